@@ -1,7 +1,7 @@
-# A minimal image of the gateway: no shell, no package manager, not root. With VPN clients: --target vpn.
+# A minimal image of the gateway, without shell, package manager and root. With VPN clients: --target vpn.
 #   docker build -t gateway .                          on the official slim Python image
-#   docker build -t gateway --build-arg BASE=debian .  on any Debian-like image, with its own Python
-# With SOURCE_DATE_EPOCH, which `make image` sets to the commit's time, builds of one commit are identical.
+#   docker build -t gateway --build-arg BASE=debian .  on a Debian-based image, with its own Python
+# `make image` sets SOURCE_DATE_EPOCH to the commit's time, so that builds of one commit are identical.
 # The digest of the multi-platform index; tools/pin-base.sh updates it.
 ARG BASE=python:3.13.15-slim-trixie@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285
 
@@ -32,7 +32,7 @@ RUN python3 tools/rootfs.py /rootfs /opt/gateway && \
     /build/bin/python tools/sbom.py /rootfs packages.cdx.json --with-files && \
     find /rootfs -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
-# The same environment on the full base image, with the VPN clients. Runs as root, with the capabilities given at run time.
+# The same environment on the full base image, with the VPN clients. Runs as root, with the capabilities of `docker run`.
 FROM ${BASE} AS vpn
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="gateway-vpn" \

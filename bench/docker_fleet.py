@@ -5,7 +5,7 @@ served: after a start, after it was re-created, after the engine was killed, and
 
 Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS] [--projects N] [--per-project]
 
-It runs as root, and starts an engine of its own.
+Requires root; starts its own engine.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Fleet(Site):
             path.write_text(path.read_text().replace(one, each))
 
     def attachment(self, name: str) -> tuple[str, str | None] | None:
-        """How an attachment stands; while there is no project, the gateway has none to wait for."""
+        """Return the state of an attachment; before the first project, the gateway has none to wait for."""
         return super().attachment(name) or (("attached", None) if self.per_project else None)
 
 
@@ -50,7 +50,7 @@ def cpu(pid: int) -> float:
 
 
 def main() -> None:
-    """Run and print."""
+    """Run the benchmark, and print the results."""
     parser = argparse.ArgumentParser()
     parser.add_argument("containers", type=int, nargs="?", default=300)
     parser.add_argument("kills", type=int, nargs="?", default=20)
@@ -111,7 +111,7 @@ def started(engine: Engine, site: Site) -> None:
         engine.docker("rm", "-f", "web", check=False)
         engine.run("web", *OPT_IN)
         took.append(site.reaches("web", timeout=30))
-    print(f"10 starts and recreates: served after {statistics.median(took):.1f} s, at worst {max(took):.1f} s")
+    print(f"10 starts and recreates: served after {statistics.median(took):.1f} s, worst {max(took):.1f} s")
 
 
 def deaf(engine: Engine, site: Site, folder: Path) -> None:
@@ -126,7 +126,7 @@ def deaf(engine: Engine, site: Site, folder: Path) -> None:
             engine.docker("rm", "-f", "web", check=False)
             engine.run("web", *OPT_IN)
             took.append(site.reaches("web", timeout=60))
-        print(f"all events dropped: served after {max(took):.1f} s at worst of {len(took)}")
+        print(f"all events dropped: served after {max(took):.1f} s, worst of {len(took)}")
 
 
 def killed(engine: Engine, site: Site, kills: int) -> None:
@@ -142,7 +142,7 @@ def killed(engine: Engine, site: Site, kills: int) -> None:
         took.append(site.reaches("web", timeout=30))
     if took:
         middle, worst = statistics.median(took), max(took)
-        print(f"{kills} kills of dockerd: served again after {middle:.1f} s, at worst {worst:.1f} s")
+        print(f"{kills} kills of dockerd: served again after {middle:.1f} s, worst {worst:.1f} s")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-/* The benchmark's load: one small program that costs little itself. Loopback only.
+/* The load generator of the benchmark, with little overhead. Loopback only.
  *
- *   load serve PORT                            sink, source and echo in one, as each connection asks
+ *   load serve PORT                            sink, source or echo, as each connection requests
  *   load up|down PORT FLOWS BYTES              MB/s
  *   load pp PORT CONNECTIONS REQUEST ANSWER SECONDS    round trips/s, p50 us, p99 us
  *   load conn PORT CONCURRENCY COUNT           connections/s (open, one byte each way, close), p50 us, p99 us
- *   load idle PORT CONNECTIONS PINGS           opens them, prints "open", waits for a line, pings one at a time
- *                                              at random: p50 us, p99 us; then waits for the end of its input
- *   load delay PORT TO MICROSECONDS            a proxy with a constant delay each way and no limit to bandwidth
+ *   load idle PORT CONNECTIONS PINGS           opens them, prints "open", waits for a line, pings one at a time,
+ *                                              chosen at random: p50 us, p99 us; then waits for the end of stdin
+ *   load delay PORT TO MICROSECONDS            a proxy with a constant delay each way and unlimited bandwidth
  *
- * A connection begins with 17 bytes: 's'ink, 's'ou'r'ce ('r') or 'e'cho, a count, and two sizes.
+ * A connection begins with 17 bytes: 's' (sink), 'r' (source) or 'e' (echo), a count, and two sizes.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -63,7 +63,7 @@ static void send_all(int fd, const char *p, size_t n) {
     while (n) { ssize_t k = send(fd, p, n, MSG_NOSIGNAL); if (k < 0 && errno == EAGAIN) continue; if (k <= 0) die("send"); p += k; n -= k; }
 }
 static void receive_all(int fd, size_t n) {
-    while (n) { ssize_t k = recv(fd, buffer, n < CHUNK ? n : CHUNK, 0); if (k <= 0) { fprintf(stderr, "the other end closed\n"); exit(1); } n -= k; }
+    while (n) { ssize_t k = recv(fd, buffer, n < CHUNK ? n : CHUNK, 0); if (k <= 0) { fprintf(stderr, "the peer closed the connection\n"); exit(1); } n -= k; }
 }
 static void send_head(int fd, char kind, uint64_t count, uint32_t ask, uint32_t answer) {
     char h[HEAD]; h[0] = kind; memcpy(h + 1, &count, 8); memcpy(h + 9, &ask, 4); memcpy(h + 13, &answer, 4);
@@ -79,7 +79,7 @@ static void print_latency(float *us, size_t n) { qsort(us, n, sizeof *us, by_val
 /* ---- serve ---- */
 struct peer { int fd, got; char head[HEAD]; uint64_t left; uint32_t ask, answer, have, owed; };
 static void end_peer(struct peer *p) { close(p->fd); free(p); }
-static int pour(struct peer *p) {           /* source: 0 done, 1 wait, -1 gone */
+static int pour(struct peer *p) {           /* source: 0 done, 1 wait, -1 failed */
     while (p->left) {
         ssize_t k = send(p->fd, buffer, p->left < CHUNK ? p->left : CHUNK, MSG_NOSIGNAL);
         if (k < 0) return errno == EAGAIN ? 1 : -1;
@@ -95,7 +95,7 @@ static int answer(struct peer *p) {
     }
     return 0;
 }
-static int turn(struct peer *p, uint32_t events) {   /* -1: over */
+static int turn(struct peer *p, uint32_t events) {   /* -1: closed */
     if (events & EPOLLOUT) {
         int r = p->head[0] == 'r' ? pour(p) : answer(p);
         if (r < 0) return -1;
@@ -296,6 +296,6 @@ int main(int n, char **a) {
     if (n == 5 && !strcmp(a[1], "conn")) return connections(atoi(a[2]), atoi(a[3]), atoi(a[4]));
     if (n == 5 && !strcmp(a[1], "idle")) return idle(atoi(a[2]), atoi(a[3]), atoi(a[4]));
     if (n == 5 && !strcmp(a[1], "delay")) delay(atoi(a[2]), atoi(a[3]), atof(a[4]) / 1e6);
-    fprintf(stderr, "see the head of load.c\n");
+    fprintf(stderr, "usage: see the comment at the start of load.c\n");
     return 2;
 }

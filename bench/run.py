@@ -276,7 +276,12 @@ def main() -> None:
     )
     asked = parser.parse_args()
     beside = asked.beside.resolve() if asked.beside else None
-    page = ["# Measured", "", "Made by `make bench`: every line interleaved in one run, medians, on loopback.", ""]
+    page = [
+        "# Measured",
+        "",
+        "Measured with `make bench` on loopback; runs are interleaved, and results are medians.",
+        "",
+    ]
     page += [*machine(), f"- medians of {asked.rounds} rounds; ratios above 1 are in the gateway's favour", ""]
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         Path(name).chmod(0o755)  # PostgreSQL runs as a different user

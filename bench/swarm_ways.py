@@ -1,10 +1,10 @@
 """Compare two ways to identify the clients of another node: by a local gateway's name, and by reports between agents.
 
 Part one measures which of two gateways Docker's name server returns to a container on an overlay network and on a
-network of its node, and which after the gateway of the node stops. Part two measures how soon an agent admits
-a container of the other node by label after its start or a restart of either agent, and how soon it forgets it.
+network of its node, before and after the gateway of the node stops. Part two measures how soon an agent admits a
+container of the other node by label after its start or a restart of either agent, and how soon the agent removes it.
 
-Usage: python bench/swarm_ways.py [ROUNDS]     as root; starts two engines
+Usage: python bench/swarm_ways.py [ROUNDS]     (requires root; starts two engines)
 """
 
 import itertools
@@ -22,7 +22,7 @@ from tests.support.engines import Engine
 from tests.support.swarm_agents import Agent, with_peers
 from tests.support.swarms import two_nodes
 
-ASKED = 20
+QUERIES = 20
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     with tempfile.TemporaryDirectory(prefix="gateway-swarm-") as folder, two_nodes(Path(folder)) as (manager, worker):
         by_name(manager, worker)
-        told(manager, worker, Path(folder), rounds)
+        agents(manager, worker, Path(folder), rounds)
 
 
 def by_name(manager: Engine, worker: Engine) -> None:
@@ -53,7 +53,7 @@ def by_name(manager: Engine, worker: Engine) -> None:
     whose |= {own[name]["IPAddress"]: "of its node, on the network of the node" for name in locals_}
 
     def ask(label: str) -> None:
-        answers = Counter(whose.get(resolved(worker, "app"), "unknown") for _ in range(ASKED))
+        answers = Counter(whose.get(resolved(worker, "app"), "unknown") for _ in range(QUERIES))
         print(f"  {label}: {', '.join(f'{count} {who}' for who, count in answers.most_common())}")
 
     for overlay, local, swapped in itertools.product(overlays, locals_, (False, True)):
@@ -77,7 +77,7 @@ def resolved(engine: Engine, container: str) -> str:
     return found[0] if found else ""
 
 
-def told(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
+def agents(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
     """Measure agents that exchange reports."""
     manager.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
     manager.run_python("db", SAYING.format(words="orders-here", seconds=0), "--network", "far", "--ip", "10.77.1.10")
@@ -95,7 +95,7 @@ def told(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
         worker.run("app", "--network", "mesh", "--label", "gateway.backends=orders")
         took.append(one.wait(lambda: one.says_in(worker, "app") == "orders-here", timeout=30))
         worker.docker("rm", "-f", "app")
-    show(f"{rounds} starts: let in by label", took)
+    show(f"{rounds} starts: admitted by label", took)
     worker.run("app", "--network", "mesh", "--label", "gateway.backends=orders")
     forgotten = []
     for _ in range(rounds):
@@ -103,22 +103,22 @@ def told(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
         worker.docker("kill", "app")
         forgotten.append(one.wait(lambda: one.heard() == {"node-2": 1}, timeout=30))
         worker.docker("start", "app")
-    show(f"{rounds} kills: forgotten by the other node", forgotten)
+    show(f"{rounds} kills: removed by the other node", forgotten)
     took = []
     for at in range(rounds):
         (manager if at % 2 else worker).docker("restart", "-t", "1", "gateway", timeout=60)
         took.append(one.wait(lambda: one.says_in(worker, "app") == "orders-here", timeout=60))
-    show(f"{rounds} restarts of either agent: let in again", took)
+    show(f"{rounds} restarts of either agent: admitted again", took)
     before = [one.wait(lambda: one.says_in(worker, "app") == "orders-here", timeout=30) for _ in range(rounds)]
     show(f"{rounds} queries of a known container, with docker exec", before)
     worker.docker("kill", "gateway")
     lost = one.wait(lambda: one.heard() == {}, timeout=60)
-    show("its agent killed: not let in any more", [lost])
+    show("its agent killed: no longer admitted", [lost])
 
 
 def show(what: str, took: list[float]) -> None:
     """Print a line."""
-    print(f"  {what} after {statistics.median(took):.2f} s, at worst {max(took):.2f} s")
+    print(f"  {what} after {statistics.median(took):.2f} s, worst {max(took):.2f} s")
 
 
 if __name__ == "__main__":

@@ -58,14 +58,14 @@ def transfer(host: str, port: int, way: str, size: int) -> float:
             while left:
                 got = len(sock.recv(CHUNK))
                 if not got:
-                    raise SystemExit("the connection broke off")
+                    raise SystemExit("the connection was closed")
                 left -= got
         else:
             block, left = bytes(CHUNK), size
             while left:
                 left -= sock.send(block[:left])
             if sock.recv(1) != b"!":
-                raise SystemExit("the connection broke off")
+                raise SystemExit("the connection was closed")
         return size / 1e6 / (time.monotonic() - began)
 
 

@@ -86,7 +86,7 @@ def read_private_key(path: Path, what: str = "private key") -> bytes:
 
 
 def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
-    """Say why a file cannot be read, and what to do.
+    """Return why a file cannot be read, and what to do.
 
     Args:
         path: The file.

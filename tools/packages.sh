@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that a target of the Makefile needs, where they are missing and we are root;
-# elsewhere says what is missing. Usage: tools/packages.sh venv PYTHON | demo | test | bench
+# Installs the missing Debian packages that a target of the Makefile needs, if it runs as root; otherwise prints them.
+# Usage: tools/packages.sh venv PYTHON | demo | test | bench
 set -eu
 
 demo="openssh-server mariadb-server postgresql nfs-ganesha nfs-ganesha-vfs libnfs-utils"
@@ -28,13 +28,13 @@ done
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-    echo "This is not a Debian-like machine: install the equivalents of$missing by hand." >&2
+    echo "This machine has no apt-get: install the equivalents of$missing manually." >&2
 elif [ "$(id -u)" -ne 0 ]; then
-    echo "Not root, so these packages are not installed:$missing" >&2
-    echo "For all of it: sudo apt-get install$missing" >&2
+    echo "Not running as root, so these packages are not installed:$missing" >&2
+    echo "To install them: sudo apt-get install$missing" >&2
 else
     echo "Installing$missing" >&2
-    # Debian starts servers as they are installed; ours are children of the demo and the tests.
+    # Keep Debian from starting the servers: the demo and the tests start their own.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ]; then
         printf '#!/bin/sh\nexit 101\n' > $policy

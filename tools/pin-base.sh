@@ -1,7 +1,7 @@
 #!/bin/sh
 # Writes the digest of the base image's tag into the Dockerfile. Usage: tools/pin-base.sh [TAG | --check]
-# TAG: another one, such as python:3.13.16-slim-trixie. --check changes nothing and fails where the tag has another
-# digest now, which means that there are fixes in the base to take over. It asks the tag's registry.
+# TAG: another tag, such as python:3.13.16-slim-trixie. --check changes nothing, and fails if the tag has a new digest,
+# which means that the base image has fixes. Queries the tag's registry.
 set -eu
 cd "$(dirname "$0")/.."
 pinned=$(sed -n 's/^ARG BASE=//p' Dockerfile)
@@ -10,11 +10,11 @@ case "${1:-}" in "" | --check) ;; *) tag=$1 ;; esac
 digest=$(docker buildx imagetools inspect "$tag" | sed -n 's/^Digest: *//p')
 case "$digest" in
     sha256:????????????????????????????????????????????????????????????????) ;;
-    *) echo "the registry gave no digest for $tag" >&2; exit 1 ;;
+    *) echo "the registry returned no digest for $tag" >&2; exit 1 ;;
 esac
 if [ "${1:-}" = --check ]; then
     [ "$pinned" = "$tag@$digest" ] && exit 0
-    echo "$tag is $digest now, and the Dockerfile has ${pinned#*@}: run tools/pin-base.sh and the tests" >&2
+    echo "$tag is now $digest, but the Dockerfile has ${pinned#*@}: run tools/pin-base.sh and the tests" >&2
     exit 1
 fi
 sed -i "s|^ARG BASE=.*|ARG BASE=$tag@$digest|" Dockerfile

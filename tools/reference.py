@@ -25,9 +25,9 @@ from gateway.cli import cli
 from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, OpsTls, TunnelCommon, UnixListener
 from gateway.config.values import Address, LogTarget, Network
 from gateway.contracts import Duration, Endpoint, Secret, Size, State, TunnelState
+from gateway.docker.errors import BlockedReason
 from gateway.docker.options import AttachRule, DockerOptions, DockerTls, Grant, NetworkOptions, PeerOptions
-from gateway.docker.plan import Standing, Verb
-from gateway.docker.trouble import Blocked
+from gateway.docker.plan import AttachmentState, Verb
 from gateway.errors import Reason
 from gateway.forwarding.admission import Refusal
 from gateway.measure import Histogram
@@ -54,7 +54,9 @@ _NAMES = {
 
 def text() -> str:
     """Return the whole page."""
-    return "\n".join([*_head(), *_configuration(), *_commands(), *_http(), *_metrics(), *_words()]) + "\n"
+    return (
+        "\n".join([*_head(), *_configuration(), *_commands(), *_http(), *_metrics(), *_states_and_reasons()]) + "\n"
+    )
 
 
 def _head() -> Iterator[str]:
@@ -221,7 +223,7 @@ _EMPTY = ServiceView(
 )  # fmt: skip
 
 
-def _words() -> Iterator[str]:
+def _states_and_reasons() -> Iterator[str]:
     yield from ("", "## States and reasons", "")
     yield f"A backend or target is one of: {_list(State)}."
     yield ""
@@ -232,7 +234,7 @@ def _words() -> Iterator[str]:
     yield ""
     yield f"Reasons for which clients are rejected: {_list(Refusal)}, and those above."
     yield ""
-    yield f"An attachment is one of: {_list(Standing)}. `blocked` comes with one of: {_list(Blocked)}."
+    yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(BlockedReason)}."
     yield ""
     yield f"Actions in Docker: {_list(Verb)}."
 

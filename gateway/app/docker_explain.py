@@ -33,8 +33,8 @@ def explain_containers(reconciler: Reconciler, backends: Iterable[RunningBackend
             {
                 "container": explanation.container,
                 "id": explanation.id,
-                "trouble": reconciler.trouble,
-                "looked_at": iso(reconciler.looked_at),
+                "trouble": reconciler.problem,
+                "looked_at": iso(reconciler.observed_at),
                 "facts": [asdict(each) for each in explanation.parts],
                 "backends": [asdict(each) for each in explanation.backends],
                 "remedies": explanation.remedies,

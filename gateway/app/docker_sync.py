@@ -128,7 +128,7 @@ class DockerSync:
 
     def _reconcile_soon(self) -> None:
         if self.reconciler is not None:
-            self.reconciler.hurry()
+            self.reconciler.trigger()
 
     def _send_to_workers(self, consumers: dict[str, Consumer]) -> None:
         for unit in self._site.workers.units if self._site else ():

@@ -12,9 +12,9 @@ from gateway.config import BackendSpec, Config
 from gateway.contracts import Endpoint, Link, State
 from gateway.docker.audit import Stored, look
 from gateway.docker.engine import Engine, connected
+from gateway.docker.errors import EngineError
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import EngineError
 from gateway.errors import LinkLostError, Reason, UsageError
 from gateway.health.monitor import probe_once
 from gateway.health.verdict import CheckResult
@@ -63,7 +63,7 @@ def plan(config: Config) -> Plan:
         EngineError: The engine cannot be reached, or its answers cannot be used.
         UsageError: The configuration has no section `docker`.
     """
-    return _with_engine(config, Reconciler.consider)
+    return _with_engine(config, Reconciler.dry_run)
 
 
 def apply(config: Config) -> tuple[Plan, list[str]]:
@@ -83,7 +83,7 @@ def apply(config: Config) -> tuple[Plan, list[str]]:
 
 async def _apply_and_record(config: Config) -> tuple[Plan, list[str]]:
     async with recording(config) as recorder:
-        return await _with_reconciler(config, Reconciler.settle, recorder)
+        return await _with_reconciler(config, Reconciler.apply_once, recorder)
 
 
 def audit(config: Config) -> tuple[list[Stored], list[str]]:

@@ -153,13 +153,13 @@ def docker_view(docker: DockerSync) -> DockerView | None:
         return None
     observed, plan = reconciler.observed, reconciler.plan
     return DockerView(
-        trouble=reconciler.trouble,
-        looked_at=reconciler.looked_at,
+        trouble=reconciler.problem,
+        looked_at=reconciler.observed_at,
         leader=bool(observed and observed.swarm.leader),
         container=observed.own if observed else None,
         attachments=[
             AttachmentView(each.network, each.container, each.state, each.reason, each.message)
-            for each in plan.conditions
+            for each in plan.attachments
         ],
         volumes=[
             VolumeView(each.spec.name, each.state, each.message, each.spec.driver_options) for each in plan.volumes
@@ -167,19 +167,21 @@ def docker_view(docker: DockerSync) -> DockerView | None:
         actions=[
             ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
         ],
-        shadows=[ShadowView(each.container, each.network, each.name, each.ours, each.other) for each in plan.shadows],
+        shadows=[
+            ShadowView(each.container, each.network, each.name, each.ours, each.other) for each in plan.name_conflicts
+        ],
         warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
         postponed=plan.postponed,
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),
-        consumers={each.name: KnownConsumer(each.id, each.labels) for each in reconciler.directory.everybody()},
+        consumers={each.name: KnownConsumer(each.id, each.labels) for each in reconciler.directory.consumers()},
         peers=[
             PeerView(
-                network=each.meeting.name,
+                network=each.network.name,
                 address=each.address,
                 instance=each.report.instance if each.report else None,
-                containers=len(each.report.claims) if each.report else 0,
-                trouble=each.trouble or None,
+                containers=len(each.report.entries) if each.report else 0,
+                trouble=each.problem or None,
             )
             for each in (docker.peers.known if docker.peers else ())
         ],

@@ -259,15 +259,15 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 
 
 def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
-    """Warn about servers of several backends: kernels take them for one server (RFC 8881, section 2.10.5)."""
+    """Warn about a server of several backends: kernels treat its ports as one server (RFC 8881, section 2.10.5)."""
     first: dict[object, str] = {}
     for backend in backends:
         for target in backend.targets:
             other = first.setdefault((backend.via, target), backend.name)
             if other != backend.name:
                 yield (
-                    f"backend {backend.name}: {target} is also the server of backend {other}, and a kernel takes two"
-                    " ports of one NFS server for one: mount every export through one backend."
+                    f"backend {backend.name}: {target} is also the server of backend {other}, and a kernel"
+                    " treats two ports of one NFS server as one server: mount every export through one backend."
                 )
                 break
 

@@ -228,7 +228,7 @@ async def _wait_event(fd: int, *, write: bool) -> None:
 
 async def _connect(login: Login, sock: socket.socket, phases: Phases) -> None:
     """Log in, and time the phases of the login."""
-    # libpq requires to wait for writing first, and then for what the last poll returned (manual, section 34.1).
+    # libpq requires to wait for writing first, and then for the event that the last poll returned (section 34.1).
     conn, write = login.conn, True
     while True:
         started = time.perf_counter()

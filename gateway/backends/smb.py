@@ -117,7 +117,7 @@ def _volume(options: SmbOptions, listener: Endpoint) -> VolumeSpec | None:
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
     """See `MountKind.persistent_volume`."""
-    raise UsageError(f"volume {volume.name}: Kubernetes mounts no SMB by itself: it needs a CSI driver for it")
+    raise UsageError(f"volume {volume.name}: Kubernetes mounts SMB only with a CSI driver")
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:

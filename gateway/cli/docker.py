@@ -106,9 +106,9 @@ def _print(made: "Plan", output: str) -> None:
         return
     for warning in (*made.warnings, *made.exposures):
         print_text(f"warning: {warning}", fg="yellow")
-    if made.conditions:
+    if made.attachments:
         rows = [
-            [each.network, each.container, each.state, each.reason or "", each.message] for each in made.conditions
+            [each.network, each.container, each.state, each.reason or "", each.message] for each in made.attachments
         ]
         print_table(["NETWORK", "CONTAINER", "STATE", "REASON", "WHY"], rows)
         click.echo()
@@ -139,14 +139,14 @@ def _json(made: "Plan") -> dict[str, object]:
         "attachments": [
             {"network": each.network, "container": each.container, "state": each.state, "reason": each.reason,
              "message": each.message}
-            for each in made.conditions
+            for each in made.attachments
         ],
         "volumes": [
             {"name": each.spec.name, "state": each.state, "message": each.message,
              "options": each.spec.driver_options}
             for each in made.volumes
         ],
-        "shadowed_names": [vars(each) for each in made.shadows],
+        "shadowed_names": [vars(each) for each in made.name_conflicts],
         "warnings": [*made.warnings, *made.exposures],
         "postponed": made.postponed,
     }  # fmt: skip

@@ -1,1 +1,1 @@
-"""Docker: networks and attachments kept as configured, and who is behind an address. The only room with aiodocker."""
+"""Keeps Docker networks and attachments as configured, and identifies clients."""

@@ -1,4 +1,4 @@
-"""The gateway's own addresses on a network: those that the engine gives to no other container. Pure."""
+"""Chooses the gateway's addresses on a network, outside the range that the engine assigns to containers. Pure."""
 
 import hashlib
 import ipaddress
@@ -7,31 +7,31 @@ from collections.abc import Collection, Iterable, Iterator
 from gateway.docker.model import NetworkInfo
 from gateway.docker.options import Address, Subnet
 
-_LEAST_BITS = 3
-"""Bits for hosts that a subnet must have to be divided."""
-_MOST = 1 << 16
-"""Addresses of a block that are considered: an IPv6 subnet has too many to try."""
+_MIN_HOST_BITS = 3
+"""The fewest host bits with which a subnet is divided."""
+_MAX_CANDIDATES = 1 << 16
+"""The most addresses of a block that are tried: an IPv6 subnet has too many."""
 
 
 def range_for_others(subnet: Subnet) -> Subnet | None:
-    """Give the upper half of a subnet, for `--ip-range`: the engine takes the addresses of containers from there.
+    """Return the upper half of a subnet, for `--ip-range`, from which the engine assigns addresses to containers.
 
     Args:
-        subnet: The network's.
+        subnet: The network's subnet.
 
     Returns:
         None if the subnet is too small to be divided.
     """
-    if subnet.max_prefixlen - subnet.prefixlen < _LEAST_BITS:
+    if subnet.max_prefixlen - subnet.prefixlen < _MIN_HOST_BITS:
         return None
     return ipaddress.ip_network((subnet[subnet.num_addresses // 2], subnet.prefixlen + 1))
 
 
-def protected(network: NetworkInfo, address: str) -> bool:
+def is_reserved(network: NetworkInfo, address: str) -> bool:
     """Return whether the engine assigns this address only to a container that requests it.
 
     Args:
-        network: Where it is.
+        network: The network that the address is on.
         address: An IP address.
     """
     found = ipaddress.ip_address(address)
@@ -45,20 +45,20 @@ def choose(
     claimed: Collection[str] = (),
     refused: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Choose the gateway's addresses, one of each divided subnet.
+    """Choose the gateway's addresses, one in each divided subnet.
 
-    The choice follows from the gateway's name, so that it is the same without any record, and agents of several nodes
-    rarely choose the same one. When they do, the engine refuses the second, which then takes the next address.
+    The choice is a hash of the gateway's name, so it needs no record, and agents on different nodes rarely choose the
+    same address. If they do, the engine refuses the second agent, which then requests the next address.
 
     Args:
-        network: Where they are.
+        network: The network that they are on.
         instance: The gateway's name.
-        fixed: What the configuration says; it stands for the address of its subnet.
-        claimed: What the gateway had before, on this network or on one of its name.
-        refused: What the engine has refused.
+        fixed: The configured address; None: choose one.
+        claimed: The gateway's previous addresses on this network, or on an earlier network of that name.
+        refused: Addresses that the engine refused.
 
     Returns:
-        The addresses; none of a subnet without a range, or without a free address.
+        The addresses; none in a subnet without a range, or without a free address.
     """
     found = [str(fixed)] if fixed is not None else []
     for subnet, inner in _divided(network):
@@ -68,8 +68,8 @@ def choose(
 
 
 def _divided(network: NetworkInfo) -> Iterator[tuple[Subnet, Subnet]]:
-    """Give the subnets of which the engine gives away a part only, with that part."""
-    # Engines before Docker 25 took a subnet with bits of a host in it, and keep it as it was written.
+    """Yield each subnet of which the engine assigns only a part, with that part."""
+    # Docker before 25 accepted a subnet with host bits set, and still reports it like that.
     inner = [ipaddress.ip_network(each, strict=False) for each in network.ip_ranges]
     for subnet in (ipaddress.ip_network(each, strict=False) for each in network.subnets):
         for each in inner:
@@ -87,18 +87,18 @@ def _first(
 ) -> list[str]:
     unusable = {*refused, *network.gateways}
     before = (each for each in claimed if each not in unusable and ipaddress.ip_address(each) in subnet)
-    kept = next((each for each in before if protected(network, each)), None)
+    kept = next((each for each in before if is_reserved(network, each)), None)
     if kept is not None:
         return [kept]
     return next(([each] for each in _candidates(subnet, inner, instance) if each not in unusable), [])
 
 
 def _candidates(subnet: Subnet, inner: Subnet, instance: str) -> Iterable[str]:
-    """Give the addresses outside of the engine's part, from one on that follows from the gateway's name."""
+    """Yield the addresses outside the engine's part, starting at one derived from the gateway's name."""
     # The types of both are the same, see `_divided`.
     blocks: Iterable[Subnet] = subnet.address_exclude(inner)  # type: ignore[arg-type]
     block = max(blocks, key=lambda each: each.num_addresses)
-    # The first two and the last may be the subnet's own, the engine's and the broadcast address.
-    count = min(block.num_addresses, _MOST) - 3
+    # These may be the network address, the engine's gateway address and the broadcast address.
+    count = min(block.num_addresses, _MAX_CANDIDATES) - 3
     first = int.from_bytes(hashlib.sha256(f"{instance} {subnet}".encode()).digest()[:8])
     return (str(block[2 + (first + at) % count]) for at in range(count))

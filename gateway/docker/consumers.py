@@ -1,4 +1,4 @@
-"""The containers of this engine by their addresses, to identify clients."""
+"""Identifies clients: the containers by address."""
 
 import asyncio
 import time
@@ -11,20 +11,20 @@ from gateway.docker.labels import listed
 from gateway.docker.model import RUNNING, Container, Observed
 from gateway.docker.options import DockerOptions, Grant
 
-_STRANGER_FOR = 30.0
-_MOST_STRANGERS = 10_000
+_UNKNOWN_FOR = 30.0
+_MAX_UNKNOWN = 10_000
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """A container, as a user of backends.
+    """A container that uses backends.
 
     Args:
         name: Its name.
         id: Its ID.
-        labels: Those that count.
-        granted: The backends that it is granted.
-        strict: Whether only these count, and no label.
+        labels: Its labels that count, see `gateway.docker.images`.
+        granted: The backends that grants allow it.
+        strict: Whether only grants count, and no label.
     """
 
     name: str
@@ -34,56 +34,56 @@ class Consumer:
     strict: bool = False
 
     def has(self, label: str, backend: str) -> bool:
-        """Return whether it is granted the backend, or its label names the backend where labels count."""
+        """Return whether a grant allows it the backend, or its label names the backend and labels count."""
         return backend in self.granted or (not self.strict and backend in listed(self.labels.get(label, "")))
 
 
 def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> Consumer:
-    """Return a container as a user of backends.
+    """Return a container as a consumer.
 
     Args:
-        container: As it was seen.
-        grants: The configuration's.
-        strict: Whether only these count.
+        container: The container.
+        grants: The configured grants.
+        strict: Whether only grants count.
     """
     given = granted(grants, container.name, container.labels)
     backends = frozenset(given.backends) if given else frozenset()
     return Consumer(container.name, container.id, dict(container.labels), backends, strict)
 
 
-def networks_of_sources(observed: Observed, options: DockerOptions) -> AbstractSet[str] | None:
-    """Return the networks on which this engine gives clients their addresses; None: all of them.
+def client_networks(observed: Observed, options: DockerOptions) -> AbstractSet[str] | None:
+    """Return the networks on which a client's address identifies a container of this engine; None: all networks.
 
-    An address on another network, or of another host's engine, may belong to any client.
+    On another network, or with the engine of another host, any client may have that address.
     """
     own = observed.own_container
     if own is not None:
         return None if own.network_mode == "host" else own.endpoints.keys()
     if options.container is None and options.is_local:
-        return None  # on the engine's host, in no container
+        return None  # on the engine's host, outside of containers
     return frozenset()
 
 
-class Directory:
-    """Consumers by address, renewed at each look at the engine.
+class ConsumerDirectory:
+    """Consumers by address, updated from each snapshot.
 
     Args:
-        hurry: Requests a look at the engine now.
+        request_snapshot: Requests a snapshot of the engine now.
     """
 
-    def __init__(self, hurry: Callable[[], None]) -> None:
-        self.here: dict[str, Consumer] = {}
+    def __init__(self, request_snapshot: Callable[[], None]) -> None:
+        self.local: dict[str, Consumer] = {}
         """Consumers of this engine only."""
-        self._elsewhere: dict[str, Consumer] = {}
+        self._remote: dict[str, Consumer] = {}
         self._by_address: dict[str, Consumer] = {}
-        self._hurry = hurry
-        self._strangers: dict[str, float] = {}
+        self._request_snapshot = request_snapshot
+        self._unknown: dict[str, float] = {}
         self._forgotten: dict[str, float] = {}
-        self._renewed = asyncio.Event()
+        self._updated = asyncio.Event()
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
-        """Called with all consumers, by address, whenever one is added or removed."""
+        """Called with all consumers, by address, when one is added or removed."""
 
-    def renew(
+    def update(
         self,
         containers: tuple[Container, ...],
         began: float,
@@ -95,11 +95,11 @@ class Directory:
         """Replace the consumers of this engine.
 
         Args:
-            containers: As they were seen.
-            began: When the look at them began, in monotonic seconds: what was forgotten since stays so.
-            networks: Those on which clients connect, see `networks_of_sources`; None: all.
-            grants: The configuration's.
-            strict: Whether only these say who may use what.
+            containers: The containers in the snapshot.
+            began: When the snapshot began, in monotonic seconds: containers that were forgotten later stay forgotten.
+            networks: The networks on which clients connect, see `client_networks`; None: all.
+            grants: The configured grants.
+            strict: Whether only grants count.
         """
         self._forgotten = {key: at for key, at in self._forgotten.items() if at >= began}
         found = {}
@@ -109,64 +109,64 @@ class Directory:
                 for name, endpoint in container.endpoints.items():
                     if networks is None or name in networks:
                         found.update(dict.fromkeys(endpoint.addresses, who))
-        self.here = found
-        self.take({**self._elsewhere, **self.here})
+        self.local = found
+        self.replace({**self._remote, **self.local})
 
-    def elsewhere(self, consumers: dict[str, Consumer]) -> None:
-        """Replace the consumers of other nodes; this engine's own take precedence.
+    def update_remote(self, consumers: dict[str, Consumer]) -> None:
+        """Replace the consumers of other nodes; consumers of this engine take precedence.
 
         Args:
-            consumers: All of them, by address.
+            consumers: The consumers of all other nodes, by address.
         """
-        if consumers != self._elsewhere:
-            self._elsewhere = consumers
-            self.take({**self._elsewhere, **self.here})
+        if consumers != self._remote:
+            self._remote = consumers
+            self.replace({**self._remote, **self.local})
 
-    def everybody(self) -> set[Consumer]:
+    def consumers(self) -> set[Consumer]:
         """Return all consumers."""
         return set(self._by_address.values())
 
-    def take(self, consumers: dict[str, Consumer]) -> None:
+    def replace(self, consumers: dict[str, Consumer]) -> None:
         """Replace all consumers."""
         changed, self._by_address = consumers != self._by_address, consumers
         if changed:
-            self._strangers.clear()
+            self._unknown.clear()
         for watcher in self.watchers if changed else ():
             watcher(dict(consumers))
-        renewed, self._renewed = self._renewed, asyncio.Event()
-        renewed.set()
+        updated, self._updated = self._updated, asyncio.Event()
+        updated.set()
 
     def forget(self, container_id: str) -> None:
-        """Forget a container that ended or left a network: the engine may reuse its address at once."""
+        """Remove a container that ended or left a network: the engine may reuse its address immediately."""
         self._forgotten[container_id] = time.monotonic()
-        self.here = {address: each for address, each in self.here.items() if each.id != container_id}
+        self.local = {address: each for address, each in self.local.items() if each.id != container_id}
         if any(each.id == container_id for each in self._by_address.values()):
-            self.take({address: each for address, each in self._by_address.items() if each.id != container_id})
+            self.replace({address: each for address, each in self._by_address.items() if each.id != container_id})
 
     def lookup(self, address: str) -> Consumer | None:
-        """Return who has the address; None: it is unknown."""
+        """Return the consumer with this address; None: it is unknown."""
         return self._by_address.get(address)
 
     def recently_unknown(self, address: str) -> bool:
-        """Return whether the address was looked up within the last 30 s, and belongs to no container."""
-        return self._strangers.get(address, 0.0) > time.monotonic()
+        """Return whether a lookup in the last 30 s found no container with this address."""
+        return self._unknown.get(address, 0.0) > time.monotonic()
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:
-        """Return who has the address, and wait for a container that has just started.
+        """Return the consumer with this address; wait for a container that has just started.
 
         Args:
             address: An IP address.
-            within: Seconds to wait for the engine.
+            within: The longest wait for a snapshot, in seconds.
         """
         try:
             async with asyncio.timeout(within):
                 while (found := self.lookup(address)) is None:
-                    renewed = self._renewed
-                    self._hurry()
-                    await renewed.wait()
+                    updated = self._updated
+                    self._request_snapshot()
+                    await updated.wait()
                 return found
         except TimeoutError:
-            if len(self._strangers) >= _MOST_STRANGERS:
-                self._strangers.clear()
-            self._strangers[address] = time.monotonic() + _STRANGER_FOR
+            if len(self._unknown) >= _MAX_UNKNOWN:
+                self._unknown.clear()
+            self._unknown[address] = time.monotonic() + _UNKNOWN_FOR
             return self.lookup(address)

@@ -1,4 +1,4 @@
-"""The client of one engine: requests with deadlines, a version that both know, and one way to fail."""
+"""The client of one engine: API version negotiation, requests with deadlines, and one error class."""
 
 import asyncio
 import json
@@ -12,26 +12,26 @@ import aiohttp
 from aiohttp.client_reqrep import ClientRequest
 
 from gateway.contracts import Endpoint, Link
+from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.flavour import DOCKER, flavour
 from gateway.docker.options import DockerOptions
-from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.errors import ReachError
 from gateway.tls_client import client_context
 
 NEWEST = (1, 48)
-"""The newest API version that this was written for; a flavour has the oldest."""
+"""The newest API version that is supported; `Flavour.oldest` is the oldest."""
 _CONNECT_TIMEOUT = 5.0
 PING_EVERY = 10.0
-"""Seconds of silence after which an event stream is doubted."""
+"""Seconds without an event after which the engine is pinged."""
 
 
 class LinkConnector(aiohttp.BaseConnector):
     """Connects through a tunnel's link.
 
     Args:
-        dial: Gives a connected socket.
-        ssl_context: For TLS on top of it.
-        host: The name that the certificate must be for.
+        dial: Returns a connected socket.
+        ssl_context: The TLS context; None: no TLS.
+        host: The host name that the certificate must be valid for.
     """
 
     def __init__(self, dial: Callable[[], Any], ssl_context: ssl.SSLContext | None, host: str) -> None:
@@ -41,7 +41,7 @@ class LinkConnector(aiohttp.BaseConnector):
         self._host = host
 
     async def _create_connection(self, req: ClientRequest, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        """As aiohttp's UnixConnector, on a connected socket."""
+        """Create a connection as aiohttp's `UnixConnector` does, but on a connected socket."""
         del req, traces, timeout
         sock = await self._dial()
         server_hostname = self._host if self._context else None
@@ -52,10 +52,10 @@ class LinkConnector(aiohttp.BaseConnector):
 
 
 class Engine:
-    """One engine, with the API version agreed.
+    """One engine.
 
     Args:
-        docker: aiodocker's client.
+        docker: The aiodocker client; the caller closes it.
     """
 
     def __init__(self, docker: aiodocker.Docker) -> None:
@@ -64,7 +64,7 @@ class Engine:
         self.flavour = DOCKER
 
     async def negotiate(self) -> None:
-        """Agree on a version.
+        """Negotiate the API version.
 
         Raises:
             EngineError: The engine cannot be reached, or is too old or too new.
@@ -74,14 +74,14 @@ class Engine:
             newest, oldest = _version(answer["ApiVersion"]), _version(answer.get("MinAPIVersion", "1.12"))
             self.flavour = flavour(answer)
             name = f"{self.flavour.name} {answer.get('Version', '')}".rstrip()
-        except EXPECTED as error:
-            raise EngineError(Kind.API, f"the answer is not that of a Docker engine: {str(answer)[:80]!r}") from error
+        except REQUEST_ERRORS as error:
+            raise EngineError(ErrorKind.API, f"not the response of a Docker engine: {str(answer)[:80]!r}") from error
         if newest < self.flavour.oldest:
-            needed = f"{self.flavour.release} or later is needed"
-            raise EngineError(Kind.API, f"{name} has API {answer['ApiVersion']}: {needed}, update it")
+            required = f"{self.flavour.release} or later is required"
+            raise EngineError(ErrorKind.API, f"{name} has API {answer['ApiVersion']}: {required}, update it")
         if oldest > NEWEST:
             supported = f"this gateway supports API {NEWEST[0]}.{NEWEST[1]}: update the gateway"
-            raise EngineError(Kind.API, f"{name} requires API {answer['MinAPIVersion']} or newer; {supported}")
+            raise EngineError(ErrorKind.API, f"{name} requires API {answer['MinAPIVersion']} or newer; {supported}")
         chosen = min(newest, NEWEST)
         self.api_version = f"{chosen[0]}.{chosen[1]}"
         self._docker.api_version = f"v{self.api_version}"
@@ -90,36 +90,36 @@ class Engine:
         """Ping the engine.
 
         Raises:
-            EngineError: It does not answer.
+            EngineError: The engine does not answer.
         """
         await self._request("_ping", versioned=False)
 
     async def get(self, path: str, *, versioned: bool = True, **params: Any) -> Any:
-        """Return the answer to a GET.
+        """Return the response to a GET.
 
         Args:
-            path: Below the version that is agreed.
-            versioned: With false, the path says the version itself.
-            params: The query.
+            path: The path below the API version.
+            versioned: Whether to put the negotiated API version before the path.
+            params: The query parameters.
 
         Raises:
-            EngineError: With the engine's words.
+            EngineError: The request failed; the message is the engine's.
         """
         return await self._request(path, params=params, versioned=versioned)
 
     async def post(self, path: str, body: Any = None, **params: Any) -> Any:
-        """Return the answer to a POST.
+        """Return the response to a POST.
 
         Raises:
-            EngineError: With the engine's words.
+            EngineError: The request failed; the message is the engine's.
         """
         return await self._request(path, "POST", body=body, params=params)
 
     async def delete(self, path: str, **params: Any) -> Any:
-        """Return the answer to a DELETE.
+        """Return the response to a DELETE.
 
         Raises:
-            EngineError: With the engine's words.
+            EngineError: The request failed; the message is the engine's.
         """
         return await self._request(path, "DELETE", params=params)
 
@@ -127,11 +127,11 @@ class Engine:
         """Yield every event of these kinds, until the engine ends the stream or does not answer a ping.
 
         Args:
-            since: In seconds since the epoch.
-            kinds: `container`, `network`, `service`.
+            since: The start, in seconds since the epoch; it may be in the past.
+            kinds: The types of objects: `container`, `network`, `service`, `volume`.
 
         Raises:
-            EngineError: The stream broke.
+            EngineError: The connection failed.
         """
         params = {"since": f"{since:.9f}", "filters": json.dumps({"type": list(kinds)})}
         forever = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
@@ -139,11 +139,11 @@ class Engine:
             async with self._docker._query("events", params=params, timeout=forever) as response:  # noqa: SLF001
                 async for line in self._lines(response.content):
                     yield json.loads(line)
-        except EXPECTED as error:
-            raise explain(error) from error
+        except REQUEST_ERRORS as error:
+            raise as_engine_error(error) from error
 
     async def _lines(self, content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-        """Give each line of a stream; aiohttp bounds lines, and an event has all labels of its container."""
+        """Yield each line of a stream, of any length: an event has all labels of its container."""
         pending = bytearray()
         while True:
             try:
@@ -165,7 +165,7 @@ class Engine:
         self, path: str, method: str = "GET", *, body: Any = None, params: Any = None, versioned: bool = True
     ) -> Any:
         try:
-            async with self._docker._query(  # noqa: SLF001 - its classes leave out much of what the engine says
+            async with self._docker._query(  # noqa: SLF001 - aiodocker's classes omit parts of the responses
                 path,
                 method,
                 params=params or None,
@@ -173,15 +173,15 @@ class Engine:
                 versioned_api=versioned,
             ) as response:
                 text = await response.text()
-                # An answer that a proxy or a stopping engine cut off raises.
+                # A response that a proxy or a stopping engine truncated raises.
                 is_json = "json" in response.headers.get("Content-Type", "")
                 return json.loads(text) if is_json and text else text
-        except EXPECTED as error:
-            raise explain(error) from error
+        except REQUEST_ERRORS as error:
+            raise as_engine_error(error) from error
 
 
-async def needed(engine: Engine, path: str, *, versioned: bool = True) -> Any:
-    """Return the answer to a GET that a filter may refuse, and without which nothing is known.
+async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> Any:
+    """Return the response to a GET that the gateway cannot do without, although a filtering proxy may refuse it.
 
     Args:
         engine: The engine.
@@ -189,27 +189,27 @@ async def needed(engine: Engine, path: str, *, versioned: bool = True) -> Any:
         versioned: See `Engine.get`.
 
     Raises:
-        EngineError: It did not answer, or a filter refuses the request.
+        EngineError: The engine did not answer, or a proxy refuses the request; the message says so.
     """
     try:
         return await engine.get(path, versioned=versioned)
-    except EngineError as trouble:
-        if trouble.kind is Kind.FORBIDDEN:
-            message = f"{path} is refused ({trouble}): the proxy before the engine must allow it"
-            raise EngineError(trouble.kind, message) from trouble
+    except EngineError as error:
+        if error.kind is ErrorKind.FORBIDDEN:
+            message = f"{path} is refused ({error}): the proxy before the engine must allow it"
+            raise EngineError(error.kind, message) from error
         raise
 
 
 @asynccontextmanager
 async def connected(options: DockerOptions, link_of: Callable[[str], Link | None]) -> AsyncIterator[Engine]:
-    """Yield an engine whose version is agreed, until the block ends.
+    """Connect to an engine, negotiate the API version, and close the connection at the end of the block.
 
     Args:
-        options: Where it is.
-        link_of: Gives the link of a tunnel by its name; None while it is down.
+        options: The engine's address and TLS files.
+        link_of: Returns the link of a tunnel by name; None while the tunnel is down.
 
     Raises:
-        EngineError: It cannot be reached or used.
+        EngineError: The engine cannot be reached, or its version is not supported.
     """
     timeout = aiohttp.ClientTimeout(total=options.timeout, sock_connect=_CONNECT_TIMEOUT)
     connector, url = _connector(options, link_of)
@@ -256,18 +256,18 @@ def _tls(options: DockerOptions) -> ssl.SSLContext | None:
     if not tls.any:
         return None
     try:
-        # Without a file of its own, the authorities that this host trusts.
+        # Without `ca_file`, the certificate authorities that this host trusts.
         context = client_context(tls.ca_file)
         if tls.cert_file is not None:
             context.load_cert_chain(tls.cert_file, tls.key_file)
-    except OSError as error:  # ssl names no file
+    except OSError as error:  # the error of ssl does not name the file
         files = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path)
-        raise EngineError(Kind.FAILED, f"docker.tls ({files}): {error.strerror or error}") from error
+        raise EngineError(ErrorKind.FAILED, f"docker.tls ({files}): {error.strerror or error}") from error
     return context
 
 
 def has_gateway_priority(api_version: str) -> bool:
-    """Return whether the priority of an endpoint decides which network is the default route (API 1.48, Docker 28)."""
+    """Return whether the engine supports `GwPriority`, which decides the default route (API 1.48, Docker 28)."""
     return _version(api_version) >= (1, 48)
 
 

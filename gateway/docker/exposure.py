@@ -1,27 +1,27 @@
-"""Containers that can spoof an address, and labels that come from images. Pure."""
+"""Warnings about containers that can spoof an address, and about labels that come from images. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gateway.docker.consumers import consumer, networks_of_sources
+from gateway.docker.consumers import client_networks, consumer
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.labels import KEYS
 from gateway.docker.model import RUNNING, Container, Observed
 from gateway.docker.plan import Desired
 
 _SPOOFING = {"NET_RAW", "NET_ADMIN"}
-"""Capabilities (capabilities(7)) that let a container send from an address that is not its own."""
+"""Capabilities with which a container can spoof its source address (capabilities(7))."""
 _DEFAULTS = {"NET_RAW"}
-"""Those of them that a container has by default with Docker."""
-_MOST_NAMES = 5
+"""The ones that Docker grants by default."""
+_MAX_NAMES = 5
 
 
 def can_spoof(host: Mapping[str, Any], bounding: Sequence[str] | None = None) -> bool:
-    """Return whether a container can send from an address that is not its own.
+    """Return whether a container can spoof its source address.
 
     Args:
-        host: `HostConfig` of its inspection.
-        bounding: Its bounding capabilities, which Podman gives: there, the defaults are a setting of the host.
+        host: `HostConfig` from its inspection.
+        bounding: Its bounding set, as Podman reports it, where the defaults depend on the host; None: Docker.
     """
     if bounding is not None:
         return bool(_names(bounding) & _SPOOFING)
@@ -39,7 +39,7 @@ def _names(listed: Any) -> set[str]:
 
 
 def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
-    """Yield a line for each container with labels of its image that would matter if the operator had set them."""
+    """Yield a line for each container whose image has labels that would have an effect on the container."""
     prefix = desired.options.label_prefix
     matter = {f"{prefix}.{key}" for key in KEYS} | set(desired.by_label.values())
     matter |= {label.partition("=")[0] for rule in desired.options.attach for label in rule.labels}
@@ -57,12 +57,12 @@ def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
 
 
 def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
-    """Yield a line for each network on which a container can pass for a consumer that is let in by label or grant."""
-    sources = networks_of_sources(observed, desired.options)
+    """Yield a line for each network on which a container can spoof the address of a consumer."""
+    sources = client_networks(observed, desired.options)
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
         if not _is_gateway(desired, observed, container) and container.state in RUNNING:
-            # One that joins another's network namespace has its addresses.
+            # A container that joins another's network namespace has its addresses.
             base = observed.base(container) or container
             for name in base.endpoints:
                 if name not in ("host", "none") and (sources is None or name in sources):
@@ -73,19 +73,19 @@ def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
             for _, each in there
             if each.can_spoof is not False
         )
-        if not able or len({base.id for base, _ in there}) < 2:  # alone it could only pass for itself
+        if not able or len({base.id for base, _ in there}) < 2:  # alone, it could only spoof itself
             continue
         known = [consumer(base, desired.options.grants, strict=desired.strict) for base, _ in there]
         used = [each for each, label in desired.by_label.items() if any(who.has(label, each) for who in known)]
         if used:
-            more = f" and {len(able) - _MOST_NAMES} more" if len(able) > _MOST_NAMES else ""
+            more = f" and {len(able) - _MAX_NAMES} more" if len(able) > _MAX_NAMES else ""
             yield (
-                f"network {name}: {', '.join(able[:_MOST_NAMES])}{more} can send from another container's address"
-                f" (NET_RAW or NET_ADMIN) and so pass for a consumer of {', '.join(used)}: use cap_drop: [NET_RAW],"
-                " a network for each consumer, or a unix socket for each (docs/docker.md)"
+                f"network {name}: {', '.join(able[:_MAX_NAMES])}{more} can spoof another container's address"
+                f" (NET_RAW or NET_ADMIN), and so use {', '.join(used)} as that container: use cap_drop: [NET_RAW],"
+                " a separate network for each consumer, or a unix socket for each (docs/docker.md)"
             )
 
 
 def _is_gateway(desired: Desired, observed: Observed, container: Container) -> bool:
-    """Return whether it is the gateway's container: `audit` may run in none, and recognizes it by its aliases."""
+    """Return whether it is the gateway's container; `audit` may run outside it, and recognizes it by its aliases."""
     return container.id == observed.own or desired.is_gateway(container)

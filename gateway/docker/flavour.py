@@ -1,4 +1,4 @@
-"""What answers at the Docker API: Docker Engine, or Podman, which answers some requests in its own way. Pure."""
+"""Implementations of the Docker API, Docker Engine and Podman, and how they differ. Pure."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ class Flavour:
 
     Args:
         name: For messages.
-        oldest: The first API version that is supported.
-        release: What has it, for messages.
-        has_swarm: Whether it has swarms, and with them overlay networks and services.
-        lists_aliases: Whether its list of containers gives aliases, and an inspection is needed for the network mode;
-            with Docker it is the other way round.
-        inspection: What goes before the path of an inspection that gives a container's capabilities.
-        ranges: The path, with an API version, of a list of networks with the ranges that containers get addresses
-            from; empty: the usual list has them.
-        leaves_failed_connects: Whether a container counts as connected to a network after that failed.
+        oldest: The oldest API version that is supported.
+        release: The release with that version, for messages.
+        has_swarm: Whether it supports swarms, and so overlay networks and services.
+        lists_aliases: Whether its list of containers has aliases but not the network mode; Docker's list has the
+            network mode but not aliases. An inspection has both.
+        inspection: The prefix for the path of an inspection that reports a container's capabilities.
+        ranges: The path, with an API version, of a list of networks with the ranges from which containers get
+            addresses; empty: `/networks` has them.
+        leaves_failed_connects: Whether a container is listed as connected to a network after the connect failed.
         command: Its command line client, for messages.
-        way_out: Its own network with a way out, for messages.
+        external_network: Its predefined network with a route out, for messages.
     """
 
     name: str
@@ -34,13 +34,13 @@ class Flavour:
     ranges: str = ""
     leaves_failed_connects: bool = False
     command: str = "docker"
-    way_out: str = "bridge"
+    external_network: str = "bridge"
 
-    def left(self, event: Mapping[str, Any]) -> str:
+    def disconnected_container(self, event: Mapping[str, Any]) -> str:
         """Return the ID of the container that left a network.
 
         Args:
-            event: A `disconnect` of a network.
+            event: A network event with the action `disconnect`.
         """
         actor = event.get("Actor") or {}
         # Podman's actor is the container; Docker's is the network.
@@ -59,23 +59,23 @@ PODMAN = Flavour(
     ranges="v4.0.0/libpod/networks/json",
     leaves_failed_connects=True,
     command="podman",
-    way_out="podman",
+    external_network="podman",
 )
 _COMPONENT = "Podman Engine"
 
 
 def flavour(version: Mapping[str, Any]) -> Flavour:
-    """Return the implementation that answered.
+    """Return the implementation that sent a response.
 
     Args:
-        version: Its answer to `/version`.
+        version: The response to `/version`.
     """
     components = version.get("Components") or ()
     return PODMAN if any(each.get("Name") == _COMPONENT for each in components) else DOCKER
 
 
 def lease_ranges(network: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the ranges that Podman gives a network's addresses from; each is the smallest CIDR block that holds one.
+    """Return the ranges from which Podman assigns a network's addresses, each as the smallest CIDR block around it.
 
     Args:
         network: An item of the list at `Flavour.ranges`.

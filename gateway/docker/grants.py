@@ -1,4 +1,4 @@
-"""Who may use what, as the operator wrote it down. Pure."""
+"""Evaluates `docker.grants`. Pure."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping
@@ -12,11 +12,11 @@ SWARM_SERVICE = "com.docker.swarm.service.name"
 
 @dataclass(frozen=True)
 class Granted:
-    """What all matching grants give together.
+    """The union of all matching grants.
 
     Args:
-        backends: That it may use.
-        aliases: That it may have.
+        backends: The backends that the container or service may use.
+        aliases: The aliases that it may have.
     """
 
     backends: tuple[str, ...]
@@ -24,12 +24,12 @@ class Granted:
 
 
 def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]) -> Granted | None:
-    """Return what a container or service is granted; None: nothing.
+    """Return what the grants allow a container or service; None: no grant matches.
 
     Args:
-        grants: The configuration's.
-        name: The container's; None: it is a service.
-        labels: Those that count, see `gateway.docker.images`.
+        grants: The configured grants.
+        name: The container's name; None: it is a service.
+        labels: The labels that count, see `gateway.docker.images`.
     """
     found = [each for each in grants if _matches(each, name, labels)]
     if not found:

@@ -1,25 +1,25 @@
-"""Inspections of containers, which the gateway asks for once: what they say never changes."""
+"""A cache of container inspections: the values that the gateway uses never change."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.docker.engine import Engine, needed
+from gateway.docker.engine import Engine, get_required
+from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.exposure import can_spoof
 from gateway.docker.names import hostname_of, hosts_of
-from gateway.docker.trouble import EngineError, Kind
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an inspection says of a container.
+    """What the gateway uses of a container's inspection.
 
     Args:
-        can_spoof: Whether it can send from an address that is not its own.
+        can_spoof: Whether it can spoof its source address.
         hostname: Its host name, see `hostname_of`.
-        hosts: The names that it resolves by itself.
+        hosts: The names in its own hosts file.
         network_mode: Its network mode.
-        given_hostname: Its host name as the engine reports it, which may be its ID.
+        given_hostname: Its host name as the engine reports it, which can be its short ID.
     """
 
     can_spoof: bool
@@ -30,46 +30,46 @@ class Inspection:
 
 
 class Inspections:
-    """Inspections by the container's ID, and aliases by the endpoint's."""
+    """Caches inspections by container ID, and aliases by endpoint ID."""
 
     def __init__(self) -> None:
         self._found: dict[str, Inspection] = {}
         self._aliases: dict[str, frozenset[str]] = {}
 
-    def known(self, container: str) -> Inspection | None:
-        """Return the inspection of a container; None: it was not asked for, or the container is gone."""
+    def cached(self, container: str) -> Inspection | None:
+        """Return the cached inspection of a container; None: there is none."""
         return self._found.get(container)
 
     def aliases(self, endpoint: str) -> frozenset[str] | None:
-        """Return the aliases of an endpoint; None: they are not known."""
+        """Return the cached aliases of an endpoint; None: there are none."""
         return self._aliases.get(endpoint)
 
-    def keep(self, containers: Collection[str], endpoints: Collection[str]) -> None:
-        """Drop all but these containers and endpoints."""
+    def retain(self, containers: Collection[str], endpoints: Collection[str]) -> None:
+        """Remove all other containers and endpoints."""
         self._found = {key: each for key, each in self._found.items() if key in containers}
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in endpoints}
 
-    async def once(self, engine: Engine, container: str) -> Inspection | None:
-        """Return the inspection of a container, which is asked for if it is not known; None: the container is gone.
+    async def get(self, engine: Engine, container: str) -> Inspection | None:
+        """Return the inspection of a container, from the cache if possible; None: the container is gone.
 
         Raises:
-            EngineError: See `ask`.
+            EngineError: See `inspect`.
         """
         if container not in self._found:
-            await self.ask(engine, container)
+            await self.inspect(engine, container)
         return self._found.get(container)
 
-    async def ask(self, engine: Engine, container: str) -> Mapping[str, Any] | None:
-        """Inspect a container, and return its endpoints by network; None: it is gone since the list was made.
+    async def inspect(self, engine: Engine, container: str) -> Mapping[str, Any] | None:
+        """Inspect a container, and return its endpoints by network; None: it was removed after it was listed.
 
         Raises:
             EngineError: The engine did not answer, or a proxy before it refuses the request.
         """
         path = f"{engine.flavour.inspection}containers/{container}/json"
         try:
-            found = await needed(engine, path)
-        except EngineError as trouble:
-            if trouble.kind is Kind.NOT_FOUND:
+            found = await get_required(engine, path)
+        except EngineError as error:
+            if error.kind is ErrorKind.NOT_FOUND:
                 return None
             raise
         host: Mapping[str, Any] = found.get("HostConfig") or {}
@@ -82,7 +82,7 @@ class Inspections:
         )
         networks: Mapping[str, Any] = (found.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
-            # One that is not running has no endpoint yet, and may get other aliases until it has.
+            # A container that is not running has no endpoint yet, and its aliases may still change.
             if each.get("EndpointID"):
                 self._aliases[each["EndpointID"]] = frozenset(each.get("Aliases") or ())
         return networks

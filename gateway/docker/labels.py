@@ -1,4 +1,4 @@
-"""What a container's labels ask for. Pure; a label chooses among what the configuration permits."""
+"""Parses the gateway's labels; a label chooses among what the configuration permits. Pure."""
 
 import difflib
 import fnmatch
@@ -15,27 +15,27 @@ MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
-"""How similar an unknown label and a known one are for a suggestion."""
-_LONGEST_SLIP = 2 * max(map(len, KEYS))
-"""Characters of a key for which a known one is suggested."""
-_SUGGESTIONS = 3
-"""Unknown backends in one label for which a known one is suggested."""
-_LONGEST_NAME = 63
-"""Characters of an unknown backend for which a known one is suggested."""
+"""The least similarity of an unknown label to a known one for a suggestion."""
+_MAX_SUGGESTION_KEY = 2 * max(map(len, KEYS))
+"""The longest unknown key for which a known one is suggested, in characters."""
+_MAX_SUGGESTIONS = 3
+"""Suggestions for the unknown backends in one label."""
+_MAX_SUGGESTION_NAME = 63
+"""The longest unknown backend for which a known one is suggested, in characters."""
 ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
-"""A host name's label (RFC 1123, section 2.1); Docker also accepts dots, with which names do not resolve."""
+"""One label of a host name (RFC 1123, section 2.1). Docker also accepts dots, but such names do not resolve."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a container or service asks for.
+    """What a container or service requests.
 
     Args:
-        networks: Named ones; empty: those that carry one of `backends`.
-        backends: Named ones; empty: all.
-        aliases: Names that it gets.
-        detach_on_stop: Whether a stopped container loses its attachment.
-        refused: Why it is not attached; empty: it is.
+        networks: The networks; empty: those that carry one of `backends`.
+        backends: The backends; empty: all.
+        aliases: Its aliases on these networks.
+        detach_on_stop: Whether it is detached when it stops.
+        refused: Why the request is refused; empty: it is not.
     """
 
     networks: tuple[str, ...] = ()
@@ -48,27 +48,27 @@ class Request:
 def read(
     labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str], *, granted: bool = False
 ) -> tuple[Request | None, list[str]]:
-    """Return what the labels ask of this gateway, and what is wrong with them.
+    """Return what the labels request from this gateway, and a line for each error in them.
 
     Args:
-        labels: The container's that count.
-        prefix: Of the gateway's labels.
-        instance: This gateway's name: labels may be meant for another.
-        backends: Those that are configured.
-        granted: Whether it takes part although no label says so.
+        labels: The labels that count.
+        prefix: The prefix of the gateway's labels.
+        instance: This gateway's name; labels can select another gateway.
+        backends: The configured backends.
+        granted: Whether a grant opts it in without the label `enable`.
     """
     mine = _ours(labels, prefix)
     if mine.get("instance", instance) != instance:
         return None, []
     takes_part = mine.get("enable", "true" if granted else "").lower() in _TRUE
-    problems = list(_mistakes(mine, prefix, takes_part=takes_part))
+    problems = list(_key_errors(mine, prefix, takes_part=takes_part))
     if not takes_part:
         return None, problems
     wanted = listed(mine.get("backends", ""))
     known = set(backends)
     unknown = [name for name in wanted if name not in known]
     problems += [
-        f"{prefix}.backends: backend {name!r} does not exist{_similar(name, known) if at < _SUGGESTIONS else ''}"
+        f"{prefix}.backends: backend {name!r} does not exist{_similar(name, known) if at < _MAX_SUGGESTIONS else ''}"
         for at, name in enumerate(unknown)
     ]
     aliases = listed(mine.get("aliases", ""))
@@ -77,7 +77,7 @@ def read(
     if on_stop not in ("keep", "detach"):
         problems.append(f"{prefix}.on-stop: {on_stop!r} is neither keep nor detach")
     if wanted and not known & set(wanted):
-        return None, problems  # none of its backends exists: do not attach it to all networks
+        return None, problems  # none of its backends exists; an empty list would mean all
     request = Request(
         networks=listed(mine.get("network", "")),
         backends=tuple(name for name in wanted if name in known),
@@ -93,11 +93,11 @@ def enabled(text: str) -> bool:
 
 
 def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
-    """Return what is wrong with the labels of a container that is attached nowhere: they lack `enable`.
+    """Return a line if the labels have no effect because they lack `enable`.
 
     Args:
-        labels: Those that count.
-        prefix: Of the gateway's labels.
+        labels: The labels that count.
+        prefix: The prefix of the gateway's labels.
         instance: This gateway's name.
     """
     mine = _ours(labels, prefix)
@@ -111,12 +111,12 @@ def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:
     return {key.removeprefix(f"{prefix}."): text for key, text in labels.items() if key.startswith(f"{prefix}.")}
 
 
-def _mistakes(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iterator[str]:
-    """Yield mistakes in keys and in `enable`; without opt-in, another program may use the prefix."""
+def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iterator[str]:
+    """Yield errors in keys and in `enable`; without opt-in, another program may use the prefix."""
     for key in sorted(mine.keys() - KEYS):
-        # Comparing takes time that grows with the length, and whoever starts a container chooses it.
-        slip = key.lower().replace("_", "-") if len(key) <= _LONGEST_SLIP else ""
-        close = difflib.get_close_matches(slip, KEYS, n=1, cutoff=_CLOSE)
+        # The time of a comparison grows with the length, which the creator of the container controls.
+        typo = key.lower().replace("_", "-") if len(key) <= _MAX_SUGGESTION_KEY else ""
+        close = difflib.get_close_matches(typo, KEYS, n=1, cutoff=_CLOSE)
         if close or takes_part:
             hint = f": did you mean {prefix}.{close[0]}?" if close else ""
             yield f"unknown label {prefix}.{key}{hint}"
@@ -126,12 +126,12 @@ def _mistakes(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iter
 
 
 def _similar(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=_CLOSE) if len(name) <= _LONGEST_NAME else []
+    close = difflib.get_close_matches(name, known, n=1, cutoff=_CLOSE) if len(name) <= _MAX_SUGGESTION_NAME else []
     return f": did you mean {close[0]!r}?" if close else ""
 
 
 def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> Request | None:
-    """Return what the first matching rule of the configuration gives; None: none matches."""
+    """Return the request of the first matching rule in `docker.attach`; None: no rule matches."""
     for rule in rules:
         named = not rule.names or any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.names)
         if named and all(_has(labels, label) for label in rule.labels) and (rule.names or rule.labels):
@@ -140,28 +140,28 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
 
 
 def with_grants(request: Request, given: Granted, *, explicit: bool) -> Request:
-    """Return a request to which grants add what it leaves open.
+    """Return a request with the backends and aliases that it does not name taken from grants.
 
     Args:
-        request: What the labels ask for.
-        given: What is granted.
-        explicit: Whether a label says `enable`: then no `backends` means all of them.
+        request: What the labels request.
+        given: What the grants allow.
+        explicit: Whether the label `enable` is set; an absent `backends` then means all backends.
     """
     backends = request.backends or (() if explicit else given.backends)
     return replace(request, backends=backends, aliases=request.aliases or given.aliases)
 
 
 def only_granted(request: Request, given: Granted | None, closed: Collection[str]) -> tuple[Request, list[str]]:
-    """Return a request restricted to grants, and what of it is not granted.
+    """Return a request restricted to what grants allow, and a line for each part that they do not allow.
 
     Args:
-        request: What the labels ask for.
-        given: What is granted; None: nothing.
+        request: What the labels request.
+        given: What the grants allow; None: nothing.
         closed: The configured networks that carry none of the granted backends.
     """
     if given is None:
         return replace(
-            request, refused="docker.grants give it nothing, and with gateway.strict labels do not count"
+            request, refused="no rule in docker.grants matches it, and with gateway.strict labels do not count"
         ), []
     backends = tuple(name for name in request.backends or given.backends if name in given.backends)
     aliases = tuple(name for name in request.aliases or given.aliases if name in given.aliases)
@@ -179,16 +179,16 @@ def only_granted(request: Request, given: Granted | None, closed: Collection[str
     ]
     refused = ""
     if not backends:
-        refused = "docker.grants do not give it the backends that its labels ask for"
+        refused = "docker.grants allow it none of the backends that its labels request"
     elif request.networks and not networks:
-        refused = "the networks that its labels ask for carry no backend that docker.grants give it"
-    # An empty selection means everything, so a refused request keeps what it asked for.
+        refused = "the networks that its labels request carry no backend that docker.grants allow it"
+    # An empty list means all, so a refused request keeps its lists.
     kept = replace(request, backends=backends or request.backends, networks=networks or request.networks)
     return replace(kept, aliases=aliases, refused=refused), problems
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Return the items of a comma-separated list, each once."""
+    """Return the items of a comma-separated list, without duplicates."""
     return tuple(dict.fromkeys(item.strip() for item in text.split(",") if item.strip()))
 
 

@@ -1,4 +1,4 @@
-"""The state of an engine: plain values, taken from its answers."""
+"""The observed state of an engine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,21 +11,21 @@ from gateway.docker.volumes import VolumeInfo
 TASK_LABEL = "com.docker.swarm.task.id"
 RUNNING = {"running", "paused", "restarting"}
 LIVE = {*RUNNING, "created"}
-"""States in which a container may be attached: a stopped one could not start if the network is removed."""
+"""States in which a container may be attached; a stopped container could not start after its network is removed."""
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
-"""Options of a network's driver."""
+"""Options of network drivers."""
 
 
 @dataclass(frozen=True)
 class EndpointInfo:
-    """A container's place on a network.
+    """A container's endpoint on a network.
 
     Args:
-        network_id: Which.
-        endpoint_id: Changes with each attachment.
+        network_id: The network's ID.
+        endpoint_id: The endpoint's ID, which changes with each attachment.
         addresses: Its IP addresses.
-        aliases: None while they are not known.
+        aliases: Its aliases; None: not known.
     """
 
     network_id: str
@@ -35,7 +35,7 @@ class EndpointInfo:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The aliases in lower case, since host names have no case (RFC 4343); empty while they are not known."""
+        """The aliases in lower case, since names are case-insensitive (RFC 4343); empty if they are not known."""
         return frozenset(each.lower() for each in self.aliases or ())
 
 
@@ -45,15 +45,15 @@ class Container:
 
     Args:
         endpoints: By the network's name.
-        labels: Those that count, see `gateway.docker.images`.
-        network_mode: As it was created: `bridge`, `host`, `none`, `container:ID`, or a network.
-        image_labels: Those that came with its image and do not count.
-        created: When, in seconds since the epoch.
-        can_spoof: Whether it can send from an address that is not its own; None: not known.
-        hostname: The host name that it was given, in lower case, to which it answers on each network as to its name;
-            empty: none, or not known.
-        hosts: Names that it resolves by itself, in lower case; empty while they are not known.
-        given_names: Aliases that the engine gives it by itself on every network, beside its short ID.
+        labels: The labels that count, see `gateway.docker.images`.
+        network_mode: Its configured network mode: `bridge`, `host`, `none`, `container:ID`, or a network.
+        image_labels: The labels from its image, which do not count.
+        created: The time of its creation, in seconds since the epoch.
+        can_spoof: Whether it can spoof its source address; None: not known.
+        hostname: Its configured host name, in lower case, which resolves on each network like its name; empty: none,
+            or not known.
+        hosts: The names in its own hosts file, in lower case; empty if they are not known.
+        given_names: Aliases that the engine adds on every network, in addition to its short ID.
     """
 
     id: str
@@ -71,24 +71,24 @@ class Container:
 
     @property
     def joins(self) -> str:
-        """The ID of the container whose network namespace it shares; empty: it has its own."""
+        """The ID of the container whose network namespace it joins; empty: it has its own."""
         kind, _, other = self.network_mode.partition(":")
         return other if kind == "container" else ""
 
     @property
     def is_task(self) -> bool:
-        """Whether a swarm service made it."""
+        """Whether it is a task of a swarm service."""
         return TASK_LABEL in self.labels
 
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """A network that this engine knows.
+    """A network in this engine's list.
 
     Args:
-        options: The driver's, as the engine reports them.
-        ip_ranges: The parts of the subnets that the engine gives addresses from; absent: all of the subnet.
-        gateways: Addresses of the engine's own.
+        options: The driver's options, as the engine reports them.
+        ip_ranges: The parts of the subnets from which the engine assigns addresses; empty: all of each subnet.
+        gateways: The engine's own addresses.
     """
 
     id: str
@@ -109,8 +109,8 @@ class Service:
     """A swarm service.
 
     Args:
-        networks: Aliases by network ID, of `TaskTemplate.Networks`.
-        spec: The whole specification, to send back changed.
+        networks: Aliases by network ID, from `TaskTemplate.Networks`.
+        spec: The whole specification, which an update sends back.
     """
 
     id: str
@@ -123,7 +123,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Swarm:
-    """What the engine is in a swarm."""
+    """The engine's role in a swarm."""
 
     active: bool = False
     manager: bool = False
@@ -132,7 +132,7 @@ class Swarm:
 
 @dataclass(frozen=True)
 class Observed:
-    """Everything at one moment."""
+    """A snapshot of an engine."""
 
     containers: tuple[Container, ...] = ()
     networks: tuple[NetworkInfo, ...] = ()
@@ -141,20 +141,20 @@ class Observed:
     info: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     swarm: Swarm = Swarm()
     services_hidden: bool = False
-    """Whether a proxy before the engine refuses to list the swarm's services."""
+    """Whether a proxy in front of the engine refuses to list the swarm's services."""
     own: str | None = None
     """The ID of the gateway's own container."""
     gateway_priority: bool = False
-    """Whether the engine supports `GwPriority`, so that a network with a route out is not the default route."""
+    """Whether the engine supports `GwPriority`, which keeps a network from becoming the default route."""
     flavour: Flavour = DOCKER
 
     @property
     def own_container(self) -> Container | None:
-        """The gateway's own container; None: it is in none of this engine."""
+        """The gateway's own container; None: it runs in no container of this engine."""
         return next((each for each in self.containers if each.id == self.own), None)
 
     def base(self, container: Container) -> Container | None:
-        """Return the container whose network a container uses: another one, or itself; None: that one is gone."""
+        """Return the container whose network namespace a container uses, which can be itself; None: it is gone."""
         if not container.joins:
             return container
         found: Container | None = container

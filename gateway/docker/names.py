@@ -1,4 +1,4 @@
-"""Names with one meaning on a network of the gateway and another one elsewhere. Pure."""
+"""Names that resolve to one host on a network of the gateway, and to another host elsewhere. Pure."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -6,18 +6,18 @@ from typing import Any
 
 from gateway.docker.grants import SERVICE, SWARM_SERVICE
 from gateway.docker.model import Container, EndpointInfo, Observed
-from gateway.docker.plan import OWNER_ALIAS, Desired, Shadow
+from gateway.docker.plan import OWNER_ALIAS_PREFIX, Desired, NameConflict
 
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
-"""Docker's own networks, on which its DNS server answers to no names."""
+"""Docker's predefined networks, on which its DNS server resolves no names."""
 _GATEWAY = "gateway"
-"""The holder of every backend's name."""
+"""The ID of the gateway as the holder of a name."""
 _BACKEND = "a backend"
 _SHORT_ID = 12
 
 
 def hostname_of(inspection: Mapping[str, Any]) -> str:
-    """Return the host name that a container was given, in lower case; empty: it is its ID.
+    """Return a container's configured host name, in lower case; empty: the engine chose it.
 
     Args:
         inspection: Its inspection.
@@ -27,7 +27,7 @@ def hostname_of(inspection: Mapping[str, Any]) -> str:
 
 
 def hosts_of(inspection: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names that a container resolves by itself: its extra hosts and its links, in lower case.
+    """Return the names in a container's own hosts file: its extra hosts and links, in lower case.
 
     Args:
         inspection: Its inspection.
@@ -44,14 +44,14 @@ def hosts_of(inspection: Mapping[str, Any]) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """A container or service that resolves names.
+class DnsClient:
+    """A container or service that resolves names with the DNS server of the engine.
 
     Args:
         id: Its ID.
-        title: Its name, for people.
-        aliases: Those that it asks for on the network, in lower case.
-        hosts: Names that it resolves by itself.
+        title: Its name, for messages.
+        aliases: The aliases that it requests on the network, in lower case.
+        hosts: The names in its own hosts file.
     """
 
     id: str
@@ -60,25 +60,25 @@ class Asking:
     hosts: frozenset[str] = frozenset()
 
 
-class Names:
-    """Who answers to which name on each network.
+class NameTable:
+    """The holders of each name on each network.
 
     Args:
-        desired: What is wanted: the backends, and the gateway's mark.
-        observed: What there is.
+        desired: The desired state.
+        observed: The observed state.
     """
 
     def __init__(self, desired: Desired, observed: Observed) -> None:
         self._desired = desired
         self._own = observed.own
         self._holders: dict[str, dict[str, dict[str, str]]] = {}
-        """By network and name, each holder's ID with what it is."""
+        """By network and name, each holder's ID and description."""
         own_service = ""
         for container in observed.containers:
             if container.id == observed.own:
                 own_service = container.labels.get(SWARM_SERVICE, "")
             for network, endpoint in container.endpoints.items():
-                self._add(network, called(container, endpoint), self._holder(container))
+                self._add(network, names_on(container, endpoint), self._holder(container))
         networks = {each.id: each.name for each in observed.networks}
         for service in observed.services:
             holder = (service.id, f"service {service.name}")
@@ -88,43 +88,43 @@ class Names:
                 if network_id in networks:
                     self._add(networks[network_id], {service.name.lower(), *_lower(aliases)}, holder)
 
-    def shadows(
+    def conflicts(
         self,
-        who: Asking,
+        who: DnsClient,
         network: str,
         backends: Collection[str],
         elsewhere: Iterable[str],
-    ) -> Iterator[Shadow]:
-        """Yield the names with two meanings.
+    ) -> Iterator[NameConflict]:
+        """Yield the names that resolve to two hosts.
 
         Args:
             who: The container or service that resolves them.
             network: One of the gateway's.
-            backends: Those that are reached by name on it, in lower case.
+            backends: The backends that are reached by name on it, in lower case.
             elsewhere: The other networks of the container or service.
         """
         there = self._holders.get(network, {})
         for name in sorted(who.hosts & set(backends)):
-            yield Shadow(who.title, network, name, _BACKEND, "an extra host or a link of the container")
+            yield NameConflict(who.title, network, name, _BACKEND, "an extra host or a link of the container")
         for place in elsewhere:
             if place == network or place in WITHOUT_NAMES:
                 continue
             held = self._holders.get(place, {})
-            # Each costs as much as the smaller of both sides: a container may have thousands of aliases.
+            # Intersect: the cost is that of the smaller side, and a container may have thousands of aliases.
             both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
             for name in sorted(set().union(*both)):
                 others, ours = held[name], there.get(name, {})
                 if name in who.aliases:
-                    ours = {**ours, who.id: "an alias that it asks for"}
+                    ours = {**ours, who.id: "an alias that it requests"}
                 if name in backends:
                     ours = {_GATEWAY: _BACKEND}
-                # Whoever answers to it in both places is the same for the container.
+                # A holder on both networks is the same host.
                 what = next((text for key, text in ours.items() if key not in others), None)
                 if what is not None:
-                    yield Shadow(who.title, network, name, what, f"{min(others.values())} on network {place}")
+                    yield NameConflict(who.title, network, name, what, f"{min(others.values())} on network {place}")
 
     def _holder(self, container: Container) -> tuple[str, str]:
-        # On its other networks, too, such a container is the same one.
+        # The gateway's container is one holder on all its networks.
         if container.id == self._own or self._desired.is_gateway(container):
             return _GATEWAY, "the gateway"
         return container.id, f"container {container.name}"
@@ -136,12 +136,12 @@ class Names:
                 known.setdefault(name, {}).setdefault(*holder)
 
 
-def called(container: Container, endpoint: EndpointInfo) -> set[str]:
-    """Return a container's names on a network, in lower case, without its short ID and the gateway's mark."""
+def names_on(container: Container, endpoint: EndpointInfo) -> set[str]:
+    """Return a container's names on a network, in lower case, without its short ID and owner alias."""
     names = {container.name.lower(), container.hostname} - {""}
-    if endpoint.aliases is None and SERVICE in container.labels:  # it is not running: Compose gives it this one
+    if endpoint.aliases is None and SERVICE in container.labels:  # it is not running; Compose sets this alias
         names.add(container.labels[SERVICE].lower())
-    names |= {each for each in endpoint.names if not each.startswith(OWNER_ALIAS)}
+    names |= {each for each in endpoint.names if not each.startswith(OWNER_ALIAS_PREFIX)}
     return names - {container.id[:_SHORT_ID]}
 
 

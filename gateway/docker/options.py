@@ -1,4 +1,4 @@
-"""What a configuration may say about Docker."""
+"""The configuration of Docker."""
 
 import ipaddress
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True)
 class DockerTls:
-    """Certificates for a `tcp://` engine; none at all: no TLS.
+    """Certificates for a `tcp://` engine; without any: no TLS.
 
     Args:
-        ca_file: The authority that signed the engine's certificate; absent: those that this host trusts.
-        cert_file: Our certificate.
+        ca_file: The certificate authority of the engine's certificate; absent: the authorities that this host trusts.
+        cert_file: The gateway's certificate.
         key_file: Its private key.
     """
 
@@ -27,7 +27,7 @@ class DockerTls:
 
     @property
     def any(self) -> bool:
-        """Whether there is one, so that TLS is spoken."""
+        """Whether one is set, so that the connection uses TLS."""
         return self != DockerTls()
 
 
@@ -36,20 +36,20 @@ class NetworkOptions:
     """One network that the gateway and its consumers share.
 
     Args:
-        driver: `auto` is an overlay on a swarm, and a bridge on an engine of its own.
-        create: Make it when it is missing; an overlay is made by the agent on the leading manager.
-        attachable: Containers, not only services, may join an overlay.
-        internal: The network has no route out, so that it never becomes a container's default route. With false,
-            containers that have no other network reach the world through it.
-        per: `project`: instead of one network, one for each Compose project, named `NAME-PROJECT`, swarm stack, swarm
-            service, and container outside of these.
+        driver: `auto` is an overlay in a swarm, and a bridge otherwise.
+        create: Create it when it is missing; the agent on the leading manager creates an overlay.
+        attachable: Whether containers, in addition to services, may join an overlay.
+        internal: Whether the network has no route out, so that it never becomes a container's default route. With
+            false, containers that have no other network reach outside networks through it.
+        per: `project`: instead of one network, one for each Compose project, named `NAME-PROJECT`, and one for each
+            swarm stack, swarm service and other container.
         encrypted: Encrypt an overlay between nodes.
-        subnet: Its addresses; absent: a free /22 of 10.201.0.0/16. With `per`, the range of which each project gets a
+        subnet: Its subnet; absent: a free /22 of 10.201.0.0/16. With `per`, the range in which each project gets a
             free /24 (IPv6: /64); absent: 10.201.0.0/16.
-        ip_range: The part of the subnet that containers get their addresses from; absent: its upper half.
-        address: The gateway's own; absent: one outside of `ip_range`, which stays the same.
-        mtu: Largest packet in bytes; absent: the driver's own choice.
-        backends: Those that are reached by name on it; absent: all.
+        ip_range: The part of the subnet from which containers get addresses; absent: its upper half.
+        address: The gateway's address; absent: one outside `ip_range`, which stays the same.
+        mtu: The MTU in bytes; absent: the driver's default.
+        backends: The backends that are reached by name on it; absent: all.
     """
 
     driver: Literal["auto", "overlay", "bridge"] = "auto"
@@ -70,12 +70,12 @@ class AttachRule:
     """Containers that are attached without the gateway's labels.
 
     Args:
-        names: Patterns for their names, as in `web-*`.
-        labels: `key` or `key=value`, all of which they have.
-        networks: Where to; absent: every network that carries one of `backends`.
-        backends: What they use; absent: all.
-        aliases: Names that they get on these networks.
-        on_stop: What becomes of the attachment of a container that has stopped.
+        names: Patterns for their names, such as `web-*`.
+        labels: Labels that a container must have, each `key` or `key=value`.
+        networks: The networks to attach them to; absent: every network that carries one of `backends`.
+        backends: The backends that they use; absent: all.
+        aliases: Their aliases on these networks.
+        on_stop: Whether a container that stops keeps its attachment.
     """
 
     names: tuple[str, ...] = ()
@@ -88,16 +88,16 @@ class AttachRule:
 
 @dataclass(frozen=True)
 class Grant:
-    """Containers, and what they may use; several that match add up.
+    """A rule that lets containers use backends; all matching grants apply together.
 
     Args:
-        backends: What they may use: they are attached to the networks that carry these, and let in where
-            `allow: {label: …}` asks who they are.
-        container: Pattern for the container's name, as in `batch-*`.
+        backends: The backends that they may use: they are attached to the networks that carry these, and admitted by
+            `allow: {label: …}`.
+        container: Pattern for the container's name, such as `batch-*`.
         project: Pattern for its Compose project.
         service: Pattern for its service in the Compose project.
         swarm_service: Pattern for the name of its swarm service.
-        aliases: Names that they may have on these networks, and get where `gateway.aliases` asks for none.
+        aliases: Aliases that they may have on these networks; without the label `gateway.aliases` they get all.
     """
 
     backends: tuple[str, ...]
@@ -115,7 +115,7 @@ class PeerOptions:
     Args:
         secret: The pre-shared secret that authenticates agents, at least 32 characters, the same on every node.
         port: The port that each agent listens on, at its addresses on the swarm's networks.
-        name: The alias of every agent on these networks, by which agents find each other.
+        name: The alias of every agent on these networks, with which agents find each other.
     """
 
     secret: Secret
@@ -129,22 +129,22 @@ class DockerOptions:
 
     Args:
         host: `unix:///path`, `tcp://host:port`, or `ssh://TUNNEL/path`: a unix socket behind a tunnel.
-        via: The tunnel that a `tcp://` host is behind.
+        via: The tunnel to a `tcp://` host.
         tls: Certificates for `tcp://`.
-        label_prefix: What the gateway's labels on containers begin with.
-        container: The gateway's own container, by name or ID; absent: found by its ID.
-        networks: The networks that the gateway keeps.
-        attach: Containers to attach without labels.
-        grants: Who may use what, by the operator; with `gateway.strict` nothing else counts.
-        on_name_conflict: What to do when a name on a network of the gateway means something else to a container that
-            is to be attached, on another of its networks or by its own host name: warn, or refuse to attach it.
-        services: Attach swarm services too, by changing their specification: their tasks restart.
+        label_prefix: The prefix of the gateway's labels on containers.
+        container: The gateway's own container, by name or ID; absent: found automatically.
+        networks: The networks that the gateway manages.
+        attach: Rules that attach containers without labels.
+        grants: Rules that let containers use backends; with `gateway.strict`, nothing else counts.
+        on_name_conflict: What to do if a name on a network of the gateway resolves to another host on another network
+            of a container, or in its own hosts file: warn, or refuse to attach the container.
+        services: Whether to attach swarm services by changing their specification, which restarts their tasks.
         peers: Exchange of container addresses with the agents of other nodes; absent: their containers are unknown.
-        repair: When an attachment with wrong aliases is made again, which resets its connections: when it has none,
+        repair: When to reattach a container with wrong aliases, which resets its connections: when it has none,
             always, or never.
-        max_detaches: Most endpoints that are detached within `resync`: a mistake must not detach every container.
-        resync: Between two looks at everything, in addition to events.
-        timeout: For one request to the engine.
+        max_detaches: The most endpoints that are detached within `resync`: a mistake must not detach every container.
+        resync: The interval between two snapshots without events.
+        timeout: The timeout of one request to the engine.
     """
 
     host: str = "unix:///var/run/docker.sock"
@@ -165,7 +165,7 @@ class DockerOptions:
 
     @property
     def is_local(self) -> bool:
-        """Whether the engine is this host's."""
+        """Whether the engine runs on this host."""
         if self.tunnel is not None or not self.host.startswith("tcp://"):
             return self.tunnel is None
         host = self.host.removeprefix("tcp://").rpartition(":")[0].strip("[]")
@@ -173,7 +173,7 @@ class DockerOptions:
 
     @property
     def tunnel(self) -> str | None:
-        """The tunnel that the engine is behind."""
+        """The tunnel to the engine; None: it is reached directly."""
         if self.host.startswith("ssh://"):
             return self.host.removeprefix("ssh://").partition("/")[0]
         return self.via

@@ -1,4 +1,4 @@
-"""The ID of the container that this process runs in."""
+"""Finds the ID of the container that this process runs in."""
 
 import os
 import re
@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 _ID = re.compile(r"containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
-"""In /proc/self/mountinfo: files that Docker mounts into a container, and not those that a host has of others.
+"""In /proc/self/mountinfo: files that Docker mounts into this container, but not those that a host has for others.
 
-Podman's are in `overlay-containers`, or another storage driver's."""
+Podman's paths have the storage driver's name, as in `overlay-containers`."""
 _SHORT_ID = re.compile(r"[0-9a-f]{12,64}")
 
 
 def own_id(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str | None:
-    """Find the gateway's own container among those of an engine.
+    """Find the gateway's own container in an engine's list.
 
     Args:
-        configured: The name or ID in the configuration; None: find it by the mounted files or the hostname.
+        configured: The configured name or ID; None: use the mounted files or the host name.
         listed: The engine's containers.
 
     Returns:
-        Its ID; None if this process runs in none of them.
+        Its ID; None if this process runs in none of these containers.
     """
     ids: dict[str, list[str]] = {
         each["Id"]: [name.lstrip("/") for name in each.get("Names") or []] for each in listed

@@ -1,4 +1,4 @@
-"""What is wanted of Docker, and what a plan is made of. Pure: `gateway plan` shows what the service does."""
+"""The desired state of an engine, and the parts of a plan."""
 
 import re
 from collections.abc import Mapping
@@ -7,19 +7,19 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
+from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.projects import configured_as
-from gateway.docker.trouble import Blocked
-from gateway.docker.volumes import VolumeStanding
+from gateway.docker.volumes import VolumeStatus
 
-OWNER_ALIAS = "gw-owner-"
+OWNER_ALIAS_PREFIX = "gw-owner-"
 _NO_HOST_NAME = re.compile(r"[^a-z0-9-]")
 _MARK_LENGTH = 50
 
 
 class Verb(StrEnum):
-    """What is done: a closed list, used in metrics."""
+    """What an action does: a closed list, used in metrics."""
 
     CREATE_NETWORK = "create_network"
     REMOVE_NETWORK = "remove_network"
@@ -37,13 +37,13 @@ class Action:
 
     Args:
         network: The name of the network or volume.
-        network_id: Its ID, or its name where this engine does not see it yet.
+        network_id: Its ID, or its name if this engine does not list it yet.
         container: The name of the container or service; empty for a network.
-        container_id: Its ID.
-        aliases: For an attachment.
-        why: In a few words.
-        body: What the engine is sent, where it is more than that.
-        version: Of a service that is changed.
+        container_id: The ID of the container or service.
+        aliases: The endpoint's aliases.
+        why: The reason, in a few words.
+        body: The request body, to create or update an object.
+        version: The version of the service that is updated.
     """
 
     verb: Verb
@@ -56,19 +56,19 @@ class Action:
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
     version: int = 0
     addresses: tuple[str, ...] = ()
-    """Which an attachment is to have; of an address family without one, the engine chooses."""
+    """The endpoint's addresses; for an address family without one, the engine chooses."""
     detaches: int = field(default=0, compare=False)
-    """How many endpoints it detaches for good."""
+    """How many endpoints it detaches and does not attach again."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """Which attachment, network or volume it is about."""
+        """Identifies the attachment, network or volume that it changes."""
         kind = "volume " if self.verb in (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME) else ""
         return (kind + self.network, self.container_id)
 
 
-class Standing(StrEnum):
-    """What an attachment is."""
+class AttachmentState(StrEnum):
+    """The state of an attachment."""
 
     ATTACHED = "attached"
     PENDING = "pending"
@@ -77,39 +77,39 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True)
-class Condition:
-    """One attachment that is wanted.
+class AttachmentStatus:
+    """The status of a desired attachment.
 
     Args:
-        reason: Why it is not simply attached.
-        message: What to do about it.
+        reason: Why it is blocked or has drifted; None: no known reason.
+        message: Details, and what to do.
     """
 
     network: str
     container: str
-    state: Standing
-    reason: Blocked | None = None
+    state: AttachmentState
+    reason: BlockedReason | None = None
     message: str = ""
     container_id: str = ""
 
 
 @dataclass(frozen=True)
 class Desired:
-    """What the configuration wants.
+    """The desired state.
 
     Args:
         instance: This gateway's name.
-        options: The configuration's section.
-        backends: Those that clients may reach by name.
+        options: The configuration.
+        backends: The backends that clients can reach by name.
         busy: IDs of containers that have connections through the gateway.
-        volumes: Those that are to be kept.
+        volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
-        by_label: The label that each backend asks for which lets in containers by label.
-        strict: Whether only grants say who may use what.
-        configured: The configuration's networks, where `options` has those of projects in place of some of them.
-        claimed: The gateway's own addresses by network, as they were last.
-        refused: Those that the engine has refused, by network.
-        direct: Addresses that the gateway reaches from its host: a network that is created must not hold them.
+        by_label: The label by which a backend admits containers, by backend.
+        strict: Whether only grants count, and no label.
+        configured: The configured networks, if `options` has the networks of projects in their place.
+        claimed: The gateway's previous addresses, by network.
+        refused: The addresses that the engine refused, by network.
+        direct: Addresses that the gateway reaches directly: a new network must not contain them.
     """
 
     instance: str
@@ -127,40 +127,41 @@ class Desired:
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:
-        """The networks by the names that the configuration, labels and rules use."""
+        """The networks by their configured names, which labels and rules use."""
         return self.configured or self.options.networks
 
-    def called(self, name: str) -> str:
-        """Return a network's name in the configuration; where it has none there, its own."""
+    def configured_name(self, name: str) -> str:
+        """Return a network's configured name, or else its own."""
         return configured_as(self.networks, name) or name
 
     def network(self, name: str) -> NetworkOptions:
-        """Return the options of a network, by its own name or that in the configuration."""
-        return self.networks[self.called(name)]
+        """Return the options of a network, by its own or its configured name."""
+        return self.networks[self.configured_name(name)]
 
     @property
-    def mark(self) -> str:
-        """The alias of every endpoint that the gateway makes."""
-        return OWNER_ALIAS + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
+    def owner_alias(self) -> str:
+        """The alias that marks every endpoint that the gateway creates."""
+        return OWNER_ALIAS_PREFIX + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
 
     def is_gateway(self, container: Container) -> bool:
-        """Return whether a container is a gateway of this name: it has the mark and a backend's name on a network."""
+        """Return whether a container is a gateway of this name, with the owner alias and a backend's name."""
         backends = {each.lower() for each in self.backends}
         return any(
-            self.mark in each.names and not backends.isdisjoint(each.names) for each in container.endpoints.values()
+            self.owner_alias in each.names and not backends.isdisjoint(each.names)
+            for each in container.endpoints.values()
         )
 
 
 @dataclass(frozen=True)
-class Shadow:
-    """A name with two meanings for one container.
+class NameConflict:
+    """A name that resolves to two hosts for one container.
 
     Args:
         container: The container or service that resolves it.
-        network: The network of the gateway on which it has one meaning.
+        network: The network of the gateway.
         name: The name.
-        ours: What it means there.
-        other: What else it means, and where.
+        ours: The host on that network.
+        other: The other host, and where it resolves.
     """
 
     container: str
@@ -175,34 +176,34 @@ class Shadow:
 
 @dataclass(frozen=True)
 class Plan:
-    """Actions, states of attachments, and warnings."""
+    """Actions, the status of attachments and volumes, and warnings."""
 
     actions: tuple[Action, ...] = ()
-    conditions: tuple[Condition, ...] = ()
+    attachments: tuple[AttachmentStatus, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
-    """Endpoints that are to be detached, and may not be for now."""
-    volumes: tuple[VolumeStanding, ...] = ()
-    mistakes: frozenset[str] = frozenset()
-    """Those of the warnings that are about labels."""
-    shadows: tuple[Shadow, ...] = ()
+    """Endpoints that the limit for detaching postpones."""
+    volumes: tuple[VolumeStatus, ...] = ()
+    label_errors: frozenset[str] = frozenset()
+    """The warnings about labels."""
+    name_conflicts: tuple[NameConflict, ...] = ()
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The backends that are reached by name on each network that is kept."""
+    """The backends that are reached by name on each managed network."""
     exposures: tuple[str, ...] = ()
-    """Warnings of containers that can pass for others; they change with every container that comes or goes."""
+    """Warnings about containers that can spoof addresses; they change with every container."""
 
 
-def carried(desired: Desired, network: str) -> tuple[str, ...]:
+def backends_on(desired: Desired, network: str) -> tuple[str, ...]:
     """Return the backends that are reached by name on a network."""
     wanted = desired.network(network).backends
     return tuple(name for name in desired.backends if not wanted or name in wanted)
 
 
-def marked(desired: Desired, observed: Observed) -> set[tuple[str, str]]:
-    """Return the endpoints that carry the gateway's mark, by the container's ID and the network's name."""
+def marked_endpoints(desired: Desired, observed: Observed) -> set[tuple[str, str]]:
+    """Return the endpoints with the gateway's owner alias, by the container's ID and the network's name."""
     return {
         (container.id, name)
         for container in observed.containers
         for name, endpoint in container.endpoints.items()
-        if desired.mark in (endpoint.aliases or ())
+        if desired.owner_alias in (endpoint.aliases or ())
     }

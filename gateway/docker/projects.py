@@ -1,4 +1,4 @@
-"""Networks of their own for Compose projects, stacks, services and single containers: what they are called. Pure."""
+"""Names of the networks of Compose projects, stacks, services and single containers. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -8,19 +8,19 @@ from gateway.docker.options import NetworkOptions
 
 STACK = "com.docker.stack.namespace"
 _KINDS = (("", PROJECT), ("-stack-", STACK), ("-service-", SWARM_SERVICE))
-"""Prefixes keep a container from sharing a network with a project of its name, which never begins with a dash. Names
-of overlays are DNS labels: they have no dot."""
+"""The prefixes keep a container from sharing a network with a project of the same name: a project's name never begins
+with a dash. They have no dot, since the name of an overlay is a DNS label."""
 PROJECT_BITS = {4: 24, 6: 64}
-"""Length of the prefix of a project's network, by the version of IP."""
+"""The prefix length of a project's network, by IP version."""
 _PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def group(name: str, labels: Mapping[str, str]) -> str:
-    """Return what a container or service shares its network with, as the end of the network's name.
+    """Return the suffix of the network's name, which is the same for everything that shares the network.
 
     Args:
-        name: Its name.
-        labels: Those that count, see `gateway.docker.images`.
+        name: The name of the container or service.
+        labels: Its labels that count, see `gateway.docker.images`.
 
     Raises:
         ValueError: The name of its project, stack or service cannot be part of a network's name.
@@ -34,13 +34,13 @@ def group(name: str, labels: Mapping[str, str]) -> str:
 
 
 def network_of(configured: str, options: NetworkOptions, name: str, labels: Mapping[str, str]) -> str:
-    """Return the name of the network that a container or service gets for a configured network.
+    """Return the name of the network that a container or service gets in place of a configured network.
 
     Args:
-        configured: The name in the configuration.
+        configured: The configured name.
         options: Its options.
         name: The container's or service's name.
-        labels: Those that count.
+        labels: Its labels that count.
 
     Raises:
         ValueError: See `group`.
@@ -49,11 +49,11 @@ def network_of(configured: str, options: NetworkOptions, name: str, labels: Mapp
 
 
 def configured_as(networks: Mapping[str, NetworkOptions], name: str) -> str | None:
-    """Return the name in the configuration that a network belongs to; None: it belongs to none.
+    """Return the configured name of a network; None: the network is not configured.
 
     Args:
-        networks: The configuration's.
-        name: The network's.
+        networks: The configured networks.
+        name: The network's own name.
     """
     for each, options in networks.items():
         if name == each if options.per is None else name.startswith(f"{each}-"):

@@ -1,4 +1,4 @@
-"""Keeps an engine as configured: looks on events and at intervals, plans, and acts."""
+"""Reconciles an engine with the configuration, on events and at intervals."""
 
 import asyncio
 import logging
@@ -10,46 +10,46 @@ from pathlib import Path
 
 from gateway.audit_log.recorder import Recorder
 from gateway.contracts import Link
-from gateway.docker.brake import Brake
-from gateway.docker.consumers import Directory, networks_of_sources
+from gateway.docker.consumers import ConsumerDirectory, client_networks
+from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
+from gateway.docker.errors import EngineError
 from gateway.docker.exposure import image_labels, spoofing
-from gateway.docker.ledger import Ledger
+from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import Observed
-from gateway.docker.news import News
-from gateway.docker.observe import Observer
+from gateway.docker.observer import Observer
 from gateway.docker.options import DockerOptions
-from gateway.docker.plan import Action, Desired, Plan, Standing, marked
+from gateway.docker.ownership import OwnershipRecord
+from gateway.docker.plan import Action, AttachmentState, Desired, Plan, marked_endpoints
+from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.planning import plan
-from gateway.docker.planning.own import as_running_gateway, lasting_addresses
-from gateway.docker.trouble import EngineError
-from gateway.docker.writer import Writer
+from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 log = logging.getLogger(__name__)
 
-_DEBOUNCE, _AT_LATEST = 0.2, 2.0
-_RECYCLE = 600.0
-_BEFORE = 5.0
-"""Seconds that an event stream reaches back, so that no event is missed between two streams."""
+_DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
+_MAX_CONNECTION_AGE = 600.0
+_EVENT_OVERLAP = 5.0
+"""Seconds before its start from which an event stream reports events, so that none is lost between two streams."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
-_ROUNDS = 20
-"""Rounds of looking and acting, after which another program must be undoing the changes."""
-_ENDS = ("die", "destroy", "stop", "kill", "remove")
-_NOISE = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
-"""Events of containers that do not matter, some of them many times a minute."""
+_MAX_ROUNDS = 20
+"""Rounds of `apply_once`, after which another program must be undoing the changes."""
+_END_EVENTS = ("die", "destroy", "stop", "kill", "remove")
+_IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
+"""Container events that change nothing here; some occur many times a minute."""
 
 
 class Reconciler:
     """Reconciles one engine; a `gateway.contracts.Unit`.
 
     Args:
-        options: What is configured.
-        desired: Gives what is wanted now.
-        link_of: Gives a tunnel's link, for an engine behind one.
-        state_dir: Where the ledger goes.
-        recorder: Where each write to the engine is recorded; None: nowhere.
+        options: The configuration.
+        desired: Returns the desired state.
+        link_of: Returns a tunnel's link, for an engine behind one; None while the tunnel is down.
+        state_dir: The directory of the ownership record.
+        recorder: Records each write to the engine in the audit log; None: writes are not recorded.
     """
 
     def __init__(
@@ -63,37 +63,42 @@ class Reconciler:
         self._options = options
         self._wanted = desired
         self._link_of = link_of
-        self._ledger = Ledger(state_dir)
+        self._ownership = OwnershipRecord(state_dir)
         self._observer = Observer(
             options,
-            known=lambda: {network for _, network in self._ledger.endpoints},
+            known=lambda: {network for _, network in self._ownership.endpoints},
             volumes=lambda: bool(desired().volumes),
             consumers=lambda: frozenset(desired().by_label.values()),
         )
         self._dirty = asyncio.Event()
-        self._brake = Brake(options.max_detaches, options.resync)
-        self.directory = Directory(self.hurry)
+        self._detach_limiter = DetachLimiter(options.max_detaches, options.resync)
+        self.directory = ConsumerDirectory(self.trigger)
         self.observed: Observed | None = None
         self.plan = Plan()
-        self.looked_at: float | None = None
-        """When the engine was last seen, in seconds since the epoch."""
-        self.trouble: str | None = None
-        """Why the engine cannot be used now."""
-        self._news = News()
-        self._writer = Writer(
-            self._ledger, self._brake, self.directory, self._news, recorder or Recorder(), self.hurry
+        self.observed_at: float | None = None
+        """The time of the last snapshot, in seconds since the epoch."""
+        self.problem: str | None = None
+        """Why the engine cannot be used; None: it can."""
+        self._log_limiter = LogLimiter()
+        self._executor = PlanExecutor(
+            self._ownership,
+            self._detach_limiter,
+            self.directory,
+            self._log_limiter,
+            recorder or Recorder(),
+            self.trigger,
         )
-        self._failures = self._writer.failures
-        self.writes, self.errors = self._writer.writes, self._writer.errors
+        self._failures = self._executor.failures
+        self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
-        """Set once the gateway's own container is attached, or cannot be for now."""
+        """Set once the gateway's own container is attached, or has failed to attach."""
 
     def desired(self) -> Desired:
-        """Return what is wanted now."""
-        return replace(self._wanted(), claimed=self._ledger.addresses, refused=self._failures.refused)
+        """Return the desired state."""
+        return replace(self._wanted(), claimed=self._ownership.addresses, refused=self._failures.refused)
 
-    def hurry(self) -> None:
-        """Look soon."""
+    def trigger(self) -> None:
+        """Request a reconciliation soon."""
         self._dirty.set()
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -109,29 +114,29 @@ class Reconciler:
             started = time.monotonic()
             try:
                 async with connected(self._options, self._link_of) as engine:
-                    await self._keep(engine, ready)
-            except EngineError as trouble:
-                self._writer.count("connect", trouble)
-                if str(trouble) != self.trouble:
-                    log.warning("docker cannot be used", extra={"reason": trouble.kind, "detail": str(trouble)})
-                self.trouble = str(trouble)
+                    await self._reconcile_until_disconnected(engine, ready)
+            except EngineError as error:
+                self._executor.count("connect", error)
+                if str(error) != self.problem:
+                    log.warning("docker engine not usable", extra={"reason": error.kind, "detail": str(error)})
+                self.problem = str(error)
                 self.settled.set()
             backoff.succeeded(time.monotonic() - started)
             await asyncio.sleep(backoff.next())
 
-    async def _keep(self, engine: Engine, ready: Callable[[], None]) -> None:
-        """Look, plan and act until the connection fails or is to be recycled."""
-        watching = asyncio.ensure_future(self._watch(engine, time.time() - _BEFORE))
-        recycle_at = time.monotonic() + _RECYCLE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
+    async def _reconcile_until_disconnected(self, engine: Engine, ready: Callable[[], None]) -> None:
+        """Reconcile until the connection fails or reaches its maximum age."""
+        watching = asyncio.ensure_future(self._watch(engine, time.time() - _EVENT_OVERLAP))
+        recycle_at = time.monotonic() + _MAX_CONNECTION_AGE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
         try:
             while time.monotonic() < recycle_at:
                 if watching.done():
                     watching.result()
                     return
                 self._dirty.clear()
-                wake, _ = await self.cycle(engine)
+                wake, _ = await self.reconcile(engine)
                 ready()
-                await self._pause(wake, watching)
+                await self._wait_for_change(wake, watching)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -140,136 +145,138 @@ class Reconciler:
         async for event in engine.events(since, ("container", "network", "service", "volume")):
             action = str(event.get("Action", ""))
             if event.get("Type") == "container":
-                if action.startswith(_NOISE):
+                if action.startswith(_IGNORED_EVENTS):
                     continue
-                if action in _ENDS:
+                if action in _END_EVENTS:
                     self.directory.forget(str(event.get("Actor", {}).get("ID", "")))
             elif action == "disconnect":
-                self.directory.forget(engine.flavour.left(event))
+                self.directory.forget(engine.flavour.disconnected_container(event))
             self._dirty.set()
 
-    async def _pause(self, wake: float, watching: "asyncio.Task[None]") -> None:
-        """Wait until an event and a pause after it, or until `wake` or `resync` seconds have passed."""
+    async def _wait_for_change(self, wake: float, watching: "asyncio.Task[None]") -> None:
+        """Wait for an event and the debounce time after it, or for `wake` or `resync` seconds."""
         resync = self._options.resync * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter
         dirty = asyncio.ensure_future(self._dirty.wait())
         try:
             await asyncio.wait({dirty, watching}, timeout=min(resync, wake), return_when=asyncio.FIRST_COMPLETED)
         finally:
             dirty.cancel()
-        latest = time.monotonic() + _AT_LATEST
+        latest = time.monotonic() + _MAX_DEBOUNCE
         while self._dirty.is_set() and time.monotonic() < latest:
             self._dirty.clear()
             await asyncio.sleep(_DEBOUNCE)
 
-    async def consider(self, engine: Engine) -> Plan:
-        """Return the plan, and do nothing.
+    async def dry_run(self, engine: Engine) -> Plan:
+        """Return the plan without executing it.
 
         Raises:
-            EngineError: The engine did not answer all of it.
+            EngineError: A request failed.
         """
         desired = self.desired()
-        observed = as_running_gateway(desired, await self._observer.look(engine))
-        ours = frozenset(marked(desired, observed)) if self._ledger.adopting else self._ledger.endpoints
+        observed = as_running_gateway(desired, await self._observer.snapshot(engine))
+        ours = (
+            frozenset(marked_endpoints(desired, observed)) if self._ownership.adopting else self._ownership.endpoints
+        )
         planned = plan(desired, observed, ours)
-        return _without(planned, self._brake.admit(planned.actions, time.monotonic())[1])
+        return _without(planned, self._detach_limiter.admit(planned.actions, time.monotonic())[1])
 
-    async def settle(self, engine: Engine) -> tuple[Plan, list[str]]:
-        """Do everything once, and return what was done, with the states, and what was refused.
+    async def apply_once(self, engine: Engine) -> tuple[Plan, list[str]]:
+        """Reconcile until nothing changes; return the plan with the executed actions, and a line for each failure.
 
         Raises:
-            EngineError: The engine did not answer.
+            EngineError: A request failed.
         """
         done: list[Action] = []
-        for _ in range(_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             before = sum(self.writes.values())
-            _, made = await self.cycle(engine, once=True)
+            _, made = await self.reconcile(engine, once=True)
             done += made
             if sum(self.writes.values()) == before:
                 break
         return replace(self.plan, actions=tuple(done)), self._failures.lines()
 
-    async def cycle(self, engine: Engine, *, once: bool = False) -> tuple[float, list[Action]]:
-        """Look, plan, and act once; return the seconds until the next action may be tried, and what was done.
+    async def reconcile(self, engine: Engine, *, once: bool = False) -> tuple[float, list[Action]]:
+        """Take a snapshot, plan and execute; return the seconds until the next attempt, and the executed actions.
 
         Args:
             engine: The engine.
-            once: Whether a command does this for a gateway that may run in another container.
+            once: Whether a command does this, for a gateway that may run in another container.
 
         Raises:
-            EngineError: The engine did not answer all of it: nothing was done.
+            EngineError: A request for the snapshot failed; nothing was executed.
         """
         began = time.monotonic()
-        observed, desired = await self._observer.look(engine), self.desired()
+        observed, desired = await self._observer.snapshot(engine), self.desired()
         if once:
             observed = as_running_gateway(desired, observed)
-        sources = networks_of_sources(observed, self._options)
-        self.directory.renew(observed.containers, began, sources, self._options.grants, strict=desired.strict)
-        if self._ledger.adopting:
-            self._ledger.adopt(marked(desired, observed))
+        sources = client_networks(observed, self._options)
+        self.directory.update(observed.containers, began, sources, self._options.grants, strict=desired.strict)
+        if self._ownership.adopting:
+            self._ownership.adopt(marked_endpoints(desired, observed))
         there = {each.id for each in observed.containers}
-        been = self._writer.been | (marked(desired, observed) & self._ledger.endpoints)
-        self._writer.been = {key for key in been if key[0] in there}
-        planned = plan(desired, observed, self._ledger.endpoints, frozenset(self._writer.been))
-        if self.trouble is not None:
-            log.info("docker is available again")
-        self.observed, self.looked_at, self.trouble = observed, time.time(), None
+        seen = self._executor.seen | (marked_endpoints(desired, observed) & self._ownership.endpoints)
+        self._executor.seen = {key for key in seen if key[0] in there}
+        planned = plan(desired, observed, self._ownership.endpoints, frozenset(self._executor.seen))
+        if self.problem is not None:
+            log.info("docker engine usable again")
+        self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = time.monotonic()
-        # Only actions that are due count against the brake.
-        ripe = [each for each in planned.actions if self._failures.not_before(each) <= now]
-        due, held = self._brake.admit(ripe, now)
-        self._log_news(planned, now)
+        # Only actions that are due count against the limit.
+        due_for_retry = [each for each in planned.actions if self._failures.not_before(each) <= now]
+        due, held = self._detach_limiter.admit(due_for_retry, now)
+        self._log_changes(planned, now)
         self.plan = self._with_failures(_without(planned, held))
-        self._ledger.note_addresses(lasting_addresses(desired, observed))
-        done = await self._writer.act_all(engine, planned.actions, due)
+        self._ownership.record_addresses(reserved_addresses(desired, observed))
+        done = await self._executor.run(engine, planned.actions, due)
         undone = [each for each in planned.actions if each.container_id == observed.own and each not in done]
         if all(map(self._failures.is_final, undone)):
             self.settled.set()
         if not due:
-            self._ledger.keep({container.id for container in observed.containers})
-        self._failures.keep(planned.actions)
+            self._ownership.retain({container.id for container in observed.containers})
+        self._failures.retain(planned.actions)
         waits = [at - now for at in self._failures.next_attempts()]
         if held:
-            waits.append(self._brake.wait(now))
+            waits.append(self._detach_limiter.wait_time(now))
         return max(0.05, min(waits, default=self._options.resync)), done
 
-    def _log_news(self, planned: Plan, now: float) -> None:
-        """Log the warnings and refusals that are new."""
+    def _log_changes(self, planned: Plan, now: float) -> None:
+        """Log new warnings and refusals."""
         refused = [
             (each.network, each.container, str(each.reason), each.message)
-            for each in planned.conditions
-            if each.state is Standing.BLOCKED
+            for each in planned.attachments
+            if each.state is AttachmentState.BLOCKED
         ]
-        if count := self._news.left_out(now):
-            log.info("docker: log lines were left out", extra={"count": count})
-        for each in self._news.fresh((*planned.warnings, *refused), now):
+        if count := self._log_limiter.take_suppressed(now):
+            log.info("docker: log lines suppressed", extra={"count": count})
+        for each in self._log_limiter.select((*planned.warnings, *refused), now):
             if isinstance(each, tuple):
                 extra = dict(zip(("network", "container", "reason", "detail"), each, strict=True))
-                log.info("docker: an attachment is refused", extra=extra)
-            elif each in planned.mistakes:
-                log.info("docker: a label is wrong", extra={"detail": each})
+                log.info("docker: attachment refused", extra=extra)
+            elif each in planned.label_errors:
+                log.info("docker: invalid label", extra={"detail": each})
             else:
-                log.warning("docker: attention needed", extra={"detail": each})
+                log.warning("docker: warning", extra={"detail": each})
 
     async def exposures(self, engine: Engine) -> list[str]:
-        """Return a line for each container that can spoof an address, and for each label from an image.
+        """Return a line for each container that can spoof an address, and for each ignored label of an image.
 
         Raises:
-            EngineError: The engine did not answer all of it.
+            EngineError: A request failed.
         """
-        desired, observed = self.desired(), await self._observer.look(engine)
+        desired, observed = self.desired(), await self._observer.snapshot(engine)
         return [*image_labels(desired, observed), *spoofing(desired, observed)]
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """Return the plan, with the reasons why its actions failed so far."""
-        conditions = tuple(self._failures.explained(each, self._options.networks) for each in planned.conditions)
+        """Return the plan with the failures of its actions."""
+        attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings
-        if self._ledger.problem:
-            consequence = "nothing that an earlier process attached is detached"
-            warnings += (f"the ownership record cannot be used, and {consequence}: {self._ledger.problem}",)
-        return replace(planned, conditions=conditions, warnings=warnings)
+        if self._ownership.problem:
+            consequence = "endpoints of an earlier process are not detached"
+            warnings += (f"the ownership record cannot be used, so {consequence}: {self._ownership.problem}",)
+        return replace(planned, attachments=attachments, warnings=warnings)
 
 
 def _without(planned: Plan, held: list[Action]) -> Plan:
-    """Return the plan, where held actions count as postponed."""
+    """Return the plan with the held actions as postponed."""
     actions = tuple(action for action in planned.actions if action not in held)
     return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

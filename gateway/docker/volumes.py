@@ -1,4 +1,4 @@
-"""Compares volumes with the configuration, which the engine does not do. Pure."""
+"""Compares volumes with the configuration: the engine ignores options for a volume that exists. Pure."""
 
 import hashlib
 import json
@@ -23,13 +23,13 @@ class VolumeInfo:
 
 
 @dataclass(frozen=True)
-class VolumeStanding:
-    """One volume that is wanted.
+class VolumeStatus:
+    """The status of a configured volume.
 
     Args:
-        change: `create` or `recreate` where something is to be done.
+        change: `create` or `recreate`; None: no action.
         state: `kept`, `pending`, `drifted` or `blocked`.
-        message: Why.
+        message: The reason, and what to do.
     """
 
     spec: VolumeSpec
@@ -38,25 +38,27 @@ class VolumeStanding:
     message: str = ""
 
 
-def judge(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, instance: str) -> VolumeStanding:
-    """Return the state of a volume."""
+def volume_status(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, instance: str) -> VolumeStatus:
+    """Return the status of a configured volume."""
     if there is None:
-        return VolumeStanding(spec, "create", "pending", "it is missing")
+        return VolumeStatus(spec, "create", "pending", "it is missing")
     same = there.driver == spec.driver and dict(there.options) == spec.driver_options
     labels = there.labels
     ours = labels.get(f"{prefix}.{MANAGED_BY}") == "gateway" and labels.get(f"{prefix}.{INSTANCE}") == instance
     if same:
-        return VolumeStanding(spec, None, "kept", "" if ours else "another program created it, with the same options")
+        return VolumeStatus(spec, None, "kept", "" if ours else "another program created it, with the same options")
     differs = ", ".join(_differences(spec.driver_options, there.options)) or f"driver {there.driver}"
     if not ours:
-        return VolumeStanding(spec, None, "blocked", f"another program created a volume of that name: {differs}")
+        return VolumeStatus(spec, None, "blocked", f"another program created a volume of that name: {differs}")
     if there.used:
-        message = f"it has other options ({differs}) and is in use: remove its containers to have it created again"
-        return VolumeStanding(spec, None, "drifted", message)
-    return VolumeStanding(spec, "recreate", "pending", f"it has other options: {differs}")
+        message = (
+            f"its options differ ({differs}), and it is in use: remove its containers, and the gateway recreates it"
+        )
+        return VolumeStatus(spec, None, "drifted", message)
+    return VolumeStatus(spec, "recreate", "pending", f"its options differ: {differs}")
 
 
-def body(spec: VolumeSpec, prefix: str, instance: str) -> dict[str, Any]:
+def create_body(spec: VolumeSpec, prefix: str, instance: str) -> dict[str, Any]:
     """Return the request body that creates a volume."""
     return {
         "Name": spec.name,
@@ -79,29 +81,29 @@ def _differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> Iterato
                 missing = set(wanted.get(key, "").split(",")) ^ set(there.get(key, "").split(","))
                 yield f"o: {' '.join(sorted(missing))}"
             else:
-                yield f"{key}: {there.get(key)!r} rather than {wanted.get(key)!r}"
+                yield f"{key}: {there.get(key)!r} instead of {wanted.get(key)!r}"
 
 
-def hindrances(
+def mount_problems(
     info: Mapping[str, Any], host: str, own_mode: str | None, specs: tuple[VolumeSpec, ...]
 ) -> Iterator[str]:
-    """Yield why mounts cannot work on this engine, whatever the volume's options.
+    """Yield a line for each reason why mounts fail on this engine, independent of the volumes' options.
 
     Args:
-        info: The engine's `/info`.
+        info: The response to `/info`.
         host: The engine's address, as configured.
-        own_mode: The network mode of the gateway's own container; None: it is in none.
-        specs: The volumes that are wanted.
+        own_mode: The network mode of the gateway's own container; None: it runs in no container.
+        specs: The configured volumes.
     """
     if not specs:
         return
     if any("rootless" in str(each) for each in info.get("SecurityOptions") or ()):
-        yield "volumes: a rootless engine cannot mount NFS or SMB: mount it on the host, and bind that"
+        yield "volumes: a rootless engine cannot mount NFS or SMB: mount it on the host, and use a bind mount"
     if "Docker Desktop" in str(info.get("OperatingSystem", "")):
-        yield "volumes: Docker Desktop mounts in a machine of its own, with its own 127.0.0.1: set volume.address"
+        yield "volumes: Docker Desktop mounts in a virtual machine with its own 127.0.0.1: set volume.address"
     loopback = [spec.name for spec in specs if spec.address.startswith("127.") or spec.address == "::1"]
     if loopback and not host.startswith("unix://"):
-        yield f"volumes {', '.join(loopback)}: 127.0.0.1 is the engine's host, and not this one: set volume.address"
+        yield f"volumes {', '.join(loopback)}: 127.0.0.1 is the engine's host, not this one: set volume.address"
     if loopback and own_mode is not None and own_mode != "host":
         yield (
             f"volumes {', '.join(loopback)}: the gateway's container does not use the host's network, so the engine "

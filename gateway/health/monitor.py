@@ -87,7 +87,7 @@ async def probe_once(
         completed = ", ".join(phases.seconds) or "nothing"
         hint = f": {phases.timeout_hint}" if phases.timeout_hint else ""
         state, reason = State.DOWN, Reason.TIMEOUT
-        detail = f"no answer within {timeout:g} s (got as far as: {completed}){hint}"
+        detail = f"no answer within {timeout:g} s (completed: {completed}){hint}"
     except LinkLostError:
         raise
     except ReachError as error:

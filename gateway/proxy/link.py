@@ -56,7 +56,7 @@ class ProxyLink:
         self.network_id = f"{via.network_id} > {options.url}"
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.Link`; counts the phase `channel`."""
+        """See `gateway.contracts.Link`; times the phase `channel`."""
         timed = phases or Phases()
         with timed("channel"):
             sock, _ = await retry_dial(

@@ -127,7 +127,7 @@ class PeerCredentials(NamedTuple):
 
 
 def peer_of(sock: socket.socket | TransportSocket) -> PeerCredentials | None:
-    """Return the peer of a unix socket; None if the socket is closed or is not a unix socket."""
+    """Return the credentials of a unix socket's peer; None if the socket is closed or is not a unix socket."""
     if sock.family != socket.AF_UNIX:
         return None
     try:

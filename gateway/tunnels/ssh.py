@@ -92,7 +92,7 @@ def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSet
     """See `TunnelKind.insecure_settings`."""
     del plain  # SSH encrypts
     if options.insecure_host_key:
-        message = "is on: whoever is on the path can read and change everything: use known_hosts or host_keys"
+        message = "is on: an attacker on the path can read and change everything: use known_hosts or host_keys"
         yield InsecureSetting("insecure_host_key", message, advised=True)
     for key, defaults in algorithms.DEFAULTS.items():
         weak = [each for each in getattr(options, key) if each not in defaults]

@@ -1,7 +1,7 @@
 """Locks on device names, which show whether the gateway that made a device still runs.
 
-A lock is an abstract unix socket (unix(7)). The kernel releases it when the process ends, and it is visible in
-exactly the network namespace of the device, from every container in that namespace. A lock file would not be.
+A lock is an abstract unix socket (unix(7)). The kernel releases it when the process ends. Unlike a lock file, it is
+visible in exactly the network namespace of the device, from every container in that namespace.
 """
 
 import errno

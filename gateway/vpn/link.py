@@ -67,7 +67,7 @@ class VpnLink:
         self.status["name_servers"] = [str(each) for each in addressing.name_servers]
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.Link`; counts the phases `dns` and `tcp`."""
+        """See `gateway.contracts.Link`; times the phases `dns` and `tcp`."""
         return await self._dial(to, phases or Phases(), DIAL_TIMEOUT)
 
     async def join(

@@ -167,7 +167,7 @@ class BoundDeviceContext:
         """See `NetworkContext`."""
         try:
             await asyncio.to_thread(devices.remove_policy_routing, self._device)
-        except TunnelError as error:  # the tunnel must close all the same
+        except TunnelError as error:  # closing the tunnel must not fail
             log.warning("cannot remove the routing rules of %s: %s", self._device, error.detail)
 
     def close(self) -> None:

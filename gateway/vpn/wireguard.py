@@ -198,7 +198,7 @@ class WireGuard:
         await self._set_peers(await self._resolve_endpoints())
 
     async def _resolve_endpoints(self) -> dict[str, str]:
-        """Return the address of each peer by public key; if resolution fails, the address that was found before."""
+        """Return the address of each peer by public key; if resolution fails, its last known address."""
         found = {}
         for peer in self._file.peers:
             if peer.endpoint is None:

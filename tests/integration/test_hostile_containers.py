@@ -43,7 +43,7 @@ def test_events_with_megabytes_of_labels_are_processed(site: Site) -> None:
     site.engine.docker("rm", "-f", "huge")
     site.wait(lambda: site.attachment("huge") is None)
     assert "unit crashed" not in log_of(site)
-    assert "docker cannot be used" not in log_of(site)
+    assert "docker engine not usable" not in log_of(site)
 
 
 def test_a_container_keeps_its_name_when_others_link_to_it(site: Site) -> None:

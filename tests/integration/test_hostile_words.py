@@ -274,7 +274,7 @@ def test_control_characters_from_an_engine_are_not_printed(gateway: Gateway) -> 
         code, metrics = gateway.client.get("/metrics")
         assert code == 200
         assert 'container="web?[2J?]0;owned' in shown(metrics)
-        gateway.wait(lambda: "docker refused" in shown(gateway.log))
+        gateway.wait(lambda: "docker action failed" in shown(gateway.log))
 
 
 @pytest.mark.parametrize("lag", ["NaN", "Infinity", "1e999", "soon"])

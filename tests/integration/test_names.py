@@ -148,14 +148,14 @@ def test_explain_shows_why_a_container_reaches_a_backend_or_does_not(site: Site)
     socket = ("--admin-socket", str(site.folder / "admin.sock"))
     text = command("explain", "typo", *socket).stdout
     assert "did you mean gateway.enable?" in text
-    assert "to do: correct its labels and create it again" in text
+    assert "to do: correct its labels and recreate it" in text
     assert "nothing to do" in command("explain", "good", *socket).stdout
     assert "uses this container's network" in command("explain", "beside", *socket).stdout
     unknown = command("explain", "absent", *socket)
     assert (unknown.returncode, "no container 'absent'" in unknown.stderr) == (2, True)
     # Mistakes and attachments are in the log, once.
     assert log_of(site).count("typo: unknown label gateway.enabled: did you mean gateway.enable?") == 1
-    assert "docker changed" in log_of(site)
+    assert "docker action completed" in log_of(site)
     engine.docker("stop", "-t", "0", "db")
     # Its address answers nothing: three checks have to time out.
     site.wait(lambda: "the backend is down" in of_backend(site, "good")["why"], timeout=60)

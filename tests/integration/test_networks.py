@@ -432,7 +432,7 @@ def test_exhausted_address_ranges_block_and_name_the_setting(site: Networks) -> 
     site.engine.run("second", *OPT_IN)
     site.wait(lambda: site.attachment("second") == ("blocked", "ip_exhausted"))
     status = " ".join(command("status", "--admin-socket", str(site.folder / "admin.sock")).stdout.split())
-    assert "every /24 of 10.202.0.0/24 is taken: set docker.networks.apps.subnet to a wider range" in status
+    assert "every /24 of 10.202.0.0/24 is in use: set docker.networks.apps.subnet to a larger range" in status
     site.change("{apps: {per: project, subnet: 10.202.0.0/23}}")
     site.reaches("second")
 

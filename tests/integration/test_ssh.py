@@ -159,7 +159,7 @@ async def test_a_server_that_forbids_forwarding_is_reported(sshd: Bastion) -> No
         assert (await probe_once(tcp, link, closed, 10)).reason is Reason.REFUSED
         with frozen(sshd):  # it has answered, if only that it cannot connect
             result = await probe_once(tcp, link, closed, 0.5)
-        assert result.detail == "no answer within 0.5 s (got as far as: channel)"
+        assert result.detail == "no answer within 0.5 s (completed: channel)"
 
 
 # Whom we trust.

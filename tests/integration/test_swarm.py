@@ -243,6 +243,6 @@ def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_e
     )
     for agent in agents:
         assert agent.client.post("/-/reload")[0] == 200
-    lacks = "service gateway lacks the aliases media on network mesh: add them to it"
+    lacks = "service gateway lacks the aliases media on network mesh: add them to the service"
     agents[0].wait(lambda: agents[0].own() == ("drifted", lacks), timeout=30)
     assert agents[1].own() == ("attached", "")

@@ -5,8 +5,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.flavour import DOCKER
-from gateway.docker.trouble import EngineError, Kind
 
 
 @dataclass
@@ -110,7 +110,7 @@ class FakeEngine:
             return {"Config": {"Labels": self.image_labels}}
         found = self.containers.get(path.split("/")[1])
         if found is None:
-            raise EngineError(Kind.NOT_FOUND, "No such container")
+            raise EngineError(ErrorKind.NOT_FOUND, "No such container")
         listed = self._listed(found)
         for name, endpoint in found.endpoints.items():
             listed["NetworkSettings"]["Networks"][name]["Aliases"] = list(endpoint.aliases)
@@ -128,7 +128,7 @@ class FakeEngine:
         network = self._network(path.removeprefix("networks/"))
         self.writes.append(("remove", network.name, ""))
         if any(network.name in each.endpoints for each in self.containers.values()):
-            raise EngineError(Kind.FORBIDDEN, f"network {network.name} has active endpoints")
+            raise EngineError(ErrorKind.FORBIDDEN, f"network {network.name} has active endpoints")
         if not network.labels:
             self.foreign_touched.append(f"network {network.name} removed")
         del self.networks[network.id]
@@ -137,7 +137,7 @@ class FakeEngine:
         if path == "networks/create":
             self.writes.append(("create", body["Name"], ""))
             if any(each.name == body["Name"] for each in self.networks.values()):
-                raise EngineError(Kind.CONFLICT, f"network with name {body['Name']} already exists")
+                raise EngineError(ErrorKind.CONFLICT, f"network with name {body['Name']} already exists")
             self.add_network(
                 body["Name"], driver=body["Driver"], attachable=body["Attachable"], labels=body["Labels"],
                 subnet=body["IPAM"]["Config"][0]["Subnet"], internal=body["Internal"], options=body["Options"],
@@ -147,7 +147,7 @@ class FakeEngine:
         network = self._network(network_id)
         container = self.containers.get(body["Container"])
         if container is None:
-            raise EngineError(Kind.NOT_FOUND, "No such container")
+            raise EngineError(ErrorKind.NOT_FOUND, "No such container")
         self.writes.append((verb, network.name, container.name))
         if verb == "connect":
             self._connect(network, container, body["EndpointConfig"]["Aliases"])
@@ -156,21 +156,23 @@ class FakeEngine:
 
     def _connect(self, network: FakeNetwork, container: FakeContainer, aliases: list[str]) -> None:
         if container.mode.startswith("container:"):
-            raise EngineError(Kind.REFUSED, "container sharing network namespace with another container")
+            raise EngineError(ErrorKind.REFUSED, "container sharing network namespace with another container")
         if container.mode in ("host", "none"):
-            raise EngineError(Kind.FORBIDDEN, "container cannot be connected to host network")
+            raise EngineError(ErrorKind.FORBIDDEN, "container cannot be connected to host network")
         if network.name in container.endpoints:
-            raise EngineError(Kind.FORBIDDEN, f"endpoint with name {container.name} already exists in network")
+            raise EngineError(ErrorKind.FORBIDDEN, f"endpoint with name {container.name} already exists in network")
         if network.driver == "overlay" and not network.attachable:
-            raise EngineError(Kind.FORBIDDEN, f"network {network.name} not manually attachable")
+            raise EngineError(ErrorKind.FORBIDDEN, f"network {network.name} not manually attachable")
         if network.full:
-            raise EngineError(Kind.FAILED, "no available IPv4 addresses on this network's address pools")
+            raise EngineError(ErrorKind.FAILED, "no available IPv4 addresses on this network's address pools")
         self.join(container, network, list(aliases), foreign=False)
 
     def _disconnect(self, network: FakeNetwork, container: FakeContainer) -> None:
         endpoint = container.endpoints.get(network.name)
         if endpoint is None:
-            raise EngineError(Kind.FAILED, f"container {container.id} is not connected to network {network.name}")
+            raise EngineError(
+                ErrorKind.FAILED, f"container {container.id} is not connected to network {network.name}"
+            )
         if endpoint.foreign:
             self.foreign_touched.append(f"{container.name} detached from {network.name}")
         del container.endpoints[network.name]
@@ -179,7 +181,7 @@ class FakeEngine:
         for network in self.networks.values():
             if name in (network.id, network.name):
                 return network
-        raise EngineError(Kind.NOT_FOUND, f"network {name} not found")
+        raise EngineError(ErrorKind.NOT_FOUND, f"network {name} not found")
 
     def _listed(self, container: FakeContainer) -> dict[str, Any]:
         by_name = {network.name: network.id for network in self.networks.values()}
@@ -196,7 +198,7 @@ class FakeEngine:
     def _maybe_fail(self, share: float = 1.0) -> None:
         if self._rng.random() < self.failing * share:
             raise self._rng.choice([
-                EngineError(Kind.TIMEOUT, "no answer in time"),
-                EngineError(Kind.UNREACHABLE, "connection lost"),
-                EngineError(Kind.FAILED, "internal error"),
+                EngineError(ErrorKind.TIMEOUT, "no answer in time"),
+                EngineError(ErrorKind.UNREACHABLE, "connection lost"),
+                EngineError(ErrorKind.FAILED, "internal error"),
             ])  # fmt: skip

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.contracts import Endpoint, Link, Phases, ProbeResult, State, TunnelState
-from gateway.docker.trouble import EngineError, Kind
+from gateway.docker.errors import EngineError, ErrorKind
 from gateway.errors import DialError, Reason
 from gateway.facts import IDENTITY, VERSION
 from gateway.health.monitor import probe_once
@@ -66,7 +66,8 @@ def test_truncated_text_ends_with_an_ellipsis() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [DialError(Reason.REFUSED, "db: " + HOSTILE * 100), EngineError(Kind.FAILED, "db: " + HOSTILE * 100)]
+    "error",
+    [DialError(Reason.REFUSED, "db: " + HOSTILE * 100), EngineError(ErrorKind.FAILED, "db: " + HOSTILE * 100)],
 )
 def test_error_details_are_one_line(error: Exception) -> None:
     assert str(error).startswith("db: ?[2J?]0;owned? ?gpj.exe?")

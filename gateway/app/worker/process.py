@@ -38,7 +38,7 @@ from gateway.app.worker.owner import Workers
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
 from gateway.contracts import Stream
-from gateway.docker.consumers import Directory
+from gateway.docker.consumers import ConsumerDirectory
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener
@@ -76,7 +76,7 @@ class Worker:
         self._sockets: dict[ListenAddress, list[socket.socket]] = {}
         self._incomplete = False
         """Whether some of them were lost in transit."""
-        self._directory = Directory(lambda: self._owner.send(UnknownSource()))
+        self._directory = ConsumerDirectory(lambda: self._owner.send(UnknownSource()))
         self._recorder = Recorder()
         self._audit = AuditForwarder(self._owner, self._recorder)
 
@@ -100,7 +100,7 @@ class Worker:
             case TargetAssignment():
                 self._on_assignment(message)
             case ConsumerSnapshot(consumers):
-                self._directory.take(consumers)
+                self._directory.replace(consumers)
             case Dial(number) if not fds:
                 self._owner.send(DialResult(number, Reason.TUNNEL, "the worker has no descriptor left", lost=True))
             case Dial() if self._group is not None:

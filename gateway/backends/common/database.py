@@ -127,7 +127,7 @@ def insecure_settings(options: object, check: Any, plain: bool) -> Iterator[Inse
         message = "is off, so the check logs in with its password on an unencrypted connection: use mode: verify"
         yield InsecureSetting("check.tls.mode", message, plain)
     elif check.tls.mode == "require":
-        message = "is require, which logs in to whoever answers: use mode: verify, with ca_file"
+        message = "is require, which does not verify the server: use mode: verify, with ca_file"
         yield InsecureSetting("check.tls.mode", message, advised=False)
 
 

@@ -31,7 +31,7 @@ _REASONS = {
     "connection reset": Reason.RESET,
     "could not receive data": Reason.RESET,
 }
-"""Reasons by a phrase in the message of the server or libpq. The first phrase that is found counts."""
+"""Reasons by a phrase in the message of the server or libpq. The first match applies."""
 _REMEDIES = {
     "requested a hashed password": "the server requests MD5 authentication, which is weak: set password_encryption ="
     " 'scram-sha-256', set the user's password again, and write scram-sha-256 in pg_hba.conf",

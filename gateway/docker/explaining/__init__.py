@@ -1,17 +1,17 @@
-"""Why a container reaches a backend, or does not, and what to do about it. Pure."""
+"""Explains why a container reaches a backend or not, and what to do. Pure."""
 
 from collections.abc import Iterable
 
 from gateway.docker.explaining.model import BackendFact, Explanation
 from gateway.docker.explaining.parts import parts
-from gateway.docker.explaining.reach import reached
+from gateway.docker.explaining.reach import reachability
 from gateway.docker.explaining.subject import Subject
 from gateway.docker.model import Container, Observed
 from gateway.docker.plan import Desired, Plan
 
 
 def find(observed: Observed, name: str) -> list[Container]:
-    """Return the container of that name, or those whose IDs begin so."""
+    """Return the container with this name, or those with this prefix of their ID."""
     named = [each for each in observed.containers if each.name == name]
     return named or [each for each in observed.containers if name and each.id.startswith(name)]
 
@@ -19,15 +19,15 @@ def find(observed: Observed, name: str) -> list[Container]:
 def explain(
     desired: Desired, observed: Observed, planned: Plan, container: Container, facts: Iterable[BackendFact]
 ) -> Explanation:
-    """Return everything that decides which backends a container reaches.
+    """Explain which backends a container reaches.
 
     Args:
-        desired: What is wanted.
-        observed: What there is.
-        planned: Made of both.
+        desired: The desired state.
+        observed: The observed state.
+        planned: The plan for these two.
         container: One of `observed`.
         facts: The backends.
     """
     subject = Subject(desired, observed, planned, container)
-    found = [reached(subject, each) for each in facts]
+    found = [reachability(subject, each) for each in facts]
     return Explanation(container.name, container.id, list(parts(subject)), found)

@@ -1,4 +1,4 @@
-"""What there is to say about one container: plain values."""
+"""The parts of an explanation."""
 
 import ipaddress
 from dataclasses import dataclass, field
@@ -8,15 +8,15 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True)
 class BackendFact:
-    """What counts of a backend.
+    """What an explanation uses of a backend.
 
     Args:
         name: Its name.
         state: Its state.
-        why: The reason of its state; empty: there is none.
-        listen: Its listeners, for people.
+        why: The reason for its state; empty: none.
+        listen: Its listeners, for messages.
         allow: Source networks that may connect; empty: all.
-        label: The label by which it admits containers; None: it asks for none.
+        label: The label by which it admits containers; None: it does not use one.
     """
 
     name: str
@@ -33,9 +33,9 @@ class Part:
 
     Args:
         part: `container`, `network of`, `label`, `grants`, `network` or `name`.
-        name: Which.
-        state: How it stands, in a word.
-        why: More about it.
+        name: Its name.
+        state: Its state, in one or two words.
+        why: Details.
     """
 
     part: str
@@ -45,15 +45,15 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Reached:
-    """One backend, from the container.
+class Reachability:
+    """Whether the container reaches a backend.
 
     Args:
         backend: Its name.
-        reached: `yes`, `no`, or `maybe` where that is decided outside of what the gateway sees.
-        network: The network through which; empty: none.
-        why: Why, or why not.
-        remedy: What to do about it; empty: nothing.
+        reached: `yes`, `no`, or `maybe` if that depends on something that the gateway does not observe.
+        network: The network over which it reaches the backend; empty: none.
+        why: The reason.
+        remedy: What to do; empty: nothing.
     """
 
     backend: str
@@ -65,14 +65,14 @@ class Reached:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One container."""
+    """The explanation of one container."""
 
     container: str
     id: str
     parts: list[Part] = field(default_factory=list)
-    backends: list[Reached] = field(default_factory=list)
+    backends: list[Reachability] = field(default_factory=list)
 
     @property
     def remedies(self) -> list[str]:
-        """What to do, each once."""
+        """The remedies, without duplicates."""
         return list(dict.fromkeys(each.remedy for each in self.backends if each.remedy))

@@ -1,4 +1,4 @@
-"""What matters of a container for the backends that it reaches: its state, labels, grants, networks and names."""
+"""The facts that decide which backends a container reaches: its state, labels, grants, networks and names."""
 
 from collections.abc import Iterator
 
@@ -8,13 +8,18 @@ from gateway.docker.explaining.subject import Subject, reason
 
 
 def parts(subject: Subject) -> Iterator[Part]:
-    """Yield each fact, in the order in which they matter."""
+    """Yield each fact, the most important first."""
     container, base = subject.container, subject.base
     yield Part("container", container.name, container.state)
     if base is None:
         yield Part("network of", container.joins, "gone", "it uses the network of a container that is gone")
     elif base is not container:
-        yield Part("network of", base.name, base.state, "it uses this container's network, and counts as it")
+        yield Part(
+            "network of",
+            base.name,
+            base.state,
+            "it uses this container's network, and clients see this container's address",
+        )
     yield from _labels(subject)
     if subject.grant is not None:
         given = f"backends {', '.join(subject.grant.backends)}"
@@ -22,11 +27,11 @@ def parts(subject: Subject) -> Iterator[Part]:
         yield Part("grants", "docker.grants", "given", given)
     elif subject.desired.strict:
         yield Part("grants", "docker.grants", "none", "with gateway.strict, nothing but grants counts")
-    concerned = dict.fromkeys((*(name for name in subject.networks if subject.endpoint(name)), *subject.conditions))
-    for name in concerned or subject.options.networks:
+    relevant = dict.fromkeys((*(name for name in subject.networks if subject.endpoint(name)), *subject.attachments))
+    for name in relevant or subject.options.networks:
         yield _network(subject, name)
-    for shadow in subject.shadows:
-        yield Part("name", shadow.name, "shadowed", str(shadow))
+    for conflict in subject.name_conflicts:
+        yield Part("name", conflict.name, "shadowed", str(conflict))
 
 
 def _labels(subject: Subject) -> Iterator[Part]:
@@ -40,13 +45,13 @@ def _labels(subject: Subject) -> Iterator[Part]:
             known = key.removeprefix(prefix) in labels.KEYS or key in asked
             if key in asked or key.startswith(prefix):
                 yield Part("label", f"{key}={source[key]}", state if known else "unknown", why)
-    for mistake in subject.mistakes:
-        yield Part("label", "", "wrong", mistake)
+    for mistake in subject.label_errors:
+        yield Part("label", "", "invalid", mistake)
 
 
 def _network(subject: Subject, name: str) -> Part:
-    condition, endpoint = subject.conditions.get(name), subject.endpoint(name)
+    attachment, endpoint = subject.attachments.get(name), subject.endpoint(name)
     where = ", ".join(endpoint.addresses) if endpoint is not None else ""
-    if condition is None:
+    if attachment is None:
         return Part("network", name, "attached" if endpoint else "not attached", where)
-    return Part("network", name, str(condition.state), ", ".join(filter(None, (where, reason(condition)))))
+    return Part("network", name, str(attachment.state), ", ".join(filter(None, (where, reason(attachment)))))

@@ -1,20 +1,20 @@
-"""Whether a container reaches one backend, the first thing that prevents it, and the remedy."""
+"""Decides whether a container reaches a backend, and returns the first obstacle and its remedy."""
 
 import ipaddress
 from dataclasses import replace
 
 from gateway.docker import labels
 from gateway.docker.consumers import Consumer, consumer
-from gateway.docker.explaining.model import BackendFact, Reached
+from gateway.docker.explaining.model import BackendFact, Reachability
 from gateway.docker.explaining.subject import Subject, reason
 from gateway.docker.model import RUNNING, Container
-from gateway.docker.plan import Standing, carried
+from gateway.docker.plan import AttachmentState, backends_on
 
 _GOOD = ("up", "degraded")
 _UNKNOWN = "unknown"
 
 
-def reached(subject: Subject, fact: BackendFact) -> Reached:
+def reachability(subject: Subject, fact: BackendFact) -> Reachability:
     """Return whether the container reaches the backend by its name."""
     name, base = subject.container.name, subject.base
     if subject.container.state not in RUNNING:
@@ -22,11 +22,11 @@ def reached(subject: Subject, fact: BackendFact) -> Reached:
     if subject.container is subject.gateway:
         return _no(fact, "it is the gateway's own container", "")
     if base is None:
-        return _no(fact, "it uses the network of a container that is gone", f"create container {name} again")
+        return _no(fact, "it uses the network of a container that is gone", f"recreate container {name}")
     listen = ", ".join(fact.listen) or "none"
     if base.network_mode == "host":
         why = f"it uses the host's network, where names of backends do not resolve; listeners: {listen}"
-        return Reached(fact.name, "maybe", "", why, "connect to an address of a listener that the host reaches")
+        return Reachability(fact.name, "maybe", "", why, "connect to an address of a listener that the host reaches")
     if fact.name not in subject.desired.backends:
         why = f"no other container reaches its listeners ({listen})"
         return _no(fact, why, f"set backends.{fact.name}.listen to 0.0.0.0:PORT")
@@ -34,28 +34,28 @@ def reached(subject: Subject, fact: BackendFact) -> Reached:
     return _unattached(subject, fact) if network is None else _served(subject, fact, network, base)
 
 
-def _served(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reached:
-    """As `reached`, on a network on which the gateway has the backend's name."""
+def _served(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reachability:
+    """As `reachability`, on a network on which the gateway has the backend's name."""
     found = _not_admitted(subject, fact, network, base)
     state = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
     if found is None and fact.state not in (*_GOOD, _UNKNOWN):
         found = _no(fact, state, f"see why: gateway explain {fact.name}")
     if found is not None:
         return replace(found, network=network)
-    shadow = next((each for each in subject.shadows if each.name == fact.name.lower()), None)
-    if shadow is not None:
+    conflict = next((each for each in subject.name_conflicts if each.name == fact.name.lower()), None)
+    if conflict is not None:
         remedy = (
-            f"rename backend {fact.name} or the other one, or keep the backend off network {shadow.network}"
-            f" (docker.networks.{subject.desired.called(shadow.network)}.backends)"
+            f"rename backend {fact.name} or the other one, or keep the backend off network {conflict.network}"
+            f" (docker.networks.{subject.desired.configured_name(conflict.network)}.backends)"
         )
-        return Reached(fact.name, "maybe", network, f"{shadow}: it reaches one of them by that name", remedy)
+        return Reachability(fact.name, "maybe", network, f"{conflict}: it reaches one of them by that name", remedy)
     if fact.state == _UNKNOWN:
-        return Reached(fact.name, "maybe", network, f"by the name {fact.name}; {state}", "")
-    return Reached(fact.name, "yes", network, f"by the name {fact.name}; the backend is {fact.state}")
+        return Reachability(fact.name, "maybe", network, f"by the name {fact.name}; {state}", "")
+    return Reachability(fact.name, "yes", network, f"by the name {fact.name}; the backend is {fact.state}")
 
 
 def _shared(subject: Subject, base: Container, backend: str) -> str | None:
-    """Return a network on which the container is, and the gateway has the backend's name."""
+    """Return a network that the container is on, and on which the gateway has the backend's name."""
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
         ours = there.get(name)
@@ -64,8 +64,8 @@ def _shared(subject: Subject, base: Container, backend: str) -> str | None:
     return None
 
 
-def _not_admitted(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reached | None:
-    """Return why `allow` does not admit it; None: it does."""
+def _not_admitted(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reachability | None:
+    """Return why `allow` refuses the container; None: it admits it."""
     if fact.label is not None:
         who = consumer(base, subject.options.grants, strict=subject.desired.strict)
         if not who.has(fact.label, fact.name):
@@ -77,81 +77,87 @@ def _not_admitted(subject: Subject, fact: BackendFact, network: str, base: Conta
     return None
 
 
-def _without_label(subject: Subject, fact: BackendFact, label: str, who: Consumer, base: Container) -> Reached:
+def _without_label(subject: Subject, fact: BackendFact, label: str, who: Consumer, base: Container) -> Reachability:
     if subject.desired.strict:
-        return _no(fact, f"docker.grants do not give it to container {who.name}", _grant(who.name, fact))
+        return _no(fact, f"no rule in docker.grants lets container {who.name} use it", _grant(who.name, fact))
     why = f"label {label} of container {who.name} does not name it"
     if label in base.image_labels:
         why = f"label {label} of container {who.name} comes from its image, and does not count"
     elif label not in who.labels:
         why = f"it admits containers by label {label}, which container {who.name} does not have"
-    remedy = f"add {fact.name} to label {label} of container {who.name} and create it again"
+    remedy = f"add {fact.name} to label {label} of container {who.name} and recreate it"
     return _no(fact, why, f"{remedy}, or {_grant(who.name, fact)}")
 
 
-def _unattached(subject: Subject, fact: BackendFact) -> Reached:
-    """Return why it is on no network on which the gateway has the backend's name."""
-    configured = [name for name in subject.options.networks if fact.name in carried(subject.desired, name)]
+def _unattached(subject: Subject, fact: BackendFact) -> Reachability:
+    """Return why the container shares no network with the gateway on which that has the backend's name."""
+    configured = [name for name in subject.options.networks if fact.name in backends_on(subject.desired, name)]
     kept = [name for name, backends in subject.networks.items() if fact.name in backends]
     if not configured:
         return _no(fact, "no network of docker.networks carries it", "add it to docker.networks.NETWORK.backends")
     if subject.gateway is None:
-        why = "the gateway runs in no container of this engine, so that names of backends do not resolve"
+        why = "the gateway runs in no container of this engine, so names of backends do not resolve"
         return _no(fact, why, "run it in a container of this engine, or set docker.container")
     there = next((name for name in kept if subject.endpoint(name) is not None), None)
     if there is not None:
         why = f"the gateway does not have the name {fact.name} on network {there}"
         return _no(fact, why, f"see why: gateway explain {subject.gateway.name}")
-    waiting = [each for name in kept if (each := subject.conditions.get(name)) is not None]
+    waiting = [each for name in kept if (each := subject.attachments.get(name)) is not None]
     if not waiting:
         return _unasked(subject, fact, configured)
-    found = next((each for each in waiting if each.state is Standing.PENDING), waiting[0])
+    found = next((each for each in waiting if each.state is AttachmentState.PENDING), waiting[0])
     if not found.message:
-        return _no(fact, f"it is about to be attached to network {found.network}", "ask again in a moment")
-    # What blocks an attachment ends with the remedy.
+        return _no(
+            fact, f"it is about to be attached to network {found.network}", "repeat the command in a few seconds"
+        )
+    # The message of a blocked attachment contains the remedy.
     return _no(fact, f"network {found.network} is {found.state}: {reason(found)}", found.message)
 
 
-def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reached:
-    """Return why it is not to be attached to a network with the backend."""
+def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reachability:
+    """Return why no network with the backend is desired for the container."""
     container, mine, enable = subject.container, subject.container.labels, subject.label("enable")
     grant = _grant(container.name, fact)
     instance = mine.get(subject.label("instance"), subject.desired.instance)
     if instance != subject.desired.instance:
         why = f"its label {subject.label('instance')} names another gateway, {instance}"
-        return _no(fact, why, f"ask that one, or set {subject.label('instance')}={subject.desired.instance}")
+        return _no(fact, why, f"query that gateway, or set {subject.label('instance')}={subject.desired.instance}")
     if enable in container.image_labels and subject.grant is None:
         why = f"its label {enable} comes from its image, and does not count"
         return _no(fact, why, f"set {enable}=true on the container, or {grant}")
     if subject.desired.strict and subject.grant is None:
-        return _no(fact, "docker.grants give it nothing, and with gateway.strict nothing else counts", grant)
-    if subject.mistakes:
-        return _no(fact, "; ".join(subject.mistakes), f"correct its labels and create it again, or {grant}")
+        return _no(fact, "no rule in docker.grants matches it, and with gateway.strict nothing else counts", grant)
+    if subject.label_errors:
+        return _no(fact, "; ".join(subject.label_errors), f"correct its labels and recreate it, or {grant}")
     if enable in mine and not labels.enabled(mine[enable]):
-        return _no(fact, f"its label {enable} is {mine[enable]}", f"set {enable}=true and create it again")
+        return _no(fact, f"its label {enable} is {mine[enable]}", f"set {enable}=true and recreate it")
     if enable not in mine and subject.grant is None and subject.rule is None:
-        why = f"it has no label {enable}, and neither docker.grants nor docker.attach name it"
+        why = f"it has no label {enable}, and no rule in docker.grants or docker.attach matches it"
         return _no(fact, why, f"create it with the label {enable}=true, or {grant}")
     return _chosen_otherwise(subject, fact, configured)
 
 
-def _chosen_otherwise(subject: Subject, fact: BackendFact, configured: list[str]) -> Reached:
-    """It takes part, for other backends or networks."""
+def _chosen_otherwise(subject: Subject, fact: BackendFact, configured: list[str]) -> Reachability:
+    """Return why its labels, grants or rules select other backends or networks."""
     container, mine = subject.container, subject.container.labels
     for key, choices in (("network", configured), ("backends", [fact.name])):
         label = subject.label(key)
         if label in mine and not set(labels.listed(mine[label])) & set(choices):
-            remedy = f"add {choices[0]} to its label {label} and create it again"
+            remedy = f"add {choices[0]} to its label {label} and recreate it"
             return _no(fact, f"its label {label} names only {mine[label]}", remedy)
     if subject.grant is not None:
-        why = f"docker.grants give it only {', '.join(subject.grant.backends)}"
+        why = f"docker.grants allow it only {', '.join(subject.grant.backends)}"
         return _no(fact, why, _grant(container.name, fact))
-    return _no(fact, "its rule in docker.attach names others", f"add {fact.name} to the backends of the rule")
+    return _no(
+        fact,
+        "its rule in docker.attach selects other backends or networks",
+        f"add {fact.name} to the backends of the rule",
+    )
 
 
 def _grant(name: str, fact: BackendFact) -> str:
     return f"grant it in docker.grants: {{container: {name}, backends: [{fact.name}]}}"
 
 
-def _no(fact: BackendFact, why: str, remedy: str) -> Reached:
-    return Reached(fact.name, "no", "", why, remedy)
+def _no(fact: BackendFact, why: str, remedy: str) -> Reachability:
+    return Reachability(fact.name, "no", "", why, remedy)

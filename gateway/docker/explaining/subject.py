@@ -1,18 +1,18 @@
-"""One container among everything: what both parts of its explanation look at."""
+"""The container to explain, with the state that concerns it."""
 
 from gateway.docker import labels
 from gateway.docker.grants import granted
 from gateway.docker.model import Container, EndpointInfo, Observed
-from gateway.docker.plan import Condition, Desired, Plan
+from gateway.docker.plan import AttachmentStatus, Desired, Plan
 
 
 class Subject:
-    """The container that is explained.
+    """The container to explain.
 
     Args:
-        desired: What is wanted.
-        observed: What there is.
-        planned: Made of both.
+        desired: The desired state.
+        observed: The observed state.
+        planned: The plan for these two.
         container: One of `observed`.
     """
 
@@ -22,31 +22,31 @@ class Subject:
         self.options = desired.options
         self.container = container
         self.base = observed.base(container)
-        """The container whose network it uses, which may be itself; None: that one is gone."""
+        """The container whose network namespace it uses, which can be itself; None: it is gone."""
         self.gateway = observed.own_container
-        """The gateway's own container; None: it is in none of this engine."""
+        """The gateway's own container; None: it runs in no container of this engine."""
         self.networks = planned.networks
-        """The backends that are reached by name on each network that is kept."""
-        self.conditions = {each.network: each for each in planned.conditions if each.container_id == container.id}
+        """The backends that are reached by name on each managed network."""
+        self.attachments = {each.network: each for each in planned.attachments if each.container_id == container.id}
         base = self.base.name if self.base is not None else None
-        self.shadows = [each for each in planned.shadows if each.container == base]
+        self.name_conflicts = [each for each in planned.name_conflicts if each.container == base]
         prefix = f"{container.name}: "
-        found = sorted(each for each in planned.mistakes if each.startswith(prefix))
-        self.mistakes = [each.removeprefix(prefix) for each in found]
-        """What is wrong with its labels."""
+        found = sorted(each for each in planned.label_errors if each.startswith(prefix))
+        self.label_errors = [each.removeprefix(prefix) for each in found]
+        """The errors in its labels."""
         self.grant = granted(self.options.grants, container.name, container.labels)
         rules = () if desired.strict else self.options.attach
         self.rule = labels.by_rules(container.name, container.labels, rules)
 
     def endpoint(self, network: str) -> EndpointInfo | None:
-        """Return where it is on a network; None: it is not."""
+        """Return its endpoint on a network; None: it is not attached."""
         return self.base.endpoints.get(network) if self.base is not None else None
 
     def label(self, key: str) -> str:
-        """Return one of the gateway's labels, with its prefix."""
+        """Return the name of one of the gateway's labels, with its prefix."""
         return f"{self.options.label_prefix}.{key}"
 
 
-def reason(condition: Condition) -> str:
-    """Return why an attachment stands as it does; empty: there is nothing to say."""
-    return ": ".join(filter(None, (condition.reason and str(condition.reason), condition.message)))
+def reason(attachment: AttachmentStatus) -> str:
+    """Return the reason and message of an attachment's status; empty: none."""
+    return ": ".join(filter(None, (attachment.reason and str(attachment.reason), attachment.message)))

@@ -1,1 +1,1 @@
-"""The exchange between the agents of a swarm's nodes: which container has which address on their shared overlays."""
+"""The agents of a swarm exchange the addresses of their nodes' containers on shared overlay networks."""

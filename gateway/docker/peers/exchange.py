@@ -1,4 +1,4 @@
-"""Discovery of peers on the shared networks, the listener for them, and what they are sent."""
+"""Discovers peers on the shared networks, and sends reports to those that connect."""
 
 import asyncio
 import logging
@@ -8,29 +8,35 @@ from collections import Counter
 from collections.abc import Callable
 
 from gateway.docker.options import PeerOptions
-from gateway.docker.peers.claims import Meeting, Report
-from gateway.docker.peers.following import BEAT, SILENCE, Peer, either, follow
+from gateway.docker.peers.peer_connection import (
+    HEARTBEAT_INTERVAL,
+    PEER_TIMEOUT,
+    PeerAgent,
+    maintain_peer,
+    wait_at_most,
+)
+from gateway.docker.peers.reports import AddressReport, SharedNetwork
 
 log = logging.getLogger(__name__)
 
-_LOOK = 5.0
-"""Seconds between two DNS lookups of the peers."""
-_LOOKUP = 30.0
-"""Seconds for one DNS lookup."""
-_HANDSHAKES = 2
-"""Concurrent TLS handshakes of one address: a client without the key takes no more descriptors."""
-_BREATH = 0.1
+_LOOKUP_INTERVAL = 5.0
+"""Seconds between DNS lookups of the peers."""
+_LOOKUP_TIMEOUT = 30.0
+"""The timeout of one DNS lookup, in seconds."""
+_MAX_HANDSHAKES = 2
+"""The most concurrent TLS handshakes from one address, which limits the descriptors of a client without the key."""
+_ACCEPT_RETRY = 0.1
 """Seconds to wait after a failed `accept`."""
-_NOTHING = b"\n"
+_HEARTBEAT = b"\n"
 
 
 class Exchange:
     """The peers on all shared networks.
 
     Args:
-        options: What is configured.
+        options: The configuration.
         group: Owns the tasks.
-        tls: The server's and the client's context.
+        tls: The TLS contexts of the server and the client.
         changed: Called when a peer's report changes or is dropped.
     """
 
@@ -45,127 +51,127 @@ class Exchange:
         self._group = group
         self._listening, self._connecting = tls
         self._changed = changed
-        self._news = asyncio.Event()
+        self._lines_changed = asyncio.Event()
         self._lines: dict[str, bytes] = {}
-        """The line to send, by the network's ID."""
-        self._servers: dict[Meeting, asyncio.Task[None]] = {}
-        self._arrived = asyncio.Event()
+        """The encoded report, by network ID."""
+        self._servers: dict[SharedNetwork, asyncio.Task[None]] = {}
+        self._network_added = asyncio.Event()
         """Set when a network is added."""
         self._handshakes: Counter[str] = Counter()
-        """Handshakes in progress, by address."""
+        """The number of handshakes in progress, by address."""
         self._listed: dict[str, set[str]] = {}
-        """Addresses of peers from DNS, by the network's ID."""
-        self._following: set[tuple[str, str]] = set()
-        self.peers: dict[tuple[str, str], Peer] = {}
-        """By the network's ID and the address."""
-        self.trouble: dict[Meeting, str] = {}
+        """Addresses of peers from DNS, by network ID."""
+        self._maintained: set[tuple[str, str]] = set()
+        self.peers: dict[tuple[str, str], PeerAgent] = {}
+        """By network ID and address."""
+        self.listen_errors: dict[SharedNetwork, str] = {}
         """Why a network has no listener."""
 
-    def update(self, lines: dict[Meeting, bytes]) -> None:
-        """Listen on exactly these networks, and send these lines to the peers there.
+    def update(self, lines: dict[SharedNetwork, bytes]) -> None:
+        """Listen on exactly these networks, and send these reports to the peers on them.
 
         Args:
-            lines: The report to send, by network.
+            lines: The encoded report, by network.
         """
-        for meeting in self._servers.keys() - lines.keys():
-            self._servers.pop(meeting).cancel()
-        self.trouble = {meeting: text for meeting, text in self.trouble.items() if meeting in lines}
-        by_id = {meeting.network: line for meeting, line in lines.items()}
+        for network in self._servers.keys() - lines.keys():
+            self._servers.pop(network).cancel()
+        self.listen_errors = {network: text for network, text in self.listen_errors.items() if network in lines}
+        by_id = {network.id: line for network, line in lines.items()}
         if by_id != self._lines:
             self._lines = by_id
-            news, self._news = self._news, asyncio.Event()
-            news.set()
-        for meeting in lines.keys() - self._servers.keys():
-            self._serve(meeting)
+            changed, self._lines_changed = self._lines_changed, asyncio.Event()
+            changed.set()
+        for network in lines.keys() - self._servers.keys():
+            self._serve(network)
 
-    def reports(self) -> list[Report]:
-        """Return the last report of each connected peer on a network that this gateway listens on."""
-        networks = {meeting.network for meeting in self._servers}
+    def reports(self) -> list[AddressReport]:
+        """Return the last report of each connected peer on the shared networks."""
+        networks = {network.id for network in self._servers}
         return [each.report for (network, _), each in self.peers.items() if each.report and network in networks]
 
     async def discover(self) -> None:
         """Look up the peers on each network, until cancelled."""
         while True:
-            for meeting in list(self._servers):
-                found = await self._resolve(meeting)
+            for network in list(self._servers):
+                found = await self._resolve(network)
                 if found is not None:
-                    self._listed[meeting.network] = found - {meeting.address}
-                for address in self._listed.get(meeting.network, ()):
-                    self._meet(meeting, address)
-            await either(self._arrived, _LOOK)
-            self._arrived.clear()
+                    self._listed[network.id] = found - {network.address}
+                for address in self._listed.get(network.id, ()):
+                    self._add_peer(network, address)
+            await wait_at_most(self._network_added, _LOOKUP_INTERVAL)
+            self._network_added.clear()
 
-    def _serve(self, meeting: Meeting) -> None:
+    def _serve(self, network: SharedNetwork) -> None:
         port = self._options.port
         try:
-            sock = socket.create_server((meeting.address, port))
+            sock = socket.create_server((network.address, port))
         except OSError as error:
-            self.trouble[meeting] = f"docker.peers: cannot listen on {meeting.address}:{port}: {error.strerror}"
+            self.listen_errors[network] = f"docker.peers: cannot listen on {network.address}:{port}: {error.strerror}"
             return
-        self.trouble.pop(meeting, None)
+        self.listen_errors.pop(network, None)
         sock.setblocking(False)
-        self._arrived.set()
-        self._servers[meeting] = self._group.create_task(self._accept(meeting, sock))
+        self._network_added.set()
+        self._servers[network] = self._group.create_task(self._accept(network, sock))
 
-    async def _accept(self, meeting: Meeting, sock: socket.socket) -> None:
+    async def _accept(self, network: SharedNetwork, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         with sock:
             while True:
                 try:
                     client, (address, *_) = await loop.sock_accept(sock)
-                except OSError as error:  # no descriptor is left, or the client is gone
-                    log.debug("docker: a connection of a peer cannot be accepted", extra={"detail": str(error)})
-                    await asyncio.sleep(_BREATH)
+                except OSError as error:  # out of descriptors, or the client has disconnected
+                    log.debug("docker: accept of a peer's connection failed", extra={"detail": str(error)})
+                    await asyncio.sleep(_ACCEPT_RETRY)
                     continue
-                if self._handshakes[address] >= _HANDSHAKES:
+                if self._handshakes[address] >= _MAX_HANDSHAKES:
                     client.close()
                     continue
                 self._handshakes[address] += 1
-                self._group.create_task(self._greet(meeting, client, address))
+                self._group.create_task(self._handshake(network, client, address))
 
-    async def _greet(self, meeting: Meeting, client: socket.socket, address: str) -> None:
-        """Complete the TLS handshake, and then send reports."""
+    async def _handshake(self, network: SharedNetwork, client: socket.socket, address: str) -> None:
+        """Complete the TLS handshake, then send reports."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
             transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, client, ssl=self._listening, ssl_handshake_timeout=SILENCE
+                lambda: protocol, client, ssl=self._listening, ssl_handshake_timeout=PEER_TIMEOUT
             )
         except (OSError, TimeoutError) as error:
-            detail = {"network": meeting.name, "address": address, "detail": str(error)}
-            log.debug("docker: TLS handshake of a peer failed", extra=detail)
+            detail = {"network": network.name, "address": address, "detail": str(error)}
+            log.debug("docker: TLS handshake with a peer failed", extra=detail)
             return
         finally:
             self._handshakes -= Counter({address: 1})
-        # The client has the key, so it is a peer, perhaps one that DNS does not list yet.
-        self._meet(meeting, address)
-        if (peer := self.peers.get((meeting.network, address))) is not None:
+        # A client with the key is a peer, even if DNS does not list it yet.
+        self._add_peer(network, address)
+        if (peer := self.peers.get((network.id, address))) is not None:
             peer.seen.set()
-        await self._tell(meeting, asyncio.StreamWriter(transport, protocol, reader, loop))
+        await self._send_reports(network, asyncio.StreamWriter(transport, protocol, reader, loop))
 
-    async def _tell(self, meeting: Meeting, writer: asyncio.StreamWriter) -> None:
-        """Send the report, each change of it, and empty lines in between."""
-        sent = _NOTHING
+    async def _send_reports(self, network: SharedNetwork, writer: asyncio.StreamWriter) -> None:
+        """Send the report, again after each change, and heartbeats in between."""
+        sent = _HEARTBEAT
         try:
-            while meeting in self._servers:
-                line, news = self._lines.get(meeting.network, _NOTHING), self._news
-                writer.write(line if line != sent else _NOTHING)
+            while network in self._servers:
+                line, changed = self._lines.get(network.id, _HEARTBEAT), self._lines_changed
+                writer.write(line if line != sent else _HEARTBEAT)
                 sent = line
-                async with asyncio.timeout(SILENCE):
+                async with asyncio.timeout(PEER_TIMEOUT):
                     await writer.drain()
-                await either(news, BEAT)
+                await wait_at_most(changed, HEARTBEAT_INTERVAL)
         except (OSError, TimeoutError) as error:
-            log.debug("docker: a peer closed its connection", extra={"detail": str(error)})
+            log.debug("docker: connection to a peer lost", extra={"detail": str(error)})
         finally:
             writer.transport.abort()
 
-    async def _resolve(self, meeting: Meeting) -> set[str] | None:
+    async def _resolve(self, network: SharedNetwork) -> set[str] | None:
         """Look up the peers on a network; None: the lookup failed."""
-        name = f"{self._options.name}.{meeting.name}"
+        name = f"{self._options.name}.{network.name}"
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(_LOOKUP):
+            async with asyncio.timeout(_LOOKUP_TIMEOUT):
                 found = await loop.getaddrinfo(name, self._options.port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             return set() if error.errno == socket.EAI_NONAME else None
@@ -173,20 +179,22 @@ class Exchange:
             return None
         return {str(each[4][0]) for each in found}
 
-    def _meet(self, meeting: Meeting, address: str) -> None:
-        """Follow a peer, unless it is followed already or its address is outside the network."""
-        key = (meeting.network, address)
-        if key in self._following or not meeting.holds(address):
+    def _add_peer(self, network: SharedNetwork, address: str) -> None:
+        """Connect to a peer, unless its address is outside the network or it is known."""
+        key = (network.id, address)
+        if key in self._maintained or not network.holds(address):
             return
-        self._following.add(key)
-        peer = self.peers[key] = Peer(meeting, address)
+        self._maintained.add(key)
+        peer = self.peers[key] = PeerAgent(network, address)
 
         def wanted() -> bool:
-            return address in self._listed.get(meeting.network, ()) and meeting in self._servers
+            return address in self._listed.get(network.id, ()) and network in self._servers
 
         def over(_: "asyncio.Task[None]") -> None:
-            self._following.discard(key)
+            self._maintained.discard(key)
             self.peers.pop(key, None)
 
-        task = self._group.create_task(follow(peer, self._options.port, self._connecting, self._changed, wanted))
+        task = self._group.create_task(
+            maintain_peer(peer, self._options.port, self._connecting, self._changed, wanted)
+        )
         task.add_done_callback(over)

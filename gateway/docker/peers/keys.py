@@ -7,15 +7,15 @@ from gateway.contracts import Secret
 from gateway.errors import GatewayError
 
 SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
-"""Whether Python's TLS can do this: from 3.13 on."""
-NOT_SUPPORTED = "needs Python 3.13 or newer, for TLS with a shared key: the gateway's image has it"
-LEAST = 32
-"""Characters of the secret: a peer in a handshake can test guesses offline."""
+"""Whether the ssl module supports pre-shared keys (Python 3.13)."""
+NOT_SUPPORTED = "requires Python 3.13 or later for TLS with a pre-shared key: use the gateway's image"
+MIN_SECRET_LENGTH = 32
+"""The shortest secret, in characters: a peer in a handshake can test guesses offline."""
 _IDENTITY = "gateway"
 
 
 def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Make the server's and the client's TLS context; may block.
+    """Create the server's and the client's TLS context; may block.
 
     Args:
         secret: The pre-shared secret, the same on every node.
@@ -29,10 +29,10 @@ def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         text = secret.reveal()
     except OSError as error:
         raise GatewayError(f"docker.peers.secret_file: {secret.display_path}: {error.strerror}") from error
-    if len(text) < LEAST:
+    if len(text) < MIN_SECRET_LENGTH:
         raise GatewayError(
-            f"docker.peers.secret_file: {secret.display_path}: is shorter than {LEAST} characters: make one with"
-            " openssl rand -hex 32"
+            f"docker.peers.secret_file: {secret.display_path}: shorter than {MIN_SECRET_LENGTH} characters: create it"
+            " with openssl rand -hex 32"
         )
     key = hashlib.sha256(b"gateway peers\0" + text.encode()).digest()
     listening, connecting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

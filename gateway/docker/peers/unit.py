@@ -1,35 +1,43 @@
-"""Sends peers the addresses of this node's containers, and adds theirs to the directory of consumers."""
+"""Sends the addresses of this node's containers to peers, and adds their containers to the directory of consumers."""
 
 import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 
-from gateway.docker.consumers import Consumer, Directory
+from gateway.docker.consumers import Consumer, ConsumerDirectory
 from gateway.docker.model import Observed
 from gateway.docker.options import Grant, PeerOptions
-from gateway.docker.peers.claims import Meeting, Report, consumers, meetings, merged, report, written
 from gateway.docker.peers.exchange import Exchange
-from gateway.docker.peers.following import BEAT, Peer, either
 from gateway.docker.peers.keys import contexts
+from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, PeerAgent, wait_at_most
+from gateway.docker.peers.reports import (
+    AddressReport,
+    SharedNetwork,
+    build_report,
+    consumers_of,
+    encode,
+    merge_consumers,
+    shared_networks,
+)
 from gateway.errors import GatewayError
 
 log = logging.getLogger(__name__)
 
-_AGAIN = 10.0
-"""Seconds between two attempts to read the secret."""
+_SECRET_RETRY = 10.0
+"""Seconds between attempts to read the secret."""
 
 
 class Peers:
     """The agents of other nodes; a `gateway.contracts.Unit`.
 
     Args:
-        options: What is configured.
+        options: The configuration.
         instance: This agent's name.
-        grants: This gateway's.
+        grants: The configured grants.
         strict: Returns whether only grants count.
-        observed: Returns the last observation of this node's engine.
-        directory: Consumers by address: this node's part is sent to peers, and theirs is added to it.
+        observed: Returns the last snapshot of this node's engine.
+        directory: Consumers by address: those of this node are sent to peers, and those of peers are added.
     """
 
     def __init__(
@@ -39,7 +47,7 @@ class Peers:
         grants: tuple[Grant, ...],
         strict: Callable[[], bool],
         observed: Callable[[], Observed | None],
-        directory: Directory,
+        directory: ConsumerDirectory,
     ) -> None:
         self._options = options
         self._instance = instance
@@ -49,12 +57,12 @@ class Peers:
         self._directory = directory
         self._dirty = asyncio.Event()
         self._exchange: Exchange | None = None
-        self._trouble = ""
-        self._seen: tuple[Observed | None, Mapping[str, Consumer]] = None, {}
-        """What the lines were made from."""
-        self._lines: dict[Meeting, bytes] = {}
-        self._reports: list[tuple[Report, dict[str, Consumer]]] = []
-        """The last reports, with their consumers."""
+        self._problem = ""
+        self._encoded_from: tuple[Observed | None, Mapping[str, Consumer]] = None, {}
+        """What the reports were encoded from."""
+        self._lines: dict[SharedNetwork, bytes] = {}
+        self._reports: list[tuple[AddressReport, dict[str, Consumer]]] = []
+        """The last reports of peers, with their consumers."""
         self._only_grants = False
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -67,28 +75,28 @@ class Peers:
                 group.create_task(exchange.discover())
                 while True:
                     self._dirty.clear()
-                    self._look(exchange)
+                    self._update(exchange)
                     ready()
-                    await either(self._dirty, BEAT)
+                    await wait_at_most(self._dirty, HEARTBEAT_INTERVAL)
         finally:
             self._exchange, self._reports = None, []
             self._directory.watchers.remove(self._wake)
-            self._directory.elsewhere({})
+            self._directory.update_remote({})
 
     @property
-    def known(self) -> list[Peer]:
-        """Every peer that was found."""
+    def known(self) -> list[PeerAgent]:
+        """Every discovered peer."""
         return list(self._exchange.peers.values()) if self._exchange else []
 
     def warnings(self) -> Iterator[str]:
         """Yield a line for each problem."""
-        if self._trouble:
-            yield self._trouble
-        yield from self._exchange.trouble.values() if self._exchange else ()
+        if self._problem:
+            yield self._problem
+        yield from self._exchange.listen_errors.values() if self._exchange else ()
         for each in self.known:
-            who = f"peer {each.address} on network {each.meeting.name}"
-            if each.trouble:
-                yield f"{who}: {each.trouble}"
+            who = f"peer {each.address} on network {each.network.name}"
+            if each.problem:
+                yield f"{who}: {each.problem}"
             elif each.report is not None and each.report.instance == self._instance:
                 yield f"{who} has the same gateway.instance, {self._instance}: give each agent its own"
 
@@ -96,25 +104,27 @@ class Peers:
         self._dirty.set()
 
     async def _keys(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        """Read the secret; retry until it can be used, since the rest of the gateway works without it."""
+        """Read the secret, and retry until it is valid; the rest of the gateway works without it."""
         while True:
             try:
                 found = await asyncio.to_thread(contexts, self._options.secret)
             except GatewayError as error:
-                if self._trouble != str(error):
+                if self._problem != str(error):
                     log.warning("docker: peers are not available", extra={"detail": str(error)})
-                self._trouble = str(error)
-                await asyncio.sleep(_AGAIN)
+                self._problem = str(error)
+                await asyncio.sleep(_SECRET_RETRY)
             else:
-                self._trouble = ""
+                self._problem = ""
                 return found
 
-    def _look(self, exchange: Exchange) -> None:
-        """Send what changed on this node, and take over what peers report."""
-        observed, here = self._observed(), self._directory.here
-        if observed is not None and (observed is not self._seen[0] or here is not self._seen[1]):
-            self._seen = observed, here
-            self._lines = {each: written(report(self._instance, each, observed, here)) for each in meetings(observed)}
+    def _update(self, exchange: Exchange) -> None:
+        """Send the changes on this node, and apply the peers' reports."""
+        observed, here = self._observed(), self._directory.local
+        if observed is not None and (observed is not self._encoded_from[0] or here is not self._encoded_from[1]):
+            self._encoded_from = observed, here
+            self._lines = {
+                each: encode(build_report(self._instance, each, observed, here)) for each in shared_networks(observed)
+            }
         exchange.update(self._lines)
         reports, strict = exchange.reports(), self._strict()
         if strict is not self._only_grants:
@@ -123,7 +133,7 @@ class Peers:
             return
         before = {id(each): found for each, found in self._reports}
         self._reports = [
-            (each, before[id(each)] if id(each) in before else consumers(each, self._grants, strict=strict))
+            (each, before[id(each)] if id(each) in before else consumers_of(each, self._grants, strict=strict))
             for each in reports
         ]
-        self._directory.elsewhere(merged(found for _, found in self._reports))
+        self._directory.update_remote(merge_consumers(found for _, found in self._reports))

@@ -1,80 +1,80 @@
-"""Compares the configuration with the state of an engine, and returns the actions. Pure."""
+"""Compares the desired state with the observed state, and plans the actions. Pure."""
 
 from collections.abc import Iterator
 
 from gateway.docker.exposure import image_labels, spoofing
 from gateway.docker.model import Observed
-from gateway.docker.plan import Action, Desired, Plan, Verb, carried
+from gateway.docker.plan import Action, Desired, Plan, Verb, backends_on
 from gateway.docker.planning.attachments import attach, detach
-from gateway.docker.planning.draft import Draft
-from gateway.docker.planning.networks import make_networks, remove_networks
-from gateway.docker.planning.own import address_warnings, namesakes, reattach_stopped_gateway
-from gateway.docker.planning.projects import spread
+from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.external_route import external_route_warnings
+from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
+from gateway.docker.planning.networks import create_networks, remove_networks
+from gateway.docker.planning.projects import expand_projects
 from gateway.docker.planning.services import update_services
-from gateway.docker.planning.way_out import own_way_out
-from gateway.docker.volumes import VolumeStanding, body, hindrances, judge
+from gateway.docker.volumes import VolumeStatus, create_body, mount_problems, volume_status
 
 
 def plan(
     desired: Desired,
     observed: Observed,
     ours: frozenset[tuple[str, str]],
-    been: frozenset[tuple[str, str]] = frozenset(),
+    seen: frozenset[tuple[str, str]] = frozenset(),
 ) -> Plan:
-    """Make a plan.
+    """Create a plan.
 
     Args:
-        desired: What is wanted.
-        observed: What there is.
-        ours: Endpoints that the gateway made, by the container's ID and the network's name.
-        been: Those of them that were seen, and that the gateway did not detach: a missing one was detached by another
-            program or person.
+        desired: The desired state.
+        observed: The observed state.
+        ours: Endpoints that the gateway created, by the container's ID and the network's name.
+        seen: The ones of `ours` that a snapshot has contained and that the gateway did not detach: if one is missing,
+            an operator or another program detached it.
     """
-    desired = spread(desired, observed)
-    draft = Draft(desired, observed, ours, been)
-    make_networks(draft)
-    if draft.options.networks and desired.backends and observed.own is None:
-        draft.warnings.append(
-            "the gateway runs in no container of this engine: the backends' names do not resolve "
-            "(to name its container, set docker.container)"
+    desired = expand_projects(desired, observed)
+    builder = PlanBuilder(desired, observed, ours, seen)
+    create_networks(builder)
+    if builder.options.networks and desired.backends and observed.own is None:
+        builder.warnings.append(
+            "the gateway runs in no container of this engine, so the backends' names do not resolve "
+            "(if it does run in one, set docker.container)"
         )
-    draft.warnings += own_way_out(draft)
-    if draft.options.services and not observed.flavour.has_swarm:
-        draft.warnings.append(
-            f"docker.services: {observed.flavour.name} has no swarm services: remove it, and label containers"
+    builder.warnings += external_route_warnings(builder)
+    if builder.options.services and not observed.flavour.has_swarm:
+        builder.warnings.append(
+            f"docker.services: {observed.flavour.name} has no swarm services: remove the key, and label containers"
         )
-    draft.warnings += image_labels(desired, observed)
-    draft.warnings += namesakes(draft)
-    draft.warnings += address_warnings(draft)
-    attach(draft)
-    reattach_stopped_gateway(draft)
-    update_services(draft)
-    detach(draft)
-    remove_networks(draft)
-    volumes = tuple(_volumes(draft))
+    builder.warnings += image_labels(desired, observed)
+    builder.warnings += duplicate_gateways(builder)
+    builder.warnings += address_warnings(builder)
+    attach(builder)
+    reattach_stopped_gateway(builder)
+    update_services(builder)
+    detach(builder)
+    remove_networks(builder)
+    volumes = tuple(_volumes(builder))
     exposures = tuple(spoofing(desired, observed))
     return Plan(
-        tuple(draft.actions),
-        tuple(draft.conditions),
-        tuple(draft.warnings),
+        tuple(builder.actions),
+        tuple(builder.attachments),
+        tuple(builder.warnings),
         volumes=volumes,
-        mistakes=frozenset(draft.mistakes),
-        shadows=tuple(draft.shadows),
-        networks={name: carried(draft.desired, name) for name in draft.options.networks},
+        label_errors=frozenset(builder.label_errors),
+        name_conflicts=tuple(builder.name_conflicts),
+        networks={name: backends_on(builder.desired, name) for name in builder.options.networks},
         exposures=exposures,
     )
 
 
-def _volumes(draft: Draft) -> Iterator[VolumeStanding]:
-    prefix, instance = draft.options.label_prefix, draft.desired.instance
-    there = {each.name: each for each in draft.observed.volumes}
-    own = draft.observed.own_container
+def _volumes(builder: PlanBuilder) -> Iterator[VolumeStatus]:
+    prefix, instance = builder.options.label_prefix, builder.desired.instance
+    there = {each.name: each for each in builder.observed.volumes}
+    own = builder.observed.own_container
     mode = own.network_mode if own is not None else None
-    draft.warnings += hindrances(draft.observed.info, draft.options.host, mode, draft.desired.volumes)
-    for spec in draft.desired.volumes:
-        standing = judge(spec, there.get(spec.name), prefix, instance)
-        yield standing
-        if standing.change is not None:
-            verb = Verb.CREATE_VOLUME if standing.change == "create" else Verb.RECREATE_VOLUME
-            made = body(spec, prefix, instance)
-            draft.actions.append(Action(verb, spec.name, spec.name, why=standing.message, body=made))
+    builder.warnings += mount_problems(builder.observed.info, builder.options.host, mode, builder.desired.volumes)
+    for spec in builder.desired.volumes:
+        status = volume_status(spec, there.get(spec.name), prefix, instance)
+        yield status
+        if status.change is not None:
+            verb = Verb.CREATE_VOLUME if status.change == "create" else Verb.RECREATE_VOLUME
+            made = create_body(spec, prefix, instance)
+            builder.actions.append(Action(verb, spec.name, spec.name, why=status.message, body=made))

@@ -1,60 +1,60 @@
-"""Who has an alias on a network: the backends first, then the oldest container that asks for it."""
+"""Assigns aliases on a network: to backends first, then to the oldest container that requests one."""
 
 from collections.abc import Iterable
 
 from gateway.docker.model import Container
-from gateway.docker.planning.draft import Draft
+from gateway.docker.planning.builder import PlanBuilder
 
 BACKEND = "a backend of the gateway"
 
 
 def remedy(holders: Iterable[str]) -> str:
-    """Return what to do about aliases that belong to others.
+    """Return what to do about aliases that others hold.
 
     Args:
-        holders: Who has them, as `clash` returns them.
+        holders: Their holders, from `conflicting_holder`.
     """
     return "choose another alias" + ("" if BACKEND in holders else ", or list it for both in docker.grants")
 
 
 def age(container: Container) -> tuple[int, str]:
-    """Return a key that sorts containers by age; the order of those created in one second is stable."""
+    """Return a key that sorts containers from old to young, with a stable order within a second."""
     return container.created, container.id
 
 
-def clash(draft: Draft, container: Container, name: str, alias: str) -> str | None:
-    """Return the holder of an alias on a network that does not share it with the container; None: it is free."""
-    own = draft.observed.own
+def conflicting_holder(builder: PlanBuilder, container: Container, name: str, alias: str) -> str | None:
+    """Return the holder of an alias on a network that the container may not share; None: the alias is free."""
+    own = builder.observed.own
     alias = alias.lower()
-    if container.id != own and alias in draft.taken(name):
+    if container.id != own and alias in builder.backend_names(name):
         return BACKEND
-    for other, by_alias in draft.called(name, alias):
+    for other, by_alias in builder.containers_named(name, alias):
         if other.id in (container.id, own):
             continue
-        # The gateway does not give way to a host name, which is warned of.
+        # A host name does not keep the gateway from its alias; `name_conflicts` warns about it.
         if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
-        if by_alias and not _gives_way(draft, other, container, name, alias):
+        if by_alias and not _yields_alias(builder, other, container, name, alias):
             return f"container {other.name}"
-    promised = draft.promised.get((name, alias))
-    if promised is not None and container.id != own and not promised.shares(alias, draft.holder(container)):
-        return promised.who
+    reserved = builder.reserved.get((name, alias))
+    if reserved is not None and container.id != own and not reserved.shares(alias, builder.holder(container)):
+        return reserved.who
     return None
 
 
-def promise(draft: Draft, container: Container, name: str, aliases: tuple[str, ...]) -> None:
-    """Reserve aliases, so that containers that are considered later do not get them."""
-    if container.id != draft.observed.own:
+def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...]) -> None:
+    """Reserve aliases, so that containers that are planned later do not get them."""
+    if container.id != builder.observed.own:
         for alias in aliases:
-            draft.promised.setdefault((name, alias.lower()), draft.holder(container))
+            builder.reserved.setdefault((name, alias.lower()), builder.holder(container))
 
 
-def _gives_way(draft: Draft, other: Container, container: Container, name: str, alias: str) -> bool:
-    """Return whether a container shares its alias with another, or is younger and got it from the gateway."""
-    if draft.desired.mark not in (other.endpoints[name].aliases or ()):
-        return False  # another program or person named it
-    if container.id == draft.observed.own:
+def _yields_alias(builder: PlanBuilder, other: Container, container: Container, name: str, alias: str) -> bool:
+    """Return whether the other container shares the alias, or is younger and got it from the gateway."""
+    if builder.desired.owner_alias not in (other.endpoints[name].aliases or ()):
+        return False  # an operator or another program set the alias
+    if container.id == builder.observed.own:
         return True
-    has_it = any(each.id == container.id and by_alias for each, by_alias in draft.called(name, alias))
+    has_it = any(each.id == container.id and by_alias for each, by_alias in builder.containers_named(name, alias))
     younger = has_it and age(container) < age(other)
-    return younger or draft.holder(other).shares(alias, draft.holder(container))
+    return younger or builder.holder(other).shares(alias, builder.holder(container))

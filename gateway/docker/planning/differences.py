@@ -1,21 +1,21 @@
-"""Differences of existing networks from the configuration: an engine cannot change a network."""
+"""Compares existing networks with the configuration: an engine cannot change a network."""
 
 import ipaddress
 from collections.abc import Iterator
 
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
 from gateway.docker.options import NetworkOptions
-from gateway.docker.planning.draft import Draft
-from gateway.docker.planning.way_out import NOT_INTERNAL, leaves_no_way_out
+from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.external_route import NOT_INTERNAL, is_only_external_route
 
 
-def differing(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
-    """Yield each difference, with the ways to keep or replace the network."""
-    ours, command = draft.is_ours(there.labels), draft.observed.flavour.command
-    for differs, keep in _differences(draft, options, there, ours=ours):
+def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
+    """Yield a line for each difference, with the ways to keep or replace the network."""
+    ours, command = builder.is_ours(there.labels), builder.observed.flavour.command
+    for differs, keep in _differences(builder, options, there, ours=ours):
         if ours:
-            draft.outdated.add(there.name)
-            alone = keep == NOT_INTERNAL and leaves_no_way_out(draft, there.name)
+            builder.outdated.add(there.name)
+            alone = keep == NOT_INTERNAL and is_only_external_route(builder, there.name)
             first = "attach the gateway's container to another network with a route out, then " if alone else ""
             yield (
                 f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
@@ -25,19 +25,19 @@ def differing(draft: Draft, options: NetworkOptions, there: NetworkInfo) -> Iter
         else:
             yield (
                 f"network {there.name} was not created by this gateway, and {differs}: set {keep} to accept that, or "
-                "create the network again with other options"
+                "recreate the network with other options"
             )
 
 
 def _differences(
-    draft: Draft, options: NetworkOptions, there: NetworkInfo, *, ours: bool
+    builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference, and the setting that accepts it; a foreign network may have more than is asked for."""
-    driver = draft.driver(options)
+    """Yield each difference, and the setting that accepts it; a network of another program may have more options."""
+    driver = builder.driver(options)
     if there.driver != driver and (ours or options.driver != "auto"):
         yield f"its driver is {there.driver} instead of {driver}", f"driver: {there.driver}"
     if options.internal and not there.internal:
-        route = "" if draft.observed.gateway_priority else ", and it can become their default route"
+        route = "" if builder.observed.gateway_priority else ", and it can become their default route"
         yield f"it is not internal: containers have a route out through it{route}", NOT_INTERNAL
     if ours and there.internal and not options.internal:
         yield "it is internal: there is no route out through it", "internal: true"
@@ -50,23 +50,26 @@ def _differences(
         yield "it is not attachable: only services can join it", "attachable: false"
     if options.subnet is not None and there.subnets and not any(_within(each, options) for each in there.subnets):
         yield (
-            f"its addresses are {', '.join(there.subnets)} instead of {options.subnet}",
+            f"its subnet is {', '.join(there.subnets)} instead of {options.subnet}",
             f"subnet: {there.subnets[0]}",
         )
     if options.ip_range is not None and str(options.ip_range) not in there.ip_ranges:
         given = ", ".join(there.ip_ranges)
         yield (
-            f"containers get addresses from {given or 'all of its subnet'} instead of {options.ip_range}",
+            f"its IP range is {given or 'the whole subnet'} instead of {options.ip_range}",
             f"ip_range: {given}" if given else "no ip_range",
         )
     if options.mtu is not None and there.options.get(MTU) != str(options.mtu):
         mtu = there.options.get(MTU)
-        yield f"its MTU is {mtu or 'of its driver'} instead of {options.mtu}", f"mtu: {mtu}" if mtu else "no mtu"
+        yield (
+            f"its MTU is {mtu or 'the default of its driver'} instead of {options.mtu}",
+            f"mtu: {mtu}" if mtu else "no mtu",
+        )
 
 
 def _within(subnet: str, options: NetworkOptions) -> bool:
-    """Return whether a network's range is the one that is configured, or a project's part of it."""
-    asked, found = options.subnet, ipaddress.ip_network(subnet, strict=False)
-    if asked is None or options.per is None or asked.version != found.version:
-        return asked == found
-    return int(asked[0]) <= int(found[0]) and int(found[-1]) <= int(asked[-1])
+    """Return whether a network's subnet is the configured one, or a project's part of it."""
+    configured, found = options.subnet, ipaddress.ip_network(subnet, strict=False)
+    if configured is None or options.per is None or configured.version != found.version:
+        return configured == found
+    return int(configured[0]) <= int(found[0]) and int(found[-1]) <= int(configured[-1])

@@ -1,4 +1,4 @@
-"""Networks that are to be created, and those that are to be removed."""
+"""Plans which networks to create and remove."""
 
 import ipaddress
 from collections.abc import Iterable
@@ -9,8 +9,8 @@ from gateway.docker.addresses import range_for_others
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
 from gateway.docker.options import NetworkOptions, Subnet
 from gateway.docker.plan import Action, Verb
+from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.differences import differing
-from gateway.docker.planning.draft import Draft
 from gateway.docker.projects import PROJECT_BITS
 
 _POOL = ipaddress.ip_network("10.201.0.0/16")
@@ -18,32 +18,32 @@ _SUBNET_BITS = 22
 _WIDE = 20
 
 
-def make_networks(draft: Draft) -> None:
-    """Create the networks that are configured and missing."""
-    for name, options in draft.options.networks.items():
-        _network(draft, name, options)
+def create_networks(builder: PlanBuilder) -> None:
+    """Create the configured networks that are missing."""
+    for name, options in builder.options.networks.items():
+        _network(builder, name, options)
 
 
-def remove_networks(draft: Draft) -> None:
-    """Remove this gateway's networks that are not configured and not used; the engine refuses if others use them."""
-    # By name too: a container that was never started knows its network by no ID yet.
-    used = {each.network_id for container in draft.observed.containers for each in container.endpoints.values()}
-    used |= {name for container in draft.observed.containers for name in container.endpoints}
-    used |= {network_id for service in draft.observed.services for network_id in service.networks}
-    for network in draft.observed.networks:
-        wanted = network.name in draft.options.networks
-        here = network.scope == "local" or draft.observed.swarm.leader
-        if draft.is_ours(network.labels) and not wanted and here and not used & {network.id, network.name}:
-            draft.actions.append(Action(Verb.REMOVE_NETWORK, network.name, network.id, why="nothing asks for it"))
+def remove_networks(builder: PlanBuilder) -> None:
+    """Remove managed networks that are unconfigured and unused; the engine refuses if a container uses one."""
+    # Also by name: the endpoint of a container that was never started has no network ID.
+    used = {each.network_id for container in builder.observed.containers for each in container.endpoints.values()}
+    used |= {name for container in builder.observed.containers for name in container.endpoints}
+    used |= {network_id for service in builder.observed.services for network_id in service.networks}
+    for network in builder.observed.networks:
+        wanted = network.name in builder.options.networks
+        here = network.scope == "local" or builder.observed.swarm.leader
+        if builder.is_ours(network.labels) and not wanted and here and not used & {network.id, network.name}:
+            builder.actions.append(Action(Verb.REMOVE_NETWORK, network.name, network.id, why="no longer configured"))
 
 
 def choose_subnet(subnets: Iterable[str], pool: Subnet = _POOL, bits: int = _SUBNET_BITS) -> str | None:
-    """Return the first free range for a new network; None when all are taken.
+    """Return the first free subnet for a new network; None: none is free.
 
     Args:
-        subnets: Those that are taken.
-        pool: Where it is taken from.
-        bits: The length of its prefix.
+        subnets: The subnets in use.
+        pool: The range that contains it.
+        bits: Its prefix length.
     """
     size = 1 << (pool.max_prefixlen - bits)
     first = int(pool.network_address)
@@ -59,59 +59,61 @@ def choose_subnet(subnets: Iterable[str], pool: Subnet = _POOL, bits: int = _SUB
     return str(type(pool)((first, bits))) if first + size - 1 <= int(pool.broadcast_address) else None
 
 
-def _subnet(draft: Draft, options: NetworkOptions) -> tuple[str | None, str]:
-    """Return a range for a new network, None if none is free, and which ranges it can be."""
+def _subnet(builder: PlanBuilder, options: NetworkOptions) -> tuple[str | None, str]:
+    """Return a subnet for a new network, None if none is free, and a description of the candidates."""
     if options.per is None:
-        subnet = str(options.subnet) if options.subnet else choose_subnet(draft.subnets)
+        subnet = str(options.subnet) if options.subnet else choose_subnet(builder.subnets)
         return subnet, f"/{_SUBNET_BITS} of {_POOL}"
     pool = options.subnet or _POOL
     bits = PROJECT_BITS[pool.version]
-    return choose_subnet(draft.subnets, pool, bits), f"/{bits} of {pool}"
+    return choose_subnet(builder.subnets, pool, bits), f"/{bits} of {pool}"
 
 
-def _network(draft: Draft, name: str, options: NetworkOptions) -> None:
-    driver = draft.driver(options)
-    there = draft.known.get(name)
+def _network(builder: PlanBuilder, name: str, options: NetworkOptions) -> None:
+    driver = builder.driver(options)
+    there = builder.known.get(name)
     wide = options.subnet is not None and options.subnet.version == 4 and options.subnet.prefixlen < _WIDE
     if wide and options.per is None:
-        draft.warnings.append(f"network {name}: {options.subnet} is wider than a /{_WIDE}: overlays get slow")
+        builder.warnings.append(
+            f"network {name}: {options.subnet} is larger than a /{_WIDE}, which makes overlays slow"
+        )
     if there is not None:
-        draft.warnings += differing(draft, options, there)
+        builder.warnings += differing(builder, options, there)
         return
-    if driver == "overlay" and not draft.observed.flavour.has_swarm:
-        draft.warnings.append(no_overlay(draft, name))
+    if driver == "overlay" and not builder.observed.flavour.has_swarm:
+        builder.warnings.append(no_overlay(builder, name))
         return
-    if not options.create or (driver == "overlay" and not draft.observed.swarm.leader):
+    if not options.create or (driver == "overlay" and not builder.observed.swarm.leader):
         return
-    subnet, ranges = _subnet(draft, options)
+    subnet, ranges = _subnet(builder, options)
     if subnet is None:
-        fix = f"set docker.networks.{draft.desired.called(name)}.subnet to a"
-        draft.without_range[name] = f"every {ranges} is taken: {fix} {'wider' if options.per else 'free'} range"
-        draft.warnings.append(f"network {name}: {draft.without_range[name]}")
+        fix = f"set docker.networks.{builder.desired.configured_name(name)}.subnet to a"
+        builder.no_free_range[name] = f"every {ranges} is in use: {fix} {'larger' if options.per else 'free'} range"
+        builder.warnings.append(f"network {name}: {builder.no_free_range[name]}")
         return
-    draft.subnets.append(subnet)
-    pools = _pools(draft, options, subnet)
-    draft.creatable[name] = NetworkInfo(
+    builder.subnets.append(subnet)
+    pools = _pools(builder, options, subnet)
+    builder.creatable[name] = NetworkInfo(
         "", name, driver, "", options.attachable, subnets=tuple(each["Subnet"] for each in pools),
         ip_ranges=tuple(each["IPRange"] for each in pools if "IPRange" in each),
     )  # fmt: skip
-    draft.actions.append(
-        Action(Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(draft, name, options, driver, pools))
+    builder.actions.append(
+        Action(Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(builder, name, options, driver, pools))
     )
 
 
-def no_overlay(draft: Draft, name: str) -> str:
-    """Say why the network cannot be an overlay on this engine, and what to do."""
-    engine = draft.observed.flavour.name
+def no_overlay(builder: PlanBuilder, name: str) -> str:
+    """Return why the network cannot be an overlay on this engine, and what to do."""
+    engine = builder.observed.flavour.name
     return f"network {name}: {engine} has no overlay networks: set its driver to bridge, or use Docker in a swarm"
 
 
-def _pools(draft: Draft, options: NetworkOptions, subnet: str) -> list[dict[str, str]]:
-    """Return its subnets, each with its `--ip-range`; an IPv6 network has an IPv4 subnet, too."""
+def _pools(builder: PlanBuilder, options: NetworkOptions, subnet: str) -> list[dict[str, str]]:
+    """Return its subnets, each with its `--ip-range`; an IPv6 network also has an IPv4 subnet."""
     subnets = [subnet]
-    if ":" in subnet and (free := choose_subnet(draft.subnets)) is not None:
+    if ":" in subnet and (free := choose_subnet(builder.subnets)) is not None:
         subnets.append(free)
-        draft.subnets.append(free)
+        builder.subnets.append(free)
     pools = []
     for each in map(ipaddress.ip_network, subnets):
         inner = options.ip_range if options.ip_range and options.ip_range[0] in each else range_for_others(each)
@@ -120,7 +122,7 @@ def _pools(draft: Draft, options: NetworkOptions, subnet: str) -> list[dict[str,
 
 
 def _spec(
-    draft: Draft, name: str, options: NetworkOptions, driver: str, pools: list[dict[str, str]]
+    builder: PlanBuilder, name: str, options: NetworkOptions, driver: str, pools: list[dict[str, str]]
 ) -> dict[str, Any]:
     driver_options = {}
     if options.mtu is not None:
@@ -136,7 +138,7 @@ def _spec(
         "IPAM": {"Config": pools},
         "Options": driver_options,
         "Labels": {
-            draft.label(labels.MANAGED_BY): "gateway",
-            draft.label(labels.INSTANCE): draft.desired.instance,
+            builder.label(labels.MANAGED_BY): "gateway",
+            builder.label(labels.INSTANCE): builder.desired.instance,
         },
     }

@@ -1,36 +1,36 @@
-"""Which networks there must be where the configuration keeps one for each project. Pure."""
+"""The networks of projects that a configured network with `per: project` stands for. Pure."""
 
 from dataclasses import replace
 
 from gateway.docker.model import Observed
 from gateway.docker.plan import Desired
-from gateway.docker.planning.draft import Draft
-from gateway.docker.planning.services import networks_wanted as wanted_by_service
-from gateway.docker.planning.wanted import networks_wanted
+from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.desired_networks import attachable_networks
+from gateway.docker.planning.services import service_networks
 from gateway.docker.projects import configured_as
 
 
-def spread(desired: Desired, observed: Observed) -> Desired:
-    """Return what is wanted, with the networks of projects in place of each that is kept per project.
+def expand_projects(desired: Desired, observed: Observed) -> Desired:
+    """Return the desired state with each network that is `per: project` replaced by the networks of projects.
 
-    Besides those that containers and services ask for, these are all that a container of this engine is on: agents on
-    other nodes, and Compose files, create such networks too.
+    These are the networks that containers and services request, and those that a container of this engine is on:
+    agents on other nodes, and Compose files, also create such networks.
 
     Args:
-        desired: As configured.
-        observed: What there is.
+        desired: The desired state, as configured.
+        observed: The observed state.
     """
     configured = desired.options.networks
     if all(options.per is None for options in configured.values()):
         return desired
-    draft = Draft(desired, observed, frozenset())
+    builder = PlanBuilder(desired, observed, frozenset())
     names: set[str] = set()
     for container in observed.containers:
         if container.id != observed.own:
-            names.update(container.endpoints, networks_wanted(draft, container))
+            names.update(container.endpoints, attachable_networks(builder, container))
     if desired.options.services and observed.swarm.leader:
         for service in observed.services:
-            names.update(wanted_by_service(draft, service))
+            names.update(service_networks(builder, service))
     networks = {name: options for name, options in configured.items() if options.per is None}
     for name in sorted(names - configured.keys()):
         of = configured_as(configured, name)

@@ -1,165 +1,171 @@
-"""Swarm services that opted in: their networks are in their specification."""
+"""Plans updates of swarm services, whose networks are in their specification."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import Request
 from gateway.docker.model import NetworkInfo, Service
-from gateway.docker.plan import Action, Standing, Verb
-from gateway.docker.planning.draft import Draft, Holder
-from gateway.docker.planning.shadows import service_shadows
-from gateway.docker.trouble import Blocked
+from gateway.docker.plan import Action, AttachmentState, Verb
+from gateway.docker.planning.builder import AliasHolder, PlanBuilder
+from gateway.docker.planning.name_conflicts import service_conflicts
 
 
-def update_services(draft: Draft) -> None:
-    """Update each service whose networks differ; every manager reports them, and the leader acts."""
-    if draft.observed.services_hidden:
-        draft.warnings.append(
-            "labelled services are not shown: the proxy before the engine refuses GET /services"
+def update_services(builder: PlanBuilder) -> None:
+    """Update each service whose networks differ; every manager reports them, only the leader updates them."""
+    if builder.observed.services_hidden:
+        builder.warnings.append(
+            "services with labels are not listed: the proxy in front of the engine refuses GET /services"
             " (configs/docker/socket-proxy-leader.yaml allows it)"
         )
-    for service in draft.observed.services:
-        networks, wanted = _attached(draft, service)
-        if _acts(draft):
+    for service in builder.observed.services:
+        networks, wanted = _attached(builder, service)
+        if _acts(builder):
             for network_id, aliases in service.networks.items():
-                if draft.desired.mark in aliases and network_id not in wanted:
+                if builder.desired.owner_alias in aliases and network_id not in wanted:
                     del networks[network_id]
-            _update(draft, service, networks)
+            _update(builder, service, networks)
 
 
-def _acts(draft: Draft) -> bool:
+def _acts(builder: PlanBuilder) -> bool:
     """Return whether this agent updates services."""
-    return draft.options.services and draft.observed.swarm.leader
+    return builder.options.services and builder.observed.swarm.leader
 
 
-def networks_wanted(draft: Draft, service: Service) -> list[str]:
-    """Return the networks that a service is to be on."""
-    request, names = _wanted(draft, service)
+def service_networks(builder: PlanBuilder, service: Service) -> list[str]:
+    """Return the desired networks of a service."""
+    request, names = _wanted(builder, service)
     return [] if request is None or request.refused else names
 
 
-def _wanted(draft: Draft, service: Service) -> tuple[Request | None, list[str]]:
-    """Return what a service asks for or gets, and the networks that this means."""
+def _wanted(builder: PlanBuilder, service: Service) -> tuple[Request | None, list[str]]:
+    """Return the request of a service, and the networks that it selects."""
     who, labels = f"service {service.name}", {**service.labels, SWARM_SERVICE: service.name}
-    request = draft.request(who, None, labels)
-    return request, [] if request is None else draft.networks_of(request, who, service.name, labels)
+    request = builder.request(who, None, labels)
+    return request, [] if request is None else builder.networks_of(request, who, service.name, labels)
 
 
-def _attached(draft: Draft, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Return its networks with their aliases, including those it asks for; and the IDs of all that it asks for."""
-    mark, who = draft.desired.mark, f"service {service.name}"
+def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
+    """Return its networks with aliases, including the requested ones; and the IDs of the requested ones."""
+    mark, who = builder.desired.owner_alias, f"service {service.name}"
 
-    def report(name: str, state: Standing, reason: Blocked | None = None, message: str = "") -> None:
-        draft.report(who, service.id, name, state, reason, message)
+    def report(name: str, state: AttachmentState, reason: BlockedReason | None = None, message: str = "") -> None:
+        builder.report(who, service.id, name, state, reason, message)
 
-    request, names = _wanted(draft, service)
+    request, names = _wanted(builder, service)
     networks = dict(service.networks)
     wanted: set[str] = set()
     if request is None:
         return networks, wanted
     for name in names:
         if request.refused:
-            report(name, Standing.BLOCKED, Blocked.NOT_GRANTED, request.refused)
+            report(name, AttachmentState.BLOCKED, BlockedReason.NOT_GRANTED, request.refused)
             continue
-        there = draft.known.get(name)
-        if name in draft.without_range:
-            report(name, Standing.BLOCKED, Blocked.IP_EXHAUSTED, draft.without_range[name])
+        there = builder.known.get(name)
+        if name in builder.no_free_range:
+            report(name, AttachmentState.BLOCKED, BlockedReason.IP_EXHAUSTED, builder.no_free_range[name])
             continue
         if there is None:
-            report(name, Standing.PENDING, None, f"network {name} does not exist yet")
+            report(name, AttachmentState.PENDING, None, f"network {name} does not exist yet")
             continue
         wanted.add(there.id)
         found = networks.get(there.id)
-        hindrance = _hindrance(draft, service, there, request, found)
-        if hindrance is not None:
-            report(name, *hindrance)
+        blocked = _block_reason(builder, service, there, request, found)
+        if blocked is not None:
+            report(name, *blocked)
             continue
         aliases = frozenset(request.aliases) | {mark}
         if found is None or (mark in found and found != aliases):
             networks[there.id] = aliases
-            report(name, *_to_change(draft))
+            report(name, *_to_change(builder))
         elif aliases - {mark} <= found:
-            report(name, Standing.ATTACHED)
+            report(name, AttachmentState.ATTACHED)
         else:
-            report(name, Standing.DRIFTED, None, "it was attached by other means, with other aliases")
+            report(name, AttachmentState.DRIFTED, None, "it was not attached by the gateway, and has other aliases")
     return networks, wanted
 
 
-def _hindrance(
-    draft: Draft, service: Service, there: NetworkInfo, request: Request, found: frozenset[str] | None
-) -> tuple[Standing, Blocked, str] | None:
-    """Return its state on a network where it cannot have what it asks for; None: it can."""
+def _block_reason(
+    builder: PlanBuilder, service: Service, there: NetworkInfo, request: Request, found: frozenset[str] | None
+) -> tuple[AttachmentState, BlockedReason, str] | None:
+    """Return its status on a network where its request cannot be met; None: it can be."""
     if found is None and there.scope != "swarm":
-        return Standing.BLOCKED, Blocked.LOCAL_NETWORK, _local(draft, there)
-    if conflicts := service_shadows(draft, service, there.name, request.aliases):
+        return AttachmentState.BLOCKED, BlockedReason.LOCAL_NETWORK, _local(builder, there)
+    if conflicts := service_conflicts(builder, service, there.name, request.aliases):
         if found is None:
-            return Standing.BLOCKED, Blocked.NAME_CONFLICT, conflicts
-        return Standing.DRIFTED, Blocked.NAME_CONFLICT, f"{conflicts}; it stays attached: its tasks would restart"
-    conflict = _conflict(draft, service, there.name, request, found or frozenset())
-    return (Standing.BLOCKED, Blocked.ALIAS_CONFLICT, conflict) if conflict else None
+            return AttachmentState.BLOCKED, BlockedReason.NAME_CONFLICT, conflicts
+        return (
+            AttachmentState.DRIFTED,
+            BlockedReason.NAME_CONFLICT,
+            f"{conflicts}; it stays attached, since its tasks would restart",
+        )
+    conflict = _conflict(builder, service, there.name, request, found or frozenset())
+    return (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT, conflict) if conflict else None
 
 
-def _local(draft: Draft, there: NetworkInfo) -> str:
+def _local(builder: PlanBuilder, there: NetworkInfo) -> str:
     return (
-        f"network {there.name} ({there.driver}) exists on one node only, and tasks run on any node: name an overlay"
-        f" in the service's label {draft.label('network')}"
+        f"network {there.name} ({there.driver}) exists on one node only, and tasks run on any node: use an overlay"
+        f" in the service's label {builder.label('network')}"
     )
 
 
-def _to_change(draft: Draft) -> tuple[Standing, Blocked | None, str]:
-    """Return the state of a network that the specification lacks."""
-    if not draft.options.services:
+def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, BlockedReason | None, str]:
+    """Return the status of a network that the specification lacks."""
+    if not builder.options.services:
         message = (
-            "docker.services is false: set it to true, and the gateway adds the network; the service's tasks restart"
+            "docker.services is false: set it to true, and the gateway adds the network, which restarts the tasks"
         )
-        return Standing.BLOCKED, Blocked.SERVICES_OFF, message
-    if not draft.observed.swarm.leader:
-        return Standing.PENDING, None, "the agent on the swarm's leading manager adds the network"
-    return Standing.PENDING, None, ""
+        return AttachmentState.BLOCKED, BlockedReason.SERVICES_OFF, message
+    if not builder.observed.swarm.leader:
+        return AttachmentState.PENDING, None, "the agent on the swarm's leading manager adds the network"
+    return AttachmentState.PENDING, None, ""
 
 
-def _conflict(draft: Draft, service: Service, name: str, request: Request, found: frozenset[str]) -> str:
-    """Return why the service cannot have its aliases on a network; empty: it can, and they are reserved."""
-    taken = [alias for alias in request.aliases if alias.lower() in draft.taken(name)]
+def _conflict(builder: PlanBuilder, service: Service, name: str, request: Request, found: frozenset[str]) -> str:
+    """Reserve the service's aliases on a network; return why it cannot have them; empty: it can."""
+    taken = [alias for alias in request.aliases if alias.lower() in builder.backend_names(name)]
     if taken:
         return f"{', '.join(taken)}: a backend has that name: choose another alias"
     new = [alias for alias in request.aliases if alias not in found]
-    others = [f"{alias!r} is {held}'s" for alias in new if (held := _held(draft, service, name, alias))]
+    others = [f"{alias!r} belongs to {held}" for alias in new if (held := _held(builder, service, name, alias))]
     if others:
         return f"{'; '.join(others)}: choose another alias, or list it for both in docker.grants"
     for alias in request.aliases:
-        draft.promised.setdefault((name, alias.lower()), _holder(draft, service))
+        builder.reserved.setdefault((name, alias.lower()), _holder(builder, service))
     return ""
 
 
-def _held(draft: Draft, service: Service, name: str, alias: str) -> str | None:
-    """Return who has or gets an alias on a network and does not share it; None: it is free."""
-    holder, network, alias = _holder(draft, service), draft.known[name].id, alias.lower()
+def _held(builder: PlanBuilder, service: Service, name: str, alias: str) -> str | None:
+    """Return the holder of an alias on a network that the service may not share; None: the alias is free."""
+    holder, network, alias = _holder(builder, service), builder.known[name].id, alias.lower()
     holders = [
-        _holder(draft, other)
-        for other in draft.observed.services
+        _holder(builder, other)
+        for other in builder.observed.services
         if alias in {each.lower() for each in other.networks.get(network, ())}
     ]
-    holders += [draft.holder(container) for container, by_alias in draft.called(name, alias) if by_alias]
-    promised = draft.promised.get((name, alias))
-    holders += [promised] if promised is not None else []
+    holders += [
+        builder.holder(container) for container, by_alias in builder.containers_named(name, alias) if by_alias
+    ]
+    reserved = builder.reserved.get((name, alias))
+    holders += [reserved] if reserved is not None else []
     return next((other.who for other in holders if not other.shares(alias, holder)), None)
 
 
-def _holder(draft: Draft, service: Service) -> Holder:
+def _holder(builder: PlanBuilder, service: Service) -> AliasHolder:
     labels = {SWARM_SERVICE: service.name}
-    return Holder(f"service {service.name}", owner(service.id, labels), draft.by_configuration(None, labels))
+    return AliasHolder(f"service {service.name}", owner(service.id, labels), builder.by_configuration(None, labels))
 
 
-def _update(draft: Draft, service: Service, networks: Mapping[str, frozenset[str]]) -> None:
+def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> None:
     """Update the service if its networks differ."""
     changed = sorted(each for each in networks.keys() | service.networks.keys()
                      if networks.get(each) != service.networks.get(each))  # fmt: skip
     if changed:
-        name = next((each.name for each in draft.observed.networks if each.id == changed[0]), changed[0])
-        body = _with_networks(service.spec, networks, _kept(draft, service, networks))
-        draft.actions.append(
+        name = next((each.name for each in builder.observed.networks if each.id == changed[0]), changed[0])
+        body = _with_networks(service.spec, networks, _kept(builder, service, networks))
+        builder.actions.append(
             Action(
                 Verb.UPDATE_SERVICE, name, changed[0], f"service {service.name}", service.id,
                 why="its networks change", body=body, version=service.version,
@@ -168,17 +174,17 @@ def _update(draft: Draft, service: Service, networks: Mapping[str, frozenset[str
         )  # fmt: skip
 
 
-def _kept(draft: Draft, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
-    """Return the networks that keep a service's route out: without networks, it is each node's default bridge."""
-    internal = {each.id for each in draft.observed.networks if each.internal}
-    has_way_out = not service.networks or not service.networks.keys() <= internal
-    return ("bridge",) if has_way_out and networks and networks.keys() <= internal else ()
+def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
+    """Return the networks that keep a service's route out: without any, that is the default bridge of each node."""
+    internal = {each.id for each in builder.observed.networks if each.internal}
+    has_external_route = not service.networks or not service.networks.keys() <= internal
+    return ("bridge",) if has_external_route and networks and networks.keys() <= internal else ()
 
 
 def _with_networks(
     spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]], kept: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the specification with these networks and those kept; unchanged ones stay as they are written."""
+    """Return the specification with these networks and `kept`; entries that do not change stay as they are."""
     template = dict(spec.get("TaskTemplate", {}))
     before = {each["Target"]: each for each in template.get("Networks") or []}
     template["Networks"] = [{"Target": each} for each in kept] + [

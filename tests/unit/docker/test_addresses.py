@@ -12,16 +12,16 @@ from gateway.app.docker_desired import desired as wanted_of
 from gateway.config import load
 from gateway.config.load import Sources
 from gateway.contracts import Secret
-from gateway.docker.addresses import choose, protected, range_for_others
+from gateway.docker.addresses import choose, is_reserved, range_for_others
+from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.failures import Failures
 from gateway.docker.flavour import PODMAN
-from gateway.docker.ledger import Ledger
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
-from gateway.docker.plan import Action, Condition, Desired, Plan, Standing, Verb
+from gateway.docker.ownership import OwnershipRecord
+from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, Desired, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import Blocked, EngineError, Kind
 from gateway.errors import ConfigError
 from tests.support.fake_engine import FakeEngine
 
@@ -72,7 +72,7 @@ def test_a_subnet_that_is_too_small_is_not_divided() -> None:
 def test_a_gateway_chooses_the_same_address_and_others_mostly_different_ones() -> None:
     (first,) = choose(NET, "site-a")
     assert (first,) == choose(NET, "site-a")
-    assert protected(NET, first)
+    assert is_reserved(NET, first)
     assert first not in {"10.9.0.0", "10.9.0.1", "10.9.0.127"}
     assert len({choose(replace(NET, subnets=("10.8.0.0/22",), ip_ranges=("10.8.2.0/23",)), f"node-{at}")
                 for at in range(8)}) > 6  # fmt: skip
@@ -100,7 +100,7 @@ def test_each_address_family_has_its_own_address() -> None:
     both = replace(NET, subnets=("fd00:9::/64", *NET.subnets), ip_ranges=("fd00:9:0:0:8000::/65", *NET.ip_ranges))
     found = choose(both, "site-a")
     assert [ipaddress.ip_address(each).version for each in found] == [6, 4]
-    assert all(protected(both, each) for each in found)
+    assert all(is_reserved(both, each) for each in found)
 
 
 def test_a_network_is_created_with_a_range_and_the_gateway_attached_beside_it() -> None:
@@ -125,12 +125,12 @@ def test_an_address_in_the_range_of_containers_is_replaced() -> None:
     found = planned(gateway("10.9.0.130"))
     (moved,) = found.actions
     assert (moved.verb, moved.addresses) == (Verb.REATTACH, choose(NET, "site-a"))
-    assert found.conditions[0].message == "the engine may give its address 10.9.0.130 to another container"
+    assert found.attachments[0].message == "the engine may assign its address 10.9.0.130 to another container"
     assert verbs(planned(gateway("10.9.0.77"))) == []  # as good as the one that it would choose
     busy = replace(desired(), serving=True)
     own = gateway("10.9.0.130")
     kept = plan(busy, Observed((own,), (NET,), own=own.id), OURS)
-    assert (verbs(kept), kept.conditions[0].state) == ([], Standing.DRIFTED)
+    assert (verbs(kept), kept.attachments[0].state) == ([], AttachmentState.DRIFTED)
 
 
 def test_a_configured_address_is_used() -> None:
@@ -138,7 +138,7 @@ def test_a_configured_address_is_used() -> None:
     assert planned(gateway("10.9.0.77"), address=fixed).actions[0].addresses == ("10.9.0.9",)
     found = planned(gateway("10.9.0.9"), address=fixed)
     assert (verbs(found), found.warnings) == ([], ())
-    assert "may give 10.9.0.9" in planned(gateway("10.9.0.9"), OPEN, address=fixed).warnings[0]
+    assert "may assign 10.9.0.9" in planned(gateway("10.9.0.9"), OPEN, address=fixed).warnings[0]
 
 
 def test_a_network_without_a_range_is_kept_with_a_warning() -> None:
@@ -148,7 +148,7 @@ def test_a_network_without_a_range_is_kept_with_a_warning() -> None:
     assert "has no --ip-range" in line
     assert "docs/docker.md" in line
     assert (
-        "the gateway's container was attached by other means, at 10.9.0.130"
+        "the gateway did not attach its own container, whose address 10.9.0.130"
         in planned(gateway("10.9.0.130", "orders")).warnings[0]
     )
     task = gateway("10.9.0.130", "orders", image_labels={})
@@ -168,7 +168,7 @@ async def test_after_a_conflict_the_next_address_is_used_and_kept(tmp_path: Path
             wanted = body["EndpointConfig"].get("IPAMConfig", {}).get("IPv4Address")
             asked.append(wanted)
             if wanted in taken:
-                raise EngineError(Kind.FORBIDDEN, "Address already in use")
+                raise EngineError(ErrorKind.FORBIDDEN, "Address already in use")
             await super().post(path, body, **params)
             self.containers[body["Container"]].endpoints["apps"].address = wanted
 
@@ -180,25 +180,25 @@ async def test_after_a_conflict_the_next_address_is_used_and_kept(tmp_path: Path
     own = engine.add_container("gateway", {})
     want = replace(desired(), options=replace(desired().options, container="gateway"))
     reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
-    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert (asked, reconciler.settled.is_set()) == ([first], False)
-    reconciler._failures.keep(())
-    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    reconciler._failures.retain(())
+    await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert asked == [first, choose(NET, "site-a", refused=taken)[0]]
     assert reconciler.settled.is_set()
-    await reconciler.cycle(engine)  # type: ignore[arg-type]
-    assert Ledger(tmp_path).addresses == {"apps": (asked[1],)}
+    await reconciler.reconcile(engine)  # type: ignore[arg-type]
+    assert OwnershipRecord(tmp_path).addresses == {"apps": (asked[1],)}
     # Another life: the first one is free again, and the one that clients know is asked for.
     del own.endpoints["apps"]
     taken.clear()
-    await Reconciler(want.options, lambda: want, lambda _: None, tmp_path).cycle(engine)  # type: ignore[arg-type]
+    await Reconciler(want.options, lambda: want, lambda _: None, tmp_path).reconcile(engine)  # type: ignore[arg-type]
     assert asked[2:] == [asked[1]]
 
 
 async def test_an_unavailable_configured_address_is_reported_and_not_replaced(tmp_path: Path) -> None:
     class Taken(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
-            raise EngineError(Kind.FORBIDDEN, "Address already in use")
+            raise EngineError(ErrorKind.FORBIDDEN, "Address already in use")
 
     engine = Taken(random.Random(1))
     engine.add_network("apps", subnet="10.9.0.0/24")
@@ -209,18 +209,18 @@ async def test_an_unavailable_configured_address_is_reported_and_not_replaced(tm
     want = replace(desired(), options=options)
     reconciler = Reconciler(options, lambda: want, lambda _: None, tmp_path)
     for _ in range(2):
-        await reconciler.cycle(engine)  # type: ignore[arg-type]
-    (condition,) = reconciler.plan.conditions
-    assert (condition.state, condition.reason) == (Standing.BLOCKED, Blocked.ADDRESS_REFUSED)
+        await reconciler.reconcile(engine)  # type: ignore[arg-type]
+    (condition,) = reconciler.plan.attachments
+    assert (condition.state, condition.reason) == (AttachmentState.BLOCKED, BlockedReason.ADDRESS_REFUSED)
     assert "docker.networks.apps.address" in condition.message
 
 
 def test_an_ownership_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     (tmp_path / "docker.json").write_text('{"endpoints": [["c", "apps"]]}')
-    ledger = Ledger(tmp_path)
-    assert (ledger.endpoints, ledger.addresses, ledger.problem) == (frozenset({("c", "apps")}), {}, None)
+    ownership = OwnershipRecord(tmp_path)
+    assert (ownership.endpoints, ownership.addresses, ownership.problem) == (frozenset({("c", "apps")}), {}, None)
     (tmp_path / "docker.json").write_text('{"endpoints": [], "addresses": []}')
-    assert Ledger(tmp_path).problem
+    assert OwnershipRecord(tmp_path).problem
 
 
 @pytest.mark.parametrize(
@@ -257,12 +257,12 @@ def test_a_stopped_gateway_with_a_pruned_network_is_reported_and_repaired() -> N
     ours = frozenset({("id-old", "apps")})
     before = plan(desired(), Observed((STOPPED,)), ours)
     assert [(each.verb, each.container) for each in before.actions] == [(Verb.CREATE_NETWORK, "")]
-    (condition,) = before.conditions
-    assert (condition.container, condition.state) == ("gateway-1", Standing.DRIFTED)
+    (condition,) = before.attachments
+    assert (condition.container, condition.state) == ("gateway-1", AttachmentState.DRIFTED)
     assert "docker network disconnect apps gateway-1" in condition.message
     after = plan(desired(), Observed((STOPPED,), (NET,)), ours)
     expected = Action(
-        Verb.REATTACH, "apps", "n1", "gateway-1", "id-old", ("orders", MARK), "its network is gone",
+        Verb.REATTACH, "apps", "n1", "gateway-1", "id-old", ("orders", MARK), "its network was removed",
         addresses=choose(NET, "site-a"),
     )  # fmt: skip
     assert after.actions == (expected,)
@@ -284,17 +284,17 @@ def test_stopped_apps_with_a_pruned_network_are_not_attached() -> None:
         return Container("id-web", "web", "exited", labels, "bridge", {"apps": there})
 
     ours, foreign = web(MARK), web("web")
-    ledger = frozenset({("id-web", "apps")})
+    ownership = frozenset({("id-web", "apps")})
     for network in ((), (NET,)):
-        (condition,) = plan(desired(), Observed((ours,), network), ledger).conditions
-        assert (condition.state, "cannot start until" in condition.message) == (Standing.DRIFTED, True)
-        (condition,) = plan(desired(), Observed((foreign,), network), ledger).conditions
-        assert condition.state is Standing.DRIFTED
+        (condition,) = plan(desired(), Observed((ours,), network), ownership).attachments
+        assert (condition.state, "cannot start until" in condition.message) == (AttachmentState.DRIFTED, True)
+        (condition,) = plan(desired(), Observed((foreign,), network), ownership).attachments
+        assert condition.state is AttachmentState.DRIFTED
         assert "docker network disconnect apps web && docker network connect apps web" in condition.message
-        (condition,) = plan(desired(), Observed((web("web", "www", "a;b"),), network), ledger).conditions
+        (condition,) = plan(desired(), Observed((web("web", "www", "a;b"),), network), ownership).attachments
         assert "connect --alias 'a;b' --alias www apps web, or" in condition.message
         podman = Observed((foreign,), network, flavour=PODMAN)
-        (condition,) = plan(desired(), podman, ledger).conditions
+        (condition,) = plan(desired(), podman, ownership).attachments
         assert "podman network disconnect apps web && podman network connect apps web" in condition.message
 
 
@@ -312,7 +312,7 @@ def test_a_container_with_the_address_of_the_gateway_is_reported() -> None:
 def test_a_subnet_with_host_bits_is_normalized_as_by_the_engine() -> None:
     old = replace(NET, subnets=("10.9.0.7/24",), ip_ranges=("10.9.0.130/25",))
     assert choose(old, "site-a") == choose(NET, "site-a")
-    assert protected(old, "10.9.0.20")
+    assert is_reserved(old, "10.9.0.20")
 
 
 def test_a_network_must_not_contain_addresses_that_the_gateway_dials_directly(tmp_path: Path) -> None:
@@ -335,12 +335,15 @@ def test_a_network_must_not_contain_addresses_that_the_gateway_dials_directly(tm
 
 
 def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> None:
-    failures, pending = Failures(), Condition("apps", "gateway", Standing.PENDING, container_id="id-gateway")
+    failures, pending = (
+        Failures(),
+        AttachmentStatus("apps", "gateway", AttachmentState.PENDING, container_id="id-gateway"),
+    )
     action = Action(Verb.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))
-    failures.failed(action, EngineError(Kind.FORBIDDEN, "Address already in use"), 0.0, {})
+    failures.failed(action, EngineError(ErrorKind.FORBIDDEN, "Address already in use"), 0.0, {})
     fixed = NetworkOptions(address=ipaddress.ip_address("10.9.0.9"))
-    assert "change docker.networks.apps.address" in failures.explained(pending, {"apps": fixed}).message
+    assert "change docker.networks.apps.address" in failures.with_failure(pending, {"apps": fixed}).message
     for networks in ({"apps": NetworkOptions()}, {}):
-        found = failures.explained(pending, networks)
-        assert (found.state, found.reason) == (Standing.BLOCKED, Blocked.ADDRESS_REFUSED)
+        found = failures.with_failure(pending, networks)
+        assert (found.state, found.reason) == (AttachmentState.BLOCKED, BlockedReason.ADDRESS_REFUSED)
         assert "docker.networks" not in found.message

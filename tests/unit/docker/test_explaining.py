@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from gateway.docker.errors import BlockedReason
 from gateway.docker.explaining import explain, find
-from gateway.docker.explaining.model import BackendFact, Explanation, Reached
+from gateway.docker.explaining.model import BackendFact, Explanation, Reachability
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import Condition, Desired, Plan, Standing
+from gateway.docker.plan import AttachmentState, AttachmentStatus, Desired, Plan
 from gateway.docker.planning import plan
-from gateway.docker.trouble import Blocked
 
 MARK = "gw-owner-site-a"
 OPT_IN = {"gateway.enable": "true"}
@@ -49,14 +49,14 @@ def explained(
     return explain(wanted, observed, plan(wanted, observed, ours), web, [fact])
 
 
-def verdict(*arguments: Any, **more: Any) -> Reached:
+def verdict(*arguments: Any, **more: Any) -> Reachability:
     (found,) = explained(*arguments, **more).backends
     return found
 
 
 def test_a_container_with_access_shows_how_and_needs_no_action() -> None:
     found = explained(ATTACHED)
-    assert found.backends == [Reached("orders", "yes", "apps", "by the name orders; the backend is up")]
+    assert found.backends == [Reachability("orders", "yes", "apps", "by the name orders; the backend is up")]
     assert found.remedies == []
     assert [(each.part, each.name, each.state, each.why) for each in found.parts] == [
         ("container", "web", "running", ""),
@@ -82,24 +82,24 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
         (container("web", labels={"gateway.enable": "false"}), {}, "no", "is false", "gateway.enable=true"),
         (container("web", labels=ORDERS, endpoints=ON_SHOP), {}, "no", "does nothing without", "correct its labels"),
         (container("web", labels={}, image_labels=OPT_IN), {}, "no", "comes from its image", "docker.grants"),
-        (container("web", labels={**OPT_IN, "gateway.instance": "b"}), {}, "no", "gateway, b", "ask that one"),
+        (container("web", labels={**OPT_IN, "gateway.instance": "b"}), {}, "no", "gateway, b", "query that gateway"),
         (container("web", labels={**OPT_IN, "gateway.backends": "media"}), {"options": {"networks": {
             "apps": NetworkOptions(backends=("orders",)), "other": NetworkOptions(backends=("media",)),
         }}}, "no", "gateway.backends names only media", "add orders to its label"),
         (container("web", labels={**OPT_IN, "gateway.network": "other"}), {"options": {"networks": {
             "apps": NetworkOptions(), "other": NetworkOptions(),
-        }}}, "no", "attached to network other", "in a moment"),
-        (container("web"), {}, "no", "about to be attached", "in a moment"),
+        }}}, "no", "attached to network other", "in a few seconds"),
+        (container("web"), {}, "no", "about to be attached", "in a few seconds"),
         (container("web"), {"strict": True}, "no", "docker.grants", "docker.grants"),
         (container("web", labels={}), {"options": {"networks": {
             "apps": NetworkOptions(backends=("orders",)), "other": NetworkOptions(backends=("media",)),
-        }, "grants": (Grant(("media",), container="web"),)}}, "no", "give it only media", "backends: [orders]"),
+        }, "grants": (Grant(("media",), container="web"),)}}, "no", "allow it only media", "backends: [orders]"),
         (container("web", labels={}), {"options": {"networks": {
             "apps": NetworkOptions(backends=("orders",)), "other": NetworkOptions(backends=("media",)),
         }, "attach": (AttachRule(("web",), backends=("media",)),)}}, "no", "its rule in docker.attach", "the rule"),
         (container("web", network_mode="none"), {}, "no", "no_network", "--network none"),
         (container("web", network_mode="host"), {}, "maybe", "the host's network", "address of a listener"),
-        (container("web", network_mode="container:gone"), {}, "no", "that is gone", "create container web again"),
+        (container("web", network_mode="container:gone"), {}, "no", "that is gone", "recreate container web"),
         (container("web", network_mode="container:base"), {}, "no", "container base, which is not", "set the labels"),
         (container("web", network_mode="container:on"), {}, "yes", "by the name orders", ""),
         (SHOPPING, {}, "maybe", "container shop-1 on network shop_default", "rename backend orders"),
@@ -162,8 +162,10 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     own = replace(GATEWAY, endpoints={"apps-shop": endpoint(MARK)})
     wanted = Desired("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))
     observed = Observed((own, web), own=own.id)
-    blocked = Condition("apps-shop", "web", Standing.BLOCKED, Blocked.IP_EXHAUSTED, "full", web.id)
-    planned = Plan(conditions=(blocked,), networks={"apps-shop": ("orders",), "apps-other": ("orders",)})
+    blocked = AttachmentStatus(
+        "apps-shop", "web", AttachmentState.BLOCKED, BlockedReason.IP_EXHAUSTED, "full", web.id
+    )
+    planned = Plan(attachments=(blocked,), networks={"apps-shop": ("orders",), "apps-other": ("orders",)})
     found = explain(wanted, observed, planned, web, [UP])
     assert [each.name for each in found.parts if each.part == "network"] == ["apps-shop"]
     assert found.backends[0].why == "the gateway does not have the name orders on network apps-shop"

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from gateway.docker.act import act
 from gateway.docker.engine import Engine
+from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
+from gateway.docker.executor import execute
 from gateway.docker.exposure import can_spoof
 from gateway.docker.flavour import DOCKER, PODMAN, Flavour, flavour, lease_ranges
 from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Action, Desired, Verb
 from gateway.docker.planning import plan
-from gateway.docker.trouble import Blocked, EngineError, Kind
 
 COMPONENTS = [{"Name": "Podman Engine", "Version": "5.4.2"}, {"Name": "Conmon"}]
 WEB = Container("0" * 64, "web", "running", {"gateway.enable": "true"}, "bridge", {})
@@ -54,29 +54,34 @@ def test_the_engine_and_the_version_are_known_from_one_answer(version: Any, expe
     [
         (
             {"Version": "4.1.1", "ApiVersion": "1.40", "Components": COMPONENTS},
-            "Podman 4.1.1 has API 1.40: Podman 4.2 or later is needed, update it",
+            "Podman 4.1.1 has API 1.40: Podman 4.2 or later is required, update it",
         ),
         (
             {"Version": "24.0.7", "ApiVersion": "1.43"},
-            "Docker 24.0.7 has API 1.43: Docker Engine 25 or later is needed, update it",
+            "Docker 24.0.7 has API 1.43: Docker Engine 25 or later is required, update it",
         ),
         (
             {"Version": "99", "ApiVersion": "1.99", "MinAPIVersion": "1.60", "Components": COMPONENTS},
             "Podman 99 requires API 1.60 or newer; this gateway supports API 1.48: update the gateway",
         ),
-        ("<html>", "the answer is not that of a Docker engine: '<html>'"),
+        ("<html>", "not the response of a Docker engine: '<html>'"),
     ],
 )
 def test_an_unsupported_engine_is_reported_by_name(version: Any, message: str) -> None:
     with pytest.raises(EngineError) as raised:
         asyncio.run(Answering(version).negotiate())
-    assert (raised.value.kind, str(raised.value)) == (Kind.API, message)
+    assert (raised.value.kind, str(raised.value)) == (ErrorKind.API, message)
 
 
 def test_disconnected_containers_are_recognized() -> None:
-    assert DOCKER.left({"Actor": {"ID": "network", "Attributes": {"container": "c", "name": "apps"}}}) == "c"
-    assert PODMAN.left({"Actor": {"ID": "c", "Attributes": {"name": "web", "network": "apps"}}}) == "c"
-    assert DOCKER.left({}) == PODMAN.left({}) == ""
+    assert (
+        DOCKER.disconnected_container({"Actor": {"ID": "network", "Attributes": {"container": "c", "name": "apps"}}})
+        == "c"
+    )
+    assert (
+        PODMAN.disconnected_container({"Actor": {"ID": "c", "Attributes": {"name": "web", "network": "apps"}}}) == "c"
+    )
+    assert DOCKER.disconnected_container({}) == PODMAN.disconnected_container({}) == ""
 
 
 @pytest.mark.parametrize(
@@ -103,17 +108,22 @@ def test_the_capabilities_of_a_podman_container_are_read() -> None:
 @pytest.mark.parametrize(
     ("mode", "networks", "reason", "message"),
     [
-        ("pasta", {"apps": NetworkOptions()}, Blocked.NOT_ATTACHABLE, "it uses pasta, with which Podman joins"),
-        ("bridge", {"apps": NetworkOptions("overlay")}, Blocked.NOT_MANAGER, "network apps: Podman has no overlay"),
+        ("pasta", {"apps": NetworkOptions()}, BlockedReason.NOT_ATTACHABLE, "it uses pasta, with which Podman joins"),
+        (
+            "bridge",
+            {"apps": NetworkOptions("overlay")},
+            BlockedReason.NOT_MANAGER,
+            "network apps: Podman has no overlay",
+        ),
     ],
 )
 def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
-    mode: str, networks: dict[str, NetworkOptions], reason: Blocked, message: str
+    mode: str, networks: dict[str, NetworkOptions], reason: BlockedReason, message: str
 ) -> None:
     container = Container(WEB.id, WEB.name, WEB.state, WEB.labels, mode, {})
     wanted = Desired("site", DockerOptions(networks=networks, services=True), ("orders",))
     found = plan(wanted, Observed((container,), flavour=PODMAN), frozenset())
-    (condition,) = found.conditions
+    (condition,) = found.attachments
     assert (condition.reason, condition.message.startswith(message)) == (reason, True)
     assert any(each.startswith("docker.services: Podman has no swarm services") for each in found.warnings)
 
@@ -121,13 +131,13 @@ def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
 @pytest.mark.parametrize(
     ("kind", "implementation", "cleared"),
     [
-        (Kind.FAILED, PODMAN, True),  # a 500
-        (Kind.FORBIDDEN, PODMAN, False),  # it is connected already
-        (Kind.UNREACHABLE, PODMAN, False),  # it may have been done
-        (Kind.FAILED, DOCKER, False),
+        (ErrorKind.FAILED, PODMAN, True),  # a 500
+        (ErrorKind.FORBIDDEN, PODMAN, False),  # it is connected already
+        (ErrorKind.UNREACHABLE, PODMAN, False),  # it may have been done
+        (ErrorKind.FAILED, DOCKER, False),
     ],
 )
-def test_podman_forgets_a_connection_that_failed(kind: Kind, implementation: Flavour, cleared: bool) -> None:
+def test_podman_forgets_a_connection_that_failed(kind: ErrorKind, implementation: Flavour, cleared: bool) -> None:
     asked = []
 
     class Failing:
@@ -136,9 +146,9 @@ def test_podman_forgets_a_connection_that_failed(kind: Kind, implementation: Fla
 
         async def post(self, path: str, body: Any) -> None:
             asked.append(path)
-            raise EngineError(kind if path.endswith("connect") else Kind.FAILED, body["Container"])
+            raise EngineError(kind if path.endswith("connect") else ErrorKind.FAILED, body["Container"])
 
     with pytest.raises(EngineError) as raised:
-        asyncio.run(act(Failing(), Action(Verb.CONNECT, "apps", "n", "web", "c")))  # type: ignore[arg-type]
+        asyncio.run(execute(Failing(), Action(Verb.CONNECT, "apps", "n", "web", "c")))  # type: ignore[arg-type]
     assert raised.value.kind is kind
     assert asked == ["networks/n/connect", *(["networks/n/disconnect"] if cleared else [])]

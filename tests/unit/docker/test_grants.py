@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from gateway.docker.consumers import consumer
+from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.images import split
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import Desired, Plan, Standing, Verb
+from gateway.docker.plan import AttachmentState, Desired, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import Blocked, EngineError, Kind
 from tests.support.fake_engine import FakeEndpoint, FakeEngine
 
 ORDERS = NetworkInfo("n-orders", "orders-net", "bridge", "local", attachable=False)
@@ -47,8 +47,8 @@ def joins(found: Plan) -> dict[str, tuple[str, ...]]:
     return {each.network: each.aliases[:-1] for each in found.actions if each.verb is Verb.CONNECT}
 
 
-def blocked(found: Plan) -> list[tuple[str, Blocked | None]]:
-    return [(each.container, each.reason) for each in found.conditions if each.state is Standing.BLOCKED]
+def blocked(found: Plan) -> list[tuple[str, BlockedReason | None]]:
+    return [(each.container, each.reason) for each in found.attachments if each.state is AttachmentState.BLOCKED]
 
 
 def test_labels_that_equal_the_images_do_not_count() -> None:
@@ -101,7 +101,7 @@ def test_labels_count_in_addition_to_grants_unless_strict() -> None:
     assert (who.has("gateway.backends", "orders"), who.has("gateway.backends", "media")) == (True, True)
     for each in (plain, granted):
         found = planned(each, grants=grants, strict=True)
-        assert (joins(found), blocked(found)) == ({}, [(each.name, Blocked.NOT_GRANTED)])
+        assert (joins(found), blocked(found)) == ({}, [(each.name, BlockedReason.NOT_GRANTED)])
     assert not consumer(plain, grants, strict=True).has("gateway.backends", "media")
     assert not consumer(granted, grants, strict=True).has("gateway.backends", "media")
 
@@ -130,7 +130,7 @@ def test_strict_mode_refuses_a_network_without_granted_backends() -> None:
         return planned(container(labels={"gateway.network": networks}, **more), grants=grants, strict=True)
 
     refused = asking("media-net")
-    assert (joins(refused), blocked(refused)) == ({}, [("web", Blocked.NOT_GRANTED)])
+    assert (joins(refused), blocked(refused)) == ({}, [("web", BlockedReason.NOT_GRANTED)])
     some = asking("media-net,orders-net")
     assert joins(some) == {"orders-net": ()}
     assert "web: network media-net carries no backend that is granted to it (docker.grants)" in some.warnings
@@ -158,7 +158,7 @@ def test_a_service_is_granted_by_its_name() -> None:
     assert [(each.verb, each.container) for each in found.actions] == [(Verb.UPDATE_SERVICE, "service jobs")]
     labelled = Service("s2", "other", 7, ENABLE, {}, {"TaskTemplate": {"Networks": []}})
     found = plan(desired, Observed((), (network,), (labelled,), swarm=leader), frozenset())
-    assert (found.actions, blocked(found)) == ((), [("service other", Blocked.NOT_GRANTED)])
+    assert (found.actions, blocked(found)) == ((), [("service other", BlockedReason.NOT_GRANTED)])
 
 
 def named(name: str, alias: str, project: str | None = None, **more: Any) -> Container:
@@ -170,15 +170,15 @@ def test_an_alias_belongs_to_one_project_or_service() -> None:
     holder = named("web", "front", "shop", endpoints=attached("front"))
     for thief in (named("thief", "front"), named("thief", "FRONT", "other")):
         found = planned(thief, holder)
-        assert (joins(found), blocked(found)) == ({}, [("thief", Blocked.ALIAS_CONFLICT)])
-        assert "container web" in found.conditions[0].message
+        assert (joins(found), blocked(found)) == ({}, [("thief", BlockedReason.ALIAS_CONFLICT)])
+        assert "container web" in found.attachments[0].message
     assert joins(planned(named("web-2", "front", "shop"), holder)) == {"orders-net": ("front",)}
 
 
 def test_the_older_of_two_containers_gets_the_alias() -> None:
     found = planned(named("young", "front", created=9), named("old", "front", created=5))
     assert [each.container for each in found.actions if each.verb is Verb.CONNECT] == ["old"]
-    assert blocked(found) == [("young", Blocked.ALIAS_CONFLICT)]
+    assert blocked(found) == [("young", BlockedReason.ALIAS_CONFLICT)]
 
 
 def test_a_second_container_with_an_alias_loses_it() -> None:
@@ -197,7 +197,9 @@ def test_the_configuration_may_give_one_alias_to_many() -> None:
     rules = (AttachRule(names=("batch-*",), backends=("orders",), aliases=("batch",)),)
     assert joins(planned(holder, container("batch-2"), attach=rules)) == {"orders-net": ("batch",)}
     one = (Grant(("orders",), container="batch-1", aliases=("batch",)),)
-    assert blocked(planned(holder, named("batch-2", "batch"), grants=one)) == [("batch-2", Blocked.ALIAS_CONFLICT)]
+    assert blocked(planned(holder, named("batch-2", "batch"), grants=one)) == [
+        ("batch-2", BlockedReason.ALIAS_CONFLICT)
+    ]
 
 
 def test_labels_that_come_from_an_image_are_reported() -> None:
@@ -234,17 +236,17 @@ def test_containers_that_can_spoof_a_consumer_are_reported() -> None:
     good = named("good", "front", endpoints=attached("front"), can_spoof=False)
     other = container("other", endpoints=attached(foreign=True), can_spoof=True)
     (line,) = spoofing(good, other)
-    assert line.startswith("network orders-net: other can send from another container's address (NET_RAW")
+    assert line.startswith("network orders-net: other can spoof another container's address (NET_RAW")
     assert "orders" in line
     assert spoofing(good, container("other", endpoints=attached(foreign=True), can_spoof=False)) == ()
     assert spoofing(other) == ()  # alone
-    assert spoofing(container("a", endpoints=attached(), can_spoof=True), other) == ()  # no consumer to spoof
+    assert spoofing(container("a", endpoints=attached(), can_spoof=True), other) == ()  # nobody to pass for
     (line,) = spoofing(good, container("other", endpoints=attached(foreign=True)))
-    assert "other (capabilities unknown) can send" in line
+    assert "other (capabilities unknown) can spoof" in line
     third = container("third", endpoints=attached(foreign=True), can_spoof=False)
     sharer = container("sharer", network_mode="container:id-third", can_spoof=True)
     (line,) = spoofing(good, third, sharer)
-    assert "network orders-net: sharer can send" in line
+    assert "network orders-net: sharer can spoof" in line
     assert (
         spoofing(good, container("sharer", network_mode="container:id-good", can_spoof=True)) == ()
     )  # only for good
@@ -273,7 +275,7 @@ async def test_the_capabilities_of_neighbours_are_queried_once(tmp_path: Path) -
     reconciler = Reconciler(options, lambda: desired, lambda _: None, tmp_path)
     for _ in range(2):
         (line,) = await reconciler.exposures(engine)  # type: ignore[arg-type]
-        assert "network bridge: app, near, sharer can send" in line
+        assert "network bridge: app, near, sharer can spoof" in line
     assert sorted(engine.asked) == sorted(made[name].id for name in ("app", "near", "sharer"))
 
 
@@ -286,7 +288,7 @@ async def test_images_are_queried_once_and_a_refusal_is_explained(tmp_path: Path
             if path.startswith("images/"):
                 self.asked += 1
                 if self.refuses:
-                    raise EngineError(Kind.FORBIDDEN, "Forbidden")
+                    raise EngineError(ErrorKind.FORBIDDEN, "Forbidden")
             return await super().get(path, **params)
 
     engine = Counting(random.Random(1))
@@ -299,9 +301,9 @@ async def test_images_are_queried_once_and_a_refusal_is_explained(tmp_path: Path
     options = DockerOptions(networks=NETWORKS)
     reconciler = Reconciler(options, lambda: Desired("a", options, ("orders",)), lambda _: None, tmp_path)
     for _ in range(3):
-        await reconciler.cycle(engine)  # type: ignore[arg-type]
+        await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert (engine.asked, asks.endpoints, engine_own.endpoints) == (1, {}, {})
     engine.refuses = True
     again = Reconciler(options, lambda: Desired("a", options, ("orders",)), lambda _: None, tmp_path)
     with pytest.raises(EngineError, match="the proxy before the engine must allow it"):
-        await again.cycle(engine)  # type: ignore[arg-type]
+        await again.reconcile(engine)  # type: ignore[arg-type]

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from gateway.docker import labels
+from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SERVICE
+from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.names import hostname_of, hosts_of
-from gateway.docker.news import News
-from gateway.docker.observe import Observer
+from gateway.docker.observer import Observer
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import Desired, Plan, Standing, Verb
+from gateway.docker.plan import AttachmentState, Desired, Plan, Verb
 from gateway.docker.planning import plan
-from gateway.docker.planning.own import as_running_gateway
+from gateway.docker.planning.gateway_container import as_running_gateway
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import Blocked
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
 MARK = "gw-owner-site-a"
@@ -57,8 +57,8 @@ def planned(*containers: Container, ours: tuple[str, ...] = ("gateway",), wanted
     return plan(wanted or desired(), observed, frozenset((f"id-{name}", "apps") for name in ours))
 
 
-def standing(found: Plan, name: str) -> tuple[Standing, Blocked | None]:
-    return next((each.state, each.reason) for each in found.conditions if each.container == name)
+def standing(found: Plan, name: str) -> tuple[AttachmentState, BlockedReason | None]:
+    return next((each.state, each.reason) for each in found.attachments if each.container == name)
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def standing(found: Plan, name: str) -> tuple[Standing, Blocked | None]:
 )
 def test_a_service_of_the_project_with_the_name_of_a_backend_is_reported(more: dict[str, Any], other: str) -> None:
     found = planned(WEB, container("shop-1", **more))
-    assert [(each.container, each.name, each.ours, each.other) for each in found.shadows] == [
+    assert [(each.container, each.name, each.ours, each.other) for each in found.name_conflicts] == [
         ("web", "orders", "a backend", other)
     ]
     (warning,) = found.warnings
     assert warning.startswith(f"web: 'orders' is a backend on network apps, and {other}: it reaches only one of them")
-    assert standing(found, "web") == (Standing.PENDING, None)
+    assert standing(found, "web") == (AttachmentState.PENDING, None)
     assert [each.verb for each in found.actions] == [Verb.CONNECT]
 
 
@@ -89,7 +89,7 @@ def test_a_container_with_the_name_of_a_backend_or_an_entry_in_its_hosts_file_is
     named = container("x", labels=OPT_IN, endpoints={"shop_default": endpoint("media", network="n2")})
     hosted = container("y", labels=OPT_IN, hosts=frozenset({"orders", "unrelated"}))
     found = planned(named, hosted)
-    assert [(each.container, each.name) for each in found.shadows] == [("x", "media"), ("y", "orders")]
+    assert [(each.container, each.name) for each in found.name_conflicts] == [("x", "media"), ("y", "orders")]
     reported = hosts_of({
         "Id": "0123456789abcdef",
         "HostConfig": {"ExtraHosts": ["media:10.0.0.1", "other=::1"], "Links": ["/db:/web/database"]},
@@ -103,18 +103,18 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "Orders"}}) == "orders"
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")
-    assert standing(planned(thief), "web") == (Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    assert standing(planned(thief), "web") == (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     # One that was attached before there was a backend of its name does not stay attached, unless it is in use.
     there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     found = planned(there, ours=("gateway", "web"))
-    assert standing(found, "web") == (Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+    assert standing(found, "web") == (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     assert [(each.verb, each.container) for each in found.actions] == [(Verb.DISCONNECT, "web")]
     found = planned(there, ours=("gateway", "web"), wanted=replace(desired(), busy=frozenset({WEB.id})))
-    assert (standing(found, "web"), found.actions) == ((Standing.DRIFTED, Blocked.ALIAS_CONFLICT), ())
+    assert (standing(found, "web"), found.actions) == ((AttachmentState.DRIFTED, BlockedReason.ALIAS_CONFLICT), ())
     guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
     found = planned(guest)
-    assert standing(found, "gateway") == (Standing.ATTACHED, None)  # it does not give way
-    assert found.warnings[0].startswith("guest: its host name is that of backend orders, so that clients on network")
+    assert standing(found, "gateway") == (AttachmentState.ATTACHED, None)  # it does not give way
+    assert found.warnings[0].startswith("guest: its host name is that of backend orders, so clients on network")
 
 
 def test_one_container_with_one_name_on_two_networks_is_not_ambiguous() -> None:
@@ -124,25 +124,26 @@ def test_one_container_with_one_name_on_two_networks_is_not_ambiguous() -> None:
         GATEWAY, endpoints={**GATEWAY.endpoints, "shop_default": endpoint("orders", network="n2")}
     )
     observed = Observed((gateway_there, WEB, peer), (APPS, SHOP), own=GATEWAY.id)
-    assert plan(desired(), observed, frozenset()).shadows == ()
+    assert plan(desired(), observed, frozenset()).name_conflicts == ()
     # It may ask for the name that it has in its project, alone or with its replicas.
     asking = replace(WEB, labels={**OPT_IN, "gateway.aliases": "app"})
     replica = container("web-2", endpoints={"apps": endpoint("app", MARK), **WEB.endpoints})
-    assert planned(asking).shadows == planned(asking, replica).shadows == ()
+    assert planned(asking).name_conflicts == planned(asking, replica).name_conflicts == ()
     stranger = container("other", endpoints={"shop_default": endpoint("www", network="n2")})
     asking = replace(asking, labels={**OPT_IN, "gateway.aliases": "www"})
-    assert [each.ours for each in planned(asking, stranger).shadows] == ["an alias that it asks for"]
+    assert [each.ours for each in planned(asking, stranger).name_conflicts] == ["an alias that it requests"]
     # Docker's default bridge answers to no names.
     bridged = replace(WEB, endpoints={"bridge": endpoint(network="b")})
     assert (
-        planned(bridged, container("orders-1", endpoints={"bridge": endpoint("orders", network="b")})).shadows == ()
+        planned(bridged, container("orders-1", endpoints={"bridge": endpoint("orders", network="b")})).name_conflicts
+        == ()
     )
 
 
 def test_a_service_of_another_project_on_a_shared_network_is_reported() -> None:
     theirs = container("b-api-1", endpoints={"apps": endpoint("api")})
     own = container("a-api-1", endpoints={"shop_default": endpoint("api", network="n2")})
-    (shadow,) = planned(WEB, theirs, own).shadows
+    (shadow,) = planned(WEB, theirs, own).name_conflicts
     assert str(shadow) == (
         "'api' is container b-api-1 on network apps, and container a-api-1 on network shop_default"
     )
@@ -153,8 +154,8 @@ def test_the_gateway_is_warned_for_itself_and_never_refused() -> None:
     clash = container("orders-1", endpoints={"shop_default": endpoint("orders", network="n2")})
     observed = Observed((own, clash), (APPS, SHOP), own=own.id)
     found = plan(desired(on_name_conflict="refuse"), observed, frozenset())
-    assert [each.container for each in found.shadows] == ["gateway"]
-    assert (standing(found, "gateway"), len(found.warnings)) == ((Standing.PENDING, None), 1)
+    assert [each.container for each in found.name_conflicts] == ["gateway"]
+    assert (standing(found, "gateway"), len(found.warnings)) == ((AttachmentState.PENDING, None), 1)
 
 
 CLASH = container("shop-1", endpoints={"shop_default": endpoint("orders", network="n2")})
@@ -162,30 +163,30 @@ CLASH = container("shop-1", endpoints={"shop_default": endpoint("orders", networ
 
 def test_refuse_does_not_attach_containers_with_ambiguous_names() -> None:
     found = planned(WEB, CLASH, wanted=desired(on_name_conflict="refuse"))
-    assert standing(found, "web") == (Standing.BLOCKED, Blocked.NAME_CONFLICT)
+    assert standing(found, "web") == (AttachmentState.BLOCKED, BlockedReason.NAME_CONFLICT)
     assert (found.actions, found.warnings) == ((), ())
-    assert "docker.networks.apps.backends" in next(each.message for each in found.conditions if each.message)
+    assert "docker.networks.apps.backends" in next(each.message for each in found.attachments if each.message)
 
 
 @pytest.mark.parametrize(
     ("ours", "more", "busy", "expected"),
     [
-        (("web",), {}, False, (Standing.BLOCKED, [Verb.DISCONNECT])),
-        (("web",), {}, True, (Standing.DRIFTED, [])),
-        (("web",), {"repair": "never"}, False, (Standing.DRIFTED, [])),
-        (("web",), {"repair": "disruptive"}, True, (Standing.BLOCKED, [Verb.DISCONNECT])),
-        ((), {}, False, (Standing.DRIFTED, [])),
+        (("web",), {}, False, (AttachmentState.BLOCKED, [Verb.DISCONNECT])),
+        (("web",), {}, True, (AttachmentState.DRIFTED, [])),
+        (("web",), {"repair": "never"}, False, (AttachmentState.DRIFTED, [])),
+        (("web",), {"repair": "disruptive"}, True, (AttachmentState.BLOCKED, [Verb.DISCONNECT])),
+        ((), {}, False, (AttachmentState.DRIFTED, [])),
     ],
 )
 def test_refuse_detaches_only_own_attachments_as_repair_permits(
-    ours: tuple[str, ...], more: dict[str, Any], busy: bool, expected: tuple[Standing, list[Verb]]
+    ours: tuple[str, ...], more: dict[str, Any], busy: bool, expected: tuple[AttachmentState, list[Verb]]
 ) -> None:
     there = replace(WEB, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     wanted = desired(on_name_conflict="refuse", **more)
     wanted = replace(wanted, busy=frozenset({there.id} if busy else ()))
     found = planned(there, CLASH, ours=("gateway", *ours), wanted=wanted)
     state, reason = standing(found, "web")
-    assert ((state, [each.verb for each in found.actions]), reason) == (expected, Blocked.NAME_CONFLICT)
+    assert ((state, [each.verb for each in found.actions]), reason) == (expected, BlockedReason.NAME_CONFLICT)
 
 
 @pytest.mark.parametrize("policy", ["warn", "refuse"])
@@ -196,11 +197,14 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
     leader = Swarm(active=True, manager=True, leader=True)
     observed = Observed((GATEWAY,), overlays, (app, other), swarm=leader, own=GATEWAY.id)
     found = plan(desired(services=True, on_name_conflict=policy), observed, frozenset())
-    assert [each.other for each in found.shadows] == ["service shop on network shop_default"]
+    assert [each.other for each in found.name_conflicts] == ["service shop on network shop_default"]
     if policy == "warn":
         assert [each.verb for each in found.actions] == [Verb.UPDATE_SERVICE]
     else:
-        assert (standing(found, "service app"), found.actions) == ((Standing.BLOCKED, Blocked.NAME_CONFLICT), ())
+        assert (standing(found, "service app"), found.actions) == (
+            (AttachmentState.BLOCKED, BlockedReason.NAME_CONFLICT),
+            (),
+        )
 
 
 # Labels.
@@ -229,7 +233,7 @@ def test_ineffective_labels_are_reported() -> None:
     joined = container("joined", labels=asking, endpoints={"apps": endpoint()})
     found = planned(alone, joined)
     assert found.warnings == ("alone: gateway.backends does nothing without gateway.enable=true",)
-    assert found.mistakes == frozenset(found.warnings)
+    assert found.label_errors == frozenset(found.warnings)
 
 
 # Containers in another one's network.
@@ -239,23 +243,26 @@ def test_a_container_in_the_network_of_one_that_is_attached_is_attached() -> Non
     side = container("side", labels=OPT_IN, network_mode="container:id-web")
     there = replace(WEB, endpoints={"apps": endpoint(MARK)})
     found = planned(there, side, ours=("web",))
-    assert standing(found, "side") == (Standing.ATTACHED, None)
-    assert [each.message for each in found.conditions if each.container == "side"] == [
+    assert standing(found, "side") == (AttachmentState.ATTACHED, None)
+    assert [each.message for each in found.attachments if each.container == "side"] == [
         "it uses the network of container web, which is attached"
     ]
     assert found.actions == ()
     # It cannot have a name of its own.
     named = replace(side, labels={**OPT_IN, "gateway.aliases": "side"})
-    assert standing(planned(there, named, ours=("web",)), "side") == (Standing.DRIFTED, Blocked.SHARED_NETWORK)
+    assert standing(planned(there, named, ours=("web",)), "side") == (
+        AttachmentState.DRIFTED,
+        BlockedReason.SHARED_NETWORK,
+    )
 
 
 def test_a_blocked_container_names_the_owner_of_its_network_namespace() -> None:
     side = container("side", labels=OPT_IN, network_mode="container:web")
-    assert standing(planned(WEB, side), "side") == (Standing.PENDING, None)
+    assert standing(planned(WEB, side), "side") == (AttachmentState.PENDING, None)
     for base in (replace(WEB, labels={}), container("other")):
         found = planned(base, side)
-        assert standing(found, "side") == (Standing.BLOCKED, Blocked.SHARED_NETWORK)
-    assert "that is gone" in found.conditions[-1].message
+        assert standing(found, "side") == (AttachmentState.BLOCKED, BlockedReason.SHARED_NETWORK)
+    assert "that is gone" in found.attachments[-1].message
 
 
 # A network that must be re-created.
@@ -278,7 +285,7 @@ async def test_containers_detached_for_a_network_replacement_stay_detached_until
 
     async def settle() -> None:
         for _ in range(4):
-            await reconciler.cycle(engine)  # type: ignore[arg-type]
+            await reconciler.reconcile(engine)  # type: ignore[arg-type]
 
     await settle()
     assert all("apps" in each.endpoints for each in there)
@@ -293,7 +300,7 @@ async def test_containers_detached_for_a_network_replacement_stay_detached_until
         await engine.post("networks/apps/disconnect", {"Container": each.id})
         await settle()
         assert "apps" not in each.endpoints
-    assert {each.state for each in reconciler.plan.conditions} == {Standing.PENDING}
+    assert {each.state for each in reconciler.plan.attachments} == {AttachmentState.PENDING}
     newcomer = engine.add_container("new", OPT_IN)  # whoever comes meanwhile is served
     await settle()
     assert "apps" in newcomer.endpoints
@@ -314,7 +321,7 @@ async def test_containers_that_the_gateway_detached_are_attached_again(tmp_path:
 
     async def settle() -> None:
         for _ in range(4):
-            await reconciler.cycle(engine)  # type: ignore[arg-type]
+            await reconciler.reconcile(engine)  # type: ignore[arg-type]
 
     await settle()
     options[0] = NetworkOptions(mtu=1400)
@@ -330,23 +337,23 @@ async def test_containers_that_the_gateway_detached_are_attached_again(tmp_path:
 
 
 def test_warnings_are_logged_once_and_at_a_limited_rate() -> None:
-    news = News(most=3, window=60, again=600)
-    assert news.fresh(["a", "b"], 0) == ["a", "b"]
-    assert news.fresh(["a"], 10) == []
-    assert news.fresh(["a", "b"], 20) == []  # it came back
-    assert news.fresh(["a", "c", "d"], 30) == ["c"]
-    assert news.fresh(["d"], 40) == []
-    assert news.fresh(["d"], 61) == ["d"]  # it had to wait for room, and is not lost
-    assert news.fresh([], 700) == []
-    assert news.fresh(["a"], 701) == ["a"]
+    limiter = LogLimiter(most=3, window=60, repeat_after=600)
+    assert limiter.select(["a", "b"], 0) == ["a", "b"]
+    assert limiter.select(["a"], 10) == []
+    assert limiter.select(["a", "b"], 20) == []  # it came back
+    assert limiter.select(["a", "c", "d"], 30) == ["c"]
+    assert limiter.select(["d"], 40) == []
+    assert limiter.select(["d"], 61) == ["d"]  # it had to wait for room, and is not lost
+    assert limiter.select([], 700) == []
+    assert limiter.select(["a"], 701) == ["a"]
 
 
 def test_events_beyond_the_bound_are_counted() -> None:
-    news = News(most=2, window=60)
-    assert [news.admit(0) for _ in range(5)] == [True, True, False, False, False]
-    assert news.left_out(30) == 0
-    assert news.left_out(60) == 3
-    assert news.left_out(61) == 0
+    limiter = LogLimiter(most=2, window=60)
+    assert [limiter.admit(0) for _ in range(5)] == [True, True, False, False, False]
+    assert limiter.take_suppressed(30) == 0
+    assert limiter.take_suppressed(60) == 3
+    assert limiter.take_suppressed(61) == 0
 
 
 async def test_a_wrong_label_is_in_the_log_at_info_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -355,8 +362,8 @@ async def test_a_wrong_label_is_in_the_log_at_info_once(tmp_path: Path, caplog: 
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
     with caplog.at_level(logging.INFO):
         for _ in range(3):
-            await reconciler.cycle(engine)  # type: ignore[arg-type]
-    reported = [each for each in caplog.records if each.getMessage() == "docker: a label is wrong"]
+            await reconciler.reconcile(engine)  # type: ignore[arg-type]
+    reported = [each for each in caplog.records if each.getMessage() == "docker: invalid label"]
     assert [(each.levelname, each.__dict__["detail"]) for each in reported] == [
         ("INFO", "typo: unknown label gateway.enabled: did you mean gateway.enable?")
     ]
@@ -378,12 +385,12 @@ async def test_names_are_queried_only_for_attached_containers(tmp_path: Path, as
 
     engine.get = noting  # type: ignore[method-assign]
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
-    found = await reconciler.consider(engine)  # type: ignore[arg-type]
-    assert [each.name for each in found.shadows] == (["orders"] if asks else [])
+    found = await reconciler.dry_run(engine)  # type: ignore[arg-type]
+    assert [each.name for each in found.name_conflicts] == (["orders"] if asks else [])
     pages = [f"containers/{each.id}/json" for each in (web, peer)]
     assert [path for path in asked if path in pages] == (pages if asks else [])
     asked.clear()
-    await reconciler.consider(engine)  # type: ignore[arg-type]
+    await reconciler.dry_run(engine)  # type: ignore[arg-type]
     assert [path for path in asked if path in pages] == []
 
 
@@ -396,9 +403,9 @@ async def test_refusals_of_the_engine_are_bounded_in_the_log(
         engine.add_container(f"c{at}", OPT_IN)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
     with caplog.at_level(logging.INFO):
-        await reconciler.cycle(engine)  # type: ignore[arg-type]
+        await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert sum(reconciler.errors.values()) == 100
-    assert len([each for each in caplog.records if each.getMessage() == "docker refused"]) <= 60
+    assert len([each for each in caplog.records if each.getMessage() == "docker action failed"]) <= 60
 
 
 def test_a_message_about_many_names_is_bounded() -> None:
@@ -409,7 +416,7 @@ def test_a_message_about_many_names_is_bounded() -> None:
     (reported,) = [each for each in found.warnings if each.startswith("web:")]
     assert "and 295 more names" in reported
     assert len(reported) < 1000
-    assert len(found.shadows) == 300
+    assert len(found.name_conflicts) == 300
 
 
 async def test_a_container_name_takes_precedence_over_an_id_prefix() -> None:
@@ -417,7 +424,7 @@ async def test_a_container_name_takes_precedence_over_an_id_prefix() -> None:
     stranger, own = engine.add_container("stranger", {}), engine.add_container("0", {})
     assert stranger.id.startswith("0")
     options = DockerOptions(container="0", networks={"apps": NetworkOptions()})
-    observed = await Observer(options, set).look(engine)  # type: ignore[arg-type]
+    observed = await Observer(options, set).snapshot(engine)  # type: ignore[arg-type]
     assert observed.own == own.id
 
 
@@ -430,7 +437,7 @@ def test_a_container_that_joined_the_network_by_itself_is_warned_for_and_left_al
     )
     found = planned(joined, shop, wanted=desired(on_name_conflict=policy))
     assert any(each.startswith("joined: 'orders' is a backend on network apps") for each in found.warnings)
-    assert [each.container for each in found.shadows] == ["joined"]
+    assert [each.container for each in found.name_conflicts] == ["joined"]
     assert found.actions == ()
 
 
@@ -453,27 +460,27 @@ def test_a_command_in_another_container_uses_the_running_gateway() -> None:
 def test_a_gateway_attached_by_others_explains_how_to_undo_it() -> None:
     joined = replace(GATEWAY, endpoints={**GATEWAY.endpoints, "apps": endpoint("x")})
     found = plan(desired(), Observed((joined,), (APPS,), own=joined.id), frozenset())
-    (message,) = (each.message for each in found.conditions)
+    (message,) = (each.message for each in found.attachments)
     assert "docker network disconnect apps gateway" in message
 
 
 def test_a_container_bound_to_a_removed_network_by_its_id_must_be_recreated() -> None:
     bound = container("job", state="exited", network_mode="f" * 64, endpoints={"apps": endpoint()}, labels=OPT_IN)
     found = planned(bound)
-    assert standing(found, "job") == (Standing.DRIFTED, None)
-    assert "--force-recreate" in next(each.message for each in found.conditions if each.container == "job")
-    assert standing(planned(replace(bound, network_mode=APPS.id)), "job")[0] is Standing.ATTACHED
+    assert standing(found, "job") == (AttachmentState.DRIFTED, None)
+    assert "--force-recreate" in next(each.message for each in found.attachments if each.container == "job")
+    assert standing(planned(replace(bound, network_mode=APPS.id)), "job")[0] is AttachmentState.ATTACHED
 
 
 def test_a_container_in_the_network_of_one_that_is_blocked_is_blocked_too() -> None:
     base = container("orders", labels=OPT_IN)
     side = container("side", labels=OPT_IN, network_mode="container:orders", created=1)
-    assert standing(planned(base, side), "side") == (Standing.BLOCKED, Blocked.SHARED_NETWORK)
+    assert standing(planned(base, side), "side") == (AttachmentState.BLOCKED, BlockedReason.SHARED_NETWORK)
 
 
 def test_a_backends_name_as_an_alias_needs_another_alias() -> None:
     found = planned(replace(WEB, labels={**OPT_IN, "gateway.aliases": "orders"}))
-    message = next(each.message for each in found.conditions if each.container == "web")
+    message = next(each.message for each in found.attachments if each.container == "web")
     assert message.endswith("choose another alias")
 
 

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Sources, load
-from gateway.docker.act import act
+from gateway.docker.errors import BlockedReason
+from gateway.docker.executor import execute
 from gateway.docker.flavour import PODMAN
 from gateway.docker.grants import PROJECT, SWARM_SERVICE
 from gateway.docker.model import ENCRYPTED, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
-from gateway.docker.observe import Observer
+from gateway.docker.observer import Observer
 from gateway.docker.options import DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
+from gateway.docker.plan import Action, AttachmentState, Desired, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.projects import STACK
-from gateway.docker.trouble import Blocked
 from gateway.errors import ConfigError
 from tests.support.fake_engine import FakeEngine
 
@@ -92,7 +92,7 @@ async def test_engines_with_gateway_priority_keep_the_default_route(version: str
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             sent.append(body["EndpointConfig"])
 
-    await act(Recording(random.Random(1)), Action(Verb.CONNECT, "apps", "n1", "web", "c1"))  # type: ignore[arg-type]
+    await execute(Recording(random.Random(1)), Action(Verb.CONNECT, "apps", "n1", "web", "c1"))  # type: ignore[arg-type]
     assert [each.get("GwPriority") for each in sent] == [priority]
 
 
@@ -101,7 +101,7 @@ async def test_whether_there_is_gateway_priority_is_observed(version: str, known
     class Versioned(FakeEngine):
         api_version = version
 
-    seen = await Observer(DockerOptions(), set).look(Versioned(random.Random(1)))  # type: ignore[arg-type]
+    seen = await Observer(DockerOptions(), set).snapshot(Versioned(random.Random(1)))  # type: ignore[arg-type]
     assert seen.gateway_priority is known
 
 
@@ -229,13 +229,13 @@ def test_a_container_that_cannot_be_attached_gets_no_project_network() -> None:
     hosts = container("host", "shop", network_mode="host")
     found = planned(hosts)
     assert made(found) == []
-    assert [(each.network, each.reason) for each in found.conditions] == [("apps-shop", Blocked.HOST_NETWORK)]
+    assert [(each.network, each.reason) for each in found.attachments] == [("apps-shop", BlockedReason.HOST_NETWORK)]
     refused = planned(container("web", "shop"), strict=True)
     assert made(refused) == []
-    assert [(each.network, each.reason) for each in refused.conditions] == [("apps-shop", Blocked.NOT_GRANTED)]
+    assert [(each.network, each.reason) for each in refused.attachments] == [("apps-shop", BlockedReason.NOT_GRANTED)]
     odd = planned(container("web", "a b"))
     assert made(odd) == []
-    reported = f"web: label {PROJECT}: 'a b' cannot be part of a network's name: it gets no network of its own"
+    reported = f"web: label {PROJECT}: 'a b' cannot be part of a network's name, so it gets no network"
     assert odd.warnings == (reported,)
 
 
@@ -305,17 +305,19 @@ def test_exhausted_address_ranges_block_and_name_the_setting() -> None:
     three = [container(each, each) for each in ("a", "b", "c")]
     found = planned(*three, networks=narrow)
     assert [each[1] for each in made(found) if each[0] == "create_network"] == ["apps-a", "apps-b"]
-    (blocked,) = [each for each in found.conditions if each.state is Standing.BLOCKED]
-    assert (blocked.container, blocked.reason) == ("c", Blocked.IP_EXHAUSTED)
-    assert blocked.message == ("every /24 of 10.9.0.0/23 is taken: set docker.networks.apps.subnet to a wider range")
+    (blocked,) = [each for each in found.attachments if each.state is AttachmentState.BLOCKED]
+    assert (blocked.container, blocked.reason) == ("c", BlockedReason.IP_EXHAUSTED)
+    assert blocked.message == (
+        "every /24 of 10.9.0.0/23 is in use: set docker.networks.apps.subnet to a larger range"
+    )
     # A range of a project is a part of what is configured, and no difference.
     there = network("apps-a", internal=True, labels=OURS, subnets=("10.9.1.0/24",))
     assert planned(three[0], networks=narrow, there=(there,)).warnings == ()
     static = planned(three[0], networks={"x": NetworkOptions()}, there=(network("y", subnets=("10.201.0.0/16",)),))
-    assert [each.reason for each in static.conditions] == [Blocked.IP_EXHAUSTED]
+    assert [each.reason for each in static.attachments] == [BlockedReason.IP_EXHAUSTED]
     service_too = planned(services=(service("jobs"),), swarm=LEADER, networks=narrow,
                           there=(network("y", subnets=("10.9.0.0/23",)),))  # fmt: skip
-    assert [each.reason for each in service_too.conditions] == [Blocked.IP_EXHAUSTED]
+    assert [each.reason for each in service_too.attachments] == [BlockedReason.IP_EXHAUSTED]
 
 
 @given(

@@ -14,19 +14,29 @@ import pytest
 
 from gateway.contracts import Secret
 from gateway.demo.process import free_port
-from gateway.docker.consumers import Consumer, Directory
+from gateway.docker.consumers import Consumer, ConsumerDirectory
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import Grant, PeerOptions
-from gateway.docker.peers import following
-from gateway.docker.peers.claims import Claim, Meeting, Report, consumers, meetings, merged, read, report, written
+from gateway.docker.peers import peer_connection
 from gateway.docker.peers.keys import SUPPORTED, contexts
+from gateway.docker.peers.reports import (
+    AddressEntry,
+    AddressReport,
+    SharedNetwork,
+    build_report,
+    consumers_of,
+    decode,
+    encode,
+    merge_consumers,
+    shared_networks,
+)
 from gateway.docker.peers.unit import Peers
 from gateway.errors import GatewayError
 from gateway.supervision.backoff import BackoffPolicy
 
 MESH = NetworkInfo("n-mesh", "mesh", "overlay", "swarm", attachable=True, subnets=("127.0.0.0/24",))
 BRIDGE = NetworkInfo("n-bridge", "bridge", "bridge", "local", attachable=False, subnets=("172.17.0.0/16",))
-HERE = Meeting("n-mesh", "mesh", "127.0.0.1", MESH.subnets)
+HERE = SharedNetwork("n-mesh", "mesh", "127.0.0.1", MESH.subnets)
 NAMES_ORDERS = {"gateway.backends": "orders"}
 needs_psk = pytest.mark.skipif(not SUPPORTED, reason="TLS with a shared key: Python 3.13")
 
@@ -52,8 +62,8 @@ def known(*there: Container) -> dict[str, Consumer]:
     }
 
 
-def claim(address: str, name: str = "app") -> Claim:
-    return Claim(address, f"id-{name}", name, NAMES_ORDERS)
+def claim(address: str, name: str = "app") -> AddressEntry:
+    return AddressEntry(address, f"id-{name}", name, NAMES_ORDERS)
 
 
 def test_reports_contain_only_running_containers_on_swarm_networks() -> None:
@@ -63,63 +73,63 @@ def test_reports_contain_only_running_containers_on_swarm_networks() -> None:
         container("gone", mesh="127.0.0.8"),
     )
     seen = observed(app, other, gone)
-    (meeting,) = meetings(seen)
-    assert meeting == HERE
-    reported = report("node-1", meeting, seen, known(app, other))
-    assert reported == Report("node-1", "127.0.0.1", "n-mesh", (claim("127.0.0.7"),))
-    assert read(written(reported), HERE, "127.0.0.1") == reported
-    assert meetings(replace(seen, own=None)) == ()
+    (network,) = shared_networks(seen)
+    assert network == HERE
+    reported = build_report("node-1", network, seen, known(app, other))
+    assert reported == AddressReport("node-1", "127.0.0.1", "n-mesh", (claim("127.0.0.7"),))
+    assert decode(encode(reported), HERE, "127.0.0.1") == reported
+    assert shared_networks(replace(seen, own=None)) == ()
 
 
 @pytest.mark.parametrize(
     ("reported", "wrong"),
     [
-        (Report("node-2", "127.0.0.3", "n-mesh"), "is that of 127.0.0.3, not of 127.0.0.2"),
-        (Report("node-2", "127.0.0.2", "n-else"), "is that of"),
-        (Report("node-2", "127.0.0.2", "n-mesh", (claim("172.17.0.3"),)), "not an address of network mesh"),
-        (Report("node-2", "127.0.0.2", "n-mesh", (claim("nonsense"),)), "nonsense"),
+        (AddressReport("node-2", "127.0.0.3", "n-mesh"), "is from 127.0.0.3, not from 127.0.0.2"),
+        (AddressReport("node-2", "127.0.0.2", "n-else"), "is not about network mesh"),
+        (AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("172.17.0.3"),)), "not an address of network mesh"),
+        (AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("nonsense"),)), "nonsense"),
     ],
 )
-def test_a_report_with_other_addresses_is_refused(reported: Report, wrong: str) -> None:
+def test_a_report_with_other_addresses_is_refused(reported: AddressReport, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
-        read(written(reported), HERE, "127.0.0.2")
+        decode(encode(reported), HERE, "127.0.0.2")
     for line in (b"[]\n", b"{}\n", b"\xff\n", b'{"containers": [1]}\n', b"[" * 100_000 + b"\n"):
-        with pytest.raises(ValueError, match="cannot be read"):
-            read(line, HERE, "127.0.0.2")
+        with pytest.raises(ValueError, match="invalid report"):
+            decode(line, HERE, "127.0.0.2")
 
 
 def test_a_container_of_another_node_is_admitted_as_one_of_this_node_is() -> None:
     reported = [
-        Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.9", "batch-1"))),
-        Report("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.8"),)),
+        AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.9", "batch-1"))),
+        AddressReport("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.8"),)),
     ]
     grants = (Grant(("reports",), container="batch-*"),)
-    found = merged(consumers(each, grants, strict=False) for each in reported)
+    found = merge_consumers(consumers_of(each, grants, strict=False) for each in reported)
     assert [found[f"127.0.0.{at}"].name for at in (7, 8, 9)] == ["app@node-2", "app@node-3", "batch-1@node-2"]
     assert found["127.0.0.7"].has("gateway.backends", "orders")
     assert found["127.0.0.9"].has("gateway.backends", "reports")
-    strict = merged(consumers(each, grants, strict=True) for each in reported)
+    strict = merge_consumers(consumers_of(each, grants, strict=True) for each in reported)
     assert not strict["127.0.0.7"].has("gateway.backends", "orders")
     assert strict["127.0.0.9"].has("gateway.backends", "reports")
 
 
 def test_an_address_that_two_nodes_claim_belongs_to_no_container() -> None:
     reported = [
-        Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.8", "same"))),
-        Report("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.7", "thief"), claim("127.0.0.8", "same"))),
+        AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.8", "same"))),
+        AddressReport("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.7", "thief"), claim("127.0.0.8", "same"))),
     ]
-    assert set(merged(consumers(each, (), strict=False) for each in reported)) == {"127.0.0.8"}
+    assert set(merge_consumers(consumers_of(each, (), strict=False) for each in reported)) == {"127.0.0.8"}
 
 
 async def test_the_local_engine_takes_precedence_over_reports() -> None:
-    directory = Directory(lambda: None)
+    directory = ConsumerDirectory(lambda: None)
     app = container("app", mesh="127.0.0.7")
-    directory.elsewhere({each: Consumer("far@node-2", "far", {}) for each in ("127.0.0.7", "127.0.0.8")})
-    directory.renew((app,), 0.0, None)
+    directory.update_remote({each: Consumer("far@node-2", "far", {}) for each in ("127.0.0.7", "127.0.0.8")})
+    directory.update((app,), 0.0, None)
     assert [directory.lookup(f"127.0.0.{at}").name for at in (7, 8)] == ["app", "far@node-2"]  # type: ignore[union-attr]
     directory.forget("id-app")  # not "far", which may be anything now
     assert directory.lookup("127.0.0.7") is None
-    assert directory.here == {}
+    assert directory.local == {}
 
 
 @needs_psk
@@ -135,7 +145,7 @@ class Node:
 
     def __init__(self, number: int, port: int, secret: str) -> None:
         self.address = f"127.0.0.{number}"
-        self.directory = Directory(lambda: None)
+        self.directory = ConsumerDirectory(lambda: None)
         self.strict = False
         self.seen = observed(address=self.address)
         options = PeerOptions(Secret(secret), port)
@@ -143,10 +153,10 @@ class Node:
 
     def runs(self, *there: Container) -> None:
         self.seen = observed(*there, address=self.address)
-        self.directory.renew(self.seen.containers, 0.0, None)
+        self.directory.update(self.seen.containers, 0.0, None)
 
     def names(self) -> set[str]:
-        return {each.name for each in self.directory.everybody()}
+        return {each.name for each in self.directory.consumers()}
 
 
 @contextlib.asynccontextmanager
@@ -228,7 +238,7 @@ async def test_an_agent_missing_in_dns_is_discovered_when_it_connects(named: set
 async def test_an_agent_that_is_back_is_followed_when_it_connects_and_not_after_the_longest_wait(
     named: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "_RECONNECT", BackoffPolicy(first=600.0, cap=600.0, floor=600.0))
+    monkeypatch.setattr(peer_connection, "_RECONNECT", BackoffPolicy(first=600.0, cap=600.0, floor=600.0))
     port = free_port()
     one, two = Node(1, port, SECRET), Node(2, port, SECRET)
     two.runs(container("app", mesh="127.0.0.7"))
@@ -258,7 +268,7 @@ async def test_a_certificate_does_not_replace_the_key(named: set[str], certifica
     cert, key = certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
-    port, lie = free_port(), written(Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
+    port, lie = free_port(), encode(AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer):
@@ -275,10 +285,10 @@ async def test_a_certificate_does_not_replace_the_key(named: set[str], certifica
 
 @needs_psk
 async def test_reports_of_a_silent_agent_expire(named: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "SILENCE", 1.0)
+    monkeypatch.setattr(peer_connection, "PEER_TIMEOUT", 1.0)
     port = free_port()
     listening, _ = contexts(Secret(SECRET))
-    line = written(Report("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
+    line = encode(AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
     silent, ended = asyncio.Event(), asyncio.Event()
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from gateway.contracts import Duration
+from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
-from gateway.docker import writer as writer_module
-from gateway.docker.brake import Brake
-from gateway.docker.consumers import Consumer, Directory, networks_of_sources
+from gateway.docker.consumers import Consumer, ConsumerDirectory, client_networks
+from gateway.docker.detach_limiter import DetachLimiter
+from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT
-from gateway.docker.ledger import Ledger
 from gateway.docker.model import ENCRYPTED, MTU, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
-from gateway.docker.plan import Action, Desired, Plan, Standing, Verb
+from gateway.docker.ownership import OwnershipRecord
+from gateway.docker.plan import Action, AttachmentState, Desired, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.projects import network_of
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import Blocked, EngineError, Kind
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
 BRIDGE = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
@@ -54,8 +54,8 @@ def made(plan_: Plan) -> list[tuple[Verb, str, str]]:
     return [(action.verb, action.network, action.container) for action in plan_.actions]
 
 
-def standing(plan_: Plan) -> list[tuple[str, Standing, Blocked | None]]:
-    return [(each.container, each.state, each.reason) for each in plan_.conditions]
+def standing(plan_: Plan) -> list[tuple[str, AttachmentState, BlockedReason | None]]:
+    return [(each.container, each.state, each.reason) for each in plan_.attachments]
 
 
 NOTHING: frozenset[tuple[str, str]] = frozenset()
@@ -65,7 +65,7 @@ NOTHING: frozenset[tuple[str, str]] = frozenset()
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The reconciler's clock, which stands still unless the test moves it."""
     hands = [time.monotonic()]
-    for module in (reconciler_module, writer_module):
+    for module in (reconciler_module, plan_executor_module):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: hands[0], time=time.time))
     return hands
 
@@ -76,7 +76,7 @@ def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContai
     there = [engine.add_container(f"c{at}", {}) for at in range(count)]
     for each in there:
         engine.join(each, network, ["gw-owner-site-a"], foreign=False)
-    Ledger(state_dir).adopt({(each.id, "apps") for each in there})
+    OwnershipRecord(state_dir).adopt({(each.id, "apps") for each in there})
     return there
 
 
@@ -86,7 +86,7 @@ def test_a_missing_network_is_created_and_containers_that_opted_in_are_attached_
     assert made(found) == [(Verb.CREATE_NETWORK, "apps", ""), (Verb.CONNECT, "apps", "web")]
     assert found.actions[0].body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22", "IPRange": "10.201.2.0/23"}]}
     assert found.actions[1].aliases == ("web", "www", "gw-owner-site-a")
-    assert standing(found) == [("web", Standing.PENDING, None)]
+    assert standing(found) == [("web", AttachmentState.PENDING, None)]
 
 
 def test_the_container_of_the_gateway_has_every_backend_as_an_alias() -> None:
@@ -98,15 +98,15 @@ def test_the_container_of_the_gateway_has_every_backend_as_an_alias() -> None:
 def test_a_matching_state_needs_no_action() -> None:
     there = container(endpoints={"apps": endpoint("gw-owner-site-a")})
     found = plan(desired(), Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")}))
-    assert (made(found), standing(found)) == ([], [("web", Standing.ATTACHED, None)])
+    assert (made(found), standing(found)) == ([], [("web", AttachmentState.ATTACHED, None)])
 
 
 def test_only_own_attachments_are_detached() -> None:
     ours = container("ours", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")})
     only_mark = container("mark", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")})
-    only_ledger = container("ledger", labels={}, endpoints={"apps": endpoint()})
-    ledger = frozenset({(ours.id, "apps"), (only_ledger.id, "apps")})
-    found = plan(desired(), Observed((ours, only_mark, only_ledger), (BRIDGE,)), ledger)
+    only_recorded = container("recorded", labels={}, endpoints={"apps": endpoint()})
+    ownership = frozenset({(ours.id, "apps"), (only_recorded.id, "apps")})
+    found = plan(desired(), Observed((ours, only_mark, only_recorded), (BRIDGE,)), ownership)
     assert made(found) == [(Verb.DISCONNECT, "apps", "ours")]
 
 
@@ -114,7 +114,7 @@ async def test_a_mistake_detaches_a_limited_number_of_containers(tmp_path: Path)
     engine = FakeEngine(random.Random(1))
     unwanted(engine, 25, tmp_path)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
-    found = await reconciler.consider(engine)  # type: ignore[arg-type]
+    found = await reconciler.dry_run(engine)  # type: ignore[arg-type]
     assert (len(found.actions), found.postponed) == (10, 15)
     assert engine.writes == []
 
@@ -122,29 +122,29 @@ async def test_a_mistake_detaches_a_limited_number_of_containers(tmp_path: Path)
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ({"network_mode": "container:abc"}, Blocked.SHARED_NETWORK),
-        ({"network_mode": "host"}, Blocked.HOST_NETWORK),
-        ({"network_mode": "none"}, Blocked.NO_NETWORK),
-        ({"labels": {**OPT_IN, "com.docker.swarm.task.id": "x"}}, Blocked.SWARM_TASK),
-        ({"labels": {**OPT_IN, "gateway.aliases": "orders"}}, Blocked.ALIAS_CONFLICT),
+        ({"network_mode": "container:abc"}, BlockedReason.SHARED_NETWORK),
+        ({"network_mode": "host"}, BlockedReason.HOST_NETWORK),
+        ({"network_mode": "none"}, BlockedReason.NO_NETWORK),
+        ({"labels": {**OPT_IN, "com.docker.swarm.task.id": "x"}}, BlockedReason.SWARM_TASK),
+        ({"labels": {**OPT_IN, "gateway.aliases": "orders"}}, BlockedReason.ALIAS_CONFLICT),
     ],
 )
-def test_blocked_containers_have_a_reason(more: dict[str, Any], reason: Blocked) -> None:
+def test_blocked_containers_have_a_reason(more: dict[str, Any], reason: BlockedReason) -> None:
     found = plan(desired(), Observed((container(**more),), (BRIDGE,)), NOTHING)
-    assert (made(found), standing(found)) == ([], [("web", Standing.BLOCKED, reason)])
-    assert found.conditions[0].message
+    assert (made(found), standing(found)) == ([], [("web", AttachmentState.BLOCKED, reason)])
+    assert found.attachments[0].message
 
 
 def test_networks_that_cannot_be_joined_have_a_reason() -> None:
     overlay = {"networks": {"apps": NetworkOptions(driver="overlay")}}
     alone = plan(desired(**overlay), Observed((container(),)), NOTHING)
-    assert standing(alone) == [("web", Standing.BLOCKED, Blocked.NOT_MANAGER)]
+    assert standing(alone) == [("web", AttachmentState.BLOCKED, BlockedReason.NOT_MANAGER)]
     closed = NetworkInfo("n1", "apps", "overlay", "swarm", attachable=False)
     swarm = Swarm(active=True, manager=True, leader=True)
     found = plan(desired(**overlay), Observed((container(),), (closed,), swarm=swarm), NOTHING)
-    assert standing(found) == [("web", Standing.BLOCKED, Blocked.NOT_ATTACHABLE)]
+    assert standing(found) == [("web", AttachmentState.BLOCKED, BlockedReason.NOT_ATTACHABLE)]
     missing = plan(desired(networks={"apps": NetworkOptions(create=False)}), Observed((container(),)), NOTHING)
-    assert standing(missing) == [("web", Standing.BLOCKED, Blocked.UNKNOWN_NETWORK)]
+    assert standing(missing) == [("web", AttachmentState.BLOCKED, BlockedReason.UNKNOWN_NETWORK)]
 
 
 def test_a_worker_connects_to_an_overlay_that_it_does_not_see_by_its_name() -> None:
@@ -158,7 +158,7 @@ def test_a_foreign_container_keeps_the_name_of_a_backend() -> None:
     for alias in ("db", "www"):
         wish = container(labels={**OPT_IN, "gateway.aliases": alias})
         found = plan(desired(), Observed((wish, other), (BRIDGE,)), NOTHING)
-        assert standing(found) == [("web", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)]
+        assert standing(found) == [("web", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)]
     named = {**OPT_IN, "gateway.aliases": "www", PROJECT: "shop"}
     twin = container("web-2", labels=named, endpoints={"apps": endpoint("www", "gw-owner-site-a")})
     wish = container(labels=named)
@@ -167,13 +167,13 @@ def test_a_foreign_container_keeps_the_name_of_a_backend() -> None:
 
 def test_wrong_aliases_are_repaired_if_no_client_is_affected() -> None:
     there = container(labels={**OPT_IN, "gateway.aliases": "www"}, endpoints={"apps": endpoint("gw-owner-site-a")})
-    seen, ledger = Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")})
-    assert made(plan(desired(), seen, ledger)) == [(Verb.REATTACH, "apps", "web")]
+    seen, ownership = Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")})
+    assert made(plan(desired(), seen, ownership)) == [(Verb.REATTACH, "apps", "web")]
     busy = Desired("site-a", desired().options, ("orders",), frozenset({there.id}))
-    assert standing(plan(busy, seen, ledger)) == [("web", Standing.DRIFTED, None)]
-    assert made(plan(busy, seen, ledger)) == []
-    assert made(plan(desired(repair="never"), seen, ledger)) == []
-    assert made(plan(desired(), seen, NOTHING)) == []  # a foreign endpoint
+    assert standing(plan(busy, seen, ownership)) == [("web", AttachmentState.DRIFTED, None)]
+    assert made(plan(busy, seen, ownership)) == []
+    assert made(plan(desired(repair="never"), seen, ownership)) == []
+    assert made(plan(desired(), seen, NOTHING)) == []  # somebody else's endpoint
 
 
 def test_labels_select_backends_and_never_define_them() -> None:
@@ -226,11 +226,11 @@ def test_an_own_network_is_removed_when_it_is_unused() -> None:
 def test_containers_cannot_claim_the_name_of_a_backend() -> None:
     loud = container(labels={**OPT_IN, "gateway.aliases": "ORDERS"})
     assert standing(plan(desired(), Observed((loud,), (BRIDGE,)), NOTHING)) == [
-        ("web", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+        ("web", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     ]
     namesake = container("orders")
     assert standing(plan(desired(), Observed((namesake,), (BRIDGE,)), NOTHING)) == [
-        ("orders", Standing.BLOCKED, Blocked.ALIAS_CONFLICT)
+        ("orders", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     ]
     own = container("gateway-1", labels={})
     other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-other")})
@@ -241,22 +241,24 @@ def test_containers_cannot_claim_the_name_of_a_backend() -> None:
 def test_the_gateway_never_detaches_itself_and_keeps_its_address() -> None:
     aliases = ("orders", "media", "gw-owner-site-a")
     there = container("gateway-1", labels={}, endpoints={"apps": endpoint(*aliases)})
-    ledger = frozenset({(there.id, "apps")})
-    unknown = plan(desired(), Observed((there,), (BRIDGE,)), ledger)
+    ownership = frozenset({(there.id, "apps")})
+    unknown = plan(desired(), Observed((there,), (BRIDGE,)), ownership)
     assert made(unknown) == []
     assert "docker.container" in unknown.warnings[0]
-    assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
-    # A backend more, and one less: the names change while no client is connected.
+    assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ownership)) == []
+    # A backend more, and one less: the names change when nobody is connected.
     for backends in (("orders", "media", "more"), ("orders",)):
         wanted = Desired("site-a", desired().options, backends)
-        assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ledger)) == [
+        assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ownership)) == [
             (Verb.REATTACH, "apps", "gateway-1")
         ]
         serving = Desired("site-a", desired().options, backends, serving=True)
-        assert made(plan(serving, Observed((there,), (BRIDGE,), own=there.id), ledger)) == []
+        assert made(plan(serving, Observed((there,), (BRIDGE,), own=there.id), ownership)) == []
     labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
     ours = replace(BRIDGE, labels=labels)
-    again = plan(Desired("site-a", desired().options, ("orders",)), Observed((there,), (ours,), own=there.id), ledger)
+    again = plan(
+        Desired("site-a", desired().options, ("orders",)), Observed((there,), (ours,), own=there.id), ownership
+    )
     assert again.actions[0].addresses == ("10.0.0.2",)
 
 
@@ -302,7 +304,7 @@ def test_the_leader_attaches_services_and_detaches_only_its_own_attachments() ->
     assert let_go.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "x", "Aliases": ["y"]}]
     assert made(services(service({"m1": frozenset()}))) == []
     clash = services(service({}, enable="true", aliases="orders"))
-    assert (made(clash), clash.conditions[0].reason) == ([], Blocked.ALIAS_CONFLICT)
+    assert (made(clash), clash.attachments[0].reason) == ([], BlockedReason.ALIAS_CONFLICT)
 
 
 def test_only_the_leader_creates_and_removes_overlays() -> None:
@@ -317,7 +319,7 @@ async def test_an_incomplete_snapshot_changes_nothing(tmp_path: Path) -> None:
     class HalfDeaf(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
             if path.startswith("containers/") and path != "containers/json":
-                raise EngineError(Kind.TIMEOUT, "no answer in time")
+                raise EngineError(ErrorKind.TIMEOUT, "no answer in time")
             return await super().get(path, **params)
 
     engine = HalfDeaf(random.Random(1))
@@ -326,7 +328,7 @@ async def test_an_incomplete_snapshot_changes_nothing(tmp_path: Path) -> None:
     engine.add_container("web", OPT_IN)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
     with pytest.raises(EngineError):
-        await reconciler.cycle(engine)  # type: ignore[arg-type]
+        await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert engine.writes == []
 
 
@@ -334,26 +336,26 @@ async def test_attachments_are_recorded_before_they_are_made(tmp_path: Path) -> 
     engine = FakeEngine(random.Random(1))
     web = engine.add_container("web", OPT_IN)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
-    await reconciler.cycle(engine)  # type: ignore[arg-type]
-    await reconciler.cycle(engine)  # type: ignore[arg-type]
+    await reconciler.reconcile(engine)  # type: ignore[arg-type]
+    await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert "apps" in web.endpoints
-    assert Ledger(tmp_path).endpoints == {(web.id, "apps")}
+    assert OwnershipRecord(tmp_path).endpoints == {(web.id, "apps")}
 
 
 async def test_a_stopped_container_is_not_a_consumer_and_watchers_are_notified() -> None:
-    directory = Directory(lambda: None)
+    directory = ConsumerDirectory(lambda: None)
     reported: list[dict[str, Consumer]] = []
     directory.watchers.append(reported.append)
     there = container(endpoints={"apps": endpoint()})
-    directory.renew((there,), 1.0, None)
+    directory.update((there,), 1.0, None)
     assert directory.lookup("10.0.0.2") is not None
     began = time.monotonic()
     directory.forget(there.id)
     assert directory.lookup("10.0.0.2") is None
     assert reported[-1] == {}
-    directory.renew((there,), began, None)  # a look that began before it ended
+    directory.update((there,), began, None)  # a look that began before it ended
     assert directory.lookup("10.0.0.2") is None
-    directory.renew((there,), time.monotonic() + 1, None)
+    directory.update((there,), time.monotonic() + 1, None)
     assert directory.lookup("10.0.0.2") is not None
 
 
@@ -377,8 +379,8 @@ def test_only_addresses_that_can_be_a_client_source_belong_to_consumers(
     there = container(endpoints={"apps": endpoint()})
     gateway = (container("gateway-1", labels={}, **own),) if own else ()
     observed = Observed((there, *gateway), own=gateway[0].id if gateway else None)
-    directory = Directory(lambda: None)
-    directory.renew(observed.containers, 1.0, networks_of_sources(observed, DockerOptions(**options)))
+    directory = ConsumerDirectory(lambda: None)
+    directory.update(observed.containers, 1.0, client_networks(observed, DockerOptions(**options)))
     assert (directory.lookup("10.0.0.2") is not None) is known
 
 
@@ -397,12 +399,12 @@ async def test_the_brake_holds_over_many_rounds(tmp_path: Path, now: list[float]
     unwanted(engine, 25, tmp_path)
     want = desired(max_detaches=3, resync=Duration(0.3))
     reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
-    settled, _ = await reconciler.settle(engine)  # type: ignore[arg-type]
+    settled, _ = await reconciler.apply_once(engine)  # type: ignore[arg-type]
     assert (len(settled.actions), settled.postponed) == (3, 22)
-    wake, made_now = await reconciler.cycle(engine)  # type: ignore[arg-type]
+    wake, made_now = await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert (made_now, 0 < wake < 0.31) == ([], True)
     now[0] += 0.35
-    _, made_now = await reconciler.cycle(engine)  # type: ignore[arg-type]
+    _, made_now = await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert len(made_now) == 3
 
 
@@ -410,21 +412,21 @@ def test_actions_on_several_containers_are_held_together_and_oversized_ones_run_
     def service(name: str, count: int) -> Action:
         return Action(Verb.UPDATE_SERVICE, "apps", container=name, container_id=name, detaches=count)
 
-    brake = Brake(3, 10.0)
+    limiter = DetachLimiter(3, 10.0)
     one, two, five = service("one", 1), service("two", 2), service("five", 5)
-    assert brake.admit([two, five, one], 0) == ([two, one], [five])
-    brake.took(2, 0)
-    assert brake.admit([two, one], 1) == ([one], [two])
-    assert (brake.left(1), brake.wait(1)) == (1, 9)
+    assert limiter.admit([two, five, one], 0) == ([two, one], [five])
+    limiter.record(2, 0)
+    assert limiter.admit([two, one], 1) == ([one], [two])
+    assert (limiter.remaining(1), limiter.wait_time(1)) == (1, 9)
     join = Action(Verb.CONNECT, "apps", container="web", container_id="web")
-    assert brake.admit([five, one, join], 10) == ([five, join], [one])
+    assert limiter.admit([five, one, join], 10) == ([five, join], [one])
 
 
 async def test_an_endpoint_that_cannot_be_detached_does_not_block_others(tmp_path: Path, now: list[float]) -> None:
     class Stuck(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             if path.endswith("/disconnect") and body["Container"] in stuck:
-                raise EngineError(Kind.FORBIDDEN, "scripted")
+                raise EngineError(ErrorKind.FORBIDDEN, "scripted")
             return await super().post(path, body, **params)
 
     engine = Stuck(random.Random(1))
@@ -432,10 +434,10 @@ async def test_an_endpoint_that_cannot_be_detached_does_not_block_others(tmp_pat
     stuck = {each.id for each in there[:4]}
     want = desired(max_detaches=3, resync=Duration(0.4))
     reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
-    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    settled, refused = await reconciler.apply_once(engine)  # type: ignore[arg-type]
     assert (len(settled.actions), len(refused), settled.postponed) == (3, 4, 2)
     now[0] += 0.45
-    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    settled, refused = await reconciler.apply_once(engine)  # type: ignore[arg-type]
     assert {each.id for each in there if each.endpoints} == stuck
     assert (len(refused), settled.postponed) == (4, 0)
 
@@ -444,13 +446,13 @@ async def test_refused_actions_and_their_dependents_are_not_reported_as_done(tmp
     class Refusing(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             if path == "networks/create":
-                raise EngineError(Kind.FORBIDDEN, "Pool overlaps with other one")
+                raise EngineError(ErrorKind.FORBIDDEN, "Pool overlaps with other one")
             return await super().post(path, body, **params)
 
     engine = Refusing(random.Random(1))
     engine.add_container("web", OPT_IN)
     reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
-    settled, refused = await reconciler.settle(engine)  # type: ignore[arg-type]
+    settled, refused = await reconciler.apply_once(engine)  # type: ignore[arg-type]
     assert settled.actions == ()
     assert refused == ["apps: Pool overlaps with other one"]
     assert engine.writes == []
@@ -472,7 +474,7 @@ def test_missing_options_of_a_foreign_network_are_reported() -> None:
         found = plan(desired(networks={"apps": asked}), Observed((), (network,)), NOTHING).warnings
         return [line for line in found if line.startswith("network apps was not created by this gateway, and ")]
 
-    for line, word in zip(differences(there), ("its driver is", "internal", "its addresses", "its MTU"), strict=True):
+    for line, word in zip(differences(there), ("its driver is", "internal", "its subnet", "its MTU"), strict=True):
         assert word in line
     overlay = replace(there, driver="overlay", internal=True, subnets=("10.9.0.0/24",), options={MTU: "1400"})
     (line,) = differences(overlay)
@@ -481,17 +483,17 @@ def test_missing_options_of_a_foreign_network_are_reported() -> None:
 
 
 def test_the_ownership_record_survives_restarts_and_an_invalid_one_detaches_nothing(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
-    assert ledger.adopting
-    ledger.adopt({("a", "n")})
-    ledger.add("b", "n")
-    again = Ledger(tmp_path)
+    ownership = OwnershipRecord(tmp_path)
+    assert ownership.adopting
+    ownership.adopt({("a", "n")})
+    ownership.add("b", "n")
+    again = OwnershipRecord(tmp_path)
     assert not again.adopting
     assert again.endpoints == {("a", "n"), ("b", "n")}
-    again.keep({"b"})
-    assert Ledger(tmp_path).endpoints == {("b", "n")}
+    again.retain({"b"})
+    assert OwnershipRecord(tmp_path).endpoints == {("b", "n")}
     (tmp_path / "docker.json").write_text("{")
-    broken = Ledger(tmp_path)
+    broken = OwnershipRecord(tmp_path)
     assert (broken.adopting, broken.endpoints) == (False, frozenset())
     assert broken.problem
 
@@ -516,9 +518,9 @@ class Fleet(RuleBasedStateMachine):
     def wanted(self) -> Desired:
         return Desired("site-a", self.options, ("orders", "media"), self.busy)
 
-    def cycle(self) -> None:
+    def reconcile(self) -> None:
         try:
-            asyncio.run(self.reconciler.cycle(self.engine))  # type: ignore[arg-type]
+            asyncio.run(self.reconciler.reconcile(self.engine))  # type: ignore[arg-type]
         except EngineError:
             assert self.engine.failing
 
@@ -598,7 +600,7 @@ class Fleet(RuleBasedStateMachine):
     def work_while_the_engine_fails(self, share: float, cycles: int) -> None:
         self.engine.failing = share
         for _ in range(cycles):
-            self.cycle()
+            self.reconcile()
         self.engine.failing = 0.0
 
     @rule()
@@ -606,26 +608,29 @@ class Fleet(RuleBasedStateMachine):
         """Check that the state converges soon, and then nothing is written."""
         for _ in range(12):
             failures = self.reconciler._failures
-            failures._failed = {
-                key: (backoff, 0.0, trouble) for key, (backoff, _, trouble) in failures._failed.items()
-            }
+            failures._failed = {key: (backoff, 0.0, error) for key, (backoff, _, error) in failures._failed.items()}
             before = len(self.engine.writes)
-            self.cycle()
+            self.reconcile()
             if len(self.engine.writes) == before:
                 break
         by_state = {
-            state: {(each.network, each.container) for each in self.reconciler.plan.conditions if each.state is state}
-            for state in Standing
+            state: {
+                (each.network, each.container) for each in self.reconciler.plan.attachments if each.state is state
+            }
+            for state in AttachmentState
         }
         for each in self.engine.containers.values():
             for configured, options in self.options.networks.items():
                 name = network_of(configured, options, each.name, each.labels)
                 key = (name, each.name)
                 if each.labels.get("gateway.enable") == "true" and each.state == "running":
-                    assert (name in each.endpoints) or key in by_state[Standing.BLOCKED], (each, self.reconciler.plan)
-        if not by_state[Standing.BLOCKED]:
+                    assert (name in each.endpoints) or key in by_state[AttachmentState.BLOCKED], (
+                        each,
+                        self.reconciler.plan,
+                    )
+        if not by_state[AttachmentState.BLOCKED]:
             before = len(self.engine.writes)
-            self.cycle()
+            self.reconcile()
             assert len(self.engine.writes) == before
 
     @invariant()
@@ -635,7 +640,7 @@ class Fleet(RuleBasedStateMachine):
 
 @pytest.mark.timeout(600)
 def test_any_sequence_of_docker_events_converges(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (reconciler_module, writer_module):
+    for module in (reconciler_module, plan_executor_module):
         monkeypatch.setattr(module.log, "disabled", True)
     run_state_machine_as_test(
         Fleet,
@@ -676,9 +681,9 @@ def test_label_mistakes_of_one_container_are_bounded_and_printable(key: str) -> 
     found = plan(
         desired(), Observed((container(labels=labels), container("z", labels={"gateway.enabled": ""}))), NOTHING
     )
-    reported = [each for each in found.warnings if each in found.mistakes]
+    reported = [each for each in found.warnings if each in found.label_errors]
     assert len(reported) < 30
-    assert any("more mistakes" in each for each in reported)
+    assert any("more errors" in each for each in reported)
     assert all(each.isprintable() for each in reported)
     assert any(each.startswith("z: unknown label gateway.enabled") for each in reported)
 
@@ -688,12 +693,12 @@ def test_another_running_gateway_of_the_same_name_is_reported_and_never_detached
         container(name, labels={}, endpoints={"apps": endpoint("orders", "media", "gw-owner-site-a")})
         for name in ("gateway", "second")
     )
-    ledger = frozenset({(own.id, "apps"), (other.id, "apps")})
-    found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), ledger)
+    ownership = frozenset({(own.id, "apps"), (other.id, "apps")})
+    found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), ownership)
     assert made(found) == []
     assert any("container second is a gateway of the same name" in each for each in found.warnings)
     stopped = replace(other, state="exited")
-    found = plan(desired(), Observed((own, stopped), (BRIDGE,), own=own.id), ledger)
+    found = plan(desired(), Observed((own, stopped), (BRIDGE,), own=own.id), ownership)
     assert made(found) == [(Verb.DISCONNECT, "apps", "second")]
     assert not any("same name" in each for each in found.warnings)
 
@@ -708,11 +713,11 @@ def test_another_running_gateway_of_the_same_name_is_reported_and_never_detached
 )
 def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "docker.json").write_text(text)
-    ledger = Ledger(tmp_path)
-    assert ledger.problem is not None
+    ownership = OwnershipRecord(tmp_path)
+    assert ownership.problem is not None
     own = container("gateway", labels={})
     network = replace(BRIDGE, subnets=("10.0.0.0/24",), ip_ranges=("10.0.0.128/25",))
-    found = plan(replace(desired(), claimed=ledger.addresses), Observed((own,), (network,), own=own.id), NOTHING)
+    found = plan(replace(desired(), claimed=ownership.addresses), Observed((own,), (network,), own=own.id), NOTHING)
     assert made(found) == [(Verb.CONNECT, "apps", "gateway")]
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from gateway.contracts import Secret
+from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.model import TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
-from gateway.docker.observe import Observer
+from gateway.docker.observer import Observer
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
-from gateway.docker.plan import Desired, Plan, Standing, Verb
+from gateway.docker.plan import AttachmentState, Desired, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.trouble import Blocked, EngineError, Kind
 from tests.support.fake_engine import FakeEngine
 
 MESH = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
@@ -36,8 +36,8 @@ def planned(found: Service, *networks: NetworkInfo, swarm: Swarm = LEADER, **opt
     return plan(Desired("site-a", made, ("orders",)), Observed((), networks, (found,), swarm=swarm), frozenset())
 
 
-def standing(found: Plan) -> list[tuple[str, str, Standing, Blocked | None]]:
-    return [(each.container, each.network, each.state, each.reason) for each in found.conditions]
+def standing(found: Plan) -> list[tuple[str, str, AttachmentState, BlockedReason | None]]:
+    return [(each.container, each.network, each.state, each.reason) for each in found.attachments]
 
 
 def test_an_impossible_network_does_not_block_the_other_networks_of_a_service() -> None:
@@ -45,25 +45,28 @@ def test_an_impossible_network_does_not_block_the_other_networks_of_a_service() 
     (action,) = [each for each in found.actions if each.verb is Verb.UPDATE_SERVICE]
     assert [each["Target"] for each in action.body["TaskTemplate"]["Networks"]] == ["m1", "c1"]
     assert standing(found) == [
-        ("service jobs", "local", Standing.BLOCKED, Blocked.LOCAL_NETWORK),
-        ("service jobs", "mesh", Standing.PENDING, None),
-        ("service jobs", "conf", Standing.PENDING, None),
+        ("service jobs", "local", AttachmentState.BLOCKED, BlockedReason.LOCAL_NETWORK),
+        ("service jobs", "mesh", AttachmentState.PENDING, None),
+        ("service jobs", "conf", AttachmentState.PENDING, None),
     ]
-    assert "on one node only" in found.conditions[0].message
+    assert "on one node only" in found.attachments[0].message
 
 
 def test_a_labelled_service_is_shown_even_if_it_is_not_managed() -> None:
     off = planned(service(enable="true"), MESH)
-    assert (off.actions, standing(off)) == ((), [("service jobs", "mesh", Standing.BLOCKED, Blocked.SERVICES_OFF)])
-    assert "docker.services is false" in off.conditions[0].message
+    assert (off.actions, standing(off)) == (
+        (),
+        [("service jobs", "mesh", AttachmentState.BLOCKED, BlockedReason.SERVICES_OFF)],
+    )
+    assert "docker.services is false" in off.attachments[0].message
     # What is on the network by its own specification needs nothing; what an earlier configuration did stays.
     for there in (frozenset[str](), MARK):
         on = planned(service({"m1": there}, enable="true"), MESH)
-        assert (on.actions, standing(on)) == ((), [("service jobs", "mesh", Standing.ATTACHED, None)])
+        assert (on.actions, standing(on)) == ((), [("service jobs", "mesh", AttachmentState.ATTACHED, None)])
     assert planned(service({"m1": MARK}), MESH).actions == ()
     other = planned(service(enable="true"), MESH, swarm=MANAGER, services=True)
-    assert (other.actions, standing(other)) == ((), [("service jobs", "mesh", Standing.PENDING, None)])
-    assert "leading manager" in other.conditions[0].message
+    assert (other.actions, standing(other)) == ((), [("service jobs", "mesh", AttachmentState.PENDING, None)])
+    assert "leading manager" in other.attachments[0].message
     assert standing(planned(service(), MESH)) == []
 
 
@@ -71,7 +74,7 @@ async def test_unreadable_services_are_an_error_only_if_services_are_configured(
     class Filtered(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
             if path == "services":
-                raise EngineError(Kind.FORBIDDEN, "Forbidden")
+                raise EngineError(ErrorKind.FORBIDDEN, "Forbidden")
             return await super().get(path, **params)
 
     engine = Filtered(random.Random(1))
@@ -83,9 +86,9 @@ async def test_unreadable_services_are_an_error_only_if_services_are_configured(
         reconciler = Reconciler(options, lambda desired=desired: desired, lambda _: None, tmp_path)  # type: ignore[misc]
         if asked:
             with pytest.raises(EngineError, match="Forbidden"):
-                await reconciler.settle(engine)  # type: ignore[arg-type]
+                await reconciler.apply_once(engine)  # type: ignore[arg-type]
         else:
-            found, _ = await reconciler.settle(engine)  # type: ignore[arg-type]
+            found, _ = await reconciler.apply_once(engine)  # type: ignore[arg-type]
             assert "apps" in web.endpoints
             assert any("GET /services" in line for line in found.warnings)
 
@@ -103,13 +106,16 @@ def of_own(*networks: NetworkInfo, services: tuple[Service, ...] = ()) -> Plan:
 def test_a_gateway_that_is_a_service_has_the_names_that_its_service_gives_it() -> None:
     for services in ((), (service({"m1": frozenset({"Orders"})}),)):
         found = of_own(MESH, services=services)
-        assert (found.actions, standing(found)) == ((), [("jobs.node.x", "mesh", Standing.ATTACHED, None)])
+        assert (found.actions, standing(found)) == ((), [("jobs.node.x", "mesh", AttachmentState.ATTACHED, None)])
     lacks = of_own(MESH, services=(service({"m1": frozenset({"other"})}),))
-    assert (lacks.actions, standing(lacks)) == ((), [("jobs.node.x", "mesh", Standing.DRIFTED, None)])
-    assert "lacks the aliases orders on network mesh" in lacks.conditions[0].message
+    assert (lacks.actions, standing(lacks)) == ((), [("jobs.node.x", "mesh", AttachmentState.DRIFTED, None)])
+    assert "lacks the aliases orders on network mesh" in lacks.attachments[0].message
     off = of_own()
-    assert (off.actions, standing(off)) == ((), [("jobs.node.x", "mesh", Standing.BLOCKED, Blocked.SWARM_TASK)])
-    assert "the aliases orders, jobs" in off.conditions[0].message
+    assert (off.actions, standing(off)) == (
+        (),
+        [("jobs.node.x", "mesh", AttachmentState.BLOCKED, BlockedReason.SWARM_TASK)],
+    )
+    assert "the aliases orders, jobs" in off.attachments[0].message
 
 
 def test_a_gateway_that_is_a_task_is_warned_of_names_too() -> None:
@@ -122,7 +128,7 @@ def test_a_gateway_that_is_a_task_is_warned_of_names_too() -> None:
     made = DockerOptions(networks={"mesh": NetworkOptions(internal=False)})
     seen = Observed((own, db, guest), (MESH, LOCAL), swarm=MANAGER, own=own.id)
     found = plan(Desired("site-a", made, ("orders",)), seen, frozenset())
-    assert [(each.container, each.name) for each in found.shadows] == [("gateway.node.x", "orders")]
+    assert [(each.container, each.name) for each in found.name_conflicts] == [("gateway.node.x", "orders")]
     assert any(each.startswith("x: its host name is that of backend orders") for each in found.warnings)
 
 
@@ -133,7 +139,7 @@ async def test_the_aliases_of_a_task_are_not_known() -> None:
     task = engine.add_container("jobs.1.x", {TASK_LABEL: "t1"})
     engine.join(task, network, [], foreign=True)
     observer = Observer(DockerOptions(networks={"mesh": NetworkOptions()}), set)
-    (seen,) = (await observer.look(engine)).containers  # type: ignore[arg-type]
+    (seen,) = (await observer.snapshot(engine)).containers  # type: ignore[arg-type]
     assert seen.endpoints["mesh"].aliases is None
 
 
@@ -152,5 +158,5 @@ def test_agents_share_an_alias_on_common_networks() -> None:
         "mesh": ("orders", "gw-peers", "gw-owner-site-a"),
         "local": ("orders", "gw-owner-site-a"),
     }
-    blocked = [(each.network, each.reason) for each in found.conditions if each.container == "thief" and each.reason]
-    assert blocked == [("mesh", Blocked.ALIAS_CONFLICT)]
+    blocked = [(each.network, each.reason) for each in found.attachments if each.container == "thief" and each.reason]
+    assert blocked == [("mesh", BlockedReason.ALIAS_CONFLICT)]

@@ -9,7 +9,7 @@ from gateway.app.docker_desired import volumes
 from gateway.app.ports import with_ports
 from gateway.cli import cli
 from gateway.config import Config, Sources, load
-from gateway.docker.volumes import VolumeInfo, body, hindrances, judge
+from gateway.docker.volumes import VolumeInfo, create_body, mount_problems, volume_status
 from gateway.errors import GatewayError
 from gateway.rendering.application import compose, docker_run, env
 from gateway.rendering.persistent_volumes import persistent_volumes
@@ -63,31 +63,34 @@ def test_a_read_only_command_saves_no_port(tmp_path: Path) -> None:
 
 def test_existing_volumes_are_compared_and_foreign_ones_are_kept(tmp_path: Path) -> None:
     (spec,) = volumes(config(tmp_path, MEDIA))
-    made = body(spec, "gateway", "here")
+    made = create_body(spec, "gateway", "here")
     there = VolumeInfo("shared", "local", made["DriverOpts"], made["Labels"], used=True)
-    assert judge(spec, None, "gateway", "here").change == "create"
-    assert (judge(spec, there, "gateway", "here").state, judge(spec, there, "gateway", "here").change) == (
+    assert volume_status(spec, None, "gateway", "here").change == "create"
+    assert (
+        volume_status(spec, there, "gateway", "here").state,
+        volume_status(spec, there, "gateway", "here").change,
+    ) == (
         "kept",
         None,
     )
     for key in ("type", "device", "o"):
         options = {**made["DriverOpts"], key: made["DriverOpts"][key] + "x"}
         drifted = dataclasses.replace(there, options=options)
-        assert judge(spec, drifted, "gateway", "here").state == "drifted"
-        assert key in judge(spec, drifted, "gateway", "here").message
-        assert judge(spec, dataclasses.replace(drifted, used=False), "gateway", "here").change == "recreate"
-        assert judge(spec, dataclasses.replace(drifted, used=False), "gateway", "there").state == "blocked"
-        assert judge(spec, dataclasses.replace(drifted, labels={}), "gateway", "here").change is None
+        assert volume_status(spec, drifted, "gateway", "here").state == "drifted"
+        assert key in volume_status(spec, drifted, "gateway", "here").message
+        assert volume_status(spec, dataclasses.replace(drifted, used=False), "gateway", "here").change == "recreate"
+        assert volume_status(spec, dataclasses.replace(drifted, used=False), "gateway", "there").state == "blocked"
+        assert volume_status(spec, dataclasses.replace(drifted, labels={}), "gateway", "here").change is None
 
 
 def test_volumes_that_cannot_work_are_reported(tmp_path: Path) -> None:
     specs = volumes(config(tmp_path, MEDIA))
-    assert list(hindrances({}, "unix:///x", None, specs)) == []
-    assert list(hindrances({}, "unix:///x", "host", specs)) == []
-    assert "--network host" in "".join(hindrances({}, "unix:///x", "apps", specs))
-    assert "set volume.address" in "".join(hindrances({}, "tcp://far:2376", None, specs))
-    assert "rootless" in "".join(hindrances({"SecurityOptions": ["name=rootless"]}, "unix:///x", None, specs))
-    assert "Desktop" in "".join(hindrances({"OperatingSystem": "Docker Desktop"}, "unix:///x", None, specs))
+    assert list(mount_problems({}, "unix:///x", None, specs)) == []
+    assert list(mount_problems({}, "unix:///x", "host", specs)) == []
+    assert "--network host" in "".join(mount_problems({}, "unix:///x", "apps", specs))
+    assert "set volume.address" in "".join(mount_problems({}, "tcp://far:2376", None, specs))
+    assert "rootless" in "".join(mount_problems({"SecurityOptions": ["name=rootless"]}, "unix:///x", None, specs))
+    assert "Desktop" in "".join(mount_problems({"OperatingSystem": "Docker Desktop"}, "unix:///x", None, specs))
 
 
 def test_rendered_output_has_the_addresses_and_volumes_of_the_backends(tmp_path: Path) -> None:

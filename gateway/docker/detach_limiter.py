@@ -1,4 +1,4 @@
-"""Limits how many endpoints are detached for good: a mistake must not detach every container at once."""
+"""Limits how many endpoints are detached and not attached again: a mistake must not detach every container."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from gateway.docker.plan import Action
 
 
-class Brake:
-    """Counts over a window of time.
+class DetachLimiter:
+    """Counts detached endpoints in a sliding window. All times are monotonic, in seconds.
 
     Args:
-        most: Most endpoints within `window`.
+        most: The most endpoints within `window`.
         window: In seconds.
     """
 
@@ -19,21 +19,21 @@ class Brake:
         self._window = window
         self._taken: deque[float] = deque()
 
-    def left(self, now: float) -> int:
-        """Return how many more may be detached at the monotonic time `now`."""
+    def remaining(self, now: float) -> int:
+        """Return how many more endpoints may be detached now."""
         self._forget(now)
         return max(0, self._most - len(self._taken))
 
-    def took(self, count: int, now: float) -> None:
-        """Count endpoints that were detached."""
+    def record(self, count: int, now: float) -> None:
+        """Count detached endpoints."""
         self._taken.extend([now] * count)
 
     def admit(self, actions: Sequence[Action], now: float) -> tuple[list[Action], list[Action]]:
-        """Return which of these may be done at the monotonic time `now`, and which are held.
+        """Return the actions that may be executed now, and those that must wait.
 
-        One that detaches more than is ever allowed is admitted alone.
+        An action that detaches more endpoints than the limit is admitted if nothing else was detached in the window.
         """
-        left = self.left(now)
+        left = self.remaining(now)
         may: list[Action] = []
         held: list[Action] = []
         for action in actions:
@@ -44,7 +44,7 @@ class Brake:
                 held.append(action)
         return may, held
 
-    def wait(self, now: float) -> float:
+    def wait_time(self, now: float) -> float:
         """Return the seconds until more may be detached."""
         self._forget(now)
         return self._taken[0] + self._window - now if self._taken else 0.0

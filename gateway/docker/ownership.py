@@ -1,4 +1,4 @@
-"""The ownership record: the endpoints that the gateway made, in a file that is written before each attachment."""
+"""The ownership record: the endpoints that the gateway created, in a file that is written before each attachment."""
 
 import contextlib
 import ipaddress
@@ -9,14 +9,14 @@ from pathlib import Path
 
 FILE = "docker.json"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What reading a file with other contents raises."""
+"""What reading a damaged file raises."""
 
 
-class Ledger:
+class OwnershipRecord:
     """The ownership record of one engine.
 
     Args:
-        folder: Where its file goes; made when it is missing.
+        folder: The directory of its file; created if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -24,9 +24,9 @@ class Ledger:
         self._endpoints: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
         self.adopting = True
-        """Whether there was no record: endpoints with the gateway's mark are then its own."""
+        """Whether there was no record, so that endpoints with the gateway's owner alias count as its own."""
         self.problem: str | None = None
-        """Why the file cannot be used; without it, nothing that an earlier process attached is detached."""
+        """Why the file cannot be used; nothing that an earlier process attached is then detached."""
         try:
             self._endpoints, self._addresses = self._read()
             self.adopting = False
@@ -35,20 +35,20 @@ class Ledger:
         except (OSError, *_UNREADABLE) as error:
             self.adopting = False
             self.problem = f"{self._path}: {error}"
-            with contextlib.suppress(OSError):  # for whoever wants to repair it
+            with contextlib.suppress(OSError):  # so that an operator can repair it
                 self._path.rename(self._path.with_suffix(".broken"))
 
     def _read(self) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]]]:
         written = json.loads(self._path.read_text())
         endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
-        addresses = written.get("addresses", {})  # absent: an earlier version wrote it
+        addresses = written.get("addresses", {})  # absent in files of earlier versions
         return endpoints, {
             str(name): tuple(str(ipaddress.ip_address(address)) for address in each)
             for name, each in addresses.items()
         }
 
     def _merge(self) -> None:
-        """Add what another process, such as `gateway apply`, has written since."""
+        """Add endpoints that another process, such as `gateway apply`, has recorded since."""
         with contextlib.suppress(OSError, *_UNREADABLE):
             self._endpoints |= self._read()[0]
 
@@ -62,23 +62,23 @@ class Ledger:
         """The gateway's last addresses, by network."""
         return dict(self._addresses)
 
-    def note_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
-        """Record the gateway's addresses by network; those on other networks stay recorded."""
-        noted = {**self._addresses, **addresses}
-        if noted != self._addresses:
+    def record_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
+        """Record the gateway's addresses by network; keep those on other networks."""
+        recorded = {**self._addresses, **addresses}
+        if recorded != self._addresses:
             self._merge()
-            self._addresses = noted
+            self._addresses = recorded
             self._write()
 
     def add(self, container: str, network: str) -> None:
-        """Record an endpoint that is about to be made."""
+        """Record an endpoint that is about to be created."""
         if (container, network) not in self._endpoints:
             self._merge()
             self._endpoints.add((container, network))
             self._write()
 
-    def keep(self, containers: set[str]) -> None:
-        """Forget the endpoints of all containers but these."""
+    def retain(self, containers: set[str]) -> None:
+        """Remove the endpoints of all other containers."""
         self._merge()
         kept = {(container, network) for container, network in self._endpoints if container in containers}
         if kept != self._endpoints:
@@ -86,21 +86,21 @@ class Ledger:
             self._write()
 
     def adopt(self, endpoints: set[tuple[str, str]]) -> None:
-        """Record endpoints that an earlier process made, whose record is gone."""
+        """Record endpoints of an earlier process whose record is lost."""
         self._endpoints |= endpoints
         self.adopting = False
         self._write()
 
     def _write(self) -> None:
-        beside = self._path.with_suffix(".new")
+        temporary = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("w") as file:
+            with temporary.open("w") as file:
                 json.dump({"endpoints": sorted(self._endpoints), "addresses": self._addresses}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            beside.replace(self._path)
+            temporary.replace(self._path)
         except OSError as error:
             self.problem = f"{self._path}: {error.strerror}"
             with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)

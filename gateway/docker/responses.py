@@ -1,4 +1,4 @@
-"""Converts an engine's answers to the values of `gateway.docker.model`. Pure."""
+"""Converts an engine's responses to the values of `gateway.docker.model`. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -8,10 +8,10 @@ from gateway.docker.volumes import VolumeInfo
 
 
 def swarm(info: Mapping[str, Any]) -> tuple[Swarm, str]:
-    """Return the engine's role in a swarm, without who leads, and the node's ID.
+    """Return the engine's role in a swarm, and the node's ID; `leader` is not set.
 
     Args:
-        info: The answer to `/info`.
+        info: The response to `/info`.
     """
     found = info.get("Swarm") or {}
     active = found.get("LocalNodeState") == "active"
@@ -22,7 +22,7 @@ def network(found: Mapping[str, Any]) -> NetworkInfo:
     """Return one network.
 
     Args:
-        found: An item of the answer to `/networks`.
+        found: An item of the response to `/networks`.
     """
     ranges = (found.get("IPAM") or {}).get("Config") or []
     return NetworkInfo(
@@ -44,8 +44,8 @@ def volumes(found: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -
     """Yield each volume.
 
     Args:
-        found: The answer to `/volumes`.
-        containers: The answer to `/containers/json`, which says what is used.
+        found: The response to `/volumes`.
+        containers: The response to `/containers/json`, which lists the volumes in use.
     """
     used = {
         mount.get("Name")
@@ -67,7 +67,7 @@ def service(found: Mapping[str, Any]) -> Service:
     """Return one swarm service.
 
     Args:
-        found: An item of the answer to `/services`.
+        found: An item of the response to `/services`.
     """
     spec = found["Spec"]
     networks = spec.get("TaskTemplate", {}).get("Networks") or []

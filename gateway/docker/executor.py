@@ -1,23 +1,23 @@
-"""Does one action of a plan."""
+"""Executes one action of a plan."""
 
 from collections.abc import Awaitable
 
 from gateway.docker.engine import Engine, has_gateway_priority
+from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.plan import Action, Verb
-from gateway.docker.trouble import EngineError, Kind
 
 
-async def act(engine: Engine, action: Action) -> None:
-    """Do an action.
+async def execute(engine: Engine, action: Action) -> None:
+    """Execute an action.
 
     Raises:
-        EngineError: It was not done.
+        EngineError: The request failed; after a timeout, the engine may have executed it.
     """
     match action.verb:
         case Verb.CREATE_NETWORK:
             await engine.post("networks/create", dict(action.body))
         case Verb.REMOVE_NETWORK:
-            await _unless(Kind.NOT_FOUND, engine.delete(f"networks/{action.network_id}"))
+            await _unless(ErrorKind.NOT_FOUND, engine.delete(f"networks/{action.network_id}"))
         case Verb.CONNECT:
             await _connect(engine, action)
         case Verb.DISCONNECT:
@@ -28,7 +28,7 @@ async def act(engine: Engine, action: Action) -> None:
             await engine.post("volumes/create", dict(action.body))
         case Verb.RECREATE_VOLUME:
             # Without force: the engine refuses if a container uses it.
-            await _unless(Kind.NOT_FOUND, engine.delete(f"volumes/{action.network_id}"))
+            await _unless(ErrorKind.NOT_FOUND, engine.delete(f"volumes/{action.network_id}"))
             await engine.post("volumes/create", dict(action.body))
         case Verb.UPDATE_SERVICE:
             await engine.post(f"services/{action.container_id}/update", dict(action.body), version=action.version)
@@ -36,10 +36,10 @@ async def act(engine: Engine, action: Action) -> None:
 
 async def _reattach(engine: Engine, action: Action) -> None:
     try:
-        # By name: the network that it was on may be another one of that name.
+        # By name: the container may be on an earlier network of that name.
         await _disconnect(engine, action.network, action.container_id)
-    except EngineError as trouble:
-        if "is not connected" not in trouble.message:  # a 500
+    except EngineError as error:
+        if "is not connected" not in error.message:  # a 500
             raise
     await _connect(engine, action)
 
@@ -47,25 +47,27 @@ async def _reattach(engine: Engine, action: Action) -> None:
 async def _connect(engine: Engine, action: Action) -> None:
     settings: dict[str, object] = {"Aliases": list(action.aliases)}
     if has_gateway_priority(engine.api_version):
-        settings["GwPriority"] = -1  # of networks with a route out, the container's others come first
+        settings["GwPriority"] = -1  # the container's other networks provide its default route
     if action.addresses:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}
-    # "Already exists" is an error, too: the next look shows whether the endpoint is as it should be.
+    # "Already exists" is an error, too: the next snapshot shows whether the endpoint is correct.
     try:
         await engine.post(f"networks/{action.network_id}/connect", body)
-    except EngineError as trouble:
-        if engine.flavour.leaves_failed_connects and trouble.kind is Kind.FAILED:
+    except EngineError as error:
+        if engine.flavour.leaves_failed_connects and error.kind is ErrorKind.FAILED:
             await _clear(engine, action)
         raise
 
 
 async def _clear(engine: Engine, action: Action) -> None:
-    """Have Podman forget a connection that failed: until then it lists no container at all, of whatever network."""
+    """Remove a failed connection from Podman, which otherwise fails to list the containers of any network."""
     try:
         await _disconnect(engine, action.network_id, action.container_id)
-    except EngineError as trouble:  # it forgets, and fails to take down what was never set up
-        if trouble.kind is not Kind.FAILED:
+    except (
+        EngineError
+    ) as error:  # it removes the connection, but fails to tear down an interface that was never set up
+        if error.kind is not ErrorKind.FAILED:
             raise
 
 
@@ -73,9 +75,9 @@ async def _disconnect(engine: Engine, network: str, container: str) -> None:
     await engine.post(f"networks/{network}/disconnect", {"Container": container, "Force": False})
 
 
-async def _unless(kind: Kind, asked: Awaitable[object]) -> None:
+async def _unless(kind: ErrorKind, request: Awaitable[object]) -> None:
     try:
-        await asked
-    except EngineError as trouble:
-        if trouble.kind is not kind:
+        await request
+    except EngineError as error:
+        if error.kind is not kind:
             raise

@@ -1,14 +1,15 @@
-"""Asks an engine for everything that matters, with as few requests as possible."""
+"""Takes snapshots of an engine, with as few requests as possible."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gateway.docker import answers
-from gateway.docker.engine import Engine, has_gateway_priority, needed
+from gateway.docker import responses
+from gateway.docker.engine import Engine, get_required, has_gateway_priority
+from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.flavour import lease_ranges
 from gateway.docker.grants import granted
-from gateway.docker.images import Images
+from gateway.docker.images import ImageLabels
 from gateway.docker.inspections import Inspections
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.model import RUNNING, TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
@@ -16,19 +17,18 @@ from gateway.docker.names import WITHOUT_NAMES
 from gateway.docker.options import DockerOptions
 from gateway.docker.own_id import own_id
 from gateway.docker.projects import configured_as
-from gateway.docker.trouble import EXPECTED, EngineError, Kind, explain
 from gateway.docker.volumes import VolumeInfo
 from gateway.text import one_line
 
 
 class Observer:
-    """Looks at one engine; remembers what never changes: aliases of endpoints, labels of images, capabilities.
+    """Takes snapshots of one engine, and caches what never changes: aliases, labels of images, capabilities.
 
     Args:
-        options: What is configured.
+        options: The configuration.
         known: Returns the networks in the ownership record, whether they are configured or not.
         volumes: Returns whether volumes are configured.
-        consumers: Returns the labels by which backends admit consumers; empty: capabilities do not matter.
+        consumers: Returns the labels by which backends admit consumers; empty: capabilities are not needed.
     """
 
     def __init__(
@@ -42,27 +42,27 @@ class Observer:
         self._consumers = consumers
         self._options = options
         self._known = known
-        self._matter: set[str] = set()
+        self._compared: set[str] = set()
         """Networks whose endpoints are compared with the plan, so that their aliases must be known."""
-        self._images = Images()
+        self._images = ImageLabels()
         self._inspections = Inspections()
 
-    async def look(self, engine: Engine) -> Observed:
-        """Return the state of the engine now; a partial state is an error.
+    async def snapshot(self, engine: Engine) -> Observed:
+        """Return the state of the engine; a partial snapshot is an error.
 
         Raises:
-            EngineError: A request was not answered.
+            EngineError: A request failed.
         """
         try:
             info = await engine.get("info")
-            swarm, node = answers.swarm(info)
+            swarm, node = responses.swarm(info)
             if swarm.manager:
                 found = await engine.get(f"nodes/{node}")
                 swarm = Swarm(active=True, manager=True, leader=bool(found.get("ManagerStatus", {}).get("Leader")))
             networks = await _networks(engine)
             mark = f"{self._options.label_prefix}.{MANAGED_BY}"
             ours = {each.name for each in networks if mark in each.labels}
-            self._matter = {*self._options.networks, *self._known(), *ours}
+            self._compared = {*self._options.networks, *self._known(), *ours}
             listed = await engine.get("containers/json", all="true")
             own = own_id(self._options.container, listed)
             containers = tuple([await self._container(engine, each) for each in listed])
@@ -70,28 +70,28 @@ class Observer:
                 containers = await self._with_names(engine, containers, own)
             volumes: tuple[VolumeInfo, ...] = ()
             if self._volumes():
-                volumes = tuple(answers.volumes(await engine.get("volumes"), listed))
+                volumes = tuple(responses.volumes(await engine.get("volumes"), listed))
             if labels := self._consumers():
                 containers = await self._with_capabilities(engine, containers, labels)
             services = await self._services(engine) if swarm.manager else ()
         except EngineError:
             raise
-        except EXPECTED as error:  # an answer in an unknown form
-            raise explain(error) from error
+        except REQUEST_ERRORS as error:  # a response in an unknown format
+            raise as_engine_error(error) from error
         endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
-        self._inspections.keep({each.id for each in containers}, endpoints)
-        self._images.keep({str(each.get("ImageID", "")) for each in listed})
+        self._inspections.retain({each.id for each in containers}, endpoints)
+        self._images.retain({str(each.get("ImageID", "")) for each in listed})
         return Observed(
             containers, networks, services or (), volumes, info, swarm, own=own, services_hidden=services is None,
             gateway_priority=has_gateway_priority(engine.api_version), flavour=engine.flavour,
         )  # fmt: skip
 
     async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
-        """Return the swarm's services; None: a proxy refuses the request, and `docker.services` does not need it."""
+        """Return the swarm's services; None: a proxy refuses the request, and `docker.services` is off."""
         try:
-            return tuple(answers.service(each) for each in await engine.get("services"))
-        except EngineError as trouble:
-            if trouble.kind is Kind.FORBIDDEN and not self._options.services:
+            return tuple(responses.service(each) for each in await engine.get("services"))
+        except EngineError as error:
+            if error.kind is ErrorKind.FORBIDDEN and not self._options.services:
                 return None
             raise
 
@@ -101,9 +101,9 @@ class Observer:
         name = _name(listed)
         labels, image_labels = await self._images.split_labels(engine, listed)
         if engine.flavour.lists_aliases:
-            inspection = await self._inspections.once(engine, listed["Id"])
+            inspection = await self._inspections.get(engine, listed["Id"])
             mode, hostname = (inspection.network_mode, inspection.given_hostname) if inspection else ("", "")
-            # Listed are the networks of the container whose network namespace it shares.
+            # The list has the networks of the container whose network namespace it joins.
             networks = {} if mode.startswith("container:") else networks
         else:
             networks = await self._with_aliases(engine, listed["Id"], networks)
@@ -112,7 +112,7 @@ class Observer:
                 network_id=str(each.get("NetworkID", "")),
                 endpoint_id=str(each.get("EndpointID", "")),
                 addresses=tuple(filter(None, (each.get("IPAddress"), each.get("GlobalIPv6Address")))),
-                # The engine does not report a task's aliases: the specification of its service has them.
+                # The engine does not report a task's aliases; the specification of its service has them.
                 aliases=None if TASK_LABEL in labels else self._aliases_of(name, each),
             )
             for name, each in networks.items()
@@ -130,23 +130,23 @@ class Observer:
         )
 
     async def _with_aliases(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the container's endpoints with their aliases, where these matter and the list does not have them."""
+        """Return the container's endpoints, from an inspection if aliases are needed that are not in the cache."""
         ours = [name for name in listed if self._matters(name)]
         if all(self._inspections.aliases(listed[name].get("EndpointID") or "") is not None for name in ours):
             return listed
-        inspected = await self._inspections.ask(engine, container)
+        inspected = await self._inspections.inspect(engine, container)
         return listed if inspected is None else inspected
 
     async def _with_capabilities(
         self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Add the capabilities of containers that share a network with a consumer, or another container's network."""
+        """Add the capabilities of containers that share a network or a network namespace with a consumer."""
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
         for each in running:
             if each.joins or (shared & each.endpoints.keys()) - {"host", "none"}:
-                await self._inspections.once(engine, each.id)
-        known = {each.id: self._inspections.known(each.id) for each in containers}
+                await self._inspections.get(engine, each.id)
+        known = {each.id: self._inspections.cached(each.id) for each in containers}
         return tuple(
             replace(each, can_spoof=found.can_spoof if (found := known[each.id]) else None) for each in containers
         )
@@ -161,14 +161,14 @@ class Observer:
         for each in containers:
             there = [endpoint.endpoint_id for name, endpoint in each.endpoints.items() if name in networks]
             if any(key and self._inspections.aliases(key) is None for key in there):
-                await self._inspections.ask(engine, each.id)
+                await self._inspections.inspect(engine, each.id)
             elif each.id in asking:
-                await self._inspections.once(engine, each.id)
+                await self._inspections.get(engine, each.id)
         return tuple(self._named(each) for each in containers)
 
     def _named(self, container: Container) -> Container:
-        """Return a container with the names that its inspection gives."""
-        if (found := self._inspections.known(container.id)) is not None:
+        """Return a container with the names from its inspection."""
+        if (found := self._inspections.cached(container.id)) is not None:
             container = replace(container, hostname=found.hostname, hosts=found.hosts)
         endpoints = {
             name: replace(endpoint, aliases=self._inspections.aliases(endpoint.endpoint_id))
@@ -179,7 +179,7 @@ class Observer:
         return replace(container, endpoints=endpoints)
 
     def _joined(self, container: Container) -> bool:
-        """Return whether it is on one of the configured networks, whoever attached it."""
+        """Return whether it is on a configured network, attached by the gateway or not."""
         return any(configured_as(self._options.networks, name) is not None for name in container.endpoints)
 
     def _asks(self, container: Container) -> bool:
@@ -191,13 +191,13 @@ class Observer:
         )
 
     def _takes_part(self, container: Container, labels: Collection[str]) -> bool:
-        """Return whether it asks for something by label, or is granted something."""
+        """Return whether it has one of the gateway's labels, or a grant."""
         prefix = f"{self._options.label_prefix}."
         asks = any(key.startswith(prefix) or key in labels for key in container.labels)
         return asks or granted(self._options.grants, container.name, container.labels) is not None
 
     def _matters(self, network: str) -> bool:
-        return network in self._matter or configured_as(self._options.networks, network) is not None
+        return network in self._compared or configured_as(self._options.networks, network) is not None
 
     def _aliases_of(self, name: str, each: Mapping[str, Any]) -> frozenset[str] | None:
         if not self._matters(name):
@@ -207,15 +207,17 @@ class Observer:
 
 
 async def _networks(engine: Engine) -> tuple[NetworkInfo, ...]:
-    found = tuple(answers.network(each) for each in await engine.get("networks"))
+    found = tuple(responses.network(each) for each in await engine.get("networks"))
     if not engine.flavour.ranges:
         return found
-    ranges = {each["id"]: lease_ranges(each) for each in await needed(engine, engine.flavour.ranges, versioned=False)}
+    ranges = {
+        each["id"]: lease_ranges(each) for each in await get_required(engine, engine.flavour.ranges, versioned=False)
+    }
     return tuple(replace(each, ip_ranges=ranges.get(each.id, ())) for each in found)
 
 
 def _name(listed: Mapping[str, Any]) -> str:
-    """Return a container's own name; a container that links to it gives it another one, `/THAT/ALIAS`."""
+    """Return a container's own name; each container with a link to it adds a name, `/CONTAINER/ALIAS`."""
     names = [str(each).lstrip("/") for each in listed.get("Names") or ()]
     own = next((each for each in names if "/" not in each), None) or next(iter(names), "")
     return one_line(own) or str(listed["Id"])[:12]

@@ -1,0 +1,133 @@
+"""Errors of requests to an engine."""
+
+import errno
+import re
+from enum import StrEnum
+
+import aiohttp
+from aiodocker.exceptions import DockerError
+
+from gateway.errors import GatewayError
+from gateway.text import one_line
+
+
+class ErrorKind(StrEnum):
+    """Why a request failed: a closed list, used in metrics."""
+
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"
+    FORBIDDEN = "forbidden"
+    REFUSED = "refused"
+    FAILED = "failed"
+    API = "api"
+
+
+class BlockedReason(StrEnum):
+    """Why a container or service is not attached: a closed list, used in the status."""
+
+    SHARED_NETWORK = "shared_namespace"
+    HOST_NETWORK = "host_network"
+    NO_NETWORK = "no_network"
+    SWARM_TASK = "swarm_task"
+    NOT_ATTACHABLE = "not_attachable"
+    IP_EXHAUSTED = "ip_exhausted"
+    ADDRESS_REFUSED = "address_refused"
+    NOT_MANAGER = "not_a_manager"
+    ALIAS_CONFLICT = "alias_conflict"
+    NAME_CONFLICT = "name_conflict"
+    UNKNOWN_NETWORK = "unknown_network"
+    NOT_GRANTED = "not_granted"
+    LOCAL_NETWORK = "local_network"
+    SERVICES_OFF = "services_off"
+    REFUSED = "refused"
+
+
+class EngineError(GatewayError):
+    """A request to an engine failed.
+
+    Args:
+        kind: The kind of error.
+        message: The engine's message; becomes one line.
+    """
+
+    def __init__(self, kind: ErrorKind, message: str) -> None:
+        self.kind = kind
+        self.message = one_line(message)
+        super().__init__(self.message)
+
+    @property
+    def blocked(self) -> BlockedReason:
+        """Why an attachment failed, according to the engine's message."""
+        return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), BlockedReason.REFUSED)
+
+    @property
+    def may_be_address(self) -> bool:
+        """Whether the requested address may be the cause: a swarm manager reports a timeout instead."""
+        return self.blocked is BlockedReason.ADDRESS_REFUSED or "attaching to network failed" in self.message
+
+
+_BLOCKED = [
+    (re.compile(r"no available (IPv[46] )?address|find an available|find free IP", re.IGNORECASE),
+     BlockedReason.IP_EXHAUSTED),
+    (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), BlockedReason.IP_EXHAUSTED),
+    (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), BlockedReason.ADDRESS_REFUSED),
+    # Podman's messages:
+    (re.compile(r"ip address \S+ is already allocated|static ip \S+ not in any subnet", re.IGNORECASE),
+     BlockedReason.ADDRESS_REFUSED),
+    (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), BlockedReason.NOT_ATTACHABLE),
+    (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), BlockedReason.SHARED_NETWORK),
+    (re.compile(r"host network", re.IGNORECASE), BlockedReason.HOST_NETWORK),
+    (re.compile(r"private \(none\)|\(none\) mode", re.IGNORECASE), BlockedReason.NO_NETWORK),
+    (re.compile(r"not a swarm manager|not part of a swarm|only.* manager", re.IGNORECASE), BlockedReason.NOT_MANAGER),
+    (re.compile(r"network .*not found|no such network", re.IGNORECASE), BlockedReason.UNKNOWN_NETWORK),
+]  # fmt: skip
+
+_KINDS = {
+    400: ErrorKind.REFUSED,
+    401: ErrorKind.FORBIDDEN,
+    403: ErrorKind.FORBIDDEN,
+    404: ErrorKind.NOT_FOUND,
+    405: ErrorKind.FORBIDDEN,
+    406: ErrorKind.REFUSED,
+    409: ErrorKind.CONFLICT,
+    503: ErrorKind.UNREACHABLE,
+    900: ErrorKind.UNREACHABLE,
+}
+"""By HTTP status of the engine or of a proxy in front of it; 900 is aiodocker's own."""
+
+
+def as_engine_error(error: Exception) -> EngineError:
+    """Convert any error of a request to an `EngineError`."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, TimeoutError):
+        return EngineError(ErrorKind.TIMEOUT, "no answer in time")
+    if isinstance(error, DockerError):
+        message = str(error.message).strip()
+        return EngineError(_KINDS.get(error.status, ErrorKind.FAILED), message)
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return EngineError(ErrorKind.UNREACHABLE, (str(error) or type(error).__name__) + _hint(error))
+    return EngineError(ErrorKind.FAILED, f"{type(error).__name__}: {error}")
+
+
+def _hint(error: BaseException) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    if isinstance(cause, OSError) and cause.errno == errno.EACCES:
+        group = "--group-add $(stat -c %g SOCKET) with docker run, group_add with Compose"
+        return f": give the gateway the group of the engine's socket ({group})"
+    return ""
+
+
+REQUEST_ERRORS = (
+    DockerError,
+    aiohttp.ClientError,
+    OSError,
+    TimeoutError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+"""What a request, or a response in an unknown format, can raise."""

@@ -1,0 +1,56 @@
+"""Limits the log of plans: logs each line once while it applies, and at most `most` lines in a window."""
+
+from collections import deque
+from collections.abc import Hashable, Iterable
+
+
+class LogLimiter:
+    """Decides what is logged. Performs no I/O; times are monotonic, in seconds.
+
+    Args:
+        most: The most lines within `window`.
+        window: In seconds.
+        repeat_after: Seconds for which a line must be gone before it is logged again.
+    """
+
+    def __init__(self, most: int = 60, window: float = 60.0, repeat_after: float = 600.0) -> None:
+        self._most = most
+        self._window = window
+        self._repeat_after = repeat_after
+        self._seen: dict[Hashable, float] = {}
+        self._lines: deque[float] = deque()
+        self._suppressed = 0
+
+    def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
+        """Return the lines to log; lines beyond the limit are returned by a later call."""
+        found = []
+        for each in current:
+            if each in self._seen:
+                self._seen[each] = now
+            elif self._room(now):
+                self._seen[each] = now
+                found.append(each)
+        self._seen = {key: at for key, at in self._seen.items() if at + self._repeat_after > now}
+        return found
+
+    def admit(self, now: float) -> bool:
+        """Return whether to log an event; count it if not."""
+        if self._room(now):
+            return True
+        self._suppressed += 1
+        return False
+
+    def take_suppressed(self, now: float) -> int:
+        """Return and reset the number of suppressed events; 0 while the limit is reached."""
+        if not self._suppressed or not self._room(now):
+            return 0
+        count, self._suppressed = self._suppressed, 0
+        return count
+
+    def _room(self, now: float) -> bool:
+        while self._lines and self._lines[0] <= now - self._window:
+            self._lines.popleft()
+        if len(self._lines) >= self._most:
+            return False
+        self._lines.append(now)
+        return True

@@ -1,0 +1,117 @@
+"""The connection to one peer, which receives its reports."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.docker.peers.reports import AddressReport, SharedNetwork, decode
+from gateway.supervision.backoff import Backoff, BackoffPolicy
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_INTERVAL = 1.0
+"""Seconds between lines from an agent; an empty line is a heartbeat."""
+PEER_TIMEOUT = 5.0
+"""Seconds without a line after which a peer's report is dropped; also the timeout of connecting."""
+_MAX_REPORT = 64 * 1024 * 1024
+"""The largest report, in bytes; a container needs a few hundred."""
+_RECONNECT = BackoffPolicy(first=0.25, cap=5.0, floor=0.05)
+
+
+@dataclass
+class PeerAgent:
+    """The agent of another node.
+
+    Args:
+        network: The shared network.
+        address: The peer's address on it.
+        report: The last report on the current connection; None: none.
+        problem: Why there is no report; empty: there is a report.
+    """
+
+    network: SharedNetwork
+    address: str
+    report: AddressReport | None = None
+    problem: str = "not connected yet"
+    seen: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the peer connects to this agent, to reconnect to it immediately."""
+
+
+async def maintain_peer(
+    peer: PeerAgent, port: int, tls: ssl.SSLContext, changed: Callable[[], None], wanted: Callable[[], bool]
+) -> None:
+    """Keep the connection to a peer open, and its report current; reconnect with backoff.
+
+    Args:
+        peer: The peer; its `report` and `problem` are updated.
+        port: The port that the peer listens on.
+        tls: The client's TLS context.
+        changed: Called when the report changes or is dropped.
+        wanted: Returns whether to reconnect after a failure.
+    """
+    backoff = Backoff(_RECONNECT)
+    loop = asyncio.get_running_loop()
+    while True:
+        began = loop.time()
+        try:
+            await _read_reports(peer, port, tls, changed)
+        except (OSError, TimeoutError, ValueError) as error:
+            problem = _explained(error)
+        finally:
+            peer.report = None
+            changed()
+        if problem != peer.problem:
+            log.warning("docker: peer not connected", extra={**_named(peer), "detail": problem})
+        peer.problem = problem
+        if not wanted():
+            return
+        backoff.succeeded(loop.time() - began)
+        await wait_at_most(peer.seen, backoff.next())
+        peer.seen.clear()
+
+
+async def _read_reports(peer: PeerAgent, port: int, tls: ssl.SSLContext, changed: Callable[[], None]) -> None:
+    """Connect and read reports until an error occurs."""
+    async with asyncio.timeout(PEER_TIMEOUT):
+        reader, writer = await asyncio.open_connection(
+            peer.address, port, ssl=tls, limit=_MAX_REPORT, local_addr=(peer.network.address, 0)
+        )
+    try:
+        while True:
+            async with asyncio.timeout(PEER_TIMEOUT):
+                line = await reader.readline()
+            if not line.endswith(b"\n"):
+                raise ConnectionError("the peer closed the connection")
+            if line == b"\n":
+                continue
+            received = decode(line, peer.network, peer.address)
+            if peer.report is None:
+                log.info("docker: peer connected", extra={**_named(peer), "peer": received.instance})
+            peer.report, peer.problem = received, ""
+            changed()
+    finally:
+        writer.transport.abort()
+
+
+def _named(peer: PeerAgent) -> dict[str, str]:
+    return {"network": peer.network.name, "address": peer.address}
+
+
+def _explained(error: Exception) -> str:
+    """Return what failed, and what to do."""
+    if isinstance(error, TimeoutError):
+        return f"no data for {PEER_TIMEOUT:g} s"
+    if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionResetError) and not error.args):
+        return "the TLS handshake failed: docker.peers.secret_file must have the same content on every node"
+    return str(error) or type(error).__name__
+
+
+async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event for at most `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

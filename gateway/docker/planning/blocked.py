@@ -1,0 +1,55 @@
+"""Decides why a container cannot be attached to a network."""
+
+from gateway.docker.errors import BlockedReason
+from gateway.docker.model import Container
+from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.networks import no_overlay
+
+_USER_MODE = {"pasta", "slirp4netns"}
+"""Network modes of Podman without root, where pasta is the default."""
+
+
+def block_reason(builder: PlanBuilder, container: Container, name: str) -> tuple[BlockedReason | None, str]:
+    """Return why a container cannot be attached to a network, and a message; None: it can be."""
+    blocked, message = container_block_reason(container)
+    return (blocked, message) if blocked is not None else _network_block_reason(builder, name)
+
+
+def container_block_reason(container: Container) -> tuple[BlockedReason | None, str]:
+    """Return why a container cannot be attached to any network, and a message; None: it can be."""
+    mode = container.network_mode
+    if mode == "host":
+        return BlockedReason.HOST_NETWORK, "it uses the host's network: connect to listeners at the host's addresses"
+    if mode == "none":
+        return BlockedReason.NO_NETWORK, "it was created with --network none: recreate it without that"
+    if mode in _USER_MODE:
+        message = f"it uses {mode}, with which Podman joins no network: create it with --network bridge"
+        return BlockedReason.NOT_ATTACHABLE, message
+    if container.is_task:
+        return (
+            BlockedReason.SWARM_TASK,
+            "it is a task of a service: set the labels on the service, and set docker.services",
+        )
+    return None, ""
+
+
+def _network_block_reason(builder: PlanBuilder, name: str) -> tuple[BlockedReason | None, str]:
+    network = builder.known.get(name)
+    options = builder.desired.network(name)
+    overlay = network.driver == "overlay" if network else builder.driver(options) == "overlay"
+    if network is not None and overlay and not network.attachable:
+        return BlockedReason.NOT_ATTACHABLE, f"only services can join network {name}: recreate it with --attachable"
+    if name in builder.no_free_range:
+        return BlockedReason.IP_EXHAUSTED, builder.no_free_range[name]
+    if network is None and name not in builder.creatable:
+        swarm = builder.observed.swarm
+        if overlay and not builder.observed.flavour.has_swarm:
+            return BlockedReason.NOT_MANAGER, no_overlay(builder, name)
+        if overlay and not swarm.active:
+            return BlockedReason.NOT_MANAGER, f"network {name} is an overlay, and this engine is not in a swarm"
+        if not overlay or swarm.leader:
+            return (
+                BlockedReason.UNKNOWN_NETWORK,
+                f"network {name} does not exist, and docker.networks.NAME.create is false",
+            )
+    return None, ""

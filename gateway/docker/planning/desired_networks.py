@@ -1,0 +1,53 @@
+"""The desired networks of a container, from its labels, grants and rules."""
+
+from gateway.docker import labels
+from gateway.docker.consumers import client_networks
+from gateway.docker.errors import BlockedReason
+from gateway.docker.model import LIVE, Container
+from gateway.docker.plan import AttachmentState
+from gateway.docker.planning.blocked import container_block_reason
+from gateway.docker.planning.builder import PlanBuilder
+
+
+def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
+    """Return a container's desired networks with its aliases, and report refused requests."""
+    if container.id == builder.observed.own:
+        return {name: builder.gateway_aliases(name) for name in builder.options.networks}
+    request = builder.request(container.name, container.name, container.labels)
+    if request is None:
+        _idle(builder, container)
+    if request is None or (request.detach_on_stop and container.state not in LIVE):
+        return {}
+    networks = builder.networks_of(request, container.name, container.name, container.labels)
+    if request.refused:
+        for name in networks:
+            builder.report_container(
+                container, name, AttachmentState.BLOCKED, BlockedReason.NOT_GRANTED, request.refused
+            )
+        return {}
+    return dict.fromkeys(networks, request.aliases)
+
+
+def desired_networks_silently(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
+    """Return a container's desired networks without reporting anything."""
+    warnings, label_errors, attachments = len(builder.warnings), len(builder.label_errors), len(builder.attachments)
+    found = desired_networks(builder, container)
+    del builder.warnings[warnings:], builder.label_errors[label_errors:], builder.attachments[attachments:]
+    return found
+
+
+def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
+    """Return the desired networks to which a container can be attached; it is not the gateway's own."""
+    return (
+        set()
+        if container.joins or container_block_reason(container)[0]
+        else set(desired_networks(builder, container))
+    )
+
+
+def _idle(builder: PlanBuilder, container: Container) -> None:
+    """Report labels without effect, unless they may admit the container on a network shared with the gateway."""
+    mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
+    shared = client_networks(builder.observed, builder.options) if mistakes else None
+    if shared is not None and not container.endpoints.keys() & {*shared, *builder.options.networks}:
+        builder.report_label_errors(container.name, mistakes)

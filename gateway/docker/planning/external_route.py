@@ -1,0 +1,40 @@
+"""Whether the gateway's own container has a route out. Pure."""
+
+from collections.abc import Iterator
+
+from gateway.docker.model import Container
+from gateway.docker.planning.builder import PlanBuilder
+
+NOT_INTERNAL = "internal: false"
+
+
+def external_route_warnings(builder: PlanBuilder) -> Iterator[str]:
+    """Yield a warning if the gateway's container is on internal networks only.
+
+    Args:
+        builder: The plan so far.
+    """
+    own = builder.observed.own_container
+    if own is not None and own.endpoints and not _outside(builder, own):
+        flavour = builder.observed.flavour
+        yield (
+            f"the gateway's container is on internal networks only ({', '.join(sorted(own.endpoints))}) and reaches"
+            " nothing outside them: attach it to a network with a route out"
+            f" ({flavour.command} network connect {flavour.external_network} {own.name})"
+        )
+
+
+def is_only_external_route(builder: PlanBuilder, name: str) -> bool:
+    """Return whether a network is the only route out of the gateway's container.
+
+    Args:
+        builder: The plan so far.
+        name: The network's name.
+    """
+    own = builder.observed.own_container
+    return own is not None and _outside(builder, own) <= {name}
+
+
+def _outside(builder: PlanBuilder, own: Container) -> set[str]:
+    """Return the networks that may have a route out, including those that this engine does not list."""
+    return {name for name in own.endpoints if name not in builder.known or not builder.known[name].internal}

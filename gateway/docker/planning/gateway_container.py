@@ -1,0 +1,190 @@
+"""The gateway's own container: its address on each network, and warnings about conflicts."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+
+from gateway.docker.addresses import choose, is_reserved
+from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed
+from gateway.docker.plan import OWNER_ALIAS_PREFIX, Action, AttachmentState, Desired, Verb
+from gateway.docker.planning.builder import PlanBuilder
+
+_NETWORK_ID = re.compile("[0-9a-f]{64}")
+_FIX = 'see docs/docker.md, "The gateway\'s address"'
+
+
+def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
+    """Return the addresses for the gateway's container on a network; for other address families, the engine chooses.
+
+    Args:
+        builder: The plan so far.
+        name: The network's name; if this engine does not list it yet, the previous addresses are used.
+    """
+    desired, options = builder.desired, builder.options.networks[name]
+    claimed, refused = desired.claimed.get(name, ()), desired.refused.get(name, frozenset())
+    network = builder.known.get(name) or builder.creatable.get(name)
+    if network is not None:
+        return choose(network, desired.instance, options.address, claimed, refused)
+    if options.address is not None:
+        return (str(options.address),)
+    return tuple(each for each in claimed if each not in refused)
+
+
+def reserved_addresses(desired: Desired, observed: Observed) -> dict[str, tuple[str, ...]]:
+    """Return the gateway's current addresses that the engine assigns to no other container, by network."""
+    own = observed.own_container
+    networks = {each.name: each for each in observed.networks}
+    found = {}
+    for name, endpoint in own.endpoints.items() if own is not None else ():
+        if name in networks and desired.owner_alias in (endpoint.aliases or ()):
+            lasting = tuple(each for each in endpoint.addresses if is_reserved(networks[name], each))
+            found.update({name: lasting} if lasting else {})
+    return found
+
+
+def address_change(builder: PlanBuilder, name: str, endpoint: EndpointInfo) -> str:
+    """Return why the gateway's endpoint needs another address; empty: it does not."""
+    network, fixed = builder.known.get(name), builder.options.networks[name].address
+    if network is None or not endpoint.addresses:
+        return ""
+    if fixed is not None and str(fixed) not in endpoint.addresses:
+        return f"its address is {', '.join(endpoint.addresses)} instead of {fixed}"
+    versions = {":" in each for each in own_addresses(builder, name)}
+    loose = [each for each in endpoint.addresses if each != str(fixed) and not is_reserved(network, each)]
+    loose = [each for each in loose if (":" in each) in versions]
+    return f"the engine may assign its address {', '.join(loose)} to another container" if loose else ""
+
+
+def is_bound_to_removed_network(builder: PlanBuilder, container: Container) -> bool:
+    """Return whether the network mode of a container is the ID of a network that no longer exists.
+
+    Compose 2.26 sets such IDs for external networks. The engine cannot start the container, even after it is attached
+    to other networks.
+    """
+    mode = container.network_mode
+    return bool(_NETWORK_ID.fullmatch(mode)) and all(each.id != mode for each in builder.observed.networks)
+
+
+def removed_network_message(builder: PlanBuilder, container: Container, name: str, *, ours: bool) -> str:
+    """Return what to do about a stopped container whose network was removed, as `docker network prune` does.
+
+    Args:
+        builder: The plan so far.
+        container: The container.
+        name: The network's name.
+        ours: Whether the gateway attached it, and so reattaches it.
+    """
+    message = "its network was removed, and it cannot start"
+    if is_bound_to_removed_network(builder, container):
+        return f"{message}: recreate it (with Compose: docker compose up -d --force-recreate)"
+    if ours:
+        return f"{message} until the gateway reattaches it"
+    who, network = container.name, f"{builder.observed.flavour.command} network"
+    known = {container.id[:12], container.name, *container.given_names}
+    aliases = (container.endpoints[name].aliases or frozenset()) - known
+    options = "".join(f"--alias {shlex.quote(each)} " for each in sorted(aliases))
+    return f"{message}: {network} disconnect {name} {who} && {network} connect {options}{name} {who}, or recreate it"
+
+
+def reattach_stopped_gateway(builder: PlanBuilder) -> None:
+    """Let `gateway apply` reattach the gateway's stopped container whose network was removed: it cannot start."""
+    if builder.observed.own is not None:
+        return
+    for container in builder.observed.containers:
+        for name, endpoint in container.endpoints.items():
+            ours = builder.desired.owner_alias in endpoint.names and builder.desired.is_gateway(container)
+            there = builder.known.get(name)
+            missing = there is None and name in builder.creatable
+            stale = there is not None and endpoint.network_id not in ("", there.id)
+            if not ours or container.state in RUNNING or not (missing or stale):
+                continue
+            message = (
+                f"its network was removed, and it cannot start: {builder.observed.flavour.command}"
+                f" network disconnect {name} {container.name}, or gateway apply"
+            )
+            builder.report_container(container, name, AttachmentState.DRIFTED, None, message)
+            if there is not None:
+                again = (*builder.gateway_aliases(name), builder.desired.owner_alias)
+                builder.actions.append(
+                    Action(
+                        Verb.REATTACH, name, there.id, container.name, container.id, again, "its network was removed",
+                        addresses=own_addresses(builder, name),
+                    )
+                )  # fmt: skip
+
+
+def address_warnings(builder: PlanBuilder) -> Iterator[str]:
+    """Yield a line for each network on which the gateway's address may change, or become another container's."""
+    own = builder.observed.own_container
+    for name, options in builder.options.networks.items():
+        network = builder.known.get(name)
+        if network is None or own is None or own.is_task:  # a task cannot have a fixed address
+            continue
+        yield from _taken(builder, own, name)
+        endpoint = own.endpoints.get(name)
+        if options.address is not None:
+            if not is_reserved(network, str(options.address)):
+                yield (
+                    f"network {name}: the engine may assign {options.address}, the gateway's address, to another"
+                    f" container while the gateway is stopped: {_outside(network)}"
+                )
+        elif not network.ip_ranges:
+            yield (
+                f"network {name} has no --ip-range: the gateway's address may change when its container is recreated,"
+                f" and another container may get the address that clients have cached: {_FIX}"
+            )
+        elif endpoint is not None and builder.desired.owner_alias not in (endpoint.aliases or ()):
+            loose = [each for each in endpoint.addresses if not is_reserved(network, each)]
+            if loose:
+                yield (
+                    f"network {name}: the gateway did not attach its own container, whose address {', '.join(loose)}"
+                    f" the engine may assign to another container: {_outside(network)}, or leave the attachment"
+                    " to the gateway"
+                )
+
+
+def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
+    """Yield a line for each container with an address that the gateway requested and did not get."""
+    for container in builder.observed.containers:
+        endpoint = container.endpoints.get(name)
+        if endpoint is None or container.id == own.id:
+            continue
+        got = sorted(builder.desired.refused.get(name, frozenset()).intersection(endpoint.addresses))
+        # Another gateway that had the address first keeps it.
+        if got and not any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ()):
+            yield (
+                f"network {name}: container {container.name} has {', '.join(got)}, which the gateway requested:"
+                " clients that have cached it as the gateway's address reach that container: give it another address"
+            )
+
+
+def as_running_gateway(desired: Desired, observed: Observed) -> Observed:
+    """Return `observed` as the running gateway sees it, if a command such as `apply` runs outside its container.
+
+    A command runs on the host or in a temporary container, which must not be attached in place of the gateway's.
+    `docker.container` takes precedence.
+    """
+    own = observed.own_container
+    if desired.options.container is not None or (own is not None and desired.is_gateway(own)):
+        return observed
+    running = [each for each in observed.containers if each.state in RUNNING and desired.is_gateway(each)]
+    return replace(observed, own=running[0].id) if len(running) == 1 else observed
+
+
+def duplicate_gateways(builder: PlanBuilder) -> Iterator[str]:
+    """Yield a line for each other gateway of the same name: each would undo the changes of the other."""
+    own = builder.observed.own
+    for container in builder.observed.containers:
+        others = own is not None and container.id != own and container.state in RUNNING
+        if others and builder.desired.is_gateway(container):
+            yield (
+                f"container {container.name} is a gateway of the same name, {builder.desired.instance}, and has the"
+                " aliases of the same backends: give each its own gateway.instance, or remove one of them"
+            )
+
+
+def _outside(network: NetworkInfo) -> str:
+    if not network.ip_ranges:
+        return f"it has no --ip-range: {_FIX}"
+    return f"choose an address in {', '.join(network.subnets)} outside {', '.join(network.ip_ranges)}"

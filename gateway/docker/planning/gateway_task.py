@@ -1,0 +1,40 @@
+"""The gateway as a swarm service: the service's specification defines its networks and aliases."""
+
+from gateway.docker.errors import BlockedReason
+from gateway.docker.grants import SWARM_SERVICE
+from gateway.docker.model import Container
+from gateway.docker.plan import AttachmentState
+from gateway.docker.planning.builder import PlanBuilder
+
+
+def gateway_task_state(
+    builder: PlanBuilder, own: Container, name: str
+) -> tuple[AttachmentState, BlockedReason | None, str]:
+    """Return the state of the gateway's own attachment to a network.
+
+    The engine does not report a task's aliases; a manager knows those of its service.
+
+    Args:
+        builder: The plan so far.
+        own: The gateway's container, a task.
+        name: The network's name.
+    """
+    names = builder.gateway_aliases(name)
+    endpoint = own.endpoints.get(name)
+    if endpoint is None:
+        message = (
+            f"the gateway is a task, which cannot be attached: add network {name} to its service, with the"
+            f" aliases {', '.join(names)}"
+        )
+        return AttachmentState.BLOCKED, BlockedReason.SWARM_TASK, message
+    called = own.labels.get(SWARM_SERVICE, "")
+    service = next((each for each in builder.observed.services if each.name == called), None)
+    if service is not None:
+        has = {called.lower(), *(each.lower() for each in service.networks.get(endpoint.network_id, ()))}
+        lacking = [each for each in names if each.lower() not in has]
+        if lacking:
+            message = (
+                f"service {called} lacks the aliases {', '.join(lacking)} on network {name}: add them to the service"
+            )
+            return AttachmentState.DRIFTED, None, message
+    return AttachmentState.ATTACHED, None, ""

@@ -1,0 +1,85 @@
+"""Names that would resolve to two hosts for a container: warn, or do not attach it (`on_name_conflict`)."""
+
+from collections.abc import Collection, Iterable
+
+from gateway.docker.model import Container, Service
+from gateway.docker.names import DnsClient
+from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
+from gateway.docker.planning.builder import PlanBuilder
+
+_MOST = 5
+"""The most names in one message."""
+
+
+def container_conflicts(builder: PlanBuilder, container: Container, network: str, aliases: Iterable[str]) -> str:
+    """Add a container's name conflicts, and return why it must not be attached; empty: it may be."""
+    own = container.id == builder.observed.own
+    if own:
+        _warn_of_hostnames(builder, network)
+    who = DnsClient(container.id, container.name, _lower(() if own else aliases), container.hosts)
+    found = builder.names.conflicts(
+        who, network, builder.backend_names(network), _elsewhere(builder, container, network)
+    )
+    return _add(builder, list(found), refusable=not own)
+
+
+def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:
+    """Add the name conflicts of a container on networks of the gateway that the gateway did not attach it to.
+
+    Args:
+        builder: The plan so far.
+        container: A container.
+        wanted: Its desired networks, which `container_conflicts` covers.
+    """
+    for network, endpoint in container.endpoints.items():
+        attached = any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ())
+        if network in builder.options.networks and network not in wanted and not (attached or container.is_task):
+            who = DnsClient(container.id, container.name, hosts=container.hosts)
+            found = builder.names.conflicts(
+                who, network, builder.backend_names(network), _elsewhere(builder, container, network)
+            )
+            _add(builder, list(found), refusable=False)
+
+
+def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
+    """Warn about containers whose host name is that of a backend on the network."""
+    taken = builder.backend_names(network)
+    builder.warnings += [
+        f"{each.name}: its host name is that of backend {each.hostname}, so clients on network {network} reach"
+        " either of them: give it another host name, or disconnect it from the network"
+        for each in builder.observed.containers
+        if each.hostname in taken and network in each.endpoints and each.id != builder.observed.own
+    ]
+
+
+def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
+    """Add a service's name conflicts, and return why it must not be attached; empty: it may be."""
+    names = {each.id: each.name for each in builder.observed.networks}
+    elsewhere = [names[each] for each in service.networks if each in names]
+    who = DnsClient(service.id, f"service {service.name}", _lower(aliases))
+    return _add(builder, list(builder.names.conflicts(who, network, builder.backend_names(network), elsewhere)))
+
+
+def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
+    """Return its other networks; a conflict between two networks of the gateway is reported once."""
+    return [each for each in container.endpoints if each not in builder.options.networks or each < network]
+
+
+def _lower(aliases: Iterable[str]) -> frozenset[str]:
+    return frozenset(each.lower() for each in aliases)
+
+
+def _add(builder: PlanBuilder, found: list[NameConflict], *, refusable: bool = True) -> str:
+    if not found:
+        return ""
+    builder.name_conflicts += found
+    conflicts = "; ".join(map(str, found[:_MOST]))
+    conflicts += f"; and {len(found) - _MOST} more names" if len(found) > _MOST else ""
+    network = builder.desired.configured_name(found[0].network)
+    remedy = f"rename one of them, or keep the backend off the network (docker.networks.{network}.backends)"
+    refused = refusable and builder.options.on_name_conflict == "refuse"
+    if not refused:
+        builder.warnings.append(
+            f"{found[0].container}: {conflicts}: it reaches only one of them by that name: {remedy}"
+        )
+    return f"{conflicts}: {remedy}" if refused else ""

@@ -1,0 +1,55 @@
+"""Containers in the network namespace of another container (`network_mode: service:…`)."""
+
+from gateway.docker.errors import BlockedReason
+from gateway.docker.model import Container
+from gateway.docker.plan import AttachmentState
+from gateway.docker.planning.builder import PlanBuilder
+
+
+def report_shared_namespace(
+    builder: PlanBuilder, container: Container, network: str, aliases: tuple[str, ...], *, coming: bool
+) -> None:
+    """Report the status of such a container's attachment.
+
+    Args:
+        builder: The plan so far.
+        container: A container that joins another one's network namespace.
+        network: A network that it requests.
+        aliases: The aliases that it requests.
+        coming: Whether the network is desired for the other container.
+    """
+
+    def report(state: AttachmentState, reason: BlockedReason | None, message: str) -> None:
+        builder.report_container(container, network, state, reason, message)
+
+    base = builder.observed.base(container)
+    if base is None:
+        message = "it uses the network of a container that is gone: recreate it"
+        report(AttachmentState.BLOCKED, BlockedReason.SHARED_NETWORK, message)
+        return
+    through = f"it uses the network of container {base.name}"
+    endpoint = base.endpoints.get(network)
+    if endpoint is None:
+        refused = next(
+            (each for each in builder.attachments
+             if (each.container_id, each.network, each.state) == (base.id, network, AttachmentState.BLOCKED)),
+            None,
+        )  # fmt: skip
+        if refused is not None:
+            report(
+                AttachmentState.BLOCKED,
+                BlockedReason.SHARED_NETWORK,
+                f"{through}, which is blocked: {refused.message}",
+            )
+        elif coming:
+            report(AttachmentState.PENDING, None, f"{through}, which is attached first")
+        else:
+            message = f"{through}, which is not attached: set the labels on that container"
+            report(AttachmentState.BLOCKED, BlockedReason.SHARED_NETWORK, message)
+        return
+    missing = [each for each in aliases if endpoint.aliases is not None and each.lower() not in endpoint.names]
+    if missing:
+        message = f"{through}, which lacks the aliases {', '.join(missing)}: set them on that container"
+        report(AttachmentState.DRIFTED, BlockedReason.SHARED_NETWORK, message)
+    else:
+        report(AttachmentState.ATTACHED, None, f"{through}, which is attached")
