@@ -68,9 +68,9 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
         since=worst.since,
         connects=sum(each.connects for each in reports),
         failures=dict(sum((Counter(each.failures) for each in reports), Counter())),
-        rtt=worst.rtt,
+        rtt=worst.link.rtt,
         channel_open=reduce(Histogram.plus, (each.channel_open for each in reports), Histogram()),
-        details=_details([each.details for each in reports if each.details], spec.kind.facts),
+        details=_details([each.link.details for each in reports if each.link.details], spec.kind.facts),
         facts=spec.kind.facts,
     )
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from math import inf
 
 from python_socks import ProxyType
@@ -14,7 +15,7 @@ from python_socks._protocols import socks5
 from python_socks._protocols.errors import ReplyError
 from python_socks.async_.asyncio._resolver import Resolver
 
-from gateway.contracts import CloseReason, Endpoint, Link, Phases, Relay, Stream
+from gateway.contracts import CloseReason, Endpoint, Link, LinkStatus, Phases, Relay, Stream
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.proxy.options import ProxyOptions
@@ -39,6 +40,17 @@ _AUTH_ERROR_WORDS = ("authentication", "acceptable")
 """Words in python-socks' messages about failed SOCKS5 logins, which have no error code."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProxyStatus(LinkStatus):
+    """Status of a proxy.
+
+    Args:
+        encrypted: Whether connections to the proxy use TLS.
+    """
+
+    encrypted: bool
+
+
 class ProxyLink:
     """See `gateway.contracts.Link`.
 
@@ -47,13 +59,11 @@ class ProxyLink:
         via: The link through which the proxy is reached.
     """
 
-    dial_phase = "channel"
-
     def __init__(self, options: ProxyOptions, via: Link) -> None:
         self._options = options
         self._via = via
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.network_id = f"{via.network_id} > {options.url}"
+        self.network = via.network.behind(options.url)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; counts the phase `channel`."""
@@ -250,16 +260,9 @@ class ProxyLink:
         """See `gateway.contracts.Link`. Open connections continue, because they may work despite a failed probe."""
         return await asyncio.shield(self._lost)
 
-    def renew(self) -> None:
-        """Do nothing: each connection reads the password file again."""
-
-    def rtt(self) -> float | None:
-        """Return None: the round-trip time is not measured."""
-        return None
-
-    def details(self) -> dict[str, object]:
-        """See `gateway.contracts.Link`."""
-        return {"encrypted": self._options.tls}
+    def status(self) -> ProxyStatus:
+        """Return what the link reports about itself. The round-trip time is not measured."""
+        return ProxyStatus(encrypted=self._options.tls)
 
 
 def _upload_continues(relay: SocketRelay) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from urllib.parse import unquote
 
 from gateway.certificates import ca_credentials
-from gateway.contracts import Credential, InsecureSetting, Link, Progress, TunnelState
+from gateway.contracts import Credential, InsecureSetting, Link, OpenTunnel, Progress, TunnelState
 from gateway.errors import GatewayError
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
@@ -31,14 +31,14 @@ class ProxyTunnel:
         return self._options.url
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.Tunnel`: connect to the proxy once, and then probe it periodically."""
         progress(TunnelState.CONNECTING)
         link = ProxyLink(self._options, via)
         await link.probe()
         monitor = asyncio.create_task(link.monitor())
         try:
-            yield link
+            yield OpenTunnel(link, link.status)  # each connection reads the password file again
         finally:
             monitor.cancel()
             await asyncio.wait({monitor})

@@ -360,8 +360,8 @@ class OpenSsh(Straight):
 
 @contextlib.asynccontextmanager
 async def _opened(options: SshOptions) -> AsyncIterator[Link]:
-    async with SshTunnel(options).open(DirectLink(), lambda *_: None) as link:
-        yield link
+    async with SshTunnel(options).open(DirectLink(), lambda *_: None) as tunnel:
+        yield tunnel.link
 
 
 def _rekey(conn: Any) -> bool:

@@ -398,7 +398,7 @@ async def reached(path: str, bastion: Bastion) -> Any:
         return
     ciphers: dict[str, Any] = {"ciphers": ("chacha20-poly1305@openssh.com",)} if path == "asyncssh" else {}
     async with opened(options(bastion, **ciphers)) as link:
-        assert link.details()["data_plane"] == ("asyncssh" if path == "asyncssh" else "native")
+        assert link.status().data_plane == ("asyncssh" if path == "asyncssh" else "native")
         yield link
 
 

@@ -47,7 +47,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     monkeypatch.setattr(ClientConnection, "send_newkeys", counted)
     with serving(echoing) as port:
         async with opened(options(bastion, data_plane="asyncssh", ciphers=(cipher,))) as link:
-            assert (link.details()["data_plane"], link.details()["cipher"]) == ("asyncssh", cipher)
+            assert (link.status().data_plane, link.status().cipher) == ("asyncssh", cipher)
             session = link._connections[0]
             conn: Any = session._conn
             assert isinstance(conn, ClientConnection)
@@ -56,7 +56,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
             async with asyncio.timeout(50):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(size)) for size in (1, 32769, 3_000_000)))
                 await echo_once(link, port, os.urandom(3_000_000))
-                while link.details()["channels"]:
+                while link.status().channels:
                     await asyncio.sleep(0.01)
             assert session.alive
             assert len(link._connections) == 1

@@ -115,10 +115,10 @@ async def test_a_fingerprint_is_looked_for_once(usual: Bastion) -> None:
     via = Counting()
     async with tunnel.open(via, lambda *_: None):
         assert via.opened == len(KINDS)
-    async with tunnel.open(via, lambda *_: None) as link:
+    async with tunnel.open(via, lambda *_: None) as open_tunnel:
         assert via.opened == len(KINDS) + 1
-        assert isinstance(link, SshLink)
-        assert kind_of(link) == "ssh-rsa"
+        assert isinstance(open_tunnel.link, SshLink)
+        assert kind_of(open_tunnel.link) == "ssh-rsa"
 
 
 async def test_a_fingerprint_of_no_key_of_the_server_costs_a_connection_a_kind(usual: Bastion) -> None:

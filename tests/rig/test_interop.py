@@ -262,7 +262,7 @@ async def test_200_mb_both_ways_at_once(
     for _ in range(3 if WRITING else 1):
         exchanges["them"] = 0
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
-            details = {key: str(value) for key, value in link.details().items()}
+            details = {key: str(value) for key, value in link.status().details.items()}
             ours.append(float(await run("both-ways", port, BULK)))
         if WRITING:
             sshs.append(await asyncio.to_thread(through_ssh, peer, details["cipher"], backend, tmp_path))
@@ -282,7 +282,7 @@ async def test_200_connections(row: Row, peer: Peer, backend: int) -> None:
             half_closes = await run("ask", port)
             took = float(await run("echoes", port, CONNECTIONS, "half" if half_closes == "kept" else "whole"))
         async with asyncio.timeout(30):
-            while link.details()["channels"]:
+            while link.status().channels:
                 await asyncio.sleep(0.02)
     note(row, **{"200 connections, s": f"{took:.1f}", "half-closes": half_closes})
 
@@ -343,7 +343,7 @@ async def test_a_server_that_asks_whether_we_live_is_answered(tmp_path: Path, ba
             reader = link._connections[0]._conn.packet_transport.reader  # type: ignore[attr-defined]
             heard: set[float] = set()
             while len(heard) < 6:  # two of before; without an answer, the connection ends after the third question
-                assert link.details()["connections"] == 1
+                assert link.status().connections == 1
                 heard.add(reader.last_received)
                 await asyncio.sleep(0.02)
             async with forwarding(link, backend) as port:

@@ -50,7 +50,7 @@ def bastions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bas
 
 
 def plane(link: SshLink) -> str:
-    return str(link.details()["data_plane"])
+    return str(link.status().data_plane)
 
 
 # The same bytes.
@@ -118,7 +118,7 @@ def test_the_plane_and_asyncssh_carry_the_same_bytes(
 async def test_other_ciphers_use_asyncsshs_channels_and_say_so(bastions: dict[str, Bastion], cipher: str) -> None:
     with serving(echoing) as port:
         async with opened(options(bastions["openssh"], ciphers=(cipher,))) as link:
-            assert (plane(link), link.details()["cipher"]) == ("asyncssh", cipher)
+            assert (plane(link), link.status().cipher) == ("asyncssh", cipher)
             await echo_once(link, port, os.urandom(500_000))
 
 

@@ -245,7 +245,7 @@ async def test_postgres_says_role_version_and_phases(shared_postgres: Postgres) 
         False,
         None,
     )
-    assert set(result.phases) == {"tcp", "greeting", "auth", "query"}
+    assert set(result.phases) == {"dns", "tcp", "greeting", "auth", "query"}
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ async def test_a_lost_ssh_connection_under_a_proxy_is_no_end_of_a_response(
             )
             async with asyncio.timeout(30), SshTunnel(options).open(DirectLink(), lambda *_: None) as ssh:
                 url = f"{kind}://127.0.0.1:{server.getsockname()[1]}"
-                relay = await ProxyLink(ProxyOptions(url=url), ssh).join(inner, Endpoint("db", 1), Histogram())
+                relay = await ProxyLink(ProxyOptions(url=url), ssh.link).join(inner, Endpoint("db", 1), Histogram())
                 assert await loop.sock_recv(client, 100) == b"half of it"
                 assert bastion.kill_sessions() > 0
                 with pytest.raises(ConnectionResetError):

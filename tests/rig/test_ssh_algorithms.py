@@ -41,7 +41,7 @@ async def test_an_old_server_is_told_apart_by_what_it_lacks(tmp_path: Path) -> N
             assert error.detail.endswith(f" to {key}")
             chosen[key] = (name,)
         async with opened(trusting(server, public(server, "ssh-rsa"), **chosen)) as link:
-            assert link.details()["cipher"] == "aes128-cbc"
+            assert link.status().cipher == "aes128-cbc"
 
 
 async def test_hybrids_with_a_post_quantum_part_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.audit_log.events import Event
 from gateway.config import Config
-from gateway.contracts import Endpoint, TunnelState
+from gateway.contracts import Endpoint, LinkStatus, TunnelState
 from gateway.docker.consumers import Consumer
 from gateway.errors import Reason
 from gateway.forwarding.listener import ListenAddress
@@ -128,20 +128,18 @@ class UplinkReport:
     connects: int
     failures: dict[str, int]
     channel_open: Histogram
-    rtt: float | None
-    details: dict[str, object]
+    link: LinkStatus
     up: bool
 
 
 NO_UPLINK = UplinkReport(
     state=TunnelState.IDLE, reason=None, detail="", described="not started", since=0.0, connects=0, failures={},
-    channel_open=Histogram(), rtt=None, details={}, up=False,
+    channel_open=Histogram(), link=LinkStatus(), up=False,
 )  # fmt: skip
 
 
 def uplink_report(uplink: Uplink) -> UplinkReport:
     """A tunnel as it is now."""
-    link = uplink.open_link
     return UplinkReport(
         state=uplink.state,
         reason=uplink.reason,
@@ -151,8 +149,7 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
         connects=uplink.connects,
         failures=dict(uplink.failures),
         channel_open=uplink.channel_open,
-        rtt=link.rtt() if link else None,
-        details=link.details() if link else {},
+        link=uplink.opened.status() if uplink.opened else LinkStatus(),
         up=uplink.link is not None,
     )
 

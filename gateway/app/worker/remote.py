@@ -3,38 +3,20 @@
 import asyncio
 import socket
 from collections.abc import Callable
-from math import inf
 from typing import TYPE_CHECKING
 
 from gateway.app.worker.messages import Command, ForwardReport, UsageReport
-from gateway.contracts import LOCAL_NETWORK, CloseReason, Endpoint, Link, Phases, Stream
+from gateway.contracts import CloseReason, Endpoint, Phases, Stream
 from gateway.forwarding.listener import Listener
-from gateway.measure import Histogram, Tally, Tap
+from gateway.measure import Histogram, Tally
 from gateway.relay.sockets import tune
 
 if TYPE_CHECKING:
     from gateway.app.worker.unit import WorkerUnit
 
 
-class RemoteRelay:
-    """A connection that a worker carries; see `gateway.contracts.Relay`."""
-
-    awaiting_response = False
-    waiting_since: float | None = None
-    to_backend = from_backend = responses = 0
-    last_active = 0.0
-
-    def __init__(self) -> None:
-        self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
-
-    def abort(self, ending: CloseReason) -> None:
-        """Nothing to do: it ends with its client."""
-        if not self.ended.done():
-            self.ended.set_result(ending)
-
-
 class RemoteLink:
-    """A worker's link, for probes; see `gateway.contracts.Link`.
+    """A worker's link, for probes; see `gateway.contracts.Connector`.
 
     Args:
         worker: Whose.
@@ -44,14 +26,12 @@ class RemoteLink:
     def __init__(self, worker: "WorkerUnit", tunnel: str | None) -> None:
         self._worker = worker
         self._tunnel = tunnel
-        self.dial_phase = "channel" if tunnel else "tcp"
-        self.network_id = tunnel or LOCAL_NETWORK
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """One end of a socket pair, whose other end the worker joins to `to`."""
         ours, theirs = socket.socketpair()
         try:
-            with (phases or Phases())(self.dial_phase):
+            with (phases or Phases())("channel" if self._tunnel else "tcp"):
                 await self._worker.dial(theirs, self._tunnel, to)
         except BaseException:
             ours.close()
@@ -60,31 +40,6 @@ class RemoteLink:
             theirs.close()
         tune(ours)
         return ours
-
-    async def join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
-    ) -> RemoteRelay:
-        """Let the worker join `client` to `to`."""
-        del latency, within, tap
-        await self._worker.dial(client, self._tunnel, to)
-        client.close()
-        return RemoteRelay()
-
-    async def lost(self) -> str:
-        """Never asked: the path that this link belongs to tells."""
-        raise NotImplementedError
-
-    def renew(self) -> None:
-        """Never asked: the worker's own uplink does that."""
-        raise NotImplementedError
-
-    def rtt(self) -> float | None:
-        """The worker's own measurement."""
-        return self._worker.uplink(self._tunnel).rtt
-
-    def details(self) -> dict[str, object]:
-        """The worker's own."""
-        return self._worker.uplink(self._tunnel).details
 
 
 class RemotePath:
@@ -97,7 +52,7 @@ class RemotePath:
 
     def __init__(self, worker: "WorkerUnit", tunnel: str | None) -> None:
         self.name = tunnel or "direct"
-        self.link: Link | None = None
+        self.link: RemoteLink | None = None
         self.settled = asyncio.Event()
         self.watchers: list[Callable[[], None]] = []
         self._worker = worker
