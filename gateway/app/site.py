@@ -21,10 +21,10 @@ from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config, TunnelSpec
 from gateway.contracts import Backend, Endpoint, TunnelState
 from gateway.forwarding.admission import Admission, Identity, SocketConsumer, SocketRule
-from gateway.forwarding.dialer import Route
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.route import Route
 from gateway.health.monitor import Check, Schedule
 from gateway.relay.direct import DirectTunnel
 from gateway.ssh.handshake_limiter import PER_SERVER, handshake_limiter
