@@ -22,6 +22,8 @@ class Running:
     spec: BackendSpec
     forward: Forward | RemoteForward
     worker: WorkerUnit | None = None
+    local: Forward | None = None
+    """`forward`, if this process serves it; None: a worker does."""
     checks: list[Check] = field(default_factory=list)
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
     state: State = State.UNKNOWN
@@ -57,8 +59,8 @@ class Running:
         unwanted = wrong_role_targets(self.candidates(), self.spec.prefer)
         if self.worker is not None:
             self.worker.order(Order(self.spec.name, tuple(self.targets()), unwanted, logins))
-        elif isinstance(self.forward, Forward):
-            self.forward.drain_targets(unwanted)
+        elif self.local is not None:
+            self.local.drain_targets(unwanted)
 
     def _logins(self) -> tuple[Login, ...]:
         return tuple(

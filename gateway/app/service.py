@@ -20,7 +20,7 @@ from gateway.app.running import Running
 from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
 from gateway.app.site import Site
 from gateway.app.stopping import wind_down
-from gateway.app.worker.messages import Command
+from gateway.app.worker.messages import Action, Command
 from gateway.config import Config, TunnelSpec
 from gateway.config.advice import advice
 from gateway.config.files import files_of, named_files
@@ -364,7 +364,7 @@ class GatewayService:
         for uplink in self._site.uplinks_of(tunnel):
             uplink.reconnect()
         for unit in self._site.workers.units:
-            unit.send(Command("reconnect", tunnel))
+            unit.send(Command(Action.RECONNECT, tunnel))
         return True
 
     # The life.

@@ -13,7 +13,7 @@ from gateway.app.changes import Changes, compare
 from gateway.app.lanes import Lane, lane_of, lanes, through
 from gateway.app.running import Running
 from gateway.app.units import Units
-from gateway.app.worker.messages import Command
+from gateway.app.worker.messages import Action, Command
 from gateway.app.worker.owner import Workers
 from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerUnit
@@ -116,7 +116,7 @@ class Site:
             self._change(self.backends[name], config.backends[name], listeners)
         for uplink in retired.values():
             uplink.drain()
-        self._units.retire(retired.values(), drain)
+        self._units.retire_uplinks(retired.values(), drain)
         for address, listener in self.listeners.items():
             if address not in listeners:
                 listener.close()
@@ -157,8 +157,8 @@ class Site:
             each.abort_all()
 
     def _carriers(self) -> list[Forward | WorkerUnit]:
-        own = [forward for forward in self.forwards() if isinstance(forward, Forward)]
-        return [*own, *self.workers.units]
+        own = [running.local for running in self.backends.values() if running.local is not None]
+        return [*own, *self._units.retiring_forwards(), *self.workers.units]
 
     @property
     def active(self) -> int:
@@ -197,11 +197,11 @@ class Site:
             forward = Forward(
                 spec.name, [], self._admission(spec), route, kind.tap, kind.prompt, kind.cancels, self._recorder
             )
-            running = Running(spec, forward)
+            running = Running(spec, forward, local=forward)
         self.backends[spec.name] = running
         self._change(running, spec, listeners)
-        if isinstance(running.forward, Forward):
-            self._units.start(f"forward {spec.name}", running.forward)
+        if running.local is not None:
+            self._units.start(f"forward {spec.name}", running.local)
 
     def _change(self, running: Running, spec: BackendSpec, listeners: dict[ListenAddress, Listener]) -> None:
         same = (running.spec.kind, running.spec.options, running.spec.via) == (spec.kind, spec.options, spec.via)
@@ -211,9 +211,9 @@ class Site:
             running.budgets = {target: self._budget(spec, target) for target in spec.targets}
         if self._checker is None:
             self._check(running, known)
-        if isinstance(running.forward, Forward):
+        if running.local is not None:
             bound = [listeners[address] for address in spec.listen if address in listeners]
-            running.forward.update(bound, self._admission(spec), self._route(running))
+            running.local.update(bound, self._admission(spec), self._route(running))
 
     def _admission(self, spec: BackendSpec) -> Admission:
         per_consumer = spec.max_connections_per_consumer
@@ -249,14 +249,14 @@ class Site:
         for uplink in self.uplinks_of(tunnel):
             uplink.renew()
         for unit in self.workers.units:
-            unit.send(Command("renew", tunnel))
+            unit.send(Command(Action.RENEW, tunnel))
 
     def retry(self, tunnel: str) -> None:
         """A tunnel's certificates were renewed on disk: what is open goes on, and what is not tries at once."""
         for uplink in self.uplinks_of(tunnel):
             uplink.retry()
         for unit in self.workers.units:
-            unit.send(Command("retry", tunnel))
+            unit.send(Command(Action.RETRY, tunnel))
 
     def _let_go(self, forward: Forward | RemoteForward, spec: BackendSpec) -> None:
         """Stop at the listeners that the backend loses, before another backend or process takes them over."""
@@ -291,11 +291,11 @@ class Site:
     def _remove(self, running: Running, drain: float) -> None:
         for check in running.checks:
             self._units.stop_soon(check)
-        if isinstance(running.forward, Forward):  # a worker drains its own
-            for listener in running.forward.listeners:
+        if running.local is not None:  # a worker drains its own
+            for listener in running.local.listeners:
                 listener.stop()
-            running.forward.listeners = []
-            self._units.retire([running.forward], drain)
+            running.local.listeners = []
+            self._units.retire_forward(running.local, drain)
 
     def _path(self, spec: BackendSpec) -> Uplink:
         lane = lane_of(self._wanted, spec.name, apart=self._apart)
@@ -321,12 +321,10 @@ class Site:
         if running is not None:
             (running.silent if silent else running.failed)(target)
 
-    def _busy(self, unit: Uplink | Forward) -> bool:
-        if isinstance(unit, Forward):
-            return unit.active > 0
+    def _busy(self, uplink: Uplink) -> bool:
         inner = (*self.uplinks.values(), *self._units.retiring_uplinks())
-        return any(forward.active_on(unit) for forward in self.forwards()) or any(
-            each.via is unit and each.state is not TunnelState.STOPPED for each in inner
+        return any(forward.active_on(uplink) for forward in self.forwards()) or any(
+            each.via is uplink and each.state is not TunnelState.STOPPED for each in inner
         )
 
 

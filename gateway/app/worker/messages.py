@@ -1,6 +1,7 @@
 """What the owner and a worker say to each other."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from gateway.audit_log.events import Event
@@ -78,11 +79,27 @@ class Dial:
     to: Endpoint
 
 
+class Action(Enum):
+    """What a worker does at a command, and the argument that it needs."""
+
+    STOP = "stop"
+    STOP_ACCEPTING = "stop_accepting"
+    ABORT_ALL = "abort_all"
+    ABORT_IDLE = "abort_idle"
+    """Argument: see `Forward.abort_idle`."""
+    SET_FAIL_FAST = "set_fail_fast"
+    """Argument: the backend, and whether to enable it."""
+    RECONNECT = "reconnect"
+    """Argument: the tunnel, as for `RENEW` and `RETRY`."""
+    RENEW = "renew"
+    RETRY = "retry"
+
+
 @dataclass(frozen=True)
 class Command:
-    """`stop_accepting`, `abort_all`, `abort_idle`, `set_fail_fast`, `reconnect`, `renew`, `retry` or `stop`."""
+    """A command to a worker."""
 
-    what: str
+    action: Action
     argument: Any = None
 
 

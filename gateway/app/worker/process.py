@@ -13,6 +13,7 @@ from typing import Any
 from gateway.app.runtime import become_io_flusher, prepare_loop, prepare_process
 from gateway.app.site import Site
 from gateway.app.worker.messages import (
+    Action,
     Applied,
     Apply,
     Command,
@@ -119,8 +120,8 @@ class Worker:
     def _follow(self, order: Order) -> None:
         self._orders[order.backend] = order.targets
         running = self._site.backends.get(order.backend) if self._site else None
-        if running is not None and isinstance(running.forward, Forward):
-            running.forward.drain_targets(order.unwanted)
+        if running is not None and running.local is not None:
+            running.local.drain_targets(order.unwanted)
             for login in order.logins:
                 running.note_login(*login)
 
@@ -155,26 +156,31 @@ class Worker:
 
     def _obey(self, command: Command) -> None:
         site = self._site
-        if command.what == "stop":
+        if command.action is Action.STOP:
             self._stop.set()
-        elif site is None:
-            return  # its first configuration comes again, and what goes with it
-        elif command.what == "stop_accepting":
-            site.stop_accepting()
-            self._tell()
-        elif command.what == "reconnect":
-            for uplink in site.uplinks_of(command.argument):
-                uplink.reconnect()
-        elif command.what == "set_fail_fast":
-            name, enabled = command.argument
-            if name in site.backends:
-                site.backends[name].forward.set_fail_fast(enabled=enabled)
-        elif command.what == "abort_all":
-            site.abort_all()
-        elif command.what in ("renew", "retry"):
-            (site.renew if command.what == "renew" else site.retry)(command.argument)
-        else:
-            site.abort_idle(command.argument)
+        elif site is not None:  # otherwise its first configuration comes again, and what goes with it
+            self._obey_on(site, command)
+
+    def _obey_on(self, site: Site, command: Command) -> None:
+        match command.action:
+            case Action.STOP_ACCEPTING:
+                site.stop_accepting()
+                self._tell()
+            case Action.RECONNECT:
+                for uplink in site.uplinks_of(command.argument):
+                    uplink.reconnect()
+            case Action.SET_FAIL_FAST:
+                name, enabled = command.argument
+                if name in site.backends:
+                    site.backends[name].forward.set_fail_fast(enabled=enabled)
+            case Action.ABORT_ALL:
+                site.abort_all()
+            case Action.ABORT_IDLE:
+                site.abort_idle(command.argument)
+            case Action.RENEW:
+                site.renew(command.argument)
+            case Action.RETRY:
+                site.retry(command.argument)
 
     async def _dial(self, message: Dial, client: Stream) -> None:
         tune(client)
@@ -232,7 +238,7 @@ class Worker:
 def report(site: Site) -> Report:
     """Everything at one moment."""
     uplinks = {"": site.direct, **{lane.tunnel: uplink for lane, uplink in site.uplinks.items()}}
-    forwards = [running.forward for running in site.backends.values() if isinstance(running.forward, Forward)]
+    forwards = [running.local for running in site.backends.values() if running.local is not None]
     return Report(
         {name: uplink_report(uplink) for name, uplink in uplinks.items()},
         {forward.name: _forward(forward) for forward in forwards},

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gateway.app.worker.messages import Command, ForwardReport, UsageReport
+from gateway.app.worker.messages import Action, Command, ForwardReport, UsageReport
 from gateway.contracts import CloseReason, Endpoint, Phases, Stream
 from gateway.forwarding.listener import Listener
 from gateway.measure import Histogram, Tally
@@ -129,9 +129,10 @@ class RemoteForward:
     def set_fail_fast(self, *, enabled: bool) -> None:
         """Let no client wait; or as before."""
         self.fail_fast = enabled
-        self.worker.send(Command("set_fail_fast", (self.name, enabled)))
+        self.worker.send(Command(Action.SET_FAIL_FAST, (self.name, enabled)))
 
-    def used(self) -> dict[str, UsageReport]:
+    @property
+    def consumers(self) -> dict[str, UsageReport]:
         """What each consumer uses, as the worker of now counts it."""
         return self.last.consumers
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from gateway.app.worker.messages import (
     NO_UPLINK,
+    Action,
     Applied,
     Apply,
     Command,
@@ -134,7 +135,7 @@ class WorkerUnit:
             )
         finally:
             messenger, self._messenger = self._messenger, None
-            messenger.send(Command("stop"))
+            messenger.send(Command(Action.STOP))
             self._applied.set()  # the next process is told anew
             self._lost()
             try:
@@ -215,15 +216,15 @@ class WorkerUnit:
     def stop_accepting(self) -> None:
         """No more clients: not now, and not in a process that is started from here on."""
         self._listeners = {}
-        self.send(Command("stop_accepting"))
+        self.send(Command(Action.STOP_ACCEPTING))
 
     def abort_idle(self, seconds: float) -> None:
         """Reset the clients that wait for nothing and have been silent for so many seconds."""
-        self.send(Command("abort_idle", seconds))
+        self.send(Command(Action.ABORT_IDLE, seconds))
 
     def abort_all(self) -> None:
         """Reset every client."""
-        self.send(Command("abort_all"))
+        self.send(Command(Action.ABORT_ALL))
 
     def _send_all(self) -> None:
         if self._config is None or self._messenger is None:
@@ -242,7 +243,7 @@ class WorkerUnit:
             self.send(order)
         for name, forward in self.forwards.items():
             if forward.fail_fast:
-                self.send(Command("set_fail_fast", (name, True)))
+                self.send(Command(Action.SET_FAIL_FAST, (name, True)))
 
     def _send_again(self, messenger: Messenger) -> None:
         if messenger is self._messenger:  # a new process is told anew anyway
