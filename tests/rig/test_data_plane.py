@@ -14,9 +14,9 @@ from test_ssh import echo_once, opened, options
 
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.ssh import asyncssh_internals
+from gateway.ssh import packet_transport
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
-from gateway.ssh.asyncssh_internals import ClientConnection
+from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.packet_transport import PacketTransport
 
 pytestmark = pytest.mark.rig
@@ -35,7 +35,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
     """Over the same transport, with new keys now and then: only the channels are others."""
-    monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 2 << 20)
+    monkeypatch.setattr(packet_transport, "REKEY_BYTES", 2 << 20)
     exchanges = 0
     original = ClientConnection.send_newkeys
 

@@ -29,7 +29,7 @@ from gateway.demo.process import Process, find, free_port
 from gateway.errors import ReachError
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import asyncssh_internals
+from gateway.ssh import client_connection, packet_transport
 from gateway.ssh.algorithms import CIPHERS
 from gateway.ssh.pool import SshLink
 
@@ -209,8 +209,8 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     ours: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
     answered: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
     start, finish = (
-        asyncssh_internals.ClientConnection._send_kexinit,
-        asyncssh_internals.ClientConnection.send_newkeys,
+        client_connection.ClientConnection._send_kexinit,
+        client_connection.ClientConnection.send_newkeys,
     )
 
     def starting(self: Any) -> None:
@@ -224,8 +224,8 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         answered[self] = self._server_kexinit
         finish(self, k, h)
 
-    monkeypatch.setattr(asyncssh_internals.ClientConnection, "_send_kexinit", starting)
-    monkeypatch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", finishing)
+    monkeypatch.setattr(client_connection.ClientConnection, "_send_kexinit", starting)
+    monkeypatch.setattr(client_connection.ClientConnection, "send_newkeys", finishing)
     return asked
 
 
@@ -295,7 +295,7 @@ async def test_new_keys(
             await run("both-ways", port, peer.moves_for_keys)
         theirs = exchanges["them"]
         assert (theirs > 0, exchanges["us"]) == (True, 0)
-        monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 512 << 10)
+        monkeypatch.setattr(packet_transport, "REKEY_BYTES", 512 << 10)
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
             await run("both-ways", port, 16 << 20)
     note(row, **{"new keys: asked by it + by us": f"{theirs} + {exchanges['us']}"})

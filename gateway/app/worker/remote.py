@@ -2,8 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 from gateway.app.worker.messages import Action, Command, ForwardReport, UsageReport
 from gateway.contracts import CloseReason, Endpoint, Phases, Stream
@@ -11,28 +10,28 @@ from gateway.forwarding.listener import Listener
 from gateway.measure import Histogram, Tally
 from gateway.relay.sockets import tune
 
-if TYPE_CHECKING:
-    from gateway.app.worker.unit import WorkerUnit
+Dial = Callable[[Stream, str | None, Endpoint], Awaitable[None]]
+"""Lets a worker join a socket to a target, through one of its tunnels; see `WorkerUnit.dial`."""
 
 
 class RemoteLink:
     """A worker's link, for probes; see `gateway.contracts.Connector`.
 
     Args:
-        worker: Whose.
         tunnel: Which of its tunnels; None: straight.
+        dial: Lets the worker dial.
     """
 
-    def __init__(self, worker: "WorkerUnit", tunnel: str | None) -> None:
-        self._worker = worker
+    def __init__(self, tunnel: str | None, dial: Dial) -> None:
         self._tunnel = tunnel
+        self._dial = dial
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """One end of a socket pair, whose other end the worker joins to `to`."""
         ours, theirs = socket.socketpair()
         try:
             with (phases or Phases())("channel" if self._tunnel else "tcp"):
-                await self._worker.dial(theirs, self._tunnel, to)
+                await self._dial(theirs, self._tunnel, to)
         except BaseException:
             ours.close()
             raise
@@ -46,23 +45,19 @@ class RemotePath:
     """A worker's uplink, as a check sees one; see `gateway.health.monitor.MonitoredUplink`.
 
     Args:
-        worker: Whose.
         tunnel: Which; None: straight.
+        dial: Lets the worker dial.
+        describe: Returns the tunnel's state and its cause in one line.
     """
 
-    def __init__(self, worker: "WorkerUnit", tunnel: str | None) -> None:
+    def __init__(self, tunnel: str | None, dial: Dial, describe: Callable[[], str]) -> None:
         self.name = tunnel or "direct"
         self.link: RemoteLink | None = None
         self.settled = asyncio.Event()
         self.watchers: list[Callable[[], None]] = []
-        self._worker = worker
+        self.describe = describe
         self._tunnel = tunnel
-
-    def describe(self) -> str:
-        """The worker's own words."""
-        if not self._worker.running:
-            return f"worker {self._worker.number} is being started"
-        return self._worker.uplink(self._tunnel).described
+        self._dial = dial
 
     def update(self, *, up: bool, settled: bool) -> None:
         """Take over what the worker reports."""
@@ -70,7 +65,7 @@ class RemotePath:
             self.settled.set()
         if up == (self.link is not None) and settled:
             return
-        self.link = RemoteLink(self._worker, self._tunnel) if up else None
+        self.link = RemoteLink(self._tunnel, self._dial) if up else None
         for watcher in self.watchers.copy():
             watcher()
 
@@ -80,12 +75,12 @@ class RemoteForward:
 
     Args:
         name: The backend's name.
-        worker: Who serves it.
+        send: Sends a command to the worker.
     """
 
-    def __init__(self, name: str, worker: "WorkerUnit") -> None:
+    def __init__(self, name: str, send: Callable[[Command], None]) -> None:
         self.name = name
-        self.worker = worker
+        self._send = send
         self.last = ForwardReport()
         self.listeners: list[Listener] = []
         self.fail_fast = False
@@ -129,7 +124,7 @@ class RemoteForward:
     def set_fail_fast(self, *, enabled: bool) -> None:
         """Let no client wait; or as before."""
         self.fail_fast = enabled
-        self.worker.send(Command(Action.SET_FAIL_FAST, (self.name, enabled)))
+        self._send(Command(Action.SET_FAIL_FAST, (self.name, enabled)))
 
     @property
     def consumers(self) -> dict[str, UsageReport]:

@@ -148,7 +148,7 @@ class WorkerUnit:
         """Serve these backends from now on."""
         self._config, self._listeners = config, listeners
         for name in config.backends:
-            self.forwards.setdefault(name, RemoteForward(name, self))
+            self.forwards.setdefault(name, RemoteForward(name, self.send))
         self.forwards = {name: self.forwards[name] for name in config.backends}
         self._orders = {
             name: order
@@ -176,7 +176,10 @@ class WorkerUnit:
 
     def path(self, tunnel: str | None) -> RemotePath:
         """One of its uplinks."""
-        return self._paths.setdefault(tunnel, RemotePath(self, tunnel))
+        return self._paths.setdefault(tunnel, RemotePath(tunnel, self.dial, lambda: self._describe(tunnel)))
+
+    def _describe(self, tunnel: str | None) -> str:
+        return self.uplink(tunnel).described if self.running else f"worker {self.number} is being started"
 
     def uplink(self, tunnel: str | None) -> UplinkReport:
         """What it last said about one of its uplinks."""
