@@ -111,7 +111,7 @@ class WorkerUnit:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         child = subprocess.Popen(  # noqa: ASYNC220, S603 - fork and exec, which take a moment, and ourselves
-            [sys.executable, "-m", "gateway.app.worker.process", str(theirs.fileno())],
+            [sys.executable, "-m", "gateway.app.worker_process", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,

@@ -1,4 +1,4 @@
-"""The worker's side: `python -m gateway.app.worker.process FD`, started by the owner and ended with it."""
+"""The worker's side: `python -m gateway.app.worker_process FD`, started by the owner and ended with it."""
 
 import asyncio
 import contextlib
