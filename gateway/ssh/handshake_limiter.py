@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from weakref import WeakKeyDictionary
 
 from gateway.contracts import Endpoint, Network
+from gateway.relay.per_loop import per_loop
 
 PER_SERVER = 4
 """Well below sshd's MaxStartups, above which it drops connections at random (sshd_config(5))."""
@@ -42,9 +42,8 @@ class HandshakeLimiter:
                 self._servers.pop(key, None)
 
 
-_LIMITERS: WeakKeyDictionary[asyncio.AbstractEventLoop, HandshakeLimiter] = WeakKeyDictionary()
-
-
-def handshake_limiter() -> HandshakeLimiter:
-    """Return the limiter of the running event loop."""
-    return _LIMITERS.setdefault(asyncio.get_running_loop(), HandshakeLimiter())
+@per_loop
+def handshake_limiter(loop: asyncio.AbstractEventLoop) -> HandshakeLimiter:
+    """Return the limiter of the running loop."""
+    del loop
+    return HandshakeLimiter()
