@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum, StrEnum
 from math import inf
 from pathlib import Path
-from typing import NamedTuple, NewType, Protocol
+from typing import Literal, NamedTuple, NewType, Protocol
 
 from gateway.errors import Reason
 from gateway.facts import Fact, FactValue
@@ -145,6 +145,12 @@ class State(StrEnum):
     PAUSED = "paused"
 
 
+DatabaseRole = Literal["primary", "replica"]
+"""Role of a database, as its check finds it."""
+Preference = Literal["primary", "replica", "any", "order"]
+"""Which target new clients get; see the key `prefer`."""
+
+
 class TunnelState(StrEnum):
     """State of a tunnel."""
 
@@ -228,7 +234,7 @@ class ProbeResult:
     """What a probe reports about a target that answers. Text from the server is sanitized to one printable line.
 
     Args:
-        role: `primary` or `replica`; None if the kind has no roles.
+        role: The database's role; None if the kind has no roles.
         read_only: Whether the database refuses writes, so that clients of a primary must not connect.
         facts: The facts that the kind declares, as far as they are known.
         degraded: Reason and detail that make the target `degraded` instead of `up`.
@@ -238,7 +244,7 @@ class ProbeResult:
         certificate: Validity of the server's certificate, if it presented one.
     """
 
-    role: str | None = None
+    role: DatabaseRole | None = None
     read_only: bool | None = None
     facts: Mapping[Fact, FactValue] = field(default_factory=dict)
     degraded: tuple[Reason, str] | None = None
