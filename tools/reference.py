@@ -25,7 +25,7 @@ from gateway.cli import cli
 from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, OpsTls, TunnelCommon, UnixListener
 from gateway.config.values import Address, LogTarget, Network
 from gateway.contracts import Duration, Endpoint, Secret, Size, State, TunnelState
-from gateway.docker.options import AttachRule, DockerOptions, DockerTls, Grant, NetworkOptions, PeerOptions
+from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import Standing, Verb
 from gateway.docker.trouble import Blocked
 from gateway.errors import Reason
@@ -36,6 +36,7 @@ from gateway.ops.http import OpsServer
 from gateway.ops.metrics import fact_families, families
 from gateway.ops.reading import ROLES
 from gateway.ops.view import ServiceView
+from gateway.tls_client import ClientTls
 from gateway.vpn.options import Silence
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
@@ -95,7 +96,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.attach`, each rule", AttachRule)
     yield from _table("`docker.grants`, each grant", Grant)
     yield from _table("`docker.peers`", PeerOptions)
-    yield from _table("`docker.tls`", DockerTls)
+    yield from _table("`docker.tls`", ClientTls)
     yield from _table("`allow`", Allow)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
 

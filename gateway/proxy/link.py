@@ -16,7 +16,7 @@ from python_socks._protocols.errors import ReplyError
 from python_socks.async_.asyncio._resolver import Resolver
 
 from gateway.contracts import CloseReason, Endpoint, Link, LinkStatus, Phases, Relay, Stream
-from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
+from gateway.errors import DialError, GatewayError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.streams import PlainStream, TlsStream
@@ -24,7 +24,7 @@ from gateway.proxy.tls import TlsSocket
 from gateway.proxy.tls_bridge import TlsBridge
 from gateway.relay.redial import retry_dial
 from gateway.relay.socket_relay import SocketRelay
-from gateway.tls_client import client_context
+from gateway.tls_client import ClientTls
 
 _HTTP_AUTH_ERRORS = (401, 407)
 _SOCKS_REASONS = {
@@ -144,12 +144,15 @@ class ProxyLink:
         if not options.tls:
             return PlainStream(sock)
         try:
-            context = client_context(options.ca_file)
+            context = ClientTls(options.ca_file).context()
             # During a renegotiation an SSLObject accepts no data to send.
             context.options |= ssl.OP_NO_RENEGOTIATION
             tls = TlsSocket(sock, context, options.endpoint.host)
             await tls.handshake()
             return TlsStream(sock, tls)
+        except GatewayError as error:
+            sock.close()
+            raise TunnelError(Reason.TLS, str(error)) from error
         except ssl.SSLError as error:
             sock.close()
             fatal = isinstance(error, ssl.SSLCertVerificationError)

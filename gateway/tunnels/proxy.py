@@ -7,11 +7,10 @@ from urllib.parse import unquote
 
 from gateway.certificates import ca_credentials
 from gateway.contracts import Credential, InsecureSetting, Link, OpenTunnel, Progress, TunnelState
-from gateway.errors import GatewayError
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
 from gateway.relay.resolver import is_loopback
-from gateway.tls_client import client_context
+from gateway.tls_client import ClientTls
 from gateway.tunnels import TunnelKind
 
 
@@ -45,10 +44,7 @@ class ProxyTunnel:
 
 
 def _verify(options: ProxyOptions) -> None:
-    try:
-        client_context(options.ca_file)
-    except OSError as error:
-        raise GatewayError(f"ca_file: {options.ca_file}: {error.strerror or error}") from error
+    ClientTls(options.ca_file).context()
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:
