@@ -11,7 +11,7 @@ from gateway.app.expiry import Named
 from gateway.app.fleet import Fleet
 from gateway.app.running import Running
 from gateway.app.site import Site
-from gateway.app.worker.messages import NO_UPLINK, UplinkReport, uplink_report
+from gateway.app.worker.messages import NO_UPLINK, UplinkReport, consumer_view, uplink_report
 from gateway.app.worker.remote import RemoteForward
 from gateway.config import TunnelSpec
 from gateway.contracts import State, TunnelState
@@ -130,18 +130,7 @@ def backend_view(running: Running, *, knows_containers: bool) -> BackendView:
 
 
 def _consumers(forward: Forward | RemoteForward) -> dict[str, ConsumerView]:
-    return {
-        name: ConsumerView(
-            each.id,
-            each.active,
-            each.total,
-            dict(each.rejected),
-            each.to_backend,
-            each.from_backend,
-            each.latency.copy(),
-        )
-        for name, each in forward.consumers.items()
-    }
+    return {name: consumer_view(usage) for name, usage in forward.consumers.items()}
 
 
 def docker_view(fleet: Fleet) -> DockerView | None:

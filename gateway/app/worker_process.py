@@ -27,8 +27,8 @@ from gateway.app.worker.messages import (
     Report,
     Sockets,
     Unfamiliar,
+    consumer_view,
     uplink_report,
-    usage_report,
 )
 from gateway.app.worker.messenger import Messenger
 from gateway.app.worker.outbound import Outbound
@@ -255,7 +255,7 @@ def _forward(forward: Forward) -> ForwardReport:
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency,
-        consumers={name: usage_report(usage) for name, usage in forward.consumers.items()},
+        consumers={name: consumer_view(usage) for name, usage in forward.consumers.items()},
     )
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.backends.common.volume import MountKind, VolumeOptions
-from gateway.contracts import Backend, CancelProtocol, Credential, Duration, Endpoint, InsecureSetting, TrafficClass
+from gateway.cancel_protocol import CancelProtocol
+from gateway.contracts import Backend, Credential, Duration, Endpoint, InsecureSetting, TrafficClass
 from gateway.facts import Fact
 from gateway.kinds import Kinds
 from gateway.measure import TapFactory

@@ -6,7 +6,8 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from gateway.contracts import CloseReason, Endpoint, LoginTap, Relay
+from gateway.cancel_protocol import LoginTap
+from gateway.contracts import CloseReason, Endpoint, Relay
 from gateway.forwarding.connection_audit import ConnectionRecord
 from gateway.forwarding.drain_pacing import DrainPace, drain_order
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget

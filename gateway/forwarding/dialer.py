@@ -5,7 +5,8 @@ import random
 import time
 from typing import NamedTuple
 
-from gateway.contracts import CancelRequest, CloseReason, Link, LoginTap, Relay
+from gateway.cancel_protocol import CancelRequest, LoginTap
+from gateway.contracts import CloseReason, Link, Relay
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.forwarding.cancel_requests import CancelRouter, send_copy
 from gateway.forwarding.pending_client import PendingClient

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from functools import reduce
 
 from gateway.audit_log.recorder import Recorder
-from gateway.contracts import CancelProtocol, CloseReason, Endpoint
+from gateway.cancel_protocol import CancelProtocol
+from gateway.contracts import CloseReason, Endpoint
 from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import Admission

@@ -2,7 +2,8 @@
 
 from math import inf
 
-from gateway.contracts import CancelRequest, Endpoint, Link, Relay, Stream
+from gateway.cancel_protocol import CancelRequest
+from gateway.contracts import Endpoint, Link, Relay, Stream
 from gateway.forwarding.connection_audit import ConnectionRecord
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
 from gateway.forwarding.usage import ConnectionSlot

@@ -20,7 +20,8 @@ from test_ssh import opened, options
 from test_tls import given_to, make_authority
 
 from gateway.backends.common.postgres_cancel import PostgresLoginTap
-from gateway.contracts import CancelRequest, Endpoint, Link
+from gateway.cancel_protocol import CancelRequest
+from gateway.contracts import Endpoint, Link
 from gateway.demo.postgres import Postgres, available
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion

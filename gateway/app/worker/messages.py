@@ -12,6 +12,7 @@ from gateway.errors import Reason
 from gateway.forwarding.listener import ListenAddress
 from gateway.forwarding.usage import Usage
 from gateway.measure import Histogram
+from gateway.ops.view import ConsumerView
 from gateway.supervision.uplink import Uplink
 
 
@@ -171,22 +172,9 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
     )
 
 
-@dataclass(frozen=True)
-class UsageReport:
-    """What one consumer uses of a backend."""
-
-    id: str
-    active: int
-    total: int
-    rejected: dict[str, int]
-    to_backend: int
-    from_backend: int
-    latency: Histogram
-
-
-def usage_report(usage: Usage) -> UsageReport:
-    """A consumer's use as it is now."""
-    return UsageReport(
+def consumer_view(usage: Usage | ConsumerView) -> ConsumerView:
+    """A consumer's use as it is now; of a worker's consumer, as it was reported last."""
+    return ConsumerView(
         usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,
         usage.latency.copy(),
     )  # fmt: skip
@@ -203,7 +191,7 @@ class ForwardReport:
     to_backend: int = 0
     from_backend: int = 0
     latency: Histogram = field(default_factory=Histogram)
-    consumers: dict[str, UsageReport] = field(default_factory=dict)
+    consumers: dict[str, ConsumerView] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 
-from gateway.app.worker.messages import Action, Command, ForwardReport, UsageReport
+from gateway.app.worker.messages import Action, Command, ForwardReport
 from gateway.contracts import CloseReason, Endpoint, Phases, Stream
 from gateway.forwarding.listener import Listener
 from gateway.measure import Histogram, Tally
+from gateway.ops.view import ConsumerView
 from gateway.relay.sockets import tune
 
 Dial = Callable[[Stream, str | None, Endpoint], Awaitable[None]]
@@ -127,7 +128,7 @@ class RemoteForward:
         self._send(Command(Action.SET_FAIL_FAST, (self.name, enabled)))
 
     @property
-    def consumers(self) -> dict[str, UsageReport]:
+    def consumers(self) -> dict[str, ConsumerView]:
         """What each consumer uses, as the worker of now counts it."""
         return self.last.consumers
 
