@@ -6,11 +6,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, field
-from enum import Enum, StrEnum
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
 from math import inf
 from pathlib import Path
-from typing import NamedTuple, NewType, Protocol
+from typing import Literal, NamedTuple, NewType, Protocol
 
 from gateway.errors import Reason
 from gateway.facts import Fact, FactValue
@@ -34,9 +34,6 @@ PORT = {"least": 1, "most": 65535}
 
 Stream = socket.socket
 """A connected, non-blocking stream socket."""
-
-LOCAL_NETWORK = "here"
-"""`Link.network_id` of the direct link: the network that this host is in."""
 
 
 class Endpoint(NamedTuple):
@@ -148,6 +145,12 @@ class State(StrEnum):
     PAUSED = "paused"
 
 
+DatabaseRole = Literal["primary", "replica"]
+"""Role of a database, as its check finds it."""
+Preference = Literal["primary", "replica", "any", "order"]
+"""Which target new clients get; see the key `prefer`."""
+
+
 class TunnelState(StrEnum):
     """State of a tunnel."""
 
@@ -231,7 +234,7 @@ class ProbeResult:
     """What a probe reports about a target that answers. Text from the server is sanitized to one printable line.
 
     Args:
-        role: `primary` or `replica`; None if the kind has no roles.
+        role: The database's role; None if the kind has no roles.
         read_only: Whether the database refuses writes, so that clients of a primary must not connect.
         facts: The facts that the kind declares, as far as they are known.
         degraded: Reason and detail that make the target `degraded` instead of `up`.
@@ -241,7 +244,7 @@ class ProbeResult:
         certificate: Validity of the server's certificate, if it presented one.
     """
 
-    role: str | None = None
+    role: DatabaseRole | None = None
     read_only: bool | None = None
     facts: Mapping[Fact, FactValue] = field(default_factory=dict)
     degraded: tuple[Reason, str] | None = None
@@ -253,6 +256,33 @@ class ProbeResult:
     def __post_init__(self) -> None:
         safe = {fact: one_line(value) if isinstance(value, str) else value for fact, value in self.facts.items()}
         object.__setattr__(self, "facts", safe)  # frozen, but still under construction
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that links lead into. The same address in two networks is two different hosts.
+
+    Args:
+        hops: The tunnels on the way, outermost first; empty for the network of this host.
+    """
+
+    hops: tuple[str, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this host is in the network."""
+        return not self.hops
+
+    def behind(self, hop: str) -> "Network":
+        """Return the network on the far side of a tunnel whose server is in this network.
+
+        Args:
+            hop: The far side of the tunnel.
+        """
+        return Network((*self.hops, hop))
+
+    def __str__(self) -> str:
+        return " > ".join(("here", *self.hops))
 
 
 class Relay(Protocol):
@@ -288,13 +318,8 @@ class Relay(Protocol):
         """
 
 
-class Link(Protocol):
-    """An open connection into a network; dials targets there."""
-
-    dial_phase: str
-    """Name of the phase in which `join` dials, for a probe's phases."""
-    network_id: str
-    """Identifies the network: the same address in two networks is two different hosts."""
+class Connector(Protocol):
+    """Connects sockets to targets: all that a probe needs of a link."""
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """Connect a non-blocking socket to `to`.
@@ -310,6 +335,13 @@ class Link(Protocol):
             DialError: The target cannot be reached.
             LinkLostError: The link failed during the dial.
         """
+
+
+class Link(Connector, Protocol):
+    """An open connection into a network. Connects sockets to targets there until it is lost."""
+
+    network: Network
+    """The network that the targets are in."""
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
@@ -337,14 +369,36 @@ class Link(Protocol):
     async def lost(self) -> str:
         """Wait until the link is lost, and return the cause."""
 
-    def renew(self) -> None:
-        """Use keys or certificates that have changed on disk, without closing connections."""
 
-    def rtt(self) -> float | None:
-        """Return the last measured round-trip time to the far side in seconds; None if it is unknown."""
+@dataclass(frozen=True)
+class LinkStatus:
+    """What a link reports about itself. Each kind of tunnel adds its own fields. They contain no secrets.
 
+    Args:
+        rtt: The last measured round-trip time to the far side in seconds; None: not known.
+    """
+
+    rtt: float | None = None
+
+    @property
     def details(self) -> dict[str, object]:
-        """Return details for the status page, such as ciphers and connections. They contain no secrets."""
+        """The fields that the kind has added, by name. None: not known."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "rtt"}
+
+
+@dataclass(frozen=True)
+class OpenTunnel:
+    """An open tunnel, for the uplink that keeps it open.
+
+    Args:
+        link: Connects to addresses on the far side.
+        status: Returns what the link reports about itself.
+        renew: Uses keys or certificates that have changed on disk, without closing connections.
+    """
+
+    link: Link
+    status: Callable[[], LinkStatus] = LinkStatus
+    renew: Callable[[], None] = lambda: None
 
 
 class Progress(Protocol):
@@ -355,14 +409,14 @@ class Progress(Protocol):
 
 
 class Tunnel(Protocol):
-    """A configured way into a remote network. `open` yields a link."""
+    """A configured way into a remote network."""
 
     @property
     def far_side(self) -> str:
         """The remote end, for messages: `user@host:port`."""
 
-    def open(self, via: Link, progress: Progress) -> AbstractAsyncContextManager[Link]:
-        """Open the tunnel through `via`. The link closes when the context exits.
+    def open(self, via: Link, progress: Progress) -> AbstractAsyncContextManager[OpenTunnel]:
+        """Open the tunnel through `via`. The tunnel closes when the context exits.
 
         An open tunnel whose peer stops answering reports `suspect` to `progress`, and `up` when it answers again.
 
@@ -380,7 +434,7 @@ class Tunnel(Protocol):
 class Backend(Protocol):
     """A service that containers use, with its options; knows how to probe a target."""
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Check through `link`, as real traffic would, whether clients can use `target`.
 
         The caller sets the deadline by cancelling; the probe then releases all its resources immediately.
@@ -392,62 +446,6 @@ class Backend(Protocol):
 
         Raises:
             ReachError: The target cannot be used.
-        """
-
-
-class Classification(Enum):
-    """Classification of a connection's first bytes that are neither a cancel request nor an encryption request."""
-
-    SESSION = "session"
-    INCOMPLETE = "incomplete"
-    """More bytes are needed."""
-
-
-@dataclass(frozen=True)
-class CancelRequest:
-    """Request that cancels the query of another session, sent on a connection of its own. Contains a secret key."""
-
-    data: bytes = field(repr=False)
-
-
-@dataclass(frozen=True)
-class EncryptionRequest:
-    """Request for encryption that a client sends before its actual request.
-
-    Args:
-        request: The client's bytes.
-        refusal: The server's response after which the client continues unencrypted.
-    """
-
-    request: bytes
-    refusal: bytes
-
-
-class LoginTap(Tap, Protocol):
-    """Tap that watches a login until it has seen the key that cancels the session's queries."""
-
-    @property
-    def key_hidden(self) -> bool:
-        """Whether this is a session whose cancel key could not be read, for example because it is encrypted."""
-
-    def matches(self, request: CancelRequest) -> bool:
-        """Return whether `request` cancels a query of this session."""
-
-
-class CancelProtocol(Protocol):
-    """Protocol whose clients send cancel requests on separate connections."""
-
-    max_bytes: int
-    """Maximum number of bytes that `classify` needs."""
-
-    def login_tap(self) -> LoginTap:
-        """Return a tap for one new connection."""
-
-    def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
-        """Classify a connection by its first bytes.
-
-        Args:
-            first: One byte or more.
         """
 
 

@@ -1,7 +1,52 @@
-"""TLS context for all TLS clients of Gateway."""
+"""TLS of all TLS clients of Gateway."""
 
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
+
+from gateway.errors import GatewayError
+
+
+@dataclass(frozen=True)
+class ClientTls:
+    """Certificates of a TLS client, in PEM.
+
+    Args:
+        ca_file: Certificate authorities to trust. Default: those of the system.
+        cert_file: The client's own certificate, if the server requests one.
+        key_file: Its private key.
+    """
+
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether any file is set."""
+        return self != ClientTls()
+
+    def context(self, *, verified: bool = True) -> ssl.SSLContext:
+        """Return a context for connections.
+
+        Args:
+            verified: Whether to verify the server's certificate and host name.
+
+        Raises:
+            GatewayError: A file cannot be used. The message begins with its key.
+        """
+        key = "ca_file"
+        try:
+            context = client_context(self.ca_file)
+            if self.cert_file is not None:
+                key = "cert_file"
+                context.load_cert_chain(self.cert_file, self.key_file)
+        except OSError as error:  # includes ssl.SSLError, and names no file
+            raise GatewayError(f"{key}: {getattr(self, key)}: {error.strerror or error}") from error
+        if not verified:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
 
 def client_context(ca_file: Path | str | None = None) -> ssl.SSLContext:

@@ -26,7 +26,7 @@ from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, Op
 from gateway.config.values import Address, LogTarget, Network
 from gateway.contracts import Duration, Endpoint, Secret, Size, State, TunnelState
 from gateway.docker.errors import BlockedReason
-from gateway.docker.options import AttachRule, DockerOptions, DockerTls, Grant, NetworkOptions, PeerOptions
+from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import AttachmentState, Verb
 from gateway.errors import Reason
 from gateway.forwarding.admission import Refusal
@@ -37,6 +37,7 @@ from gateway.ops.get_handlers import ROLES
 from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import ServiceView
+from gateway.tls_client import ClientTls
 from gateway.vpn.options import Silence
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
@@ -98,7 +99,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.attach`, each rule", AttachRule)
     yield from _table("`docker.grants`, each grant", Grant)
     yield from _table("`docker.peers`", PeerOptions)
-    yield from _table("`docker.tls`", DockerTls)
+    yield from _table("`docker.tls`", ClientTls)
     yield from _table("`allow`", Allow)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
 

@@ -12,7 +12,6 @@ from gateway.config import Config
 from gateway.contracts import Link, Unit
 from gateway.docker.consumers import Consumer
 from gateway.docker.options import DockerOptions, PeerOptions
-from gateway.forwarding.forward import Forward
 from gateway.supervision.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -122,8 +121,7 @@ class DockerSync:
 
     def _busy_consumers(self) -> Iterator[str]:
         for running in self._site.backends.values() if self._site else ():
-            forward = running.forward
-            usages = forward.consumers.values() if isinstance(forward, Forward) else forward.used().values()
+            usages = running.forward.consumers.values()
             yield from (usage.id for usage in usages if usage.active and usage.id)
 
     def _reconcile_soon(self) -> None:

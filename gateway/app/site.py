@@ -10,7 +10,7 @@ from gateway.app.local_checks import HandshakeBudgets
 from gateway.app.running_backend import RunningBackend
 from gateway.app.units import Units
 from gateway.app.uplinks import Uplinks
-from gateway.app.worker.messages import Command
+from gateway.app.worker.messages import Action, Command
 from gateway.app.worker.owner import Workers
 from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerUnit
@@ -18,9 +18,9 @@ from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts import Endpoint
 from gateway.forwarding.admission import Admission, Identity
-from gateway.forwarding.dialer import Route
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.route import Route
 from gateway.health.monitor import MonitoredUplink
 from gateway.supervision.uplink import Uplink
 
@@ -221,19 +221,19 @@ class Site:
         """Use the keys or certificates of a tunnel that have changed on disk, without closing connections."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.renew()
-        self.workers.send(Command("renew", tunnel))
+        self.workers.send(Command(Action.RENEW, tunnel))
 
     def retry(self, tunnel: str) -> None:
         """Retry a tunnel that is down, because its certificates were renewed on disk. Open links continue."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.retry()
-        self.workers.send(Command("retry", tunnel))
+        self.workers.send(Command(Action.RETRY, tunnel))
 
     def reconnect(self, tunnel: str) -> None:
         """Reopen an open tunnel; retry a tunnel in backoff immediately."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.reconnect()
-        self.workers.send(Command("reconnect", tunnel))
+        self.workers.send(Command(Action.RECONNECT, tunnel))
 
 
 def _stop_removed_listeners(forward: Forward | RemoteForward, spec: BackendSpec) -> None:

@@ -11,7 +11,7 @@ from gateway.app.credential_expiry import NamedCredential
 from gateway.app.docker_sync import DockerSync
 from gateway.app.running_backend import RunningBackend
 from gateway.app.site import Site
-from gateway.app.worker.messages import NO_UPLINK, UplinkReport, uplink_report, usage_report
+from gateway.app.worker.messages import NO_UPLINK, UplinkReport, consumer_view, uplink_report
 from gateway.app.worker.remote import RemoteForward
 from gateway.config import TunnelSpec
 from gateway.contracts import State, TunnelState
@@ -68,9 +68,9 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
         since=worst.since,
         connects=sum(each.connects for each in reports),
         failures=dict(sum((Counter(each.failures) for each in reports), Counter())),
-        rtt=worst.rtt,
+        rtt=worst.link.rtt,
         channel_open=reduce(Histogram.plus, (each.channel_open for each in reports), Histogram()),
-        details=_details([each.details for each in reports if each.details], spec.kind.facts),
+        details=_details([each.link.details for each in reports if each.link.details], spec.kind.facts),
         facts=spec.kind.facts,
     )
 
@@ -134,16 +134,7 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
 
 
 def _consumers(forward: Forward | RemoteForward) -> dict[str, ConsumerView]:
-    if isinstance(forward, Forward):
-        reports = {name: usage_report(usage) for name, usage in forward.consumers.items()}
-    else:
-        reports = forward.used()
-    return {
-        name: ConsumerView(
-            each.id, each.active, each.total, each.rejected, each.to_backend, each.from_backend, each.latency
-        )
-        for name, each in reports.items()
-    }
+    return {name: consumer_view(usage) for name, usage in forward.consumers.items()}
 
 
 def docker_view(docker: DockerSync) -> DockerView | None:

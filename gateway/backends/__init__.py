@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.backends.common.volume import MountKind, VolumeOptions, VolumeSpec
-from gateway.contracts import Backend, CancelProtocol, Credential, Duration, Endpoint, InsecureSetting, TrafficClass
+from gateway.cancel_protocol import CancelProtocol
+from gateway.contracts import Backend, Credential, Duration, Endpoint, InsecureSetting, TrafficClass
 from gateway.facts import Fact
 from gateway.kinds import Kinds
 from gateway.measure import TapFactory

@@ -33,7 +33,7 @@ from gateway.backends.common.database import (
 from gateway.backends.common.mysql_login import MysqlLogin
 from gateway.backends.common.mysql_status import query_status
 from gateway.backends.common.secrets import PasswordSource
-from gateway.contracts import Endpoint, Link, Phases, ProbeResult
+from gateway.contracts import Connector, Endpoint, Phases, ProbeResult
 from gateway.errors import ProbeError, ReachError, Reason
 
 _IO_TIMEOUT = 3600.0
@@ -105,7 +105,7 @@ class MysqlBackend:
         self._file_thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-files")
         """Reads the files of a login. If their file system hangs, it blocks only one thread."""
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.Backend`: log in, and query role, version and lag.
 
         A login that is aborted at the deadline counts in the server, and here. After several consecutive ones, probes

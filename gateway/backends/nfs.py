@@ -16,7 +16,7 @@ from gateway.backends.common.volume import (
     build_volume,
     mount_address,
 )
-from gateway.contracts import Duration, Endpoint, Link, Phases, ProbeResult, TrafficClass
+from gateway.contracts import Connector, Duration, Endpoint, Phases, ProbeResult, TrafficClass
 from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, Fact, hidden
 from gateway.nfs import v4
@@ -108,7 +108,7 @@ class NfsBackend:
         self._first_seen: dict[Endpoint, v4.Export] = {}
         """The export of each target at the first probe."""
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.Backend`: query the export; with `check.write`, create and remove a directory."""
         with await link.socket(target, phases) as sock:
             client = RpcClient(sock, v4.PROGRAM, v4.VERSION)

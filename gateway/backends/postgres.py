@@ -41,7 +41,7 @@ from gateway.backends.common.postgres_certificate import ServerCertificates
 from gateway.backends.common.postgres_errors import NO_PASSWORD, login_error
 from gateway.backends.common.postgres_login import Login
 from gateway.backends.common.secrets import PasswordSource
-from gateway.contracts import Endpoint, Link, Phases, ProbeResult
+from gateway.contracts import Connector, Endpoint, Phases, ProbeResult
 from gateway.errors import ProbeError, Reason
 from gateway.facts import VERSION
 
@@ -101,7 +101,7 @@ class PostgresBackend:
         self._logins: dict[Endpoint, Login] = {}
         """The last login to each target, which may still be computing."""
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.Backend`: log in, and query role, version and lag."""
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set")
@@ -123,7 +123,7 @@ class PostgresBackend:
         return replace(finding, certificate=await self._certificates.validity(link, target))
 
     async def _query(
-        self, link: Link, target: Endpoint, phases: Phases, password: str
+        self, link: Connector, target: Endpoint, phases: Phases, password: str
     ) -> tuple[list[str | None], bool]:
         """Return the row that `_QUERY` selects, and whether the server requested the password."""
         async with loopback_port(link, target, phases) as local:

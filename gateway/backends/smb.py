@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.backends import BackendKind, ImportRules, NoOptions
 from gateway.backends.common.volume import MountKind, VolumeOptions, VolumeSpec, build_volume, mount_address
-from gateway.contracts import Duration, Endpoint, Link, Phases, ProbeResult, Stream, TrafficClass
+from gateway.contracts import Connector, Duration, Endpoint, Phases, ProbeResult, Stream, TrafficClass
 from gateway.errors import ProbeError, Reason, UsageError
 from gateway.facts import IDENTITY, VERSION
 from gateway.relay.receive import receive_exactly
@@ -54,7 +54,7 @@ class SmbBackend:
         self.options = options
         self.check = check
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.Backend`: negotiate a dialect. This does not check the permissions of the share."""
         with await link.socket(target, phases) as sock:
             try:

@@ -1,7 +1,7 @@
 """`kind: tcp`: any TCP service."""
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.contracts import Endpoint, Link, Phases, ProbeResult
+from gateway.contracts import Connector, Endpoint, Phases, ProbeResult
 
 
 class TcpBackend:
@@ -16,7 +16,7 @@ class TcpBackend:
         self.options = options
         self.check = check
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.Backend`: connect and close. Without a protocol, nothing else can be checked."""
         (await link.socket(target, phases)).close()
         return ProbeResult()

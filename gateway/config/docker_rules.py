@@ -106,7 +106,7 @@ def _address(docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
     via = docker.tunnel
     if via is not None and via not in tunnels:
         yield ("host" if docker.via is None else "via",), f"there is no tunnel {via!r}{suggest(via, tunnels)}"
-    if docker.tls.any and not host.startswith("tcp://"):
+    if docker.tls.is_set and not host.startswith("tcp://"):
         yield ("tls",), "is for a tcp:// host: remove it, or change host"
     if (docker.tls.cert_file is None) != (docker.tls.key_file is None):
         yield ("tls",), "needs both cert_file and key_file: add the missing one"

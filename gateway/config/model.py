@@ -8,7 +8,7 @@ from typing import Any, Literal
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
 from gateway.config.values import LogTarget, Network, unix_path
-from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Endpoint
+from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, Preference
 from gateway.docker.options import DockerOptions
 from gateway.errors import Origin
 from gateway.tunnels import TunnelKind
@@ -214,7 +214,7 @@ class BackendCommon:
     kind: str
     targets: tuple[str, ...]
     via: str | None = None
-    prefer: Literal["primary", "replica", "any", "order"] | None = None
+    prefer: Preference | None = None
     listen: tuple[Endpoint | Path | UnixListener, ...] = ()
     hold: Duration | None = None
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
@@ -242,7 +242,7 @@ class BackendSpec:
     kind: BackendKind
     via: str | None
     targets: tuple[Endpoint, ...]
-    prefer: str
+    prefer: Preference
     listen: tuple[Endpoint | Path, ...]
     hold: float
     max_connections: int

@@ -87,7 +87,7 @@ def _covered_family(networks: Sequence[Network]) -> str | None:
 
 def _plain_engine(config: Config) -> Iterator[Finding]:
     docker = config.docker
-    if docker is not None and docker.host.startswith("tcp://") and not docker.tls.any:
+    if docker is not None and docker.host.startswith("tcp://") and not docker.tls.is_set:
         message = (
             "is an engine without TLS, and every client that reaches it has root on its host: use tls with port 2376,"
             " a unix:// socket or ssh://TUNNEL/var/run/docker.sock"

@@ -15,8 +15,7 @@ from gateway.contracts import Endpoint, Link
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.flavour import DOCKER, flavour
 from gateway.docker.options import DockerOptions
-from gateway.errors import ReachError
-from gateway.tls_client import client_context
+from gateway.errors import GatewayError, ReachError
 
 NEWEST = (1, 48)
 """The newest API version that is supported; `Flavour.oldest` is the oldest."""
@@ -252,18 +251,10 @@ def _connector(options: DockerOptions, link_of: Callable[[str], Link | None]) ->
 
 
 def _tls(options: DockerOptions) -> ssl.SSLContext | None:
-    tls = options.tls
-    if not tls.any:
-        return None
     try:
-        # Without `ca_file`, the certificate authorities that this host trusts.
-        context = client_context(tls.ca_file)
-        if tls.cert_file is not None:
-            context.load_cert_chain(tls.cert_file, tls.key_file)
-    except OSError as error:  # the error of ssl does not name the file
-        files = ", ".join(str(path) for path in (tls.ca_file, tls.cert_file, tls.key_file) if path)
-        raise EngineError(ErrorKind.FAILED, f"docker.tls ({files}): {error.strerror or error}") from error
-    return context
+        return options.tls.context() if options.tls.is_set else None
+    except GatewayError as error:
+        raise EngineError(ErrorKind.FAILED, f"docker.tls.{error}") from error
 
 
 def has_gateway_priority(api_version: str) -> bool:

@@ -2,33 +2,13 @@
 
 import ipaddress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Secret
+from gateway.tls_client import ClientTls
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-@dataclass(frozen=True)
-class DockerTls:
-    """Certificates for a `tcp://` engine; without any: no TLS.
-
-    Args:
-        ca_file: The certificate authority of the engine's certificate; absent: the authorities that this host trusts.
-        cert_file: The gateway's certificate.
-        key_file: Its private key.
-    """
-
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-
-    @property
-    def any(self) -> bool:
-        """Whether one is set, so that the connection uses TLS."""
-        return self != DockerTls()
 
 
 @dataclass(frozen=True)
@@ -149,7 +129,7 @@ class DockerOptions:
 
     host: str = "unix:///var/run/docker.sock"
     via: str | None = None
-    tls: DockerTls = field(default_factory=DockerTls)
+    tls: ClientTls = field(default_factory=ClientTls)
     label_prefix: str = "gateway"
     container: str | None = None
     networks: dict[str, NetworkOptions] = field(default_factory=dict)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from gateway.backends.common.volume import VolumeSpec
 from gateway.docker.labels import INSTANCE, MANAGED_BY, SPEC_HASH
@@ -27,14 +27,14 @@ class VolumeStatus:
     """The status of a configured volume.
 
     Args:
-        change: `create` or `recreate`; None: no action.
-        state: `kept`, `pending`, `drifted` or `blocked`.
-        message: The reason, and what to do.
+        change: What is to be done.
+        state: How it stands.
+        message: Why.
     """
 
     spec: VolumeSpec
-    change: str | None
-    state: str
+    change: Literal["create", "recreate"] | None
+    state: Literal["kept", "pending", "drifted", "blocked"]
     message: str = ""
 
 

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import socket
 
-from gateway.contracts import CancelProtocol, CancelRequest, Classification, EncryptionRequest, Link, LoginTap, Stream
+from gateway.cancel_protocol import CancelProtocol, CancelRequest, Classification, EncryptionRequest, LoginTap
+from gateway.contracts import Link, Stream
 from gateway.errors import DialError, ReachError, Reason
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
 from gateway.forwarding.routed_target import RoutedTarget

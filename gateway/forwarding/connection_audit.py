@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from gateway.audit_log.recorder import Recorder
 from gateway.audit_log.refusal_limiter import RefusalKey
-from gateway.contracts import CloseReason, Relay, Stream
+from gateway.contracts import CloseReason, Relay
 from gateway.errors import Reason
 from gateway.forwarding.admission import Consumer, Refusal, Source
 from gateway.forwarding.routed_target import RoutedTarget
@@ -22,12 +22,14 @@ class ConnectionRecord:
         source: Where the client connects from; None if it disconnected before this could be read.
         accepted_at: Monotonic time at which the client was accepted.
         consumer: The client's container or the consumer of its unix socket; None if unknown.
+        pending: Whether the client is not joined, and its end is not recorded.
     """
 
-    __slots__ = ("accepted_at", "consumer", "source")
+    __slots__ = ("accepted_at", "consumer", "pending", "source")
     source: Source | None
     accepted_at: float
     consumer: Consumer | None
+    pending: bool
 
 
 class ConnectionAudit:
@@ -41,31 +43,23 @@ class ConnectionAudit:
     def __init__(self, backend: str, recorder: Recorder) -> None:
         self._backend = backend
         self._recorder = recorder
-        self._waiting: dict[Stream, ConnectionRecord] = {}
 
     @property
     def enabled(self) -> bool:
         """Whether clients are recorded."""
         return self._recorder.enabled
 
-    def accepted(self, client: Stream, source: Source | None) -> None:
-        """Start the record of a client that was accepted."""
+    def accepted(self, source: Source | None) -> ConnectionRecord | None:
+        """Return the record of a client that was accepted; None while the audit log is disabled."""
         if not self._recorder.enabled:
-            return
-        self._waiting[client] = ConnectionRecord(source, time.monotonic(), None)
+            return None
         self._recorder.open_clients += 1
         self._recorder.on_client_opened()
+        return ConnectionRecord(source, time.monotonic(), None, pending=True)
 
-    def identified(self, client: Stream, consumer: Consumer | None) -> None:
-        """Add the consumer to a client's record."""
-        record = self._waiting.get(client)
-        if record is not None:
-            record.consumer = consumer
-
-    def refused(self, client: Stream, refusal: Refusal) -> None:
+    def refused(self, record: ConnectionRecord | None, refusal: Refusal) -> None:
         """Record that a client was refused."""
-        record = self._remove(client)
-        if record is not None:
+        if record is not None and self._end(record):
             source, consumer = record.source, record.consumer
             peer = source.peer if source else None
             key = RefusalKey(
@@ -78,21 +72,22 @@ class ConnectionAudit:
             )
             self._recorder.record_refusal(key)
 
-    def not_joined(self, client: Stream, ending: str, reason: Reason | None = None) -> None:
+    def not_joined(self, record: ConnectionRecord | None, ending: str, reason: Reason | None = None) -> None:
         """Record that a client ended without being joined. Do nothing if its end was recorded before.
 
         Args:
-            client: The client's socket.
+            record: The client's record.
             ending: The field `ending` of the event: a `CloseReason` or `NOT_CONNECTED`.
             reason: Why the client could not be joined, if that is the cause.
         """
-        record = self._remove(client)
-        if record is not None:
+        if record is not None and self._end(record):
             self._write(record, None, None, ending, reason)
 
-    def joined(self, client: Stream) -> ConnectionRecord | None:
-        """Return the record of a client that was joined. Pass it to `ended` when the connection ends."""
-        return self._waiting.pop(client, None)
+    def joined(self, record: ConnectionRecord | None) -> ConnectionRecord | None:
+        """Note that a client was joined, and return its record. Pass it to `ended` when the connection ends."""
+        if record is not None:
+            record.pending = False
+        return record
 
     def ended(
         self, record: ConnectionRecord | None, routed: RoutedTarget, relay: Relay, close_reason: CloseReason
@@ -109,11 +104,13 @@ class ConnectionAudit:
             self._recorder.open_clients -= 1
             self._write(record, routed, relay, close_reason, None)
 
-    def _remove(self, client: Stream) -> ConnectionRecord | None:
-        record = self._waiting.pop(client, None)
-        if record is not None:
-            self._recorder.open_clients -= 1
-        return record
+    def _end(self, record: ConnectionRecord) -> bool:
+        """Mark a pending client as ended; return False if it was not pending."""
+        if not record.pending:
+            return False
+        record.pending = False
+        self._recorder.open_clients -= 1
+        return True
 
     def _write(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.contracts import Backend, Endpoint, Link, Phases, ProbeResult, State
+from gateway.contracts import Backend, Connector, Endpoint, Phases, ProbeResult, State
 from gateway.errors import LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.verdict import CheckResult, History, Verdict
 from gateway.measure import Histogram, Summary, Tally
@@ -43,9 +43,12 @@ class MonitoredUplink(Protocol):
     """The part of an uplink that a check uses."""
 
     name: str
-    link: Link | None
     settled: asyncio.Event
     watchers: list[Callable[[], None]]
+
+    @property
+    def link(self) -> Connector | None:
+        """The current link; None while there is none."""
 
     def describe(self) -> str:
         """Return the tunnel's state and its cause in one line."""
@@ -53,7 +56,7 @@ class MonitoredUplink(Protocol):
 
 async def probe_once(
     backend: Backend,
-    link: Link,
+    link: Connector,
     target: Endpoint,
     timeout: float,  # noqa: ASYNC109 - expiry is a result, not an exception
     on_abandoned: Callable[[], None] = lambda: None,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gateway.contracts import Endpoint, State
+from gateway.contracts import DatabaseRole, Endpoint, Preference, State
 from gateway.errors import Reason
 
 _RANK = {State.UP: 0, State.DEGRADED: 1, State.UNKNOWN: 2, State.PAUSED: 2, State.BLOCKED: 3, State.DOWN: 3}
@@ -17,11 +17,11 @@ class Candidate:
     state: State
     reason: Reason | None = None
     detail: str = ""
-    role: str | None = None
+    role: DatabaseRole | None = None
     read_only: bool | None = None
 
 
-def order_targets(candidates: list[Candidate], prefer: str) -> list[Candidate]:
+def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candidate]:
     """Return the targets to try for a new client, best first.
 
     A target that is down comes last but stays in the list: its check may fail although traffic would succeed, for
@@ -30,7 +30,7 @@ def order_targets(candidates: list[Candidate], prefer: str) -> list[Candidate]:
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: `primary`, `replica`, `any` or `order`.
+        prefer: Which targets are preferred.
     """
     usable = [each for each in candidates if prefer != "primary" or not (each.read_only or each.role == "replica")]
 
@@ -42,12 +42,12 @@ def order_targets(candidates: list[Candidate], prefer: str) -> list[Candidate]:
     return sorted(usable, key=rank)
 
 
-def wrong_role_targets(candidates: list[Candidate], prefer: str) -> frozenset[Endpoint]:
+def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> frozenset[Endpoint]:
     """Return the targets whose clients must move because of the role; this includes targets that are down.
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: `primary`, `replica`, `any` or `order`.
+        prefer: Which targets are preferred.
     """
     if prefer == "primary":
         return frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
@@ -58,12 +58,12 @@ def wrong_role_targets(candidates: list[Candidate], prefer: str) -> frozenset[En
     return frozenset()
 
 
-def backend_state(candidates: list[Candidate], prefer: str) -> tuple[State, Reason | None, str]:
+def backend_state(candidates: list[Candidate], prefer: Preference) -> tuple[State, Reason | None, str]:
     """Return the state of a backend, its reason and one line of detail.
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: `primary`, `replica`, `any` or `order`.
+        prefer: Which targets are preferred.
     """
     chosen = order_targets(candidates, prefer)
     first = next((each for each in chosen if each.state in _USABLE), None)

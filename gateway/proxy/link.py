@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from math import inf
 
 from python_socks import ProxyType
@@ -14,8 +15,8 @@ from python_socks._protocols import socks5
 from python_socks._protocols.errors import ReplyError
 from python_socks.async_.asyncio._resolver import Resolver
 
-from gateway.contracts import CloseReason, Endpoint, Link, Phases, Relay, Stream
-from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
+from gateway.contracts import CloseReason, Endpoint, Link, LinkStatus, Phases, Relay, Stream
+from gateway.errors import DialError, GatewayError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.streams import PlainStream, TlsStream
@@ -23,7 +24,7 @@ from gateway.proxy.tls import TlsSocket
 from gateway.proxy.tls_bridge import TlsBridge
 from gateway.relay.redial import retry_dial
 from gateway.relay.socket_relay import SocketRelay
-from gateway.tls_client import client_context
+from gateway.tls_client import ClientTls
 
 _HTTP_AUTH_ERRORS = (401, 407)
 _SOCKS_REASONS = {
@@ -39,6 +40,17 @@ _AUTH_ERROR_WORDS = ("authentication", "acceptable")
 """Words in python-socks' messages about failed SOCKS5 logins, which have no error code."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProxyStatus(LinkStatus):
+    """Status of a proxy.
+
+    Args:
+        encrypted: Whether connections to the proxy use TLS.
+    """
+
+    encrypted: bool
+
+
 class ProxyLink:
     """See `gateway.contracts.Link`.
 
@@ -47,13 +59,11 @@ class ProxyLink:
         via: The link through which the proxy is reached.
     """
 
-    dial_phase = "channel"
-
     def __init__(self, options: ProxyOptions, via: Link) -> None:
         self._options = options
         self._via = via
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.network_id = f"{via.network_id} > {options.url}"
+        self.network = via.network.behind(options.url)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; times the phase `channel`."""
@@ -134,12 +144,15 @@ class ProxyLink:
         if not options.tls:
             return PlainStream(sock)
         try:
-            context = client_context(options.ca_file)
+            context = ClientTls(options.ca_file).context()
             # During a renegotiation an SSLObject accepts no data to send.
             context.options |= ssl.OP_NO_RENEGOTIATION
             tls = TlsSocket(sock, context, options.endpoint.host)
             await tls.handshake()
             return TlsStream(sock, tls)
+        except GatewayError as error:
+            sock.close()
+            raise TunnelError(Reason.TLS, str(error)) from error
         except ssl.SSLError as error:
             sock.close()
             fatal = isinstance(error, ssl.SSLCertVerificationError)
@@ -250,16 +263,9 @@ class ProxyLink:
         """See `gateway.contracts.Link`. Open connections continue, because they may work despite a failed probe."""
         return await asyncio.shield(self._lost)
 
-    def renew(self) -> None:
-        """Do nothing: each connection reads the password file again."""
-
-    def rtt(self) -> float | None:
-        """Return None: the round-trip time is not measured."""
-        return None
-
-    def details(self) -> dict[str, object]:
-        """See `gateway.contracts.Link`."""
-        return {"encrypted": self._options.tls}
+    def status(self) -> ProxyStatus:
+        """Return what the link reports about itself. The round-trip time is not measured."""
+        return ProxyStatus(encrypted=self._options.tls)
 
 
 def _upload_continues(relay: SocketRelay) -> bool:

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from math import inf
 
-from gateway.contracts import LOCAL_NETWORK, Endpoint, Link, Phases, Progress, Relay, Stream, TunnelState
+from gateway.contracts import Endpoint, Link, Network, OpenTunnel, Phases, Progress, Relay, Stream, TunnelState
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.socket_relay import SocketRelay
@@ -18,8 +18,7 @@ class DirectLink:
         timeout: Seconds for one dial.
     """
 
-    dial_phase = "tcp"
-    network_id = LOCAL_NETWORK
+    network = Network()
 
     def __init__(self, timeout: float = DIAL_TIMEOUT) -> None:
         self._timeout = timeout
@@ -39,17 +38,6 @@ class DirectLink:
         await asyncio.Event().wait()
         return "never"
 
-    def renew(self) -> None:
-        """Do nothing: a direct link has no credentials."""
-
-    def rtt(self) -> float | None:
-        """Return None: a direct link has no far side."""
-        return None
-
-    def details(self) -> dict[str, object]:
-        """Return an empty dictionary."""
-        return {}
-
 
 class DirectTunnel:
     """Tunnel that is always open and yields a `DirectLink`; a `gateway.contracts.Tunnel`."""
@@ -57,8 +45,8 @@ class DirectTunnel:
     far_side = "this host"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.Tunnel`."""
         del via
         progress(TunnelState.CONNECTING)
-        yield DirectLink()
+        yield OpenTunnel(DirectLink())

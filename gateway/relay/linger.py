@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from math import inf
 
+from gateway.relay.per_loop import per_loop
 from gateway.relay.poller import READ, RelayLoop, poller
 from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, shutdown_write
 
@@ -143,15 +144,13 @@ class LingeringCloser:
             self._close(fd)
 
 
-def lingering_closer() -> LingeringCloser:
+@per_loop
+def lingering_closer(loop: asyncio.AbstractEventLoop) -> LingeringCloser:
     """Return the lingering closer of the running loop."""
-    loop = asyncio.get_running_loop()
-    existing: LingeringCloser | None = getattr(loop, "_gateway_lingering_closer", None)
-    if existing is None:
-        existing = loop._gateway_lingering_closer = LingeringCloser(loop)  # type: ignore[attr-defined] # noqa: SLF001
-        if isinstance(loop, RelayLoop):
-            loop.on_close.append(existing.close_all)
-    return existing
+    closer = LingeringCloser(loop)
+    if isinstance(loop, RelayLoop):
+        loop.on_close.append(closer.close_all)
+    return closer
 
 
 def _is_closed(sock: socket.socket) -> bool:

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from gateway.relay.per_loop import per_loop
+
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 ERROR = select.EPOLLERR
@@ -210,11 +212,7 @@ class _LoopPoller:
         self._loop.call_soon(callback)
 
 
-def poller() -> Poller:
+@per_loop
+def poller(loop: asyncio.AbstractEventLoop) -> Poller:
     """Return the poller of the running loop; on a `RelayLoop` it uses the loop's selector."""
-    loop = asyncio.get_running_loop()
-    existing: Poller | None = getattr(loop, "_gateway_poller", None)
-    if existing is None:
-        existing = _SelectorPoller(loop.relays) if isinstance(loop, RelayLoop) else _LoopPoller(loop)
-        loop._gateway_poller = existing  # type: ignore[attr-defined] # noqa: SLF001
-    return existing
+    return _SelectorPoller(loop.relays) if isinstance(loop, RelayLoop) else _LoopPoller(loop)

@@ -14,11 +14,18 @@ from itertools import groupby
 from typing import Any
 
 from gateway.contracts import Endpoint
+from gateway.relay.per_loop import per_loop
 
 _THREADS = ThreadPoolExecutor(64, thread_name_prefix="resolver")
 Addresses = list[Any]
 """Address list in the format of `socket.getaddrinfo`."""
-_in_flight: dict[tuple[asyncio.AbstractEventLoop, Endpoint], asyncio.Future[Addresses]] = {}
+
+
+@per_loop
+def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[Endpoint, asyncio.Future[Addresses]]:
+    """Return the lookups of the running loop that have no result yet."""
+    del loop
+    return {}
 
 
 def is_address(host: str) -> bool:
@@ -45,23 +52,23 @@ async def resolve(to: Endpoint) -> Addresses:
     literal = _literal(to)
     if literal:
         return literal
-    loop = asyncio.get_running_loop()
-    key = (loop, to)
-    lookup = _in_flight.get(key)
+    in_flight = _in_flight()
+    lookup = in_flight.get(to)
     if lookup is None:
-        lookup = _in_flight[key] = asyncio.ensure_future(_look_up(loop, to))
-        lookup.add_done_callback(lambda done: _on_lookup_done(key, done))
+        lookup = in_flight[to] = asyncio.ensure_future(_look_up(to))
+
+        def on_done(done: asyncio.Future[Addresses]) -> None:
+            in_flight.pop(to, None)
+            if not done.cancelled():
+                done.exception()  # mark it as retrieved: every waiter may have been cancelled
+
+        lookup.add_done_callback(on_done)
     return _shuffled(await asyncio.shield(lookup))
 
 
-async def _look_up(loop: asyncio.AbstractEventLoop, to: Endpoint) -> Addresses:
+async def _look_up(to: Endpoint) -> Addresses:
+    loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_THREADS, lambda: socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM))
-
-
-def _on_lookup_done(key: tuple[asyncio.AbstractEventLoop, Endpoint], done: "asyncio.Future[Addresses]") -> None:
-    _in_flight.pop(key, None)
-    if not done.cancelled():
-        done.exception()  # mark it as retrieved: every waiter may have been cancelled
 
 
 def _shuffled(addresses: Addresses) -> Addresses:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gateway.relay import sockets
+from gateway.relay.per_loop import per_loop
 
 _SCAN_INTERVAL = 10.0
 _STALLED_AFTER = 30.0
@@ -70,13 +71,10 @@ class StalledPeers:
             self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
 
-def stalled_peers() -> StalledPeers:
+@per_loop
+def stalled_peers(loop: asyncio.AbstractEventLoop) -> StalledPeers:
     """Return the stalled peers of the running loop."""
-    loop = asyncio.get_running_loop()
-    existing: StalledPeers | None = getattr(loop, "_gateway_stalled_peers", None)
-    if existing is None:
-        existing = loop._gateway_stalled_peers = StalledPeers(loop)  # type: ignore[attr-defined] # noqa: SLF001
-    return existing
+    return StalledPeers(loop)
 
 
 def _seconds_since_ack(fd: int) -> float:

@@ -13,9 +13,10 @@ import asyncssh
 from gateway.contracts import Progress, TunnelState
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
+from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.hostkeys import HostKeyMemory, HostKeyVerifier, read_trust
 from gateway.ssh.options import SshOptions
-from gateway.ssh.packet_transport import PacketTransport
+from gateway.ssh.packet_transport import close_now, log_in
 
 
 class _TryOtherKeyTypeError(TunnelError):
@@ -138,16 +139,14 @@ async def _log_in(
         **login,
     }
     if asyncssh_internals.is_supported():
-        return await asyncssh_internals.log_in(
-            sock, PacketTransport, native=options.data_plane == "auto", **arguments
-        )
+        return await log_in(sock, native=options.data_plane == "auto", **arguments)
     return await asyncssh.connect(sock=sock, **arguments)
 
 
 def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
     """Close the connection and socket of a failed login, without an await that could be cancelled."""
-    if isinstance(conn, asyncssh_internals.ClientConnection):
-        asyncssh_internals.close_now(conn)
+    if isinstance(conn, ClientConnection):
+        close_now(conn)
     elif conn is not None:
         conn.abort()
         return  # asyncio's transport owns the socket

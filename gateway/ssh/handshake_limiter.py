@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from weakref import WeakKeyDictionary
 
-from gateway.contracts import Endpoint
+from gateway.contracts import Endpoint, Network
+from gateway.relay.per_loop import per_loop
 
 PER_SERVER = 4
 """Well below sshd's MaxStartups, above which it drops connections at random (sshd_config(5))."""
@@ -19,16 +19,16 @@ class HandshakeLimiter:
     def __init__(self) -> None:
         self.per_server = PER_SERVER
         """The limit for each server; a change applies to a server once it has no pending handshake."""
-        self._servers: dict[tuple[str, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}
+        self._servers: dict[tuple[Network, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}
         self._all = asyncio.Semaphore(PER_PROCESS)
 
     @asynccontextmanager
-    async def slot(self, server: Endpoint, network: str) -> AsyncIterator[None]:
+    async def slot(self, server: Endpoint, network: Network) -> AsyncIterator[None]:
         """Wait for a slot, and hold it until the context ends.
 
         Args:
             server: The server's address.
-            network: The network in which that address is valid; see `Link.network_id`.
+            network: The network in which that address is valid.
         """
         key = (network, server)
         semaphore, users = self._servers.setdefault(key, (asyncio.Semaphore(self.per_server), []))
@@ -42,9 +42,8 @@ class HandshakeLimiter:
                 self._servers.pop(key, None)
 
 
-_LIMITERS: WeakKeyDictionary[asyncio.AbstractEventLoop, HandshakeLimiter] = WeakKeyDictionary()
-
-
-def handshake_limiter() -> HandshakeLimiter:
-    """Return the limiter of the running event loop."""
-    return _LIMITERS.setdefault(asyncio.get_running_loop(), HandshakeLimiter())
+@per_loop
+def handshake_limiter(loop: asyncio.AbstractEventLoop) -> HandshakeLimiter:
+    """Return the limiter of the running loop."""
+    del loop
+    return HandshakeLimiter()

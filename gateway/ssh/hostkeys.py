@@ -10,6 +10,7 @@ from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals
 from gateway.ssh.knownhosts import KnownHostEntries, known_hosts
 from gateway.ssh.options import SshOptions
+from gateway.ssh.packet_transport import transport_of
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,9 @@ class HostKeyVerifier(asyncssh.SSHClient):
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         """Store the connection, and where its greeting is."""
         self._conn = conn
-        packet_transport = getattr(conn, "packet_transport", None)
-        if packet_transport is not None:
-            self.greeting = lambda: bytes(packet_transport.reader.greeting)
+        transport = transport_of(conn)
+        if transport is not None:
+            self.greeting = lambda: bytes(transport.reader.greeting)
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Return whether to accept a key that is not in the trusted list."""

@@ -13,6 +13,7 @@ from gateway.contracts import CloseReason, Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh import asyncssh_internals
 from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.flow_control import (
     CONNECTION_GROWTH_BYTES,
     GROWTH_BUDGET,
@@ -21,6 +22,7 @@ from gateway.ssh.flow_control import (
     Budget,
     Window,
 )
+from gateway.ssh.packet_transport import PacketTransport
 from gateway.ssh.packet_writer import MAX_SEND_PACKET, SLOT_VIEWS, SLOTS
 
 _SAMPLE_EVERY = 4
@@ -36,6 +38,7 @@ class NativeChannel(ChannelRelay):
 
     Args:
         conn: The SSH connection.
+        transport: Its transport.
         latency: The histogram for response latency.
         round_trip: Returns the connection's last measured round trip.
         growth_budget: The budget for growth of the receive window.
@@ -49,7 +52,8 @@ class NativeChannel(ChannelRelay):
 
     def __init__(
         self,
-        conn: asyncssh_internals.ClientConnection,
+        conn: ClientConnection,
+        transport: PacketTransport,
         latency: Histogram,
         round_trip: RoundTrip,
         growth_budget: Budget,
@@ -59,7 +63,7 @@ class NativeChannel(ChannelRelay):
         self.opened: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         """Result of the channel open; None after `attach`."""
         self._conn = conn
-        self._reader, self._writer = conn.packet_transport.reader, conn.packet_transport.writer
+        self._reader, self._writer = transport.reader, transport.writer
         self._round_trip = round_trip
         self._until_sample = 0
         self._local_id = self._remote_id = -1
@@ -337,18 +341,20 @@ class NativeChannelOpener:
 
     Args:
         conn: The SSH connection.
+        transport: Its transport.
         round_trip: Returns the connection's last measured round trip.
     """
 
-    def __init__(self, conn: asyncssh_internals.ClientConnection, round_trip: RoundTrip) -> None:
+    def __init__(self, conn: ClientConnection, transport: PacketTransport, round_trip: RoundTrip) -> None:
         self._conn = conn
+        self._transport = transport
         self._round_trip = round_trip
         self._growth_budget = Budget(CONNECTION_GROWTH_BYTES, GROWTH_BUDGET)
 
     @property
     def opening_count(self) -> int:
         """Number of pending opens, including those that already failed for their callers."""
-        return len(self._conn.packet_transport.reader.opening)
+        return len(self._transport.reader.opening)
 
     async def open(
         self,
@@ -358,7 +364,7 @@ class NativeChannelOpener:
         tap: Tap | None = None,
     ) -> NativeChannel:
         """See `gateway.ssh.pooled_connection.ChannelOpener`."""
-        relay = NativeChannel(self._conn, latency, self._round_trip, self._growth_budget, tap)
+        relay = NativeChannel(self._conn, self._transport, latency, self._round_trip, self._growth_budget, tap)
         try:
             relay.request(to.host, to.port)
         except BaseException:
@@ -377,5 +383,5 @@ class NativeChannelOpener:
 
     def fail_opens(self, error: Exception) -> None:
         """See `gateway.ssh.pooled_connection.ChannelOpener`."""
-        for relay in list(self._conn.packet_transport.reader.opening.values()):
+        for relay in list(self._transport.reader.opening.values()):
             relay.fail_open(error)

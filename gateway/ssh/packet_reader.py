@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 
@@ -20,12 +20,10 @@ from gateway.ssh.asyncssh_internals import (
     MSG_CHANNEL_EOF,
     MSG_CHANNEL_OPEN_CONFIRMATION,
     MSG_CHANNEL_WINDOW_ADJUST,
-    ClientConnection,
 )
+from gateway.ssh.client_connection import ClientConnection
+from gateway.ssh.flow_control import Window
 from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
-
-if TYPE_CHECKING:
-    from gateway.ssh.native_channel import NativeChannel
 
 _BUFFER_SIZE = 512 * 1024
 _PLAIN_SIZE = _BUFFER_SIZE + 64 * 1024
@@ -44,6 +42,30 @@ _ADJUST_LENGTH, _END_LENGTH, _CONFIRMATION_LENGTH = 10, 6, 18
 _END_TYPES = (MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE)
 
 
+class Receiver(Protocol):
+    """A channel, for the packets that it receives."""
+
+    window: Window
+    """The receive window."""
+    incoming: list[memoryview]
+    """Channel data received in this turn of the event loop; valid until `deliver`."""
+
+    def deliver(self) -> None:
+        """Take `incoming`."""
+
+    def on_window_adjust(self, count: int) -> None:
+        """Add `count` bytes to the window for sending."""
+
+    def on_peer_end(self, *, close: bool) -> None:
+        """Handle CHANNEL_EOF or, with `close`, CHANNEL_CLOSE."""
+
+    def on_open_confirmed(self, peer: int, window: int, max_packet: int) -> None:
+        """Handle CHANNEL_OPEN_CONFIRMATION."""
+
+    def fail_open(self, error: Exception) -> None:
+        """Fail the pending open with `error`."""
+
+
 class PacketReader:
     """Receives and decrypts packets of one SSH connection.
 
@@ -56,9 +78,9 @@ class PacketReader:
     def __init__(
         self, sock: socket.socket, conn: ClientConnection, on_end: Callable[[Exception | None], None]
     ) -> None:
-        self.channels: dict[int, NativeChannel] = {}
+        self.channels: dict[int, Receiver] = {}
         """Open channels, by their local channel number."""
-        self.opening: dict[int, NativeChannel] = {}
+        self.opening: dict[int, Receiver] = {}
         """Channels whose open is pending, by their local channel number."""
         self.last_received = time.monotonic()
         """The monotonic time of the last received data, in seconds."""
@@ -144,7 +166,7 @@ class PacketReader:
     def _parse(self) -> None:
         """Decrypt and dispatch complete packets until one needs asyncssh to finish it first."""
         conn, channels, buffer, view = self._conn, self.channels, self._buffer, self._view
-        with_data: list[NativeChannel] = []
+        with_data: list[Receiver] = []
         packets = used = 0
         while True:
             start, end = self._start, self._end
@@ -238,12 +260,12 @@ class PacketReader:
         if self._start == self._end:
             self._start = self._end = 0
 
-    def _finish_batch(self, with_data: "list[NativeChannel]", packets: int) -> None:
+    def _finish_batch(self, with_data: list[Receiver], packets: int) -> None:
         """Deliver pending data, and count `packets` that asyncssh has not seen."""
         self._deliver(with_data)
         self._conn.count_received(packets)
 
-    def _deliver(self, with_data: "list[NativeChannel]") -> None:
+    def _deliver(self, with_data: list[Receiver]) -> None:
         """Let channels deliver their incoming data, and clear the list."""
         for channel in with_data:
             if channel.incoming:

@@ -5,13 +5,19 @@ import logging
 import socket
 from typing import Any
 
+import asyncssh
+from asyncssh.connection import SSHClientConnectionOptions
+
 from gateway.relay.poller import READ, WRITE, poller
-from gateway.ssh.asyncssh_internals import ClientConnection
+from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.packet_reader import PacketReader
 from gateway.ssh.packet_writer import PacketWriter
 
 log = logging.getLogger(__name__)
 
+REKEY_BYTES = 16 << 30
+"""Bytes in each direction between two key exchanges. Far below the limit of one AES-GCM key (NIST SP 800-38D, section
+8.3), and large enough that key exchanges do not affect throughput."""
 _FAILED = "the data plane failed; its SSH connection is closed"
 """After an unexpected exception, the state of the reader and of the relays cannot be trusted."""
 
@@ -131,3 +137,43 @@ class PacketTransport(asyncio.Transport):
         self.reader.close()
         self.writer.close()
         self._conn.connection_lost(error)
+
+
+async def log_in(sock: socket.socket, *, native: bool, **arguments: Any) -> ClientConnection:
+    """Connect and log in over `sock`, as `asyncssh.connect` does, with a `ClientConnection` and its transport.
+
+    Args:
+        sock: A connected, non-blocking socket; closed with the connection, or when this function raises.
+        native: Whether the native data plane may carry the channels.
+        arguments: Arguments of `asyncssh.connect`.
+
+    Raises:
+        asyncssh.Error, OSError, ValueError: See `asyncssh.connect`.
+    """
+    options = await SSHClientConnectionOptions.construct(None, rekey_bytes=REKEY_BYTES, **arguments)
+    options.waiter = asyncio.get_running_loop().create_future()
+    conn = ClientConnection(options, native=native)
+    transport = conn.packet_transport = PacketTransport(sock, conn)
+    try:
+        conn.connection_made(transport)
+        conn.set_extra_info(host=arguments["host"], port=arguments["port"])
+        await options.waiter
+    except BaseException:
+        options.waiter.cancel()
+        close_now(conn)
+        raise
+    return conn
+
+
+def transport_of(conn: asyncssh.SSHClientConnection) -> PacketTransport | None:
+    """Return the transport of a connection that `log_in` has opened; None if `asyncssh.connect` has opened it."""
+    transport = conn.packet_transport if isinstance(conn, ClientConnection) else None
+    return transport if isinstance(transport, PacketTransport) else None
+
+
+def close_now(conn: ClientConnection) -> None:
+    """Close a connection's socket and cancel its tasks, without waiting."""
+    if (transport := transport_of(conn)) is not None:
+        transport.abort()
+    for task in list(conn._tasks):  # noqa: SLF001 - asyncssh has no public API for them
+        task.cancel()

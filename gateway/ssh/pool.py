@@ -6,9 +6,10 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from math import inf
 
-from gateway.contracts import Endpoint, Phases, Progress, Stream, TunnelState
+from gateway.contracts import Endpoint, LinkStatus, Network, Phases, Progress, Stream, TunnelState
 from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.relay.redial import retry_dial
@@ -43,20 +44,43 @@ _FATAL_RETRY = 60.0
 Dial = Callable[[], Awaitable[PooledConnection]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SshStatus(LinkStatus):
+    """Status of a pool of SSH connections.
+
+    Args:
+        connections: Open connections.
+        suspect_connections: Those that have been silent for longer than `keepalive.suspect`.
+        draining_connections: Those that take no more channels, because their credentials are outdated.
+        channels: Open channels.
+        cipher: The cipher; None: not connected.
+        data_plane: What carries the channels: `native` or `asyncssh`; None: not connected.
+        server: The server's version string; None: not connected.
+        pool_error: Why the last dial of another connection failed; None: it did not.
+    """
+
+    connections: int
+    suspect_connections: int
+    draining_connections: int
+    channels: int
+    cipher: str | None
+    data_plane: str | None
+    server: str | None
+    pool_error: str | None
+
+
 class SshLink:
     """A pool of SSH connections. The link is lost when the last connection is lost.
 
     Args:
         options: The tunnel's options.
-        network_id: See `gateway.contracts.Link`.
+        network: See `gateway.contracts.Link`.
         dial: Opens a connection; raises `ReachError`.
         progress: Called when all connections become silent, and when one is heard again.
     """
 
-    dial_phase = "channel"
-
-    def __init__(self, options: SshOptions, network_id: str, dial: Dial, progress: Progress) -> None:
-        self.network_id = network_id
+    def __init__(self, options: SshOptions, network: Network, dial: Dial, progress: Progress) -> None:
+        self.network = network
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._dial = dial
@@ -145,33 +169,30 @@ class SshLink:
         return await asyncio.shield(self._lost)
 
     def renew(self) -> None:
-        """See `gateway.contracts.Link`. Dials new connections, and lets the old ones drain."""
+        """Dial new connections, which use the current keys and certificates, and let the old ones drain."""
         for connection in self._connections:
             connection.outdated = True
         self._renewals += 1
         self._renewed.set()
         self._wake_dialler.set()
 
-    def rtt(self) -> float | None:
-        """Return the round trip of the last keepalive in seconds, or None if no connection has one."""
-        return next((each.round_trip for each in self._usable if each.round_trip is not None), None)
-
-    def details(self) -> dict[str, object]:
-        """See `gateway.contracts.Link`."""
+    def status(self) -> SshStatus:
+        """Return what the link reports about itself."""
         alive = [connection for connection in self._connections if connection.alive]
         now = time.monotonic()
-        return {
-            "connections": len(alive),
-            "suspect_connections": sum(
+        return SshStatus(
+            rtt=next((each.round_trip for each in self._usable if each.round_trip is not None), None),
+            connections=len(alive),
+            suspect_connections=sum(
                 connection.silence(now) >= self._options.keepalive.suspect for connection in alive
             ),
-            "draining_connections": sum(connection.outdated for connection in alive),
-            "channels": sum(connection.load for connection in alive),
-            "cipher": alive[0].cipher() if alive else None,
-            "data_plane": alive[0].data_plane() if alive else None,
-            "server": alive[0].server_version() if alive else None,
-            "pool_error": self._last_error or None,
-        }
+            draining_connections=sum(connection.outdated for connection in alive),
+            channels=sum(connection.load for connection in alive),
+            cipher=alive[0].cipher() if alive else None,
+            data_plane=alive[0].data_plane() if alive else None,
+            server=alive[0].server_version() if alive else None,
+            pool_error=self._last_error or None,
+        )
 
     def _start_task(self, job: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(job)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import asyncssh
 
@@ -12,15 +12,13 @@ from gateway.contracts import CloseReason, Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialError
 from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
-from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.hostkeys import HostKeyVerifier
 from gateway.ssh.native_channel import NativeChannelOpener
 from gateway.ssh.options import SshOptions
+from gateway.ssh.packet_transport import transport_of
 from gateway.text import one_line
-
-if TYPE_CHECKING:
-    from gateway.ssh.packet_transport import PacketTransport
 
 log = logging.getLogger(__name__)
 
@@ -88,18 +86,16 @@ class PooledConnection:
         """See `ConnectionHealth.silence_at_recovery`."""
         self.has_answered_open = False
         """Whether the server has answered a channel open."""
-        self._packet_transport: PacketTransport | None = getattr(conn, "packet_transport", None)
+        self._transport = transport = transport_of(conn)
         self._last_heard = self._keepalive_sent = time.monotonic()
         self._keepalive_task: asyncio.Task[None] | None = None
         self._close_reason: str | None = None
         self._closing_task: asyncio.Task[None] | None = None
         self._opener: ChannelOpener
-        if isinstance(conn, ClientConnection) and conn.send_cipher is not None and conn.receive_cipher is not None:
-            self._opener = NativeChannelOpener(conn, lambda: self.round_trip)
+        if transport is not None and isinstance(conn, ClientConnection) and conn.has_native_ciphers:
+            self._opener = NativeChannelOpener(conn, transport, lambda: self.round_trip)
         else:
-            self._opener = AsyncsshChannelOpener(
-                conn, self._packet_transport.writer if self._packet_transport is not None else None
-            )
+            self._opener = AsyncsshChannelOpener(conn, transport.writer if transport is not None else None)
 
     @property
     def load(self) -> int:
@@ -162,8 +158,8 @@ class PooledConnection:
         Args:
             now: The monotonic time, in seconds.
         """
-        if self._packet_transport is not None:
-            self._last_heard = max(self._last_heard, self._packet_transport.last_heard(self._options.keepalive.lost))
+        if self._transport is not None:
+            self._last_heard = max(self._last_heard, self._transport.last_heard(self._options.keepalive.lost))
         return now - self._last_heard
 
     def discount_suspension(self, seconds: float) -> None:

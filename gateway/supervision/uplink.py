@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 from gateway.cancellation import is_being_cancelled
-from gateway.contracts import Link, Tunnel, TunnelState
+from gateway.contracts import Link, OpenTunnel, Tunnel, TunnelState
 from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tally
 from gateway.supervision.backoff import QUARANTINE, RECONNECT, Backoff
@@ -69,8 +69,8 @@ class Uplink:
         self._traffic = traffic
         self._last_logged: tuple[TunnelState, Reason | None] | None = None
         self._retry_now = asyncio.Event()
-        self.open_link: Link | None = None
-        """The open link, whether it is published in `link` or withheld."""
+        self.opened: OpenTunnel | None = None
+        """The open tunnel, whether its link is published in `link` or withheld."""
         self._draining = False
         self._after = after
 
@@ -102,7 +102,7 @@ class Uplink:
                     )
                     await self._wait_to_retry((quarantine if fatal else reconnect).next())
         finally:
-            self.open_link = None
+            self.opened = None
             self._publish(None)
             self._become(TunnelState.STOPPED)
 
@@ -121,15 +121,15 @@ class Uplink:
 
     def renew(self) -> None:
         """Use keys or certificates that have changed on disk, without closing connections."""
-        if self.open_link is not None:
+        if self.opened is not None:
             log.info("tunnel reloads its credentials", extra={"tunnel": self.name})
-            self.open_link.renew()
+            self.opened.renew()
         else:
             self._retry_now.set()
 
     def retry(self) -> None:
         """Retry now with renewed certificates, if the tunnel is down. An open tunnel reads them at its next login."""
-        if self.open_link is None:
+        if self.opened is None:
             self._retry_now.set()
 
     def drain(self) -> None:
@@ -155,24 +155,24 @@ class Uplink:
         """Open the tunnel and wait until it is lost; return the seconds that it was open, and the cause."""
         async with AsyncExitStack() as stack:
             # Only the direct tunnel has no `via`, and it ignores the argument.
-            link = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
-            opened = time.monotonic()
+            opened = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
+            began = time.monotonic()
             self._retry_now.clear()
             self.connects += 1
-            self.open_link = link
+            self.opened = opened
             self._progress(TunnelState.UP)
             ready()
             try:
-                cause = await self._wait_until_lost(link)
+                cause = await self._wait_until_lost(opened.link)
             finally:
-                self.open_link = None
+                self.opened = None
                 self._publish(None)
-        return time.monotonic() - opened, TunnelError(Reason.RESET, cause)
+        return time.monotonic() - began, TunnelError(Reason.RESET, cause)
 
     def _progress(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
         """Handle a state that the tunnel reports while it opens or while it is open."""
-        if self.open_link is not None:
-            self._publish(self.open_link if state is TunnelState.UP else None)
+        if self.opened is not None:
+            self._publish(self.opened.link if state is TunnelState.UP else None)
         if state is TunnelState.UP and self._draining:
             state = TunnelState.DRAINING
         self._become(state, reason, detail)

@@ -44,7 +44,7 @@ class TunnelKind:
         aliases: Other names of the tunnel, to suggest `name` for.
         encrypts: Whether the traffic through the tunnel is encrypted.
         needs_capabilities: Whether the tunnel needs Linux capabilities, so that restricted pods cannot open it.
-        facts: The entries of the link's `details` that the status shows and that have metrics.
+        facts: The fields of the link's status that the status page shows and that have metrics, by key.
         render_authorized_keys: Renders what `gateway render authorized-keys` prints. None: the server has no such
             file.
         insecure_settings: Yields the insecure settings in the options, given whether the path to the tunnel's server

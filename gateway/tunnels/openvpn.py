@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from gateway.certificates import pem_validities
-from gateway.contracts import LOCAL_NETWORK, Credential, Endpoint, Link, Progress, TunnelState
+from gateway.contracts import Credential, Endpoint, Link, Network, OpenTunnel, Progress, TunnelState
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.link import VpnLink
@@ -51,26 +51,25 @@ class OpenVpnTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.Tunnel`: start the child, wait until it is connected, and monitor it."""
         options = self._options
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:
             client = await _Client.start(options, via, stack)
             await client.connect(progress)
-            name = f"{via.network_id} > {self.far_side}"
-            link = VpnLink(client.context, name, options.silence.thresholds, client.renew)
+            link = VpnLink(client.context, via.network.behind(self.far_side), options.silence.thresholds)
             stack.callback(link.close)
             await client.configure(link)
             monitor = LivenessMonitor(link, progress, client.received, client.restart_in_place)
             async with background_tasks(link, monitor.run(), client.follow_states(link, monitor)):
-                yield link
+                yield OpenTunnel(link, link.status, client.renew)
 
 
 class _Client:
     """The OpenVPN client, from the start of its process to its end."""
 
-    def __init__(self, options: OpenVpnOptions, file: ClientFile, forward: LocalForward | None, via: str) -> None:
+    def __init__(self, options: OpenVpnOptions, file: ClientFile, forward: LocalForward | None, via: Network) -> None:
         self._options = options
         self._forward = forward
         self._via = via
@@ -95,14 +94,12 @@ class _Client:
             TunnelError: It cannot be started.
         """
         # The child cannot use another link, so it connects to a local forward.
-        forward = None if via.network_id == LOCAL_NETWORK else await stack.enter_async_context(LocalForward(via))
+        forward = None if via.network.is_local else await stack.enter_async_context(LocalForward(via))
         file = load_client_file(options)
         if forward is not None and file.uses_proxy:
-            detail = (
-                f"{options.config}: http-proxy and socks-proxy would bypass {via.network_id}: remove them, or via"
-            )
+            detail = f"{options.config}: http-proxy and socks-proxy would bypass {via.network}: remove them, or via"
             raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
-        client = cls(options, file, forward, via.network_id)
+        client = cls(options, file, forward, via.network)
         stack.callback(client.context.close)
         stack.push_async_callback(client.context.release_device)
         stack.push_async_callback(client._vpn.stop)
@@ -178,7 +175,7 @@ class _Client:
             raise TunnelError(Reason.PROTOCOL, "the server has assigned no address")
         await self.context.configure_device(self._device, addressing)
         link.set_addressing(addressing)
-        link.status["server"] = str(self._vpn.server)
+        link.server = str(self._vpn.server)
         self._link = link
 
     async def follow_states(self, link: VpnLink, monitor: LivenessMonitor) -> None:

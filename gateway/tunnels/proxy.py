@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator, Iterator
 from urllib.parse import unquote
 
 from gateway.certificates import ca_credentials
-from gateway.contracts import Credential, InsecureSetting, Link, Progress, TunnelState
-from gateway.errors import GatewayError
+from gateway.contracts import Credential, InsecureSetting, Link, OpenTunnel, Progress, TunnelState
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
 from gateway.relay.resolver import is_loopback
-from gateway.tls_client import client_context
+from gateway.tls_client import ClientTls
 from gateway.tunnels import TunnelKind
 
 
@@ -31,24 +30,21 @@ class ProxyTunnel:
         return self._options.url
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.Tunnel`: connect to the proxy once, and then probe it periodically."""
         progress(TunnelState.CONNECTING)
         link = ProxyLink(self._options, via)
         await link.probe()
         monitor = asyncio.create_task(link.monitor())
         try:
-            yield link
+            yield OpenTunnel(link, link.status)  # each connection reads the password file again
         finally:
             monitor.cancel()
             await asyncio.wait({monitor})
 
 
 def _verify(options: ProxyOptions) -> None:
-    try:
-        client_context(options.ca_file)
-    except OSError as error:
-        raise GatewayError(f"ca_file: {options.ca_file}: {error.strerror or error}") from error
+    ClientTls(options.ca_file).context()
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 
-from gateway.contracts import InsecureSetting, Link, Progress, TunnelState
+from gateway.contracts import InsecureSetting, Link, OpenTunnel, Progress, TunnelState
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.facts import Fact, hidden
 from gateway.relay.sockets import cap_retransmit_interval
@@ -46,18 +46,19 @@ class SshTunnel:
         return f"{self._options.user}@{self._options.endpoint}"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.Tunnel`. Keeps a pool of connections until the context ends."""
         first = await self._connect(via, progress)
-        network = f"{via.network_id} > {self.far_side}"
-        link = SshLink(self._options, network, lambda: self._connect(via, _ignore_progress), progress)
+        link = SshLink(
+            self._options, via.network.behind(self.far_side), lambda: self._connect(via, _ignore_progress), progress
+        )
         async with link.running(first):
-            yield link
+            yield OpenTunnel(link, link.status, link.renew)
 
     async def _connect(self, via: Link, progress: Progress) -> PooledConnection:
         options = self._options
         progress(TunnelState.CONNECTING)
-        async with handshake_limiter().slot(options.endpoint, via.network_id):
+        async with handshake_limiter().slot(options.endpoint, via.network):
             conn = await connect(options, lambda: self._dial(via), progress, self._memory)
             return PooledConnection(conn, options)
 

@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
-from gateway.contracts import LOCAL_NETWORK, Link, Progress, TunnelState
+from gateway.contracts import Link, OpenTunnel, Progress, TunnelState
 from gateway.errors import Reason, TunnelError
 from gateway.facts import Fact
 from gateway.tunnels import TunnelKind
-from gateway.vpn.link import VpnLink
+from gateway.vpn.link import VpnLink, VpnStatus
 from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.network_context import create_context, new_device_name
 from gateway.vpn.options import WireGuardOptions, read_path
@@ -31,6 +32,19 @@ _HANDSHAKE_TIMEOUT = 5.0
 """Seconds to wait for the first handshake before resolving the endpoints again: their addresses may have changed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WireGuardStatus(VpnStatus):
+    """Status of a WireGuard device.
+
+    Args:
+        device: `kernel` or `wireguard-go`.
+        handshake_age_seconds: Seconds since the last handshake of a peer; None: not known yet.
+    """
+
+    device: str
+    handshake_age_seconds: float | None
+
+
 class WireGuardTunnel:
     """See `gateway.contracts.Tunnel`.
 
@@ -47,11 +61,11 @@ class WireGuardTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.Tunnel`: create the device, wait for a handshake, and monitor it."""
         options = self._options
-        if via.network_id != LOCAL_NETWORK:
-            detail = f"WireGuard uses UDP, which {via.network_id} cannot carry: remove via"
+        if not via.network.is_local:
+            detail = f"WireGuard uses UDP, which {via.network} cannot carry: remove via"
             raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:
@@ -65,14 +79,13 @@ class WireGuardTunnel:
             await self._wait_for_handshake(wireguard, progress)
             active = _ActiveDevice(wireguard)
             stack.callback(active.close)
-            link = VpnLink(context, f"here > {self.far_side}", options.silence.thresholds, active.renew)
+            link = VpnLink(context, via.network.behind(self.far_side), options.silence.thresholds)
             stack.callback(link.close)
             active.link = link
             link.set_addressing(addressing)
-            link.status["device"] = "kernel" if wireguard.in_kernel else "wireguard-go"
             monitor = LivenessMonitor(link, progress, active.received, active.reconnect)
             async with background_tasks(link, monitor.run(), active.wait_for_child()):
-                yield link
+                yield OpenTunnel(link, lambda: active.status(link), active.renew)
 
     async def _wait_for_handshake(self, wireguard: WireGuard, progress: Progress) -> None:
         """Wait for the first handshake.
@@ -103,16 +116,21 @@ class _ActiveDevice:
     def __init__(self, wireguard: WireGuard) -> None:
         self._wireguard = wireguard
         self._renewal: asyncio.Task[None] | None = None
+        self._handshake_age: float | None = None
         self.link: VpnLink | None = None
+
+    def status(self, link: VpnLink) -> WireGuardStatus:
+        """Return what the link reports about itself, with what only a WireGuard device knows."""
+        device = "kernel" if self._wireguard.in_kernel else "wireguard-go"
+        return WireGuardStatus(**vars(link.status()), device=device, handshake_age_seconds=self._handshake_age)
 
     async def received(self) -> int:
         """Return the number of bytes received so far; update the endpoints and the handshake age in the status."""
         status = await self._wireguard.status()
         if self.link is not None:
-            self.link.status["server"] = ", ".join(status.endpoints)
-            if status.last_handshake:
-                age = max(0.0, round(time.time() - status.last_handshake, 1))
-                self.link.status[HANDSHAKE_AGE.key] = age
+            self.link.server = ", ".join(status.endpoints)
+        if status.last_handshake:
+            self._handshake_age = max(0.0, round(time.time() - status.last_handshake, 1))
         return status.received
 
     async def reconnect(self) -> None:

@@ -5,10 +5,10 @@ import contextlib
 import errno
 import ipaddress
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 
-from gateway.contracts import CloseReason, Endpoint, Phases, Relay, Stream
+from gateway.contracts import CloseReason, Endpoint, LinkStatus, Network, Phases, Relay, Stream
 from gateway.errors import DialError
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
@@ -23,33 +23,46 @@ _ERRORS_FROM_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
 """Errors that only a packet from the far side causes. The local kernel reports a missing route with others."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class VpnStatus(LinkStatus):
+    """Status of a VPN; its round-trip time is that of the last echo reply.
+
+    Args:
+        server: The server's address, or the endpoints of the peers; None: not known yet.
+        addresses: Addresses of the device.
+        name_servers: Name servers that are reached through the device.
+        connections: Open connections to the server.
+        clients: Connections through the VPN.
+    """
+
+    server: str | None
+    addresses: tuple[str, ...]
+    name_servers: tuple[str, ...]
+    connections: int = 1
+    clients: int
+
+
 class VpnLink:
     """See `gateway.contracts.Link`.
 
     Args:
         context: The network context that creates the sockets. The caller closes it.
-        network_id: See `gateway.contracts.Link`.
+        network: See `gateway.contracts.Link`.
         thresholds: When the VPN counts as unresponsive.
-        on_renew: Called when keys or certificates have changed.
     """
 
-    dial_phase = "tcp"
-
-    def __init__(
-        self, context: NetworkContext, network_id: str, thresholds: Thresholds, on_renew: Callable[[], None]
-    ) -> None:
-        self.network_id = network_id
+    def __init__(self, context: NetworkContext, network: Network, thresholds: Thresholds) -> None:
+        self.network = network
         self.liveness = Liveness(thresholds, time.monotonic())
-        self.status: dict[str, object] = {}
-        """Entries of `details` that the tunnel adds."""
+        self.server: str | None = None
+        """What `VpnStatus.server` reports."""
         self._context = context
         self._resolver = VpnResolver(context)
         self._echo = EchoMonitor(context, self._on_echo_reply)
         self._rtt: float | None = None
-        self._on_renew = on_renew
         self._relays: set[Relay] = set()
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._addresses: tuple[object, ...] | None = None
+        self._addressing: Addressing | None = None
 
     def set_addressing(self, addressing: Addressing) -> None:
         """Use the name servers and echo hosts of new device settings; reset all clients if the addresses changed.
@@ -57,14 +70,12 @@ class VpnLink:
         Args:
             addressing: The settings that the device has now.
         """
-        if self._addresses is not None and self._addresses != addressing.addresses:
+        if self._addressing is not None and self._addressing.addresses != addressing.addresses:
             self.reset_all()
-        self._addresses = addressing.addresses
+        self._addressing = addressing
         self._resolver.configure(addressing)
         for peer in (*addressing.gateways, *addressing.peers, *addressing.name_servers):
             self._echo.add_host(peer)
-        self.status["addresses"] = [str(each.ip) for each in addressing.usable_addresses]
-        self.status["name_servers"] = [str(each) for each in addressing.name_servers]
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`; times the phases `dns` and `tcp`."""
@@ -123,17 +134,16 @@ class VpnLink:
         """See `gateway.contracts.Link`."""
         return await asyncio.shield(self._lost)
 
-    def renew(self) -> None:
-        """See `gateway.contracts.Link`."""
-        self._on_renew()
-
-    def rtt(self) -> float | None:
-        """See `gateway.contracts.Link`: the round-trip time of the last echo reply."""
-        return self._rtt
-
-    def details(self) -> dict[str, object]:
-        """See `gateway.contracts.Link`."""
-        return self.status | {"connections": 1, "clients": len(self._relays)}
+    def status(self) -> VpnStatus:
+        """Return what the link reports about itself."""
+        addressing = self._addressing
+        return VpnStatus(
+            rtt=self._rtt,
+            server=self.server,
+            addresses=tuple(str(each.ip) for each in addressing.usable_addresses) if addressing else (),
+            name_servers=tuple(map(str, addressing.name_servers)) if addressing else (),
+            clients=len(self._relays),
+        )
 
     def close(self) -> None:
         """Reset every client, close the echo sockets, and report the link as lost."""

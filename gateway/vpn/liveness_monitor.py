@@ -83,7 +83,7 @@ class LivenessMonitor:
                 self._link.send_echo_requests()
             self._enter(liveness.stage(now))
             if self._connected and liveness.start_reconnect(now):
-                log.info("%s: no replies arrive; reconnecting in place", self._link.network_id)
+                log.info("%s: no replies arrive; reconnecting in place", self._link.network)
                 await self._reconnect()
 
     def _enter(self, stage: Stage) -> None:

@@ -62,7 +62,7 @@ class LocalForward:
         try:
             relay = await retry_dial(lambda within: self._via.join(client, target, Histogram(), within))
         except ReachError as error:
-            log.warning("cannot reach %s through %s: %s", target, self._via.network_id, error)
+            log.warning("cannot reach %s through %s: %s", target, self._via.network, error)
             reset(client)
         except BaseException:
             reset(client)

@@ -15,7 +15,8 @@ import psycopg
 import pytest
 
 from gateway.backends.common.postgres_cancel import PostgresLoginTap
-from gateway.contracts import CancelRequest, Endpoint, Link
+from gateway.cancel_protocol import CancelRequest
+from gateway.contracts import Endpoint, Link
 from gateway.demo.postgres import Postgres, available
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
@@ -402,7 +403,7 @@ async def reached(path: str, bastion: Bastion) -> Any:
         return
     ciphers: dict[str, Any] = {"ciphers": ("chacha20-poly1305@openssh.com",)} if path == "asyncssh" else {}
     async with opened(options(bastion, **ciphers)) as link:
-        assert link.details()["data_plane"] == ("asyncssh" if path == "asyncssh" else "native")
+        assert link.status().data_plane == ("asyncssh" if path == "asyncssh" else "native")
         yield link
 
 

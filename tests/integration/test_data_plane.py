@@ -11,9 +11,9 @@ import pytest
 
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
-from gateway.ssh import asyncssh_internals
+from gateway.ssh import packet_transport
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
-from gateway.ssh.asyncssh_internals import ClientConnection
+from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.packet_transport import PacketTransport
 from tests.support.configs import ssh_tunnel
 from tests.support.gateway_process import Gateway
@@ -37,7 +37,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
     """The transport is the same, with key exchanges; only the channels differ."""
-    monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 2 << 20)
+    monkeypatch.setattr(packet_transport, "REKEY_BYTES", 2 << 20)
     exchanges = 0
     original = ClientConnection.send_newkeys
 
@@ -49,7 +49,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     monkeypatch.setattr(ClientConnection, "send_newkeys", counted)
     with serving(echoing) as port:
         async with opened(options(bastion, data_plane="asyncssh", ciphers=(cipher,))) as link:
-            assert (link.details()["data_plane"], link.details()["cipher"]) == ("asyncssh", cipher)
+            assert (link.status().data_plane, link.status().cipher) == ("asyncssh", cipher)
             session = link._connections[0]
             conn: Any = session._conn
             assert isinstance(conn, ClientConnection)
@@ -58,7 +58,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
             async with asyncio.timeout(50):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(size)) for size in (1, 32769, 3_000_000)))
                 await echo_once(link, port, os.urandom(3_000_000))
-                while link.details()["channels"]:
+                while link.status().channels:
                     await asyncio.sleep(0.01)
             assert session.alive
             assert len(link._connections) == 1

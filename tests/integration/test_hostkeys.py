@@ -80,10 +80,10 @@ async def test_the_key_type_of_a_fingerprint_is_searched_once(usual: Bastion) ->
     via = Counting()
     async with tunnel.open(via, lambda *_: None):
         assert via.opened == len(KINDS)
-    async with tunnel.open(via, lambda *_: None) as link:
+    async with tunnel.open(via, lambda *_: None) as open_tunnel:
         assert via.opened == len(KINDS) + 1
-        assert isinstance(link, SshLink)
-        assert kind_of(link) == "ssh-rsa"
+        assert isinstance(open_tunnel.link, SshLink)
+        assert kind_of(open_tunnel.link) == "ssh-rsa"
 
 
 async def test_an_unknown_fingerprint_costs_one_connection_per_key_type(usual: Bastion) -> None:

@@ -26,7 +26,7 @@ from gateway.demo.process import Process, find, free_port
 from gateway.errors import ReachError
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import asyncssh_internals
+from gateway.ssh import client_connection, packet_transport
 from gateway.ssh.algorithms import CIPHERS
 from gateway.ssh.pool import SshLink
 from tests.support.files import REPOSITORY
@@ -210,8 +210,8 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     ours: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
     answered: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
     start, finish = (
-        asyncssh_internals.ClientConnection._send_kexinit,
-        asyncssh_internals.ClientConnection.send_newkeys,
+        client_connection.ClientConnection._send_kexinit,
+        client_connection.ClientConnection.send_newkeys,
     )
 
     def starting(self: Any) -> None:
@@ -225,8 +225,8 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         answered[self] = self._server_kexinit
         finish(self, k, h)
 
-    monkeypatch.setattr(asyncssh_internals.ClientConnection, "_send_kexinit", starting)
-    monkeypatch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", finishing)
+    monkeypatch.setattr(client_connection.ClientConnection, "_send_kexinit", starting)
+    monkeypatch.setattr(client_connection.ClientConnection, "send_newkeys", finishing)
     return asked
 
 
@@ -263,7 +263,7 @@ async def test_200_mb_both_ways_at_once(
     for _ in range(3 if WRITING else 1):
         exchanges["them"] = 0
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
-            details = {key: str(value) for key, value in link.details().items()}
+            details = {key: str(value) for key, value in link.status().details.items()}
             ours.append(float(await run("both-ways", port, BULK)))
         if WRITING:
             sshs.append(await asyncio.to_thread(through_ssh, peer, details["cipher"], backend, tmp_path))
@@ -283,7 +283,7 @@ async def test_200_connections(row: Row, peer: Peer, backend: int) -> None:
             half_closes = await run("ask", port)
             took = float(await run("echoes", port, CONNECTIONS, "half" if half_closes == "kept" else "whole"))
         async with asyncio.timeout(30):
-            while link.details()["channels"]:
+            while link.status().channels:
                 await asyncio.sleep(0.02)
     note(row, **{"200 connections, s": f"{took:.1f}", "half-closes": half_closes})
 
@@ -296,7 +296,7 @@ async def test_new_keys(
             await run("both-ways", port, peer.moves_for_keys)
         theirs = exchanges["them"]
         assert (theirs > 0, exchanges["us"]) == (True, 0)
-        monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 512 << 10)
+        monkeypatch.setattr(packet_transport, "REKEY_BYTES", 512 << 10)
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
             await run("both-ways", port, 16 << 20)
     note(row, **{"new keys: asked by it + by us": f"{theirs} + {exchanges['us']}"})
@@ -344,7 +344,7 @@ async def test_keepalive_requests_of_a_server_are_answered(tmp_path: Path, backe
             reader = link._connections[0]._conn.packet_transport.reader  # type: ignore[attr-defined]
             heard: set[float] = set()
             while len(heard) < 6:  # two of before; without an answer, the connection ends after the third question
-                assert link.details()["connections"] == 1
+                assert link.status().connections == 1
                 heard.add(reader.last_received)
                 await asyncio.sleep(0.02)
             async with forwarding(link, backend) as port:

@@ -23,7 +23,7 @@ from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.poller import RelayLoop
 from gateway.relay.sockets import tune
-from gateway.ssh import asyncssh_internals
+from gateway.ssh import asyncssh_internals, client_connection, packet_transport
 from gateway.ssh import gcm as gcm_module
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
@@ -50,7 +50,7 @@ def bastions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bas
 
 
 def plane(link: SshLink) -> str:
-    return str(link.details()["data_plane"])
+    return str(link.status().data_plane)
 
 
 # The same bytes.
@@ -118,7 +118,7 @@ def test_both_data_planes_carry_the_same_bytes(
 async def test_other_ciphers_use_the_asyncssh_data_plane(bastions: dict[str, Bastion], cipher: str) -> None:
     with serving(echoing) as port:
         async with opened(options(bastions["openssh"], ciphers=(cipher,))) as link:
-            assert (plane(link), link.details()["cipher"]) == ("asyncssh", cipher)
+            assert (plane(link), link.status().cipher) == ("asyncssh", cipher)
             await echo_once(link, port, os.urandom(500_000))
 
 
@@ -146,15 +146,15 @@ async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
     need_sshd()
     exchanges = 0
     if who in ("us", "both"):
-        monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 3 << 20)
-    original = asyncssh_internals.ClientConnection.send_newkeys
+        monkeypatch.setattr(packet_transport, "REKEY_BYTES", 3 << 20)
+    original = client_connection.ClientConnection.send_newkeys
 
-    def counted(self: asyncssh_internals.ClientConnection, k: bytes, h: bytes) -> None:
+    def counted(self: client_connection.ClientConnection, k: bytes, h: bytes) -> None:
         nonlocal exchanges
         exchanges += 1
         original(self, k, h)
 
-    monkeypatch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", counted)
+    monkeypatch.setattr(client_connection.ClientConnection, "send_newkeys", counted)
     bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 4M" if who in ("sshd", "both") else "").start()
     try:
         with serving(echoing) as port:

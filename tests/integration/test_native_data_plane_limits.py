@@ -17,7 +17,7 @@ from gateway.contracts import CloseReason, Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import asyncssh_internals, packet_writer
+from gateway.ssh import asyncssh_internals, client_connection, packet_transport, packet_writer
 from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import Connections
@@ -53,13 +53,13 @@ def clients() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The times of key exchanges, by `time.monotonic()`."""
     seen: list[float] = []
-    original = asyncssh_internals.ClientConnection.send_newkeys
+    original = client_connection.ClientConnection.send_newkeys
 
-    def noted(self: asyncssh_internals.ClientConnection, k: bytes, h: bytes) -> None:
+    def noted(self: client_connection.ClientConnection, k: bytes, h: bytes) -> None:
         seen.append(time.monotonic())
         original(self, k, h)
 
-    monkeypatch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", noted)
+    monkeypatch.setattr(client_connection.ClientConnection, "send_newkeys", noted)
     return seen
 
 
@@ -123,9 +123,9 @@ async def test_replies_queued_during_a_key_exchange_are_bounded(tmp_path: Path) 
     """Replies wait until the peer has sent its keys; a peer that sends requests instead is disconnected."""
     async with attacked(tmp_path, lambda *_: None) as link:
         conn = link._connections[0]._conn
-        assert isinstance(conn, asyncssh_internals.ClientConnection)
+        assert isinstance(conn, client_connection.ClientConnection)
         conn.rekey()
-        for _ in range(asyncssh_internals._MAX_DEFERRED_PACKETS):
+        for _ in range(client_connection._MAX_DEFERRED_PACKETS):
             conn.send_packet(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(0))
         assert not conn.transport_closed
         conn.send_packet(asyncssh_internals.MSG_CHANNEL_FAILURE, UInt32(0))
@@ -200,7 +200,7 @@ async def test_received_bytes_count_towards_a_key_exchange(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: list[float], cipher: str
 ) -> None:
     need_sshd()
-    monkeypatch.setattr(asyncssh_internals, "REKEY_BYTES", 1 << 20)
+    monkeypatch.setattr(packet_transport, "REKEY_BYTES", 1 << 20)
     said = os.urandom(8 << 20)
     bastion = Bastion(tmp_path / "bastion").start()
     try:

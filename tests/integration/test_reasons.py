@@ -215,7 +215,7 @@ async def test_a_postgres_check_reports_role_version_and_phases(shared_postgres:
         False,
         None,
     )
-    assert set(result.phases) == {"tcp", "greeting", "auth", "query"}
+    assert set(result.phases) == {"dns", "tcp", "greeting", "auth", "query"}
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ async def test_bytes_and_half_closes_are_forwarded(bastion: Bastion) -> None:
             for size in (1, 1000, 32768, 32769, 3_000_000):
                 await echo_once(link, port, os.urandom(size))
             async with asyncio.timeout(15):
-                while link.details()["channels"]:
+                while link.status().channels:
                     await asyncio.sleep(0.01)
 
 
@@ -105,7 +105,7 @@ async def test_the_pool_grows_with_its_channels_and_never_beyond_max(sshd: Basti
         async with opened(options(sshd, connections=Connections(min=1, max=2))) as link:
             held = [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(70)]
             async with asyncio.timeout(15):
-                while link.details()["connections"] != 2:
+                while link.status().connections != 2:
                     await asyncio.sleep(0.05)
             held += [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(70)]
             loads = [session.load for session in link._connections]
@@ -120,7 +120,7 @@ async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(s
     with serving(echoing) as port:
         async with opened(options(sshd, connections=Connections(min=2, max=2))) as link:
             async with asyncio.timeout(15):
-                while link.details()["connections"] != 2:
+                while link.status().connections != 2:
                     await asyncio.sleep(0.02)
             os.kill(sshd.sessions()[0], signal.SIGKILL)
             for _ in range(20):
@@ -129,7 +129,7 @@ async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(s
                     break
                 await asyncio.sleep(0.02)
             async with asyncio.timeout(15):
-                while link.details()["connections"] != 2:
+                while link.status().connections != 2:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
 
@@ -415,10 +415,10 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
             with pytest.raises(DialError) as caught:
                 await late
             assert caught.value.reason is Reason.TIMEOUT
-            assert link.details()["channels"] == 2
+            assert link.status().channels == 2
             sshd.kill_sessions(signal.SIGCONT)
             async with asyncio.timeout(15):
-                while link.details()["channels"]:
+                while link.status().channels:
                     await asyncio.sleep(0.02)
             conn = link._connections[0]._conn
             async with asyncio.timeout(15):
@@ -556,7 +556,7 @@ async def test_a_frozen_connection_is_replaced_and_its_clients_are_reset(sshd: B
                 assert await asyncio.get_running_loop().sock_recv(held, 10) == b""
             assert 1.0 < time.monotonic() - started < 9
             assert not silent_one.alive
-            assert link.details()["connections"]
+            assert link.status().connections
             sshd.kill_sessions(signal.SIGCONT)
 
 
@@ -568,7 +568,7 @@ async def test_a_dial_moves_from_a_frozen_connection_immediately(
         patient = options(sshd, connections=Connections(min=2, max=2), keepalive=PATIENT)
         async with opened(patient) as link:
             async with asyncio.timeout(15):
-                while link.details()["connections"] != 2:
+                while link.status().connections != 2:
                     await asyncio.sleep(0.02)
             frozen = sshd.sessions()[0]
             sshd.kill_session(frozen, signal.SIGSTOP)
@@ -600,7 +600,7 @@ async def test_abandoned_dials_of_a_check_that_connect_later_are_reported(sshd: 
                       ciphers=(cipher,))  # fmt: skip
         async with opened(two) as link:
             async with asyncio.timeout(15):
-                while link.details()["connections"] != 2:
+                while link.status().connections != 2:
                     await asyncio.sleep(0.02)
             frozen_one = sshd.sessions()[0]
             sshd.kill_session(frozen_one, signal.SIGSTOP)
@@ -622,7 +622,7 @@ async def test_abandoned_dials_of_a_check_that_connect_later_are_reported(sshd: 
                 await asyncio.wait(checks)
             assert len(reported) >= moved_on + 4
             async with asyncio.timeout(15):
-                while len(broken) < len(reported) or link.details()["channels"]:
+                while len(broken) < len(reported) or link.status().channels:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
             assert len(broken) == len(reported)
@@ -650,7 +650,8 @@ async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> 
     loop = asyncio.get_running_loop()
     tunnel = SshTunnel(options(sshd, keepalive=replace(HASTY, lost=Duration(30.0))))
     with serving(echoing) as port:
-        async with tunnel.open(DirectLink(), lambda state, *_: states.append(state)) as link:
+        async with tunnel.open(DirectLink(), lambda state, *_: states.append(state)) as open_tunnel:
+            link = open_tunnel.link
             tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # of those that follow
             held = await link.socket(Endpoint("127.0.0.1", port))
             with frozen(sshd):
@@ -672,7 +673,8 @@ async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> 
 
 async def test_a_path_that_stays_silent_is_closed(sshd: Bastion) -> None:
     tunnel = SshTunnel(options(sshd, keepalive=HASTY))
-    async with tunnel.open(DirectLink(), lambda *_: None) as link:
+    async with tunnel.open(DirectLink(), lambda *_: None) as open_tunnel:
+        link = open_tunnel.link
         tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # of those that follow
         started = time.monotonic()
         with frozen(sshd):
@@ -693,7 +695,7 @@ async def test_a_paused_gateway_does_not_blame_the_path(
             held = await link.socket(Endpoint("127.0.0.1", port))
             time.sleep(slept)  # noqa: ASYNC251 - the loop is what sleeps
             await asyncio.sleep(0.5)
-            assert link.details()["suspect_connections"] == 0
+            assert link.status().suspect_connections == 0
             loop = asyncio.get_running_loop()
             with held:
                 await loop.sock_sendall(held, b"x")
@@ -710,17 +712,17 @@ async def test_renewed_credentials_replace_the_connection_and_drain_the_old_one(
             sshd.authorize()
             link.renew()
             async with asyncio.timeout(15):
-                while link.details()["connections"] != 2:
+                while link.status().connections != 2:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
-            assert link.details()["draining_connections"] == 1
+            assert link.status().draining_connections == 1
             await loop.sock_sendall(held, b"x")
             assert await loop.sock_recv(held, 1) == b"x"
             held.close()
             async with asyncio.timeout(15):
                 while set(sshd.sessions()) & set(before):
                     await asyncio.sleep(0.02)
-            assert link.details()["connections"] == 1
+            assert link.status().connections == 1
 
 
 async def test_a_new_key_that_is_refused_closes_no_connection(sshd: Bastion) -> None:
@@ -729,13 +731,13 @@ async def test_a_new_key_that_is_refused_closes_no_connection(sshd: Bastion) -> 
             make_key(sshd.client_key)
             link.renew()
             async with asyncio.timeout(15):
-                while link.details()["pool_error"] is None:
+                while link.status().pool_error is None:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
             sshd.authorize()
             link.renew()
             async with asyncio.timeout(15):
-                while link.details()["pool_error"] or link.details()["draining_connections"]:
+                while link.status().pool_error or link.status().draining_connections:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
 
@@ -749,16 +751,16 @@ async def test_an_invalid_known_hosts_resets_no_connected_client(sshd: Bastion) 
             sshd.known_hosts.write_text("garbage\n")
             link.renew()
             async with asyncio.timeout(15):
-                while link.details()["pool_error"] is None:
+                while link.status().pool_error is None:
                     await asyncio.sleep(0.02)
-            assert f"{sshd.known_hosts}:1:" in str(link.details()["pool_error"])
+            assert f"{sshd.known_hosts}:1:" in str(link.status().pool_error)
             await loop.sock_sendall(held, b"x")
             assert await loop.sock_recv(held, 1) == b"x"
             held.close()
             sshd.known_hosts.write_text(good)
             link.renew()
             async with asyncio.timeout(15):
-                while link.details()["pool_error"] or link.details()["draining_connections"]:
+                while link.status().pool_error or link.status().draining_connections:
                     await asyncio.sleep(0.02)
             await echo_once(link, port)
 
@@ -842,7 +844,7 @@ async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
             for batch in range(0, 10_000, 100):
                 await asyncio.gather(*(abort_one(batch + at) for at in range(100)))
             async with asyncio.timeout(10):
-                while link.details()["channels"] or any(session._conn._channels for session in link._connections):
+                while link.status().channels or any(session._conn._channels for session in link._connections):
                     await asyncio.sleep(0.05)
             await echo_once(link, port)
             others = [task for task in asyncio.all_tasks() if "join" in repr(task) or "_channel" in repr(task)]

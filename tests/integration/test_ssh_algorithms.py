@@ -41,7 +41,7 @@ async def test_errors_name_the_algorithms_that_an_old_server_lacks(tmp_path: Pat
             assert error.detail.endswith(f" to {key}")
             chosen[key] = (name,)
         async with opened(trusting(server, public(server, "ssh-rsa"), **chosen)) as link:
-            assert link.details()["cipher"] == "aes128-cbc"
+            assert link.status().cipher == "aes128-cbc"
 
 
 async def test_post_quantum_hybrids_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

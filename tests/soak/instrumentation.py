@@ -7,7 +7,7 @@ from typing import Any, Self
 import pytest
 
 from gateway.relay.linger import lingering_closer
-from gateway.ssh import asyncssh_internals, flow_control
+from gateway.ssh import client_connection, flow_control, packet_transport
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.native_channel import NativeChannel
@@ -180,14 +180,14 @@ class Exchanges:
         self._patch = pytest.MonkeyPatch()
 
     def __enter__(self) -> Self:
-        original = asyncssh_internals.ClientConnection.send_newkeys
+        original = client_connection.ClientConnection.send_newkeys
 
-        def counted(conn: asyncssh_internals.ClientConnection, k: bytes, h: bytes) -> None:
+        def counted(conn: client_connection.ClientConnection, k: bytes, h: bytes) -> None:
             self.count += 1
             original(conn, k, h)
 
-        self._patch.setattr(asyncssh_internals.ClientConnection, "send_newkeys", counted)
-        self._patch.setattr(asyncssh_internals, "REKEY_BYTES", self._every)
+        self._patch.setattr(client_connection.ClientConnection, "send_newkeys", counted)
+        self._patch.setattr(packet_transport, "REKEY_BYTES", self._every)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -36,7 +36,8 @@ async def play(bench: Bench, chosen: Round) -> Outcome:
     exchanged = bench.exchanges.count
     tasks, open_files = instrumentation.tasks(), descriptors()
     try:
-        async with SshTunnel(_options(bench, chosen.cipher)).open(DirectLink(), lambda *_: None) as link:
+        async with SshTunnel(_options(bench, chosen.cipher)).open(DirectLink(), lambda *_: None) as tunnel:
+            link = tunnel.link
             assert isinstance(link, SshLink)
             await _load(bench, chosen, link, outcome)
     except Exception as error:  # noqa: BLE001 - whatever it is, the other rounds are still of use

@@ -34,9 +34,9 @@ def options(bastion: Bastion, **changes: Any) -> SshOptions:
 
 @contextlib.asynccontextmanager
 async def opened(chosen: SshOptions, via: Link | None = None) -> AsyncIterator[SshLink]:
-    async with SshTunnel(chosen).open(via or DirectLink(), lambda *_: None) as link:
-        assert isinstance(link, SshLink)
-        yield link
+    async with SshTunnel(chosen).open(via or DirectLink(), lambda *_: None) as tunnel:
+        assert isinstance(tunnel.link, SshLink)
+        yield tunnel.link
 
 
 async def refused(chosen: SshOptions) -> TunnelError:

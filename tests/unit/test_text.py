@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.contracts import Endpoint, Link, Phases, ProbeResult, State, TunnelState
+from gateway.contracts import Connector, Endpoint, Phases, ProbeResult, State, TunnelState
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.errors import DialError, Reason
 from gateway.facts import IDENTITY, VERSION
@@ -98,7 +98,7 @@ class Saying:
     def __init__(self, said: ProbeResult | Exception) -> None:
         self.said = said
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         if isinstance(self.said, Exception):
             raise self.said
         return self.said

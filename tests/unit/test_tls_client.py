@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.ops.client import Client
-from gateway.tls_client import client_context
+from gateway.tls_client import ClientTls, client_context
 
 PLAIN = "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n[ca]\nbasicConstraints=critical,CA:true\n"
 
@@ -69,3 +69,16 @@ def test_a_file_without_a_certificate_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("none")
     with pytest.raises(OSError, match="contains no usable PEM certificate"):
         client_context(tmp_path / "ca.pem")
+
+
+def test_the_error_begins_with_the_key_of_the_file(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pem"
+    with pytest.raises(GatewayError, match=rf"^ca_file: {missing}: No such file"):
+        ClientTls(missing).context()
+    with pytest.raises(GatewayError, match=rf"^cert_file: {missing}: No such file"):
+        ClientTls(cert_file=missing).context()
+
+
+def test_without_verification_any_server_is_accepted() -> None:
+    context = ClientTls().context(verified=False)
+    assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_NONE)

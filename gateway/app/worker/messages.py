@@ -1,16 +1,18 @@
 """The messages between the owner and a worker."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from gateway.audit_log.events import Event
 from gateway.config import Config
-from gateway.contracts import Endpoint, TunnelState
+from gateway.contracts import Endpoint, LinkStatus, TunnelState
 from gateway.docker.consumers import Consumer
 from gateway.errors import Reason
 from gateway.forwarding.listener import ListenAddress
 from gateway.forwarding.usage import Usage
 from gateway.measure import Histogram
+from gateway.ops.status_views import ConsumerView
 from gateway.supervision.uplink import Uplink
 
 
@@ -78,11 +80,27 @@ class Dial:
     to: Endpoint
 
 
+class Action(Enum):
+    """What a worker does at a command, and the argument that it needs."""
+
+    STOP = "stop"
+    STOP_ACCEPTING = "stop_accepting"
+    ABORT_ALL = "abort_all"
+    ABORT_IDLE = "abort_idle"
+    """Argument: see `Forward.abort_idle`."""
+    SET_FAIL_FAST = "set_fail_fast"
+    """Argument: the backend, and whether to enable it."""
+    RECONNECT = "reconnect"
+    """Argument: the tunnel, as for `RENEW` and `RETRY`."""
+    RENEW = "renew"
+    RETRY = "retry"
+
+
 @dataclass(frozen=True)
 class Command:
-    """`stop_accepting`, `abort_all`, `abort_idle`, `set_fail_fast`, `reconnect`, `renew`, `retry` or `stop`."""
+    """A command to a worker."""
 
-    what: str
+    action: Action
     argument: Any = None
 
 
@@ -128,20 +146,18 @@ class UplinkReport:
     connects: int
     failures: dict[str, int]
     channel_open: Histogram
-    rtt: float | None
-    details: dict[str, object]
+    link: LinkStatus
     up: bool
 
 
 NO_UPLINK = UplinkReport(
     state=TunnelState.IDLE, reason=None, detail="", described="not started", since=0.0, connects=0, failures={},
-    channel_open=Histogram(), rtt=None, details={}, up=False,
+    channel_open=Histogram(), link=LinkStatus(), up=False,
 )  # fmt: skip
 
 
 def uplink_report(uplink: Uplink) -> UplinkReport:
     """Return the current state of an uplink."""
-    link = uplink.open_link
     return UplinkReport(
         state=uplink.state,
         reason=uplink.reason,
@@ -151,28 +167,14 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
         connects=uplink.connects,
         failures=dict(uplink.failures),
         channel_open=uplink.channel_open,
-        rtt=link.rtt() if link else None,
-        details=link.details() if link else {},
+        link=uplink.opened.status() if uplink.opened else LinkStatus(),
         up=uplink.link is not None,
     )
 
 
-@dataclass(frozen=True)
-class UsageReport:
-    """One consumer's use of a backend."""
-
-    id: str
-    active: int
-    total: int
-    rejected: dict[str, int]
-    to_backend: int
-    from_backend: int
-    latency: Histogram
-
-
-def usage_report(usage: Usage) -> UsageReport:
-    """Return a consumer's current use."""
-    return UsageReport(
+def consumer_view(usage: Usage | ConsumerView) -> ConsumerView:
+    """Return a consumer's current use; for a worker's consumer, as last reported."""
+    return ConsumerView(
         usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,
         usage.latency.copy(),
     )  # fmt: skip
@@ -189,7 +191,7 @@ class ForwardReport:
     to_backend: int = 0
     from_backend: int = 0
     latency: Histogram = field(default_factory=Histogram)
-    consumers: dict[str, UsageReport] = field(default_factory=dict)
+    consumers: dict[str, ConsumerView] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

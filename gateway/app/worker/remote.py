@@ -2,57 +2,37 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
-from math import inf
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
-from gateway.app.worker.messages import Command, ForwardReport, UsageReport
-from gateway.contracts import LOCAL_NETWORK, CloseReason, Endpoint, Link, Phases, Stream
+from gateway.app.worker.messages import Action, Command, ForwardReport
+from gateway.contracts import CloseReason, Endpoint, Phases, Stream
 from gateway.forwarding.listener import Listener
-from gateway.measure import Histogram, Tally, Tap
+from gateway.measure import Histogram, Tally
+from gateway.ops.status_views import ConsumerView
 from gateway.relay.sockets import tune
 
-if TYPE_CHECKING:
-    from gateway.app.worker.unit import WorkerUnit
-
-
-class RemoteRelay:
-    """A connection that a worker carries; see `gateway.contracts.Relay`."""
-
-    awaiting_response = False
-    waiting_since: float | None = None
-    to_backend = from_backend = responses = 0
-    last_active = 0.0
-
-    def __init__(self) -> None:
-        self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
-
-    def abort(self, reason: CloseReason) -> None:
-        """Set `ended`. The worker's connection ends with its client."""
-        if not self.ended.done():
-            self.ended.set_result(reason)
+Dial = Callable[[Stream, str | None, Endpoint], Awaitable[None]]
+"""Joins a socket to a target through a tunnel of a worker; see `WorkerUnit.dial`."""
 
 
 class RemoteLink:
-    """A worker's link, for probes; see `gateway.contracts.Link`.
+    """A worker's link, for probes; see `gateway.contracts.Connector`.
 
     Args:
-        worker: The worker.
-        tunnel: Its tunnel; None: the direct link.
+        tunnel: The worker's tunnel; None: the direct link.
+        dial: Dials from the worker.
     """
 
-    def __init__(self, worker: "WorkerUnit", tunnel: str | None) -> None:
-        self._worker = worker
+    def __init__(self, tunnel: str | None, dial: Dial) -> None:
         self._tunnel = tunnel
-        self.dial_phase = "channel" if tunnel else "tcp"
-        self.network_id = tunnel or LOCAL_NETWORK
+        self._dial = dial
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """Return one end of a socket pair whose other end the worker joins to `to`. The caller owns it."""
         ours, theirs = socket.socketpair()
         try:
-            with (phases or Phases())(self.dial_phase):
-                await self._worker.dial(theirs, self._tunnel, to)
+            with (phases or Phases())("channel" if self._tunnel else "tcp"):
+                await self._dial(theirs, self._tunnel, to)
         except BaseException:
             ours.close()
             raise
@@ -61,53 +41,24 @@ class RemoteLink:
         tune(ours)
         return ours
 
-    async def join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
-    ) -> RemoteRelay:
-        """Send `client` to the worker, which joins it to `to`."""
-        del latency, within, tap
-        await self._worker.dial(client, self._tunnel, to)
-        client.close()
-        return RemoteRelay()
-
-    async def lost(self) -> str:
-        """Not used: `RemotePath` reports the loss of the link."""
-        raise NotImplementedError
-
-    def renew(self) -> None:
-        """Not used: the worker's own uplink renews its link."""
-        raise NotImplementedError
-
-    def rtt(self) -> float | None:
-        """Return the round trip time in seconds that the worker measured."""
-        return self._worker.uplink(self._tunnel).rtt
-
-    def details(self) -> dict[str, object]:
-        """Return the details that the worker reported."""
-        return self._worker.uplink(self._tunnel).details
-
 
 class RemotePath:
     """Proxy for a worker's uplink; see `gateway.health.monitor.MonitoredUplink`.
 
     Args:
-        worker: The worker.
         tunnel: The tunnel; None: the direct link.
+        dial: Dials from the worker.
+        describe: Returns the tunnel's state and its cause in one line.
     """
 
-    def __init__(self, worker: "WorkerUnit", tunnel: str | None) -> None:
+    def __init__(self, tunnel: str | None, dial: Dial, describe: Callable[[], str]) -> None:
         self.name = tunnel or "direct"
-        self.link: Link | None = None
+        self.link: RemoteLink | None = None
         self.settled = asyncio.Event()
         self.watchers: list[Callable[[], None]] = []
-        self._worker = worker
+        self.describe = describe
         self._tunnel = tunnel
-
-    def describe(self) -> str:
-        """Return the state of the worker's uplink and its cause in one line."""
-        if not self._worker.running:
-            return f"worker {self._worker.number} is being started"
-        return self._worker.uplink(self._tunnel).described
+        self._dial = dial
 
     def update(self, *, up: bool, settled: bool) -> None:
         """Apply the state that the worker reports."""
@@ -115,7 +66,7 @@ class RemotePath:
             self.settled.set()
         if up == (self.link is not None) and settled:
             return
-        self.link = RemoteLink(self._worker, self._tunnel) if up else None
+        self.link = RemoteLink(self._tunnel, self._dial) if up else None
         for watcher in self.watchers.copy():
             watcher()
 
@@ -125,12 +76,12 @@ class RemoteForward:
 
     Args:
         name: The name of the backend.
-        worker: The worker that serves it.
+        send: Sends a command to the worker.
     """
 
-    def __init__(self, name: str, worker: "WorkerUnit") -> None:
+    def __init__(self, name: str, send: Callable[[Command], None]) -> None:
         self.name = name
-        self.worker = worker
+        self._send = send
         self.last = ForwardReport()
         self.listeners: list[Listener] = []
         self.fail_fast = False
@@ -174,10 +125,11 @@ class RemoteForward:
     def set_fail_fast(self, *, enabled: bool) -> None:
         """Set whether to reset clients, including clients that wait already, while the uplink is down."""
         self.fail_fast = enabled
-        self.worker.send(Command("set_fail_fast", (self.name, enabled)))
+        self._send(Command(Action.SET_FAIL_FAST, (self.name, enabled)))
 
-    def used(self) -> dict[str, UsageReport]:
-        """Return the use of each consumer since the current process of the worker started."""
+    @property
+    def consumers(self) -> dict[str, ConsumerView]:
+        """The use of each consumer since the current process of the worker started."""
         return self.last.consumers
 
     def worker_lost(self) -> None:

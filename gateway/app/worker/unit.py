@@ -16,6 +16,7 @@ from typing import Any
 
 from gateway.app.worker.messages import (
     NO_UPLINK,
+    Action,
     Applied,
     Apply,
     Command,
@@ -110,7 +111,7 @@ class WorkerUnit:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         child = subprocess.Popen(  # noqa: ASYNC220, S603 - starting a process takes little time, and the program is this one
-            [sys.executable, "-m", "gateway.app.worker.process", str(theirs.fileno())],
+            [sys.executable, "-m", "gateway.app.worker_process", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -134,7 +135,7 @@ class WorkerUnit:
             )
         finally:
             messenger, self._messenger = self._messenger, None
-            messenger.send(Command("stop"))
+            messenger.send(Command(Action.STOP))
             self._applied.set()  # the next process gets the configuration when it starts
             self._on_process_lost()
             try:
@@ -147,7 +148,7 @@ class WorkerUnit:
         """Serve the backends of this configuration."""
         self._config, self._listeners = config, listeners
         for name in config.backends:
-            self.forwards.setdefault(name, RemoteForward(name, self))
+            self.forwards.setdefault(name, RemoteForward(name, self.send))
         self.forwards = {name: self.forwards[name] for name in config.backends}
         self._assignments = {
             name: assignment
@@ -175,7 +176,10 @@ class WorkerUnit:
 
     def path(self, tunnel: str | None) -> RemotePath:
         """Return the proxy for one of its uplinks."""
-        return self._paths.setdefault(tunnel, RemotePath(self, tunnel))
+        return self._paths.setdefault(tunnel, RemotePath(tunnel, self.dial, lambda: self._describe(tunnel)))
+
+    def _describe(self, tunnel: str | None) -> str:
+        return self.uplink(tunnel).described if self.running else f"worker {self.number} is being started"
 
     def uplink(self, tunnel: str | None) -> UplinkReport:
         """Return the last report about one of its uplinks."""
@@ -221,15 +225,15 @@ class WorkerUnit:
     def stop_accepting(self) -> None:
         """Accept no more clients, also not in a process that starts later."""
         self._listeners = {}
-        self.send(Command("stop_accepting"))
+        self.send(Command(Action.STOP_ACCEPTING))
 
     def abort_idle(self, seconds: float) -> None:
         """Reset the clients that have been silent for `seconds` and do not await a response."""
-        self.send(Command("abort_idle", seconds))
+        self.send(Command(Action.ABORT_IDLE, seconds))
 
     def abort_all(self) -> None:
         """Reset every client."""
-        self.send(Command("abort_all"))
+        self.send(Command(Action.ABORT_ALL))
 
     def _send_all(self) -> None:
         if self._config is None or self._messenger is None:
@@ -248,7 +252,7 @@ class WorkerUnit:
             self.send(assignment)
         for name, forward in self.forwards.items():
             if forward.fail_fast:
-                self.send(Command("set_fail_fast", (name, True)))
+                self.send(Command(Action.SET_FAIL_FAST, (name, True)))
 
     def _send_again(self, messenger: Messenger) -> None:
         if messenger is self._messenger:  # a new process has got everything already

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from gateway.contracts import CloseReason, Endpoint, Link, Phases, Relay
+from gateway.contracts import CloseReason, Connector, Endpoint, Phases, Relay
 from gateway.measure import Histogram
-from gateway.relay.redial import retry_dial
+from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.sockets import tune
 
 
@@ -27,13 +27,13 @@ class LoopbackPort:
 
 
 @asynccontextmanager
-async def loopback_port(link: Link, target: Endpoint, phases: Phases) -> AsyncIterator[LoopbackPort]:
+async def loopback_port(link: Connector, target: Endpoint, phases: Phases) -> AsyncIterator[LoopbackPort]:
     """Open a loopback port to a target; its connections are aborted when the block ends.
 
     Args:
         link: The link through which the target is reached.
         target: The target.
-        phases: Where to record the time of the dial.
+        phases: Receives the durations of the phases of the dial.
     """
     listener = socket.socket()
     joins: list[asyncio.Task[Relay]] = []
@@ -59,7 +59,7 @@ async def loopback_port(link: Link, target: Endpoint, phases: Phases) -> AsyncIt
 
 
 async def _join(
-    listener: socket.socket, local: tuple[str, int], link: Link, target: Endpoint, phases: Phases
+    listener: socket.socket, local: tuple[str, int], link: Connector, target: Endpoint, phases: Phases
 ) -> Relay:
     while True:
         accepted, peer = await _accept(listener)
@@ -68,10 +68,7 @@ async def _join(
         accepted.close()  # from another process
     tune(accepted)
     try:
-        with phases(link.dial_phase):
-            return await retry_dial(
-                lambda within: link.join(accepted, target, Histogram(), within), phases.on_abandoned
-            )
+        return SocketRelay(accepted, await link.socket(target, phases), Histogram())
     except BaseException:
         accepted.close()
         raise

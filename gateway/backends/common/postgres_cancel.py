@@ -9,7 +9,7 @@ sends messages with a type and a length. BackendKeyData is the last but one mess
 import struct
 from hmac import compare_digest
 
-from gateway.contracts import CancelRequest, Classification, EncryptionRequest
+from gateway.cancel_protocol import CancelRequest, Classification, EncryptionRequest
 
 _PACKET = struct.Struct("!II")
 _MESSAGE = struct.Struct("!cI")
@@ -29,7 +29,7 @@ _MAX_LOGIN = 1 << 20
 
 
 class PostgresLoginTap:
-    """A tap that finds the cancel key in a session's login; see `gateway.contracts.LoginTap`.
+    """A tap that finds the cancel key in a session's login; see `gateway.cancel_protocol.LoginTap`.
 
     It stores at most a part of one message header or of one key.
     """
@@ -60,7 +60,7 @@ class PostgresLoginTap:
         """The process ID and the secret key, as a cancel request contains them."""
 
     def matches(self, request: CancelRequest) -> bool:
-        """See `gateway.contracts.LoginTap`."""
+        """See `gateway.cancel_protocol.LoginTap`."""
         return self._key is not None and compare_digest(self._key, request.data[_PACKET.size :])
 
     def on_request(self, data: memoryview, now: float) -> None:
@@ -132,16 +132,16 @@ class PostgresLoginTap:
 
 
 class PostgresCancels:
-    """See `gateway.contracts.CancelProtocol`."""
+    """See `gateway.cancel_protocol.CancelProtocol`."""
 
     max_bytes = _PACKET.size + _PID_SIZE + _KEY_SIZES[-1]
 
     def login_tap(self) -> PostgresLoginTap:
-        """See `gateway.contracts.CancelProtocol`."""
+        """See `gateway.cancel_protocol.CancelProtocol`."""
         return PostgresLoginTap()
 
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
-        """See `gateway.contracts.CancelProtocol`."""
+        """See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
             return Classification.SESSION  # direct TLS, or another protocol: valid packets are shorter than 16 MiB
         if len(first) < _PACKET.size:

@@ -7,7 +7,7 @@ import struct
 import time
 
 from gateway.certificates import der_validity
-from gateway.contracts import Endpoint, Link, Validity
+from gateway.contracts import Connector, Endpoint, Validity
 from gateway.errors import ReachError
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
@@ -30,7 +30,7 @@ class ServerCertificates:
         self._cache: dict[Endpoint, tuple[float, Validity | None]] = {}
         """When each certificate was fetched, in seconds since the epoch, and its validity."""
 
-    async def validity(self, link: Link, target: Endpoint) -> Validity | None:
+    async def validity(self, link: Connector, target: Endpoint) -> Validity | None:
         """Return the validity of a server's certificate.
 
         Args:
@@ -52,7 +52,7 @@ class ServerCertificates:
         return validity
 
 
-async def _fetch(link: Link, target: Endpoint) -> Validity | None:
+async def _fetch(link: Connector, target: Endpoint) -> Validity | None:
     """Perform a TLS handshake with the server, and return the validity of its certificate."""
     loop = asyncio.get_running_loop()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies nothing

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.errors import ProbeError, Reason
-from gateway.tls_client import client_context
+from gateway.errors import GatewayError, ProbeError, Reason
+from gateway.tls_client import ClientTls
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,9 @@ def context(tls: TlsOptions) -> ssl.SSLContext | None:
     if tls.mode == "off":
         return None
     try:
-        made = client_context(tls.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise ProbeError(Reason.TLS, f"check.tls.ca_file: {tls.ca_file}: {error.strerror or error}") from error
-    if tls.mode == "require":
-        made.check_hostname = False
-        made.verify_mode = ssl.CERT_NONE
-    return made
+        return ClientTls(tls.ca_file).context(verified=tls.mode == "verify")
+    except GatewayError as error:
+        raise ProbeError(Reason.TLS, f"check.tls.{error}") from error
 
 
 def verify(options: object, check: Any) -> None:

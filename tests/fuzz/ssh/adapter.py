@@ -21,8 +21,8 @@ from asyncssh.encryption import get_encryption
 import gateway
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
-from gateway.ssh.asyncssh_internals import ClientConnection
 from gateway.ssh.channel_relay import ChannelRelay
+from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import PacketTransport
 from gateway.ssh.pooled_connection import PooledConnection
@@ -210,8 +210,8 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
         if narrow:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         extended = ClientConnection(options, native=name == "native")
-        extended.packet_transport = PacketTransport(near, extended)
-        conn, transport = extended, extended.packet_transport
+        transport = extended.packet_transport = PacketTransport(near, extended)
+        conn = extended
     else:
         pipe = Pipe()
         conn = pipe.conn = SSHClientConnection(asyncio.get_running_loop(), options)
@@ -219,7 +219,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     conn.connection_made(transport)
     _log_in(conn, keys)
     if isinstance(conn, ClientConnection):
-        conn.packet_transport.reader.resume()  # the login is finished in asyncssh
+        transport.reader.resume()  # the login is finished in asyncssh
     conn.set_extra_info(verifier=conn._owner)
     made = Connection(name, conn, pipe, far, problems)
     await asyncio.sleep(0)

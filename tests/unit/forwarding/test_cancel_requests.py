@@ -15,9 +15,9 @@ from gateway.backends.common.postgres_cancel import PostgresCancels
 from gateway.contracts import Endpoint, Link
 from gateway.forwarding import cancel_requests, forward
 from gateway.forwarding.admission import Admission
-from gateway.forwarding.dialer import Route
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
+from gateway.forwarding.route import Route
 from gateway.measure import Histogram
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import bind_unix, reset
@@ -126,13 +126,11 @@ class Gate:
 
     async def session(self, *said: bytes) -> socket.socket:
         """Open a session, and wait until its login tap has finished."""
-        before = len(self.forward.connections)
+        before = len(self.forward._connections)
         sock = self.connect(*(said or (START,)))
         assert await answer(sock) != b""
-        await until(lambda: len(self.forward.connections) > before)
-        await until(
-            lambda: all(each.login is None or each.login.finished for each in self.forward.connections.values())
-        )
+        await until(lambda: len(self.forward._connections) > before)
+        await until(lambda: all(each.login is None or each.login.finished for each in self.forward._connections))
         return sock
 
     @property
@@ -155,7 +153,7 @@ async def gate(targets: list[Server], **rules: Any) -> AsyncIterator[Gate]:
         for client in made.clients:
             client.close()
     await until(lambda: made.forward.active == 0)
-    assert len(made.forward._reserve) == 0
+    assert len(made.forward._acceptor.reserve) == 0
     assert made.forward._cancels is not None
     assert made.forward._cancels._sessions == {}  # and their cancel keys
 
@@ -188,12 +186,12 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
         await at.session()
         silent = [at.connect() for _ in range(20)]
         await until(lambda: at.rejected == {"max_connections": 4})  # 16 of one address are heard
-        assert (at.forward.active, len(at.forward._reserve)) == (17, 16)
+        assert (at.forward.active, len(at.forward._acceptor.reserve)) == (17, 16)
         cancelling = at.connect(request(server.name), source="127.0.0.2")
         assert await answer(cancelling) == b""
         assert server.seen == [START, request(server.name)]
         cancelling.close()
-        await until(lambda: len(at.forward._reserve) == 16)
+        await until(lambda: len(at.forward._acceptor.reserve) == 16)
         more = [at.connect(source=f"127.0.0.{number}") for number in range(3, 27)]
         await until(lambda: at.rejected == {"max_connections": 12})  # there is room for 32 in all
         assert server.accepted == 2
@@ -206,9 +204,9 @@ async def test_a_client_beyond_the_limit_uses_no_regular_slot() -> None:
     async with Server().listening() as server, gate([server], max_connections=1) as at:
         session = await at.session()
         at.connect()  # heard, and it says nothing
-        await until(lambda: len(at.forward._reserve) == 1)
+        await until(lambda: len(at.forward._acceptor.reserve) == 1)
         session.close()
-        await until(lambda: not at.forward.connections)
+        await until(lambda: not at.forward._connections)
         await at.session()
         assert await is_reset(at.connect(START))
         assert at.rejected == {"max_connections": 1}
@@ -266,7 +264,7 @@ async def test_a_client_that_is_not_admitted_may_not_cancel() -> None:
         seen = len(server.seen)
         async with gate([server], max_connections=1) as at:
             await at.session()
-            at.forward.admission = Admission("b", max_connections=1, label="uses", identity=Directory())
+            at.forward._acceptor.admission = Admission("b", max_connections=1, label="uses", identity=Directory())
             for source in ("127.0.0.1", "127.0.0.3"):
                 assert await is_reset(at.connect(request(server.name), source=source))
             assert at.rejected == {"max_connections": 2}
@@ -290,7 +288,7 @@ async def test_a_request_that_its_server_does_not_close_is_reset(monkeypatch: py
         await at.session()
         assert await is_reset(at.connect(request(server.name)))
         assert dict(at.forward.resets) == {"aborted": 1}
-        await until(lambda: len(at.forward._reserve) == 0)
+        await until(lambda: len(at.forward._acceptor.reserve) == 0)
 
 
 async def test_clients_in_the_reserve_are_reset_at_shutdown() -> None:
@@ -298,7 +296,7 @@ async def test_clients_in_the_reserve_are_reset_at_shutdown() -> None:
         async with gate([server], max_connections=1) as at:
             session = await at.session()
             silent = at.connect()
-            await until(lambda: len(at.forward._reserve) == 1)
+            await until(lambda: len(at.forward._acceptor.reserve) == 1)
             at.clients.clear()
         with session, silent:
             assert await is_reset(session)
@@ -327,7 +325,6 @@ async def test_does_not_wait_for_first_bytes_while_all_sessions_are_on_the_defau
     monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 1.0)
     async with Server().listening() as one, Server().listening() as other, gate([one, other]) as at:
         await at.session()
-        at.forward._cancels = at.forward._dialer._cancels
         calls: list[object] = []
         monkeypatch.setattr(
             cancel_requests.CancelRouter, "read_cancel_request", lambda *reported: calls.append(reported)

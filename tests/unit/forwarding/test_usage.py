@@ -8,9 +8,9 @@ import pytest
 
 from gateway.contracts import Endpoint, Link
 from gateway.forwarding.admission import Admission, Refusal
-from gateway.forwarding.dialer import Route
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
+from gateway.forwarding.route import Route
 from gateway.forwarding.usage import MAX_CONSUMERS, OTHERS, ConsumerUsage
 from gateway.measure import Histogram
 from gateway.relay.poller import RelayLoop

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contracts import Endpoint, State
+from gateway.contracts import DatabaseRole, Endpoint, Preference, State
 from gateway.errors import Reason
 from gateway.health.routing import Candidate, backend_state, order_targets, wrong_role_targets
 
@@ -10,7 +10,7 @@ STATES = st.sampled_from(list(State))
 
 
 def candidate(
-    target: Endpoint, state: State = State.UP, role: str | None = None, *, read_only: bool | None = None
+    target: Endpoint, state: State = State.UP, role: DatabaseRole | None = None, *, read_only: bool | None = None
 ) -> Candidate:
     return Candidate(target, state, None if state is State.UP else Reason.REFUSED, "why", role, read_only)
 
@@ -88,7 +88,7 @@ CANDIDATES = st.lists(
 
 
 @given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
-def test_primary_excludes_replicas_only(candidates: list[Candidate], prefer: str) -> None:
+def test_primary_excludes_replicas_only(candidates: list[Candidate], prefer: Preference) -> None:
     chosen = order_targets(candidates, prefer)
     if prefer == "primary":
         assert not any(each.read_only or each.role == "replica" for each in chosen)
@@ -115,7 +115,7 @@ def test_clients_leave_a_target_that_lost_its_role() -> None:
 
 
 @given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
-def test_clients_never_leave_the_target_that_new_clients_use(candidates: list[Candidate], prefer: str) -> None:
+def test_clients_never_leave_the_target_that_new_clients_use(candidates: list[Candidate], prefer: Preference) -> None:
     unwanted = wrong_role_targets(candidates, prefer)
     chosen = order_targets(candidates, prefer)
     assert not (

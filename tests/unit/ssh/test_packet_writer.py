@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from gateway.contracts import CloseReason
-from gateway.ssh.asyncssh_internals import ClientConnection
+from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.packet_writer import PacketWriter
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from gateway.contracts import Link, Progress, TunnelState
+from gateway.contracts import Link, OpenTunnel, Progress, TunnelState
 from gateway.errors import Reason, TunnelError
 from gateway.relay.direct import DirectLink, DirectTunnel
 from gateway.supervision import supervisor as supervisor_module
@@ -44,13 +44,13 @@ class Flaky:
         self.opened_via: list[Link] = []
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
         progress(TunnelState.CONNECTING)
         self.opened_via.append(via)
         step = self.script.pop(0)
         if isinstance(step, TunnelError):
             raise step
-        yield step
+        yield OpenTunnel(step)
 
 
 async def until(condition: Callable[[], bool]) -> None:

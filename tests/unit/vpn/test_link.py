@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 
-from gateway.contracts import Endpoint
+from gateway.contracts import Endpoint, Network
 from gateway.errors import DialError
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.link import VpnLink
@@ -51,7 +51,7 @@ class Failing:
     ],
 )
 async def test_only_replies_of_the_far_side_are_a_sign_of_life(number: int, lives: bool) -> None:
-    link = VpnLink(Failing(number), "far", Thresholds(), lambda: None)
+    link = VpnLink(Failing(number), Network(("far",)), Thresholds())
     with pytest.raises(DialError):
         await link.socket(Endpoint("10.0.0.1", 80))
     later = link.liveness.last_reply + DIAL_GRACE + 3600

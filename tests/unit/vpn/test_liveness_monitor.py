@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.contracts import TunnelState
+from gateway.contracts import Network, TunnelState
 from gateway.vpn import liveness_monitor
 from gateway.vpn.liveness import Liveness, Thresholds
 from gateway.vpn.liveness_monitor import LivenessMonitor
@@ -16,7 +16,7 @@ from gateway.vpn.liveness_monitor import LivenessMonitor
 class Link:
     """A VPN behind which no host responds."""
 
-    network_id = "far"
+    network = Network(("far",))
 
     def __init__(self, thresholds: Thresholds) -> None:
         self.liveness = Liveness(thresholds, time.monotonic())

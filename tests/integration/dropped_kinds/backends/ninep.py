@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.backends import BackendKind, NoOptions
 from gateway.backends.common.volume import ImportedVolume, MountKind, VolumeOptions, VolumeSpec, build_volume
-from gateway.contracts import Endpoint, Link, Phases, ProbeResult, TrafficClass
+from gateway.contracts import Connector, Endpoint, Phases, ProbeResult, TrafficClass
 from gateway.errors import ProbeError, Reason
 from gateway.relay.receive import receive_exactly
 
@@ -37,7 +37,7 @@ class NinepBackend:
         self.options = options
         self.check = check
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.Backend`: negotiate the version."""
         with await link.socket(target, phases) as sock:
             sock.send(struct.pack("<IBHIH", 21, 100, 0xFFFF, 8192, 8) + b"9P2000.L")

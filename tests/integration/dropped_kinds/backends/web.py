@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
-from gateway.contracts import Endpoint, InsecureSetting, Link, Phases, ProbeResult, TrafficClass
+from gateway.contracts import Connector, Endpoint, InsecureSetting, Phases, ProbeResult, TrafficClass
 from gateway.errors import ProbeError, Reason
 from gateway.facts import VERSION, Fact
 
@@ -53,7 +53,7 @@ class WebBackend:
         self.options = options
         self.check = check
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.Backend`: request the file."""
         loop = asyncio.get_running_loop()
         with await link.socket(target, phases) as sock, phases("query"):

@@ -5,7 +5,19 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
-from gateway.contracts import PORT, Endpoint, InsecureSetting, Link, Phases, Progress, Relay, Stream, TunnelState
+from gateway.contracts import (
+    PORT,
+    Endpoint,
+    InsecureSetting,
+    Link,
+    LinkStatus,
+    OpenTunnel,
+    Phases,
+    Progress,
+    Relay,
+    Stream,
+    TunnelState,
+)
 from gateway.facts import Fact
 from gateway.measure import Histogram, Tap
 from gateway.tunnels import TunnelKind
@@ -49,8 +61,7 @@ class HopLink:
         self._options = options
         self._via = via
         self._dials = 0
-        self.dial_phase = via.dial_phase
-        self.network_id = f"{via.network_id} > {options.forwarder}"
+        self.network = via.network.behind(str(options.forwarder))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """See `gateway.contracts.Link`."""
@@ -70,15 +81,22 @@ class HopLink:
         """See `gateway.contracts.Link`."""
         return await self._via.lost()
 
-    def renew(self) -> None:
-        """Do nothing: there are no keys."""
+    def status(self) -> "HopStatus":
+        """Return what the link reports about itself. The round-trip time is not measured."""
+        return HopStatus(dials=self._dials, mode="plain")
 
-    def rtt(self) -> float | None:
-        """Return None: it is not measured."""
 
-    def details(self) -> dict[str, object]:
-        """See `gateway.contracts.Link`."""
-        return {DIALS.key: self._dials, MODE.key: "plain"}
+@dataclass(frozen=True, kw_only=True)
+class HopStatus(LinkStatus):
+    """Status of a forwarder.
+
+    Args:
+        dials: Connections to the forwarder.
+        mode: How the forwarder is reached.
+    """
+
+    dials: int
+    mode: str
 
 
 class HopTunnel:
@@ -97,10 +115,11 @@ class HopTunnel:
         return str(self._options.forwarder)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: Progress) -> AsyncIterator[Link]:
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.Tunnel`."""
         progress(TunnelState.CONNECTING)
-        yield HopLink(self._options, via)
+        link = HopLink(self._options, via)
+        yield OpenTunnel(link, link.status)
 
 
 def _insecure_settings(options: HopOptions, plain: bool) -> Iterator[InsecureSetting]:

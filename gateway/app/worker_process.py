@@ -1,4 +1,4 @@
-"""The process of a worker: `python -m gateway.app.worker.process FD`. It ends with its owner."""
+"""The process of a worker: `python -m gateway.app.worker_process FD`. It ends with its owner."""
 
 import asyncio
 import contextlib
@@ -10,13 +10,14 @@ import socket
 import sys
 from typing import Any
 
+from gateway.app.assigned_targets import AssignedTargets
 from gateway.app.local_checks import HandshakeBudgets
 from gateway.app.process_setup import prepare_loop, prepare_process, set_io_flusher
 from gateway.app.site import Site
 from gateway.app.units import Units
 from gateway.app.uplinks import Uplinks
-from gateway.app.worker.assigned_targets import AssignedTargets
 from gateway.app.worker.messages import (
+    Action,
     Applied,
     Apply,
     Command,
@@ -29,8 +30,8 @@ from gateway.app.worker.messages import (
     TargetAssignment,
     UnknownSource,
     WorkerReport,
+    consumer_view,
     uplink_report,
-    usage_report,
 )
 from gateway.app.worker.messenger import Messenger
 from gateway.app.worker.outbound import AuditForwarder
@@ -167,25 +168,30 @@ class Worker:
 
     def _on_command(self, command: Command) -> None:
         site = self._site
-        if command.what == "stop":
+        if command.action is Action.STOP:
             self._stop.set()
-        elif site is None:
-            return  # the owner sends its first configuration again, with everything that belongs to it
-        elif command.what == "stop_accepting":
-            site.stop_accepting()
-            self._send_report()
-        elif command.what == "reconnect":
-            site.reconnect(command.argument)
-        elif command.what == "set_fail_fast":
-            name, enabled = command.argument
-            if name in site.backends:
-                site.backends[name].forward.set_fail_fast(enabled=enabled)
-        elif command.what == "abort_all":
-            site.abort_all()
-        elif command.what in ("renew", "retry"):
-            (site.renew if command.what == "renew" else site.retry)(command.argument)
-        else:
-            site.abort_idle(command.argument)
+        elif site is not None:  # otherwise the owner sends its first configuration again, with all that belongs to it
+            self._run_command(site, command)
+
+    def _run_command(self, site: Site, command: Command) -> None:
+        match command.action:
+            case Action.STOP_ACCEPTING:
+                site.stop_accepting()
+                self._send_report()
+            case Action.RECONNECT:
+                site.reconnect(command.argument)
+            case Action.SET_FAIL_FAST:
+                name, enabled = command.argument
+                if name in site.backends:
+                    site.backends[name].forward.set_fail_fast(enabled=enabled)
+            case Action.ABORT_ALL:
+                site.abort_all()
+            case Action.ABORT_IDLE:
+                site.abort_idle(command.argument)
+            case Action.RENEW:
+                site.renew(command.argument)
+            case Action.RETRY:
+                site.retry(command.argument)
 
     async def _dial(self, message: Dial, client: Stream) -> None:
         tune(client)
@@ -251,7 +257,7 @@ def _forward(forward: Forward) -> ForwardReport:
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency,
-        consumers={name: usage_report(usage) for name, usage in forward.consumers.items()},
+        consumers={name: consumer_view(usage) for name, usage in forward.consumers.items()},
     )
 
 

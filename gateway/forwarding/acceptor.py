@@ -1,0 +1,224 @@
+"""Admits the clients of one backend: refuses them, or starts a task that joins them to a target."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import NamedTuple
+
+from gateway.contracts import CloseReason, Stream
+from gateway.errors import DialError, Reason
+from gateway.forwarding.admission import Admission, Consumer, Refusal, Source
+from gateway.forwarding.cancel_reserve import CancelReserve
+from gateway.forwarding.connection_audit import NOT_CONNECTED, ConnectionAudit
+from gateway.forwarding.connections import Connections
+from gateway.forwarding.dialer import Dialer
+from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.refusal_log import RefusalLog
+from gateway.forwarding.usage import UNKNOWN, ConsumerUsage, Usage
+from gateway.measure import Tally
+
+log = logging.getLogger(__name__)
+
+_IDENTIFY_TIMEOUT = 3.0
+"""Seconds that a client waits until its container is known, if admission depends on it."""
+_SHORT_IDENTIFY_TIMEOUT = 0.5
+"""The same if only the counters depend on it."""
+_ANY_SOURCE = Source()
+"""Stands for a client whose source does not matter."""
+_LIMITS = (Refusal.MAX_CONNECTIONS, Refusal.CONSUMER_QUOTA)
+
+
+class _OverLimit(NamedTuple):
+    """A client beyond a limit: why it is refused unless it sends a cancel request, and where to count that."""
+
+    refusal: Refusal
+    address: str | None
+    usage: Usage | None
+
+
+class Acceptor:
+    """Admits the clients of one backend.
+
+    Args:
+        backend: The backend's name.
+        admission: The admission rules.
+        dialer: Reads cancel requests.
+        connections: The joined clients, which count towards the limits.
+        audit: Records clients in the audit log.
+        join: Joins an admitted client to a target. Runs in a task of the client.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        admission: Admission,
+        dialer: Dialer,
+        connections: Connections,
+        audit: ConnectionAudit,
+        join: Callable[[PendingClient], Coroutine[None, None, None]],
+    ) -> None:
+        self.admission = admission
+        self.consumers = ConsumerUsage()
+        self.accepted = 0
+        self.rejected: Tally = Tally()
+        self.reserve = CancelReserve()
+        """Keyed by the client's task, or by its relay's `ended` once it is joined."""
+        self.pending: set[asyncio.Task[None] | None] = set()
+        """Tasks of clients that are not joined yet."""
+        self.group: asyncio.TaskGroup | None = None
+        """Runs the tasks of the clients; None: every client is reset."""
+        self._backend = backend
+        self._dialer = dialer
+        self._connections = connections
+        self._audit = audit
+        self._join = join
+        self._refusal_log = RefusalLog(backend)
+
+    @property
+    def active(self) -> int:
+        """Current clients, joined or waiting."""
+        return len(self._connections) + len(self.pending)
+
+    def abort_all(self) -> None:
+        """Reset every client that waits."""
+        for task in self.pending:
+            if task is not None:
+                task.cancel()
+
+    def accept(self, sock: Stream) -> None:
+        """Admit or refuse a client, and own its socket until it is joined or reset."""
+        client, admission, group = PendingClient(sock), self.admission, self.group
+        source = Source.of(sock) if admission.needs_source or self._audit.enabled else _ANY_SOURCE
+        client.record = self._audit.accepted(source)
+        refusal = admission.refusal(source, self.active - len(self.reserve))
+        if refusal is not None:
+            self._refuse_or_reserve(client, refusal)
+            return
+        self.accepted += 1
+        if group is None:
+            self._audit.not_joined(client.record, CloseReason.ABORTED)
+            client.reset()
+            return
+        consumer: Consumer | None = admission.socket_consumer(source)
+        if consumer is None:
+            if source is None or source.address is None or not (admission.identity or admission.per_consumer):
+                self._start_task(group, client, self._join)
+                return
+            consumer = admission.identity.lookup(source.address) if admission.identity else None
+            if consumer is None and admission.identity and not admission.identity.recently_unknown(source.address):
+                address = source.address
+                self._start_task(group, client, lambda client: self._identify_and_connect(client, address))
+                return
+        refused = self._admit(client, source.address if source else None, consumer)
+        if refused is None:
+            self._start_task(group, client, self._join)
+        else:
+            self._refuse_or_reserve(client, *refused)
+
+    def _refuse_or_reserve(self, client: PendingClient, refusal: Refusal, usage: Usage | None = None) -> None:
+        """Refuse a client. If only a limit refuses it, first read whether it sends a cancel request."""
+        over_limit = self._over_limit(client, refusal, usage)
+        if over_limit is None or self.group is None:
+            self._refuse(client, refusal, usage)
+            return
+        task = self._start_task(self.group, client, lambda client: self._connect_cancel_request(client, over_limit))
+        self.reserve.add(task, over_limit.address)
+
+    def _over_limit(self, client: PendingClient, refusal: Refusal, usage: Usage | None) -> "_OverLimit | None":
+        """Return what is known about a client that may send a cancel request; None: refuse it at once."""
+        source = Source.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
+        room = source is not None and self.reserve.has_room(source.address)
+        if source is None or not room or self.admission.refusal(source, 0) is not None:
+            return None
+        return _OverLimit(refusal, source.address, usage)
+
+    def _start_task(
+        self,
+        group: asyncio.TaskGroup,
+        client: PendingClient,
+        job: Callable[[PendingClient], Coroutine[None, None, None]],
+    ) -> "asyncio.Task[None]":
+        """Run `job` in a task. However that ends, the client is reset then, unless it was joined."""
+
+        def on_done(task: asyncio.Task[None]) -> None:
+            self.pending.discard(task)
+            self.reserve.remove(task)
+            if task.cancelled():  # possibly before the job started
+                self._audit.not_joined(client.record, CloseReason.ABORTED)
+            client.reset()
+
+        task = group.create_task(self._run_guarded(client, job))
+        self.pending.add(task)
+        task.add_done_callback(on_done)
+        return task
+
+    async def _run_guarded(
+        self, client: PendingClient, job: Callable[[PendingClient], Coroutine[None, None, None]]
+    ) -> None:
+        """Run `job`. An unexpected exception ends only its client, so that other clients are not affected."""
+        try:
+            await job(client)
+        except Exception:
+            log.exception("unexpected error: the client is reset", extra={"backend": self._backend})
+            self.rejected[Reason.PROTOCOL] += 1
+            self._audit.not_joined(client.record, NOT_CONNECTED, Reason.PROTOCOL)
+
+    def _refuse(self, client: PendingClient, refusal: Refusal, usage: Usage | None = None) -> None:
+        self.rejected[refusal] += 1
+        if usage is not None:
+            usage.rejected[refusal] += 1
+        self._audit.refused(client.record, refusal)
+        self._refusal_log.refused(client.sock, refusal, time.monotonic())
+        client.reset()
+
+    async def _identify_and_connect(self, client: PendingClient, address: str) -> None:
+        """Wait until the client's container is known, which may have just started; then admit and join the client."""
+        identity = self.admission.identity
+        within = _IDENTIFY_TIMEOUT if self.admission.label is not None else _SHORT_IDENTIFY_TIMEOUT
+        consumer = await identity.wait_for(address, within) if identity else None
+        refused = self._admit(client, address, consumer)
+        if refused is None:
+            await self._join(client)
+        elif (over_limit := self._over_limit(client, *refused)) is not None:
+            self.reserve.add(asyncio.current_task(), over_limit.address)
+            await self._connect_cancel_request(client, over_limit)
+        else:
+            self._refuse(client, *refused)
+
+    def _admit(
+        self, client: PendingClient, address: str | None, consumer: Consumer | None
+    ) -> tuple[Refusal, Usage] | None:
+        """Give the client a slot of its consumer; or return why it is refused, and where to count that."""
+        if client.record is not None:
+            client.record.consumer = consumer
+        # Without a directory of containers, the address identifies the consumer. The status does not show it.
+        name = consumer.name if consumer else (UNKNOWN if self.admission.identity or address is None else address)
+        container_id = consumer.id if consumer else ""
+        refusal = self.admission.consumer_refusal(consumer, self.consumers.active[name])
+        if refusal is not None:
+            return refusal, self.consumers.usage_of(name, container_id)
+        client.slot = self.consumers.admit(name, container_id)
+        return None
+
+    async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimit") -> None:
+        """Join a client beyond a limit if it sends a cancel request; otherwise refuse it."""
+        if await self._has_label(over_limit.address):
+            with contextlib.suppress(DialError):  # the client has disconnected
+                await self._dialer.read_cancel_request(client)
+        if client.request is None:
+            self._refuse(client, over_limit.refusal, over_limit.usage)
+            return
+        if over_limit.refusal is Refusal.MAX_CONNECTIONS:  # other clients were counted when they were accepted
+            self.accepted += 1
+        await self._join(client)
+
+    async def _has_label(self, address: str | None) -> bool:
+        """Return whether the consumer rules admit a client beyond a limit, apart from the quota."""
+        admission, consumer = self.admission, None
+        if admission.label is None or address is None:
+            return True
+        if admission.identity is not None and not admission.identity.recently_unknown(address):
+            consumer = await admission.identity.wait_for(address, _IDENTIFY_TIMEOUT)
+        return admission.consumer_refusal(consumer, 0) is None

@@ -1,0 +1,124 @@
+"""The joined clients of one backend: how many, where, how long they wait, and how they are closed."""
+
+import asyncio
+import random
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from gateway.cancel_protocol import LoginTap
+from gateway.contracts import CloseReason, Endpoint, Relay
+from gateway.forwarding.connection_audit import ConnectionRecord
+from gateway.forwarding.drain_pacing import DrainPace, drain_order
+from gateway.forwarding.routed_target import LinkSource, RoutedTarget
+from gateway.forwarding.usage import ConnectionSlot
+
+_DRAIN_INTERVAL = (0.1, 0.4)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A client that is joined to a target.
+
+    Args:
+        relay: Carries the bytes.
+        routed: The target.
+        slot: The slot of its consumer; None if consumers are not counted.
+        began: When it was joined, in seconds since the epoch.
+        login: Watches its login; None if that is not needed.
+        record: Its record for the audit log; None if the audit log is disabled.
+    """
+
+    __slots__ = ("began", "login", "record", "relay", "routed", "slot")
+    relay: Relay
+    routed: RoutedTarget
+    slot: ConnectionSlot | None
+    began: float
+    login: LoginTap | None
+    record: ConnectionRecord | None
+
+
+class Connections:
+    """The joined clients of one backend, from `add` to `remove`."""
+
+    def __init__(self) -> None:
+        self._by_ended: dict[asyncio.Future[CloseReason], Connection] = {}
+        self._ended_to_backend = 0
+        self._ended_from_backend = 0
+        self._draining = False
+        self.drained_targets: frozenset[Endpoint] = frozenset()
+        """Targets whose clients `drain` resets."""
+
+    def __len__(self) -> int:
+        return len(self._by_ended)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(self._by_ended.values())
+
+    @property
+    def to_backend(self) -> int:
+        """Bytes sent to the backend since the start."""
+        return self._ended_to_backend + sum(each.relay.to_backend for each in self)
+
+    @property
+    def from_backend(self) -> int:
+        """Bytes received from the backend since the start."""
+        return self._ended_from_backend + sum(each.relay.from_backend for each in self)
+
+    def add(self, connection: Connection) -> None:
+        """Add a client that was joined."""
+        self._by_ended[connection.relay.ended] = connection
+
+    def remove(self, ended: asyncio.Future[CloseReason]) -> Connection:
+        """Remove and return the connection of the relay that has ended; keep its byte counts."""
+        connection = self._by_ended.pop(ended)
+        self._ended_to_backend += connection.relay.to_backend
+        self._ended_from_backend += connection.relay.from_backend
+        return connection
+
+    def count_on(self, uplink: LinkSource) -> int:
+        """Return the number of clients that are joined through `uplink`."""
+        return sum(each.routed.uplink is uplink for each in self)
+
+    def abort_all(self) -> None:
+        """Reset every client."""
+        for each in list(self):
+            each.relay.abort(CloseReason.ABORTED)
+
+    def abort_idle(self, seconds: float) -> None:
+        """Reset the clients that do not await a response and have been silent for this many seconds."""
+        before = time.monotonic() - seconds
+        for relay in [each.relay for each in self]:
+            if relay.last_active < before and not relay.awaiting_response:
+                relay.abort(CloseReason.ABORTED)
+
+    def stalled_targets(self, before: float) -> Iterator[Endpoint]:
+        """Yield the target of each client that has waited for a response since before the monotonic time `before`."""
+        for each in self:
+            since = each.relay.waiting_since
+            if since is not None and since < before:
+                yield each.routed.target
+
+    async def drain(self) -> None:
+        """Reset the clients of `drained_targets`, a few at a time, so that they reconnect to the right target.
+
+        Do nothing if another call is still running: it does that.
+        """
+        if self._draining:
+            return
+        self._draining = True
+        pace, relays = None, self._on(self.drained_targets)
+        try:
+            while relays:
+                now = time.monotonic()
+                if pace is None or len(relays) > pace.clients:
+                    pace = DrainPace(len(relays), now)
+                for relay in drain_order(relays, pace.due(now)):
+                    relay.abort(CloseReason.MOVED)
+                await asyncio.sleep(random.uniform(*_DRAIN_INTERVAL))  # noqa: S311 - jitter, not a secret
+                relays = self._on(self.drained_targets)
+        finally:
+            self._draining = False
+
+    def _on(self, targets: Collection[Endpoint]) -> list[Relay]:
+        return [each.relay for each in self if each.routed.target in targets]

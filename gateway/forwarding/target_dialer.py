@@ -1,0 +1,109 @@
+"""Dials the targets of one route: few at a time, and no more aborted handshakes than a server accepts."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from gateway.contracts import Endpoint, Link, Relay
+from gateway.errors import DialError, Reason
+from gateway.forwarding.handshake_budget import LOGIN_RESPONSES, HandshakeBudget
+from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import RoutedTarget
+from gateway.measure import Histogram, Tap
+from gateway.relay.redial import retry_dial
+
+MIN_DIAL = 0.05
+"""Seconds that a dial gets even if the hold time is used up or zero."""
+_DIALS_PER_TARGET = 64
+"""Concurrent dials per target. After an outage, all held clients dial at the same moment."""
+
+
+class TargetDialer:
+    """Dials the targets of one route.
+
+    Args:
+        route: The route.
+    """
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self._slots: dict[Endpoint, asyncio.Semaphore] = {}
+        self._routed: dict[Endpoint, RoutedTarget] = {}
+
+    def routed(self, target: Endpoint) -> RoutedTarget:
+        """Return `target` with the uplink; always the same object, because every connection keeps a reference."""
+        existing = self._routed.get(target)
+        if existing is None:
+            existing = self._routed[target] = RoutedTarget(self.route.uplink, target)
+        return existing
+
+    async def join(
+        self,
+        client: PendingClient,
+        link: Link,
+        target: Endpoint,
+        latency: Histogram,
+        within: float,
+        tap: Tap | None = None,
+    ) -> Relay:
+        """Join a client to a target.
+
+        Args:
+            client: The client.
+            link: The link to the target.
+            target: The target.
+            latency: Receives the response latencies.
+            within: Seconds for the dial.
+            tap: See `gateway.contracts.Link.join`.
+
+        Raises:
+            DialError: The target cannot be reached, or may not be dialed now.
+            LinkLostError: The link failed during the dial.
+        """
+        budget = self.route.budget(target)
+        if budget is not None and not budget.allows(time.time()):
+            raise DialError(
+                Reason.HOST_BLOCKED,
+                f"{target}: {budget.aborted} handshakes were aborted; at {budget.limit} it blocks all clients",
+            )
+        deadline = time.monotonic() + within
+        slots = self._slots.get(target)
+        if slots is None:
+            slots = self._slots[target] = asyncio.Semaphore(_DIALS_PER_TARGET)
+        if slots.locked():
+            try:
+                await asyncio.wait_for(slots.acquire(), within)
+            except TimeoutError:
+                raise DialError(Reason.TIMEOUT, f"{target}: too many concurrent dials") from None
+        else:
+            await slots.acquire()
+        try:
+            return await retry_dial(
+                lambda left: client.join(link, target, latency, left, tap),
+                lambda: self._count_aborted(target, HandshakeBudget.record_abandoned),
+                max(deadline - time.monotonic(), MIN_DIAL),
+            )
+        finally:
+            slots.release()
+
+    def record_end(self, target: Endpoint, relay: Relay, began: float) -> None:
+        """Update the handshake budget of `target` after a client's connection has ended.
+
+        Args:
+            target: The client's target.
+            relay: The client's relay.
+            began: When the client was joined, in seconds since the epoch.
+        """
+        if relay.responses < LOGIN_RESPONSES:
+            self._count_aborted(target, HandshakeBudget.record_aborted)
+        elif (budget := self.route.budget(target)) is not None:
+            budget.record_login(began)
+
+    def _count_aborted(self, target: Endpoint, record: Callable[[HandshakeBudget, float], None]) -> None:
+        """Count a handshake that was, or may still be, aborted."""
+        budget = self.route.budget(target)
+        if budget is not None:
+            record(budget, time.time())
+            if budget.needs_login:
+                self.route.on_failure(target)  # this triggers a check, whose login resets the server's count

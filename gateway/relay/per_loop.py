@@ -1,0 +1,30 @@
+"""State that each event loop has once, such as its poller."""
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+def per_loop(create: Callable[[asyncio.AbstractEventLoop], _T]) -> Callable[[], _T]:
+    """Turn `create` into a function without arguments that returns the object of the running loop.
+
+    The object is created on first use. The loop holds it, so both are released together.
+
+    Args:
+        create: Creates the object for a loop.
+    """
+    name = f"_gateway_{create.__name__}"
+
+    @functools.wraps(create)
+    def current() -> _T:
+        loop = asyncio.get_running_loop()
+        existing: _T | None = getattr(loop, name, None)
+        if existing is None:
+            existing = create(loop)
+            setattr(loop, name, existing)
+        return existing
+
+    return current

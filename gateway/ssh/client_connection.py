@@ -1,0 +1,320 @@
+"""asyncssh's client connection, extended for the native data plane and with stricter host key checks.
+
+asyncssh handles the handshake, key exchanges, global requests and disconnects. It writes through `PacketTransport` as
+through any transport. It receives every packet that the native data plane does not handle, still encrypted, so all of
+its checks apply.
+"""
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+import asyncssh
+from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
+from asyncssh.encryption import GCMEncryption
+from asyncssh.packet import SSHPacket, String, UInt32
+
+from gateway.ssh import algorithms
+from gateway.ssh.asyncssh_internals import MSG_CHANNEL_OPEN, MSG_IGNORE, MSG_KEXINIT
+from gateway.ssh.gcm import Gcm
+
+_ORIGIN = String("127.0.0.1") + UInt32(0)
+_STREAMLOCAL_RESERVED = String("") + UInt32(0)
+_FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
+"""A key exchange after fewer bytes and fewer seconds than these counts as frequent. OpenSSH counts the bytes of the
+next packet as blocks (packet.c, ssh_packet_need_rekeying). With a small RekeyLimit, every long packet therefore
+starts a key exchange."""
+
+_MAX_DEFERRED_PACKETS = 16 * 1024
+"""Packets that asyncssh may hold back during a key exchange; a peer that causes more replies is disconnected."""
+
+
+class ControlWriter(Protocol):
+    """The part of `PacketWriter` that the connection uses."""
+
+    def send_control(self, msg_type: int, payload: bytes) -> None:
+        """See `PacketWriter.send_control`."""
+
+    def update_may_send(self) -> None:
+        """See `PacketWriter.update_may_send`."""
+
+    def schedule_queue(self) -> None:
+        """See `PacketWriter.schedule_queue`."""
+
+
+class ConnectionTransport(Protocol):
+    """The part of `PacketTransport` that the connection uses."""
+
+    @property
+    def writer(self) -> ControlWriter:
+        """Sends packets."""
+
+    def schedule_resume(self) -> None:
+        """See `PacketTransport.schedule_resume`."""
+
+
+class ClientConnection(SSHClientConnection):
+    """asyncssh's connection, extended for the native data plane and with stricter host key checks.
+
+    Args:
+        options: asyncssh's options.
+        native: Whether the native data plane may carry the channels if AES-GCM is negotiated.
+    """
+
+    packet_transport: ConnectionTransport
+
+    def __init__(self, options: SSHClientConnectionOptions, *, native: bool = True) -> None:
+        self._native = native
+        self._host_key_algorithm = ""
+        self.host_keys_offered: list[str] = []
+        """The host key algorithms that the server proposed."""
+        self._send_encryption_object: Any = None
+        self._recv_encryption_object: Any = None
+        self.send_cipher: Gcm | None = None
+        """The cipher for sending, if the native data plane supports it."""
+        self.receive_cipher: Gcm | None = None
+        """The cipher for receiving, if the native data plane supports it."""
+        self.kex_started = 0.0
+        """The monotonic time at which the last key exchange started, in seconds."""
+        self.rekeys_often = False
+        """Whether the last two key exchanges were frequent, so that the peer should send short packets."""
+        self._last_rekey_soon = False
+        super().__init__(asyncio.get_running_loop(), options, wait="auth")
+        self.bytes_until_rekey = self._rekey_bytes
+        """Bytes to receive before `rekey` is due."""
+
+    # Keys: asyncssh sets these two attributes at each key exchange.
+
+    @property
+    def _send_encryption(self) -> Any:
+        return self._send_encryption_object
+
+    @_send_encryption.setter
+    def _send_encryption(self, cipher: Any) -> None:
+        replaced = Gcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
+        self._send_encryption_object = replaced
+        self.send_cipher = replaced if isinstance(replaced, Gcm) else None
+
+    @property
+    def _recv_encryption(self) -> Any:
+        return self._recv_encryption_object
+
+    @_recv_encryption.setter
+    def _recv_encryption(self, cipher: Any) -> None:
+        replaced = Gcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
+        self._recv_encryption_object = replaced
+        self.receive_cipher = replaced if isinstance(replaced, Gcm) else None
+
+    # Host keys.
+
+    def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
+        """Negotiate algorithms when the server's proposal arrives, then call asyncssh's method.
+
+        asyncssh negotiates later, in a task. By then, a server without a common algorithm may have disconnected.
+        Also, asyncssh does not report the server's host key algorithms.
+        """
+        if pkttype == MSG_KEXINIT:
+            proposal = SSHPacket(packet.get_remaining_payload())
+            proposal.get_bytes(16)  # cookie
+            proposed = {
+                "kex": self._kex_algs,
+                "host_key_algorithms": self._server_host_key_algs or [],
+                "ciphers": self._enc_algs,
+                "macs": self._mac_algs,
+            }
+            self._host_key_algorithm, self.host_keys_offered = algorithms.negotiate(proposal, proposed)
+        return super().process_packet(pkttype, pktid, packet)
+
+    def validate_server_host_key(self, key_data: bytes) -> Any:
+        """Check that key type and signature are those negotiated (RFC 4253, section 7.1; RFC 8332, section 3).
+
+        Raises:
+            asyncssh.HostKeyNotVerifiable: The key is not trusted.
+            asyncssh.KeyExchangeFailed: The key has another type.
+        """
+        if SSHPacket(key_data).get_string() != algorithms.key_blob_type(self._host_key_algorithm).encode():
+            raise asyncssh.KeyExchangeFailed(
+                f"the server sent a host key of another type than {self._host_key_algorithm}"
+            )
+        return _SingleAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
+
+    def _validate_openssh_host_certificate(self, host: str, addr: str, port: int, cert: Any) -> Any:
+        """Validate a host certificate; if it is not valid, accept its key when that key itself is trusted.
+
+        OpenSSH does the same (sshconnect.c, check_host_key). So a pinned key stays trusted when its certificate has
+        expired.
+        """
+        verifier: Any = self._owner
+        refusal = verifier.signature_problem(cert)
+        if refusal is None:
+            try:
+                return super()._validate_openssh_host_certificate(host, addr, port, cert)
+            except ValueError as error:
+                refusal = str(error)
+        if self._revoked_host_keys & {cert.key, cert.signing_key}:
+            raise ValueError(refusal)
+        if cert.key in (self._trusted_host_keys or ()) or verifier.validate_host_public_key(
+            host, addr, port, cert.key
+        ):
+            return cert.key
+        verifier.record_refused_certificate(cert, refusal)
+        raise ValueError(refusal)
+
+    @property
+    def transport_closed(self) -> bool:
+        """Whether asyncssh has released the transport."""
+        return self._transport is None
+
+    @property
+    def has_native_ciphers(self) -> bool:
+        """Whether the native data plane supports the ciphers of both directions."""
+        return self.send_cipher is not None and self.receive_cipher is not None
+
+    @property
+    def native_ready(self) -> bool:
+        """Whether the native data plane may handle the packets that follow."""
+        return bool(self._auth_complete) and self.has_native_ciphers and self.between_packets
+
+    # Receiving.
+
+    @property
+    def between_packets(self) -> bool:
+        """Whether asyncssh has processed every packet it received."""
+        return not self._inpbuf and self._recv_handler == self._recv_pkthdr
+
+    @property
+    def max_packet_length(self) -> int:
+        """The maximum length of a packet that asyncssh accepts, in bytes."""
+        return self._max_recv_pktlen
+
+    def allow_packet_size(self, size: int) -> None:
+        """Accept packets with up to `size` bytes of channel data."""
+        self._update_recv_pktlen(size)
+
+    def count_received(self, count: int) -> None:
+        """Advance the sequence number by `count` packets that the native data plane received."""
+        self._recv_seq = (self._recv_seq + count) & 0xFFFFFFFF
+
+    def _finish_recv_packet(self, *args: Any, **kwargs: Any) -> None:
+        super()._finish_recv_packet(*args, **kwargs)
+        self.packet_transport.schedule_resume()
+
+    # Sending.
+
+    @property
+    def may_send_data(self) -> bool:
+        """Whether channel data may be sent now: not during a key exchange (RFC 4253, section 7.1)."""
+        return bool(self._kex_complete)
+
+    def count_sent(self, count: int, size: int) -> None:
+        """Advance the sequence number for packets that the native data plane sent. Starts a key exchange when due.
+
+        Args:
+            count: The number of packets.
+            size: Their total length in bytes.
+        """
+        self._send_seq = (self._send_seq + count) & 0xFFFFFFFF
+        self._rekey_bytes_sent += size
+        if self._rekey_bytes_sent >= self._rekey_bytes:
+            self.rekey()
+
+    def rekey(self) -> None:
+        """Start a key exchange, unless one is under way or the login is not complete."""
+        if self._kex_complete and self._auth_complete and self._transport:
+            self._send_kexinit()
+            self._kexinit_sent = True
+
+    def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
+        """Send a packet, without the empty MSG_IGNORE that asyncssh sends before it: only CBC needs that."""
+        if pkttype == MSG_IGNORE and self.send_cipher is not None:
+            return
+        super().send_packet(pkttype, *args, handler=handler)
+        if len(self._deferred_packets) > _MAX_DEFERRED_PACKETS:
+            self._deferred_packets.clear()
+            self.disconnect_on_violation("requests too many answers during a key exchange")
+
+    def _send_kexinit(self) -> None:
+        now = time.monotonic()
+        received = self._rekey_bytes - self.bytes_until_rekey
+        soon = (
+            self._auth_complete
+            and now - self.kex_started < _FREQUENT_REKEY_SECONDS
+            and received < _FREQUENT_REKEY_BYTES
+        )
+        self.rekeys_often, self._last_rekey_soon = soon and self._last_rekey_soon, soon
+        self.kex_started, self.bytes_until_rekey = now, self._rekey_bytes
+        super()._send_kexinit()
+        self.packet_transport.writer.update_may_send()
+
+    def _send_deferred_packets(self) -> None:
+        super()._send_deferred_packets()
+        self.packet_transport.writer.update_may_send()
+        self.packet_transport.writer.schedule_queue()
+
+    def log_sent_packet(self, *args: Any) -> None:
+        """Do nothing: logging would cost more than sending."""
+
+    def log_received_packet(self, *args: Any) -> None:
+        """Do nothing: logging would cost more than receiving."""
+
+    # Closing.
+
+    def _force_close(self, exc: Exception | None) -> None:
+        super()._force_close(exc)  # closes the transport in the next turn of the loop
+        self.packet_transport.writer.update_may_send()
+
+    def disconnect_on_violation(self, detail: str) -> None:
+        """Send a disconnect message for a protocol violation by the peer, and close the connection."""
+        error = asyncssh.ProtocolError(detail)
+        self._send_disconnect(error.code, error.reason, error.lang)
+        self._force_close(error)
+
+    # Channels.
+
+    def request_channel(self, channel: Any, host: str, port: int, window: int, max_packet: int) -> int:
+        """Send a CHANNEL_OPEN for a TCP port or unix socket of the server's network (RFC 4254, section 7.2).
+
+        Args:
+            channel: Handles the channel's packets.
+            host: A host name or address; with a leading slash, a unix socket (OpenSSH's PROTOCOL, section 2.4).
+            port: The TCP port; ignored for a unix socket.
+            window: The initial window in bytes.
+            max_packet: The maximum packet size in bytes.
+
+        Returns:
+            The local channel number.
+
+        Raises:
+            asyncssh.ChannelOpenError: The connection is closed.
+        """
+        number = self.add_channel(channel)
+        self.allow_packet_size(max_packet)
+        unix = host.startswith("/")
+        channel_type = b"direct-streamlocal@openssh.com" if unix else b"direct-tcpip"
+        where = _STREAMLOCAL_RESERVED if unix else UInt32(port) + _ORIGIN
+        self.packet_transport.writer.send_control(
+            MSG_CHANNEL_OPEN,
+            b"".join((String(channel_type), UInt32(number), UInt32(window), UInt32(max_packet), String(host), where)),
+        )
+        return number
+
+    def free_channel(self, number: int) -> None:
+        """Free the number of a channel that is closed on both sides."""
+        self._channels.pop(number, None)
+
+
+class _SingleAlgorithmKey:
+    """A host key that verifies signatures of one algorithm. asyncssh accepts any algorithm that the key supports.
+
+    Args:
+        key: The trusted key.
+        algorithm: The negotiated host key algorithm.
+    """
+
+    def __init__(self, key: asyncssh.SSHKey, algorithm: str) -> None:
+        self._key = key
+        self._signature = algorithms.signature_algorithm_of(algorithm).encode()
+
+    def verify(self, data: bytes, sig: bytes) -> bool:
+        """Return whether `sig` is a valid signature of `data` (RFC 4253, section 6.6)."""
+        return SSHPacket(sig).get_string() == self._signature and self._key.verify(data, sig)

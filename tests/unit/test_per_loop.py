@@ -1,0 +1,41 @@
+"""State of an event loop."""
+
+import asyncio
+import gc
+import weakref
+
+from gateway.relay.per_loop import per_loop
+
+
+class State:
+    """Refers to its loop, as the closer of lingering sockets does."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+
+
+@per_loop
+def state(loop: asyncio.AbstractEventLoop) -> State:
+    return State(loop)
+
+
+@per_loop
+def other(loop: asyncio.AbstractEventLoop) -> State:
+    return State(loop)
+
+
+async def current() -> tuple[State, State, State]:
+    return state(), state(), other()
+
+
+def test_each_loop_has_one_object_for_each_function() -> None:
+    first, again, another = asyncio.run(current())
+    assert first is again
+    assert first is not another
+    assert asyncio.run(current())[0] is not first
+
+
+def test_the_object_is_released_with_its_loop() -> None:
+    reference = weakref.ref(asyncio.run(current())[0])
+    gc.collect()
+    assert reference() is None
