@@ -38,11 +38,12 @@ from gateway.docker.consumers import Directory
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.pending_client import PendingClient
 from gateway.measure import Histogram
 from gateway.ops import logs
 from gateway.relay.poller import RelayLoop
 from gateway.relay.redial import retry_dial
-from gateway.relay.sockets import reset, tune
+from gateway.relay.sockets import tune
 from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.supervision.supervisor import supervise
 
@@ -182,36 +183,34 @@ class Worker:
             case Action.RETRY:
                 site.retry(command.argument)
 
-    async def _dial(self, message: Dial, client: Stream) -> None:
-        tune(client)
+    async def _dial(self, message: Dial, sock: Stream) -> None:
+        tune(sock)
+        client = PendingClient(sock)
+        try:
+            self._owner.send(await self._join(message, client))
+        finally:
+            client.reset()
+
+    async def _join(self, message: Dial, client: PendingClient) -> Dialled:
         site = self._site
         uplink = None
         if site is not None:
             uplink = next(iter(site.uplinks_of(message.tunnel)), None) if message.tunnel else site.direct
         if site is None or uplink is None or uplink.link is None:
-            reset(client)
-            self._owner.send(Dialled(message.number, Reason.TUNNEL, "the worker's tunnel is down", lost=True))
-            return
+            return Dialled(message.number, Reason.TUNNEL, "the worker's tunnel is down", lost=True)
         link = uplink.link
         try:
             await retry_dial(
-                lambda within: link.join(client, message.to, Histogram(), within),
+                lambda within: client.join(link, message.to, Histogram(), within),
                 lambda: site.given_up(message.tunnel, message.to),
             )
         except ReachError as error:
-            reset(client)
-            lost = isinstance(error, LinkLostError)
-            self._owner.send(Dialled(message.number, error.reason, error.detail, lost))
+            return Dialled(message.number, error.reason, error.detail, isinstance(error, LinkLostError))
         except Exception as error:
             # One probe's misfortune must not end the worker, and with it every client.
             log.exception("a probe's connection failed in an unforeseen way")
-            reset(client)
-            self._owner.send(Dialled(message.number, Reason.PROTOCOL, f"{type(error).__name__}: {error}"))
-        except BaseException:
-            reset(client)
-            raise
-        else:
-            self._owner.send(Dialled(message.number))
+            return Dialled(message.number, Reason.PROTOCOL, f"{type(error).__name__}: {error}")
+        return Dialled(message.number)
 
     # What the site asks of whoever checks.
 
