@@ -109,7 +109,7 @@ class Site:
         for name in sorted((changes.backends_gone | moved) & self.backends.keys()):
             self._remove(self.backends.pop(name), drain)
         for name in changes.backends_changed - moved:
-            self._let_go(self.backends[name].forward, config.backends[name])
+            self._let_go(self.backends[name].local, config.backends[name])
         for name in sorted(changes.backends_new | moved - changes.backends_gone):
             self._add(config.backends[name], listeners, assigned.get(name))
         for name in sorted(changes.backends_changed - moved):
@@ -157,8 +157,12 @@ class Site:
             each.abort_all()
 
     def _carriers(self) -> list[Forward | WorkerUnit]:
+        return [*self._local_forwards(), *self.workers.units]
+
+    def _local_forwards(self) -> list[Forward]:
+        """Those that this process serves."""
         own = [running.local for running in self.backends.values() if running.local is not None]
-        return [*own, *self._units.retiring_forwards(), *self.workers.units]
+        return [*own, *self._units.retiring_forwards()]
 
     @property
     def active(self) -> int:
@@ -258,9 +262,9 @@ class Site:
         for unit in self.workers.units:
             unit.send(Command(Action.RETRY, tunnel))
 
-    def _let_go(self, forward: Forward | RemoteForward, spec: BackendSpec) -> None:
+    def _let_go(self, forward: Forward | None, spec: BackendSpec) -> None:
         """Stop at the listeners that the backend loses, before another backend or process takes them over."""
-        for listener in forward.listeners:
+        for listener in forward.listeners if forward is not None else ():
             if listener.address not in spec.listen:
                 listener.stop()
 
@@ -323,7 +327,7 @@ class Site:
 
     def _busy(self, uplink: Uplink) -> bool:
         inner = (*self.uplinks.values(), *self._units.retiring_uplinks())
-        return any(forward.active_on(uplink) for forward in self.forwards()) or any(
+        return any(forward.active_on(uplink) for forward in self._local_forwards()) or any(
             each.via is uplink and each.state is not TunnelState.STOPPED for each in inner
         )
 
