@@ -104,7 +104,7 @@ class Site:
         for name in sorted((diff.backends_removed | moved) & self.backends.keys()):
             self._remove(self.backends.pop(name), drain)
         for name in diff.backends_changed - moved:
-            _stop_removed_listeners(self.backends[name].forward, config.backends[name])
+            _stop_removed_listeners(self.backends[name].local, config.backends[name])
         identity = self._identity if config.docker is not None else None
         for name in sorted(diff.backends_added | moved - diff.backends_removed):
             spec = config.backends[name]
@@ -195,7 +195,7 @@ class Site:
         return [*(running.forward for running in self.backends.values()), *self._units.retiring_forwards()]
 
     def _has_clients(self, uplink: Uplink) -> bool:
-        return any(forward.active_on(uplink) for forward in self.forwards())
+        return any(forward.active_on(uplink) for forward in self._local_forwards())
 
     @property
     def active(self) -> int:
@@ -214,8 +214,12 @@ class Site:
             each.abort_all()
 
     def _local_forwards_and_workers(self) -> list[Forward | WorkerUnit]:
+        return [*self._local_forwards(), *self.workers.units]
+
+    def _local_forwards(self) -> list[Forward]:
+        """Return the forwards of this process, including those that drain."""
         local = [running.local for running in self.backends.values() if running.local is not None]
-        return [*local, *self._units.retiring_forwards(), *self.workers.units]
+        return [*local, *self._units.retiring_forwards()]
 
     def renew(self, tunnel: str) -> None:
         """Use the keys or certificates of a tunnel that have changed on disk, without closing connections."""
@@ -236,8 +240,8 @@ class Site:
         self.workers.send(Command(Action.RECONNECT, tunnel))
 
 
-def _stop_removed_listeners(forward: Forward | RemoteForward, spec: BackendSpec) -> None:
+def _stop_removed_listeners(forward: Forward | None, spec: BackendSpec) -> None:
     """Stop the listeners that the backend loses, before another backend or process takes them over."""
-    for listener in forward.listeners:
+    for listener in forward.listeners if forward is not None else ():
         if listener.address not in spec.listen:
             listener.stop()

@@ -43,11 +43,12 @@ from gateway.docker.consumers import ConsumerDirectory
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.pending_client import PendingClient
 from gateway.measure import Histogram
 from gateway.ops import logs
 from gateway.relay.poller import RelayLoop
 from gateway.relay.redial import retry_dial
-from gateway.relay.sockets import reset, tune
+from gateway.relay.sockets import tune
 from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.supervision.supervisor import supervise
 
@@ -193,37 +194,35 @@ class Worker:
             case Action.RETRY:
                 site.retry(command.argument)
 
-    async def _dial(self, message: Dial, client: Stream) -> None:
-        tune(client)
+    async def _dial(self, message: Dial, sock: Stream) -> None:
+        tune(sock)
+        client = PendingClient(sock)
+        try:
+            self._owner.send(await self._join(message, client))
+        finally:
+            client.reset()
+
+    async def _join(self, message: Dial, client: PendingClient) -> DialResult:
         site = self._site
         uplink = None
         if site is not None:
             uplinks = site.uplinks.of_tunnel(message.tunnel) if message.tunnel else [site.uplinks.direct]
             uplink = next(iter(uplinks), None)
         if site is None or uplink is None or uplink.link is None:
-            reset(client)
-            self._owner.send(DialResult(message.number, Reason.TUNNEL, "the worker's tunnel is down", lost=True))
-            return
+            return DialResult(message.number, Reason.TUNNEL, "the worker's tunnel is down", lost=True)
         link = uplink.link
         try:
             await retry_dial(
-                lambda within: link.join(client, message.to, Histogram(), within),
+                lambda within: client.join(link, message.to, Histogram(), within),
                 lambda: self._budgets.record_abandoned_dial(message.tunnel, message.to),
             )
         except ReachError as error:
-            reset(client)
-            lost = isinstance(error, LinkLostError)
-            self._owner.send(DialResult(message.number, error.reason, error.detail, lost))
+            return DialResult(message.number, error.reason, error.detail, isinstance(error, LinkLostError))
         except Exception as error:
             # An error of one probe must not end the worker with all its clients.
             log.exception("unexpected error while dialing for a probe")
-            reset(client)
-            self._owner.send(DialResult(message.number, Reason.PROTOCOL, f"{type(error).__name__}: {error}"))
-        except BaseException:
-            reset(client)
-            raise
-        else:
-            self._owner.send(DialResult(message.number))
+            return DialResult(message.number, Reason.PROTOCOL, f"{type(error).__name__}: {error}")
+        return DialResult(message.number)
 
     def _send_report(self) -> None:
         if self._site is not None and not self._owner.backlogged:  # the next report includes it

@@ -1,228 +1,19 @@
-"""The socket relay: joins two sockets in the event loop's selector, without a task and with few copies.
-
-Small messages pass through one shared buffer with `recv_into` and `send`. A direction whose reads return 64 KiB or
-more twice in a row carries bulk data. It switches to `splice` through a pipe, so the bytes do not enter this process.
-"""
+"""The socket relay: joins two sockets in the event loop's selector, without a task."""
 
 import asyncio
-import contextlib
-import errno
-import fcntl
 import logging
-import os
 import socket
 import time
-from collections.abc import Callable
 
 from gateway.contracts import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
+from gateway.relay.direction import Direction, SocketError
 from gateway.relay.fd_registration import FdRegistration
-from gateway.relay.fin_detector import FinDetector
 from gateway.relay.linger import lingering_closer
-from gateway.relay.mmap_buffer import mmap_buffer
 from gateway.relay.poller import HANGUP, READ, WRITE
-from gateway.relay.socket_pair import PairSocket
-from gateway.relay.sockets import close_gracefully, reset, shutdown_write, was_reset
+from gateway.relay.sockets import close_gracefully, reset, was_reset
 
 log = logging.getLogger(__name__)
-
-_BUFFER = mmap_buffer(256 * 1024)
-_VIEW = memoryview(_BUFFER)
-_PIPE_SIZE = 1 << 20
-_SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-_BULK_READ = 64 * 1024
-"""Bytes of one read that count as bulk."""
-_BULK_AFTER = 2
-"""Consecutive bulk reads after which a direction switches to `splice`."""
-
-
-class _Direction:
-    """One direction of a relay: from `source` to `sink`."""
-
-    reverse: "_Direction"
-    """The other direction, whose source is the sink; the relay sets it, and deletes it at the end."""
-
-    __slots__ = (
-        "bulk_reads", "byte_count", "discarding", "fin_detector", "on_data", "pending", "pipe", "pipe_bytes",
-        "reverse", "sink", "sink_shut", "source", "source_eof", "undelivered",
-    )  # fmt: skip
-
-    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
-        self.source = source
-        self.sink = sink
-        self.pending: memoryview | None = None
-        """Data that was read and that the sink has not accepted."""
-        self.pipe_bytes = 0
-        """Bytes in the pipe."""
-        self.pipe: tuple[int, int] | None = None
-        self.fin_detector: FinDetector | None = None
-        """Detects whether the sink received the peer's FIN: `splice` may drop the error of a reset."""
-        self.bulk_reads = 0
-        """Consecutive bulk reads."""
-        self.byte_count = 0
-        """Bytes read from the source."""
-        self.on_data: Callable[[memoryview, float], None] | None = None
-        self.source_eof = False
-        self.sink_shut = False
-        self.undelivered = False
-        """Whether the sink did not accept everything that the source sent."""
-        self.discarding = False
-        """Whether the sink accepts no more data, so that further data from the source is discarded."""
-
-    @property
-    def blocked(self) -> bool:
-        return self.pending is not None or self.pipe_bytes > 0
-
-    def pump(self) -> None:
-        """Read once from the source, and write what the sink accepts.
-
-        Raises:
-            BlockingIOError: The source has no data.
-            _SocketError: The source or the sink failed.
-        """
-        if self.bulk_reads >= _BULK_AFTER and self.on_data is None and not self.discarding:  # splice shows no bytes
-            self._splice_in()
-            return
-        try:
-            count = self.source.recv_into(_BUFFER)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise _SocketError(self.source, error, writing=False) from error
-        if count == 0:
-            self.end()
-            return
-        if self.discarding:
-            return
-        self.byte_count += count
-        self.bulk_reads = self.bulk_reads + 1 if count >= _BULK_READ else 0
-        if self.on_data is not None:
-            self.on_data(_VIEW[:count], time.monotonic())
-        sent = self._send(_VIEW[:count])
-        if sent < count:
-            self.pending = memoryview(bytes(_VIEW[sent:count]))
-
-    def drain(self) -> None:
-        """Write pending data, as much as the sink accepts.
-
-        Raises:
-            _SocketError: The sink failed.
-        """
-        if self.pending is not None:
-            sent = self._send(self.pending)
-            self.pending = self.pending[sent:] if sent < len(self.pending) else None
-        while self.pipe_bytes and self.pipe:
-            try:
-                self.pipe_bytes -= os.splice(self.pipe[0], self.sink.fileno(), self.pipe_bytes, flags=_SPLICE_FLAGS)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                raise _SocketError(self.sink, error, writing=True) from error
-        if self.source_eof and not self.blocked:
-            self._shut_sink()
-
-    def end(self) -> None:
-        """Handle end-of-file from the source.
-
-        Raises:
-            _SocketError: The stream ended in a reset that the kernel did not report.
-        """
-        if (isinstance(self.source, PairSocket) and self.source.broken()) or self.reverse.sink_was_reset():
-            error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-            raise _SocketError(self.source, error, writing=False)
-        self.source_eof = True
-        if not self.blocked:
-            self._shut_sink()
-
-    def abandon(self) -> None:
-        """Discard pending data and everything that the source still sends: the sink accepts no more data.
-
-        The source is still read. A peer that blocks on sending might never read what the other direction delivers.
-        """
-        self.close()
-        self.pending, self.pipe_bytes = None, 0
-        self.discarding = self.sink_shut = self.undelivered = True
-
-    def sink_was_reset(self) -> bool:
-        """Return whether `splice` has dropped a reset by the sink's peer, before the end of the peer's stream.
-
-        Only valid if the sink has failed, or if reading from it returns end-of-file.
-        """
-        return self.fin_detector is not None and not self.fin_detector.has_fin(self.reverse.byte_count)
-
-    def close(self) -> None:
-        if self.pipe:
-            for fd in self.pipe:
-                os.close(fd)
-            self.pipe = None
-
-    def _shut_sink(self) -> None:
-        if not self.sink_shut:
-            self.sink_shut = True
-            shutdown_write(self.sink)
-
-    def _send(self, data: memoryview) -> int:
-        try:
-            return self.sink.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise _SocketError(self.sink, error, writing=True) from error
-
-    def _start_splicing(self) -> tuple[int, int] | None:
-        """Open the pipe; return None if there are no descriptors, or the sink has failed already."""
-        if self.sink.family != socket.AF_UNIX:
-            self.fin_detector = FinDetector.of(self.sink, self.reverse.byte_count)
-            if self.fin_detector is None:
-                return None
-        self.pipe = _open_pipe()
-        return self.pipe
-
-    def _splice_in(self) -> None:
-        pipe = self.pipe or self._start_splicing()
-        if pipe is None:
-            self.bulk_reads = -(1 << 30)  # copy for the rest of this connection
-            return
-        try:
-            count = os.splice(self.source.fileno(), pipe[1], _PIPE_SIZE, flags=_SPLICE_FLAGS)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise _SocketError(self.source, error, writing=False) from error
-        if count == 0:
-            self.end()
-            return
-        self.byte_count += count
-        self.pipe_bytes += count
-        if count < _BULK_READ:
-            self.bulk_reads = 0
-        self.drain()
-
-
-class _SocketError(Exception):
-    """A socket failed.
-
-    Args:
-        sock: The socket.
-        error: The error.
-        writing: Whether writing to it failed; otherwise reading from it failed.
-    """
-
-    def __init__(self, sock: socket.socket, error: OSError, *, writing: bool) -> None:
-        super().__init__()
-        self.sock = sock
-        self.error = error
-        self.writing = writing
-
-
-def _open_pipe() -> tuple[int, int] | None:
-    try:
-        pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with contextlib.suppress(OSError):  # over the user's pipe limit (pipe(7)): the default size works too
-        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-    return pipe
 
 
 class SocketRelay:
@@ -248,8 +39,8 @@ class SocketRelay:
         self.responses = 0
         self._client = client
         self._backend = backend
-        self._upload = _Direction(client, backend)
-        self._download = _Direction(backend, client)
+        self._upload = Direction(client, backend)
+        self._download = Direction(backend, client)
         self._upload.reverse, self._download.reverse = self._download, self._upload
         self._latency = latency
         self._tap = tap
@@ -321,7 +112,7 @@ class SocketRelay:
                 self._latency.observe(now - self._request_at)
             self._request_at = 0.0
 
-    def _on_event(self, event: int, registration: FdRegistration, reads: _Direction, writes: _Direction) -> None:
+    def _on_event(self, event: int, registration: FdRegistration, reads: Direction, writes: Direction) -> None:
         """Handle an event of the socket that is the source of `reads` and the sink of `writes`."""
         mask = registration.mask
         try:
@@ -338,7 +129,7 @@ class SocketRelay:
                     self._tap = self._upload.on_data = self._download.on_data = None
         except BlockingIOError:
             pass
-        except _SocketError as failure:
+        except SocketError as failure:
             if failure.writing:
                 self._stop_writing_to(failure.sock, failure.error)
             else:
@@ -394,5 +185,5 @@ class SocketRelay:
             del each.reverse  # they refer to each other
 
 
-def _mask(reads: _Direction, writes: _Direction) -> int:
+def _mask(reads: Direction, writes: Direction) -> int:
     return (0 if reads.source_eof or reads.blocked else READ) | (WRITE if writes.blocked else 0)

@@ -9,14 +9,11 @@ from typing import Any
 import asyncssh
 from asyncssh.packet import SSHPacket, UInt32
 
-from gateway.contracts import CloseReason, Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh import asyncssh_internals
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.flow_control import (
-    CONNECTION_GROWTH_BYTES,
-    GROWTH_BUDGET,
     INITIAL_BUDGET,
     MAX_RECEIVE_PACKET,
     Budget,
@@ -334,54 +331,3 @@ class NativeChannel(ChannelRelay):
             self._reader.channels.pop(self._local_id, None)
             self._writer.dequeue(self)
             self._conn.free_channel(self._local_id)
-
-
-class NativeChannelOpener:
-    """Opens channels of the native data plane; see `gateway.ssh.pooled_connection.ChannelOpener`.
-
-    Args:
-        conn: The SSH connection.
-        transport: Its transport.
-        round_trip: Returns the connection's last measured round trip.
-    """
-
-    def __init__(self, conn: ClientConnection, transport: PacketTransport, round_trip: RoundTrip) -> None:
-        self._conn = conn
-        self._transport = transport
-        self._round_trip = round_trip
-        self._growth_budget = Budget(CONNECTION_GROWTH_BYTES, GROWTH_BUDGET)
-
-    @property
-    def opening_count(self) -> int:
-        """Number of pending opens, including those that already failed for their callers."""
-        return len(self._transport.reader.opening)
-
-    async def open(
-        self,
-        to: Endpoint,
-        latency: Histogram,
-        timeout: float,  # noqa: ASYNC109 - see the protocol
-        tap: Tap | None = None,
-    ) -> NativeChannel:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
-        relay = NativeChannel(self._conn, self._transport, latency, self._round_trip, self._growth_budget, tap)
-        try:
-            relay.request(to.host, to.port)
-        except BaseException:
-            relay.window.close()
-            raise
-        timer = asyncio.get_running_loop().call_later(timeout, relay.fail_open, TimeoutError())
-        try:
-            if relay.opened is not None:
-                await relay.opened
-        except BaseException:
-            relay.abort(CloseReason.ABORTED)
-            raise
-        finally:
-            timer.cancel()
-        return relay
-
-    def fail_opens(self, error: Exception) -> None:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
-        for relay in list(self._transport.reader.opening.values()):
-            relay.fail_open(error)

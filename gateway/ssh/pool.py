@@ -3,22 +3,21 @@
 import asyncio
 import contextlib
 import logging
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from math import inf
 
 from gateway.contracts import Endpoint, LinkStatus, Network, Phases, Progress, Stream, TunnelState
-from gateway.errors import LinkLostError, ReachError, Reason, TunnelError
+from gateway.errors import LinkLostError, Reason
 from gateway.measure import Histogram, Tap
 from gateway.relay.redial import retry_dial
 from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import SshOptions
+from gateway.ssh.pool_dialer import Dial, PoolDialer
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pooled_connection import PooledConnection
-from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +34,6 @@ _NO_ANSWER_HINT = (
 )
 _IDLE_BEFORE_SHRINK = 60.0
 """Seconds with an idle connection before the pool closes it."""
-_MIN_RETRY, _MAX_RETRY = 0.25, 10.0
-"""Bounds of the upper limit of the random retry delay, in seconds."""
-_FATAL_RETRY = 60.0
-"""Seconds before the next login after a refused one, because sshd penalizes repeated failures
-(PerSourcePenalties)."""
-
-Dial = Callable[[], Awaitable[PooledConnection]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,22 +75,15 @@ class SshLink:
         self.network = network
         self._options = options
         self._loop = asyncio.get_running_loop()
-        self._dial = dial
         self._progress = progress
         self._connections: list[PooledConnection] = []
         self._usable: list[PooledConnection] = []
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._target_size = options.connections.min
-        self._wake_dialler = asyncio.Event()
+        self._dialer = PoolDialer(options.endpoint, dial, self._missing_count, self._add, self._start_task)
         self._all_silent = False
-        self._last_error = ""
-        """Why the last dial failed; empty after a success, and while the pool is complete."""
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._dial_tasks: set[asyncio.Task[None]] = set()
-        self._retry_delay = _MIN_RETRY
-        self._renewals = 0
-        self._renewed = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshLink"]:
@@ -108,11 +93,11 @@ class SshLink:
             first: An open connection, which the pool takes over.
         """
         self._add(first)
-        background = {self._start_task(self._send_keepalives()), self._start_task(self._dial_missing_connections())}
+        background = {self._start_task(self._send_keepalives()), self._start_task(self._dialer.run())}
         try:
             yield self
         finally:
-            for task in background | self._dial_tasks:
+            for task in background | self._dialer.tasks:
                 task.cancel()
             await asyncio.gather(*(connection.close() for connection in self._connections))
             for task in self._tasks:
@@ -129,7 +114,7 @@ class SshLink:
         chosen, grow = choose_connection([connection.load for connection in usable], self._options.connections.max)
         if grow and self._target_size <= len(usable):
             self._target_size = len(usable) + 1
-            self._wake_dialler.set()
+            self._dialer.wake()
         connection = usable[chosen]
         timer = self._loop.call_later(_SLOW_OPEN, self._check_alive, connection)
         try:
@@ -172,9 +157,7 @@ class SshLink:
         """Dial new connections, which use the current keys and certificates, and let the old ones drain."""
         for connection in self._connections:
             connection.outdated = True
-        self._renewals += 1
-        self._renewed.set()
-        self._wake_dialler.set()
+        self._dialer.renew()
 
     def status(self) -> SshStatus:
         """Return what the link reports about itself."""
@@ -191,7 +174,7 @@ class SshLink:
             cipher=alive[0].cipher() if alive else None,
             data_plane=alive[0].data_plane() if alive else None,
             server=alive[0].server_version() if alive else None,
-            pool_error=self._last_error or None,
+            pool_error=self._dialer.last_error or None,
         )
 
     def _start_task(self, job: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -218,7 +201,7 @@ class SshLink:
         reason = await connection.lost()
         self._connections.remove(connection)
         self._apply_policy(time.monotonic())
-        self._wake_dialler.set()
+        self._dialer.wake()
         if not any(other.alive for other in self._connections) and not self._lost.done():
             self._lost.set_result(reason)
 
@@ -266,9 +249,9 @@ class SshLink:
         for at in actions.close:
             alive[at].start_closing()
         if actions.dial:
-            self._wake_dialler.set()
+            self._dialer.wake()
         else:
-            self._last_error = ""
+            self._dialer.last_error = ""
         all_silent = bool(actions.suspect) and not self._usable
         self._report_silence(min(pool[at].silence for at in actions.suspect) if all_silent else None)
 
@@ -293,45 +276,6 @@ class SshLink:
             self._target_size = max(self._options.connections.min, len(self._usable) - 1)
             spare[-1].start_closing()
             self._apply_policy(now)
-
-    async def _dial_missing_connections(self) -> None:
-        """Dial while connections are missing; in parallel, so that one dial that hangs does not delay the others."""
-        while True:
-            self._wake_dialler.clear()
-            while self._missing_count() > len(self._dial_tasks):
-                task = self._start_task(self._dial_one_connection())
-                self._dial_tasks.add(task)
-                task.add_done_callback(self._on_dial_done)
-            await self._wake_dialler.wait()
-
-    def _on_dial_done(self, task: asyncio.Task[None]) -> None:
-        self._dial_tasks.discard(task)
-        self._wake_dialler.set()
-
-    async def _dial_one_connection(self) -> None:
-        """Open one connection; after a failure, wait before the next attempt."""
-        self._renewed.clear()
-        renewals = self._renewals
-        try:
-            connection = await self._dial()
-        except Exception as error:
-            self._last_error = one_line(str(error))
-            expected = isinstance(error, (ReachError, OSError))
-            # The open connections stay in use, so not even an unexpected error ends the pool.
-            log.log(
-                logging.INFO if expected else logging.ERROR,
-                "opening another SSH connection to %s failed: %s", self._options.endpoint, self._last_error,
-                exc_info=not expected,
-            )  # fmt: skip
-            fatal = not expected or (isinstance(error, TunnelError) and error.fatal)
-            pause = _FATAL_RETRY if fatal else random.uniform(0, self._retry_delay)  # noqa: S311 - jitter
-            self._retry_delay = min(self._retry_delay * 2, _MAX_RETRY)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._renewed.wait(), pause)
-        else:
-            self._retry_delay, self._last_error = _MIN_RETRY, ""
-            connection.outdated = renewals != self._renewals  # it may have used the old credentials
-            self._add(connection)
 
     def _missing_count(self) -> int:
         now = time.monotonic()

@@ -55,19 +55,16 @@ class LocalForward:
             join.add_done_callback(self._joins.discard)
 
     async def _join(self, client: socket.socket) -> None:
-        target = self._target
-        if target is None:
-            reset(client)
-            return
+        target, relay = self._target, None
         try:
-            relay = await retry_dial(lambda within: self._via.join(client, target, Histogram(), within))
+            if target is not None:
+                relay = await retry_dial(lambda within: self._via.join(client, target, Histogram(), within))
         except ReachError as error:
             log.warning("cannot reach %s through %s: %s", target, self._via.network, error)
-            reset(client)
-        except BaseException:
-            reset(client)
-            raise
-        else:
+        finally:
+            if relay is None:
+                reset(client)
+        if relay is not None:
             self._relays.add(relay)
             relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
 

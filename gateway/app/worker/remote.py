@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 
 from gateway.app.worker.messages import Action, Command, ForwardReport
 from gateway.contracts import CloseReason, Endpoint, Phases, Stream
-from gateway.forwarding.listener import Listener
 from gateway.measure import Histogram, Tally
 from gateway.ops.status_views import ConsumerView
 from gateway.relay.sockets import tune
@@ -83,7 +82,6 @@ class RemoteForward:
         self.name = name
         self._send = send
         self.last = ForwardReport()
-        self.listeners: list[Listener] = []
         self.fail_fast = False
         self._before = ForwardReport()
 
@@ -141,8 +139,3 @@ class RemoteForward:
             to_backend=self.to_backend, from_backend=self.from_backend, latency=self.latency,
         )  # fmt: skip
         self.last = ForwardReport()
-
-    def active_on(self, path: object) -> int:
-        """Return 0, because the clients use the worker's uplinks."""
-        del path
-        return 0

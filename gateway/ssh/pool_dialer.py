@@ -1,0 +1,105 @@
+"""Opens the connections that a pool misses, and waits after failures."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+
+from gateway.contracts import Endpoint
+from gateway.errors import ReachError, TunnelError
+from gateway.ssh.pooled_connection import PooledConnection
+from gateway.text import one_line
+
+log = logging.getLogger(__name__)
+
+_MIN_RETRY, _MAX_RETRY = 0.25, 10.0
+"""Bounds of the upper limit of the random retry delay, in seconds."""
+_FATAL_RETRY = 60.0
+"""Seconds before the next login after a refused one, because sshd penalizes repeated failures
+(PerSourcePenalties)."""
+
+Dial = Callable[[], Awaitable[PooledConnection]]
+
+
+class PoolDialer:
+    """Opens the connections that a pool misses.
+
+    Args:
+        server: The server's address, for the log.
+        dial: Opens a connection; raises `ReachError`.
+        missing: Returns how many connections the pool misses. Those that are being opened count as missing.
+        add: Takes over an open connection.
+        start_task: Runs a job in a task. The pool handles its errors.
+    """
+
+    def __init__(
+        self,
+        server: Endpoint,
+        dial: Dial,
+        missing: Callable[[], int],
+        add: Callable[[PooledConnection], None],
+        start_task: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],
+    ) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+        """The dials in progress."""
+        self.last_error = ""
+        """Why the last dial failed; empty after a success."""
+        self._server = server
+        self._dial = dial
+        self._missing = missing
+        self._add = add
+        self._start_task = start_task
+        self._wake = asyncio.Event()
+        self._retry_delay = _MIN_RETRY
+        self._renewals = 0
+        self._renewed = asyncio.Event()
+
+    def wake(self) -> None:
+        """Check again whether connections are missing."""
+        self._wake.set()
+
+    def renew(self) -> None:
+        """Dial again at once: keys or certificates have changed."""
+        self._renewals += 1
+        self._renewed.set()
+        self.wake()
+
+    async def run(self) -> None:
+        """Dial while connections are missing; in parallel, so that one dial that hangs does not delay the others."""
+        while True:
+            self._wake.clear()
+            while self._missing() > len(self.tasks):
+                task = self._start_task(self._dial_one())
+                self.tasks.add(task)
+                task.add_done_callback(self._on_done)
+            await self._wake.wait()
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self.wake()
+
+    async def _dial_one(self) -> None:
+        """Open one connection; after a failure, wait before the next attempt."""
+        self._renewed.clear()
+        renewals = self._renewals
+        try:
+            connection = await self._dial()
+        except Exception as error:
+            self.last_error = one_line(str(error))
+            expected = isinstance(error, (ReachError, OSError))
+            # The open connections stay in use, so not even an unexpected error ends the pool.
+            log.log(
+                logging.INFO if expected else logging.ERROR,
+                "opening another SSH connection to %s failed: %s", self._server, self.last_error,
+                exc_info=not expected,
+            )  # fmt: skip
+            fatal = not expected or (isinstance(error, TunnelError) and error.fatal)
+            pause = _FATAL_RETRY if fatal else random.uniform(0, self._retry_delay)  # noqa: S311 - jitter
+            self._retry_delay = min(self._retry_delay * 2, _MAX_RETRY)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._renewed.wait(), pause)
+        else:
+            self._retry_delay, self.last_error = _MIN_RETRY, ""
+            connection.outdated = renewals != self._renewals  # it may have used the old credentials
+            self._add(connection)
