@@ -1,0 +1,72 @@
+"""Ownership of a client's socket until it is joined."""
+
+import asyncio
+import socket
+from typing import Any, cast
+
+import pytest
+
+from gateway.contracts import Endpoint, Link
+from gateway.errors import DialError, Reason
+from gateway.forwarding.pending_client import PendingClient
+from gateway.measure import Histogram
+from gateway.relay.direct import DirectLink
+from gateway.relay.poller import poller
+from gateway.relay.sockets import reset
+
+TARGET = Endpoint("db", 1)
+
+
+class Joining(DirectLink):
+    """Link whose relay owns the client, or that fails to join it."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
+
+    async def join(self, client: socket.socket, *_: object, **__: object) -> Any:
+        if self.error is not None:
+            raise self.error
+        return object()
+
+
+async def accepted() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        client.setblocking(False)
+        return client, listener.accept()[0]
+
+
+async def received(client: socket.socket) -> bytes:
+    async with asyncio.timeout(5):
+        return await asyncio.get_running_loop().sock_recv(client, 1)
+
+
+@pytest.mark.parametrize("error", [None, DialError(Reason.REFUSED, "no")])
+async def test_only_a_client_that_was_not_joined_is_reset(error: Exception | None) -> None:
+    client, sock = await accepted()
+    pending = PendingClient(sock)
+    if error is None:
+        await pending.join(cast("Link", Joining()), TARGET, Histogram())
+    else:
+        with pytest.raises(DialError):
+            await pending.join(cast("Link", Joining(error)), TARGET, Histogram())
+    pending.reset()
+    assert (sock.fileno() < 0) is (error is not None)
+    if error is not None:
+        with pytest.raises(ConnectionResetError):
+            await received(client)
+        pending.reset()  # no effect
+    reset(sock)
+    client.close()
+
+
+async def test_a_client_is_not_watched_after_its_reset() -> None:
+    client, sock = await accepted()
+    pending, fd = PendingClient(sock), sock.fileno()
+    watched = cast("Any", poller())._registered
+    pending.watcher.start()
+    assert fd in watched
+    pending.reset()
+    assert fd not in watched
+    client.close()
