@@ -3,14 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from gateway.app.auditing import recording
 from gateway.app.wanted import desired
+from gateway.audit.hazards import decide
+from gateway.audit.model import Report
+from gateway.audit.snapshot import Wanted, take
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts import Endpoint, Link, State
-from gateway.docker.audit import Stored, look
 from gateway.docker.engine import Engine, connected
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
@@ -82,21 +85,39 @@ async def _recorded(config: Config) -> tuple[Plan, list[str]]:
         return await _reconcile(config, Reconciler.settle, recorder)
 
 
-def audit(config: Config) -> tuple[list[Stored], list[str]]:
-    """Where each container's data lives, and a line for whatever weakens the identity of consumers.
+def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list[str]]:
+    """Return the hazards to containers' data and secrets, and a line for whatever weakens the identity of consumers.
+
+    Args:
+        config: The configuration, with a section `docker`.
+        mount_table: A copy of the mount table of the engine's host; None: this host's, if the engine is here.
 
     Raises:
         EngineError: The engine cannot be asked.
+        UsageError: `mount_table` cannot be read.
     """
-    forwards = {
-        address.port: name
-        for name, spec in config.backends.items()
-        for address in spec.listen
-        if isinstance(address, Endpoint)
-    }
+    options = config.docker
+    if options is None:
+        raise UsageError("the configuration has no section docker")
+    try:
+        mounts = mount_table.read_text() if mount_table is not None else None
+    except OSError as error:
+        raise UsageError(f"--mount-table: {error}") from error
+    wanted = Wanted(
+        forwards={
+            address.port: name
+            for name, spec in config.backends.items()
+            for address in spec.listen
+            if isinstance(address, Endpoint)
+        },
+        socket=options.host.removeprefix("unix://") if options.host.startswith("unix://") else "",
+        is_local=options.is_local,
+        mounts=mounts,
+        own=options.container,
+    )
 
-    async def ask(reconciler: Reconciler, engine: Engine) -> tuple[list[Stored], list[str]]:
-        return await look(engine, forwards), await reconciler.exposures(engine)
+    async def ask(reconciler: Reconciler, engine: Engine) -> tuple[Report, list[str]]:
+        return decide(await take(engine, wanted)), await reconciler.exposures(engine)
 
     return _with_engine(config, ask)
 

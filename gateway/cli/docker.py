@@ -1,7 +1,9 @@
-"""`plan`, `apply`, `audit`: what would change in Docker, changing it once, and where data lives."""
+"""`plan`, `apply`: what would change in Docker, and changing it once."""
 
 import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,7 @@ def plan(
     """Show what would change in Docker, and how what is wanted stands; change nothing."""
     from gateway.app import once  # noqa: PLC0415 - slow to import
 
-    _print(once.plan(_config(file, tunnels, backends, settings, record=False)), output)
+    _print(once.plan(configuration(file, tunnels, backends, settings, record=False)), output)
 
 
 @click.command()
@@ -37,7 +39,7 @@ def apply(
     """Make Docker as the configuration wants it, once; exits with 1 when something was refused."""
     from gateway.app import once  # noqa: PLC0415 - slow to import
 
-    done, refused = once.apply(_config(file, tunnels, backends, settings, record=True))
+    done, refused = once.apply(configuration(file, tunnels, backends, settings, record=True))
     _print(done, output)
     for line in refused:
         say(line, fg="red", err=True)
@@ -45,31 +47,7 @@ def apply(
         raise GatewayError(f"{len(refused)} of {len(done.actions) + len(refused)} changes were refused")
 
 
-@click.command()
-@source_options
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How to print.")
-def audit(
-    file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
-) -> None:
-    """Show where each container's data lives, what would lose it, and who can pass for others; change nothing."""
-    from gateway.app import once  # noqa: PLC0415 - slow to import
-
-    found, exposures = once.audit(
-        _config(file, tunnels, backends, settings, record=False, refuse=False, serves=False)
-    )
-    for line in exposures:
-        say(f"warning: {line}", fg="yellow", err=output == "json")
-    if output == "json":
-        click.echo(json.dumps([vars(each) for each in found], indent=1))
-        return
-    rows = [[each.risk, each.container, each.path, each.kind, each.place, each.lost_by] for each in found]
-    if rows:
-        print_table(["RISK", "CONTAINER", "PATH", "KIND", "WHERE", "LOST BY"], rows)
-    else:
-        click.echo("no container keeps anything")
-
-
-def _config(
+def configuration(
     file: Path | None,
     tunnels: tuple[str, ...],
     backends: tuple[str, ...],
@@ -78,7 +56,24 @@ def _config(
     record: bool,
     refuse: bool = True,
     serves: bool = True,
+    needs_docker: bool = True,
 ) -> "Config":
+    """Return the configuration of a command that asks an engine.
+
+    Args:
+        file: The configuration file.
+        tunnels: Tunnels as URLs.
+        backends: Backends as URLs.
+        settings: Values of flags.
+        record: Whether what is chosen now (a name, ports) is written to `state_dir`.
+        refuse: See `with_instance`.
+        serves: See `load`.
+        needs_docker: Whether a section `docker` is needed; without, an absent one means this host's engine.
+
+    Raises:
+        UsageError: There is no section `docker`.
+        ConfigError: The configuration is not valid.
+    """
     from gateway.app.identity import with_instance  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
@@ -86,6 +81,13 @@ def _config(
 
     logs.configure("error", "auto")
     config = load(sources(file, tunnels, backends, settings), serves=serves)
+    if config.docker is None and not needs_docker:
+        from gateway.docker.options import DockerOptions  # noqa: PLC0415 - slow to import
+
+        host = os.environ.get("DOCKER_HOST") or DockerOptions.host
+        if not host.startswith(("unix://", "tcp://")):
+            raise UsageError(f"DOCKER_HOST is {host}: set docker.host in a configuration, with a tunnel for ssh://")
+        config = replace(config, docker=DockerOptions(host=host))
     if config.docker is None:
         raise UsageError("the configuration has no section docker: there is nothing to plan")
     return with_ports(with_instance(config, record=record, refuse=refuse), record=record)

@@ -584,20 +584,24 @@ def test_docker_that_is_not_there_stops_nothing(site: Site) -> None:
     assert site.engine.inspect("gateway")["State"]["ExitCode"] == 0
 
 
-def test_audit_tells_what_would_lose_data(engine: Engine, tmp_path: Path) -> None:
+def test_audit_shows_what_loses_data(engine: Engine, tmp_path: Path) -> None:
     config = tmp_path / "gateway.yaml"
-    config.write_text(f"docker: {{host: '{engine.url}'}}\nbackends: {{a: {{kind: tcp, targets: ['127.0.0.1:1']}}}}\n")
+    config.write_text(f"docker: {{host: '{engine.url}'}}\n")
     engine.run("audited", "-v", "named:/data", "-v", "/anonymous", "-v", f"{tmp_path}:/bound", "--tmpfs", "/fleeting")
     try:
         engine.docker("exec", "audited", "sh", "-c", "yes | timeout 2 cat > /big || true")
         done = command("audit", "-c", str(config), "-o", "json")
         assert done.returncode == 0, done.stderr
-        found = {each["path"]: each for each in json.loads(done.stdout) if each["container"] == "audited"}
-        assert {path: (each["kind"], each["risk"]) for path, each in found.items()} == {
-            "/data": ("volume", "low"), "/anonymous": ("anonymous volume", "medium"), "/fleeting": ("tmpfs", "high"),
-            "/bound": ("bind", "medium" if tmp_path.is_relative_to("/tmp") else "low"),  # noqa: S108
-            "/": ("layer", "high"),
+        report = json.loads(done.stdout)
+        places = {each["path"]: each["kind"] for each in report["places"] if each["container"] == "audited"}
+        assert places == {
+            "/data": "volume", "/anonymous": "anonymous volume", "/fleeting": "tmpfs", "/bound": "bind", "/": "layer",
         }  # fmt: skip
+        found = {(each["path"], each["rule"]) for each in report["findings"] if each["subject"] == "audited"}
+        expected = {("/anonymous", "anonymous-volume"), ("/fleeting", "data-in-memory"), ("/", "data-in-layer")}
+        if tmp_path.is_relative_to("/tmp"):  # noqa: S108
+            expected.add(("/bound", "data-in-memory"))
+        assert found == expected
         assert "LOST BY" in command("audit", "-c", str(config)).stdout
     finally:
         engine.docker("rm", "-f", "-v", "audited", check=False)
