@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gateway.audit.host import Host, stale_files
-from gateway.audit.image_files import image_names, user_of
+from gateway.audit.image_files import changed_names, image_names, user_of
 from gateway.audit.model import Container, HostPath, Mount, Snapshot
-from gateway.audit.stores import of_volume
+from gateway.audit.places import VOLATILE
+from gateway.audit.stores import is_below, of_volume
 
 _READING = 1.5
 """Seconds for reading directories."""
@@ -39,9 +40,11 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
     sources = [
         host.resolve(mount.source) for each in snapshot.containers for mount in each.mounts if mount.kind == "bind"
     ]
-    for path in dict.fromkeys((*volume_paths, *sources)):
-        if path and (found := host.look(path)) is not None:
+    unread = 0
+    for path in filter(None, dict.fromkeys((*volume_paths, *sources))):
+        if (found := host.look(path)) is not None:
             paths[path] = found
+        unread += host.is_local(path) and (found is None or (found.kind == "directory" and found.entries is None))
     hidden_layers = False
     containers = []
     for each in snapshot.containers:
@@ -52,6 +55,10 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
         unchecked.append("the layers of some images cannot be read: files that a mount hides are not found")
     if host.is_late:
         unchecked.append(f"the mounted directories have more files than can be read in {_READING:g} s")
+    elif unread:
+        unchecked.append(
+            f"{unread} mounted paths do not exist or cannot be read by this user: what they have is not known"
+        )
     return replace(snapshot, containers=tuple(containers), volumes=volumes, paths=paths, unchecked=tuple(unchecked))
 
 
@@ -70,6 +77,9 @@ def _container_files(
         stale = stale_files(Path(f"/proc/{pid}/mountinfo").read_text()) if pid else set()
     except OSError:
         stale = set()
+    changes = container.changes
+    if changes is None and layers:
+        changes = changed_names(host, layers[0])
     image = [each for each in layers[1:] if not each.endswith("-init/diff")]
     mounts = []
     for mount in container.mounts:
@@ -78,18 +88,23 @@ def _container_files(
         mounts.append(replace(resolved, hides=_hidden(host, resolved, image, paths, snapshot)))
     config, given = container.inspection.get("Config") or {}, container.inspection.get("HostConfig") or {}
     user = user_of(host, layers, str(config.get("User") or ""), given.get("GroupAdd") or ()) if knows_users else None
-    return replace(container, mounts=tuple(mounts), user=user)
+    shared = host.database_below(f"/proc/{pid}/root/dev/shm") if pid and not _mounts_shared(container) else ""
+    return replace(container, mounts=tuple(mounts), changes=changes, user=user, shared_memory=shared)
+
+
+def _mounts_shared(container: Container) -> bool:
+    return any(is_below(each.path, "/dev") for each in container.mounts)
 
 
 def _hidden(
     host: Host, mount: Mount, image: Iterable[str], paths: Mapping[str, HostPath], snapshot: Snapshot
 ) -> tuple[str, ...]:
-    names = image_names(host, image, mount.path)
+    names = set() if mount.path in VOLATILE else image_names(host, image, mount.path)
     if not names:
         return ()
     volume = snapshot.volumes.get(mount.volume)
     place = of_volume(snapshot, volume).host_path if volume is not None else mount.source
     there = paths.get(place)
-    if mount.kind != "tmpfs" and (there is None or there.kind != "directory"):
-        return ()
-    return tuple(sorted(names - (there.names if there is not None else frozenset())))
+    if mount.kind == "tmpfs":
+        return tuple(sorted(names))
+    return tuple(sorted(names - there.entries)) if there is not None and there.entries is not None else ()

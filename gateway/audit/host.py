@@ -4,20 +4,24 @@ A path on a network file system is never opened: a system call there can wait fo
 """
 
 import errno
+import itertools
 import os
 import posixpath
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from gateway.audit.databases import in_files
 from gateway.audit.model import HostMount, HostPath
 from gateway.audit.stores import Medium, medium_of, mount_above, split_options
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
 _MOST_NAMES = 2000
+"""Names of a directory and those below it after which no further directory is read."""
+_MOST_ENTRIES = 10000
 _MOST_LEVELS = 3
 _MOST_LINKS = 40
 _ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -106,27 +110,34 @@ class Host:
         except OSError:
             return None
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
-        names = frozenset(self._names(path)) if kind == "directory" else frozenset()
-        return HostPath(kind, status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), has_acl, names)
+        entries, database = self._read(path) if kind == "directory" else (None, "")
+        mode = stat.S_IMODE(status.st_mode)
+        return HostPath(kind, status.st_uid, status.st_gid, mode, has_acl, entries, database)
 
-    def _names(self, top: str) -> Iterator[str]:
-        """Yield the names below a directory, its own level first."""
-        waiting, count = [("", 0)], 0
-        while waiting and count < _MOST_NAMES and not self.is_late:
+    def database_below(self, path: str) -> str:
+        """Return the database whose files are in a directory that a container owns; empty: none is known."""
+        return "" if Path(path).is_symlink() else self._read(path)[1]
+
+    def _read(self, top: str) -> tuple[frozenset[str] | None, str]:
+        """Return the names in a directory, and the database whose files are in it or below it."""
+        entries: frozenset[str] | None = None
+        waiting, names = [("", 0)], list[str]()
+        while waiting and len(names) < _MOST_NAMES and not self.is_late:
             inner, level = waiting.pop(0)
-            directory = posixpath.join(top, inner) if inner else top
             try:
-                entries = list(os.scandir(directory))
+                with os.scandir(posixpath.join(top, inner) if inner else top) as listing:
+                    found = list(itertools.islice(listing, _MOST_ENTRIES + 1))
             except OSError:
                 continue
-            for entry in entries:
-                name = f"{inner}/{entry.name}" if inner else entry.name
-                if entry.name.endswith(".db") and not _is_sqlite(entry):
-                    continue
-                count += 1
-                yield name
-                if level < _MOST_LEVELS and entry.is_dir(follow_symlinks=False) and entry.path not in self._network:
+            if not inner and len(found) <= _MOST_ENTRIES:
+                entries = frozenset(each.name for each in found)
+            for each in found:
+                name = f"{inner}/{each.name}" if inner else each.name
+                if not each.name.endswith(".db") or _is_sqlite(each):
+                    names.append(name)
+                if level < _MOST_LEVELS and each.is_dir(follow_symlinks=False) and each.path not in self._network:
                     waiting.append((name, level + 1))
+        return entries, in_files(names)[0]
 
 
 def read_start(path: str, size: int) -> bytes:

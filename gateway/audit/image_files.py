@@ -1,5 +1,6 @@
 """Reads the files of an image, where the engine keeps its layers in directories of this host."""
 
+import itertools
 import os
 import posixpath
 import stat
@@ -12,6 +13,7 @@ from gateway.audit.model import User
 
 _LARGEST_TABLE = 256 * 1024
 """Bytes of /etc/passwd and /etc/group that are read."""
+_MOST_CHANGES = 5000
 
 
 def image_names(host: Host, layers: Iterable[str], path: str) -> set[str] | None:
@@ -33,13 +35,46 @@ def image_names(host: Host, layers: Iterable[str], path: str) -> set[str] | None
         except OSError:
             continue
         for entry in entries:
-            # overlayfs: a character device 0/0 removes the name of the layers below.
-            status = entry.stat(follow_symlinks=False)
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            if _is_whiteout(entry):
                 removed.add(entry.name)
             elif entry.name not in removed:
                 found.add(entry.name)
     return found
+
+
+def changed_names(host: Host, layer: str) -> tuple[str, ...] | None:
+    """Return the paths that a container added or changed; None: its layer cannot be read.
+
+    Args:
+        host: The host.
+        layer: The directory of its writable layer.
+    """
+    if not os.access(layer, os.R_OK | os.X_OK) or not host.is_local(layer):
+        return None
+    found: list[str] = []
+    waiting = [""]
+    while waiting and len(found) < _MOST_CHANGES and not host.is_late:
+        inner = waiting.pop(0)
+        try:
+            with os.scandir(layer + inner) as listing:
+                entries = list(itertools.islice(listing, _MOST_CHANGES))
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{inner}/{entry.name}")
+            if not _is_whiteout(entry):
+                found.append(f"{inner}/{entry.name}")
+    return tuple(found)
+
+
+def _is_whiteout(entry: "os.DirEntry[str]") -> bool:
+    """Return whether an entry removes the name of the layers below: with overlayfs, a character device 0/0."""
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return False
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def user_of(host: Host, layers: Iterable[str], given: str, more_groups: Iterable[Any]) -> User | None:

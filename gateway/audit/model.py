@@ -46,7 +46,8 @@ class HostPath:
         gid: Its group.
         mode: Its permission bits.
         has_acl: Whether an access control list extends the permission bits.
-        names: Paths below it, relative to it, up to a limit of depth and number.
+        entries: Names in the directory; None: there are too many, or they may not be read.
+        database: The database whose files are in the directory or a few levels below; empty: none is known.
     """
 
     kind: Literal["directory", "file", "socket", "other"]
@@ -54,7 +55,8 @@ class HostPath:
     gid: int
     mode: int
     has_acl: bool = False
-    names: frozenset[str] = frozenset()
+    entries: frozenset[str] | None = None
+    database: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ class Container:
         layer: Bytes in its writable layer.
         changes: Files that it added or changed in its layer; None: not known.
         user: The user of its main process; None: not known.
-        is_gateway: Whether it is a gateway, which needs keys and the engine's socket.
+        shared_memory: The database whose files are in its /dev/shm; empty: none is known.
+        is_own: Whether it is the gateway of the configuration, which needs keys and the engine's socket.
+        is_gateway: Whether its image says that it is a gateway.
         inspection: The engine's answer, from which fixes are made.
         image_config: The configuration of its image.
     """
@@ -121,6 +125,8 @@ class Container:
     layer: int = 0
     changes: tuple[str, ...] | None = None
     user: User | None = None
+    shared_memory: str = ""
+    is_own: bool = False
     is_gateway: bool = False
     inspection: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     image_config: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)

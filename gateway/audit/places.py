@@ -8,6 +8,10 @@ from gateway.text import format_bytes
 
 FLEETING = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - patterns of mounts
 """Directories of a host that the next boot may empty."""
+VOLATILE = (
+    "/tmp", "/run", "/var/run", "/var/cache", "/var/tmp", "/var/log", "/dev", "/proc", "/sys", "/root/.cache",  # noqa: S108
+)  # fmt: skip
+"""Directories of a container whose content may be lost."""
 
 
 def places(snapshot: Snapshot) -> Iterator[Place]:

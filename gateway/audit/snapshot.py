@@ -1,8 +1,8 @@
 """Asks the engine and its host for the snapshot that an audit decides on. Changes nothing."""
 
 import asyncio
-import posixpath
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,12 @@ from gateway.text import one_line
 
 _ANONYMOUS = "com.docker.volume.anonymous"
 _PARALLEL = 8
-_GATEWAY = "gateway"
+_COMPARING = 15.0
+"""Seconds for questions about changed files."""
+_REMOVED = 2
+"""The kind of a change that removes a file of the image."""
+_TITLE, _TITLES = "org.opencontainers.image.title", ("gateway", "gateway-vpn")
+"""The label and its values by which an image says that it is a gateway."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,19 @@ async def take(engine: Engine, wanted: Wanted) -> Snapshot:
         EngineError: The engine cannot be asked.
     """
     unchecked: list[str] = []
-    listed, volumes, info = await asyncio.gather(
-        engine.get("containers/json", all="1", size="1"), _volumes(engine), _info(engine, unchecked)
+    listed, volume_list, usage, info = await asyncio.gather(
+        engine.get("containers/json", all="1", size="1"),
+        _unless_refused(engine, "volumes"),
+        _unless_refused(engine, "system/df", type="volume"),
+        _unless_refused(engine, "info"),
     )
+    for answer, path, missing in (
+        (volume_list, "/volumes", "options of volumes, and volumes that no container uses"),
+        (usage, "/system/df", "sizes of volumes"),
+        (info, "/info", "missing permissions"),
+    ):
+        if answer is None:
+            unchecked.append(f"the engine, or a proxy before it, refuses {path}: {missing} are not found")
     images: dict[str, Mapping[str, Any]] = {}
     turns = asyncio.Semaphore(_PARALLEL)
 
@@ -64,7 +79,10 @@ async def take(engine: Engine, wanted: Wanted) -> Snapshot:
     uses, known = await last_uses(engine, {each.id: each.name for each in containers})
     if not known:
         unchecked.append("the engine's events cannot be read: what used a volume last is not known")
-    volumes = {name: replace(each, last_use=uses.get(name, "")) for name, each in volumes.items()}
+    volumes = {
+        each.name: replace(each, last_use=uses.get(each.name, ""))
+        for each in _volumes(volume_list or {}, usage or {})
+    }
     is_here = wanted.is_local and not mounted_id()
     table = MOUNT_TABLE.read_text() if wanted.mounts is None and is_here else wanted.mounts
     found = Snapshot(
@@ -81,46 +99,58 @@ async def take(engine: Engine, wanted: Wanted) -> Snapshot:
             "the host's files cannot be read: databases are recognized by image and path only; hidden files, "
             "replaced files and missing permissions are not found"
         )
-        return replace(found, unchecked=tuple(unchecked))
-    return await asyncio.to_thread(with_files, found, info, unchecked)
+    else:
+        found = await asyncio.to_thread(with_files, found, info or {}, unchecked)
+    complete = await _with_changes(engine, found.containers, unchecked)
+    return replace(found, containers=complete, unchecked=tuple(unchecked))
 
 
-async def _info(engine: Engine, unchecked: list[str]) -> Mapping[str, Any]:
+async def _with_changes(
+    engine: Engine, containers: tuple[Container, ...], unchecked: list[str]
+) -> tuple[Container, ...]:
+    """Ask for the changed files of containers whose layers cannot be read here.
+
+    The engine compares a layer with the whole image, which takes seconds for large ones: the time is limited.
+    """
+    changes: dict[str, tuple[str, ...]] = {}
+    waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_COMPARING):
+            for each in waiting:
+                found = await _unless_refused(engine, f"containers/{each.id}/changes")
+                if found is not None:
+                    changes[each.id] = tuple(str(one["Path"]) for one in found if one["Kind"] != _REMOVED)
+    if len(changes) < len(waiting):
+        unchecked.append(
+            f"the changed files of {len(waiting) - len(changes)} containers are not known: databases in their layers "
+            "are not found"
+        )
+    return tuple(replace(each, changes=changes.get(each.id, each.changes)) for each in containers)
+
+
+async def _unless_refused(engine: Engine, path: str, **params: Any) -> Any:
+    """Return the answer to a GET; None: a proxy before the engine refuses it, or the engine does not have it."""
     try:
-        found: Mapping[str, Any] = await engine.get("info")
+        return await engine.get(path, **params)
     except EngineError as trouble:
-        if trouble.kind is not Kind.FORBIDDEN:
+        if trouble.kind in (Kind.UNREACHABLE, Kind.TIMEOUT):
             raise
-        unchecked.append("a proxy before the engine refuses /info: missing permissions are not found")
-        return {}
-    return found
+        return None
 
 
-async def _volumes(engine: Engine) -> dict[str, Volume]:
-    answer, usage = await asyncio.gather(engine.get("volumes"), _usage(engine))
-    found = {}
-    for each in answer.get("Volumes") or ():
+def _volumes(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[Volume]:
+    # The engine gives the size -1, or none, where it does not know it.
+    sizes = {
+        str(each["Name"]): int((each.get("UsageData") or {}).get("Size", -1)) for each in usage.get("Volumes") or ()
+    }
+    for each in listed.get("Volumes") or ():
         name, labels = str(each["Name"]), each.get("Labels") or {}
         is_anonymous = _ANONYMOUS in labels or (len(name) == 64 and set(name) <= set("0123456789abcdef"))
-        size = usage.get(name, -1)
-        found[name] = Volume(
+        size = sizes.get(name, -1)
+        yield Volume(
             one_line(name), str(each.get("Driver") or "local"), each.get("Options") or {}, labels, is_anonymous,
             str(each.get("Mountpoint") or ""), str(each.get("CreatedAt") or "")[:10], size if size >= 0 else None,
         )  # fmt: skip
-    return found
-
-
-async def _usage(engine: Engine) -> dict[str, int]:
-    """Return the size of each volume; the engine gives -1, or nothing, where it does not know it."""
-    try:
-        answer = await engine.get("system/df", type="volume")
-    except EngineError as trouble:
-        if trouble.kind is Kind.UNREACHABLE:
-            raise
-        return {}
-    return {
-        str(each["Name"]): int((each.get("UsageData") or {}).get("Size", -1)) for each in answer.get("Volumes") or ()
-    }
 
 
 async def _container(
@@ -129,7 +159,6 @@ async def _container(
     layer = int(listed.get("SizeRw") or 0)
     try:
         inspection = await engine.get(f"containers/{listed['Id']}/json")
-        changes = await _changes(engine, str(listed["Id"])) if layer else ()
     except EngineError as trouble:
         if trouble.kind is Kind.NOT_FOUND:  # removed since the list was made
             return None
@@ -137,10 +166,7 @@ async def _container(
     config, host = inspection.get("Config") or {}, inspection.get("HostConfig") or {}
     image = str(inspection.get("Image") or config.get("Image") or "")
     if image not in images:
-        try:
-            images[image] = (await engine.get(f"images/{image}/json")).get("Config") or {}
-        except EngineError:  # removed, or hidden by a proxy
-            images[image] = {}
+        images[image] = ((await _unless_refused(engine, f"images/{image}/json")) or {}).get("Config") or {}
     name = one_line(str(inspection["Name"]).lstrip("/"))
     tmpfs = (Mount("tmpfs", str(path)) for path in host.get("Tmpfs") or {})
     mounts = {each.path: each for each in (*tmpfs, *map(_mount, inspection.get("Mounts") or ()))}
@@ -151,41 +177,19 @@ async def _container(
         removed=bool(host.get("AutoRemove")),
         mounts=tuple(mounts.values()),
         layer=layer,
-        changes=changes,
-        is_gateway=_is_gateway(identity, name, config, own),
+        changes=None if layer else (),
+        is_own=(own is not None and (own == name or identity.startswith(own))) or identity in mounted_id(),
+        is_gateway=(images[image].get("Labels") or {}).get(_TITLE) in _TITLES,
         inspection=inspection,
         image_config=images[image],
     )  # fmt: skip
 
 
-def _is_gateway(identity: str, name: str, config: Mapping[str, Any], own: str | None) -> bool:
-    if (own and (own == name or identity.startswith(own))) or identity in mounted_id():
-        return True
-    words = [str(each) for each in (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()))]
-    return any(posixpath.basename(each) == _GATEWAY for each in words[:1]) or words[1:3] == ["-m", _GATEWAY]
-
-
-async def _changes(engine: Engine, identity: str) -> tuple[str, ...] | None:
-    """Return the paths that a container added or changed; None: a proxy before the engine refuses the request."""
-    try:
-        found = await engine.get(f"containers/{identity}/changes")
-    except EngineError as trouble:
-        if trouble.kind in (Kind.UNREACHABLE, Kind.NOT_FOUND):
-            raise
-        return None
-    removed = 2
-    return tuple(str(each["Path"]) for each in found or () if each.get("Kind") != removed)
-
-
 def _mount(found: Mapping[str, Any]) -> Mount:
-    kind = str(found.get("Type") or "bind")
-    path, source, writable = (
-        str(found.get("Destination")),
-        str(found.get("Source") or ""),
-        bool(found.get("RW", True)),
-    )
+    kind, path, source = str(found.get("Type")), str(found.get("Destination")), str(found.get("Source") or "")
+    writable = bool(found.get("RW", True))
     if kind == "volume":
         return Mount("volume", path, source, str(found.get("Name") or ""), writable)
-    return (
-        Mount("tmpfs", path, writable=writable) if kind == "tmpfs" else Mount("bind", path, source, writable=writable)
-    )
+    if kind == "tmpfs":
+        return Mount("tmpfs", path, writable=writable)
+    return Mount("bind", path, source, writable=writable)

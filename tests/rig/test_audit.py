@@ -110,6 +110,12 @@ def memory_volume(engine: Engine, host: Path) -> tuple[str, str]:
     return "data-in-memory", "ramdisk"
 
 
+def shared_memory(engine: Engine, host: Path) -> tuple[str, str]:
+    engine.run("shm")
+    engine.docker("exec", "shm", "sh", "-c", "echo content > /dev/shm/app.sqlite")
+    return "data-in-memory", "shm"
+
+
 def unused(engine: Engine, host: Path) -> tuple[str, str]:
     engine.docker("run", "--rm", "--init=false", "-v", "left:/data", "busybox", "sh", "-c", "echo content > /data/x")
     engine.run("other")  # its image is used to save the volume
@@ -177,8 +183,8 @@ def password(engine: Engine, host: Path) -> tuple[str, str]:
 HAZARDS: Mapping[str, Callable[[Engine, Path], tuple[str, str]]] = {
     each.__name__: each
     for each in (
-        layer_database, layer_data, anonymous_volume, removed, memory, memory_volume, unused, writers, key, socket,
-        writable, hides, replaced_file, permission, soft, in_use, password,
+        layer_database, layer_data, anonymous_volume, removed, memory, memory_volume, shared_memory, unused, writers,
+        key, socket, writable, hides, replaced_file, permission, soft, in_use, password,
     )
 }  # fmt: skip
 KEPT = {"layer_database": "/var/lib/mysql/ibdata1", "anonymous_volume": "/data/file", "removed": "/data/file",
@@ -206,6 +212,8 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
     if rule == "single-file":  # it is still a single file, but the container sees the new one
         assert (finding["severity"], after[rule, subject]["severity"]) == ("medium", "low")
         assert engine.docker("exec", subject, "cat", "/app.conf").stdout == "new\n"
+    elif hazard == "shared_memory":  # the fix saves the files; the program must store them elsewhere
+        assert (tmp_path / "shm-shm.tar").stat().st_size > 0
     else:
         assert (rule, subject) not in after, after[rule, subject]
     if hazard in KEPT:

@@ -37,7 +37,7 @@ def bind(source: str, path: str = "/data", *, writable: bool = True, **more: Any
 
 
 def directory(*names: str, uid: int = 0, mode: int = 0o755, has_acl: bool = False) -> HostPath:
-    return HostPath("directory", uid, 0, mode, has_acl, frozenset(names))
+    return HostPath("directory", uid, 0, mode, has_acl, frozenset(names), in_files(names)[0])
 
 
 def findings(
@@ -106,6 +106,9 @@ def test_data_in_memory_is_found() -> None:
     ramdisk = HostMount("/mnt/ram", "tmpfs", "tmpfs", {})
     assert found(container(bind("/mnt/ram/x")), mounts=(ROOT, ramdisk)) == {("data-in-memory", "medium")}
     assert found(container(bind("/run/app/app.sock", "/app.sock"))) == set()
+    sockets = {"/run/app": directory("a.sock", "b.sock")}
+    assert found(container(bind("/run/app", "/app")), paths=sockets) == set()
+    assert found(container(shared_memory="SQLite")) == {("data-in-memory", "high")}
 
 
 @pytest.mark.parametrize(
@@ -247,7 +250,7 @@ def test_a_private_key_is_found(source: str, path: str, severity: str | None) ->
     app = container(bind(source, path, writable=False))
     keys = {each for each in found(app, paths={source: directory()}) if each[0] == "private-key"}
     assert keys == ({("private-key", severity)} if severity else set())
-    assert found(replace(app, is_gateway=True), paths={source: directory()}) == set()
+    assert found(replace(app, is_own=True), paths={source: directory()}) == set()
 
 
 def test_the_variable_of_a_key_names_it() -> None:
@@ -261,7 +264,8 @@ def test_the_variable_of_a_key_names_it() -> None:
 def test_the_socket_of_the_engine_is_found(source: str) -> None:
     app = container(bind(source, "/x", writable=False))
     assert found(app) == {("engine-socket", "high")}
-    assert found(replace(app, is_gateway=True)) == set()
+    assert found(replace(app, is_gateway=True)) == {("engine-socket", "low")}
+    assert found(replace(app, is_own=True)) == set()
 
 
 def test_a_writable_directory_of_the_system_is_found() -> None:
@@ -272,7 +276,9 @@ def test_a_writable_directory_of_the_system_is_found() -> None:
 
 
 def test_hidden_files_of_the_image_are_found() -> None:
-    (finding,) = findings(container(bind("/srv/x", "/app", hides=("main.py", "static"))))
+    app = container(bind("/srv/x", "/app", hides=("main.py", "static")), image_config={"Cmd": ["/app/main.py"]})
+    (finding,) = findings(app)
+    assert found(replace(app, image_config={})) == {("hides-image-files", "low")}
     assert (finding.rule, finding.severity) == (rules.HIDES, Severity.MEDIUM)
     assert "/srv/x hides main.py, static of example/app:1" in finding.what
     kept = replace(on_volume(), hides=("new",))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.audit.host import Host, parse_mounts, stale_files
-from gateway.audit.image_files import image_names, user_of
+from gateway.audit.image_files import changed_names, image_names, user_of
 from gateway.audit.last_use import collect
 from gateway.audit.model import HostMount, User
 
@@ -71,7 +71,7 @@ def test_a_directory_on_a_server_is_not_opened(tmp_path: Path, monkeypatch: pyte
     assert here.look(str(tmp_path / "nas" / "file")) is None
     found = here.look(str(tmp_path))
     assert found is not None
-    assert found.names == {"nas"}
+    assert found.entries == frozenset({"nas"})
     assert opened == [str(tmp_path)]
 
 
@@ -81,7 +81,9 @@ def test_only_files_of_sqlite_count_as_databases(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.db")
     found = host().look(str(tmp_path))
     assert found is not None
-    assert found.names == {"real.db"}
+    assert (found.entries, found.database) == (frozenset({"real.db", "thumbs.db", "pipe.db"}), "SQLite")
+    (tmp_path / "real.db").unlink()
+    assert host().database_below(str(tmp_path)) == ""
 
 
 def test_reading_ends_at_the_deadline(tmp_path: Path) -> None:
@@ -89,7 +91,7 @@ def test_reading_ends_at_the_deadline(tmp_path: Path) -> None:
     late = Host((HostMount("/", "ext4", "/dev/vda1", {}),), time.monotonic() - 1)
     found = late.look(str(tmp_path))
     assert found is not None
-    assert (found.names, late.is_late) == (frozenset(), True)
+    assert (found.entries, late.is_late) == (None, True)
 
 
 def layer(folder: Path, **files: str) -> str:
@@ -120,6 +122,8 @@ def test_a_removed_file_of_an_image_is_not_one_of_its_files(tmp_path: Path) -> N
     upper, lower = layer(tmp_path / "upper", app__new=""), layer(tmp_path / "lower", app__old="")
     os.mknod(tmp_path / "upper" / "app" / "old", 0o020000, os.makedev(0, 0))
     assert image_names(host(), [upper, lower], "/app") == {"new"}
+    assert changed_names(host(), upper) == ("/app", "/app/new")
+    assert changed_names(host(), str(tmp_path / "absent")) is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
@@ -24,11 +25,10 @@ _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     """Yield these hazards."""
     for container in snapshot.containers:
-        if container.is_gateway:
-            continue
         for mount in container.mounts:
-            if mount.kind == "bind":
-                yield from _bind(snapshot, container, mount)
+            if mount.kind == "bind" and not container.is_own:
+                for each in _bind(snapshot, container, mount):
+                    yield replace(each, severity=Severity.LOW) if container.is_gateway else each
     for container in snapshot.containers:
         for mount in container.mounts:
             yield from _not_writable(snapshot, container, mount)

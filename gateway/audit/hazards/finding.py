@@ -21,7 +21,7 @@ def mounts(snapshot: Snapshot) -> Iterator[tuple[Container, Mount, Store]]:
 def database_in(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> str:
     """Return the database whose files a mount has; empty: none is known."""
     listed = snapshot.paths.get(store.host_path)
-    found = databases.in_files(listed.names)[0] if listed is not None else ""
+    found = listed.database if listed is not None else ""
     return found or databases.at(mount.path, container.image, container.environment.get("PGDATA", ""))
 
 

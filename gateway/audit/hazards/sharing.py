@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gateway.audit import databases, rules
+from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot, Volume
 from gateway.audit.mount_options import Change
@@ -52,7 +52,7 @@ def _holds_data(snapshot: Snapshot, mount: Mount, store: Store) -> bool:
 
 def _unused(snapshot: Snapshot, volume: Volume) -> Finding:
     listed = snapshot.paths.get(of_volume(snapshot, volume).host_path)
-    database = databases.in_files(listed.names)[0] if listed is not None else ""
+    database = listed.database if listed is not None else ""
     size = "size unknown" if volume.size is None else format_bytes(volume.size)
     use = volume.last_use or (f"created {volume.created}" if volume.created else "")
     severity = Severity.MEDIUM if database else Severity.LOW

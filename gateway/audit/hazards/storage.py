@@ -7,7 +7,7 @@ from gateway.audit import databases, rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot
 from gateway.audit.mount_options import Change
-from gateway.audit.places import FLEETING
+from gateway.audit.places import FLEETING, VOLATILE
 from gateway.audit.recreate import volume_for
 from gateway.audit.shell import command
 from gateway.audit.stores import Medium, Store, is_below
@@ -18,16 +18,13 @@ _SMALL = 1 << 20
 _SHARED = {"/", "/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
            "/usr/src/app", "/var/lib", "/var/log", "/var/run", "/usr/local"}  # fmt: skip
 """Directories that also hold files of the image, or that programs expect to be empty at the start."""
-_VOLATILE = (
-    "/tmp", "/run", "/var/run", "/var/cache", "/var/tmp", "/var/log", "/dev", "/proc", "/sys", "/root/.cache",  # noqa: S108
-)  # fmt: skip
-"""Directories of a container whose content may be lost."""
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
     """Yield these hazards."""
     for container in snapshot.containers:
         yield from _layer(snapshot, container)
+        yield from _shared_memory(snapshot, container)
     for container, mount, store in mounts(snapshot):
         volume = snapshot.volumes.get(mount.volume)
         if store.medium is Medium.MEMORY:
@@ -41,7 +38,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 def _layer(snapshot: Snapshot, container: Container) -> Iterator[Finding]:
     mounted = [each.path for each in container.mounts]
     written = [
-        each for each in container.changes or () if not any(is_below(each, path) for path in (*mounted, *_VOLATILE))
+        each for each in container.changes or () if not any(is_below(each, path) for path in (*mounted, *VOLATILE))
     ]
     database, directory = databases.in_files(written)
     if database:
@@ -94,7 +91,7 @@ def _anonymous(snapshot: Snapshot, container: Container, mount: Mount, store: St
 
 def _memory(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
-    if not mount.writable or (not database and any(is_below(mount.path, each) for each in _VOLATILE)):
+    if not mount.writable or (not database and any(is_below(mount.path, each) for each in VOLATILE)):
         return
     if mount.kind == "bind" and not _is_directory(snapshot, mount):
         return
@@ -103,6 +100,15 @@ def _memory(snapshot: Snapshot, container: Container, mount: Mount, store: Store
     fix = Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,), vanishes=True)
     severity = Severity.HIGH if database else Severity.MEDIUM
     yield on_container(snapshot, rules.MEMORY, severity, container, mount.path, what, fix)
+
+
+def _shared_memory(snapshot: Snapshot, container: Container) -> Iterator[Finding]:
+    if container.shared_memory:
+        pid = f"$({command(snapshot.client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
+        fix = f"""tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}
+# then let {container.name} store it in a directory of its own, and mount a volume there"""
+        what = f"{container.shared_memory} files in /dev/shm"
+        yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108
 
 
 def _fleeting(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
@@ -118,6 +124,6 @@ def _is_directory(snapshot: Snapshot, mount: Mount) -> bool:
     found = snapshot.paths.get(mount.source)
     if mount.source in FLEETING or mount.source.endswith((".sock", ".pid", ".lock")):
         return False
-    return found is None or (
-        found.kind == "directory" and not all(each.endswith(".sock") for each in found.names or ("",))
-    )
+    if found is None or found.kind != "directory":
+        return found is None
+    return not found.entries or not all(each.endswith(".sock") for each in found.entries)

@@ -8,7 +8,7 @@ from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
 from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot
 from gateway.audit.shell import command, script
-from gateway.audit.stores import behind
+from gateway.audit.stores import behind, is_below
 
 _HARMLESS = {"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
 _MOST_NAMES = 5
@@ -29,7 +29,7 @@ def _hides(snapshot: Snapshot, container: Container, mount: Mount) -> Finding:
     more = f" and {len(mount.hides) - _MOST_NAMES} more" if len(mount.hides) > _MOST_NAMES else ""
     store = behind(snapshot, mount)
     what = f"{store.title} hides {names}{more} of {container.image}"
-    severity = Severity.MEDIUM if mount.kind == "bind" else Severity.LOW
+    severity = Severity.MEDIUM if _has_program(container, mount.path) else Severity.LOW
     client, helper = snapshot.client, f"{container.name}-image"
     where = store.host_path
     if not where:
@@ -42,6 +42,13 @@ def _hides(snapshot: Snapshot, container: Container, mount: Mount) -> Finding:
         command(client, "rm", helper),
     )
     return on_container(snapshot, rules.HIDES, severity, container, mount.path, what, fix)
+
+
+def _has_program(container: Container, path: str) -> bool:
+    """Return whether the image starts a program, or works, below a path."""
+    config = container.image_config
+    words = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()), config.get("WorkingDir") or "")
+    return any(is_below(str(each), path) for each in words)
 
 
 def _single_file(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
