@@ -184,6 +184,7 @@ class Snapshot:
         unchecked: What could not be read, and which hazards are therefore not found.
         client: The engine's command line client.
         socket: The path of the engine's socket.
+        cgroup_mode: The cgroup namespace mode that containers have by default.
     """
 
     containers: tuple[Container, ...] = ()
@@ -194,6 +195,7 @@ class Snapshot:
     unchecked: tuple[str, ...] = ()
     client: str = "docker"
     socket: str = "/var/run/docker.sock"
+    cgroup_mode: str = "private"
 
 
 @dataclass(frozen=True)

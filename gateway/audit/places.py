@@ -34,8 +34,9 @@ def _place(snapshot: Snapshot, container: Container, mount: Mount) -> Place:
 def _fate(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> tuple[str, str]:
     if mount.kind == "tmpfs":
         return "tmpfs", "its next stop"
-    if store.medium.is_network and store.medium is not Medium.FUSE:
-        return f"network {mount.kind}", "the server's disk; not by Docker"
+    if store.medium.is_network:
+        server = "the program or server behind it" if store.medium is Medium.FUSE else "the server's disk"
+        return f"network {mount.kind}", f"{server}; not by Docker"
     volume = snapshot.volumes.get(mount.volume)
     if mount.kind == "bind" or volume is None:
         if store.medium is Medium.MEMORY or any(is_below(mount.source, each) for each in FLEETING):

@@ -7,10 +7,12 @@ all others `docker create` with the options that the container has now.
 import posixpath
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from gateway.audit.compose_override import FILES, PROJECT, SERVICE, override
-from gateway.audit.create_options import NotReproducibleError, networks, options, variables
+from gateway.audit.create_options import networks, options, variables
+from gateway.audit.host_options import NotReproducibleError
 from gateway.audit.model import Container, Snapshot
 from gateway.audit.mount_options import Change, volume_options
 from gateway.audit.shell import command, copy, script
@@ -57,7 +59,7 @@ def _run(snapshot: Snapshot, container: Container, change: Change) -> str:
         for network, extra in networks(container)
         if network != _first_network(container)
     ]
-    lines = [_create(container, change, client, new), *connects]
+    lines = [_create(snapshot, container, change, new), *connects]
     copies = [copy(client, container, new, path) for path in change.copied]
     # What is in memory is lost when the container stops: it is paused while its data are copied.
     is_live = container.running and (container.removed or change.vanishes)
@@ -80,8 +82,9 @@ def _run(snapshot: Snapshot, container: Container, change: Change) -> str:
     return f"{script(*lines)}\n# when {name} works: {command(client, 'rm', '-v', old)}"
 
 
-def _create(container: Container, change: Change, client: str, new: str) -> str:
-    own, arguments = options(container)
+def _create(snapshot: Snapshot, container: Container, change: Change, new: str) -> str:
+    client = snapshot.client
+    own, arguments = options(container, snapshot.cgroup_mode)
     for network, extra in networks(container):
         if network == _first_network(container):
             own += [each.replace("--alias", "--network-alias") for each in extra]
@@ -98,7 +101,10 @@ def _create(container: Container, change: Change, client: str, new: str) -> str:
 
 
 def _first_network(container: Container) -> str:
-    return str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
+    """Return the network that the container was created with, by its name even if it was given by its ID."""
+    mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
+    found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
+    return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)
 
 
 def _restarts(container: Container) -> bool:

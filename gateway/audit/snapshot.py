@@ -88,6 +88,7 @@ async def take(engine: Engine, wanted: Wanted) -> Snapshot:
     found = Snapshot(
         tuple(containers), volumes, wanted.forwards, parse_mounts(table) if table is not None else None,
         client=engine.flavour.command, socket=wanted.socket,
+        cgroup_mode="host" if (info or {}).get("CgroupVersion") == "1" else "private",
     )  # fmt: skip
     if table is None:
         unchecked.append(

@@ -55,7 +55,7 @@ def audit(
     if fail_on is not None:
         severe = [each for each in report.findings if each.severity.reaches(Severity(fail_on))]
         if severe:
-            raise GatewayError(f"{len(severe)} hazards of severity {fail_on} or higher")
+            raise GatewayError(f"hazards of severity {fail_on} or higher: {len(severe)}")
 
 
 def _print(report: "Report", exposures: list[str]) -> None:

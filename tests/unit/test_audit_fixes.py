@@ -46,6 +46,7 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}], "Memory": 1 << 30, "NanoCpus": 1500000000, "Init": True,
         "ShmSize": 67108864, "IpcMode": "private", "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
         "Binds": ["/srv/x:/x:ro,rslave"], "Tmpfs": {"/t": "size=1m"}, "Sysctls": {"net.core.somaxconn": "9"},
+        "Runtime": "runsc", "CgroupnsMode": "host", "Annotations": {"a": "b"}, "MaskedPaths": ["/proc/kcore"],
     }  # fmt: skip
     address = {"IPv4Address": "10.0.0.9"}
     app = container(
@@ -53,16 +54,17 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         networks={"two": {}, "apps": {"Aliases": ["orders", "c0ffeec0ffee"], "IPAMConfig": address}},
         image={"Env": ["PATH=/bin"], "Cmd": ["mariadbd"], "User": "mysql"},
         Hostname="c0ffeec0ffee", User="1000", Env=["PATH=/bin", "DB_PASSWORD=hunter2"], Cmd=["mariadbd", "--a b"],
-        Labels={"team": "shop"}, WorkingDir="/w",
+        Labels={"team": "shop"}, WorkingDir="/w", ExposedPorts={"80/tcp": {}, "9/tcp": {}},
     )  # fmt: skip
     text = lines(app, MOVE)
     assert "hunter2" not in "\n".join(text)
     create = (
         "docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' db | grep -E '^(DB_PASSWORD)=' | "
-        "docker create --env-file /dev/stdin --name db-new -p 8011:80/tcp -p '[::1]:53:53/udp' "
+        "docker create --env-file /dev/stdin --name db-new --cgroupns host -p 8011:80/tcp -p '[::1]:53:53/udp' "
         "--restart on-failure:3 --network apps --cap-drop NET_RAW "
         "--device /dev/net/tun:/dev/net/tun:rwm --init=true --memory 1073741824 "
-        "--cpus 1.5 --ulimit core=0:0 --sysctl net.core.somaxconn=9 --log-opt max-size=1m -u 1000 -w /w "
+        "--cpus 1.5 --ulimit core=0:0 --sysctl net.core.somaxconn=9 --log-opt max-size=1m "
+        "--runtime runsc --annotation a=b -u 1000 -w /w --expose 9/tcp "
         "--label team=shop --ip 10.0.0.9 --network-alias orders --tmpfs /t:size=1m -v /srv/x:/x:ro,rslave "
         "-v db-mysql:/var/lib/mysql mariadb:11 mariadbd '--a b'"
     )
@@ -79,6 +81,13 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "FIX",
         "# when db works: docker rm -v db-old",
     ]
+
+
+def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
+    app = container(host={"NetworkMode": "f00d"}, networks={"apps": {"NetworkID": "f00d", "Aliases": ["orders"]}})
+    text = lines(app, Change())
+    assert text[1] == "docker create --name db-new --network f00d --network-alias orders mariadb:11"
+    assert not [each for each in text if "network connect" in each]
 
 
 def test_what_comes_from_the_image_is_not_repeated() -> None:
@@ -101,6 +110,7 @@ def test_what_comes_from_the_image_is_not_repeated() -> None:
     [
         ({"DeviceRequests": [{"Driver": "nvidia"}]}, {}),
         ({"Links": ["/a:/b"]}, {}),
+        ({"MaskedPaths": []}, {}),
         ({"Mounts": [{"Type": "bind", "BindOptions": {"Propagation": "rshared"}}]}, {}),
         ({}, {"Cmd": ["redis-server", "--requirepass", "hunter2"]}),
         ({}, {"Env": ["KEY=a\nb"]}),

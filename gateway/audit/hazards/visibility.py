@@ -55,7 +55,7 @@ def _single_file(snapshot: Snapshot, container: Container, mount: Mount) -> Iter
     found = snapshot.paths.get(mount.source)
     is_file = found.kind == "file" if found is not None else posixpath.splitext(mount.source)[1] in _SUFFIXES
     if mount.is_stale:
-        what = f"{mount.source} was replaced on the host; {container.name} still has the old file"
+        what = f"{mount.source} was replaced on the host; {container.name} still has the old one"
         fix = command(snapshot.client, "restart", container.name)
         yield on_container(snapshot, rules.SINGLE_FILE, Severity.MEDIUM, container, mount.path, what, fix)
     elif is_file:
