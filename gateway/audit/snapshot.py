@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -83,7 +84,8 @@ async def take(engine: Engine, wanted: Wanted) -> Snapshot:
         each.name: replace(each, last_use=uses.get(each.name, ""))
         for each in _volumes(volume_list or {}, usage or {})
     }
-    is_here = wanted.is_local and not mounted_id()
+    # A local socket may lead to an engine in a virtual machine, as Docker Desktop's does, or on another host.
+    is_here = wanted.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
     table = MOUNT_TABLE.read_text() if wanted.mounts is None and is_here else wanted.mounts
     found = Snapshot(
         tuple(containers), volumes, wanted.forwards, parse_mounts(table) if table is not None else None,

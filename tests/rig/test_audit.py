@@ -1,5 +1,6 @@
 """`gateway audit` on a real engine: each hazard is made, found, fixed with the printed commands, and gone."""
 
+import ctypes
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import command
+from conftest import command, need
 from engines import Engine, running_engine
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(180)]
@@ -249,9 +250,93 @@ def test_a_mount_table_shows_that_a_bind_is_on_a_server(engine: Engine, host: Pa
     assert [(each["kind"], each["place"]) for each in places] == [("network bind", f"{host}/in (nas:/x, nfs4)")]
 
 
+@pytest.fixture
+def hung(host: Path) -> Iterator[Path]:
+    """A directory with a FUSE file system that answers nothing: a system call on it does not return."""
+    need(Path("/dev/fuse").exists(), "/dev/fuse")
+    point = host / "hung"
+    point.mkdir()
+    device = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        assert libc.mount(b"server:", os.fsencode(point), b"fuse.sshfs", 0, options) == 0, os.strerror(
+            ctypes.get_errno()
+        )
+        yield point
+    finally:
+        os.close(device)
+        subprocess.run(["umount", "-l", str(point)], check=True, timeout=10)
+
+
+def test_a_mount_whose_server_does_not_answer_does_not_hold_up_the_audit(
+    engine: Engine, host: Path, hung: Path
+) -> None:
+    (host / "file").touch()
+    engine.docker("create", "--name", "above", "-v", f"{host}:/data", "busybox", "sleep", "9999")
+    (host / "link").symlink_to(hung)
+    engine.docker("volume", "create", "-o", "type=none", "-o", "o=bind", "-o", f"device={hung}/pictures", "below")
+    engine.docker("create", "--name", "media", "-v", "below:/media", "busybox", "sleep", "9999")
+    began = time.monotonic()
+    report = audit(engine)
+    assert time.monotonic() - began < 20
+    places = {each["container"]: (each["kind"], each["place"]) for each in report["places"]}
+    assert places == {
+        "above": ("bind", str(host)),
+        "media": ("network volume", f"{hung}/pictures (server:/pictures, fuse.sshfs)"),
+    }
+
+
+def test_the_exercise_of_the_page_loses_data_before_the_fixes_and_none_after_them(
+    engine: Engine, tmp_path: Path
+) -> None:
+    started = {
+        "notes": ((), "/var/lib/notes/notes.sqlite"),
+        "db": (("-v", "/var/lib/mysql"), "/var/lib/mysql/ibdata1"),
+        "cache": (("--tmpfs", "/data"), "/data/file"),
+        "web": (("-v", "site:/srv/site"), "/srv/site/file"),
+    }
+    fixed = {"notes": "notes-notes:/var/lib/notes", "db": "db-mysql:/var/lib/mysql", "cache": "cache-data:/data"}
+
+    def write() -> None:
+        for name, (_, path) in started.items():
+            engine.docker("exec", name, "sh", "-c", f"mkdir -p {os.path.dirname(path)} && echo content > {path}")  # noqa: PTH120
+
+    def kept() -> set[str]:
+        return {
+            name for name, (_, path) in started.items()
+            if engine.docker("exec", name, "cat", path, check=False).stdout == "content\n"
+        }  # fmt: skip
+
+    def remove_everything() -> None:
+        paste(engine, "docker rm -f $(docker ps -aq)", tmp_path)
+
+    for name, (options, _) in started.items():
+        engine.run(name, *options)
+    write()
+    assert {each["subject"] for each in found(engine).values()} == {"notes", "db", "cache"}
+    remove_everything()
+    for name, (options, _) in started.items():
+        engine.run(name, *options)
+    assert kept() == {"web"}
+    left = [each for each in found(engine).values() if each["rule"] == "unused-volume"]
+    assert ["MySQL or MariaDB files" in each["what"] and "last used by db" in each["what"] for each in left] == [True]
+    paste(engine, left[0]["fix"], tmp_path)
+
+    write()
+    for _ in range(len(fixed)):
+        (finding, *_) = found(engine).values()
+        paste(engine, finding["fix"], tmp_path)
+    assert found(engine) == {}
+    remove_everything()
+    for name, (options, _) in started.items():
+        engine.run(name, *(("-v", fixed[name]) if name in fixed else options))
+    assert kept() == set(started)
+
+
 def test_a_service_of_compose_is_fixed_by_its_files(engine: Engine, host: Path, tmp_path: Path) -> None:
-    if subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=20, check=False).returncode:
-        pytest.skip("docker compose is not installed")
+    version = subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=20, check=False)
+    need(version.returncode == 0, "Docker Compose (package docker-compose)")
     (tmp_path / "compose.yaml").write_text(
         "services:\n  db:\n    image: busybox\n    command: [sleep, '9999']\n    stop_grace_period: 1s\n"
         f"    volumes: ['named:/named', '{host}:/srv:ro', '/data']\n    tmpfs: [/run]\nvolumes: {{named: {{}}}}\n"

@@ -1,6 +1,7 @@
 """Tests of the snapshot from answers of an engine that runs elsewhere, or behind a proxy that refuses requests."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -85,6 +86,15 @@ async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
     assert (found.volumes["data"].size, found.volumes["data"].last_use[:17]) == (7, "last used by db, ")
     assert len(found.unchecked) == 2
     assert {each.rule.id for each in decide(found).findings} == {"database-in-layer"}
+
+
+async def test_a_local_socket_may_lead_to_an_engine_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "mounted_id", list)
+    here = {"SecurityOptions": [], "Name": socket.gethostname()}
+    for answer, expected in ((here, False), ({**here, "Name": "docker-desktop"}, True)):
+        monkeypatch.setitem(ANSWERS, "info", answer)
+        found = await take(made(), Wanted({}))
+        assert any("on another host" in each for each in found.unchecked) is expected
 
 
 async def test_a_copy_of_the_mount_table_shows_network_mounts() -> None:
