@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.audit.host import Host, stale_files
-from gateway.audit.image_files import changed_names, image_names, user_of
+from gateway.audit.image_files import changes, image_names, user_of
 from gateway.audit.model import Container, HostPath, Mount, Snapshot
 from gateway.audit.places import VOLATILE
 from gateway.audit.stores import is_below, of_volume
@@ -77,9 +77,9 @@ def _container_files(
         stale = stale_files(Path(f"/proc/{pid}/mountinfo").read_text()) if pid else set()
     except OSError:
         stale = set()
-    changes = container.changes
-    if changes is None and layers:
-        changes = changed_names(host, layers[0])
+    changed = container.changes
+    if changed is None and layers:
+        changed = changes(host, layers[0])
     image = [each for each in layers[1:] if not each.endswith("-init/diff")]
     mounts = []
     for mount in container.mounts:
@@ -89,7 +89,7 @@ def _container_files(
     config, given = container.inspection.get("Config") or {}, container.inspection.get("HostConfig") or {}
     user = user_of(host, layers, str(config.get("User") or ""), given.get("GroupAdd") or ()) if knows_users else None
     shared = host.database_below(f"/proc/{pid}/root/dev/shm") if pid and not _mounts_shared(container) else ""
-    return replace(container, mounts=tuple(mounts), changes=changes, user=user, shared_memory=shared)
+    return replace(container, mounts=tuple(mounts), changes=changed, user=user, shared_memory=shared)
 
 
 def _mounts_shared(container: Container) -> bool:

@@ -42,8 +42,8 @@ def image_names(host: Host, layers: Iterable[str], path: str) -> set[str] | None
     return found
 
 
-def changed_names(host: Host, layer: str) -> tuple[str, ...] | None:
-    """Return the paths that a container added or changed; None: its layer cannot be read.
+def changes(host: Host, layer: str) -> dict[str, int] | None:
+    """Return the paths that a container added or changed, with their bytes; None: its layer cannot be read.
 
     Args:
         host: The host.
@@ -51,7 +51,7 @@ def changed_names(host: Host, layer: str) -> tuple[str, ...] | None:
     """
     if not os.access(layer, os.R_OK | os.X_OK) or not host.is_local(layer):
         return None
-    found: list[str] = []
+    found: dict[str, int] = {}
     waiting = [""]
     while waiting and len(found) < _MOST_CHANGES and not host.is_late:
         inner = waiting.pop(0)
@@ -61,11 +61,19 @@ def changed_names(host: Host, layer: str) -> tuple[str, ...] | None:
         except OSError:
             continue
         for entry in entries:
+            name = f"{inner}/{entry.name}"
             if entry.is_dir(follow_symlinks=False):
-                waiting.append(f"{inner}/{entry.name}")
+                waiting.append(name)
             if not _is_whiteout(entry):
-                found.append(f"{inner}/{entry.name}")
-    return tuple(found)
+                found[name] = _size(entry)
+    return found
+
+
+def _size(entry: "os.DirEntry[str]") -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size if entry.is_file(follow_symlinks=False) else 0
+    except OSError:
+        return 0
 
 
 def _is_whiteout(entry: "os.DirEntry[str]") -> bool:

@@ -107,7 +107,8 @@ class Container:
         removed: Whether the engine removes it, with its anonymous volumes, when it stops (`--rm`).
         mounts: Its mounts.
         layer: Bytes in its writable layer.
-        changes: Files that it added or changed in its layer; None: not known.
+        changes: Paths that it added or changed in its layer, with their bytes, or 1 if these are not known; None: the
+            paths are not known.
         user: The user of its main process; None: not known.
         shared_memory: The database whose files are in its /dev/shm; empty: none is known.
         is_own: Whether it is the gateway of the configuration, which needs keys and the engine's socket.
@@ -123,7 +124,7 @@ class Container:
     removed: bool = False
     mounts: tuple[Mount, ...] = ()
     layer: int = 0
-    changes: tuple[str, ...] | None = None
+    changes: Mapping[str, int] | None = field(default=None, hash=False)
     user: User | None = None
     shared_memory: str = ""
     is_own: bool = False

@@ -115,14 +115,14 @@ async def _with_changes(
 
     The engine compares a layer with the whole image, which takes seconds for large ones: the time is limited.
     """
-    changes: dict[str, tuple[str, ...]] = {}
+    changes: dict[str, Mapping[str, int]] = {}
     waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_COMPARING):
             for each in waiting:
                 found = await _unless_refused(engine, f"containers/{each.id}/changes")
                 if found is not None:
-                    changes[each.id] = tuple(str(one["Path"]) for one in found if one["Kind"] != _REMOVED)
+                    changes[each.id] = {str(one["Path"]): 1 for one in found if one["Kind"] != _REMOVED}
     if len(changes) < len(waiting):
         unchecked.append(
             f"the changed files of {len(waiting) - len(changes)} containers are not known: databases in their layers "
@@ -180,7 +180,7 @@ async def _container(
         removed=bool(host.get("AutoRemove")),
         mounts=tuple(mounts.values()),
         layer=layer,
-        changes=None if layer else (),
+        changes=None if layer else {},
         is_own=(own is not None and (own == name or identity.startswith(own))) or identity in mounted_id(),
         is_gateway=(images[image].get("Labels") or {}).get(_TITLE) in _TITLES,
         inspection=inspection,

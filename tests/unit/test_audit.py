@@ -24,6 +24,8 @@ def volume(name: str = "data", **more: Any) -> Volume:
 
 
 def container(*mounts: Mount, name: str = "app", host: Mapping[str, Any] | None = None, **more: Any) -> Container:
+    if isinstance(changed := more.get("changes"), tuple):
+        more["changes"] = dict.fromkeys(changed, 1)
     inspection = {"Config": {"Env": more.pop("env", [])}, "HostConfig": host or {}, "Created": name}
     return Container(name * 4, name, more.pop("image", "example/app:1"), mounts=mounts, inspection=inspection, **more)
 
@@ -77,6 +79,9 @@ def test_much_data_in_a_layer_is_found() -> None:
     assert found(container(layer=5 << 20, changes=None)) == {("data-in-layer", "medium")}
     assert found(container(layer=5 << 20, changes=("/tmp/a", "/var/log/b"))) == set()  # noqa: S108
     assert found(container(layer=5000, changes=("/uploads/a",))) == set()
+    changed = {"/etc/hosts": 9 << 20, "/uploads/in": 0, "/uploads/in/big": 4 << 20, "/home/a": 9, "/home/b": 9}
+    assert findings(container(layer=5 << 20, changes=changed))[0].path == "/uploads/in"
+    assert findings(container(layer=5 << 20, changes={"/big": 4 << 20, "/opt/x": 9}))[0].path == "/"
 
 
 @pytest.mark.parametrize(

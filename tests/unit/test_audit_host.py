@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.audit.host import Host, parse_mounts, stale_files
-from gateway.audit.image_files import changed_names, image_names, user_of
+from gateway.audit.image_files import changes, image_names, user_of
 from gateway.audit.last_use import collect
 from gateway.audit.model import HostMount, User
 
@@ -122,8 +122,8 @@ def test_a_removed_file_of_an_image_is_not_one_of_its_files(tmp_path: Path) -> N
     upper, lower = layer(tmp_path / "upper", app__new=""), layer(tmp_path / "lower", app__old="")
     os.mknod(tmp_path / "upper" / "app" / "old", 0o020000, os.makedev(0, 0))
     assert image_names(host(), [upper, lower], "/app") == {"new"}
-    assert changed_names(host(), upper) == ("/app", "/app/new")
-    assert changed_names(host(), str(tmp_path / "absent")) is None
+    assert changes(host(), upper) == {"/app": 0, "/app/new": 0}
+    assert changes(host(), str(tmp_path / "absent")) is None
 
 
 @pytest.mark.parametrize(

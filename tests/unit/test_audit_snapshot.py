@@ -79,7 +79,7 @@ async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
     found = await take(made(), Wanted({}, is_local=False))
     (container,) = found.containers
     assert (container.name, container.layer, container.is_gateway) == ("db", 600_000, True)
-    assert container.changes == ("/var/lib/mysql/ibdata1",)
+    assert container.changes == {"/var/lib/mysql/ibdata1": 1}
     assert [(each.kind, each.path, each.writable) for each in container.mounts] == [
         ("tmpfs", "/run", True), ("volume", "/data", False), ("bind", "/x", True),
     ]  # fmt: skip

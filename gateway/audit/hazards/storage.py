@@ -1,7 +1,7 @@
 """Data that is lost with a container: in its layer, in anonymous volumes, in memory. Pure."""
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from gateway.audit import databases, rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
@@ -18,6 +18,8 @@ _SMALL = 1 << 20
 _SHARED = {"/", "/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
            "/usr/src/app", "/var/lib", "/var/log", "/var/run", "/usr/local"}  # fmt: skip
 """Directories that also hold files of the image, or that programs expect to be empty at the start."""
+
+_SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab", "/.dockerenv")
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
@@ -37,9 +39,11 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _layer(snapshot: Snapshot, container: Container) -> Iterator[Finding]:
     mounted = [each.path for each in container.mounts]
-    written = [
-        each for each in container.changes or () if not any(is_below(each, path) for path in (*mounted, *VOLATILE))
-    ]
+    written = {
+        name: size
+        for name, size in (container.changes or {}).items()
+        if not any(is_below(name, path) for path in (*mounted, *VOLATILE, *_SET_BY_ENGINE))
+    }
     database, directory = databases.in_files(written)
     if database:
         what = f"{database} files in {directory}, {format_bytes(container.layer)} in the layer"
@@ -52,15 +56,16 @@ def _layer(snapshot: Snapshot, container: Container) -> Iterator[Finding]:
         yield on_container(snapshot, rules.LAYER_DATA, Severity.MEDIUM, container, directory, what, fix)
 
 
-def _main_directory(written: list[str]) -> str:
-    """Return the directory that has most of some files; of several, the deepest."""
-    parents: dict[str, int] = {}
-    for name in written:
+def _main_directory(written: Mapping[str, int]) -> str:
+    """Return the deepest directory that has more than half of the bytes of some files."""
+    sizes: dict[str, int] = {}
+    for name, size in written.items():
         directory = posixpath.dirname(name)
-        while directory not in ("", "/"):
-            parents[directory] = parents.get(directory, 0) + 1
+        while directory != "/":
+            sizes[directory] = sizes.get(directory, 0) + size
             directory = posixpath.dirname(directory)
-    return max(parents, key=lambda each: (parents[each], each.count("/")), default="/")
+    half = sum(written.values()) / 2
+    return max((each for each, size in sizes.items() if size > half), key=lambda each: each.count("/"), default="/")
 
 
 def _move(snapshot: Snapshot, container: Container, directory: str) -> str | Change:
