@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -113,11 +113,11 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list
         socket=options.host.removeprefix("unix://") if options.host.startswith("unix://") else "",
         is_local=options.is_local,
         mounts=mounts,
-        own=options.container,
     )
 
     async def ask(reconciler: Reconciler, engine: Engine) -> tuple[Report, list[str]]:
-        return decide(await take(engine, wanted)), await reconciler.exposures(engine)
+        lines, own = await reconciler.exposures(engine)
+        return decide(await take(engine, replace(wanted, own=own))), lines
 
     return _with_engine(config, ask)
 

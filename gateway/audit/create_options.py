@@ -36,7 +36,7 @@ def variables(container: Container) -> list[str]:
     Raises:
         NotReproducibleError: A value has several lines.
     """
-    from_image = set(container.image_config.get("Env") or ())
+    from_image = set(container.defaults.get("Env") or ())
     given = [
         str(each) for each in (container.inspection.get("Config") or {}).get("Env") or () if each not in from_image
     ]
@@ -58,7 +58,7 @@ def networks(container: Container) -> Iterator[tuple[str, list[str]]]:
 
 def _own(container: Container) -> Iterator[str]:
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
-    image = container.image_config
+    image = container.defaults
     for key in ("Healthcheck", "Domainname"):
         if config.get(key) and config[key] != image.get(key):
             raise NotReproducibleError(key)
@@ -83,9 +83,9 @@ def _command(container: Container) -> tuple[list[str], list[str]]:
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     command = [str(each) for each in config.get("Cmd") or ()]
     entrypoint = [str(each) for each in config.get("Entrypoint") or ()]
-    if entrypoint != (container.image_config.get("Entrypoint") or []):
+    if entrypoint != (container.defaults.get("Entrypoint") or []):
         return ["--entrypoint", entrypoint[0] if entrypoint else ""], [*entrypoint[1:], *command]
-    return [], [] if command == (container.image_config.get("Cmd") or []) else command
+    return [], [] if command == (container.defaults.get("Cmd") or []) else command
 
 
 def _shares_name(container: Container) -> bool:

@@ -112,9 +112,8 @@ class Container:
         user: The user of its main process; None: not known.
         shared_memory: The database whose files are in its /dev/shm; empty: none is known.
         is_own: Whether it is the gateway of the configuration, which needs keys and the engine's socket.
-        is_gateway: Whether its image says that it is a gateway.
         inspection: The engine's answer, from which fixes are made.
-        image_config: The configuration of its image.
+        image_config: The configuration of its image; None: not known.
     """
 
     id: str
@@ -128,15 +127,22 @@ class Container:
     user: User | None = None
     shared_memory: str = ""
     is_own: bool = False
-    is_gateway: bool = False
     inspection: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
-    image_config: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    image_config: Mapping[str, Any] | None = field(default=None, hash=False, compare=False)
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Its labels."""
+        """Its labels that do not come from its image, which could lead commands elsewhere; none if unknown."""
+        if self.image_config is None:
+            return {}
+        from_image: Mapping[str, str] = self.image_config.get("Labels") or {}
         labels: Mapping[str, str] = (self.inspection.get("Config") or {}).get("Labels") or {}
-        return labels
+        return {key: value for key, value in labels.items() if from_image.get(key) != value}
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The configuration of its image, as far as it is known."""
+        return self.image_config or {}
 
     @property
     def environment(self) -> dict[str, str]:

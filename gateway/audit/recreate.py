@@ -42,7 +42,7 @@ def recreate(snapshot: Snapshot, container: Container, change: Change) -> str:
     labels, client = container.labels, snapshot.client
     if labels.get(_TASK):
         return _service(labels[_TASK], container, change, client)
-    if labels.get(PROJECT) and labels.get(FILES) and labels.get(SERVICE):
+    if labels.get(PROJECT) and labels.get(SERVICE) and labels.get(FILES, "").startswith("/"):
         return override(container, change, client)
     try:
         return _run(snapshot, container, change)

@@ -22,8 +22,6 @@ _COMPARING = 15.0
 """Seconds for questions about changed files."""
 _REMOVED = 2
 """The kind of a change that removes a file of the image."""
-_TITLE, _TITLES = "org.opencontainers.image.title", ("gateway", "gateway-vpn")
-"""The label and its values by which an image says that it is a gateway."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +33,14 @@ class Wanted:
         socket: The path of the engine's socket; empty: it has none on this host.
         is_local: Whether the engine runs on this host.
         mounts: The mount table of the engine's host; None: this host's, if the engine is here.
-        own: The name or ID of the gateway's container, as configured; None: not configured.
+        own: The IDs of the gateway's containers.
     """
 
     forwards: Mapping[int, str]
     socket: str = "/var/run/docker.sock"
     is_local: bool = True
     mounts: str | None = None
-    own: str | None = None
+    own: frozenset[str] = frozenset()
 
 
 async def take(engine: Engine, wanted: Wanted) -> Snapshot:
@@ -69,7 +67,7 @@ async def take(engine: Engine, wanted: Wanted) -> Snapshot:
     ):
         if answer is None:
             unchecked.append(f"the engine, or a proxy before it, refuses {path}: {missing} are not found")
-    images: dict[str, Mapping[str, Any]] = {}
+    images: dict[str, Mapping[str, Any] | None] = {}
     turns = asyncio.Semaphore(_PARALLEL)
 
     async def one(each: Mapping[str, Any]) -> Container | None:
@@ -157,7 +155,7 @@ def _volumes(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[Vo
 
 
 async def _container(
-    engine: Engine, listed: Mapping[str, Any], images: dict[str, Mapping[str, Any]], own: str | None
+    engine: Engine, listed: Mapping[str, Any], images: dict[str, Mapping[str, Any] | None], own: frozenset[str]
 ) -> Container | None:
     layer = int(listed.get("SizeRw") or 0)
     try:
@@ -169,7 +167,8 @@ async def _container(
     config, host = inspection.get("Config") or {}, inspection.get("HostConfig") or {}
     image = str(inspection.get("Image") or config.get("Image") or "")
     if image not in images:
-        images[image] = ((await _unless_refused(engine, f"images/{image}/json")) or {}).get("Config") or {}
+        found = await _unless_refused(engine, f"images/{image}/json")
+        images[image] = (found.get("Config") or {}) if found is not None else None
     name = one_line(str(inspection["Name"]).lstrip("/"))
     tmpfs = (Mount("tmpfs", str(path)) for path in host.get("Tmpfs") or {})
     mounts = {each.path: each for each in (*tmpfs, *map(_mount, inspection.get("Mounts") or ()))}
@@ -181,8 +180,7 @@ async def _container(
         mounts=tuple(mounts.values()),
         layer=layer,
         changes=None if layer else {},
-        is_own=(own is not None and (own == name or identity.startswith(own))) or identity in mounted_id(),
-        is_gateway=(images[image].get("Labels") or {}).get(_TITLE) in _TITLES,
+        is_own=identity in own,
         inspection=inspection,
         image_config=images[image],
     )  # fmt: skip

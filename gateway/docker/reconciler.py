@@ -13,7 +13,7 @@ from gateway.contracts import Link
 from gateway.docker.brake import Brake
 from gateway.docker.consumers import Directory, networks_of_sources
 from gateway.docker.engine import Engine, connected
-from gateway.docker.exposure import image_labels, spoofing
+from gateway.docker.exposure import image_labels, is_gateway, spoofing
 from gateway.docker.ledger import Ledger
 from gateway.docker.model import Observed
 from gateway.docker.news import News
@@ -250,14 +250,17 @@ class Reconciler:
             else:
                 log.warning("docker: attention needed", extra={"detail": each})
 
-    async def exposures(self, engine: Engine) -> list[str]:
-        """Return a line for each container that can spoof an address, and for each label from an image.
+    async def exposures(self, engine: Engine) -> tuple[list[str], frozenset[str]]:
+        """Return a line for each container that can spoof an address and for each label from an image, and own IDs.
+
+        The own IDs are those of the gateway's containers.
 
         Raises:
             EngineError: The engine did not answer all of it.
         """
         desired, observed = self.desired(), await self._observer.look(engine)
-        return [*image_labels(desired, observed), *spoofing(desired, observed)]
+        own = frozenset(each.id for each in observed.containers if is_gateway(desired, observed, each))
+        return [*image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
         """Return the plan, with the reasons why its actions failed so far."""

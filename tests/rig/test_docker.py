@@ -338,6 +338,11 @@ def test_an_alias_is_shared_within_one_project_only_and_who_could_pass_for_other
     site.wait(lambda: [each.split(" can send")[0] for each in told()] == ["network apps: able"])
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
     assert "warning: network apps: able can send from another container's address (NET_RAW" in audited.stdout
+    # The gateway needs the socket, whose folder is mounted; another container does not.
+    site.engine.run("root", "-v", f"{site.engine.folder}:/engine")
+    audited = command("audit", "-c", str(site.folder / "gateway.yaml"), "-o", "json")
+    with_socket = [each for each in json.loads(audited.stdout)["findings"] if each["rule"] == "engine-socket"]
+    assert [each["subject"] for each in with_socket] == ["root"]
 
 
 def test_one_leaking_consumer_leaves_room_for_the_others(site: Site) -> None:

@@ -269,8 +269,14 @@ def test_the_variable_of_a_key_names_it() -> None:
 def test_the_socket_of_the_engine_is_found(source: str) -> None:
     app = container(bind(source, "/x", writable=False))
     assert found(app) == {("engine-socket", "high")}
-    assert found(replace(app, is_gateway=True)) == {("engine-socket", "low")}
     assert found(replace(app, is_own=True)) == set()
+
+
+def test_the_folder_of_a_configured_socket_is_found() -> None:
+    app = container(bind("/srv/engine", "/x", writable=False))
+    shown = decide(Snapshot((app,), socket="/srv/engine/docker.sock")).findings
+    assert [each.rule for each in shown] == [rules.ENGINE_SOCKET]
+    assert decide(Snapshot((app,), socket="/srv/engine2/docker.sock")).findings == ()
 
 
 def test_a_writable_directory_of_the_system_is_found() -> None:

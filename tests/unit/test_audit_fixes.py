@@ -1,6 +1,7 @@
 """Tests of the commands that fix hazards."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -183,6 +184,13 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
     assert text.index("docker pause db") < text.index("docker cp -a db:") < text.index("docker unpause db")
     up = "docker compose -p shop -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml up -d --no-deps db"
     assert up in text
+
+
+def test_labels_of_an_image_lead_no_command_elsewhere() -> None:
+    labels = {**COMPOSE, "com.docker.swarm.service.name": "shop_db"}
+    for image in ({"Labels": labels}, None):
+        app = replace(container(Labels=labels), image_config=image)
+        assert not [each for each in lines(app, MOVE) if "compose -p" in each or "service update" in each]
 
 
 def test_a_task_of_a_service_is_changed_by_its_service() -> None:

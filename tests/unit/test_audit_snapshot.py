@@ -30,7 +30,7 @@ ANSWERS: dict[str, Any] = {
     f"containers/{ID}/changes": [
         {"Path": "/var/lib/mysql/ibdata1", "Kind": 1}, {"Path": "/srv/pg/PG_VERSION", "Kind": 2},
     ],
-    "images/sha256:1/json": {"Config": {"Env": ["A=1"], "Labels": {"org.opencontainers.image.title": "gateway"}}},
+    "images/sha256:1/json": {"Config": {"Env": ["A=1"], "Labels": {"a": "b"}}},
     "volumes": {"Volumes": [{"Name": "data", "Driver": "local", "Mountpoint": "/v/data/_data"}]},
     "system/df": {"Volumes": [{"Name": "data", "UsageData": {"Size": 7}}]},
     "info": {"SecurityOptions": []},
@@ -78,7 +78,7 @@ def made(*refused: str, slow: str = "") -> Engine:
 async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
     found = await take(made(), Wanted({}, is_local=False))
     (container,) = found.containers
-    assert (container.name, container.layer, container.is_gateway) == ("db", 600_000, True)
+    assert (container.name, container.layer, container.is_own) == ("db", 600_000, False)
     assert container.changes == {"/var/lib/mysql/ibdata1": 1}
     assert [(each.kind, each.path, each.writable) for each in container.mounts] == [
         ("tmpfs", "/run", True), ("volume", "/data", False), ("bind", "/x", True),
@@ -102,6 +102,10 @@ async def test_a_copy_of_the_mount_table_shows_network_mounts() -> None:
     found = await take(made(), Wanted({}, is_local=False, mounts=table))
     assert "network-bind" in {each.rule.id for each in decide(found).findings}
     assert len(found.unchecked) == 1
+
+
+async def test_the_containers_of_the_gateway_are_marked() -> None:
+    assert (await take(made(), Wanted({}, is_local=False, own=frozenset({ID})))).containers[0].is_own
 
 
 @pytest.mark.parametrize("refused", ["volumes", "system/df", "info", "events", "changes"])

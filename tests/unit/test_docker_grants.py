@@ -270,7 +270,7 @@ async def test_what_the_neighbours_of_a_consumer_can_do_is_asked_once(tmp_path: 
     desired = Desired("a", options, ("orders",), by_label=by_label)
     reconciler = Reconciler(options, lambda: desired, lambda _: None, tmp_path)
     for _ in range(2):
-        (line,) = await reconciler.exposures(engine)  # type: ignore[arg-type]
+        (line,), _ = await reconciler.exposures(engine)  # type: ignore[arg-type]
         assert "network bridge: app, near, sharer can send" in line
     assert sorted(engine.asked) == sorted(made[name].id for name in ("app", "near", "sharer"))
 

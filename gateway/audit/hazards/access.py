@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
@@ -27,8 +26,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     for container in snapshot.containers:
         for mount in container.mounts:
             if mount.kind == "bind" and not container.is_own:
-                for each in _bind(snapshot, container, mount):
-                    yield replace(each, severity=Severity.LOW) if container.is_gateway else each
+                yield from _bind(snapshot, container, mount)
     for container in snapshot.containers:
         for mount in container.mounts:
             yield from _not_writable(snapshot, container, mount)
@@ -37,7 +35,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 def _bind(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
     without = Change(dropped=frozenset({mount.path}))
     gives_socket = _SOCKETS.search(mount.source) or mount.source == snapshot.socket
-    if gives_socket or mount.source in _SOCKET_DIRECTORIES:
+    if gives_socket or mount.source in _SOCKET_DIRECTORIES or is_below(snapshot.socket, mount.source):
         what = f"{mount.source} of the host" + ("" if gives_socket else ", which has the engine's socket")
         yield on_container(snapshot, rules.ENGINE_SOCKET, Severity.HIGH, container, mount.path, what, without)
     elif mount.writable and _is_system(mount.source):

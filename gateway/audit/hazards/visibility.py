@@ -46,7 +46,7 @@ def _hides(snapshot: Snapshot, container: Container, mount: Mount) -> Finding:
 
 def _has_program(container: Container, path: str) -> bool:
     """Return whether the image starts a program, or works, below a path."""
-    config = container.image_config
+    config = container.defaults
     words = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()), config.get("WorkingDir") or "")
     return any(is_below(str(each), path) for each in words)
 
