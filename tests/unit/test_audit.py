@@ -81,7 +81,10 @@ def test_much_data_in_a_layer_is_found() -> None:
     assert found(container(layer=5000, changes=("/uploads/a",))) == set()
     changed = {"/etc/hosts": 9 << 20, "/uploads/in": 0, "/uploads/in/big": 4 << 20, "/home/a": 9, "/home/b": 9}
     assert findings(container(layer=5 << 20, changes=changed))[0].path == "/uploads/in"
-    assert findings(container(layer=5 << 20, changes={"/big": 4 << 20, "/opt/x": 9}))[0].path == "/"
+    (finding,) = findings(container(layer=5 << 20, changes={"/big": 4 << 20, "/opt/x": 9}))
+    assert (finding.path, finding.fix.splitlines()[0]) == ("/", "docker diff app  # shows the files")
+    (finding,) = findings(container(layer=5 << 20, changes={"/app/big": 4 << 20}))
+    assert finding.fix.splitlines()[0] == "docker cp -a app:/app ./app-data"
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,9 @@ from gateway.text import format_bytes
 
 _SMALL = 1 << 20
 """Bytes in a writable layer that are not reported: a log, a lock."""
-_SHARED = {"/", "/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
+_SHARED = {"/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
            "/usr/src/app", "/var/lib", "/var/log", "/var/run", "/usr/local"}  # fmt: skip
 """Directories that also hold files of the image, or that programs expect to be empty at the start."""
-
 _SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab", "/.dockerenv")
 
 
@@ -72,6 +71,9 @@ def _move(snapshot: Snapshot, container: Container, directory: str) -> str | Cha
     """Return how the content of a directory gets into a volume of its own."""
     if not directory.isprintable():
         return "# the name of the directory has control characters: no command is safe to print"
+    if directory == "/":
+        shown = command(snapshot.client, "diff", container.name)
+        return f"{shown}  # shows the files\n# then let {container.name} store them in a directory, and mount a volume there"
     work = (container.inspection.get("Config") or {}).get("WorkingDir")
     if directory in _SHARED or directory == work:
         saved = command(snapshot.client, "cp", "-a", f"{container.name}:{directory}", f"./{container.name}-data")
