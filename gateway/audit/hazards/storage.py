@@ -73,7 +73,8 @@ def _move(snapshot: Snapshot, container: Container, directory: str) -> str | Cha
         return "# the name of the directory has control characters: no command is safe to print"
     if directory == "/":
         shown = command(snapshot.client, "diff", container.name)
-        return f"{shown}  # shows the files\n# then let {container.name} store them in a directory, and mount a volume there"
+        then = f"# then let {container.name} store them in a directory, and mount a volume there"
+        return f"{shown}  # shows the files\n{then}"
     work = (container.inspection.get("Config") or {}).get("WorkingDir")
     if directory in _SHARED or directory == work:
         saved = command(snapshot.client, "cp", "-a", f"{container.name}:{directory}", f"./{container.name}-data")
