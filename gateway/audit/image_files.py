@@ -43,7 +43,7 @@ def image_names(host: Host, layers: Iterable[str], path: str) -> set[str] | None
 
 
 def changes(host: Host, layer: str) -> dict[str, int] | None:
-    """Return the paths that a container added or changed, with their bytes; None: its layer cannot be read.
+    """Return the paths that a container added or changed, with their bytes; None: its layer cannot be read in time.
 
     Args:
         host: The host.
@@ -66,7 +66,7 @@ def changes(host: Host, layer: str) -> dict[str, int] | None:
                 waiting.append(name)
             if not _is_whiteout(entry):
                 found[name] = _size(entry)
-    return found
+    return None if waiting and host.is_late else found
 
 
 def _size(entry: "os.DirEntry[str]") -> int:

@@ -152,6 +152,11 @@ def test_a_container_cannot_block_the_audit_with_a_pipe(tmp_path: Path) -> None:
     assert user_of(host(), [str(tmp_path)], "app", ()) is None
 
 
+def test_a_layer_that_is_not_read_in_time_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    late = Host((HostMount("/", "ext4", "/dev/vda1", {}),), time.monotonic() - 1)
+    assert changes(late, layer(tmp_path, app__new="")) is None
+
+
 async def test_the_last_use_of_a_volume_is_that_of_the_last_event() -> None:
     async def events() -> AsyncIterator[dict[str, Any]]:
         yield {
