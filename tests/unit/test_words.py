@@ -10,10 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COVERED = [
-    "gateway/*.py", "gateway/audit_log", "gateway/backends", "gateway/cli", "gateway/demo", "gateway/docker",
-    "gateway/forwarding", "gateway/health", "gateway/importing", "gateway/nfs", "gateway/ops", "gateway/proxy",
-    "gateway/relay", "gateway/rendering", "gateway/ssh", "gateway/supervision", "gateway/tunnels", "gateway/vpn",
-    "bench", "tools", "*.md", "docs", "charts",
+    "gateway/*.py", "gateway/audit", "gateway/audit_log", "gateway/backends", "gateway/cli", "gateway/demo",
+    "gateway/docker", "gateway/forwarding", "gateway/health", "gateway/importing", "gateway/nfs", "gateway/ops",
+    "gateway/proxy", "gateway/relay", "gateway/rendering", "gateway/ssh", "gateway/supervision", "gateway/tunnels",
+    "gateway/vpn", "bench", "tools", "*.md", "docs", "charts",
 ]  # fmt: skip
 """Folders, and patterns of files. Not yet covered: gateway/app, gateway/config, tests."""
 GENERATED = ["docs/reference.md"]
