@@ -14,7 +14,7 @@ from gateway.docker.consumers import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
-from gateway.docker.exposure import image_labels, spoofing
+from gateway.docker.exposure import image_labels, is_gateway, spoofing
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import Observed
 from gateway.docker.observer import Observer
@@ -257,14 +257,17 @@ class Reconciler:
             else:
                 log.warning("docker: warning", extra={"detail": each})
 
-    async def exposures(self, engine: Engine) -> list[str]:
-        """Return a line for each container that can spoof an address, and for each ignored label of an image.
+    async def exposures(self, engine: Engine) -> tuple[list[str], frozenset[str]]:
+        """Return the weaknesses in the identity of consumers, and the IDs of the gateway's containers.
+
+        A weakness is a container that can spoof an address, or a label of an image, which is ignored.
 
         Raises:
             EngineError: A request failed.
         """
         desired, observed = self.desired(), await self._observer.snapshot(engine)
-        return [*image_labels(desired, observed), *spoofing(desired, observed)]
+        own = frozenset(each.id for each in observed.containers if is_gateway(desired, observed, each))
+        return [*image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
         """Return the plan with the failures of its actions."""
