@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.app.site import Site
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
-from gateway.contracts import Link, Unit
+from gateway.contracts import Link, State, Unit
 from gateway.docker.consumers import Consumer
 from gateway.docker.options import DockerOptions, PeerOptions
 from gateway.forwarding.forward import Forward
@@ -43,6 +43,7 @@ class Fleet:
 
     def apply(self, config: Config, site: Site) -> None:
         """Keep what this configuration wants from now on."""
+        site.state_changed = self._hurry
         same = self._config is not None and self._config.docker == config.docker
         self._config, self._site = config, site
         for unit in site.workers.units:
@@ -114,7 +115,14 @@ class Fleet:
 
         assert self._config is not None  # noqa: S101 - it is what the reconciler was made from
         serving = any(running.forward.active for running in self._site.backends.values()) if self._site else False
-        return replace(desired(self._config, frozenset(self._busy())), serving=serving)
+        wanted = desired(self._config, frozenset(self._busy()))
+        return replace(wanted, serving=serving, usable=frozenset(self._usable()))
+
+    def _usable(self) -> Iterator[str]:
+        """Yield the backends that serve clients; one that is paused may."""
+        for name, running in self._site.backends.items() if self._site else ():
+            if running.judge()[0] in (State.UP, State.DEGRADED, State.PAUSED):
+                yield name
 
     def _busy(self) -> Iterator[str]:
         for running in self._site.backends.values() if self._site else ():

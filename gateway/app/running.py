@@ -1,6 +1,7 @@
 """One backend at work: its forward, its checks, and what the ones tell the other."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.app.worker.messages import Login, Order
@@ -26,6 +27,8 @@ class Running:
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
     state: State = State.UNKNOWN
     since: float = field(default_factory=time.time)
+    changed: Callable[[], None] = lambda: None
+    """Called when `state` changes."""
 
     def candidates(self) -> list[Candidate]:
         """The targets as the last checks saw them."""
@@ -46,6 +49,7 @@ class Running:
         state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
         if state is not self.state:
             self.state, self.since = state, time.time()
+            self.changed()
         return state, reason, detail
 
     def checked(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -70,6 +70,8 @@ class Site:
         self._recorder = recorder or Recorder()
         self._identity = identity
         self._knows_containers = False
+        self.state_changed: Callable[[], None] = lambda: None
+        """Called when the state of a backend changes."""
         self.config = self._wanted = replace(config, tunnels={}, backends={})
         self.uplinks: dict[Lane, Uplink] = {}
         self.backends: dict[str, Running] = {}
@@ -198,6 +200,7 @@ class Site:
                 spec.name, [], self._admission(spec), route, kind.tap, kind.prompt, kind.cancels, self._recorder
             )
             running = Running(spec, forward)
+        running.changed = lambda: self.state_changed()  # noqa: PLW0108 - it may be replaced
         self.backends[spec.name] = running
         self._change(running, spec, listeners)
         if isinstance(running.forward, Forward):

@@ -28,6 +28,7 @@ from gateway.ops.view import (
     BackendView,
     ConsumerView,
     CredentialView,
+    DeadView,
     DockerView,
     KnownConsumer,
     PeerView,
@@ -166,6 +167,11 @@ def docker_view(fleet: Fleet) -> DockerView | None:
         shadows=[ShadowView(each.container, each.network, each.name, each.ours, each.other) for each in plan.shadows],
         warnings=[*plan.warnings, *plan.exposures, *(fleet.peers.warnings() if fleet.peers else ())],
         postponed=plan.postponed,
+        dead=[
+            DeadView(each.container, each.cause, each.detail, each.outlook, each.message, each.command)
+            for each in plan.dead
+        ],
+        revived=dict(reconciler.revivals.revived),
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),
         consumers={each.name: KnownConsumer(each.id, each.labels) for each in reconciler.directory.everybody()},

@@ -2,9 +2,10 @@
 
 import ipaddress
 
-from gateway.backends.common.volume import MountKind, VolumeSpec
+from gateway.backends.common.volume import MountKind, VolumeOptions, VolumeSpec, mount_address
 from gateway.config import Config
 from gateway.contracts import Endpoint
+from gateway.docker.dead import Entrance
 from gateway.docker.plan import Desired
 
 
@@ -32,7 +33,20 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
         by_label=by_label,
         strict=config.gateway.strict,
         direct=direct(config),
+        entrances=entrances(config),
     )
+
+
+def entrances(config: Config) -> tuple[Entrance, ...]:
+    """Return the listeners that the engine's host may mount."""
+    found = []
+    for name, spec in config.backends.items():
+        volume = getattr(spec.options, "volume", None) if spec.kind.mount is not None else None
+        for address in spec.listen if spec.kind.mount is not None else ():
+            if isinstance(address, Endpoint):
+                host = mount_address(volume or VolumeOptions(""), address)
+                found.append(Entrance(name, host, address.port))
+    return tuple(found)
 
 
 def direct(config: Config) -> tuple[str, ...]:

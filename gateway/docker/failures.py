@@ -63,10 +63,6 @@ class Failures:
         """Return when an action may be tried."""
         return self._failed[action.key][1] if action in self else 0.0
 
-    def next_attempts(self) -> list[float]:
-        """Return when each action may be tried again."""
-        return [at for _, at, _ in self._failed.values()]
-
     def lines(self) -> list[str]:
         """Return a line for each failure."""
         return [f"{'/'.join(filter(None, key))}: {trouble}" for key, (_, _, trouble) in self._failed.items()]

@@ -40,6 +40,22 @@ class EndpointInfo:
 
 
 @dataclass(frozen=True)
+class LastStart:
+    """What an inspection reports about a container's last start.
+
+    Args:
+        error: Why it failed (`State.Error`); empty: it succeeded, or a person or the engine has stopped the container
+            since.
+        restarts: Whether its restart policy is not `no`.
+        at: When it last succeeded, in seconds since the epoch; 0: never.
+    """
+
+    error: str = ""
+    restarts: bool = False
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
 class Container:
     """A container of this engine.
 
@@ -54,6 +70,9 @@ class Container:
             empty: none, or not known.
         hosts: Names that it resolves by itself, in lower case; empty while they are not known.
         given_names: Aliases that the engine gives it by itself on every network, beside its short ID.
+        has_volumes: Whether it mounts volumes.
+        exited_well: Whether it ended with the exit code 0.
+        last_start: None: not asked for.
     """
 
     id: str
@@ -68,6 +87,9 @@ class Container:
     hostname: str = ""
     hosts: frozenset[str] = frozenset()
     given_names: frozenset[str] = frozenset()
+    has_volumes: bool = False
+    exited_well: bool = False
+    last_start: LastStart | None = None
 
     @property
     def joins(self) -> str:

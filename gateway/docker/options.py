@@ -139,6 +139,9 @@ class DockerOptions:
         on_name_conflict: What to do when a name on a network of the gateway means something else to a container that
             is to be attached, on another of its networks or by its own host name: warn, or refuse to attach it.
         services: Attach swarm services too, by changing their specification: their tasks restart.
+        revive: Start containers whose start failed because of a volume or a network of the gateway, and restart those
+            that use the network of a container that was restarted. The label `gateway.revive` decides for one
+            container.
         peers: Exchange of container addresses with the agents of other nodes; absent: their containers are unknown.
         repair: When an attachment with wrong aliases is made again, which resets its connections: when it has none,
             always, or never.
@@ -157,6 +160,7 @@ class DockerOptions:
     grants: tuple[Grant, ...] = ()
     on_name_conflict: Literal["warn", "refuse"] = "warn"
     services: bool = False
+    revive: bool = False
     peers: PeerOptions | None = None
     repair: Literal["idle", "disruptive", "never"] = "idle"
     max_detaches: int = field(default=10, metadata=AT_LEAST_ONE)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
+from gateway.docker.dead import Dead, Entrance
 from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.projects import configured_as
@@ -29,6 +30,12 @@ class Verb(StrEnum):
     UPDATE_SERVICE = "update_service"
     CREATE_VOLUME = "create_volume"
     RECREATE_VOLUME = "recreate_volume"
+    START = "start"
+    RESTART = "restart"
+
+
+REVIVALS = (Verb.START, Verb.RESTART)
+"""What makes a container run again."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Action:
     """One change.
 
     Args:
-        network: The name of the network or volume.
+        network: The name of the network or volume; empty: the action is about the container itself.
         network_id: Its ID, or its name where this engine does not see it yet.
         container: The name of the container or service; empty for a network.
         container_id: Its ID.
@@ -62,9 +69,16 @@ class Action:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Which attachment, network or volume it is about."""
-        kind = "volume " if self.verb in (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME) else ""
-        return (kind + self.network, self.container_id)
+        """Which attachment, network, volume or container it is about."""
+        return (self.subject.removeprefix("network "), self.container_id)
+
+    @property
+    def subject(self) -> str:
+        """What it is about, as its type and name."""
+        if self.verb in REVIVALS:
+            return f"container {self.container}"
+        kind = "volume" if self.verb in (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME) else "network"
+        return f"{kind} {self.network}"
 
 
 class Standing(StrEnum):
@@ -110,6 +124,9 @@ class Desired:
         claimed: The gateway's own addresses by network, as they were last.
         refused: Those that the engine has refused, by network.
         direct: Addresses that the gateway reaches from its host: a network that is created must not hold them.
+        entrances: The listeners that are mounted.
+        usable: The backends that serve clients now; None: not known.
+        given_up: IDs of containers that were started too often without success.
     """
 
     instance: str
@@ -124,6 +141,9 @@ class Desired:
     claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
     direct: tuple[str, ...] = ()
+    entrances: tuple[Entrance, ...] = ()
+    usable: frozenset[str] | None = None
+    given_up: frozenset[str] = frozenset()
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:
@@ -190,6 +210,7 @@ class Plan:
     """The backends that are reached by name on each network that is kept."""
     exposures: tuple[str, ...] = ()
     """Warnings of containers that can pass for others; they change with every container that comes or goes."""
+    dead: tuple[Dead, ...] = ()
 
 
 def carried(desired: Desired, network: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from gateway.docker.model import Observed
 from gateway.docker.news import News
 from gateway.docker.observe import Observer
 from gateway.docker.options import DockerOptions
-from gateway.docker.plan import Action, Desired, Plan, Standing, marked
+from gateway.docker.plan import REVIVALS, Action, Desired, Plan, Standing, marked
 from gateway.docker.planning import plan
 from gateway.docker.planning.own import as_running_gateway, lasting_addresses
 from gateway.docker.trouble import EngineError
@@ -83,14 +83,19 @@ class Reconciler:
         self._writer = Writer(
             self._ledger, self._brake, self.directory, self._news, recorder or Recorder(), self.hurry
         )
-        self._failures = self._writer.failures
+        self._failures, self.revivals = self._writer.failures, self._writer.revivals
         self.writes, self.errors = self._writer.writes, self._writer.errors
         self.settled = asyncio.Event()
         """Set once the gateway's own container is attached, or cannot be for now."""
 
     def desired(self) -> Desired:
         """Return what is wanted now."""
-        return replace(self._wanted(), claimed=self._ledger.addresses, refused=self._failures.refused)
+        return replace(
+            self._wanted(),
+            claimed=self._ledger.addresses,
+            refused=self._failures.refused,
+            given_up=self.revivals.given_up,
+        )
 
     def hurry(self) -> None:
         """Look soon."""
@@ -142,6 +147,8 @@ class Reconciler:
             if event.get("Type") == "container":
                 if action.startswith(_NOISE):
                     continue
+                if action == "start":
+                    self._observer.forget_start(str(event.get("Actor", {}).get("ID", "")))
                 if action in _ENDS:
                     self.directory.forget(str(event.get("Actor", {}).get("ID", "")))
             elif action == "disconnect":
@@ -215,22 +222,31 @@ class Reconciler:
         self.observed, self.looked_at, self.trouble = observed, time.time(), None
         now = time.monotonic()
         # Only actions that are due count against the brake.
-        ripe = [each for each in planned.actions if self._failures.not_before(each) <= now]
+        self.revivals.saw(planned.dead, now)
+        ripe = [each for each in planned.actions if self._not_before(each) <= now]
         due, held = self._brake.admit(ripe, now)
         self._log_news(planned, now)
         self.plan = self._with_failures(_without(planned, held))
         self._ledger.note_addresses(lasting_addresses(desired, observed))
         done = await self._writer.act_all(engine, planned.actions, due)
+        for each in due:
+            if each.verb in REVIVALS:
+                self._observer.forget_start(each.container_id)
         undone = [each for each in planned.actions if each.container_id == observed.own and each not in done]
         if all(map(self._failures.is_final, undone)):
             self.settled.set()
         if not due:
             self._ledger.keep({container.id for container in observed.containers})
         self._failures.keep(planned.actions)
-        waits = [at - now for at in self._failures.next_attempts()]
+        waits = [self._not_before(each) - now for each in planned.actions if self._not_before(each) > 0]
         if held:
             waits.append(self._brake.wait(now))
         return max(0.05, min(waits, default=self._options.resync)), done
+
+    def _not_before(self, action: Action) -> float:
+        """Return when an action may be tried, as a monotonic time; 0: it was not tried yet."""
+        again = self.revivals.not_before(action.container_id) if action.verb in REVIVALS else 0.0
+        return max(again, self._failures.not_before(action))
 
     def _log_news(self, planned: Plan, now: float) -> None:
         """Log the warnings and refusals that are new."""
@@ -239,6 +255,11 @@ class Reconciler:
             for each in planned.conditions
             if each.state is Standing.BLOCKED
         ]
+        dead = [(each.container, str(each.cause), each.detail, each.message, each.command) for each in planned.dead]
+        fresh = set(self._news.fresh(dead, now))
+        for container, cause, detail, why, command in filter(fresh.__contains__, dead):
+            extra = {"container": container, "cause": cause, "detail": detail, "why": why, "command": command}
+            log.warning("docker: a container does not run", extra=extra)
         if count := self._news.left_out(now):
             log.info("docker: log lines were left out", extra={"count": count})
         for each in self._news.fresh((*planned.warnings, *refused), now):
@@ -251,13 +272,15 @@ class Reconciler:
                 log.warning("docker: attention needed", extra={"detail": each})
 
     async def exposures(self, engine: Engine) -> list[str]:
-        """Return a line for each container that can spoof an address, and for each label from an image.
+        """Return a line for each container that can spoof an address, that is dead, or whose image has labels.
 
         Raises:
             EngineError: The engine did not answer all of it.
         """
         desired, observed = self.desired(), await self._observer.look(engine)
-        return [*image_labels(desired, observed), *spoofing(desired, observed)]
+        planned = plan(desired, observed, self._ledger.endpoints)
+        dead = [f"container {each.container}: {each}" for each in planned.dead]
+        return [*dead, *image_labels(desired, observed), *spoofing(desired, observed)]
 
     def _with_failures(self, planned: Plan) -> Plan:
         """Return the plan, with the reasons why its actions failed so far."""

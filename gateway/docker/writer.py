@@ -14,14 +14,14 @@ from gateway.docker.engine import Engine
 from gateway.docker.failures import FIRST, Failures
 from gateway.docker.ledger import Ledger
 from gateway.docker.news import News
-from gateway.docker.plan import Action, Verb
+from gateway.docker.plan import REVIVALS, Action, Verb
+from gateway.docker.revivals import Revivals
 from gateway.docker.trouble import EngineError, Kind
 from gateway.measure import Tally
 
 log = logging.getLogger(__name__)
 
 _PARALLEL = 4
-_VOLUMES = (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 _THEN = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
 _UNCERTAIN = (Kind.TIMEOUT, Kind.UNREACHABLE, Kind.FAILED)
 """Errors after which the engine may have done it or not."""
@@ -55,6 +55,7 @@ class Writer:
         self._recorder = recorder
         self._changed = changed
         self.failures = Failures()
+        self.revivals = Revivals()
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
         self.been: set[tuple[str, str]] = set()
@@ -77,7 +78,7 @@ class Writer:
                     done.append(action)
 
         # What is created comes before what needs it; the actions of one group run side by side.
-        for verbs in (FIRST, _THEN, (Verb.REMOVE_NETWORK,)):
+        for verbs in (FIRST, _THEN, (Verb.REMOVE_NETWORK,), REVIVALS):
             # What could not be created is not joined, either.
             lacking = {
                 action.network for action in planned if action.verb is Verb.CREATE_NETWORK and action in self.failures
@@ -111,6 +112,8 @@ class Writer:
             if trouble.kind in _UNCERTAIN:
                 self._brake.took(action.detaches, time.monotonic())
             self.count(action.verb, trouble)
+            if action.verb in REVIVALS:
+                self.revivals.attempted(action.container_id, time.monotonic(), started=False)
             is_new = self.failures.failed(action, trouble, time.monotonic(), self._ledger.addresses)
             if is_new and self._news.admit(time.monotonic()):
                 log.warning("docker refused", extra={**extra, "reason": trouble.kind, "detail": str(trouble)})
@@ -118,6 +121,8 @@ class Writer:
         self._record(action, "ok")
         self._brake.took(action.detaches, time.monotonic())
         self.failures.succeeded(action)
+        if action.verb in REVIVALS:
+            self.revivals.attempted(action.container_id, time.monotonic(), started=True)
         if self._news.admit(time.monotonic()):
             log.info("docker changed", extra=extra)
         return True
@@ -126,7 +131,7 @@ class Writer:
         self._recorder.record(
             "docker",
             action=str(action.verb),
-            object=" ".join(("volume" if action.verb in _VOLUMES else "network", action.network)),
+            object=action.subject,
             container=action.container or None,
             container_id=action.container_id or None,
             why=action.why,

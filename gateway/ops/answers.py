@@ -103,7 +103,8 @@ def backend_json(view: BackendView) -> dict[str, Any]:
 def plan_json(view: DockerView | None) -> dict[str, Any]:
     """What is to be done in Docker, and how what is wanted stands, as `/api/v1/plan` gives it."""
     if view is None:
-        return {"configured": False, "actions": [], "attachments": [], "volumes": [], "warnings": [], "postponed": 0}
+        lists = ("actions", "attachments", "volumes", "shadowed_names", "dead_containers", "warnings")
+        return {"configured": False, **{name: [] for name in lists}, "postponed": 0}
     return {
         "configured": True,
         "trouble": view.trouble,
@@ -112,6 +113,7 @@ def plan_json(view: DockerView | None) -> dict[str, Any]:
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
         "shadowed_names": [asdict(each) for each in view.shadows],
+        "dead_containers": [asdict(each) for each in view.dead],
         "warnings": view.warnings,
         "postponed": view.postponed,
     }
@@ -148,6 +150,7 @@ def docker_json(view: DockerView | None) -> dict[str, Any] | None:
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
         "shadowed_names": [asdict(each) for each in view.shadows],
+        "dead_containers": [asdict(each) for each in view.dead],
         "peers": [asdict(peer) for peer in view.peers],
         "pending_actions": len(view.actions),
         "warnings": view.warnings,

@@ -21,6 +21,7 @@ from gateway.errors import Reason
 from gateway.facts import Fact
 from gateway.ops.view import (
     ATTACHMENT_STATES,
+    DEAD_CAUSES,
     BackendView,
     CredentialView,
     DockerView,
@@ -248,7 +249,18 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
     errors = CounterMetricFamily(
         "gateway_docker_errors", "What the engine did not do, by action and reason.", labels=["action", "reason"]
     )
+    dead = GaugeMetricFamily(
+        "gateway_containers_dead",
+        "Containers that do not run for want of a volume, a network or a network namespace.",
+        labels=["reason"],
+    )
+    revived = CounterMetricFamily(
+        "gateway_containers_revived", "Containers that the gateway started, by what they lacked.", labels=["reason"]
+    )
     if view is not None:
+        for cause in DEAD_CAUSES:
+            dead.add_metric([cause], sum(each.cause == cause for each in view.dead))
+            revived.add_metric([cause], view.revived.get(cause, 0))
         up.add_metric([], float(view.trouble is None and view.looked_at is not None))
         for each in view.attachments:
             for state in ATTACHMENT_STATES:
@@ -257,7 +269,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
             writes.add_metric([action], count)
         for (action, reason), count in view.errors.items():
             errors.add_metric([action, reason], count)
-    yield from (up, attachment, writes, errors)
+    yield from (up, attachment, writes, errors, dead, revived)
 
 
 def _credentials(credentials: list[CredentialView]) -> Iterator[Metric]:

@@ -111,7 +111,7 @@ class FakeEngine:
         found = self.containers.get(path.split("/")[1])
         if found is None:
             raise EngineError(Kind.NOT_FOUND, "No such container")
-        told = self._listed(found)
+        told = {**self._listed(found), "State": {"Status": found.state, "Error": ""}}
         for name, endpoint in found.endpoints.items():
             told["NetworkSettings"]["Networks"][name]["Aliases"] = list(endpoint.aliases)
         return told

@@ -10,6 +10,7 @@ from gateway.docker.planning.draft import Draft
 from gateway.docker.planning.networks import make_networks, remove_networks
 from gateway.docker.planning.own import address_warnings, namesakes, reattach_stopped_gateway
 from gateway.docker.planning.projects import spread
+from gateway.docker.planning.revival import revive
 from gateway.docker.planning.services import update_services
 from gateway.docker.planning.way_out import own_way_out
 from gateway.docker.volumes import VolumeStanding, body, hindrances, judge
@@ -51,6 +52,7 @@ def plan(
     update_services(draft)
     detach(draft)
     remove_networks(draft)
+    dead = revive(draft)
     volumes = tuple(_volumes(draft))
     exposures = tuple(spoofing(desired, observed))
     return Plan(
@@ -62,6 +64,7 @@ def plan(
         shadows=tuple(draft.shadows),
         networks={name: carried(draft.desired, name) for name in draft.options.networks},
         exposures=exposures,
+        dead=dead,
     )
 
 

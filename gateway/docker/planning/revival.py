@@ -1,0 +1,195 @@
+"""Containers that failed for want of a volume, a network or a namespace: which are started, and what else helps."""
+
+import shlex
+from dataclasses import replace
+
+from gateway.docker.dead import Dead, Outlook
+from gateway.docker.failed_starts import Cause, FailedStart, read
+from gateway.docker.flavour import DOCKER
+from gateway.docker.grants import PROJECT, SERVICE
+from gateway.docker.labels import INSTANCE, revives
+from gateway.docker.model import LIVE, RUNNING, Container
+from gateway.docker.plan import Action, Verb
+from gateway.docker.planning.draft import Draft
+from gateway.docker.planning.own import is_bound_to_removed_network, without_network
+from gateway.docker.projects import configured_as
+from gateway.text import one_line
+
+_FILES = "com.docker.compose.project.config_files"
+
+
+def revive(draft: Draft) -> tuple[Dead, ...]:
+    """Return the containers that are dead for want of something of the gateway, and plan to start those that may.
+
+    A container that a person stopped has no error, and is not among them. Neither is one without a restart policy: it
+    is not meant to come back.
+
+    Args:
+        draft: The plan, complete but for this.
+    """
+    if draft.observed.flavour is not DOCKER:
+        return ()
+    found = []
+    for container in draft.observed.containers:
+        if container.is_task or container.id == draft.observed.own or _is_others(draft, container):
+            continue
+        judged = _running(draft, container) if container.state in RUNNING else _stopped(draft, container)
+        if judged is None:
+            continue
+        dead = _allowed(draft, container, judged)
+        found.append(dead)
+        if dead.outlook is Outlook.STARTING:
+            verb = Verb.RESTART if container.state in RUNNING else Verb.START
+            draft.actions.append(Action(verb, "", "", container.name, container.id, why=dead.detail))
+    return tuple(found)
+
+
+def _allowed(draft: Draft, container: Container, dead: Dead) -> Dead:
+    """Return what becomes of a container that could be started, as the configuration and its labels say."""
+    if dead.outlook not in (Outlook.STARTING, Outlook.WAITING):
+        return dead
+    options, desired, start = draft.options, draft.desired, container.last_start
+    command = f"docker {'restart' if container.state in RUNNING else 'start'} {container.name}"
+    chosen = revives(container.labels, options.label_prefix, default=options.revive)
+    if not chosen or (desired.strict and not options.revive):
+        setting = draft.label("revive") if options.revive else "docker.revive"
+        return replace(dead, outlook=Outlook.OFF, message=f"{setting} is false", command=command)
+    if start is None or not start.restarts:
+        return replace(dead, outlook=Outlook.OFF, message="its restart policy is no", command=command)
+    if container.id in desired.given_up:
+        return replace(dead, outlook=Outlook.GIVEN_UP, message="too many starts failed", command=command)
+    return dead
+
+
+def _is_others(draft: Draft, container: Container) -> bool:
+    """Return whether its labels are meant for another gateway."""
+    return container.labels.get(draft.label(INSTANCE), draft.desired.instance) != draft.desired.instance
+
+
+def _stopped(draft: Draft, container: Container) -> Dead | None:
+    start = container.last_start
+    if start is None or not start.restarts or (failed := read(start.error)) is None:
+        return None
+    if failed.cause is Cause.VOLUME:
+        return _without_volume(draft, container, failed)
+    if failed.cause is Cause.NAMESPACE:
+        return _without_namespace(draft, container) if failed.owner == container.joins else None
+    return _without_network(draft, container, failed)
+
+
+def _without_volume(draft: Draft, container: Container, failed: FailedStart) -> Dead | None:
+    backend = next(
+        (each.backend for each in draft.desired.entrances if each.is_at(failed.address, failed.port)), None
+    )
+    if backend is None:
+        return None
+    detail = f"its volume on backend {backend} was not mounted: {one_line(failed.detail)}"
+    usable = draft.desired.usable
+    if usable is not None and backend not in usable:
+        return _dead(container, Cause.VOLUME, detail, Outlook.WAITING, f"backend {backend} is not up")
+    return _dead(container, Cause.VOLUME, detail, Outlook.STARTING)
+
+
+def _without_network(draft: Draft, container: Container, failed: FailedStart) -> Dead | None:
+    named = [
+        name
+        for name, endpoint in container.endpoints.items()
+        if failed.network in ("", name, endpoint.network_id) or container.network_mode == failed.network
+    ]
+    ours = [
+        name for name in named if configured_as(draft.desired.networks, name) or (container.id, name) in draft.ours
+    ]
+    if not ours:
+        return None
+    name = ours[0]
+    if failed.exists:
+        detail = f"it was not attached to network {name}: {one_line(failed.detail)}"
+        if not draft.observed.swarm.active:
+            message = "this engine is not in contact with a swarm"
+            return _dead(container, Cause.NETWORK, detail, Outlook.WAITING, message)
+        return _dead(container, Cause.NETWORK, detail, Outlook.STARTING)
+    detail = f"its network {name} did not exist"
+    if any(each.container_id == container.id and each.network == name for each in draft.actions):
+        return _dead(container, Cause.NETWORK, detail, Outlook.WAITING, f"it is attached to network {name} first")
+    there, endpoint = draft.known.get(name), container.endpoints[name]
+    if is_bound_to_removed_network(draft, container):
+        return _recreate(container, Cause.NETWORK, detail)
+    if there is not None and endpoint.network_id in ("", there.id):
+        return _dead(container, Cause.NETWORK, detail, Outlook.STARTING)
+    if (container.id, name) in draft.ours:
+        return _dead(container, Cause.NETWORK, detail, Outlook.WAITING, f"network {name} does not exist yet")
+    _, _, commands = without_network(draft, container, name, ours=False).partition(": ")
+    command = f"{commands.removesuffix(', or recreate it')} && docker start {container.name}"
+    message = "it joined the network by other means, and a start does not help"
+    return _dead(container, Cause.NETWORK, detail, Outlook.RECREATE, message, command)
+
+
+def _without_namespace(draft: Draft, container: Container) -> Dead | None:
+    owner = _owner(draft, container)
+    if owner is None:
+        return _ownerless(container)
+    if not _matters(draft, container, owner):
+        return None
+    detail = f"it uses the network of container {owner.name}, which did not run"
+    if owner.state != "running":
+        return _dead(container, Cause.NAMESPACE, detail, Outlook.WAITING, f"container {owner.name} does not run")
+    return _dead(container, Cause.NAMESPACE, detail, Outlook.STARTING)
+
+
+def _running(draft: Draft, container: Container) -> Dead | None:
+    """Judge a container that runs, and may have lost the network namespace that it shares."""
+    if not container.joins:
+        return None
+    owner = _owner(draft, container)
+    if owner is None:
+        return _ownerless(container)
+    start, owners = container.last_start, owner.last_start
+    if start is None or owners is None or not start.at or not _matters(draft, container, owner):
+        return None
+    detail = f"it uses the network that container {owner.name} had before its restart"
+    if owner.state not in LIVE:
+        message = f"container {owner.name} does not run"
+        detail = f"it uses the network of container {owner.name}, which has stopped"
+        return _dead(container, Cause.NAMESPACE, detail, Outlook.WAITING, message)
+    if owner.state != "running" or owners.at <= start.at or container.state != "running":
+        return None
+    return _dead(container, Cause.NAMESPACE, detail, Outlook.STARTING)
+
+
+def _ownerless(container: Container) -> Dead:
+    return _recreate(container, Cause.NAMESPACE, "it uses the network of a container that was removed")
+
+
+def _recreate(container: Container, cause: Cause, detail: str) -> Dead:
+    """Return a container that cannot start again, with the command that replaces it."""
+    message = "a start does not help: recreate it"
+    labels = container.labels
+    if PROJECT not in labels or SERVICE not in labels:
+        return _dead(
+            container, cause, detail, Outlook.RECREATE, message, f"docker rm -f {container.name}, docker run"
+        )
+    parts = ["docker", "compose", "-p", labels[PROJECT]]
+    for file in filter(None, labels.get(_FILES, "").split(",")):
+        parts += ["-f", file]
+    parts += ["up", "-d", "--no-deps", "--force-recreate", labels[SERVICE]]
+    return _dead(container, cause, detail, Outlook.RECREATE, message, one_line(shlex.join(parts)))
+
+
+def _owner(draft: Draft, container: Container) -> Container | None:
+    """Return the container whose network it joins, which may itself join another one's; None: it is gone."""
+    return next((each for each in draft.observed.containers if container.joins in (each.id, each.name)), None)
+
+
+def _matters(draft: Draft, container: Container, owner: Container) -> bool:
+    """Return whether a namespace is the gateway's affair: its own, of a container on its networks, or by label."""
+    base = draft.observed.base(owner)
+    if base is None or base.id == draft.observed.own or draft.desired.is_gateway(base):
+        return True
+    there = any(configured_as(draft.desired.networks, name) is not None for name in base.endpoints)
+    return there or revives(container.labels, draft.options.label_prefix, default=False)
+
+
+def _dead(
+    container: Container, cause: Cause, detail: str, outlook: Outlook, message: str = "", command: str = ""
+) -> Dead:
+    return Dead(container.name, container.id, cause, detail, outlook, message, command)

@@ -1,0 +1,64 @@
+"""Attempts to start containers: when the next one may be made, and which containers were started too often."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from gateway.docker.dead import Dead
+from gateway.measure import Tally
+from gateway.supervision.backoff import Backoff, BackoffPolicy
+
+_POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
+LIMIT = 20
+"""Attempts until a container is given up; with the pauses between them, about ten minutes."""
+STABLE = 600.0
+"""Seconds without a failure after which earlier attempts no longer count."""
+
+
+@dataclass
+class _Attempts:
+    count: int = 0
+    not_before: float = 0.0
+    dead_at: float = 0.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(_POLICY))
+
+
+class Revivals:
+    """Decides only; times are monotonic, in seconds."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[str, _Attempts] = {}
+        """By the container's ID."""
+        self._causes: dict[str, str] = {}
+        self.revived: Tally = Tally()
+        """Containers that were started, by cause."""
+
+    @property
+    def given_up(self) -> frozenset[str]:
+        """IDs of the containers that are not started any more."""
+        return frozenset(key for key, each in self._attempts.items() if each.count >= LIMIT)
+
+    def saw(self, dead: Collection[Dead], now: float) -> None:
+        """Note which containers are dead now, and forget the attempts of those that have run for long enough."""
+        self._causes = {each.container_id: str(each.cause) for each in dead}
+        for key in self._causes.keys() & self._attempts.keys():
+            self._attempts[key].dead_at = now
+        self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
+
+    def attempted(self, container: str, now: float, *, started: bool) -> None:
+        """Count an attempt.
+
+        Args:
+            container: The container's ID.
+            now: The time.
+            started: Whether the engine started it.
+        """
+        found = self._attempts.setdefault(container, _Attempts())
+        found.count += 1
+        found.not_before = now + found.backoff.next()
+        found.dead_at = now
+        if started:
+            self.revived[self._causes.get(container, "")] += 1
+
+    def not_before(self, container: str) -> float:
+        """Return when the next attempt may be made."""
+        return self._attempts[container].not_before if container in self._attempts else 0.0

@@ -1,0 +1,287 @@
+"""Which containers are started again: with the messages that Docker Engine 26.1.5 puts into `State.Error`."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.docker.act import act
+from gateway.docker.dead import Dead, Entrance, Outlook
+from gateway.docker.failed_starts import Cause, FailedStart, read
+from gateway.docker.grants import PROJECT, SERVICE
+from gateway.docker.inspections import last_start
+from gateway.docker.labels import read as read_labels
+from gateway.docker.model import Container, EndpointInfo, LastStart, NetworkInfo, Observed, Swarm
+from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.plan import Action, Desired, Plan, Verb
+from gateway.docker.planning import plan
+from gateway.docker.revivals import LIMIT, STABLE, Revivals
+from gateway.docker.trouble import EngineError, Kind
+
+OWNER_ID = "767378fd8e62591fb24091c49e04ffa2a1752d34a2d610bd9eb01763fbc0ae52"
+GONE_ID = "eb4b82462a4f0df39337ec3bbebb06271e2fce22774c100cff059b855c2fbec6"
+VOLUME = (
+    "error while mounting volume '/var/lib/docker/volumes/media/_data': failed to mount local volume: mount "
+    ":/media:/var/lib/docker/volumes/media/_data, data: addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,"
+    "timeo=600,retrans=2: {}"
+)
+REFUSED, TIMED_OUT = VOLUME.format("connection refused"), VOLUME.format("input/output error")
+NETWORK = f"network {GONE_ID} not found"
+STOPPED_OWNER = f"cannot join network of a non running container: {OWNER_ID}"
+REMOVED_OWNER = f"No such container: {OWNER_ID}"
+OWN_FAULT = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
+    'unable to start container process: exec: "/nonexistent": stat /nonexistent: no such file or directory: unknown'
+)
+ALWAYS = LastStart(restarts=True, at=100.0)
+APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
+MEDIA = Entrance("media", "127.0.0.1", 20490)
+
+
+def desired(**more: Any) -> Desired:
+    options = DockerOptions(networks={"apps": NetworkOptions()}, revive=more.pop("revive", True))
+    more = {"entrances": (MEDIA,), "usable": frozenset({"media"}), **more}
+    return Desired("site-a", options, ("orders", "media"), **more)
+
+
+def failed(error: str, name: str = "web", **more: Any) -> Container:
+    plain: dict[str, Any] = {
+        "state": "exited", "labels": {}, "network_mode": "bridge", "endpoints": {},
+        "last_start": LastStart(error, restarts=True),
+    }  # fmt: skip
+    return Container(id=f"id-{name}", name=name, **{**plain, **more})
+
+
+def joining(error: str = "", state: str = "running", at: float = 100.0, **more: Any) -> Container:
+    start = LastStart(error, restarts=True, at=at)
+    return failed(error, network_mode=f"container:{OWNER_ID}", state=state, last_start=start, **more)
+
+
+def gateway(at: float = 100.0, state: str = "running", number: str = OWNER_ID) -> Container:
+    plain = failed("", "gateway-1", state=state, last_start=LastStart(restarts=True, at=at))
+    return replace(plain, id=number)
+
+
+def planned(*containers: Container, wanted: Desired | None = None, **more: Any) -> Plan:
+    more = {"networks": (APPS,), "own": None, **more}
+    return plan(wanted or desired(), Observed(containers, **more), frozenset())
+
+
+def dead(made: Plan) -> Dead:
+    (found,) = made.dead
+    return found
+
+
+def starts(made: Plan) -> list[tuple[Verb, str]]:
+    return [(each.verb, each.container) for each in made.actions if not each.network]
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (REFUSED, FailedStart(Cause.VOLUME, address="127.0.0.1", port=20490, detail="connection refused")),
+        (TIMED_OUT, FailedStart(Cause.VOLUME, address="127.0.0.1", port=20490, detail="input/output error")),
+        (NETWORK, FailedStart(Cause.NETWORK, network=GONE_ID, detail=NETWORK)),
+        (STOPPED_OWNER, FailedStart(Cause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
+        (REMOVED_OWNER, FailedStart(Cause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
+        (f"failed to set up container networking: {NETWORK}",
+         FailedStart(Cause.NETWORK, network=GONE_ID, detail=f"failed to set up container networking: {NETWORK}")),
+        (OWN_FAULT, None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_the_error_of_the_engine_says_what_was_missing(error: str, found: FailedStart | None) -> None:
+    assert read(error) == found
+
+
+@pytest.mark.parametrize("error", [REFUSED, TIMED_OUT])
+@pytest.mark.parametrize("state", ["exited", "created"])
+def test_a_container_whose_volume_was_not_mounted_is_started(error: str, state: str) -> None:
+    made = planned(failed(error, state=state))
+    assert starts(made) == [(Verb.START, "web")]
+    assert (dead(made).cause, dead(made).outlook) == (Cause.VOLUME, Outlook.STARTING)
+    assert "backend media" in dead(made).detail
+
+
+def test_it_is_started_only_when_the_backend_is_up() -> None:
+    made = planned(failed(REFUSED), wanted=desired(usable=frozenset()))
+    assert starts(made) == []
+    assert (dead(made).outlook, dead(made).message) == (Outlook.WAITING, "backend media is not up")
+    # `gateway plan` does not know the backends' states.
+    assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(Verb.START, "web")]
+
+
+@pytest.mark.parametrize(
+    "entrance",
+    [Entrance("media", "127.0.0.1", 20491), Entrance("media", "192.0.2.1", 20490)],
+    ids=["another port", "another address"],
+)
+def test_a_volume_of_another_server_is_not_the_gateways_affair(entrance: Entrance) -> None:
+    assert planned(failed(REFUSED), wanted=desired(entrances=(entrance,))).dead == ()
+
+
+def test_a_volume_at_another_loopback_address_reaches_the_same_listener() -> None:
+    error = REFUSED.replace("addr=127.0.0.1", "addr=127.0.0.2")
+    assert starts(planned(failed(error))) == [(Verb.START, "web")]
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        failed(""),  # a person stopped it
+        failed(OWN_FAULT),
+        failed(REFUSED, last_start=LastStart(REFUSED, restarts=False)),
+        failed(REFUSED, labels={"com.docker.swarm.task.id": "t"}),
+        failed(REFUSED, labels={"gateway.instance": "site-b"}),
+        failed(REFUSED, last_start=None),
+    ],
+    ids=["stopped", "own fault", "no restart policy", "task", "of another gateway", "not inspected"],
+)
+def test_others_are_left_alone(container: Container) -> None:
+    made = planned(container)
+    assert (starts(made), made.dead) == ([], ())
+
+
+@pytest.mark.parametrize(
+    ("revive", "label", "strict", "expected"),
+    [
+        (False, None, False, False),
+        (False, "true", False, True),
+        (False, "true", True, False),
+        (True, None, False, True),
+        (True, "false", False, False),
+        (True, "flase", False, True),
+        (True, None, True, True),
+    ],
+)
+def test_the_configuration_and_the_label_decide(
+    revive: bool, label: str | None, strict: bool, expected: bool
+) -> None:
+    labels = {"gateway.revive": label} if label else {}
+    made = planned(failed(REFUSED, labels=labels), wanted=desired(revive=revive, strict=strict))
+    assert starts(made) == ([(Verb.START, "web")] if expected else [])
+    if not expected:
+        assert (dead(made).outlook, dead(made).command) == (Outlook.OFF, "docker start web")
+
+
+def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
+    _, problems = read_labels({"gateway.revive": "flase"}, "gateway", "site-a", ())
+    assert problems == ["gateway.revive: 'flase' is neither true nor false"]
+
+
+def test_after_too_many_attempts_the_status_names_the_command() -> None:
+    made = planned(failed(REFUSED), wanted=desired(given_up=frozenset({"id-web"})))
+    assert starts(made) == []
+    assert (dead(made).outlook, dead(made).command) == (Outlook.GIVEN_UP, "docker start web")
+
+
+def test_dependants_of_a_restarted_container_are_restarted() -> None:
+    made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID)
+    assert starts(made) == [(Verb.RESTART, "web")]
+    assert dead(made).cause is Cause.NAMESPACE
+
+
+def test_dependants_that_started_after_it_are_left_alone() -> None:
+    assert planned(gateway(at=100.0), joining(at=100.5), own=OWNER_ID).dead == ()
+
+
+def test_dependants_of_a_stopped_container_wait_for_it() -> None:
+    made = planned(gateway(state="exited"), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
+    assert (starts(made), dead(made).outlook) == ([], Outlook.WAITING)
+    made = planned(gateway(), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
+    assert starts(made) == [(Verb.START, "web")]
+
+
+def test_the_namespace_of_another_container_is_not_the_gateways_affair() -> None:
+    other = replace(gateway(at=200.0), name="vpn")
+    assert planned(other, joining()).dead == ()
+    assert starts(planned(other, joining(labels={"gateway.revive": "true"}))) == [(Verb.RESTART, "web")]
+    there = replace(other, endpoints={"apps": EndpointInfo("n1", "e1")})
+    assert starts(planned(there, joining())) == [(Verb.RESTART, "web")]
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: str) -> None:
+    container = joining(REMOVED_OWNER if state == "exited" else "", state)
+    made = planned(gateway(number="another"), container, own="another")
+    assert (starts(made), dead(made).outlook) == ([], Outlook.RECREATE)
+    labels = {PROJECT: "shop", SERVICE: "web", "com.docker.compose.project.config_files": "/srv/my shop/compose.yaml"}
+    made = planned(gateway(number="another"), replace(container, labels=labels), own="another")
+    assert dead(made).command == (
+        "docker compose -p shop -f '/srv/my shop/compose.yaml' up -d --no-deps --force-recreate web"
+    )
+
+
+def test_a_container_on_a_network_that_exists_again_is_started() -> None:
+    there = {"apps": EndpointInfo("n1", "", aliases=frozenset())}
+    made = planned(failed("network apps not found", endpoints=there))
+    assert starts(made) == [(Verb.START, "web")]
+
+
+def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
+    there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset({"gw-owner-site-a"}))}
+    container = failed(NETWORK, endpoints=there, labels={"gateway.enable": "true"})
+    made = plan(desired(), Observed((container,), (APPS,)), frozenset({("id-web", "apps")}))
+    assert [each.verb for each in made.actions] == [Verb.REATTACH]
+    assert (dead(made).outlook, dead(made).message) == (Outlook.WAITING, "it is attached to network apps first")
+
+
+def test_a_container_that_joined_the_network_itself_is_repaired_by_a_command() -> None:
+    there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset())}
+    made = planned(failed(NETWORK, endpoints=there))
+    assert (starts(made), dead(made).outlook) == ([], Outlook.RECREATE)
+    assert dead(made).command == (
+        "docker network disconnect apps web && docker network connect apps web && docker start web"
+    )
+
+
+def test_a_network_of_others_is_not_the_gateways_affair() -> None:
+    assert planned(failed(NETWORK, endpoints={"shop_default": EndpointInfo(GONE_ID, "")})).dead == ()
+
+
+def test_an_overlay_is_joined_when_the_engine_is_in_the_swarm_again() -> None:
+    error = "Could not attach to network apps: rpc error: code = DeadlineExceeded desc = context deadline exceeded"
+    container = failed(error, endpoints={"apps": EndpointInfo("n1", "", aliases=frozenset())})
+    assert dead(planned(container)).outlook is Outlook.WAITING
+    assert starts(planned(container, swarm=Swarm(active=True))) == [(Verb.START, "web")]
+
+
+def test_attempts_are_made_at_growing_intervals_up_to_a_limit() -> None:
+    revivals, now, pauses = Revivals(), 1000.0, []
+    one = Dead("web", "id-web", Cause.VOLUME, "", Outlook.STARTING)
+    while "id-web" not in revivals.given_up:
+        revivals.saw([one], now)
+        revivals.attempted("id-web", now, started=False)
+        pauses.append(revivals.not_before("id-web") - now)
+        now += pauses[-1]
+    assert len(pauses) == LIMIT
+    assert max(pauses) <= 60 < sum(pauses)
+    revivals.saw([one], now + 10 * STABLE)
+    assert revivals.given_up == {"id-web"}, "it stays given up while it is dead"
+    revivals.saw([], now + 11 * STABLE)
+    assert revivals.given_up == frozenset()
+    assert revivals.revived == {}
+
+
+def test_what_was_started_is_counted_by_cause() -> None:
+    revivals = Revivals()
+    revivals.saw([Dead("web", "id-web", Cause.NETWORK, "", Outlook.STARTING)], 0.0)
+    revivals.attempted("id-web", 0.0, started=True)
+    assert revivals.revived == {"network": 1}
+
+
+def test_an_inspection_is_read() -> None:
+    state = {"Error": NETWORK, "StartedAt": "2026-11-26T14:13:31.744791884Z"}
+    found = last_start({"State": state, "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}}})
+    assert (found.error, found.restarts, round(found.at)) == (NETWORK, True, 1795702412)
+    never = {"Error": "", "StartedAt": "0001-01-01T00:00:00Z"}
+    assert last_start({"State": never, "HostConfig": {"RestartPolicy": {"Name": "no"}}}) == LastStart()
+
+
+async def test_a_failed_start_does_not_show_the_options_of_the_mount() -> None:
+    class Refusing:
+        async def post(self, path: str) -> None:
+            raise EngineError(Kind.FAILED, f"{path}: {REFUSED.replace('hard', 'password=secret')}")
+
+    with pytest.raises(EngineError, match=r"^connection refused$"):
+        await act(Refusing(), Action(Verb.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]
