@@ -95,7 +95,7 @@ def _without_network(draft: Draft, container: Container, failed: FailedStart) ->
         name
         for name, endpoint in container.endpoints.items()
         if failed.network in ("", name, endpoint.network_id) or container.network_mode == failed.network
-    ]
+    ] or list(container.endpoints)  # it was attached to another network of that name since
     ours = [
         name for name in named if configured_as(draft.desired.networks, name) or (container.id, name) in draft.ours
     ]
