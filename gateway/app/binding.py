@@ -1,11 +1,19 @@
 """The listeners of a configuration, bound before anything else."""
 
+from gateway.app.activation import PassedSockets
 from gateway.config import Config
-from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.listener import BindError, ListenAddress, Listener
 
 
-def bind_all(config: Config, kept: dict[ListenAddress, Listener]) -> dict[ListenAddress, Listener]:
-    """A listener for every address of `config`, taking from `kept` what is bound already.
+def bind_all(
+    config: Config, kept: dict[ListenAddress, Listener], passed: PassedSockets
+) -> dict[ListenAddress, Listener]:
+    """Return a listener for every address of `config`.
+
+    Args:
+        config: The configuration.
+        kept: The listeners that are bound already.
+        passed: The sockets that systemd bound.
 
     Raises:
         BindError: One cannot be bound; those made here are closed again.
@@ -14,13 +22,21 @@ def bind_all(config: Config, kept: dict[ListenAddress, Listener]) -> dict[Listen
     try:
         for spec in config.backends.values():
             for address in spec.listen:
-                bound[address] = kept.get(address) or Listener(address)
+                bound[address] = kept.get(address) or _listener(address, passed)
     except BaseException:
         for address, listener in bound.items():
             if address not in kept:
                 listener.close()
         raise
     return bound
+
+
+def _listener(address: ListenAddress, passed: PassedSockets) -> Listener:
+    try:
+        sockets = passed.duplicates(address)
+    except OSError as error:
+        raise BindError(f"cannot use the socket that systemd passed for {address}: {error.strerror}") from error
+    return Listener(address, sockets)
 
 
 def narrow(config: Config, bound: dict[ListenAddress, Listener]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.app import replaced, views
+from gateway.app.activation import passed_sockets
 from gateway.app.auditing import Auditing
 from gateway.app.binding import bind_all, narrow, widen
 from gateway.app.changes import compare
@@ -78,6 +79,7 @@ class GatewayService:
         self._startup_done = False
         self._flushes = False
         self._notifier = Notifier()
+        self._passed = passed_sockets()
         self._auditing = Auditing(config.gateway.instance)
         self._site: Site | None = None
         self._fleet: Fleet | None = None
@@ -108,7 +110,8 @@ class GatewayService:
         log.info("stopped")
 
     async def _serve(self, announce: Callable[[Endpoint], None] | None) -> None:
-        listeners = bind_all(self._config, {})
+        listeners = bind_all(self._config, {}, self._passed)
+        self._passed.warn_of_unused(listeners)
         async with (
             self._ops.serving() as address,
             asyncio.TaskGroup() as group,
@@ -248,7 +251,7 @@ class GatewayService:
         writer = await self._auditing.prepare(config.audit)
         try:
             self._refuse_while_stopping()
-            listeners = bind_all(config, site.listeners)
+            listeners = bind_all(config, site.listeners, self._passed)
             narrow(config, listeners)
             changes = site.apply(config, listeners)
             self._unsettled.set()

@@ -75,7 +75,7 @@ def mounts(config: Config) -> list[tuple[VolumeSpec, MountKind]]:
     found = []
     for spec in config.backends.values():
         listener = next((address for address in spec.listen if isinstance(address, Endpoint)), None)
-        volume = spec.kind.mount.build(spec.options, listener) if spec.kind.mount and listener else None
+        volume = spec.kind.mount.build(spec.options, listener, spec.hold) if spec.kind.mount and listener else None
         if spec.kind.mount is not None and volume is not None:
             found.append((volume, spec.kind.mount))
     return found

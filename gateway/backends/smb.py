@@ -107,7 +107,8 @@ async def _negotiate(sock: Stream) -> bytes:
     return response
 
 
-def _volume(options: SmbOptions, listener: Endpoint) -> VolumeSpec | None:
+def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
+    del hold  # the kernel has no such option
     volume = options.volume
     if volume is None:
         return None

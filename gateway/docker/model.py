@@ -150,6 +150,13 @@ class Swarm:
     active: bool = False
     manager: bool = False
     leader: bool = False
+    waiting: bool = False
+    """Whether it belongs to a swarm and has no contact with the managers, as after a start before theirs."""
+
+    @property
+    def member(self) -> bool:
+        """Whether it belongs to a swarm."""
+        return self.active or self.waiting
 
 
 @dataclass(frozen=True)

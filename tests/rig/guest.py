@@ -191,7 +191,7 @@ class Guest:
 def mount(port: int, target: str = "/mnt", export: str = "/media", options: str = "") -> str:
     """Return the command that mounts an export through a port of this host."""
     more = f",{options}" if options else ""
-    told = f"vers=4.2,addr={HOST},clientaddr=10.0.2.15,port={port},proto=tcp,hard,timeo=600,retrans=2{more}"
+    told = f"vers=4.2,addr={HOST},clientaddr=10.0.2.15,port={port},proto=tcp,hard,timeo=600,retrans=5{more}"
     return f"mount -i -t nfs4 -o {told} {HOST}:{export} {target}"
 
 

@@ -240,9 +240,11 @@ def test_a_network_of_others_is_not_the_gateways_affair() -> None:
 
 
 def test_an_overlay_is_joined_when_the_engine_is_in_the_swarm_again() -> None:
-    error = "Could not attach to network apps: rpc error: code = DeadlineExceeded desc = context deadline exceeded"
-    container = failed(error, endpoints={"apps": EndpointInfo("n1", "", aliases=frozenset())})
-    assert dead(planned(container)).outlook is Outlook.WAITING
+    error = "Could not attach to network llwp8d8lxtivglxte7d0y0tqp: context deadline exceeded"
+    there = {"apps": EndpointInfo("llwp8d8lxtivglxte7d0y0tqp", "", aliases=frozenset())}
+    container = failed(error, endpoints={"bridge": EndpointInfo("b1", ""), **there})
+    waiting = planned(container, swarm=Swarm(waiting=True), networks=())
+    assert (dead(waiting).outlook, waiting.actions) == (Outlook.WAITING, ()), "and no bridge of that name is created"
     assert starts(planned(container, swarm=Swarm(active=True))) == [(Verb.START, "web")]
 
 

@@ -27,8 +27,14 @@ def test_the_options_are_those_that_mount_understands(tmp_path: Path) -> None:
     assert spec.driver_options == {
         "type": "nfs",
         "device": "127.0.0.1:/export/media",
-        "o": "addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2,rw,nconnect=4",
+        "o": "addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=5,rw,nconnect=4",
     }
+
+
+@pytest.mark.parametrize(("hold", "retrans"), [("10s", 2), ("2m", 2), ("5m", 5), ("301s", 6), ("1h", 9)])
+def test_a_mount_waits_for_longer_than_the_gateway_holds_it(tmp_path: Path, hold: str, retrans: int) -> None:
+    (spec,) = volumes(config(tmp_path, f"{MEDIA}&hold={hold}"))
+    assert f"retrans={retrans}" in spec.options
 
 
 def test_a_port_stays_for_ever(tmp_path: Path) -> None:

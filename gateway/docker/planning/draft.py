@@ -88,7 +88,7 @@ class Draft:
         if options.driver != "auto":
             return options.driver
         # A bridge for each project needs no leader that knows the containers of all nodes; services need an overlay.
-        overlay = self.observed.swarm.active and (options.per is None or self.options.services)
+        overlay = self.observed.swarm.member and (options.per is None or self.options.services)
         return "overlay" if overlay else "bridge"
 
     def label(self, key: str) -> str:

@@ -42,7 +42,7 @@ def _of_network(draft: Draft, name: str) -> tuple[Blocked | None, str]:
         swarm = draft.observed.swarm
         if overlay and not draft.observed.flavour.has_swarm:
             return Blocked.NOT_MANAGER, no_overlay(draft, name)
-        if overlay and not swarm.active:
+        if overlay and not swarm.member:
             return Blocked.NOT_MANAGER, f"network {name} is an overlay, and this engine is in no swarm"
         if not overlay or swarm.leader:
             return Blocked.UNKNOWN_NETWORK, f"network {name} does not exist, and docker.networks.NAME.create is false"

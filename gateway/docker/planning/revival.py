@@ -105,7 +105,7 @@ def _without_network(draft: Draft, container: Container, failed: FailedStart) ->
     if failed.exists:
         detail = f"it was not attached to network {name}: {one_line(failed.detail)}"
         if not draft.observed.swarm.active:
-            message = "this engine is not in contact with a swarm"
+            message = "this engine has no contact with the managers of its swarm"
             return _dead(container, Cause.NETWORK, detail, Outlook.WAITING, message)
         return _dead(container, Cause.NETWORK, detail, Outlook.STARTING)
     detail = f"its network {name} did not exist"
