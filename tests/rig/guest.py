@@ -113,6 +113,7 @@ class Guest:
         modules: Of its kernel, beside those for NFS.
         files: More that it has, by their paths there: files or folders of this host.
         root: A Debian with systemd, which it boots, and the script is a service; None: nothing but busybox.
+        disk: The image of a disk, /dev/vda, which outlives the machine; None: it has none.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Guest:
         modules: tuple[str, ...] = (),
         files: dict[str, Path] | None = None,
         root: Path | None = None,
+        disk: Path | None = None,
     ) -> None:
         self.lines: list[str] = []
         self.times: list[float] = []
@@ -141,11 +143,13 @@ class Guest:
         for path, source in (files or {}).items():
             subprocess.run(["cp", "-a", str(source), str(root / path)], check=True, timeout=60)
         (root / "script").write_text(script)
+        drive = ["-drive", f"file={disk},if=virtio,format=raw"] if disk is not None else []
+        modules = (*modules, "virtio_blk", "ext4") if disk is not None else modules
         image = _initramfs(folder, root, tree, (*_MODULES, *modules))
         ways = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in (forwards or {}).items())
         self._child = subprocess.Popen(
-            ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", "-kernel",
-             str(kernel), "-initrd", str(image), "-nic", f"user,model=virtio-net-pci{ways}", "-append",
+            ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", *drive,
+             "-kernel", str(kernel), "-initrd", str(image), "-nic", f"user,model=virtio-net-pci{ways}", "-append",
              "console=ttyS0 quiet panic=-1 oops=panic"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip

@@ -1,0 +1,38 @@
+"""The Quadlet units of configs/quadlet, with Podman's real generator."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, need
+
+pytestmark = [pytest.mark.rig, pytest.mark.timeout(60)]
+
+_GENERATOR = Path("/usr/libexec/podman/quadlet")
+_APP = """
+[Container]
+Image=app
+Network=gateway.container
+"""
+
+
+def test_the_generator_makes_services_of_the_units(tmp_path: Path) -> None:
+    need(_GENERATOR.exists(), f"{_GENERATOR} (package podman)")
+    for unit in (REPOSITORY / "configs/quadlet").iterdir():
+        (tmp_path / unit.name).write_text(unit.read_text())
+    (tmp_path / "app.container").write_text(_APP)
+    done = subprocess.run(
+        [str(_GENERATOR), "-dryrun"], env={**os.environ, "QUADLET_UNIT_DIRS": str(tmp_path)},
+        capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    services = dict(part.split("---", 1) for part in done.stdout.split("\n---") if "---" in part)
+    services = {name.strip("-"): text for name, text in services.items()}
+    gateway, app = services["gateway.service"], services["app.service"]
+    for option in ("--network host", "--read-only", "--cap-drop all", "--sdnotify=container", "--secret tunnel_key,"):
+        assert option in gateway
+    assert "Before=podman-restart.service" in gateway
+    assert "Requires=gateway-state-volume.service" in gateway
+    assert "gateway-state-volume.service" in services
+    assert "After=gateway.service" in app
+    assert "--network container:gateway" in app
