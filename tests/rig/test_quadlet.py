@@ -1,6 +1,7 @@
 """The Quadlet units of configs/quadlet, with Podman's real generator."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -26,8 +27,8 @@ def test_the_generator_makes_services_of_the_units(tmp_path: Path) -> None:
         [str(_GENERATOR), "-dryrun"], env={**os.environ, "QUADLET_UNIT_DIRS": str(tmp_path)},
         capture_output=True, text=True, check=True, timeout=30,
     )  # fmt: skip
-    services = dict(part.split("---", 1) for part in done.stdout.split("\n---") if "---" in part)
-    services = {name.strip("-"): text for name, text in services.items()}
+    parts = re.split(r"^---(\S+)---$", done.stdout, flags=re.MULTILINE)[1:]
+    services = dict(zip(parts[::2], parts[1::2], strict=True))
     gateway, app = services["gateway.service"], services["app.service"]
     for option in ("--network host", "--read-only", "--cap-drop all", "--sdnotify=container", "--secret tunnel_key,"):
         assert option in gateway
