@@ -8,7 +8,7 @@ import pytest
 
 from gateway.docker.explaining import explain, find
 from gateway.docker.explaining.model import BackendFact, Explanation, Reached
-from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
+from gateway.docker.model import Container, EndpointInfo, LastStart, NetworkInfo, Observed
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import Condition, Desired, Plan, Standing
 from gateway.docker.planning import plan
@@ -190,3 +190,13 @@ def test_strict_advises_a_grant_rather_than_other_labels() -> None:
 def test_networks_that_are_refused_are_among_the_facts() -> None:
     found = told(container("web"), options={"networks": {"apps": NetworkOptions(per="project")}}, strict=True)
     assert [each.state for each in found.parts if each.name == "apps--container-web"] == ["blocked"]
+
+
+def test_a_container_in_the_namespace_of_a_restarted_one_reaches_nothing_until_it_is_restarted() -> None:
+    own = replace(GATEWAY, last_start=LastStart(restarts=True, at=200.0))
+    web = container(
+        "web", network_mode=f"container:{own.id}", last_start=LastStart(restarts=True, at=100.0), labels={}
+    )
+    found = verdict(web, own=own)
+    assert (found.reached, found.remedy) == ("no", "docker.revive is false: docker restart web")
+    assert "before its restart" in found.why

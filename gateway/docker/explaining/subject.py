@@ -28,6 +28,8 @@ class Subject:
         self.networks = planned.networks
         """The backends that are reached by name on each network that is kept."""
         self.conditions = {each.network: each for each in planned.conditions if each.container_id == container.id}
+        self.dead = next((each for each in planned.dead if each.container_id == container.id), None)
+        """Why it does not run, or has no network; None: for another reason, or it does."""
         base = self.base.name if self.base is not None else None
         self.shadows = [each for each in planned.shadows if each.container == base]
         prefix = f"{container.name}: "

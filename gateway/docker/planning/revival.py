@@ -157,16 +157,21 @@ def _running(draft: Draft, container: Container) -> Dead | None:
 
 
 def _ownerless(container: Container) -> Dead:
-    return _recreate(container, Cause.NAMESPACE, "it uses the network of a container that was removed")
+    return _recreate(container, Cause.NAMESPACE, "it uses the network of a container that is gone")
 
 
 def _recreate(container: Container, cause: Cause, detail: str) -> Dead:
     """Return a container that cannot start again, with the command that replaces it."""
-    message = "a start does not help: recreate it"
+    message = f"a start does not help: create container {container.name} again"
     labels = container.labels
     if PROJECT not in labels or SERVICE not in labels:
         return _dead(
-            container, cause, detail, Outlook.RECREATE, message, f"docker rm -f {container.name}, docker run"
+            container,
+            cause,
+            detail,
+            Outlook.RECREATE,
+            message,
+            f"docker rm -f {container.name} && docker run --name {container.name} …",
         )
     parts = ["docker", "compose", "-p", labels[PROJECT]]
     for file in filter(None, labels.get(_FILES, "").split(",")):
