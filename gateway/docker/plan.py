@@ -66,6 +66,8 @@ class Action:
     """Which an attachment is to have; of an address family without one, the engine chooses."""
     detaches: int = field(default=0, compare=False)
     """How many endpoints it detaches for good."""
+    cause: str = ""
+    """What a container that is started lacked."""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -81,8 +82,9 @@ class Reconciler:
         """Why the engine cannot be used now."""
         self._news = News()
         self._writer = Writer(
-            self._ledger, self._brake, self.directory, self._news, recorder or Recorder(), self.hurry
-        )
+            self._ledger, self._brake, self.directory, self._news, recorder or Recorder(), self.hurry,
+            self._observer.forget_start,
+        )  # fmt: skip
         self._failures, self.revivals = self._writer.failures, self._writer.revivals
         self.writes, self.errors = self._writer.writes, self._writer.errors
         self.settled = asyncio.Event()
@@ -140,6 +142,7 @@ class Reconciler:
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+            await self._writer.end_starts()
 
     async def _watch(self, engine: Engine, since: float) -> None:
         async for event in engine.events(since, ("container", "network", "service", "volume")):
@@ -228,23 +231,22 @@ class Reconciler:
         self._log_news(planned, now)
         self.plan = self._with_failures(_without(planned, held))
         self._ledger.note_addresses(lasting_addresses(desired, observed))
-        done = await self._writer.act_all(engine, planned.actions, due)
-        for each in due:
-            if each.verb in REVIVALS:
-                self._observer.forget_start(each.container_id)
+        done = await self._writer.act_all(engine, planned.actions, due, wait=once)
         undone = [each for each in planned.actions if each.container_id == observed.own and each not in done]
         if all(map(self._failures.is_final, undone)):
             self.settled.set()
         if not due:
             self._ledger.keep({container.id for container in observed.containers})
         self._failures.keep(planned.actions)
-        waits = [self._not_before(each) - now for each in planned.actions if self._not_before(each) > 0]
+        waits = [at - now for each in planned.actions if 0 < (at := self._not_before(each)) < math.inf]
         if held:
             waits.append(self._brake.wait(now))
         return max(0.05, min(waits, default=self._options.resync)), done
 
     def _not_before(self, action: Action) -> float:
-        """Return when an action may be tried, as a monotonic time; 0: it was not tried yet."""
+        """Return when an action may be tried, as a monotonic time; 0: it was not tried yet; `inf`: it is under way."""
+        if self._writer.is_starting(action):
+            return math.inf
         again = self.revivals.not_before(action.container_id) if action.verb in REVIVALS else 0.0
         return max(again, self._failures.not_before(action))
 

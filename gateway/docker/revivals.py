@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from gateway.docker.dead import Dead
+from gateway.docker.plan import Action
 from gateway.measure import Tally
 from gateway.supervision.backoff import Backoff, BackoffPolicy
 
@@ -28,7 +29,6 @@ class Revivals:
     def __init__(self) -> None:
         self._attempts: dict[str, _Attempts] = {}
         """By the container's ID."""
-        self._causes: dict[str, str] = {}
         self.revived: Tally = Tally()
         """Containers that were started, by cause."""
 
@@ -39,25 +39,25 @@ class Revivals:
 
     def saw(self, dead: Collection[Dead], now: float) -> None:
         """Note which containers are dead now, and forget the attempts of those that have run for long enough."""
-        self._causes = {each.container_id: str(each.cause) for each in dead}
-        for key in self._causes.keys() & self._attempts.keys():
-            self._attempts[key].dead_at = now
+        for each in dead:
+            if each.container_id in self._attempts:
+                self._attempts[each.container_id].dead_at = now
         self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
 
-    def attempted(self, container: str, now: float, *, started: bool) -> None:
+    def attempted(self, action: Action, now: float, *, started: bool) -> None:
         """Count an attempt.
 
         Args:
-            container: The container's ID.
+            action: The start or restart.
             now: The time.
-            started: Whether the engine started it.
+            started: Whether the engine started the container.
         """
-        found = self._attempts.setdefault(container, _Attempts())
+        found = self._attempts.setdefault(action.container_id, _Attempts())
         found.count += 1
         found.not_before = now + found.backoff.next()
         found.dead_at = now
         if started:
-            self.revived[self._causes.get(container, "")] += 1
+            self.revived[action.cause] += 1
 
     def not_before(self, container: str) -> float:
         """Return when the next attempt may be made."""

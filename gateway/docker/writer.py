@@ -37,6 +37,7 @@ class Writer:
         news: What limits the log.
         recorder: Where each write is recorded.
         changed: Called after writes, so that their effect is looked at.
+        started: Called with the ID of each container that was started or restarted, or that failed to.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Writer:
         news: News,
         recorder: Recorder,
         changed: Callable[[], None],
+        started: Callable[[str], None],
     ) -> None:
         self._ledger = ledger
         self._brake = brake
@@ -54,6 +56,10 @@ class Writer:
         self._news = news
         self._recorder = recorder
         self._changed = changed
+        self._started = started
+        self._starts: dict[str, asyncio.Task[bool]] = {}
+        """The starts under way, by the container's ID: the engine answers after it has mounted the volumes."""
+        self._start_gate = asyncio.Semaphore(_PARALLEL)
         self.failures = Failures()
         self.revivals = Revivals()
         self.writes: Tally = Tally()
@@ -61,14 +67,19 @@ class Writer:
         self.been: set[tuple[str, str]] = set()
         """Endpoints of this gateway that were seen, and that it did not detach."""
 
-    async def act_all(self, engine: Engine, planned: Sequence[Action], due: Sequence[Action]) -> list[Action]:
+    async def act_all(
+        self, engine: Engine, planned: Sequence[Action], due: Sequence[Action], *, wait: bool
+    ) -> list[Action]:
         """Do what is due, and return what was done.
 
         Args:
             engine: The engine.
             planned: All actions of the plan.
             due: Those that are to be done now.
+            wait: Also wait for the starts of containers, which otherwise go on while other changes are made.
         """
+        for key in [key for key, task in self._starts.items() if task.done()]:
+            self._starts.pop(key).result()  # raises if there is an error in the code
         gate = asyncio.Semaphore(_PARALLEL)
         done: list[Action] = []
 
@@ -78,7 +89,7 @@ class Writer:
                     done.append(action)
 
         # What is created comes before what needs it; the actions of one group run side by side.
-        for verbs in (FIRST, _THEN, (Verb.REMOVE_NETWORK,), REVIVALS):
+        for verbs in (FIRST, _THEN, (Verb.REMOVE_NETWORK,)):
             # What could not be created is not joined, either.
             lacking = {
                 action.network for action in planned if action.verb is Verb.CREATE_NETWORK and action in self.failures
@@ -91,7 +102,36 @@ class Writer:
             if jobs:
                 await asyncio.gather(*jobs)
                 self._changed()
+        begun = {action: self._begin(engine, action) for action in due if action.verb in REVIVALS}
+        if wait and begun:
+            await asyncio.gather(*begun.values())
+            done += [action for action, task in begun.items() if task.result()]
         return done
+
+    def is_starting(self, action: Action) -> bool:
+        """Return whether the start of its container is under way."""
+        task = self._starts.get(action.container_id) if action.verb in REVIVALS else None
+        return task is not None and not task.done()
+
+    async def end_starts(self) -> None:
+        """Stop waiting for starts; the engine goes on with those that it has begun."""
+        tasks = list(self._starts.values())
+        self._starts = {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, engine: Engine, action: Action) -> "asyncio.Task[bool]":
+        async def start() -> bool:
+            try:
+                async with self._start_gate:
+                    return await self._act(engine, action)
+            finally:
+                self._started(action.container_id)
+                self._changed()
+
+        task = self._starts[action.container_id] = asyncio.ensure_future(start())
+        return task
 
     async def _act(self, engine: Engine, action: Action) -> bool:
         """Do one action, and return whether the engine did it. Every write to the engine passes here."""
@@ -113,7 +153,7 @@ class Writer:
                 self._brake.took(action.detaches, time.monotonic())
             self.count(action.verb, trouble)
             if action.verb in REVIVALS:
-                self.revivals.attempted(action.container_id, time.monotonic(), started=False)
+                self.revivals.attempted(action, time.monotonic(), started=False)
             is_new = self.failures.failed(action, trouble, time.monotonic(), self._ledger.addresses)
             if is_new and self._news.admit(time.monotonic()):
                 log.warning("docker refused", extra={**extra, "reason": trouble.kind, "detail": str(trouble)})
@@ -122,7 +162,7 @@ class Writer:
         self._brake.took(action.detaches, time.monotonic())
         self.failures.succeeded(action)
         if action.verb in REVIVALS:
-            self.revivals.attempted(action.container_id, time.monotonic(), started=True)
+            self.revivals.attempted(action, time.monotonic(), started=True)
         if self._news.admit(time.monotonic()):
             log.info("docker changed", extra=extra)
         return True

@@ -1,5 +1,6 @@
 """A host with NFS volumes restarts: a virtual machine with its own kernel and engine, and a disk that outlives it."""
 
+import logging
 import os
 import subprocess
 import time
@@ -17,10 +18,13 @@ from gateway.demo.sshd import Bastion
 
 pytestmark = [pytest.mark.rig, pytest.mark.timeout(3600)]
 
+log = logging.getLogger(__name__)
+
 ROUNDS = int(os.environ.get("GATEWAY_REBOOTS", "1"))
 """Reboots for each order of engine and tunnel."""
-WITHIN = 60.0
-"""Seconds in which each container runs, after the engine and the tunnel are up."""
+SOON, DEADLINE = 15.0, 300.0
+"""Seconds, after the engine and the tunnel are up, in which the gateway starts the containers, and in which they run: the
+emulated machine alone takes half a minute for a start while others use the processor."""
 BOOT = f"""
 mkdir -p /var/lib/docker && mount -t ext4 /dev/vda /var/lib/docker
 {ENGINE}
@@ -142,6 +146,7 @@ def test_containers_with_nfs_volumes_run_after_a_reboot(
     gateway.stop()
 
     configure(revive=True)
+    took: list[float] = []
     for delay in [None, 0.0, 60.0] * ROUNDS:
         if delay is not None:
             bastion.stop()
@@ -150,13 +155,15 @@ def test_containers_with_nfs_volumes_run_after_a_reboot(
             if delay is not None:
                 time.sleep(delay)
                 bastion.start()
+            gateway.wait_up("media")
             since = time.monotonic()
-            gateway.wait(lambda: all(host.states()[name] == "running" for name in ALIVE), timeout=WITHIN)
-            took = time.monotonic() - since
-            assert took < WITHIN
+            gateway.wait(lambda: gateway.status()["docker"]["writes"].get("start", 0) >= len(ALIVE), timeout=SOON)
+            gateway.wait(lambda: all(host.states()[name] == "running" for name in ALIVE), timeout=DEADLINE)
+            took.append(time.monotonic() - since)
             states = host.states()
             assert (states["stopped"], states["no"], states["faulty"]) == ("exited", "exited", "created")
             assert host.docker("logs", "--since", "5m", "always").endswith("hello over NFS")
             gateway.wait(lambda: not dead(), timeout=60)
             host.halt(guest)
         gateway.stop()
+    log.info("the containers ran %s s after engine and tunnel were up", ", ".join(f"{each:.0f}" for each in took))

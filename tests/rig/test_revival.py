@@ -77,7 +77,7 @@ class Host:
             started, deadline = 0, time.monotonic() + within
             async with connected(self._options, lambda _: None) as client:
                 while True:
-                    wake, done = await self._reconciler.cycle(client)
+                    wake, done = await self._reconciler.cycle(client, once=True)
                     started += sum(each.verb in (Verb.START, Verb.RESTART) for each in done)
                     if until():
                         return started

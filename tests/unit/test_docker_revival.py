@@ -1,6 +1,9 @@
 """Which containers are started again: with the messages that Docker Engine 26.1.5 puts into `State.Error`."""
 
+import asyncio
+import random
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +18,10 @@ from gateway.docker.model import Container, EndpointInfo, LastStart, NetworkInfo
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Action, Desired, Plan, Verb
 from gateway.docker.planning import plan
+from gateway.docker.reconciler import Reconciler
 from gateway.docker.revivals import LIMIT, STABLE, Revivals
 from gateway.docker.trouble import EngineError, Kind
+from tests.unit.fake_engine import FakeEngine
 
 OWNER_ID = "767378fd8e62591fb24091c49e04ffa2a1752d34a2d610bd9eb01763fbc0ae52"
 GONE_ID = "eb4b82462a4f0df39337ec3bbebb06271e2fce22774c100cff059b855c2fbec6"
@@ -35,6 +40,7 @@ OWN_FAULT = (
 )
 ALWAYS = LastStart(restarts=True, at=100.0)
 APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
+START = Action(Verb.START, "", container="web", container_id="id-web", cause=Cause.NETWORK)
 MEDIA = Entrance("media", "127.0.0.1", 20490)
 
 
@@ -253,7 +259,7 @@ def test_attempts_are_made_at_growing_intervals_up_to_a_limit() -> None:
     one = Dead("web", "id-web", Cause.VOLUME, "", Outlook.STARTING)
     while "id-web" not in revivals.given_up:
         revivals.saw([one], now)
-        revivals.attempted("id-web", now, started=False)
+        revivals.attempted(START, now, started=False)
         pauses.append(revivals.not_before("id-web") - now)
         now += pauses[-1]
     assert len(pauses) == LIMIT
@@ -267,8 +273,7 @@ def test_attempts_are_made_at_growing_intervals_up_to_a_limit() -> None:
 
 def test_what_was_started_is_counted_by_cause() -> None:
     revivals = Revivals()
-    revivals.saw([Dead("web", "id-web", Cause.NETWORK, "", Outlook.STARTING)], 0.0)
-    revivals.attempted("id-web", 0.0, started=True)
+    revivals.attempted(START, 0.0, started=True)
     assert revivals.revived == {"network": 1}
 
 
@@ -287,3 +292,37 @@ async def test_a_failed_start_does_not_show_the_options_of_the_mount() -> None:
 
     with pytest.raises(EngineError, match=r"^connection refused$"):
         await act(Refusing(), Action(Verb.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]
+
+
+async def test_a_start_that_takes_long_delays_no_other_change(tmp_path: Path) -> None:
+    class Slow(FakeEngine):
+        started = 0
+
+        async def get(self, path: str, **params: Any) -> Any:
+            found = await super().get(path, **params)
+            if path == "containers/json":
+                for each in found:
+                    each["Mounts"] = [{"Type": "volume", "Name": "media"}]
+            elif path.startswith("containers/"):
+                found["State"]["Error"] = REFUSED
+                found["HostConfig"]["RestartPolicy"] = {"Name": "always"}
+            return found
+
+        async def post(self, path: str, body: Any = None, **params: Any) -> Any:
+            if path.endswith("/start"):
+                self.started += 1
+                await asyncio.sleep(3600)
+            return await super().post(path, body, **params)
+
+    engine = Slow(random.Random(1))
+    engine.add_container("web", {}).state = "exited"
+    wanted = desired()
+    reconciler = Reconciler(wanted.options, lambda: wanted, lambda _: None, tmp_path)
+    async with asyncio.timeout(10):
+        for _ in range(5):
+            await reconciler.cycle(engine)  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+        assert [network.name for network in engine.networks.values()] == ["apps"]
+        assert engine.started == 1, "it is not asked for again while it is under way"
+        await reconciler._writer.end_starts()
+    assert reconciler.revivals.revived == {}

@@ -40,7 +40,9 @@ def revive(draft: Draft) -> tuple[Dead, ...]:
         found.append(dead)
         if dead.outlook is Outlook.STARTING:
             verb = Verb.RESTART if container.state in RUNNING else Verb.START
-            draft.actions.append(Action(verb, "", "", container.name, container.id, why=dead.detail))
+            draft.actions.append(
+                Action(verb, "", "", container.name, container.id, why=dead.detail, cause=dead.cause)
+            )
     return tuple(found)
 
 
