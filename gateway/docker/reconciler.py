@@ -244,7 +244,7 @@ class Reconciler:
         return max(0.05, min(waits, default=self._options.resync)), done
 
     def _not_before(self, action: Action) -> float:
-        """Return when an action may be tried, as a monotonic time; 0: it was not tried yet; `inf`: it is under way."""
+        """Return when an action may be tried, as a monotonic time; 0: not tried yet; `inf`: under way."""
         if self._writer.is_starting(action):
             return math.inf
         again = self.revivals.not_before(action.container_id) if action.verb in REVIVALS else 0.0

@@ -22,7 +22,7 @@ from gateway.ops.client import Client
 from tests.chaos.rig import scratch, write_secret
 
 _LONGEST_FIRST = (
-    "test_nfs_volumes", "test_image", "test_podman", "test_systemd", "test_nfs_mounts", "test_networks",
+    "test_reboot", "test_nfs_mounts", "test_nfs_volumes", "test_image", "test_podman", "test_systemd", "test_revival_swarm", "test_networks",
     "test_docker", "test_docker_stable", "test_vpn", "test_outages", "test_names", "test_swarm", "test_interop",
     "test_chart",
 )  # fmt: skip
