@@ -23,8 +23,8 @@ from tests.chaos.rig import scratch, write_secret
 
 _LONGEST_FIRST = (
     "test_reboot", "test_nfs_mounts", "test_nfs_volumes", "test_image", "test_podman", "test_systemd",
-    "test_revival_swarm", "test_networks", "test_docker", "test_docker_stable", "test_vpn", "test_outages", "test_names", "test_swarm", "test_interop",
-    "test_chart",
+    "test_revival_swarm", "test_networks", "test_docker", "test_docker_stable", "test_vpn", "test_outages",
+    "test_names", "test_swarm", "test_interop", "test_chart", "test_revival",
 )  # fmt: skip
 """Modules that take more than half a minute: one that starts last would run alone while another worker is idle."""
 

@@ -60,19 +60,19 @@ class Host:
             self._folder / f"boot{self._boots}", BOOT, memory=2048, programs=ENGINE_PROGRAMS,
             forwards={self.port: 2375}, disk=self._disk,
         )  # fmt: skip
-        guest.wait_for("ENGINE-READY", 300)
+        guest.wait_for("ENGINE-READY", 900)
         return guest
 
     def halt(self, guest: Guest) -> None:
         """Shut it down."""
         self.docker("volume", "create", "halt")
-        guest.wait_for("UNMOUNTED", 120)
+        guest.wait_for("UNMOUNTED", 300)
 
     def docker(self, *arguments: str, check: bool = True) -> str:
         """Run `docker …` against its engine."""
         url = f"tcp://127.0.0.1:{self.port}"
         done = subprocess.run(
-            ["docker", "-H", url, *arguments], capture_output=True, text=True, timeout=120, check=False
+            ["docker", "-H", url, *arguments], capture_output=True, text=True, timeout=300, check=False
         )
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -123,7 +123,7 @@ def test_containers_with_nfs_volumes_run_after_a_reboot(
     configure(revive=False)
     gateway.start().wait_up("media")
     with host.boot() as guest:
-        gateway.wait(lambda: "media" in host.docker("volume", "ls", "-q"), timeout=60)
+        gateway.wait(lambda: "media" in host.docker("volume", "ls", "-q"), timeout=DEADLINE)
         run = ("run", "-d", "--network", "none", "--stop-timeout", "1")
         reads = ("box", "sh", "-c", "cat /media/hello && sleep 99999")
         for policy in (*ALIVE, "no"):
@@ -136,7 +136,7 @@ def test_containers_with_nfs_volumes_run_after_a_reboot(
 
     with host.boot() as guest:  # without revival
         gateway.start().wait_up("media")
-        gateway.wait(lambda: set(dead()) == set(ALIVE), timeout=60)
+        gateway.wait(lambda: set(dead()) == set(ALIVE), timeout=DEADLINE)
         time.sleep(20)
         assert {host.states()[name] for name in ALIVE} == {"exited"}
         assert dead() == {name: f"docker start {name}" for name in ALIVE}
@@ -163,7 +163,7 @@ def test_containers_with_nfs_volumes_run_after_a_reboot(
             states = host.states()
             assert (states["stopped"], states["no"], states["faulty"]) == ("exited", "exited", "created")
             assert host.docker("logs", "--since", "5m", "always").endswith("hello over NFS")
-            gateway.wait(lambda: not dead(), timeout=60)
+            gateway.wait(lambda: not dead(), timeout=DEADLINE)
             host.halt(guest)
         gateway.stop()
     log.info("the containers ran %s s after engine and tunnel were up", ", ".join(f"{each:.0f}" for each in took))
