@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 ROUNDS = int(os.environ.get("GATEWAY_REBOOTS", "1"))
 """Reboots for each order of engine and tunnel."""
-SOON, DEADLINE = 15.0, 300.0
+SOON, DEADLINE = 60.0, 300.0
 """Seconds, after engine and tunnel are up, in which the gateway starts the containers, and in which they run: the
 emulated machine alone takes half a minute for a start while others use the processor."""
 BOOT = f"""
