@@ -77,7 +77,7 @@ def passed_sockets() -> PassedSockets:
 
 
 def _key(sock: socket.socket) -> str | None:
-    """Return the address of a listening stream socket; None: it is no such socket."""
+    """Return the address of a listening stream socket; None: it is another type of socket."""
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return None
     name = sock.getsockname()

@@ -168,7 +168,7 @@ def docker_view(fleet: Fleet) -> DockerView | None:
         warnings=[*plan.warnings, *plan.exposures, *(fleet.peers.warnings() if fleet.peers else ())],
         postponed=plan.postponed,
         dead=[
-            DeadView(each.container, each.cause, each.detail, each.outlook, each.message, each.command)
+            DeadView(each.container, each.cause, each.detail, each.state, each.message, each.command)
             for each in plan.dead
         ],
         revived=dict(reconciler.revivals.revived),

@@ -5,7 +5,7 @@ import ipaddress
 from gateway.backends.common.volume import MountKind, VolumeOptions, VolumeSpec, mount_address
 from gateway.config import Config
 from gateway.contracts import Endpoint
-from gateway.docker.dead import Entrance
+from gateway.docker.dead import MountListener
 from gateway.docker.plan import Desired
 
 
@@ -33,11 +33,11 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
         by_label=by_label,
         strict=config.gateway.strict,
         direct=direct(config),
-        entrances=entrances(config),
+        mount_listeners=mount_listeners(config),
     )
 
 
-def entrances(config: Config) -> tuple[Entrance, ...]:
+def mount_listeners(config: Config) -> tuple[MountListener, ...]:
     """Return the listeners that the engine's host may mount."""
     found = []
     for name, spec in config.backends.items():
@@ -45,7 +45,7 @@ def entrances(config: Config) -> tuple[Entrance, ...]:
         for address in spec.listen if spec.kind.mount is not None else ():
             if isinstance(address, Endpoint):
                 host = mount_address(volume or VolumeOptions(""), address)
-                found.append(Entrance(name, host, address.port))
+                found.append(MountListener(name, host, address.port))
     return tuple(found)
 
 

@@ -109,7 +109,7 @@ def _print(made: "Plan", output: str) -> None:
         print_table(["VOLUME", "STATE", "WHY"], rows)
         click.echo()
     if made.dead:
-        rows = [[each.container, each.outlook, each.detail, _remedy(each)] for each in made.dead]
+        rows = [[each.container, each.state, each.detail, _remedy(each)] for each in made.dead]
         print_table(["NOT RUNNING", "STATE", "WHY", "TO DO"], rows)
         click.echo()
     if made.actions:
@@ -148,7 +148,7 @@ def _json(made: "Plan") -> dict[str, object]:
         ],
         "shadowed_names": [vars(each) for each in made.shadows],
         "dead_containers": [
-            {"container": each.container, "cause": each.cause, "detail": each.detail, "state": each.outlook,
+            {"container": each.container, "cause": each.cause, "detail": each.detail, "state": each.state,
              "message": each.message, "command": each.command}
             for each in made.dead
         ],

@@ -1,4 +1,4 @@
-"""Containers that do not run, or run without a network, for want of something that the gateway provides."""
+"""Containers that do not run, or have no network, because something that the gateway provides was missing."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from enum import StrEnum
 from gateway.docker.failed_starts import Cause
 
 
-class Outlook(StrEnum):
+class RevivalState(StrEnum):
     """What happens to such a container: a closed list, used in the status."""
 
     STARTING = "starting"
@@ -26,7 +26,7 @@ class Dead:
         container_id: Its ID.
         cause: What it lacks.
         detail: What happened.
-        outlook: Whether the gateway starts it.
+        state: Whether the gateway starts it.
         message: Why the gateway does not start it now; empty: it does.
         command: What makes it run again; empty: nothing needs to be done.
     """
@@ -35,7 +35,7 @@ class Dead:
     container_id: str
     cause: Cause
     detail: str
-    outlook: Outlook
+    state: RevivalState
     message: str = ""
     command: str = ""
 
@@ -44,7 +44,7 @@ class Dead:
 
 
 @dataclass(frozen=True)
-class Entrance:
+class MountListener:
     """A listener that the engine's host mounts.
 
     Args:

@@ -71,7 +71,7 @@ class Container:
         hosts: Names that it resolves by itself, in lower case; empty while they are not known.
         given_names: Aliases that the engine gives it by itself on every network, beside its short ID.
         has_volumes: Whether it mounts volumes.
-        exited_well: Whether it ended with the exit code 0.
+        exit_success: Whether it ended with the exit code 0.
         last_start: None: not asked for.
     """
 
@@ -88,7 +88,7 @@ class Container:
     hosts: frozenset[str] = frozenset()
     given_names: frozenset[str] = frozenset()
     has_volumes: bool = False
-    exited_well: bool = False
+    exit_success: bool = False
     last_start: LastStart | None = None
 
     @property

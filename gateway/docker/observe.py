@@ -136,7 +136,7 @@ class Observer:
             created=int(listed.get("Created") or 0),
             given_names=frozenset(filter(None, (hostname,))),
             has_volumes=any(each.get("Type") == "volume" for each in listed.get("Mounts") or ()),
-            exited_well=str(listed.get("Status", "")).startswith("Exited (0)"),
+            exit_success=str(listed.get("Status", "")).startswith("Exited (0)"),
         )
 
     async def _with_aliases(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:

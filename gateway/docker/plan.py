@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
-from gateway.docker.dead import Dead, Entrance
+from gateway.docker.dead import Dead, MountListener
 from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.projects import configured_as
@@ -126,7 +126,7 @@ class Desired:
         claimed: The gateway's own addresses by network, as they were last.
         refused: Those that the engine has refused, by network.
         direct: Addresses that the gateway reaches from its host: a network that is created must not hold them.
-        entrances: The listeners that are mounted.
+        mount_listeners: The listeners that are mounted.
         usable: The backends that serve clients now; None: not known.
         given_up: IDs of containers that were started too often without success.
     """
@@ -143,7 +143,7 @@ class Desired:
     claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
     direct: tuple[str, ...] = ()
-    entrances: tuple[Entrance, ...] = ()
+    mount_listeners: tuple[MountListener, ...] = ()
     usable: frozenset[str] | None = None
     given_up: frozenset[str] = frozenset()
 

@@ -53,7 +53,7 @@ def _asked(containers: tuple[Container, ...], matters: Callable[[str], bool]) ->
         each
         for each in containers
         if (each.state in RUNNING and (each.joins or joined & {each.id, each.name}))
-        or (each.state not in RUNNING and not each.exited_well and _may_have_failed(each, matters))
+        or (each.state not in RUNNING and not each.exit_success and _may_have_failed(each, matters))
     ]
 
 

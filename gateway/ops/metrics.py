@@ -251,7 +251,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
     )
     dead = GaugeMetricFamily(
         "gateway_containers_dead",
-        "Containers that do not run for want of a volume, a network or a network namespace.",
+        "Containers that do not run because a volume, a network or a network namespace was missing.",
         labels=["reason"],
     )
     revived = CounterMetricFamily(

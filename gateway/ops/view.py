@@ -114,7 +114,7 @@ class ShadowView:
 
 @dataclass(frozen=True)
 class DeadView:
-    """A container that does not run, or has no network, for want of something of the gateway."""
+    """A container that does not run, or has no network, because something that the gateway provides was missing."""
 
     container: str
     cause: str

@@ -1,4 +1,4 @@
-"""Containers that do not run for want of something of the gateway, on a real engine."""
+"""Containers that do not run because a network, a volume or a namespace was missing, on a real engine."""
 
 import asyncio
 import shlex
@@ -13,7 +13,7 @@ from engines import Engine, running_engine
 from test_docker import OPT_IN, Site
 
 from gateway.docker import revivals as revivals_module
-from gateway.docker.dead import Dead, Entrance, Outlook
+from gateway.docker.dead import Dead, MountListener, RevivalState
 from gateway.docker.engine import connected
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Desired, Verb
@@ -59,8 +59,8 @@ class Host:
         self._reconciler = Reconciler(options, self._desired, lambda _: None, folder)
 
     def _desired(self) -> Desired:
-        mounted = (Entrance("media", "127.0.0.1", PORT),)
-        return Desired("site-a", self._options, ("media",), entrances=mounted, usable=self.usable)
+        mounted = (MountListener("media", "127.0.0.1", PORT),)
+        return Desired("site-a", self._options, ("media",), mount_listeners=mounted, usable=self.usable)
 
     @property
     def revivals(self) -> Revivals:
@@ -139,7 +139,7 @@ def test_a_container_that_joined_the_network_itself_starts_after_the_command_of_
     engine.docker("start", "web", check=False)
     host.look(lambda: "web" in host.dead() and bool(host.dead()["web"].command))
     found = host.dead()["web"]
-    assert found.outlook is Outlook.RECREATE
+    assert found.state is RevivalState.RECREATE
     for command in found.command.split(" && "):
         engine.docker(*shlex.split(command)[1:])
     assert state(engine, "web") == "running"
@@ -155,7 +155,7 @@ def test_dependants_of_a_stopped_container_are_started_with_it(engine: Engine, t
     engine.docker("start", "web", check=False)
     assert "non running container" in error(engine, "web")
     host.look(lambda: "web" in host.dead())
-    assert host.dead()["web"].outlook is Outlook.WAITING
+    assert host.dead()["web"].state is RevivalState.WAITING
     engine.docker("start", "owner")
     assert host.look(lambda: state(engine, "web") == "running") == 1
 
@@ -196,9 +196,9 @@ def test_a_container_that_fails_again_and_again_is_given_up(
     run_dead(engine, "once", "-v", "media:/media")  # without a restart policy
     host.usable = frozenset()
     host.look_for(3)
-    assert host.dead()["web"].outlook is Outlook.WAITING, "the backend is not up"
+    assert host.dead()["web"].state is RevivalState.WAITING, "the backend is not up"
     host.usable = frozenset({"media"})
-    host.look(lambda: host.dead()["web"].outlook is Outlook.GIVEN_UP)
+    host.look(lambda: host.dead()["web"].state is RevivalState.GIVEN_UP)
     assert host.dead()["web"].command == "docker start web"
     assert "once" not in host.dead()
     assert host.look_for(3) == 0
@@ -211,8 +211,8 @@ def test_without_revival_the_status_names_the_command(engine: Engine, tmp_path: 
     run_dead(engine, "chosen", RESTARTS, "-v", "media:/media", "--label", "gateway.revive=true")
     host.usable = frozenset()
     host.look(lambda: len(host.dead()) == 2)
-    assert (host.dead()["web"].outlook, host.dead()["web"].command) == (Outlook.OFF, "docker start web")
-    assert host.dead()["chosen"].outlook is Outlook.WAITING
+    assert (host.dead()["web"].state, host.dead()["web"].command) == (RevivalState.OFF, "docker start web")
+    assert host.dead()["chosen"].state is RevivalState.WAITING
 
 
 def _metric(site: Site, name: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.docker.act import act
-from gateway.docker.dead import Dead, Entrance, Outlook
+from gateway.docker.dead import Dead, MountListener, RevivalState
 from gateway.docker.failed_starts import Cause, FailedStart, read
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspections import last_start
@@ -41,12 +41,12 @@ OWN_FAULT = (
 ALWAYS = LastStart(restarts=True, at=100.0)
 APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
 START = Action(Verb.START, "", container="web", container_id="id-web", cause=Cause.NETWORK)
-MEDIA = Entrance("media", "127.0.0.1", 20490)
+MEDIA = MountListener("media", "127.0.0.1", 20490)
 
 
 def desired(**more: Any) -> Desired:
     options = DockerOptions(networks={"apps": NetworkOptions()}, revive=more.pop("revive", True))
-    more = {"entrances": (MEDIA,), "usable": frozenset({"media"}), **more}
+    more = {"mount_listeners": (MEDIA,), "usable": frozenset({"media"}), **more}
     return Desired("site-a", options, ("orders", "media"), **more)
 
 
@@ -105,25 +105,25 @@ def test_the_error_of_the_engine_says_what_was_missing(error: str, found: Failed
 def test_a_container_whose_volume_was_not_mounted_is_started(error: str, state: str) -> None:
     made = planned(failed(error, state=state))
     assert starts(made) == [(Verb.START, "web")]
-    assert (dead(made).cause, dead(made).outlook) == (Cause.VOLUME, Outlook.STARTING)
+    assert (dead(made).cause, dead(made).state) == (Cause.VOLUME, RevivalState.STARTING)
     assert "backend media" in dead(made).detail
 
 
 def test_it_is_started_only_when_the_backend_is_up() -> None:
     made = planned(failed(REFUSED), wanted=desired(usable=frozenset()))
     assert starts(made) == []
-    assert (dead(made).outlook, dead(made).message) == (Outlook.WAITING, "backend media is not up")
+    assert (dead(made).state, dead(made).message) == (RevivalState.WAITING, "backend media is not up")
     # `gateway plan` does not know the backends' states.
     assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(Verb.START, "web")]
 
 
 @pytest.mark.parametrize(
-    "entrance",
-    [Entrance("media", "127.0.0.1", 20491), Entrance("media", "192.0.2.1", 20490)],
+    "mount_listener",
+    [MountListener("media", "127.0.0.1", 20491), MountListener("media", "192.0.2.1", 20490)],
     ids=["another port", "another address"],
 )
-def test_a_volume_of_another_server_is_not_the_gateways_affair(entrance: Entrance) -> None:
-    assert planned(failed(REFUSED), wanted=desired(entrances=(entrance,))).dead == ()
+def test_a_volume_of_another_server_is_ignored(mount_listener: MountListener) -> None:
+    assert planned(failed(REFUSED), wanted=desired(mount_listeners=(mount_listener,))).dead == ()
 
 
 def test_a_volume_at_another_loopback_address_reaches_the_same_listener() -> None:
@@ -167,7 +167,7 @@ def test_the_configuration_and_the_label_decide(
     made = planned(failed(REFUSED, labels=labels), wanted=desired(revive=revive, strict=strict))
     assert starts(made) == ([(Verb.START, "web")] if expected else [])
     if not expected:
-        assert (dead(made).outlook, dead(made).command) == (Outlook.OFF, "docker start web")
+        assert (dead(made).state, dead(made).command) == (RevivalState.OFF, "docker start web")
 
 
 def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
@@ -178,7 +178,7 @@ def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
 def test_after_too_many_attempts_the_status_names_the_command() -> None:
     made = planned(failed(REFUSED), wanted=desired(given_up=frozenset({"id-web"})))
     assert starts(made) == []
-    assert (dead(made).outlook, dead(made).command) == (Outlook.GIVEN_UP, "docker start web")
+    assert (dead(made).state, dead(made).command) == (RevivalState.GIVEN_UP, "docker start web")
 
 
 def test_dependants_of_a_restarted_container_are_restarted() -> None:
@@ -193,12 +193,12 @@ def test_dependants_that_started_after_it_are_left_alone() -> None:
 
 def test_dependants_of_a_stopped_container_wait_for_it() -> None:
     made = planned(gateway(state="exited"), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
-    assert (starts(made), dead(made).outlook) == ([], Outlook.WAITING)
+    assert (starts(made), dead(made).state) == ([], RevivalState.WAITING)
     made = planned(gateway(), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
     assert starts(made) == [(Verb.START, "web")]
 
 
-def test_the_namespace_of_another_container_is_not_the_gateways_affair() -> None:
+def test_the_namespace_of_another_container_is_ignored_without_the_label() -> None:
     other = replace(gateway(at=200.0), name="vpn")
     assert planned(other, joining()).dead == ()
     assert starts(planned(other, joining(labels={"gateway.revive": "true"}))) == [(Verb.RESTART, "web")]
@@ -210,7 +210,7 @@ def test_the_namespace_of_another_container_is_not_the_gateways_affair() -> None
 def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: str) -> None:
     container = joining(REMOVED_OWNER if state == "exited" else "", state)
     made = planned(gateway(number="another"), container, own="another")
-    assert (starts(made), dead(made).outlook) == ([], Outlook.RECREATE)
+    assert (starts(made), dead(made).state) == ([], RevivalState.RECREATE)
     labels = {PROJECT: "shop", SERVICE: "web", "com.docker.compose.project.config_files": "/srv/my shop/compose.yaml"}
     made = planned(gateway(number="another"), replace(container, labels=labels), own="another")
     assert dead(made).command == (
@@ -229,19 +229,19 @@ def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
     container = failed(NETWORK, endpoints=there, labels={"gateway.enable": "true"})
     made = plan(desired(), Observed((container,), (APPS,)), frozenset({("id-web", "apps")}))
     assert [each.verb for each in made.actions] == [Verb.REATTACH]
-    assert (dead(made).outlook, dead(made).message) == (Outlook.WAITING, "it is attached to network apps first")
+    assert (dead(made).state, dead(made).message) == (RevivalState.WAITING, "it is attached to network apps first")
 
 
 def test_a_container_that_joined_the_network_itself_is_repaired_by_a_command() -> None:
     there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset())}
     made = planned(failed(NETWORK, endpoints=there))
-    assert (starts(made), dead(made).outlook) == ([], Outlook.RECREATE)
+    assert (starts(made), dead(made).state) == ([], RevivalState.RECREATE)
     assert dead(made).command == (
         "docker network disconnect apps web && docker network connect apps web && docker start web"
     )
 
 
-def test_a_network_of_others_is_not_the_gateways_affair() -> None:
+def test_a_network_of_others_is_ignored() -> None:
     assert planned(failed(NETWORK, endpoints={"shop_default": EndpointInfo(GONE_ID, "")})).dead == ()
 
 
@@ -250,13 +250,15 @@ def test_an_overlay_is_joined_when_the_engine_is_in_the_swarm_again() -> None:
     there = {"apps": EndpointInfo("llwp8d8lxtivglxte7d0y0tqp", "", aliases=frozenset())}
     container = failed(error, endpoints={"bridge": EndpointInfo("b1", ""), **there})
     waiting = planned(container, swarm=Swarm(waiting=True), networks=())
-    assert (dead(waiting).outlook, waiting.actions) == (Outlook.WAITING, ()), "and no bridge of that name is created"
+    assert (dead(waiting).state, waiting.actions) == (RevivalState.WAITING, ()), (
+        "and no bridge of that name is created"
+    )
     assert starts(planned(container, swarm=Swarm(active=True))) == [(Verb.START, "web")]
 
 
 def test_attempts_are_made_at_growing_intervals_up_to_a_limit() -> None:
     revivals, now, pauses = Revivals(), 1000.0, []
-    one = Dead("web", "id-web", Cause.VOLUME, "", Outlook.STARTING)
+    one = Dead("web", "id-web", Cause.VOLUME, "", RevivalState.STARTING)
     while "id-web" not in revivals.given_up:
         revivals.saw([one], now)
         revivals.attempted(START, now, started=False)
