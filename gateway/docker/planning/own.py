@@ -80,11 +80,16 @@ def without_network(draft: Draft, container: Container, name: str, *, ours: bool
         return f"{message}: recreate it (with Compose: docker compose up -d --force-recreate)"
     if ours:
         return f"{message} until the gateway attaches it again"
+    return f"{message}: {reconnecting(draft, container, name)}, or recreate it"
+
+
+def reconnecting(draft: Draft, container: Container, name: str) -> str:
+    """Return the commands that attach a stopped container to the present network of a name, with its aliases."""
     who, network = container.name, f"{draft.observed.flavour.command} network"
     known = {container.id[:12], container.name, *container.given_names}
     aliases = (container.endpoints[name].aliases or frozenset()) - known
     options = "".join(f"--alias {shlex.quote(each)} " for each in sorted(aliases))
-    return f"{message}: {network} disconnect {name} {who} && {network} connect {options}{name} {who}, or recreate it"
+    return f"{network} disconnect {name} {who} && {network} connect {options}{name} {who}"
 
 
 def reattach_stopped_gateway(draft: Draft) -> None:

@@ -11,7 +11,7 @@ from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.model import LIVE, RUNNING, Container
 from gateway.docker.plan import Action, Verb
 from gateway.docker.planning.draft import Draft
-from gateway.docker.planning.own import is_bound_to_removed_network, without_network
+from gateway.docker.planning.own import is_bound_to_removed_network, reconnecting
 from gateway.docker.projects import configured_as
 from gateway.text import one_line
 
@@ -122,8 +122,7 @@ def _without_network(draft: Draft, container: Container, failed: FailedStart) ->
         return _dead(container, Cause.NETWORK, detail, RevivalState.STARTING)
     if (container.id, name) in draft.ours:
         return _dead(container, Cause.NETWORK, detail, RevivalState.WAITING, f"network {name} does not exist yet")
-    _, _, commands = without_network(draft, container, name, ours=False).partition(": ")
-    command = f"{commands.removesuffix(', or recreate it')} && docker start {container.name}"
+    command = f"{reconnecting(draft, container, name)} && docker start {container.name}"
     message = "it joined the network by other means, and a start does not help"
     return _dead(container, Cause.NETWORK, detail, RevivalState.RECREATE, message, command)
 
