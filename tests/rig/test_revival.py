@@ -1,6 +1,8 @@
 """Containers that do not run because a network, a volume or a namespace was missing, on a real engine."""
 
 import asyncio
+import json
+import re
 import shlex
 import subprocess
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import command
 from engines import Engine, running_engine
 from test_docker import OPT_IN, Site
 
@@ -140,8 +143,8 @@ def test_a_container_that_joined_the_network_itself_starts_after_the_command_of_
     host.look(lambda: "web" in host.dead() and bool(host.dead()["web"].command))
     found = host.dead()["web"]
     assert found.state is RevivalState.RECREATE
-    for command in found.command.split(" && "):
-        engine.docker(*shlex.split(command)[1:])
+    for line in found.command.split(" && "):
+        engine.docker(*shlex.split(line)[1:])
     assert state(engine, "web") == "running"
     host.look(lambda: not host.dead())
 
@@ -269,3 +272,28 @@ def test_the_status_names_the_command_that_recreates_dependants_of_a_recreated_g
     )  # fmt: skip
     site.wait(lambda: site.says("shop-web-1", "127.0.0.1") == "orders-here")
     site.wait(lambda: not _dead(site))
+
+
+def test_plan_and_audit_show_what_would_be_started(engine: Engine, tmp_path: Path) -> None:
+    create_volume(engine)
+    run_dead(engine, "web", RESTARTS, "-v", "media:/media")
+
+    def show(*words: str, revive: bool) -> str:
+        config = tmp_path / "gateway.yaml"
+        config.write_text(
+            f"gateway: {{instance: site-a, state_dir: {tmp_path}/state}}\n"
+            f"backends: {{media: {{kind: nfs, targets: [nas.invalid], export: /m, listen: '127.0.0.1:{PORT}'}}}}\n"
+            f"docker: {{host: '{engine.url}', revive: {str(revive).lower()}}}\n"
+        )
+        done = command(*words, "-c", str(config))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    planned = json.loads(show("plan", "-o", "json", revive=True))
+    assert [(each["action"], each["container"]) for each in planned["actions"]] == [("start", "web")]
+    assert [(each["container"], each["state"]) for each in planned["dead_containers"]] == [("web", "starting")]
+    table = show("plan", revive=False)
+    assert "nothing to change" in table
+    assert re.search(r"web +off +its volume on backend media was not mounted: .* docker start web", table)
+    assert "container web: its volume on backend media was not mounted" in show("audit", revive=False)
+    assert state(engine, "web") == "created"
