@@ -31,7 +31,13 @@ mkdir -p /var/lib/docker && mount -t ext4 /dev/vda /var/lib/docker
 until docker volume inspect halt >/dev/null 2>&1; do sleep 1; done
 docker volume rm halt
 kill $(cat /var/run/docker.pid); while pidof dockerd >/dev/null; do sleep 1; done
-umount /var/lib/docker && echo UNMOUNTED
+# On a busy machine, dockerd does not wait for the end of its containers.
+i=0; until umount /var/lib/docker 2>/dev/null || [ $i = 20 ]; do
+  kill -9 $(pidof sleep containerd-shim-runc-v2) 2>/dev/null
+  for mount in $(grep -o ' /var/lib/docker/[^ ]*' /proc/mounts); do umount $mount; done
+  sleep 1; i=$((i+1))
+done
+sync; echo HALTED
 """
 """A volume named `halt` shuts the machine down in order."""
 ALIVE = ("always", "unless-stopped")
@@ -66,7 +72,7 @@ class Host:
     def halt(self, guest: Guest) -> None:
         """Shut it down."""
         self.docker("volume", "create", "halt")
-        guest.wait_for("UNMOUNTED", 300)
+        guest.wait_for("HALTED", 300)
 
     def docker(self, *arguments: str, check: bool = True) -> str:
         """Run `docker …` against its engine."""
