@@ -1,5 +1,6 @@
 """A host with NFS volumes reboots: a virtual machine with its own kernel and engine, and a disk that outlives it."""
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -61,15 +62,16 @@ class Host:
             disk.truncate(1 << 30)
         subprocess.run(["mkfs.ext4", "-q", str(self._disk)], check=True, timeout=60)
 
-    def boot(self) -> Guest:
-        """Start it, and wait until its engine responds."""
+    @contextlib.contextmanager
+    def boot(self) -> Iterator[Guest]:
+        """Run it until the block ends; wait until its engine responds."""
         self._boots += 1
-        guest = Guest(
+        with Guest(
             self._folder / f"boot{self._boots}", BOOT, memory=2048, programs=ENGINE_PROGRAMS,
             forwards={self.port: 2375}, disk=self._disk,
-        )  # fmt: skip
-        guest.wait_for("ENGINE-READY", 900)
-        return guest
+        ) as guest:  # fmt: skip
+            guest.wait_for("ENGINE-READY", 900)
+            yield guest
 
     def halt(self, guest: Guest) -> None:
         """Shut it down."""
