@@ -109,7 +109,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
     if failed.exists:
         detail = f"it was not attached to network {name}: {one_line(failed.detail)}"
         if not builder.observed.swarm.active:
-            message = "this engine has no contact with the managers of its swarm"
+            message = "this engine has no connection to the managers of its swarm"
             return _dead(container, Cause.NETWORK, detail, RevivalState.WAITING, message)
         return _dead(container, Cause.NETWORK, detail, RevivalState.STARTING)
     detail = f"its network {name} did not exist"

@@ -290,12 +290,23 @@ def test_the_last_start_is_parsed_from_an_inspection() -> None:
     assert last_start({"State": never, "HostConfig": {"RestartPolicy": {"Name": "no"}}}) == LastStart()
 
 
-async def test_the_error_of_a_failed_start_contains_no_mount_options() -> None:
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (REFUSED.replace("hard", "password=secret"), "connection refused"),
+        (REFUSED.replace("hard", "pass=in secret,hard"), "connection refused"),
+        (REFUSED.replace("hard", "pass=in: secret,hard"), "connection refused"),
+        (REFUSED.replace("hard", "pass=" + 500 * "secret"), "the mount failed"),
+        (REFUSED.replace("hard", "pass=x: secret" + 500 * "x"), "the mount failed"),
+    ],
+    ids=["password", "with a space", "with a colon", "truncated", "truncated after a colon"],
+)
+async def test_the_error_of_a_failed_start_contains_no_mount_options(message: str, shown: str) -> None:
     class Refusing:
         async def post(self, path: str) -> None:
-            raise EngineError(ErrorKind.FAILED, f"{path}: {REFUSED.replace('hard', 'password=secret')}")
+            raise EngineError(ErrorKind.FAILED, f"{path}: {message}")
 
-    with pytest.raises(EngineError, match=r"^connection refused$"):
+    with pytest.raises(EngineError, match=rf"^{shown}$"):
         await execute(Refusing(), Action(Verb.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]
 
 
