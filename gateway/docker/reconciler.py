@@ -15,7 +15,7 @@ from gateway.docker.consumers import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
-from gateway.docker.exposure import image_labels, spoofing
+from gateway.docker.exposure import image_labels, is_gateway, spoofing
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import Observed
 from gateway.docker.observer import Observer
@@ -280,16 +280,19 @@ class Reconciler:
             else:
                 log.warning("docker: warning", extra={"detail": each})
 
-    async def exposures(self, engine: Engine) -> list[str]:
-        """Return a line for each dead container, each that can spoof an address, and each ignored label of an image.
+    async def exposures(self, engine: Engine) -> tuple[list[str], frozenset[str]]:
+        """Return lines about containers, and the IDs of the gateway's containers.
+
+        A line names a dead container, one that can spoof an address, or an ignored label of an image.
 
         Raises:
             EngineError: A request failed.
         """
         desired, observed = self.desired(), await self._observer.snapshot(engine)
+        own = frozenset(each.id for each in observed.containers if is_gateway(desired, observed, each))
         planned = plan(desired, observed, self._ownership.endpoints)
         dead = [f"container {each.container}: {each}" for each in planned.dead]
-        return [*dead, *image_labels(desired, observed), *spoofing(desired, observed)]
+        return [*dead, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
         """Return the plan with the failures of its actions."""
