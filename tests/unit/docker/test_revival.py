@@ -211,6 +211,7 @@ def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: 
     container = joining(REMOVED_OWNER if state == "exited" else "", state)
     made = planned(gateway(number="another"), container, own="another")
     assert (starts(made), only_dead(made).state) == ([], RevivalState.RECREATE)
+    assert only_dead(made).command == "", "its options are not known, and its removal would lose its files"
     labels = {PROJECT: "shop", SERVICE: "web", "com.docker.compose.project.config_files": "/srv/my shop/compose.yaml"}
     made = planned(gateway(number="another"), replace(container, labels=labels), own="another")
     assert only_dead(made).command == (
