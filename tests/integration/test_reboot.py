@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.nfs import NfsServer, available
+from gateway.demo.nfs import NfsServer
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.configs import write_nfs
@@ -94,23 +94,12 @@ class Host:
 
 
 @pytest.fixture
-def bastion(tmp_path: Path) -> Iterator[Bastion]:
-    server = Bastion(tmp_path / "bastion").start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NfsServer]:
+def server(nfs_server: NfsServer) -> NfsServer:
     need_guest()
     programs = (*ENGINE_PROGRAMS, "mkfs.ext4")
     need(all(find(program) for program in programs), "a Docker Engine (packages docker.io docker-cli e2fsprogs)")
-    assert available()
-    made = NfsServer(tmp_path / "nfs").start()
-    made.export.chmod(0o777)
-    (made.export / "hello").write_text("hello over NFS\n")
-    yield made
-    made.stop()
+    (nfs_server.export / "hello").write_text("hello over NFS\n")
+    return nfs_server
 
 
 def test_containers_with_nfs_volumes_run_after_a_reboot(
