@@ -100,6 +100,6 @@ def test_the_systemd_unit_starts_reloads_is_watched_and_stops(root: Path, tmp_pa
                 assert guest.said(r"^EXPOSURE (.*)"), guest.lines
                 assert "RELOADED" in guest.lines
                 assert guest.said(r'"reloaded".*"changes": "(.*?)"') == ["sections changed: log"], guest.lines
-                assert guest.said(r"(reload refused: nothing was changed)")
+                assert guest.said(r"(reload refused: nothing has changed)")
     finally:
         bastion.stop()
