@@ -16,7 +16,9 @@ def command(*words: str) -> str:
 
 
 def copy(client: str, container: Container, new: str, path: str) -> str:
-    """Return a command that copies the content of a directory between two containers, with owners and modes.
+    """Return commands that copy the content of a directory between two containers, with owners and modes.
+
+    They are lines of a script that stops at the first command that fails.
 
     Args:
         client: The engine's command line client.
@@ -26,8 +28,15 @@ def copy(client: str, container: Container, new: str, path: str) -> str:
     """
     if container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts):
         # `docker cp` does not see a tmpfs (docker container cp, "Corner cases"); the host's /proc does.
-        pid = f"$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
-        source = f'tar -c -C "/proc/{pid}/root"{command(path)} .'
+        # A link of the container can lead to the host's files, whose mount is not in the container's mount table.
+        lines = (
+            f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
+            f'exec 3< "/proc/$pid/root"{command(path)}',
+            """mount=$(awk '/^mnt_id:/ {print $2}' /proc/self/fdinfo/3)""",
+            'grep -q "^$mount " "/proc/$pid/mountinfo"',
+            "tar -c -C /proc/self/fd/3 .",
+        )
+        *before, source = lines
     else:
-        source = command(client, "cp", "-a", f"{container.name}:{path}/.", "-")
-    return f"{source} | {command(client, 'cp', '-a', '-', f'{new}:{path}')}"
+        before, source = [], command(client, "cp", "-a", f"{container.name}:{path}/.", "-")
+    return "\n".join((*before, f"{source} | {command(client, 'cp', '-a', '-', f'{new}:{path}')}"))

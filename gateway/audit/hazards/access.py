@@ -16,6 +16,7 @@ _SSH_KEY = re.compile(
 )
 _TLS_KEY = re.compile(r"\.key$|(^|[/_-])(priv)?key\.pem$")
 _SYSTEM = ("/", "/bin", "/boot", "/etc", "/lib", "/lib64", "/root", "/sbin", "/usr", "/var", "/var/lib", "/home")
+_SYSTEM_TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr")
 _HARMLESS = ("/etc/localtime", "/etc/timezone", "/etc/machine-id")
 _SOCKETS = re.compile(r"/(docker|podman|containerd|crio)\.sock$")
 _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
@@ -71,12 +72,17 @@ def _not_writable(snapshot: Snapshot, container: Container, mount: Mount) -> Ite
     user = container.user
     if not mount.writable or found is None or found.kind != "directory" or user is None or found.has_acl:
         return
-    if may_write(user, found.uid, found.gid, found.mode):
+    if may_write(user, found.uid, found.gid, found.mode) or _belongs_to_host(store.host_path):
         return
     what = f"user {user.uid} cannot write to {store.title} (owner {found.uid}:{found.gid}, mode {found.mode:o})"
     group = min(user.groups, default=user.uid)
     fix = command("chown", f"{user.uid}:{group}", store.host_path)
     yield on_container(snapshot, rules.NOT_WRITABLE, Severity.MEDIUM, container, mount.path, what, fix)
+
+
+def _belongs_to_host(path: str) -> bool:
+    """Return whether a directory belongs to the host's system, so that no command may change its owner."""
+    return path in (*_SYSTEM, *_SOCKET_DIRECTORIES) or any(is_below(path, each) for each in _SYSTEM_TREES)
 
 
 def may_write(user: User, uid: int, gid: int, mode: int) -> bool:

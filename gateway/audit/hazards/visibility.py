@@ -1,7 +1,6 @@
 """Files that a container does not see: hidden by a mount, or replaced on the host. Pure."""
 
 import posixpath
-import shlex
 from collections.abc import Iterator
 
 from gateway.audit import rules
@@ -9,6 +8,7 @@ from gateway.audit.hazards.finding import on_container
 from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot
 from gateway.audit.shell import command, script
 from gateway.audit.stores import behind, is_below
+from gateway.text import one_line
 
 _HARMLESS = {"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
 _MOST_NAMES = 5
@@ -30,18 +30,35 @@ def _hides(snapshot: Snapshot, container: Container, mount: Mount) -> Finding:
     store = behind(snapshot, mount)
     what = f"{store.title} hides {names}{more} of {container.image}"
     severity = Severity.MEDIUM if _has_program(container, mount.path) else Severity.LOW
-    client, helper = snapshot.client, f"{container.name}-image"
-    where = store.host_path
-    if not where:
-        fix = f"# mount {store.title} at another path than {mount.path}, which has files of {container.image}"
-        return on_container(snapshot, rules.HIDES, severity, container, mount.path, what, fix)
-    copy = command(client, "cp", "-a", f"{helper}:{mount.path}/.", "-")
-    fix = script(
-        command(client, "create", "--name", helper, container.image, "none"),
-        f"{copy} | tar -x --skip-old-files -C {shlex.quote(where)}",
-        command(client, "rm", helper),
-    )
+    fix = _copy_missing(snapshot.client, container, mount, store.title)
     return on_container(snapshot, rules.HIDES, severity, container, mount.path, what, fix)
+
+
+def _copy_missing(client: str, container: Container, mount: Mount, title: str) -> str:
+    """Return commands that copy the hidden entries of the image to the mounted directory.
+
+    The engine extracts inside a container, so that links in the directory do not lead to other files of the host.
+    """
+    source = mount.volume or mount.source
+    image, path = container.image, mount.path
+    if not source:
+        return (
+            f"# mount {one_line(title)} at another path than {one_line(path)}, which has files of {one_line(image)}"
+        )
+    if not all(each.isprintable() for each in (source, image, path, *mount.hides)):
+        return "# a name has control characters: no command is safe to print"
+    original, changed = f"{container.name}-image", f"{container.name}-copy"
+    copies = (
+        f"{command(client, 'cp', '-a', f'{original}:{posixpath.join(path, name)}', '-')} | "
+        f"{command(client, 'cp', '-a', '-', f'{changed}:{path}')}"
+        for name in mount.hides
+    )
+    return script(
+        command(client, "create", "--name", original, image, "none"),
+        command(client, "create", "--name", changed, "-v", f"{source}:{path}", image, "none"),
+        *copies,
+        command(client, "rm", original, changed),
+    )
 
 
 def _has_program(container: Container, path: str) -> bool:
@@ -68,5 +85,5 @@ def _single_file(snapshot: Snapshot, container: Container, mount: Mount) -> Iter
 
 
 _SUFFIXES = {".cfg", ".cnf", ".conf", ".crt", ".db", ".env", ".ini", ".json", ".key", ".ovpn", ".pem", ".sqlite",
-             ".toml",             ".txt", ".xml", ".yaml", ".yml"}  # fmt: skip
+             ".toml", ".txt", ".xml", ".yaml", ".yml"}  # fmt: skip
 """Suffixes by which a mount is taken for a file if the host's files cannot be read."""

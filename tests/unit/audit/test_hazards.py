@@ -295,6 +295,8 @@ def test_hidden_files_of_the_image_are_found() -> None:
     assert found(replace(app, image_config={})) == {("hides-image-files", "low")}
     assert (finding.rule, finding.severity) == (rules.HIDES, Severity.MEDIUM)
     assert "/srv/x hides main.py, static of example/app:1" in finding.what
+    forged = container(bind("/srv/x", "/app", hides=("a\nFIX\nrm -rf ~\n",)))
+    assert "rm -rf" not in findings(forged)[0].fix
     kept = replace(on_volume(), hides=("new",))
     assert found(container(kept), volumes=(volume(),)) == {("hides-image-files", "low")}
 
@@ -320,6 +322,12 @@ def test_a_user_that_cannot_write_is_found() -> None:
     assert found(replace(app, user=None), paths={"/srv/x": directory()}) == set()
     reader = container(bind("/srv/x", writable=False), user=User(1000, frozenset({1000})))
     assert found(reader, paths={"/srv/x": directory()}) == set()
+
+
+@pytest.mark.parametrize("source", ["/etc", "/etc/app", "/usr/share", "/sys", "/run", "/"])
+def test_no_command_changes_the_owner_of_a_system_directory(source: str) -> None:
+    app = container(bind(source), user=User(1000, frozenset({1000})))
+    assert not [each.fix for each in findings(app, paths={source: directory()}) if "chown" in each.fix]
 
 
 def test_permission_bits_are_read_as_the_kernel_does() -> None:
