@@ -9,7 +9,7 @@ from typing import TypeVar
 from gateway.app.auditing import recording
 from gateway.app.docker_desired import desired
 from gateway.audit.hazards import decide
-from gateway.audit.model import Report
+from gateway.audit.report import Report
 from gateway.audit.snapshot import Wanted, take
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config

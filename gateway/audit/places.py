@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from gateway.audit.model import Container, Mount, Place, Snapshot
+from gateway.audit.model import Container, Mount, Snapshot
+from gateway.audit.report import Place
 from gateway.audit.stores import Medium, Store, behind, is_below
 from gateway.text import format_bytes
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
-from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot, User
+from gateway.audit.model import Container, Mount, Snapshot, User
 from gateway.audit.mount_options import Change
+from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command
 from gateway.audit.stores import behind, is_below
 
@@ -76,7 +77,7 @@ def _not_writable(snapshot: Snapshot, container: Container, mount: Mount) -> Ite
         return
     what = f"user {user.uid} cannot write to {store.title} (owner {found.uid}:{found.gid}, mode {found.mode:o})"
     group = min(user.groups, default=user.uid)
-    fix = command("chown", f"{user.uid}:{group}", store.host_path)
+    fix = command("chown", "-h", f"{user.uid}:{group}", store.host_path)
     yield on_container(snapshot, rules.NOT_WRITABLE, Severity.MEDIUM, container, mount.path, what, fix)
 
 

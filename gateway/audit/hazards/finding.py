@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from gateway.audit import databases
 from gateway.audit.compose_override import FILES
-from gateway.audit.model import Container, Finding, Mount, Rule, Severity, Snapshot
+from gateway.audit.model import Container, Mount, Snapshot
 from gateway.audit.mount_options import Change
 from gateway.audit.recreate import recreate
+from gateway.audit.report import Finding, Rule, Severity
 from gateway.audit.stores import Store, behind
 from gateway.text import one_line
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.hazards.network_fixes import after_mount, host_mount, safe_again, safe_volume
-from gateway.audit.model import Container, Finding, Mount, Rule, Severity, Snapshot
+from gateway.audit.model import Container, Mount, Snapshot
 from gateway.audit.mount_options import Change
 from gateway.audit.recreate import volume_for
+from gateway.audit.report import Finding, Rule, Severity
 from gateway.audit.stores import SECRETS, Medium, Store, nfs_version, of_volume
 from gateway.text import one_line
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
-from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot, Volume
+from gateway.audit.model import Container, Mount, Snapshot, Volume
 from gateway.audit.mount_options import Change
+from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command, script
 from gateway.audit.stores import Medium, Store, of_volume
 from gateway.text import format_bytes, one_line

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 
 from gateway.audit import databases, rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
-from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot
+from gateway.audit.model import Container, Mount, Snapshot
 from gateway.audit.mount_options import Change
 from gateway.audit.places import FLEETING, VOLATILE
 from gateway.audit.recreate import volume_for
+from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command
 from gateway.audit.stores import Medium, Store, is_below
 from gateway.text import format_bytes

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
-from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot
+from gateway.audit.model import Container, Mount, Snapshot
+from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command, script
 from gateway.audit.stores import behind, is_below
 from gateway.text import one_line

@@ -11,7 +11,8 @@ from gateway.audit import rules
 from gateway.audit.databases import at, in_files
 from gateway.audit.hazards import decide
 from gateway.audit.hazards.access import may_write
-from gateway.audit.model import Container, Finding, HostMount, HostPath, Mount, Severity, Snapshot, User, Volume
+from gateway.audit.model import Container, HostMount, HostPath, Mount, Snapshot, User, Volume
+from gateway.audit.report import Finding, Severity
 from gateway.audit.sarif import sarif
 
 ANONYMOUS = "a" * 64
@@ -315,7 +316,7 @@ def test_a_single_file_is_found() -> None:
 def test_a_user_that_cannot_write_is_found() -> None:
     app = container(bind("/srv/x"), user=User(1000, frozenset({1000})))
     assert found(app, paths={"/srv/x": directory()}) == {("not-writable", "medium")}
-    assert findings(app, paths={"/srv/x": directory()})[0].fix == "chown 1000:1000 /srv/x"
+    assert findings(app, paths={"/srv/x": directory()})[0].fix == "chown -h 1000:1000 /srv/x"
     assert found(app, paths={"/srv/x": directory(uid=1000)}) == set()
     assert found(app, paths={"/srv/x": directory(mode=0o777)}) == set()
     assert found(app, paths={"/srv/x": directory(has_acl=True)}) == set()
