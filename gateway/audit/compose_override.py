@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable
 
 from gateway.audit.model import Container
-from gateway.audit.mount_options import Change, gone, short_mounts
+from gateway.audit.mount_options import Change, short_mounts, unmounted_paths
 from gateway.audit.shell import command, copy, script
 
 PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
@@ -38,7 +38,7 @@ def _new_volumes(change: Change) -> list[str]:
 
 
 def _lines(container: Container, change: Change, service: str) -> list[str]:
-    left = {each.path for each in container.mounts} - gone(change)
+    left = {each.path for each in container.mounts} - unmounted_paths(change)
     tmpfs = [each.path for each in container.mounts if each.kind == "tmpfs"]
     lines = ["services:", f"  {_quote(service)}:", *_list("volumes", short_mounts(container, change))]
     if tmpfs:

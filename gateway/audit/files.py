@@ -1,4 +1,4 @@
-"""Adds what the files of the engine's host say to a snapshot."""
+"""Adds what the files of the engine's host show to a snapshot."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -17,11 +17,11 @@ _READING = 1.5
 
 
 def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]) -> Snapshot:
-    """Return the snapshot with what the files of this host say. Blocks.
+    """Return the snapshot with what the files of this host show. Blocks.
 
     Args:
-        snapshot: What the engine says.
-        info: The engine's answer to `/info`.
+        snapshot: The engine's responses.
+        info: The engine's response to `/info`.
         unchecked: What could not be read so far.
     """
     host = Host(snapshot.host_mounts or (), time.monotonic() + _READING)
@@ -42,7 +42,7 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
     ]
     unread = 0
     for path in filter(None, dict.fromkeys((*volume_paths, *sources))):
-        if (found := host.look(path)) is not None:
+        if (found := host.inspect(path)) is not None:
             paths[path] = found
         unread += host.is_local(path) and (found is None or (found.kind == "directory" and found.entries is None))
     hidden_layers = False
@@ -63,7 +63,7 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
 
 
 def _layers(container: Container) -> list[str]:
-    """Return the directories of a container's layers, the uppermost first; none: the engine does not say them."""
+    """Return the directories of a container's layers, the uppermost first; none: the engine does not report them."""
     data = (container.inspection.get("GraphDriver") or {}).get("Data") or {}
     return [each for each in (data.get("UpperDir"), *str(data.get("LowerDir") or "").split(":")) if each]
 

@@ -98,7 +98,7 @@ class Container:
         user: The user of its main process; None: not known.
         shared_memory: The database whose files are in its /dev/shm; empty: none is known.
         is_own: Whether it is the gateway of the configuration, which needs keys and the engine's socket.
-        inspection: The engine's answer, from which fixes are made.
+        inspection: The engine's response, from which fixes are made.
         image_config: The configuration of its image; None: not known.
     """
 
@@ -118,7 +118,7 @@ class Container:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Its labels that do not come from its image, which could lead commands elsewhere; none if unknown."""
+        """Its labels that do not come from its image, which could change the commands of a fix; none if unknown."""
         if self.image_config is None:
             return {}
         from_image: Mapping[str, str] = self.image_config.get("Labels") or {}

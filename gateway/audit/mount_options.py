@@ -25,8 +25,8 @@ class Change:
     vanishes: bool = False
 
 
-def gone(change: Change) -> set[str]:
-    """Return the paths whose present mounts go."""
+def unmounted_paths(change: Change) -> set[str]:
+    """Return the paths of the mounts that are removed or replaced."""
     return {*change.mounts, *change.dropped}
 
 
@@ -36,7 +36,7 @@ def volume_options(container: Container, change: Change) -> list[str]:
     tmpfs: Mapping[str, str] = host.get("Tmpfs") or {}
     found: list[str] = []
     for mount in container.mounts:
-        if mount.kind == "tmpfs" and mount.path not in gone(change):
+        if mount.kind == "tmpfs" and mount.path not in unmounted_paths(change):
             more = tmpfs.get(mount.path, "")
             found += ["--tmpfs", f"{mount.path}:{more}" if more else mount.path]
     return [*found, *(argument for each in short_mounts(container, change) for argument in ("-v", each))]
@@ -46,7 +46,7 @@ def short_mounts(container: Container, change: Change) -> Iterator[str]:
     """Yield the mounts in the short form that `-v` and Compose accept."""
     given = _given_options(container)
     for mount in container.mounts:
-        if mount.kind != "tmpfs" and mount.path not in gone(change):
+        if mount.kind != "tmpfs" and mount.path not in unmounted_paths(change):
             yield _short(mount.volume or mount.source, mount, given.get(mount.path, ()), change)
     for path, source in change.mounts.items():
         yield _short(source, Mount("volume", path), (), change)

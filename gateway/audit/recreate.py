@@ -47,7 +47,7 @@ def recreate(snapshot: Snapshot, container: Container, change: Change) -> str:
     try:
         return _run(snapshot, container, change)
     except NotReproducibleError as error:
-        return _by_hand(container, change, str(error), client)
+        return _manual_steps(container, change, str(error), client)
 
 
 def _run(snapshot: Snapshot, container: Container, change: Change) -> str:
@@ -137,7 +137,7 @@ def _service(service: str, container: Container, change: Change, client: str) ->
     return "\n".join((*saved, update))
 
 
-def _by_hand(container: Container, change: Change, left_out: str, client: str) -> str:
+def _manual_steps(container: Container, change: Change, left_out: str, client: str) -> str:
     copies = [
         command(client, "cp", "-a", f"{container.name}:{path}", f"./{container.name}-{posixpath.basename(path)}")
         for path in change.copied

@@ -28,7 +28,7 @@ def copy(client: str, container: Container, new: str, path: str) -> str:
     """
     if container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts):
         # `docker cp` does not see a tmpfs (docker container cp, "Corner cases"); the host's /proc does.
-        # A link of the container can lead to the host's files, whose mount is not in the container's mount table.
+        # A link of the container can point to the host's files, whose mount is not in the container's mount table.
         lines = (
             f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
             f'exec 3< "/proc/$pid/root"{command(path)}',

@@ -103,7 +103,7 @@ def is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
-def behind(snapshot: Snapshot, mount: Mount) -> Store:
+def store_of(snapshot: Snapshot, mount: Mount) -> Store:
     """Return what holds the data behind a mount of a container."""
     if mount.kind == "tmpfs":
         return Store(Medium.MEMORY, "memory", "")

@@ -238,9 +238,7 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
         assert (tmp_path / "left.tar").stat().st_size > 0
 
 
-def test_a_link_in_a_mounted_directory_does_not_lead_a_fix_to_other_files(
-    engine: Engine, host: Path, tmp_path: Path
-) -> None:
+def test_fixes_do_not_follow_links_in_a_mounted_directory(engine: Engine, host: Path, tmp_path: Path) -> None:
     mounted, other = host / "mounted", host / "other"
     mounted.mkdir()
     other.mkdir()
@@ -283,7 +281,7 @@ def test_a_mount_table_shows_that_a_bind_is_on_a_server(engine: Engine, host: Pa
 
 @pytest.fixture
 def hung(host: Path) -> Iterator[Path]:
-    """A directory with a FUSE file system that answers nothing: a system call on it does not return."""
+    """A directory with a FUSE file system without a server: a system call on it does not return."""
     need(Path("/dev/fuse").exists(), "/dev/fuse")
     point = host / "hung"
     point.mkdir()
@@ -300,9 +298,7 @@ def hung(host: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(point)], check=True, timeout=10)
 
 
-def test_a_mount_whose_server_does_not_answer_does_not_hold_up_the_audit(
-    engine: Engine, host: Path, hung: Path
-) -> None:
+def test_a_hanging_mount_does_not_block_the_audit(engine: Engine, host: Path, hung: Path) -> None:
     (host / "file").touch()
     engine.docker("create", "--name", "above", "-v", f"{host}:/data", "busybox", "sleep", "9999")
     (host / "link").symlink_to(hung)
@@ -318,7 +314,7 @@ def test_a_mount_whose_server_does_not_answer_does_not_hold_up_the_audit(
     }
 
 
-def test_the_exercise_of_the_page_loses_data_before_the_fixes_and_none_after_them(
+def test_the_example_of_the_page_loses_data_before_the_fixes_and_none_after_them(
     engine: Engine, tmp_path: Path
 ) -> None:
     started = {

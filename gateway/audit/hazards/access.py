@@ -9,7 +9,7 @@ from gateway.audit.model import Container, Mount, Snapshot, User
 from gateway.audit.mount_options import Change
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command
-from gateway.audit.stores import behind, is_below
+from gateway.audit.stores import is_below, store_of
 
 _SSH_KEY = re.compile(
     r"(^|/)(id_(rsa|dsa|ecdsa|ed25519)(_sk)?|ssh_host_\w+_key|[\w.-]*private[_-]?key[\w.-]*|[\w.-]*ssh[_-]?key[\w.-]*|"
@@ -68,7 +68,7 @@ def _key(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Fin
 
 
 def _not_writable(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
-    store = behind(snapshot, mount)
+    store = store_of(snapshot, mount)
     found = snapshot.paths.get(store.host_path)
     user = container.user
     if not mount.writable or found is None or found.kind != "directory" or user is None or found.has_acl:

@@ -8,7 +8,7 @@ from gateway.audit.model import Container, Mount, Snapshot
 from gateway.audit.mount_options import Change
 from gateway.audit.recreate import recreate
 from gateway.audit.report import Finding, Rule, Severity
-from gateway.audit.stores import Store, behind
+from gateway.audit.stores import Store, store_of
 from gateway.text import one_line
 
 
@@ -16,7 +16,7 @@ def mounts(snapshot: Snapshot) -> Iterator[tuple[Container, Mount, Store]]:
     """Yield each mount of each container, and what holds its data."""
     for container in snapshot.containers:
         for mount in container.mounts:
-            yield container, mount, behind(snapshot, mount)
+            yield container, mount, store_of(snapshot, mount)
 
 
 def database_in(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> str:

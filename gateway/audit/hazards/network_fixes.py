@@ -25,7 +25,7 @@ def safe_volume(snapshot: Snapshot, container: Container, mount: Mount, store: S
     return f"{made}\n{recreate(snapshot, container, Change({mount.path: name}, read_only=read_only))}"
 
 
-def safe_again(snapshot: Snapshot, volume: Volume, store: Store) -> str:
+def safe_replacement(snapshot: Snapshot, volume: Volume, store: Store) -> str:
     """Return commands that create a volume again, which no container uses, with safe options."""
     labels = [word for key, value in volume.labels.items() for word in ("--label", f"{key}={value}")]
     remove = command(snapshot.client, "volume", "rm", volume.name)

@@ -7,7 +7,7 @@ from gateway.audit import databases, rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import Container, Mount, Snapshot
 from gateway.audit.mount_options import Change
-from gateway.audit.places import FLEETING, VOLATILE
+from gateway.audit.places import EMPTIED_AT_BOOT, VOLATILE
 from gateway.audit.recreate import volume_for
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command
@@ -34,7 +34,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         elif volume is not None and volume.anonymous and not store.medium.is_network:
             yield from _anonymous(snapshot, container, mount, store)
         elif mount.kind == "bind":
-            yield from _fleeting(snapshot, container, mount)
+            yield from _emptied_at_boot(snapshot, container, mount)
 
 
 def _layer(snapshot: Snapshot, container: Container) -> Iterator[Finding]:
@@ -120,9 +120,13 @@ def _shared_memory(snapshot: Snapshot, container: Container) -> Iterator[Finding
         yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108
 
 
-def _fleeting(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
+def _emptied_at_boot(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
     """Yield a finding for a bind below a directory that hosts empty at boot, whatever file system it is on."""
-    if mount.writable and any(is_below(mount.source, each) for each in FLEETING) and _is_directory(snapshot, mount):
+    if (
+        mount.writable
+        and any(is_below(mount.source, each) for each in EMPTIED_AT_BOOT)
+        and _is_directory(snapshot, mount)
+    ):
         what = f"data in {mount.source}, which the host's next boot may empty"
         fix = Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
         yield on_container(snapshot, rules.MEMORY, Severity.MEDIUM, container, mount.path, what, fix)
@@ -131,7 +135,7 @@ def _fleeting(snapshot: Snapshot, container: Container, mount: Mount) -> Iterato
 def _is_directory(snapshot: Snapshot, mount: Mount) -> bool:
     """Return whether a bind may hold data; system directories with sockets do not."""
     found = snapshot.paths.get(mount.source)
-    if mount.source in FLEETING or mount.source.endswith((".sock", ".pid", ".lock")):
+    if mount.source in EMPTIED_AT_BOOT or mount.source.endswith((".sock", ".pid", ".lock")):
         return False
     if found is None or found.kind != "directory":
         return found is None

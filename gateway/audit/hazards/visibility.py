@@ -8,7 +8,7 @@ from gateway.audit.hazards.finding import on_container
 from gateway.audit.model import Container, Mount, Snapshot
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command, script
-from gateway.audit.stores import behind, is_below
+from gateway.audit.stores import is_below, store_of
 from gateway.text import one_line
 
 _HARMLESS = {"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
@@ -28,7 +28,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 def _hides(snapshot: Snapshot, container: Container, mount: Mount) -> Finding:
     names = ", ".join(mount.hides[:_MOST_NAMES])
     more = f" and {len(mount.hides) - _MOST_NAMES} more" if len(mount.hides) > _MOST_NAMES else ""
-    store = behind(snapshot, mount)
+    store = store_of(snapshot, mount)
     what = f"{store.title} hides {names}{more} of {container.image}"
     severity = Severity.MEDIUM if _has_program(container, mount.path) else Severity.LOW
     fix = _copy_missing(snapshot.client, container, mount, store.title)
@@ -38,7 +38,7 @@ def _hides(snapshot: Snapshot, container: Container, mount: Mount) -> Finding:
 def _copy_missing(client: str, container: Container, mount: Mount, title: str) -> str:
     """Return commands that copy the hidden entries of the image to the mounted directory.
 
-    The engine extracts inside a container, so that links in the directory do not lead to other files of the host.
+    The engine extracts inside a container, so that it does not follow links to other files of the host.
     """
     source = mount.volume or mount.source
     image, path = container.image, mount.path

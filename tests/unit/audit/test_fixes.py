@@ -186,7 +186,7 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
     assert up in text
 
 
-def test_labels_of_an_image_lead_no_command_elsewhere() -> None:
+def test_labels_of_an_image_do_not_change_commands() -> None:
     labels = {**COMPOSE, "com.docker.swarm.service.name": "shop_db"}
     for image in ({"Labels": labels}, None):
         app = replace(container(Labels=labels), image_config=image)

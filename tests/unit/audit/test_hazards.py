@@ -387,7 +387,7 @@ def test_databases_are_recognized_by_their_files_and_directories() -> None:
     assert at("/data", "any", "") == ""
 
 
-def test_a_name_that_a_container_chose_forges_no_line_and_no_command() -> None:
+def test_names_of_files_add_no_lines_and_no_commands() -> None:
     evil = "/opt/x'\nFIX\nrm -rf ~\n"
     (finding,) = findings(container(layer=5000, changes=(f"{evil}/ibdata1",)))
     assert "\n" not in finding.what + finding.path
