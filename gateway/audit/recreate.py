@@ -15,7 +15,7 @@ from gateway.audit.create_options import networks, options, variables
 from gateway.audit.host_options import NotReproducibleError
 from gateway.audit.model import Container, Snapshot
 from gateway.audit.mount_options import Change, volume_options
-from gateway.audit.shell import command, copy, script
+from gateway.audit.shell import command, copy, save, script
 from gateway.text import one_line
 
 _TASK = "com.docker.swarm.service.name"
@@ -132,19 +132,14 @@ def _service(service: str, container: Container, change: Change, client: str) ->
     update = command(*words, service)
     if not change.copied:
         return update
-    saved = [f"# first copy the data: {command(client, 'cp', '-a', f'{container.name}:{each}', '.')}"
-             for each in change.copied]  # fmt: skip
-    return "\n".join((*saved, update))
+    return script(*(save(client, container, each) for each in change.copied), update)
 
 
 def _manual_steps(container: Container, change: Change, left_out: str, client: str) -> str:
-    copies = [
-        command(client, "cp", "-a", f"{container.name}:{path}", f"./{container.name}-{posixpath.basename(path)}")
-        for path in change.copied
-    ]
+    saved = [script(*(save(client, container, path) for path in change.copied))] if change.copied else []
     mounts = command(*volume_options(container, change)) or "no -v"
     return "\n".join((
-        *copies, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
+        *saved, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
         f"# (not printed here: {left_out})",
     ))  # fmt: skip
 

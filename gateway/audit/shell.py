@@ -1,5 +1,6 @@
 """Commands for a shell, from words that may come from containers. Pure."""
 
+import posixpath
 import shlex
 
 from gateway.audit.model import Container
@@ -26,17 +27,42 @@ def copy(client: str, container: Container, new: str, path: str) -> str:
         new: The container that gets it.
         path: The directory, in both.
     """
-    if container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts):
-        # `docker cp` does not see a tmpfs (docker container cp, "Corner cases"); the host's /proc does.
-        # A link of the container can point to the host's files, whose mount is not in the container's mount table.
-        lines = (
-            f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
-            f'exec 3< "/proc/$pid/root"{command(path)}',
-            """mount=$(awk '/^mnt_id:/ {print $2}' /proc/self/fdinfo/3)""",
-            'grep -q "^$mount " "/proc/$pid/mountinfo"',
-            "tar -c -C /proc/self/fd/3 .",
-        )
-        *before, source = lines
+    if _is_live_tmpfs(container, path):
+        *before, source = _read_tmpfs(client, container, path)
     else:
         before, source = [], command(client, "cp", "-a", f"{container.name}:{path}/.", "-")
     return "\n".join((*before, f"{source} | {command(client, 'cp', '-a', '-', f'{new}:{path}')}"))
+
+
+def save(client: str, container: Container, path: str) -> str:
+    """Return commands that save a directory of a container in the current directory.
+
+    They are lines of a script that stops at the first command that fails.
+
+    Args:
+        client: The engine's command line client.
+        container: The container.
+        path: The directory inside it.
+    """
+    target = f"./{container.name}-{posixpath.basename(path) or 'data'}"
+    if _is_live_tmpfs(container, path):
+        *before, source = _read_tmpfs(client, container, path)
+        return "\n".join((*before, f"{source} > {command(f'{target}.tar')}"))
+    return command(client, "cp", "-a", f"{container.name}:{path}", target)
+
+
+def _is_live_tmpfs(container: Container, path: str) -> bool:
+    """Return whether `docker cp` does not see the directory (docker container cp, "Corner cases")."""
+    return container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts)
+
+
+def _read_tmpfs(client: str, container: Container, path: str) -> list[str]:
+    """Return commands of which the last writes the content as an archive to its output, from the host's /proc."""
+    return [
+        f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
+        f'exec 3< "/proc/$pid/root"{command(path)}',
+        # A link of the container can point to the host's files, whose mount is not in the container's mount table.
+        """mount=$(awk '/^mnt_id:/ {print $2}' /proc/self/fdinfo/3)""",
+        'grep -q "^$mount " "/proc/$pid/mountinfo"',
+        "tar -c -C /proc/self/fd/3 .",
+    ]

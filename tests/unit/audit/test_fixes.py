@@ -121,7 +121,7 @@ def test_what_comes_from_the_image_is_not_repeated() -> None:
 )
 def test_settings_that_cannot_be_printed_are_left_to_the_user(host: dict[str, Any], config: dict[str, Any]) -> None:
     text = "\n".join(lines(container(host=host, **config), MOVE))
-    assert text.startswith("docker cp -a db:/var/lib/mysql ./db-mysql\n# create db again")
+    assert "\ndocker cp -a db:/var/lib/mysql ./db-mysql\nFIX\n# create db again" in text
     assert "-v db-mysql:/var/lib/mysql" in text
     assert "hunter2" not in text
 
@@ -144,6 +144,16 @@ def test_data_in_memory_are_copied_while_the_container_exists() -> None:
     copied = next(at for at, line in enumerate(text) if line.startswith("tar -c -C"))
     assert copied < text.index("docker stop db")
     assert "--tmpfs" not in text[2]
+
+
+@pytest.mark.parametrize(
+    "more", [{"host": {"Links": ["/x:/db/x"]}}, {"Labels": {"com.docker.swarm.service.name": "shop_db"}}]
+)
+def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[str, Any]) -> None:
+    app = container(Mount("tmpfs", "/data"), **more)
+    text = "\n".join(lines(app, Change({"/data": "db-data"}, copied=("/data",), vanishes=True)))
+    assert "tar -c -C /proc/self/fd/3 . > ./db-data.tar" in text
+    assert "docker cp" not in text
 
 
 def test_a_stopped_container_stays_stopped() -> None:
