@@ -1,6 +1,7 @@
-"""`import`: a configuration from what runs today."""
+"""`import`: a configuration from existing setups."""
 
-from collections.abc import Callable
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,55 +10,68 @@ import click
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
-    from gateway.importing.result import ImportResult
+    from gateway.importing.sources import Source
 
-_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-
-
-@click.group("import")
-def import_() -> None:
-    """Print a configuration for what you run today; what needs a look goes to stderr."""
+_FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 
 
-@import_.command("ssh")
-@click.argument("command", metavar="'ssh -L …'")
-def ssh_command(command: str) -> None:
-    """Print the configuration that replaces an `ssh -L` command, given as one word."""
-    from gateway.importing import ssh  # noqa: PLC0415 - slow to import
+@click.command("import")
+@click.argument("sources", metavar="[FORM] SOURCE...", nargs=-1, required=True)
+def import_(sources: tuple[str, ...]) -> None:
+    """Print a configuration for existing setups; notes go to stderr.
 
-    _tell(ssh.import_command, command)
+    A SOURCE is a file, a command line as one word, NAME=VALUE, or - for stdin: `ssh -L` and `docker run` commands,
+    ssh_config files, Compose files, files of variables, fstab, scripts, systemd units, OpenVPN and WireGuard files.
+    What belongs together is joined: a volume at localhost:2049 and `ssh -L 2049:...` become one backend.
 
+    The form is recognized. To set it, write it before the source: ssh, ssh-config, compose, docker-run, env or fstab.
+    """
+    from gateway.importing.sources import convert  # noqa: PLC0415 - slow to import
 
-@import_.command("ssh-config")
-@click.argument("file", type=_FILE)
-def ssh_config(file: Path) -> None:
-    """Print the configuration that replaces the hosts with a LocalForward in an ssh_config file."""
-    from gateway.importing import ssh  # noqa: PLC0415 - slow to import
-
-    _tell(ssh.import_config, _text(file))
-
-
-@import_.command("compose")
-@click.argument("file", type=_FILE)
-def compose_file(file: Path) -> None:
-    """Print the configuration that replaces a compose file's ssh services and network volumes."""
-    from gateway.importing import compose  # noqa: PLC0415 - slow to import
-
-    _tell(compose.import_compose, _text(file))
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from error
-
-
-def _tell(read: "Callable[[str, ImportResult], None]", text: str) -> None:
-    from gateway.importing.result import ImportResult  # noqa: PLC0415 - slow to import
-
-    result = ImportResult()
-    read(text, result)
-    click.echo(result.to_yaml().rstrip())
+    result = convert(_read(sources))
+    text = result.to_yaml().rstrip()
+    click.echo(text)
     for note in result.notes:
         click.secho(f"# {note}", err=True, fg="yellow")
+    for path, content in result.files.items():
+        lines = "".join(f"#   {line}\n" for line in content.splitlines())
+        click.secho(f"# write to {path}:\n{lines.rstrip()}", err=True, fg="yellow")
+
+
+def _read(words: tuple[str, ...]) -> "list[Source]":
+    """Return the sources that the command line names.
+
+    Raises:
+        UsageError: A file cannot be read, or a form has no source.
+    """
+    from gateway.importing.sources import Source  # noqa: PLC0415 - slow to import
+
+    found: list[Source] = []
+    form = ""
+    variables: list[str] = []
+    for index, word in enumerate(words, 1):
+        if not form and word in _FORMS and (index < len(words) or not Path(word).is_file()):
+            form = word
+            continue
+        if not form and re.fullmatch(r"[A-Za-z_]\w*=.*", word, re.DOTALL) and not re.search(r"\s-", word):
+            variables.append(word)
+            continue
+        found.append(_source(word, form))
+        form = ""
+    if form:
+        raise UsageError(f"{form}: the source is missing")
+    return [*found, *([Source("", "\n".join(variables), "env")] if variables else [])]
+
+
+def _source(word: str, form: str) -> "Source":
+    from gateway.importing.sources import Source  # noqa: PLC0415 - slow to import
+
+    path = Path(word)
+    if word == "-":
+        return Source("", sys.stdin.read(), form)
+    if form == "ssh" or (re.search(r"\s", word) and not path.is_file()):
+        return Source("", word, form)
+    try:
+        return Source(word, path.read_text(), form)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{word}: {error}") from error
