@@ -1,4 +1,4 @@
-"""Imports each file of `imports/`, and compares configuration and notes with the expected ones.
+"""Imports each file of `corpus/`, and compares configuration and notes with the expected ones.
 
 `UPDATE_GOLDEN=1` writes the expected sections.
 """
@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from gateway.cli import cli
 from gateway.config import Sources, load
 
-CASES = sorted((Path(__file__).parent / "imports").glob("*.txt"))
+CASES = sorted((Path(__file__).parent / "corpus").glob("*.txt"))
 WORDS = frozenset({
     "ssh", "autossh", "sudo", "docker", "podman", "run", "volume", "create", "service", "services", "volumes",
     "mount",
