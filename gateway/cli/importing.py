@@ -10,6 +10,7 @@ import click
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
+    from gateway.importing.result import ImportResult
     from gateway.importing.sources import Source
 
 _FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
@@ -17,7 +18,8 @@ _FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 
 @click.command("import")
 @click.argument("sources", metavar="[FORM] SOURCE...", nargs=-1, required=True)
-def import_(sources: tuple[str, ...]) -> None:
+@click.option("--diff", is_flag=True, help="Print a diff that lets the Compose file among the sources use it.")
+def import_(sources: tuple[str, ...], diff: bool) -> None:
     """Print a configuration for existing setups; notes go to stderr.
 
     A SOURCE is a file, a command line as one word, NAME=VALUE, or - for stdin: `ssh -L` and `docker run` commands,
@@ -26,16 +28,35 @@ def import_(sources: tuple[str, ...]) -> None:
 
     The form is recognized. To set it, write it before the source: ssh, ssh-config, compose, docker-run, env or fstab.
     """
-    from gateway.importing.sources import convert  # noqa: PLC0415 - slow to import
+    from gateway.importing.sources import convert, note_rest  # noqa: PLC0415 - slow to import
 
-    result = convert(_read(sources))
-    text = result.to_yaml().rstrip()
-    click.echo(text)
-    for note in result.notes:
+    given = _read(sources)
+    result = convert(given)
+    text = _diff(given, result) if diff and result.backends else ""
+    note_rest(result)
+    click.echo(text or result.to_yaml(), nl=False)
+    changed = {client.where for client, _ in result.changes if diff and client.in_compose_file}
+    changes = [f"{client.where}: {text}" for client, text in result.changes if client.where not in changed]
+    for note in (*result.notes, *changes):
         click.secho(f"# {note}", err=True, fg="yellow")
-    for path, content in result.files.items():
+    for path, content in result.files.items() if not diff else ():
         lines = "".join(f"#   {line}\n" for line in content.splitlines())
         click.secho(f"# write to {path}:\n{lines.rstrip()}", err=True, fg="yellow")
+
+
+def _diff(given: "list[Source]", result: "ImportResult") -> str:
+    """Return the diff of the only Compose file.
+
+    Raises:
+        UsageError: There is not exactly one Compose file with a name.
+    """
+    from gateway.importing.compose_diff import compose_diff  # noqa: PLC0415 - slow to import
+    from gateway.importing.sources import recognize  # noqa: PLC0415 - slow to import
+
+    files = [source for source in given if source.name and (source.form or recognize(source)) == "compose"]
+    if len(files) != 1:
+        raise UsageError(f"--diff needs one Compose file among the sources, not {len(files)}")
+    return compose_diff(files[0].text, files[0].name, result)
 
 
 def _read(words: tuple[str, ...]) -> "list[Source]":

@@ -34,11 +34,11 @@ def note_client(client: Client, result: ImportResult) -> None:
     if client.container is not None:
         used = client.login if client.keys.get("check") else client.variables
         client.container.use(*[f"environment.{name}" for name in used])
-        result.add_note(f"{client.where}: {_address(client, client.container, backend, result)}")
+        result.changes.append((client, _address(client, client.container, backend, result)))
         return
     if client.folder:
-        result.add_note(f"{client.where}: new line of /etc/fstab: {replacement(client, backend['listen'], backend)}")
+        result.changes.append((client, f"new line of /etc/fstab: {replacement(client, backend['listen'], backend)}"))
     elif client.volume and backend.get("volume", {}).get("name") == client.volume:
-        result.add_note(f"{client.where}: replace it with the output of `gateway render compose` or `docker-run`")
+        result.changes.append((client, "replace it with the output of `gateway render compose` or `docker-run`"))
     elif not client.volume:
-        result.add_note(f"{client.where}: connect to {backend['listen']}")
+        result.changes.append((client, f"connect to {backend['listen']}"))

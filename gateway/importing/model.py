@@ -34,11 +34,13 @@ class Context:
         where: How notes name it.
         names: Returns the names and ports by which clients reach a port of a listener.
         path: Returns the path on the host of a path that the command names.
+        in_container: Whether it runs in a container.
     """
 
     where: str
     names: Callable[[int], set[tuple[str, int]]] = names_on_host
     path: Callable[[str], str] = str
+    in_container: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Container:
         aliases: Further names by which other containers reach it.
         published: The ports that are published on the host: container port and host port.
         parts: What the definition consists of, as notes name it. A part that the import uses is removed.
+        used: The parts that the import used.
         replaced: Whether the gateway replaces the container.
         tunnel: The tunnel that replaces a VPN container; empty if it is not one.
     """
@@ -87,8 +90,14 @@ class Container:
     aliases: list[str] = field(default_factory=list)
     published: list[tuple[int, int]] = field(default_factory=list)
     parts: dict[str, str] = field(default_factory=dict)
+    used: list[str] = field(default_factory=list)
     replaced: bool = False
     tunnel: str = ""
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is a service of a Compose file."""
+        return self.where.endswith(f"services.{self.name}")
 
     @property
     def names(self) -> set[str]:
@@ -98,7 +107,8 @@ class Container:
     def use(self, *keys: str) -> None:
         """Mark parts as used."""
         for key in keys:
-            self.parts.pop(key, None)
+            if self.parts.pop(key, None) is not None:
+                self.used.append(key)
 
     def variable(self, *names: str) -> str:
         """Return the value of the first variable that is set, and mark it as used; empty if none is set."""
@@ -155,6 +165,7 @@ class Client:
         login: The variables with the address and with the login of the check.
         variables: The variables with host and port, for the new Compose file.
         volume: The name of the volume; empty if it is not one.
+        compose_volume: Whether it is a volume of a Compose file.
         folder: The directory where this host mounts it; empty if it does not.
         mount_options: The mount options of this host.
         optional: Import it only if it uses a forward.
@@ -173,8 +184,14 @@ class Client:
     login: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
     volume: str = ""
+    compose_volume: bool = False
     folder: str = ""
     mount_options: str = ""
     optional: bool = False
     notes: tuple[str, ...] = ()
     backend: str = ""
+
+    @property
+    def in_compose_file(self) -> bool:
+        """Whether it is a service or a volume of a Compose file."""
+        return self.container.is_service if self.container is not None else self.compose_volume

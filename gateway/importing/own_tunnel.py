@@ -43,6 +43,7 @@ def own_tunnel(container: Container, database: str, variable_of_host: str, resul
         )
     keys |= _login(container, result)
     keys["known_hosts"] = ["${HOME}/.ssh/known_hosts"]
+    result.add_note(f"{container.where}: add the key of {server} to known_hosts of this host (ssh-keyscan)")
     return result.add_tunnel(keys, server)
 
 

@@ -24,6 +24,7 @@ class ImportResult:
         clients: What uses remote services.
         containers: The containers of all sources.
         reserved: Names that a backend must not have.
+        changes: What clients must change, each with its client. A new Compose file makes the changes of its services.
         sections: Further sections of the configuration.
         files: The content of files that the configuration names, by path. They contain no secrets.
     """
@@ -35,6 +36,7 @@ class ImportResult:
     clients: list[Client] = field(default_factory=list)
     containers: list[Container] = field(default_factory=list)
     reserved: set[str] = field(default_factory=set)
+    changes: list[tuple[Client, str]] = field(default_factory=list)
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 

@@ -61,7 +61,7 @@ def convert(sources: Sequence[Source]) -> ImportResult:
         prefix = f"{source.name}: " if source.name and len(sources) > 1 else ""
         for name, options in _read(source, form, prefix, files, result).items():
             volumes[name] = options
-            import_volume(name, options, f"{prefix}volumes.{name}", result)
+            import_volume(name, options, f"{prefix}volumes.{name}", result, compose=form == "compose")
     for container in result.containers:
         import_vpn(container, result)
     for container in result.containers:
@@ -69,7 +69,7 @@ def convert(sources: Sequence[Source]) -> ImportResult:
             result.clients += find_clients(container, result)
     _import_env_files(sources, forms, result)
     join(result)
-    _account_for_containers(result)
+    _keep_shared_networks(result)
     result.add_example()
     result.note_unused_tunnels()
     result.note_variables()
@@ -180,8 +180,8 @@ def _import_env_files(sources: Sequence[Source], forms: list[str], result: Impor
         result.containers.append(container)
 
 
-def _account_for_containers(result: ImportResult) -> None:
-    """Note what of each container was not imported."""
+def _keep_shared_networks(result: ImportResult) -> None:
+    """Keep the VPN containers whose network other containers use for more than backends."""
     served = {id(client.container) for client in result.clients if client.backend}
     tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}
     for container in result.containers:
@@ -192,6 +192,14 @@ def _account_for_containers(result: ImportResult) -> None:
                 f"{container.where}: uses the network of {owner.where} for all its traffic: the gateway forwards only"
                 f" to configured backends: add one for each address, or keep {owner.where}"
             )
+
+
+def note_rest(result: ImportResult) -> None:
+    """Note what of each container was not used.
+
+    Args:
+        result: Gets the notes.
+    """
     for container in result.containers:
         parts = ", ".join(container.parts.values())
         if container.replaced:

@@ -174,6 +174,8 @@ def _server(
     keys |= _login(config, context, result, command)
     known = [each for each in config.first("userknownhostsfile", _KNOWN_HOSTS).split() if each != "/dev/null"]
     keys["known_hosts"] = [context.path(home(each)) for each in known or [_KNOWN_HOSTS]]
+    if context.in_container and keys["known_hosts"] == [home(_KNOWN_HOSTS)]:
+        result.add_note(f"{context.where}: add the key of {keys['host']} to known_hosts of this host (ssh-keyscan)")
     if alias := config.first("hostkeyalias"):
         keys["host_key_alias"] = alias
     if (timeout := config.first("connecttimeout")).isdecimal() and int(timeout):

@@ -64,7 +64,7 @@ def container_context(container: Container, result: ImportResult) -> Context:
             result.add_note(f"{container.where}: {text} is not a mount: copy the file out of the container")
         return outside or text
 
-    return Context(container.where, names, path)
+    return Context(container.where, names, path, in_container=True)
 
 
 def mounted_key(container: Container) -> str:

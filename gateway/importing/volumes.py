@@ -10,7 +10,9 @@ from gateway.importing.result import ImportResult, split_target
 from gateway.importing.secrecy import redacted
 
 
-def import_volume(name: str, options: Mapping[str, str], where: str, result: ImportResult) -> None:
+def import_volume(
+    name: str, options: Mapping[str, str], where: str, result: ImportResult, *, compose: bool = False
+) -> None:
     """Convert a Docker volume.
 
     Args:
@@ -18,6 +20,7 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
         options: The options of its driver.
         where: How notes name the volume.
         result: Gets the client.
+        compose: Whether it is a volume of a Compose file.
 
     Raises:
         UsageError: The options are not valid.
@@ -29,6 +32,7 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
             result.add_note(f"{where}: not a network file system that the gateway forwards: unchanged ({shown})")
         return
     _add_client(name, kind, options, where, result, volume=name)
+    result.clients[-1].compose_volume = compose
 
 
 def _add_client(

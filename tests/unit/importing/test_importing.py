@@ -11,7 +11,7 @@ from gateway.importing.proxy_command import jump_or_proxy
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import redacted
 from gateway.importing.shell import read_script
-from gateway.importing.sources import Source, convert, recognize
+from gateway.importing.sources import Source, convert, note_rest, recognize
 
 
 def imported(*texts: str, form: str = "") -> ImportResult:
@@ -120,7 +120,9 @@ def test_stdin_is_a_source() -> None:
 
 def test_nothing_to_import_is_an_error_with_the_notes() -> None:
     with pytest.raises(UsageError, match=r"(?s)nothing|no local forward.*docker run app: unchanged: image app"):
-        imported("docker run --name app app").to_yaml()
+        result = imported("docker run --name app app")
+        note_rest(result)
+        result.to_yaml()
 
 
 @pytest.mark.parametrize(
