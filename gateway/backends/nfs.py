@@ -249,6 +249,8 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     named, server = server, (mount.pop("addr", "") or server).strip("[]")
     if not server or not export:
         raise ValueError("the server (addr=) or the export (device) is missing")
+    if not export.startswith("/"):
+        raise ValueError(f"the export {export} does not begin with /")
     port = mount.pop("port", "") or str(_PORT)
     if not port.isdecimal():
         raise ValueError(f"port={port} is not a port number")

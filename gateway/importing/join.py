@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from gateway.backends import KINDS, kind_of_port
+from gateway.errors import UsageError
 from gateway.importing.client_notes import note_client
 from gateway.importing.model import ANY_ADDRESS, HERE, HOST_NAMES, LOOPBACK, Client, Container, Forward
 from gateway.importing.result import ImportResult, checks_login, short_name, split_target
@@ -151,6 +152,7 @@ def _host_name(host: str, client: Client, port: int) -> str:
 
 def _add_direct(client: Client, result: ImportResult) -> None:
     target = f"[{client.host}]:{client.port}" if ":" in client.host else f"{client.host}:{client.port}"
+    split_target(target)
     via = client.via
     for name, keys in result.backends.items():
         if keys.get("via") == via and keys["targets"] == [target] and keys["kind"] == client.kind:
@@ -160,7 +162,10 @@ def _add_direct(client: Client, result: ImportResult) -> None:
     kernel = KINDS[client.kind].kernel_mounts
     on_host = client.container is None or client.container.network == "host"
     host = "127.0.0.1" if kernel or on_host else ANY_ADDRESS
-    listen = _free_listener(f"{host}:{_VOLUME_PORT if kernel else client.port}", "", result)
+    port = _VOLUME_PORT if kernel else client.port
+    if via is None and client.host in HOST_NAMES and port == client.port:
+        port += 1  # the listener must not be the target
+    listen = _free_listener(f"{host}:{port}", "", result)
     name = result.new_backend_name(client.volume or client.name)
     backend: dict[str, Any] = {"kind": client.kind}
     if via is not None:
@@ -173,6 +178,8 @@ def _add_direct(client: Client, result: ImportResult) -> None:
 def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     """Return a listener whose port no other backend has; note a change if `where` names the listener."""
     if listen.startswith("/"):
+        if any(each["listen"] == listen for each in result.backends.values()):
+            raise UsageError(f"{where}: another forward listens on {listen}")
         return listen
     taken = {
         split_target(each["listen"])[1] for each in result.backends.values() if not each["listen"].startswith("/")

@@ -36,7 +36,7 @@ def jump_or_proxy(command: str) -> ProxyCommand:
     if match := _CORKSCREW.fullmatch(command.strip()):
         return ProxyCommand(url=f"http://{match[1]}:{match[2]}")
     if match := _NETCAT.fullmatch(command.strip()):
-        address = re.search(r"(?:-x|--proxy)[ =](\S+:\d+)", match[1])
+        address = re.search(r"(?:-x|--proxy)[ =]([\w.-]+:\d+)(?=\s)", match[1])
         scheme = re.search(r"(?:-X|--proxy-type)[ =](\S+)", match[1])
         known = {"5": "socks5", "socks5": "socks5", "connect": "http", "http": "http"}
         kind = known.get(scheme[1] if scheme else "5")

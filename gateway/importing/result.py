@@ -1,5 +1,6 @@
 """The result of an import: tunnels, backends and notes, and their YAML."""
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -10,6 +11,9 @@ import yaml
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
 from gateway.importing.model import Client, Container, Forward
+
+_HOST = re.compile(r"[\w.%${}-]*[\w}]")
+"""A host name, an IPv4 address, or a variable."""
 
 
 @dataclass
@@ -51,7 +55,12 @@ class ImportResult:
         Args:
             keys: The configuration keys.
             host: The host, or another name from which the tunnel's name is made.
+
+        Raises:
+            UsageError: The host is not valid.
         """
+        if not is_host(str(keys.get("host", host))):
+            raise UsageError(f"{keys.get('host', host)!r} is not a host")
         for name, existing in self.tunnels.items():
             if existing == keys:
                 return name
@@ -135,6 +144,17 @@ def checks_login(kind: str) -> bool:
     return any(each.name == "user" for each in fields(KINDS[kind].check))
 
 
+def is_host(text: str) -> bool:
+    """Return whether a text is a host name, an address without brackets, or a variable."""
+    if ":" not in text:
+        return bool(_HOST.fullmatch(text))
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def split_target(target: str) -> tuple[str, int]:
     """Split `host:port` or `[v6]:port` into host and port.
 
@@ -142,7 +162,7 @@ def split_target(target: str) -> tuple[str, int]:
         UsageError: The target has another form.
     """
     match = re.fullmatch(r"\[?([^\]]*)\]?:(\d+)", target)
-    if match is None or not match[1]:
+    if match is None or not is_host(match[1]) or not 0 < int(match[2]) < 65536:
         raise UsageError(f"{target!r} is not host:port")
     return match[1], int(match[2])
 
@@ -153,7 +173,7 @@ def short_name(host: str) -> str:
     if match := re.fullmatch(r"\$\{(\w+)\}", host):
         return match[1].lower().replace("_", "-")
     label = host if numeric and not host.startswith("127.") else host.partition(".")[0]
-    return re.sub(r"[^a-zA-Z0-9-]", "-", label).strip("-")
+    return re.sub(r"[^a-zA-Z0-9-]", "-", label).strip("-")[:60]
 
 
 def _unused(name: str, taken: Iterable[str]) -> str:

@@ -50,6 +50,9 @@ def convert(sources: Sequence[Source]) -> ImportResult:
         UsageError: A source is not valid, or there is nothing to import.
     """
     result = ImportResult()
+    for source in sources:
+        if found := re.search(r"[^\t\n\r\x20-\x7e\x85\xa0-\U0010ffff]", source.text):
+            raise UsageError(f"{source.name or 'the source'}: has the control character {found[0]!r}: remove it")
     forms = [source.form or recognize(source) for source in sources]
     files = {
         source.name.rpartition("/")[2]: source.text

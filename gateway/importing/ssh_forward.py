@@ -1,5 +1,6 @@
 """Parses the value of `-L` and LocalForward (ssh(1))."""
 
+import ipaddress
 import re
 
 from gateway.errors import UsageError
@@ -29,8 +30,12 @@ def read_forward(text: str, *, any_address: bool) -> tuple[str, str]:
     if len(parts) == 3:
         return _joined(_ANY_ADDRESS if any_address else "127.0.0.1", parts[0]), _joined(parts[1], parts[2])
     if len(parts) == 4:
-        bind = _ANY_ADDRESS if parts[0] in ("*", "") else parts[0]
-        return _joined("127.0.0.1" if bind == "localhost" else bind, parts[1]), _joined(parts[2], parts[3])
+        bind = {"*": _ANY_ADDRESS, "": _ANY_ADDRESS, "localhost": "127.0.0.1"}.get(parts[0], parts[0])
+        try:
+            ipaddress.ip_address(bind)
+        except ValueError:
+            raise UsageError(f"-L {text}: {bind} is not an address: name the IP address to listen on") from None
+        return _joined(bind, parts[1]), _joined(parts[2], parts[3])
     raise UsageError(f"-L {text}: needs [address:]port:host:port")
 
 

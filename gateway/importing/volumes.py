@@ -51,6 +51,8 @@ def _add_client(
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     host, port = split_target(keys.pop("targets")[0])
+    if volume and not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", volume):
+        raise UsageError(f"{where}: {volume!r} is not a name of a volume: letters, digits and _.-, at least two")
     inner = keys.pop("volume", None)
     if volume and inner is not None:
         keys["volume"] = {"name": volume, **inner}

@@ -133,8 +133,12 @@ class YamlEdit:
         new = self._text
         for (start, end), text in sorted(kept.items(), reverse=True):
             new = new[:start] + text + new[end:]
-        if yaml.safe_load(new) != self.data:
-            raise UsageError("the Compose file cannot be edited in place: write it without anchors and aliases")
+        try:
+            same = yaml.safe_load(new) == self.data
+        except yaml.YAMLError:
+            same = False
+        if not same:
+            raise UsageError("the Compose file cannot be edited in place: its layout is not supported")
         return new
 
     def _node(self, path: Path) -> yaml.MappingNode:
@@ -147,7 +151,7 @@ class YamlEdit:
 
     def _entry(self, node: yaml.Node, path: Path) -> tuple[yaml.Node, yaml.Node]:
         """Return the nodes of the last key of a path and of its value."""
-        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        for key, value in reversed(node.value) if isinstance(node, yaml.MappingNode) else ():
             if key.value == path[-1] and value.start_mark.index >= key.end_mark.index:
                 return key, value
         raise UsageError(f"{'.'.join(path)} comes from an anchor: a change would affect others; change it by hand")

@@ -13,8 +13,12 @@ from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.config import Sources, load
+from gateway.errors import UsageError
+from gateway.importing.sources import FORMS, Source, convert
 
 CASES = sorted((Path(__file__).parent / "corpus").glob("*.txt"))
+PATHS = ("HOME", "SSH_AUTH_SOCK")
+"""Variables of the environment whose value is a path."""
 WORDS = frozenset({
     "ssh", "autossh", "sudo", "docker", "podman", "run", "volume", "create", "service", "services", "volumes",
     "mount",
@@ -165,3 +169,22 @@ def test_no_secret_of_a_source_is_in_the_output(path: Path, tmp_path: Path, monk
     secrets |= {*SECRET.findall(text), *re.findall(r"://\w+:([^@\s]+)@", text)} - {"path"}
     for secret in secrets:
         assert secret not in configuration + notes, secret
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_a_damaged_source_gives_a_configuration_or_an_error(path: Path, tmp_path: Path) -> None:
+    given = [(head, body) for head, body in sections(path) if head == "argument" or head.startswith("file ")]
+    given = [(head.partition(" ")[2], body) for head, body in given if body.strip() not in FORMS]
+    file = tmp_path / "gateway.yaml"
+    for index, (name, body) in enumerate(given):
+        words = re.split(r"(\s+)", body)
+        for at in range(0, len(words), max(1, len(words) // 8)):
+            damaged = "".join(words[:at] + words[at + 1 :])
+            others = [Source(*each) for each in given]
+            try:
+                text = convert([*others[:index], Source(name, damaged), *others[index + 1 :]]).to_yaml()
+            except UsageError:
+                continue
+            file.write_text(text)
+            names = re.findall(r"\$\{(\w+)\}", text)
+            load(Sources(file=file, environment={each: f"/{each}" if each in PATHS else "example" for each in names}))
