@@ -1,6 +1,7 @@
 """`kind: nfs`: an NFSv4 export. The probe sends RPC calls. It mounts nothing, and so cannot hang in the kernel."""
 
 import hashlib
+import re
 import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -275,6 +276,16 @@ def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
     return kept, [f"mount options that are not imported: {', '.join(others)}"] if others else []
 
 
+def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
+    """See `MountKind.render_export`: a line of exports(5).
+
+    `insecure`: sshd and the gateway connect from ports above 1023.
+    """
+    mode = "ro" if options.volume is not None and options.volume.read_only else "rw"
+    path = re.sub(r'[\s"#\\]', lambda match: f"\\{ord(match[0]):03o}", options.export)
+    return " ".join((path, *(f"{client}({mode},sync,no_subtree_check,insecure)" for client in clients)))
+
+
 def _read_url(scheme: str, path: str) -> dict[str, str]:
     """See `BackendKind.read_url`: the path is the export."""
     del scheme
@@ -313,6 +324,7 @@ KIND = BackendKind(
         problems=_volume_problems,
         persistent_volume=_persistent_volume,
         import_volume=_import_volume,
+        render_export=_render_export,
     ),
     facts=(WRITABLE, IDENTITY, SPACE, LEASE),
     tap=RpcTap,

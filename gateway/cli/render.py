@@ -53,6 +53,32 @@ def authorized_keys(
     click.echo("\n".join(lines))
 
 
+@render.command()
+@source_options
+@click.option(
+    "--from",
+    "origins",
+    multiple=True,
+    metavar="CLIENT",
+    help="An address, network or name from which the server sees its client; may be repeated.",
+)
+def exports(
+    file: Path | None,
+    tunnels: tuple[str, ...],
+    backends: tuple[str, ...],
+    origins: tuple[str, ...],
+    **settings: str | None,
+) -> None:
+    """Print the line for /etc/exports on each NFS server, which permits only the gateway's bastion.
+
+    Behind an SSH tunnel, the server's client is the SSH server. Otherwise, name the client with --from.
+    """
+    from gateway.app.exports import exports as lines  # noqa: PLC0415 - slow to import
+    from gateway.config import load  # noqa: PLC0415 - slow to import
+
+    click.echo("\n".join(lines(load(sources(file, tunnels, backends, settings)), origins)))
+
+
 _HOST = click.option(
     "--host", metavar="ADDRESS", help="Where containers reach the gateway; absent: by backend names."
 )
