@@ -229,8 +229,14 @@ def _change_service(edit: YamlEdit, container: Container, replaced: set[str], re
             ("services", name, "depends_on"),
             lambda each: "gateway" if each == first else None if each in old else each,
         )
-    elif clients and not needs:
+    elif (clients or _mounts(container, result)) and not needs:
         edit.put(("services", name, "depends_on"), {"gateway": {"condition": "service_healthy"}})
+
+
+def _mounts(container: Container, result: ImportResult) -> bool:
+    """Return whether a container mounts a volume that is imported."""
+    volumes = {client.volume for client in result.clients if client.volume and client.backend}
+    return any(mount.source in volumes for mount in container.mounts)
 
 
 def _remove_variables(edit: YamlEdit, container: Container, gone: list[str], result: ImportResult) -> None:

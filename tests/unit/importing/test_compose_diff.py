@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,6 +18,7 @@ from gateway.config import Sources, load
 from gateway.errors import UsageError
 from gateway.importing.yaml_edit import YamlEdit
 
+LEGACY = Path(__file__).parents[3] / "configs" / "compose" / "legacy"
 CASES = sorted(Path(__file__).parent.glob("diffs/*.txt"))
 CORPUS = [
     path
@@ -102,6 +104,21 @@ def test_compose_accepts_the_new_file(path: Path, tmp_path: Path, monkeypatch: p
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "gateway" in json.loads(done.stdout)["services"]
+
+
+def test_the_legacy_example_is_what_its_commands_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = re.search(r"(?s)```sh\n(cp .*?)```", (LEGACY / "README.md").read_text())
+    assert commands is not None
+    copied, imported = commands[1].splitlines()
+    assert copied == "cp before.yaml compose.yaml"
+    shutil.copy(LEGACY / "before.yaml", "compose.yaml")
+    arguments = shlex.split(imported.removesuffix(" | patch -p0"))
+    assert arguments.pop(0) == "gateway"
+    done = CliRunner().invoke(cli, arguments)
+    applied(done.stdout)
+    for name in ("compose.yaml", "gateway.yaml"):
+        assert Path(name).read_text() == (LEGACY / name).read_text()
 
 
 def edited(text: str, *changes: tuple[str, tuple[str, ...], Any]) -> str:
