@@ -6,7 +6,8 @@ from typing import Any
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
 from gateway.importing.client_notes import note_client
-from gateway.importing.model import ANY_ADDRESS, HERE, HOST_NAMES, LOOPBACK, Client, Container, Forward
+from gateway.importing.matching import forward_of, is_remote, join_networks
+from gateway.importing.model import ANY_ADDRESS, HOST_NAMES, Client, Forward
 from gateway.importing.result import ImportResult, checks_login, short_name, split_target
 
 _VOLUME_PORT = 20490
@@ -20,100 +21,21 @@ def join(result: ImportResult) -> None:
         result: Has tunnels, forwards, clients and containers; gets the backends.
     """
     result.reserved |= {name for each in result.containers if not each.replaced for name in each.names}
-    _join_networks(result)
+    join_networks(result)
     matched: dict[int, list[Client]] = {}
     for client in result.clients:
-        forward = _forward_of(client, result)
+        forward = forward_of(client, result)
         if forward is not None:
             matched.setdefault(id(forward), []).append(client)
     for forward in result.forwards:
         _add_forward(forward, matched.get(id(forward), []), result)
     used = {id(client) for clients in matched.values() for client in clients}
     for client in result.clients:
-        if id(client) not in used and _is_remote(client, result):
+        if id(client) not in used and is_remote(client, result):
             _add_direct(client, result)
     for client in result.clients:
         if client.backend:
             note_client(client, result)
-
-
-def _join_networks(result: ImportResult) -> None:
-    """Let tunnels and clients in the network of a VPN container use its tunnel."""
-    tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
-    for client in result.clients:
-        tunnel = _shared_tunnel(client.container, tunnels)
-        if tunnel and client.via is None:
-            client.via = tunnel
-        elif tunnel and client.via is not None:
-            _set_via(client.via, tunnel, result)
-    for forward in result.forwards:
-        container = next((each for each in result.containers if each.where == forward.where), None)
-        tunnel = _shared_tunnel(container, tunnels)
-        if tunnel and forward.via:
-            _set_via(forward.via, tunnel, result)
-
-
-def _shared_tunnel(container: Container | None, tunnels: dict[str, str]) -> str:
-    return tunnels.get(container.network.partition(":")[2], "") if container is not None else ""
-
-
-def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
-    while "via" in result.tunnels[inner]:
-        inner = result.tunnels[inner]["via"]
-    if inner != tunnel:
-        keys = result.tunnels[inner]
-        result.tunnels[inner] = {"kind": keys["kind"], "via": tunnel, **keys}
-        if result.tunnels[tunnel]["kind"] == "wireguard" or keys["kind"] != "ssh":
-            return
-
-
-def _forward_of(client: Client, result: ImportResult) -> Forward | None:
-    container = client.container
-    hosts = {client.host}
-    if client.host in HOST_NAMES and (
-        container is None or client.host not in LOOPBACK or container.network == "host"
-    ):
-        hosts = {HERE}
-    elif client.host in LOOPBACK and container is not None:
-        hosts = {*container.names, container.network.partition(":")[2]} - {""}
-        hosts |= {name for each in result.containers for name in each.names
-                  if each.network.partition(":")[2] in container.names}  # fmt: skip
-    if client.via is not None and client.host in LOOPBACK:
-        return None  # the container opens the tunnel itself
-    return next(
-        (each for each in result.forwards if any((host, client.port) in each.names for host in hosts)), None
-    ) or _forward_of_host(client, result)
-
-
-def _forward_of_host(client: Client, result: ImportResult) -> Forward | None:
-    """Return the forward on this host for a container that uses 127.0.0.1, which is the container itself."""
-    if client.container is None or client.host not in LOOPBACK:
-        return None
-    forward = next((each for each in result.forwards if (HERE, client.port) in each.names), None)
-    if forward is not None:
-        result.add_note(
-            f"{client.where}: {client.host} in a container is the container itself, so this never reached the forward"
-            f" of {forward.where}"
-        )
-    return forward
-
-
-def _is_remote(client: Client, result: ImportResult) -> bool:
-    """Return whether a client needs a backend, and note why not."""
-    own = next((each for each in result.containers if client.host in each.names and not each.replaced), None)
-    address = f"{client.host}:{client.port}"
-    if client.optional:
-        return False
-    if own is not None:
-        result.add_note(f"{client.where}: {client.host} is {own.where}: it needs no gateway")
-        return False
-    if client.host not in HOST_NAMES or client.via is not None:
-        return True
-    if client.volume or client.folder:
-        result.add_note(f"{client.where}: no source forwards {address}: pass the ssh command as another source")
-        return True
-    result.add_note(f"{client.where}: {address} is this host, and no source forwards it: not imported")
-    return False
 
 
 def _add_forward(forward: Forward, clients: list[Client], result: ImportResult) -> None:
