@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from gateway.backends import KINDS, BackendKind, kind_of_port
 from gateway.importing.model import LOOPBACK, Client, Container
 from gateway.importing.own_tunnel import own_tunnel
-from gateway.importing.result import ImportResult, checks_login
+from gateway.importing.result import ImportResult, checks_login, is_host
 
 _HOST = re.compile(r"(?P<prefix>\w*?)_?(?:HOST|HOSTNAME|SERVER|ADDRESS)")
 _DATABASE = re.compile(
@@ -20,6 +20,8 @@ _URL = re.compile(r"(?:jdbc:)?(?P<scheme>[a-z][a-z0-9+]*)://")
 _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg2": "postgres", "mysqli": "mysql",
           "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip
 """Names of drivers, and their kinds."""
+_TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")
+"""Parameters of a URL that request TLS."""
 _OTHER_PORTS = {"redis": 6379, "rediss": 6379, "mongodb": 27017, "amqp": 5672}
 """Default ports of services that have no kind of their own."""
 
@@ -38,6 +40,8 @@ class _Address:
         password: The variable with the password; empty if there is none.
         database: The database; empty if it is not known.
         parts: The variables that the backend uses.
+        tls: The parameter that requests TLS; empty if there is none.
+        more: Further hosts, each with or without its port.
     """
 
     variables: tuple[str, ...]
@@ -49,6 +53,8 @@ class _Address:
     password: str = ""
     database: str = ""
     parts: tuple[str, ...] = ()
+    tls: str = ""
+    more: tuple[str, ...] = ()
 
 
 def find_clients(container: Container, result: ImportResult) -> list[Client]:
@@ -71,7 +77,8 @@ def find_clients(container: Container, result: ImportResult) -> list[Client]:
             Client(
                 where, name, kind, address.host, port, keys, via, container,
                 address.parts, address.variables, optional=optional,
-                notes=tuple(filter(None, [note, _password_note(address, keys)])),
+                more=tuple(each if ":" in each else f"{each}:{port}" for each in address.more),
+                notes=tuple(filter(None, [note, _password_note(address, keys), _tls_note(address)])),
             )
         )  # fmt: skip
     return clients
@@ -90,17 +97,21 @@ def _by_host(environment: dict[str, str]) -> Iterator[_Address]:
             return next((each for each in names if environment.get(each)), "")
 
         port_name = first("PORT", "PORT_NUMBER")
+        value, *more = value.split(",")  # noqa: PLW2901 - the first host
         host, _, port = value.partition(":") if re.fullmatch(r"[^:]+:\d+", value) else (value, "", "")
         port = port or environment.get(port_name, "")
-        if not _DATABASE.search(prefix) and not port.isdecimal():
+        if not is_host(host) or not (_DATABASE.search(prefix) or port.isdecimal()):
             continue
         user, password = first("USER", "USERNAME"), first("PASSWORD", "PASS", "PASSWD", "PASSWORD_FILE")
         database = first("NAME", "DATABASE", "DBNAME", "DB")
+        tls = first("SSLMODE", "SSL_MODE", "SSL", "TLS")
         engine = first("CONNECTION", "TYPE", "DRIVER", "ENGINE", "CLIENT", "DIALECT", "VENDOR")
         yield _Address(
             (name, port_name) if port_name else (name,), prefix, host, int(port) if port.isdecimal() else 0,
             f"{environment.get(engine, '')} {prefix}", environment.get(user, ""), password,
-            environment.get(database, ""), tuple(filter(None, (name, port_name, user, password, database, engine))),
+            environment.get(database, ""),
+            tuple(filter(None, (name, port_name, user, password, database, engine, tls))),
+            _requested_tls(f"{tls.rpartition('_')[2]}={environment.get(tls, '')}"), tuple(more),
         )  # fmt: skip
 
 
@@ -119,6 +130,8 @@ def _by_url(environment: dict[str, str]) -> Iterator[_Address]:
             host, port = parts.hostname or "", parts.port or _OTHER_PORTS.get(scheme, 0)
         except ValueError:
             continue
+        if not is_host(host):
+            continue
         prefix = re.sub(r"(?i)_?(url|uri|dsn)$", "", name)
         inline = parts.password is not None
         user = next((each for each in (f"{prefix}_USERNAME", f"{prefix}_USER") if environment.get(each)), "")
@@ -126,8 +139,13 @@ def _by_url(environment: dict[str, str]) -> Iterator[_Address]:
         login = unquote(parts.username or "") or environment.get(user, "")
         yield _Address(
             (name,), prefix, host, port, scheme, login, password, unquote(parts.path.strip("/")),
-            tuple(filter(None, dict.fromkeys((name, user, password)))),
+            tuple(filter(None, dict.fromkeys((name, user, password)))), _requested_tls(parts.query),
         )  # fmt: skip
+
+
+def _requested_tls(text: str) -> str:
+    match = _TLS.search(text)
+    return match[0] if match else ""
 
 
 def _kind_of_word(word: str) -> BackendKind | None:
@@ -152,7 +170,7 @@ def _kind(address: _Address) -> tuple[str, int, str]:
 def _check(address: _Address, kind: str, container: Container) -> dict[str, Any]:
     if not address.user or (kind != "tcp" and not checks_login(kind)):
         return {}  # a backend of kind tcp may get another kind from the forward that it uses
-    check = {"user": address.user}
+    check: dict[str, Any] = {"user": address.user}
     if address.password:
         check["password_file"] = "PASSWORD_FILE"  # noqa: S105 - named like the backend, once it has a name
     if address.password.endswith("_FILE"):
@@ -160,7 +178,18 @@ def _check(address: _Address, kind: str, container: Container) -> dict[str, Any]
         check["password_file"] = container.host_path(path) or path
     if address.database:
         check["database"] = address.database
+    if address.tls:
+        check["tls"] = {"mode": "require"}
     return {"check": check}
+
+
+def _tls_note(address: _Address) -> str:
+    if "verify" not in address.tls.lower():
+        return ""
+    return (
+        f"{address.tls}: the client verifies the name of the server, which is now that of the backend: verify only"
+        " the certificate authority, as with sslmode=verify-ca"
+    )
 
 
 def _password_note(address: _Address, keys: dict[str, Any]) -> str:

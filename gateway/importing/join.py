@@ -92,7 +92,9 @@ def _add_direct(client: Client, result: ImportResult) -> None:
     backend: dict[str, Any] = {"kind": client.kind}
     if via is not None:
         backend["via"] = via
-    result.backends[name] = {**backend, "targets": [target], "listen": listen}
+    for each in client.more:
+        split_target(each)
+    result.backends[name] = {**backend, "targets": [target, *client.more], "listen": listen}
     _merge(client, name, result)
     _note_missing(name, result)
 

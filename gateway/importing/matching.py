@@ -29,13 +29,12 @@ def _shared_tunnel(container: Container | None, tunnels: dict[str, str]) -> str:
 
 
 def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
+    """Let the outermost tunnel of a chain use another tunnel."""
     while "via" in result.tunnels[inner]:
         inner = result.tunnels[inner]["via"]
     if inner != tunnel:
         keys = result.tunnels[inner]
-        result.tunnels[inner] = {"kind": keys["kind"], "via": tunnel, **keys}
-        if result.tunnels[tunnel]["kind"] == "wireguard" or keys["kind"] != "ssh":
-            return
+        result.tunnels[inner] = {"kind": keys.pop("kind"), "via": tunnel, **keys}
 
 
 def forward_of(client: Client, result: ImportResult) -> Forward | None:

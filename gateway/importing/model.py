@@ -159,6 +159,7 @@ class Client:
         kind: The kind of the backend; empty: it follows from the port.
         host: The host that the client connects to.
         port: The port that the client connects to.
+        more: Further targets of the backend, as `host:port`.
         keys: Further keys of the backend.
         via: The tunnel that the client itself opens; None: none.
         container: The container; None: a process or the kernel of this host.
@@ -190,6 +191,7 @@ class Client:
     optional: bool = False
     notes: tuple[str, ...] = ()
     backend: str = ""
+    more: tuple[str, ...] = ()
 
     @property
     def in_compose_file(self) -> bool:

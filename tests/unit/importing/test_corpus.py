@@ -31,7 +31,7 @@ OPTIONS = frozenset({
     "name", "env", "cap-add", "opt", "mount", "config", "target", "HostName", "IdentityFile", "LocalForward",
     "addr",
     "SSH_KEY_PATH", "SSH_PRIVATE_KEY_PATH", "OPENVPN_CUSTOM_CONFIG", "!other", "ProxyJump", "ProxyCommand",
-    "env-file",
+    "env-file", "MYSQL_SSL_MODE",
     "./app.env",
 })  # fmt: skip
 """Options and keywords whose value is in the output."""
