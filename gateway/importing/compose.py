@@ -3,7 +3,6 @@
 import posixpath
 import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +10,8 @@ import yaml
 
 from gateway.errors import UsageError
 from gateway.importing.docker_options import read_bind
-from gateway.importing.docker_run import EnvFiles, Volumes, published
-from gateway.importing.env_file import read_env_file
+from gateway.importing.docker_run import Volumes, published
+from gateway.importing.env_file import EnvFiles
 from gateway.importing.model import Container, Mount
 from gateway.importing.result import ImportResult
 
@@ -36,7 +35,7 @@ def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult
         UsageError: The text is not a Compose file.
     """
     document = load_compose(text, source)
-    document = _interpolate(document, read_env_file(files.get(".env", "")))
+    document = _interpolate(document, files)
     secrets = {
         f"/run/secrets/{name}": _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
         for name, value in mapping(document.get("secrets"), f"{source}secrets").items()
@@ -108,9 +107,9 @@ def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles) -
     _read_networks(container, service)
     for path in _list(service.get("env_file"), f"{where}.env_file"):
         found = str(path.get("path") if isinstance(path, dict) else path)
-        text = files.get(found.rpartition("/")[2], "")
-        if text:
-            container.environment = read_env_file(text) | container.environment
+        variables = files.read(found)
+        if variables is not None:
+            container.environment = variables | container.environment
             container.use("env_file")
         else:
             container.parts["env_file"] = f"env_file {found} (not read: pass it as another source)"
@@ -152,7 +151,7 @@ def _mount(value: Any) -> Mount:
     return read_bind(str(value))
 
 
-def _interpolate(value: Any, variables: Mapping[str, str]) -> Any:
+def _interpolate(value: Any, variables: EnvFiles) -> Any:
     """Replace the variables that are known, and those that have a default; keep the others as `${NAME}`."""
     if isinstance(value, dict):
         return {key: _interpolate(each, variables) for key, each in value.items()}
@@ -165,8 +164,8 @@ def _interpolate(value: Any, variables: Mapping[str, str]) -> Any:
         name = match[2] or match[3]
         if match[1]:
             return "$"
-        if variables.get(name):
-            return variables[name]
+        if found := variables.value(name):
+            return found
         return match[5] if match[4] in ("-", ":-") else f"${{{name}}}"
 
     return _VARIABLE.sub(replaced, value)

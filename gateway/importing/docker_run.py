@@ -7,15 +7,13 @@ from itertools import pairwise
 
 from gateway.errors import UsageError
 from gateway.importing.docker_options import read_bind, read_mount, read_options
-from gateway.importing.env_file import read_env_file
+from gateway.importing.env_file import EnvFiles
 from gateway.importing.model import Container, Mount
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import redacted
 
 Volumes = dict[str, dict[str, str]]
 """The driver options of volumes, by name."""
-EnvFiles = dict[str, str]
-"""The text of `--env-file` and `env_file` files, by name."""
 
 
 def import_docker(words: list[str], source: str, files: EnvFiles, result: ImportResult) -> Volumes:
@@ -70,8 +68,8 @@ def _run(words: list[str], source: str, command: str, files: EnvFiles, result: I
     volumes: Volumes = {}
     driver: dict[str, str] = {}
     for name, value in options:
-        if name in ("opt", "o", "driver"):
-            driver.update([value.partition("=")[::2]] if name != "driver" else [])
+        if name in ("opt", "o"):
+            driver.update([value.partition("=")[::2]])
         else:
             volumes |= _apply(container, name, value, files, result)
     if driver:
@@ -117,11 +115,11 @@ def _apply_variables(container: Container, name: str, value: str, files: EnvFile
         container.environment[key] = text if equals else f"${{{key}}}"
         container.parts[f"environment.{key}"] = f"-e {key}"
         return
-    text = files.get(value.rpartition("/")[2], "")
-    for key, setting in read_env_file(text).items():
+    variables = files.read(value)
+    for key, setting in (variables or {}).items():
         container.environment.setdefault(key, setting)
         container.parts[f"environment.{key}"] = f"{value}: {key}"
-    if not text:
+    if variables is None:
         container.parts["env-file"] = f"--env-file {value} (not read: pass it as another source)"
 
 
@@ -154,7 +152,9 @@ def _correct(container: Container, driver: dict[str, str], result: ImportResult)
     """Note that `docker run` has no `--opt`, with the correct commands; return the volume that was meant."""
     name = next((mount.source for mount in container.mounts if mount.source and "/" not in mount.source), "volume")
     options = " ".join(f"--opt {shlex.quote(f'{key}={value}')}" for key, value in driver.items())
-    container.parts = {key: text for key, text in container.parts.items() if not key.startswith("volume-driver")}
+    container.parts = {
+        key: text for key, text in container.parts.items() if not key.startswith(("volume-driver ", "driver "))
+    }
     result.add_note(
         f"{container.where}: docker run has no --opt: it belongs to docker volume create. Create the volume first,"
         f" and remove --volume-driver and --opt from docker run: docker volume create --driver local {options} {name}"
@@ -186,6 +186,8 @@ def _volume(words: list[str], where: str, result: ImportResult) -> Volumes:
                 name = value
             elif value != "local":
                 result.add_note(f"{where}: {key} {value}: not imported")
+        elif word.startswith("-"):
+            result.add_note(f"{where}: {word}: not imported")
         else:
             name = word
     return {name or "volume": options}

@@ -51,18 +51,16 @@ def _login(container: Container, result: ImportResult) -> dict[str, Any]:
     """Return the keys of the tunnel that log in."""
     keys: dict[str, Any] = {}
     context, variable = container_context(container, result), container.variable
-    path = next((container.environment[name] for name in _KEYS if container.environment.get(name)), "")
-    for name in _KEYS:
-        container.use(f"environment.{name}")
+    path = variable(*_KEYS)
     if "-----BEGIN" in path or (path and "/" not in path):
         path = f"/run/secrets/{container.name or 'ssh'}_key"
         result.add_note(f"{container.where}: write the private key in the variable to {path}")
         keys["identity_files"] = [path]
     elif path or mounted_key(container):
         keys["identity_files"] = [context.path(path or mounted_key(container))]
-    elif variable("SSH_PASSWORD", "SSH_PASS"):
+    elif password := next((name for name in ("SSH_PASSWORD", "SSH_PASS") if variable(name)), ""):
         keys["password_file"] = f"/run/secrets/{container.name or 'ssh'}_ssh_password"
-        result.add_note(f"{container.where}: write the value of SSH_PASSWORD to {keys['password_file']}")
+        result.add_note(f"{container.where}: write the value of {password} to {keys['password_file']}")
     else:
         keys["agent"] = "${SSH_AUTH_SOCK}"
         result.add_note(f"{container.where}: names no key: the configuration uses the SSH agent")

@@ -9,7 +9,7 @@ from gateway.errors import UsageError
 from gateway.importing.compose import import_compose
 from gateway.importing.databases import find_clients
 from gateway.importing.docker_run import Volumes, import_docker
-from gateway.importing.env_file import read_env_file
+from gateway.importing.env_file import EnvFiles, read_env_file
 from gateway.importing.join import join
 from gateway.importing.model import Container, Context
 from gateway.importing.result import ImportResult
@@ -54,13 +54,10 @@ def convert(sources: Sequence[Source]) -> ImportResult:
         if found := re.search(r"[^\t\n\r\x20-\x7e\x85\xa0-\U0010ffff]", source.text):
             raise UsageError(f"{source.name or 'the source'}: has the control character {found[0]!r}: remove it")
     forms = [source.form or recognize(source) for source in sources]
-    files = {
-        source.name.rpartition("/")[2]: source.text
-        for source, form in zip(sources, forms, strict=True)
-        if form == "env" and source.name
-    }
+    given = list(zip(sources, forms, strict=True))
+    files = EnvFiles({source.name: source.text for source, form in given if form == "env" and source.name})
     volumes: Volumes = {}
-    for source, form in zip(sources, forms, strict=True):
+    for source, form in given:
         prefix = f"{source.name}: " if source.name and len(sources) > 1 else ""
         for name, options in _read(source, form, prefix, files, result).items():
             volumes[name] = options
@@ -70,7 +67,7 @@ def convert(sources: Sequence[Source]) -> ImportResult:
     for container in result.containers:
         if not container.replaced and not import_tunnel(container, result):
             result.clients += find_clients(container, result)
-    _import_env_files(sources, forms, result)
+    _import_env_files(given, files, result)
     join(result)
     _keep_shared_networks(result)
     result.add_example()
@@ -109,7 +106,7 @@ def recognize(source: Source) -> str:
     raise UsageError(f"{shown}: not recognized: name its form before it: {', '.join(FORMS)}")
 
 
-def _read(source: Source, form: str, prefix: str, files: dict[str, str], result: ImportResult) -> Volumes:
+def _read(source: Source, form: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
     """Read one source; return the volumes that it defines."""
     match form:
         case "compose":
@@ -122,13 +119,7 @@ def _read(source: Source, form: str, prefix: str, files: dict[str, str], result:
             name = source.name.rpartition("/")[2].rpartition(".")[0]
             result.add_tunnel({"kind": form, "config": source.name}, name)
         case "systemd":
-            lines = re.sub(r"\\\n", " ", source.text).splitlines()
-            starts = [line.partition("=")[2].lstrip("-@:+!") for line in lines if line.startswith("ExecStart=")]
-            others = [
-                line.strip() for line in lines if line.strip() and not line.startswith(("ExecStart=", "#", "["))
-            ]
-            result.add_note(f"{prefix}the gateway's unit replaces this one: not imported: {'; '.join(others)}")
-            return _read_script("\n".join(starts), prefix, files, result)
+            return _read_unit(source.text, prefix, files, result)
         case "env":
             pass
         case "ssh":
@@ -139,7 +130,16 @@ def _read(source: Source, form: str, prefix: str, files: dict[str, str], result:
     return {}
 
 
-def _read_script(text: str, prefix: str, files: dict[str, str], result: ImportResult, form: str = "") -> Volumes:
+def _read_unit(text: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
+    """Read the commands of a systemd unit."""
+    lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines()]
+    starts = [line.partition("=")[2].lstrip("-@:+!") for line in lines if line.startswith("ExecStart=")]
+    others = [redacted([line]) for line in lines if line and not line.startswith(("ExecStart=", "#", ";", "["))]
+    result.add_note(f"{prefix}the gateway's unit replaces this one: not imported: {'; '.join(others)}")
+    return _read_script("\n".join(starts), prefix, files, result)
+
+
+def _read_script(text: str, prefix: str, files: EnvFiles, result: ImportResult, form: str = "") -> Volumes:
     script = read_script(text)
     for note in script.notes:
         result.add_note(f"{prefix}{note}")
@@ -162,17 +162,19 @@ def _read_script(text: str, prefix: str, files: dict[str, str], result: ImportRe
     return volumes
 
 
-def _import_env_files(sources: Sequence[Source], forms: list[str], result: ImportResult) -> None:
-    """Convert the variables of files that no container uses, as those of a process on this host."""
-    used = {name for container in result.containers for name in container.environment}
-    for source, form in zip(sources, forms, strict=True):
-        if form != "env":
+def _import_env_files(given: Sequence[tuple[Source, str]], files: EnvFiles, result: ImportResult) -> None:
+    """Convert the variables of files that no container reads, as those of a process on this host."""
+    compose = any(form == "compose" for _, form in given)
+    for source, form in given:
+        if form != "env" or (source.name and files.is_read(source.name)):
+            continue
+        if compose and source.name.rpartition("/")[2] == ".env":
+            if files.unused:
+                result.add_note(
+                    f"{source.name}: variables that the Compose file does not use: {', '.join(files.unused)}"
+                )
             continue
         variables = read_env_file(source.text)
-        if source.name and used & variables.keys():
-            continue
-        if result.containers and source.name.rpartition("/")[2] == ".env":
-            continue  # interpolated in the Compose file
         where = source.name or "variables"
         container = Container(where, "", environment=variables, network="host")
         container.parts = {f"environment.{name}": name for name in variables}
@@ -207,7 +209,7 @@ def note_rest(result: ImportResult) -> None:
         parts = ", ".join(container.parts.values())
         if container.replaced:
             result.add_note(
-                f"{container.where}: the gateway replaces this service" + (f"; not needed: {parts}" if parts else "")
+                f"{container.where}: the gateway replaces it" + (f"; not needed: {parts}" if parts else "")
             )
         elif parts:
             result.add_note(f"{container.where}: unchanged: {parts}")

@@ -5,6 +5,7 @@ import re
 from gateway.errors import UsageError
 from gateway.importing.model import Context
 from gateway.importing.result import ImportResult
+from gateway.importing.secrecy import redacted
 from gateway.importing.ssh import HostConfig, add_host, note_unused
 
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
@@ -42,7 +43,7 @@ def import_command(words: list[str], context: Context, result: ImportResult, *, 
         elif not config.destination:
             config.destination = word
         else:
-            result.add_note(f"{where}: the gateway runs no command on the server: {' '.join([word, *words])}")
+            result.add_note(f"{where}: the gateway runs no command on the server: {redacted([word, *words])}")
             break
     if not config.destination:
         raise UsageError(f"{where}: the command names no server")

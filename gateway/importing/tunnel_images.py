@@ -4,7 +4,7 @@ import re
 
 from gateway.importing.model import HERE, Container, Context
 from gateway.importing.result import ImportResult
-from gateway.importing.secrecy import is_secret
+from gateway.importing.secrecy import is_secret, redacted
 from gateway.importing.shell import read_script
 from gateway.importing.ssh import HostConfig, add_host
 from gateway.importing.ssh_command import import_command
@@ -85,7 +85,7 @@ def _by_command(container: Container, context: Context, result: ImportResult) ->
         command = next(
             (each for each in commands if any(re.search(r"(^|/)(auto)?ssh$", word) for word in each)), None
         )
-        others = [" ".join(each) for each in commands if each is not command and each[0] not in ("while", "done")]
+        others = [redacted(each) for each in commands if each is not command and each[0] not in ("while", "done")]
         if command is not None and others:
             result.add_note(f"{container.where}: not imported: {'; '.join(others)}")
     elif any(re.search(r"(^|/)(auto)?ssh$", word) for word in words) or (

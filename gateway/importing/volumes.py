@@ -59,12 +59,12 @@ def _add_client(
     for key in options:
         if key not in ("type", "o", "device"):
             notes.append(f"{key}={options[key]}: not imported")
-    options_ = options.get("o", "") if folder else ""
-    notes = [] if folder else notes  # the new line of fstab keeps the options
-    result.clients.append(
-        Client(where, name, kind.name, host, port, keys, volume=volume, folder=folder, mount_options=options_,
-               notes=tuple(notes))
-    )  # fmt: skip
+    client = Client(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
+    if folder:
+        client.mount_options = options.get("o", "")  # which the new line of fstab keeps
+    else:
+        client.notes = tuple(notes)
+    result.clients.append(client)
 
 
 def is_fstab(text: str) -> bool:
@@ -120,11 +120,23 @@ def import_mount_command(words: list[str], where: str, result: ImportResult) -> 
 
 
 def import_mount(device: str, folder: str, file_system: str, options: str, where: str, result: ImportResult) -> None:
-    """Convert a mount of this host."""
+    """Convert a mount of this host.
+
+    Args:
+        device: The device, such as `server:/export`.
+        folder: Where it is mounted.
+        file_system: The type of the file system.
+        options: The mount options.
+        where: How notes name the mount.
+        result: Gets the client and notes.
+
+    Raises:
+        UsageError: The device or the options are not valid.
+    """
     kind = kind_of_file_system(file_system)
     if kind is None or kind.mount is None or kind.mount.import_volume is None:
         reason = "export the directory with NFS instead" if "sshfs" in file_system else "not a network file system"
-        result.add_note(f"{where}: {device} {folder} {file_system} {options}: not imported: {reason}")
+        result.add_note(f"{where}: {device} {folder} {file_system} {redacted([options])}: not imported: {reason}")
         return
     name = folder.rstrip("/").rpartition("/")[2] or "root"
     _add_client(name, kind, {"type": file_system, "device": device, "o": options}, where, result, folder=folder)
