@@ -40,7 +40,7 @@ def server(tmp_path: Path) -> Iterator[NfsServer]:
 def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
-    """Two containers write at once while every SSH connection is killed again and again."""
+    """Two containers write at the same time while all SSH connections are killed repeatedly."""
     port, engine = free_port(), free_port()
     (server.export / "hello").write_text("hello over NFS\n")
     write_nfs(
