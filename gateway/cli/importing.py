@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gateway.cli.output import print_text
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
     changed = {client.where for client, _ in result.changes if diff and client.in_compose_file}
     changes = [f"{client.where}: {text}" for client, text in result.changes if client.where not in changed]
     for note in (*result.notes, *changes):
-        click.secho(f"# {note}", err=True, fg="yellow")
+        print_text(f"# {note}", "yellow", err=True)
     for path, content in result.files.items() if not diff else ():
         lines = "".join(f"#   {line}\n" for line in content.splitlines())
-        click.secho(f"# write to {path}:\n{lines.rstrip()}", err=True, fg="yellow")
+        print_text(f"# write to {path}:\n{lines.rstrip()}", "yellow", err=True)
 
 
 def _diff(given: "list[Source]", result: "ImportResult") -> str:
@@ -94,7 +95,10 @@ def _source(word: str, form: str) -> "Source":
 
     path = Path(word)
     if word == "-":
-        return Source("", sys.stdin.read(), form)
+        try:
+            return Source("", sys.stdin.buffer.read().decode(), form)
+        except UnicodeDecodeError as error:
+            raise UsageError(f"standard input: {error}") from error
     if form == "ssh" or (re.search(r"\s", word) and not path.is_file()):
         return Source("", word, form)
     try:

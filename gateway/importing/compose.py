@@ -74,6 +74,11 @@ def load_compose(text: str, source: str) -> dict[str, Any]:
     """
     try:
         document = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:  # its text contains lines of the file
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark is not None else ""
+        problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")
+        raise UsageError(f"{source}{line}not valid YAML: {problem}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{source}not valid YAML: {error}") from None
     if not isinstance(document, dict):

@@ -4,6 +4,7 @@ from typing import Any
 
 from gateway.importing.model import Container
 from gateway.importing.result import ImportResult
+from gateway.importing.secrecy import is_private_key
 from gateway.importing.tunnel_images import container_context, mounted_key
 
 _HOSTS = ("SSH_HOST", "SSH_HOSTNAME", "SSH_SERVER", "SSH_BASTION_HOST", "SSH_TUNNEL_HOST", "BASTION_HOST",
@@ -52,7 +53,7 @@ def _login(container: Container, result: ImportResult) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     context, variable = container_context(container, result), container.variable
     path = variable(*_KEYS)
-    if "-----BEGIN" in path or (path and "/" not in path):
+    if is_private_key(path) or (path and "/" not in path):
         path = f"/run/secrets/{container.name or 'ssh'}_key"
         result.add_note(f"{container.where}: write the private key in the variable to {path}")
         keys["identity_files"] = [path]

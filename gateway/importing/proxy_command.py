@@ -40,6 +40,6 @@ def jump_or_proxy(command: str) -> ProxyCommand:
         scheme = re.search(r"(?:-X|--proxy-type)[ =](\S+)", match[1])
         known = {"5": "socks5", "socks5": "socks5", "connect": "http", "http": "http"}
         kind = known.get(scheme[1] if scheme else "5")
-        if address and kind:
+        if address and kind and "--proxy-auth" not in match[1]:
             return ProxyCommand(url=f"{kind}://{address[1]}")
     return ProxyCommand()

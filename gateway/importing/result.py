@@ -11,6 +11,7 @@ import yaml
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
 from gateway.importing.model import Client, Container, Forward
+from gateway.importing.secrecy import hide_secrets
 
 _HOST = re.compile(r"[\w.%${}-]*[\w}]")
 """A host name, an IPv4 address, or a variable."""
@@ -45,7 +46,8 @@ class ImportResult:
     files: dict[str, str] = field(default_factory=dict)
 
     def add_note(self, text: str) -> None:
-        """Add a note, unless it is already there."""
+        """Add a note, without its secrets, unless it is already there."""
+        text = hide_secrets(text)
         if text not in self.notes:
             self.notes.append(text)
 

@@ -133,7 +133,7 @@ def _word(text: str, position: int) -> tuple[str, int]:
                 text, position
             )
             if match is None:
-                raise UsageError(f"the quote at {text[position : position + 20]!r} is not closed")
+                raise UsageError(f"the quote {letter} in line {text.count(chr(10), 0, position) + 1} is not closed")
             parts.append(match[1] if letter == "'" else re.sub(r'\\(["\\$`])', r"\1", match[1]))
             position = match.end()
         else:

@@ -13,7 +13,7 @@ from gateway.importing.env_file import EnvFiles, read_env_file
 from gateway.importing.join import join
 from gateway.importing.model import Container, Context
 from gateway.importing.result import ImportResult
-from gateway.importing.secrecy import redacted
+from gateway.importing.secrecy import hide_secrets, redacted
 from gateway.importing.shell import read_script
 from gateway.importing.ssh_command import import_command
 from gateway.importing.ssh_config import import_config
@@ -47,8 +47,17 @@ def convert(sources: Sequence[Source]) -> ImportResult:
         sources: The sources.
 
     Raises:
-        UsageError: A source is not valid, or there is nothing to import.
+        UsageError: A source is not valid. The message contains no secret.
     """
+    try:
+        return _convert(sources)
+    except UsageError as error:
+        raise UsageError(hide_secrets(str(error))) from None
+    except RecursionError:
+        raise UsageError("a source is nested too deeply") from None
+
+
+def _convert(sources: Sequence[Source]) -> ImportResult:
     result = ImportResult()
     for source in sources:
         if found := re.search(r"[^\t\n\r\x20-\x7e\x85\xa0-\U0010ffff]", source.text):
@@ -134,9 +143,16 @@ def _read_unit(text: str, prefix: str, files: EnvFiles, result: ImportResult) ->
     """Read the commands of a systemd unit."""
     lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines()]
     starts = [line.partition("=")[2].lstrip("-@:+!") for line in lines if line.startswith("ExecStart=")]
-    others = [redacted([line]) for line in lines if line and not line.startswith(("ExecStart=", "#", ";", "["))]
+    others = [_unit_line(line) for line in lines if line and not line.startswith(("ExecStart=", "#", ";", "["))]
     result.add_note(f"{prefix}the gateway's unit replaces this one: not imported: {'; '.join(others)}")
     return _read_script("\n".join(starts), prefix, files, result)
+
+
+def _unit_line(line: str) -> str:
+    """Return a line of a unit; of `Environment=`, only the names of the variables."""
+    key, _, value = line.partition("=")
+    names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
+    return f"Environment {', '.join(names)}" if key == "Environment" else line
 
 
 def _read_script(text: str, prefix: str, files: EnvFiles, result: ImportResult, form: str = "") -> Volumes:

@@ -191,6 +191,8 @@ def _login(config: HostConfig, context: Context, result: ImportResult, command: 
         keys["identity_files"] = list(dict.fromkeys(context.path(home(each)) for each in identities))
     if certificates := config.all("certificatefile"):
         keys["certificate_files"] = [context.path(home(each)) for each in certificates]
+    if passphrase_file := config.first("passphrasefile"):
+        keys["passphrase_file"] = passphrase_file
     if password_file := config.first("passwordfile"):
         keys["password_file"] = password_file
     elif agent := config.first("identityagent"):

@@ -54,6 +54,7 @@ def import_command(words: list[str], context: Context, result: ImportResult, *, 
     elif need_forward:
         raise UsageError(f"{where}: {config.destination}: there is no local forward (-L, LocalForward)")
     else:
+        config.unused.pop("passwordfile", None)
         note_unused(config, context.where, "", result)
 
 

@@ -4,7 +4,7 @@ import re
 
 from gateway.importing.model import HERE, Container, Context
 from gateway.importing.result import ImportResult
-from gateway.importing.secrecy import is_secret, redacted
+from gateway.importing.secrecy import is_private_key, is_secret, redacted
 from gateway.importing.shell import read_script
 from gateway.importing.ssh import HostConfig, add_host
 from gateway.importing.ssh_command import import_command
@@ -60,7 +60,7 @@ def container_context(container: Container, result: ImportResult) -> Context:
     def path(text: str) -> str:
         inside = re.sub(r"^(~|\$\{HOME\})(?=/)", "/root", text)
         outside = container.host_path(inside)
-        if outside is None and container.image and not text.startswith("${HOME}"):
+        if outside is None and container.image and not text.startswith(("${HOME}", "/run/secrets/")):
             result.add_note(f"{container.where}: {text} is not a mount: copy the file out of the container")
         return outside or text
 
@@ -136,18 +136,29 @@ def _by_variables(container: Container, context: Context, result: ImportResult) 
     for keyword, names in (("User", _USER), ("Port", _PORT), ("UserKnownHostsFile", _KNOWN_HOSTS)):
         if value := container.variable(*names):
             config.add(keyword, value)
-    if key := container.variable(*_KEY) or mounted_key(container):
-        config.add("IdentityFile", key)
     known = next((mount.target for mount in container.mounts if mount.target.endswith("known_hosts")), "")
     if known and "userknownhostsfile" not in config.keywords:
         config.add("UserKnownHostsFile", known)
-    password = next((name for name in container.environment if is_secret(name)), "")
-    if password:
-        config.add("PasswordFile", f"/run/secrets/{container.name or 'ssh'}_password")
-        container.use(f"environment.{password}")
-        result.add_note(f"{container.where}: write the value of {password} to {config.first('passwordfile')}")
+    _add_login(config, container, result)
     add_host(config, context, result)
     return True
+
+
+def _add_login(config: HostConfig, container: Container, result: ImportResult) -> None:
+    """Add the key, passphrase and password that variables or mounts provide."""
+    keys = ("IdentityFile", "PassphraseFile", "PasswordFile")
+    for name, value in container.environment.items():
+        if not value or not (is_secret(name) or (name in _KEY and is_private_key(value))):
+            continue
+        kind = 1 if "PASSPHRASE" in name.upper() else 0 if "KEY" in name.upper() or is_private_key(value) else 2
+        if keys[kind].lower() in config.keywords:
+            continue
+        path = f"/run/secrets/{container.name or 'ssh'}_{('key', 'passphrase', 'password')[kind]}"
+        config.add(keys[kind], path)
+        container.use(f"environment.{name}")
+        result.add_note(f"{container.where}: write the value of {name} to {path}")
+    if "identityfile" not in config.keywords and (key := container.variable(*_KEY) or mounted_key(container)):
+        config.add("IdentityFile", key)
 
 
 def _forward(container: Container, result: ImportResult) -> str:

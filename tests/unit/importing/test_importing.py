@@ -9,7 +9,6 @@ from gateway.cli import cli
 from gateway.errors import UsageError
 from gateway.importing.proxy_command import jump_or_proxy
 from gateway.importing.result import ImportResult
-from gateway.importing.secrecy import redacted
 from gateway.importing.shell import read_script
 from gateway.importing.sources import Source, convert, note_rest, recognize
 
@@ -119,7 +118,7 @@ def test_stdin_is_a_source() -> None:
 
 
 def test_nothing_to_import_is_an_error_with_the_notes() -> None:
-    with pytest.raises(UsageError, match=r"(?s)nothing|no local forward.*docker run app: unchanged: image app"):
+    with pytest.raises(UsageError, match=r"(?s)no local forward.*docker run app: unchanged: image app"):
         result = imported("docker run --name app app")
         note_rest(result)
         result.to_yaml()
@@ -156,17 +155,3 @@ def test_a_script_is_split_like_a_shell_does(text: str, commands: list[list[str]
 def test_a_proxy_command_is_a_jump_a_proxy_or_another_command(command: str, jump: str, url: str) -> None:
     found = jump_or_proxy(command)
     assert (found.jump, found.url) == (jump, url)
-
-
-@pytest.mark.parametrize(
-    ("words", "shown"),
-    [
-        (["mysql", "--password=abc", "-h", "db"], "mysql --password=*** -h db"),
-        (["x", "--token", "abc", "y"], "x --token *** y"),
-        (["postgres://u:pw@h/d"], "postgres://u:***@h/d"),
-        (["o=username=me,password=pw,vers=3.0"], "o=username=me,password=***,vers=3.0"),
-        (["a b"], "'a b'"),
-    ],
-)
-def test_passwords_are_not_shown(words: list[str], shown: str) -> None:
-    assert redacted(words) == shown
