@@ -79,7 +79,7 @@ mounts: setup  ## stop the tunnel under a kernel NFS mount, and mount before it 
 image:  ## build the container image (ARGS="--target vpn", or "--build-arg BASE=…")
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} docker build -t gateway $(ARGS) .
 
-examples: example-sidecar example-shared example-sockets example-labels example-nfs example-swarm  ## start each example in configs/compose, and query it
+examples: example-sidecar example-shared example-sockets example-labels example-nfs example-swarm  ## start the examples in configs/compose (not vpn, legacy), and query them
 
 example-sidecar example-shared example-sockets example-labels example-nfs example-swarm: setup
 	@tools/packages.sh test

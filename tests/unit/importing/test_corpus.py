@@ -15,8 +15,8 @@ from gateway.cli import cli
 from gateway.config import Sources, load
 from gateway.errors import UsageError
 from gateway.importing.sources import FORMS, Source, convert
+from tests.support.import_cases import CORPUS, sections
 
-CASES = sorted((Path(__file__).parent / "corpus").glob("*.txt"))
 PATHS = ("HOME", "SSH_AUTH_SOCK")
 """Variables of the environment whose value is a path."""
 WORDS = frozenset({
@@ -44,12 +44,6 @@ SECRET = re.compile(
 )
 
 
-def sections(path: Path) -> list[tuple[str, str]]:
-    """Return head and body of each section of a case."""
-    parts = re.split(r"(?m)^=== (.*)\n", path.read_text())[1:]
-    return list(zip(parts[::2], parts[1::2], strict=True))
-
-
 def run(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> tuple[str, str]:
     """Import a case; return configuration and notes."""
     monkeypatch.chdir(folder)
@@ -66,10 +60,10 @@ def run(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str
 
 
 def test_there_are_enough_cases() -> None:
-    assert len(CASES) >= 60
+    assert len(CORPUS) >= 60
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_a_case_has_the_expected_output(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration, notes = run(path, tmp_path, monkeypatch)
     given = [(head, body) for head, body in sections(path) if head not in ("configuration", "notes")]
@@ -81,7 +75,7 @@ def test_a_case_has_the_expected_output(path: Path, tmp_path: Path, monkeypatch:
     assert notes == expected["notes"]
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_the_output_is_a_configuration(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration, _ = run(path, tmp_path, monkeypatch)
     file = tmp_path / "gateway.yaml"
@@ -94,7 +88,7 @@ def test_the_output_is_a_configuration(path: Path, tmp_path: Path, monkeypatch: 
     assert config.backends.keys() == yaml.safe_load(configuration)["backends"].keys()
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_each_word_of_a_source_is_in_the_output(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration, notes = run(path, tmp_path, monkeypatch)
     output = configuration + notes
@@ -161,7 +155,7 @@ def missing_leaves(value: object, output: str, *path: str) -> list[str]:
     return [f"{place}: {each}" for each in missing_words(text, output)]
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_no_secret_of_a_source_is_in_the_output(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration, notes = run(path, tmp_path, monkeypatch)
     text = "".join(body for head, body in sections(path) if head not in ("configuration", "notes"))
@@ -171,7 +165,7 @@ def test_no_secret_of_a_source_is_in_the_output(path: Path, tmp_path: Path, monk
         assert secret not in configuration + notes, secret
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_a_damaged_source_gives_a_configuration_or_an_error(path: Path, tmp_path: Path) -> None:
     given = [(head, body) for head, body in sections(path) if head == "argument" or head.startswith("file ")]
     given = [(head.partition(" ")[2], body) for head, body in given if body.strip() not in FORMS]
