@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from gateway.app.auditing import recording
 from gateway.app.docker_desired import desired
+from gateway.audit.hazards import decide
+from gateway.audit.model import Report
+from gateway.audit.snapshot import Wanted, take
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts import Endpoint, Link, State
-from gateway.docker.audit import Stored, look
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
 from gateway.docker.plan import Plan
@@ -86,22 +89,39 @@ async def _apply_and_record(config: Config) -> tuple[Plan, list[str]]:
         return await _with_reconciler(config, Reconciler.apply_once, recorder)
 
 
-def audit(config: Config) -> tuple[list[Stored], list[str]]:
-    """Return where each container's data is stored, and a line for each weakness in the identity of consumers.
+def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list[str]]:
+    """Return the hazards to data and secrets, and a line for each weakness in the identity of consumers.
+
+    Args:
+        config: The configuration, with a section `docker`.
+        mount_table: A copy of the mount table of the engine's host; None: this host's, if the engine is here.
 
     Raises:
         EngineError: The engine cannot be reached, or its answers cannot be used.
-        UsageError: The configuration has no section `docker`.
+        UsageError: `mount_table` cannot be read, or the configuration has no section `docker`.
     """
-    forwards = {
-        address.port: name
-        for name, spec in config.backends.items()
-        for address in spec.listen
-        if isinstance(address, Endpoint)
-    }
+    options = config.docker
+    if options is None:
+        raise UsageError("the configuration has no section docker")
+    try:
+        mounts = mount_table.read_text() if mount_table is not None else None
+    except OSError as error:
+        raise UsageError(f"--mount-table: {error}") from error
+    wanted = Wanted(
+        forwards={
+            address.port: name
+            for name, spec in config.backends.items()
+            for address in spec.listen
+            if isinstance(address, Endpoint)
+        },
+        socket=options.host.removeprefix("unix://") if options.host.startswith("unix://") else "",
+        is_local=options.is_local,
+        mounts=mounts,
+    )
 
-    async def inspect(reconciler: Reconciler, engine: Engine) -> tuple[list[Stored], list[str]]:
-        return await look(engine, forwards), await reconciler.exposures(engine)
+    async def inspect(reconciler: Reconciler, engine: Engine) -> tuple[Report, list[str]]:
+        lines, own = await reconciler.exposures(engine)
+        return decide(await take(engine, replace(wanted, own=own))), lines
 
     return _with_engine(config, inspect)
 

@@ -1,5 +1,6 @@
 """The running tunnels, forwards and checks of one configuration, and how another configuration is applied to them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -80,6 +81,8 @@ class Site:
         self.backends: dict[str, RunningBackend] = {}
         self.listeners: dict[ListenAddress, Listener] = {}
         self.workers = workers
+        self.on_state_change: Callable[[], None] = lambda: None
+        """Called when the state of a backend changes."""
         self._units = units
         self._identity = identity
         self._health = health
@@ -134,6 +137,7 @@ class Site:
             kind = spec.kind
             forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, self._recorder)
             running = RunningBackend(spec, forward, local=forward)
+        running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - it may be replaced later
         self.backends[spec.name] = running
         self._change(running, spec, admission, listeners)
         if running.local is not None:

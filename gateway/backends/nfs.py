@@ -1,6 +1,7 @@
 """`kind: nfs`: an NFSv4 export. The probe sends RPC calls. It mounts nothing, and so cannot hang in the kernel."""
 
 import hashlib
+import math
 import re
 import secrets
 import socket
@@ -32,6 +33,8 @@ CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdig
 _INSTANCE_ID = secrets.token_hex(4)
 """Distinguishes this process in the client owner of NFSv4.1 sessions."""
 _PORT = 2049
+_TIMEO, _MAX_RETRANS = 60, 9
+"""Seconds, and retransmissions: the kernel's limit for `timeo * (1 + retrans)` is 600 s."""
 _VERSIONS = ("4", "4.0", "4.1", "4.2")
 _RESERVED = frozenset({
     "proto", "tcp", "udp", "rdma", "tcp6", "udp6", "clientaddr", "mountaddr", "mountport", "mountproto", "mountvers",
@@ -213,8 +216,8 @@ def _is_full(export: v4.Export) -> bool:
     return bool(export.total and not export.available)
 
 
-def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:
-    """Return the volume.
+def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
+    """Return the volume. Its mount waits for at least as long as the gateway holds its connection.
 
     Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
     The version is always set, because the default of the kernel is 3.
@@ -225,8 +228,17 @@ def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:
     address = mount_address(volume, listener)
     device = f"{f'[{address}]' if ':' in address else address}:{options.export}"
     proto = "tcp6" if ":" in address else "tcp"
-    mount_options = ("nfsvers=4.2", f"proto={proto}", "hard", "timeo=600", "retrans=2")
+    mount_options = ("nfsvers=4.2", f"proto={proto}", "hard", f"timeo={_TIMEO * 10}", f"retrans={_retrans(hold)}")
     return build_volume(volume, listener, "nfs", options.export, device, mount_options)
+
+
+def _retrans(hold: float) -> int:
+    """Return the number of retransmissions before a call fails (nfs(5), `retrans`).
+
+    On TCP, a call fails `_TIMEO * (1 + retrans)` seconds after it was sent, and after 600 s at the latest
+    (`NFS_MAX_TCP_TIMEOUT`). With `hard`, calls of an existing mount are then repeated, but mount(2) fails.
+    """
+    return min(max(2, math.ceil(hold / _TIMEO)), _MAX_RETRANS)
 
 
 def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:

@@ -117,7 +117,8 @@ async def _negotiate(sock: Stream) -> bytes:
     return response
 
 
-def _volume(options: SmbOptions, listener: Endpoint) -> VolumeSpec | None:
+def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
+    del hold  # the mount options of SMB have no equivalent of `retrans`
     volume = options.volume
     if volume is None:
         return None

@@ -12,7 +12,8 @@ from gateway.errors import ConfigError, GatewayError, ServiceUnreachableError, U
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
 _COMMANDS = {
     "run": ("run", "validate", "check"),
-    "docker": ("plan", "apply", "audit"),
+    "docker": ("plan", "apply"),
+    "audit": ("audit",),
     "status": ("status",),
     "explain": ("explain",),
     "wait": ("wait", "healthcheck"),

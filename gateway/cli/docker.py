@@ -1,7 +1,9 @@
-"""`gateway plan`, `gateway apply` and `gateway audit`: one operation on an engine, without a running service."""
+"""`gateway plan` and `gateway apply`: one operation on an engine, without a running service."""
 
 import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from gateway.errors import GatewayError, UsageError
 
 if TYPE_CHECKING:
     from gateway.config import Config
+    from gateway.docker.dead import Dead
     from gateway.docker.plan import Plan
 
 
@@ -28,7 +31,7 @@ def plan(
     """
     from gateway.app import oneshot  # noqa: PLC0415 - slow to import
 
-    _print(oneshot.plan(_config(file, tunnels, backends, settings, record=False)), output)
+    _print(oneshot.plan(configuration(file, tunnels, backends, settings, record=False)), output)
 
 
 @click.command()
@@ -43,7 +46,7 @@ def apply(
     """
     from gateway.app import oneshot  # noqa: PLC0415 - slow to import
 
-    done, refused = oneshot.apply(_config(file, tunnels, backends, settings, record=True))
+    done, refused = oneshot.apply(configuration(file, tunnels, backends, settings, record=True))
     _print(done, output)
     for line in refused:
         print_text(line, fg="red", err=True)
@@ -51,34 +54,7 @@ def apply(
         raise GatewayError(f"the engine refused {len(refused)} of {len(done.actions) + len(refused)} changes")
 
 
-@click.command()
-@config_options
-@output_option("table", "json")
-def audit(
-    file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
-) -> None:
-    """Show where containers store data, and what can lose it.
-
-    Also warns about containers that can send from another container's address. Changes nothing.
-    """
-    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
-
-    found, exposures = oneshot.audit(
-        _config(file, tunnels, backends, settings, record=False, refuse=False, serves=False)
-    )
-    for line in exposures:
-        print_text(f"warning: {line}", fg="yellow", err=output == "json")
-    if output == "json":
-        click.echo(json.dumps([vars(each) for each in found], indent=1))
-        return
-    rows = [[each.risk, each.container, each.path, each.kind, each.place, each.lost_by] for each in found]
-    if rows:
-        print_table(["RISK", "CONTAINER", "PATH", "KIND", "WHERE", "LOST BY"], rows)
-    else:
-        click.echo("no container stores data")
-
-
-def _config(
+def configuration(
     file: Path | None,
     tunnels: tuple[str, ...],
     backends: tuple[str, ...],
@@ -87,7 +63,24 @@ def _config(
     record: bool,
     refuse: bool = True,
     serves: bool = True,
+    needs_docker: bool = True,
 ) -> "Config":
+    """Return the configuration of a command that needs an engine.
+
+    Args:
+        file: The configuration file.
+        tunnels: Tunnels as URLs.
+        backends: Backends as URLs.
+        settings: Values of flags.
+        record: Whether what is chosen now (a name, ports) is written to `state_dir`.
+        refuse: See `with_instance`.
+        serves: See `load`.
+        needs_docker: Whether a section `docker` is required. If not, an absent section means this host's engine.
+
+    Raises:
+        UsageError: There is no section `docker`.
+        ConfigError: The configuration is not valid.
+    """
     from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
@@ -95,6 +88,13 @@ def _config(
 
     logs.configure("error", "auto")
     config = load(config_sources(file, tunnels, backends, settings), serves=serves)
+    if config.docker is None and not needs_docker:
+        from gateway.docker.options import DockerOptions  # noqa: PLC0415 - slow to import
+
+        host = os.environ.get("DOCKER_HOST") or DockerOptions.host
+        if not host.startswith(("unix://", "tcp://")):
+            raise UsageError(f"DOCKER_HOST is {host}: set docker.host in a configuration, with a tunnel for ssh://")
+        config = replace(config, docker=DockerOptions(host=host))
     if config.docker is None:
         raise UsageError("the configuration has no section docker: add one (docker: {} for the local engine)")
     return with_ports(with_instance(config, record=record, refuse=refuse), record=record)
@@ -116,9 +116,13 @@ def _print(made: "Plan", output: str) -> None:
         rows = [[each.spec.name, each.state, each.message] for each in made.volumes]
         print_table(["VOLUME", "STATE", "WHY"], rows)
         click.echo()
+    if made.dead:
+        rows = [[each.container, each.state, each.detail, _remedy(each)] for each in made.dead]
+        print_table(["NOT RUNNING", "STATE", "WHY", "TO DO"], rows)
+        click.echo()
     if made.actions:
         rows = [
-            [each.verb, each.network, each.container or "-", ", ".join(each.aliases) or "-", each.why]
+            [each.verb, each.network or "-", each.container or "-", ", ".join(each.aliases) or "-", each.why]
             for each in made.actions
         ]
         print_table(["CHANGE", "NETWORK", "CONTAINER", "ALIASES", "WHY"], rows)
@@ -127,6 +131,10 @@ def _print(made: "Plan", output: str) -> None:
     if made.postponed:
         click.echo(f"{made.postponed} further detachments are postponed (docker.max_detaches)")
     sys.stdout.flush()
+
+
+def _remedy(dead: "Dead") -> str:
+    return ": ".join(filter(None, (dead.message, dead.command))) or "-"
 
 
 def _json(made: "Plan") -> dict[str, object]:
@@ -147,6 +155,11 @@ def _json(made: "Plan") -> dict[str, object]:
             for each in made.volumes
         ],
         "shadowed_names": [vars(each) for each in made.name_conflicts],
+        "dead_containers": [
+            {"container": each.container, "cause": each.cause, "detail": each.detail, "state": each.state,
+             "message": each.message, "command": each.command}
+            for each in made.dead
+        ],
         "warnings": [*made.warnings, *made.exposures],
         "postponed": made.postponed,
     }  # fmt: skip

@@ -122,17 +122,22 @@ class Engine:
         """
         return await self._request(path, "DELETE", params=params)
 
-    async def events(self, since: float, kinds: tuple[str, ...]) -> AsyncIterator[dict[str, Any]]:
+    async def events(
+        self, since: float, kinds: tuple[str, ...], until: float | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
         """Yield every event of these kinds, until the engine ends the stream or does not answer a ping.
 
         Args:
             since: The start, in seconds since the epoch; it may be in the past.
             kinds: The types of objects: `container`, `network`, `service`, `volume`.
+            until: The end, in seconds since the epoch; None: the stream does not end.
 
         Raises:
             EngineError: The connection failed.
         """
         params = {"since": f"{since:.9f}", "filters": json.dumps({"type": list(kinds)})}
+        if until is not None:
+            params["until"] = f"{until:.9f}"
         forever = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
         try:
             async with self._docker._query("events", params=params, timeout=forever) as response:  # noqa: SLF001

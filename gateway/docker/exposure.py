@@ -61,7 +61,7 @@ def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
     sources = client_networks(observed, desired.options)
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
-        if not _is_gateway(desired, observed, container) and container.state in RUNNING:
+        if not is_gateway(desired, observed, container) and container.state in RUNNING:
             # A container that joins another's network namespace has its addresses.
             base = observed.base(container) or container
             for name in base.endpoints:
@@ -86,6 +86,6 @@ def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
             )
 
 
-def _is_gateway(desired: Desired, observed: Observed, container: Container) -> bool:
+def is_gateway(desired: Desired, observed: Observed, container: Container) -> bool:
     """Return whether it is the gateway's container; `audit` may run outside it, and recognizes it by its aliases."""
     return container.id == observed.own or desired.is_gateway(container)

@@ -132,7 +132,7 @@ def volume_of(backend: dict[str, Any], **changes: Any) -> VolumeSpec | None:
     known = {each.name for each in fields(kind.options)}
     options = kind.options(**{key: value for key, value in keys.items() if key in known - {"volume"}},
                            volume=VolumeOptions(**volume))  # fmt: skip
-    return kind.mount.build(options, Endpoint(*split_target(str(backend["listen"]))))
+    return kind.mount.build(options, Endpoint(*split_target(str(backend["listen"]))), kind.hold)
 
 
 def service(found: Deployment, networks: dict[str, Any], ports: list[str], variables: list[str]) -> dict[str, Any]:

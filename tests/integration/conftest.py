@@ -17,9 +17,9 @@ from tests.support.servers import echoing, serving
 from tests.support.swarms import two_nodes
 
 _LONGEST_FIRST = (
-    "test_nfs_volumes", "test_image", "test_podman", "test_systemd", "test_nfs_mounts", "test_networks",
-    "test_docker", "test_docker_stable", "test_docker_engine", "test_vpn", "test_outages", "test_names", "test_swarm",
-    "test_interop", "test_chart",
+    "test_reboot", "test_nfs_mounts", "test_nfs_volumes", "test_image", "test_podman", "test_systemd",
+    "test_revival_swarm", "test_networks", "test_docker", "test_docker_stable", "test_docker_engine", "test_vpn",
+    "test_outages", "test_names", "test_swarm", "test_interop", "test_chart", "test_revival",
 )  # fmt: skip
 """Modules that take more than half a minute: one that starts last would run alone while another worker is idle."""
 

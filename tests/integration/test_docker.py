@@ -259,6 +259,11 @@ def test_an_alias_is_shared_within_one_project_only_and_address_spoofing_is_repo
     site.wait(lambda: [each.split(" can spoof")[0] for each in spoofing()] == ["network apps: able"])
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
     assert "warning: network apps: able can spoof another container's address (NET_RAW" in audited.stdout
+    # The gateway needs the socket, whose folder is mounted; another container does not.
+    site.engine.run("root", "-v", f"{site.engine.folder}:/engine")
+    audited = command("audit", "-c", str(site.folder / "gateway.yaml"), "-o", "json")
+    with_socket = [each for each in json.loads(audited.stdout)["findings"] if each["rule"] == "engine-socket"]
+    assert [each["subject"] for each in with_socket] == ["root"]
 
 
 def test_a_consumer_that_leaks_connections_leaves_slots_for_the_others(site: Site) -> None:
@@ -335,7 +340,7 @@ def test_volumes_are_created_kept_and_never_taken_from_others(site: Site) -> Non
     made = json.loads(engine.docker("volume", "inspect", "shared").stdout)[0]
     assert (
         made["Options"]["o"]
-        == "addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2,rw,nconnect=2"
+        == "addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=5,rw,nconnect=2"
     )
     assert made["Labels"]["gateway.managed-by"] == "gateway"
     assert "nothing to change" in command("apply", *config).stdout
@@ -418,18 +423,22 @@ def test_the_gateway_serves_without_docker(site: Site) -> None:
 
 def test_audit_shows_which_data_can_be_lost(engine: Engine, tmp_path: Path) -> None:
     config = tmp_path / "gateway.yaml"
-    config.write_text(f"docker: {{host: '{engine.url}'}}\nbackends: {{a: {{kind: tcp, targets: ['127.0.0.1:1']}}}}\n")
+    config.write_text(f"docker: {{host: '{engine.url}'}}\n")
     engine.run("audited", "-v", "named:/data", "-v", "/anonymous", "-v", f"{tmp_path}:/bound", "--tmpfs", "/fleeting")
     try:
         engine.docker("exec", "audited", "sh", "-c", "yes | timeout 2 cat > /big || true")
         done = command("audit", "-c", str(config), "-o", "json")
         assert done.returncode == 0, done.stderr
-        found = {each["path"]: each for each in json.loads(done.stdout) if each["container"] == "audited"}
-        assert {path: (each["kind"], each["risk"]) for path, each in found.items()} == {
-            "/data": ("volume", "low"), "/anonymous": ("anonymous volume", "medium"), "/fleeting": ("tmpfs", "high"),
-            "/bound": ("bind", "medium" if tmp_path.is_relative_to("/tmp") else "low"),  # noqa: S108
-            "/": ("layer", "high"),
+        report = json.loads(done.stdout)
+        places = {each["path"]: each["kind"] for each in report["places"] if each["container"] == "audited"}
+        assert places == {
+            "/data": "volume", "/anonymous": "anonymous volume", "/fleeting": "tmpfs", "/bound": "bind", "/": "layer",
         }  # fmt: skip
+        found = {(each["path"], each["rule"]) for each in report["findings"] if each["subject"] == "audited"}
+        expected = {("/anonymous", "anonymous-volume"), ("/fleeting", "data-in-memory"), ("/", "data-in-layer")}
+        if tmp_path.is_relative_to("/tmp"):  # noqa: S108
+            expected.add(("/bound", "data-in-memory"))
+        assert found == expected
         assert "LOST BY" in command("audit", "-c", str(config)).stdout
     finally:
         engine.docker("rm", "-f", "-v", "audited", check=False)

@@ -204,7 +204,7 @@ ANSWERS: dict[str, Any] = {
     "/networks": [{"Id": "b" * 64, "Name": "ours", "Driver": "bridge", "Scope": "local"}],
     "/volumes": {"Volumes": []},
     "/containers/json": [CONTAINER],
-    f"/containers/{'a' * 64}/json": CONTAINER,
+    f"/containers/{'a' * 64}/json": {**CONTAINER, "State": {"Status": "running", "Error": LONG}},
     "/images/sha256:1/json": {"Config": {"Labels": {"other": LONG}}},
 }
 

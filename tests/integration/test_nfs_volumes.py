@@ -48,7 +48,7 @@ def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
         volume=f"{{name: media, address: {HOST}}}",
         docker=f'{{host: "tcp://127.0.0.1:{engine}", resync: 2s}}',
     )  # fmt: skip
-    by_hand = f"addr={HOST},port={port},nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2"
+    by_hand = f"addr={HOST},port={port},nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=5"
     script = f"""{ENGINE}
 docker volume create --driver local --opt type=nfs --opt device=:/media --opt o={by_hand} by-hand
 run --rm -v by-hand:/media box cat /media/hello

@@ -66,7 +66,8 @@ class MountKind:
 
     Args:
         file_systems: Types of file systems, as `mount -t` accepts them. A type may also start with one of them.
-        build: Returns the volume for the options and the listener's address; None if none is configured.
+        build: Returns the volume for the options, the listener's address and `hold` in seconds; None if none is
+            configured.
         versions: The versions of the protocol that mount options may name.
         reserved: The mount options that the gateway sets or that cannot work through it, beyond those of every kind.
         problems: Yields each invalid key of the options, if there is a volume, and what is wrong with it.
@@ -79,7 +80,7 @@ class MountKind:
     """
 
     file_systems: tuple[str, ...]
-    build: Callable[[Any, Endpoint], VolumeSpec | None]
+    build: Callable[[Any, Endpoint, float], VolumeSpec | None]
     persistent_volume: Callable[[VolumeSpec], dict[str, Any]]
     versions: tuple[str, ...] = ()
     reserved: frozenset[str] = frozenset()

@@ -274,7 +274,7 @@ async def test_the_capabilities_of_neighbours_are_queried_once(tmp_path: Path) -
     desired = Desired("a", options, ("orders",), by_label=by_label)
     reconciler = Reconciler(options, lambda: desired, lambda _: None, tmp_path)
     for _ in range(2):
-        (line,) = await reconciler.exposures(engine)  # type: ignore[arg-type]
+        (line,), _ = await reconciler.exposures(engine)  # type: ignore[arg-type]
         assert "network bridge: app, near, sharer can spoof" in line
     assert sorted(engine.asked) == sorted(made[name].id for name in ("app", "near", "sharer"))
 

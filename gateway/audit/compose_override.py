@@ -1,0 +1,73 @@
+"""Commands that change the mounts of a container that Compose created, by an override file. Pure."""
+
+import posixpath
+import shlex
+from collections.abc import Iterable
+
+from gateway.audit.model import Container
+from gateway.audit.mount_options import Change, gone, short_mounts
+from gateway.audit.shell import command, copy, script
+
+PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
+FILES = "com.docker.compose.project.config_files"
+
+
+def override(container: Container, change: Change, client: str) -> str:
+    """Return the commands.
+
+    Args:
+        container: A container with the labels of Compose.
+        change: What differs.
+        client: The engine's command line client.
+    """
+    labels = container.labels
+    project, service, files = labels[PROJECT], labels[SERVICE], labels[FILES].split(",")
+    path = posixpath.join(posixpath.dirname(files[0]), f"{service}.audit.yaml")
+    write = "\n".join((f"cat > {shlex.quote(path)} <<'YAML'", *_lines(container, change, service), "YAML"))
+    arguments = [argument for file in (*files, path) for argument in ("-f", file)]
+    created = [command(client, "volume", "create", each) for each in _new_volumes(change)]
+    up = command(client, "compose", "-p", project, *arguments, "up", "-d", "--no-deps", service)
+    return "\n".join((
+        script(*created, *_copies(container, change, client), write, up),
+        f"# then move the lines of {path} to {files[0]}",
+    ))  # fmt: skip
+
+
+def _new_volumes(change: Change) -> list[str]:
+    return sorted({each for each in change.mounts.values() if not each.startswith("/")})
+
+
+def _lines(container: Container, change: Change, service: str) -> list[str]:
+    left = {each.path for each in container.mounts} - gone(change)
+    tmpfs = [each.path for each in container.mounts if each.kind == "tmpfs"]
+    lines = ["services:", f"  {_quote(service)}:", *_list("volumes", short_mounts(container, change))]
+    if tmpfs:
+        lines += _list("tmpfs", (each for each in tmpfs if each in left))
+    used = {each.volume for each in container.mounts if each.volume and each.path in left}
+    named = sorted({*_new_volumes(change), *used})
+    return [*lines, *(["volumes:", *(f"  {_quote(each)}: {{external: true}}" for each in named)] if named else [])]
+
+
+def _list(key: str, values: Iterable[str]) -> list[str]:
+    items = [f"      - {_quote(each)}" for each in values]
+    return [f"    {key}: !override", *items] if items else [f"    {key}: !override []"]
+
+
+def _copies(container: Container, change: Change, client: str) -> list[str]:
+    if not change.copied:
+        return []
+    helper = f"{container.name}-copy"
+    mounts = [argument for path in change.copied for argument in ("-v", f"{change.mounts[path]}:{path}")]
+    # Compose removes the container: it is paused while its data are copied, also those in memory.
+    return [
+        *([command(client, "pause", container.name)] if container.running else []),
+        command(client, "create", "--name", helper, *mounts, container.image, "none"),
+        *(copy(client, container, helper, path) for path in change.copied),
+        command(client, "rm", helper),
+        *([command(client, "unpause", container.name)] if container.running else []),
+    ]
+
+
+def _quote(text: str) -> str:
+    """Return a scalar of YAML; Compose replaces variables after a single dollar."""
+    return "'" + text.replace("'", "''").replace("$", "$$") + "'"

@@ -1,0 +1,93 @@
+"""Options of `docker create` that create a container like an existing one, except for its mounts. Pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gateway.audit.host_options import NotReproducibleError, each_of, host_options
+from gateway.audit.model import Container
+
+_SECRET = re.compile(r"pass|secret|token|credential|private|api.?key|://[^/@\s]+:[^/@\s]+@", re.IGNORECASE)
+
+
+def options(container: Container, cgroup_mode: str) -> tuple[list[str], list[str]]:
+    """Return the options, without name, mounts and environment, and the command after the image.
+
+    Args:
+        container: The existing container.
+        cgroup_mode: See `Snapshot`.
+
+    Raises:
+        NotReproducibleError: The container has settings that have no translation here, or that seem to hold secrets.
+    """
+    found = list(host_options(container.inspection.get("HostConfig") or {}, cgroup_mode))
+    entrypoint, command = _command(container)
+    found += [*_own(container), *entrypoint]
+    if not all(each.isprintable() for each in (*found, *command)):
+        raise NotReproducibleError("options or arguments of several lines")
+    if any(_SECRET.search(each) for each in (*found, *command)):
+        raise NotReproducibleError("options or arguments that seem to hold secrets")
+    return found, command
+
+
+def variables(container: Container) -> list[str]:
+    """Return the names of the environment variables that do not come from the image.
+
+    Raises:
+        NotReproducibleError: A value has several lines.
+    """
+    from_image = set(container.defaults.get("Env") or ())
+    given = [
+        str(each) for each in (container.inspection.get("Config") or {}).get("Env") or () if each not in from_image
+    ]
+    if any("\n" in each for each in given):
+        raise NotReproducibleError("environment variables of several lines")
+    return [each.partition("=")[0] for each in given]
+
+
+def networks(container: Container) -> Iterator[tuple[str, list[str]]]:
+    """Yield each user-defined network, and options of `docker network connect` or `docker create` for it."""
+    found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
+    for name, endpoint in found.items():
+        if name in ("bridge", "host", "none", "podman"):
+            continue
+        address = (endpoint.get("IPAMConfig") or {}).get("IPv4Address")
+        aliases = [each for each in endpoint.get("Aliases") or () if each not in (container.id[:12], container.name)]
+        yield name, [*(("--ip", address) if address else ()), *each_of("--alias")(aliases)]
+
+
+def _own(container: Container) -> Iterator[str]:
+    config: Mapping[str, Any] = container.inspection.get("Config") or {}
+    image = container.defaults
+    for key in ("Healthcheck", "Domainname"):
+        if config.get(key) and config[key] != image.get(key):
+            raise NotReproducibleError(key)
+    for key, flag in (("User", "-u"), ("WorkingDir", "-w"), ("StopSignal", "--stop-signal")):
+        if config.get(key) and config[key] != image.get(key):
+            yield from (flag, str(config[key]))
+    if config.get("StopTimeout") is not None:
+        yield from ("--stop-timeout", str(config["StopTimeout"]))
+    if config.get("Hostname") and not container.id.startswith(config["Hostname"]) and not _shares_name(container):
+        yield from ("-h", str(config["Hostname"]))
+    yield from (flag for key, flag in (("Tty", "-t"), ("OpenStdin", "-i")) if config.get(key))
+    published = (container.inspection.get("HostConfig") or {}).get("PortBindings") or {}
+    known = {*published, *(image.get("ExposedPorts") or ())}
+    yield from each_of("--expose")(each for each in config.get("ExposedPorts") or () if each not in known)
+    labels = image.get("Labels") or {}
+    own = (config.get("Labels") or {}).items()
+    yield from each_of("--label")(f"{key}={value}" for key, value in own if labels.get(key) != value)
+
+
+def _command(container: Container) -> tuple[list[str], list[str]]:
+    """Return the option for the entrypoint, and the command after the image."""
+    config: Mapping[str, Any] = container.inspection.get("Config") or {}
+    command = [str(each) for each in config.get("Cmd") or ()]
+    entrypoint = [str(each) for each in config.get("Entrypoint") or ()]
+    if entrypoint != (container.defaults.get("Entrypoint") or []):
+        return ["--entrypoint", entrypoint[0] if entrypoint else ""], [*entrypoint[1:], *command]
+    return [], [] if command == (container.defaults.get("Cmd") or []) else command
+
+
+def _shares_name(container: Container) -> bool:
+    mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
+    return mode == "host" or mode.startswith("container:")

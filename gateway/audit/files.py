@@ -1,0 +1,110 @@
+"""Adds what the files of the engine's host say to a snapshot."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gateway.audit.host import Host, stale_files
+from gateway.audit.image_files import changes, image_names, user_of
+from gateway.audit.model import Container, HostPath, Mount, Snapshot
+from gateway.audit.places import VOLATILE
+from gateway.audit.stores import is_below, of_volume
+
+_READING = 1.5
+"""Seconds for reading directories."""
+
+
+def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]) -> Snapshot:
+    """Return the snapshot with what the files of this host say. Blocks.
+
+    Args:
+        snapshot: What the engine says.
+        info: The engine's answer to `/info`.
+        unchecked: What could not be read so far.
+    """
+    host = Host(snapshot.host_mounts or (), time.monotonic() + _READING)
+    volumes = {
+        name: replace(each, options={**each.options, "device": host.resolve(each.options["device"])})
+        if "bind" in each.options.get("o", "").split(",") and each.options.get("device")
+        else each
+        for name, each in snapshot.volumes.items()
+    }
+    maps_users = any("userns" in str(each) or "rootless" in str(each) for each in info.get("SecurityOptions") or ())
+    if maps_users:
+        unchecked.append("the engine maps users to others of the host: missing permissions are not found")
+    knows_users = bool(info) and not maps_users
+    paths: dict[str, HostPath] = {}
+    volume_paths = [of_volume(snapshot, each).host_path for each in volumes.values()]
+    sources = [
+        host.resolve(mount.source) for each in snapshot.containers for mount in each.mounts if mount.kind == "bind"
+    ]
+    unread = 0
+    for path in filter(None, dict.fromkeys((*volume_paths, *sources))):
+        if (found := host.look(path)) is not None:
+            paths[path] = found
+        unread += host.is_local(path) and (found is None or (found.kind == "directory" and found.entries is None))
+    hidden_layers = False
+    containers = []
+    for each in snapshot.containers:
+        layers = _layers(each)
+        hidden_layers |= not layers or not host.is_local(layers[0])
+        containers.append(_container_files(host, each, layers, paths, snapshot, knows_users=knows_users))
+    if hidden_layers:
+        unchecked.append("the layers of some images cannot be read: files that a mount hides are not found")
+    if host.is_late:
+        unchecked.append(f"the mounted directories have more files than can be read in {_READING:g} s")
+    elif unread:
+        unchecked.append(
+            f"{unread} mounted paths do not exist or cannot be read by this user: what they have is not known"
+        )
+    return replace(snapshot, containers=tuple(containers), volumes=volumes, paths=paths, unchecked=tuple(unchecked))
+
+
+def _layers(container: Container) -> list[str]:
+    """Return the directories of a container's layers, the uppermost first; none: the engine does not say them."""
+    data = (container.inspection.get("GraphDriver") or {}).get("Data") or {}
+    return [each for each in (data.get("UpperDir"), *str(data.get("LowerDir") or "").split(":")) if each]
+
+
+def _container_files(
+    host: Host, container: Container, layers: list[str], paths: Mapping[str, HostPath], snapshot: Snapshot,
+    *, knows_users: bool,
+) -> Container:  # fmt: skip
+    pid = int((container.inspection.get("State") or {}).get("Pid") or 0)
+    try:
+        stale = stale_files(Path(f"/proc/{pid}/mountinfo").read_text()) if pid else set()
+    except OSError:
+        stale = set()
+    changed = container.changes
+    if changed is None and layers:
+        changed = changes(host, layers[0])
+    image = [each for each in layers[1:] if not each.endswith("-init/diff")]
+    mounts = []
+    for mount in container.mounts:
+        source = host.resolve(mount.source) if mount.kind == "bind" else mount.source
+        resolved = replace(mount, source=source, is_stale=mount.path in stale)
+        mounts.append(replace(resolved, hides=_hidden(host, resolved, image, paths, snapshot)))
+    config, given = container.inspection.get("Config") or {}, container.inspection.get("HostConfig") or {}
+    user = user_of(host, layers, str(config.get("User") or ""), given.get("GroupAdd") or ()) if knows_users else None
+    shared = host.database_below(f"/proc/{pid}/root/dev/shm") if pid and not _mounts_shared(container) else ""
+    return replace(container, mounts=tuple(mounts), changes=changed, user=user, shared_memory=shared)
+
+
+def _mounts_shared(container: Container) -> bool:
+    return any(is_below(each.path, "/dev") for each in container.mounts)
+
+
+def _hidden(
+    host: Host, mount: Mount, image: Iterable[str], paths: Mapping[str, HostPath], snapshot: Snapshot
+) -> tuple[str, ...]:
+    names = set() if mount.path in VOLATILE else image_names(host, image, mount.path)
+    if not names:
+        return ()
+    volume = snapshot.volumes.get(mount.volume)
+    place = of_volume(snapshot, volume).host_path if volume is not None else mount.source
+    there = paths.get(place)
+    if mount.kind == "tmpfs":
+        return tuple(sorted(names))
+    return tuple(sorted(names - there.entries)) if there is not None and there.entries is not None else ()

@@ -1,0 +1,18 @@
+"""The hazards: each module has functions that yield findings from a snapshot. Pure."""
+
+from gateway.audit.hazards import access, network, sharing, storage, visibility
+from gateway.audit.model import Finding, Report, Severity, Snapshot
+from gateway.audit.places import places
+
+_MODULES = (storage, network, sharing, access, visibility)
+
+
+def decide(snapshot: Snapshot) -> Report:
+    """Return all hazards, the most severe first, and where the data is stored."""
+    found = [each for module in _MODULES for each in module.find(snapshot)]
+    order = tuple(Severity)
+
+    def rank(each: Finding) -> tuple[int, str, str, str]:
+        return order.index(each.severity), each.subject, each.path, each.rule.id
+
+    return Report(tuple(sorted(found, key=rank)), tuple(places(snapshot)), snapshot.unchecked)

@@ -1,0 +1,44 @@
+"""How hazards make findings about containers."""
+
+from collections.abc import Iterator
+
+from gateway.audit import databases
+from gateway.audit.compose_override import FILES
+from gateway.audit.model import Container, Finding, Mount, Rule, Severity, Snapshot
+from gateway.audit.mount_options import Change
+from gateway.audit.recreate import recreate
+from gateway.audit.stores import Store, behind
+from gateway.text import one_line
+
+
+def mounts(snapshot: Snapshot) -> Iterator[tuple[Container, Mount, Store]]:
+    """Yield each mount of each container, and what holds its data."""
+    for container in snapshot.containers:
+        for mount in container.mounts:
+            yield container, mount, behind(snapshot, mount)
+
+
+def database_in(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> str:
+    """Return the database whose files a mount has; empty: none is known."""
+    listed = snapshot.paths.get(store.host_path)
+    found = listed.database if listed is not None else ""
+    return found or databases.at(mount.path, container.image, container.environment.get("PGDATA", ""))
+
+
+def on_container(
+    snapshot: Snapshot, rule: Rule, severity: Severity, container: Container, path: str, what: str, fix: str | Change
+) -> Finding:
+    """Return a finding about a container.
+
+    Args:
+        snapshot: What the engine has.
+        rule: The kind of hazard.
+        severity: How soon it does harm.
+        container: The container.
+        path: The path inside it.
+        what: What was found.
+        fix: The commands, or how its mounts must change.
+    """
+    commands = fix if isinstance(fix, str) else recreate(snapshot, container, fix)
+    source = container.labels.get(FILES, "").partition(",")[0]
+    return Finding(rule, severity, container.name, one_line(path), one_line(what), commands, source)

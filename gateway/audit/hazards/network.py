@@ -1,0 +1,105 @@
+"""Network mounts: options that hang or corrupt, databases on them, and binds of the host's mounts. Pure."""
+
+from collections.abc import Iterator
+
+from gateway.audit import rules
+from gateway.audit.hazards.finding import database_in, mounts, on_container
+from gateway.audit.hazards.network_fixes import after_mount, host_mount, safe_again, safe_volume
+from gateway.audit.model import Container, Finding, Mount, Rule, Severity, Snapshot
+from gateway.audit.mount_options import Change
+from gateway.audit.recreate import volume_for
+from gateway.audit.stores import SECRETS, Medium, Store, nfs_version, of_volume
+from gateway.text import one_line
+
+Issue = tuple[Rule, Severity, str]
+"""A kind of hazard, its severity, and what was found."""
+
+
+def find(snapshot: Snapshot) -> Iterator[Finding]:
+    """Yield these hazards."""
+    for container, mount, store in mounts(snapshot):
+        if store.medium.is_network:
+            for rule, severity, what in _issues(snapshot, container, mount, store):
+                fix = _fix(snapshot, container, mount, store, rule)
+                yield on_container(snapshot, rule, severity, container, mount.path, what, fix)
+    used = {mount.volume for container in snapshot.containers for mount in container.mounts}
+    for volume in snapshot.volumes.values():
+        store = of_volume(snapshot, volume)
+        if volume.name not in used and store.medium.is_network:
+            for rule, severity, what in options(store, writable="ro" not in store.options, database=""):
+                yield Finding(rule, severity, volume.name, "", one_line(what), safe_again(snapshot, volume, store))
+
+
+def _issues(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> Iterator[Issue]:
+    database = database_in(snapshot, container, mount, store)
+    yield from options(store, writable=mount.writable, database=database)
+    yield from _database(store, database)
+    if mount.kind == "bind" and store.host_mount is not None:
+        what = f"{mount.source} of the host is on {store.host_mount.source} ({store.file_system})"
+        yield rules.NETWORK_BIND, Severity.MEDIUM, what
+
+
+def _fix(snapshot: Snapshot, container: Container, mount: Mount, store: Store, rule: Rule) -> str | Change:
+    if rule is rules.REMOTE_DATABASE:
+        return Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+    if store.host_mount is None and SECRETS & store.options.keys():
+        return host_mount(snapshot, container, mount, store)
+    if store.host_mount is not None and store.medium is not Medium.NFS:
+        return after_mount(store.host_mount)
+    return safe_volume(snapshot, container, mount, store)
+
+
+def options(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
+    """Yield what is hazardous in the options of a network mount.
+
+    Args:
+        store: The network mount.
+        writable: Whether the container may write to it.
+        database: The database whose files it has; empty: none.
+    """
+    found = store.options
+    if store.medium is Medium.NFS:
+        yield from _nfs(store, writable=writable, database=database)
+    elif store.medium is Medium.SMB:
+        if found.get("vers", "").startswith("1"):
+            yield rules.SMB_VERSION, Severity.MEDIUM, f"vers={found['vers']} on {store.title}"
+        if "nobrl" in found:
+            yield rules.NO_LOCKS, _graver(database), f"nobrl on {store.title}"
+        if SECRETS & found.keys() and store.host_mount is None:
+            yield rules.PASSWORD, Severity.MEDIUM, f"the password of {store.title}"
+
+
+def _nfs(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
+    found = store.options
+    soft = next((each for each in ("soft", "softerr") if each in found), None)
+    if soft is not None:
+        severity = Severity.HIGH if writable else Severity.LOW
+        yield rules.SOFT, severity, f"{soft} on {store.title}"
+    if "nolock" in found or found.get("local_lock", "none") != "none":
+        option = "nolock" if "nolock" in found else f"local_lock={found['local_lock']}"
+        yield rules.NO_LOCKS, _graver(database), f"{option} on {store.title}"
+    version = nfs_version(found, store.file_system)
+    if not version:
+        yield rules.OLD_VERSION, Severity.MEDIUM, f"no version on {store.title}, so that it is 3"
+    elif version[0] in "23":
+        yield rules.OLD_VERSION, Severity.MEDIUM, f"version {version} on {store.title}"
+    elif version == "4.0":
+        yield rules.OLD_VERSION, Severity.LOW, f"version 4.0 on {store.title}"
+    if "udp" in found or found.get("proto", "").startswith("udp"):
+        yield rules.UDP, Severity.HIGH, f"UDP on {store.title}"
+
+
+def _graver(database: str) -> Severity:
+    return Severity.HIGH if database else Severity.MEDIUM
+
+
+def _database(store: Store, database: str) -> Iterator[Issue]:
+    if not database:
+        return
+    what = f"{database} files on {store.title}"
+    if store.medium is not Medium.NFS:
+        yield rules.REMOTE_DATABASE, Severity.HIGH, f"{what} ({store.medium})"
+    elif database == "SQLite":
+        yield rules.REMOTE_DATABASE, Severity.HIGH, f"{what} (NFS)"
+    elif any(rule is not rules.OLD_VERSION for rule, _, _ in _nfs(store, writable=True, database=database)):
+        yield rules.REMOTE_DATABASE, Severity.HIGH, f"{what} (NFS with unsafe options)"

@@ -1,0 +1,84 @@
+"""Commands that replace a hazardous network mount. Pure."""
+
+import shlex
+
+from gateway.audit.model import Container, HostMount, Mount, Snapshot, Volume
+from gateway.audit.mount_options import Change
+from gateway.audit.recreate import recreate, volume_for
+from gateway.audit.shell import command
+from gateway.audit.stores import SECRETS, Medium, Store, nfs_version
+
+_REPLACED = {
+    "soft", "softerr", "hard", "nolock", "lock", "local_lock", "udp", "tcp", "proto", "vers", "nfsvers",
+    "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "mountport", "mountproto", "mountvers", "mountaddr",
+}  # fmt: skip
+_KEPT_OF_HOST = {"addr", "port", "sec"}
+"""Options of the mount table that a volume needs; the others are defaults or apply to that mount only."""
+
+
+def safe_volume(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> str:
+    """Return commands for a volume of the same export or share with safe options, and a container that uses it."""
+    volume = snapshot.volumes.get(mount.volume)
+    name = f"{mount.volume}-2" if mount.volume else volume_for(snapshot, container, mount.path)
+    made = command(snapshot.client, "volume", "create", *_driver_options(volume, store), name)
+    read_only = frozenset(() if mount.writable else (mount.path,))
+    return f"{made}\n{recreate(snapshot, container, Change({mount.path: name}, read_only=read_only))}"
+
+
+def safe_again(snapshot: Snapshot, volume: Volume, store: Store) -> str:
+    """Return commands that create a volume again, which no container uses, with safe options."""
+    labels = [word for key, value in volume.labels.items() for word in ("--label", f"{key}={value}")]
+    remove = command(snapshot.client, "volume", "rm", volume.name)
+    if SECRETS & store.options.keys():
+        return f"{remove}\n# then mount {store.title} on the host with credentials=FILE, and bind that directory"
+    options = _driver_options(volume, store)
+    return f"{remove} &&\n{command(snapshot.client, 'volume', 'create', *labels, *options, volume.name)}"
+
+
+def _driver_options(volume: Volume | None, store: Store) -> tuple[str, ...]:
+    device, kind, chosen = safe_options(volume, store)
+    return ("-o", f"type={kind}", "-o", f"device={device}", "-o", f"o={chosen}")
+
+
+def safe_options(volume: Volume | None, store: Store) -> tuple[str, str, str]:
+    """Return device, type and options of a volume that mounts the same export or share safely."""
+    found = dict(store.options)
+    if store.host_mount is not None:
+        device, kind = store.identity.partition(" ")[2], store.file_system
+        found = {key: value for key, value in found.items() if key in _KEPT_OF_HOST}
+    else:
+        device, kind = (volume.options.get("device", ""), volume.options.get("type", "")) if volume else ("", "")
+    if store.medium is Medium.NFS:
+        version = nfs_version(store.options, store.file_system)
+        proto = "tcp6" if ":" in found.get("addr", "") else "tcp"
+        found = {key: value for key, value in found.items() if key not in _REPLACED}
+        found |= {"nfsvers": version if version in ("4.1", "4.2") else "4.2", "proto": proto, "hard": ""}
+        kind = "nfs"
+    else:
+        found.pop("nobrl", None)
+        if found.get("vers", "").startswith("1"):
+            found["vers"] = "3.0"
+    return device, kind, ",".join(f"{key}={value}" if value else key for key, value in found.items())
+
+
+def after_mount(mount: HostMount) -> str:
+    """Return commands that let the engine start after a mount of its host (systemd.unit(5), RequiresMountsFor)."""
+    folder = "/etc/systemd/system/docker.service.d"
+    lines = f"[Unit]\\nRequiresMountsFor={mount.point}\\n"
+    return "\n".join((
+        f"mkdir -p {folder} && printf {shlex.quote(lines)} > {folder}/audit-mounts.conf",
+        "systemctl daemon-reload",
+    ))  # fmt: skip
+
+
+def host_mount(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> str:
+    """Return how the host mounts a share with a file of credentials, which a volume cannot read."""
+    point, credentials = f"/mnt/{container.name}", f"/etc/{container.name}.credentials"
+    line = f"{store.title} {point} cifs credentials={credentials},vers=3.0,_netdev 0 0"
+    return "\n".join((
+        "# write the lines username= and password= into this file:",
+        f"install -m 600 /dev/null {command(credentials)} && ${{EDITOR:-vi}} {command(credentials)}",
+        f"mkdir -p {command(point)} && echo {command(line)} >> /etc/fstab && mount {command(point)}",
+        *recreate(snapshot, container, Change({mount.path: point})).splitlines(),
+        command(snapshot.client, "volume", "rm", mount.volume),
+    ))  # fmt: skip

@@ -1,0 +1,72 @@
+"""Volumes that several containers write to, and volumes that none uses. Pure."""
+
+from collections.abc import Iterator
+
+from gateway.audit import rules
+from gateway.audit.hazards.finding import database_in, mounts, on_container
+from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot, Volume
+from gateway.audit.mount_options import Change
+from gateway.audit.shell import command, script
+from gateway.audit.stores import Medium, Store, of_volume
+from gateway.text import format_bytes, one_line
+
+
+def find(snapshot: Snapshot) -> Iterator[Finding]:
+    """Yield these hazards."""
+    yield from _writers(snapshot)
+    used = {mount.volume for container in snapshot.containers for mount in container.mounts}
+    for volume in snapshot.volumes.values():
+        # A volume that mounts a server holds no data itself.
+        if volume.name not in used and not of_volume(snapshot, volume).medium.is_network:
+            yield _unused(snapshot, volume)
+
+
+def _writers(snapshot: Snapshot) -> Iterator[Finding]:
+    groups: dict[str, list[tuple[Container, Mount, Store]]] = {}
+    for container, mount, store in mounts(snapshot):
+        if mount.writable and mount.kind != "tmpfs" and _holds_data(snapshot, mount, store):
+            groups.setdefault(store.identity, []).append((container, mount, store))
+    for group in groups.values():
+        names = sorted({container.name for container, _, _ in group})
+        if len(names) < 2:
+            continue
+        database = next(filter(None, (database_in(snapshot, *each) for each in group)), "")
+        running = len({container.name for container, _, _ in group if container.running})
+        severity = Severity.LOW if running < 2 else (Severity.HIGH if database else Severity.MEDIUM)
+        store = group[0][2]
+        content = f" ({database} files)" if database else ""
+        # The container that was created last is the one that was added to the others.
+        container, mount, _ = max(group, key=lambda each: str(each[0].inspection.get("Created", "")))
+        what = f"{', '.join(names)} write to {store.title}{content}"
+        fix = Change(read_only=frozenset({mount.path}))
+        yield on_container(snapshot, rules.WRITERS, severity, container, mount.path, what, fix)
+
+
+def _holds_data(snapshot: Snapshot, mount: Mount, store: Store) -> bool:
+    if store.medium is Medium.MEMORY:
+        return False
+    found = snapshot.paths.get(mount.source)
+    system = mount.source.startswith(("/dev", "/proc", "/sys", "/run/", "/var/run/", "/etc/localtime"))
+    return not system and mount.source != "/" and (found is None or found.kind == "directory")
+
+
+def _unused(snapshot: Snapshot, volume: Volume) -> Finding:
+    listed = snapshot.paths.get(of_volume(snapshot, volume).host_path)
+    database = listed.database if listed is not None else ""
+    size = "size unknown" if volume.size is None else format_bytes(volume.size)
+    use = volume.last_use or (f"created {volume.created}" if volume.created else "")
+    severity = Severity.MEDIUM if database else Severity.LOW
+    parts = [size, f"{database} files" if database else "", use]
+    what = f"no container uses {volume.name} ({', '.join(filter(None, parts))})"
+    remove = command(snapshot.client, "volume", "rm", volume.name)
+    fix = remove if volume.size == 0 else _save_and_remove(snapshot, volume, remove)
+    return Finding(rules.UNUSED, severity, volume.name, "", one_line(what), fix)
+
+
+def _save_and_remove(snapshot: Snapshot, volume: Volume, remove: str) -> str:
+    """Return commands that save a volume as an archive before they remove it."""
+    image = next((each.image for each in snapshot.containers if each.image), "busybox")
+    helper = f"save-{volume.name[:20]}"
+    create = command(snapshot.client, "create", "--name", helper, "-v", f"{volume.name}:/volume:ro", image, "none")
+    copy = command(snapshot.client, "cp", "-a", f"{helper}:/volume/.", "-")
+    return script(create, f"{copy} > {command(f'{volume.name}.tar')}", command(snapshot.client, "rm", helper), remove)

@@ -1,0 +1,137 @@
+"""Data that is lost with a container: in its layer, in anonymous volumes, in memory. Pure."""
+
+import posixpath
+from collections.abc import Iterator, Mapping
+
+from gateway.audit import databases, rules
+from gateway.audit.hazards.finding import database_in, mounts, on_container
+from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot
+from gateway.audit.mount_options import Change
+from gateway.audit.places import FLEETING, VOLATILE
+from gateway.audit.recreate import volume_for
+from gateway.audit.shell import command
+from gateway.audit.stores import Medium, Store, is_below
+from gateway.text import format_bytes
+
+_SMALL = 1 << 20
+"""Bytes in a writable layer that are not reported: a log, a lock."""
+_SHARED = {"/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
+           "/usr/src/app", "/var/lib", "/var/log", "/var/run", "/usr/local"}  # fmt: skip
+"""Directories that also hold files of the image, or that programs expect to be empty at the start."""
+_SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab", "/.dockerenv")
+
+
+def find(snapshot: Snapshot) -> Iterator[Finding]:
+    """Yield these hazards."""
+    for container in snapshot.containers:
+        yield from _layer(snapshot, container)
+        yield from _shared_memory(snapshot, container)
+    for container, mount, store in mounts(snapshot):
+        volume = snapshot.volumes.get(mount.volume)
+        if store.medium is Medium.MEMORY:
+            yield from _memory(snapshot, container, mount, store)
+        elif volume is not None and volume.anonymous and not store.medium.is_network:
+            yield from _anonymous(snapshot, container, mount, store)
+        elif mount.kind == "bind":
+            yield from _fleeting(snapshot, container, mount)
+
+
+def _layer(snapshot: Snapshot, container: Container) -> Iterator[Finding]:
+    mounted = [each.path for each in container.mounts]
+    written = {
+        name: size
+        for name, size in (container.changes or {}).items()
+        if not any(is_below(name, path) for path in (*mounted, *VOLATILE, *_SET_BY_ENGINE))
+    }
+    database, directory = databases.in_files(written)
+    if database:
+        what = f"{database} files in {directory}, {format_bytes(container.layer)} in the layer"
+        fix = _move(snapshot, container, directory)
+        yield on_container(snapshot, rules.LAYER_DATABASE, Severity.HIGH, container, directory, what, fix)
+    elif container.layer >= _SMALL and (written or container.changes is None):
+        directory = _main_directory(written)
+        what = f"{format_bytes(container.layer)} in the layer" + (f", in {directory}" if written else "")
+        fix = _move(snapshot, container, directory)
+        yield on_container(snapshot, rules.LAYER_DATA, Severity.MEDIUM, container, directory, what, fix)
+
+
+def _main_directory(written: Mapping[str, int]) -> str:
+    """Return the deepest directory that has more than half of the bytes of some files."""
+    sizes: dict[str, int] = {}
+    for name, size in written.items():
+        directory = posixpath.dirname(name)
+        while directory != "/":
+            sizes[directory] = sizes.get(directory, 0) + size
+            directory = posixpath.dirname(directory)
+    half = sum(written.values()) / 2
+    return max((each for each, size in sizes.items() if size > half), key=lambda each: each.count("/"), default="/")
+
+
+def _move(snapshot: Snapshot, container: Container, directory: str) -> str | Change:
+    """Return how the content of a directory gets into a volume of its own."""
+    if not directory.isprintable():
+        return "# the name of the directory has control characters: no command is safe to print"
+    if directory == "/":
+        shown = command(snapshot.client, "diff", container.name)
+        then = f"# then let {container.name} store them in a directory, and mount a volume there"
+        return f"{shown}  # shows the files\n{then}"
+    work = (container.inspection.get("Config") or {}).get("WorkingDir")
+    if directory in _SHARED or directory == work:
+        saved = command(snapshot.client, "cp", "-a", f"{container.name}:{directory}", f"./{container.name}-data")
+        return f"{saved}\n# then let {container.name} store it in a directory of its own, and mount a volume there"
+    return Change({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
+
+
+def _anonymous(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> Iterator[Finding]:
+    database = database_in(snapshot, container, mount, store)
+    size = snapshot.volumes[mount.volume].size
+    content = "data" if size is None else format_bytes(size)
+    content = f"{database} files, {content}," if database else content
+    what = f"{content} in the anonymous volume {mount.volume[:12]}"
+    fix = Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+    severity = Severity.HIGH if database else (Severity.LOW if size == 0 else Severity.MEDIUM)
+    rule = rules.ANONYMOUS
+    if container.removed:
+        rule, severity = rules.REMOVED, Severity.LOW if size == 0 and not database else Severity.HIGH
+        what = f"{what}, and --rm"
+    yield on_container(snapshot, rule, severity, container, mount.path, what, fix)
+
+
+def _memory(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> Iterator[Finding]:
+    database = database_in(snapshot, container, mount, store)
+    if not mount.writable or (not database and any(is_below(mount.path, each) for each in VOLATILE)):
+        return
+    if mount.kind == "bind" and not _is_directory(snapshot, mount):
+        return
+    where = "a tmpfs" if mount.kind == "tmpfs" else store.title
+    what = f"{f'{database} files' if database else 'data'} in {where}"
+    fix = Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,), vanishes=True)
+    severity = Severity.HIGH if database else Severity.MEDIUM
+    yield on_container(snapshot, rules.MEMORY, severity, container, mount.path, what, fix)
+
+
+def _shared_memory(snapshot: Snapshot, container: Container) -> Iterator[Finding]:
+    if container.shared_memory:
+        pid = f"$({command(snapshot.client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
+        fix = f"""tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}
+# then let {container.name} store it in a directory of its own, and mount a volume there"""
+        what = f"{container.shared_memory} files in /dev/shm"
+        yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108
+
+
+def _fleeting(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
+    """Yield a finding for a bind below a directory that hosts empty at boot, whatever file system it is on."""
+    if mount.writable and any(is_below(mount.source, each) for each in FLEETING) and _is_directory(snapshot, mount):
+        what = f"data in {mount.source}, which the host's next boot may empty"
+        fix = Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+        yield on_container(snapshot, rules.MEMORY, Severity.MEDIUM, container, mount.path, what, fix)
+
+
+def _is_directory(snapshot: Snapshot, mount: Mount) -> bool:
+    """Return whether a bind may hold data; system directories with sockets do not."""
+    found = snapshot.paths.get(mount.source)
+    if mount.source in FLEETING or mount.source.endswith((".sock", ".pid", ".lock")):
+        return False
+    if found is None or found.kind != "directory":
+        return found is None
+    return not found.entries or not all(each.endswith(".sock") for each in found.entries)

@@ -1,0 +1,134 @@
+"""Reads the files of an image, where the engine keeps its layers in directories of this host."""
+
+import itertools
+import os
+import posixpath
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gateway.audit.host import Host, read_start
+from gateway.audit.model import User
+
+_LARGEST_TABLE = 256 * 1024
+"""Bytes of /etc/passwd and /etc/group that are read."""
+_MOST_CHANGES = 5000
+
+
+def image_names(host: Host, layers: Iterable[str], path: str) -> set[str] | None:
+    """Return the names in a directory of an image; None: the layers cannot be read.
+
+    Args:
+        host: The host.
+        layers: Directories of the layers, the uppermost first.
+        path: The directory inside the image.
+    """
+    found: set[str] = set()
+    removed: set[str] = set()
+    for layer in layers:
+        if not os.access(layer, os.R_OK | os.X_OK) or not host.is_local(layer):
+            return None
+        directory = _directory(host, layer, path)
+        try:
+            entries = list(os.scandir(directory)) if directory is not None else []
+        except OSError:
+            continue
+        for entry in entries:
+            if _is_whiteout(entry):
+                removed.add(entry.name)
+            elif entry.name not in removed:
+                found.add(entry.name)
+    return found
+
+
+def changes(host: Host, layer: str) -> dict[str, int] | None:
+    """Return the paths that a container added or changed, with their bytes; None: its layer cannot be read in time.
+
+    Args:
+        host: The host.
+        layer: The directory of its writable layer.
+    """
+    if not os.access(layer, os.R_OK | os.X_OK) or not host.is_local(layer):
+        return None
+    found: dict[str, int] = {}
+    waiting = [""]
+    while waiting and len(found) < _MOST_CHANGES and not host.is_late:
+        inner = waiting.pop(0)
+        try:
+            with os.scandir(layer + inner) as listing:
+                entries = list(itertools.islice(listing, _MOST_CHANGES))
+        except OSError:
+            continue
+        for entry in entries:
+            name = f"{inner}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(name)
+            if not _is_whiteout(entry):
+                found[name] = _size(entry)
+    return None if waiting and host.is_late else found
+
+
+def _size(entry: "os.DirEntry[str]") -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size if entry.is_file(follow_symlinks=False) else 0
+    except OSError:
+        return 0
+
+
+def _is_whiteout(entry: "os.DirEntry[str]") -> bool:
+    """Return whether an entry removes the name of the layers below: with overlayfs, a character device 0/0."""
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return False
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def user_of(host: Host, layers: Iterable[str], given: str, more_groups: Iterable[Any]) -> User | None:
+    """Return the numeric user of a container; None: its name is not in the image's files.
+
+    Args:
+        host: The host.
+        layers: Directories of the container's layers, the uppermost first.
+        given: The user as configured: `USER` or `USER:GROUP`, by name or number; empty: root.
+        more_groups: Further groups, by name or number.
+    """
+    name, _, group = (given or "0").partition(":")
+    layers = list(layers)
+    users = list(_table(host, layers, "etc/passwd"))
+    groups = list(_table(host, layers, "etc/group"))
+    entry = next(
+        (each for each in users if len(each) > 3 and name in (each[0], each[2]) and each[2].isdecimal()), None
+    )
+    if entry is None and not name.isdecimal():
+        return None
+    uid = int(entry[2] if entry is not None else name)
+    numbers = {each[0]: each[2] for each in groups if len(each) > 2}
+    wanted = [group or (entry[3] if entry is not None else "0"), *(str(each) for each in more_groups)]
+    if not group and entry is not None:
+        wanted += [each[2] for each in groups if len(each) > 3 and entry[0] in each[3].split(",")]
+    found = [each if each.isdecimal() else numbers.get(each, "") for each in wanted]
+    return User(uid, frozenset(int(each) for each in found if each.isdecimal()))
+
+
+def _table(host: Host, layers: list[str], name: str) -> Iterator[list[str]]:
+    for layer in layers:
+        directory = _directory(host, layer, posixpath.dirname(name))
+        if directory is not None:
+            try:
+                text = read_start(posixpath.join(directory, posixpath.basename(name)), _LARGEST_TABLE)
+            except OSError:
+                continue
+            yield from (line.split(":") for line in text.decode(errors="replace").splitlines())
+            return
+
+
+def _directory(host: Host, layer: str, path: str) -> str | None:
+    """Return a directory of a layer; None: it is absent, or behind a link that the image chose."""
+    found = layer if host.is_local(layer) else None
+    for part in filter(None, path.split("/")):
+        if found is not None:
+            inner = posixpath.join(found, part)
+            found = inner if Path(inner).is_dir() and not Path(inner).is_symlink() else None
+    return found

@@ -1,0 +1,44 @@
+"""What used a volume last, as far as the engine's events say: it keeps some hundred of them, until it restarts."""
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from gateway.docker.engine import Engine
+from gateway.docker.errors import EngineError
+
+
+async def last_uses(engine: Engine, names: Mapping[str, str]) -> tuple[dict[str, str], bool]:
+    """Return the last use of volumes by their name, for people, and whether the events could be read.
+
+    Args:
+        engine: The engine.
+        names: Names of the containers that exist, by their ID.
+    """
+    try:
+        return await collect(engine.events(0, ("volume", "container"), until=time.time()), names), True
+    except EngineError:
+        return {}, False
+
+
+async def collect(events: AsyncIterator[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, str]:
+    """Return the last use of volumes by their name.
+
+    Args:
+        events: Events of volumes and containers, in order of time.
+        names: Names of the containers that exist, by their ID.
+    """
+    known = dict(names)
+    mounted: dict[str, tuple[str, float]] = {}
+    async for each in events:
+        actor = each.get("Actor") or {}
+        attributes = actor.get("Attributes") or {}
+        if each.get("Type") == "container":
+            known.setdefault(str(actor.get("ID")), str(attributes.get("name", "")))
+        elif each.get("Action") in ("mount", "unmount"):
+            mounted[str(actor.get("ID"))] = (str(attributes.get("container", "")), float(each.get("time") or 0))
+    return {
+        volume: f"last used by {known.get(container) or container[:12]}, "
+        f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(at))}"
+        for volume, (container, at) in mounted.items()
+    }

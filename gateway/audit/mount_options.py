@@ -1,0 +1,69 @@
+"""The mounts of a container as options of a client, with changes. Pure."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from gateway.audit.model import Container, Mount
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the mounts of the new container differ.
+
+    Args:
+        mounts: New sources (a volume's name, or a path of the host) by the path inside the container.
+        dropped: Paths that are not mounted any more.
+        read_only: Paths that are mounted read-only.
+        copied: Directories of the container whose content is copied to the new mount there.
+        vanishes: Whether the content is lost when the container stops.
+    """
+
+    mounts: Mapping[str, str] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+    read_only: frozenset[str] = frozenset()
+    copied: tuple[str, ...] = ()
+    vanishes: bool = False
+
+
+def gone(change: Change) -> set[str]:
+    """Return the paths whose present mounts go."""
+    return {*change.mounts, *change.dropped}
+
+
+def volume_options(container: Container, change: Change) -> list[str]:
+    """Return options of `docker create`."""
+    host = container.inspection.get("HostConfig") or {}
+    tmpfs: Mapping[str, str] = host.get("Tmpfs") or {}
+    found: list[str] = []
+    for mount in container.mounts:
+        if mount.kind == "tmpfs" and mount.path not in gone(change):
+            more = tmpfs.get(mount.path, "")
+            found += ["--tmpfs", f"{mount.path}:{more}" if more else mount.path]
+    return [*found, *(argument for each in short_mounts(container, change) for argument in ("-v", each))]
+
+
+def short_mounts(container: Container, change: Change) -> Iterator[str]:
+    """Yield the mounts in the short form that `-v` and Compose accept."""
+    given = _given_options(container)
+    for mount in container.mounts:
+        if mount.kind != "tmpfs" and mount.path not in gone(change):
+            yield _short(mount.volume or mount.source, mount, given.get(mount.path, ()), change)
+    for path, source in change.mounts.items():
+        yield _short(source, Mount("volume", path), (), change)
+
+
+def _short(source: str, mount: Mount, given: Iterable[str], change: Change) -> str:
+    more = [each for each in given if each not in ("ro", "rw")]
+    if mount.path in change.read_only or not mount.writable:
+        more.insert(0, "ro")
+    return ":".join((source, mount.path, *([",".join(more)] if more else [])))
+
+
+def _given_options(container: Container) -> dict[str, list[str]]:
+    """Return the options that were given with each `-v`."""
+    found = {}
+    for bind in (container.inspection.get("HostConfig") or {}).get("Binds") or ():
+        parts = str(bind).split(":")
+        if len(parts) == 3:
+            found[parts[1]] = parts[2].split(",")
+    return found

@@ -1,0 +1,56 @@
+"""Where each container's data is stored, and what loses it. Pure."""
+
+from collections.abc import Iterator
+
+from gateway.audit.model import Container, Mount, Place, Snapshot
+from gateway.audit.stores import Medium, Store, behind, is_below
+from gateway.text import format_bytes
+
+FLEETING = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - patterns of mounts
+"""Directories of a host that the next boot may empty."""
+VOLATILE = (
+    "/tmp", "/run", "/var/run", "/var/cache", "/var/tmp", "/var/log", "/dev", "/proc", "/sys", "/root/.cache",  # noqa: S108
+)  # fmt: skip
+"""Directories of a container whose content may be lost."""
+
+
+def places(snapshot: Snapshot) -> Iterator[Place]:
+    """Yield where each container's data is stored, by container and path."""
+    for container in sorted(snapshot.containers, key=lambda each: each.name):
+        if container.layer:
+            how = "its stop (--rm)" if container.removed else "docker rm, compose up with a new image"
+            size = f"writable layer, {format_bytes(container.layer)}"
+            yield Place(container.name, "/", "rw", "layer", size, how)
+        for mount in sorted(container.mounts, key=lambda each: each.path):
+            yield _place(snapshot, container, mount)
+
+
+def _place(snapshot: Snapshot, container: Container, mount: Mount) -> Place:
+    store = behind(snapshot, mount)
+    kind, lost_by = _fate(snapshot, container, mount, store)
+    return Place(container.name, mount.path, "rw" if mount.writable else "ro", kind, store.title, lost_by)
+
+
+def _fate(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> tuple[str, str]:
+    if mount.kind == "tmpfs":
+        return "tmpfs", "its next stop"
+    if store.medium.is_network:
+        server = "the program or server behind it" if store.medium is Medium.FUSE else "the server's disk"
+        return f"network {mount.kind}", f"{server}; not by Docker"
+    volume = snapshot.volumes.get(mount.volume)
+    if mount.kind == "bind" or volume is None:
+        if store.medium is Medium.MEMORY or any(is_below(mount.source, each) for each in FLEETING):
+            return "bind", "the host's next boot"
+        return "bind", "rm on the host, the host's disk"
+    if store.medium is Medium.MEMORY:
+        return "volume", "the stop of the last container that uses it"
+    if volume.anonymous:
+        if container.removed:
+            return "anonymous volume", "its stop (--rm)"
+        return (
+            "anonymous volume",
+            "docker rm -v, docker volume prune; docker rm and docker run mount a new, empty one",
+        )
+    if volume.driver != "local":
+        return "volume", "docker volume rm, and what its driver does"
+    return "volume", "docker volume rm, compose down -v, the host's disk"

@@ -1,0 +1,155 @@
+"""Commands that replace a container with one that has other mounts, and move its data. Pure.
+
+The commands of a container that Compose created use an override file, those of a task `docker service update`, and
+all others `docker create` with the options that the container has now.
+"""
+
+import posixpath
+import re
+import shlex
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from gateway.audit.compose_override import FILES, PROJECT, SERVICE, override
+from gateway.audit.create_options import networks, options, variables
+from gateway.audit.host_options import NotReproducibleError
+from gateway.audit.model import Container, Snapshot
+from gateway.audit.mount_options import Change, volume_options
+from gateway.audit.shell import command, copy, script
+from gateway.text import one_line
+
+_TASK = "com.docker.swarm.service.name"
+_INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
+
+
+def volume_for(snapshot: Snapshot, container: Container, path: str) -> str:
+    """Return the name of a new volume for a path of a container."""
+    name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"{container.name}-{posixpath.basename(path) or 'data'}")
+    return _free(name, snapshot.volumes)
+
+
+def recreate(snapshot: Snapshot, container: Container, change: Change) -> str:
+    """Return the commands that replace a container, for a shell.
+
+    Args:
+        snapshot: What the engine has, for names that are free.
+        container: The container.
+        change: What differs.
+    """
+    words = (container.name, *change.mounts, *change.mounts.values(), *change.copied, *_known(container))
+    if not all(each.isprintable() for each in words):
+        return f"# {one_line(container.name)}: a path has control characters: no command is safe to print"
+    labels, client = container.labels, snapshot.client
+    if labels.get(_TASK):
+        return _service(labels[_TASK], container, change, client)
+    if labels.get(PROJECT) and labels.get(SERVICE) and labels.get(FILES, "").startswith("/"):
+        return override(container, change, client)
+    try:
+        return _run(snapshot, container, change)
+    except NotReproducibleError as error:
+        return _by_hand(container, change, str(error), client)
+
+
+def _run(snapshot: Snapshot, container: Container, change: Change) -> str:
+    client, name = snapshot.client, container.name
+    taken = [each.name for each in snapshot.containers]
+    old, new = _free(f"{name}-old", taken), _free(f"{name}-new", taken)
+    connects = [
+        command(client, "network", "connect", *extra, network, new)
+        for network, extra in networks(container)
+        if network != _first_network(container)
+    ]
+    lines = [_create(snapshot, container, change, new), *connects]
+    copies = [copy(client, container, new, path) for path in change.copied]
+    # What is in memory is lost when the container stops: it is paused while its data are copied.
+    is_live = container.running and (container.removed or change.vanishes)
+    if is_live:
+        lines = [command(client, "pause", name), *lines, *copies]
+    elif container.running:
+        lines = [*lines, command(client, "stop", name), *copies]
+    else:
+        lines += copies
+    if container.removed and container.running:
+        lines += [command(client, "rm", "-f", name)]
+    else:
+        lines += [command(client, "unpause", name), command(client, "stop", name)] if is_live else []
+        lines += [command(client, "update", "--restart", "no", name)] if _restarts(container) else []
+        lines += [command(client, "rename", name, old)]
+    lines += [command(client, "rename", new, name)]
+    lines += [command(client, "start", name)] if container.running else []
+    if container.removed and container.running:
+        return script(*lines)
+    return f"{script(*lines)}\n# when {name} works: {command(client, 'rm', '-v', old)}"
+
+
+def _create(snapshot: Snapshot, container: Container, change: Change, new: str) -> str:
+    client = snapshot.client
+    own, arguments = options(container, snapshot.cgroup_mode)
+    for network, extra in networks(container):
+        if network == _first_network(container):
+            own += [each.replace("--alias", "--network-alias") for each in extra]
+    names = variables(container)
+    from_stdin = ("--env-file", "/dev/stdin") if names else ()
+    mounts = volume_options(container, change)
+    create = command(client, "create", *from_stdin, "--name", new, *own, *mounts, container.image, *arguments)
+    if not names:
+        return create
+    # The values may be secrets: they go from the old container to the new one without being printed.
+    pattern = "|".join(re.escape(each) for each in names)
+    listed = command(client, "inspect", "-f", _INSPECT_ENV, container.name)
+    return f"{listed} | grep -E {shlex.quote(f'^({pattern})=')} | {create}"
+
+
+def _first_network(container: Container) -> str:
+    """Return the network that the container was created with, by its name even if it was given by its ID."""
+    mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
+    found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
+    return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)
+
+
+def _restarts(container: Container) -> bool:
+    policy = (container.inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
+    return policy.get("Name", "no") not in ("", "no")
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    number, free = 2, name
+    while free in taken:
+        number, free = number + 1, f"{name}-{number}"
+    return free
+
+
+def _service(service: str, container: Container, change: Change, client: str) -> str:
+    words = [client, "service", "update"]
+    for path in sorted({*change.mounts, *change.dropped, *change.read_only}):
+        words += ["--mount-rm", path]
+    for path in sorted({*change.mounts, *change.read_only}):
+        old = next((each for each in container.mounts if each.path == path), None)
+        source = change.mounts.get(path) or (old.volume or old.source if old else "")
+        kind = "bind" if source.startswith("/") else "volume"
+        read_only = ",readonly" if path in change.read_only else ""
+        words += ["--mount-add", f"type={kind},source={source},target={path}{read_only}"]
+    update = command(*words, service)
+    if not change.copied:
+        return update
+    saved = [f"# first copy the data: {command(client, 'cp', '-a', f'{container.name}:{each}', '.')}"
+             for each in change.copied]  # fmt: skip
+    return "\n".join((*saved, update))
+
+
+def _by_hand(container: Container, change: Change, left_out: str, client: str) -> str:
+    copies = [
+        command(client, "cp", "-a", f"{container.name}:{path}", f"./{container.name}-{posixpath.basename(path)}")
+        for path in change.copied
+    ]
+    mounts = command(*volume_options(container, change)) or "no -v"
+    return "\n".join((
+        *copies, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
+        f"# (not printed here: {left_out})",
+    ))  # fmt: skip
+
+
+def _known(container: Container) -> tuple[str, ...]:
+    mounts = (text for each in container.mounts for text in (each.path, each.source, each.volume))
+    labels = (container.labels.get(each, "") for each in (PROJECT, SERVICE, FILES, _TASK))
+    return (container.image, *mounts, *labels)

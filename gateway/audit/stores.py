@@ -1,0 +1,159 @@
+"""What holds the data behind a mount: this host's disk, its memory, or a server. Pure."""
+
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gateway.audit.model import HostMount, Mount, Snapshot, Volume
+from gateway.backends import kind_of_file_system
+
+
+class Medium(StrEnum):
+    """What kind of storage it is."""
+
+    LOCAL = "local"
+    MEMORY = "memory"
+    NFS = "NFS"
+    SMB = "SMB"
+    FUSE = "FUSE"
+    NETWORK = "another network file system"
+    DRIVER = "a volume driver"
+
+    @property
+    def is_network(self) -> bool:
+        """Whether a server, or a program in user space, holds the data."""
+        return self in (Medium.NFS, Medium.SMB, Medium.FUSE, Medium.NETWORK)
+
+
+@dataclass(frozen=True)
+class Store:
+    """What holds the data behind a mount.
+
+    Args:
+        medium: The kind of storage.
+        title: Its name, for people.
+        identity: Equal for two mounts of the same data.
+        options: Mount options of a network file system.
+        host_path: The path on the engine's host; empty: none.
+        host_mount: The network mount of the host that a bind is below; None: there is none.
+        file_system: The type of a network file system, such as `nfs4`.
+    """
+
+    medium: Medium
+    title: str
+    identity: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    host_path: str = ""
+    host_mount: HostMount | None = None
+    file_system: str = ""
+
+
+_MEMORY = ("tmpfs", "ramfs")
+_OTHER_NETWORK = {"ceph", "9p", "afs", "lustre", "beegfs", "glusterfs", "gpfs", "coda", "autofs"}
+_LOCAL_FUSE = {"fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.ntfs-3g", "fuse.mergerfs", "fusectl"}
+"""File systems in user space that store on local disks."""
+_FUSE_DRIVERS = re.compile(r"rclone|s3|sshfs|fuse|gcs|azureblob")
+SECRETS = frozenset({"password", "pass", "passwd", "password2"})
+"""Mount options that hold a password (mount.cifs(8))."""
+_KINDS = {"nfs": Medium.NFS, "smb": Medium.SMB}
+
+
+def medium_of(file_system: str) -> Medium:
+    """Return the kind of storage of a type of file system, as `mount -t` and the mount table name it."""
+    if file_system in _MEMORY:
+        return Medium.MEMORY
+    kind = kind_of_file_system(file_system)
+    if kind is not None:
+        return _KINDS.get(kind.name, Medium.NETWORK)
+    if (file_system == "fuse" or file_system.startswith("fuse.")) and file_system not in _LOCAL_FUSE:
+        return Medium.FUSE
+    return Medium.NETWORK if file_system in _OTHER_NETWORK else Medium.LOCAL
+
+
+def split_options(text: str) -> dict[str, str]:
+    """Return mount options by name; those without a value have an empty one."""
+    return dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
+
+
+def nfs_version(options: Mapping[str, str], file_system: str) -> str:
+    """Return the version of an NFS mount, such as `4.2`; empty: the options name none."""
+    short = (each.removeprefix("v") for each in ("v2", "v3", "v4", "v4.0", "v4.1", "v4.2") if each in options)
+    version = options.get("nfsvers") or options.get("vers") or next(short, "4" if file_system == "nfs4" else "")
+    return f"{version}.{options['minorversion']}" if version == "4" and "minorversion" in options else version
+
+
+def mount_above(host_mounts: tuple[HostMount, ...], path: str) -> HostMount | None:
+    """Return the mount of the host that a path is on; None: not known.
+
+    Args:
+        host_mounts: The mount table, in which a later mount covers earlier ones.
+        path: An absolute path without symbolic links.
+    """
+    found: HostMount | None = None
+    for each in host_mounts:
+        if is_below(path, each.point) and (found is None or len(each.point) >= len(found.point)):
+            found = each
+    return found
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Return whether a path is a directory, or below it."""
+    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
+
+
+def behind(snapshot: Snapshot, mount: Mount) -> Store:
+    """Return what holds the data behind a mount of a container."""
+    if mount.kind == "tmpfs":
+        return Store(Medium.MEMORY, "memory", "")
+    volume = snapshot.volumes.get(mount.volume) if mount.kind == "volume" else None
+    return of_volume(snapshot, volume) if volume is not None else _of_path(snapshot, mount.source, mount.source)
+
+
+def of_volume(snapshot: Snapshot, volume: Volume) -> Store:
+    """Return what holds the data of a volume."""
+    if volume.driver != "local":
+        medium = Medium.FUSE if _FUSE_DRIVERS.search(volume.driver) else Medium.DRIVER
+        return Store(medium, f"{volume.name} ({volume.driver})", f"volume {volume.name}")
+    kind, options = volume.options.get("type", ""), split_options(volume.options.get("o", ""))
+    device = volume.options.get("device", "")
+    if "bind" in options or "rbind" in options:
+        return _of_path(snapshot, device, device)
+    medium = medium_of(kind)
+    if medium is Medium.MEMORY:
+        return Store(medium, f"{volume.name} (memory)", f"volume {volume.name}")
+    if medium.is_network:
+        title = _server(device, options, medium, snapshot.forwards)
+        return Store(medium, title, f"{medium} {title}", options, file_system=kind)
+    if device:
+        return Store(Medium.LOCAL, f"{volume.name} ({device})", f"device {device}")
+    title = volume.name[:12] if volume.anonymous else volume.name
+    return _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
+
+
+def _of_path(snapshot: Snapshot, path: str, title: str, identity: str = "") -> Store:
+    path = posixpath.normpath(path) if path else ""
+    above = mount_above(snapshot.host_mounts or (), path) if path else None
+    medium = medium_of(above.file_system) if above is not None else Medium.LOCAL
+    identity = identity or f"path {path}"
+    if above is None or medium is Medium.LOCAL:
+        return Store(Medium.LOCAL, title, identity, host_path=path)
+    if medium is Medium.MEMORY:
+        return Store(medium, f"{title} (memory)", identity, host_path=path, host_mount=above)
+    inner = path[len(above.point.rstrip("/")) :]
+    server = f"{title} ({above.source}{inner}, {above.file_system})"
+    return Store(
+        medium, server, f"{medium} {above.source}{inner}", above.options, path, above, file_system=above.file_system
+    )
+
+
+def _server(device: str, options: Mapping[str, str], medium: Medium, forwards: Mapping[int, str]) -> str:
+    """Return `server:/export`, `//server/share`, or the backend if the mount goes through the gateway."""
+    address, port = options.get("addr", ""), options.get("port", "")
+    if address.startswith(("127.", "::1", "localhost")) and port.isdecimal() and int(port) in forwards:
+        return f"{forwards[int(port)]} of this gateway, {device}"
+    if medium is not Medium.NFS or not address:
+        return device
+    export = device.rpartition(":/")[2]
+    return f"{address}:/{export.lstrip('/')}"

@@ -1,0 +1,103 @@
+"""`gateway audit`: hazards to the data and secrets of containers."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gateway import __version__
+from gateway.cli.config_options import config_options
+from gateway.cli.docker import configuration
+from gateway.cli.output import output_option, print_table, print_text
+from gateway.errors import GatewayError
+
+if TYPE_CHECKING:
+    from gateway.audit.model import Finding, Report
+
+_COLORS = {"high": "red", "medium": "yellow", "low": "cyan"}
+
+
+@click.command()
+@config_options
+@click.option("--fail-on", type=click.Choice(list(_COLORS)), help="Exit with 1 if a hazard is at least this severe.")
+@click.option(
+    "--mount-table",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A copy of /proc/self/mountinfo of the engine's host, if the engine runs elsewhere.",
+)
+@output_option("table", "json", "sarif")
+def audit(
+    file: Path | None,
+    tunnels: tuple[str, ...],
+    backends: tuple[str, ...],
+    fail_on: str | None,
+    mount_table: Path | None,
+    output: str,
+    **settings: str | None,
+) -> None:
+    """Find hazards to the data and secrets of containers.
+
+    Shows where containers store data, what can lose it, and the commands that fix each hazard. Also warns about
+    containers that can send from another container's address. Changes nothing.
+    """
+    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
+    from gateway.audit.model import Severity  # noqa: PLC0415 - slow to import
+    from gateway.audit.sarif import sarif  # noqa: PLC0415 - slow to import
+
+    config = configuration(
+        file, tunnels, backends, settings, record=False, refuse=False, serves=False, needs_docker=False
+    )
+    report, exposures = oneshot.audit(config, mount_table)
+    if output == "table":
+        _print(report, exposures)
+    else:
+        for line in exposures:
+            print_text(f"warning: {line}", fg="yellow", err=True)
+        document = _json(report, exposures) if output == "json" else sarif(report, __version__)
+        click.echo(json.dumps(document, indent=1))
+    if fail_on is not None:
+        severe = [each for each in report.findings if each.severity.reaches(Severity(fail_on))]
+        if severe:
+            raise GatewayError(f"hazards of severity {fail_on} or higher: {len(severe)}")
+
+
+def _print(report: "Report", exposures: list[str]) -> None:
+    if report.places:
+        rows = [[each.container, each.path, each.mode, each.kind, each.place, each.lost_by] for each in report.places]
+        print_table(["CONTAINER", "PATH", "MODE", "KIND", "WHERE", "LOST BY"], rows)
+    else:
+        click.echo("no container stores data")
+    for finding in report.findings:
+        click.echo()
+        _print_finding(finding)
+    click.echo()
+    for line in exposures:
+        print_text(f"warning: {line}", fg="yellow")
+    for line in report.unchecked:
+        print_text(f"not checked: {line}")
+    counts = [(sum(each.severity == severity for each in report.findings), severity) for severity in _COLORS]
+    found = ", ".join(f"{count} {severity}" for count, severity in counts if count)
+    click.echo(f"hazards: {found or 'none found'}")
+
+
+def _print_finding(finding: "Finding") -> None:
+    where = f"{finding.subject}:{finding.path}" if finding.path else finding.subject
+    print_text(f"{finding.severity}  {where}  {finding.rule.title} [{finding.rule.id}]", fg=_COLORS[finding.severity])
+    print_text(f"what: {finding.what}")
+    print_text(f"why:  {finding.rule.why}")
+    # Not indented, so that it can be pasted into a shell with its here-documents.
+    print_text(f"fix:\n{finding.fix}")
+
+
+def _json(report: "Report", exposures: list[str]) -> dict[str, object]:
+    return {
+        "findings": [
+            {"rule": each.rule.id, "severity": each.severity, "subject": each.subject, "path": each.path,
+             "title": each.rule.title, "what": each.what, "why": each.rule.why, "fix": each.fix}
+            for each in report.findings
+        ],
+        "places": [vars(each) for each in report.places],
+        "warnings": exposures,
+        "unchecked": list(report.unchecked),
+    }  # fmt: skip

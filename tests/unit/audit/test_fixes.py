@@ -1,0 +1,239 @@
+"""Tests of the commands that fix hazards."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.audit.hazards import decide
+from gateway.audit.hazards.network_fixes import after_mount, safe_options
+from gateway.audit.model import Container, HostMount, Mount, Snapshot, Volume
+from gateway.audit.mount_options import Change
+from gateway.audit.recreate import recreate, volume_for
+from gateway.audit.stores import of_volume
+
+COMPOSE = {
+    "com.docker.compose.project": "shop",
+    "com.docker.compose.service": "db",
+    "com.docker.compose.project.config_files": "/srv/shop/compose.yaml",
+}
+
+
+def container(
+    *mounts: Mount, host: Mapping[str, Any] | None = None, image: Mapping[str, Any] | None = None,
+    networks: Mapping[str, Any] | None = None, running: bool = True, removed: bool = False, **config: Any,
+) -> Container:  # fmt: skip
+    inspection = {"HostConfig": host or {}, "Config": config, "NetworkSettings": {"Networks": networks or {}}}
+    return Container(
+        "c0ffee" * 10, "db", "mariadb:11", running, removed, mounts, inspection=inspection, image_config=image or {}
+    )
+
+
+def lines(container: Container, change: Change, *others: Container) -> list[str]:
+    return recreate(Snapshot((container, *others)), container, change).splitlines()
+
+
+MOVE = Change({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",))
+
+
+def test_a_container_is_created_with_the_options_that_it_has() -> None:
+    host = {
+        "PortBindings": {"80/tcp": [{"HostPort": "8011"}], "53/udp": [{"HostIp": "::1", "HostPort": "53"}]},
+        "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}, "NetworkMode": "apps",
+        "CapDrop": ["NET_RAW"],
+        "Devices": [{"PathOnHost": "/dev/net/tun", "PathInContainer": "/dev/net/tun", "CgroupPermissions": "rwm"}],
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}], "Memory": 1 << 30, "NanoCpus": 1500000000, "Init": True,
+        "ShmSize": 67108864, "IpcMode": "private", "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
+        "Binds": ["/srv/x:/x:ro,rslave"], "Tmpfs": {"/t": "size=1m"}, "Sysctls": {"net.core.somaxconn": "9"},
+        "Runtime": "runsc", "CgroupnsMode": "host", "Annotations": {"a": "b"}, "MaskedPaths": ["/proc/kcore"],
+    }  # fmt: skip
+    address = {"IPv4Address": "10.0.0.9"}
+    app = container(
+        Mount("bind", "/x", "/srv/x", writable=False), Mount("tmpfs", "/t"), host=host,
+        networks={"two": {}, "apps": {"Aliases": ["orders", "c0ffeec0ffee"], "IPAMConfig": address}},
+        image={"Env": ["PATH=/bin"], "Cmd": ["mariadbd"], "User": "mysql"},
+        Hostname="c0ffeec0ffee", User="1000", Env=["PATH=/bin", "DB_PASSWORD=hunter2"], Cmd=["mariadbd", "--a b"],
+        Labels={"team": "shop"}, WorkingDir="/w", ExposedPorts={"80/tcp": {}, "9/tcp": {}},
+    )  # fmt: skip
+    text = lines(app, MOVE)
+    assert "hunter2" not in "\n".join(text)
+    create = (
+        "docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' db | grep -E '^(DB_PASSWORD)=' | "
+        "docker create --env-file /dev/stdin --name db-new --cgroupns host -p 8011:80/tcp -p '[::1]:53:53/udp' "
+        "--restart on-failure:3 --network apps --cap-drop NET_RAW "
+        "--device /dev/net/tun:/dev/net/tun:rwm --init=true --memory 1073741824 "
+        "--cpus 1.5 --ulimit core=0:0 --sysctl net.core.somaxconn=9 --log-opt max-size=1m "
+        "--runtime runsc --annotation a=b -u 1000 -w /w --expose 9/tcp "
+        "--label team=shop --ip 10.0.0.9 --network-alias orders --tmpfs /t:size=1m -v /srv/x:/x:ro,rslave "
+        "-v db-mysql:/var/lib/mysql mariadb:11 mariadbd '--a b'"
+    )
+    assert text == [
+        "bash -euo pipefail <<'FIX'",
+        create,
+        "docker network connect two db-new",
+        "docker stop db",
+        "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-new:/var/lib/mysql",
+        "docker update --restart no db",
+        "docker rename db db-old",
+        "docker rename db-new db",
+        "docker start db",
+        "FIX",
+        "# when db works: docker rm -v db-old",
+    ]
+
+
+def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
+    app = container(host={"NetworkMode": "f00d"}, networks={"apps": {"NetworkID": "f00d", "Aliases": ["orders"]}})
+    text = lines(app, Change())
+    assert text[1] == "docker create --name db-new --network f00d --network-alias orders mariadb:11"
+    assert not [each for each in text if "network connect" in each]
+
+
+def test_what_comes_from_the_image_is_not_repeated() -> None:
+    image: dict[str, Any] = {
+        "Env": ["A=1"],
+        "Cmd": ["x"],
+        "Entrypoint": ["y"],
+        "Labels": {"a": "b"},
+        "WorkingDir": "/w",
+        "User": "u",
+    }
+    app = container(image=image, Hostname="c0ffeec0ffee", **image)
+    assert lines(app, Change())[1] == "docker create --name db-new mariadb:11"
+    app = container(image=image, **{**image, "Entrypoint": ["sh", "-c"], "Cmd": ["z"]})
+    assert lines(app, Change())[1] == "docker create --name db-new --entrypoint sh mariadb:11 -c z"
+
+
+@pytest.mark.parametrize(
+    ("host", "config"),
+    [
+        ({"DeviceRequests": [{"Driver": "nvidia"}]}, {}),
+        ({"Links": ["/a:/b"]}, {}),
+        ({"MaskedPaths": []}, {}),
+        ({"Mounts": [{"Type": "bind", "BindOptions": {"Propagation": "rshared"}}]}, {}),
+        ({}, {"Cmd": ["redis-server", "--requirepass", "hunter2"]}),
+        ({}, {"Env": ["KEY=a\nb"]}),
+        ({}, {"Healthcheck": {"Test": ["CMD", "x"]}}),
+        ({}, {"Labels": {"proxy": "http://me:hunter2@proxy"}}),
+    ],
+)
+def test_settings_that_cannot_be_printed_are_left_to_the_user(host: dict[str, Any], config: dict[str, Any]) -> None:
+    text = "\n".join(lines(container(host=host, **config), MOVE))
+    assert text.startswith("docker cp -a db:/var/lib/mysql ./db-mysql\n# create db again")
+    assert "-v db-mysql:/var/lib/mysql" in text
+    assert "hunter2" not in text
+
+
+def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
+    assert lines(container(removed=True, host={"AutoRemove": True}), MOVE)[1:-1] == [
+        "docker pause db",
+        "docker create --name db-new -v db-mysql:/var/lib/mysql mariadb:11",
+        "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-new:/var/lib/mysql",
+        "docker rm -f db",
+        "docker rename db-new db",
+        "docker start db",
+    ]
+
+
+def test_data_in_memory_are_copied_while_the_container_exists() -> None:
+    app = container(Mount("tmpfs", "/var/lib/mysql"), host={"Tmpfs": {"/var/lib/mysql": ""}})
+    change = Change({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
+    text = lines(app, change)
+    copied = next(at for at, line in enumerate(text) if line.startswith("tar -c -C"))
+    assert copied < text.index("docker stop db")
+    assert "--tmpfs" not in text[2]
+
+
+def test_a_stopped_container_stays_stopped() -> None:
+    assert not [each for each in lines(container(running=False), MOVE) if "start" in each or " stop " in each]
+
+
+def test_mounts_are_dropped_and_made_read_only() -> None:
+    app = container(Mount("bind", "/key", "/srv/key"), Mount("volume", "/data", "", "data"))
+    assert lines(app, Change(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
+    assert lines(app, Change(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
+
+
+def test_names_that_exist_are_not_taken() -> None:
+    old = Container("1", "db-old")
+    assert "docker rename db db-old-2" in lines(container(), Change(), old)
+    snapshot = Snapshot(volumes={"db-mysql": Volume("db-mysql")})
+    assert volume_for(snapshot, container(), "/var/lib/mysql") == "db-mysql-2"
+
+
+def test_a_container_of_compose_gets_an_override_file() -> None:
+    app = container(
+        Mount("volume", "/cache", "", "shop_cache"),
+        Mount("bind", "/a$b", "/srv/it's"),
+        Mount("tmpfs", "/t"),
+        Labels=COMPOSE,
+    )
+    text = "\n".join(lines(app, MOVE))
+    override = yaml.safe_load(text.partition("<<'YAML'\n")[2].partition("\nYAML")[0].replace("!override", ""))
+    assert override == {
+        "services": {
+            "db": {
+                "volumes": ["shop_cache:/cache", "/srv/it's:/a$$b", "db-mysql:/var/lib/mysql"],
+                "tmpfs": ["/t"],
+            }
+        },
+        "volumes": {"db-mysql": {"external": True}, "shop_cache": {"external": True}},
+    }
+    assert text.index("docker pause db") < text.index("docker cp -a db:") < text.index("docker unpause db")
+    up = "docker compose -p shop -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml up -d --no-deps db"
+    assert up in text
+
+
+def test_labels_of_an_image_lead_no_command_elsewhere() -> None:
+    labels = {**COMPOSE, "com.docker.swarm.service.name": "shop_db"}
+    for image in ({"Labels": labels}, None):
+        app = replace(container(Labels=labels), image_config=image)
+        assert not [each for each in lines(app, MOVE) if "compose -p" in each or "service update" in each]
+
+
+def test_a_task_of_a_service_is_changed_by_its_service() -> None:
+    app = container(Mount("bind", "/key", "/srv/key"), Labels={"com.docker.swarm.service.name": "shop_db"})
+    assert lines(app, Change(dropped=frozenset({"/key"}))) == ["docker service update --mount-rm /key shop_db"]
+    assert lines(app, Change(read_only=frozenset({"/key"}))) == [
+        "docker service update --mount-rm /key --mount-add type=bind,source=/srv/key,target=/key,readonly shop_db"
+    ]
+
+
+def test_a_path_with_control_characters_gives_no_command() -> None:
+    (only,) = lines(container(), Change({"/x\nFIX\nrm -rf ~": "v"}))
+    assert only.startswith("# db: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("addr=192.0.2.1,soft,timeo=10,rw", "addr=192.0.2.1,timeo=10,rw,nfsvers=4.2,proto=tcp,hard"),
+        ("addr=192.0.2.1,port=20490,vers=4.1,nolock", "addr=192.0.2.1,port=20490,nfsvers=4.1,proto=tcp,hard"),
+        ("addr=2001:db8::1,v3,udp", "addr=2001:db8::1,nfsvers=4.2,proto=tcp6,hard"),
+    ],
+)
+def test_a_new_volume_has_safe_options(options: str, expected: str) -> None:
+    volume = Volume("media", options={"type": "nfs4", "o": options, "device": ":/x"})
+    assert safe_options(volume, of_volume(Snapshot(), volume)) == (":/x", "nfs", expected)
+    again = [each.fix for each in decide(Snapshot(volumes={"media": volume})).findings]
+    assert again[0] == (
+        f"docker volume rm media &&\ndocker volume create -o type=nfs -o device=:/x -o o={expected} media"
+    )
+
+
+def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() -> None:
+    nfs = HostMount(
+        "/mnt/nas", "nfs4", "nas:/x", {"vers": "4.2", "hard": "", "addr": "192.0.2.1", "rsize": "1048576"}
+    )
+    app = container(Mount("bind", "/data", "/mnt/nas/media"))
+    (finding,) = decide(Snapshot((app,), host_mounts=(nfs,))).findings
+    options = "-o type=nfs -o device=nas:/x/media -o o=addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
+    made = f"docker volume create {options} db-data"
+    assert finding.fix.splitlines()[0] == made
+    assert "-v db-data:/data" in finding.fix
+    sshfs = HostMount("/mnt/nas", "fuse.sshfs", "me@nas:", {})
+    (finding,) = decide(Snapshot((app,), host_mounts=(sshfs,))).findings
+    assert finding.fix == after_mount(sshfs)
+    assert "RequiresMountsFor=/mnt/nas" in finding.fix

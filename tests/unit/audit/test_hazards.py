@@ -1,0 +1,409 @@
+"""Tests of each hazard, with it and without it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.audit import rules
+from gateway.audit.databases import at, in_files
+from gateway.audit.hazards import decide
+from gateway.audit.hazards.access import may_write
+from gateway.audit.model import Container, Finding, HostMount, HostPath, Mount, Severity, Snapshot, User, Volume
+from gateway.audit.sarif import sarif
+
+ANONYMOUS = "a" * 64
+NFS = {"type": "nfs", "o": "addr=192.0.2.1,nfsvers=4.2,hard,rw", "device": ":/export"}
+ROOT = HostMount("/", "ext4", "/dev/vda1", {})
+
+
+def volume(name: str = "data", **more: Any) -> Volume:
+    return Volume(name, mountpoint=f"/var/lib/docker/volumes/{name}/_data", **more)
+
+
+def container(*mounts: Mount, name: str = "app", host: Mapping[str, Any] | None = None, **more: Any) -> Container:
+    if isinstance(changed := more.get("changes"), tuple):
+        more["changes"] = dict.fromkeys(changed, 1)
+    inspection = {"Config": {"Env": more.pop("env", [])}, "HostConfig": host or {}, "Created": name}
+    return Container(name * 4, name, more.pop("image", "example/app:1"), mounts=mounts, inspection=inspection, **more)
+
+
+def on_volume(name: str = "data", path: str = "/data", *, writable: bool = True) -> Mount:
+    return Mount("volume", path, f"/var/lib/docker/volumes/{name}/_data", name, writable)
+
+
+def bind(source: str, path: str = "/data", *, writable: bool = True, **more: Any) -> Mount:
+    return Mount("bind", path, source, writable=writable, **more)
+
+
+def directory(*names: str, uid: int = 0, mode: int = 0o755, has_acl: bool = False) -> HostPath:
+    return HostPath("directory", uid, 0, mode, has_acl, frozenset(names), in_files(names)[0])
+
+
+def findings(
+    *containers: Container,
+    volumes: tuple[Volume, ...] = (),
+    mounts: tuple[HostMount, ...] = (ROOT,),
+    paths: Mapping[str, HostPath] | None = None,
+) -> list[Finding]:
+    snapshot = Snapshot(containers, {each.name: each for each in volumes}, {20490: "media"}, mounts, paths or {})
+    return list(decide(snapshot).findings)
+
+
+def found(*containers: Container, **more: Any) -> set[tuple[str, str]]:
+    return {(each.rule.id, str(each.severity)) for each in findings(*containers, **more)}
+
+
+def test_a_clean_engine_has_no_findings() -> None:
+    clean = container(
+        on_volume(), bind("/srv/app", "/srv", writable=False), Mount("tmpfs", "/tmp"), bind("/srv/own", "/own"),  # noqa: S108
+        layer=5000, changes=("/var/log/app.log", "/tmp/x.db"),  # noqa: S108
+        user=User(0, frozenset({0})),
+    )  # fmt: skip
+    assert found(clean, volumes=(volume(),)) == set()
+
+
+def test_a_database_in_a_layer_is_found_whatever_its_size() -> None:
+    changed = ("/var", "/var/lib/mysql", "/var/lib/mysql/ibdata1")
+    assert found(container(layer=600_000, changes=changed)) == {("database-in-layer", "high")}
+    assert found(container(layer=600_000, changes=("/opt/x/app.sqlite3",))) == {("database-in-layer", "high")}
+    on_a_volume = container(on_volume(path="/var/lib/mysql"), layer=600_000, changes=changed)
+    assert found(on_a_volume, volumes=(volume(),)) == set()
+    assert found(container(layer=600_000, changes=("/var/cache/man/index.db",))) == set()
+
+
+def test_much_data_in_a_layer_is_found() -> None:
+    assert found(container(layer=5 << 20, changes=("/uploads/a", "/uploads/b"))) == {("data-in-layer", "medium")}
+    assert found(container(layer=5 << 20, changes=None)) == {("data-in-layer", "medium")}
+    assert found(container(layer=5 << 20, changes=("/tmp/a", "/var/log/b"))) == set()  # noqa: S108
+    assert found(container(layer=5000, changes=("/uploads/a",))) == set()
+    changed = {"/etc/hosts": 9 << 20, "/uploads/in": 0, "/uploads/in/big": 4 << 20, "/home/a": 9, "/home/b": 9}
+    assert findings(container(layer=5 << 20, changes=changed))[0].path == "/uploads/in"
+    (finding,) = findings(container(layer=5 << 20, changes={"/big": 4 << 20, "/opt/x": 9}))
+    assert (finding.path, finding.fix.splitlines()[0]) == ("/", "docker diff app  # shows the files")
+    (finding,) = findings(container(layer=5 << 20, changes={"/app/big": 4 << 20}))
+    assert finding.fix.splitlines()[0] == "docker cp -a app:/app ./app-data"
+
+
+@pytest.mark.parametrize(
+    ("size", "path", "removed", "expected"),
+    [
+        (100, "/data", False, ("anonymous-volume", "medium")),
+        (None, "/data", False, ("anonymous-volume", "medium")),
+        (0, "/data", False, ("anonymous-volume", "low")),
+        (100, "/var/lib/mysql", False, ("anonymous-volume", "high")),
+        (100, "/data", True, ("removed-with-container", "high")),
+        (0, "/data", True, ("removed-with-container", "low")),
+    ],
+)
+def test_an_anonymous_volume_is_found(size: int | None, path: str, removed: bool, expected: tuple[str, str]) -> None:
+    anonymous = volume(ANONYMOUS, anonymous=True, size=size)
+    assert found(container(on_volume(ANONYMOUS, path), removed=removed), volumes=(anonymous,)) == {expected}
+    assert found(container(on_volume("data", path), removed=removed), volumes=(volume(),)) == set()
+
+
+def test_data_in_memory_is_found() -> None:
+    assert found(container(Mount("tmpfs", "/data"))) == {("data-in-memory", "medium")}
+    assert found(container(Mount("tmpfs", "/var/lib/mysql"))) == {("data-in-memory", "high")}
+    assert found(container(Mount("tmpfs", "/run/app"))) == set()
+    in_memory = volume(options={"type": "tmpfs", "device": "tmpfs"})
+    assert found(container(on_volume()), volumes=(in_memory,)) == {("data-in-memory", "medium")}
+    assert found(container(bind("/dev/shm/x"))) == {("data-in-memory", "medium")}  # noqa: S108
+    ramdisk = HostMount("/mnt/ram", "tmpfs", "tmpfs", {})
+    assert found(container(bind("/mnt/ram/x")), mounts=(ROOT, ramdisk)) == {("data-in-memory", "medium")}
+    assert found(container(bind("/run/app/app.sock", "/app.sock"))) == set()
+    sockets = {"/run/app": directory("a.sock", "b.sock")}
+    assert found(container(bind("/run/app", "/app")), paths=sockets) == set()
+    assert found(container(shared_memory="SQLite")) == {("data-in-memory", "high")}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"type": "cifs", "o": "addr=192.0.2.11,vers=3.0", "device": "//192.0.2.11/db"}, True),
+        ({"type": "fuse.sshfs", "device": "host:/x"}, True),
+        (NFS, False),
+        ({**NFS, "o": f"{NFS['o']},nolock"}, True),
+        ({**NFS, "o": f"{NFS['o']},soft"}, True),
+        ({}, False),
+    ],
+)
+def test_a_database_on_a_mount_that_corrupts_it_is_found(options: dict[str, str], expected: bool) -> None:
+    used = container(on_volume(path="/var/lib/mysql"))
+    assert (("database-on-remote-mount", "high") in found(used, volumes=(volume(options=options),))) is expected
+
+
+def test_sqlite_on_nfs_is_found_also_below_a_bind() -> None:
+    app = container(on_volume(path="/app/data"), image="louislam/uptime-kuma:1")
+    assert found(app, volumes=(volume(options=NFS),)) == {("database-on-remote-mount", "high")}
+    mounted = HostMount("/mnt/nas", "nfs4", "nas:/x", {"vers": "4.2", "hard": ""})
+    app = container(bind("/mnt/nas/kuma", "/app/data"), image="louislam/uptime-kuma:1")
+    assert found(app, mounts=(ROOT, mounted)) == {("database-on-remote-mount", "high"), ("network-bind", "medium")}
+
+
+def test_a_bind_of_a_network_mount_is_found() -> None:
+    mounted = HostMount("/mnt/nas", "nfs4", "nas:/x", {"vers": "4.2", "hard": ""})
+    assert found(container(bind("/mnt/nas/media")), mounts=(ROOT, mounted)) == {("network-bind", "medium")}
+    assert found(container(bind("/mnt/nasty/media")), mounts=(ROOT, mounted)) == set()
+    covered = (ROOT, mounted, HostMount("/mnt/nas/local", "xfs", "/dev/vdb", {}))
+    assert found(container(bind("/mnt/nas/local/x")), mounts=covered) == set()
+    by_volume = volume(options={"type": "none", "o": "bind", "device": "/mnt/nas/media"})
+    places = decide(Snapshot((container(on_volume()),), {"data": by_volume}, host_mounts=(ROOT, mounted))).places
+    assert places[0].place == "/mnt/nas/media (nas:/x/media, nfs4)"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("soft", {("soft-mount", "high")}),
+        ("softerr", {("soft-mount", "high")}),
+        ("nolock", {("no-locks", "medium")}),
+        ("local_lock=all", {("no-locks", "medium")}),
+        ("local_lock=none", set()),
+        ("udp", {("nfs-udp", "high")}),
+        ("proto=udp", {("nfs-udp", "high")}),
+        ("proto=tcp", set()),
+    ],
+)
+def test_hazardous_nfs_options_are_found(more: str, expected: set[tuple[str, str]]) -> None:
+    used = container(on_volume())
+    assert found(used, volumes=(volume(options={**NFS, "o": f"{NFS['o']},{more}"}),)) == expected
+    assert found(volumes=(volume(options={**NFS, "o": f"{NFS['o']},{more}"}),)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("addr=192.0.2.1", {("nfs-version", "medium")}),
+        ("addr=192.0.2.1,vers=3", {("nfs-version", "medium")}),
+        ("addr=192.0.2.1,v3", {("nfs-version", "medium")}),
+        ("addr=192.0.2.1,nfsvers=4.0", {("nfs-version", "low")}),
+        ("addr=192.0.2.1,vers=4,minorversion=0", {("nfs-version", "low")}),
+        ("addr=192.0.2.1,vers=4,minorversion=1", set()),
+        ("addr=192.0.2.1,nfsvers=4.1", set()),
+        ("addr=192.0.2.1,v4.2", set()),
+    ],
+)
+def test_nfs_versions_that_hang_are_found(options: str, expected: set[tuple[str, str]]) -> None:
+    assert found(container(on_volume()), volumes=(volume(options={**NFS, "o": options}),)) == expected
+    nfs4 = {**NFS, "type": "nfs4", "o": "addr=192.0.2.1"}
+    assert found(container(on_volume()), volumes=(volume(options=nfs4),)) == set()
+
+
+def test_hazardous_smb_options_are_found_without_the_password() -> None:
+    options = {"type": "cifs", "o": "addr=192.0.2.11,username=app,password=hunter2,nobrl,vers=1.0",
+               "device": "//192.0.2.11/db"}  # fmt: skip
+    shown = findings(container(on_volume()), volumes=(volume(options=options),))
+    assert {each.rule.id for each in shown} == {"smb-version", "no-locks", "password-in-options"}
+    assert "hunter2" not in str(shown)
+    safe = {**options, "o": "addr=192.0.2.11,vers=3.0"}
+    assert found(container(on_volume()), volumes=(volume(options=safe),)) == set()
+
+
+def test_a_volume_that_nothing_uses_is_found_with_size_and_last_use() -> None:
+    left = volume(size=2048, last_use="last used by web, 2026-01-01 10:00")
+    (finding,) = findings(volumes=(left,))
+    assert (finding.rule, finding.severity, finding.subject) == (rules.UNUSED, Severity.LOW, "data")
+    assert "2.0KiB, last used by web, 2026-01-01 10:00" in finding.what
+    files = {left.mountpoint: directory("PG_VERSION")}
+    assert found(volumes=(left,), paths=files) == {("unused-volume", "medium")}
+    assert found(container(on_volume()), volumes=(left,)) == set()
+    assert found(volumes=(volume(options=NFS),)) == set()
+
+
+def test_several_writers_are_found() -> None:
+    first, second = container(on_volume(), name="a"), container(on_volume(path="/other"), name="b")
+    (finding,) = findings(first, second, volumes=(volume(),))
+    assert (finding.rule, finding.severity, finding.subject) == (rules.WRITERS, Severity.MEDIUM, "b")
+    assert "a, b write to data" in finding.what
+    reader = container(on_volume(writable=False), name="b")
+    assert found(first, reader, volumes=(volume(),)) == set()
+    stopped = replace(second, running=False)
+    assert found(first, stopped, volumes=(volume(),)) == {("several-writers", "low")}
+    files = {volume().mountpoint: directory("ibdata1")}
+    assert found(first, second, volumes=(volume(),), paths=files) == {("several-writers", "high")}
+
+
+def test_writers_are_found_across_volumes_of_one_export_and_binds_of_one_directory() -> None:
+    both = container(on_volume("x"), name="a"), container(on_volume("y"), name="b")
+    other = {**NFS, "device": ":/other"}
+    assert found(*both, volumes=(volume("x", options=NFS), volume("y", options=NFS))) == {
+        ("several-writers", "medium")
+    }
+    assert found(*both, volumes=(volume("x", options=NFS), volume("y", options=other))) == set()
+    bound = container(bind("/srv/x"), name="a"), container(bind("/srv/x", "/y"), name="b")
+    assert found(*bound) == {("several-writers", "medium")}
+    by_volume = volume("x", options={"type": "none", "o": "bind", "device": "/srv/x"})
+    assert found(bound[0], container(on_volume("x"), name="b"), volumes=(by_volume,)) == {
+        ("several-writers", "medium")
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "severity"),
+    [
+        ("/home/me/.ssh/id_rsa", "/key", "medium"),
+        ("/srv/keys/deploy", "/root/.ssh/id_ed25519", "medium"),
+        ("/home/me/.ssh", "/root/.ssh", "medium"),
+        ("/srv/private_key", "/root/k", "medium"),
+        ("/srv/tls/server.key", "/etc/tls/server.key", "low"),
+        ("/srv/known_hosts", "/root/.ssh/known_hosts", None),
+        ("/srv/tls/ca.pem", "/etc/tls/ca.pem", None),
+        ("/srv/keyboard", "/data", None),
+    ],
+)
+def test_a_private_key_is_found(source: str, path: str, severity: str | None) -> None:
+    app = container(bind(source, path, writable=False))
+    keys = {each for each in found(app, paths={source: directory()}) if each[0] == "private-key"}
+    assert keys == ({("private-key", severity)} if severity else set())
+    assert found(replace(app, is_own=True), paths={source: directory()}) == set()
+
+
+def test_the_variable_of_a_key_names_it() -> None:
+    app = container(bind("/srv/k", "/k", writable=False), env=["SSH_KEY_PATH=/k"])
+    assert found(app, paths={"/srv/k": directory()}) == {("private-key", "medium")}
+
+
+@pytest.mark.parametrize(
+    "source", ["/var/run/docker.sock", "/run/docker.sock", "/", "/var/run", "/run/podman/podman.sock"]
+)
+def test_the_socket_of_the_engine_is_found(source: str) -> None:
+    app = container(bind(source, "/x", writable=False))
+    assert found(app) == {("engine-socket", "high")}
+    assert found(replace(app, is_own=True)) == set()
+
+
+def test_the_folder_of_a_configured_socket_is_found() -> None:
+    app = container(bind("/srv/engine", "/x", writable=False))
+    shown = decide(Snapshot((app,), socket="/srv/engine/docker.sock")).findings
+    assert [each.rule for each in shown] == [rules.ENGINE_SOCKET]
+    assert decide(Snapshot((app,), socket="/srv/engine2/docker.sock")).findings == ()
+
+
+def test_a_writable_directory_of_the_system_is_found() -> None:
+    assert found(container(bind("/usr"))) == {("writable-host-directory", "high")}
+    assert found(container(bind("/etc/app"))) == {("writable-host-directory", "medium")}
+    assert found(container(bind("/etc/app", writable=False))) == set()
+    assert found(container(bind("/etc/localtime", "/etc/localtime"))) == set()
+
+
+def test_hidden_files_of_the_image_are_found() -> None:
+    app = container(bind("/srv/x", "/app", hides=("main.py", "static")), image_config={"Cmd": ["/app/main.py"]})
+    (finding,) = findings(app)
+    assert found(replace(app, image_config={})) == {("hides-image-files", "low")}
+    assert (finding.rule, finding.severity) == (rules.HIDES, Severity.MEDIUM)
+    assert "/srv/x hides main.py, static of example/app:1" in finding.what
+    kept = replace(on_volume(), hides=("new",))
+    assert found(container(kept), volumes=(volume(),)) == {("hides-image-files", "low")}
+
+
+def test_a_single_file_is_found() -> None:
+    file = HostPath("file", 0, 0, 0o644)
+    app = container(bind("/srv/app.conf", "/etc/app.conf"))
+    assert found(app, paths={"/srv/app.conf": file}) == {("single-file", "low")}
+    assert found(app) == {("single-file", "low")}
+    assert found(app, paths={"/srv/app.conf": directory()}) == set()
+    stale = container(bind("/srv/app.conf", "/etc/app.conf", is_stale=True))
+    assert found(stale, paths={"/srv/app.conf": file}) == {("single-file", "medium")}
+    assert found(container(bind("/etc/localtime", "/etc/localtime", writable=False))) == set()
+
+
+def test_a_user_that_cannot_write_is_found() -> None:
+    app = container(bind("/srv/x"), user=User(1000, frozenset({1000})))
+    assert found(app, paths={"/srv/x": directory()}) == {("not-writable", "medium")}
+    assert findings(app, paths={"/srv/x": directory()})[0].fix == "chown 1000:1000 /srv/x"
+    assert found(app, paths={"/srv/x": directory(uid=1000)}) == set()
+    assert found(app, paths={"/srv/x": directory(mode=0o777)}) == set()
+    assert found(app, paths={"/srv/x": directory(has_acl=True)}) == set()
+    assert found(replace(app, user=None), paths={"/srv/x": directory()}) == set()
+    reader = container(bind("/srv/x", writable=False), user=User(1000, frozenset({1000})))
+    assert found(reader, paths={"/srv/x": directory()}) == set()
+
+
+def test_permission_bits_are_read_as_the_kernel_does() -> None:
+    user = User(1000, frozenset({50}))
+    assert may_write(user, 1000, 0, 0o300)
+    assert not may_write(user, 1000, 50, 0o077)  # the owner's bits count, although the group's are wider
+    assert may_write(user, 0, 50, 0o030)
+    assert not may_write(user, 0, 50, 0o020)  # without x, no file can be created
+    assert may_write(user, 0, 0, 0o003)
+    assert may_write(User(0, frozenset()), 1000, 1000, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "place", "lost_by"),
+    [
+        ({"type": "tmpfs", "device": "tmpfs"}, "volume", "data (memory)", "the stop of the last container"),
+        ({"type": "none", "o": "bind", "device": "/srv/x"}, "volume", "/srv/x", "docker volume rm"),
+        ({"type": "cifs", "o": "addr=192.0.2.11", "device": "//192.0.2.11/db"}, "network volume",
+         "//192.0.2.11/db", ""),
+        ({"type": "nfs4", "o": "addr=10.0.0.9", "device": ":/x"}, "network volume", "10.0.0.9:/x",
+         "the server's disk"),
+        ({"type": "nfs", "o": "addr=10.0.0.9", "device": "nas:/x"}, "network volume", "10.0.0.9:/x", ""),
+        ({"type": "nfs", "o": "addr=127.0.0.1,port=20490", "device": "127.0.0.1:/m"}, "network volume",
+         "media of this gateway, 127.0.0.1:/m", ""),
+        ({}, "volume", "data", "docker volume rm, compose down -v, the host's disk"),
+    ],
+)  # fmt: skip
+def test_places_name_what_holds_the_data(options: dict[str, str], kind: str, place: str, lost_by: str) -> None:
+    snapshot = Snapshot((container(on_volume()),), {"data": volume(options=options)}, {20490: "media"}, (ROOT,))
+    (only,) = decide(snapshot).places
+    assert (only.kind, only.place, only.mode) == (kind, place, "rw")
+    assert lost_by in only.lost_by
+
+
+def test_places_show_the_mode_and_the_layer() -> None:
+    app = container(on_volume(writable=False), Mount("tmpfs", "/t"), layer=2048, removed=True)
+    cloud = Volume("data", "rexray")
+    shown = [
+        (each.path, each.mode, each.kind, each.place)
+        for each in decide(Snapshot((app,), {"data": cloud}, {}, None)).places
+    ]
+    assert shown == [
+        ("/", "rw", "layer", "writable layer, 2.0KiB"),
+        ("/data", "ro", "volume", "data (rexray)"),
+        ("/t", "rw", "tmpfs", "memory"),
+    ]
+
+
+def test_databases_are_recognized_by_their_files_and_directories() -> None:
+    assert in_files(["base/1/PG_VERSION", "PG_VERSION"]) == ("PostgreSQL", "")
+    assert in_files(["/srv/db/pg/base/1/PG_VERSION", "/srv/db/pg/PG_VERSION"]) == ("PostgreSQL", "/srv/db/pg")
+    assert in_files(["notes.txt", "x.dbx"]) == ("", "")
+    assert at("/var/lib/postgresql/data", "any", "") == "PostgreSQL"
+    assert at("/srv/data", "any", "/srv/data/pg") == "PostgreSQL"
+    assert at("/data", "docker.io/library/redis:7@sha256:0", "") == "Redis"
+    assert at("/data", "any", "") == ""
+
+
+def test_a_name_that_a_container_chose_forges_no_line_and_no_command() -> None:
+    evil = "/opt/x'\nFIX\nrm -rf ~\n"
+    (finding,) = findings(container(layer=5000, changes=(f"{evil}/ibdata1",)))
+    assert "\n" not in finding.what + finding.path
+    assert "rm -rf" not in finding.fix
+
+
+def test_every_rule_has_a_section_in_the_page() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "audit.md").read_text()
+    assert [each.id for each in rules.RULES if f"### {each.id}\n" not in page] == []
+    assert len({each.id for each in rules.RULES}) == len(rules.RULES)
+
+
+def test_sarif_has_a_level_a_rule_and_a_place_for_each_finding() -> None:
+    snapshot = Snapshot((container(Mount("tmpfs", "/data"), name="a b"),), unchecked=("the files",))
+    run = sarif(decide(snapshot), "1.0")["runs"][0]
+    (result,) = run["results"]
+    assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"] == "data-in-memory"
+    assert result["level"] == "warning"
+    place = result["locations"][0]
+    assert place["physicalLocation"]["artifactLocation"]["uri"] == "containers/a%20b"
+    assert place["logicalLocations"] == [{"fullyQualifiedName": "a b:/data", "kind": "resource"}]
+    assert run["invocations"][0]["toolExecutionNotifications"][0]["message"] == {"text": "the files"}
+
+
+def test_severities_have_an_order() -> None:
+    assert Severity.HIGH.reaches(Severity.MEDIUM)
+    assert Severity.LOW.reaches(Severity.LOW)
+    assert not Severity.LOW.reaches(Severity.MEDIUM)

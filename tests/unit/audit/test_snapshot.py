@@ -1,0 +1,128 @@
+"""Tests of the snapshot from answers of an engine that runs elsewhere, or behind a proxy that refuses requests."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from gateway.audit import snapshot
+from gateway.audit.hazards import decide
+from gateway.audit.snapshot import Wanted, take
+from gateway.docker.engine import Engine
+from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.flavour import DOCKER
+
+ID = "c0ffee" * 10
+INSPECTION = {
+    "Id": ID, "Name": "/db", "Image": "sha256:1", "State": {"Running": True},
+    "Config": {"Image": "app:1", "Env": ["A=1"]},
+    "HostConfig": {"AutoRemove": False, "Tmpfs": {"/run": ""}},
+    "Mounts": [
+        {"Type": "volume", "Name": "data", "Source": "/v/data/_data", "Destination": "/data", "RW": False},
+        {"Type": "bind", "Source": "/mnt/nas/x", "Destination": "/x", "RW": True},
+    ],
+}  # fmt: skip
+ANSWERS: dict[str, Any] = {
+    "containers/json": [{"Id": ID, "SizeRw": 600_000}, {"Id": "gone", "SizeRw": 0}],
+    f"containers/{ID}/json": INSPECTION,
+    f"containers/{ID}/changes": [
+        {"Path": "/var/lib/mysql/ibdata1", "Kind": 1}, {"Path": "/srv/pg/PG_VERSION", "Kind": 2},
+    ],
+    "images/sha256:1/json": {"Config": {"Env": ["A=1"], "Labels": {"a": "b"}}},
+    "volumes": {"Volumes": [{"Name": "data", "Driver": "local", "Mountpoint": "/v/data/_data"}]},
+    "system/df": {"Volumes": [{"Name": "data", "UsageData": {"Size": 7}}]},
+    "info": {"SecurityOptions": []},
+}  # fmt: skip
+
+
+class FakeEngine:
+    """An engine with prepared answers.
+
+    Args:
+        refused: Paths that a proxy refuses.
+        slow: Paths that are never answered.
+    """
+
+    flavour = DOCKER
+
+    def __init__(self, *refused: str, slow: str = "") -> None:
+        self._refused = refused
+        self._slow = slow
+
+    async def get(self, path: str, **params: Any) -> Any:
+        if path.endswith(self._refused) and self._refused:
+            raise EngineError(ErrorKind.FORBIDDEN, "no")
+        if self._slow and path.endswith(self._slow):
+            await asyncio.Event().wait()
+        if path not in ANSWERS:
+            raise EngineError(ErrorKind.NOT_FOUND, "no such container")
+        return ANSWERS[path]
+
+    async def events(self, since: float, kinds: tuple[str, ...], until: float) -> AsyncIterator[dict[str, Any]]:
+        if "events" in self._refused:
+            raise EngineError(ErrorKind.FORBIDDEN, "no")
+        yield {
+            "Type": "volume",
+            "Action": "mount",
+            "time": 1,
+            "Actor": {"ID": "data", "Attributes": {"container": ID}},
+        }
+
+
+def made(*refused: str, slow: str = "") -> Engine:
+    return cast("Engine", FakeEngine(*refused, slow=slow))
+
+
+async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
+    found = await take(made(), Wanted({}, is_local=False))
+    (container,) = found.containers
+    assert (container.name, container.layer, container.is_own) == ("db", 600_000, False)
+    assert container.changes == {"/var/lib/mysql/ibdata1": 1}
+    assert [(each.kind, each.path, each.writable) for each in container.mounts] == [
+        ("tmpfs", "/run", True), ("volume", "/data", False), ("bind", "/x", True),
+    ]  # fmt: skip
+    assert (found.volumes["data"].size, found.volumes["data"].last_use[:17]) == (7, "last used by db, ")
+    assert len(found.unchecked) == 2
+    assert {each.rule.id for each in decide(found).findings} == {"database-in-layer"}
+
+
+async def test_a_local_socket_may_lead_to_an_engine_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "mounted_id", list)
+    here = {"SecurityOptions": [], "Name": socket.gethostname()}
+    for answer, expected in ((here, False), ({**here, "Name": "docker-desktop"}, True)):
+        monkeypatch.setitem(ANSWERS, "info", answer)
+        found = await take(made(), Wanted({}))
+        assert any("on another host" in each for each in found.unchecked) is expected
+
+
+async def test_a_copy_of_the_mount_table_shows_network_mounts() -> None:
+    table = "120 22 0:55 / /mnt/nas rw - nfs4 nas:/x rw,vers=4.2,hard"
+    found = await take(made(), Wanted({}, is_local=False, mounts=table))
+    assert "network-bind" in {each.rule.id for each in decide(found).findings}
+    assert len(found.unchecked) == 1
+
+
+async def test_the_containers_of_the_gateway_are_marked() -> None:
+    assert (await take(made(), Wanted({}, is_local=False, own=frozenset({ID})))).containers[0].is_own
+
+
+@pytest.mark.parametrize("refused", ["volumes", "system/df", "info", "events", "changes"])
+async def test_what_a_proxy_refuses_is_reported(refused: str) -> None:
+    everything = await take(made(), Wanted({}, is_local=False))
+    found = await take(made(refused), Wanted({}, is_local=False))
+    assert len(found.containers) == 1
+    assert len(found.unchecked) == len(everything.unchecked) + 1
+
+
+async def test_an_engine_that_compares_slowly_does_not_hold_up_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot, "_COMPARING", 0.05)
+    found = await take(made(slow="changes"), Wanted({}, is_local=False))
+    assert found.containers[0].changes is None
+    assert any("changed files of 1 containers" in each for each in found.unchecked)
+
+
+async def test_an_engine_that_does_not_list_containers_is_an_error() -> None:
+    with pytest.raises(EngineError):
+        await take(made("containers/json"), Wanted({}, is_local=False))
