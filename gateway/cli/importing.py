@@ -11,8 +11,8 @@ from gateway.cli.output import print_text
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
+    from gateway.importing.recognition import Source
     from gateway.importing.result import ImportResult
-    from gateway.importing.sources import Source
 
 _FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 
@@ -57,7 +57,7 @@ def _diff(given: "list[Source]", result: "ImportResult") -> str:
         UsageError: There is not exactly one Compose file with a name.
     """
     from gateway.importing.compose_diff import compose_diff  # noqa: PLC0415 - slow to import
-    from gateway.importing.sources import recognize  # noqa: PLC0415 - slow to import
+    from gateway.importing.recognition import recognize  # noqa: PLC0415 - slow to import
 
     files = [source for source in given if source.name and (source.form or recognize(source)) == "compose"]
     if len(files) != 1:
@@ -71,7 +71,7 @@ def _read(words: tuple[str, ...]) -> "list[Source]":
     Raises:
         UsageError: A file cannot be read, or a form has no source.
     """
-    from gateway.importing.sources import Source  # noqa: PLC0415 - slow to import
+    from gateway.importing.recognition import Source  # noqa: PLC0415 - slow to import
 
     found: list[Source] = []
     form = ""
@@ -91,7 +91,7 @@ def _read(words: tuple[str, ...]) -> "list[Source]":
 
 
 def _source(word: str, form: str) -> "Source":
-    from gateway.importing.sources import Source  # noqa: PLC0415 - slow to import
+    from gateway.importing.recognition import Source  # noqa: PLC0415 - slow to import
 
     path = Path(word)
     if word == "-":

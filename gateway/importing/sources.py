@@ -1,9 +1,8 @@
-"""Converts sources to one configuration: recognizes the form of each, reads them, and joins what belongs together."""
+"""Converts sources to one configuration: reads them, and joins what belongs together."""
 
 import posixpath
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from gateway.errors import UsageError
 from gateway.importing.compose import import_compose
@@ -12,32 +11,15 @@ from gateway.importing.docker_run import Volumes, import_docker
 from gateway.importing.env_file import EnvFiles, read_env_file
 from gateway.importing.join import join
 from gateway.importing.model import Container, Context
+from gateway.importing.recognition import Source, recognize
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import hide_secrets, redacted
 from gateway.importing.shell import read_script
 from gateway.importing.ssh_command import import_command
 from gateway.importing.ssh_config import import_config
 from gateway.importing.tunnel_images import import_tunnel
-from gateway.importing.volumes import import_fstab, import_mount_command, import_volume, is_fstab
+from gateway.importing.volumes import import_fstab, import_mount_command, import_volume
 from gateway.importing.vpn_images import import_vpn
-
-FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
-"""The forms of sources, as the command line names them."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Something to import.
-
-    Args:
-        name: The name of the file; empty for a command or variables on the command line.
-        text: The content.
-        form: One of `FORMS`, or `openvpn`, `wireguard`, `systemd`; empty: it is recognized.
-    """
-
-    name: str
-    text: str
-    form: str = ""
 
 
 def convert(sources: Sequence[Source]) -> ImportResult:
@@ -83,36 +65,6 @@ def _convert(sources: Sequence[Source]) -> ImportResult:
     result.note_unused_tunnels()
     result.note_variables()
     return result
-
-
-def recognize(source: Source) -> str:
-    """Return the form of a source.
-
-    Raises:
-        UsageError: The form is not known.
-    """
-    text, name = source.text, source.name.rpartition("/")[2]
-    if name.endswith((".yaml", ".yml")) or re.search(r"(?m)^(services|volumes):", text):
-        return "compose"
-    if name.endswith((".ovpn", ".conf")) and re.search(r"(?m)^\s*(client|remote)\b", text):
-        return "openvpn"
-    if re.search(r"(?m)^\[Interface\]", text):
-        return "wireguard"
-    if re.search(r"(?m)^\[(Service|Unit)\]", text):
-        return "systemd"
-    if name == "fstab" or is_fstab(text):
-        return "fstab"
-    if re.search(r"(?im)^\s*(host|localforward)\s", text) and not re.search(r"(?m)^\s*(docker|ssh)\s", text):
-        return "ssh-config"
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if lines and all(
-        re.match(r"\s*(export\s+)?[A-Za-z_][\w.]*\s*=(?!\S*\s+\S*(ssh|docker)\s)", line) for line in lines
-    ):
-        return "env"
-    if re.search(r"(?m)(^|[\s;&/])(ssh|autossh|docker|podman|mount)\s", text):
-        return "script"
-    shown = source.name or text.strip().splitlines()[0][:60] if text.strip() else source.name or "an empty text"
-    raise UsageError(f"{shown}: not recognized: name its form before it: {', '.join(FORMS)}")
 
 
 def _read(source: Source, form: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:

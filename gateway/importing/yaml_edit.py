@@ -113,9 +113,7 @@ class YamlEdit:
             UsageError: The text cannot be edited in place.
         """
         ranges = dict(self._edits)
-        for path in sorted(
-            self._added, key=len, reverse=True
-        ):  # of two that end at one place, the inner one is first
+        for path in sorted(self._added, key=len, reverse=True):  # the inner one of two with one end is first
             mapping = self._node(path[:-1])
             end = self._end(mapping, 0)
             column = mapping.value[0][0].start_mark.column if mapping.value else 0

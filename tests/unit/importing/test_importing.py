@@ -8,9 +8,10 @@ from click.testing import CliRunner
 from gateway.cli import cli
 from gateway.errors import UsageError
 from gateway.importing.proxy_command import jump_or_proxy
+from gateway.importing.recognition import Source, recognize
 from gateway.importing.result import ImportResult
 from gateway.importing.shell import read_script
-from gateway.importing.sources import Source, convert, note_rest, recognize
+from gateway.importing.sources import convert, note_rest
 
 
 def imported(*texts: str, form: str = "") -> ImportResult:

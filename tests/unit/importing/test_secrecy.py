@@ -5,9 +5,10 @@ from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.errors import UsageError
+from gateway.importing.recognition import Source
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import hide_secrets, redacted
-from gateway.importing.sources import Source, convert, note_rest
+from gateway.importing.sources import convert, note_rest
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\\nhunter2\\n-----END OPENSSH PRIVATE KEY-----"
 ENCODED_KEY = "LS0tLS1CRUdJTiBPUEVOU1NIIFBSSVZBVEUg/hunter2/S0VZLS0tLS0="
