@@ -22,12 +22,12 @@ _WITH_VALUE = frozenset({
     "cpu-shares", "cpus", "cpuset-cpus", "cpuset-mems", "detach-keys", "device", "device-cgroup-rule",
     "device-read-bps", "device-read-iops", "device-write-bps", "device-write-iops", "dns", "dns-option", "dns-search",
     "domainname", "entrypoint", "env", "env-file", "expose", "gpus", "group-add", "health-cmd", "health-interval",
-    "health-retries", "health-start-interval", "health-start-period", "health-timeout", "hostname", "ip", "ip6", "ipc",
-    "isolation", "label", "label-file", "link", "link-local-ip", "log-driver", "log-opt", "mac-address", "memory",
-    "memory-reservation", "memory-swap", "memory-swappiness", "mount", "name", "net", "net-alias", "network",
-    "network-alias", "oom-score-adj", "pid", "pids-limit", "platform", "publish", "pull", "restart", "runtime",
-    "security-opt", "shm-size", "stop-signal", "stop-timeout", "storage-opt", "sysctl", "tmpfs", "ulimit", "user",
-    "userns", "uts", "volume", "volume-driver", "volumes-from", "workdir",
+    "health-retries", "health-start-interval", "health-start-period", "health-timeout", "hostname", "ip", "ip6",
+    "ipc", "isolation", "label", "label-file", "link", "link-local-ip", "log-driver", "log-opt", "mac-address",
+    "memory", "memory-reservation", "memory-swap", "memory-swappiness", "mount", "name", "net", "net-alias",
+    "network", "network-alias", "oom-score-adj", "pid", "pids-limit", "platform", "publish", "pull", "restart",
+    "runtime", "security-opt", "shm-size", "stop-signal", "stop-timeout", "storage-opt", "sysctl", "tmpfs", "ulimit",
+    "user", "userns", "uts", "volume", "volume-driver", "volumes-from", "workdir",
 })  # fmt: skip
 _SERVICE_ONLY = frozenset({"replicas", "mode", "constraint", "placement-pref", "secret", "config", "limit-memory"})
 """Options of `docker service create` that `docker run` does not have."""

@@ -21,16 +21,16 @@ from tests.support.import_cases import CORPUS, sections
 PATHS = ("HOME", "SSH_AUTH_SOCK")
 """Variables of the environment whose value is a path."""
 WORDS = frozenset({
-    "ssh", "autossh", "sudo", "docker", "podman", "run", "volume", "create", "service", "services", "volumes", "mount",
-    "environment", "driver_opts", "driver", "local", "version", "type", "bind", "source", "target", "device", "nfs4",
-    "cifs", "localhost", "ssh-config", "false", "true", "command", "container_name", "defaults", "rw", "pgsql", "dev",
-    "tun", "while", "do", "done",
+    "ssh", "autossh", "sudo", "docker", "podman", "run", "volume", "create", "service", "services", "volumes",
+    "mount", "environment", "driver_opts", "driver", "local", "version", "type", "bind", "source", "target", "device",
+    "nfs4", "cifs", "localhost", "ssh-config", "false", "true", "command", "container_name", "defaults", "rw",
+    "pgsql", "dev", "tun", "while", "do", "done",
 })  # fmt: skip
 """Words of the syntax, and values that say what the import does anyway."""
 OPTIONS = frozenset({
     "name", "env", "cap-add", "opt", "mount", "config", "target", "HostName", "IdentityFile", "LocalForward", "addr",
-    "SSH_KEY_PATH", "SSH_PRIVATE_KEY_PATH", "OPENVPN_CUSTOM_CONFIG", "!other", "ProxyJump", "ProxyCommand", "env-file",
-    "MYSQL_SSL_MODE", "./app.env",
+    "SSH_KEY_PATH", "SSH_PRIVATE_KEY_PATH", "OPENVPN_CUSTOM_CONFIG", "!other", "ProxyJump", "ProxyCommand",
+    "env-file", "MYSQL_SSL_MODE", "./app.env",
 })  # fmt: skip
 """Options and keywords whose value is in the output."""
 UNNAMED = frozenset({"environment", "volumes", "driver_opts", "command"})
