@@ -49,7 +49,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 Record = Callable[[str, object], None]
 COMPOSE = REPOSITORY / "configs" / "compose"
 _SOME = 5
-APP_EXAMPLES = ("sidecar", "labels", "legacy")
+APP_EXAMPLES = ("sidecar", "labels", "vpn", "legacy")
 """The examples whose only app is the service `app`."""
 EPOCH = 1_700_000_000
 REMOTE = "10.66.0.1"
@@ -144,7 +144,7 @@ class Yard:
     @staticmethod
     def user(example: str) -> int:
         """Return the user of the gateway: that of the image, or the one in the README of the examples."""
-        return 10001 if example in ("shared", "swarm") else 4321
+        return 0 if example == "vpn" else 10001 if example in ("shared", "swarm") else 4321
 
     def variables(self, example: str) -> dict[str, str]:
         shared = {
@@ -610,6 +610,45 @@ def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: st
     rendered = yard.compose(up, "exec", "-T", "gateway", "gateway", "render", "compose")
     for part in options["o"].split(","):
         assert part in rendered.stdout, rendered
+
+
+@pytest.mark.timeout(600)
+def test_the_vpn_example(yard: Yard) -> None:
+    download(*build(yard.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
+    yard.prepare("vpn")
+    tun = yard.folder / "vpn" / "tun"
+    os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
+    tun.chmod(0o666)
+    server = OpenVpnServer(
+        yard.folder / "vpn-server",
+        Authority(yard.folder / "authority"),
+        more="multihome",
+        namespace=yard.engine.namespace,
+    )
+    behind = "10.66.1.1"
+    with contextlib.ExitStack() as stack:
+        with inside(yard.engine.namespace):
+            run(
+                f"set -e; ip addr add {behind}/32 dev lo;"
+                f"iptables -t nat -I PREROUTING -p tcp -d {behind} -j DNAT --to-destination 127.0.0.1;"
+                # Packets reach it only through the VPN, not from the containers' bridges.
+                f"iptables -t raw -I PREROUTING -i br+ -d {behind} -j DROP"
+            )
+        stack.callback(server.stop)
+        server.start()
+        file = yard.folder / "vpn" / "secrets" / "office.ovpn"
+        server.client(file, host=REMOTE)
+        file.chmod(0o600)
+        environment = {"TUN": str(tun), "ORDERS": f"{behind}:{yard.mariadb.port}"}
+        stack.callback(yard.compose, "vpn", "down", "-v", "-t", "5", environment=environment)
+        done = yard.compose("vpn", "up", "-d", "--wait", "--wait-timeout", "60", environment=environment)
+        assert done.returncode == 0, done.stderr + yard.compose("vpn", "logs", environment=environment).stdout
+        waited = yard.compose(
+            "vpn", "exec", "-T", "gateway", "gateway", "wait", "--max", "30s", environment=environment
+        )
+        assert waited.returncode == 0, waited.stdout + yard.compose("vpn", "logs", environment=environment).stdout
+        asked = yard.compose("vpn", "exec", "-T", "app", "python3", "-c", QUERY, environment=environment)
+        assert asked.stdout.startswith("rows "), asked.stderr
 
 
 def test_the_legacy_example_after_its_import(yard: Yard) -> None:
