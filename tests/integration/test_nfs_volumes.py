@@ -2,12 +2,11 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gateway.demo.nfs import NfsServer, available
+from gateway.demo.nfs import NfsServer
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.configs import write_nfs
@@ -27,14 +26,10 @@ _WRITE = (
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[NfsServer]:
+def server(nfs_server: NfsServer) -> NfsServer:
     need_guest()
     need(all(find(program) for program in ENGINE_PROGRAMS), "a Docker Engine (packages docker.io docker-cli)")
-    assert available()
-    made = NfsServer(tmp_path / "nfs").start()
-    made.export.chmod(0o777)
-    yield made
-    made.stop()
+    return nfs_server
 
 
 def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(

@@ -1,5 +1,6 @@
 """A host with NFS volumes reboots: a virtual machine with its own kernel and engine, and a disk that outlives it."""
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.nfs import NfsServer, available
+from gateway.demo.nfs import NfsServer
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.configs import write_nfs
@@ -61,15 +62,16 @@ class Host:
             disk.truncate(1 << 30)
         subprocess.run(["mkfs.ext4", "-q", str(self._disk)], check=True, timeout=60)
 
-    def boot(self) -> Guest:
-        """Start it, and wait until its engine responds."""
+    @contextlib.contextmanager
+    def boot(self) -> Iterator[Guest]:
+        """Run it until the block ends; wait until its engine responds."""
         self._boots += 1
-        guest = Guest(
+        with Guest(
             self._folder / f"boot{self._boots}", BOOT, memory=2048, programs=ENGINE_PROGRAMS,
             forwards={self.port: 2375}, disk=self._disk,
-        )  # fmt: skip
-        guest.wait_for("ENGINE-READY", 900)
-        return guest
+        ) as guest:  # fmt: skip
+            guest.wait_for("ENGINE-READY", 900)
+            yield guest
 
     def halt(self, guest: Guest) -> None:
         """Shut it down."""
@@ -92,23 +94,12 @@ class Host:
 
 
 @pytest.fixture
-def bastion(tmp_path: Path) -> Iterator[Bastion]:
-    server = Bastion(tmp_path / "bastion").start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NfsServer]:
+def server(nfs_server: NfsServer) -> NfsServer:
     need_guest()
     programs = (*ENGINE_PROGRAMS, "mkfs.ext4")
     need(all(find(program) for program in programs), "a Docker Engine (packages docker.io docker-cli e2fsprogs)")
-    assert available()
-    made = NfsServer(tmp_path / "nfs").start()
-    made.export.chmod(0o777)
-    (made.export / "hello").write_text("hello over NFS\n")
-    yield made
-    made.stop()
+    (nfs_server.export / "hello").write_text("hello over NFS\n")
+    return nfs_server
 
 
 def test_containers_with_nfs_volumes_run_after_a_reboot(
