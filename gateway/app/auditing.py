@@ -99,7 +99,7 @@ class Auditing:
         self.recorder.record("start", version=__version__, pid=os.getpid())
 
     def stopped(self, seconds: float) -> None:
-        """Record that the service ends, after so many seconds."""
+        """Record that the service stops, `seconds` after its start."""
         self.recorder.flush()
         self.recorder.record("stop", pid=os.getpid(), seconds=round(seconds, 3), dropped=self.dropped)
 
@@ -171,7 +171,7 @@ async def _opened(section: AuditSection, instance: str) -> AuditWriter | None:
         return None
     writer = AuditWriter(section.log, instance, section.queue)
     deadline = asyncio.get_running_loop().time() + _OPEN
-    # The thread opens it, which may block for ever; a poll is the simplest way to bound the wait.
+    # The thread opens it, which may block without limit. Polling is the simplest way to bound the wait.
     while not writer.opened.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(_POLL)
     error = writer.error

@@ -1,8 +1,9 @@
 """The desired state of Docker, from a configuration."""
 
-from gateway.backends.common.volume import VolumeSpec
+from gateway.backends.common.volume import VolumeOptions, VolumeSpec, mount_address
 from gateway.config import Config
 from gateway.contracts import Endpoint
+from gateway.docker.dead import MountListener
 from gateway.docker.plan import Desired
 from gateway.relay.resolver import is_address
 
@@ -34,7 +35,20 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
         by_label=by_label,
         strict=config.gateway.strict,
         direct=direct_addresses(config),
+        mount_listeners=mount_listeners(config),
     )
+
+
+def mount_listeners(config: Config) -> tuple[MountListener, ...]:
+    """Return the listeners that the engine's host may mount."""
+    found = []
+    for name, spec in config.backends.items():
+        if spec.kind.mount is None:
+            continue
+        volume = spec.kind.volume_options(spec.options) or VolumeOptions("")
+        addresses = [each for each in spec.listen if isinstance(each, Endpoint)]
+        found += [MountListener(name, mount_address(volume, each), each.port) for each in addresses]
+    return tuple(found)
 
 
 def direct_addresses(config: Config) -> tuple[str, ...]:
@@ -47,7 +61,7 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 def volumes(config: Config) -> tuple[VolumeSpec, ...]:
     """The volumes that a configuration wants."""
-    found = (spec.kind.volume(spec.options, spec.listen) for spec in config.backends.values())
+    found = (spec.kind.volume(spec.options, spec.listen, spec.hold) for spec in config.backends.values())
     return tuple(volume for volume in found if volume is not None)
 
 

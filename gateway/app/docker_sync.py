@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.app.site import Site
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
-from gateway.contracts import Link, Unit
+from gateway.contracts import Link, State, Unit
 from gateway.docker.consumers import Consumer
 from gateway.docker.options import DockerOptions, PeerOptions
 from gateway.supervision.supervisor import Supervisor
@@ -42,6 +42,7 @@ class DockerSync:
 
     def apply(self, config: Config, site: Site) -> None:
         """Reconcile Docker with this configuration. If its section `docker` changed, start a new reconciler."""
+        site.on_state_change = self._reconcile_soon
         unchanged = self._config is not None and self._config.docker == config.docker
         self._config, self._site = config, site
         for unit in site.workers.units:
@@ -117,7 +118,14 @@ class DockerSync:
 
         assert self._config is not None  # noqa: S101 - `apply` has set it before it created the reconciler
         serving = any(running.forward.active for running in self._site.backends.values()) if self._site else False
-        return replace(desired(self._config, frozenset(self._busy_consumers())), serving=serving)
+        wanted = desired(self._config, frozenset(self._busy_consumers()))
+        return replace(wanted, serving=serving, usable=frozenset(self._usable_backends()))
+
+    def _usable_backends(self) -> Iterator[str]:
+        """Yield the backends that serve clients; one whose checks are paused may serve them."""
+        for name, running in self._site.backends.items() if self._site else ():
+            if running.evaluate()[0] in (State.UP, State.DEGRADED, State.PAUSED):
+                yield name
 
     def _busy_consumers(self) -> Iterator[str]:
         for running in self._site.backends.values() if self._site else ():

@@ -1,15 +1,19 @@
 """Binds the listeners of a configuration, and sets the file modes of its unix sockets."""
 
+from gateway.app.socket_activation import PassedSockets
 from gateway.config import Config
-from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.forwarding.listener import BindError, ListenAddress, Listener
 
 
-def bind_listeners(config: Config, existing: dict[ListenAddress, Listener]) -> dict[ListenAddress, Listener]:
+def bind_listeners(
+    config: Config, existing: dict[ListenAddress, Listener], passed: PassedSockets
+) -> dict[ListenAddress, Listener]:
     """Bind a listener for each address of `config`.
 
     Args:
         config: The configuration.
         existing: The listeners that are bound already; they are reused and stay the caller's to close.
+        passed: The sockets that systemd bound.
 
     Returns:
         The listeners by address. The caller owns the new ones.
@@ -21,13 +25,21 @@ def bind_listeners(config: Config, existing: dict[ListenAddress, Listener]) -> d
     try:
         for spec in config.backends.values():
             for address in spec.listen:
-                bound[address] = existing.get(address) or Listener(address)
+                bound[address] = existing.get(address) or _listener(address, passed)
     except BaseException:
         for address, listener in bound.items():
             if address not in existing:
                 listener.close()
         raise
     return bound
+
+
+def _listener(address: ListenAddress, passed: PassedSockets) -> Listener:
+    try:
+        sockets = passed.duplicates(address)
+    except OSError as error:
+        raise BindError(f"cannot use the socket that systemd passed for {address}: {error.strerror}") from error
+    return Listener(address, sockets)
 
 
 def restrict_sockets(config: Config, listeners: dict[ListenAddress, Listener]) -> None:

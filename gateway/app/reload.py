@@ -12,6 +12,7 @@ from gateway.app.docker_sync import DockerSync
 from gateway.app.listeners import bind_listeners, open_sockets, restrict_sockets
 from gateway.app.process_setup import set_io_flusher
 from gateway.app.site import Site
+from gateway.app.socket_activation import PassedSockets
 from gateway.app.stale_mounts import find_stale_files
 from gateway.config import Config
 from gateway.config.advice import advice
@@ -40,6 +41,7 @@ class Reloader:
         auditing: Records the changes, and reopens its file at each reload.
         notifier: Reports reloads to systemd.
         stop: Set when the service stops.
+        passed: The sockets that systemd bound.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Reloader:
         auditing: Auditing,
         notifier: Notifier,
         stop: asyncio.Event,
+        passed: PassedSockets,
     ) -> None:
         self.config = config
         """The configuration that is applied."""
@@ -72,6 +75,7 @@ class Reloader:
         self._auditing = auditing
         self._notifier = notifier
         self._stop = stop
+        self._passed = passed
         self._ops: OpsServer | None = None
         self._last_digest = config.origin.sha256
         """SHA-256 of the file that was read last, whether it was applied or refused."""
@@ -169,7 +173,7 @@ class Reloader:
         writer = await self._auditing.prepare(config.audit)
         try:
             self.check_running()
-            listeners = bind_listeners(config, site.listeners)
+            listeners = bind_listeners(config, site.listeners, self._passed)
             restrict_sockets(config, listeners)
             self._workers_behind.set()
             diff = self._apply_to(site, docker, config, listeners)

@@ -1,6 +1,7 @@
 """A running backend: passes the results of checks to its forward, and failures of its traffic to the checks."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.app.worker.messages import Login, TargetAssignment
@@ -28,6 +29,7 @@ class RunningBackend:
         budgets: The handshake budgets of the targets whose servers count aborted handshakes.
         state: The state at the last evaluation.
         since: When `state` began, in epoch seconds.
+        on_state_change: Called when `state` changes.
     """
 
     spec: BackendSpec
@@ -38,6 +40,7 @@ class RunningBackend:
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
     state: State = State.UNKNOWN
     since: float = field(default_factory=time.time)
+    on_state_change: Callable[[], None] = lambda: None
 
     def candidates(self) -> list[Candidate]:
         """Return the targets with the results of their last checks."""
@@ -58,6 +61,7 @@ class RunningBackend:
         state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
         if state is not self.state:
             self.state, self.since = state, time.time()
+            self.on_state_change()
         return state, reason, detail
 
     def on_check_result(self) -> None:

@@ -19,6 +19,7 @@ from gateway.app.reload import Loader, Reloader
 from gateway.app.service_control import ServiceControl
 from gateway.app.shutdown import shut_down
 from gateway.app.site import Site
+from gateway.app.socket_activation import passed_sockets
 from gateway.app.units import Units
 from gateway.app.uplinks import Uplinks
 from gateway.app.worker.owner import Workers
@@ -55,8 +56,9 @@ class GatewayService:
         self._stamps = stamps
         self._stop = asyncio.Event()
         self._notifier = Notifier()
+        self._passed = passed_sockets()
         self._auditing = Auditing(config.gateway.instance)
-        self._reloader = Reloader(config, loader, file, self._auditing, self._notifier, self._stop)
+        self._reloader = Reloader(config, loader, file, self._auditing, self._notifier, self._stop, self._passed)
         self._control = ServiceControl(self._reloader, self._auditing, self._stop)
         self._ops = OpsServer(self._control, ops_settings(config))
 
@@ -81,7 +83,8 @@ class GatewayService:
 
     async def _serve(self, announce: Callable[[Endpoint], None] | None) -> None:
         config = self._reloader.config
-        listeners = bind_listeners(config, {})
+        listeners = bind_listeners(config, {}, self._passed)
+        self._passed.warn_unused(listeners)
         async with (
             self._ops.serving() as address,
             asyncio.TaskGroup() as group,

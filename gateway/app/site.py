@@ -1,5 +1,6 @@
 """The running tunnels, forwards and checks of one configuration, and how another configuration is applied to them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -10,7 +11,7 @@ from gateway.app.local_checks import HandshakeBudgets
 from gateway.app.running_backend import RunningBackend
 from gateway.app.units import Units
 from gateway.app.uplinks import Uplinks
-from gateway.app.worker.messages import Action, Command
+from gateway.app.worker.messages import Command, WorkerAction
 from gateway.app.worker.owner import Workers
 from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerUnit
@@ -80,6 +81,8 @@ class Site:
         self.backends: dict[str, RunningBackend] = {}
         self.listeners: dict[ListenAddress, Listener] = {}
         self.workers = workers
+        self.on_state_change: Callable[[], None] = lambda: None
+        """Called when the state of a backend changes."""
         self._units = units
         self._identity = identity
         self._health = health
@@ -134,6 +137,7 @@ class Site:
             kind = spec.kind
             forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, self._recorder)
             running = RunningBackend(spec, forward, local=forward)
+        running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - it may be replaced later
         self.backends[spec.name] = running
         self._change(running, spec, admission, listeners)
         if running.local is not None:
@@ -225,19 +229,19 @@ class Site:
         """Use the keys or certificates of a tunnel that have changed on disk, without closing connections."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.renew()
-        self.workers.send(Command(Action.RENEW, tunnel))
+        self.workers.send(Command(WorkerAction.RENEW, tunnel))
 
     def retry(self, tunnel: str) -> None:
         """Retry a tunnel that is down, because its certificates were renewed on disk. Open links continue."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.retry()
-        self.workers.send(Command(Action.RETRY, tunnel))
+        self.workers.send(Command(WorkerAction.RETRY, tunnel))
 
     def reconnect(self, tunnel: str) -> None:
         """Reopen an open tunnel; retry a tunnel in backoff immediately."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.reconnect()
-        self.workers.send(Command(Action.RECONNECT, tunnel))
+        self.workers.send(Command(WorkerAction.RECONNECT, tunnel))
 
 
 def _stop_removed_listeners(forward: Forward | None, spec: BackendSpec) -> None:

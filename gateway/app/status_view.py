@@ -29,6 +29,7 @@ from gateway.ops.status_views import (
     BackendView,
     ConsumerView,
     CredentialView,
+    DeadView,
     DockerView,
     KnownConsumer,
     PeerView,
@@ -163,6 +164,11 @@ def docker_view(docker: DockerSync) -> DockerView | None:
         ],
         warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
         postponed=plan.postponed,
+        dead=[
+            DeadView(each.container, each.cause, each.detail, each.state, each.message, each.command)
+            for each in plan.dead
+        ],
+        revived=dict(reconciler.revivals.revived),
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),
         consumers={each.name: KnownConsumer(each.id, each.labels) for each in reconciler.directory.consumers()},

@@ -135,15 +135,16 @@ class BackendKind:
         volume: VolumeOptions | None = options.volume if self.mount else None
         return volume
 
-    def volume(self, options: Any, listen: Sequence[Endpoint | Path]) -> VolumeSpec | None:
+    def volume(self, options: Any, listen: Sequence[Endpoint | Path], hold: float) -> VolumeSpec | None:
         """Return the definition of that volume; None if there is none, or if the backend has no address.
 
         Args:
             options: The options.
             listen: The listeners of the backend. The volume mounts from the first address.
+            hold: The seconds for which the backend holds a client.
         """
         listener = next((address for address in listen if isinstance(address, Endpoint)), None)
-        return self.mount.build(options, listener) if self.mount and listener else None
+        return self.mount.build(options, listener, hold) if self.mount and listener else None
 
     def __reduce__(self) -> tuple[Callable[[str], "BackendKind"], tuple[str]]:
         return (KINDS.__getitem__, (self.name,))

@@ -1,8 +1,7 @@
 """`kind: nfs`: an NFSv4 export. The probe sends RPC calls. It mounts nothing, and so cannot hang in the kernel."""
 
-import hashlib
-import secrets
-import socket
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,23 +19,27 @@ from gateway.contracts import Connector, Duration, Endpoint, Phases, ProbeResult
 from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, Fact, hidden
 from gateway.nfs import v4
-from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
+from gateway.nfs.export_probe import ExportProbe
 from gateway.nfs.rpc import RpcClient, RpcError
 from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
 from gateway.text import format_bytes
 
-CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
-"""The directory that the write check creates. Its name depends on the host: many gateways may check an export."""
-_INSTANCE_ID = secrets.token_hex(4)
-"""Distinguishes this process in the client owner of NFSv4.1 sessions."""
 _PORT = 2049
+_TIMEO, _MAX_RETRANS = 60, 9
+"""Seconds, and retransmissions: the kernel's limit for `timeo * (1 + retrans)` is 600 s."""
 _VERSIONS = ("4", "4.0", "4.1", "4.2")
 _RESERVED = frozenset({
     "proto", "tcp", "udp", "rdma", "tcp6", "udp6", "clientaddr", "mountaddr", "mountport", "mountproto", "mountvers",
     "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "softerr", "bg", "fg", "retry", "intr", "nointr",
     "resvport",
 })  # fmt: skip
+_IMPORTED_OPTIONS = frozenset({
+    "ac", "acdirmax", "acdirmin", "acregmax", "acregmin", "actimeo", "async", "cto", "fsc", "lookupcache", "noac",
+    "noatime", "nocto", "nodev", "nodiratime", "noexec", "nosuid", "nconnect", "relatime", "retrans", "rsize", "sync",
+    "timeo", "wsize",
+})  # fmt: skip
+"""Mount options that an imported volume keeps."""
 WRITABLE = Fact("read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden)
 SPACE = Fact(
     "space_bytes",
@@ -103,8 +106,7 @@ class NfsBackend:
     def __init__(self, options: NfsOptions, check: NfsCheck) -> None:
         self.options = options
         self.check = check
-        self._sessions: dict[Endpoint, Nfs41Session] = {}
-        """A session for each target without NFSv4.0. It is reused, because servers keep each session for a while."""
+        self._export_probe = ExportProbe(options.export, write=check.write)
         self._first_seen: dict[Endpoint, v4.Export] = {}
         """The export of each target at the first probe."""
 
@@ -115,7 +117,7 @@ class NfsBackend:
             try:
                 with phases("greeting"):
                     await v4.null(client)
-                export = await self._query(client, target, phases)
+                export = await self._export_probe.query(client, target, phases)
             except RpcError as error:
                 versions = f" (it supports {error.versions[0]} to {error.versions[1]})" if error.versions else ""
                 raise ProbeError(
@@ -139,60 +141,9 @@ class NfsBackend:
             },
             degraded=(Reason.EXPORT, f"{self.options.export}: {changed}: remount it") if changed else None,
             unusable=(Reason.NO_SPACE, f"{self.options.export}: none of {export.total} bytes is free")
-            if _is_full(export)
+            if export.is_full
             else None,
         )
-
-    async def _query(self, client: RpcClient, target: Endpoint, phases: Phases) -> v4.Export:
-        """Query the export with NFSv4.0, which needs no session, or with NFSv4.1 if the server requires that."""
-        if target not in self._sessions:
-            try:
-                return await self._query_with(None, client, target, phases)
-            except v4.NfsError as error:
-                if error.status != v4.NFS4ERR_MINOR_VERS_MISMATCH:
-                    raise
-        session = self._sessions.pop(target, None)
-        if session is not None:
-            try:
-                return await self._query_with(session, client, target, phases)
-            except v4.NfsError as error:
-                if error.status not in SESSION_LOST:
-                    raise
-        session = Nfs41Session(f"gateway-check {socket.gethostname()} {_INSTANCE_ID} {target} {self.options.export}")
-        await v4.open_session(client, session)
-        return await self._query_with(session, client, target, phases)
-
-    async def _query_with(
-        self, session: Nfs41Session | None, client: RpcClient, target: Endpoint, phases: Phases
-    ) -> v4.Export:
-        """Query the export with a session, or with NFSv4.0.
-
-        The session is kept only if the server has replied and still knows it. Otherwise its state is unknown.
-        """
-        try:
-            with phases("rpc"):
-                export = await v4.query_export(client, self.options.export, session)
-            self._check_readable(export)
-            if self.check.write and not _is_full(export):
-                with phases("query"):
-                    await v4.create_and_remove(client, self.options.export, CANARY, session)
-        except v4.NfsError as error:
-            if error.status not in SESSION_LOST:
-                self._keep(session, target)
-            raise
-        except ProbeError:
-            self._keep(session, target)
-            raise
-        self._keep(session, target)
-        return export
-
-    def _check_readable(self, export: v4.Export) -> None:
-        if not export.readable:
-            raise ProbeError(Reason.PERMISSION, f"{self.options.export}: permission to read is denied")
-
-    def _keep(self, session: Nfs41Session | None, target: Endpoint) -> None:
-        if session is not None:
-            self._sessions[target] = session
 
 
 def _describe_change(first: v4.Export, now: v4.Export) -> str:
@@ -202,12 +153,8 @@ def _describe_change(first: v4.Export, now: v4.Export) -> str:
     return "another directory than before" if first.handle != now.handle else ""
 
 
-def _is_full(export: v4.Export) -> bool:
-    return bool(export.total and not export.available)
-
-
-def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:
-    """Return the volume.
+def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
+    """Return the volume. Its mount waits for at least as long as the gateway holds its connection.
 
     Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
     The version is always set, because the default of the kernel is 3.
@@ -218,8 +165,17 @@ def _volume(options: NfsOptions, listener: Endpoint) -> VolumeSpec | None:
     address = mount_address(volume, listener)
     device = f"{f'[{address}]' if ':' in address else address}:{options.export}"
     proto = "tcp6" if ":" in address else "tcp"
-    mount_options = ("nfsvers=4.2", f"proto={proto}", "hard", "timeo=600", "retrans=2")
+    mount_options = ("nfsvers=4.2", f"proto={proto}", "hard", f"timeo={_TIMEO * 10}", f"retrans={_retrans(hold)}")
     return build_volume(volume, listener, "nfs", options.export, device, mount_options)
+
+
+def _retrans(hold: float) -> int:
+    """Return the number of retransmissions before a call fails (nfs(5), `retrans`).
+
+    On TCP, a call fails `_TIMEO * (1 + retrans)` seconds after it was sent, and after 600 s at the latest
+    (`NFS_MAX_TCP_TIMEOUT`). With `hard`, calls of an existing mount are then repeated, but mount(2) fails.
+    """
+    return min(max(2, math.ceil(hold / _TIMEO)), _MAX_RETRANS)
 
 
 def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
@@ -238,18 +194,45 @@ def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     """See `MountKind.import_volume`."""
-    mount = dict(part.partition("=")[::2] for part in driver_options.get("o", "").split(","))
+    mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
     server, _, export = driver_options.get("device", "").rpartition(":")
-    server = (mount.get("addr") or server).strip("[]")
+    named, server = server, (mount.pop("addr", "") or server).strip("[]")
     if not server or not export:
         raise ValueError("the server (addr=) or the export (device) is missing")
-    version = mount.get("nfsvers") or mount.get("vers") or "4"
-    notes = [] if version.startswith("4") else [f"NFS version {version} becomes 4.2 through the gateway"]
-    port = mount.get("port") or str(_PORT)
+    if not export.startswith("/"):
+        raise ValueError(f"the export {export} does not begin with /")
+    port = mount.pop("port", "") or str(_PORT)
     if not port.isdecimal():
         raise ValueError(f"port={port} is not a port number")
+    version = mount.pop("nfsvers", "") or mount.pop("vers", "") or "4"
+    kept, notes = _imported_options(mount)
+    if named.strip("[]") not in ("", server):
+        notes.append(f"the device names {named}: the target is addr={server}")
+    if not version.startswith("4"):
+        notes.append(f"NFS version {version} becomes 4.2 through the gateway")
+    elif version in ("4.0", "4.1"):
+        kept.insert(0, f"nfsvers={version}")
+    volume: dict[str, Any] = {"read_only": True} if "ro" in mount else {}
     keys = {"targets": [str(Endpoint(server, int(port)))], "export": export}
-    return keys | {"volume": {"read_only": True} if "ro" in mount else {}}, notes
+    return keys | {"volume": volume | ({"mount_options": kept} if kept else {})}, notes
+
+
+def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the mount options to keep, and notes on the others."""
+    written = {name: f"{name}={value}" if value else name for name, value in mount.items()}
+    kept = [text for name, text in written.items() if name in _IMPORTED_OPTIONS]
+    others = [text for name, text in written.items() if name not in {*_IMPORTED_OPTIONS, "ro", "rw", "hard", ""}]
+    return kept, [f"mount options that are not imported: {', '.join(others)}"] if others else []
+
+
+def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
+    """See `MountKind.render_export`: a line of exports(5).
+
+    `insecure`: sshd and the gateway connect from ports above 1023.
+    """
+    mode = "ro" if options.volume is not None and options.volume.read_only else "rw"
+    path = re.sub(r'[\s"#\\]', lambda match: f"\\{ord(match[0]):03o}", options.export)
+    return " ".join((path, *(f"{client}({mode},sync,no_subtree_check,insecure)" for client in clients)))
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
@@ -290,6 +273,7 @@ KIND = BackendKind(
         problems=_volume_problems,
         persistent_volume=_persistent_volume,
         import_volume=_import_volume,
+        render_export=_render_export,
     ),
     facts=(WRITABLE, IDENTITY, SPACE, LEASE),
     tap=RpcTap,

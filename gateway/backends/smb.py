@@ -1,13 +1,22 @@
 """`kind: smb`: an SMB 2 or SMB 3 share. The probe negotiates a dialect ([MS-SMB2]) and mounts nothing."""
 
 import asyncio
+import re
 import secrets
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.backends import BackendKind, ImportRules, NoOptions
-from gateway.backends.common.volume import MountKind, VolumeOptions, VolumeSpec, build_volume, mount_address
+from gateway.backends.common.volume import (
+    ImportedVolume,
+    MountKind,
+    VolumeOptions,
+    VolumeSpec,
+    build_volume,
+    mount_address,
+)
 from gateway.contracts import Connector, Duration, Endpoint, Phases, ProbeResult, Stream, TrafficClass
 from gateway.errors import ProbeError, Reason, UsageError
 from gateway.facts import IDENTITY, VERSION
@@ -17,6 +26,7 @@ _HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
 """The SMB2 header ([MS-SMB2] 2.2.1.2)."""
 _MAGIC = b"\xfeSMB"
 _NEGOTIATE = 0
+_PORT = 445
 _NOT_SUPPORTED = 0xC00000BB
 """STATUS_NOT_SUPPORTED: the server supports none of the offered dialects (3.3.5.4)."""
 _DIALECTS = {0x0202: "2.0.2", 0x0210: "2.1", 0x0300: "3.0", 0x0302: "3.0.2"}
@@ -107,7 +117,8 @@ async def _negotiate(sock: Stream) -> bytes:
     return response
 
 
-def _volume(options: SmbOptions, listener: Endpoint) -> VolumeSpec | None:
+def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
+    del hold  # the mount options of SMB have no equivalent of `retrans`
     volume = options.volume
     if volume is None:
         return None
@@ -118,6 +129,36 @@ def _volume(options: SmbOptions, listener: Endpoint) -> VolumeSpec | None:
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
     """See `MountKind.persistent_volume`."""
     raise UsageError(f"volume {volume.name}: Kubernetes mounts SMB only with a CSI driver")
+
+
+def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
+    """See `MountKind.import_volume`."""
+    mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
+    match = re.fullmatch(r"//([^/]+)/+([^/]+)(/.*)?", driver_options.get("device", ""))
+    if match is None:
+        raise ValueError("the device is not //SERVER/SHARE")
+    port = mount.pop("port", "") or str(_PORT)
+    if not port.isdecimal():
+        raise ValueError(f"port={port} is not a port number")
+    server = mount.pop("addr", "") or mount.pop("ip", "") or match[1]
+    keys: dict[str, Any] = {"targets": [str(Endpoint(server.strip("[]"), int(port)))], "share": match[2]}
+    notes = [f"directory {match[3]} of the share: mount it on the host"] if match[3] else []
+    if server != match[1]:
+        notes.append(f"the device names {match[1]}: the target is addr={server}")
+    login = sorted({"user", "username", "password", "pass", "credentials", "cred"} & mount.keys())
+    if login:
+        notes.append(
+            f"{', '.join(login)}: a volume with a password is not imported: mount the share on the host through the"
+            " listener, with credentials=FILE, and bind-mount the directory"
+        )
+    else:
+        keys["volume"] = {"read_only": True} if "ro" in mount else {}
+    others = [
+        f"{name}={value}" if value else name
+        for name, value in mount.items()
+        if name not in {*login, "ro", "rw", "guest", ""}
+    ]
+    return keys, [*notes, *([f"mount options that are not imported: {', '.join(others)}"] if others else [])]
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
@@ -132,13 +173,17 @@ KIND = BackendKind(
     NoOptions,
     SmbBackend,
     schemes=("smb",),
-    default_port=445,
+    default_port=_PORT,
     aliases=("cifs",),
     read_url=_read_url,
     hold=Duration(60.0),
     traffic_class=TrafficClass.BULK,
     mount=MountKind(
-        file_systems=("cifs", "smb"), build=_volume, versions=_VERSIONS, persistent_volume=_persistent_volume
+        file_systems=("cifs", "smb"),
+        build=_volume,
+        versions=_VERSIONS,
+        persistent_volume=_persistent_volume,
+        import_volume=_import_volume,
     ),
     facts=(VERSION, IDENTITY),
     imports=ImportRules(keys={"share": "SHARE"}, note="set share to the name of the share"),

@@ -15,6 +15,7 @@ from gateway.errors import GatewayError, UsageError
 
 if TYPE_CHECKING:
     from gateway.config import Config
+    from gateway.docker.dead import Dead
     from gateway.docker.plan import Plan
 
 
@@ -115,9 +116,13 @@ def _print(made: "Plan", output: str) -> None:
         rows = [[each.spec.name, each.state, each.message] for each in made.volumes]
         print_table(["VOLUME", "STATE", "WHY"], rows)
         click.echo()
+    if made.dead:
+        rows = [[each.container, each.state, each.detail, _remedy(each)] for each in made.dead]
+        print_table(["NOT RUNNING", "STATE", "WHY", "TO DO"], rows)
+        click.echo()
     if made.actions:
         rows = [
-            [each.verb, each.network, each.container or "-", ", ".join(each.aliases) or "-", each.why]
+            [each.verb, each.network or "-", each.container or "-", ", ".join(each.aliases) or "-", each.why]
             for each in made.actions
         ]
         print_table(["CHANGE", "NETWORK", "CONTAINER", "ALIASES", "WHY"], rows)
@@ -126,6 +131,10 @@ def _print(made: "Plan", output: str) -> None:
     if made.postponed:
         click.echo(f"{made.postponed} further detachments are postponed (docker.max_detaches)")
     sys.stdout.flush()
+
+
+def _remedy(dead: "Dead") -> str:
+    return ": ".join(filter(None, (dead.message, dead.command))) or "-"
 
 
 def _json(made: "Plan") -> dict[str, object]:
@@ -146,6 +155,11 @@ def _json(made: "Plan") -> dict[str, object]:
             for each in made.volumes
         ],
         "shadowed_names": [vars(each) for each in made.name_conflicts],
+        "dead_containers": [
+            {"container": each.container, "cause": each.cause, "detail": each.detail, "state": each.state,
+             "message": each.message, "command": each.command}
+            for each in made.dead
+        ],
         "warnings": [*made.warnings, *made.exposures],
         "postponed": made.postponed,
     }  # fmt: skip

@@ -84,6 +84,14 @@ def _print_docker(docker: dict[str, Any] | None, *, wide: bool) -> None:
     ]  # fmt: skip
     if rows:
         print_table(["NETWORK", "CONTAINER", "ATTACHMENT", "WHY"], rows)
+    rows = [
+        [each["container"], each["state"], each["detail"],
+         ": ".join(filter(None, (each["message"], each["command"]))) or "-"]
+        for each in docker.get("dead_containers", ())
+    ]  # fmt: skip
+    if rows:
+        click.echo()
+        print_table(["NOT RUNNING", "STATE", "WHY", "TO DO"], rows)
     rows = [[each["name"], each["state"], each["message"]] for each in docker["volumes"]]
     if rows and (wide or any(row[1] != "kept" for row in rows)):
         click.echo()

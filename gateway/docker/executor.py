@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 
 from gateway.docker.engine import Engine, has_gateway_priority
 from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.failed_starts import read_error
 from gateway.docker.plan import Action, Verb
 
 
@@ -30,8 +31,20 @@ async def execute(engine: Engine, action: Action) -> None:
             # Without force: the engine refuses if a container uses it.
             await _unless(ErrorKind.NOT_FOUND, engine.delete(f"volumes/{action.network_id}"))
             await engine.post("volumes/create", dict(action.body))
+        case Verb.START | Verb.RESTART:
+            await _start(engine, action)
         case Verb.UPDATE_SERVICE:
             await engine.post(f"services/{action.container_id}/update", dict(action.body), version=action.version)
+
+
+async def _start(engine: Engine, action: Action) -> None:
+    try:
+        await engine.post(f"containers/{action.container_id}/{action.verb}")
+    except EngineError as error:
+        # The message of a failed mount contains the mount options, which can include passwords.
+        if failed := read_error(error.message):
+            raise EngineError(error.kind, failed.detail) from None
+        raise
 
 
 async def _reattach(engine: Engine, action: Action) -> None:

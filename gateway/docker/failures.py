@@ -61,10 +61,6 @@ class Failures:
         """Return the time of the next attempt; 0: now."""
         return self._failed[action.key][1] if action in self else 0.0
 
-    def next_attempts(self) -> list[float]:
-        """Return the time of each failed action's next attempt."""
-        return [at for _, at, _ in self._failed.values()]
-
     def lines(self) -> list[str]:
         """Return a line for each failure."""
         return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]

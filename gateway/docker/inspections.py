@@ -1,12 +1,15 @@
-"""A cache of container inspections: the values that the gateway uses never change."""
+"""A cache of container inspections: except for the last start, the values that the gateway uses never change."""
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from gateway.docker.engine import Engine, get_required
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.exposure import can_spoof
+from gateway.docker.model import LastStart
 from gateway.docker.names import hostname_of, hosts_of
 
 
@@ -35,6 +38,8 @@ class Inspections:
     def __init__(self) -> None:
         self._found: dict[str, Inspection] = {}
         self._aliases: dict[str, frozenset[str]] = {}
+        self._starts: dict[str, tuple[float, LastStart]] = {}
+        """The last start at the last inspection, and the monotonic time of that inspection, by container ID."""
 
     def cached(self, container: str) -> Inspection | None:
         """Return the cached inspection of a container; None: there is none."""
@@ -44,9 +49,22 @@ class Inspections:
         """Return the cached aliases of an endpoint; None: there are none."""
         return self._aliases.get(endpoint)
 
+    def last_start(self, container: str) -> LastStart | None:
+        """Return the last start of a container at its last inspection; None: it was not inspected."""
+        return self._starts[container][1] if container in self._starts else None
+
+    def start_inspected_at(self, container: str) -> float:
+        """Return the monotonic time when the last start of a container was inspected; 0: never."""
+        return self._starts[container][0] if container in self._starts else 0.0
+
+    def forget_start(self, container: str) -> None:
+        """Remove the last start of a container, which was started again."""
+        self._starts.pop(container, None)
+
     def retain(self, containers: Collection[str], endpoints: Collection[str]) -> None:
         """Remove all other containers and endpoints."""
         self._found = {key: each for key, each in self._found.items() if key in containers}
+        self._starts = {key: each for key, each in self._starts.items() if key in containers}
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in endpoints}
 
     async def get(self, engine: Engine, container: str) -> Inspection | None:
@@ -72,6 +90,7 @@ class Inspections:
             if error.kind is ErrorKind.NOT_FOUND:
                 return None
             raise
+        self._starts[container] = time.monotonic(), last_start(found)
         host: Mapping[str, Any] = found.get("HostConfig") or {}
         self._found[container] = Inspection(
             can_spoof(host, found.get("BoundingCaps")),
@@ -86,3 +105,20 @@ class Inspections:
             if each.get("EndpointID"):
                 self._aliases[each["EndpointID"]] = frozenset(each.get("Aliases") or ())
         return networks
+
+
+def last_start(inspection: Mapping[str, Any]) -> LastStart:
+    """Return what an inspection reports about the container's last start."""
+    state = inspection.get("State") or {}
+    policy = (inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
+    restarts = policy.get("Name") not in (None, "", "no")
+    return LastStart(str(state.get("Error") or ""), restarts, _epoch(str(state.get("StartedAt"))))
+
+
+def _epoch(text: str) -> float:
+    """Return a time of the engine (RFC 3339) in seconds since the epoch; 0: never."""
+    try:
+        at = datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
+    return max(0.0, at)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from gateway.docker.grants import Granted
 from gateway.docker.options import AttachRule
 
-KEYS = ("enable", "backends", "network", "aliases", "on-stop", "instance")
+KEYS = ("enable", "backends", "network", "aliases", "on-stop", "instance", "revive")
 MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
 """Labels of networks and volumes that the gateway creates."""
 _TRUE = {"true", "1", "yes", "on"}
@@ -87,6 +87,18 @@ def read(
     return request, problems
 
 
+def revives(labels: Mapping[str, str], prefix: str, *, default: bool) -> bool:
+    """Return whether the gateway may start a container whose start failed.
+
+    Args:
+        labels: The labels that count.
+        prefix: The prefix of the gateway's labels.
+        default: The value of `docker.revive`.
+    """
+    text = labels.get(f"{prefix}.revive", "").lower()
+    return text in _TRUE or (default and text not in _FALSE - {""})
+
+
 def enabled(text: str) -> bool:
     """Return whether the label `enable` opts in."""
     return text.lower() in _TRUE
@@ -123,6 +135,9 @@ def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> It
     text = mine.get("enable", "true")
     if text.lower() not in _TRUE | _FALSE:
         yield f"{prefix}.enable: {text!r} is neither true nor false"
+    text = mine.get("revive", "true")
+    if text.lower() not in _TRUE | _FALSE - {""}:
+        yield f"{prefix}.revive: {text!r} is neither true nor false"
 
 
 def _similar(name: str, known: Collection[str]) -> str:

@@ -40,6 +40,21 @@ class EndpointInfo:
 
 
 @dataclass(frozen=True)
+class LastStart:
+    """What an inspection reports about a container's last start.
+
+    Args:
+        error: Why it failed (`State.Error`); empty: it succeeded, or the container was stopped since.
+        restarts: Whether its restart policy is not `no`.
+        at: When it last succeeded, in seconds since the epoch; 0: never.
+    """
+
+    error: str = ""
+    restarts: bool = False
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
 class Container:
     """A container of this engine.
 
@@ -54,6 +69,9 @@ class Container:
             or not known.
         hosts: The names in its own hosts file, in lower case; empty if they are not known.
         given_names: Aliases that the engine adds on every network, in addition to its short ID.
+        has_volumes: Whether it mounts volumes.
+        exit_success: Whether it exited with code 0.
+        last_start: Its last start; None: not known.
     """
 
     id: str
@@ -68,6 +86,9 @@ class Container:
     hostname: str = ""
     hosts: frozenset[str] = frozenset()
     given_names: frozenset[str] = frozenset()
+    has_volumes: bool = False
+    exit_success: bool = False
+    last_start: LastStart | None = None
 
     @property
     def joins(self) -> str:
@@ -128,6 +149,13 @@ class Swarm:
     active: bool = False
     manager: bool = False
     leader: bool = False
+    waiting: bool = False
+    """Whether it is a member of a swarm without a connection to the managers, as when it starts before them."""
+
+    @property
+    def member(self) -> bool:
+        """Whether it is a member of a swarm."""
+        return self.active or self.waiting
 
 
 @dataclass(frozen=True)

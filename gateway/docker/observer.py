@@ -1,5 +1,6 @@
 """Takes snapshots of an engine, with as few requests as possible."""
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from gateway.docker.names import WITHOUT_NAMES
 from gateway.docker.options import DockerOptions
 from gateway.docker.own_id import own_id
 from gateway.docker.projects import configured_as
+from gateway.docker.starts import with_last_starts
 from gateway.docker.volumes import VolumeInfo
 from gateway.text import one_line
 
@@ -73,6 +75,8 @@ class Observer:
                 volumes = tuple(responses.volumes(await engine.get("volumes"), listed))
             if labels := self._consumers():
                 containers = await self._with_capabilities(engine, containers, labels)
+            now = time.monotonic()
+            containers = await with_last_starts(engine, self._inspections, containers, self._matters, now)
             services = await self._services(engine) if swarm.manager else ()
         except EngineError:
             raise
@@ -85,6 +89,10 @@ class Observer:
             containers, networks, services or (), volumes, info, swarm, own=own, services_hidden=services is None,
             gateway_priority=has_gateway_priority(engine.api_version), flavour=engine.flavour,
         )  # fmt: skip
+
+    def forget_start(self, container: str) -> None:
+        """Inspect a container again in the next snapshot, because it was started."""
+        self._inspections.forget_start(container)
 
     async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
         """Return the swarm's services; None: a proxy refuses the request, and `docker.services` is off."""
@@ -127,6 +135,8 @@ class Observer:
             image_labels=image_labels,
             created=int(listed.get("Created") or 0),
             given_names=frozenset(filter(None, (hostname,))),
+            has_volumes=any(each.get("Type") == "volume" for each in listed.get("Mounts") or ()),
+            exit_success=str(listed.get("Status", "")).startswith("Exited (0)"),
         )
 
     async def _with_aliases(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -119,6 +119,9 @@ class DockerOptions:
         on_name_conflict: What to do if a name on a network of the gateway resolves to another host on another network
             of a container, or in its own hosts file: warn, or refuse to attach the container.
         services: Whether to attach swarm services by changing their specification, which restarts their tasks.
+        revive: Whether to start containers whose start failed because of a volume or a network of the gateway, and to
+            restart containers that use the network namespace of a container that was restarted. The label
+            `gateway.revive` overrides it for one container.
         peers: Exchange of container addresses with the agents of other nodes; absent: their containers are unknown.
         repair: When to reattach a container with wrong aliases, which resets its connections: when it has none,
             always, or never.
@@ -137,6 +140,7 @@ class DockerOptions:
     grants: tuple[Grant, ...] = ()
     on_name_conflict: Literal["warn", "refuse"] = "warn"
     services: bool = False
+    revive: bool = False
     peers: PeerOptions | None = None
     repair: Literal["idle", "disruptive", "never"] = "idle"
     max_detaches: int = field(default=10, metadata=AT_LEAST_ONE)

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backends.common.volume import VolumeSpec
+from gateway.docker.dead import Dead, MountListener
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
@@ -29,6 +30,12 @@ class Verb(StrEnum):
     UPDATE_SERVICE = "update_service"
     CREATE_VOLUME = "create_volume"
     RECREATE_VOLUME = "recreate_volume"
+    START = "start"
+    RESTART = "restart"
+
+
+REVIVALS = (Verb.START, Verb.RESTART)
+"""The actions that start containers."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Action:
     """One change.
 
     Args:
-        network: The name of the network or volume.
+        network: The name of the network or volume; empty: the action is on a container.
         network_id: Its ID, or its name if this engine does not list it yet.
         container: The name of the container or service; empty for a network.
         container_id: The ID of the container or service.
@@ -59,12 +66,21 @@ class Action:
     """The endpoint's addresses; for an address family without one, the engine chooses."""
     detaches: int = field(default=0, compare=False)
     """How many endpoints it detaches and does not attach again."""
+    cause: str = ""
+    """What was missing when the container last failed to start."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """Identifies the attachment, network or volume that it changes."""
-        kind = "volume " if self.verb in (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME) else ""
-        return (kind + self.network, self.container_id)
+        """Identifies the attachment, network, volume or container that it changes."""
+        return (self.subject.removeprefix("network "), self.container_id)
+
+    @property
+    def subject(self) -> str:
+        """The type and name of the object that it changes."""
+        if self.verb in REVIVALS:
+            return f"container {self.container}"
+        kind = "volume" if self.verb in (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME) else "network"
+        return f"{kind} {self.network}"
 
 
 class AttachmentState(StrEnum):
@@ -110,6 +126,9 @@ class Desired:
         claimed: The gateway's previous addresses, by network.
         refused: The addresses that the engine refused, by network.
         direct: Addresses that the gateway reaches directly: a new network must not contain them.
+        mount_listeners: The listeners that the engine's host mounts.
+        usable: The backends that serve clients now; None: not known.
+        given_up: IDs of the containers that failed too many times and are not started again.
     """
 
     instance: str
@@ -124,6 +143,9 @@ class Desired:
     claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
     direct: tuple[str, ...] = ()
+    mount_listeners: tuple[MountListener, ...] = ()
+    usable: frozenset[str] | None = None
+    given_up: frozenset[str] = frozenset()
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:
@@ -191,6 +213,7 @@ class Plan:
     """The backends that are reached by name on each managed network."""
     exposures: tuple[str, ...] = ()
     """Warnings about containers that can spoof addresses; they change with every container."""
+    dead: tuple[Dead, ...] = ()
 
 
 def backends_on(desired: Desired, network: str) -> tuple[str, ...]:

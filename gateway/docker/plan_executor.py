@@ -15,13 +15,13 @@ from gateway.docker.executor import execute
 from gateway.docker.failures import PREREQUISITES, Failures
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import Action, Verb
+from gateway.docker.plan import REVIVALS, Action, Verb
+from gateway.docker.revivals import Revivals
 from gateway.measure import Tally
 
 log = logging.getLogger(__name__)
 
 _PARALLEL = 4
-_VOLUMES = (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 _DEPENDENT = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
 _UNCERTAIN = (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE, ErrorKind.FAILED)
 """Errors after which the engine may or may not have executed the action."""
@@ -37,6 +37,7 @@ class PlanExecutor:
         log_limiter: Limits the log.
         recorder: Records each write in the audit log.
         changed: Called after writes, to request a snapshot.
+        on_start: Called with the ID of a container after each attempt to start it.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class PlanExecutor:
         log_limiter: LogLimiter,
         recorder: Recorder,
         changed: Callable[[], None],
+        on_start: Callable[[str], None],
     ) -> None:
         self._ownership = ownership
         self._detach_limiter = detach_limiter
@@ -54,20 +56,30 @@ class PlanExecutor:
         self._log_limiter = log_limiter
         self._recorder = recorder
         self._changed = changed
+        self._on_start = on_start
+        self._starts: dict[str, asyncio.Task[bool]] = {}
+        """The attempts to start containers, by container ID: the engine responds after it has mounted the volumes."""
+        self._start_gate = asyncio.Semaphore(_PARALLEL)
         self.failures = Failures()
+        self.revivals = Revivals()
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
         self.seen: set[tuple[str, str]] = set()
         """Endpoints of this gateway that a snapshot has contained, and that it did not detach."""
 
-    async def run(self, engine: Engine, planned: Sequence[Action], due: Sequence[Action]) -> list[Action]:
+    async def run(
+        self, engine: Engine, planned: Sequence[Action], due: Sequence[Action], *, wait: bool
+    ) -> list[Action]:
         """Execute the actions that are due, and return those that succeeded.
 
         Args:
             engine: The engine.
             planned: All actions of the plan.
             due: The actions to execute now.
+            wait: Whether to wait for the starts of containers; if not, they continue in the background.
         """
+        for key in [key for key, task in self._starts.items() if task.done()]:
+            self._starts.pop(key).result()  # raises unexpected exceptions
         gate = asyncio.Semaphore(_PARALLEL)
         done: list[Action] = []
 
@@ -90,7 +102,36 @@ class PlanExecutor:
             if jobs:
                 await asyncio.gather(*jobs)
                 self._changed()
+        started = {action: self._start(engine, action) for action in due if action.verb in REVIVALS}
+        if wait and started:
+            await asyncio.gather(*started.values())
+            done += [action for action, task in started.items() if task.result()]
         return done
+
+    def is_starting(self, action: Action) -> bool:
+        """Return whether an attempt to start the action's container is in progress."""
+        task = self._starts.get(action.container_id) if action.verb in REVIVALS else None
+        return task is not None and not task.done()
+
+    async def cancel_starts(self) -> None:
+        """Stop waiting for starts. The engine continues those that it has begun."""
+        tasks = list(self._starts.values())
+        self._starts = {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, engine: Engine, action: Action) -> "asyncio.Task[bool]":
+        async def start() -> bool:
+            try:
+                async with self._start_gate:
+                    return await self._execute(engine, action)
+            finally:
+                self._on_start(action.container_id)
+                self._changed()
+
+        task = self._starts[action.container_id] = asyncio.ensure_future(start())
+        return task
 
     async def _execute(self, engine: Engine, action: Action) -> bool:
         """Execute one action, and return whether it succeeded. Every write to the engine passes through here."""
@@ -111,6 +152,8 @@ class PlanExecutor:
             if error.kind in _UNCERTAIN:
                 self._detach_limiter.record(action.detaches, time.monotonic())
             self.count(action.verb, error)
+            if action.verb in REVIVALS:
+                self.revivals.attempted(action, time.monotonic(), started=False)
             is_new = self.failures.failed(action, error, time.monotonic(), self._ownership.addresses)
             if is_new and self._log_limiter.admit(time.monotonic()):
                 log.warning("docker action failed", extra={**extra, "reason": error.kind, "detail": str(error)})
@@ -118,6 +161,8 @@ class PlanExecutor:
         self._record(action, "ok")
         self._detach_limiter.record(action.detaches, time.monotonic())
         self.failures.succeeded(action)
+        if action.verb in REVIVALS:
+            self.revivals.attempted(action, time.monotonic(), started=True)
         if self._log_limiter.admit(time.monotonic()):
             log.info("docker action completed", extra=extra)
         return True
@@ -126,7 +171,7 @@ class PlanExecutor:
         self._recorder.record(
             "docker",
             action=str(action.verb),
-            object=" ".join(("volume" if action.verb in _VOLUMES else "network", action.network)),
+            object=action.subject,
             container=action.container or None,
             container_id=action.container_id or None,
             why=action.why,

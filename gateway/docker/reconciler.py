@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from gateway.docker.model import Observed
 from gateway.docker.observer import Observer
 from gateway.docker.options import DockerOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import Action, AttachmentState, Desired, Plan, marked_endpoints
+from gateway.docker.plan import REVIVALS, Action, AttachmentState, Desired, Plan, marked_endpoints
 from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
@@ -87,15 +88,21 @@ class Reconciler:
             self._log_limiter,
             recorder or Recorder(),
             self.trigger,
+            self._observer.forget_start,
         )
-        self._failures = self._executor.failures
+        self._failures, self.revivals = self._executor.failures, self._executor.revivals
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
         """Set once the gateway's own container is attached, or has failed to attach."""
 
     def desired(self) -> Desired:
         """Return the desired state."""
-        return replace(self._wanted(), claimed=self._ownership.addresses, refused=self._failures.refused)
+        return replace(
+            self._wanted(),
+            claimed=self._ownership.addresses,
+            refused=self._failures.refused,
+            given_up=self.revivals.given_up,
+        )
 
     def trigger(self) -> None:
         """Request a reconciliation soon."""
@@ -140,6 +147,7 @@ class Reconciler:
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
+            await self._executor.cancel_starts()
 
     async def _watch(self, engine: Engine, since: float) -> None:
         async for event in engine.events(since, ("container", "network", "service", "volume")):
@@ -147,6 +155,8 @@ class Reconciler:
             if event.get("Type") == "container":
                 if action.startswith(_IGNORED_EVENTS):
                     continue
+                if action == "start":
+                    self._observer.forget_start(str(event.get("Actor", {}).get("ID", "")))
                 if action in _END_EVENTS:
                     self.directory.forget(str(event.get("Actor", {}).get("ID", "")))
             elif action == "disconnect":
@@ -222,22 +232,30 @@ class Reconciler:
         self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = time.monotonic()
         # Only actions that are due count against the limit.
-        due_for_retry = [each for each in planned.actions if self._failures.not_before(each) <= now]
+        self.revivals.observed(planned.dead, now)
+        due_for_retry = [each for each in planned.actions if self._not_before(each) <= now]
         due, held = self._detach_limiter.admit(due_for_retry, now)
         self._log_changes(planned, now)
         self.plan = self._with_failures(_without(planned, held))
         self._ownership.record_addresses(reserved_addresses(desired, observed))
-        done = await self._executor.run(engine, planned.actions, due)
+        done = await self._executor.run(engine, planned.actions, due, wait=once)
         undone = [each for each in planned.actions if each.container_id == observed.own and each not in done]
         if all(map(self._failures.is_final, undone)):
             self.settled.set()
         if not due:
             self._ownership.retain({container.id for container in observed.containers})
         self._failures.retain(planned.actions)
-        waits = [at - now for at in self._failures.next_attempts()]
+        waits = [at - now for each in planned.actions if 0 < (at := self._not_before(each)) < math.inf]
         if held:
             waits.append(self._detach_limiter.wait_time(now))
         return max(0.05, min(waits, default=self._options.resync)), done
+
+    def _not_before(self, action: Action) -> float:
+        """Return the monotonic time of an action's next attempt; 0: never attempted; `inf`: in progress."""
+        if self._executor.is_starting(action):
+            return math.inf
+        again = self.revivals.not_before(action.container_id) if action.verb in REVIVALS else 0.0
+        return max(again, self._failures.not_before(action))
 
     def _log_changes(self, planned: Plan, now: float) -> None:
         """Log new warnings and refusals."""
@@ -246,6 +264,11 @@ class Reconciler:
             for each in planned.attachments
             if each.state is AttachmentState.BLOCKED
         ]
+        dead = [(each.container, str(each.cause), each.detail, each.message, each.command) for each in planned.dead]
+        new = set(self._log_limiter.select(dead, now))
+        for container, cause, detail, why, command in filter(new.__contains__, dead):
+            extra = {"container": container, "cause": cause, "detail": detail, "why": why, "command": command}
+            log.warning("docker: container not running", extra=extra)
         if count := self._log_limiter.take_suppressed(now):
             log.info("docker: log lines suppressed", extra={"count": count})
         for each in self._log_limiter.select((*planned.warnings, *refused), now):
@@ -258,16 +281,18 @@ class Reconciler:
                 log.warning("docker: warning", extra={"detail": each})
 
     async def exposures(self, engine: Engine) -> tuple[list[str], frozenset[str]]:
-        """Return the weaknesses in the identity of consumers, and the IDs of the gateway's containers.
+        """Return lines about containers, and the IDs of the gateway's containers.
 
-        A weakness is a container that can spoof an address, or a label of an image, which is ignored.
+        A line names a dead container, one that can spoof an address, or an ignored label of an image.
 
         Raises:
             EngineError: A request failed.
         """
         desired, observed = self.desired(), await self._observer.snapshot(engine)
         own = frozenset(each.id for each in observed.containers if is_gateway(desired, observed, each))
-        return [*image_labels(desired, observed), *spoofing(desired, observed)], own
+        planned = plan(desired, observed, self._ownership.endpoints)
+        dead = [f"container {each.container}: {each}" for each in planned.dead]
+        return [*dead, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
         """Return the plan with the failures of its actions."""

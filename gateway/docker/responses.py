@@ -6,6 +6,8 @@ from typing import Any
 from gateway.docker.model import NetworkInfo, Service, Swarm
 from gateway.docker.volumes import VolumeInfo
 
+_WAITING = ("pending", "error", "locked")
+
 
 def swarm(info: Mapping[str, Any]) -> tuple[Swarm, str]:
     """Return the engine's role in a swarm, and the node's ID; `leader` is not set.
@@ -14,8 +16,10 @@ def swarm(info: Mapping[str, Any]) -> tuple[Swarm, str]:
         info: The response to `/info`.
     """
     found = info.get("Swarm") or {}
-    active = found.get("LocalNodeState") == "active"
-    return Swarm(active, active and bool(found.get("ControlAvailable"))), str(found.get("NodeID", ""))
+    state = found.get("LocalNodeState")
+    active = state == "active"
+    swarm = Swarm(active, active and bool(found.get("ControlAvailable")), waiting=state in _WAITING)
+    return swarm, str(found.get("NodeID", ""))
 
 
 def network(found: Mapping[str, Any]) -> NetworkInfo:

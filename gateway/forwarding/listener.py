@@ -146,6 +146,12 @@ class Listener:
         asyncio.get_running_loop().call_later(_ACCEPT_RETRY_DELAY, self._register, sock)
 
 
+def prepare(sock: socket.socket) -> None:
+    """Make a listening socket non-blocking, and set the options that accepted sockets inherit."""
+    tune(sock)
+    reset_on_process_exit(sock)
+
+
 def _bind(address: ListenAddress) -> list[socket.socket]:
     if isinstance(address, Path):
         return [_bind_unix(address)]
@@ -173,8 +179,7 @@ def _listening(sock: socket.socket, address: tuple[str, int]) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         sock.listen(BACKLOG)
-        tune(sock)  # accepted sockets inherit these options
-        reset_on_process_exit(sock)
+        prepare(sock)
     except BaseException:
         sock.close()
         raise

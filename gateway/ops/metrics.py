@@ -20,6 +20,7 @@ from gateway.ops.backend_metrics import backend_metrics, check_metrics, consumer
 from gateway.ops.fact_metrics import target_fact_metrics, tunnel_fact_metrics
 from gateway.ops.status_views import (
     ATTACHMENT_STATES,
+    DEAD_CAUSES,
     CredentialView,
     DockerView,
     ServiceView,
@@ -155,7 +156,18 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
     errors = CounterMetricFamily(
         "gateway_docker_errors", "Failed changes in Docker, by action and reason.", labels=["action", "reason"]
     )
+    dead = GaugeMetricFamily(
+        "gateway_containers_dead",
+        "Containers that do not run because a volume, a network or a network namespace was missing.",
+        labels=["reason"],
+    )
+    revived = CounterMetricFamily(
+        "gateway_containers_revived", "Containers that the gateway started, by what was missing.", labels=["reason"]
+    )
     if view is not None:
+        for cause in DEAD_CAUSES:
+            dead.add_metric([cause], sum(each.cause == cause for each in view.dead))
+            revived.add_metric([cause], view.revived.get(cause, 0))
         up.add_metric([], float(view.trouble is None and view.looked_at is not None))
         for each in view.attachments:
             for state in ATTACHMENT_STATES:
@@ -164,7 +176,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
             writes.add_metric([action], count)
         for (action, reason), count in view.errors.items():
             errors.add_metric([action, reason], count)
-    yield from (up, attachment, writes, errors)
+    yield from (up, attachment, writes, errors, dead, revived)
 
 
 def _credentials(credentials: list[CredentialView]) -> Iterator[Metric]:

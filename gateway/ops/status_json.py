@@ -107,7 +107,8 @@ def backend_json(view: BackendView) -> dict[str, Any]:
 def plan_json(view: DockerView | None) -> dict[str, Any]:
     """Return the body of `/api/v1/plan`: pending changes in Docker, and the state of attachments and volumes."""
     if view is None:
-        return {"configured": False, "actions": [], "attachments": [], "volumes": [], "warnings": [], "postponed": 0}
+        lists = ("actions", "attachments", "volumes", "shadowed_names", "dead_containers", "warnings")
+        return {"configured": False, **{name: [] for name in lists}, "postponed": 0}
     return {
         "configured": True,
         "trouble": view.trouble,
@@ -116,6 +117,7 @@ def plan_json(view: DockerView | None) -> dict[str, Any]:
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
         "shadowed_names": [asdict(each) for each in view.shadows],
+        "dead_containers": [asdict(each) for each in view.dead],
         "warnings": view.warnings,
         "postponed": view.postponed,
     }
@@ -152,6 +154,7 @@ def docker_json(view: DockerView | None) -> dict[str, Any] | None:
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
         "shadowed_names": [asdict(each) for each in view.shadows],
+        "dead_containers": [asdict(each) for each in view.dead],
         "peers": [asdict(peer) for peer in view.peers],
         "pending_actions": len(view.actions),
         "warnings": view.warnings,

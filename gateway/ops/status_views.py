@@ -11,6 +11,7 @@ from gateway.facts import Fact, FactValue
 from gateway.measure import Histogram
 
 ATTACHMENT_STATES = ("attached", "pending", "drifted", "blocked")
+DEAD_CAUSES = ("volume", "network", "namespace")
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,18 @@ class ShadowView:
 
 
 @dataclass(frozen=True)
+class DeadView:
+    """A container that does not run or has no network, see `gateway.docker.dead`."""
+
+    container: str
+    cause: str
+    detail: str
+    state: str
+    message: str
+    command: str
+
+
+@dataclass(frozen=True)
 class KnownConsumer:
     """A container that may use backends."""
 
@@ -151,6 +164,9 @@ class DockerView:
     consumers: dict[str, KnownConsumer]
     shadows: list[ShadowView] = field(default_factory=list)
     peers: list[PeerView] = field(default_factory=list)
+    dead: list[DeadView] = field(default_factory=list)
+    revived: dict[str, int] = field(default_factory=dict)
+    """Number of containers that the gateway started, by cause."""
 
 
 @dataclass(frozen=True)

@@ -114,5 +114,5 @@ def _labels(config: Config) -> dict[str, str]:
 
 
 def _volumes(config: Config) -> list[VolumeSpec]:
-    volumes = (spec.kind.volume(spec.options, spec.listen) for spec in config.backends.values())
+    volumes = (spec.kind.volume(spec.options, spec.listen, spec.hold) for spec in config.backends.values())
     return [volume for volume in volumes if volume is not None]

@@ -25,7 +25,7 @@ def persistent_volumes(config: Config) -> list[dict[str, Any]]:
     """
     documents: list[dict[str, Any]] = []
     for spec in config.backends.values():
-        mount, volume = spec.kind.mount, spec.kind.volume(spec.options, spec.listen)
+        mount, volume = spec.kind.mount, spec.kind.volume(spec.options, spec.listen, spec.hold)
         if mount is not None and volume is not None:
             documents += _documents(mount, volume)
     return documents

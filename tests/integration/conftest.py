@@ -17,9 +17,10 @@ from tests.support.servers import echoing, serving
 from tests.support.swarms import two_nodes
 
 _LONGEST_FIRST = (
-    "test_nfs_volumes", "test_image", "test_podman", "test_systemd", "test_nfs_mounts", "test_networks",
-    "test_docker", "test_docker_stable", "test_docker_engine", "test_vpn", "test_outages", "test_names", "test_swarm",
-    "test_interop", "test_chart",
+    "test_reboot", "test_image", "test_nfs_hold", "test_vpn", "test_interop", "test_nfs_volumes", "test_systemd",
+    "test_podman", "test_outages", "test_networks", "test_docker", "test_docker_stable", "test_docker_engine",
+    "test_nfs_mounts", "test_chart", "test_relay_contract", "test_names", "test_swarm", "test_swarm_stable",
+    "test_revival_swarm", "test_revival", "test_audit",
 )  # fmt: skip
 """Modules that take more than half a minute: one that starts last would run alone while another worker is idle."""
 
@@ -81,6 +82,16 @@ def shared_nfs(server_folder: Path) -> Iterator[nfs.NfsServer]:
     need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
     server = nfs.NfsServer(server_folder / "nfs").start()
     (server.export / "hello.txt").write_text("hello over NFS\n")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def nfs_server(tmp_path: Path) -> Iterator[nfs.NfsServer]:
+    """An NFS server that the test may break, with a world-writable export."""
+    need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
+    server = nfs.NfsServer(tmp_path / "nfs").start()
+    server.export.chmod(0o777)
     yield server
     server.stop()
 

@@ -393,7 +393,7 @@ def test_a_service_manager_that_does_not_read_does_not_stop_traffic(gateway: Gat
             assert gateway.http.get("/livez") == (200, "alive\n")
             longest = max(longest, time.monotonic() - asked)
             time.sleep(0.05)
-        assert longest < 5  # who waited for it would wait for ever
+        assert longest < 5  # without the fix, the wait has no end
         assert gateway.command("reload").returncode == 0
         # It receives the messages that could not be sent before.
         manager.settimeout(10)

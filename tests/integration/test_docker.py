@@ -340,7 +340,7 @@ def test_volumes_are_created_kept_and_never_taken_from_others(site: Site) -> Non
     made = json.loads(engine.docker("volume", "inspect", "shared").stdout)[0]
     assert (
         made["Options"]["o"]
-        == "addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2,rw,nconnect=2"
+        == "addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=5,rw,nconnect=2"
     )
     assert made["Labels"]["gateway.managed-by"] == "gateway"
     assert "nothing to change" in command("apply", *config).stdout

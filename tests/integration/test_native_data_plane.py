@@ -312,7 +312,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(tm
     )
     async with server, opened(options(bastion)) as link:
         loop = asyncio.get_running_loop()
-        for _ in range(50):  # the same descriptor again and again
+        for _ in range(50):  # the same descriptor each time
             sock = await link.socket(Endpoint("db", 1))
             got = bytearray()
             async with asyncio.timeout(15):

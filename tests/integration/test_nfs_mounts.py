@@ -7,12 +7,11 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gateway.demo.nfs import NfsServer, available
+from gateway.demo.nfs import NfsServer
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import touch_nfs
@@ -24,13 +23,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[NfsServer]:
+def server(nfs_server: NfsServer) -> NfsServer:
     need_guest()
-    assert available()
-    made = NfsServer(tmp_path / "nfs").start()
-    made.export.chmod(0o777)
-    yield made
-    made.stop()
+    return nfs_server
 
 
 def carriers(port: int) -> set[str]:

@@ -2,12 +2,11 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gateway.demo.nfs import NfsServer, available
+from gateway.demo.nfs import NfsServer
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.configs import write_nfs
@@ -27,20 +26,16 @@ _WRITE = (
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[NfsServer]:
+def server(nfs_server: NfsServer) -> NfsServer:
     need_guest()
     need(all(find(program) for program in ENGINE_PROGRAMS), "a Docker Engine (packages docker.io docker-cli)")
-    assert available()
-    made = NfsServer(tmp_path / "nfs").start()
-    made.export.chmod(0o777)
-    yield made
-    made.stop()
+    return nfs_server
 
 
 def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
-    """Two containers write at once while every SSH connection is killed again and again."""
+    """Two containers write at the same time while all SSH connections are killed repeatedly."""
     port, engine = free_port(), free_port()
     (server.export / "hello").write_text("hello over NFS\n")
     write_nfs(
@@ -48,7 +43,7 @@ def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
         volume=f"{{name: media, address: {HOST}}}",
         docker=f'{{host: "tcp://127.0.0.1:{engine}", resync: 2s}}',
     )  # fmt: skip
-    by_hand = f"addr={HOST},port={port},nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2"
+    by_hand = f"addr={HOST},port={port},nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=5"
     script = f"""{ENGINE}
 docker volume create --driver local --opt type=nfs --opt device=:/media --opt o={by_hand} by-hand
 run --rm -v by-hand:/media box cat /media/hello

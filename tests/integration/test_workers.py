@@ -332,7 +332,7 @@ def test_an_address_that_moves_between_processes_serves_only_its_new_backend(gat
             mine = f'"127.0.0.1:{keep}"' + ("" if listen else f', "127.0.0.1:{moving}"')
             gateway.write(body % (mine, listen))
             assert gateway.client.post("/-/reload")[0] == 200
-            for _ in range(30):  # at once: whoever had it before has let go of it
+            for _ in range(30):  # without a wait: the previous owner has released it
                 with connect(moving) as client:
                     assert client.recv(10) == want
 

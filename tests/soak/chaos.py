@@ -272,7 +272,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
         default=0,
         help="extra failures, and multiples of the silence, that are allowed on a busy machine",
     )
-    parser.add_argument("--verbose", action="store_true", help="tell each fault as it happens")
+    parser.add_argument("--verbose", action="store_true", help="print each fault when it is injected")
     return parser.parse_args(given)
 
 

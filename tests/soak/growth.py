@@ -71,7 +71,7 @@ class Growth(threading.Thread):
         """Return the medians of the first and the last third, the extremes, and whether there was growth."""
         third = len(self.samples) // 3
         if not third:
-            return "too short to tell whether it grows", False
+            return "too short to show whether it grows", False
         parts, grew = [], False
         columns = [(each.tasks, each.descriptors, each.memory) for each in self.samples]
         for at, (name, most) in enumerate(zip(_NAMES, (MORE_TASKS, MORE_DESCRIPTORS, MORE_MEMORY), strict=True)):

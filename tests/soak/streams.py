@@ -20,7 +20,7 @@ FORTH, BACK = 0, 1
 class Kind(StrEnum):
     """The backend's behavior for a stream of `up` bytes to it and `down` bytes from it.
 
-    `ASK`: answers `up` with `down` again and again, until the client ends. `FIRST`: takes `up` and the client's end,
+    `ASK`: answers each `up` with `down`, until the client ends. `FIRST`: takes `up` and the client's end,
     then sends `down` and ends. `LAST`: sends `down` and ends, then takes `up`. `BOTH`: does both at once. `DRIP`: the
     same, and sends one byte at a time.
     """

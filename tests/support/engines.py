@@ -82,6 +82,12 @@ class Engine:
 
     def start(self) -> "Engine":
         """Start it and wait until it responds."""
+        self.boot()
+        self.wait_ready()
+        return self
+
+    def boot(self) -> None:
+        """Start it."""
         if self._own_namespace and not Path(f"/var/run/netns/{self.namespace}").exists():
             subprocess.run(["ip", "netns", "add", self.namespace], check=True, timeout=10)
             subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True, timeout=10)
@@ -92,8 +98,6 @@ class Engine:
                  str(self._runtime), "-H", self.url, "-p", str(self.folder / "pid"), *self._options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-        self.wait_ready()
-        return self
 
     def wait_ready(self) -> None:
         """Wait until it responds."""
@@ -103,6 +107,12 @@ class Engine:
             if self._child.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"dockerd does not answer: {(self.folder / 'log').read_text()[-1500:]}")
             time.sleep(0.1)
+
+    def shut_down(self) -> None:
+        """Stop it with its containers, as a host does that is shut down; `boot` starts it again."""
+        assert self._child is not None
+        self._child.terminate()
+        self._child.wait(60)
 
     def kill(self) -> None:
         """Kill the daemon with SIGKILL; its containers continue until it is started again."""

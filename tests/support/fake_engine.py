@@ -111,7 +111,7 @@ class FakeEngine:
         found = self.containers.get(path.split("/")[1])
         if found is None:
             raise EngineError(ErrorKind.NOT_FOUND, "No such container")
-        listed = self._listed(found)
+        listed = {**self._listed(found), "State": {"Status": found.state, "Error": ""}}
         for name, endpoint in found.endpoints.items():
             listed["NetworkSettings"]["Networks"][name]["Aliases"] = list(endpoint.aliases)
         return listed

@@ -51,6 +51,7 @@ class Guest:
         forwards: Ports of this host's loopback that lead to ports of its own.
         modules: Of its kernel, beside those for NFS.
         files: More that it has, by their paths there: files or folders of this host.
+        disk: The image of a disk, /dev/vda, which outlives the machine; None: it has none.
         root: A Debian with systemd, which it boots, and the script is a service; None: nothing but busybox.
     """
 
@@ -64,6 +65,7 @@ class Guest:
         modules: tuple[str, ...] = (),
         files: dict[str, Path] | None = None,
         root: Path | None = None,
+        disk: Path | None = None,
     ) -> None:
         self.lines: list[str] = []
         self.times: list[float] = []
@@ -80,11 +82,13 @@ class Guest:
         for path, source in (files or {}).items():
             subprocess.run(["cp", "-a", str(source), str(root / path)], check=True, timeout=60)
         (root / "script").write_text(script)
+        drive = ["-drive", f"file={disk},if=virtio,format=raw"] if disk is not None else []
+        modules = (*modules, "virtio_blk", "ext4") if disk is not None else modules
         image = initramfs(folder, root, tree, (*MODULES, *modules))
         ways = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in (forwards or {}).items())
         self._child = subprocess.Popen(
-            ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", "-kernel",
-             str(kernel), "-initrd", str(image), "-nic", f"user,model=virtio-net-pci{ways}", "-append",
+            ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", *drive,
+             "-kernel", str(kernel), "-initrd", str(image), "-nic", f"user,model=virtio-net-pci{ways}", "-append",
              "console=ttyS0 quiet panic=-1 oops=panic"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
@@ -131,6 +135,6 @@ def mount(port: int, target: str = "/mnt", export: str = "/media", options: str 
     """Return the command that mounts an export through a port of this host."""
     more = f",{options}" if options else ""
     options_of_mount = (
-        f"vers=4.2,addr={HOST},clientaddr=10.0.2.15,port={port},proto=tcp,hard,timeo=600,retrans=2{more}"
+        f"vers=4.2,addr={HOST},clientaddr=10.0.2.15,port={port},proto=tcp,hard,timeo=600,retrans=5{more}"
     )
     return f"mount -i -t nfs4 -o {options_of_mount} {HOST}:{export} {target}"

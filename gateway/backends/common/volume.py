@@ -1,6 +1,6 @@
 """Docker volumes for exports and shares, which containers mount through the gateway's listener."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,8 @@ class MountKind:
 
     Args:
         file_systems: Types of file systems, as `mount -t` accepts them. A type may also start with one of them.
-        build: Returns the volume for the options and the listener's address; None if none is configured.
+        build: Returns the volume for the options, the listener's address and `hold` in seconds; None if none is
+            configured.
         versions: The versions of the protocol that mount options may name.
         reserved: The mount options that the gateway sets or that cannot work through it, beyond those of every kind.
         problems: Yields each invalid key of the options, if there is a volume, and what is wrong with it.
@@ -74,15 +75,18 @@ class MountKind:
             none.
         import_volume: Returns a backend from the driver options of a Docker volume. Raises `ValueError` if they are
             not valid. None: volumes are not imported.
+        render_export: Returns the line that exports a backend on its server, given the options and the addresses of
+            the clients. None: the server has no such line.
     """
 
     file_systems: tuple[str, ...]
-    build: Callable[[Any, Endpoint], VolumeSpec | None]
+    build: Callable[[Any, Endpoint, float], VolumeSpec | None]
     persistent_volume: Callable[[VolumeSpec], dict[str, Any]]
     versions: tuple[str, ...] = ()
     reserved: frozenset[str] = frozenset()
     problems: Callable[[Any], Iterator[tuple[str, str]]] = lambda _: iter(())
     import_volume: Callable[[Mapping[str, str]], ImportedVolume] | None = None
+    render_export: Callable[[Any, Sequence[str]], str] | None = None
 
     def mounts(self, file_system: str) -> bool:
         """Return whether a type of file system is of this kind."""

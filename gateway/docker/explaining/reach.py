@@ -17,6 +17,8 @@ _UNKNOWN = "unknown"
 def reachability(subject: Subject, fact: BackendFact) -> Reachability:
     """Return whether the container reaches the backend by its name."""
     name, base = subject.container.name, subject.base
+    if subject.dead is not None:
+        return _no(fact, subject.dead.detail, ": ".join(filter(None, (subject.dead.message, subject.dead.command))))
     if subject.container.state not in RUNNING:
         return _no(fact, f"the container is {subject.container.state}", f"start it: {subject.command} start {name}")
     if subject.container is subject.gateway:

@@ -28,6 +28,8 @@ class Subject:
         self.networks = planned.networks
         """The backends that are reached by name on each managed network."""
         self.attachments = {each.network: each for each in planned.attachments if each.container_id == container.id}
+        self.dead = next((each for each in planned.dead if each.container_id == container.id), None)
+        """Why it does not run or has no network; None: it has both, or the cause is another one."""
         base = self.base.name if self.base is not None else None
         self.name_conflicts = [each for each in planned.name_conflicts if each.container == base]
         prefix = f"{container.name}: "

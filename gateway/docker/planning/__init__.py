@@ -11,6 +11,7 @@ from gateway.docker.planning.external_route import external_route_warnings
 from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
 from gateway.docker.planning.networks import create_networks, remove_networks
 from gateway.docker.planning.projects import expand_projects
+from gateway.docker.planning.revival import revive
 from gateway.docker.planning.services import update_services
 from gateway.docker.volumes import VolumeStatus, create_body, mount_problems, volume_status
 
@@ -51,6 +52,7 @@ def plan(
     update_services(builder)
     detach(builder)
     remove_networks(builder)
+    dead = revive(builder)
     volumes = tuple(_volumes(builder))
     exposures = tuple(spoofing(desired, observed))
     return Plan(
@@ -62,6 +64,7 @@ def plan(
         name_conflicts=tuple(builder.name_conflicts),
         networks={name: backends_on(builder.desired, name) for name in builder.options.networks},
         exposures=exposures,
+        dead=dead,
     )
 
 

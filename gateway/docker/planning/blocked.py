@@ -45,7 +45,7 @@ def _network_block_reason(builder: PlanBuilder, name: str) -> tuple[BlockedReaso
         swarm = builder.observed.swarm
         if overlay and not builder.observed.flavour.has_swarm:
             return BlockedReason.NOT_MANAGER, no_overlay(builder, name)
-        if overlay and not swarm.active:
+        if overlay and not swarm.member:
             return BlockedReason.NOT_MANAGER, f"network {name} is an overlay, and this engine is not in a swarm"
         if not overlay or swarm.leader:
             return (

@@ -88,7 +88,7 @@ class PlanBuilder:
         if options.driver != "auto":
             return options.driver
         # The leader, which creates overlays, does not see the containers of other nodes; services need an overlay.
-        overlay = self.observed.swarm.active and (options.per is None or self.options.services)
+        overlay = self.observed.swarm.member and (options.per is None or self.options.services)
         return "overlay" if overlay else "bridge"
 
     def label(self, key: str) -> str:

@@ -80,11 +80,16 @@ def removed_network_message(builder: PlanBuilder, container: Container, name: st
         return f"{message}: recreate it (with Compose: docker compose up -d --force-recreate)"
     if ours:
         return f"{message} until the gateway reattaches it"
+    return f"{message}: {reconnect_command(builder, container, name)}, or recreate it"
+
+
+def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> str:
+    """Return the command that attaches a stopped container to the current network of a name, with its aliases."""
     who, network = container.name, f"{builder.observed.flavour.command} network"
     known = {container.id[:12], container.name, *container.given_names}
     aliases = (container.endpoints[name].aliases or frozenset()) - known
     options = "".join(f"--alias {shlex.quote(each)} " for each in sorted(aliases))
-    return f"{message}: {network} disconnect {name} {who} && {network} connect {options}{name} {who}, or recreate it"
+    return f"{network} disconnect {name} {who} && {network} connect {options}{name} {who}"
 
 
 def reattach_stopped_gateway(builder: PlanBuilder) -> None:

@@ -162,7 +162,8 @@ def test_a_password_instead_of_its_file_does_not_appear_in_errors(tmp_path: Path
 
 
 def test_short_values_do_not_mangle_other_words() -> None:
-    assert redact("'abc' is no abcd, true", {"abc": "${A}", "true": "${B}", "x": "${C}"}) == "'${A}' is no abcd, true"
+    values = {"abc": "${A}", "true": "${B}", "x": "${C}"}
+    assert redact("'abc' differs from abcd, true", values) == "'${A}' differs from abcd, true"
     assert redact("secretvalue2", {"secretvalue": "${A}", "secretvalue2": "${B}"}) == "${B}"
 
 

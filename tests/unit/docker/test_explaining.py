@@ -9,7 +9,7 @@ import pytest
 from gateway.docker.errors import BlockedReason
 from gateway.docker.explaining import explain, find
 from gateway.docker.explaining.model import BackendFact, Explanation, Reachability
-from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
+from gateway.docker.model import Container, EndpointInfo, LastStart, NetworkInfo, Observed
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import AttachmentState, AttachmentStatus, Desired, Plan
 from gateway.docker.planning import plan
@@ -190,3 +190,13 @@ def test_strict_advises_a_grant_rather_than_other_labels() -> None:
 def test_refused_networks_are_listed() -> None:
     found = explained(container("web"), options={"networks": {"apps": NetworkOptions(per="project")}}, strict=True)
     assert [each.state for each in found.parts if each.name == "apps--container-web"] == ["blocked"]
+
+
+def test_a_container_in_the_network_namespace_of_a_restarted_one_reaches_no_backend() -> None:
+    own = replace(GATEWAY, last_start=LastStart(restarts=True, at=200.0))
+    web = container(
+        "web", network_mode=f"container:{own.id}", last_start=LastStart(restarts=True, at=100.0), labels={}
+    )
+    found = verdict(web, own=own)
+    assert (found.reached, found.remedy) == ("no", "docker.revive is false: docker restart web")
+    assert "before its restart" in found.why

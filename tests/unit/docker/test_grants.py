@@ -240,7 +240,7 @@ def test_containers_that_can_spoof_a_consumer_are_reported() -> None:
     assert "orders" in line
     assert spoofing(good, container("other", endpoints=attached(foreign=True), can_spoof=False)) == ()
     assert spoofing(other) == ()  # alone
-    assert spoofing(container("a", endpoints=attached(), can_spoof=True), other) == ()  # nobody to pass for
+    assert spoofing(container("a", endpoints=attached(), can_spoof=True), other) == ()  # no consumer to spoof
     (line,) = spoofing(good, container("other", endpoints=attached(foreign=True)))
     assert "other (capabilities unknown) can spoof" in line
     third = container("third", endpoints=attached(foreign=True), can_spoof=False)

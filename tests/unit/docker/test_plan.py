@@ -173,7 +173,7 @@ def test_wrong_aliases_are_repaired_if_no_client_is_affected() -> None:
     assert standing(plan(busy, seen, ownership)) == [("web", AttachmentState.DRIFTED, None)]
     assert made(plan(busy, seen, ownership)) == []
     assert made(plan(desired(repair="never"), seen, ownership)) == []
-    assert made(plan(desired(), seen, NOTHING)) == []  # somebody else's endpoint
+    assert made(plan(desired(), seen, NOTHING)) == []  # a foreign endpoint
 
 
 def test_labels_select_backends_and_never_define_them() -> None:
@@ -246,7 +246,7 @@ def test_the_gateway_never_detaches_itself_and_keeps_its_address() -> None:
     assert made(unknown) == []
     assert "docker.container" in unknown.warnings[0]
     assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ownership)) == []
-    # A backend more, and one less: the names change when nobody is connected.
+    # A backend more, and one less: the names change while no client is connected.
     for backends in (("orders", "media", "more"), ("orders",)):
         wanted = Desired("site-a", desired().options, backends)
         assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ownership)) == [

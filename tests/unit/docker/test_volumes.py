@@ -28,8 +28,14 @@ def test_the_options_of_a_volume_are_mount_options(tmp_path: Path) -> None:
     assert spec.driver_options == {
         "type": "nfs",
         "device": "127.0.0.1:/export/media",
-        "o": "addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=2,rw,nconnect=4",
+        "o": "addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=5,rw,nconnect=4",
     }
+
+
+@pytest.mark.parametrize(("hold", "retrans"), [("10s", 2), ("2m", 2), ("5m", 5), ("301s", 6), ("1h", 9)])
+def test_a_mount_waits_longer_than_hold(tmp_path: Path, hold: str, retrans: int) -> None:
+    (spec,) = volumes(config(tmp_path, f"{MEDIA}&hold={hold}"))
+    assert f"retrans={retrans}" in spec.options
 
 
 def test_the_port_of_a_volume_is_stable(tmp_path: Path) -> None:
@@ -45,7 +51,8 @@ def test_the_port_of_a_volume_is_stable(tmp_path: Path) -> None:
         config(tmp_path, MEDIA)
 
 
-def test_a_read_only_command_saves_no_port(tmp_path: Path) -> None:
+def test_a_read_only_command_saves_no_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.ops.logs.configure", lambda *_: None)  # it sets the level for later tests
     file = tmp_path / "gateway.yaml"
     file.write_text(
         f"gateway: {{state_dir: {tmp_path}/state}}\n"

@@ -466,7 +466,7 @@ async def test_at_the_limit_a_storm_of_clients_does_not_reach_the_server(
                 assert await answer(cancelling) == b""
                 assert server.seen[-1] == request(server.name)
             asking = at.connect()
-            for _ in range(3):  # and so on, for ever
+            for _ in range(3):  # and so on
                 asking.sendall(SSL)
                 assert await answer(asking) == b"N"
             assert await is_reset(asking)

@@ -46,7 +46,8 @@ class NinepBackend:
         return ProbeResult()
 
 
-def _build(options: NinepOptions, listener: Endpoint) -> VolumeSpec | None:
+def _build(options: NinepOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
+    del hold
     volume = options.volume
     mount_options = ("trans=tcp", "version=9p2000.L")
     return build_volume(volume, listener, "9p", options.tree, listener.host, mount_options) if volume else None

@@ -1,0 +1,69 @@
+"""Containers that do not run or have no network because a volume, a network or a namespace was missing."""
+
+import ipaddress
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gateway.docker.failed_starts import Cause
+
+
+class RevivalState(StrEnum):
+    """Whether the gateway starts such a container: a closed list, used in the status."""
+
+    STARTING = "starting"
+    WAITING = "waiting"
+    OFF = "off"
+    GIVEN_UP = "given_up"
+    RECREATE = "recreate"
+
+
+@dataclass(frozen=True)
+class Dead:
+    """One such container.
+
+    Args:
+        container: Its name.
+        container_id: Its ID.
+        cause: What was missing.
+        detail: What happened.
+        state: Whether the gateway starts it.
+        message: Why the gateway does not start it now; empty: it does.
+        command: The command that fixes it; empty: none is needed or known.
+    """
+
+    container: str
+    container_id: str
+    cause: Cause
+    detail: str
+    state: RevivalState
+    message: str = ""
+    command: str = ""
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.detail, self.message, self.command)))
+
+
+@dataclass(frozen=True)
+class MountListener:
+    """A listener that the engine's host mounts.
+
+    Args:
+        backend: Its backend.
+        host: Its IP address, or the `volume.address` of the backend.
+        port: Its port.
+    """
+
+    backend: str
+    host: str
+    port: int
+
+    def is_at(self, address: str, port: int) -> bool:
+        """Return whether a mount with the options `addr` and `port` reaches it."""
+        return port == self.port and (address == self.host or (_is_loopback(address) and _is_loopback(self.host)))
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

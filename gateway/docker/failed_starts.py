@@ -1,0 +1,69 @@
+"""Parses the error of a container that the engine could not start (`State.Error`). Pure.
+
+The messages are those of Docker Engine 26.1 (`daemon/start.go`, `volume/local`); newer engines put text before them.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+_MOUNT = re.compile(r"failed to mount local volume: mount .+?, data: (.*)", re.DOTALL)
+_ERRNO = re.compile(r"[a-z][a-z /-]*")
+"""The text of an error number. A truncated message can end within the mount options, which can include passwords."""
+_NETWORK = re.compile(r"network ([0-9a-zA-Z][0-9a-zA-Z_.-]*) not found|Could not find network: (\S+)")
+_ATTACHMENT = re.compile(r"Could not attach to network (\S+?):|attaching to network failed")
+_OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No such container: ([0-9a-f]{64})")
+
+
+class Cause(StrEnum):
+    """Why a container does not run: a closed list, used in the status and in metrics."""
+
+    VOLUME = "volume"
+    NETWORK = "network"
+    NAMESPACE = "namespace"
+
+
+@dataclass(frozen=True)
+class FailedStart:
+    """Why a container could not start.
+
+    Args:
+        cause: What was missing.
+        network: The ID or name of the network that does not exist or to which the engine did not attach; empty: the
+            message does not name it.
+        exists: Whether the network may exist, because only the attachment to it failed.
+        owner: The ID of the container whose network it uses.
+        address: The server of the mount, from its option `addr`.
+        port: The server's port, from the mount option `port`; 0: not known.
+        detail: The message; for a volume, only the text of the error number.
+    """
+
+    cause: Cause
+    network: str = ""
+    exists: bool = False
+    owner: str = ""
+    address: str = ""
+    port: int = 0
+    detail: str = ""
+
+
+def read_error(error: str) -> FailedStart | None:
+    """Return the cause in an error; None: it concerns no volume, network or namespace.
+
+    Args:
+        error: `State.Error` of an inspection.
+    """
+    if found := _MOUNT.search(error):
+        data, _, reason = found[1].rpartition(": ")
+        options = dict(part.partition("=")[::2] for part in data.split(","))
+        port = options.get("port", "")
+        number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
+        detail = reason if _ERRNO.fullmatch(reason) else "the mount failed"
+        return FailedStart(Cause.VOLUME, address=options.get("addr", ""), port=number, detail=detail)
+    if found := _OWNER.search(error):
+        return FailedStart(Cause.NAMESPACE, owner=found[1] or found[2], detail=error)
+    if found := _ATTACHMENT.search(error):
+        return FailedStart(Cause.NETWORK, network=found[1] or "", exists=True, detail=error)
+    if found := _NETWORK.search(error):
+        return FailedStart(Cause.NETWORK, network=found[1] or found[2], detail=error)
+    return None

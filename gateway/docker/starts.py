@@ -1,0 +1,61 @@
+"""Inspects the last starts of the containers that may have failed because of the gateway."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gateway.docker.engine import Engine
+from gateway.docker.flavour import DOCKER
+from gateway.docker.inspections import Inspections
+from gateway.docker.model import RUNNING, Container
+
+_MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
+"""Seconds; events can cause several snapshots a second, but a failed start causes no event."""
+_MAX_INSPECTIONS = 50
+"""The most inspections in one snapshot; the oldest are renewed first."""
+
+
+async def with_last_starts(
+    engine: Engine,
+    inspections: Inspections,
+    containers: tuple[Container, ...],
+    matters: Callable[[str], bool],
+    now: float,
+) -> tuple[Container, ...]:
+    """Return the containers with their last starts.
+
+    Args:
+        engine: The engine.
+        inspections: The cache.
+        containers: All containers of the engine.
+        matters: Returns whether a network is the gateway's.
+        now: The monotonic time.
+
+    Raises:
+        EngineError: The request failed, or a proxy in front of the engine refuses it.
+    """
+    if engine.flavour is not DOCKER:
+        return containers
+    inspected = {each.id: inspections.start_inspected_at(each.id) for each in _candidates(containers, matters)}
+    running = {each.id for each in containers if each.state in RUNNING}
+    stale = [key for key, at in inspected.items() if at + (_MAX_AGE_RUNNING if key in running else _MAX_AGE) <= now]
+    for key in sorted(stale, key=lambda key: inspected[key])[:_MAX_INSPECTIONS]:
+        await inspections.inspect(engine, key)
+    return tuple(
+        replace(each, last_start=inspections.last_start(each.id)) if each.id in inspected else each
+        for each in containers
+    )
+
+
+def _candidates(containers: tuple[Container, ...], matters: Callable[[str], bool]) -> list[Container]:
+    """Return the containers that may have failed to start, and those that share a network namespace."""
+    joined = {each.joins for each in containers if each.joins and each.state in RUNNING}
+    return [
+        each
+        for each in containers
+        if (each.state in RUNNING and (each.joins or joined & {each.id, each.name}))
+        or (each.state not in RUNNING and not each.exit_success and _may_have_failed(each, matters))
+    ]
+
+
+def _may_have_failed(container: Container, matters: Callable[[str], bool]) -> bool:
+    return container.has_volumes or bool(container.joins) or any(map(matters, container.endpoints))

@@ -1,0 +1,168 @@
+"""A host with NFS volumes reboots: a virtual machine with its own kernel and engine, and a disk that outlives it."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.demo.nfs import NfsServer
+from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion
+from tests.support.configs import write_nfs
+from tests.support.gateway_process import Gateway
+from tests.support.guest import HOST, Guest, need_guest
+from tests.support.guest_engine import ENGINE, ENGINE_PROGRAMS
+from tests.support.requirements import need
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
+
+log = logging.getLogger(__name__)
+
+ROUNDS = int(os.environ.get("GATEWAY_REBOOTS", "1"))
+"""Reboots for each order of engine and tunnel."""
+SOON, DEADLINE = 60.0, 300.0
+"""Seconds, after engine and tunnel are up, in which the gateway starts the containers, and in which they run: the
+emulated machine alone takes half a minute for a start while others use the processor."""
+BOOT = f"""
+mkdir -p /var/lib/docker && mount -t ext4 /dev/vda /var/lib/docker
+{ENGINE}
+until docker volume inspect halt >/dev/null 2>&1; do sleep 1; done
+docker volume rm halt
+kill $(cat /var/run/docker.pid); while pidof dockerd >/dev/null; do sleep 1; done
+# On a busy machine, dockerd does not wait for the end of its containers.
+i=0; until umount /var/lib/docker 2>/dev/null || [ $i = 20 ]; do
+  kill -9 $(pidof sleep containerd-shim-runc-v2) 2>/dev/null
+  for mount in $(grep -o ' /var/lib/docker/[^ ]*' /proc/mounts); do umount $mount; done
+  sleep 1; i=$((i+1))
+done
+sync; echo HALTED
+"""
+"""A volume named `halt` shuts the machine down in order."""
+ALIVE = ("always", "unless-stopped")
+
+
+class Host:
+    """The virtual machine.
+
+    Args:
+        folder: Where its disk is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._disk = folder / "disk.img"
+        self.port = free_port()
+        self._boots = 0
+        with self._disk.open("wb") as disk:
+            disk.truncate(1 << 30)
+        subprocess.run(["mkfs.ext4", "-q", str(self._disk)], check=True, timeout=60)
+
+    @contextlib.contextmanager
+    def boot(self) -> Iterator[Guest]:
+        """Run it until the block ends; wait until its engine responds."""
+        self._boots += 1
+        with Guest(
+            self._folder / f"boot{self._boots}", BOOT, memory=2048, programs=ENGINE_PROGRAMS,
+            forwards={self.port: 2375}, disk=self._disk,
+        ) as guest:  # fmt: skip
+            guest.wait_for("ENGINE-READY", 900)
+            yield guest
+
+    def halt(self, guest: Guest) -> None:
+        """Shut it down."""
+        self.docker("volume", "create", "halt")
+        guest.wait_for("HALTED", 300)
+
+    def docker(self, *arguments: str, check: bool = True) -> str:
+        """Run `docker …` against its engine."""
+        url = f"tcp://127.0.0.1:{self.port}"
+        done = subprocess.run(
+            ["docker", "-H", url, *arguments], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def states(self) -> dict[str, str]:
+        """Return the state of each container."""
+        lines = self.docker("ps", "-a", "--format", "{{.Names}} {{.State}}").splitlines()
+        return {name: state for name, _, state in (line.partition(" ") for line in lines)}
+
+
+@pytest.fixture
+def server(nfs_server: NfsServer) -> NfsServer:
+    need_guest()
+    programs = (*ENGINE_PROGRAMS, "mkfs.ext4")
+    need(all(find(program) for program in programs), "a Docker Engine (packages docker.io docker-cli e2fsprogs)")
+    (nfs_server.export / "hello").write_text("hello over NFS\n")
+    return nfs_server
+
+
+def test_containers_with_nfs_volumes_run_after_a_reboot(
+    gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
+) -> None:
+    """As with a gateway in a container of the engine, nothing listens yet when the engine mounts the volumes."""
+    host, port = Host(tmp_path), free_port()
+
+    def configure(*, revive: bool) -> None:
+        write_nfs(
+            gateway, bastion, server, port,
+            volume=f"{{name: media, address: {HOST}}}",
+            docker=f'{{host: "tcp://127.0.0.1:{host.port}", revive: {str(revive).lower()}}}',
+        )  # fmt: skip
+
+    def dead() -> dict[str, str]:
+        found = (gateway.status()["docker"] or {}).get("dead_containers", [])
+        return {each["container"]: each["command"] for each in found}
+
+    configure(revive=False)
+    gateway.start().wait_up("media")
+    with host.boot() as guest:
+        gateway.wait(lambda: "media" in host.docker("volume", "ls", "-q"), timeout=DEADLINE)
+        run = ("run", "-d", "--network", "none", "--stop-timeout", "1")
+        reads = ("box", "sh", "-c", "cat /media/hello && sleep 99999")
+        for policy in (*ALIVE, "no"):
+            host.docker(*run, "--name", policy, "--restart", policy, "-v", "media:/media", *reads)
+        host.docker(*run, "--name", "stopped", "--restart", "unless-stopped", "-v", "media:/media", *reads)
+        host.docker(*run, "--name", "faulty", "--restart", "unless-stopped", "box", "/nonexistent", check=False)
+        host.docker("stop", "stopped")
+        host.halt(guest)
+    gateway.stop()
+
+    with host.boot() as guest:  # without revival
+        gateway.start().wait_up("media")
+        gateway.wait(lambda: set(dead()) == set(ALIVE), timeout=DEADLINE)
+        time.sleep(20)
+        assert {host.states()[name] for name in ALIVE} == {"exited"}
+        assert dead() == {name: f"docker start {name}" for name in ALIVE}
+        for name in ALIVE:
+            host.docker("start", name)
+        host.halt(guest)
+    gateway.stop()
+
+    configure(revive=True)
+    took: list[float] = []
+    for delay in [None, 0.0, 60.0] * ROUNDS:
+        if delay is not None:
+            bastion.stop()
+        with host.boot() as guest:
+            gateway.start()
+            if delay is not None:
+                time.sleep(delay)
+                bastion.start()
+            gateway.wait_up("media")
+            since = time.monotonic()
+            gateway.wait(lambda: gateway.status()["docker"]["writes"].get("start", 0) >= len(ALIVE), timeout=SOON)
+            gateway.wait(lambda: all(host.states()[name] == "running" for name in ALIVE), timeout=DEADLINE)
+            took.append(time.monotonic() - since)
+            states = host.states()
+            assert (states["stopped"], states["no"], states["faulty"]) == ("exited", "exited", "created")
+            assert host.docker("logs", "--since", "5m", "always").endswith("hello over NFS")
+            gateway.wait(lambda: not dead(), timeout=DEADLINE)
+            host.halt(guest)
+        gateway.stop()
+    log.info("the containers ran %s s after engine and tunnel were up", ", ".join(f"{each:.0f}" for each in took))

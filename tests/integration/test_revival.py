@@ -1,0 +1,299 @@
+"""Containers that do not run because a network, a volume or a namespace was missing, on a real engine."""
+
+import asyncio
+import json
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.docker import revivals as revivals_module
+from gateway.docker.dead import Dead, MountListener, RevivalState
+from gateway.docker.engine import connected
+from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.plan import Desired, Verb
+from gateway.docker.reconciler import Reconciler
+from gateway.docker.revivals import Revivals
+from gateway.supervision.backoff import BackoffPolicy
+from tests.support.docker_site import OPT_IN, Site
+from tests.support.engines import Engine, running_engine
+from tests.support.gateway_process import command
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+RESTARTS = "--restart=unless-stopped"
+PORT = 20490
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with running_engine(tmp_path_factory.mktemp("engine")) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def clean(engine: Engine) -> Iterator[None]:
+    yield
+    engine.remove_all()
+
+
+@pytest.fixture
+def site(engine: Engine, tmp_path: Path) -> Site:
+    return Site(engine, tmp_path)
+
+
+class Host:
+    """A gateway on the engine's host: only its reconciler, which runs on request.
+
+    Args:
+        engine: The engine.
+        folder: For its state.
+    """
+
+    def __init__(self, engine: Engine, folder: Path, *, revive: bool = True) -> None:
+        options = DockerOptions(host=engine.url, networks={"apps": NetworkOptions()}, revive=revive)
+        self.usable = frozenset({"media"})
+        self._options = options
+        self._reconciler = Reconciler(options, self._desired, lambda _: None, folder)
+
+    def _desired(self) -> Desired:
+        mounted = (MountListener("media", "127.0.0.1", PORT),)
+        return Desired("site-a", self._options, ("media",), mount_listeners=mounted, usable=self.usable)
+
+    @property
+    def revivals(self) -> Revivals:
+        return self._reconciler.revivals
+
+    def dead(self) -> dict[str, Dead]:
+        """Return the dead containers in the last snapshot."""
+        return {each.container: each for each in self._reconciler.plan.dead}
+
+    def reconcile(self, until: Callable[[], bool], within: float = 30.0) -> int:
+        """Reconcile until a condition holds; return how many containers were started."""
+
+        async def cycles() -> int:
+            started, deadline = 0, time.monotonic() + within
+            async with connected(self._options, lambda _: None) as client:
+                while True:
+                    wake, done = await self._reconciler.reconcile(client, once=True)
+                    started += sum(each.verb in (Verb.START, Verb.RESTART) for each in done)
+                    if until():
+                        return started
+                    assert time.monotonic() < deadline, self._reconciler.plan
+                    await asyncio.sleep(min(wake, 0.5))
+
+        return asyncio.run(cycles())
+
+    def reconcile_for(self, seconds: float) -> int:
+        """Reconcile for some time; return how many containers were started."""
+        end = time.monotonic() + seconds
+        return self.reconcile(lambda: time.monotonic() > end, seconds + 10)
+
+
+def state(engine: Engine, name: str) -> str:
+    return str(engine.inspect(name)["State"]["Status"])
+
+
+def error(engine: Engine, name: str) -> str:
+    return str(engine.inspect(name)["State"]["Error"])
+
+
+def create_volume(engine: Engine, name: str = "media", port: int = PORT) -> None:
+    options = f"addr=127.0.0.1,port={port},nfsvers=4.2,proto=tcp,hard"
+    engine.docker("volume", "create", "--opt", "type=nfs", "--opt", "device=:/media", "--opt", f"o={options}", name)
+
+
+def run_dead(engine: Engine, name: str, *options: str) -> None:
+    """Start a container whose start fails."""
+    failed = engine.docker("run", "-d", "--name", name, *options, "busybox", "sleep", "9999", check=False)
+    assert failed.returncode, "the start must fail"
+
+
+def test_a_container_that_the_gateway_attached_is_started_after_its_network_was_removed(
+    engine: Engine, tmp_path: Path
+) -> None:
+    host = Host(engine, tmp_path)
+    engine.run("web", *OPT_IN, RESTARTS)
+    host.reconcile(lambda: engine.attached("web", "apps"))
+    # The container exits, the network is pruned, and the engine tries to start the container.
+    engine.docker("kill", "web")
+    engine.docker("network", "rm", "apps")
+    assert "not found" in engine.docker("start", "web", check=False).stderr
+    assert error(engine, "web").startswith("network ")
+    assert host.reconcile(lambda: state(engine, "web") == "running") == 1
+    assert engine.attached("web", "apps")
+    assert host.revivals.revived == {"network": 1}
+    assert host.reconcile_for(3) == 0
+
+
+def test_a_container_that_the_gateway_did_not_attach_starts_after_the_command_in_the_status(
+    engine: Engine, tmp_path: Path
+) -> None:
+    host = Host(engine, tmp_path)
+    host.reconcile(lambda: bool(engine.docker("network", "ls", "-q", "--filter", "name=apps").stdout))
+    engine.run("web", "--network", "apps", RESTARTS)
+    engine.docker("kill", "web")
+    engine.docker("network", "rm", "apps")
+    engine.docker("start", "web", check=False)
+    host.reconcile(lambda: "web" in host.dead() and bool(host.dead()["web"].command))
+    found = host.dead()["web"]
+    assert found.state is RevivalState.RECREATE
+    for line in found.command.split(" && "):
+        engine.docker(*shlex.split(line)[1:])
+    assert state(engine, "web") == "running"
+    host.reconcile(lambda: not host.dead())
+
+
+def test_dependants_of_a_stopped_container_are_started_with_it(engine: Engine, tmp_path: Path) -> None:
+    host = Host(engine, tmp_path)
+    engine.run("owner", *OPT_IN)
+    engine.run("web", "--network", "container:owner", RESTARTS)
+    host.reconcile(lambda: engine.attached("owner", "apps"))
+    engine.docker("kill", "web", "owner")
+    engine.docker("start", "web", check=False)
+    assert "non running container" in error(engine, "web")
+    host.reconcile(lambda: "web" in host.dead())
+    assert host.dead()["web"].state is RevivalState.WAITING
+    engine.docker("start", "owner")
+    assert host.reconcile(lambda: state(engine, "web") == "running") == 1
+
+
+def test_stopped_containers_and_those_that_fail_for_other_reasons_are_not_started(
+    engine: Engine, tmp_path: Path
+) -> None:
+    host = Host(engine, tmp_path)
+    create_volume(engine, "other", PORT + 1)
+    engine.run("stopped", *OPT_IN, RESTARTS)
+    engine.run("owner", *OPT_IN)
+    engine.run("dependant", "--network", "container:owner", RESTARTS)
+    host.reconcile(lambda: engine.attached("stopped", "apps"))
+    engine.docker("stop", "stopped", "dependant")
+    run_dead(engine, "fault", RESTARTS, "-v", "/proc/nowhere:/x")
+    run_dead(engine, "elsewhere", RESTARTS, "-v", "other:/media")
+    engine.docker("rm", "-f", "fault")
+    engine.docker("create", "--name", "fault", *OPT_IN, RESTARTS, "busybox", "/nonexistent")
+    assert engine.docker("start", "fault", check=False).returncode
+    engine.run("crashing", *OPT_IN, "--restart=on-failure:1", command=("sh", "-c", "exit 3"))
+    assert host.reconcile_for(8) == 0
+    assert host.dead() == {}
+    there = {name: state(engine, name) for name in ("stopped", "dependant", "fault", "elsewhere", "crashing")}
+    assert there == {
+        "stopped": "exited", "dependant": "exited", "fault": "created", "elsewhere": "created", "crashing": "exited",
+    }  # fmt: skip
+
+
+def test_a_container_is_given_up_after_repeated_failures(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This kernel has no NFS, or nothing listens: in both cases, each mount fails."""
+    monkeypatch.setattr(revivals_module, "LIMIT", 3)
+    monkeypatch.setattr(revivals_module, "_POLICY", BackoffPolicy(first=0.2, cap=0.4, floor=0.1))
+    host = Host(engine, tmp_path)
+    create_volume(engine)
+    run_dead(engine, "web", RESTARTS, "-v", "media:/media")
+    run_dead(engine, "once", "-v", "media:/media")  # without a restart policy
+    host.usable = frozenset()
+    host.reconcile_for(3)
+    assert host.dead()["web"].state is RevivalState.WAITING, "the backend is not up"
+    host.usable = frozenset({"media"})
+    host.reconcile(lambda: host.dead()["web"].state is RevivalState.GIVEN_UP)
+    assert host.dead()["web"].command == "docker start web"
+    assert "once" not in host.dead()
+    assert host.reconcile_for(3) == 0
+
+
+def test_without_revival_the_status_shows_the_command(engine: Engine, tmp_path: Path) -> None:
+    host = Host(engine, tmp_path, revive=False)
+    create_volume(engine)
+    run_dead(engine, "web", RESTARTS, "-v", "media:/media")
+    run_dead(engine, "chosen", RESTARTS, "-v", "media:/media", "--label", "gateway.revive=true")
+    host.usable = frozenset()
+    host.reconcile(lambda: len(host.dead()) == 2)
+    assert (host.dead()["web"].state, host.dead()["web"].command) == (RevivalState.OFF, "docker start web")
+    assert host.dead()["chosen"].state is RevivalState.WAITING
+
+
+def _metric(site: Site, name: str) -> float:
+    program = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9090/metrics').read().decode())"
+    text = site.engine.docker("exec", "gateway", "python3", "-c", program).stdout
+    return float(next(line for line in text.splitlines() if line.startswith(name)).rpartition(" ")[2])
+
+
+def _dead(site: Site) -> dict[str, Any]:
+    return {each["container"]: each for each in site.get("/api/v1/status")["docker"]["dead_containers"]}
+
+
+def test_dependants_of_the_gateways_container_serve_again_after_its_restart(site: Site) -> None:
+    site.start(docker="revive: true")
+    site.engine.run("web", "--network", "container:gateway", RESTARTS)
+    site.engine.run("stopped", "--network", "container:gateway", RESTARTS)
+    site.engine.docker("stop", "stopped")
+    site.wait(lambda: site.says("web", "127.0.0.1") == "orders-here")
+    site.engine.docker("restart", "gateway")
+    assert site.says("web", "127.0.0.1") == ""
+    site.wait(lambda: site.says("web", "127.0.0.1") == "orders-here", 40)
+    assert state(site.engine, "stopped") == "exited"
+    site.wait(lambda: not _dead(site))
+    started = site.engine.inspect("web")["State"]["StartedAt"]
+    time.sleep(3)
+    assert site.engine.inspect("web")["State"]["StartedAt"] == started, "it is restarted once"
+    assert _metric(site, 'gateway_containers_revived_total{reason="namespace"}') == 1
+    assert _metric(site, 'gateway_containers_dead{reason="namespace"}') == 0
+
+
+def test_the_status_shows_the_command_that_recreates_dependants_of_a_recreated_gateway(
+    site: Site, tmp_path: Path
+) -> None:
+    site.start(docker="revive: true")
+    compose = tmp_path / "compose.yaml"
+    compose.write_text(
+        'services: {web: {image: busybox, network_mode: "container:gateway", restart: always, '
+        'command: [sleep, "9999"], stop_grace_period: 1s}}\n'
+    )
+    subprocess.run(
+        ["docker", "compose", "-f", str(compose), "-p", "shop", "up", "-d"],
+        env={"DOCKER_HOST": site.engine.url, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}, check=True, timeout=60,
+    )  # fmt: skip
+    site.wait(lambda: site.says("shop-web-1", "127.0.0.1") == "orders-here")
+    site.engine.docker("rm", "-f", "gateway")
+    site.start(docker="revive: true")
+    site.wait(lambda: "shop-web-1" in _dead(site))
+    found = _dead(site)["shop-web-1"]
+    assert (found["state"], found["cause"]) == ("recreate", "namespace")
+    assert found["command"].endswith("--force-recreate web")
+    subprocess.run(
+        shlex.split(found["command"]), check=True, timeout=60,
+        env={"DOCKER_HOST": site.engine.url, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
+    )  # fmt: skip
+    site.wait(lambda: site.says("shop-web-1", "127.0.0.1") == "orders-here")
+    site.wait(lambda: not _dead(site))
+
+
+def test_plan_and_audit_show_what_would_be_started(engine: Engine, tmp_path: Path) -> None:
+    create_volume(engine)
+    run_dead(engine, "web", RESTARTS, "-v", "media:/media")
+
+    def show(*words: str, revive: bool) -> str:
+        config = tmp_path / "gateway.yaml"
+        config.write_text(
+            f"gateway: {{instance: site-a, state_dir: {tmp_path}/state}}\n"
+            f"backends: {{media: {{kind: nfs, targets: [nas.invalid], export: /m, listen: '127.0.0.1:{PORT}'}}}}\n"
+            f"docker: {{host: '{engine.url}', revive: {str(revive).lower()}}}\n"
+        )
+        done = command(*words, "-c", str(config))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    planned = json.loads(show("plan", "-o", "json", revive=True))
+    assert [(each["action"], each["container"]) for each in planned["actions"]] == [("start", "web")]
+    assert [(each["container"], each["state"]) for each in planned["dead_containers"]] == [("web", "starting")]
+    table = show("plan", revive=False)
+    assert "nothing to change" in table
+    assert re.search(r"web +off +its volume on backend media was not mounted: .* docker start web", table)
+    assert "container web: its volume on backend media was not mounted" in show("audit", revive=False)
+    assert state(engine, "web") == "created"

@@ -1,0 +1,62 @@
+"""A swarm worker that boots before its manager: the containers that the gateway attached to an overlay run again."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.demo.process import free_port
+from tests.support.docker_site import OPT_IN
+from tests.support.engines import Engine, need_engine
+from tests.support.gateway_process import Gateway
+from tests.support.servers import echoing, serving
+from tests.support.swarms import two_nodes
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+ALONE = 60
+"""Seconds that the worker runs before its manager."""
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[tuple[Engine, Engine]]:
+    need_engine()
+    with two_nodes(tmp_path / "swarm") as engines:
+        yield engines
+
+
+def running(engine: Engine, name: str) -> bool:
+    return bool(engine.inspect(name)["State"]["Running"])
+
+
+def test_containers_of_a_worker_run_again_when_its_manager_is_back(
+    nodes: tuple[Engine, Engine], gateway: Gateway
+) -> None:
+    manager, worker = nodes
+    manager.docker("network", "create", "-d", "overlay", "--attachable", "mesh")
+    with serving(echoing) as port:
+        gateway.write(f"""
+            backends: {{echo: {{kind: tcp, targets: ["127.0.0.1:{port}"], listen: "0.0.0.0:{free_port()}"}}}}
+            docker: {{host: "{worker.url}", revive: true, networks: {{mesh: {{driver: overlay}}}}}}
+        """)
+        # A worker sees an overlay only while one of its containers is on it.
+        worker.run("joined", "--network", "mesh", "--restart=always")
+        worker.run("web", *OPT_IN, "--restart=always")
+        worker.run("stopped", *OPT_IN, "--restart=unless-stopped")
+        gateway.start()
+        gateway.wait(lambda: worker.attached("web", "mesh") and worker.attached("stopped", "mesh"))
+        worker.docker("stop", "stopped")
+        for node in nodes:
+            node.shut_down()
+        worker.boot()
+        time.sleep(ALONE)
+        manager.start()
+        worker.wait_ready()
+        assert not running(worker, "web")
+        assert not running(worker, "joined")
+        gateway.wait(lambda: running(worker, "web") and running(worker, "joined"), timeout=60)
+        gateway.wait(lambda: not (gateway.status()["docker"] or {})["dead_containers"], timeout=40)
+        assert worker.attached("web", "mesh")
+        assert not running(worker, "stopped"), "it was stopped on purpose"
+        assert manager.docker("network", "ls", "-q", "--filter", "name=mesh").stdout.count("\n") == 1

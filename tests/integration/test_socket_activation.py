@@ -1,0 +1,82 @@
+"""Listeners that systemd binds: `systemd-socket-activate` passes them as a socket unit does."""
+
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from gateway.demo.process import find, free_port
+from tests.support.files import REPOSITORY
+from tests.support.gateway_process import Gateway
+from tests.support.requirements import need
+from tests.support.servers import echoing, serving
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+
+
+def echo(family: socket.AddressFamily, address: tuple[str, int] | str, within: float = 60.0) -> bytes:
+    """Connect as soon as something listens; send, and return what comes back."""
+    deadline = time.monotonic() + within
+    while True:
+        with socket.socket(family) as client:
+            client.settimeout(within)
+            try:
+                client.connect(address)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+                continue
+            client.sendall(b"hello")
+            return client.recv(16)
+
+
+def test_a_client_that_connects_before_the_gateway_starts_waits_and_is_served(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    need(find("systemd-socket-activate") is not None, "systemd-socket-activate (package systemd)")
+    listener, unused, unix = ("127.0.0.1", free_port()), free_port(), str(tmp_path / "echo.sock")
+    with serving(echoing) as port, ThreadPoolExecutor() as threads:
+
+        def configure(*listen: str) -> None:
+            gateway.write(f"""
+                backends:
+                  echo: {{kind: tcp, targets: ["127.0.0.1:{port}"], listen: [{", ".join(listen)}]}}
+            """)
+
+        tcp = f"127.0.0.1:{listener[1]}"
+        configure(tcp, unix)
+        gateway.wrapper = ["systemd-socket-activate", "-E", f"PYTHONPATH={REPOSITORY}"]
+        for address in (tcp, f"127.0.0.1:{unused}", unix):
+            gateway.wrapper += ["-l", address]
+        # The first client starts the gateway.
+        early = threads.submit(echo, socket.AF_INET, listener)
+        gateway.start()
+        assert early.result(60) == b"hello"
+        assert f"no backend listens on 127.0.0.1:{unused}" in gateway.log
+        assert echo(socket.AF_UNIX, unix) == b"hello"
+        # A listener that is removed and added again is the same socket, which systemd still holds.
+        configure(unix)
+        assert gateway.command("reload").returncode == 0
+        waiting = threads.submit(echo, socket.AF_INET, listener)
+        time.sleep(0.5)
+        assert not waiting.done()
+        configure(tcp, unix)
+        assert gateway.command("reload").returncode == 0
+        assert waiting.result(60) == b"hello"
+
+
+@pytest.mark.parametrize("unit", ["gateway.service", "gateway.socket"])
+def test_the_units_are_valid(unit: str, tmp_path: Path) -> None:
+    need(find("systemd-analyze") is not None, "systemd-analyze (package systemd)")
+    for name in ("gateway.service", "gateway.socket"):
+        text = (REPOSITORY / "configs/systemd" / name).read_text()
+        (tmp_path / name).write_text(text.replace("/usr/local/bin/gateway", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / unit)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, "gateway" in done.stderr) == (0, False), done.stderr
