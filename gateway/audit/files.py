@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.audit.host import Host, stale_files
 from gateway.audit.image_files import changes, image_names, user_of
-from gateway.audit.model import Container, HostPath, Mount, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, HostPath, Snapshot
 from gateway.audit.places import VOLATILE
 from gateway.audit.stores import is_below, of_volume
 
@@ -62,16 +62,16 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
     return replace(snapshot, containers=tuple(containers), volumes=volumes, paths=paths, unchecked=tuple(unchecked))
 
 
-def _layers(container: Container) -> list[str]:
+def _layers(container: AuditedContainer) -> list[str]:
     """Return the directories of a container's layers, the uppermost first; none: the engine does not report them."""
     data = (container.inspection.get("GraphDriver") or {}).get("Data") or {}
     return [each for each in (data.get("UpperDir"), *str(data.get("LowerDir") or "").split(":")) if each]
 
 
 def _container_files(
-    host: Host, container: Container, layers: list[str], paths: Mapping[str, HostPath], snapshot: Snapshot,
+    host: Host, container: AuditedContainer, layers: list[str], paths: Mapping[str, HostPath], snapshot: Snapshot,
     *, knows_users: bool,
-) -> Container:  # fmt: skip
+) -> AuditedContainer:  # fmt: skip
     pid = int((container.inspection.get("State") or {}).get("Pid") or 0)
     try:
         stale = stale_files(Path(f"/proc/{pid}/mountinfo").read_text()) if pid else set()
@@ -92,12 +92,12 @@ def _container_files(
     return replace(container, mounts=tuple(mounts), changes=changed, user=user, shared_memory=shared)
 
 
-def _mounts_shared(container: Container) -> bool:
+def _mounts_shared(container: AuditedContainer) -> bool:
     return any(is_below(each.path, "/dev") for each in container.mounts)
 
 
 def _hidden(
-    host: Host, mount: Mount, image: Iterable[str], paths: Mapping[str, HostPath], snapshot: Snapshot
+    host: Host, mount: AuditedMount, image: Iterable[str], paths: Mapping[str, HostPath], snapshot: Snapshot
 ) -> tuple[str, ...]:
     names = set() if mount.path in VOLATILE else image_names(host, image, mount.path)
     if not names:

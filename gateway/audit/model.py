@@ -46,7 +46,7 @@ class HostPath:
 
 
 @dataclass(frozen=True)
-class Mount:
+class AuditedMount:
     """A mount of a container.
 
     Args:
@@ -82,7 +82,7 @@ class User:
 
 
 @dataclass(frozen=True)
-class Container:
+class AuditedContainer:
     """A container of the engine.
 
     Args:
@@ -107,7 +107,7 @@ class Container:
     image: str = ""
     running: bool = True
     removed: bool = False
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[AuditedMount, ...] = ()
     layer: int = 0
     changes: Mapping[str, int] | None = field(default=None, hash=False)
     user: User | None = None
@@ -180,7 +180,7 @@ class Snapshot:
         cgroup_mode: The cgroup namespace mode that containers have by default.
     """
 
-    containers: tuple[Container, ...] = ()
+    containers: tuple[AuditedContainer, ...] = ()
     volumes: Mapping[str, Volume] = field(default_factory=dict)
     forwards: Mapping[int, str] = field(default_factory=dict)
     host_mounts: tuple[HostMount, ...] | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gateway.audit.model import Container, Mount, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
 from gateway.audit.report import Place
 from gateway.audit.stores import Medium, Store, is_below, store_of
 from gateway.text import format_bytes
@@ -26,13 +26,15 @@ def places(snapshot: Snapshot) -> Iterator[Place]:
             yield _place(snapshot, container, mount)
 
 
-def _place(snapshot: Snapshot, container: Container, mount: Mount) -> Place:
+def _place(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Place:
     store = store_of(snapshot, mount)
     kind, lost_by = _kind_and_loss(snapshot, container, mount, store)
     return Place(container.name, mount.path, "rw" if mount.writable else "ro", kind, store.title, lost_by)
 
 
-def _kind_and_loss(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> tuple[str, str]:
+def _kind_and_loss(
+    snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+) -> tuple[str, str]:
     if mount.kind == "tmpfs":
         return "tmpfs", "its next stop"
     if store.medium.is_network:

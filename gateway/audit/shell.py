@@ -3,7 +3,7 @@
 import posixpath
 import shlex
 
-from gateway.audit.model import Container
+from gateway.audit.model import AuditedContainer
 
 
 def script(*lines: str) -> str:
@@ -16,7 +16,7 @@ def command(*words: str) -> str:
     return shlex.join(words)
 
 
-def copy(client: str, container: Container, new: str, path: str) -> str:
+def copy(client: str, container: AuditedContainer, new: str, path: str) -> str:
     """Return commands that copy the content of a directory between two containers, with owners and modes.
 
     They are lines of a script that stops at the first command that fails.
@@ -34,7 +34,7 @@ def copy(client: str, container: Container, new: str, path: str) -> str:
     return "\n".join((*before, f"{source} | {command(client, 'cp', '-a', '-', f'{new}:{path}')}"))
 
 
-def save(client: str, container: Container, path: str) -> str:
+def save(client: str, container: AuditedContainer, path: str) -> str:
     """Return commands that save a directory of a container in the current directory.
 
     They are lines of a script that stops at the first command that fails.
@@ -51,12 +51,12 @@ def save(client: str, container: Container, path: str) -> str:
     return command(client, "cp", "-a", f"{container.name}:{path}", target)
 
 
-def _is_live_tmpfs(container: Container, path: str) -> bool:
+def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
     """Return whether `docker cp` does not see the directory (docker container cp, "Corner cases")."""
     return container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts)
 
 
-def _read_tmpfs(client: str, container: Container, path: str) -> list[str]:
+def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str]:
     """Return commands of which the last writes the content as an archive to its output, from the host's /proc."""
     return [
         f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",

@@ -10,7 +10,7 @@ from typing import Any
 from gateway.audit.files import with_files
 from gateway.audit.host import MOUNT_TABLE, parse_mounts
 from gateway.audit.last_use import last_uses
-from gateway.audit.model import Container, Mount, Snapshot, Volume
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot, Volume
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.own_id import mounted_id
@@ -70,7 +70,7 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
     images: dict[str, Mapping[str, Any] | None] = {}
     turns = asyncio.Semaphore(_PARALLEL)
 
-    async def one(each: Mapping[str, Any]) -> Container | None:
+    async def one(each: Mapping[str, Any]) -> AuditedContainer | None:
         async with turns:
             return await _container(engine, each, images, scope.own)
 
@@ -107,8 +107,8 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
 
 
 async def _with_changes(
-    engine: Engine, containers: tuple[Container, ...], unchecked: list[str]
-) -> tuple[Container, ...]:
+    engine: Engine, containers: tuple[AuditedContainer, ...], unchecked: list[str]
+) -> tuple[AuditedContainer, ...]:
     """Request the changed files of containers whose layers cannot be read here.
 
     The engine compares a layer with the whole image, which takes seconds for large ones: the time is limited.
@@ -156,7 +156,7 @@ def _volumes(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[Vo
 
 async def _container(
     engine: Engine, listed: Mapping[str, Any], images: dict[str, Mapping[str, Any] | None], own: frozenset[str]
-) -> Container | None:
+) -> AuditedContainer | None:
     layer = int(listed.get("SizeRw") or 0)
     try:
         inspection = await engine.get(f"containers/{listed['Id']}/json")
@@ -170,10 +170,10 @@ async def _container(
         found = await _unless_refused(engine, f"images/{image}/json")
         images[image] = (found.get("Config") or {}) if found is not None else None
     name = one_line(str(inspection["Name"]).lstrip("/"))
-    tmpfs = (Mount("tmpfs", str(path)) for path in host.get("Tmpfs") or {})
+    tmpfs = (AuditedMount("tmpfs", str(path)) for path in host.get("Tmpfs") or {})
     mounts = {each.path: each for each in (*tmpfs, *map(_mount, inspection.get("Mounts") or ()))}
     identity = str(listed["Id"])
-    return Container(
+    return AuditedContainer(
         identity, name, str(config.get("Image") or ""),
         running=bool((inspection.get("State") or {}).get("Running")),
         removed=bool(host.get("AutoRemove")),
@@ -186,11 +186,11 @@ async def _container(
     )  # fmt: skip
 
 
-def _mount(found: Mapping[str, Any]) -> Mount:
+def _mount(found: Mapping[str, Any]) -> AuditedMount:
     kind, path, source = str(found.get("Type")), str(found.get("Destination")), str(found.get("Source") or "")
     writable = bool(found.get("RW", True))
     if kind == "volume":
-        return Mount("volume", path, source, str(found.get("Name") or ""), writable)
+        return AuditedMount("volume", path, source, str(found.get("Name") or ""), writable)
     if kind == "tmpfs":
-        return Mount("tmpfs", path, writable=writable)
-    return Mount("bind", path, source, writable=writable)
+        return AuditedMount("tmpfs", path, writable=writable)
+    return AuditedMount("bind", path, source, writable=writable)

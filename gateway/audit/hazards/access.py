@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
-from gateway.audit.model import Container, Mount, Snapshot, User
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot, User
 from gateway.audit.mount_options import Change
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command
@@ -34,7 +34,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             yield from _not_writable(snapshot, container, mount)
 
 
-def _bind(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
+def _bind(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     without = Change(dropped=frozenset({mount.path}))
     gives_socket = _SOCKETS.search(mount.source) or mount.source == snapshot.socket
     if gives_socket or mount.source in _SOCKET_DIRECTORIES or is_below(snapshot.socket, mount.source):
@@ -52,7 +52,7 @@ def _is_system(path: str) -> bool:
     return path in _SYSTEM or (is_below(path, "/etc") and path not in _HARMLESS)
 
 
-def _key(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
+def _key(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     paths = (mount.source, mount.path)
     named = container.environment.get("SSH_KEY_PATH", "")
     if any(_SSH_KEY.search(each) for each in paths) or (named and named == mount.path):
@@ -67,7 +67,7 @@ def _key(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Fin
     yield on_container(snapshot, rules.PRIVATE_KEY, severity, container, mount.path, what, fix)
 
 
-def _not_writable(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
+def _not_writable(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     store = store_of(snapshot, mount)
     found = snapshot.paths.get(store.host_path)
     user = container.user

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.hazards.network_fixes import after_mount, host_mount, safe_replacement, safe_volume
-from gateway.audit.model import Container, Mount, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
 from gateway.audit.mount_options import Change
 from gateway.audit.recreate import volume_for
 from gateway.audit.report import Finding, Rule, Severity
@@ -33,7 +33,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
                 )
 
 
-def _issues(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> Iterator[Issue]:
+def _issues(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> Iterator[Issue]:
     database = database_in(snapshot, container, mount, store)
     yield from options(store, writable=mount.writable, database=database)
     yield from _database(store, database)
@@ -42,7 +42,9 @@ def _issues(snapshot: Snapshot, container: Container, mount: Mount, store: Store
         yield rules.NETWORK_BIND, Severity.MEDIUM, what
 
 
-def _fix(snapshot: Snapshot, container: Container, mount: Mount, store: Store, rule: Rule) -> str | Change:
+def _fix(
+    snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store, rule: Rule
+) -> str | Change:
     if rule is rules.REMOTE_DATABASE:
         return Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
     if store.host_mount is None and SECRETS & store.options.keys():

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from gateway.audit import databases, rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
-from gateway.audit.model import Container, Mount, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
 from gateway.audit.mount_options import Change
 from gateway.audit.places import EMPTIED_AT_BOOT, VOLATILE
 from gateway.audit.recreate import volume_for
@@ -37,7 +37,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             yield from _emptied_at_boot(snapshot, container, mount)
 
 
-def _layer(snapshot: Snapshot, container: Container) -> Iterator[Finding]:
+def _layer(snapshot: Snapshot, container: AuditedContainer) -> Iterator[Finding]:
     mounted = [each.path for each in container.mounts]
     written = {
         name: size
@@ -68,7 +68,7 @@ def _main_directory(written: Mapping[str, int]) -> str:
     return max((each for each, size in sizes.items() if size > half), key=lambda each: each.count("/"), default="/")
 
 
-def _move(snapshot: Snapshot, container: Container, directory: str) -> str | Change:
+def _move(snapshot: Snapshot, container: AuditedContainer, directory: str) -> str | Change:
     """Return how the content of a directory gets into a volume of its own."""
     if not directory.isprintable():
         return "# the name of the directory has control characters: no command is safe to print"
@@ -83,7 +83,9 @@ def _move(snapshot: Snapshot, container: Container, directory: str) -> str | Cha
     return Change({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
 
 
-def _anonymous(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> Iterator[Finding]:
+def _anonymous(
+    snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     size = snapshot.volumes[mount.volume].size
     content = "data" if size is None else format_bytes(size)
@@ -98,7 +100,7 @@ def _anonymous(snapshot: Snapshot, container: Container, mount: Mount, store: St
     yield on_container(snapshot, rule, severity, container, mount.path, what, fix)
 
 
-def _memory(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> Iterator[Finding]:
+def _memory(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     if not mount.writable or (not database and any(is_below(mount.path, each) for each in VOLATILE)):
         return
@@ -111,7 +113,7 @@ def _memory(snapshot: Snapshot, container: Container, mount: Mount, store: Store
     yield on_container(snapshot, rules.MEMORY, severity, container, mount.path, what, fix)
 
 
-def _shared_memory(snapshot: Snapshot, container: Container) -> Iterator[Finding]:
+def _shared_memory(snapshot: Snapshot, container: AuditedContainer) -> Iterator[Finding]:
     if container.shared_memory:
         pid = f"$({command(snapshot.client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
         fix = f"""tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}
@@ -120,7 +122,7 @@ def _shared_memory(snapshot: Snapshot, container: Container) -> Iterator[Finding
         yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108
 
 
-def _emptied_at_boot(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
+def _emptied_at_boot(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     """Yield a finding for a bind below a directory that hosts empty at boot, whatever file system it is on."""
     if (
         mount.writable
@@ -132,7 +134,7 @@ def _emptied_at_boot(snapshot: Snapshot, container: Container, mount: Mount) -> 
         yield on_container(snapshot, rules.MEMORY, Severity.MEDIUM, container, mount.path, what, fix)
 
 
-def _is_directory(snapshot: Snapshot, mount: Mount) -> bool:
+def _is_directory(snapshot: Snapshot, mount: AuditedMount) -> bool:
     """Return whether a bind may hold data; system directories with sockets do not."""
     found = snapshot.paths.get(mount.source)
     if mount.source in EMPTIED_AT_BOOT or mount.source.endswith((".sock", ".pid", ".lock")):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
-from gateway.audit.model import Container, Mount, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command, script
 from gateway.audit.stores import is_below, store_of
@@ -25,7 +25,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
                 yield from _single_file(snapshot, container, mount)
 
 
-def _hides(snapshot: Snapshot, container: Container, mount: Mount) -> Finding:
+def _hides(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Finding:
     names = ", ".join(mount.hides[:_MOST_NAMES])
     more = f" and {len(mount.hides) - _MOST_NAMES} more" if len(mount.hides) > _MOST_NAMES else ""
     store = store_of(snapshot, mount)
@@ -35,7 +35,7 @@ def _hides(snapshot: Snapshot, container: Container, mount: Mount) -> Finding:
     return on_container(snapshot, rules.HIDES, severity, container, mount.path, what, fix)
 
 
-def _copy_missing(client: str, container: Container, mount: Mount, title: str) -> str:
+def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
     """Return commands that copy the hidden entries of the image to the mounted directory.
 
     The engine extracts inside a container, so that it does not follow links to other files of the host.
@@ -62,14 +62,14 @@ def _copy_missing(client: str, container: Container, mount: Mount, title: str) -
     )
 
 
-def _has_program(container: Container, path: str) -> bool:
+def _has_program(container: AuditedContainer, path: str) -> bool:
     """Return whether the image starts a program, or works, below a path."""
     config = container.defaults
     words = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()), config.get("WorkingDir") or "")
     return any(is_below(str(each), path) for each in words)
 
 
-def _single_file(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
+def _single_file(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     found = snapshot.paths.get(mount.source)
     is_file = found.kind == "file" if found is not None else posixpath.splitext(mount.source)[1] in _SUFFIXES
     if mount.is_stale:

@@ -11,7 +11,7 @@ from gateway.audit import rules
 from gateway.audit.databases import at, in_files
 from gateway.audit.hazards import decide
 from gateway.audit.hazards.access import may_write
-from gateway.audit.model import Container, HostMount, HostPath, Mount, Snapshot, User, Volume
+from gateway.audit.model import AuditedContainer, AuditedMount, HostMount, HostPath, Snapshot, User, Volume
 from gateway.audit.report import Finding, Severity
 from gateway.audit.sarif import sarif
 
@@ -24,19 +24,23 @@ def volume(name: str = "data", **more: Any) -> Volume:
     return Volume(name, mountpoint=f"/var/lib/docker/volumes/{name}/_data", **more)
 
 
-def container(*mounts: Mount, name: str = "app", host: Mapping[str, Any] | None = None, **more: Any) -> Container:
+def container(
+    *mounts: AuditedMount, name: str = "app", host: Mapping[str, Any] | None = None, **more: Any
+) -> AuditedContainer:
     if isinstance(changed := more.get("changes"), tuple):
         more["changes"] = dict.fromkeys(changed, 1)
     inspection = {"Config": {"Env": more.pop("env", [])}, "HostConfig": host or {}, "Created": name}
-    return Container(name * 4, name, more.pop("image", "example/app:1"), mounts=mounts, inspection=inspection, **more)
+    return AuditedContainer(
+        name * 4, name, more.pop("image", "example/app:1"), mounts=mounts, inspection=inspection, **more
+    )
 
 
-def on_volume(name: str = "data", path: str = "/data", *, writable: bool = True) -> Mount:
-    return Mount("volume", path, f"/var/lib/docker/volumes/{name}/_data", name, writable)
+def on_volume(name: str = "data", path: str = "/data", *, writable: bool = True) -> AuditedMount:
+    return AuditedMount("volume", path, f"/var/lib/docker/volumes/{name}/_data", name, writable)
 
 
-def bind(source: str, path: str = "/data", *, writable: bool = True, **more: Any) -> Mount:
-    return Mount("bind", path, source, writable=writable, **more)
+def bind(source: str, path: str = "/data", *, writable: bool = True, **more: Any) -> AuditedMount:
+    return AuditedMount("bind", path, source, writable=writable, **more)
 
 
 def directory(*names: str, uid: int = 0, mode: int = 0o755, has_acl: bool = False) -> HostPath:
@@ -44,7 +48,7 @@ def directory(*names: str, uid: int = 0, mode: int = 0o755, has_acl: bool = Fals
 
 
 def findings(
-    *containers: Container,
+    *containers: AuditedContainer,
     volumes: tuple[Volume, ...] = (),
     mounts: tuple[HostMount, ...] = (ROOT,),
     paths: Mapping[str, HostPath] | None = None,
@@ -53,16 +57,20 @@ def findings(
     return list(decide(snapshot).findings)
 
 
-def found(*containers: Container, **more: Any) -> set[tuple[str, str]]:
+def found(*containers: AuditedContainer, **more: Any) -> set[tuple[str, str]]:
     return {(each.rule.id, str(each.severity)) for each in findings(*containers, **more)}
 
 
 def test_a_clean_engine_has_no_findings() -> None:
     clean = container(
-        on_volume(), bind("/srv/app", "/srv", writable=False), Mount("tmpfs", "/tmp"), bind("/srv/own", "/own"),  # noqa: S108
-        layer=5000, changes=("/var/log/app.log", "/tmp/x.db"),  # noqa: S108
+        on_volume(),
+        bind("/srv/app", "/srv", writable=False),
+        AuditedMount("tmpfs", "/tmp"),  # noqa: S108
+        bind("/srv/own", "/own"),
+        layer=5000,
+        changes=("/var/log/app.log", "/tmp/x.db"),  # noqa: S108
         user=User(0, frozenset({0})),
-    )  # fmt: skip
+    )
     assert found(clean, volumes=(volume(),)) == set()
 
 
@@ -106,9 +114,9 @@ def test_an_anonymous_volume_is_found(size: int | None, path: str, removed: bool
 
 
 def test_data_in_memory_is_found() -> None:
-    assert found(container(Mount("tmpfs", "/data"))) == {("data-in-memory", "medium")}
-    assert found(container(Mount("tmpfs", "/var/lib/mysql"))) == {("data-in-memory", "high")}
-    assert found(container(Mount("tmpfs", "/run/app"))) == set()
+    assert found(container(AuditedMount("tmpfs", "/data"))) == {("data-in-memory", "medium")}
+    assert found(container(AuditedMount("tmpfs", "/var/lib/mysql"))) == {("data-in-memory", "high")}
+    assert found(container(AuditedMount("tmpfs", "/run/app"))) == set()
     in_memory = volume(options={"type": "tmpfs", "device": "tmpfs"})
     assert found(container(on_volume()), volumes=(in_memory,)) == {("data-in-memory", "medium")}
     assert found(container(bind("/dev/shm/x"))) == {("data-in-memory", "medium")}  # noqa: S108
@@ -364,7 +372,7 @@ def test_places_name_what_holds_the_data(options: dict[str, str], kind: str, pla
 
 
 def test_places_show_the_mode_and_the_layer() -> None:
-    app = container(on_volume(writable=False), Mount("tmpfs", "/t"), layer=2048, removed=True)
+    app = container(on_volume(writable=False), AuditedMount("tmpfs", "/t"), layer=2048, removed=True)
     cloud = Volume("data", "rexray")
     shown = [
         (each.path, each.mode, each.kind, each.place)
@@ -401,7 +409,7 @@ def test_every_rule_has_a_section_in_the_page() -> None:
 
 
 def test_sarif_has_a_level_a_rule_and_a_place_for_each_finding() -> None:
-    snapshot = Snapshot((container(Mount("tmpfs", "/data"), name="a b"),), unchecked=("the files",))
+    snapshot = Snapshot((container(AuditedMount("tmpfs", "/data"), name="a b"),), unchecked=("the files",))
     run = sarif(decide(snapshot), "1.0")["runs"][0]
     (result,) = run["results"]
     assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"] == "data-in-memory"
