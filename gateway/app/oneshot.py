@@ -13,7 +13,9 @@ from gateway.audit.report import Report
 from gateway.audit.snapshot import AuditScope, take_snapshot
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
-from gateway.contracts import Endpoint, Link, State
+from gateway.contracts.link import Link
+from gateway.contracts.states import State
+from gateway.contracts.values import Endpoint
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
 from gateway.docker.plan import Plan

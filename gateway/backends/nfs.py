@@ -15,7 +15,11 @@ from gateway.backends.common.volume import (
     build_volume,
     mount_address,
 )
-from gateway.contracts import Connector, Duration, Endpoint, Phases, ProbeResult, TrafficClass
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import TrafficClass
+from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, Fact, hidden
 from gateway.nfs import v4
@@ -96,7 +100,7 @@ class NfsCheck:
 
 
 class NfsBackend:
-    """See `gateway.contracts.Backend`.
+    """See `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
@@ -111,7 +115,10 @@ class NfsBackend:
         """The export of each target at the first probe."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.Backend`: query the export; with `check.write`, create and remove a directory."""
+        """See `gateway.contracts.backend.Backend`.
+
+        Query the export; with `check.write`, create and remove a directory.
+        """
         with await link.socket(target, phases) as sock:
             client = RpcClient(sock, v4.PROGRAM, v4.VERSION)
             try:

@@ -17,7 +17,11 @@ from gateway.backends.common.volume import (
     build_volume,
     mount_address,
 )
-from gateway.contracts import Connector, Duration, Endpoint, Phases, ProbeResult, Stream, TrafficClass
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import TrafficClass
+from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ProbeError, Reason, UsageError
 from gateway.facts import IDENTITY, VERSION
 from gateway.relay.receive import receive_exactly
@@ -53,7 +57,7 @@ class SmbOptions:
 
 
 class SmbBackend:
-    """See `gateway.contracts.Backend`.
+    """See `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
@@ -65,7 +69,10 @@ class SmbBackend:
         self.check = check
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.Backend`: negotiate a dialect. This does not check the permissions of the share."""
+        """See `gateway.contracts.backend.Backend`.
+
+        Negotiate a dialect. This does not check the permissions of the share.
+        """
         with await link.socket(target, phases) as sock:
             try:
                 with phases("greeting"):

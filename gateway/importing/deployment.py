@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.backends import KINDS
 from gateway.backends.common.volume import VolumeOptions, VolumeSpec
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.importing.model import ANY_ADDRESS, LOOPBACK
 from gateway.importing.result import ImportResult, split_target
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from gateway.config import Config
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.errors import UsageError
 from gateway.relay.resolver import is_address
 

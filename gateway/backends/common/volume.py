@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 
 
 @dataclass(frozen=True)
