@@ -19,7 +19,7 @@ from gateway.docker.errors import EngineError
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
 from gateway.errors import LinkLostError, Reason, UsageError
-from gateway.health.monitor import probe_once
+from gateway.health.probe import probe_once
 from gateway.health.verdict import CheckResult
 from gateway.relay.direct import DirectTunnel
 from gateway.relay.poller import RelayLoop

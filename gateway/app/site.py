@@ -11,7 +11,7 @@ from gateway.app.local_checks import HandshakeBudgets
 from gateway.app.running_backend import RunningBackend
 from gateway.app.units import Units
 from gateway.app.uplinks import Uplinks
-from gateway.app.worker.messages import Action, Command
+from gateway.app.worker.messages import Command, WorkerAction
 from gateway.app.worker.owner import Workers
 from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerUnit
@@ -229,19 +229,19 @@ class Site:
         """Use the keys or certificates of a tunnel that have changed on disk, without closing connections."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.renew()
-        self.workers.send(Command(Action.RENEW, tunnel))
+        self.workers.send(Command(WorkerAction.RENEW, tunnel))
 
     def retry(self, tunnel: str) -> None:
         """Retry a tunnel that is down, because its certificates were renewed on disk. Open links continue."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.retry()
-        self.workers.send(Command(Action.RETRY, tunnel))
+        self.workers.send(Command(WorkerAction.RETRY, tunnel))
 
     def reconnect(self, tunnel: str) -> None:
         """Reopen an open tunnel; retry a tunnel in backoff immediately."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.reconnect()
-        self.workers.send(Command(Action.RECONNECT, tunnel))
+        self.workers.send(Command(WorkerAction.RECONNECT, tunnel))
 
 
 def _stop_removed_listeners(forward: Forward | None, spec: BackendSpec) -> None:

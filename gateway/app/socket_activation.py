@@ -62,8 +62,8 @@ def passed_sockets() -> PassedSockets:
         return PassedSockets()
     found = []
     for descriptor in range(_FIRST, _FIRST + int(count)):
-        os.set_inheritable(descriptor, False)
         try:
+            os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)
         except OSError as error:  # a FIFO or a message queue
             log.warning(
@@ -72,10 +72,12 @@ def passed_sockets() -> PassedSockets:
             )
             continue
         if _key(sock) is None:
+            sock.close()
             log.warning(
                 "systemd passed a socket that is not used", extra={"detail": "use ListenStream= and Accept=no"}
             )
-        found.append(sock)
+        else:
+            found.append(sock)
     return PassedSockets(found)
 
 

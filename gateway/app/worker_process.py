@@ -17,7 +17,6 @@ from gateway.app.site import Site
 from gateway.app.units import Units
 from gateway.app.uplinks import Uplinks
 from gateway.app.worker.messages import (
-    Action,
     Applied,
     Apply,
     Command,
@@ -29,6 +28,7 @@ from gateway.app.worker.messages import (
     Sockets,
     TargetAssignment,
     UnknownSource,
+    WorkerAction,
     WorkerReport,
     consumer_view,
     uplink_report,
@@ -169,29 +169,29 @@ class Worker:
 
     def _on_command(self, command: Command) -> None:
         site = self._site
-        if command.action is Action.STOP:
+        if command.action is WorkerAction.STOP:
             self._stop.set()
         elif site is not None:  # otherwise the owner sends its first configuration again, with all that belongs to it
             self._run_command(site, command)
 
     def _run_command(self, site: Site, command: Command) -> None:
         match command.action:
-            case Action.STOP_ACCEPTING:
+            case WorkerAction.STOP_ACCEPTING:
                 site.stop_accepting()
                 self._send_report()
-            case Action.RECONNECT:
+            case WorkerAction.RECONNECT:
                 site.reconnect(command.argument)
-            case Action.SET_FAIL_FAST:
+            case WorkerAction.SET_FAIL_FAST:
                 name, enabled = command.argument
                 if name in site.backends:
                     site.backends[name].forward.set_fail_fast(enabled=enabled)
-            case Action.ABORT_ALL:
+            case WorkerAction.ABORT_ALL:
                 site.abort_all()
-            case Action.ABORT_IDLE:
+            case WorkerAction.ABORT_IDLE:
                 site.abort_idle(command.argument)
-            case Action.RENEW:
+            case WorkerAction.RENEW:
                 site.renew(command.argument)
-            case Action.RETRY:
+            case WorkerAction.RETRY:
                 site.retry(command.argument)
 
     async def _dial(self, message: Dial, sock: Stream) -> None:

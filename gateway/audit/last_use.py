@@ -1,11 +1,15 @@
 """What used a volume last, as far as the engine's events say: it keeps some hundred of them, until it restarts."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError
+
+_MAX_SECONDS = 10.0
+"""An engine that does not end the stream of events at the present time must not block the command."""
 
 
 async def last_uses(engine: Engine, names: Mapping[str, str]) -> tuple[dict[str, str], bool]:
@@ -16,8 +20,9 @@ async def last_uses(engine: Engine, names: Mapping[str, str]) -> tuple[dict[str,
         names: Names of the containers that exist, by their ID.
     """
     try:
-        return await collect(engine.events(0, ("volume", "container"), until=time.time()), names), True
-    except EngineError:
+        async with asyncio.timeout(_MAX_SECONDS):
+            return await collect(engine.events(0, ("volume", "container"), until=time.time()), names), True
+    except (EngineError, TimeoutError):
         return {}, False
 
 

@@ -1,10 +1,7 @@
 """`kind: nfs`: an NFSv4 export. The probe sends RPC calls. It mounts nothing, and so cannot hang in the kernel."""
 
-import hashlib
 import math
 import re
-import secrets
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,16 +19,12 @@ from gateway.contracts import Connector, Duration, Endpoint, Phases, ProbeResult
 from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, Fact, hidden
 from gateway.nfs import v4
-from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
+from gateway.nfs.export_probe import ExportProbe
 from gateway.nfs.rpc import RpcClient, RpcError
 from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
 from gateway.text import format_bytes
 
-CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
-"""The directory that the write check creates. Its name depends on the host: many gateways may check an export."""
-_INSTANCE_ID = secrets.token_hex(4)
-"""Distinguishes this process in the client owner of NFSv4.1 sessions."""
 _PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9
 """Seconds, and retransmissions: the kernel's limit for `timeo * (1 + retrans)` is 600 s."""
@@ -113,8 +106,7 @@ class NfsBackend:
     def __init__(self, options: NfsOptions, check: NfsCheck) -> None:
         self.options = options
         self.check = check
-        self._sessions: dict[Endpoint, Nfs41Session] = {}
-        """A session for each target without NFSv4.0. It is reused, because servers keep each session for a while."""
+        self._export_probe = ExportProbe(options.export, write=check.write)
         self._first_seen: dict[Endpoint, v4.Export] = {}
         """The export of each target at the first probe."""
 
@@ -125,7 +117,7 @@ class NfsBackend:
             try:
                 with phases("greeting"):
                     await v4.null(client)
-                export = await self._query(client, target, phases)
+                export = await self._export_probe.query(client, target, phases)
             except RpcError as error:
                 versions = f" (it supports {error.versions[0]} to {error.versions[1]})" if error.versions else ""
                 raise ProbeError(
@@ -149,60 +141,9 @@ class NfsBackend:
             },
             degraded=(Reason.EXPORT, f"{self.options.export}: {changed}: remount it") if changed else None,
             unusable=(Reason.NO_SPACE, f"{self.options.export}: none of {export.total} bytes is free")
-            if _is_full(export)
+            if export.is_full
             else None,
         )
-
-    async def _query(self, client: RpcClient, target: Endpoint, phases: Phases) -> v4.Export:
-        """Query the export with NFSv4.0, which needs no session, or with NFSv4.1 if the server requires that."""
-        if target not in self._sessions:
-            try:
-                return await self._query_with(None, client, target, phases)
-            except v4.NfsError as error:
-                if error.status != v4.NFS4ERR_MINOR_VERS_MISMATCH:
-                    raise
-        session = self._sessions.pop(target, None)
-        if session is not None:
-            try:
-                return await self._query_with(session, client, target, phases)
-            except v4.NfsError as error:
-                if error.status not in SESSION_LOST:
-                    raise
-        session = Nfs41Session(f"gateway-check {socket.gethostname()} {_INSTANCE_ID} {target} {self.options.export}")
-        await v4.open_session(client, session)
-        return await self._query_with(session, client, target, phases)
-
-    async def _query_with(
-        self, session: Nfs41Session | None, client: RpcClient, target: Endpoint, phases: Phases
-    ) -> v4.Export:
-        """Query the export with a session, or with NFSv4.0.
-
-        The session is kept only if the server has replied and still knows it. Otherwise its state is unknown.
-        """
-        try:
-            with phases("rpc"):
-                export = await v4.query_export(client, self.options.export, session)
-            self._check_readable(export)
-            if self.check.write and not _is_full(export):
-                with phases("query"):
-                    await v4.create_and_remove(client, self.options.export, CANARY, session)
-        except v4.NfsError as error:
-            if error.status not in SESSION_LOST:
-                self._keep(session, target)
-            raise
-        except ProbeError:
-            self._keep(session, target)
-            raise
-        self._keep(session, target)
-        return export
-
-    def _check_readable(self, export: v4.Export) -> None:
-        if not export.readable:
-            raise ProbeError(Reason.PERMISSION, f"{self.options.export}: permission to read is denied")
-
-    def _keep(self, session: Nfs41Session | None, target: Endpoint) -> None:
-        if session is not None:
-            self._sessions[target] = session
 
 
 def _describe_change(first: v4.Export, now: v4.Export) -> str:
@@ -210,10 +151,6 @@ def _describe_change(first: v4.Export, now: v4.Export) -> str:
     if first.fsid != now.fsid:
         return f"another file system than before ({first.fsid}, now {now.fsid})"
     return "another directory than before" if first.handle != now.handle else ""
-
-
-def _is_full(export: v4.Export) -> bool:
-    return bool(export.total and not export.available)
 
 
 def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:

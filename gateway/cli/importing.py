@@ -11,7 +11,7 @@ from gateway.cli.output import print_text
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
-    from gateway.importing.recognition import Source
+    from gateway.importing.recognition import ImportSource
     from gateway.importing.result import ImportResult
 
 _FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
@@ -50,7 +50,7 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
         print_text(f"# write to {path}:\n{lines.rstrip()}", "yellow", err=True)
 
 
-def _diff(given: "list[Source]", result: "ImportResult") -> str:
+def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
     """Return the diff of the only Compose file.
 
     Raises:
@@ -65,15 +65,15 @@ def _diff(given: "list[Source]", result: "ImportResult") -> str:
     return compose_diff(files[0].text, files[0].name, result)
 
 
-def _read(words: tuple[str, ...]) -> "list[Source]":
+def _read(words: tuple[str, ...]) -> "list[ImportSource]":
     """Return the sources that the command line names.
 
     Raises:
         UsageError: A file cannot be read, or a form has no source.
     """
-    from gateway.importing.recognition import Source  # noqa: PLC0415 - slow to import
+    from gateway.importing.recognition import ImportSource  # noqa: PLC0415 - slow to import
 
-    found: list[Source] = []
+    found: list[ImportSource] = []
     form = ""
     variables: list[str] = []
     for index, word in enumerate(words, 1):
@@ -87,21 +87,21 @@ def _read(words: tuple[str, ...]) -> "list[Source]":
         form = ""
     if form:
         raise UsageError(f"{form}: the source is missing")
-    return [*found, *([Source("", "\n".join(variables), "env")] if variables else [])]
+    return [*found, *([ImportSource("", "\n".join(variables), "env")] if variables else [])]
 
 
-def _source(word: str, form: str) -> "Source":
-    from gateway.importing.recognition import Source  # noqa: PLC0415 - slow to import
+def _source(word: str, form: str) -> "ImportSource":
+    from gateway.importing.recognition import ImportSource  # noqa: PLC0415 - slow to import
 
     path = Path(word)
     if word == "-":
         try:
-            return Source("", sys.stdin.buffer.read().decode(), form)
+            return ImportSource("", sys.stdin.buffer.read().decode(), form)
         except UnicodeDecodeError as error:
             raise UsageError(f"standard input: {error}") from error
     if form == "ssh" or (re.search(r"\s", word) and not path.is_file()):
-        return Source("", word, form)
+        return ImportSource("", word, form)
     try:
-        return Source(word, path.read_text(), form)
+        return ImportSource(word, path.read_text(), form)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{word}: {error}") from error

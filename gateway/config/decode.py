@@ -3,34 +3,18 @@
 import dataclasses
 import functools
 import operator
-import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from gateway.config import values
+from gateway.config.scalars import SCALARS, one_of, read_scalar
 from gateway.config.schema import is_secret, known_keys
-from gateway.config.suggestions import similar, suggest
+from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Sequence, Table, Tree
-from gateway.contracts import Duration, Endpoint, Secret, Size
+from gateway.contracts import Secret
 from gateway.errors import Problem
-
-_SCALARS: dict[Any, Callable[[str], Any]] = {
-    str: str,
-    int: values.integer,
-    bool: values.boolean,
-    Duration: values.duration,
-    Size: values.size,
-    Path: values.path,
-    Secret: Secret,
-    Endpoint: values.endpoint,
-    Endpoint | Path: values.listener,
-    values.Network: values.network,
-    values.Address: values.address,
-    values.LogTarget: values.log_target,
-}
 
 
 class Invalid:
@@ -82,8 +66,8 @@ class Decoder:
         self.places[key] = tree.place
         if isinstance(tree, Scalar) and tree.broken:
             return INVALID
-        if hint in _SCALARS:
-            return self._scalar(tree, _SCALARS[hint], key)
+        if hint in SCALARS:
+            return self._scalar(tree, SCALARS[hint], key)
         if dataclasses.is_dataclass(hint):
             if shorthand is not None and not isinstance(tree, Table):
                 inner = self.value(tree, typing.get_type_hints(hint)[shorthand], key)
@@ -91,7 +75,7 @@ class Decoder:
             return self.record(tree, typing.cast("type", hint), key)
         origin, arguments = get_origin(hint), get_args(hint)
         if origin is Literal:
-            return self._scalar(tree, lambda text: _one_of(text, arguments), key)
+            return self._scalar(tree, lambda text: one_of(text, arguments), key)
         if origin is tuple:
             return self._list(tree, arguments[0], key)
         if origin is dict:
@@ -184,11 +168,9 @@ class Decoder:
         if read is Secret and tree.written is None:
             self.literal_secrets.append((tree.place, key))
         try:
-            _check_text(tree.text)
-            return read(tree.text)
+            return read_scalar(tree, tree.text, read)
         except ValueError as error:
-            quotes = tree.written is not None and not isinstance(error, values.UnquotedError)
-            self.problem(tree.place, key, _error_of_reference(tree.written or "", read) if quotes else str(error))
+            self.problem(tree.place, key, str(error))
             return INVALID
 
     def _list(self, tree: Tree, hint: Any, key: str) -> Any:
@@ -260,34 +242,3 @@ def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
 
 def _required(field: "dataclasses.Field[Any]") -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _check_text(text: str) -> None:
-    """Refuse characters that no file name, address or password can contain.
-
-    Raises:
-        UnquotedError: The text contains a null character or an unpaired surrogate.
-    """
-    try:
-        null = b"\0" in os.fsencode(text)
-    except UnicodeEncodeError as error:
-        raise values.UnquotedError("contains an unpaired surrogate, which is not valid text: remove it") from error
-    if null:
-        raise values.UnquotedError("contains a null character: remove it")
-
-
-def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:
-    """Return the error of a value from the environment without the value: it may be a secret under the wrong key."""
-    try:
-        read(written)
-    except ValueError as error:
-        message = str(error)
-    else:
-        message = f"the value of {written!r} is not valid for this key"
-    return f"{message} (values from the environment are not shown)"
-
-
-def _one_of(text: str, choices: tuple[str, ...]) -> str:
-    if text not in choices:
-        raise ValueError(f"{text!r} is not one of {', '.join(choices)}{similar(text, choices)}")
-    return text

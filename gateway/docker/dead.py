@@ -28,7 +28,7 @@ class Dead:
         detail: What happened.
         state: Whether the gateway starts it.
         message: Why the gateway does not start it now; empty: it does.
-        command: The command that fixes it; empty: none is needed.
+        command: The command that fixes it; empty: none is needed or known.
     """
 
     container: str

@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-_MOUNT = re.compile(r"failed to mount local volume: mount .+?, data: (\S+): (.+)$")
+_MOUNT = re.compile(r"failed to mount local volume: mount .+?, data: (.*)", re.DOTALL)
+_ERRNO = re.compile(r"[a-z][a-z /-]*")
+"""The text of an error number. A truncated message can end within the mount options, which can include passwords."""
 _NETWORK = re.compile(r"network ([0-9a-zA-Z][0-9a-zA-Z_.-]*) not found|Could not find network: (\S+)")
 _ATTACHMENT = re.compile(r"Could not attach to network (\S+?):|attaching to network failed")
 _OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No such container: ([0-9a-f]{64})")
@@ -33,7 +35,7 @@ class FailedStart:
         owner: The ID of the container whose network it uses.
         address: The server of the mount, from its option `addr`.
         port: The server's port, from the mount option `port`; 0: not known.
-        detail: The message; for a volume, its end without the mount options.
+        detail: The message; for a volume, only the text of the error number.
     """
 
     cause: Cause
@@ -52,10 +54,12 @@ def read_error(error: str) -> FailedStart | None:
         error: `State.Error` of an inspection.
     """
     if found := _MOUNT.search(error):
-        options = dict(part.partition("=")[::2] for part in found[1].split(","))
+        data, _, reason = found[1].rpartition(": ")
+        options = dict(part.partition("=")[::2] for part in data.split(","))
         port = options.get("port", "")
         number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
-        return FailedStart(Cause.VOLUME, address=options.get("addr", ""), port=number, detail=found[2])
+        detail = reason if _ERRNO.fullmatch(reason) else "the mount failed"
+        return FailedStart(Cause.VOLUME, address=options.get("addr", ""), port=number, detail=detail)
     if found := _OWNER.search(error):
         return FailedStart(Cause.NAMESPACE, owner=found[1] or found[2], detail=error)
     if found := _ATTACHMENT.search(error):

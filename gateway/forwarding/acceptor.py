@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from gateway.contracts import CloseReason, Stream
 from gateway.errors import DialError, Reason
-from gateway.forwarding.admission import Admission, Consumer, Refusal, Source
+from gateway.forwarding.admission import Admission, ClientConsumer, Refusal, Source
 from gateway.forwarding.cancel_reserve import CancelReserve
 from gateway.forwarding.connection_audit import NOT_CONNECTED, ConnectionAudit
-from gateway.forwarding.connections import Connections
+from gateway.forwarding.connections import JoinedConnections
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.refusal_log import RefusalLog
@@ -55,7 +55,7 @@ class Acceptor:
         backend: str,
         admission: Admission,
         dialer: Dialer,
-        connections: Connections,
+        connections: JoinedConnections,
         audit: ConnectionAudit,
         join: Callable[[PendingClient], Coroutine[None, None, None]],
     ) -> None:
@@ -101,7 +101,7 @@ class Acceptor:
             self._audit.not_joined(client.record, CloseReason.ABORTED)
             client.reset()
             return
-        consumer: Consumer | None = admission.socket_consumer(source)
+        consumer: ClientConsumer | None = admission.socket_consumer(source)
         if consumer is None:
             if source is None or source.address is None or not (admission.identity or admission.per_consumer):
                 self._start_task(group, client, self._join)
@@ -188,7 +188,7 @@ class Acceptor:
             self._refuse(client, *refused)
 
     def _admit(
-        self, client: PendingClient, address: str | None, consumer: Consumer | None
+        self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
     ) -> tuple[Refusal, Usage] | None:
         """Give the client a slot of its consumer; or return why it is refused, and where to count that."""
         if client.record is not None:

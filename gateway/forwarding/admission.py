@@ -23,7 +23,7 @@ class Refusal(StrEnum):
     CONSUMER_QUOTA = "consumer_quota"
 
 
-class Consumer(Protocol):
+class ClientConsumer(Protocol):
     """The container or application behind a source address."""
 
     @property
@@ -41,13 +41,13 @@ class Consumer(Protocol):
 class Identity(Protocol):
     """Maps source addresses to consumers."""
 
-    def lookup(self, address: str) -> Consumer | None:
+    def lookup(self, address: str) -> ClientConsumer | None:
         """Return the consumer with this address; None if it is unknown."""
 
     def recently_unknown(self, address: str) -> bool:
         """Return whether a recent lookup found no consumer with this address."""
 
-    async def wait_for(self, address: str, within: float) -> Consumer | None:
+    async def wait_for(self, address: str, within: float) -> ClientConsumer | None:
         """Return the consumer with this address; wait up to `within` seconds for a container that is starting."""
 
 
@@ -80,7 +80,7 @@ class Source:
 
 @dataclass(frozen=True)
 class SocketConsumer:
-    """`Consumer` that is identified by the unix socket that it connects to."""
+    """`ClientConsumer` that is identified by the unix socket that it connects to."""
 
     name: str
     id: str = ""
@@ -173,7 +173,7 @@ class Admission:
             return Refusal.UNPRIVILEGED_PORT
         return None
 
-    def consumer_refusal(self, consumer: Consumer | None, open_connections: int) -> Refusal | None:
+    def consumer_refusal(self, consumer: ClientConsumer | None, open_connections: int) -> Refusal | None:
         """Check the rules that depend on the consumer.
 
         Args:

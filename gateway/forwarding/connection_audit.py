@@ -7,7 +7,7 @@ from gateway.audit_log.recorder import Recorder
 from gateway.audit_log.refusal_limiter import RefusalKey
 from gateway.contracts import CloseReason, Relay
 from gateway.errors import Reason
-from gateway.forwarding.admission import Consumer, Refusal, Source
+from gateway.forwarding.admission import ClientConsumer, Refusal, Source
 from gateway.forwarding.routed_target import RoutedTarget
 
 NOT_CONNECTED = "not_connected"
@@ -28,7 +28,7 @@ class ConnectionRecord:
     __slots__ = ("accepted_at", "consumer", "pending", "source")
     source: Source | None
     accepted_at: float
-    consumer: Consumer | None
+    consumer: ClientConsumer | None
     pending: bool
 
 

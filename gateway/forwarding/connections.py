@@ -38,7 +38,7 @@ class Connection:
     record: ConnectionRecord | None
 
 
-class Connections:
+class JoinedConnections:
     """The joined clients of one backend, from `add` to `remove`."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import Admission
 from gateway.forwarding.cancel_requests import CancelRouter
 from gateway.forwarding.connection_audit import NOT_CONNECTED, ConnectionAudit
-from gateway.forwarding.connections import Connection, Connections
+from gateway.forwarding.connections import Connection, JoinedConnections
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.pending_client import PendingClient
@@ -61,7 +61,7 @@ class Forward:
         self.listeners = listeners
         self.resets: Tally = Tally()
         self._latency = Histogram()
-        self._connections = Connections()
+        self._connections = JoinedConnections()
         self._on_ended = self._ended  # one bound method for all connections
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.contracts import Backend, Connector, Endpoint, Phases, ProbeResult, State
-from gateway.errors import LinkLostError, ProbeError, ReachError, Reason
+from gateway.contracts import Backend, Connector, Endpoint, ProbeResult, State
+from gateway.errors import LinkLostError, Reason
+from gateway.health.probe import probe_once
 from gateway.health.verdict import CheckResult, History, Verdict
 from gateway.measure import Histogram, Summary, Tally
-from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,6 @@ _FIRST_SPREAD = 0.2
 
 _MIN_INTERVAL = 1.0
 """Limit, in seconds, on the minimum interval between checks that failing traffic triggers."""
-_LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
-"""Failures of the check's own login. Logins of clients may succeed."""
 
 
 @dataclass(frozen=True)
@@ -52,65 +50,6 @@ class MonitoredUplink(Protocol):
 
     def describe(self) -> str:
         """Return the tunnel's state and its cause in one line."""
-
-
-async def probe_once(
-    backend: Backend,
-    link: Connector,
-    target: Endpoint,
-    timeout: float,  # noqa: ASYNC109 - expiry is a result, not an exception
-    on_abandoned: Callable[[], None] = lambda: None,
-) -> CheckResult:
-    """Check a target once.
-
-    Args:
-        backend: The backend, which knows how to probe.
-        link: The link to the target.
-        target: The target.
-        timeout: Seconds for the whole check.
-        on_abandoned: See `gateway.contracts.Phases`.
-
-    Raises:
-        LinkLostError: The link was lost. This says nothing about the target.
-    """
-    phases = Phases(on_abandoned=on_abandoned)
-    started = time.perf_counter()
-    probe_result: ProbeResult | None = None
-    state, reason, detail = State.UP, None, ""
-    try:
-        async with asyncio.timeout(timeout):
-            probe_result = await backend.probe(link, target, phases)
-        if probe_result.unprobed:
-            state, detail = State.UNKNOWN, probe_result.unprobed
-        elif probe_result.unusable:
-            state, (reason, detail) = State.DOWN, probe_result.unusable
-        elif probe_result.degraded:
-            state, (reason, detail) = State.DEGRADED, probe_result.degraded
-    except TimeoutError:
-        completed = ", ".join(phases.seconds) or "nothing"
-        hint = f": {phases.timeout_hint}" if phases.timeout_hint else ""
-        state, reason = State.DOWN, Reason.TIMEOUT
-        detail = f"no answer within {timeout:g} s (completed: {completed}){hint}"
-    except LinkLostError:
-        raise
-    except ReachError as error:
-        usable = isinstance(error, ProbeError) and error.reason in _LOGIN_REASONS
-        state, reason, detail = State.DEGRADED if usable else State.DOWN, error.reason, error.detail
-    except OSError as error:
-        state, reason, detail = State.DOWN, Reason.RESET, str(error)
-    except Exception as error:
-        # A client library may raise anything on malformed data. That counts against the target; the check continues.
-        log.exception("a check raised an unexpected error", extra={"target": str(target)})
-        state, reason, detail = State.DOWN, Reason.PROTOCOL, f"{type(error).__name__}: {error}"
-    return CheckResult(
-        at=time.time(),
-        duration=time.perf_counter() - started,
-        state=state,
-        reason=reason,
-        detail=one_line(detail),
-        phases=phases.seconds,
-        probe_result=probe_result,
-    )
 
 
 class Check:

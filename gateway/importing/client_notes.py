@@ -3,12 +3,14 @@
 import re
 from typing import Any
 
-from gateway.importing.model import ANY_ADDRESS, LOOPBACK, Client, Container
+from gateway.importing.model import ANY_ADDRESS, LOOPBACK, ImportedClient, ImportedContainer
 from gateway.importing.result import ImportResult, split_target
 from gateway.importing.volumes import replacement
 
 
-def _address(client: Client, container: Container, backend: dict[str, Any], result: ImportResult) -> str:
+def _address(
+    client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
+) -> str:
     """Return how a container reaches a backend."""
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
@@ -25,7 +27,7 @@ def _address(client: Client, container: Container, backend: dict[str, Any], resu
     return text
 
 
-def note_client(client: Client, result: ImportResult) -> None:
+def note_client(client: ImportedClient, result: ImportResult) -> None:
     """Note what a client must change, and mark what the backend replaces."""
     backend = result.backends[client.backend]
     for note in client.notes:

@@ -12,7 +12,7 @@ from gateway.errors import UsageError
 from gateway.importing.docker_options import read_bind
 from gateway.importing.docker_run import Volumes, published
 from gateway.importing.env_file import EnvFiles
-from gateway.importing.model import Container, Mount
+from gateway.importing.model import ImportedContainer, ImportedMount
 from gateway.importing.result import ImportResult
 
 _VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)(?:(:?[-?+])([^}]*))?\})")
@@ -45,7 +45,7 @@ def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult
         container.mounts = [replace(each, source=_resolved(each.source, folder)) for each in container.mounts]
         for target in (f"/run/secrets/{name}" for name in _secret_names(value)):
             if secrets.get(target):
-                container.mounts.append(Mount(secrets[target], target, read_only=True))
+                container.mounts.append(ImportedMount(secrets[target], target, read_only=True))
         container.parts |= {
             f"mount.{each.target}": f"volume {each.source}:{each.target}".replace(" :", " ")
             for each in container.mounts
@@ -96,9 +96,9 @@ def _secret_names(service: Any) -> list[str]:
     return [str(each.get("source") if isinstance(each, dict) else each) for each in found or []]
 
 
-def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles) -> Container:
+def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles) -> ImportedContainer:
     where = f"{source}services.{name}"
-    container = Container(where, name, source, image=str(service.get("image") or ""))
+    container = ImportedContainer(where, name, source, image=str(service.get("image") or ""))
     for key, value in service.items():
         container.parts[key] = key
         match key:
@@ -125,7 +125,7 @@ def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles) -
     return container
 
 
-def _read_networks(container: Container, service: dict[str, Any]) -> None:
+def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
     """Read how other containers reach a service, and how it reaches others."""
     container.network = str(service.get("network_mode") or "")
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
@@ -150,9 +150,11 @@ def environment(value: Any, where: str) -> dict[str, str]:
     return {key: f"${{{key}}}" if each is None else str(each) for key, each in found.items()}
 
 
-def _mount(value: Any) -> Mount:
+def _mount(value: Any) -> ImportedMount:
     if isinstance(value, dict):
-        return Mount(str(value.get("source") or ""), str(value.get("target") or ""), bool(value.get("read_only")))
+        return ImportedMount(
+            str(value.get("source") or ""), str(value.get("target") or ""), bool(value.get("read_only"))
+        )
     return read_bind(str(value))
 
 

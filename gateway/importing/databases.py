@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gateway.backends import KINDS, BackendKind, kind_of_port
-from gateway.importing.model import LOOPBACK, Client, Container
+from gateway.importing.model import LOOPBACK, ImportedClient, ImportedContainer
 from gateway.importing.own_tunnel import own_tunnel
 from gateway.importing.result import ImportResult, checks_login, is_host
 
@@ -57,7 +57,7 @@ class _Address:
     more: tuple[str, ...] = ()
 
 
-def find_clients(container: Container, result: ImportResult) -> list[Client]:
+def find_clients(container: ImportedContainer, result: ImportResult) -> list[ImportedClient]:
     """Return the remote services whose addresses are in the variables of a container.
 
     Args:
@@ -74,7 +74,7 @@ def find_clients(container: Container, result: ImportResult) -> list[Client]:
         where = f"{container.where}: {address.variables[0]}"
         name = address.host if address.host not in LOOPBACK else address.database or f"{kind}-{port}"
         clients.append(
-            Client(
+            ImportedClient(
                 where, name, kind, address.host, port, keys, via, container,
                 address.parts, address.variables, optional=optional,
                 more=tuple(each if ":" in each else f"{each}:{port}" for each in address.more),
@@ -167,7 +167,7 @@ def _kind(address: _Address) -> tuple[str, int, str]:
     return "mysql", KINDS["mysql"].default_port, "the variables name no port: set kind and port if it is not MySQL"
 
 
-def _check(address: _Address, kind: str, container: Container) -> dict[str, Any]:
+def _check(address: _Address, kind: str, container: ImportedContainer) -> dict[str, Any]:
     if not address.user or (kind != "tcp" and not checks_login(kind)):
         return {}  # a backend of kind tcp may get another kind from the forward that it uses
     check: dict[str, Any] = {"user": address.user}

@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Iterator
 
 from gateway.errors import UsageError
-from gateway.importing.model import Mount
+from gateway.importing.model import ImportedMount
 
 _SHORT = {
     "a": "attach", "c": "cpu-shares", "d": "detach", "e": "env", "h": "hostname", "i": "interactive", "l": "label",
@@ -85,18 +85,18 @@ def _value(rest: list[str], word: str) -> str:
     return rest.pop(0)
 
 
-def read_bind(text: str) -> Mount:
+def read_bind(text: str) -> ImportedMount:
     """Read a value of `-v`, or a short volume of a Compose file."""
     parts = text.split(":")
     if len(parts) == 1:
-        return Mount("", parts[0])
+        return ImportedMount("", parts[0])
     if len(parts) > 3:
         parts = [":".join(parts[:-2]), *parts[-2:]]
     options = parts[2].split(",") if len(parts) == 3 else []
-    return Mount(parts[0], parts[1], read_only="ro" in options)
+    return ImportedMount(parts[0], parts[1], read_only="ro" in options)
 
 
-def read_mount(text: str) -> tuple[Mount, dict[str, str], dict[str, str]]:
+def read_mount(text: str) -> tuple[ImportedMount, dict[str, str], dict[str, str]]:
     """Read a value of `--mount`.
 
     Returns:
@@ -118,4 +118,8 @@ def read_mount(text: str) -> tuple[Mount, dict[str, str], dict[str, str]]:
     if not target:
         raise UsageError(f"--mount {text}: target= is missing")
     read_only = any(fields.get(key, "false") in ("", "1", "true") for key in ("readonly", "ro"))
-    return Mount(fields.get("source") or fields.get("src") or "", target, read_only=read_only), options, fields
+    return (
+        ImportedMount(fields.get("source") or fields.get("src") or "", target, read_only=read_only),
+        options,
+        fields,
+    )

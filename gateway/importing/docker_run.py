@@ -8,7 +8,7 @@ from itertools import pairwise
 from gateway.errors import UsageError
 from gateway.importing.docker_options import read_bind, read_mount, read_options
 from gateway.importing.env_file import EnvFiles
-from gateway.importing.model import Container, Mount
+from gateway.importing.model import ImportedContainer, ImportedMount
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import redacted
 
@@ -52,7 +52,7 @@ def _run(words: list[str], source: str, command: str, files: EnvFiles, result: I
     if not rest:
         raise UsageError(f"{source}{command} {named}".rstrip() + ": the image is missing")
     where = f"{source}{command} {named or rest[0]}"
-    container = Container(where, named, source, image=rest[0], command=rest[1:])
+    container = ImportedContainer(where, named, source, image=rest[0], command=rest[1:])
     container.parts["image"] = f"image {rest[0]}"
     if rest[1:]:
         container.parts["command"] = f"command {redacted(rest[1:])}"
@@ -78,7 +78,7 @@ def _run(words: list[str], source: str, command: str, files: EnvFiles, result: I
     return volumes
 
 
-def _apply(container: Container, name: str, value: str, files: EnvFiles, result: ImportResult) -> Volumes:
+def _apply(container: ImportedContainer, name: str, value: str, files: EnvFiles, result: ImportResult) -> Volumes:
     """Read one option; return the volume that it creates."""
     match name:
         case "env" | "env-file":
@@ -109,7 +109,7 @@ def _apply(container: Container, name: str, value: str, files: EnvFiles, result:
     return {}
 
 
-def _apply_variables(container: Container, name: str, value: str, files: EnvFiles) -> None:
+def _apply_variables(container: ImportedContainer, name: str, value: str, files: EnvFiles) -> None:
     if name == "env":
         key, equals, text = value.partition("=")
         container.environment[key] = text if equals else f"${{{key}}}"
@@ -123,7 +123,7 @@ def _apply_variables(container: Container, name: str, value: str, files: EnvFile
         container.parts["env-file"] = f"--env-file {value} (not read: pass it as another source)"
 
 
-def _apply_network(container: Container, name: str, value: str) -> None:
+def _apply_network(container: ImportedContainer, name: str, value: str) -> None:
     container.parts[f"{name}.{value}"] = f"-p {value}" if name == "publish" else f"--{name} {value}"
     if name == "publish":
         container.published += list(published(value))
@@ -133,7 +133,9 @@ def _apply_network(container: Container, name: str, value: str) -> None:
         container.network = value
 
 
-def _mounted_by(container: Container, kind: str, mount: Mount, result: ImportResult) -> tuple[dict[str, str], Mount]:
+def _mounted_by(
+    container: ImportedContainer, kind: str, mount: ImportedMount, result: ImportResult
+) -> tuple[dict[str, str], ImportedMount]:
     """Note that `--mount` has no such type, with the correct value; return the driver options and the mount."""
     server, _, export = mount.source.rpartition(":")
     name = export.rstrip("/").rpartition("/")[2] or "volume"
@@ -145,10 +147,10 @@ def _mounted_by(container: Container, kind: str, mount: Mount, result: ImportRes
         f"{container.where}: --mount has no type={kind}: use --mount 'type=volume,source={name},"
         f"target={mount.target},volume-driver=local,{shown}'"
     )
-    return options, Mount(name, mount.target, read_only=mount.read_only)
+    return options, ImportedMount(name, mount.target, read_only=mount.read_only)
 
 
-def _correct(container: Container, driver: dict[str, str], result: ImportResult) -> Volumes:
+def _correct(container: ImportedContainer, driver: dict[str, str], result: ImportResult) -> Volumes:
     """Note that `docker run` has no `--opt`, with the correct commands; return the volume that was meant."""
     name = next((mount.source for mount in container.mounts if mount.source and "/" not in mount.source), "volume")
     options = " ".join(f"--opt {shlex.quote(f'{key}={value}')}" for key, value in driver.items())

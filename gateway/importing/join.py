@@ -7,7 +7,7 @@ from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
 from gateway.importing.client_notes import note_client
 from gateway.importing.matching import forward_of, is_remote, join_networks
-from gateway.importing.model import ANY_ADDRESS, HOST_NAMES, Client, Forward
+from gateway.importing.model import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
 from gateway.importing.result import ImportResult, checks_login, short_name, split_target
 
 _VOLUME_PORT = 20490
@@ -22,7 +22,7 @@ def join(result: ImportResult) -> None:
     """
     result.reserved |= {name for each in result.containers if not each.replaced for name in each.names}
     join_networks(result)
-    matched: dict[int, list[Client]] = {}
+    matched: dict[int, list[ImportedClient]] = {}
     for client in result.clients:
         forward = forward_of(client, result)
         if forward is not None:
@@ -38,7 +38,7 @@ def join(result: ImportResult) -> None:
             note_client(client, result)
 
 
-def _add_forward(forward: Forward, clients: list[Client], result: ImportResult) -> None:
+def _add_forward(forward: ImportedForward, clients: list[ImportedClient], result: ImportResult) -> None:
     host, port = split_target(forward.target)
     kinds = [client.kind for client in clients if client.kind not in ("", "tcp")]
     kind = KINDS[kinds[0]] if kinds else kind_of_port(port)
@@ -63,7 +63,7 @@ def _add_forward(forward: Forward, clients: list[Client], result: ImportResult) 
     _note_missing(name, result)
 
 
-def _host_name(host: str, client: Client, port: int) -> str:
+def _host_name(host: str, client: ImportedClient, port: int) -> str:
     short = short_name(host)
     return (
         short
@@ -72,7 +72,7 @@ def _host_name(host: str, client: Client, port: int) -> str:
     )
 
 
-def _add_direct(client: Client, result: ImportResult) -> None:
+def _add_direct(client: ImportedClient, result: ImportResult) -> None:
     target = f"[{client.host}]:{client.port}" if ":" in client.host else f"{client.host}:{client.port}"
     split_target(target)
     via = client.via
@@ -117,7 +117,7 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     return f"[{host}]:{free}" if ":" in host else f"{host}:{free}"
 
 
-def _merge(client: Client, name: str, result: ImportResult) -> None:
+def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
     """Add the keys of a client to a backend."""
     client.backend = name
     backend = result.backends[name]

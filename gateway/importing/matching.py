@@ -1,6 +1,6 @@
 """Decides which forward and which tunnel a client uses."""
 
-from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, Client, Container, Forward
+from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, ImportedClient, ImportedContainer, ImportedForward
 from gateway.importing.result import ImportResult
 
 
@@ -24,7 +24,7 @@ def join_networks(result: ImportResult) -> None:
             _set_via(forward.via, tunnel, result)
 
 
-def _shared_tunnel(container: Container | None, tunnels: dict[str, str]) -> str:
+def _shared_tunnel(container: ImportedContainer | None, tunnels: dict[str, str]) -> str:
     return tunnels.get(container.network.partition(":")[2], "") if container is not None else ""
 
 
@@ -37,7 +37,7 @@ def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
         result.tunnels[inner] = {"kind": keys.pop("kind"), "via": tunnel, **keys}
 
 
-def forward_of(client: Client, result: ImportResult) -> Forward | None:
+def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
     """Return the forward to which a client connects; None if it uses none.
 
     Args:
@@ -61,7 +61,7 @@ def forward_of(client: Client, result: ImportResult) -> Forward | None:
     ) or _forward_of_host(client, result)
 
 
-def _forward_of_host(client: Client, result: ImportResult) -> Forward | None:
+def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
     """Return the forward on this host for a container that uses 127.0.0.1, which is the container itself."""
     if client.container is None or client.host not in LOOPBACK:
         return None
@@ -74,7 +74,7 @@ def _forward_of_host(client: Client, result: ImportResult) -> Forward | None:
     return forward
 
 
-def is_remote(client: Client, result: ImportResult) -> bool:
+def is_remote(client: ImportedClient, result: ImportResult) -> bool:
     """Return whether a client that uses no forward needs a backend, and note why not.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HERE = "localhost"
-"""The name of this host in `Forward.names` and `Client.host`."""
+"""The name of this host in `ImportedForward.names` and `ImportedClient.host`."""
 HOST_NAMES = frozenset({
     HERE, "127.0.0.1", "::1", "0.0.0.0", "::", "host.docker.internal", "host.containers.internal", "172.17.0.1",  # noqa: S104
     "gateway.docker.internal", "docker.for.mac.localhost",
@@ -44,7 +44,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Mount:
+class ImportedMount:
     """A file system in a container.
 
     Args:
@@ -59,7 +59,7 @@ class Mount:
 
 
 @dataclass
-class Container:
+class ImportedContainer:
     """A service of a Compose file, or a container that a command runs.
 
     Args:
@@ -85,7 +85,7 @@ class Container:
     image: str = ""
     command: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
-    mounts: list[Mount] = field(default_factory=list)
+    mounts: list[ImportedMount] = field(default_factory=list)
     network: str = ""
     aliases: list[str] = field(default_factory=list)
     published: list[tuple[int, int]] = field(default_factory=list)
@@ -129,7 +129,7 @@ class Container:
 
 
 @dataclass
-class Forward:
+class ImportedForward:
     """A local forward.
 
     Args:
@@ -150,7 +150,7 @@ class Forward:
 
 
 @dataclass
-class Client:
+class ImportedClient:
     """Something that uses a remote service: a volume, or a container with the address of a database.
 
     Args:
@@ -181,7 +181,7 @@ class Client:
     port: int
     keys: dict[str, Any] = field(default_factory=dict)
     via: str | None = None
-    container: Container | None = None
+    container: ImportedContainer | None = None
     login: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
     volume: str = ""

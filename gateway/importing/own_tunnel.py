@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gateway.importing.model import Container
+from gateway.importing.model import ImportedContainer
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import is_private_key
 from gateway.importing.tunnel_images import container_context, mounted_key
@@ -14,7 +14,9 @@ _KEYS = ("SSH_KEY_PATH", "SSH_PRIVATE_KEY_PATH", "SSH_KEY_FILE", "SSH_PRIVATE_KE
 _USERS = ("SSH_USER", "SSH_USERNAME", "BASTION_USER", "JUMP_USER", "TUNNEL_USER")
 
 
-def own_tunnel(container: Container, database: str, variable_of_host: str, result: ImportResult) -> str | None:
+def own_tunnel(
+    container: ImportedContainer, database: str, variable_of_host: str, result: ImportResult
+) -> str | None:
     """Add the tunnel that a container opens itself, as its variables describe it; return its name.
 
     Args:
@@ -48,7 +50,7 @@ def own_tunnel(container: Container, database: str, variable_of_host: str, resul
     return result.add_tunnel(keys, server)
 
 
-def _login(container: Container, result: ImportResult) -> dict[str, Any]:
+def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]:
     """Return the keys of the tunnel that log in."""
     keys: dict[str, Any] = {}
     context, variable = container_context(container, result), container.variable

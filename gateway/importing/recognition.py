@@ -11,7 +11,7 @@ FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 
 
 @dataclass(frozen=True)
-class Source:
+class ImportSource:
     """Something to import.
 
     Args:
@@ -25,7 +25,7 @@ class Source:
     form: str = ""
 
 
-def recognize(source: Source) -> str:
+def recognize(source: ImportSource) -> str:
     """Return the form of a source.
 
     Raises:

@@ -10,7 +10,7 @@ import yaml
 
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
-from gateway.importing.model import Client, Container, Forward
+from gateway.importing.model import ImportedClient, ImportedContainer, ImportedForward
 from gateway.importing.secrecy import hide_secrets
 
 _HOST = re.compile(r"[\w.%${}-]*[\w}]")
@@ -37,11 +37,11 @@ class ImportResult:
     tunnels: dict[str, dict[str, Any]] = field(default_factory=dict)
     backends: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    forwards: list[Forward] = field(default_factory=list)
-    clients: list[Client] = field(default_factory=list)
-    containers: list[Container] = field(default_factory=list)
+    forwards: list[ImportedForward] = field(default_factory=list)
+    clients: list[ImportedClient] = field(default_factory=list)
+    containers: list[ImportedContainer] = field(default_factory=list)
     reserved: set[str] = field(default_factory=set)
-    changes: list[tuple[Client, str]] = field(default_factory=list)
+    changes: list[tuple[ImportedClient, str]] = field(default_factory=list)
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 

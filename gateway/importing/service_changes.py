@@ -7,12 +7,12 @@ from typing import Any
 from gateway.importing.compose import environment, mapping
 from gateway.importing.deployment import Deployment, volume_of
 from gateway.importing.docker_options import read_bind
-from gateway.importing.model import Client, Container
+from gateway.importing.model import ImportedClient, ImportedContainer
 from gateway.importing.result import ImportResult, split_target
 from gateway.importing.yaml_edit import YamlEdit
 
 
-def change_address(edit: YamlEdit, client: Client, found: Deployment, result: ImportResult) -> None:
+def change_address(edit: YamlEdit, client: ImportedClient, found: Deployment, result: ImportResult) -> None:
     """Let a client connect to its backend.
 
     Args:
@@ -44,7 +44,9 @@ def change_address(edit: YamlEdit, client: Client, found: Deployment, result: Im
         edit.put(path, list(dict.fromkeys([*hosts, f"{host}:host-gateway"])))
 
 
-def _new_values(client: Client, container: Container, host: str, port: int) -> Iterator[tuple[str, str]]:
+def _new_values(
+    client: ImportedClient, container: ImportedContainer, host: str, port: int
+) -> Iterator[tuple[str, str]]:
     first, *rest = client.variables
     old = container.environment[first]
     if "://" in old:
@@ -75,7 +77,7 @@ def _set_variable(edit: YamlEdit, name: str, variable: str, value: str) -> None:
         edit.put(path, [*existing, f"{variable}={value}"])
 
 
-def change_volume(edit: YamlEdit, client: Client, found: Deployment) -> None:
+def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment) -> None:
     """Let a volume mount its backend.
 
     Args:
@@ -101,7 +103,7 @@ def change_volume(edit: YamlEdit, client: Client, found: Deployment) -> None:
             edit.put(("volumes", key, "driver_opts", option), value)
 
 
-def change_service(edit: YamlEdit, container: Container, replaced: set[str], result: ImportResult) -> None:
+def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[str], result: ImportResult) -> None:
     """Remove what a service does not need any more, and let it depend on the gateway.
 
     Args:
@@ -139,13 +141,13 @@ def change_service(edit: YamlEdit, container: Container, replaced: set[str], res
         edit.put(("services", name, "depends_on"), {"gateway": {"condition": "service_healthy"}})
 
 
-def _mounts(container: Container, result: ImportResult) -> bool:
+def _mounts(container: ImportedContainer, result: ImportResult) -> bool:
     """Return whether a container mounts a volume that is imported."""
     volumes = {client.volume for client in result.clients if client.volume and client.backend}
     return any(mount.source in volumes for mount in container.mounts)
 
 
-def _remove_variables(edit: YamlEdit, container: Container, gone: list[str], result: ImportResult) -> None:
+def _remove_variables(edit: YamlEdit, container: ImportedContainer, gone: list[str], result: ImportResult) -> None:
     path = ("services", container.name, "environment")
     existing = edit.get(*path)
     present = environment(existing, container.where)

@@ -10,8 +10,8 @@ from gateway.importing.databases import find_clients
 from gateway.importing.docker_run import Volumes, import_docker
 from gateway.importing.env_file import EnvFiles, read_env_file
 from gateway.importing.join import join
-from gateway.importing.model import Container, Context
-from gateway.importing.recognition import Source, recognize
+from gateway.importing.model import Context, ImportedContainer
+from gateway.importing.recognition import ImportSource, recognize
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import hide_secrets, redacted
 from gateway.importing.shell import read_script
@@ -22,7 +22,7 @@ from gateway.importing.volumes import import_fstab, import_mount_command, import
 from gateway.importing.vpn_images import import_vpn
 
 
-def convert(sources: Sequence[Source]) -> ImportResult:
+def convert(sources: Sequence[ImportSource]) -> ImportResult:
     """Convert sources to one configuration.
 
     Args:
@@ -39,7 +39,7 @@ def convert(sources: Sequence[Source]) -> ImportResult:
         raise UsageError("a source is nested too deeply") from None
 
 
-def _convert(sources: Sequence[Source]) -> ImportResult:
+def _convert(sources: Sequence[ImportSource]) -> ImportResult:
     result = ImportResult()
     for source in sources:
         if found := re.search(r"[^\t\n\r\x20-\x7e\x85\xa0-\U0010ffff]", source.text):
@@ -67,7 +67,7 @@ def _convert(sources: Sequence[Source]) -> ImportResult:
     return result
 
 
-def _read(source: Source, form: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
+def _read(source: ImportSource, form: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
     """Read one source; return the volumes that it defines."""
     match form:
         case "compose":
@@ -130,7 +130,7 @@ def _read_script(text: str, prefix: str, files: EnvFiles, result: ImportResult, 
     return volumes
 
 
-def _import_env_files(given: Sequence[tuple[Source, str]], files: EnvFiles, result: ImportResult) -> None:
+def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles, result: ImportResult) -> None:
     """Convert the variables of files that no container reads, as those of a process on this host."""
     compose = any(form == "compose" for _, form in given)
     for source, form in given:
@@ -144,7 +144,7 @@ def _import_env_files(given: Sequence[tuple[Source, str]], files: EnvFiles, resu
             continue
         variables = read_env_file(source.text)
         where = source.name or "variables"
-        container = Container(where, "", environment=variables, network="host")
+        container = ImportedContainer(where, "", environment=variables, network="host")
         container.parts = {f"environment.{name}": name for name in variables}
         if import_tunnel(container, result):
             continue

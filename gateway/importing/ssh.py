@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.importing.model import Context, Forward, home
+from gateway.importing.model import Context, ImportedForward, home
 from gateway.importing.proxy_command import jump_or_proxy
 from gateway.importing.result import ImportResult, split_target
 from gateway.importing.ssh_forward import port_number, read_forward
@@ -99,7 +99,7 @@ def add_host(
     for forward in config.all("localforward"):
         listen, target = read_forward(forward, any_address=any_address)
         reachable = set() if listen.startswith("/") else context.names(split_target(listen)[1])
-        result.forwards.append(Forward(where, name, listen, target, reachable))
+        result.forwards.append(ImportedForward(where, name, listen, target, reachable))
     unchecked = [
         f"{key} {value}"
         for key, value, weak in (

@@ -2,7 +2,7 @@
 
 import re
 
-from gateway.importing.model import HERE, Container, Context
+from gateway.importing.model import HERE, Context, ImportedContainer
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import is_private_key, is_secret, redacted
 from gateway.importing.shell import read_script
@@ -28,7 +28,7 @@ _FORWARD = re.compile(r"(?:[*\w.-]+:)?\d+:[\w.-]+:\d+")
 _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
-def import_tunnel(container: Container, result: ImportResult) -> bool:
+def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
     """Convert a container that runs an SSH tunnel; return whether it is one.
 
     Args:
@@ -45,7 +45,7 @@ def import_tunnel(container: Container, result: ImportResult) -> bool:
     return found
 
 
-def container_context(container: Container, result: ImportResult) -> Context:
+def container_context(container: ImportedContainer, result: ImportResult) -> Context:
     """Return the context of an ssh command in a container."""
 
     def names(port: int) -> set[tuple[str, int]]:
@@ -67,7 +67,7 @@ def container_context(container: Container, result: ImportResult) -> Context:
     return Context(container.where, names, path, in_container=True)
 
 
-def mounted_key(container: Container) -> str:
+def mounted_key(container: ImportedContainer) -> str:
     """Return the path in the container of the only mounted private key; empty if there is none."""
     keys = [mount.target for mount in container.mounts if _KEY_NAME.search(mount.target)]
     if keys:
@@ -76,7 +76,7 @@ def mounted_key(container: Container) -> str:
     return f"{folder.rstrip('/')}/id_rsa" if folder else ""
 
 
-def _by_command(container: Container, context: Context, result: ImportResult) -> bool:
+def _by_command(container: ImportedContainer, context: Context, result: ImportResult) -> bool:
     """Convert an ssh command with a local forward, also within a shell's command."""
     words = container.command
     line = next((word for word in words if re.search(r"\bssh\b.*\s-\w*[LRD]", word, re.DOTALL)), None)
@@ -103,7 +103,7 @@ def _by_command(container: Container, context: Context, result: ImportResult) ->
     return True
 
 
-def _convert(words: list[str], container: Container, context: Context, result: ImportResult) -> None:
+def _convert(words: list[str], container: ImportedContainer, context: Context, result: ImportResult) -> None:
     """Convert an ssh command, with the mounted key if it names none."""
     key = mounted_key(container)
     if key and not any(re.match(r"-\w*i$|-i.|(-o)?IdentityFile", word) for word in words):
@@ -113,12 +113,12 @@ def _convert(words: list[str], container: Container, context: Context, result: I
     import_command(words, context, result, need_forward=False)
 
 
-def _is_tunnel_image(container: Container) -> bool:
+def _is_tunnel_image(container: ImportedContainer) -> bool:
     text = f"{container.image} {container.name}"
     return bool(_IMAGE.search(text)) and not _NOT_A_TUNNEL.search(text)
 
 
-def _by_variables(container: Container, context: Context, result: ImportResult) -> bool:
+def _by_variables(container: ImportedContainer, context: Context, result: ImportResult) -> bool:
     arguments = [(name, container.environment[name]) for name in _ARGUMENTS if container.environment.get(name)]
     for name, text in arguments:
         words = next(iter(read_script(text).commands), [])
@@ -144,7 +144,7 @@ def _by_variables(container: Container, context: Context, result: ImportResult) 
     return True
 
 
-def _add_login(config: HostConfig, container: Container, result: ImportResult) -> None:
+def _add_login(config: HostConfig, container: ImportedContainer, result: ImportResult) -> None:
     """Add the key, passphrase and password that variables or mounts provide."""
     keys = ("IdentityFile", "PassphraseFile", "PasswordFile")
     for name, value in container.environment.items():
@@ -161,7 +161,7 @@ def _add_login(config: HostConfig, container: Container, result: ImportResult) -
         config.add("IdentityFile", key)
 
 
-def _forward(container: Container, result: ImportResult) -> str:
+def _forward(container: ImportedContainer, result: ImportResult) -> str:
     """Return the local forward that the variables describe; empty if they describe none."""
     mode = container.variable("SSH_MODE", "MODE")
     if mode == "-R" or (not mode and "jnovack/autossh" in container.image) or container.variable("REMOTE"):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from gateway.backends import BackendKind, kind_of_file_system
 from gateway.errors import UsageError
-from gateway.importing.model import Client
+from gateway.importing.model import ImportedClient
 from gateway.importing.result import ImportResult, split_target
 from gateway.importing.secrecy import redacted
 
@@ -59,7 +59,7 @@ def _add_client(
     for key in options:
         if key not in ("type", "o", "device"):
             notes.append(f"{key}={options[key]}: not imported")
-    client = Client(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
+    client = ImportedClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
     if folder:
         client.mount_options = options.get("o", "")  # which the new line of fstab keeps
     else:
@@ -142,7 +142,7 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
     _add_client(name, kind, {"type": file_system, "device": device, "o": options}, where, result, folder=folder)
 
 
-def replacement(client: Client, listen: str, keys: Mapping[str, object]) -> str:
+def replacement(client: ImportedClient, listen: str, keys: Mapping[str, object]) -> str:
     """Return the line of fstab(5) that mounts a client's file system through the gateway.
 
     Args:

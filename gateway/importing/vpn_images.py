@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from gateway.importing.model import Container
+from gateway.importing.model import ImportedContainer
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import redacted
 
@@ -14,7 +14,7 @@ _CHOICE = ("VPN_SERVICE_PROVIDER", "VPNSP", "SERVER_COUNTRIES", "SERVER_REGIONS"
 _WIREGUARD_FILE = re.compile(r"(^|/)wg\w*\.conf$")
 
 
-def import_vpn(container: Container, result: ImportResult) -> bool:
+def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
     """Convert a container that opens a VPN; return whether it is one.
 
     Args:
@@ -38,7 +38,7 @@ def import_vpn(container: Container, result: ImportResult) -> bool:
     return True
 
 
-def _openvpn(container: Container, result: ImportResult) -> dict[str, Any] | None:
+def _openvpn(container: ImportedContainer, result: ImportResult) -> dict[str, Any] | None:
     line = " ".join(container.command)
     named = re.search(r"--config[ =](\S+)", line)
     mount = next((each for each in container.mounts if ".ovpn" in (each.source[-5:], each.target[-5:])), None)
@@ -65,7 +65,7 @@ def _openvpn(container: Container, result: ImportResult) -> dict[str, Any] | Non
     return keys | _login(container, "OPENVPN_USER", "OPENVPN_USERNAME", "VPN_USER", "VPN_USERNAME", result=result)
 
 
-def _login(container: Container, *users: str, result: ImportResult) -> dict[str, Any]:
+def _login(container: ImportedContainer, *users: str, result: ImportResult) -> dict[str, Any]:
     user = container.variable(*users)
     if not user:
         return {}
@@ -80,7 +80,7 @@ def _login(container: Container, *users: str, result: ImportResult) -> dict[str,
     return {"user": user, "password_file": path}
 
 
-def _wireguard(container: Container) -> dict[str, Any] | None:
+def _wireguard(container: ImportedContainer) -> dict[str, Any] | None:
     mount = next((each for each in container.mounts if _WIREGUARD_FILE.search(each.source)), None)
     if mount is None and "wireguard" in container.image:
         mount = next((each for each in container.mounts if re.search(r"config|wireguard", each.target)), None)
@@ -93,7 +93,7 @@ def _wireguard(container: Container) -> dict[str, Any] | None:
     return {"kind": "wireguard", "config": f"{mount.source}/{inner}"}
 
 
-def _gluetun(container: Container, result: ImportResult) -> dict[str, Any] | None:
+def _gluetun(container: ImportedContainer, result: ImportResult) -> dict[str, Any] | None:
     if "gluetun" not in container.image and "VPN_SERVICE_PROVIDER" not in container.environment:
         return None
     name = container.name or "gluetun"
@@ -112,7 +112,7 @@ def _gluetun(container: Container, result: ImportResult) -> dict[str, Any] | Non
     return {"kind": "openvpn", "config": path, **login}
 
 
-def _gluetun_wireguard(container: Container, name: str, choice: str, result: ImportResult) -> dict[str, Any]:
+def _gluetun_wireguard(container: ImportedContainer, name: str, choice: str, result: ImportResult) -> dict[str, Any]:
     mount = next((each for each in container.mounts if _WIREGUARD_FILE.search(each.target)), None)
     if mount is not None:
         container.use(f"mount.{mount.target}")

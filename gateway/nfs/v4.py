@@ -71,6 +71,11 @@ class Export:
     available: int
     lease: int
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no byte is free. False if the server does not report the size."""
+        return bool(self.total and not self.available)
+
 
 async def null(client: RpcClient) -> None:
     """Call the procedure that does nothing, to find out whether the server supports NFSv4.

@@ -1,1 +1,1 @@
-"""SOCKS5 and HTTP CONNECT proxies: python-socks implements the protocols, over sockets of another link."""
+"""Tunnels of kind `proxy`: SOCKS5 and HTTP CONNECT over sockets of another link."""

@@ -5,10 +5,9 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
 from math import inf
 
-from gateway.contracts import Endpoint, LinkStatus, Network, Phases, Progress, Stream, TunnelState
+from gateway.contracts import Endpoint, Network, Phases, Progress, Stream, TunnelState
 from gateway.errors import LinkLostError, Reason
 from gateway.measure import Histogram, Tap
 from gateway.relay.redial import retry_dial
@@ -17,6 +16,7 @@ from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_dialer import Dial, PoolDialer
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
+from gateway.ssh.pool_status import SshStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection
 
 log = logging.getLogger(__name__)
@@ -34,31 +34,6 @@ _NO_ANSWER_HINT = (
 )
 _IDLE_BEFORE_SHRINK = 60.0
 """Seconds with an idle connection before the pool closes it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SshStatus(LinkStatus):
-    """Status of a pool of SSH connections.
-
-    Args:
-        connections: Open connections.
-        suspect_connections: Those that have been silent for longer than `keepalive.suspect`.
-        draining_connections: Those that take no more channels, because their credentials are outdated.
-        channels: Open channels.
-        cipher: The cipher; None: not connected.
-        data_plane: What carries the channels: `native` or `asyncssh`; None: not connected.
-        server: The server's version string; None: not connected.
-        pool_error: Why the last dial of another connection failed; None: it did not.
-    """
-
-    connections: int
-    suspect_connections: int
-    draining_connections: int
-    channels: int
-    cipher: str | None
-    data_plane: str | None
-    server: str | None
-    pool_error: str | None
 
 
 class SshLink:
@@ -161,21 +136,8 @@ class SshLink:
 
     def status(self) -> SshStatus:
         """Return what the link reports about itself."""
-        alive = [connection for connection in self._connections if connection.alive]
-        now = time.monotonic()
-        return SshStatus(
-            rtt=next((each.round_trip for each in self._usable if each.round_trip is not None), None),
-            connections=len(alive),
-            suspect_connections=sum(
-                connection.silence(now) >= self._options.keepalive.suspect for connection in alive
-            ),
-            draining_connections=sum(connection.outdated for connection in alive),
-            channels=sum(connection.load for connection in alive),
-            cipher=alive[0].cipher() if alive else None,
-            data_plane=alive[0].data_plane() if alive else None,
-            server=alive[0].server_version() if alive else None,
-            pool_error=self._dialer.last_error or None,
-        )
+        suspect = self._options.keepalive.suspect
+        return pool_status(self._connections, self._usable, suspect, self._dialer.last_error)
 
     def _start_task(self, job: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(job)

@@ -17,7 +17,8 @@ from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.network_context import create_context, new_device_name
 from gateway.vpn.options import WireGuardOptions, read_path
 from gateway.vpn.task_scope import background_tasks
-from gateway.vpn.wireguard import WireGuard, load_wireguard_file
+from gateway.vpn.wireguard import WireGuard
+from gateway.vpn.wireguard_loader import load_wireguard_file
 
 log = logging.getLogger(__name__)
 

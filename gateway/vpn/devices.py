@@ -1,51 +1,16 @@
-"""Network devices, addresses, routes and rules, over netlink (the only module with pyroute2). All functions block."""
+"""Network devices and their settings, over netlink. All functions block."""
 
 import contextlib
 import errno
 import socket
-import threading
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
-from gateway.errors import Reason, TunnelError
 from gateway.vpn.addressing import Addressing
-
-_NO_PREFIX_ROUTE = 0x200
-"""IFA_F_NOPREFIXROUTE: the kernel adds no route for the prefix of the address."""
-_PROTOCOL = 0x67
-"""The protocol number (rt_protos) of the gateway's rules and routes. Cleanup after a killed gateway looks for it."""
-_FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
-"""The range of routing tables that the gateway uses."""
-_table_lock = threading.Lock()
-"""Held while a thread selects a table: the selection depends on the rules that exist."""
-_UNREACHABLE_METRIC = 4096
-"""Metric of the `unreachable` route, which must lose to the route through the device."""
-
-
-@contextmanager
-def _netlink_socket() -> Iterator[IPRoute]:
-    try:
-        with IPRoute() as netlink:
-            yield netlink
-    except NetlinkError as error:
-        if error.code == errno.EPERM:
-            raise TunnelError(
-                Reason.PERMISSION, "cannot configure network devices: CAP_NET_ADMIN is required", fatal=True
-            ) from error
-        raise TunnelError(Reason.PROTOCOL, f"cannot configure the network device: {error}") from error
-
-
-def _index(netlink: IPRoute, name: str) -> int:
-    found = netlink.link_lookup(ifname=name)
-    if not found:
-        raise TunnelError(Reason.RESET, f"the network device {name} no longer exists")
-    return int(found[0])
+from gateway.vpn.netlink import device_index, ignore_missing, netlink_socket
 
 
 def move(name: str, namespace: int) -> None:
@@ -58,8 +23,8 @@ def move(name: str, namespace: int) -> None:
     Raises:
         TunnelError: The device does not exist or cannot be moved.
     """
-    with _netlink_socket() as netlink:
-        netlink.link("set", index=_index(netlink, name), net_ns_fd=namespace)
+    with netlink_socket() as netlink:
+        netlink.link("set", index=device_index(netlink, name), net_ns_fd=namespace)
 
 
 def add_wireguard(name: str) -> bool:
@@ -74,7 +39,7 @@ def add_wireguard(name: str) -> bool:
     Raises:
         TunnelError: The kernel refuses to create the device.
     """
-    with _netlink_socket() as netlink:
+    with netlink_socket() as netlink:
         try:
             netlink.link("add", ifname=name, kind="wireguard")
         except NetlinkError as error:
@@ -95,13 +60,13 @@ def remove_stale(kind: str, prefix: str, is_locked: Callable[[str], bool]) -> No
     Raises:
         TunnelError: A device cannot be removed.
     """
-    with _netlink_socket() as netlink:
+    with netlink_socket() as netlink:
         for link in netlink.get_links():
             name = link.get_attr("IFLA_IFNAME")
             if name.startswith(prefix) and link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == kind:
                 if is_locked(name):
                     continue
-                with _ignore_missing():
+                with ignore_missing():
                     netlink.link("del", index=link["index"])
 
 
@@ -114,7 +79,7 @@ def remove(name: str) -> None:
     Raises:
         TunnelError: The device cannot be removed.
     """
-    with _netlink_socket() as netlink:
+    with netlink_socket() as netlink:
         for index in netlink.link_lookup(ifname=name):
             netlink.link("del", index=index)
 
@@ -125,8 +90,8 @@ def prepare_namespace() -> None:
     Raises:
         TunnelError: The loopback device cannot be brought up.
     """
-    with _netlink_socket() as netlink:
-        netlink.link("set", index=_index(netlink, "lo"), state="up")
+    with netlink_socket() as netlink:
+        netlink.link("set", index=device_index(netlink, "lo"), state="up")
     for key, value in (
         ("ipv4/ping_group_range", "0 2147483647"),
         ("ipv4/tcp_mtu_probing", "1"),
@@ -146,136 +111,23 @@ def configure_in_namespace(name: str, addressing: Addressing) -> None:
     Raises:
         TunnelError: The device does not exist or cannot be configured.
     """
-    with _netlink_socket() as netlink:
-        index = _index(netlink, name)
-        _bring_up(netlink, index, addressing)
+    with netlink_socket() as netlink:
+        index = device_index(netlink, name)
+        bring_up(netlink, index, addressing)
         for each in addressing.usable_addresses:
             netlink.addr("replace", index=index, address=str(each.ip), prefixlen=each.network.prefixlen)
-        for family, gateway in _default_routes(addressing):
+        for family, gateway in default_routes(addressing):
             netlink.route("replace", dst="default", oif=index, family=family, **gateway)
 
 
-def configure_in_host(name: str, addressing: Addressing) -> None:
-    """Configure a device in the host's network namespace, with a routing table for sockets that are bound to it.
+def bring_up(netlink: IPRoute, index: int, addressing: Addressing) -> None:
+    """Set the MTU, bring the device up, and remove the addresses that it no longer has.
 
     Args:
-        name: Name of the device.
+        netlink: An open socket.
+        index: Index of the device.
         addressing: Its settings.
-
-    Raises:
-        TunnelError: The device does not exist or cannot be configured.
     """
-    with _table_lock, _netlink_socket() as netlink:
-        index = _index(netlink, name)
-        table = _table_of(netlink, name) or _free_table(netlink, name)
-        with contextlib.suppress(OSError):  # /proc/sys is read-only in containers
-            Path("/proc/sys/net/ipv4/conf", name, "rp_filter").write_text("2")
-        _bring_up(netlink, index, addressing)
-        for each in addressing.usable_addresses:
-            netlink.addr(
-                "replace", index=index, address=str(each.ip), prefixlen=each.max_prefixlen, flags=_NO_PREFIX_ROUTE
-            )
-        _remove_table(netlink, table)
-        for family, gateway in _default_routes(addressing):
-            if gateway:
-                netlink.route(
-                    "replace",
-                    dst=gateway["gateway"],
-                    oif=index,
-                    table=table,
-                    family=family,
-                    scope="link",
-                    proto=_PROTOCOL,
-                )
-            netlink.route("replace", dst="default", oif=index, table=table, family=family, proto=_PROTOCOL, **gateway)
-            netlink.route(
-                "replace", dst="default", type="unreachable", table=table, family=family,
-                priority=_UNREACHABLE_METRIC, proto=_PROTOCOL,
-            )  # fmt: skip
-            netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
-        for each in addressing.usable_addresses:
-            # The kernel's own replies to late packets are bound to no device.
-            family = socket.AF_INET if each.version == 4 else socket.AF_INET6
-            netlink.rule(
-                "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,
-                priority=table,
-            )  # fmt: skip
-
-
-def _table_of(netlink: IPRoute, name: str) -> int | None:
-    """Return the routing table that the gateway's rules assign to the device."""
-    for rule in _rules(netlink):
-        if rule.get_attr("FRA_OIFNAME") == name and rule.get_attr("FRA_PROTOCOL") == _PROTOCOL:
-            return int(rule.get_attr("FRA_TABLE"))
-    return None
-
-
-def _free_table(netlink: IPRoute, name: str) -> int:
-    """Return a routing table that no rule uses."""
-    used = {rule.get_attr("FRA_TABLE") for rule in _rules(netlink)}
-    start = zlib.crc32(name.encode())  # two gateways that start together are unlikely to select the same table
-    return next(
-        table
-        for offset in range(_TABLE_COUNT)
-        if (table := _FIRST_TABLE + (start + offset) % _TABLE_COUNT) not in used
-    )
-
-
-def _rules(netlink: IPRoute) -> list[Any]:
-    return [rule for family in (socket.AF_INET, socket.AF_INET6) for rule in netlink.get_rules(family=family)]
-
-
-def remove_policy_routing(name: str) -> None:
-    """Remove the routing table and the rules of a device, if there are any.
-
-    Args:
-        name: Name of the device.
-
-    Raises:
-        TunnelError: They cannot be removed.
-    """
-    with _table_lock, _netlink_socket() as netlink:
-        table = _table_of(netlink, name)
-        if table is not None:
-            _remove_table(netlink, table)
-
-
-def _remove_table(netlink: IPRoute, table: int) -> None:
-    """Remove a table and its rules, and those of killed gateways, whose devices no longer exist."""
-    device_names = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
-    for family in (socket.AF_INET, socket.AF_INET6):
-        rules = [rule for rule in netlink.get_rules(family=family) if rule.get_attr("FRA_PROTOCOL") == _PROTOCOL]
-        in_use = {rule.get_attr("FRA_TABLE") for rule in rules if rule.get_attr("FRA_OIFNAME") in device_names}
-        in_use -= {table}
-        for rule in rules:
-            if (rule_table := rule.get_attr("FRA_TABLE")) not in in_use:
-                with _ignore_missing():
-                    netlink.rule("del", family=family, protocol=_PROTOCOL, **_rule_key(rule))
-                with _ignore_missing():
-                    netlink.flush_routes(table=rule_table, family=family)
-
-
-@contextmanager
-def _ignore_missing() -> Iterator[None]:
-    """Ignore that another gateway, or the kernel together with the device, has removed the object already."""
-    try:
-        yield
-    except NetlinkError as error:
-        if error.code not in (errno.ENOENT, errno.ESRCH, errno.ENODEV):
-            raise
-
-
-def _rule_key(rule: Any) -> dict[str, Any]:
-    """Return the arguments of `IPRoute.rule` that identify a rule."""
-    key = {
-        "oifname": rule.get_attr("FRA_OIFNAME"), "src": rule.get_attr("FRA_SRC"),
-        "table": rule.get_attr("FRA_TABLE"), "priority": rule.get_attr("FRA_PRIORITY"),
-    }  # fmt: skip
-    return {name: value for name, value in key.items() if value is not None} | {"src_len": rule["src_len"]}
-
-
-def _bring_up(netlink: IPRoute, index: int, addressing: Addressing) -> None:
-    """Set the MTU, bring the device up, and remove the addresses that it no longer has."""
     if addressing.mtu:
         netlink.link("set", index=index, mtu=addressing.mtu)
     netlink.link("set", index=index, state="up")
@@ -285,8 +137,12 @@ def _bring_up(netlink: IPRoute, index: int, addressing: Addressing) -> None:
             netlink.addr("del", index=index, address=address, prefixlen=old["prefixlen"])
 
 
-def _default_routes(addressing: Addressing) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the address family and the `gateway` argument of each default route through the device."""
+def default_routes(addressing: Addressing) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the address family and the `gateway` argument of each default route through a device.
+
+    Args:
+        addressing: The settings of the device.
+    """
     for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
         if any(each.version == version for each in addressing.usable_addresses):
             hops = [str(each) for each in addressing.gateways if each.version == version]

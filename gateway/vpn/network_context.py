@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from gateway.cancellation import is_being_cancelled
 from gateway.errors import TunnelError
-from gateway.vpn import devices
+from gateway.vpn import devices, policy_routing
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.namespace import Namespace
 from gateway.vpn.options import Isolation
@@ -147,7 +147,7 @@ class BoundDeviceContext:
 
     async def configure_device(self, device: str, addressing: Addressing) -> None:
         """See `NetworkContext`."""
-        await asyncio.to_thread(devices.configure_in_host, device, addressing)
+        await asyncio.to_thread(policy_routing.configure_in_host, device, addressing)
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """See `NetworkContext`."""
@@ -166,7 +166,7 @@ class BoundDeviceContext:
     async def release_device(self) -> None:
         """See `NetworkContext`."""
         try:
-            await asyncio.to_thread(devices.remove_policy_routing, self._device)
+            await asyncio.to_thread(policy_routing.remove_policy_routing, self._device)
         except TunnelError as error:  # closing the tunnel must not fail
             log.warning("cannot remove the routing rules of %s: %s", self._device, error.detail)
 

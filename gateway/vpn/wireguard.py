@@ -1,89 +1,32 @@
 """A WireGuard device: of the kernel or of wireguard-go, configured with `wg`."""
 
 import asyncio
-import errno
 import logging
-import os
 import re
 import socket
 import subprocess
-import time
-from dataclasses import replace
-from pathlib import Path
 
-from gateway.contracts import Endpoint, Secret
-from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.contracts import Endpoint
+from gateway.errors import Reason, TunnelError
 from gateway.relay.resolver import resolve
-from gateway.secret_files import check_owner_only, read_private_key
-from gateway.vpn import devices, stale_cleanup
+from gateway.vpn import devices
 from gateway.vpn.addressing import Addressing, likely_peers, parse_addresses
-from gateway.vpn.child import Child, find_program, minimal_environment
+from gateway.vpn.child import find_program, minimal_environment
 from gateway.vpn.device_lock import DeviceLock, is_locked
 from gateway.vpn.network_context import NetworkContext, device_prefix
 from gateway.vpn.options import WireGuardOptions
-from gateway.vpn.wireguard_file import (
-    DeviceStatus,
-    WireGuardFile,
-    check_key,
-    parse_dump,
-    parse_wireguard_file,
-    to_setconf,
-)
+from gateway.vpn.wireguard_file import DeviceStatus, parse_dump, to_setconf
+from gateway.vpn.wireguard_go import WireGuardGo
+from gateway.vpn.wireguard_loader import load_wireguard_file
 
 log = logging.getLogger(__name__)
 
 _WG_TIMEOUT = 5.0
-_SOCKET_DIRECTORY = Path("/var/run/wireguard")
-"""Where wireguard-go listens (see its README)."""
 _PREFIX = device_prefix("w")
-_CHILD_TIMEOUT = 5.0
-"""Seconds for wireguard-go to create its device."""
 _POLL_INTERVAL = 0.05
 _RESOLVE_TIMEOUT = 4.0
 _DEFAULT_MTU = 1420
 """The default of wg-quick: 80 bytes less than the MTU of Ethernet."""
-
-
-def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
-    """Load the configuration file, with the keys from other files. May block.
-
-    Each file is opened once. What is checked is what is used.
-
-    Args:
-        options: The options of the tunnel.
-
-    Raises:
-        TunnelError: A file cannot be read or parsed, or a key is readable by others; fatal.
-    """
-    try:
-        with options.config.open() as opened:
-            status, file = os.fstat(opened.fileno()), parse_wireguard_file(opened.read())
-        if file.private_key or any(peer.preshared_key for peer in file.peers):
-            check_owner_only(options.config, status)
-        return _with_keys(file, options)
-    except TunnelError:
-        raise
-    except (OSError, UnicodeDecodeError, GatewayError) as error:
-        raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
-
-
-def _with_keys(file: WireGuardFile, options: WireGuardOptions) -> WireGuardFile:
-    """Return the file with the keys that the options name."""
-    if options.private_key is not None:
-        file = replace(file, private_key=check_key(_reveal(options.private_key), "private_key"))
-    if options.preshared_key is not None:
-        if len(file.peers) != 1:
-            raise GatewayError("preshared_key requires a file with exactly one [Peer]")
-        preshared_key = check_key(_reveal(options.preshared_key), "preshared_key")
-        file = replace(file, peers=(replace(file.peers[0], preshared_key=preshared_key),))
-    if not file.private_key:
-        raise GatewayError("has no PrivateKey: add it, or set private_key_file")
-    return file
-
-
-def _reveal(secret: Secret) -> str:
-    text = secret.reveal() if secret.path is None else read_private_key(secret.path).decode()
-    return text.strip()
 
 
 class WireGuard:
@@ -103,9 +46,8 @@ class WireGuard:
         self._device = device
         self._context = context
         self._file = load_wireguard_file(options)
-        self._child: Child | None = None
+        self._process = WireGuardGo(device)
         self._in_context = False
-        self._last_output = ""
         self._endpoints: dict[str, str] = {}
         """The resolved endpoint of each peer, by public key."""
         self._lock: DeviceLock | None = None
@@ -129,7 +71,7 @@ class WireGuard:
             log.warning("%s: %s is ignored: the gateway configures the device itself", self._options.config, key)
         await self._create_in_kernel()
         if not self.in_kernel:
-            await self._start_child()
+            await self._process.start(_PREFIX)
         addressing = self._addressing()
         await self._context.configure_device(self._device, addressing)
         self._in_context = True
@@ -146,38 +88,6 @@ class WireGuard:
         except asyncio.CancelledError:
             self.in_kernel = await creation  # `stop` must know about the device; this takes only a moment
             raise
-
-    async def _start_child(self) -> None:
-        """Start wireguard-go and wait until it has created the device."""
-        try:
-            _check_writable(_SOCKET_DIRECTORY)
-        except OSError as error:
-            detail = f"{error}: wireguard-go creates its socket there: make it writable (mount a tmpfs)"
-            raise TunnelError(Reason.PERMISSION, detail, fatal=True) from error
-        stale_cleanup.remove_stale_sockets(_SOCKET_DIRECTORY, f"{_PREFIX}*.sock")
-        self._child = await Child.start(
-            ["wireguard-go", "-f", self._device], "wireguard-go", self._on_output, {"LOG_LEVEL": "error"}
-        )
-        deadline = time.monotonic() + _CHILD_TIMEOUT
-        ended = asyncio.ensure_future(self._child.wait())
-        try:
-            while not (_SOCKET_DIRECTORY / f"{self._device}.sock").is_socket():
-                if ended.done() or time.monotonic() > deadline:
-                    permitted = "not permitted" not in self._last_output and "denied" not in self._last_output
-                    raise TunnelError(
-                        Reason.PROTOCOL if permitted and self._last_output else Reason.PERMISSION,
-                        f"wireguard-go cannot create a device ({self._last_output or 'without output'}):"
-                        " CAP_NET_ADMIN and /dev/net/tun are required",
-                        fatal=True,
-                    )
-                await asyncio.sleep(_POLL_INTERVAL)
-        finally:
-            ended.cancel()
-
-    def _on_output(self, line: str) -> None:
-        if line[:1].isascii():  # not a line of the box that wireguard-go draws around a notice
-            self._last_output = line
-        log.debug("wireguard-go: %s", line)
 
     def _addressing(self) -> Addressing:
         file, options = self._file, self._options
@@ -283,18 +193,12 @@ class WireGuard:
 
     async def wait(self) -> str:
         """Wait until wireguard-go ends; return the cause. With a kernel device, wait until cancelled."""
-        if self._child is None:
-            await asyncio.Event().wait()
-            return ""
-        code = await self._child.wait()
-        return f"wireguard-go ended with exit code {code}: {self._last_output}"
+        return await self._process.wait()
 
     async def stop(self) -> None:
         """Remove the device, and release the lock on its name."""
-        if self._child is not None:
-            await self._child.stop()
-            (_SOCKET_DIRECTORY / f"{self._device}.sock").unlink(missing_ok=True)
-        elif self.in_kernel:
+        await self._process.stop()
+        if self.in_kernel:
             try:
                 if self._in_context:
                     await self._context.run_blocking(lambda: devices.remove(self._device))
@@ -317,10 +221,3 @@ async def _resolve_endpoint(endpoint: str) -> str:
         raise TunnelError(Reason.PROTOCOL, f"Endpoint {endpoint}: must be host:port", fatal=True) from error
     address = found[0][4]
     return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
-
-
-def _check_writable(directory: Path) -> None:
-    """Create a directory if it is missing; raise `OSError` if it is not writable."""
-    directory.mkdir(exist_ok=True)
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))

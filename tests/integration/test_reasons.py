@@ -18,7 +18,7 @@ from gateway.backends import NoOptions
 from gateway.backends.common.database import LAG, DatabaseCheck
 from gateway.backends.common.tls import TlsOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
-from gateway.backends.nfs import CANARY, LEASE, SPACE, NfsBackend, NfsCheck, NfsOptions
+from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts import Backend, Duration, Endpoint, Secret, State
 from gateway.demo import nfs
@@ -28,8 +28,9 @@ from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
 from gateway.errors import Reason
 from gateway.facts import VERSION
-from gateway.health.monitor import probe_once
+from gateway.health.probe import probe_once
 from gateway.health.verdict import CheckResult
+from gateway.nfs.export_probe import CANARY
 from gateway.relay.direct import DirectLink
 from tests.support.clients import mysql
 from tests.support.probes import DEADLINE, KINDS, mysql_backend, postgres_backend, probe
@@ -431,7 +432,7 @@ async def test_nfs_without_version_4_0_is_checked_in_one_long_session(tmp_path: 
         for _ in range(4):
             result = await probe(backend, server.port)
             assert (result.state, result.reason) == (State.UP, None), result.detail
-            sessions.update(session.session_id for session in backend._sessions.values())
+            sessions.update(session.session_id for session in backend._export_probe._sessions.values())
         assert len(sessions) == 1
         assert (await probe(nfs_backend("/nowhere"), server.port)).reason is Reason.EXPORT
         server.stop()

@@ -21,7 +21,7 @@ from gateway.contracts import CloseReason, Duration, Endpoint, Phases, Relay, Se
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
-from gateway.health.monitor import probe_once
+from gateway.health.probe import probe_once
 from gateway.measure import Histogram
 from gateway.relay.direct import DirectLink
 from gateway.relay.sockets import reset, tune

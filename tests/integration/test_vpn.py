@@ -23,7 +23,7 @@ import pytest
 from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.vpn import devices, privileges
+from gateway.vpn import devices, policy_routing, privileges
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.device_lock import DeviceLock, is_locked
 from gateway.vpn.namespace import Namespace
@@ -447,16 +447,16 @@ def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: 
         try:
             before = run("ip rule; ip route show table all")
             for name in (one, two, one):
-                devices.configure_in_host(name, wanted)
+                policy_routing.configure_in_host(name, wanted)
             tables = re.findall(r"oif (\S+) lookup (\d+)", run("ip rule"))
             assert sorted(name for name, _ in tables) == sorted((one, two))
             assert len({table for _, table in tables}) == 2
             for name, table in tables:
                 assert f"default dev {name}" in run(f"ip route show table {table}")
             for _ in range(2):  # what is gone is not looked for where it was
-                devices.remove_policy_routing(one)
+                policy_routing.remove_policy_routing(one)
             assert f"default dev {two}" in run(f"ip route show table {dict(tables)[two]}")
-            devices.remove_policy_routing(two)
+            policy_routing.remove_policy_routing(two)
         finally:
             run(f"ip link del {one}; ip link del {two}")
         assert run("ip rule") in before

@@ -22,7 +22,7 @@ from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.contracts import Endpoint, Secret, State
 from gateway.demo.mariadb import MariaDB
 from gateway.errors import Reason
-from gateway.health.monitor import probe_once
+from gateway.health.probe import probe_once
 from gateway.relay.direct import DirectLink
 from gateway.relay.poller import RelayLoop
 from tests.soak.chaos_site import missing

@@ -14,7 +14,7 @@ from gateway.backends.tcp import TcpBackend
 from gateway.contracts import Backend, Endpoint, Secret
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
-from gateway.health.monitor import probe_once
+from gateway.health.probe import probe_once
 from gateway.health.verdict import CheckResult
 from gateway.relay.direct import DirectLink
 from tests.support.lateness import Lateness

@@ -1,7 +1,8 @@
-"""Where tests are, and what they import."""
+"""Where tests are, what they import, and that each class of the package has a name of its own."""
 
 import ast
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,16 @@ def misplaced(folder: Path, package: Path) -> list[str]:
     """Return the folders of test modules below `folder` that have no package of that name below `package`."""
     folders = {path.parent.relative_to(folder) for path in folder.rglob("test_*.py")}
     return sorted(str(each) for each in folders if not (package / each / "__init__.py").exists())
+
+
+def shared_names(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Return the classes that several modules, or one module twice, define by the same name."""
+    found: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found[node.name].append(path)
+    return {name: where for name, where in found.items() if len(where) > 1}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(TESTS)))
@@ -79,3 +90,17 @@ def test_unit_tests_mirror_the_packages(tmp_path: Path) -> None:
     (tmp_path / "absent").mkdir()
     (tmp_path / "absent" / "test_it.py").touch()
     assert misplaced(tmp_path, ROOT / "gateway") == ["absent"]
+
+
+def test_class_names_are_unique() -> None:
+    modules = list((ROOT / "gateway").rglob("*.py"))
+    assert len(modules) > 1
+    assert shared_names(modules) == {}
+
+
+def test_shared_class_names_are_found(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.py", tmp_path / "other.py"
+    one.write_text("class Pool: ...\nclass Link: ...\n")
+    other.write_text("def make():\n    class Pool: ...\n")
+    assert shared_names([one, other]) == {"Pool": [one, other]}
+    assert shared_names([one]) == {}

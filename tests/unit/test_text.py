@@ -12,7 +12,7 @@ from gateway.contracts import Connector, Endpoint, Phases, ProbeResult, State, T
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.errors import DialError, Reason
 from gateway.facts import IDENTITY, VERSION
-from gateway.health.monitor import probe_once
+from gateway.health.probe import probe_once
 from gateway.ops import logs
 from gateway.relay.direct import DirectLink, DirectTunnel
 from gateway.supervision.uplink import Uplink

@@ -80,7 +80,7 @@ class Dial:
     to: Endpoint
 
 
-class Action(Enum):
+class WorkerAction(Enum):
     """What a worker does at a command, and the argument that it needs."""
 
     STOP = "stop"
@@ -100,7 +100,7 @@ class Action(Enum):
 class Command:
     """A command to a worker."""
 
-    action: Action
+    action: WorkerAction
     argument: Any = None
 
 

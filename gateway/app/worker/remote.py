@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 
-from gateway.app.worker.messages import Action, Command, ForwardReport
+from gateway.app.worker.messages import Command, ForwardReport, WorkerAction
 from gateway.contracts import CloseReason, Endpoint, Phases, Stream
 from gateway.measure import Histogram, Tally
 from gateway.ops.status_views import ConsumerView
@@ -123,7 +123,7 @@ class RemoteForward:
     def set_fail_fast(self, *, enabled: bool) -> None:
         """Set whether to reset clients, including clients that wait already, while the uplink is down."""
         self.fail_fast = enabled
-        self._send(Command(Action.SET_FAIL_FAST, (self.name, enabled)))
+        self._send(Command(WorkerAction.SET_FAIL_FAST, (self.name, enabled)))
 
     @property
     def consumers(self) -> dict[str, ConsumerView]:

@@ -16,7 +16,6 @@ from typing import Any
 
 from gateway.app.worker.messages import (
     NO_UPLINK,
-    Action,
     Applied,
     Apply,
     Command,
@@ -30,6 +29,7 @@ from gateway.app.worker.messages import (
     TargetAssignment,
     UnknownSource,
     UplinkReport,
+    WorkerAction,
     WorkerReport,
 )
 from gateway.app.worker.messenger import Messenger
@@ -135,7 +135,7 @@ class WorkerUnit:
             )
         finally:
             messenger, self._messenger = self._messenger, None
-            messenger.send(Command(Action.STOP))
+            messenger.send(Command(WorkerAction.STOP))
             self._applied.set()  # the next process gets the configuration when it starts
             self._on_process_lost()
             try:
@@ -225,15 +225,15 @@ class WorkerUnit:
     def stop_accepting(self) -> None:
         """Accept no more clients, also not in a process that starts later."""
         self._listeners = {}
-        self.send(Command(Action.STOP_ACCEPTING))
+        self.send(Command(WorkerAction.STOP_ACCEPTING))
 
     def abort_idle(self, seconds: float) -> None:
         """Reset the clients that have been silent for `seconds` and do not await a response."""
-        self.send(Command(Action.ABORT_IDLE, seconds))
+        self.send(Command(WorkerAction.ABORT_IDLE, seconds))
 
     def abort_all(self) -> None:
         """Reset every client."""
-        self.send(Command(Action.ABORT_ALL))
+        self.send(Command(WorkerAction.ABORT_ALL))
 
     def _send_all(self) -> None:
         if self._config is None or self._messenger is None:
@@ -252,7 +252,7 @@ class WorkerUnit:
             self.send(assignment)
         for name, forward in self.forwards.items():
             if forward.fail_fast:
-                self.send(Command(Action.SET_FAIL_FAST, (name, True)))
+                self.send(Command(WorkerAction.SET_FAIL_FAST, (name, True)))
 
     def _send_again(self, messenger: Messenger) -> None:
         if messenger is self._messenger:  # a new process has got everything already

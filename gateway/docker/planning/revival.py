@@ -109,7 +109,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
     if failed.exists:
         detail = f"it was not attached to network {name}: {one_line(failed.detail)}"
         if not builder.observed.swarm.active:
-            message = "this engine has no contact with the managers of its swarm"
+            message = "this engine has no connection to the managers of its swarm"
             return _dead(container, Cause.NETWORK, detail, RevivalState.WAITING, message)
         return _dead(container, Cause.NETWORK, detail, RevivalState.STARTING)
     detail = f"its network {name} did not exist"
@@ -166,18 +166,11 @@ def _without_owner(container: Container) -> Dead:
 
 
 def _recreate(container: Container, cause: Cause, detail: str) -> Dead:
-    """Return a container that cannot start again, with the command that replaces it."""
+    """Return a container that cannot start again, with the command that recreates it if Compose created it."""
     message = f"a start fails again: recreate container {container.name}"
     labels = container.labels
     if PROJECT not in labels or SERVICE not in labels:
-        return _dead(
-            container,
-            cause,
-            detail,
-            RevivalState.RECREATE,
-            message,
-            f"docker rm -f {container.name} && docker run --name {container.name} …",
-        )
+        return _dead(container, cause, detail, RevivalState.RECREATE, message)
     parts = ["docker", "compose", "-p", labels[PROJECT]]
     for file in filter(None, labels.get(_FILES, "").split(",")):
         parts += ["-f", file]

@@ -211,6 +211,7 @@ def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: 
     container = joining(REMOVED_OWNER if state == "exited" else "", state)
     made = planned(gateway(number="another"), container, own="another")
     assert (starts(made), only_dead(made).state) == ([], RevivalState.RECREATE)
+    assert only_dead(made).command == "", "its options are not known, and its removal would lose its files"
     labels = {PROJECT: "shop", SERVICE: "web", "com.docker.compose.project.config_files": "/srv/my shop/compose.yaml"}
     made = planned(gateway(number="another"), replace(container, labels=labels), own="another")
     assert only_dead(made).command == (
@@ -290,12 +291,23 @@ def test_the_last_start_is_parsed_from_an_inspection() -> None:
     assert last_start({"State": never, "HostConfig": {"RestartPolicy": {"Name": "no"}}}) == LastStart()
 
 
-async def test_the_error_of_a_failed_start_contains_no_mount_options() -> None:
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (REFUSED.replace("hard", "password=secret"), "connection refused"),
+        (REFUSED.replace("hard", "pass=in secret,hard"), "connection refused"),
+        (REFUSED.replace("hard", "pass=in: secret,hard"), "connection refused"),
+        (REFUSED.replace("hard", "pass=" + 500 * "secret"), "the mount failed"),
+        (REFUSED.replace("hard", "pass=x: secret" + 500 * "x"), "the mount failed"),
+    ],
+    ids=["password", "with a space", "with a colon", "truncated", "truncated after a colon"],
+)
+async def test_the_error_of_a_failed_start_contains_no_mount_options(message: str, shown: str) -> None:
     class Refusing:
         async def post(self, path: str) -> None:
-            raise EngineError(ErrorKind.FAILED, f"{path}: {REFUSED.replace('hard', 'password=secret')}")
+            raise EngineError(ErrorKind.FAILED, f"{path}: {message}")
 
-    with pytest.raises(EngineError, match=r"^connection refused$"):
+    with pytest.raises(EngineError, match=rf"^{shown}$"):
         await execute(Refusing(), Action(Verb.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]
 
 

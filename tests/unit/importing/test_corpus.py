@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from gateway.cli import cli
 from gateway.config import Sources, load
 from gateway.errors import UsageError
-from gateway.importing.recognition import FORMS, Source
+from gateway.importing.recognition import FORMS, ImportSource
 from gateway.importing.sources import convert
 from tests.support.import_cases import CORPUS, sections
 
@@ -172,9 +172,9 @@ def test_a_damaged_source_gives_a_configuration_or_an_error(path: Path, tmp_path
         words = re.split(r"(\s+)", body)
         for at in range(0, len(words), max(1, len(words) // 8)):
             damaged = "".join(words[:at] + words[at + 1 :])
-            others = [Source(*each) for each in given]
+            others = [ImportSource(*each) for each in given]
             try:
-                text = convert([*others[:index], Source(name, damaged), *others[index + 1 :]]).to_yaml()
+                text = convert([*others[:index], ImportSource(name, damaged), *others[index + 1 :]]).to_yaml()
             except UsageError:
                 continue
             file.write_text(text)

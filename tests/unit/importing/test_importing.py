@@ -8,14 +8,14 @@ from click.testing import CliRunner
 from gateway.cli import cli
 from gateway.errors import UsageError
 from gateway.importing.proxy_command import jump_or_proxy
-from gateway.importing.recognition import Source, recognize
+from gateway.importing.recognition import ImportSource, recognize
 from gateway.importing.result import ImportResult
 from gateway.importing.shell import read_script
 from gateway.importing.sources import convert, note_rest
 
 
 def imported(*texts: str, form: str = "") -> ImportResult:
-    return convert([Source("", text, form) for text in texts])
+    return convert([ImportSource("", text, form) for text in texts])
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_the_form_of_a_source_is_recognized(name: str, text: str, form: str) -> None:
-    assert recognize(Source(name, text)) == form
+    assert recognize(ImportSource(name, text)) == form
 
 
 @pytest.mark.parametrize("arguments", [["nothing here"], ["compose"], ["no-such-file"]])

@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.errors import UsageError
-from gateway.importing.recognition import Source
+from gateway.importing.recognition import ImportSource
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import hide_secrets, redacted
 from gateway.importing.sources import convert, note_rest
@@ -15,7 +15,7 @@ ENCODED_KEY = "LS0tLS1CRUdJTiBPUEVOU1NIIFBSSVZBVEUg/hunter2/S0VZLS0tLS0="
 
 
 def imported(text: str, name: str = "") -> ImportResult:
-    result = convert([Source(name, text)])
+    result = convert([ImportSource(name, text)])
     note_rest(result)
     return result
 

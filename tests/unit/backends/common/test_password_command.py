@@ -20,7 +20,7 @@ from gateway.config import Sources, load
 from gateway.config.files import check_files
 from gateway.contracts import Backend, Duration, Endpoint, Phases, Secret, State
 from gateway.errors import ConfigError, GatewayError, ProbeError, ReachError, Reason
-from gateway.health.monitor import probe_once
+from gateway.health.probe import probe_once
 from gateway.relay.direct import DirectLink
 
 TARGET = Endpoint("db.internal", 3306)

@@ -1,0 +1,86 @@
+"""Decodes single values by their type, and words the errors."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gateway.config import values
+from gateway.config.suggestions import similar
+from gateway.config.tree import Scalar
+from gateway.contracts import Duration, Endpoint, Secret, Size
+
+SCALARS: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    int: values.integer,
+    bool: values.boolean,
+    Duration: values.duration,
+    Size: values.size,
+    Path: values.path,
+    Secret: Secret,
+    Endpoint: values.endpoint,
+    Endpoint | Path: values.listener,
+    values.Network: values.network,
+    values.Address: values.address,
+    values.LogTarget: values.log_target,
+}
+"""The parser of each type of a single value."""
+
+
+def read_scalar(tree: Scalar, text: str, read: Callable[[str], Any]) -> Any:
+    """Parse a single value.
+
+    Args:
+        tree: The value in the tree.
+        text: Its text.
+        read: The parser.
+
+    Raises:
+        ValueError: The value is not valid. The message is for the operator, without place and key, and does not
+            contain a value from the environment.
+    """
+    try:
+        _check_text(text)
+        return read(text)
+    except values.UnquotedError:
+        raise
+    except ValueError:
+        if tree.written is None:
+            raise
+        raise ValueError(_error_of_reference(tree.written, read)) from None
+
+
+def _check_text(text: str) -> None:
+    """Refuse characters that no file name, address or password can contain.
+
+    Raises:
+        UnquotedError: The text contains a null character or an unpaired surrogate.
+    """
+    try:
+        null = b"\0" in os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise values.UnquotedError("contains an unpaired surrogate, which is not valid text: remove it") from error
+    if null:
+        raise values.UnquotedError("contains a null character: remove it")
+
+
+def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:
+    """Return the error of a value from the environment without the value: it may be a secret under the wrong key."""
+    try:
+        read(written)
+    except ValueError as error:
+        message = str(error)
+    else:
+        message = f"the value of {written!r} is not valid for this key"
+    return f"{message} (values from the environment are not shown)"
+
+
+def one_of(text: str, choices: tuple[str, ...]) -> str:
+    """Return `text` if it is one of the choices.
+
+    Raises:
+        ValueError: It is not. The message suggests the most similar choice.
+    """
+    if text not in choices:
+        raise ValueError(f"{text!r} is not one of {', '.join(choices)}{similar(text, choices)}")
+    return text

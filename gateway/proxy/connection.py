@@ -1,0 +1,65 @@
+"""Connections from this host to a proxy, through another link."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+
+from gateway.contracts import Link, Stream
+from gateway.errors import DialError, GatewayError, Reason, TunnelError
+from gateway.proxy.options import ProxyOptions
+from gateway.proxy.streams import ProxyStream, TlsProxyStream
+from gateway.proxy.tls import TlsSocket
+from gateway.tls_client import ClientTls
+
+
+@contextlib.asynccontextmanager
+async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[ProxyStream]:
+    """Connect to the proxy, and close the connection if the block raises. Otherwise the block takes ownership of it.
+
+    Args:
+        options: The options of the tunnel.
+        via: The link through which the proxy is reached.
+
+    Raises:
+        TunnelError: The proxy cannot be reached.
+    """
+    try:
+        async with asyncio.timeout(options.connect_timeout):
+            stream = await _start_tls(options, await via.socket(options.endpoint))
+    except TimeoutError as error:
+        detail = f"{options.endpoint}: no connection within {options.connect_timeout:g} s (connect_timeout)"
+        raise TunnelError(Reason.TIMEOUT, detail) from error
+    except DialError as error:
+        raise TunnelError(error.reason, error.detail) from error
+    try:
+        yield stream
+    except BaseException:
+        stream.close()
+        raise
+
+
+async def _start_tls(options: ProxyOptions, sock: Stream) -> ProxyStream:
+    """Return a stream over `sock`, with TLS if the URL requires it; close `sock` on failure."""
+    if not options.tls:
+        return ProxyStream(sock)
+    try:
+        context = ClientTls(options.ca_file).context()
+        # During a renegotiation an SSLObject accepts no data to send.
+        context.options |= ssl.OP_NO_RENEGOTIATION
+        tls = TlsSocket(sock, context, options.endpoint.host)
+        await tls.handshake()
+        return TlsProxyStream(sock, tls)
+    except GatewayError as error:
+        sock.close()
+        raise TunnelError(Reason.TLS, str(error)) from error
+    except ssl.SSLError as error:
+        sock.close()
+        fatal = isinstance(error, ssl.SSLCertVerificationError)
+        raise TunnelError(Reason.TLS, f"{options.endpoint}: {error}", fatal=fatal) from error
+    except OSError as error:
+        sock.close()
+        raise TunnelError(Reason.RESET, f"{options.endpoint}: {error.strerror or error}") from error
+    except BaseException:
+        sock.close()
+        raise

@@ -1,0 +1,71 @@
+"""The client side of HTTP CONNECT (RFC 9110, section 9.3.6), with Basic authentication (RFC 7617)."""
+
+import base64
+import ipaddress
+
+from gateway.contracts import Endpoint
+from gateway.errors import Reason
+from gateway.proxy.login import ProxyLogin
+from gateway.proxy.reply import ProxyReplyError
+from gateway.proxy.streams import ProxyStream
+
+_REASONS = {
+    401: Reason.AUTH,
+    403: Reason.CHANNEL_PROHIBITED,
+    405: Reason.CHANNEL_PROHIBITED,
+    407: Reason.AUTH,
+    504: Reason.TIMEOUT,
+}
+_END_OF_HEADERS = b"\r\n\r\n"
+_MAX_HEADERS = 16 * 1024
+
+
+async def connect(stream: ProxyStream, to: Endpoint, login: ProxyLogin | None) -> None:
+    """Request a connection to a target. The proxy resolves a name.
+
+    Args:
+        stream: A new connection to the proxy.
+        to: The target.
+        login: The login; None: send none.
+
+    Raises:
+        ProxyReplyError: The proxy refuses, or its response is invalid.
+        OSError: The connection failed.
+    """
+    await stream.write(_request(to, login))
+    line = (await _read_headers(stream)).split(b"\r\n", 1)[0].decode("utf-8", "replace")
+    version, _, status = line.partition(" ")
+    code = status.split(maxsplit=1)[0] if status.strip() else ""
+    if not version.startswith("HTTP/") or not (code.isascii() and code.isdigit()):
+        raise ProxyReplyError(Reason.PROTOCOL, f"invalid status line: {line}")
+    if int(code) // 100 != 2:
+        raise ProxyReplyError(_REASONS.get(int(code), Reason.CHANNEL_FAILED), status.strip())
+
+
+def _request(to: Endpoint, login: ProxyLogin | None) -> bytes:
+    host = f"[{to.host}]" if _is_ipv6(to.host) else to.host
+    lines = [f"CONNECT {host}:{to.port} HTTP/1.1", f"Host: {host}:{to.port}", "User-Agent: gateway"]
+    if login is not None:
+        token = base64.b64encode(f"{login.user}:{login.password}".encode("ascii")).decode("ascii")
+        lines.append(f"Proxy-Authorization: Basic {token}")
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode()
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
+
+
+async def _read_headers(stream: ProxyStream) -> bytes:
+    """Read the status line and the headers, and no byte after them.
+
+    The first bytes of a server that speaks first (MySQL, SSH) may be in the same segment. They belong to the client.
+    """
+    headers = bytearray()
+    while len(headers) < _MAX_HEADERS:
+        headers += await stream.read_exactly(1)  # a response has about 50 bytes, once for each connection
+        if headers.endswith(_END_OF_HEADERS):
+            return bytes(headers)
+    raise ProxyReplyError(Reason.PROTOCOL, f"the headers of the response are longer than {_MAX_HEADERS} bytes")

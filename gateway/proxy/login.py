@@ -1,0 +1,59 @@
+"""The login at a proxy."""
+
+from dataclasses import dataclass, field
+
+from gateway.errors import Reason, TunnelError
+from gateway.proxy.options import ProxyOptions
+
+_SOCKS_MAX_LENGTH = 255
+
+
+@dataclass(frozen=True)
+class ProxyLogin:
+    """User name and password for a proxy, in ASCII.
+
+    Args:
+        user: The user name.
+        password: The password.
+    """
+
+    user: str
+    password: str = field(repr=False)
+
+
+def read_login(options: ProxyOptions) -> ProxyLogin | None:
+    """Read the password file, if there is one, and return the login. None: the proxy needs no login.
+
+    Args:
+        options: The options of the tunnel.
+
+    Raises:
+        TunnelError: The password file cannot be read, or the protocol cannot encode the login; fatal.
+    """
+    try:
+        password = options.password.reveal() if options.password else ""
+    except OSError as error:
+        detail = f"password_file: {error.filename}: {error.strerror}"
+        raise TunnelError(Reason.AUTH, detail, fatal=True) from error
+    if not options.login and options.password is None:
+        return None
+    user = options.login
+    if user is None:
+        user, colon, password = password.partition(":")
+        if not colon:
+            detail = "password_file contains no user name: set user, or write user:password"
+            raise TunnelError(Reason.AUTH, detail, fatal=True)
+    _check_encodable(user, password, socks=options.is_socks)
+    return ProxyLogin(user, password)
+
+
+def _check_encodable(user: str, password: str, *, socks: bool) -> None:
+    """Raise if the protocol cannot encode the login (RFC 1929: 1 to 255 bytes; RFC 7617: no colon in the user)."""
+    if socks:
+        encodable = all(each.isascii() and 0 < len(each) <= _SOCKS_MAX_LENGTH for each in (user, password))
+        rule = f"have 1 to {_SOCKS_MAX_LENGTH} ASCII characters"
+    else:
+        encodable = user.isascii() and password.isascii() and ":" not in user
+        rule = "be ASCII, without a colon in the user"
+    if not encodable:
+        raise TunnelError(Reason.AUTH, f"user and password must {rule}", fatal=True)

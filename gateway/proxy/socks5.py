@@ -1,0 +1,110 @@
+"""The client side of SOCKS5 (RFC 1928), with user name and password (RFC 1929)."""
+
+import ipaddress
+
+from gateway.contracts import Endpoint
+from gateway.errors import Reason
+from gateway.proxy.login import ProxyLogin
+from gateway.proxy.reply import ProxyReplyError
+from gateway.proxy.streams import ProxyStream
+
+_VERSION = 5
+_LOGIN_VERSION = 1
+_CONNECT = 1
+_NO_LOGIN, _USER_AND_PASSWORD, _NO_ACCEPTABLE_METHOD = 0x00, 0x02, 0xFF
+_IPV4, _NAME, _IPV6 = 1, 3, 4
+_MAX_NAME = 255
+_REPLIES = {
+    1: (Reason.CHANNEL_FAILED, "general SOCKS server failure"),
+    2: (Reason.CHANNEL_PROHIBITED, "connection not allowed by ruleset"),
+    3: (Reason.REFUSED, "network unreachable"),
+    4: (Reason.REFUSED, "host unreachable"),
+    5: (Reason.REFUSED, "connection refused"),
+    6: (Reason.TIMEOUT, "TTL expired"),
+    7: (Reason.CHANNEL_FAILED, "command not supported"),
+    8: (Reason.CHANNEL_FAILED, "address type not supported"),
+}
+"""Reason and message of each reply that is a failure (RFC 1928, section 6)."""
+
+
+async def log_in(stream: ProxyStream, login: ProxyLogin | None) -> None:
+    """Negotiate the authentication method, and log in if the proxy requests it (RFC 1928, section 3; RFC 1929).
+
+    Args:
+        stream: A new connection to the proxy.
+        login: The login; None: offer only connections without a login.
+
+    Raises:
+        ProxyReplyError: The proxy refuses the login, or its reply is invalid.
+        OSError: The connection failed.
+    """
+    methods = bytes([_NO_LOGIN] if login is None else [_NO_LOGIN, _USER_AND_PASSWORD])
+    await stream.write(bytes([_VERSION, len(methods)]) + methods)
+    version, method = await stream.read_exactly(2)
+    _check_version(version)
+    if method == _NO_ACCEPTABLE_METHOD:
+        raise ProxyReplyError(Reason.AUTH, "no offered authentication method is acceptable")
+    if method not in methods:
+        raise ProxyReplyError(Reason.AUTH, f"unexpected authentication method {method}")
+    if method == _NO_LOGIN or login is None:
+        return
+    user, password = login.user.encode("ascii"), login.password.encode("ascii")
+    await stream.write(bytes([_LOGIN_VERSION, len(user)]) + user + bytes([len(password)]) + password)
+    version, status = await stream.read_exactly(2)
+    if version != _LOGIN_VERSION:
+        raise ProxyReplyError(Reason.AUTH, f"invalid version {version} in the response to the login")
+    if status != 0:
+        raise ProxyReplyError(Reason.AUTH, "wrong user name or password")
+
+
+async def connect(stream: ProxyStream, to: Endpoint) -> None:
+    """Request a connection to a target (RFC 1928, sections 4 to 6). The proxy resolves a name.
+
+    Args:
+        stream: A connection to the proxy, after `log_in`.
+        to: The target.
+
+    Raises:
+        ProxyReplyError: The proxy refuses, or its reply is invalid.
+        UnicodeError: The name cannot be encoded.
+        OSError: The connection failed.
+    """
+    request = bytes([_VERSION, _CONNECT, 0]) + _encoded(to.host) + to.port.to_bytes(2, "big")
+    await stream.write(request)
+    version, reply, reserved = await stream.read_exactly(3)
+    _check_version(version)
+    if reply != 0:
+        reason, message = _REPLIES.get(reply, (Reason.PROTOCOL, f"invalid reply {reply}"))
+        raise ProxyReplyError(reason, message)
+    if reserved != 0:
+        raise ProxyReplyError(Reason.PROTOCOL, f"the reserved byte of the reply is {reserved}")
+    await _skip_address(stream)
+
+
+def _encoded(host: str) -> bytes:
+    """Return the type and the address, or the length and the name, in the encoding of RFC 1928, section 5."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        name = host.encode("idna")
+        if len(name) > _MAX_NAME:
+            raise UnicodeError("the name is too long") from None
+        return bytes([_NAME, len(name)]) + name
+    return bytes([_IPV4 if address.version == 4 else _IPV6]) + address.packed
+
+
+async def _skip_address(stream: ProxyStream) -> None:
+    """Read the address and the port that the proxy connects from."""
+    (kind,) = await stream.read_exactly(1)
+    if kind == _NAME:
+        (size,) = await stream.read_exactly(1)
+    elif kind in (_IPV4, _IPV6):
+        size = 4 if kind == _IPV4 else 16
+    else:
+        raise ProxyReplyError(Reason.PROTOCOL, f"invalid address type {kind} in the reply")
+    await stream.read_exactly(size + 2)
+
+
+def _check_version(version: int) -> None:
+    if version != _VERSION:
+        raise ProxyReplyError(Reason.PROTOCOL, f"the reply has SOCKS version {version}, not {_VERSION}")

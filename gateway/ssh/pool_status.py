@@ -1,0 +1,59 @@
+"""The status of a pool of SSH connections."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.contracts import LinkStatus
+from gateway.ssh.pooled_connection import PooledConnection
+
+
+@dataclass(frozen=True, kw_only=True)
+class SshStatus(LinkStatus):
+    """Status of a pool of SSH connections.
+
+    Args:
+        connections: Open connections.
+        suspect_connections: Those that have been silent for longer than `keepalive.suspect`.
+        draining_connections: Those that take no more channels, because their credentials are outdated.
+        channels: Open channels.
+        cipher: The cipher; None: not connected.
+        data_plane: What carries the channels: `native` or `asyncssh`; None: not connected.
+        server: The server's version string; None: not connected.
+        pool_error: Why the last dial of another connection failed; None: it did not.
+    """
+
+    connections: int
+    suspect_connections: int
+    draining_connections: int
+    channels: int
+    cipher: str | None
+    data_plane: str | None
+    server: str | None
+    pool_error: str | None
+
+
+def pool_status(
+    connections: Sequence[PooledConnection], usable: Sequence[PooledConnection], suspect: float, error: str
+) -> SshStatus:
+    """Return the status.
+
+    Args:
+        connections: All connections of the pool.
+        usable: Those that may get new channels.
+        suspect: Seconds of silence after which a connection is suspect.
+        error: Why the last dial of another connection failed; empty: it did not.
+    """
+    alive = [connection for connection in connections if connection.alive]
+    now = time.monotonic()
+    return SshStatus(
+        rtt=next((each.round_trip for each in usable if each.round_trip is not None), None),
+        connections=len(alive),
+        suspect_connections=sum(connection.silence(now) >= suspect for connection in alive),
+        draining_connections=sum(connection.outdated for connection in alive),
+        channels=sum(connection.load for connection in alive),
+        cipher=alive[0].cipher() if alive else None,
+        data_plane=alive[0].data_plane() if alive else None,
+        server=alive[0].server_version() if alive else None,
+        pool_error=error or None,
+    )

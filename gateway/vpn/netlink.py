@@ -1,0 +1,54 @@
+"""The netlink socket, and what all modules that use it need. All functions block."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyroute2 import IPRoute  # type: ignore[import-untyped]
+from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
+
+from gateway.errors import Reason, TunnelError
+
+
+@contextmanager
+def netlink_socket() -> Iterator[IPRoute]:
+    """Open a netlink socket for the network namespace of this thread.
+
+    Raises:
+        TunnelError: The kernel refuses a request of the block; fatal if the process lacks the privilege.
+    """
+    try:
+        with IPRoute() as netlink:
+            yield netlink
+    except NetlinkError as error:
+        if error.code == errno.EPERM:
+            raise TunnelError(
+                Reason.PERMISSION, "cannot configure network devices: CAP_NET_ADMIN is required", fatal=True
+            ) from error
+        raise TunnelError(Reason.PROTOCOL, f"cannot configure the network device: {error}") from error
+
+
+def device_index(netlink: IPRoute, name: str) -> int:
+    """Return the index of a network device.
+
+    Args:
+        netlink: An open socket.
+        name: Name of the device.
+
+    Raises:
+        TunnelError: The device does not exist.
+    """
+    found = netlink.link_lookup(ifname=name)
+    if not found:
+        raise TunnelError(Reason.RESET, f"the network device {name} no longer exists")
+    return int(found[0])
+
+
+@contextmanager
+def ignore_missing() -> Iterator[None]:
+    """Ignore that another gateway, or the kernel together with the device, has removed the object already."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in (errno.ENOENT, errno.ESRCH, errno.ENODEV):
+            raise

@@ -1,0 +1,137 @@
+"""A device in the host's network namespace: a routing table and rules for the sockets that are bound to it.
+
+All functions block.
+"""
+
+import contextlib
+import socket
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute  # type: ignore[import-untyped]
+
+from gateway.vpn.addressing import Addressing
+from gateway.vpn.devices import bring_up, default_routes
+from gateway.vpn.netlink import device_index, ignore_missing, netlink_socket
+
+_NO_PREFIX_ROUTE = 0x200
+"""IFA_F_NOPREFIXROUTE: the kernel adds no route for the prefix of the address."""
+_PROTOCOL = 0x67
+"""The protocol number (rt_protos) of the gateway's rules and routes. Cleanup after a killed gateway looks for it."""
+_FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
+"""The range of routing tables that the gateway uses."""
+_table_lock = threading.Lock()
+"""Held while a thread selects a table: the selection depends on the rules that exist."""
+_UNREACHABLE_METRIC = 4096
+"""Metric of the `unreachable` route, which must lose to the route through the device."""
+
+
+def configure_in_host(name: str, addressing: Addressing) -> None:
+    """Configure a device in the host's network namespace, with a routing table for sockets that are bound to it.
+
+    Args:
+        name: Name of the device.
+        addressing: Its settings.
+
+    Raises:
+        TunnelError: The device does not exist or cannot be configured.
+    """
+    with _table_lock, netlink_socket() as netlink:
+        index = device_index(netlink, name)
+        table = _table_of(netlink, name) or _free_table(netlink, name)
+        with contextlib.suppress(OSError):  # /proc/sys is read-only in containers
+            Path("/proc/sys/net/ipv4/conf", name, "rp_filter").write_text("2")
+        bring_up(netlink, index, addressing)
+        for each in addressing.usable_addresses:
+            netlink.addr(
+                "replace", index=index, address=str(each.ip), prefixlen=each.max_prefixlen, flags=_NO_PREFIX_ROUTE
+            )
+        _remove_table(netlink, table)
+        for family, gateway in default_routes(addressing):
+            if gateway:
+                netlink.route(
+                    "replace",
+                    dst=gateway["gateway"],
+                    oif=index,
+                    table=table,
+                    family=family,
+                    scope="link",
+                    proto=_PROTOCOL,
+                )
+            netlink.route("replace", dst="default", oif=index, table=table, family=family, proto=_PROTOCOL, **gateway)
+            netlink.route(
+                "replace", dst="default", type="unreachable", table=table, family=family,
+                priority=_UNREACHABLE_METRIC, proto=_PROTOCOL,
+            )  # fmt: skip
+            netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
+        for each in addressing.usable_addresses:
+            # The kernel's own replies to late packets are bound to no device.
+            family = socket.AF_INET if each.version == 4 else socket.AF_INET6
+            netlink.rule(
+                "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,
+                priority=table,
+            )  # fmt: skip
+
+
+def remove_policy_routing(name: str) -> None:
+    """Remove the routing table and the rules of a device, if there are any.
+
+    Args:
+        name: Name of the device.
+
+    Raises:
+        TunnelError: They cannot be removed.
+    """
+    with _table_lock, netlink_socket() as netlink:
+        table = _table_of(netlink, name)
+        if table is not None:
+            _remove_table(netlink, table)
+
+
+def _table_of(netlink: IPRoute, name: str) -> int | None:
+    """Return the routing table that the gateway's rules assign to the device."""
+    for rule in _rules(netlink):
+        if rule.get_attr("FRA_OIFNAME") == name and rule.get_attr("FRA_PROTOCOL") == _PROTOCOL:
+            return int(rule.get_attr("FRA_TABLE"))
+    return None
+
+
+def _free_table(netlink: IPRoute, name: str) -> int:
+    """Return a routing table that no rule uses."""
+    used = {rule.get_attr("FRA_TABLE") for rule in _rules(netlink)}
+    start = zlib.crc32(name.encode())  # two gateways that start together are unlikely to select the same table
+    return next(
+        table
+        for offset in range(_TABLE_COUNT)
+        if (table := _FIRST_TABLE + (start + offset) % _TABLE_COUNT) not in used
+    )
+
+
+def _rules(netlink: IPRoute) -> list[Any]:
+    return [rule for family in (socket.AF_INET, socket.AF_INET6) for rule in netlink.get_rules(family=family)]
+
+
+def _remove_table(netlink: IPRoute, table: int) -> None:
+    """Remove a table and its rules, and those of killed gateways, whose devices no longer exist."""
+    device_names = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        rules = [rule for rule in netlink.get_rules(family=family) if rule.get_attr("FRA_PROTOCOL") == _PROTOCOL]
+        in_use = {rule.get_attr("FRA_TABLE") for rule in rules if rule.get_attr("FRA_OIFNAME") in device_names}
+        in_use -= {table}
+        for rule in rules:
+            if (rule_table := rule.get_attr("FRA_TABLE")) not in in_use:
+                with ignore_missing():
+                    netlink.rule("del", family=family, protocol=_PROTOCOL, **_rule_key(rule))
+                with ignore_missing():
+                    netlink.flush_routes(table=rule_table, family=family)
+
+
+def _rule_key(rule: Any) -> dict[str, Any]:
+    """Return the arguments of `IPRoute.rule` that identify a rule."""
+    key = {
+        "oifname": rule.get_attr("FRA_OIFNAME"), "src": rule.get_attr("FRA_SRC"),
+        "table": rule.get_attr("FRA_TABLE"), "priority": rule.get_attr("FRA_PRIORITY"),
+    }  # fmt: skip
+    return {name: value for name, value in key.items() if value is not None} | {"src_len": rule["src_len"]}

@@ -1,0 +1,98 @@
+"""The process wireguard-go, which provides a WireGuard device if the kernel does not."""
+
+import asyncio
+import errno
+import logging
+import os
+import time
+from pathlib import Path
+
+from gateway.errors import Reason, TunnelError
+from gateway.vpn import stale_cleanup
+from gateway.vpn.child import Child
+
+log = logging.getLogger(__name__)
+
+_SOCKET_DIRECTORY = Path("/var/run/wireguard")
+"""Where wireguard-go listens (see its README)."""
+_START_TIMEOUT = 5.0
+"""Seconds for wireguard-go to create its device."""
+_POLL_INTERVAL = 0.05
+
+
+class WireGuardGo:
+    """A wireguard-go process and its device.
+
+    Args:
+        device: The name for the device.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._socket = _SOCKET_DIRECTORY / f"{device}.sock"
+        self._child: Child | None = None
+        self._last_output = ""
+
+    async def start(self, prefix: str) -> None:
+        """Start the process, and wait until it has created the device.
+
+        Args:
+            prefix: Prefix of the device names. Only the gateway uses it. The sockets of killed gateways are removed.
+
+        Raises:
+            TunnelError: The process cannot create the device; fatal.
+        """
+        try:
+            _check_writable(_SOCKET_DIRECTORY)
+        except OSError as error:
+            detail = f"{error}: wireguard-go creates its socket there: make it writable (mount a tmpfs)"
+            raise TunnelError(Reason.PERMISSION, detail, fatal=True) from error
+        stale_cleanup.remove_stale_sockets(_SOCKET_DIRECTORY, f"{prefix}*.sock")
+        self._child = await Child.start(
+            ["wireguard-go", "-f", self._device], "wireguard-go", self._on_output, {"LOG_LEVEL": "error"}
+        )
+        deadline = time.monotonic() + _START_TIMEOUT
+        ended = asyncio.ensure_future(self._child.wait())
+        try:
+            while not self._socket.is_socket():
+                if ended.done() or time.monotonic() > deadline:
+                    raise self._start_error()
+                await asyncio.sleep(_POLL_INTERVAL)
+        finally:
+            ended.cancel()
+
+    def _start_error(self) -> TunnelError:
+        output = self._last_output
+        permitted = "not permitted" not in output and "denied" not in output
+        return TunnelError(
+            Reason.PROTOCOL if permitted and output else Reason.PERMISSION,
+            f"wireguard-go cannot create a device ({output or 'without output'}):"
+            " CAP_NET_ADMIN and /dev/net/tun are required",
+            fatal=True,
+        )
+
+    def _on_output(self, line: str) -> None:
+        if line[:1].isascii():  # not a line of the box that wireguard-go draws around a notice
+            self._last_output = line
+        log.debug("wireguard-go: %s", line)
+
+    async def wait(self) -> str:
+        """Wait until the process ends; return the cause. Without a process, wait until cancelled."""
+        if self._child is None:
+            await asyncio.Event().wait()
+            return ""
+        code = await self._child.wait()
+        return f"wireguard-go ended with exit code {code}: {self._last_output}"
+
+    async def stop(self) -> None:
+        """Stop the process, if it was started. The device disappears with it."""
+        if self._child is not None:
+            await self._child.stop()
+            self._socket.unlink(missing_ok=True)
+
+
+def _check_writable(directory: Path) -> None:
+    """Create a directory if it is missing; raise `OSError` if it is not writable."""
+    directory.mkdir(exist_ok=True)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))

@@ -1,0 +1,52 @@
+"""Loads WireGuard files, with the keys that the options of the tunnel name."""
+
+import os
+from dataclasses import replace
+
+from gateway.contracts import Secret
+from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.secret_files import check_owner_only, read_private_key
+from gateway.vpn.options import WireGuardOptions
+from gateway.vpn.wireguard_file import WireGuardFile, check_key, parse_wireguard_file
+
+
+def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
+    """Load the configuration file, with the keys from other files. May block.
+
+    Each file is opened once. What is checked is what is used.
+
+    Args:
+        options: The options of the tunnel.
+
+    Raises:
+        TunnelError: A file cannot be read or parsed, or a key is readable by others; fatal.
+    """
+    try:
+        with options.config.open() as opened:
+            status, file = os.fstat(opened.fileno()), parse_wireguard_file(opened.read())
+        if file.private_key or any(peer.preshared_key for peer in file.peers):
+            check_owner_only(options.config, status)
+        return _with_keys(file, options)
+    except TunnelError:
+        raise
+    except (OSError, UnicodeDecodeError, GatewayError) as error:
+        raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
+
+
+def _with_keys(file: WireGuardFile, options: WireGuardOptions) -> WireGuardFile:
+    """Return the file with the keys that the options name."""
+    if options.private_key is not None:
+        file = replace(file, private_key=check_key(_reveal(options.private_key), "private_key"))
+    if options.preshared_key is not None:
+        if len(file.peers) != 1:
+            raise GatewayError("preshared_key requires a file with exactly one [Peer]")
+        preshared_key = check_key(_reveal(options.preshared_key), "preshared_key")
+        file = replace(file, peers=(replace(file.peers[0], preshared_key=preshared_key),))
+    if not file.private_key:
+        raise GatewayError("has no PrivateKey: add it, or set private_key_file")
+    return file
+
+
+def _reveal(secret: Secret) -> str:
+    text = secret.reveal() if secret.path is None else read_private_key(secret.path).decode()
+    return text.strip()

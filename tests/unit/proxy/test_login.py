@@ -1,0 +1,59 @@
+"""The login at a proxy, from the options and the password file."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.contracts import Secret
+from gateway.errors import Reason, TunnelError
+from gateway.proxy.login import ProxyLogin, read_login
+from gateway.proxy.options import ProxyOptions
+
+SOCKS, HTTP = "socks5://proxy", "http://proxy"
+
+
+@pytest.mark.parametrize("url", [SOCKS, HTTP, "http://@proxy"])
+def test_without_user_and_password_there_is_no_login(url: str) -> None:
+    assert read_login(ProxyOptions(url)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (ProxyOptions(SOCKS, "user", Secret("pass")), ProxyLogin("user", "pass")),
+        (ProxyOptions("http://user@proxy", None, Secret("pass")), ProxyLogin("user", "pass")),
+        (ProxyOptions(SOCKS, None, Secret("user:pa:ss")), ProxyLogin("user", "pa:ss")),
+        (ProxyOptions(HTTP, "user"), ProxyLogin("user", "")),
+        (ProxyOptions(SOCKS, "u" * 255, Secret("p" * 255)), ProxyLogin("u" * 255, "p" * 255)),
+    ],
+)
+def test_user_and_password_come_from_the_options(options: ProxyOptions, expected: ProxyLogin) -> None:
+    assert read_login(options) == expected
+
+
+def test_each_login_reads_the_password_file(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("old\n")
+    path.chmod(0o600)
+    options = ProxyOptions(SOCKS, "user", Secret(path=path))
+    assert read_login(options) == ProxyLogin("user", "old")
+    path.write_text("new\n")
+    assert read_login(options) == ProxyLogin("user", "new")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ProxyOptions(SOCKS, "user"), "have 1 to 255 ASCII characters"),
+        (ProxyOptions(SOCKS, "user", Secret("p" * 256)), "have 1 to 255 ASCII characters"),
+        (ProxyOptions(SOCKS, "user", Secret("pässword")), "have 1 to 255 ASCII characters"),
+        (ProxyOptions(HTTP, "us:er", Secret("x")), "without a colon in the user"),
+        (ProxyOptions(HTTP, None, Secret("x")), "contains no user name"),
+        (ProxyOptions(HTTP, "user", Secret(path=Path("/nonexistent/x"))), "No such file"),
+    ],
+)
+def test_an_unusable_login_is_fatal(options: ProxyOptions, message: str) -> None:
+    with pytest.raises(TunnelError, match=message) as failure:
+        read_login(options)
+    assert (failure.value.reason, failure.value.fatal) == (Reason.AUTH, True)
+    assert "ssword" not in str(failure.value).replace("password", "")
