@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HERE = "localhost"
-"""The name of this host in `Forward.names` and `Client.host`."""
+"""The name of this host in `ImportedForward.names` and `ImportedClient.host`."""
 HOST_NAMES = frozenset({
     HERE, "127.0.0.1", "::1", "0.0.0.0", "::", "host.docker.internal", "host.containers.internal", "172.17.0.1",  # noqa: S104
     "gateway.docker.internal", "docker.for.mac.localhost",
