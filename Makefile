@@ -55,8 +55,11 @@ contract: setup  ## run every relay through thousands of random event sequences 
 	@tools/packages.sh test
 	CONTRACT_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/pytest tests/integration/test_relay_contract.py $(ARGS)
 
-fuzz: setup  ## fuzz the SSH receive path and the parsers (ARGS="--seconds 600 --target ssh_receive", or --ci)
+$(VENV)/fuzz-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]'
+	@touch $@
+
+fuzz: $(VENV)/fuzz-installed  ## fuzz the SSH receive path and the parsers (ARGS="--seconds 600 --target ssh_receive", or --ci)
 	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 failover: setup  ## kill the database that clients use, repeatedly (ARGS="--count 30")
