@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
-.PHONY: help image examples example-sidecar example-shared example-sockets example-labels example-nfs example-swarm setup demo test check bench contract fairness fuzz chaos soak failover restarts abort-budget mounts profile format clean
+.PHONY: help image examples example-sidecar example-shared example-sockets example-labels example-legacy example-nfs example-swarm example-vpn setup demo test check bench contract fairness fuzz chaos soak failover restarts abort-budget mounts profile format clean
 
 help:  ## list all commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,8 +55,11 @@ contract: setup  ## run every relay through thousands of random event sequences 
 	@tools/packages.sh test
 	CONTRACT_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/pytest tests/integration/test_relay_contract.py $(ARGS)
 
-fuzz: setup  ## fuzz the SSH receive path and the parsers (ARGS="--seconds 600 --target ssh_receive", or --ci)
+$(VENV)/fuzz-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]'
+	@touch $@
+
+fuzz: $(VENV)/fuzz-installed  ## fuzz the SSH receive path and the parsers (ARGS="--seconds 600 --target ssh_receive", or --ci)
 	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 failover: setup  ## kill the database that clients use, repeatedly (ARGS="--count 30")
@@ -79,9 +82,9 @@ mounts: setup  ## stop the tunnel under a kernel NFS mount, and mount before it 
 image:  ## build the container image (ARGS="--target vpn", or "--build-arg BASE=…")
 	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} docker build -t gateway $(ARGS) .
 
-examples: example-sidecar example-shared example-sockets example-labels example-nfs example-swarm  ## start each example in configs/compose, and query it
+examples: example-sidecar example-shared example-sockets example-labels example-legacy example-nfs example-swarm example-vpn  ## start each example in configs/compose, and query it
 
-example-sidecar example-shared example-sockets example-labels example-nfs example-swarm: setup
+example-sidecar example-shared example-sockets example-labels example-legacy example-nfs example-swarm example-vpn: setup
 	@tools/packages.sh test
 	CI=1 $(BIN)/pytest tests/integration/test_image.py -k "$(@:example-%=%) or image_is" $(ARGS)
 

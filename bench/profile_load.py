@@ -22,7 +22,7 @@ from site_ways import LOAD, build
 
 from gateway.app import service
 from gateway.config import Sources, load
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.demo.process import Process, free_port
 from gateway.demo.sshd import Bastion
 

@@ -6,7 +6,7 @@ import re
 import stat
 from pathlib import Path
 
-from gateway.contracts import Credential, Validity
+from gateway.contracts.security import Credential, Validity
 
 _PEM = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.*?)-----END", re.DOTALL)
 

@@ -24,7 +24,9 @@ from gateway.backends.common.tls import TlsOptions
 from gateway.cli import cli
 from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, OpsTls, TunnelCommon, UnixListener
 from gateway.config.values import Address, LogTarget, Network
-from gateway.contracts import Duration, Endpoint, Secret, Size, State, TunnelState
+from gateway.contracts.security import Secret
+from gateway.contracts.states import State, TunnelState
+from gateway.contracts.values import Duration, Endpoint, Size
 from gateway.docker.errors import BlockedReason
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import AttachmentState, Verb

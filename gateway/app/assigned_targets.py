@@ -3,7 +3,7 @@
 from gateway.app.running_backend import RunningBackend
 from gateway.app.worker.messages import Failed
 from gateway.app.worker.messenger import Messenger
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.health.monitor import MonitoredUplink
 
 

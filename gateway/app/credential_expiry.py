@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.app.running_backend import RunningBackend
 from gateway.certificates import ca_credentials, file_validities
 from gateway.config import Config
-from gateway.contracts import Credential
+from gateway.contracts.security import Credential
 from gateway.ops.status_json import iso
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:
 
 
 class ExpiryMonitor:
-    """Reads the certificates periodically, and logs warnings; a `gateway.contracts.Unit`.
+    """Reads the certificates periodically, and logs warnings; a `gateway.contracts.unit.Unit`.
 
     Args:
         config: Returns the current configuration.

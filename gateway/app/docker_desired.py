@@ -2,7 +2,7 @@
 
 from gateway.backends.common.volume import VolumeOptions, VolumeSpec, mount_address
 from gateway.config import Config
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.docker.dead import MountListener
 from gateway.docker.plan import Desired
 from gateway.relay.resolver import is_address

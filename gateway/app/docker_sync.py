@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from gateway.app.site import Site
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
-from gateway.contracts import Link, State, Unit
+from gateway.contracts.link import Link
+from gateway.contracts.states import State
+from gateway.contracts.unit import Unit
 from gateway.docker.consumers import Consumer
 from gateway.docker.options import DockerOptions, PeerOptions
 from gateway.supervision.supervisor import Supervisor

@@ -14,7 +14,7 @@ FileStamps = dict[Path, FileStamp]
 
 
 class FileWatch:
-    """Polls files once a second; a `gateway.contracts.Unit`.
+    """Polls files once a second; a `gateway.contracts.unit.Unit`.
 
     Args:
         files: Returns the files to watch. Called for each poll, in a thread.

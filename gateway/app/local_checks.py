@@ -9,7 +9,8 @@ from functools import partial
 from gateway.app.running_backend import RunningBackend
 from gateway.app.units import Units
 from gateway.config import BackendSpec
-from gateway.contracts import Backend, Endpoint
+from gateway.contracts.backend import Backend
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.health.monitor import Check, MonitoredUplink, Schedule
 

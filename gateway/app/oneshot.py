@@ -9,11 +9,13 @@ from typing import TypeVar
 from gateway.app.auditing import recording
 from gateway.app.docker_desired import desired
 from gateway.audit.hazards import decide
-from gateway.audit.model import Report
-from gateway.audit.snapshot import Wanted, take
+from gateway.audit.report import Report
+from gateway.audit.snapshot import AuditScope, take_snapshot
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
-from gateway.contracts import Endpoint, Link, State
+from gateway.contracts.link import Link
+from gateway.contracts.states import State
+from gateway.contracts.values import Endpoint
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
 from gateway.docker.plan import Plan
@@ -107,7 +109,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list
         mounts = mount_table.read_text() if mount_table is not None else None
     except OSError as error:
         raise UsageError(f"--mount-table: {error}") from error
-    wanted = Wanted(
+    scope = AuditScope(
         forwards={
             address.port: name
             for name, spec in config.backends.items()
@@ -121,7 +123,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list
 
     async def inspect(reconciler: Reconciler, engine: Engine) -> tuple[Report, list[str]]:
         lines, own = await reconciler.exposures(engine)
-        return decide(await take(engine, replace(wanted, own=own))), lines
+        return decide(await take_snapshot(engine, replace(scope, own=own))), lines
 
     return _with_engine(config, inspect)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.config import Config
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError
 
 FILE = "ports.json"

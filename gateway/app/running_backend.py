@@ -8,7 +8,8 @@ from gateway.app.worker.messages import Login, TargetAssignment
 from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerUnit
 from gateway.config import BackendSpec
-from gateway.contracts import Endpoint, State
+from gateway.contracts.states import State
+from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget

@@ -25,7 +25,7 @@ from gateway.app.uplinks import Uplinks
 from gateway.app.worker.owner import Workers
 from gateway.config import Config
 from gateway.config.advice import advice
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.ops.sd_notify import Notifier
 from gateway.ops.server import OpsServer
 from gateway.relay.poller import RelayLoop

@@ -17,7 +17,7 @@ from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerUnit
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.admission import Admission, Identity
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.listener import ListenAddress, prepare
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from gateway.app.site import Site
 from gateway.app.worker.messages import NO_UPLINK, UplinkReport, consumer_view, uplink_report
 from gateway.app.worker.remote import RemoteForward
 from gateway.config import TunnelSpec
-from gateway.contracts import State, TunnelState
+from gateway.contracts.states import State, TunnelState
 from gateway.facts import Fact
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget

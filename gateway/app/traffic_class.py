@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from gateway.config import Config
-from gateway.contracts import TrafficClass
+from gateway.contracts.states import TrafficClass
 
 
 class Lane(NamedTuple):

@@ -38,7 +38,7 @@ from gateway.app.worker.outbound import AuditForwarder
 from gateway.app.worker.owner import Workers
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
-from gateway.contracts import Stream
+from gateway.contracts.link import Stream
 from gateway.docker.consumers import ConsumerDirectory
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward

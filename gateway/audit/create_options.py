@@ -5,12 +5,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateway.audit.host_options import NotReproducibleError, each_of, host_options
-from gateway.audit.model import Container
+from gateway.audit.model import AuditedContainer
 
 _SECRET = re.compile(r"pass|secret|token|credential|private|api.?key|://[^/@\s]+:[^/@\s]+@", re.IGNORECASE)
 
 
-def options(container: Container, cgroup_mode: str) -> tuple[list[str], list[str]]:
+def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], list[str]]:
     """Return the options, without name, mounts and environment, and the command after the image.
 
     Args:
@@ -30,7 +30,7 @@ def options(container: Container, cgroup_mode: str) -> tuple[list[str], list[str
     return found, command
 
 
-def variables(container: Container) -> list[str]:
+def variables(container: AuditedContainer) -> list[str]:
     """Return the names of the environment variables that do not come from the image.
 
     Raises:
@@ -45,7 +45,7 @@ def variables(container: Container) -> list[str]:
     return [each.partition("=")[0] for each in given]
 
 
-def networks(container: Container) -> Iterator[tuple[str, list[str]]]:
+def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
     """Yield each user-defined network, and options of `docker network connect` or `docker create` for it."""
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     for name, endpoint in found.items():
@@ -56,7 +56,7 @@ def networks(container: Container) -> Iterator[tuple[str, list[str]]]:
         yield name, [*(("--ip", address) if address else ()), *each_of("--alias")(aliases)]
 
 
-def _own(container: Container) -> Iterator[str]:
+def _own(container: AuditedContainer) -> Iterator[str]:
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     image = container.defaults
     for key in ("Healthcheck", "Domainname"):
@@ -78,7 +78,7 @@ def _own(container: Container) -> Iterator[str]:
     yield from each_of("--label")(f"{key}={value}" for key, value in own if labels.get(key) != value)
 
 
-def _command(container: Container) -> tuple[list[str], list[str]]:
+def _command(container: AuditedContainer) -> tuple[list[str], list[str]]:
     """Return the option for the entrypoint, and the command after the image."""
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     command = [str(each) for each in config.get("Cmd") or ()]
@@ -88,6 +88,6 @@ def _command(container: Container) -> tuple[list[str], list[str]]:
     return [], [] if command == (container.defaults.get("Cmd") or []) else command
 
 
-def _shares_name(container: Container) -> bool:
+def _shares_name(container: AuditedContainer) -> bool:
     mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
     return mode == "host" or mode.startswith("container:")

@@ -1,4 +1,4 @@
-"""Adds what the files of the engine's host say to a snapshot."""
+"""Adds what the files of the engine's host show to a snapshot."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.audit.host import Host, stale_files
 from gateway.audit.image_files import changes, image_names, user_of
-from gateway.audit.model import Container, HostPath, Mount, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, HostPath, Snapshot
 from gateway.audit.places import VOLATILE
 from gateway.audit.stores import is_below, of_volume
 
@@ -17,11 +17,11 @@ _READING = 1.5
 
 
 def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]) -> Snapshot:
-    """Return the snapshot with what the files of this host say. Blocks.
+    """Return the snapshot with what the files of this host show. Blocks.
 
     Args:
-        snapshot: What the engine says.
-        info: The engine's answer to `/info`.
+        snapshot: The engine's responses.
+        info: The engine's response to `/info`.
         unchecked: What could not be read so far.
     """
     host = Host(snapshot.host_mounts or (), time.monotonic() + _READING)
@@ -42,7 +42,7 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
     ]
     unread = 0
     for path in filter(None, dict.fromkeys((*volume_paths, *sources))):
-        if (found := host.look(path)) is not None:
+        if (found := host.inspect(path)) is not None:
             paths[path] = found
         unread += host.is_local(path) and (found is None or (found.kind == "directory" and found.entries is None))
     hidden_layers = False
@@ -62,16 +62,16 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
     return replace(snapshot, containers=tuple(containers), volumes=volumes, paths=paths, unchecked=tuple(unchecked))
 
 
-def _layers(container: Container) -> list[str]:
-    """Return the directories of a container's layers, the uppermost first; none: the engine does not say them."""
+def _layers(container: AuditedContainer) -> list[str]:
+    """Return the directories of a container's layers, the uppermost first; none: the engine does not report them."""
     data = (container.inspection.get("GraphDriver") or {}).get("Data") or {}
     return [each for each in (data.get("UpperDir"), *str(data.get("LowerDir") or "").split(":")) if each]
 
 
 def _container_files(
-    host: Host, container: Container, layers: list[str], paths: Mapping[str, HostPath], snapshot: Snapshot,
+    host: Host, container: AuditedContainer, layers: list[str], paths: Mapping[str, HostPath], snapshot: Snapshot,
     *, knows_users: bool,
-) -> Container:  # fmt: skip
+) -> AuditedContainer:  # fmt: skip
     pid = int((container.inspection.get("State") or {}).get("Pid") or 0)
     try:
         stale = stale_files(Path(f"/proc/{pid}/mountinfo").read_text()) if pid else set()
@@ -92,12 +92,12 @@ def _container_files(
     return replace(container, mounts=tuple(mounts), changes=changed, user=user, shared_memory=shared)
 
 
-def _mounts_shared(container: Container) -> bool:
+def _mounts_shared(container: AuditedContainer) -> bool:
     return any(is_below(each.path, "/dev") for each in container.mounts)
 
 
 def _hidden(
-    host: Host, mount: Mount, image: Iterable[str], paths: Mapping[str, HostPath], snapshot: Snapshot
+    host: Host, mount: AuditedMount, image: Iterable[str], paths: Mapping[str, HostPath], snapshot: Snapshot
 ) -> tuple[str, ...]:
     names = set() if mount.path in VOLATILE else image_names(host, image, mount.path)
     if not names:

@@ -100,7 +100,7 @@ class Host:
             done = "/" if target.startswith("/") else done
         return done
 
-    def look(self, path: str) -> HostPath | None:
+    def inspect(self, path: str) -> HostPath | None:
         """Return what is at a path; None: nothing, it is not on a local file system, or it may not be read."""
         if not self.is_local(path):
             return None

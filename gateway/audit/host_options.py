@@ -6,7 +6,7 @@ from typing import Any
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
 """Keys that the new mounts replace."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
-               "VolumeDriver",               "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
+               "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
 """Keys that the engine sets itself, or that are examined separately."""
 _MOUNT_OPTIONS = ("VolumeOptions", "BindOptions", "TmpfsOptions", "ClusterOptions", "ImageOptions")
 

@@ -1,4 +1,4 @@
-"""What used a volume last, as far as the engine's events say: it keeps some hundred of them, until it restarts."""
+"""Finds what used a volume last in the engine's events. The engine keeps a few hundred, until it restarts."""
 
 import asyncio
 import time

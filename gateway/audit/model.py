@@ -1,22 +1,8 @@
-"""The values of an audit: the snapshot that it reads, and the places and findings that it returns."""
+"""The snapshot that an audit reads: containers, volumes and files of the host."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Literal
-
-
-class Severity(StrEnum):
-    """How soon a hazard does harm: by itself, by a routine command, or only in combination with something else."""
-
-    HIGH = "high"
-    MEDIUM = "medium"
-    LOW = "low"
-
-    def reaches(self, least: "Severity") -> bool:
-        """Return whether this is at least as severe as `least`."""
-        order = tuple(Severity)
-        return order.index(self) <= order.index(least)
 
 
 @dataclass(frozen=True)
@@ -60,7 +46,7 @@ class HostPath:
 
 
 @dataclass(frozen=True)
-class Mount:
+class AuditedMount:
     """A mount of a container.
 
     Args:
@@ -96,7 +82,7 @@ class User:
 
 
 @dataclass(frozen=True)
-class Container:
+class AuditedContainer:
     """A container of the engine.
 
     Args:
@@ -112,7 +98,7 @@ class Container:
         user: The user of its main process; None: not known.
         shared_memory: The database whose files are in its /dev/shm; empty: none is known.
         is_own: Whether it is the gateway of the configuration, which needs keys and the engine's socket.
-        inspection: The engine's answer, from which fixes are made.
+        inspection: The engine's response, from which fixes are made.
         image_config: The configuration of its image; None: not known.
     """
 
@@ -121,7 +107,7 @@ class Container:
     image: str = ""
     running: bool = True
     removed: bool = False
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[AuditedMount, ...] = ()
     layer: int = 0
     changes: Mapping[str, int] | None = field(default=None, hash=False)
     user: User | None = None
@@ -132,7 +118,7 @@ class Container:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Its labels that do not come from its image, which could lead commands elsewhere; none if unknown."""
+        """Its labels that do not come from its image, which could change the commands of a fix; none if unknown."""
         if self.image_config is None:
             return {}
         from_image: Mapping[str, str] = self.image_config.get("Labels") or {}
@@ -194,7 +180,7 @@ class Snapshot:
         cgroup_mode: The cgroup namespace mode that containers have by default.
     """
 
-    containers: tuple[Container, ...] = ()
+    containers: tuple[AuditedContainer, ...] = ()
     volumes: Mapping[str, Volume] = field(default_factory=dict)
     forwards: Mapping[int, str] = field(default_factory=dict)
     host_mounts: tuple[HostMount, ...] | None = None
@@ -203,77 +189,3 @@ class Snapshot:
     client: str = "docker"
     socket: str = "/var/run/docker.sock"
     cgroup_mode: str = "private"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where some of a container's data is stored.
-
-    Args:
-        container: The container's name.
-        path: The path inside it.
-        mode: `rw` or `ro`.
-        kind: `volume`, `anonymous volume`, `network volume`, `bind`, `network bind`, `tmpfs` or `layer`.
-        place: What holds the data: the name of a volume, a path of the host, a server.
-        lost_by: What loses the data.
-    """
-
-    container: str
-    path: str
-    mode: str
-    kind: str
-    place: str
-    lost_by: str
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A kind of hazard.
-
-    Args:
-        id: Its name in reports, and its anchor in docs/audit.md.
-        title: The hazard in a few words.
-        why: What happens because of it.
-    """
-
-    id: str
-    title: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A hazard that was found.
-
-    Args:
-        rule: The kind of hazard.
-        severity: How soon it does harm.
-        subject: The name of the container or of the volume.
-        path: The path inside the container; empty if the volume as a whole is meant.
-        what: What was found.
-        fix: The commands that fix it, for a shell.
-        source: The Compose file that defines the subject; empty: none.
-    """
-
-    rule: Rule
-    severity: Severity
-    subject: str
-    path: str
-    what: str
-    fix: str
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    """The result of an audit.
-
-    Args:
-        findings: The hazards, the most severe first.
-        places: Where each container's data is stored.
-        unchecked: See `Snapshot`.
-    """
-
-    findings: tuple[Finding, ...]
-    places: tuple[Place, ...]
-    unchecked: tuple[str, ...]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from gateway.audit.model import Container, Mount
+from gateway.audit.model import AuditedContainer, AuditedMount
 
 
 @dataclass(frozen=True)
@@ -25,41 +25,41 @@ class Change:
     vanishes: bool = False
 
 
-def gone(change: Change) -> set[str]:
-    """Return the paths whose present mounts go."""
+def unmounted_paths(change: Change) -> set[str]:
+    """Return the paths of the mounts that are removed or replaced."""
     return {*change.mounts, *change.dropped}
 
 
-def volume_options(container: Container, change: Change) -> list[str]:
+def volume_options(container: AuditedContainer, change: Change) -> list[str]:
     """Return options of `docker create`."""
     host = container.inspection.get("HostConfig") or {}
     tmpfs: Mapping[str, str] = host.get("Tmpfs") or {}
     found: list[str] = []
     for mount in container.mounts:
-        if mount.kind == "tmpfs" and mount.path not in gone(change):
+        if mount.kind == "tmpfs" and mount.path not in unmounted_paths(change):
             more = tmpfs.get(mount.path, "")
             found += ["--tmpfs", f"{mount.path}:{more}" if more else mount.path]
     return [*found, *(argument for each in short_mounts(container, change) for argument in ("-v", each))]
 
 
-def short_mounts(container: Container, change: Change) -> Iterator[str]:
+def short_mounts(container: AuditedContainer, change: Change) -> Iterator[str]:
     """Yield the mounts in the short form that `-v` and Compose accept."""
     given = _given_options(container)
     for mount in container.mounts:
-        if mount.kind != "tmpfs" and mount.path not in gone(change):
+        if mount.kind != "tmpfs" and mount.path not in unmounted_paths(change):
             yield _short(mount.volume or mount.source, mount, given.get(mount.path, ()), change)
     for path, source in change.mounts.items():
-        yield _short(source, Mount("volume", path), (), change)
+        yield _short(source, AuditedMount("volume", path), (), change)
 
 
-def _short(source: str, mount: Mount, given: Iterable[str], change: Change) -> str:
+def _short(source: str, mount: AuditedMount, given: Iterable[str], change: Change) -> str:
     more = [each for each in given if each not in ("ro", "rw")]
     if mount.path in change.read_only or not mount.writable:
         more.insert(0, "ro")
     return ":".join((source, mount.path, *([",".join(more)] if more else [])))
 
 
-def _given_options(container: Container) -> dict[str, list[str]]:
+def _given_options(container: AuditedContainer) -> dict[str, list[str]]:
     """Return the options that were given with each `-v`."""
     found = {}
     for bind in (container.inspection.get("HostConfig") or {}).get("Binds") or ():

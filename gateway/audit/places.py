@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
-from gateway.audit.model import Container, Mount, Place, Snapshot
-from gateway.audit.stores import Medium, Store, behind, is_below
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
+from gateway.audit.report import Place
+from gateway.audit.stores import Medium, Store, is_below, store_of
 from gateway.text import format_bytes
 
-FLEETING = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - patterns of mounts
+EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - patterns of mounts
 """Directories of a host that the next boot may empty."""
 VOLATILE = (
     "/tmp", "/run", "/var/run", "/var/cache", "/var/tmp", "/var/log", "/dev", "/proc", "/sys", "/root/.cache",  # noqa: S108
@@ -25,13 +26,15 @@ def places(snapshot: Snapshot) -> Iterator[Place]:
             yield _place(snapshot, container, mount)
 
 
-def _place(snapshot: Snapshot, container: Container, mount: Mount) -> Place:
-    store = behind(snapshot, mount)
-    kind, lost_by = _fate(snapshot, container, mount, store)
+def _place(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Place:
+    store = store_of(snapshot, mount)
+    kind, lost_by = _kind_and_loss(snapshot, container, mount, store)
     return Place(container.name, mount.path, "rw" if mount.writable else "ro", kind, store.title, lost_by)
 
 
-def _fate(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> tuple[str, str]:
+def _kind_and_loss(
+    snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+) -> tuple[str, str]:
     if mount.kind == "tmpfs":
         return "tmpfs", "its next stop"
     if store.medium.is_network:
@@ -39,7 +42,7 @@ def _fate(snapshot: Snapshot, container: Container, mount: Mount, store: Store) 
         return f"network {mount.kind}", f"{server}; not by Docker"
     volume = snapshot.volumes.get(mount.volume)
     if mount.kind == "bind" or volume is None:
-        if store.medium is Medium.MEMORY or any(is_below(mount.source, each) for each in FLEETING):
+        if store.medium is Medium.MEMORY or any(is_below(mount.source, each) for each in EMPTIED_AT_BOOT):
             return "bind", "the host's next boot"
         return "bind", "rm on the host, the host's disk"
     if store.medium is Medium.MEMORY:

@@ -13,22 +13,22 @@ from typing import Any
 from gateway.audit.compose_override import FILES, PROJECT, SERVICE, override
 from gateway.audit.create_options import networks, options, variables
 from gateway.audit.host_options import NotReproducibleError
-from gateway.audit.model import Container, Snapshot
+from gateway.audit.model import AuditedContainer, Snapshot
 from gateway.audit.mount_options import Change, volume_options
-from gateway.audit.shell import command, copy, script
+from gateway.audit.shell import command, copy, save, script
 from gateway.text import one_line
 
 _TASK = "com.docker.swarm.service.name"
 _INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
 
 
-def volume_for(snapshot: Snapshot, container: Container, path: str) -> str:
+def volume_for(snapshot: Snapshot, container: AuditedContainer, path: str) -> str:
     """Return the name of a new volume for a path of a container."""
     name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"{container.name}-{posixpath.basename(path) or 'data'}")
     return _free(name, snapshot.volumes)
 
 
-def recreate(snapshot: Snapshot, container: Container, change: Change) -> str:
+def recreate(snapshot: Snapshot, container: AuditedContainer, change: Change) -> str:
     """Return the commands that replace a container, for a shell.
 
     Args:
@@ -47,10 +47,10 @@ def recreate(snapshot: Snapshot, container: Container, change: Change) -> str:
     try:
         return _run(snapshot, container, change)
     except NotReproducibleError as error:
-        return _by_hand(container, change, str(error), client)
+        return _manual_steps(container, change, str(error), client)
 
 
-def _run(snapshot: Snapshot, container: Container, change: Change) -> str:
+def _run(snapshot: Snapshot, container: AuditedContainer, change: Change) -> str:
     client, name = snapshot.client, container.name
     taken = [each.name for each in snapshot.containers]
     old, new = _free(f"{name}-old", taken), _free(f"{name}-new", taken)
@@ -82,7 +82,7 @@ def _run(snapshot: Snapshot, container: Container, change: Change) -> str:
     return f"{script(*lines)}\n# when {name} works: {command(client, 'rm', '-v', old)}"
 
 
-def _create(snapshot: Snapshot, container: Container, change: Change, new: str) -> str:
+def _create(snapshot: Snapshot, container: AuditedContainer, change: Change, new: str) -> str:
     client = snapshot.client
     own, arguments = options(container, snapshot.cgroup_mode)
     for network, extra in networks(container):
@@ -100,14 +100,14 @@ def _create(snapshot: Snapshot, container: Container, change: Change, new: str) 
     return f"{listed} | grep -E {shlex.quote(f'^({pattern})=')} | {create}"
 
 
-def _first_network(container: Container) -> str:
+def _first_network(container: AuditedContainer) -> str:
     """Return the network that the container was created with, by its name even if it was given by its ID."""
     mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)
 
 
-def _restarts(container: Container) -> bool:
+def _restarts(container: AuditedContainer) -> bool:
     policy = (container.inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
     return policy.get("Name", "no") not in ("", "no")
 
@@ -119,7 +119,7 @@ def _free(name: str, taken: Collection[str]) -> str:
     return free
 
 
-def _service(service: str, container: Container, change: Change, client: str) -> str:
+def _service(service: str, container: AuditedContainer, change: Change, client: str) -> str:
     words = [client, "service", "update"]
     for path in sorted({*change.mounts, *change.dropped, *change.read_only}):
         words += ["--mount-rm", path]
@@ -132,24 +132,19 @@ def _service(service: str, container: Container, change: Change, client: str) ->
     update = command(*words, service)
     if not change.copied:
         return update
-    saved = [f"# first copy the data: {command(client, 'cp', '-a', f'{container.name}:{each}', '.')}"
-             for each in change.copied]  # fmt: skip
-    return "\n".join((*saved, update))
+    return script(*(save(client, container, each) for each in change.copied), update)
 
 
-def _by_hand(container: Container, change: Change, left_out: str, client: str) -> str:
-    copies = [
-        command(client, "cp", "-a", f"{container.name}:{path}", f"./{container.name}-{posixpath.basename(path)}")
-        for path in change.copied
-    ]
+def _manual_steps(container: AuditedContainer, change: Change, left_out: str, client: str) -> str:
+    saved = [script(*(save(client, container, path) for path in change.copied))] if change.copied else []
     mounts = command(*volume_options(container, change)) or "no -v"
     return "\n".join((
-        *copies, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
+        *saved, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
         f"# (not printed here: {left_out})",
     ))  # fmt: skip
 
 
-def _known(container: Container) -> tuple[str, ...]:
+def _known(container: AuditedContainer) -> tuple[str, ...]:
     mounts = (text for each in container.mounts for text in (each.path, each.source, each.volume))
     labels = (container.labels.get(each, "") for each in (PROJECT, SERVICE, FILES, _TASK))
     return (container.image, *mounts, *labels)

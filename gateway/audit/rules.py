@@ -1,6 +1,6 @@
 """The kinds of hazard. Each has a section in docs/audit.md."""
 
-from gateway.audit.model import Rule
+from gateway.audit.report import Rule
 
 LAYER_DATABASE = Rule(
     "database-in-layer",

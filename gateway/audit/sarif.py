@@ -5,7 +5,7 @@ import posixpath
 from typing import Any
 from urllib.parse import quote
 
-from gateway.audit.model import Finding, Report, Severity
+from gateway.audit.report import Finding, Report, Severity
 from gateway.audit.rules import RULES
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -1,8 +1,9 @@
 """Commands for a shell, from words that may come from containers. Pure."""
 
+import posixpath
 import shlex
 
-from gateway.audit.model import Container
+from gateway.audit.model import AuditedContainer
 
 
 def script(*lines: str) -> str:
@@ -15,8 +16,10 @@ def command(*words: str) -> str:
     return shlex.join(words)
 
 
-def copy(client: str, container: Container, new: str, path: str) -> str:
-    """Return a command that copies the content of a directory between two containers, with owners and modes.
+def copy(client: str, container: AuditedContainer, new: str, path: str) -> str:
+    """Return commands that copy the content of a directory between two containers, with owners and modes.
+
+    They are lines of a script that stops at the first command that fails.
 
     Args:
         client: The engine's command line client.
@@ -24,10 +27,42 @@ def copy(client: str, container: Container, new: str, path: str) -> str:
         new: The container that gets it.
         path: The directory, in both.
     """
-    if container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts):
-        # `docker cp` does not see a tmpfs (docker container cp, "Corner cases"); the host's /proc does.
-        pid = f"$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
-        source = f'tar -c -C "/proc/{pid}/root"{command(path)} .'
+    if _is_live_tmpfs(container, path):
+        *before, source = _read_tmpfs(client, container, path)
     else:
-        source = command(client, "cp", "-a", f"{container.name}:{path}/.", "-")
-    return f"{source} | {command(client, 'cp', '-a', '-', f'{new}:{path}')}"
+        before, source = [], command(client, "cp", "-a", f"{container.name}:{path}/.", "-")
+    return "\n".join((*before, f"{source} | {command(client, 'cp', '-a', '-', f'{new}:{path}')}"))
+
+
+def save(client: str, container: AuditedContainer, path: str) -> str:
+    """Return commands that save a directory of a container in the current directory.
+
+    They are lines of a script that stops at the first command that fails.
+
+    Args:
+        client: The engine's command line client.
+        container: The container.
+        path: The directory inside it.
+    """
+    target = f"./{container.name}-{posixpath.basename(path) or 'data'}"
+    if _is_live_tmpfs(container, path):
+        *before, source = _read_tmpfs(client, container, path)
+        return "\n".join((*before, f"{source} > {command(f'{target}.tar')}"))
+    return command(client, "cp", "-a", f"{container.name}:{path}", target)
+
+
+def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
+    """Return whether `docker cp` does not see the directory (docker container cp, "Corner cases")."""
+    return container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts)
+
+
+def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str]:
+    """Return commands of which the last writes the content as an archive to its output, from the host's /proc."""
+    return [
+        f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
+        f'exec 3< "/proc/$pid/root"{command(path)}',
+        # A link of the container can point to the host's files, whose mount is not in the container's mount table.
+        """mount=$(awk '/^mnt_id:/ {print $2}' /proc/self/fdinfo/3)""",
+        'grep -q "^$mount " "/proc/$pid/mountinfo"',
+        "tar -c -C /proc/self/fd/3 .",
+    ]

@@ -1,4 +1,4 @@
-"""Asks the engine and its host for the snapshot that an audit decides on. Changes nothing."""
+"""Takes the snapshot of an engine and its host for an audit. Changes nothing."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from typing import Any
 from gateway.audit.files import with_files
 from gateway.audit.host import MOUNT_TABLE, parse_mounts
 from gateway.audit.last_use import last_uses
-from gateway.audit.model import Container, Mount, Snapshot, Volume
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot, Volume
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.own_id import mounted_id
@@ -19,14 +19,14 @@ from gateway.text import one_line
 _ANONYMOUS = "com.docker.volume.anonymous"
 _PARALLEL = 8
 _COMPARING = 15.0
-"""Seconds for questions about changed files."""
+"""Seconds for requests for changed files."""
 _REMOVED = 2
 """The kind of a change that removes a file of the image."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What an audit is about, beside the engine.
+class AuditScope:
+    """What an audit examines, in addition to the engine.
 
     Args:
         forwards: Names of the gateway's backends by the port of their listener.
@@ -43,15 +43,15 @@ class Wanted:
     own: frozenset[str] = frozenset()
 
 
-async def take(engine: Engine, wanted: Wanted) -> Snapshot:
+async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
     """Return a snapshot.
 
     Args:
         engine: The engine.
-        wanted: What the audit is about.
+        scope: What the audit examines.
 
     Raises:
-        EngineError: The engine cannot be asked.
+        EngineError: A required request failed.
     """
     unchecked: list[str] = []
     listed, volume_list, usage, info = await asyncio.gather(
@@ -70,9 +70,9 @@ async def take(engine: Engine, wanted: Wanted) -> Snapshot:
     images: dict[str, Mapping[str, Any] | None] = {}
     turns = asyncio.Semaphore(_PARALLEL)
 
-    async def one(each: Mapping[str, Any]) -> Container | None:
+    async def one(each: Mapping[str, Any]) -> AuditedContainer | None:
         async with turns:
-            return await _container(engine, each, images, wanted.own)
+            return await _container(engine, each, images, scope.own)
 
     containers = [each for each in await asyncio.gather(*map(one, listed)) if each is not None]
     uses, known = await last_uses(engine, {each.id: each.name for each in containers})
@@ -82,12 +82,12 @@ async def take(engine: Engine, wanted: Wanted) -> Snapshot:
         each.name: replace(each, last_use=uses.get(each.name, ""))
         for each in _volumes(volume_list or {}, usage or {})
     }
-    # A local socket may lead to an engine in a virtual machine, as Docker Desktop's does, or on another host.
-    is_here = wanted.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
-    table = MOUNT_TABLE.read_text() if wanted.mounts is None and is_here else wanted.mounts
+    # A local socket may belong to an engine in a virtual machine, as with Docker Desktop, or on another host.
+    is_here = scope.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
+    table = MOUNT_TABLE.read_text() if scope.mounts is None and is_here else scope.mounts
     found = Snapshot(
-        tuple(containers), volumes, wanted.forwards, parse_mounts(table) if table is not None else None,
-        client=engine.flavour.command, socket=wanted.socket,
+        tuple(containers), volumes, scope.forwards, parse_mounts(table) if table is not None else None,
+        client=engine.flavour.command, socket=scope.socket,
         cgroup_mode="host" if (info or {}).get("CgroupVersion") == "1" else "private",
     )  # fmt: skip
     if table is None:
@@ -107,9 +107,9 @@ async def take(engine: Engine, wanted: Wanted) -> Snapshot:
 
 
 async def _with_changes(
-    engine: Engine, containers: tuple[Container, ...], unchecked: list[str]
-) -> tuple[Container, ...]:
-    """Ask for the changed files of containers whose layers cannot be read here.
+    engine: Engine, containers: tuple[AuditedContainer, ...], unchecked: list[str]
+) -> tuple[AuditedContainer, ...]:
+    """Request the changed files of containers whose layers cannot be read here.
 
     The engine compares a layer with the whole image, which takes seconds for large ones: the time is limited.
     """
@@ -130,7 +130,7 @@ async def _with_changes(
 
 
 async def _unless_refused(engine: Engine, path: str, **params: Any) -> Any:
-    """Return the answer to a GET; None: a proxy before the engine refuses it, or the engine does not have it."""
+    """Return the response to a GET; None: a proxy before the engine refuses it, or the engine does not have it."""
     try:
         return await engine.get(path, **params)
     except EngineError as error:
@@ -156,7 +156,7 @@ def _volumes(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[Vo
 
 async def _container(
     engine: Engine, listed: Mapping[str, Any], images: dict[str, Mapping[str, Any] | None], own: frozenset[str]
-) -> Container | None:
+) -> AuditedContainer | None:
     layer = int(listed.get("SizeRw") or 0)
     try:
         inspection = await engine.get(f"containers/{listed['Id']}/json")
@@ -170,10 +170,10 @@ async def _container(
         found = await _unless_refused(engine, f"images/{image}/json")
         images[image] = (found.get("Config") or {}) if found is not None else None
     name = one_line(str(inspection["Name"]).lstrip("/"))
-    tmpfs = (Mount("tmpfs", str(path)) for path in host.get("Tmpfs") or {})
+    tmpfs = (AuditedMount("tmpfs", str(path)) for path in host.get("Tmpfs") or {})
     mounts = {each.path: each for each in (*tmpfs, *map(_mount, inspection.get("Mounts") or ()))}
     identity = str(listed["Id"])
-    return Container(
+    return AuditedContainer(
         identity, name, str(config.get("Image") or ""),
         running=bool((inspection.get("State") or {}).get("Running")),
         removed=bool(host.get("AutoRemove")),
@@ -186,11 +186,11 @@ async def _container(
     )  # fmt: skip
 
 
-def _mount(found: Mapping[str, Any]) -> Mount:
+def _mount(found: Mapping[str, Any]) -> AuditedMount:
     kind, path, source = str(found.get("Type")), str(found.get("Destination")), str(found.get("Source") or "")
     writable = bool(found.get("RW", True))
     if kind == "volume":
-        return Mount("volume", path, source, str(found.get("Name") or ""), writable)
+        return AuditedMount("volume", path, source, str(found.get("Name") or ""), writable)
     if kind == "tmpfs":
-        return Mount("tmpfs", path, writable=writable)
-    return Mount("bind", path, source, writable=writable)
+        return AuditedMount("tmpfs", path, writable=writable)
+    return AuditedMount("bind", path, source, writable=writable)

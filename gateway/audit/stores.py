@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gateway.audit.model import HostMount, Mount, Snapshot, Volume
+from gateway.audit.model import AuditedMount, HostMount, Snapshot, Volume
 from gateway.backends import kind_of_file_system
 
 
@@ -103,7 +103,7 @@ def is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
-def behind(snapshot: Snapshot, mount: Mount) -> Store:
+def store_of(snapshot: Snapshot, mount: AuditedMount) -> Store:
     """Return what holds the data behind a mount of a container."""
     if mount.kind == "tmpfs":
         return Store(Medium.MEMORY, "memory", "")

@@ -7,7 +7,10 @@ from typing import Any, Protocol
 
 from gateway.backends.common.volume import MountKind, VolumeOptions, VolumeSpec
 from gateway.cancel_protocol import CancelProtocol
-from gateway.contracts import Backend, Credential, Duration, Endpoint, InsecureSetting, TrafficClass
+from gateway.contracts.backend import Backend
+from gateway.contracts.security import Credential, InsecureSetting
+from gateway.contracts.states import TrafficClass
+from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import Fact
 from gateway.kinds import Kinds
 from gateway.measure import TapFactory

@@ -33,7 +33,10 @@ from gateway.backends.common.database import (
 from gateway.backends.common.mysql_login import MysqlLogin
 from gateway.backends.common.mysql_status import query_status
 from gateway.backends.common.secrets import PasswordSource
-from gateway.contracts import Connector, Endpoint, Phases, ProbeResult
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, ReachError, Reason
 
 _IO_TIMEOUT = 3600.0
@@ -90,7 +93,7 @@ class MysqlCheck(DatabaseCheck):
 
 
 class MysqlBackend:
-    """See `gateway.contracts.Backend`.
+    """See `gateway.contracts.backend.Backend`.
 
     Args:
         options: This kind has none.
@@ -106,7 +109,7 @@ class MysqlBackend:
         """Reads the files of a login. If their file system hangs, it blocks only one thread."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.Backend`: log in, and query role, version and lag.
+        """See `gateway.contracts.backend.Backend`: log in, and query role, version and lag.
 
         A login that is aborted at the deadline counts in the server, and here. After several consecutive ones, probes
         pause.

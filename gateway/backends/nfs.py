@@ -1,6 +1,7 @@
 """`kind: nfs`: an NFSv4 export. The probe sends RPC calls. It mounts nothing, and so cannot hang in the kernel."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,11 @@ from gateway.backends.common.volume import (
     build_volume,
     mount_address,
 )
-from gateway.contracts import Connector, Duration, Endpoint, Phases, ProbeResult, TrafficClass
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import TrafficClass
+from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, Fact, hidden
 from gateway.nfs import v4
@@ -33,6 +38,12 @@ _RESERVED = frozenset({
     "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "softerr", "bg", "fg", "retry", "intr", "nointr",
     "resvport",
 })  # fmt: skip
+_IMPORTED_OPTIONS = frozenset({
+    "ac", "acdirmax", "acdirmin", "acregmax", "acregmin", "actimeo", "async", "cto", "fsc", "lookupcache", "noac",
+    "noatime", "nocto", "nodev", "nodiratime", "noexec", "nosuid", "nconnect", "relatime", "retrans", "rsize", "sync",
+    "timeo", "wsize",
+})  # fmt: skip
+"""Mount options that an imported volume keeps."""
 WRITABLE = Fact("read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden)
 SPACE = Fact(
     "space_bytes",
@@ -89,7 +100,7 @@ class NfsCheck:
 
 
 class NfsBackend:
-    """See `gateway.contracts.Backend`.
+    """See `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
@@ -104,7 +115,10 @@ class NfsBackend:
         """The export of each target at the first probe."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.Backend`: query the export; with `check.write`, create and remove a directory."""
+        """See `gateway.contracts.backend.Backend`.
+
+        Query the export; with `check.write`, create and remove a directory.
+        """
         with await link.socket(target, phases) as sock:
             client = RpcClient(sock, v4.PROGRAM, v4.VERSION)
             try:
@@ -187,18 +201,45 @@ def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     """See `MountKind.import_volume`."""
-    mount = dict(part.partition("=")[::2] for part in driver_options.get("o", "").split(","))
+    mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
     server, _, export = driver_options.get("device", "").rpartition(":")
-    server = (mount.get("addr") or server).strip("[]")
+    named, server = server, (mount.pop("addr", "") or server).strip("[]")
     if not server or not export:
         raise ValueError("the server (addr=) or the export (device) is missing")
-    version = mount.get("nfsvers") or mount.get("vers") or "4"
-    notes = [] if version.startswith("4") else [f"NFS version {version} becomes 4.2 through the gateway"]
-    port = mount.get("port") or str(_PORT)
+    if not export.startswith("/"):
+        raise ValueError(f"the export {export} does not begin with /")
+    port = mount.pop("port", "") or str(_PORT)
     if not port.isdecimal():
         raise ValueError(f"port={port} is not a port number")
+    version = mount.pop("nfsvers", "") or mount.pop("vers", "") or "4"
+    kept, notes = _imported_options(mount)
+    if named.strip("[]") not in ("", server):
+        notes.append(f"the device names {named}: the target is addr={server}")
+    if not version.startswith("4"):
+        notes.append(f"NFS version {version} becomes 4.2 through the gateway")
+    elif version in ("4.0", "4.1"):
+        kept.insert(0, f"nfsvers={version}")
+    volume: dict[str, Any] = {"read_only": True} if "ro" in mount else {}
     keys = {"targets": [str(Endpoint(server, int(port)))], "export": export}
-    return keys | {"volume": {"read_only": True} if "ro" in mount else {}}, notes
+    return keys | {"volume": volume | ({"mount_options": kept} if kept else {})}, notes
+
+
+def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the mount options to keep, and notes on the others."""
+    written = {name: f"{name}={value}" if value else name for name, value in mount.items()}
+    kept = [text for name, text in written.items() if name in _IMPORTED_OPTIONS]
+    others = [text for name, text in written.items() if name not in {*_IMPORTED_OPTIONS, "ro", "rw", "hard", ""}]
+    return kept, [f"mount options that are not imported: {', '.join(others)}"] if others else []
+
+
+def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
+    """See `MountKind.render_export`: a line of exports(5).
+
+    `insecure`: sshd and the gateway connect from ports above 1023.
+    """
+    mode = "ro" if options.volume is not None and options.volume.read_only else "rw"
+    path = re.sub(r'[\s"#\\]', lambda match: f"\\{ord(match[0]):03o}", options.export)
+    return " ".join((path, *(f"{client}({mode},sync,no_subtree_check,insecure)" for client in clients)))
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
@@ -239,6 +280,7 @@ KIND = BackendKind(
         problems=_volume_problems,
         persistent_volume=_persistent_volume,
         import_volume=_import_volume,
+        render_export=_render_export,
     ),
     facts=(WRITABLE, IDENTITY, SPACE, LEASE),
     tap=RpcTap,

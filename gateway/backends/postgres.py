@@ -41,7 +41,10 @@ from gateway.backends.common.postgres_certificate import ServerCertificates
 from gateway.backends.common.postgres_errors import NO_PASSWORD, login_error
 from gateway.backends.common.postgres_login import Login
 from gateway.backends.common.secrets import PasswordSource
-from gateway.contracts import Connector, Endpoint, Phases, ProbeResult
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, Reason
 from gateway.facts import VERSION
 
@@ -84,7 +87,7 @@ _STATUS_PHASE = {
 
 
 class PostgresBackend:
-    """See `gateway.contracts.Backend`.
+    """See `gateway.contracts.backend.Backend`.
 
     Args:
         options: This kind has none.
@@ -102,7 +105,7 @@ class PostgresBackend:
         """The last login to each target, which may still be computing."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.Backend`: log in, and query role, version and lag."""
+        """See `gateway.contracts.backend.Backend`: log in, and query role, version and lag."""
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set")
         if target in self._logins and self._logins[target].is_computing:

@@ -1,14 +1,27 @@
 """`kind: smb`: an SMB 2 or SMB 3 share. The probe negotiates a dialect ([MS-SMB2]) and mounts nothing."""
 
 import asyncio
+import re
 import secrets
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.backends import BackendKind, ImportRules, NoOptions
-from gateway.backends.common.volume import MountKind, VolumeOptions, VolumeSpec, build_volume, mount_address
-from gateway.contracts import Connector, Duration, Endpoint, Phases, ProbeResult, Stream, TrafficClass
+from gateway.backends.common.volume import (
+    ImportedVolume,
+    MountKind,
+    VolumeOptions,
+    VolumeSpec,
+    build_volume,
+    mount_address,
+)
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import TrafficClass
+from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ProbeError, Reason, UsageError
 from gateway.facts import IDENTITY, VERSION
 from gateway.relay.receive import receive_exactly
@@ -17,6 +30,7 @@ _HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
 """The SMB2 header ([MS-SMB2] 2.2.1.2)."""
 _MAGIC = b"\xfeSMB"
 _NEGOTIATE = 0
+_PORT = 445
 _NOT_SUPPORTED = 0xC00000BB
 """STATUS_NOT_SUPPORTED: the server supports none of the offered dialects (3.3.5.4)."""
 _DIALECTS = {0x0202: "2.0.2", 0x0210: "2.1", 0x0300: "3.0", 0x0302: "3.0.2"}
@@ -43,7 +57,7 @@ class SmbOptions:
 
 
 class SmbBackend:
-    """See `gateway.contracts.Backend`.
+    """See `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
@@ -55,7 +69,10 @@ class SmbBackend:
         self.check = check
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.Backend`: negotiate a dialect. This does not check the permissions of the share."""
+        """See `gateway.contracts.backend.Backend`.
+
+        Negotiate a dialect. This does not check the permissions of the share.
+        """
         with await link.socket(target, phases) as sock:
             try:
                 with phases("greeting"):
@@ -121,6 +138,36 @@ def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
     raise UsageError(f"volume {volume.name}: Kubernetes mounts SMB only with a CSI driver")
 
 
+def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
+    """See `MountKind.import_volume`."""
+    mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
+    match = re.fullmatch(r"//([^/]+)/+([^/]+)(/.*)?", driver_options.get("device", ""))
+    if match is None:
+        raise ValueError("the device is not //SERVER/SHARE")
+    port = mount.pop("port", "") or str(_PORT)
+    if not port.isdecimal():
+        raise ValueError(f"port={port} is not a port number")
+    server = mount.pop("addr", "") or mount.pop("ip", "") or match[1]
+    keys: dict[str, Any] = {"targets": [str(Endpoint(server.strip("[]"), int(port)))], "share": match[2]}
+    notes = [f"directory {match[3]} of the share: mount it on the host"] if match[3] else []
+    if server != match[1]:
+        notes.append(f"the device names {match[1]}: the target is addr={server}")
+    login = sorted({"user", "username", "password", "pass", "credentials", "cred"} & mount.keys())
+    if login:
+        notes.append(
+            f"{', '.join(login)}: a volume with a password is not imported: mount the share on the host through the"
+            " listener, with credentials=FILE, and bind-mount the directory"
+        )
+    else:
+        keys["volume"] = {"read_only": True} if "ro" in mount else {}
+    others = [
+        f"{name}={value}" if value else name
+        for name, value in mount.items()
+        if name not in {*login, "ro", "rw", "guest", ""}
+    ]
+    return keys, [*notes, *([f"mount options that are not imported: {', '.join(others)}"] if others else [])]
+
+
 def _read_url(scheme: str, path: str) -> dict[str, str]:
     """See `BackendKind.read_url`: the path is the name of the share."""
     del scheme
@@ -133,13 +180,17 @@ KIND = BackendKind(
     NoOptions,
     SmbBackend,
     schemes=("smb",),
-    default_port=445,
+    default_port=_PORT,
     aliases=("cifs",),
     read_url=_read_url,
     hold=Duration(60.0),
     traffic_class=TrafficClass.BULK,
     mount=MountKind(
-        file_systems=("cifs", "smb"), build=_volume, versions=_VERSIONS, persistent_volume=_persistent_volume
+        file_systems=("cifs", "smb"),
+        build=_volume,
+        versions=_VERSIONS,
+        persistent_volume=_persistent_volume,
+        import_volume=_import_volume,
     ),
     facts=(VERSION, IDENTITY),
     imports=ImportRules(keys={"share": "SHARE"}, note="set share to the name of the share"),

@@ -1,11 +1,14 @@
 """`kind: tcp`: any TCP service."""
 
 from gateway.backends import BackendKind, NoOptions
-from gateway.contracts import Connector, Endpoint, Phases, ProbeResult
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
 
 
 class TcpBackend:
-    """See `gateway.contracts.Backend`.
+    """See `gateway.contracts.backend.Backend`.
 
     Args:
         options: This kind has none.
@@ -17,7 +20,10 @@ class TcpBackend:
         self.check = check
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.Backend`: connect and close. Without a protocol, nothing else can be checked."""
+        """See `gateway.contracts.backend.Backend`.
+
+        Connect and close. Without a protocol, nothing else can be checked.
+        """
         (await link.socket(target, phases)).close()
         return ProbeResult()
 

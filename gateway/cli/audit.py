@@ -13,7 +13,7 @@ from gateway.cli.output import output_option, print_table, print_text
 from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
-    from gateway.audit.model import Finding, Report
+    from gateway.audit.report import Finding, Report
 
 _COLORS = {"high": "red", "medium": "yellow", "low": "cyan"}
 
@@ -42,7 +42,7 @@ def audit(
     containers that can send from another container's address. Changes nothing.
     """
     from gateway.app import oneshot  # noqa: PLC0415 - slow to import
-    from gateway.audit.model import Severity  # noqa: PLC0415 - slow to import
+    from gateway.audit.report import Severity  # noqa: PLC0415 - slow to import
     from gateway.audit.sarif import sarif  # noqa: PLC0415 - slow to import
 
     config = configuration(

@@ -1,66 +1,107 @@
 """`gateway import`: configurations from existing setups."""
 
-from collections.abc import Callable
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from gateway.cli.output import print_text
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
+    from gateway.importing.recognition import ImportSource
     from gateway.importing.result import ImportResult
 
-_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 
 
-@click.group("import")
-def import_() -> None:
-    """Convert an existing setup to a configuration.
+@click.command("import")
+@click.argument("sources", metavar="[FORM] SOURCE...", nargs=-1, required=True)
+@click.option(
+    "--diff", is_flag=True, help="Print a diff that changes the Compose file among the sources to use the gateway."
+)
+def import_(sources: tuple[str, ...], diff: bool) -> None:
+    """Convert existing setups to a configuration.
 
     Prints notes about what to check or complete to standard error.
+
+    A SOURCE is a file, a command line as one word, NAME=VALUE, or - for standard input: `ssh -L` and `docker run`
+    commands, ssh_config files, Compose files, files of variables, fstab, scripts, systemd units, OpenVPN and
+    WireGuard files. Sources that belong together are joined: a volume at localhost:2049 and `ssh -L 2049:...` become
+    one backend.
+
+    The form is recognized. To set it, write it before the source: ssh, ssh-config, compose, docker-run, env or fstab.
     """
+    from gateway.importing.sources import convert, note_rest  # noqa: PLC0415 - slow to import
+
+    given = _read(sources)
+    result = convert(given)
+    text = _diff(given, result) if diff and result.backends else ""
+    note_rest(result)
+    click.echo(text or result.to_yaml(), nl=False)
+    changed = {client.where for client, _ in result.changes if diff and client.in_compose_file}
+    changes = [f"{client.where}: {text}" for client, text in result.changes if client.where not in changed]
+    for note in (*result.notes, *changes):
+        print_text(f"# {note}", "yellow", err=True)
+    for path, content in result.files.items() if not diff else ():
+        lines = "".join(f"#   {line}\n" for line in content.splitlines())
+        print_text(f"# write to {path}:\n{lines.rstrip()}", "yellow", err=True)
 
 
-@import_.command("ssh")
-@click.argument("command", metavar="'ssh -L …'")
-def ssh_command(command: str) -> None:
-    """Convert an `ssh -L` command, given as one argument."""
-    from gateway.importing import ssh  # noqa: PLC0415 - slow to import
+def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
+    """Return the diff of the only Compose file.
 
-    _print_import(ssh.import_command, command)
+    Raises:
+        UsageError: There is not exactly one Compose file with a name.
+    """
+    from gateway.importing.compose_diff import compose_diff  # noqa: PLC0415 - slow to import
+    from gateway.importing.recognition import recognize  # noqa: PLC0415 - slow to import
 
-
-@import_.command("ssh-config")
-@click.argument("file", type=_FILE)
-def ssh_config(file: Path) -> None:
-    """Convert the hosts with a LocalForward in an ssh_config file."""
-    from gateway.importing import ssh  # noqa: PLC0415 - slow to import
-
-    _print_import(ssh.import_config, _text(file))
+    files = [source for source in given if source.name and (source.form or recognize(source)) == "compose"]
+    if len(files) != 1:
+        raise UsageError(f"--diff needs one Compose file among the sources, not {len(files)}")
+    return compose_diff(files[0].text, files[0].name, result)
 
 
-@import_.command("compose")
-@click.argument("file", type=_FILE)
-def compose_file(file: Path) -> None:
-    """Convert ssh services and volumes of a Compose file."""
-    from gateway.importing import compose  # noqa: PLC0415 - slow to import
+def _read(words: tuple[str, ...]) -> "list[ImportSource]":
+    """Return the sources that the command line names.
 
-    _print_import(compose.import_compose, _text(file))
+    Raises:
+        UsageError: A file cannot be read, or a form has no source.
+    """
+    from gateway.importing.recognition import ImportSource  # noqa: PLC0415 - slow to import
+
+    found: list[ImportSource] = []
+    form = ""
+    variables: list[str] = []
+    for index, word in enumerate(words, 1):
+        if not form and word in _FORMS and (index < len(words) or not Path(word).is_file()):
+            form = word
+            continue
+        if not form and re.fullmatch(r"[A-Za-z_]\w*=.*", word, re.DOTALL) and not re.search(r"\s-", word):
+            variables.append(word)
+            continue
+        found.append(_source(word, form))
+        form = ""
+    if form:
+        raise UsageError(f"{form}: the source is missing")
+    return [*found, *([ImportSource("", "\n".join(variables), "env")] if variables else [])]
 
 
-def _text(file: Path) -> str:
+def _source(word: str, form: str) -> "ImportSource":
+    from gateway.importing.recognition import ImportSource  # noqa: PLC0415 - slow to import
+
+    path = Path(word)
+    if word == "-":
+        try:
+            return ImportSource("", sys.stdin.buffer.read().decode(), form)
+        except UnicodeDecodeError as error:
+            raise UsageError(f"standard input: {error}") from error
+    if form == "ssh" or (re.search(r"\s", word) and not path.is_file()):
+        return ImportSource("", word, form)
     try:
-        return file.read_text()
+        return ImportSource(word, path.read_text(), form)
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: {error}") from error
-
-
-def _print_import(read: "Callable[[str, ImportResult], None]", text: str) -> None:
-    from gateway.importing.result import ImportResult  # noqa: PLC0415 - slow to import
-
-    result = ImportResult()
-    read(text, result)
-    click.echo(result.to_yaml().rstrip())
-    for note in result.notes:
-        click.secho(f"# {note}", err=True, fg="yellow")
+        raise UsageError(f"{word}: {error}") from error

@@ -48,6 +48,33 @@ def authorized_keys(
     click.echo("\n".join(lines(load(config_sources(file, tunnels, backends, settings)), origins)))
 
 
+@render.command()
+@config_options
+@click.option(
+    "--from",
+    "origins",
+    multiple=True,
+    metavar="CLIENT",
+    help="Address, network or name from which the server sees its client. Can be repeated.",
+)
+def exports(
+    file: Path | None,
+    tunnels: tuple[str, ...],
+    backends: tuple[str, ...],
+    origins: tuple[str, ...],
+    **settings: str | None,
+) -> None:
+    """Print lines for /etc/exports on the NFS servers.
+
+    They permit only the client that the server sees: behind an SSH tunnel, the SSH server. Otherwise, give the client
+    with --from.
+    """
+    from gateway.config import load  # noqa: PLC0415 - slow to import
+    from gateway.rendering.exports import exports as lines  # noqa: PLC0415 - slow to import
+
+    click.echo("\n".join(lines(load(config_sources(file, tunnels, backends, settings)), origins)))
+
+
 def _application_command(name: str, text: str) -> click.Command:
     """Create the command that prints what the function `name` of `rendering/application.py` returns."""
 

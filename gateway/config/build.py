@@ -20,7 +20,7 @@ from gateway.config.model import (
 from gateway.config.schema import known_keys
 from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Table
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.docker.options import DockerOptions
 
 

@@ -13,7 +13,7 @@ from gateway.config.scalars import SCALARS, one_of, read_scalar
 from gateway.config.schema import is_secret, known_keys
 from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Sequence, Table, Tree
-from gateway.contracts import Secret
+from gateway.contracts.security import Secret
 from gateway.errors import Problem
 
 

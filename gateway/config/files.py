@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.config.decode import at_key
 from gateway.config.model import SECTIONS, Config
-from gateway.contracts import Secret
+from gateway.contracts.security import Secret
 from gateway.errors import GatewayError, Problem
 from gateway.secret_files import ExposedError, check_not_exposed, unreadable
 

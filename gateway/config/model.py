@@ -8,7 +8,8 @@ from typing import Any, Literal
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
 from gateway.config.values import LogTarget, Network, unix_path
-from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, Preference
+from gateway.contracts.states import Preference
+from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint
 from gateway.docker.options import DockerOptions
 from gateway.errors import Origin
 from gateway.tunnels import TunnelKind

@@ -12,7 +12,7 @@ from gateway.config.ops_rules import ops_problems
 from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Sequence, Table
 from gateway.config.volume_rules import volume_problems
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.errors import Problem
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from gateway.config import values
 from gateway.config.suggestions import similar
 from gateway.config.tree import Scalar
-from gateway.contracts import Duration, Endpoint, Secret, Size
+from gateway.contracts.security import Secret
+from gateway.contracts.values import Duration, Endpoint, Size
 
 SCALARS: dict[Any, Callable[[str], Any]] = {
     str: str,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from gateway.backends.common.volume import MountKind, VolumeOptions
 from gateway.config.model import BackendSpec, Config
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.relay.resolver import is_address
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")

@@ -11,7 +11,8 @@ import aiodocker
 import aiohttp
 from aiohttp.client_reqrep import ClientRequest
 
-from gateway.contracts import Endpoint, Link
+from gateway.contracts.link import Link
+from gateway.contracts.values import Endpoint
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.flavour import DOCKER, flavour
 from gateway.docker.options import DockerOptions

@@ -4,7 +4,8 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.contracts import AT_LEAST_ONE, POSITIVE, Duration, Secret
+from gateway.contracts.security import Secret
+from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration
 from gateway.tls_client import ClientTls
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.audit_log.recorder import Recorder
-from gateway.contracts import Link
+from gateway.contracts.link import Link
 from gateway.docker.consumers import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
@@ -43,7 +43,7 @@ _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export"
 
 
 class Reconciler:
-    """Reconciles one engine; a `gateway.contracts.Unit`.
+    """Reconciles one engine; a `gateway.contracts.unit.Unit`.
 
     Args:
         options: The configuration.

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import NamedTuple
 
-from gateway.contracts import CloseReason, Stream
+from gateway.contracts.link import Stream
+from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, Reason
 from gateway.forwarding.admission import Admission, ClientConsumer, Refusal, Source
 from gateway.forwarding.cancel_reserve import CancelReserve

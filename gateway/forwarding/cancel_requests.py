@@ -5,7 +5,7 @@ import logging
 import socket
 
 from gateway.cancel_protocol import CancelProtocol, CancelRequest, Classification, EncryptionRequest, LoginTap
-from gateway.contracts import Link, Stream
+from gateway.contracts.link import Link, Stream
 from gateway.errors import DialError, ReachError, Reason
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
 from gateway.forwarding.routed_target import RoutedTarget

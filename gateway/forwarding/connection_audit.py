@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from gateway.audit_log.recorder import Recorder
 from gateway.audit_log.refusal_limiter import RefusalKey
-from gateway.contracts import CloseReason, Relay
+from gateway.contracts.link import Relay
+from gateway.contracts.states import CloseReason
 from gateway.errors import Reason
 from gateway.forwarding.admission import ClientConsumer, Refusal, Source
 from gateway.forwarding.routed_target import RoutedTarget

@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from gateway.cancel_protocol import LoginTap
-from gateway.contracts import CloseReason, Endpoint, Relay
+from gateway.contracts.link import Relay
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.connection_audit import ConnectionRecord
 from gateway.forwarding.drain_pacing import DrainPace, drain_order
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget

@@ -6,7 +6,8 @@ import time
 from typing import NamedTuple
 
 from gateway.cancel_protocol import CancelRequest, LoginTap
-from gateway.contracts import CloseReason, Link, Relay
+from gateway.contracts.link import Link, Relay
+from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.forwarding.cancel_requests import CancelRouter, send_copy
 from gateway.forwarding.pending_client import PendingClient

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway.contracts import Stream
+from gateway.contracts.link import Stream
 from gateway.relay.poller import HANGUP, READ, poller
 
 

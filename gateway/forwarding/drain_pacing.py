@@ -1,6 +1,6 @@
 """Paces the closing of connections, so that their clients do not all reconnect at once. Pure."""
 
-from gateway.contracts import Relay
+from gateway.contracts.link import Relay
 
 SHARE_PER_SECOND = 0.1
 """Share of the initial connections that is closed per second."""

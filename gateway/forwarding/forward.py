@@ -8,7 +8,8 @@ from functools import reduce
 
 from gateway.audit_log.recorder import Recorder
 from gateway.cancel_protocol import CancelProtocol
-from gateway.contracts import CloseReason, Endpoint
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import Admission
@@ -33,7 +34,7 @@ _RESERVE_TIMEOUT = 10.0
 
 
 class Forward:
-    """The connections of one backend; a `gateway.contracts.Unit`.
+    """The connections of one backend; a `gateway.contracts.unit.Unit`.
 
     Args:
         name: The backend's name.

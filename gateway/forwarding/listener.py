@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError
 from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import bind_unix, reset, reset_on_process_exit, tune

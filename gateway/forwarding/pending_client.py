@@ -3,7 +3,8 @@
 from math import inf
 
 from gateway.cancel_protocol import CancelRequest
-from gateway.contracts import Endpoint, Link, Relay, Stream
+from gateway.contracts.link import Link, Relay, Stream
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.connection_audit import ConnectionRecord
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
 from gateway.forwarding.usage import ConnectionSlot
@@ -34,7 +35,7 @@ class PendingClient:
     async def join(
         self, link: Link, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """Join the client to a target; see `gateway.contracts.Link.join`. The relay then owns the socket."""
+        """Join the client to a target; see `gateway.contracts.link.Link.join`. The relay then owns the socket."""
         relay = await link.join(self.sock, to, latency, within, tap)
         self._owned = False
         return relay

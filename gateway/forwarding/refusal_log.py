@@ -2,7 +2,7 @@
 
 import logging
 
-from gateway.contracts import Stream
+from gateway.contracts.link import Stream
 from gateway.forwarding.admission import Refusal, Source
 
 log = logging.getLogger(__name__)

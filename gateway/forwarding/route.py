@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import LinkSource
 

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple, Protocol
 
-from gateway.contracts import Endpoint, Link
+from gateway.contracts.link import Link
+from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram
 
 

@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from gateway.contracts import Endpoint, Link, Relay
+from gateway.contracts.link import Link, Relay
+from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason
 from gateway.forwarding.handshake_budget import LOGIN_RESPONSES, HandshakeBudget
 from gateway.forwarding.pending_client import PendingClient
@@ -55,7 +56,7 @@ class TargetDialer:
             target: The target.
             latency: Receives the response latencies.
             within: Seconds for the dial.
-            tap: See `gateway.contracts.Link.join`.
+            tap: See `gateway.contracts.link.Link.join`.
 
         Raises:
             DialError: The target cannot be reached, or may not be dialed now.

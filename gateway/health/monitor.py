@@ -9,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.contracts import Backend, Connector, Endpoint, ProbeResult, State
+from gateway.contracts.backend import Backend, ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.states import State
+from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.probe import probe_once
 from gateway.health.verdict import CheckResult, History, Verdict
@@ -53,7 +56,7 @@ class MonitoredUplink(Protocol):
 
 
 class Check:
-    """Scheduled check of one target of one backend; a `gateway.contracts.Unit`.
+    """Scheduled check of one target of one backend; a `gateway.contracts.unit.Unit`.
 
     Args:
         name: The backend's name.

@@ -5,7 +5,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from gateway.contracts import Backend, Connector, Endpoint, Phases, ProbeResult, State
+from gateway.contracts.backend import Backend, ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import State
+from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.verdict import CheckResult
 from gateway.text import one_line
@@ -30,7 +34,7 @@ async def probe_once(
         link: The link to the target.
         target: The target.
         timeout: Seconds for the whole check.
-        on_abandoned: See `gateway.contracts.Phases`.
+        on_abandoned: See `gateway.contracts.phases.Phases`.
 
     Raises:
         LinkLostError: The link was lost. This says nothing about the target.

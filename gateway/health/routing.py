@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from gateway.contracts import DatabaseRole, Endpoint, Preference, State
+from gateway.contracts.states import DatabaseRole, Preference, State
+from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 
 _RANK = {State.UP: 0, State.DEGRADED: 1, State.UNKNOWN: 2, State.PAUSED: 2, State.BLOCKED: 3, State.DOWN: 3}

@@ -4,7 +4,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from gateway.contracts import ProbeResult, State
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.states import State
 from gateway.errors import Reason
 
 HISTORY = 100

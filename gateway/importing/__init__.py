@@ -1,1 +1,1 @@
-"""Converts existing setups to configurations: ssh commands, ssh_config files, compose files. Pure."""
+"""Converts existing setups to configurations: ssh commands, Compose files, docker commands and others. Pure."""

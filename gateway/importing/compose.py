@@ -1,84 +1,189 @@
-"""Converts compose files: services that run `ssh -L`, and volumes that a kind of backend mounts."""
+"""Reads Compose files: services and volumes."""
 
+import posixpath
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import yaml
 
-from gateway.backends import KINDS, kind_of_file_system
-from gateway.backends.common.volume import ImportedVolume
 from gateway.errors import UsageError
-from gateway.importing import ssh
+from gateway.importing.docker_options import read_bind
+from gateway.importing.docker_run import Volumes, published
+from gateway.importing.env_file import EnvFiles
+from gateway.importing.model import ImportedContainer, ImportedMount
 from gateway.importing.result import ImportResult
 
+_VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)(?:(:?[-?+])([^}]*))?\})")
 
-def import_compose(text: str, result: ImportResult) -> None:
-    """Convert the ssh services and the network volumes of a compose file.
+
+def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult, folder: str = "") -> Volumes:
+    """Read a Compose file.
 
     Args:
         text: The content of the file.
-        result: Gets the tunnels and backends.
+        source: How notes name the file; empty, or with a colon and a space at the end.
+        files: Files with variables that are among the sources.
+        result: Gets the containers and notes.
+        folder: The directory of the file, from which relative paths start.
+
+    Returns:
+        The driver options of the volumes.
 
     Raises:
-        UsageError: The text is not a compose file, or a service or volume cannot be converted.
+        UsageError: The text is not a Compose file.
+    """
+    document = load_compose(text, source)
+    document = _interpolate(document, files)
+    secrets = {
+        f"/run/secrets/{name}": _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
+        for name, value in mapping(document.get("secrets"), f"{source}secrets").items()
+    }
+    for name, value in mapping(document.get("services"), f"{source}services").items():
+        container = _service(name, mapping(value, f"{source}services.{name}"), source, files)
+        container.mounts = [replace(each, source=_resolved(each.source, folder)) for each in container.mounts]
+        for target in (f"/run/secrets/{name}" for name in _secret_names(value)):
+            if secrets.get(target):
+                container.mounts.append(ImportedMount(secrets[target], target, read_only=True))
+        container.parts |= {
+            f"mount.{each.target}": f"volume {each.source}:{each.target}".replace(" :", " ")
+            for each in container.mounts
+        }
+        result.containers.append(container)
+    volumes: Volumes = {}
+    for name, value in mapping(document.get("volumes"), f"{source}volumes").items():
+        volume = mapping(value, f"{source}volumes.{name}")
+        options = mapping(volume.get("driver_opts"), f"{source}volumes.{name}.driver_opts")
+        if options:
+            volumes[str(volume.get("name") or name)] = {key: str(each) for key, each in options.items()}
+        rest = [key for key in volume if key not in ("driver", "driver_opts", "name")]
+        if options and rest:
+            result.add_note(f"{source}volumes.{name}: unchanged: {', '.join(rest)}")
+    rest = [key for key in document if key not in ("services", "volumes", "version", "name") and document[key]]
+    if rest:
+        result.add_note(f"{source.removesuffix(': ') or 'the file'}: unchanged: {', '.join(rest)}")
+    return volumes
+
+
+def load_compose(text: str, source: str) -> dict[str, Any]:
+    """Return the content of a Compose file.
+
+    Raises:
+        UsageError: The text is not a Compose file.
     """
     try:
         document = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:  # its text contains lines of the file
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark is not None else ""
+        problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")
+        raise UsageError(f"{source}{line}not valid YAML: {problem}") from None
     except yaml.YAMLError as error:
-        raise UsageError(f"not valid YAML: {error}") from None
+        raise UsageError(f"{source}not valid YAML: {error}") from None
     if not isinstance(document, dict):
-        raise UsageError("not a compose file: the document is not a mapping")
-    for name, value in _mapping(document.get("services"), "services").items():
-        service = _mapping(value, f"services.{name}")
-        words = [word for key in ("entrypoint", "command") for word in _words(service, key, f"services.{name}")]
-        line = " ".join(map(shlex.quote, words))
-        # The command may be one word, as an argument of a shell.
-        inner = next((word for word in words if re.search(r"\bssh\b.*\s-\w*L", word)), None)
-        if inner or re.search(r"\bssh\b.*\s-\w*L", line):
-            ssh.import_command(_only_ssh(inner or line), result)
-            result.add_note(f"services.{name}: the gateway replaces this service")
-    for name, volume in _mapping(document.get("volumes"), "volumes").items():
-        options = _mapping(_mapping(volume, f"volumes.{name}").get("driver_opts"), f"volumes.{name}.driver_opts")
-        kind = kind_of_file_system(str(options["type"])) if "type" in options else None
-        if kind is not None and kind.mount is not None and kind.mount.import_volume is not None:
-            read = kind.mount.import_volume
-            _add_volume(name, kind.name, read, {key: str(value) for key, value in options.items()}, result)
+        raise UsageError(f"{source}not a compose file: the document is not a mapping")
+    return document
 
 
-def _add_volume(
-    name: str,
-    kind: str,
-    read: Callable[[Mapping[str, str]], ImportedVolume],
-    options: dict[str, str],
-    result: ImportResult,
-) -> None:
-    """Add the backend of a volume.
+def _resolved(path: str, folder: str) -> str:
+    """Return a path from the directory of the file; other sources of mounts as they are."""
+    return posixpath.normpath(posixpath.join(folder, path)) if re.match(r"\.\.?(/|$)", path) else path
 
-    Args:
-        name: The volume's name.
-        kind: The kind of the backend.
-        read: Returns the backend's keys from the volume's driver options.
-        options: The volume's driver options.
-        result: Gets the backend.
+
+def _secret_names(service: Any) -> list[str]:
+    found = service.get("secrets") if isinstance(service, dict) else None
+    return [str(each.get("source") if isinstance(each, dict) else each) for each in found or []]
+
+
+def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles) -> ImportedContainer:
+    where = f"{source}services.{name}"
+    container = ImportedContainer(where, name, source, image=str(service.get("image") or ""))
+    for key, value in service.items():
+        container.parts[key] = key
+        match key:
+            case "entrypoint" | "command":
+                words = _words(value, f"{where}.{key}")
+                container.command = words + container.command if key == "entrypoint" else container.command + words
+            case "environment":
+                container.environment |= environment(value, where)
+            case "volumes":
+                container.mounts += [_mount(each) for each in _list(value, f"{where}.volumes")]
+    _read_networks(container, service)
+    for path in _list(service.get("env_file"), f"{where}.env_file"):
+        found = str(path.get("path") if isinstance(path, dict) else path)
+        variables = files.read(found)
+        if variables is not None:
+            container.environment = variables | container.environment
+            container.use("env_file")
+        else:
+            container.parts["env_file"] = f"env_file {found} (not read: pass it as another source)"
+    container.use("environment", "volumes", "image")
+    if container.image:
+        container.parts["image"] = "image"
+    container.parts |= {f"environment.{each}": f"environment.{each}" for each in container.environment}
+    return container
+
+
+def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
+    """Read how other containers reach a service, and how it reaches others."""
+    container.network = str(service.get("network_mode") or "")
+    container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
+    networks = service.get("networks")
+    for network in networks.values() if isinstance(networks, dict) else ():
+        container.aliases += [str(each) for each in (network or {}).get("aliases", [])]
+    for port in _list(service.get("ports"), f"{container.where}.ports"):
+        text = f"{port.get('published')}:{port.get('target')}" if isinstance(port, dict) else str(port)
+        container.published += list(published(text))
+
+
+def environment(value: Any, where: str) -> dict[str, str]:
+    """Return the variables of a service, which are a mapping or a list.
+
+    Raises:
+        UsageError: The value is neither.
     """
-    try:
-        keys, notes = read(options)
-    except ValueError as error:
-        raise UsageError(f"volumes.{name}: {error}") from None
-    volume = {"name": name, **keys.pop("volume", {})}
-    result.backends[name] = {"kind": kind, **keys, "listen": "127.0.0.1:20490", "volume": volume}
-    for note in (
-        *notes,
-        "replace it with the output of `gateway render compose`; add `via` if there is a bastion",
-    ):
-        result.add_note(f"volumes.{name}: {note}")
-    if sum(KINDS[each["kind"]].kernel_mounts for each in result.backends.values()) > 1:
-        del result.backends[name]["listen"]  # the gateway then allocates a port for each volume
+    if isinstance(value, list):
+        pairs = [str(each).partition("=") for each in value]
+        return {key: text if equals else f"${{{key}}}" for key, equals, text in pairs}
+    found = mapping(value, f"{where}.environment")
+    return {key: f"${{{key}}}" if each is None else str(each) for key, each in found.items()}
 
 
-def _mapping(value: Any, where: str) -> dict[str, Any]:
+def _mount(value: Any) -> ImportedMount:
+    if isinstance(value, dict):
+        return ImportedMount(
+            str(value.get("source") or ""), str(value.get("target") or ""), bool(value.get("read_only"))
+        )
+    return read_bind(str(value))
+
+
+def _interpolate(value: Any, variables: EnvFiles) -> Any:
+    """Replace the variables that are known, and those that have a default; keep the others as `${NAME}`."""
+    if isinstance(value, dict):
+        return {key: _interpolate(each, variables) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_interpolate(each, variables) for each in value]
+    if not isinstance(value, str):
+        return value
+
+    def replaced(match: re.Match[str]) -> str:
+        name = match[2] or match[3]
+        if match[1]:
+            return "$"
+        if found := variables.value(name):
+            return found
+        return match[5] if match[4] in ("-", ":-") else f"${{{name}}}"
+
+    return _VARIABLE.sub(replaced, value)
+
+
+def mapping(value: Any, where: str) -> dict[str, Any]:
+    """Return a mapping with text as keys; empty for no value.
+
+    Raises:
+        UsageError: The value is not a mapping.
+    """
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -86,17 +191,20 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return {str(key): inner for key, inner in value.items()}
 
 
-def _words(service: dict[str, Any], key: str, where: str) -> list[str]:
-    value = service.get(key)
+def _list(value: Any, where: str) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise UsageError(f"{where} must be a list")
+    return value
+
+
+def _words(value: Any, where: str) -> list[str]:
     if isinstance(value, str):
         try:
             return shlex.split(value)
         except ValueError as error:
-            raise UsageError(f"{where}.{key}: {error}") from error
+            raise UsageError(f"{where}: {error}") from error
     return [str(each) for each in value] if isinstance(value, list) else []
-
-
-def _only_ssh(line: str) -> str:
-    """Return the ssh command in a shell command line."""
-    match = re.search(r"(?:^|[\s;&/])((?:auto)?ssh\s[^;&|]*)", line)
-    return match[1] if match else line

@@ -1,14 +1,20 @@
 """The result of an import: tunnels, backends and notes, and their YAML."""
 
+import ipaddress
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import yaml
 
-from gateway.backends import kind_of_port
+from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
+from gateway.importing.model import ImportedClient, ImportedContainer, ImportedForward
+from gateway.importing.secrecy import hide_secrets
+
+_HOST = re.compile(r"[\w.%${}-]*[\w}]")
+"""A host name, an IPv4 address, or a variable."""
 
 
 @dataclass
@@ -19,28 +25,61 @@ class ImportResult:
         tunnels: The configuration keys of each tunnel, by name.
         backends: The configuration keys of each backend, by name.
         notes: What was not imported, and what the user must add.
+        forwards: The local forwards.
+        clients: What uses remote services.
+        containers: The containers of all sources.
+        reserved: Names that a backend must not have.
+        changes: What clients must change, each with its client. A new Compose file makes the changes of its services.
+        sections: Further sections of the configuration.
+        files: The content of files that the configuration names, by path. They contain no secrets.
     """
 
     tunnels: dict[str, dict[str, Any]] = field(default_factory=dict)
     backends: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    forwards: list[ImportedForward] = field(default_factory=list)
+    clients: list[ImportedClient] = field(default_factory=list)
+    containers: list[ImportedContainer] = field(default_factory=list)
+    reserved: set[str] = field(default_factory=set)
+    changes: list[tuple[ImportedClient, str]] = field(default_factory=list)
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     def add_note(self, text: str) -> None:
-        """Add a note, unless it is already there."""
+        """Add a note, without its secrets, unless it is already there."""
+        text = hide_secrets(text)
         if text not in self.notes:
             self.notes.append(text)
 
-    def add_tunnel(self, keys: dict[str, Any]) -> str:
-        """Add a tunnel, unless there is one with the same keys; return its name."""
+    def add_tunnel(self, keys: dict[str, Any], host: str) -> str:
+        """Add a tunnel, unless there is one with the same keys; return its name.
+
+        Args:
+            keys: The configuration keys.
+            host: The host, or another name from which the tunnel's name is made.
+
+        Raises:
+            UsageError: The host is not valid.
+        """
+        if not is_host(str(keys.get("host", host))):
+            raise UsageError(f"{keys.get('host', host)!r} is not a host")
         for name, existing in self.tunnels.items():
             if existing == keys:
                 return name
-        name = _unused(_short(str(keys["host"])), self.tunnels)
+        name = _unused(short_name(host) or str(keys["kind"]), self.tunnels)
         self.tunnels[name] = keys
         return name
 
-    def add_backend(self, via: str | None, target: str, listen: str) -> None:
-        """Add a backend, whose kind follows from the target's port.
+    def new_backend_name(self, name: str) -> str:
+        """Return a name for a backend that is not in use.
+
+        Args:
+            name: A host, a volume or another name.
+        """
+        return _unused(short_name(name) or "backend", {*self.backends, *self.reserved})
+
+    def add_backend(self, via: str | None, target: str, listen: str) -> str:
+        """Add a backend, whose kind follows from the target's port; return its name.
 
         Args:
             via: The name of the tunnel; None for a direct backend.
@@ -52,14 +91,40 @@ class ImportResult:
         """
         host, port = split_target(target)
         kind = kind_of_port(port)
-        short = _short(host)
-        name = _unused(short if short not in ("localhost", "127", "") else f"{kind.name}-{port}", self.backends)
+        short = short_name(host)
+        name = self.new_backend_name(short if short not in ("localhost", "127", "") else f"{kind.name}-{port}")
         keys: dict[str, Any] = {"kind": kind.name}
         if via is not None:
             keys["via"] = via
         self.backends[name] = {**keys, "targets": [target], "listen": listen, **kind.imports.keys}
         if kind.imports.note:
             self.add_note(f"backends.{name}: {kind.imports.note}")
+        return name
+
+    def add_example(self) -> None:
+        """Add a backend to replace, if there are only tunnels: a configuration needs one."""
+        used = {keys.get("via") for keys in self.tunnels.values()}
+        outermost = [name for name in self.tunnels if name not in used]
+        if not self.backends and outermost:
+            self.backends["example"] = {"kind": "tcp", "via": outermost[-1], "targets": ["app.internal:80"]}
+            self.add_note(f"backends.example: replace it: no source names a service behind tunnel {outermost[-1]}")
+
+    def note_unused_tunnels(self) -> None:
+        """Note the tunnels that no backend and no tunnel uses."""
+        used = {keys.get("via") for keys in (*self.tunnels.values(), *self.backends.values())}
+        for name in self.tunnels.keys() - used:
+            self.add_note(f"tunnels.{name}: nothing uses it: add `via: {name}` to the backends behind it")
+
+    def note_variables(self) -> None:
+        """Note the variables of the environment that the configuration uses, apart from those of a login."""
+        text = yaml.safe_dump({"tunnels": self.tunnels, "backends": self.backends})
+        names = set(re.findall(r"\$\{(\w+)\}", text)) - {"HOME", "USER", "SSH_AUTH_SOCK"}
+        if names:
+            shown = ", ".join(f"${{{name}}}" for name in sorted(names))
+            self.add_note(
+                f"the configuration uses {shown} from the gateway's environment; or pass the .env file as another"
+                " source"
+            )
 
     def to_yaml(self) -> str:
         """Return the configuration file.
@@ -68,9 +133,28 @@ class ImportResult:
             UsageError: The result has no backend.
         """
         if not self.backends:
-            raise UsageError("there is no local forward to import (-L, LocalForward)")
-        sections = {"tunnels": self.tunnels, "backends": self.backends}
+            raise UsageError(
+                "there is no local forward, remote database or network volume to import"
+                + "".join(f"\n# {note}" for note in self.notes)
+            )
+        sections = {**self.sections, "tunnels": self.tunnels, "backends": self.backends}
         return yaml.safe_dump({key: value for key, value in sections.items() if value}, sort_keys=False, width=100)
+
+
+def checks_login(kind: str) -> bool:
+    """Return whether the check of a kind logs in."""
+    return any(each.name == "user" for each in fields(KINDS[kind].check))
+
+
+def is_host(text: str) -> bool:
+    """Return whether a text is a host name, an address without brackets, or a variable."""
+    if ":" not in text:
+        return bool(_HOST.fullmatch(text))
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def split_target(target: str) -> tuple[str, int]:
@@ -80,16 +164,18 @@ def split_target(target: str) -> tuple[str, int]:
         UsageError: The target has another form.
     """
     match = re.fullmatch(r"\[?([^\]]*)\]?:(\d+)", target)
-    if match is None or not match[1]:
+    if match is None or not is_host(match[1]) or not 0 < int(match[2]) < 65536:
         raise UsageError(f"{target!r} is not host:port")
     return match[1], int(match[2])
 
 
-def _short(host: str) -> str:
+def short_name(host: str) -> str:
     """Return a name for a host: its first label, or the whole address, with `-` for other characters."""
     numeric = re.fullmatch(r"[0-9.:a-fA-F]*[.:][0-9.:a-fA-F]*", host)
+    if match := re.fullmatch(r"\$\{(\w+)\}", host):
+        return match[1].lower().replace("_", "-")
     label = host if numeric and not host.startswith("127.") else host.partition(".")[0]
-    return re.sub(r"[^a-zA-Z0-9-]", "-", label).strip("-")
+    return re.sub(r"[^a-zA-Z0-9-]", "-", label).strip("-")[:60]
 
 
 def _unused(name: str, taken: Iterable[str]) -> str:

@@ -4,7 +4,8 @@ import hashlib
 import secrets
 import socket
 
-from gateway.contracts import Endpoint, Phases
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, Reason
 from gateway.nfs import v4
 from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import (
     SummaryMetricFamily,
 )
 
-from gateway.contracts import State
+from gateway.contracts.states import State
 from gateway.errors import Reason
 from gateway.ops.status_views import BackendView
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.contracts import State
+from gateway.contracts.states import State
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendStatus, BackendView, ServiceView
 

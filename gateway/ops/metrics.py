@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from gateway.contracts import TunnelState
+from gateway.contracts.states import TunnelState
 from gateway.ops.backend_metrics import backend_metrics, check_metrics, consumer_metrics
 from gateway.ops.fact_metrics import target_fact_metrics, tunnel_fact_metrics
 from gateway.ops.status_views import (

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 
 from aiohttp import web
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.ops.access_middleware import AccessMiddleware
 from gateway.ops.authorization import Tokens

@@ -6,7 +6,7 @@ Times are seconds since the epoch; durations are in seconds.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.contracts import State, TunnelState
+from gateway.contracts.states import State, TunnelState
 from gateway.facts import Fact, FactValue
 from gateway.measure import Histogram
 

@@ -5,7 +5,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator
 
-from gateway.contracts import Link, Stream
+from gateway.contracts.link import Link, Stream
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.streams import ProxyStream, TlsProxyStream

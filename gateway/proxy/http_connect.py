@@ -3,7 +3,7 @@
 import base64
 import ipaddress
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.proxy.login import ProxyLogin
 from gateway.proxy.reply import ProxyReplyError

@@ -4,7 +4,10 @@ import asyncio
 from dataclasses import dataclass
 from math import inf
 
-from gateway.contracts import CloseReason, Endpoint, Link, LinkStatus, Phases, Relay, Stream
+from gateway.contracts.link import Link, LinkStatus, Relay, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.proxy import http_connect, socks5
@@ -30,7 +33,7 @@ class ProxyStatus(LinkStatus):
 
 
 class ProxyLink:
-    """See `gateway.contracts.Link`.
+    """See `gateway.contracts.link.Link`.
 
     Args:
         options: The options of the tunnel.
@@ -44,7 +47,7 @@ class ProxyLink:
         self.network = via.network.behind(options.url)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.Link`; times the phase `channel`."""
+        """See `gateway.contracts.link.Link`; times the phase `channel`."""
         timed = phases or Phases()
         with timed("channel"):
             sock, _ = await retry_dial(
@@ -55,7 +58,7 @@ class ProxyLink:
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """See `gateway.contracts.Link`."""
+        """See `gateway.contracts.link.Link`."""
         sock, bridge = await self._dial(to, min(self._options.dial_timeout, within), short=False)
         relay = SocketRelay(client, sock, latency, tap)
         if bridge is not None:
@@ -133,7 +136,10 @@ class ProxyLink:
             self._lost.set_result(why)
 
     async def lost(self) -> str:
-        """See `gateway.contracts.Link`. Open connections continue, because they may work despite a failed probe."""
+        """See `gateway.contracts.link.Link`.
+
+        Open connections continue, because they may work despite a failed probe.
+        """
         return await asyncio.shield(self._lost)
 
     def status(self) -> ProxyStatus:

@@ -10,7 +10,9 @@ from typing import Any
 
 import aiohappyeyeballs
 
-from gateway.contracts import Endpoint, Phases, Stream
+from gateway.contracts.link import Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason
 from gateway.relay.resolver import resolve
 from gateway.relay.sockets import tune

@@ -5,14 +5,18 @@ import contextlib
 from collections.abc import AsyncIterator
 from math import inf
 
-from gateway.contracts import Endpoint, Link, Network, OpenTunnel, Phases, Progress, Relay, Stream, TunnelState
+from gateway.contracts.link import Link, Network, Relay, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.socket_relay import SocketRelay
 
 
 class DirectLink:
-    """Link that dials from this host and is never lost; a `gateway.contracts.Link`.
+    """Link that dials from this host and is never lost; a `gateway.contracts.link.Link`.
 
     Args:
         timeout: Seconds for one dial.
@@ -24,13 +28,13 @@ class DirectLink:
         self._timeout = timeout
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.Link`; times the phases `dns` and `tcp`."""
+        """See `gateway.contracts.link.Link`; times the phases `dns` and `tcp`."""
         return await dial(to, phases or Phases(), self._timeout)
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """See `gateway.contracts.Link`."""
+        """See `gateway.contracts.link.Link`."""
         return SocketRelay(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
 
     async def lost(self) -> str:
@@ -40,13 +44,13 @@ class DirectLink:
 
 
 class DirectTunnel:
-    """Tunnel that is always open and yields a `DirectLink`; a `gateway.contracts.Tunnel`."""
+    """Tunnel that is always open and yields a `DirectLink`; a `gateway.contracts.tunnel.Tunnel`."""
 
     far_side = "this host"
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.Tunnel`."""
+        """See `gateway.contracts.tunnel.Tunnel`."""
         del via
         progress(TunnelState.CONNECTING)
         yield OpenTunnel(DirectLink())

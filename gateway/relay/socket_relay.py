@@ -5,7 +5,7 @@ import logging
 import socket
 import time
 
-from gateway.contracts import CloseReason
+from gateway.contracts.states import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.direction import Direction, SocketError
 from gateway.relay.fd_registration import FdRegistration
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class SocketRelay:
-    """Joins a client to a backend socket; a `gateway.contracts.Relay`.
+    """Joins a client to a backend socket; a `gateway.contracts.link.Relay`.
 
     Args:
         client: The accepted socket, non-blocking. The relay owns it.
@@ -64,12 +64,12 @@ class SocketRelay:
 
     @property
     def awaiting_response(self) -> bool:
-        """See `gateway.contracts.Relay`."""
+        """See `gateway.contracts.link.Relay`."""
         return self._request_at > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """See `gateway.contracts.Relay`."""
+        """See `gateway.contracts.link.Relay`."""
         return waiting_since(self._tap, self._request_at)
 
     def abort(self, reason: CloseReason) -> None:

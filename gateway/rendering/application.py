@@ -8,7 +8,7 @@ import yaml
 
 from gateway.backends.common.volume import VolumeSpec
 from gateway.config import Config
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.relay.resolver import is_loopback
 
 

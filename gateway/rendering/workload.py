@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from gateway.config import Config
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.relay.resolver import is_loopback
 from gateway.rendering.persistent_volumes import persistent_volumes
 from gateway.rendering.workload_rules import SECRETS, WRITABLE, needs_secret, privileged_ports, validate

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config import Config
-from gateway.contracts import Endpoint, Secret
+from gateway.contracts.security import Secret
+from gateway.contracts.values import Endpoint
 from gateway.errors import UsageError
 from gateway.relay.resolver import is_loopback
 

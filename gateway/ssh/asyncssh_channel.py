@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import asyncssh
 
-from gateway.contracts import CloseReason, Endpoint
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_internals import disable_auto_adjust, send_window, send_window_adjust, take_unread_data
 from gateway.ssh.channel_relay import ChannelRelay
@@ -23,7 +24,7 @@ _READ_SIZE = 64 * 1024
 
 
 class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
-    """Relays between a client socket and an asyncssh channel; see `gateway.contracts.Relay`.
+    """Relays between a client socket and an asyncssh channel; see `gateway.contracts.link.Relay`.
 
     asyncssh calls it as the channel's session. These methods must not raise: an exception would close the whole SSH
     connection. The relay owns the client from `attach` on.

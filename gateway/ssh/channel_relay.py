@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 
-from gateway.contracts import CloseReason
+from gateway.contracts.states import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.fd_registration import FdRegistration
 from gateway.relay.linger import lingering_closer
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class ChannelRelay:
-    """Relays between a client and one channel; see `gateway.contracts.Relay`. Subclasses own the channel.
+    """Relays between a client and one channel; see `gateway.contracts.link.Relay`. Subclasses own the channel.
 
     Args:
         latency: The histogram for response latency.
@@ -89,12 +89,12 @@ class ChannelRelay:
 
     @property
     def awaiting_response(self) -> bool:
-        """See `gateway.contracts.Relay`."""
+        """See `gateway.contracts.link.Relay`."""
         return self._request_time > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """See `gateway.contracts.Relay`."""
+        """See `gateway.contracts.link.Relay`."""
         return waiting_since(self._tap, self._request_time)
 
     @property

@@ -10,7 +10,8 @@ from typing import Any
 
 import asyncssh
 
-from gateway.contracts import Progress, TunnelState
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import Progress
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
 from gateway.ssh.client_connection import ClientConnection

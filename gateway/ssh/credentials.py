@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncssh
 
-from gateway.contracts import Credential, Validity
+from gateway.contracts.security import Credential, Validity
 from gateway.errors import Reason, TunnelError
 from gateway.secret_files import read_private_key
 from gateway.ssh.options import SshOptions

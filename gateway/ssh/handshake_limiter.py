@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway.contracts import Endpoint, Network
+from gateway.contracts.link import Network
+from gateway.contracts.values import Endpoint
 from gateway.relay.per_loop import per_loop
 
 PER_SERVER = 4

@@ -31,7 +31,9 @@ RoundTrip = Callable[[], float | None]
 
 
 class NativeChannel(ChannelRelay):
-    """A channel of the native data plane; see `gateway.contracts.Relay`. asyncssh calls it as a channel's handler.
+    """A channel of the native data plane; see `gateway.contracts.link.Relay`.
+
+    asyncssh calls it as a channel's handler.
 
     Args:
         conn: The SSH connection.

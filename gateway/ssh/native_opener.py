@@ -2,7 +2,8 @@
 
 import asyncio
 
-from gateway.contracts import CloseReason, Endpoint
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.flow_control import CONNECTION_GROWTH_BYTES, GROWTH_BUDGET, Budget

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gateway.contracts import AT_LEAST_ONE, PORT, POSITIVE, Duration, Endpoint, Secret
+from gateway.contracts.security import Secret
+from gateway.contracts.values import AT_LEAST_ONE, PORT, POSITIVE, Duration, Endpoint
 from gateway.relay.resolver import is_address
 from gateway.ssh import algorithms
 

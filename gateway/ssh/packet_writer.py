@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gateway.contracts import CloseReason
+from gateway.contracts.states import CloseReason
 from gateway.relay.mmap_buffer import mmap_buffer
 from gateway.relay.poller import poller
 from gateway.relay.send_buffer import SendBuffer

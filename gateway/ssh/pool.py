@@ -7,7 +7,11 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
-from gateway.contracts import Endpoint, Network, Phases, Progress, Stream, TunnelState
+from gateway.contracts.link import Network, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import Progress
+from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.measure import Histogram, Tap
 from gateway.relay.redial import retry_dial
@@ -41,7 +45,7 @@ class SshLink:
 
     Args:
         options: The tunnel's options.
-        network: See `gateway.contracts.Link`.
+        network: See `gateway.contracts.link.Link`.
         dial: Opens a connection; raises `ReachError`.
         progress: Called when all connections become silent, and when one is heard again.
     """
@@ -82,7 +86,7 @@ class SshLink:
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> ChannelRelay:
-        """See `gateway.contracts.Link`."""
+        """See `gateway.contracts.link.Link`."""
         usable = [connection for connection in self._usable if connection.alive]
         if not usable:
             raise LinkLostError
@@ -103,7 +107,7 @@ class SshLink:
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.Link`. Records the phase `channel`."""
+        """See `gateway.contracts.link.Link`. Records the phase `channel`."""
         caller_end, relay_end = socket_pair()
         timed = phases or Phases()
         timed.timeout_hint = (
@@ -125,7 +129,7 @@ class SshLink:
         return caller_end
 
     async def lost(self) -> str:
-        """See `gateway.contracts.Link`."""
+        """See `gateway.contracts.link.Link`."""
         return await asyncio.shield(self._lost)
 
     def renew(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, TunnelError
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.text import one_line

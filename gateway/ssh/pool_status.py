@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.contracts import LinkStatus
+from gateway.contracts.link import LinkStatus
 from gateway.ssh.pooled_connection import PooledConnection
 
 

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import asyncssh
 
-from gateway.contracts import CloseReason, Endpoint
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialError
 from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
@@ -113,7 +114,7 @@ class PooledConnection:
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
     ) -> ChannelRelay:
-        """Open a channel to `to` and join `client` to it; see `gateway.contracts.Link.join`."""
+        """Open a channel to `to` and join `client` to it; see `gateway.contracts.link.Link.join`."""
         timeout = min(self._options.dial_timeout, within)
         dialled = self.alive
         try:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gateway.cancellation import is_being_cancelled
-from gateway.contracts import Unit
+from gateway.contracts.unit import Unit
 from gateway.supervision.backoff import RESTART, Backoff
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 from gateway.cancellation import is_being_cancelled
-from gateway.contracts import Link, OpenTunnel, Tunnel, TunnelState
+from gateway.contracts.link import Link
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import OpenTunnel, Tunnel
 from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tally
 from gateway.supervision.backoff import QUARANTINE, RECONNECT, Backoff
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Uplink:
-    """Keeps one tunnel open; a `gateway.contracts.Unit`.
+    """Keeps one tunnel open; a `gateway.contracts.unit.Unit`.
 
     Args:
         name: The tunnel's name in the configuration.

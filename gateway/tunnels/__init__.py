@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.contracts import Credential, Endpoint, InsecureSetting, Tunnel
+from gateway.contracts.security import Credential, InsecureSetting
+from gateway.contracts.tunnel import Tunnel
+from gateway.contracts.values import Endpoint
 from gateway.facts import Fact
 from gateway.kinds import Kinds
 

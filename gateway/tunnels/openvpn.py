@@ -8,7 +8,11 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from gateway.certificates import pem_validities
-from gateway.contracts import Credential, Endpoint, Link, Network, OpenTunnel, Progress, TunnelState
+from gateway.contracts.link import Link, Network
+from gateway.contracts.security import Credential
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.link import VpnLink
@@ -36,7 +40,7 @@ _TUNNEL_STATES = {
 
 
 class OpenVpnTunnel:
-    """See `gateway.contracts.Tunnel`.
+    """See `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -52,7 +56,7 @@ class OpenVpnTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.Tunnel`: start the child, wait until it is connected, and monitor it."""
+        """See `gateway.contracts.tunnel.Tunnel`: start the child, wait until it is connected, and monitor it."""
         options = self._options
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:

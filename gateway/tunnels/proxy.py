@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from urllib.parse import unquote
 
 from gateway.certificates import ca_credentials
-from gateway.contracts import Credential, InsecureSetting, Link, OpenTunnel, Progress, TunnelState
+from gateway.contracts.link import Link
+from gateway.contracts.security import Credential, InsecureSetting
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
 from gateway.relay.resolver import is_loopback
@@ -15,7 +18,7 @@ from gateway.tunnels import TunnelKind
 
 
 class ProxyTunnel:
-    """See `gateway.contracts.Tunnel`.
+    """See `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -31,7 +34,7 @@ class ProxyTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.Tunnel`: connect to the proxy once, and then probe it periodically."""
+        """See `gateway.contracts.tunnel.Tunnel`: connect to the proxy once, and then probe it periodically."""
         progress(TunnelState.CONNECTING)
         link = ProxyLink(self._options, via)
         await link.probe()

@@ -5,7 +5,10 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 
-from gateway.contracts import InsecureSetting, Link, OpenTunnel, Progress, TunnelState
+from gateway.contracts.link import Link
+from gateway.contracts.security import InsecureSetting
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.facts import Fact, hidden
 from gateway.relay.sockets import cap_retransmit_interval
@@ -30,7 +33,7 @@ DATA_PLANE = Fact(
 
 
 class SshTunnel:
-    """A tunnel of kind `ssh`; see `gateway.contracts.Tunnel`.
+    """A tunnel of kind `ssh`; see `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The tunnel's options.
@@ -47,7 +50,7 @@ class SshTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.Tunnel`. Keeps a pool of connections until the context ends."""
+        """See `gateway.contracts.tunnel.Tunnel`. Keeps a pool of connections until the context ends."""
         first = await self._connect(via, progress)
         link = SshLink(
             self._options, via.network.behind(self.far_side), lambda: self._connect(via, _ignore_progress), progress

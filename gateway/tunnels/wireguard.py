@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from gateway.contracts import Link, OpenTunnel, Progress, TunnelState
+from gateway.contracts.link import Link
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.errors import Reason, TunnelError
 from gateway.facts import Fact
 from gateway.tunnels import TunnelKind
@@ -47,7 +49,7 @@ class WireGuardStatus(VpnStatus):
 
 
 class WireGuardTunnel:
-    """See `gateway.contracts.Tunnel`.
+    """See `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -63,7 +65,7 @@ class WireGuardTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.Tunnel`: create the device, wait for a handshake, and monitor it."""
+        """See `gateway.contracts.tunnel.Tunnel`: create the device, wait for a handshake, and monitor it."""
         options = self._options
         if not via.network.is_local:
             detail = f"WireGuard uses UDP, which {via.network} cannot carry: remove via"

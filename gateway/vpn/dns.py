@@ -11,7 +11,7 @@ import dns.message
 import dns.query
 import dns.rdatatype
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.relay.resolver import is_address, resolve
 from gateway.vpn.addressing import Addressing, IpAddress
 from gateway.vpn.network_context import NetworkContext

@@ -8,7 +8,10 @@ import time
 from dataclasses import dataclass
 from math import inf
 
-from gateway.contracts import CloseReason, Endpoint, LinkStatus, Network, Phases, Relay, Stream
+from gateway.contracts.link import LinkStatus, Network, Relay, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
@@ -43,11 +46,11 @@ class VpnStatus(LinkStatus):
 
 
 class VpnLink:
-    """See `gateway.contracts.Link`.
+    """See `gateway.contracts.link.Link`.
 
     Args:
         context: The network context that creates the sockets. The caller closes it.
-        network: See `gateway.contracts.Link`.
+        network: See `gateway.contracts.link.Link`.
         thresholds: When the VPN counts as unresponsive.
     """
 
@@ -78,13 +81,13 @@ class VpnLink:
             self._echo.add_host(peer)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.Link`; times the phases `dns` and `tcp`."""
+        """See `gateway.contracts.link.Link`; times the phases `dns` and `tcp`."""
         return await self._dial(to, phases or Phases(), DIAL_TIMEOUT)
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """See `gateway.contracts.Link`."""
+        """See `gateway.contracts.link.Link`."""
         relay = SocketRelay(client, await self._dial(to, Phases(), min(DIAL_TIMEOUT, within)), latency, tap)
         self._relays.add(relay)
         relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
@@ -131,7 +134,7 @@ class VpnLink:
             relay.abort(CloseReason.LINK_LOST)
 
     async def lost(self) -> str:
-        """See `gateway.contracts.Link`."""
+        """See `gateway.contracts.link.Link`."""
         return await asyncio.shield(self._lost)
 
     def status(self) -> VpnStatus:

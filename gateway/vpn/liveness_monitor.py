@@ -5,7 +5,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from gateway.contracts import Progress, TunnelState
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import Progress
 from gateway.errors import Reason
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness import Stage

@@ -7,7 +7,8 @@ import socket
 from types import TracebackType
 from typing import Self
 
-from gateway.contracts import Endpoint, Link, Relay
+from gateway.contracts.link import Link, Relay
+from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 from gateway.measure import Histogram
 from gateway.relay.redial import retry_dial

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.child import Child

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.vpn.openvpn_file import ClientFile
 from gateway.vpn.openvpn_syntax import Directive, connection_directives
 

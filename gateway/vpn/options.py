@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gateway.contracts import POSITIVE, Duration, Secret
+from gateway.contracts.security import Secret
+from gateway.contracts.values import POSITIVE, Duration
 from gateway.vpn.liveness import Thresholds
 
 Isolation = Literal["namespace", "device"]

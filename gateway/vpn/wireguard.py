@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
 from gateway.relay.resolver import resolve
 from gateway.vpn import devices

@@ -6,7 +6,10 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
-from gateway.contracts import Backend, Endpoint, Link, Phases, ProbeResult
+from gateway.contracts.backend import Backend, ProbeResult
+from gateway.contracts.link import Link
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError
 from gateway.relay.poller import RelayLoop
 

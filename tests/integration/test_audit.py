@@ -28,6 +28,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
             (root / "bin" / applet).symlink_to("busybox")
         (root / "app").mkdir()
         (root / "app" / "main.py").write_text("the program\n")
+        (root / "app" / "static").mkdir()
+        (root / "app" / "static" / "page").write_text("a page\n")
         made.import_root(root, "busybox")
         yield made
 
@@ -65,14 +67,18 @@ def found(engine: Engine, *options: str) -> dict[tuple[str, str], dict[str, Any]
     return {(each["rule"], each["subject"]): each for each in audit(engine, *options)["findings"]}
 
 
-def paste(engine: Engine, fix: str, folder: Path) -> None:
+def run_fix(engine: Engine, fix: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run commands as a user does who pastes them into a shell, with the commented ones that come after a check."""
     wanted = "\n".join(line.partition(": ")[2] if line.startswith("# when ") else line for line in fix.splitlines())
-    done = subprocess.run(
+    return subprocess.run(
         ["bash", "-e"], input=wanted, cwd=folder, env={**os.environ, "DOCKER_HOST": engine.url}, text=True,
         capture_output=True, timeout=100, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, f"{wanted}\n{done.stdout}{done.stderr}"
+
+
+def paste(engine: Engine, fix: str, folder: Path) -> None:
+    done = run_fix(engine, fix, folder)
+    assert done.returncode == 0, f"{fix}\n{done.stdout}{done.stderr}"
 
 
 def layer_database(engine: Engine, host: Path) -> tuple[str, str]:
@@ -232,6 +238,27 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
         assert (tmp_path / "left.tar").stat().st_size > 0
 
 
+def test_fixes_do_not_follow_links_in_a_mounted_directory(engine: Engine, host: Path, tmp_path: Path) -> None:
+    mounted, other = host / "mounted", host / "other"
+    mounted.mkdir()
+    other.mkdir()
+    (mounted / "static").symlink_to(other)
+    engine.run("linked", "-v", f"{mounted}:/app")
+    paste(engine, found(engine)["hides-image-files", "linked"]["fix"], tmp_path)
+    assert (mounted / "main.py").read_text() == "the program\n"
+    assert list(other.iterdir()) == []
+
+
+def test_a_link_above_a_tmpfs_does_not_copy_files_of_the_host(engine: Engine, host: Path, tmp_path: Path) -> None:
+    (host / "data").mkdir()
+    (host / "data" / "secret").write_text("of the host\n")
+    engine.run("linked", "--tmpfs", "/a/data")
+    engine.docker("exec", "linked", "sh", "-c", f"busybox mv /a /b && busybox ln -s {host} /a")
+    done = run_fix(engine, found(engine)["data-in-memory", "linked"]["fix"], tmp_path)
+    assert done.returncode != 0
+    assert engine.docker("cp", "linked-new:/a/data/secret", "-", check=False).returncode != 0
+
+
 def test_a_clean_engine_has_no_findings(engine: Engine, host: Path) -> None:
     engine.run("web", "-v", "data:/data", "-v", f"{host}:/srv:ro", "--tmpfs", "/run", "--tmpfs", "/tmp")  # noqa: S108
     engine.docker("exec", "web", "sh", "-c", "echo line > /data/file; mkdir -p /var/log; echo line > /var/log/web")
@@ -254,7 +281,7 @@ def test_a_mount_table_shows_that_a_bind_is_on_a_server(engine: Engine, host: Pa
 
 @pytest.fixture
 def hung(host: Path) -> Iterator[Path]:
-    """A directory with a FUSE file system that answers nothing: a system call on it does not return."""
+    """A directory with a FUSE file system without a server: a system call on it does not return."""
     need(Path("/dev/fuse").exists(), "/dev/fuse")
     point = host / "hung"
     point.mkdir()
@@ -271,9 +298,7 @@ def hung(host: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(point)], check=True, timeout=10)
 
 
-def test_a_mount_whose_server_does_not_answer_does_not_hold_up_the_audit(
-    engine: Engine, host: Path, hung: Path
-) -> None:
+def test_a_hanging_mount_does_not_block_the_audit(engine: Engine, host: Path, hung: Path) -> None:
     (host / "file").touch()
     engine.docker("create", "--name", "above", "-v", f"{host}:/data", "busybox", "sleep", "9999")
     (host / "link").symlink_to(hung)
@@ -289,7 +314,7 @@ def test_a_mount_whose_server_does_not_answer_does_not_hold_up_the_audit(
     }
 
 
-def test_the_exercise_of_the_page_loses_data_before_the_fixes_and_none_after_them(
+def test_the_example_of_the_page_loses_data_before_the_fixes_and_none_after_them(
     engine: Engine, tmp_path: Path
 ) -> None:
     started = {

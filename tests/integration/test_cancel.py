@@ -16,7 +16,8 @@ import pytest
 
 from gateway.backends.common.postgres_cancel import PostgresLoginTap
 from gateway.cancel_protocol import CancelRequest
-from gateway.contracts import Endpoint, Link
+from gateway.contracts.link import Link
+from gateway.contracts.values import Endpoint
 from gateway.demo.postgres import Postgres, available
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion

@@ -19,7 +19,8 @@ from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.common.tls import TlsOptions
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
-from gateway.contracts import Secret, State
+from gateway.contracts.security import Secret
+from gateway.contracts.states import State
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import free_port
 from gateway.errors import ReachError, Reason

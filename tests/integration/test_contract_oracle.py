@@ -11,7 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.contracts import CloseReason, Endpoint, Link, Phases, Relay, Stream
+from gateway.contracts.link import Link, Relay, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.sockets import close_gracefully, reset, tune
@@ -23,7 +26,7 @@ _CHUNK = 65536
 
 
 class SimpleRelay:
-    """A relay of two tasks; see `gateway.contracts.Relay`.
+    """A relay of two tasks; see `gateway.contracts.link.Relay`.
 
     Args:
         client: The accepted socket.
@@ -135,7 +138,7 @@ class SimpleRelay:
 
 
 class SimpleLink:
-    """See `gateway.contracts.Link`, as far as the contract's tests need one."""
+    """See `gateway.contracts.link.Link`, as far as the contract's tests need one."""
 
     def __init__(self, fault: str) -> None:
         self._fault = fault

@@ -12,7 +12,8 @@ import pytest
 
 from gateway.backends import NoOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
-from gateway.contracts import Backend, State
+from gateway.contracts.backend import Backend
+from gateway.contracts.states import State
 from gateway.errors import Reason
 from tests.support.mysql_end import MysqlEnd
 from tests.support.probes import DEADLINE, KINDS, probe

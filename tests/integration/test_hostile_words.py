@@ -19,7 +19,7 @@ from gateway.backends import NoOptions
 from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
-from gateway.contracts import State
+from gateway.contracts.states import State
 from gateway.demo.process import free_port
 from gateway.demo.sshd import make_key
 from gateway.errors import Reason

@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -48,6 +49,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 Record = Callable[[str, object], None]
 COMPOSE = REPOSITORY / "configs" / "compose"
 _SOME = 5
+APP_EXAMPLES = ("sidecar", "labels", "vpn", "legacy")
+"""The examples whose only app is the service `app`."""
 EPOCH = 1_700_000_000
 REMOTE = "10.66.0.1"
 """Where containers reach what listens on the engine's loopback."""
@@ -99,12 +102,14 @@ class Yard:
     place: Path
     """For servers that run as users of their own."""
 
-    def compose(self, example: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def compose(
+        self, example: str, *arguments: str, timeout: float = 120, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run docker compose on a copy of an example."""
         return subprocess.run(
             ["docker", "-H", self.engine.url, "compose", *self.files(example), *arguments],
-            cwd=self.folder / example, env={**os.environ, **self.variables(example)}, capture_output=True, text=True,
-            timeout=timeout, check=False,
+            cwd=self.folder / example, env={**os.environ, **self.variables(example), **(environment or {})},
+            capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
 
     def files(self, example: str) -> list[str]:
@@ -115,7 +120,7 @@ class Yard:
             "healthcheck": {"test": ["CMD", "python3", "-c", "pass"], "interval": "1s"},
             "environment": {"DB_PASSWORD": self.mariadb.password},
         }  # fmt: skip
-        apps = {"sidecar": ["app"], "labels": ["app"], "shared": ["shop"], "sockets": ["shop"]}.get(example, [])
+        apps = {"shared": ["shop"], "sockets": ["shop"]}.get(example, ["app"] if example in APP_EXAMPLES else [])
         services = dict.fromkeys(apps, app)
         if example in ("shared", "sockets"):
             services["analysis"] = {**app, "environment": {"DB_PASSWORD": self.postgres.password}}
@@ -139,7 +144,7 @@ class Yard:
     @staticmethod
     def user(example: str) -> int:
         """Return the user of the gateway: that of the image, or the one in the README of the examples."""
-        return 10001 if example in ("shared", "swarm") else 4321
+        return 0 if example == "vpn" else 10001 if example in ("shared", "swarm") else 4321
 
     def variables(self, example: str) -> dict[str, str]:
         shared = {
@@ -605,6 +610,83 @@ def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: st
     rendered = yard.compose(up, "exec", "-T", "gateway", "gateway", "render", "compose")
     for part in options["o"].split(","):
         assert part in rendered.stdout, rendered
+
+
+@pytest.mark.timeout(600)
+def test_the_vpn_example(yard: Yard) -> None:
+    download(*build(yard.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
+    yard.prepare("vpn")
+    tun = yard.folder / "vpn" / "tun"
+    os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
+    tun.chmod(0o666)
+    server = OpenVpnServer(
+        yard.folder / "vpn-server",
+        Authority(yard.folder / "authority"),
+        more="multihome",
+        namespace=yard.engine.namespace,
+    )
+    behind = "10.66.1.1"
+    with contextlib.ExitStack() as stack:
+        with inside(yard.engine.namespace):
+            run(
+                f"set -e; ip addr add {behind}/32 dev lo;"
+                f"iptables -t nat -I PREROUTING -p tcp -d {behind} -j DNAT --to-destination 127.0.0.1;"
+                # Packets reach it only through the VPN, not from the containers' bridges.
+                f"iptables -t raw -I PREROUTING -i br+ -d {behind} -j DROP"
+            )
+        stack.callback(server.stop)
+        server.start()
+        file = yard.folder / "vpn" / "secrets" / "office.ovpn"
+        server.client(file, host=REMOTE)
+        file.chmod(0o600)
+        environment = {"TUN": str(tun), "ORDERS": f"{behind}:{yard.mariadb.port}"}
+        stack.callback(yard.compose, "vpn", "down", "-v", "-t", "5", environment=environment)
+        done = yard.compose("vpn", "up", "-d", "--wait", "--wait-timeout", "60", environment=environment)
+        assert done.returncode == 0, done.stderr + yard.compose("vpn", "logs", environment=environment).stdout
+        waited = yard.compose(
+            "vpn", "exec", "-T", "gateway", "gateway", "wait", "--max", "30s", environment=environment
+        )
+        assert waited.returncode == 0, waited.stdout + yard.compose("vpn", "logs", environment=environment).stdout
+        asked = yard.compose("vpn", "exec", "-T", "app", "python3", "-c", QUERY, environment=environment)
+        assert asked.stdout.startswith("rows "), asked.stderr
+
+
+def test_the_legacy_example_after_its_import(yard: Yard) -> None:
+    """The file is imported with the addresses and keys of the servers here. The kernel mounts nothing."""
+    need(shutil.which("patch") is not None, "patch (package patch)")
+    yard.prepare("legacy")
+    folder = yard.folder / "legacy"
+    document = yaml.safe_load((folder / "before.yaml").read_text())
+    document["services"]["app"]["environment"] |= {
+        "SSH_HOST": "127.0.0.1", "SSH_PORT": yard.bastion.port, "SSH_USER": yard.bastion.user,
+        "DB_HOST": "127.0.0.1", "DB_PORT": yard.mariadb.port, "DB_USER": yard.mariadb.check_user, "DB_NAME": "shop",
+    }  # fmt: skip
+    secrets = folder / "secrets"
+    (secrets / "orders_check").rename(secrets / "db_password")
+    (folder / "compose.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    (folder / "gateway.yaml").unlink()
+    home = folder / "home"
+    (home / ".ssh").mkdir(parents=True)
+    shutil.copy(yard.bastion.known_hosts, home / ".ssh" / "known_hosts")
+    shutil.copy(yard.bastion.client_key, home / ".ssh" / "tunnel_key")
+    for path in (home / ".ssh").iterdir():
+        os.chown(path, yard.user("legacy"), -1)
+    ssh = "ssh -i ~/.ssh/tunnel_key -N -f -L 2049:NFS_SERVER:2049 user@NFS_SERVER"
+    imported = subprocess.run(
+        [sys.executable, "-m", "gateway", "import", "--diff", ssh, "compose.yaml"], cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    subprocess.run(["patch", "-p0"], input=imported.stdout, cwd=folder, text=True, timeout=10, check=True)
+    environment = {"HOME": str(home)}
+    try:
+        done = yard.compose(
+            "legacy", "up", "-d", "--wait", "--wait-timeout", "60", "app", "gateway", environment=environment
+        )
+        assert done.returncode == 0, done.stderr + yard.compose("legacy", "logs", environment=environment).stdout
+        asked = yard.compose("legacy", "exec", "-T", "app", "python3", "-c", QUERY, environment=environment)
+        assert asked.stdout.startswith("rows "), asked.stderr
+    finally:
+        yard.compose("legacy", "down", "-v", "-t", "5", environment=environment)
 
 
 @pytest.mark.timeout(600)

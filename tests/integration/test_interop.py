@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.demo.process import Process, find, free_port
 from gateway.errors import ReachError
 from gateway.measure import Histogram

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.contracts import CloseReason, Endpoint
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.poller import RelayLoop

@@ -13,7 +13,8 @@ import asyncssh
 import pytest
 from asyncssh.packet import Boolean, String, UInt32
 
-from gateway.contracts import CloseReason, Endpoint
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.backends.common.volume import VolumeOptions
 from gateway.backends.nfs import KIND, NfsOptions
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.demo.nfs import NfsServer
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion

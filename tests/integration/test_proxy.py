@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts import CloseReason, Endpoint
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres

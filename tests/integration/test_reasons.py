@@ -20,7 +20,10 @@ from gateway.backends.common.tls import TlsOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
-from gateway.contracts import Backend, Duration, Endpoint, Secret, State
+from gateway.contracts.backend import Backend
+from gateway.contracts.security import Secret
+from gateway.contracts.states import State
+from gateway.contracts.values import Duration, Endpoint
 from gateway.demo import nfs
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts import CloseReason, Endpoint
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram

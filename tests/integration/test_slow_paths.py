@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts import Duration
+from gateway.contracts.values import Duration
 from gateway.demo.sshd import Bastion
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import Connections, Keepalive, SshOptions

@@ -17,7 +17,11 @@ from asyncssh.connection import SSHConnection
 
 from gateway.backends import NoOptions
 from gateway.backends.tcp import TcpBackend
-from gateway.contracts import CloseReason, Duration, Endpoint, Phases, Relay, Secret, TunnelState
+from gateway.contracts.link import Relay
+from gateway.contracts.phases import Phases
+from gateway.contracts.security import Secret
+from gateway.contracts.states import CloseReason, TunnelState
+from gateway.contracts.values import Duration, Endpoint
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError

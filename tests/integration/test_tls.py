@@ -9,7 +9,10 @@ import pytest
 from cryptography import x509
 
 from gateway.backends.common.tls import TlsOptions, verify
-from gateway.contracts import Endpoint, Phases, State, Stream
+from gateway.contracts.link import Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import State
+from gateway.contracts.values import Endpoint
 from gateway.demo import mariadb, postgres
 from gateway.errors import ProbeError, Reason
 from gateway.health.verdict import CheckResult

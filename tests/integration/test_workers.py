@@ -13,7 +13,7 @@ import pytest
 
 from gateway.app.worker.unit import WorkerLostError, WorkerUnit
 from gateway.config import Sources, load
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres

@@ -19,7 +19,9 @@ from typing import Any
 from gateway.backends import NoOptions
 from gateway.backends.common.aborted_logins import AbortedLogins
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
-from gateway.contracts import Endpoint, Secret, State
+from gateway.contracts.security import Secret
+from gateway.contracts.states import State
+from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.errors import Reason
 from gateway.health.probe import probe_once

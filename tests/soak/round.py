@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 
-from gateway.contracts import Duration
+from gateway.contracts.values import Duration
 from gateway.relay.direct import DirectLink
 from gateway.ssh.options import Connections, SshOptions
 from gateway.ssh.pool import SshLink

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from gateway.contracts import CloseReason
+from gateway.contracts.states import CloseReason
 from tests.soak.audit import Audit
 from tests.soak.plan import Outcome, Round
 from tests.support.front import Front

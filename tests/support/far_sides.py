@@ -10,7 +10,9 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.contracts import CloseReason, Endpoint, Link, Relay
+from gateway.contracts.link import Link, Relay
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions

@@ -11,7 +11,9 @@ from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.backends.tcp import TcpBackend
-from gateway.contracts import Backend, Endpoint, Secret
+from gateway.contracts.backend import Backend
+from gateway.contracts.security import Secret
+from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
 from gateway.health.probe import probe_once

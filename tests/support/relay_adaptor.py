@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from gateway.contracts import CloseReason, Relay
+from gateway.contracts.link import Relay
+from gateway.contracts.states import CloseReason
 from gateway.measure import Tap
 from tests.support.ends import End
 from tests.support.plans import Setup, Step, Verbs

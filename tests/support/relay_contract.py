@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.contracts import CloseReason
+from gateway.contracts.states import CloseReason
 from gateway.errors import ReachError
 from tests.support.ends import BACK, FORTH, End, Seen
 from tests.support.plans import Setup, Step

@@ -11,7 +11,8 @@ from typing import Any, cast
 import asyncssh
 from asyncssh.packet import UInt32
 
-from gateway.contracts import Endpoint, Link, Relay
+from gateway.contracts.link import Link, Relay
+from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measure import Tap
 from gateway.ssh import flow_control

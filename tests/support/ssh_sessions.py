@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts import Duration, Endpoint, Link
+from gateway.contracts.link import Link
+from gateway.contracts.values import Duration, Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.errors import TunnelError
 from gateway.relay.direct import DirectLink

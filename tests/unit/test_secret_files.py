@@ -12,7 +12,7 @@ import pytest
 
 from gateway.config.files import check_files
 from gateway.config.load import Sources, load
-from gateway.contracts import Secret
+from gateway.contracts.security import Secret
 from gateway.demo.sshd import make_key
 from gateway.errors import Reason, TunnelError
 from gateway.secret_files import read_private_key

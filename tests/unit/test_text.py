@@ -8,7 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.contracts import Connector, Endpoint, Phases, ProbeResult, State, TunnelState
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import State, TunnelState
+from gateway.contracts.values import Endpoint
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.errors import DialError, Reason
 from gateway.facts import IDENTITY, VERSION

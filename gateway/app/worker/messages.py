@@ -6,7 +6,9 @@ from typing import Any
 
 from gateway.audit_log.events import Event
 from gateway.config import Config
-from gateway.contracts import Endpoint, LinkStatus, TunnelState
+from gateway.contracts.link import LinkStatus
+from gateway.contracts.states import TunnelState
+from gateway.contracts.values import Endpoint
 from gateway.docker.consumers import Consumer
 from gateway.errors import Reason
 from gateway.forwarding.listener import ListenAddress

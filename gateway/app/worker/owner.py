@@ -11,7 +11,8 @@ from gateway.app.worker.messages import UplinkReport
 from gateway.app.worker.unit import WorkerUnit
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
-from gateway.contracts import Endpoint, TrafficClass
+from gateway.contracts.states import TrafficClass
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.listener import ListenAddress, Listener
 from gateway.ssh.handshake_limiter import PER_SERVER, handshake_limiter
 from gateway.supervision.supervisor import Supervisor

@@ -5,7 +5,10 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from gateway.app.worker.messages import Command, ForwardReport, WorkerAction
-from gateway.contracts import CloseReason, Endpoint, Phases, Stream
+from gateway.contracts.link import Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tally
 from gateway.ops.status_views import ConsumerView
 from gateway.relay.sockets import tune
@@ -15,7 +18,7 @@ Dial = Callable[[Stream, str | None, Endpoint], Awaitable[None]]
 
 
 class RemoteLink:
-    """A worker's link, for probes; see `gateway.contracts.Connector`.
+    """A worker's link, for probes; see `gateway.contracts.link.Connector`.
 
     Args:
         tunnel: The worker's tunnel; None: the direct link.

@@ -36,7 +36,8 @@ from gateway.app.worker.messenger import Messenger
 from gateway.app.worker.remote import RemoteForward, RemotePath
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
-from gateway.contracts import Endpoint, Stream
+from gateway.contracts.link import Stream
+from gateway.contracts.values import Endpoint
 from gateway.docker.consumers import Consumer
 from gateway.errors import DialError, GatewayError, LinkLostError
 from gateway.forwarding.listener import ListenAddress, Listener
@@ -57,7 +58,7 @@ class WorkerLostError(GatewayError):
 
 
 class WorkerUnit:
-    """One worker process; a `gateway.contracts.Unit`.
+    """One worker process; a `gateway.contracts.unit.Unit`.
 
     Args:
         number: The number of the worker, from 1.

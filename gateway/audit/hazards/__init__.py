@@ -1,8 +1,9 @@
 """The hazards: each module has functions that yield findings from a snapshot. Pure."""
 
 from gateway.audit.hazards import access, network, sharing, storage, visibility
-from gateway.audit.model import Finding, Report, Severity, Snapshot
+from gateway.audit.model import Snapshot
 from gateway.audit.places import places
+from gateway.audit.report import Finding, Report, Severity
 
 _MODULES = (storage, network, sharing, access, visibility)
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
-from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot, User
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot, User
 from gateway.audit.mount_options import Change
+from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command
-from gateway.audit.stores import behind, is_below
+from gateway.audit.stores import is_below, store_of
 
 _SSH_KEY = re.compile(
     r"(^|/)(id_(rsa|dsa|ecdsa|ed25519)(_sk)?|ssh_host_\w+_key|[\w.-]*private[_-]?key[\w.-]*|[\w.-]*ssh[_-]?key[\w.-]*|"
@@ -16,6 +17,7 @@ _SSH_KEY = re.compile(
 )
 _TLS_KEY = re.compile(r"\.key$|(^|[/_-])(priv)?key\.pem$")
 _SYSTEM = ("/", "/bin", "/boot", "/etc", "/lib", "/lib64", "/root", "/sbin", "/usr", "/var", "/var/lib", "/home")
+_SYSTEM_TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr")
 _HARMLESS = ("/etc/localtime", "/etc/timezone", "/etc/machine-id")
 _SOCKETS = re.compile(r"/(docker|podman|containerd|crio)\.sock$")
 _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
@@ -32,7 +34,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             yield from _not_writable(snapshot, container, mount)
 
 
-def _bind(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
+def _bind(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     without = Change(dropped=frozenset({mount.path}))
     gives_socket = _SOCKETS.search(mount.source) or mount.source == snapshot.socket
     if gives_socket or mount.source in _SOCKET_DIRECTORIES or is_below(snapshot.socket, mount.source):
@@ -50,7 +52,7 @@ def _is_system(path: str) -> bool:
     return path in _SYSTEM or (is_below(path, "/etc") and path not in _HARMLESS)
 
 
-def _key(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
+def _key(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     paths = (mount.source, mount.path)
     named = container.environment.get("SSH_KEY_PATH", "")
     if any(_SSH_KEY.search(each) for each in paths) or (named and named == mount.path):
@@ -65,18 +67,23 @@ def _key(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Fin
     yield on_container(snapshot, rules.PRIVATE_KEY, severity, container, mount.path, what, fix)
 
 
-def _not_writable(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
-    store = behind(snapshot, mount)
+def _not_writable(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
+    store = store_of(snapshot, mount)
     found = snapshot.paths.get(store.host_path)
     user = container.user
     if not mount.writable or found is None or found.kind != "directory" or user is None or found.has_acl:
         return
-    if may_write(user, found.uid, found.gid, found.mode):
+    if may_write(user, found.uid, found.gid, found.mode) or _belongs_to_host(store.host_path):
         return
     what = f"user {user.uid} cannot write to {store.title} (owner {found.uid}:{found.gid}, mode {found.mode:o})"
     group = min(user.groups, default=user.uid)
-    fix = command("chown", f"{user.uid}:{group}", store.host_path)
+    fix = command("chown", "-h", f"{user.uid}:{group}", store.host_path)
     yield on_container(snapshot, rules.NOT_WRITABLE, Severity.MEDIUM, container, mount.path, what, fix)
+
+
+def _belongs_to_host(path: str) -> bool:
+    """Return whether a directory belongs to the host's system, so that no command may change its owner."""
+    return path in (*_SYSTEM, *_SOCKET_DIRECTORIES) or any(is_below(path, each) for each in _SYSTEM_TREES)
 
 
 def may_write(user: User, uid: int, gid: int, mode: int) -> bool:

@@ -4,21 +4,22 @@ from collections.abc import Iterator
 
 from gateway.audit import databases
 from gateway.audit.compose_override import FILES
-from gateway.audit.model import Container, Finding, Mount, Rule, Severity, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
 from gateway.audit.mount_options import Change
 from gateway.audit.recreate import recreate
-from gateway.audit.stores import Store, behind
+from gateway.audit.report import Finding, Rule, Severity
+from gateway.audit.stores import Store, store_of
 from gateway.text import one_line
 
 
-def mounts(snapshot: Snapshot) -> Iterator[tuple[Container, Mount, Store]]:
+def mounts(snapshot: Snapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, Store]]:
     """Yield each mount of each container, and what holds its data."""
     for container in snapshot.containers:
         for mount in container.mounts:
-            yield container, mount, behind(snapshot, mount)
+            yield container, mount, store_of(snapshot, mount)
 
 
-def database_in(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> str:
+def database_in(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
     """Return the database whose files a mount has; empty: none is known."""
     listed = snapshot.paths.get(store.host_path)
     found = listed.database if listed is not None else ""
@@ -26,7 +27,13 @@ def database_in(snapshot: Snapshot, container: Container, mount: Mount, store: S
 
 
 def on_container(
-    snapshot: Snapshot, rule: Rule, severity: Severity, container: Container, path: str, what: str, fix: str | Change
+    snapshot: Snapshot,
+    rule: Rule,
+    severity: Severity,
+    container: AuditedContainer,
+    path: str,
+    what: str,
+    fix: str | Change,
 ) -> Finding:
     """Return a finding about a container.
 

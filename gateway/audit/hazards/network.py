@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
-from gateway.audit.hazards.network_fixes import after_mount, host_mount, safe_again, safe_volume
-from gateway.audit.model import Container, Finding, Mount, Rule, Severity, Snapshot
+from gateway.audit.hazards.network_fixes import after_mount, host_mount, safe_replacement, safe_volume
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
 from gateway.audit.mount_options import Change
 from gateway.audit.recreate import volume_for
+from gateway.audit.report import Finding, Rule, Severity
 from gateway.audit.stores import SECRETS, Medium, Store, nfs_version, of_volume
 from gateway.text import one_line
 
@@ -27,10 +28,12 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         store = of_volume(snapshot, volume)
         if volume.name not in used and store.medium.is_network:
             for rule, severity, what in options(store, writable="ro" not in store.options, database=""):
-                yield Finding(rule, severity, volume.name, "", one_line(what), safe_again(snapshot, volume, store))
+                yield Finding(
+                    rule, severity, volume.name, "", one_line(what), safe_replacement(snapshot, volume, store)
+                )
 
 
-def _issues(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> Iterator[Issue]:
+def _issues(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> Iterator[Issue]:
     database = database_in(snapshot, container, mount, store)
     yield from options(store, writable=mount.writable, database=database)
     yield from _database(store, database)
@@ -39,7 +42,9 @@ def _issues(snapshot: Snapshot, container: Container, mount: Mount, store: Store
         yield rules.NETWORK_BIND, Severity.MEDIUM, what
 
 
-def _fix(snapshot: Snapshot, container: Container, mount: Mount, store: Store, rule: Rule) -> str | Change:
+def _fix(
+    snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store, rule: Rule
+) -> str | Change:
     if rule is rules.REMOTE_DATABASE:
         return Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
     if store.host_mount is None and SECRETS & store.options.keys():
@@ -64,7 +69,7 @@ def options(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
         if found.get("vers", "").startswith("1"):
             yield rules.SMB_VERSION, Severity.MEDIUM, f"vers={found['vers']} on {store.title}"
         if "nobrl" in found:
-            yield rules.NO_LOCKS, _graver(database), f"nobrl on {store.title}"
+            yield rules.NO_LOCKS, _severity(database), f"nobrl on {store.title}"
         if SECRETS & found.keys() and store.host_mount is None:
             yield rules.PASSWORD, Severity.MEDIUM, f"the password of {store.title}"
 
@@ -77,7 +82,7 @@ def _nfs(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
         yield rules.SOFT, severity, f"{soft} on {store.title}"
     if "nolock" in found or found.get("local_lock", "none") != "none":
         option = "nolock" if "nolock" in found else f"local_lock={found['local_lock']}"
-        yield rules.NO_LOCKS, _graver(database), f"{option} on {store.title}"
+        yield rules.NO_LOCKS, _severity(database), f"{option} on {store.title}"
     version = nfs_version(found, store.file_system)
     if not version:
         yield rules.OLD_VERSION, Severity.MEDIUM, f"no version on {store.title}, so that it is 3"
@@ -89,7 +94,7 @@ def _nfs(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
         yield rules.UDP, Severity.HIGH, f"UDP on {store.title}"
 
 
-def _graver(database: str) -> Severity:
+def _severity(database: str) -> Severity:
     return Severity.HIGH if database else Severity.MEDIUM
 
 

@@ -2,7 +2,7 @@
 
 import shlex
 
-from gateway.audit.model import Container, HostMount, Mount, Snapshot, Volume
+from gateway.audit.model import AuditedContainer, AuditedMount, HostMount, Snapshot, Volume
 from gateway.audit.mount_options import Change
 from gateway.audit.recreate import recreate, volume_for
 from gateway.audit.shell import command
@@ -16,7 +16,7 @@ _KEPT_OF_HOST = {"addr", "port", "sec"}
 """Options of the mount table that a volume needs; the others are defaults or apply to that mount only."""
 
 
-def safe_volume(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> str:
+def safe_volume(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
     """Return commands for a volume of the same export or share with safe options, and a container that uses it."""
     volume = snapshot.volumes.get(mount.volume)
     name = f"{mount.volume}-2" if mount.volume else volume_for(snapshot, container, mount.path)
@@ -25,7 +25,7 @@ def safe_volume(snapshot: Snapshot, container: Container, mount: Mount, store: S
     return f"{made}\n{recreate(snapshot, container, Change({mount.path: name}, read_only=read_only))}"
 
 
-def safe_again(snapshot: Snapshot, volume: Volume, store: Store) -> str:
+def safe_replacement(snapshot: Snapshot, volume: Volume, store: Store) -> str:
     """Return commands that create a volume again, which no container uses, with safe options."""
     labels = [word for key, value in volume.labels.items() for word in ("--label", f"{key}={value}")]
     remove = command(snapshot.client, "volume", "rm", volume.name)
@@ -71,7 +71,7 @@ def after_mount(mount: HostMount) -> str:
     ))  # fmt: skip
 
 
-def host_mount(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> str:
+def host_mount(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
     """Return how the host mounts a share with a file of credentials, which a volume cannot read."""
     point, credentials = f"/mnt/{container.name}", f"/etc/{container.name}.credentials"
     line = f"{store.title} {point} cifs credentials={credentials},vers=3.0,_netdev 0 0"

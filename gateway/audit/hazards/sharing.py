@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
-from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot, Volume
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot, Volume
 from gateway.audit.mount_options import Change
+from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command, script
 from gateway.audit.stores import Medium, Store, of_volume
 from gateway.text import format_bytes, one_line
@@ -22,7 +23,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _writers(snapshot: Snapshot) -> Iterator[Finding]:
-    groups: dict[str, list[tuple[Container, Mount, Store]]] = {}
+    groups: dict[str, list[tuple[AuditedContainer, AuditedMount, Store]]] = {}
     for container, mount, store in mounts(snapshot):
         if mount.writable and mount.kind != "tmpfs" and _holds_data(snapshot, mount, store):
             groups.setdefault(store.identity, []).append((container, mount, store))
@@ -42,7 +43,7 @@ def _writers(snapshot: Snapshot) -> Iterator[Finding]:
         yield on_container(snapshot, rules.WRITERS, severity, container, mount.path, what, fix)
 
 
-def _holds_data(snapshot: Snapshot, mount: Mount, store: Store) -> bool:
+def _holds_data(snapshot: Snapshot, mount: AuditedMount, store: Store) -> bool:
     if store.medium is Medium.MEMORY:
         return False
     found = snapshot.paths.get(mount.source)

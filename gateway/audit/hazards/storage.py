@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 
 from gateway.audit import databases, rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
-from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
 from gateway.audit.mount_options import Change
-from gateway.audit.places import FLEETING, VOLATILE
+from gateway.audit.places import EMPTIED_AT_BOOT, VOLATILE
 from gateway.audit.recreate import volume_for
+from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command
 from gateway.audit.stores import Medium, Store, is_below
 from gateway.text import format_bytes
@@ -33,10 +34,10 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
         elif volume is not None and volume.anonymous and not store.medium.is_network:
             yield from _anonymous(snapshot, container, mount, store)
         elif mount.kind == "bind":
-            yield from _fleeting(snapshot, container, mount)
+            yield from _emptied_at_boot(snapshot, container, mount)
 
 
-def _layer(snapshot: Snapshot, container: Container) -> Iterator[Finding]:
+def _layer(snapshot: Snapshot, container: AuditedContainer) -> Iterator[Finding]:
     mounted = [each.path for each in container.mounts]
     written = {
         name: size
@@ -67,7 +68,7 @@ def _main_directory(written: Mapping[str, int]) -> str:
     return max((each for each, size in sizes.items() if size > half), key=lambda each: each.count("/"), default="/")
 
 
-def _move(snapshot: Snapshot, container: Container, directory: str) -> str | Change:
+def _move(snapshot: Snapshot, container: AuditedContainer, directory: str) -> str | Change:
     """Return how the content of a directory gets into a volume of its own."""
     if not directory.isprintable():
         return "# the name of the directory has control characters: no command is safe to print"
@@ -82,7 +83,9 @@ def _move(snapshot: Snapshot, container: Container, directory: str) -> str | Cha
     return Change({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
 
 
-def _anonymous(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> Iterator[Finding]:
+def _anonymous(
+    snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     size = snapshot.volumes[mount.volume].size
     content = "data" if size is None else format_bytes(size)
@@ -97,7 +100,7 @@ def _anonymous(snapshot: Snapshot, container: Container, mount: Mount, store: St
     yield on_container(snapshot, rule, severity, container, mount.path, what, fix)
 
 
-def _memory(snapshot: Snapshot, container: Container, mount: Mount, store: Store) -> Iterator[Finding]:
+def _memory(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     if not mount.writable or (not database and any(is_below(mount.path, each) for each in VOLATILE)):
         return
@@ -110,7 +113,7 @@ def _memory(snapshot: Snapshot, container: Container, mount: Mount, store: Store
     yield on_container(snapshot, rules.MEMORY, severity, container, mount.path, what, fix)
 
 
-def _shared_memory(snapshot: Snapshot, container: Container) -> Iterator[Finding]:
+def _shared_memory(snapshot: Snapshot, container: AuditedContainer) -> Iterator[Finding]:
     if container.shared_memory:
         pid = f"$({command(snapshot.client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
         fix = f"""tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}
@@ -119,18 +122,22 @@ def _shared_memory(snapshot: Snapshot, container: Container) -> Iterator[Finding
         yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108
 
 
-def _fleeting(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
+def _emptied_at_boot(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     """Yield a finding for a bind below a directory that hosts empty at boot, whatever file system it is on."""
-    if mount.writable and any(is_below(mount.source, each) for each in FLEETING) and _is_directory(snapshot, mount):
+    if (
+        mount.writable
+        and any(is_below(mount.source, each) for each in EMPTIED_AT_BOOT)
+        and _is_directory(snapshot, mount)
+    ):
         what = f"data in {mount.source}, which the host's next boot may empty"
         fix = Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
         yield on_container(snapshot, rules.MEMORY, Severity.MEDIUM, container, mount.path, what, fix)
 
 
-def _is_directory(snapshot: Snapshot, mount: Mount) -> bool:
+def _is_directory(snapshot: Snapshot, mount: AuditedMount) -> bool:
     """Return whether a bind may hold data; system directories with sockets do not."""
     found = snapshot.paths.get(mount.source)
-    if mount.source in FLEETING or mount.source.endswith((".sock", ".pid", ".lock")):
+    if mount.source in EMPTIED_AT_BOOT or mount.source.endswith((".sock", ".pid", ".lock")):
         return False
     if found is None or found.kind != "directory":
         return found is None

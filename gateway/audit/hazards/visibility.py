@@ -1,14 +1,15 @@
 """Files that a container does not see: hidden by a mount, or replaced on the host. Pure."""
 
 import posixpath
-import shlex
 from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
-from gateway.audit.model import Container, Finding, Mount, Severity, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
+from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command, script
-from gateway.audit.stores import behind, is_below
+from gateway.audit.stores import is_below, store_of
+from gateway.text import one_line
 
 _HARMLESS = {"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
 _MOST_NAMES = 5
@@ -24,34 +25,51 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
                 yield from _single_file(snapshot, container, mount)
 
 
-def _hides(snapshot: Snapshot, container: Container, mount: Mount) -> Finding:
+def _hides(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Finding:
     names = ", ".join(mount.hides[:_MOST_NAMES])
     more = f" and {len(mount.hides) - _MOST_NAMES} more" if len(mount.hides) > _MOST_NAMES else ""
-    store = behind(snapshot, mount)
+    store = store_of(snapshot, mount)
     what = f"{store.title} hides {names}{more} of {container.image}"
     severity = Severity.MEDIUM if _has_program(container, mount.path) else Severity.LOW
-    client, helper = snapshot.client, f"{container.name}-image"
-    where = store.host_path
-    if not where:
-        fix = f"# mount {store.title} at another path than {mount.path}, which has files of {container.image}"
-        return on_container(snapshot, rules.HIDES, severity, container, mount.path, what, fix)
-    copy = command(client, "cp", "-a", f"{helper}:{mount.path}/.", "-")
-    fix = script(
-        command(client, "create", "--name", helper, container.image, "none"),
-        f"{copy} | tar -x --skip-old-files -C {shlex.quote(where)}",
-        command(client, "rm", helper),
-    )
+    fix = _copy_missing(snapshot.client, container, mount, store.title)
     return on_container(snapshot, rules.HIDES, severity, container, mount.path, what, fix)
 
 
-def _has_program(container: Container, path: str) -> bool:
+def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
+    """Return commands that copy the hidden entries of the image to the mounted directory.
+
+    The engine extracts inside a container, so that it does not follow links to other files of the host.
+    """
+    source = mount.volume or mount.source
+    image, path = container.image, mount.path
+    if not source:
+        return (
+            f"# mount {one_line(title)} at another path than {one_line(path)}, which has files of {one_line(image)}"
+        )
+    if not all(each.isprintable() for each in (source, image, path, *mount.hides)):
+        return "# a name has control characters: no command is safe to print"
+    original, changed = f"{container.name}-image", f"{container.name}-copy"
+    copies = (
+        f"{command(client, 'cp', '-a', f'{original}:{posixpath.join(path, name)}', '-')} | "
+        f"{command(client, 'cp', '-a', '-', f'{changed}:{path}')}"
+        for name in mount.hides
+    )
+    return script(
+        command(client, "create", "--name", original, image, "none"),
+        command(client, "create", "--name", changed, "-v", f"{source}:{path}", image, "none"),
+        *copies,
+        command(client, "rm", original, changed),
+    )
+
+
+def _has_program(container: AuditedContainer, path: str) -> bool:
     """Return whether the image starts a program, or works, below a path."""
     config = container.defaults
     words = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()), config.get("WorkingDir") or "")
     return any(is_below(str(each), path) for each in words)
 
 
-def _single_file(snapshot: Snapshot, container: Container, mount: Mount) -> Iterator[Finding]:
+def _single_file(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     found = snapshot.paths.get(mount.source)
     is_file = found.kind == "file" if found is not None else posixpath.splitext(mount.source)[1] in _SUFFIXES
     if mount.is_stale:
@@ -68,5 +86,5 @@ def _single_file(snapshot: Snapshot, container: Container, mount: Mount) -> Iter
 
 
 _SUFFIXES = {".cfg", ".cnf", ".conf", ".crt", ".db", ".env", ".ini", ".json", ".key", ".ovpn", ".pem", ".sqlite",
-             ".toml",             ".txt", ".xml", ".yaml", ".yml"}  # fmt: skip
+             ".toml", ".txt", ".xml", ".yaml", ".yml"}  # fmt: skip
 """Suffixes by which a mount is taken for a file if the host's files cannot be read."""

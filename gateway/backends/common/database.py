@@ -11,7 +11,8 @@ from gateway.backends.common import tls
 from gateway.backends.common.password_command import resolve_executable
 from gateway.backends.common.tls import TlsOptions
 from gateway.certificates import ca_credentials
-from gateway.contracts import POSITIVE, Credential, Duration, InsecureSetting, Secret
+from gateway.contracts.security import Credential, InsecureSetting, Secret
+from gateway.contracts.values import POSITIVE, Duration
 from gateway.errors import GatewayError
 from gateway.facts import IDENTITY, VERSION, Fact
 from gateway.vpn.child import find_program

@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from gateway.contracts import CloseReason, Connector, Endpoint, Phases, Relay
+from gateway.contracts.link import Connector, Relay
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.sockets import tune

@@ -17,7 +17,8 @@ from pymysql.cursors import DictCursor
 from pymysql.protocol import MysqlPacket
 
 from gateway.certificates import der_validity
-from gateway.contracts import Phases, Validity
+from gateway.contracts.phases import Phases
+from gateway.contracts.security import Validity
 from gateway.errors import ProbeError, Reason
 
 MAX_BYTES = 1 << 20

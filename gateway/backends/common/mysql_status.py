@@ -7,7 +7,7 @@ import pymysql
 from pymysql.cursors import DictCursor
 
 from gateway.backends.common.database import LAG, READ_ONLY, parse_lag
-from gateway.contracts import ProbeResult
+from gateway.contracts.backend import ProbeResult
 from gateway.errors import Reason
 from gateway.facts import IDENTITY, VERSION
 

@@ -7,7 +7,9 @@ import struct
 import time
 
 from gateway.certificates import der_validity
-from gateway.contracts import Connector, Endpoint, Validity
+from gateway.contracts.link import Connector
+from gateway.contracts.security import Validity
+from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)

@@ -15,7 +15,7 @@ import threading
 from psycopg import pq
 from psycopg.pq.abc import PGconn
 
-from gateway.contracts import Phases
+from gateway.contracts.phases import Phases
 
 _COMPUTING = "libpq is computing: the server may request too many SCRAM iterations"
 _LOWEST_PRIORITY = 19

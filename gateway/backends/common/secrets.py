@@ -6,7 +6,9 @@ from functools import partial
 
 from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.common.password_command import run_password_command
-from gateway.contracts import Endpoint, Phases, Secret
+from gateway.contracts.phases import Phases
+from gateway.contracts.security import Secret
+from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, ReachError, Reason
 
 

@@ -1,10 +1,10 @@
 """Docker volumes for exports and shares, which containers mount through the gateway's listener."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class MountKind:
             none.
         import_volume: Returns a backend from the driver options of a Docker volume. Raises `ValueError` if they are
             not valid. None: volumes are not imported.
+        render_export: Returns the line that exports a backend on its server, given the options and the addresses of
+            the clients. None: the server has no such line.
     """
 
     file_systems: tuple[str, ...]
@@ -84,6 +86,7 @@ class MountKind:
     reserved: frozenset[str] = frozenset()
     problems: Callable[[Any], Iterator[tuple[str, str]]] = lambda _: iter(())
     import_volume: Callable[[Mapping[str, str]], ImportedVolume] | None = None
+    render_export: Callable[[Any, Sequence[str]], str] | None = None
 
     def mounts(self, file_system: str) -> bool:
         """Return whether a type of file system is of this kind."""

@@ -29,7 +29,7 @@ _SECRET_RETRY = 10.0
 
 
 class Peers:
-    """The agents of other nodes; a `gateway.contracts.Unit`.
+    """The agents of other nodes; a `gateway.contracts.unit.Unit`.
 
     Args:
         options: The configuration.

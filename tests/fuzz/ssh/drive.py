@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from gateway.contracts import CloseReason
+from gateway.contracts.states import CloseReason
 from tests.fuzz.ssh.ends import End
 from tests.fuzz.ssh.peer_steps import PeerSteps
 from tests.fuzz.ssh.script import Op, Step

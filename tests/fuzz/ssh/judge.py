@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from asyncssh.packet import UInt32
 
-from gateway.contracts import CloseReason
+from gateway.contracts.states import CloseReason
 from tests.fuzz.ssh import adapter, peer
 from tests.fuzz.ssh.drive import Drive
 from tests.fuzz.ssh.ends import End

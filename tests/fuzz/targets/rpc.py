@@ -4,7 +4,7 @@ import struct
 from itertools import pairwise
 
 from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
-from gateway.contracts import ProbeResult
+from gateway.contracts.backend import ProbeResult
 from gateway.facts import IDENTITY
 from gateway.nfs.tap import RecordScanner, RpcTap
 from gateway.nfs.xdr import uint

@@ -2,7 +2,7 @@
 
 from gateway.backends import NoOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
-from gateway.contracts import ProbeResult
+from gateway.contracts.backend import ProbeResult
 from gateway.facts import VERSION
 from tests.fuzz.peers import probe
 

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from gateway.app import credential_expiry
 from gateway.certificates import ca_credentials, der_validity, pem_validities
 from gateway.config import Config, Sources, load
-from gateway.contracts import Credential, Validity
+from gateway.contracts.security import Credential, Validity
 from gateway.demo.sshd import make_key
 from gateway.measure import Histogram
 from gateway.ops.metrics import families

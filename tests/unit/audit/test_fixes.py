@@ -9,7 +9,7 @@ import yaml
 
 from gateway.audit.hazards import decide
 from gateway.audit.hazards.network_fixes import after_mount, safe_options
-from gateway.audit.model import Container, HostMount, Mount, Snapshot, Volume
+from gateway.audit.model import AuditedContainer, AuditedMount, HostMount, Snapshot, Volume
 from gateway.audit.mount_options import Change
 from gateway.audit.recreate import recreate, volume_for
 from gateway.audit.stores import of_volume
@@ -22,16 +22,16 @@ COMPOSE = {
 
 
 def container(
-    *mounts: Mount, host: Mapping[str, Any] | None = None, image: Mapping[str, Any] | None = None,
+    *mounts: AuditedMount, host: Mapping[str, Any] | None = None, image: Mapping[str, Any] | None = None,
     networks: Mapping[str, Any] | None = None, running: bool = True, removed: bool = False, **config: Any,
-) -> Container:  # fmt: skip
+) -> AuditedContainer:  # fmt: skip
     inspection = {"HostConfig": host or {}, "Config": config, "NetworkSettings": {"Networks": networks or {}}}
-    return Container(
+    return AuditedContainer(
         "c0ffee" * 10, "db", "mariadb:11", running, removed, mounts, inspection=inspection, image_config=image or {}
     )
 
 
-def lines(container: Container, change: Change, *others: Container) -> list[str]:
+def lines(container: AuditedContainer, change: Change, *others: AuditedContainer) -> list[str]:
     return recreate(Snapshot((container, *others)), container, change).splitlines()
 
 
@@ -51,7 +51,7 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
     }  # fmt: skip
     address = {"IPv4Address": "10.0.0.9"}
     app = container(
-        Mount("bind", "/x", "/srv/x", writable=False), Mount("tmpfs", "/t"), host=host,
+        AuditedMount("bind", "/x", "/srv/x", writable=False), AuditedMount("tmpfs", "/t"), host=host,
         networks={"two": {}, "apps": {"Aliases": ["orders", "c0ffeec0ffee"], "IPAMConfig": address}},
         image={"Env": ["PATH=/bin"], "Cmd": ["mariadbd"], "User": "mysql"},
         Hostname="c0ffeec0ffee", User="1000", Env=["PATH=/bin", "DB_PASSWORD=hunter2"], Cmd=["mariadbd", "--a b"],
@@ -121,7 +121,7 @@ def test_what_comes_from_the_image_is_not_repeated() -> None:
 )
 def test_settings_that_cannot_be_printed_are_left_to_the_user(host: dict[str, Any], config: dict[str, Any]) -> None:
     text = "\n".join(lines(container(host=host, **config), MOVE))
-    assert text.startswith("docker cp -a db:/var/lib/mysql ./db-mysql\n# create db again")
+    assert "\ndocker cp -a db:/var/lib/mysql ./db-mysql\nFIX\n# create db again" in text
     assert "-v db-mysql:/var/lib/mysql" in text
     assert "hunter2" not in text
 
@@ -138,7 +138,7 @@ def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
 
 
 def test_data_in_memory_are_copied_while_the_container_exists() -> None:
-    app = container(Mount("tmpfs", "/var/lib/mysql"), host={"Tmpfs": {"/var/lib/mysql": ""}})
+    app = container(AuditedMount("tmpfs", "/var/lib/mysql"), host={"Tmpfs": {"/var/lib/mysql": ""}})
     change = Change({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
     text = lines(app, change)
     copied = next(at for at, line in enumerate(text) if line.startswith("tar -c -C"))
@@ -146,18 +146,28 @@ def test_data_in_memory_are_copied_while_the_container_exists() -> None:
     assert "--tmpfs" not in text[2]
 
 
+@pytest.mark.parametrize(
+    "more", [{"host": {"Links": ["/x:/db/x"]}}, {"Labels": {"com.docker.swarm.service.name": "shop_db"}}]
+)
+def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[str, Any]) -> None:
+    app = container(AuditedMount("tmpfs", "/data"), **more)
+    text = "\n".join(lines(app, Change({"/data": "db-data"}, copied=("/data",), vanishes=True)))
+    assert "tar -c -C /proc/self/fd/3 . > ./db-data.tar" in text
+    assert "docker cp" not in text
+
+
 def test_a_stopped_container_stays_stopped() -> None:
     assert not [each for each in lines(container(running=False), MOVE) if "start" in each or " stop " in each]
 
 
 def test_mounts_are_dropped_and_made_read_only() -> None:
-    app = container(Mount("bind", "/key", "/srv/key"), Mount("volume", "/data", "", "data"))
+    app = container(AuditedMount("bind", "/key", "/srv/key"), AuditedMount("volume", "/data", "", "data"))
     assert lines(app, Change(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
     assert lines(app, Change(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
 
 
 def test_names_that_exist_are_not_taken() -> None:
-    old = Container("1", "db-old")
+    old = AuditedContainer("1", "db-old")
     assert "docker rename db db-old-2" in lines(container(), Change(), old)
     snapshot = Snapshot(volumes={"db-mysql": Volume("db-mysql")})
     assert volume_for(snapshot, container(), "/var/lib/mysql") == "db-mysql-2"
@@ -165,9 +175,9 @@ def test_names_that_exist_are_not_taken() -> None:
 
 def test_a_container_of_compose_gets_an_override_file() -> None:
     app = container(
-        Mount("volume", "/cache", "", "shop_cache"),
-        Mount("bind", "/a$b", "/srv/it's"),
-        Mount("tmpfs", "/t"),
+        AuditedMount("volume", "/cache", "", "shop_cache"),
+        AuditedMount("bind", "/a$b", "/srv/it's"),
+        AuditedMount("tmpfs", "/t"),
         Labels=COMPOSE,
     )
     text = "\n".join(lines(app, MOVE))
@@ -186,7 +196,7 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
     assert up in text
 
 
-def test_labels_of_an_image_lead_no_command_elsewhere() -> None:
+def test_labels_of_an_image_do_not_change_commands() -> None:
     labels = {**COMPOSE, "com.docker.swarm.service.name": "shop_db"}
     for image in ({"Labels": labels}, None):
         app = replace(container(Labels=labels), image_config=image)
@@ -194,7 +204,7 @@ def test_labels_of_an_image_lead_no_command_elsewhere() -> None:
 
 
 def test_a_task_of_a_service_is_changed_by_its_service() -> None:
-    app = container(Mount("bind", "/key", "/srv/key"), Labels={"com.docker.swarm.service.name": "shop_db"})
+    app = container(AuditedMount("bind", "/key", "/srv/key"), Labels={"com.docker.swarm.service.name": "shop_db"})
     assert lines(app, Change(dropped=frozenset({"/key"}))) == ["docker service update --mount-rm /key shop_db"]
     assert lines(app, Change(read_only=frozenset({"/key"}))) == [
         "docker service update --mount-rm /key --mount-add type=bind,source=/srv/key,target=/key,readonly shop_db"
@@ -227,7 +237,7 @@ def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() ->
     nfs = HostMount(
         "/mnt/nas", "nfs4", "nas:/x", {"vers": "4.2", "hard": "", "addr": "192.0.2.1", "rsize": "1048576"}
     )
-    app = container(Mount("bind", "/data", "/mnt/nas/media"))
+    app = container(AuditedMount("bind", "/data", "/mnt/nas/media"))
     (finding,) = decide(Snapshot((app,), host_mounts=(nfs,))).findings
     options = "-o type=nfs -o device=nas:/x/media -o o=addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
     made = f"docker volume create {options} db-data"

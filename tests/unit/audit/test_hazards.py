@@ -11,7 +11,8 @@ from gateway.audit import rules
 from gateway.audit.databases import at, in_files
 from gateway.audit.hazards import decide
 from gateway.audit.hazards.access import may_write
-from gateway.audit.model import Container, Finding, HostMount, HostPath, Mount, Severity, Snapshot, User, Volume
+from gateway.audit.model import AuditedContainer, AuditedMount, HostMount, HostPath, Snapshot, User, Volume
+from gateway.audit.report import Finding, Severity
 from gateway.audit.sarif import sarif
 
 ANONYMOUS = "a" * 64
@@ -23,19 +24,23 @@ def volume(name: str = "data", **more: Any) -> Volume:
     return Volume(name, mountpoint=f"/var/lib/docker/volumes/{name}/_data", **more)
 
 
-def container(*mounts: Mount, name: str = "app", host: Mapping[str, Any] | None = None, **more: Any) -> Container:
+def container(
+    *mounts: AuditedMount, name: str = "app", host: Mapping[str, Any] | None = None, **more: Any
+) -> AuditedContainer:
     if isinstance(changed := more.get("changes"), tuple):
         more["changes"] = dict.fromkeys(changed, 1)
     inspection = {"Config": {"Env": more.pop("env", [])}, "HostConfig": host or {}, "Created": name}
-    return Container(name * 4, name, more.pop("image", "example/app:1"), mounts=mounts, inspection=inspection, **more)
+    return AuditedContainer(
+        name * 4, name, more.pop("image", "example/app:1"), mounts=mounts, inspection=inspection, **more
+    )
 
 
-def on_volume(name: str = "data", path: str = "/data", *, writable: bool = True) -> Mount:
-    return Mount("volume", path, f"/var/lib/docker/volumes/{name}/_data", name, writable)
+def on_volume(name: str = "data", path: str = "/data", *, writable: bool = True) -> AuditedMount:
+    return AuditedMount("volume", path, f"/var/lib/docker/volumes/{name}/_data", name, writable)
 
 
-def bind(source: str, path: str = "/data", *, writable: bool = True, **more: Any) -> Mount:
-    return Mount("bind", path, source, writable=writable, **more)
+def bind(source: str, path: str = "/data", *, writable: bool = True, **more: Any) -> AuditedMount:
+    return AuditedMount("bind", path, source, writable=writable, **more)
 
 
 def directory(*names: str, uid: int = 0, mode: int = 0o755, has_acl: bool = False) -> HostPath:
@@ -43,7 +48,7 @@ def directory(*names: str, uid: int = 0, mode: int = 0o755, has_acl: bool = Fals
 
 
 def findings(
-    *containers: Container,
+    *containers: AuditedContainer,
     volumes: tuple[Volume, ...] = (),
     mounts: tuple[HostMount, ...] = (ROOT,),
     paths: Mapping[str, HostPath] | None = None,
@@ -52,16 +57,20 @@ def findings(
     return list(decide(snapshot).findings)
 
 
-def found(*containers: Container, **more: Any) -> set[tuple[str, str]]:
+def found(*containers: AuditedContainer, **more: Any) -> set[tuple[str, str]]:
     return {(each.rule.id, str(each.severity)) for each in findings(*containers, **more)}
 
 
 def test_a_clean_engine_has_no_findings() -> None:
     clean = container(
-        on_volume(), bind("/srv/app", "/srv", writable=False), Mount("tmpfs", "/tmp"), bind("/srv/own", "/own"),  # noqa: S108
-        layer=5000, changes=("/var/log/app.log", "/tmp/x.db"),  # noqa: S108
+        on_volume(),
+        bind("/srv/app", "/srv", writable=False),
+        AuditedMount("tmpfs", "/tmp"),  # noqa: S108
+        bind("/srv/own", "/own"),
+        layer=5000,
+        changes=("/var/log/app.log", "/tmp/x.db"),  # noqa: S108
         user=User(0, frozenset({0})),
-    )  # fmt: skip
+    )
     assert found(clean, volumes=(volume(),)) == set()
 
 
@@ -105,9 +114,9 @@ def test_an_anonymous_volume_is_found(size: int | None, path: str, removed: bool
 
 
 def test_data_in_memory_is_found() -> None:
-    assert found(container(Mount("tmpfs", "/data"))) == {("data-in-memory", "medium")}
-    assert found(container(Mount("tmpfs", "/var/lib/mysql"))) == {("data-in-memory", "high")}
-    assert found(container(Mount("tmpfs", "/run/app"))) == set()
+    assert found(container(AuditedMount("tmpfs", "/data"))) == {("data-in-memory", "medium")}
+    assert found(container(AuditedMount("tmpfs", "/var/lib/mysql"))) == {("data-in-memory", "high")}
+    assert found(container(AuditedMount("tmpfs", "/run/app"))) == set()
     in_memory = volume(options={"type": "tmpfs", "device": "tmpfs"})
     assert found(container(on_volume()), volumes=(in_memory,)) == {("data-in-memory", "medium")}
     assert found(container(bind("/dev/shm/x"))) == {("data-in-memory", "medium")}  # noqa: S108
@@ -295,6 +304,8 @@ def test_hidden_files_of_the_image_are_found() -> None:
     assert found(replace(app, image_config={})) == {("hides-image-files", "low")}
     assert (finding.rule, finding.severity) == (rules.HIDES, Severity.MEDIUM)
     assert "/srv/x hides main.py, static of example/app:1" in finding.what
+    forged = container(bind("/srv/x", "/app", hides=("a\nFIX\nrm -rf ~\n",)))
+    assert "rm -rf" not in findings(forged)[0].fix
     kept = replace(on_volume(), hides=("new",))
     assert found(container(kept), volumes=(volume(),)) == {("hides-image-files", "low")}
 
@@ -313,13 +324,19 @@ def test_a_single_file_is_found() -> None:
 def test_a_user_that_cannot_write_is_found() -> None:
     app = container(bind("/srv/x"), user=User(1000, frozenset({1000})))
     assert found(app, paths={"/srv/x": directory()}) == {("not-writable", "medium")}
-    assert findings(app, paths={"/srv/x": directory()})[0].fix == "chown 1000:1000 /srv/x"
+    assert findings(app, paths={"/srv/x": directory()})[0].fix == "chown -h 1000:1000 /srv/x"
     assert found(app, paths={"/srv/x": directory(uid=1000)}) == set()
     assert found(app, paths={"/srv/x": directory(mode=0o777)}) == set()
     assert found(app, paths={"/srv/x": directory(has_acl=True)}) == set()
     assert found(replace(app, user=None), paths={"/srv/x": directory()}) == set()
     reader = container(bind("/srv/x", writable=False), user=User(1000, frozenset({1000})))
     assert found(reader, paths={"/srv/x": directory()}) == set()
+
+
+@pytest.mark.parametrize("source", ["/etc", "/etc/app", "/usr/share", "/sys", "/run", "/"])
+def test_no_command_changes_the_owner_of_a_system_directory(source: str) -> None:
+    app = container(bind(source), user=User(1000, frozenset({1000})))
+    assert not [each.fix for each in findings(app, paths={source: directory()}) if "chown" in each.fix]
 
 
 def test_permission_bits_are_read_as_the_kernel_does() -> None:
@@ -355,7 +372,7 @@ def test_places_name_what_holds_the_data(options: dict[str, str], kind: str, pla
 
 
 def test_places_show_the_mode_and_the_layer() -> None:
-    app = container(on_volume(writable=False), Mount("tmpfs", "/t"), layer=2048, removed=True)
+    app = container(on_volume(writable=False), AuditedMount("tmpfs", "/t"), layer=2048, removed=True)
     cloud = Volume("data", "rexray")
     shown = [
         (each.path, each.mode, each.kind, each.place)
@@ -378,7 +395,7 @@ def test_databases_are_recognized_by_their_files_and_directories() -> None:
     assert at("/data", "any", "") == ""
 
 
-def test_a_name_that_a_container_chose_forges_no_line_and_no_command() -> None:
+def test_names_of_files_add_no_lines_and_no_commands() -> None:
     evil = "/opt/x'\nFIX\nrm -rf ~\n"
     (finding,) = findings(container(layer=5000, changes=(f"{evil}/ibdata1",)))
     assert "\n" not in finding.what + finding.path
@@ -392,7 +409,7 @@ def test_every_rule_has_a_section_in_the_page() -> None:
 
 
 def test_sarif_has_a_level_a_rule_and_a_place_for_each_finding() -> None:
-    snapshot = Snapshot((container(Mount("tmpfs", "/data"), name="a b"),), unchecked=("the files",))
+    snapshot = Snapshot((container(AuditedMount("tmpfs", "/data"), name="a b"),), unchecked=("the files",))
     run = sarif(decide(snapshot), "1.0")["runs"][0]
     (result,) = run["results"]
     assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"] == "data-in-memory"

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.audit import snapshot
 from gateway.audit.hazards import decide
-from gateway.audit.snapshot import Wanted, take
+from gateway.audit.snapshot import AuditScope, take_snapshot
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.flavour import DOCKER
@@ -76,7 +76,7 @@ def made(*refused: str, slow: str = "") -> Engine:
 
 
 async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
-    found = await take(made(), Wanted({}, is_local=False))
+    found = await take_snapshot(made(), AuditScope({}, is_local=False))
     (container,) = found.containers
     assert (container.name, container.layer, container.is_own) == ("db", 600_000, False)
     assert container.changes == {"/var/lib/mysql/ibdata1": 1}
@@ -93,36 +93,36 @@ async def test_a_local_socket_may_lead_to_an_engine_elsewhere(monkeypatch: pytes
     here = {"SecurityOptions": [], "Name": socket.gethostname()}
     for answer, expected in ((here, False), ({**here, "Name": "docker-desktop"}, True)):
         monkeypatch.setitem(ANSWERS, "info", answer)
-        found = await take(made(), Wanted({}))
+        found = await take_snapshot(made(), AuditScope({}))
         assert any("on another host" in each for each in found.unchecked) is expected
 
 
 async def test_a_copy_of_the_mount_table_shows_network_mounts() -> None:
     table = "120 22 0:55 / /mnt/nas rw - nfs4 nas:/x rw,vers=4.2,hard"
-    found = await take(made(), Wanted({}, is_local=False, mounts=table))
+    found = await take_snapshot(made(), AuditScope({}, is_local=False, mounts=table))
     assert "network-bind" in {each.rule.id for each in decide(found).findings}
     assert len(found.unchecked) == 1
 
 
 async def test_the_containers_of_the_gateway_are_marked() -> None:
-    assert (await take(made(), Wanted({}, is_local=False, own=frozenset({ID})))).containers[0].is_own
+    assert (await take_snapshot(made(), AuditScope({}, is_local=False, own=frozenset({ID})))).containers[0].is_own
 
 
 @pytest.mark.parametrize("refused", ["volumes", "system/df", "info", "events", "changes"])
 async def test_what_a_proxy_refuses_is_reported(refused: str) -> None:
-    everything = await take(made(), Wanted({}, is_local=False))
-    found = await take(made(refused), Wanted({}, is_local=False))
+    everything = await take_snapshot(made(), AuditScope({}, is_local=False))
+    found = await take_snapshot(made(refused), AuditScope({}, is_local=False))
     assert len(found.containers) == 1
     assert len(found.unchecked) == len(everything.unchecked) + 1
 
 
 async def test_an_engine_that_compares_slowly_does_not_hold_up_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "_COMPARING", 0.05)
-    found = await take(made(slow="changes"), Wanted({}, is_local=False))
+    found = await take_snapshot(made(slow="changes"), AuditScope({}, is_local=False))
     assert found.containers[0].changes is None
     assert any("changed files of 1 containers" in each for each in found.unchecked)
 
 
 async def test_an_engine_that_does_not_list_containers_is_an_error() -> None:
     with pytest.raises(EngineError):
-        await take(made("containers/json"), Wanted({}, is_local=False))
+        await take_snapshot(made("containers/json"), AuditScope({}, is_local=False))

@@ -13,7 +13,8 @@ from gateway.config.advice import advice
 from gateway.config.load import setting_names
 from gateway.config.model import SECTIONS, BackendCommon, CheckCommon, OpsTls, TunnelCommon
 from gateway.config.schema import hints_by_key
-from gateway.contracts import Duration, Endpoint, Secret
+from gateway.contracts.security import Secret
+from gateway.contracts.values import Duration, Endpoint
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.errors import ConfigError
 from gateway.ssh.options import SshOptions

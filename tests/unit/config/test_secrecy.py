@@ -10,7 +10,7 @@ from gateway.app.ops_settings import file_problems, ops_settings
 from gateway.config import Sources, load
 from gateway.config.files import check_files
 from gateway.config.redaction import redact
-from gateway.contracts import Secret
+from gateway.contracts.security import Secret
 from gateway.errors import ConfigError, GatewayError, TunnelError
 from gateway.ops.settings import read_secrets
 from gateway.secret_files import ExposedError, check_not_exposed, read_private_key, read_secret

@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.config import values
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 
 
 @pytest.mark.parametrize(

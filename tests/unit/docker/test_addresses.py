@@ -11,7 +11,7 @@ import pytest
 from gateway.app.docker_desired import desired as wanted_of
 from gateway.config import load
 from gateway.config.load import Sources
-from gateway.contracts import Secret
+from gateway.contracts.security import Secret
 from gateway.docker.addresses import choose, is_reserved, range_for_others
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.failures import Failures

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts import Secret
+from gateway.contracts.security import Secret
 from gateway.demo.process import free_port
 from gateway.docker.consumers import Consumer, ConsumerDirectory
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts import Secret
+from gateway.contracts.security import Secret
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.model import TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from gateway.backends.common.postgres_cancel import PostgresCancels
-from gateway.contracts import Endpoint, Link
+from gateway.contracts.link import Link
+from gateway.contracts.values import Endpoint
 from gateway.forwarding import cancel_requests, forward
 from gateway.forwarding.admission import Admission
 from gateway.forwarding.forward import Forward

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts import Endpoint, Link
+from gateway.contracts.link import Link
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.admission import Admission, Refusal
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener

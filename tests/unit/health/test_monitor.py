@@ -6,7 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.contracts import Endpoint, Link, Phases, ProbeResult, State
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Link
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import State
+from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.monitor import Check, Schedule
 from gateway.relay.direct import DirectLink

@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contracts import DatabaseRole, Endpoint, Preference, State
+from gateway.contracts.states import DatabaseRole, Preference, State
+from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.health.routing import Candidate, backend_state, order_targets, wrong_role_targets
 

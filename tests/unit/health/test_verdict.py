@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contracts import State
+from gateway.contracts.states import State
 from gateway.errors import Reason
 from gateway.health.verdict import CheckResult, History, Verdict
 

@@ -6,98 +6,16 @@ import yaml
 from click.testing import CliRunner
 
 from gateway.cli import cli
-from gateway.config import Sources, load
 from gateway.errors import UsageError
-from gateway.importing import compose, ssh
+from gateway.importing.proxy_command import jump_or_proxy
+from gateway.importing.recognition import ImportSource, recognize
 from gateway.importing.result import ImportResult
+from gateway.importing.shell import read_script
+from gateway.importing.sources import convert, note_rest
 
 
-def imported(text: str, tmp_path: Path) -> ImportResult:
-    """Return the output of an import, after the gateway has parsed it."""
-    result = ImportResult()
-    ssh.import_command(text, result)
-    readable(result, tmp_path)
-    return result
-
-
-def readable(result: ImportResult, tmp_path: Path) -> None:
-    path = tmp_path / "gateway.yaml"
-    path.write_text(result.to_yaml())
-    environment = {"HOME": "/home/me", "USER": "me", "SSH_AUTH_SOCK": "/run/agent"}
-    config = load(Sources(file=path, environment=environment))
-    assert config.backends.keys() == result.backends.keys()
-
-
-def test_a_usual_ssh_command_is_imported(tmp_path: Path) -> None:
-    result = imported("ssh -i ~/.ssh/tunnel -L 3306:db.internal:3306 -N -f tunnel@bastion.example.com", tmp_path)
-    assert result.tunnels == {
-        "bastion": {
-            "kind": "ssh", "host": "bastion.example.com", "user": "tunnel",
-            "identity_files": ["${HOME}/.ssh/tunnel"], "known_hosts": ["${HOME}/.ssh/known_hosts"],
-        }
-    }  # fmt: skip
-    assert result.backends == {
-        "db": {"kind": "mysql", "via": "bastion", "targets": ["db.internal:3306"], "listen": "127.0.0.1:3306"}
-    }
-
-
-def test_jumps_ports_options_and_many_forwards(tmp_path: Path) -> None:
-    result = imported(
-        "autossh -M 0 -fNT -J ops@edge:2200,mid -p 2222 -l tunnel -o IdentityFile=/k -oStrictHostKeyChecking=no "
-        "-L 0.0.0.0:15432:pg.internal:5432 -L '[::1]:9000:[fd00::5]:9000' -L8080:localhost:80 -g inner.example.com",
-        tmp_path,
-    )
-    assert list(result.tunnels) == ["edge", "mid", "inner"]
-    assert result.tunnels["edge"]["port"] == 2200
-    assert result.tunnels["mid"]["via"] == "edge"
-    assert (result.tunnels["inner"]["via"], result.tunnels["inner"]["port"]) == ("mid", 2222)
-    assert {name: (each["kind"], each["listen"]) for name, each in result.backends.items()} == {
-        "pg": ("postgres", "0.0.0.0:15432"), "fd00--5": ("tcp", "[::1]:9000"), "tcp-80": ("tcp", "0.0.0.0:8080"),
-    }  # fmt: skip
-    assert any("host keys are always checked" in note for note in result.notes)
-
-
-def test_a_config_file_with_defaults_and_a_jump_that_is_a_host_of_it(tmp_path: Path) -> None:
-    result = ImportResult()
-    ssh.import_config(
-        "Host edge\n  HostName edge.example.com\n  User ops\n"
-        "Host db !other\n  HostName 10.0.0.5\n  ProxyJump edge\n  LocalForward 3306 db:3306\n"
-        "  LocalForward 127.0.0.1:5432 pg:5432\nHost plain\n  User x\n"
-        "Host *\n  User tunnel\n  IdentityFile = ~/.ssh/id\n",
-        result,
-    )
-    readable(result, tmp_path)
-    assert result.tunnels["edge"] == {
-        "kind": "ssh", "host": "edge.example.com", "user": "ops", "identity_files": ["${HOME}/.ssh/id"],
-        "known_hosts": ["${HOME}/.ssh/known_hosts"],
-    }  # fmt: skip
-    assert result.tunnels["10-0-0-5" if "10-0-0-5" in result.tunnels else "db"]["via"] == "edge"
-    assert {each["listen"] for each in result.backends.values()} == {"127.0.0.1:3306", "127.0.0.1:5432"}
-
-
-def test_a_compose_file_with_a_tunnel_container_and_an_nfs_volume(tmp_path: Path) -> None:
-    result = ImportResult()
-    compose.import_compose(
-        yaml.safe_dump(
-            {
-                "services": {
-                    "tunnel": {
-                        "image": "alpine",
-                        "command": ["sh", "-c", "ssh -N -i /k -L 3306:db:3306 u@b; sleep 1"],
-                    },
-                    "app": {"image": "app", "command": "run --fast"},
-                },
-                "volumes": {
-                    "media": {"driver_opts": {"type": "nfs", "o": "addr=10.0.0.9,ro,nfsvers=4", "device": ":/media"}},
-                    "plain": None,
-                },
-            }
-        ),
-        result,
-    )
-    readable(result, tmp_path)
-    assert result.backends["db"]["listen"] == "127.0.0.1:3306"
-    assert result.backends["media"]["volume"] == {"name": "media", "read_only": True}
+def imported(*texts: str, form: str = "") -> ImportResult:
+    return convert([ImportSource("", text, form) for text in texts])
 
 
 @pytest.mark.parametrize(
@@ -108,19 +26,20 @@ def test_a_compose_file_with_a_tunnel_container_and_an_nfs_volume(tmp_path: Path
         ("ssh -L nonsense u@h", "needs"),
         ("ssh -L 99999:db:3306 u@h", "not a port"),
         ("ssh -L", "needs a value"),
-        ("ssh 'unclosed", "cannot be parsed"),
+        ("ssh -Z -L 3306:db:3306 u@h", "-Z is not an option of ssh"),
+        ("ssh 'unclosed", "not closed"),
     ],
 )
 def test_what_cannot_be_imported_is_reported(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        ssh.import_command(text, ImportResult())
+        imported(text, form="ssh")
 
 
-def test_the_commands(tmp_path: Path) -> None:
+def test_each_form_can_be_set(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["import", "ssh", "ssh -R 1:a:2 -L 3306:db:3306 u@h"])
     assert done.exit_code == 0
     assert yaml.safe_load(done.stdout)["backends"]["db"]["kind"] == "mysql"
-    assert "only -L is supported" in done.stderr
+    assert "RemoteForward 1:a:2: not imported" in done.stderr
     file = tmp_path / "config"
     file.write_text("Host a\n  LocalForward 1000 b:1000\n  User u\n")
     assert CliRunner().invoke(cli, ["import", "ssh-config", str(file)]).exit_code == 0
@@ -147,17 +66,14 @@ def test_the_commands(tmp_path: Path) -> None:
 )
 def test_an_invalid_compose_file_is_reported_with_the_position(document: str, words: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)):
-        compose.import_compose(document, ImportResult())
+        imported(document, form="compose")
 
 
-def test_empty_sections_and_other_mounts_of_a_compose_file_are_accepted(tmp_path: Path) -> None:
-    result = ImportResult()
-    compose.import_compose(
+def test_empty_sections_and_other_mounts_of_a_compose_file_are_accepted() -> None:
+    result = imported(
         "services: {a: }\n"
-        "volumes: {nas: {driver_opts: {type: nfs, o: 'addr=fd00::1,nfsvers=3', device: ':/m'}}, p: }\n",
-        result,
+        "volumes: {nas: {driver_opts: {type: nfs, o: 'addr=fd00::1,nfsvers=3', device: ':/m'}}, p: }\n"
     )
-    readable(result, tmp_path)
     assert result.backends["nas"]["targets"] == ["[fd00::1]:2049"]
     assert any("NFS version 3" in note for note in result.notes)
 
@@ -169,3 +85,74 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
         done = CliRunner().invoke(cli, ["import", kind, str(file)])
         assert isinstance(done.exception, UsageError), done.output
         assert str(file) in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "form"),
+    [
+        ("", "ssh -L 1:a:2 u@h", "script"),
+        ("x.yaml", "services: {}", "compose"),
+        ("", "volumes:\n  a: {}\n", "compose"),
+        ("fstab", "", "fstab"),
+        ("", "nas:/a /a nfs rw 0 0\n", "fstab"),
+        ("config", "Host a\n  LocalForward 1 b:2\n", "ssh-config"),
+        (".env", "A=1\nexport B='x y'\n", "env"),
+        ("a.conf", "[Interface]\n", "wireguard"),
+        ("a.ovpn", "client\n", "openvpn"),
+        ("a.service", "[Unit]\n[Service]\nExecStart=ssh\n", "systemd"),
+        ("run.sh", "A=1\ndocker run a\n", "script"),
+    ],
+)
+def test_the_form_of_a_source_is_recognized(name: str, text: str, form: str) -> None:
+    assert recognize(ImportSource(name, text)) == form
+
+
+@pytest.mark.parametrize("arguments", [["nothing here"], ["compose"], ["no-such-file"]])
+def test_a_source_without_a_known_form_is_an_error(arguments: list[str]) -> None:
+    done = CliRunner().invoke(cli, ["import", *arguments])
+    assert isinstance(done.exception, UsageError), done.output
+
+
+def test_stdin_is_a_source() -> None:
+    done = CliRunner().invoke(cli, ["import", "-"], input="ssh -i /k -L 3306:db:3306 u@h")
+    assert yaml.safe_load(done.stdout)["backends"]["db"]["via"] == "h"
+
+
+def test_nothing_to_import_is_an_error_with_the_notes() -> None:
+    with pytest.raises(UsageError, match=r"(?s)no local forward.*docker run app: unchanged: image app"):
+        result = imported("docker run --name app app")
+        note_rest(result)
+        result.to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("text", "commands"),
+    [
+        ("a 'b c' \"d $X\" e\\ f", [["a", "b c", "d ${X}", "e f"]]),
+        ("X=1; a $X ${X} ${Y:-2} '$X'", [["a", "1", "1", "2", "$X"]]),
+        ("a && b | c & d # e", [["a"], ["b"], ["c"], ["d"]]),
+        ("while true; do a; done", [["while", "true"], ["a"], ["done"]]),
+        ("a \\\n b\nc 2>&1 >/dev/null", [["a", "b"], ["c"]]),
+        ("a $(b c) d", [["a", "$(b c)", "d"]]),
+    ],
+)
+def test_a_script_is_split_like_a_shell_does(text: str, commands: list[list[str]]) -> None:
+    assert read_script(text).commands == commands
+
+
+@pytest.mark.parametrize(
+    ("command", "jump", "url"),
+    [
+        ("ssh -q -W %h:%p u@edge", "u@edge", ""),
+        ("ssh edge -W [%h]:%p", "edge", ""),
+        ("ssh edge nc %h %p", "edge", ""),
+        ("nc -X connect -x proxy:3128 %h %p", "", "http://proxy:3128"),
+        ("ncat --proxy proxy:1080 --proxy-type socks5 %h %p", "", "socks5://proxy:1080"),
+        ("corkscrew proxy 8080 %h %p", "", "http://proxy:8080"),
+        ("nc -X 4 -x proxy:1080 %h %p", "", ""),
+        ("aws ssm start-session", "", ""),
+    ],
+)
+def test_a_proxy_command_is_a_jump_a_proxy_or_another_command(command: str, jump: str, url: str) -> None:
+    found = jump_or_proxy(command)
+    assert (found.jump, found.url) == (jump, url)

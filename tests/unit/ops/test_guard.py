@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.ops import access_middleware
 from gateway.ops.access_middleware import AccessMiddleware
 from gateway.ops.authorization import AccessRules, Role, Tokens

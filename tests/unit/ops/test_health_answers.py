@@ -1,7 +1,7 @@
 import time
 from dataclasses import replace
 
-from gateway.contracts import State
+from gateway.contracts.states import State
 from gateway.measure import Histogram
 from gateway.ops.health import health, readiness
 from gateway.ops.metrics import render

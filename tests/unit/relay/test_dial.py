@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from gateway.contracts import Endpoint, Phases
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
 from gateway.demo.process import free_port
 from gateway.errors import DialError, Reason
 from gateway.relay.dial import _reason, _reject_self_connection, dial

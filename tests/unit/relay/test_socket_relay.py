@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.contracts import CloseReason
+from gateway.contracts.states import CloseReason
 from gateway.measure import Histogram
 from gateway.nfs.tap import RpcTap
 from gateway.relay import sockets, stalled_peers

@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from gateway.contracts import CloseReason
+from gateway.contracts.states import CloseReason
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.packet_writer import PacketWriter
 

@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from gateway.contracts import Link, OpenTunnel, Progress, TunnelState
+from gateway.contracts.link import Link
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.errors import Reason, TunnelError
 from gateway.relay.direct import DirectLink, DirectTunnel
 from gateway.supervision import supervisor as supervisor_module

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contracts import Secret
+from gateway.contracts.security import Secret
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.vpn import wireguard_file
 from gateway.vpn.addressing import Addressing, likely_peers

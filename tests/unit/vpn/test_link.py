@@ -7,7 +7,8 @@ from typing import TypeVar
 
 import pytest
 
-from gateway.contracts import Endpoint, Network
+from gateway.contracts.link import Network
+from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.vpn.addressing import Addressing
 from gateway.vpn.link import VpnLink

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.contracts import Network, TunnelState
+from gateway.contracts.link import Network
+from gateway.contracts.states import TunnelState
 from gateway.vpn import liveness_monitor
 from gateway.vpn.liveness import Liveness, Thresholds
 from gateway.vpn.liveness_monitor import LivenessMonitor

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.vpn.openvpn_file import parse_client_file
 from gateway.vpn.openvpn_remotes import tcp_remotes
 

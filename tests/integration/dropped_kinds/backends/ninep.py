@@ -7,7 +7,11 @@ from typing import Any
 
 from gateway.backends import BackendKind, NoOptions
 from gateway.backends.common.volume import ImportedVolume, MountKind, VolumeOptions, VolumeSpec, build_volume
-from gateway.contracts import Connector, Endpoint, Phases, ProbeResult, TrafficClass
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import TrafficClass
+from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, Reason
 from gateway.relay.receive import receive_exactly
 
@@ -26,7 +30,7 @@ class NinepOptions:
 
 
 class NinepBackend:
-    """See `gateway.contracts.Backend`.
+    """See `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
@@ -38,7 +42,7 @@ class NinepBackend:
         self.check = check
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.Backend`: negotiate the version."""
+        """See `gateway.contracts.backend.Backend`: negotiate the version."""
         with await link.socket(target, phases) as sock:
             sock.send(struct.pack("<IBHIH", 21, 100, 0xFFFF, 8192, 8) + b"9P2000.L")
             if (await receive_exactly(sock, 5))[4] != 101:

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
-from gateway.contracts import Connector, Endpoint, InsecureSetting, Phases, ProbeResult, TrafficClass
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.security import InsecureSetting
+from gateway.contracts.states import TrafficClass
+from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, Reason
 from gateway.facts import VERSION, Fact
 
@@ -42,7 +47,7 @@ class WebCheck:
 
 
 class WebBackend:
-    """See `gateway.contracts.Backend`.
+    """See `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
@@ -54,7 +59,7 @@ class WebBackend:
         self.check = check
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.Backend`: request the file."""
+        """See `gateway.contracts.backend.Backend`: request the file."""
         loop = asyncio.get_running_loop()
         with await link.socket(target, phases) as sock, phases("query"):
             request = (

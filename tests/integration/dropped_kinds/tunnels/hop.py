@@ -5,19 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
-from gateway.contracts import (
-    PORT,
-    Endpoint,
-    InsecureSetting,
-    Link,
-    LinkStatus,
-    OpenTunnel,
-    Phases,
-    Progress,
-    Relay,
-    Stream,
-    TunnelState,
-)
+from gateway.contracts.link import Link, LinkStatus, Relay, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.security import InsecureSetting
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.values import PORT, Endpoint
 from gateway.facts import Fact
 from gateway.measure import Histogram, Tap
 from gateway.tunnels import TunnelKind
@@ -50,7 +43,7 @@ class HopOptions:
 
 
 class HopLink:
-    """See `gateway.contracts.Link`.
+    """See `gateway.contracts.link.Link`.
 
     Args:
         options: The options of the tunnel.
@@ -64,7 +57,7 @@ class HopLink:
         self.network = via.network.behind(str(options.forwarder))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.Link`."""
+        """See `gateway.contracts.link.Link`."""
         del to
         self._dials += 1
         return await self._via.socket(self._options.forwarder, phases)
@@ -72,13 +65,13 @@ class HopLink:
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """See `gateway.contracts.Link`."""
+        """See `gateway.contracts.link.Link`."""
         del to
         self._dials += 1
         return await self._via.join(client, self._options.forwarder, latency, within, tap)
 
     async def lost(self) -> str:
-        """See `gateway.contracts.Link`."""
+        """See `gateway.contracts.link.Link`."""
         return await self._via.lost()
 
     def status(self) -> "HopStatus":
@@ -100,7 +93,7 @@ class HopStatus(LinkStatus):
 
 
 class HopTunnel:
-    """See `gateway.contracts.Tunnel`.
+    """See `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -116,7 +109,7 @@ class HopTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.Tunnel`."""
+        """See `gateway.contracts.tunnel.Tunnel`."""
         progress(TunnelState.CONNECTING)
         link = HopLink(self._options, via)
         yield OpenTunnel(link, link.status)

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pymysql.err import MySQLError
 
 from gateway.backends.common.mysql_login import MysqlLogin
-from gateway.contracts import Phases
+from gateway.contracts.phases import Phases
 from gateway.errors import ReachError
 
 PASSWORD = "correct horse battery"

@@ -18,7 +18,11 @@ from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
 from gateway.config import Sources, load
 from gateway.config.files import check_files
-from gateway.contracts import Backend, Duration, Endpoint, Phases, Secret, State
+from gateway.contracts.backend import Backend
+from gateway.contracts.phases import Phases
+from gateway.contracts.security import Secret
+from gateway.contracts.states import State
+from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ConfigError, GatewayError, ProbeError, ReachError, Reason
 from gateway.health.probe import probe_once
 from gateway.relay.direct import DirectLink

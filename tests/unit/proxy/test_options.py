@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.config import Config, Sources, load
-from gateway.contracts import Endpoint
+from gateway.contracts.values import Endpoint
 from gateway.errors import ConfigError
 
 

@@ -1,0 +1,1 @@
+"""Interfaces and value types that all packages share. Only the standard library."""

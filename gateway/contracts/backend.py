@@ -1,0 +1,61 @@
+"""The interface of a backend, and the result of a probe."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.security import Validity
+from gateway.contracts.states import DatabaseRole
+from gateway.contracts.values import Endpoint
+from gateway.errors import Reason
+from gateway.facts import Fact, FactValue
+from gateway.text import one_line
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe reports about a target that answers. Text from the server is sanitized to one printable line.
+
+    Args:
+        role: The database's role; None if the kind has no roles.
+        read_only: Whether the database refuses writes, so that clients of a primary must not connect.
+        facts: The facts that the kind declares, as far as they are known.
+        degraded: Reason and detail that make the target `degraded` instead of `up`.
+        unusable: Reason and detail that make the target `down`, although it answers.
+        unprobed: Why the target was not probed; its state is then `unknown`.
+        abort_limit: Consecutive aborted handshakes after which the server blocks this host, if it counts them.
+        certificate: Validity of the server's certificate, if it presented one.
+    """
+
+    role: DatabaseRole | None = None
+    read_only: bool | None = None
+    facts: Mapping[Fact, FactValue] = field(default_factory=dict)
+    degraded: tuple[Reason, str] | None = None
+    unusable: tuple[Reason, str] | None = None
+    unprobed: str | None = None
+    abort_limit: int | None = None
+    certificate: Validity | None = None
+
+    def __post_init__(self) -> None:
+        safe = {fact: one_line(value) if isinstance(value, str) else value for fact, value in self.facts.items()}
+        object.__setattr__(self, "facts", safe)  # frozen, but still under construction
+
+
+class Backend(Protocol):
+    """A service that containers use, with its options; knows how to probe a target."""
+
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+        """Check through `link`, as real traffic would, whether clients can use `target`.
+
+        The caller sets the deadline by cancelling; the probe then releases all its resources immediately.
+
+        Args:
+            link: The link that carries the traffic.
+            target: The target.
+            phases: Receives the durations of the phases.
+
+        Raises:
+            ReachError: The target cannot be used.
+        """

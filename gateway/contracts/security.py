@@ -1,0 +1,105 @@
+"""Secrets, certificates and insecure settings."""
+
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway.secret_files import read_secret, unreadable
+
+_WEEK = 7 * 86400.0
+
+
+class Secret:
+    """Secret that does not appear in its `repr`. It is read from its file at each use, so that it can be rotated.
+
+    Args:
+        value: The secret; None if `path` contains it.
+        path: A file that contains the secret, optionally followed by one newline.
+        unexpanded_path: The path as written in the configuration, if it contains environment variables.
+    """
+
+    __slots__ = ("_value", "path", "unexpanded_path")
+
+    def __init__(
+        self, value: str | None = None, path: Path | None = None, unexpanded_path: str | None = None
+    ) -> None:
+        self._value = value
+        self.path = path
+        self.unexpanded_path = unexpanded_path
+
+    @property
+    def display_path(self) -> str:
+        """The path for messages. A path without a slash is hidden: it may be a password in the wrong key."""
+        if self.unexpanded_path is not None:
+            return self.unexpanded_path
+        return str(self.path) if "/" in str(self.path) else "a file in the working directory"
+
+    def reveal(self) -> str:
+        """Return the secret; read its file, if it has one.
+
+        Raises:
+            OSError: The file cannot be read, is readable by every user, or is not UTF-8. Its `filename` is
+                `display_path`.
+        """
+        if self.path is None:
+            return self._value or ""
+        try:
+            return read_secret(self.path).decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise OSError(errno.EILSEQ, "not valid UTF-8 text", self.display_path) from error
+        except OSError as error:
+            raise OSError(error.errno, unreadable(self.path, error, self.display_path), self.display_path) from error
+
+    def __repr__(self) -> str:
+        return f"Secret(path={self.display_path!r})" if self.path else "Secret(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and (self._value, self.path) == (other._value, other.path)
+
+    def __hash__(self) -> int:
+        return hash((self._value, self.path))
+
+
+class Validity(NamedTuple):
+    """Validity period of a certificate, in seconds since the epoch (`time.time()`)."""
+
+    begins: float
+    expires: float
+
+    def expires_soon(self, now: float) -> bool:
+        """Return whether to warn about renewal: in the last third of the period, but at most a week before its end.
+
+        Args:
+            now: Seconds since the epoch.
+        """
+        return self.expires - now < min((self.expires - self.begins) / 3, _WEEK)
+
+
+@dataclass(frozen=True)
+class Credential:
+    """Certificate whose expiry is monitored: our own, or one that a server presented.
+
+    Args:
+        kind: `ssh_certificate`, `tls` or `vpn`.
+        name: Its file, or the server that presented it.
+        validity: Its validity period.
+    """
+
+    kind: str
+    name: str
+    validity: Validity
+
+
+class InsecureSetting(NamedTuple):
+    """A setting that strict mode refuses.
+
+    Args:
+        key: The key, below the tunnel or backend.
+        message: What is wrong, and what to set instead. It follows the key in a sentence.
+        advised: Whether it is worth a warning without strict mode.
+    """
+
+    key: str
+    message: str
+    advised: bool

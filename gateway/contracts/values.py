@@ -1,0 +1,31 @@
+"""Values of a configuration: durations, sizes, endpoints, and the limits of numbers."""
+
+from typing import NamedTuple, NewType
+
+Duration = NewType("Duration", float)
+"""Seconds. Written `500ms`, `10s`, `5m`, `1h` in a configuration."""
+Size = NewType("Size", int)
+"""Bytes. Written `64KiB`, `15MiB`, `1GB` in a configuration."""
+POSITIVE = {"above": 0}
+"""Field metadata: the value must be greater than zero."""
+AT_LEAST_ONE = {"least": 1}
+"""Field metadata: the value must be at least one."""
+PORT = {"least": 1, "most": 65535}
+"""Field metadata: the value is a TCP port."""
+
+
+class Endpoint(NamedTuple):
+    """Host name or address and TCP port; a host that starts with a slash is the path of a unix socket."""
+
+    host: str
+    port: int
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether the endpoint is a unix socket."""
+        return self.host.startswith("/")
+
+    def __str__(self) -> str:
+        if self.is_unix:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

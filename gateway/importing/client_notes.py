@@ -1,0 +1,46 @@
+"""Notes what a client must change to use its backend."""
+
+import re
+from typing import Any
+
+from gateway.importing.model import ANY_ADDRESS, LOOPBACK, ImportedClient, ImportedContainer
+from gateway.importing.result import ImportResult, split_target
+from gateway.importing.volumes import replacement
+
+
+def _address(
+    client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
+) -> str:
+    """Return how a container reaches a backend."""
+    listen, variables = backend["listen"], ", ".join(client.variables)
+    if listen.startswith("/"):
+        return f"connect to the unix socket {listen} ({variables}): mount its directory"
+    host, port = split_target(listen)
+    if container.network == "host":
+        return f"connect to 127.0.0.1:{port} ({variables})"
+    text = f"connect to {client.backend}:{port} on a network of the gateway ({variables})"
+    if host in LOOPBACK:
+        text += f"; for that, run the gateway in a container and listen on {ANY_ADDRESS}:{port}"
+    owner = container.network.partition(":")[2]
+    if any(owner in each.names and each.replaced for each in result.containers):
+        text += f"; remove the network mode {container.network}"
+    return text
+
+
+def note_client(client: ImportedClient, result: ImportResult) -> None:
+    """Note what a client must change, and mark what the backend replaces."""
+    backend = result.backends[client.backend]
+    for note in client.notes:
+        text = re.sub(r"\bPASSWORD_FILE\b", f"/run/secrets/{client.backend}_password", note)
+        result.add_note(f"{client.where}: {text}")
+    if client.container is not None:
+        used = client.login if client.keys.get("check") else client.variables
+        client.container.use(*[f"environment.{name}" for name in used])
+        result.changes.append((client, _address(client, client.container, backend, result)))
+        return
+    if client.folder:
+        result.changes.append((client, f"new line of /etc/fstab: {replacement(client, backend['listen'], backend)}"))
+    elif client.volume and backend.get("volume", {}).get("name") == client.volume:
+        result.changes.append((client, "replace it with the output of `gateway render compose` or `docker-run`"))
+    elif not client.volume:
+        result.changes.append((client, f"connect to {backend['listen']}"))

@@ -1,0 +1,134 @@
+"""Changes a Compose file so that it uses the gateway, and shows the change as a diff."""
+
+import difflib
+import posixpath
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from gateway.errors import UsageError
+from gateway.importing.deployment import BRIDGE, Deployment, deploy, service
+from gateway.importing.model import HERE
+from gateway.importing.result import ImportResult, split_target
+from gateway.importing.service_changes import change_address, change_service, change_volume
+from gateway.importing.yaml_edit import YamlEdit
+
+
+def compose_diff(text: str, name: str, result: ImportResult) -> str:
+    """Return a unified diff that changes a Compose file, and creates the gateway's configuration beside it.
+
+    Args:
+        text: The content of the Compose file.
+        name: The name of the Compose file.
+        result: The imported configuration. Gets notes on what the diff cannot change.
+
+    Raises:
+        UsageError: The file cannot be edited in place.
+    """
+    found = deploy(result, posixpath.dirname(name))
+    edit = YamlEdit(text)
+    if edit.get("services", "gateway") is not None:
+        raise UsageError(f"{name}: there is already a service gateway")
+    containers = {each.name: each for each in result.containers if each.is_service}
+    replaced = {each.name for each in containers.values() if each.replaced}
+    networks = _networks(edit, result, found)
+    ports = list(_ports(result))
+    for client in result.clients:
+        if client.container is not None and client.container.is_service and client.backend:
+            change_address(edit, client, found, result)
+        elif client.volume and client.backend:
+            change_volume(edit, client, found)
+    for container in containers.values():
+        if not container.replaced:
+            change_service(edit, container, replaced, result)
+    for each in replaced:
+        edit.remove(("services", each))
+    _note_requirements(found, ports, result)
+    configuration = _configuration(found, result)
+    variables = sorted(set(re.findall(r"\$\{(\w+)\}", configuration)))
+    if edit.get("services") is None:
+        edit.put(("services",), {"gateway": service(found, networks, ports, variables)})
+    else:
+        edit.put(("services", "gateway"), service(found, networks, ports, variables))
+    _put(edit, "configs", {"gateway": {"file": "gateway.yaml"}})
+    _put(edit, "secrets", {each: {"file": path} for each, path in found.secrets.items()})
+    folder = found.folder
+    result.notes = [
+        re.sub(r"( to )/run/secrets/", rf"\1{posixpath.join(folder, 'secrets')}/", note)
+        for note in result.notes
+        if "needs CAP_NET_ADMIN" not in note
+    ]
+    changes = [(posixpath.join(folder, "gateway.yaml"), "", configuration), (name, text, edit.text())]
+    for path, content in result.files.items():
+        changes.append((posixpath.join(folder, path.rpartition("/")[2]), "", content))
+    return "".join(_diff(*change) for change in changes)
+
+
+def _note_requirements(found: Deployment, ports: list[str], result: ImportResult) -> None:
+    if ports and not found.on_host:
+        result.add_note(f"services.gateway: publishes ports only on this host's loopback: {', '.join(ports)}")
+    if found.has_vpn:
+        result.add_note("services.gateway: build the image with `docker build --target vpn -t gateway-vpn .`")
+        result.add_note("services.gateway: the files of its secrets must belong to root")
+    else:
+        result.add_note(
+            "services.gateway: the files of its secrets must belong to its user: start it with"
+            " `GATEWAY_USER=$(id -u) docker compose up --wait`"
+        )
+    if found.on_host:
+        listeners = [name for name, keys in found.backends.items() if BRIDGE in str(keys.get("listen"))]
+        text = "services.gateway: the host's kernel mounts a volume, so the gateway uses the host's network"
+        if listeners:
+            text += (
+                f"; containers reach {', '.join(listeners)} at {BRIDGE}, Docker's default address of `host-gateway`:"
+                " check it with `docker network inspect bridge`"
+            )
+        result.add_note(text)
+
+
+def _diff(name: str, old: str, new: str) -> str:
+    lines = difflib.unified_diff(
+        old.splitlines(keepends=True), new.splitlines(keepends=True), name if old else "/dev/null", name
+    )
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def _configuration(found: Deployment, result: ImportResult) -> str:
+    sections = {**result.sections, "tunnels": found.tunnels, "backends": found.backends}
+    return yaml.safe_dump({key: each for key, each in sections.items() if each}, sort_keys=False, width=100)
+
+
+def _put(edit: YamlEdit, section: str, entries: dict[str, Any]) -> None:
+    """Add entries to a section of the file."""
+    if not isinstance(edit.get(section), dict):
+        if entries:
+            edit.put((section,), entries)
+        return
+    for name, entry in entries.items():
+        if edit.get(section, name) is None:
+            edit.put((section, name), entry)
+
+
+def _networks(edit: YamlEdit, result: ImportResult, found: Deployment) -> dict[str, Any]:
+    """Return the networks of the gateway: those of its clients and of the services that it replaces."""
+    used: dict[str, None] = {}
+    for container in result.containers:
+        if container.is_service and (container.replaced or any(c.container is container for c in result.clients)):
+            keys = edit.get("services", container.name, "networks")
+            used |= dict.fromkeys(keys if isinstance(keys, dict | list) else ["default"])
+    aliases = [*found.backends, *(n for each in result.containers if each.replaced for n in sorted(each.names))]
+    found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
+    if "default" not in found_ and all((edit.get("networks", name) or {}).get("internal") for name in found_):
+        found_["default"] = {}  # a route to the tunnels' servers
+    return found_
+
+
+def _ports(result: ImportResult) -> Iterator[str]:
+    """Yield the ports to publish: those of the services that the gateway replaces, and of forwards on this host."""
+    for forward in result.forwards:
+        if not forward.backend or forward.listen.startswith("/"):
+            continue
+        port = split_target(result.backends[forward.backend]["listen"])[1]
+        yield from (f"127.0.0.1:{outer}:{port}" for host, outer in sorted(forward.names) if host == HERE)

@@ -1,0 +1,125 @@
+"""The options of `docker run`, and values of `-v`, `--mount` and `-p` (docker-run(1))."""
+
+import csv
+import difflib
+from collections.abc import Iterator
+
+from gateway.errors import UsageError
+from gateway.importing.model import ImportedMount
+
+_SHORT = {
+    "a": "attach", "c": "cpu-shares", "d": "detach", "e": "env", "h": "hostname", "i": "interactive", "l": "label",
+    "m": "memory", "P": "publish-all", "p": "publish", "q": "quiet", "t": "tty", "u": "user", "v": "volume",
+    "w": "workdir",
+}  # fmt: skip
+_SWITCHES = frozenset({
+    "detach", "disable-content-trust", "help", "init", "interactive", "no-healthcheck", "oom-kill-disable",
+    "privileged", "publish-all", "quiet", "read-only", "rm", "sig-proxy", "tty",
+})  # fmt: skip
+_WITH_VALUE = frozenset({
+    "add-host", "annotation", "attach", "blkio-weight", "blkio-weight-device", "cap-add", "cap-drop", "cgroup-parent",
+    "cgroupns", "cidfile", "cpu-count", "cpu-percent", "cpu-period", "cpu-quota", "cpu-rt-period", "cpu-rt-runtime",
+    "cpu-shares", "cpus", "cpuset-cpus", "cpuset-mems", "detach-keys", "device", "device-cgroup-rule",
+    "device-read-bps", "device-read-iops", "device-write-bps", "device-write-iops", "dns", "dns-option", "dns-search",
+    "domainname", "entrypoint", "env", "env-file", "expose", "gpus", "group-add", "health-cmd", "health-interval",
+    "health-retries", "health-start-interval", "health-start-period", "health-timeout", "hostname", "ip", "ip6",
+    "ipc", "isolation", "label", "label-file", "link", "link-local-ip", "log-driver", "log-opt", "mac-address",
+    "memory", "memory-reservation", "memory-swap", "memory-swappiness", "mount", "name", "net", "net-alias",
+    "network", "network-alias", "oom-score-adj", "pid", "pids-limit", "platform", "publish", "pull", "restart",
+    "runtime", "security-opt", "shm-size", "stop-signal", "stop-timeout", "storage-opt", "sysctl", "tmpfs", "ulimit",
+    "user", "userns", "uts", "volume", "volume-driver", "volumes-from", "workdir",
+})  # fmt: skip
+_SERVICE_ONLY = frozenset({"replicas", "mode", "constraint", "placement-pref", "secret", "config", "limit-memory"})
+"""Options of `docker service create` that `docker run` does not have."""
+_INVALID = frozenset({"opt", "driver", "o"})
+"""Options of `docker volume create` that people pass to `docker run`."""
+
+
+def read_options(words: list[str], notes: list[str], where: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """Split the words of `docker run`.
+
+    Args:
+        words: The words after `run`.
+        notes: Gets what is not valid.
+        where: How notes name the command.
+
+    Returns:
+        The options, with their long names, and the image with its command.
+
+    Raises:
+        UsageError: An option has no value.
+    """
+    found: list[tuple[str, str]] = []
+    rest = list(words)
+    while rest and rest[0].startswith("-") and rest[0] != "-":
+        word = rest.pop(0)
+        if word == "--":
+            break
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            if not equals and name not in _SWITCHES:
+                value = _value(rest, word)
+            if name not in _SWITCHES | _WITH_VALUE | _SERVICE_ONLY | _INVALID:
+                close = difflib.get_close_matches(name, _SWITCHES | _WITH_VALUE, 1)
+                hint = f": did you mean --{close[0]}?" if close else ""
+                notes.append(f"{where}: there is no option --{name}{hint}")
+            found.append(({"net": "network", "net-alias": "network-alias"}.get(name, name), value))
+        else:
+            found += _short_options(word, rest)
+    return found, rest
+
+
+def _short_options(word: str, rest: list[str]) -> Iterator[tuple[str, str]]:
+    for index, letter in enumerate(word[1:], 1):
+        name = _SHORT.get(letter, letter)
+        if name in _SWITCHES:
+            yield name, ""
+        else:
+            yield name, word[index + 1 :].removeprefix("=") or _value(rest, word)
+            return
+
+
+def _value(rest: list[str], word: str) -> str:
+    if not rest:
+        raise UsageError(f"docker run: {word} needs a value")
+    return rest.pop(0)
+
+
+def read_bind(text: str) -> ImportedMount:
+    """Read a value of `-v`, or a short volume of a Compose file."""
+    parts = text.split(":")
+    if len(parts) == 1:
+        return ImportedMount("", parts[0])
+    if len(parts) > 3:
+        parts = [":".join(parts[:-2]), *parts[-2:]]
+    options = parts[2].split(",") if len(parts) == 3 else []
+    return ImportedMount(parts[0], parts[1], read_only="ro" in options)
+
+
+def read_mount(text: str) -> tuple[ImportedMount, dict[str, str], dict[str, str]]:
+    """Read a value of `--mount`.
+
+    Returns:
+        The mount, the driver options of its volume, and all fields.
+
+    Raises:
+        UsageError: The value has no target.
+    """
+    fields: dict[str, str] = {}
+    options: dict[str, str] = {}
+    for part in next(csv.reader([text])):
+        key, _, value = part.partition("=")
+        if key == "volume-opt":
+            name, _, setting = value.partition("=")
+            options[name] = setting
+        else:
+            fields[key] = value
+    target = fields.get("target") or fields.get("dst") or fields.get("destination")
+    if not target:
+        raise UsageError(f"--mount {text}: target= is missing")
+    read_only = any(fields.get(key, "false") in ("", "1", "true") for key in ("readonly", "ro"))
+    return (
+        ImportedMount(fields.get("source") or fields.get("src") or "", target, read_only=read_only),
+        options,
+        fields,
+    )

@@ -1,0 +1,53 @@
+"""Reads files with environment variables, as `docker run --env-file` and Compose do."""
+
+import re
+from collections.abc import Mapping
+
+
+def read_env_file(text: str) -> dict[str, str]:
+    """Return the variables of a file.
+
+    Args:
+        text: The content of the file: `NAME=value` lines, with comments, quotes and `export`.
+    """
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        match = re.match(r"\s*(?:export\s+)?([A-Za-z_][\w.]*)\s*=\s*(.*?)\s*$", line)
+        if match:
+            value = match[2]
+            quoted = re.match(r"""(['"])(.*?)\1\s*(?:#.*)?$""", value)
+            found[match[1]] = quoted[2] if quoted else re.sub(r"\s+#.*$", "", value)
+    return found
+
+
+class EnvFiles:
+    """The files with variables that are among the sources.
+
+    Args:
+        texts: The content of each file, by its path.
+    """
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self._files = {path.rpartition("/")[2]: read_env_file(text) for path, text in texts.items()}
+        self._read: set[str] = set()
+        self._unused = dict(self._files.get(".env", {}))
+
+    def read(self, path: str) -> dict[str, str] | None:
+        """Return the variables of a file, found by its name, for a container; None if it is not a source."""
+        name = path.rpartition("/")[2]
+        self._read.add(name)
+        return self._files.get(name)
+
+    def value(self, name: str) -> str:
+        """Return the value of a variable of `.env`, for a Compose file; empty if it is not set."""
+        self._unused.pop(name, None)
+        return self._files.get(".env", {}).get(name, "")
+
+    def is_read(self, path: str) -> bool:
+        """Return whether a container has read a file."""
+        return path.rpartition("/")[2] in self._read
+
+    @property
+    def unused(self) -> list[str]:
+        """The variables of `.env` that no Compose file uses."""
+        return [] if self.is_read(".env") else list(self._unused)

@@ -1,0 +1,153 @@
+"""Joins clients with the forwards and tunnels that they use, and creates the backends."""
+
+import re
+from typing import Any
+
+from gateway.backends import KINDS, kind_of_port
+from gateway.errors import UsageError
+from gateway.importing.client_notes import note_client
+from gateway.importing.matching import forward_of, is_remote, join_networks
+from gateway.importing.model import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
+from gateway.importing.result import ImportResult, checks_login, short_name, split_target
+
+_VOLUME_PORT = 20490
+_OPS_PORT = 9090
+
+
+def join(result: ImportResult) -> None:
+    """Create a backend for each forward, and for each client that uses no forward.
+
+    Args:
+        result: Has tunnels, forwards, clients and containers; gets the backends.
+    """
+    result.reserved |= {name for each in result.containers if not each.replaced for name in each.names}
+    join_networks(result)
+    matched: dict[int, list[ImportedClient]] = {}
+    for client in result.clients:
+        forward = forward_of(client, result)
+        if forward is not None:
+            matched.setdefault(id(forward), []).append(client)
+    for forward in result.forwards:
+        _add_forward(forward, matched.get(id(forward), []), result)
+    used = {id(client) for clients in matched.values() for client in clients}
+    for client in result.clients:
+        if id(client) not in used and is_remote(client, result):
+            _add_direct(client, result)
+    for client in result.clients:
+        if client.backend:
+            note_client(client, result)
+
+
+def _add_forward(forward: ImportedForward, clients: list[ImportedClient], result: ImportResult) -> None:
+    host, port = split_target(forward.target)
+    kinds = [client.kind for client in clients if client.kind not in ("", "tcp")]
+    kind = KINDS[kinds[0]] if kinds else kind_of_port(port)
+    listen = forward.listen
+    if any(each.where == forward.where and each.network != "host" for each in result.containers):
+        listen = re.sub(r"^(127\.0\.0\.1|\[::1\])(?=:)", ANY_ADDRESS, listen)
+    if listen != forward.listen:
+        result.add_note(f"{forward.where}: {forward.listen} becomes {listen}, in the gateway's own container")
+    listen = _free_listener(listen, forward.where, result)
+    volume = next((client.volume for client in clients if client.volume), "")
+    if clients and (kind.name == clients[0].kind or volume):
+        name = result.new_backend_name(volume or _host_name(host, clients[0], port))
+        keys: dict[str, Any] = {"kind": kind.name}
+        if forward.via is not None:
+            keys["via"] = forward.via
+        result.backends[name] = {**keys, "targets": [forward.target], "listen": listen}
+    else:
+        name = result.add_backend(forward.via, forward.target, listen)
+    forward.backend = name
+    for client in clients:
+        _merge(client, name, result)
+    _note_missing(name, result)
+
+
+def _host_name(host: str, client: ImportedClient, port: int) -> str:
+    short = short_name(host)
+    return (
+        short
+        if short not in ("localhost", "127", "")
+        else client.keys.get("check", {}).get("database") or f"{client.kind}-{port}"
+    )
+
+
+def _add_direct(client: ImportedClient, result: ImportResult) -> None:
+    target = f"[{client.host}]:{client.port}" if ":" in client.host else f"{client.host}:{client.port}"
+    split_target(target)
+    via = client.via
+    for name, keys in result.backends.items():
+        if keys.get("via") == via and keys["targets"] == [target] and keys["kind"] == client.kind:
+            _merge(client, name, result)
+            _note_missing(name, result)
+            return
+    kernel = KINDS[client.kind].kernel_mounts
+    on_host = client.container is None or client.container.network == "host"
+    host = "127.0.0.1" if kernel or on_host else ANY_ADDRESS
+    port = _VOLUME_PORT if kernel else client.port
+    if via is None and client.host in HOST_NAMES and port == client.port:
+        port += 1  # the listener must not be the target
+    listen = _free_listener(f"{host}:{port}", "", result)
+    name = result.new_backend_name(client.volume or client.name)
+    backend: dict[str, Any] = {"kind": client.kind}
+    if via is not None:
+        backend["via"] = via
+    for each in client.more:
+        split_target(each)
+    result.backends[name] = {**backend, "targets": [target, *client.more], "listen": listen}
+    _merge(client, name, result)
+    _note_missing(name, result)
+
+
+def _free_listener(listen: str, where: str, result: ImportResult) -> str:
+    """Return a listener whose port no other backend has; note a change if `where` names the listener."""
+    if listen.startswith("/"):
+        if any(each["listen"] == listen for each in result.backends.values()):
+            raise UsageError(f"{where}: another forward listens on {listen}")
+        return listen
+    taken = {
+        split_target(each["listen"])[1] for each in result.backends.values() if not each["listen"].startswith("/")
+    }
+    host, port = split_target(listen)
+    free = next(each for each in range(port, 65536) if each not in taken)
+    if free != port and where:
+        result.add_note(f"{where}: port {port} is taken by another backend: the listener has port {free}")
+    if free == _OPS_PORT:
+        result.sections["ops"] = {"listen": "127.0.0.1:9091"}
+    return f"[{host}]:{free}" if ":" in host else f"{host}:{free}"
+
+
+def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
+    """Add the keys of a client to a backend."""
+    client.backend = name
+    backend = result.backends[name]
+    if "check" in client.keys and not checks_login(backend["kind"]):
+        del client.keys["check"]
+        client.notes = ()
+    keys = dict(client.keys)
+    if keys.get("check", {}).get("password_file") == "PASSWORD_FILE":
+        keys["check"] = {**keys["check"], "password_file": f"/run/secrets/{name}_password"}
+    for key in ("export", "share"):
+        if key in keys and backend.get(key, keys[key]) != keys[key] and client.volume:
+            result.add_note(
+                f"{client.where}: backend {name} manages one volume: create this one yourself, with addr=127.0.0.1,"
+                f" port={split_target(backend['listen'])[1]} and {key} {keys[key]}"
+            )
+            keys.pop("volume", None)
+    if "volume" in backend and "volume" in keys and client.volume != backend["volume"]["name"]:
+        result.add_note(f"{client.where}: backend {name} manages one volume: use volume {backend['volume']['name']}")
+    for key, value in keys.items():
+        backend.setdefault(key, value)
+
+
+def _note_missing(name: str, result: ImportResult) -> None:
+    """Add the required keys that are not known, with the kind's note."""
+    backend = result.backends[name]
+    imports = KINDS[backend["kind"]].imports
+    missing = {key: value for key, value in imports.keys.items() if key not in backend}
+    note = f"backends.{name}: {imports.note}"
+    if missing or (imports.note and not imports.keys and "check" not in backend):
+        backend.update(missing)
+        result.add_note(note)
+    elif note in result.notes:
+        result.notes.remove(note)

@@ -1,0 +1,55 @@
+"""Recognizes the form of a source."""
+
+import re
+from dataclasses import dataclass
+
+from gateway.errors import UsageError
+from gateway.importing.volumes import is_fstab
+
+FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
+"""The forms of sources, as the command line names them."""
+
+
+@dataclass(frozen=True)
+class ImportSource:
+    """Something to import.
+
+    Args:
+        name: The name of the file; empty for a command or variables on the command line.
+        text: The content.
+        form: One of `FORMS`, or `openvpn`, `wireguard`, `systemd`; empty: it is recognized.
+    """
+
+    name: str
+    text: str
+    form: str = ""
+
+
+def recognize(source: ImportSource) -> str:
+    """Return the form of a source.
+
+    Raises:
+        UsageError: The form is not known.
+    """
+    text, name = source.text, source.name.rpartition("/")[2]
+    if name.endswith((".yaml", ".yml")) or re.search(r"(?m)^(services|volumes):", text):
+        return "compose"
+    if name.endswith((".ovpn", ".conf")) and re.search(r"(?m)^\s*(client|remote)\b", text):
+        return "openvpn"
+    if re.search(r"(?m)^\[Interface\]", text):
+        return "wireguard"
+    if re.search(r"(?m)^\[(Service|Unit)\]", text):
+        return "systemd"
+    if name == "fstab" or is_fstab(text):
+        return "fstab"
+    if re.search(r"(?im)^\s*(host|localforward)\s", text) and not re.search(r"(?m)^\s*(docker|ssh)\s", text):
+        return "ssh-config"
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if lines and all(
+        re.match(r"\s*(export\s+)?[A-Za-z_][\w.]*\s*=(?!\S*\s+\S*(ssh|docker)\s)", line) for line in lines
+    ):
+        return "env"
+    if re.search(r"(?m)(^|[\s;&/])(ssh|autossh|docker|podman|mount)\s", text):
+        return "script"
+    shown = source.name or text.strip().splitlines()[0][:60] if text.strip() else source.name or "an empty text"
+    raise UsageError(f"{shown}: not recognized: name its form before it: {', '.join(FORMS)}")

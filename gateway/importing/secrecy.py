@@ -1,0 +1,57 @@
+"""Keeps secrets out of notes and errors."""
+
+import re
+import shlex
+from collections.abc import Sequence
+
+_SECRET = re.compile(
+    r"(?i)(pass(word|wd|phrase)?|pwd|secret|token|private_?key|preshared_?key|api_?key|credential)s?"
+)
+_OPTION = r"--?[\w-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|proxy-auth)"
+_END = r"(?=[:)`']*(?:[\s,;]|$))"
+"""What may follow a secret: the punctuation of a note is not part of it."""
+_WORD = rf"(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+?{_END})"
+_SETTING = r"\b[\w.-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|_?key)s?\d?"
+_HIDDEN = (
+    re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
+    re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)"),
+    re.compile(r"((?<![\w/])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # a digest of an image is not a host
+    re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # but :/ begins a path
+    re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
+    re.compile(rf"(\b(?:mysql|mariadb)\w*\b[^;|&]*?\s-p){_WORD}"),
+    re.compile(rf"(\b(?:sshpass|login)\b[^;|&]*?\s-p\s*){_WORD}"),
+    re.compile(rf"(\bcurl\b[^;|&]*?\s(?:-u|--user)\s*){_WORD}"),
+    re.compile(r"(?i)(\bauthorization\s*:\s*(?:(?:basic|bearer)\s+)?)[^\s'\"]+"),
+)
+"""Secrets, after what stands before them: private keys, passwords in URLs, settings, options of common programs."""
+
+
+def is_secret(name: str) -> bool:
+    """Return whether the value of a variable is probably a secret, rather than the path of one."""
+    return bool(_SECRET.search(name)) and not re.search(r"(?i)(path|file|location|dir)$", name)
+
+
+def is_private_key(text: str) -> bool:
+    """Return whether a text is a private key in PEM, or that in base64, rather than the path of one."""
+    return "-----BEGIN" in text or text.startswith("LS0tLS1CRUdJTi")
+
+
+def hide_secrets(text: str) -> str:
+    """Return a text with `***` in place of what is probably a secret."""
+    for pattern in _HIDDEN:
+        text = pattern.sub(r"\1***", text)
+    return text
+
+
+def redacted(words: Sequence[str]) -> str:
+    """Return words as a command line, with `***` in place of passwords.
+
+    Args:
+        words: The words.
+    """
+    shown: list[str] = []
+    hide = False
+    for word in words:
+        shown.append("***" if hide else hide_secrets(word))
+        hide = bool(re.fullmatch(_OPTION, word, re.IGNORECASE))
+    return hide_secrets(" ".join(shlex.quote(word) if re.search(r"\s", word) else word for word in shown))

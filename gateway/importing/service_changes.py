@@ -1,0 +1,172 @@
+"""Changes the services and volumes of a Compose file so that they use the gateway."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from gateway.importing.compose import environment, mapping
+from gateway.importing.deployment import Deployment, volume_of
+from gateway.importing.docker_options import read_bind
+from gateway.importing.model import ImportedClient, ImportedContainer
+from gateway.importing.result import ImportResult, split_target
+from gateway.importing.yaml_edit import YamlEdit
+
+
+def change_address(edit: YamlEdit, client: ImportedClient, found: Deployment, result: ImportResult) -> None:
+    """Let a client connect to its backend.
+
+    Args:
+        edit: The Compose file.
+        client: A client in a service of the file.
+        found: The deployment.
+        result: The imported configuration. Gets notes.
+
+    Raises:
+        UsageError: The file cannot be edited in place.
+    """
+    container = client.container
+    assert container is not None  # noqa: S101 - for the type checker
+    listen = result.backends[client.backend]["listen"]
+    if listen.startswith("/"):
+        result.add_note(f"{client.where}: the diff does not change the address: mount the directory of {listen}")
+        return
+    port = split_target(listen)[1]
+    on_host = container.network == "host"
+    host = "127.0.0.1" if on_host else client.backend
+    if any(each.replaced and client.host in each.names for each in result.containers) and not on_host:
+        host = client.host  # which is an alias of the gateway
+    for variable, value in _new_values(client, container, host, port):
+        _set_variable(edit, container.name, variable, value)
+    if found.on_host and not on_host:
+        path = ("services", container.name, "extra_hosts")
+        existing = edit.get(*path) or []
+        hosts = [f"{key}:{each}" for key, each in existing.items()] if isinstance(existing, dict) else list(existing)
+        edit.put(path, list(dict.fromkeys([*hosts, f"{host}:host-gateway"])))
+
+
+def _new_values(
+    client: ImportedClient, container: ImportedContainer, host: str, port: int
+) -> Iterator[tuple[str, str]]:
+    first, *rest = client.variables
+    old = container.environment[first]
+    if "://" in old:
+        new = re.sub(
+            rf"(?<=[/@]){re.escape(client.host)}(:{client.port})?(?=[/?,]|$)", f"{host}:{port}", old, count=1
+        )
+    elif old.endswith(f":{client.port}") or (not rest and client.port != port):
+        new = f"{host}:{port}"
+    else:
+        new = host
+    if new != old:
+        yield first, new
+    if rest and container.environment[rest[0]] != str(port):
+        yield rest[0], str(port)
+
+
+def _set_variable(edit: YamlEdit, name: str, variable: str, value: str) -> None:
+    path = ("services", name, "environment")
+    existing = edit.get(*path)
+    value = value.replace("$", "$$") if "${" not in value else value
+    if not isinstance(existing, list):
+        edit.put((*path, variable), value)
+    elif any(str(each).partition("=")[0] == variable for each in existing):
+        edit.change_items(
+            path, lambda each: f"{variable}={value}" if str(each).partition("=")[0] == variable else each
+        )
+    else:
+        edit.put(path, [*existing, f"{variable}={value}"])
+
+
+def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment) -> None:
+    """Let a volume mount its backend.
+
+    Args:
+        edit: The Compose file.
+        client: The volume.
+        found: The deployment.
+
+    Raises:
+        UsageError: The file cannot be edited in place.
+    """
+    backend = found.backends[client.backend]
+    volume = {"name": client.volume, **client.keys.get("volume", {})}
+    spec = volume_of(
+        backend, volume=volume, **{key: client.keys[key] for key in ("export", "share") if key in client.keys}
+    )
+    volumes = mapping(edit.get("volumes"), "volumes")
+    key = next((each for each, keys in volumes.items() if (keys or {}).get("name", each) == client.volume), None)
+    if spec is None or key is None or "volume" not in client.keys:
+        return
+    options = {option: value.replace("$", "$$") for option, value in spec.driver_options.items()}
+    for option, value in options.items():
+        if edit.get("volumes", key, "driver_opts", option) != value:
+            edit.put(("volumes", key, "driver_opts", option), value)
+
+
+def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[str], result: ImportResult) -> None:
+    """Remove what a service does not need any more, and let it depend on the gateway.
+
+    Args:
+        edit: The Compose file.
+        container: The service.
+        replaced: The names of the services that the gateway replaces.
+        result: The imported configuration. Gets notes.
+
+    Raises:
+        UsageError: The file cannot be edited in place.
+    """
+    name = container.name
+    clients = [each for each in result.clients if each.container is container and each.backend]
+    kept = {variable for each in clients for variable in (*each.login, *each.variables)}
+    gone = [key.partition(".")[2] for key in container.used if key.startswith("environment.")]
+    _remove_variables(edit, container, [each for each in gone if each not in kept], result)
+    paths = [key.partition(".")[2] for key in container.used if key.startswith("mount.")]
+    _remove_mounts(edit, name, paths)
+    if container.network.partition(":")[2] in replaced:
+        edit.remove(("services", name, "network_mode"))
+        container.use("network_mode")
+    needs = edit.get("services", name, "depends_on")
+    old = set(needs or ()) & replaced
+    container.use(*["depends_on"] if old else [])
+    if old and isinstance(needs, dict):
+        rest = {each: keys for each, keys in needs.items() if each not in old}
+        edit.put(("services", name, "depends_on"), {"gateway": {"condition": "service_healthy"}, **rest})
+    elif old:
+        first = next(each for each in needs if each in old)
+        edit.change_items(
+            ("services", name, "depends_on"),
+            lambda each: "gateway" if each == first else None if each in old else each,
+        )
+    elif (clients or _mounts(container, result)) and not needs:
+        edit.put(("services", name, "depends_on"), {"gateway": {"condition": "service_healthy"}})
+
+
+def _mounts(container: ImportedContainer, result: ImportResult) -> bool:
+    """Return whether a container mounts a volume that is imported."""
+    volumes = {client.volume for client in result.clients if client.volume and client.backend}
+    return any(mount.source in volumes for mount in container.mounts)
+
+
+def _remove_variables(edit: YamlEdit, container: ImportedContainer, gone: list[str], result: ImportResult) -> None:
+    path = ("services", container.name, "environment")
+    existing = edit.get(*path)
+    present = environment(existing, container.where)
+    for variable in gone:
+        if variable not in present:
+            result.add_note(f"{container.where}: {variable} is not needed any more: remove it from its env_file")
+        elif isinstance(existing, dict):
+            edit.remove((*path, variable))
+    if isinstance(existing, list):
+        edit.change_items(path, lambda each: None if str(each).partition("=")[0] in gone else each)
+
+
+def _remove_mounts(edit: YamlEdit, name: str, targets: list[str]) -> None:
+    path = ("services", name, "volumes")
+    existing = edit.get(*path)
+    if not isinstance(existing, list) or not targets:
+        return
+
+    def target(each: Any) -> Any:
+        return each.get("target") if isinstance(each, dict) else read_bind(str(each)).target
+
+    edit.change_items(path, lambda each: None if target(each) in targets else each)

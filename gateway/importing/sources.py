@@ -1,0 +1,183 @@
+"""Converts sources to one configuration: reads them, and joins what belongs together."""
+
+import posixpath
+import re
+from collections.abc import Sequence
+
+from gateway.errors import UsageError
+from gateway.importing.compose import import_compose
+from gateway.importing.databases import find_clients
+from gateway.importing.docker_run import Volumes, import_docker
+from gateway.importing.env_file import EnvFiles, read_env_file
+from gateway.importing.join import join
+from gateway.importing.model import Context, ImportedContainer
+from gateway.importing.recognition import ImportSource, recognize
+from gateway.importing.result import ImportResult
+from gateway.importing.secrecy import hide_secrets, redacted
+from gateway.importing.shell import read_script
+from gateway.importing.ssh_command import import_command
+from gateway.importing.ssh_config import import_config
+from gateway.importing.tunnel_images import import_tunnel
+from gateway.importing.volumes import import_fstab, import_mount_command, import_volume
+from gateway.importing.vpn_images import import_vpn
+
+
+def convert(sources: Sequence[ImportSource]) -> ImportResult:
+    """Convert sources to one configuration.
+
+    Args:
+        sources: The sources.
+
+    Raises:
+        UsageError: A source is not valid. The message contains no secret.
+    """
+    try:
+        return _convert(sources)
+    except UsageError as error:
+        raise UsageError(hide_secrets(str(error))) from None
+    except RecursionError:
+        raise UsageError("a source is nested too deeply") from None
+
+
+def _convert(sources: Sequence[ImportSource]) -> ImportResult:
+    result = ImportResult()
+    for source in sources:
+        if found := re.search(r"[^\t\n\r\x20-\x7e\x85\xa0-\U0010ffff]", source.text):
+            raise UsageError(f"{source.name or 'the source'}: has the control character {found[0]!r}: remove it")
+    forms = [source.form or recognize(source) for source in sources]
+    given = list(zip(sources, forms, strict=True))
+    files = EnvFiles({source.name: source.text for source, form in given if form == "env" and source.name})
+    volumes: Volumes = {}
+    for source, form in given:
+        prefix = f"{source.name}: " if source.name and len(sources) > 1 else ""
+        for name, options in _read(source, form, prefix, files, result).items():
+            volumes[name] = options
+            import_volume(name, options, f"{prefix}volumes.{name}", result, compose=form == "compose")
+    for container in result.containers:
+        import_vpn(container, result)
+    for container in result.containers:
+        if not container.replaced and not import_tunnel(container, result):
+            result.clients += find_clients(container, result)
+    _import_env_files(given, files, result)
+    join(result)
+    _keep_shared_networks(result)
+    result.add_example()
+    result.note_unused_tunnels()
+    result.note_variables()
+    return result
+
+
+def _read(source: ImportSource, form: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
+    """Read one source; return the volumes that it defines."""
+    match form:
+        case "compose":
+            return import_compose(source.text, prefix, files, result, posixpath.dirname(source.name))
+        case "ssh-config":
+            import_config(source.text, source.name or "ssh_config", result)
+        case "fstab":
+            import_fstab(source.text, prefix or f"{source.name or 'fstab'}: ", result)
+        case "openvpn" | "wireguard":
+            name = source.name.rpartition("/")[2].rpartition(".")[0]
+            result.add_tunnel({"kind": form, "config": source.name}, name)
+        case "systemd":
+            return _read_unit(source.text, prefix, files, result)
+        case "env":
+            pass
+        case "ssh":
+            text = source.text if re.match(r"\s*(\S+\s+)*?\S*ssh\s", source.text) else f"ssh {source.text}"
+            return _read_script(text, prefix, files, result, form="ssh")
+        case _:
+            return _read_script(source.text, prefix, files, result)
+    return {}
+
+
+def _read_unit(text: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
+    """Read the commands of a systemd unit."""
+    lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines()]
+    starts = [line.partition("=")[2].lstrip("-@:+!") for line in lines if line.startswith("ExecStart=")]
+    others = [_unit_line(line) for line in lines if line and not line.startswith(("ExecStart=", "#", ";", "["))]
+    result.add_note(f"{prefix}the gateway's unit replaces this one: not imported: {'; '.join(others)}")
+    return _read_script("\n".join(starts), prefix, files, result)
+
+
+def _unit_line(line: str) -> str:
+    """Return a line of a unit; of `Environment=`, only the names of the variables."""
+    key, _, value = line.partition("=")
+    names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
+    return f"Environment {', '.join(names)}" if key == "Environment" else line
+
+
+def _read_script(text: str, prefix: str, files: EnvFiles, result: ImportResult, form: str = "") -> Volumes:
+    script = read_script(text)
+    for note in script.notes:
+        result.add_note(f"{prefix}{note}")
+    if script.variables:
+        result.add_note(f"{prefix}variables that no command uses: {', '.join(script.variables)}")
+    volumes: Volumes = {}
+    for command in script.commands:
+        words = [word for word in command if word]
+        program = next((word.rpartition("/")[2] for word in words if re.search(r"(^|/)(auto)?ssh$", word)), "")
+        start = 1 if words[:1] == ["sudo"] else 0
+        if words[start : start + 1] in (["docker"], ["podman"]):
+            volumes |= import_docker(words[start:], prefix, files, result)
+        elif words[start : start + 1] == ["mount"]:
+            import_mount_command(words[start + 1 :], f"{prefix}`{redacted(words)}`", result)
+        elif program and (form or words[0] != "while"):
+            destination = next((word for word in words if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
+            import_command(words, Context(f"{prefix}ssh {destination}".rstrip()), result, need_forward=form == "ssh")
+        elif words != ["done"]:
+            result.add_note(f"{prefix}`{redacted(words)}`: not imported")
+    return volumes
+
+
+def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles, result: ImportResult) -> None:
+    """Convert the variables of files that no container reads, as those of a process on this host."""
+    compose = any(form == "compose" for _, form in given)
+    for source, form in given:
+        if form != "env" or (source.name and files.is_read(source.name)):
+            continue
+        if compose and source.name.rpartition("/")[2] == ".env":
+            if files.unused:
+                result.add_note(
+                    f"{source.name}: variables that the Compose file does not use: {', '.join(files.unused)}"
+                )
+            continue
+        variables = read_env_file(source.text)
+        where = source.name or "variables"
+        container = ImportedContainer(where, "", environment=variables, network="host")
+        container.parts = {f"environment.{name}": name for name in variables}
+        if import_tunnel(container, result):
+            continue
+        clients = find_clients(container, result)
+        result.clients += clients
+        result.containers.append(container)
+
+
+def _keep_shared_networks(result: ImportResult) -> None:
+    """Keep the VPN containers whose network other containers use for more than backends."""
+    served = {id(client.container) for client in result.clients if client.backend}
+    tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}
+    for container in result.containers:
+        owner = tunnels.get(container.network.partition(":")[2])
+        if owner is not None and id(container) not in served and not container.replaced:
+            owner.replaced = False
+            result.add_note(
+                f"{container.where}: uses the network of {owner.where} for all its traffic: the gateway forwards only"
+                f" to configured backends: add one for each address, or keep {owner.where}"
+            )
+
+
+def note_rest(result: ImportResult) -> None:
+    """Note what of each container was not used.
+
+    Args:
+        result: Gets the notes.
+    """
+    for container in result.containers:
+        parts = ", ".join(container.parts.values())
+        if container.replaced:
+            result.add_note(
+                f"{container.where}: the gateway replaces it" + (f"; not needed: {parts}" if parts else "")
+            )
+        elif parts:
+            result.add_note(f"{container.where}: unchanged: {parts}")

@@ -1,0 +1,107 @@
+"""Reads the command lines of ssh(1), autossh(1) and sshpass(1)."""
+
+import re
+
+from gateway.errors import UsageError
+from gateway.importing.model import Context
+from gateway.importing.result import ImportResult
+from gateway.importing.secrecy import redacted
+from gateway.importing.ssh import HostConfig, add_host, note_unused
+
+_WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
+"""Options of ssh that take a value (ssh(1), "SYNOPSIS")."""
+_UNNECESSARY = "4AaCfGgKkMNnqsTtvXxYy"
+"""Options that the gateway needs no equivalent for, and `-g`, which `_option` reads."""
+_KEYWORDS = {
+    "i": "IdentityFile", "p": "Port", "l": "User", "J": "ProxyJump", "L": "LocalForward", "R": "RemoteForward",
+    "D": "DynamicForward", "c": "Ciphers", "m": "MACs",
+}  # fmt: skip
+_PROGRAMS = ("ssh", "autossh")
+
+
+def import_command(words: list[str], context: Context, result: ImportResult, *, need_forward: bool = True) -> None:
+    """Convert an ssh command with local forwards.
+
+    Args:
+        words: The command line, with or without the name of the program.
+        context: Where the command runs.
+        result: Gets the tunnels and forwards.
+        need_forward: Whether a command without a local forward is an error.
+
+    Raises:
+        UsageError: The command is not valid, or forwards nothing.
+    """
+    config, where = HostConfig(), context.where
+    skipped: list[str] = []
+    words = _without_prefix(words, config, skipped, result, where)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            continue
+        if word.startswith("-") and len(word) > 1:
+            words = _option(word, words, config, skipped)
+        elif not config.destination:
+            config.destination = word
+        else:
+            result.add_note(f"{where}: the gateway runs no command on the server: {redacted([word, *words])}")
+            break
+    if not config.destination:
+        raise UsageError(f"{where}: the command names no server")
+    if skipped:
+        result.add_note(f"{where}: not needed with the gateway: {' '.join(skipped)}")
+    if "localforward" in config.keywords:
+        add_host(config, context, result)
+    elif need_forward:
+        raise UsageError(f"{where}: {config.destination}: there is no local forward (-L, LocalForward)")
+    else:
+        config.unused.pop("passwordfile", None)
+        note_unused(config, context.where, "", result)
+
+
+def _without_prefix(
+    words: list[str], config: HostConfig, skipped: list[str], result: ImportResult, where: str
+) -> list[str]:
+    """Return the words after the name of the program, and read the options of autossh and sshpass."""
+    words = list(words)
+    program = next((index for index, word in enumerate(words) if word.rpartition("/")[2] in _PROGRAMS), None)
+    prefix = words[: program or 0]
+    if "sshpass" in (word.rpartition("/")[2] for word in prefix):
+        path = prefix[prefix.index("-f") + 1] if "-f" in prefix[:-1] else "/run/secrets/ssh_password"
+        config.add("PasswordFile", path)
+        result.add_note(f"{where}: sshpass: write the password to {path}")
+    else:
+        skipped += prefix
+    rest = words if program is None else words[program + 1 :]
+    if program is not None and words[program].endswith("autossh"):
+        skipped.append("autossh")
+        if rest[:1] == ["-M"]:
+            skipped += rest[:2]
+            rest = rest[2:]
+        elif rest and re.fullmatch(r"-M\d+", rest[0]):
+            skipped.append(rest.pop(0))
+    return rest
+
+
+def _option(word: str, words: list[str], config: HostConfig, skipped: list[str]) -> list[str]:
+    """Parse one option, or several in one word; return the remaining words."""
+    letter, rest = word[1], word[2:]
+    if letter not in _WITH_VALUE:
+        if letter == "M" and words and words[0].isdecimal():  # of autossh, after other options
+            skipped += ["-M", words[0]]
+            return words[1:]
+        if letter not in _UNNECESSARY and letter != "6":
+            raise UsageError(f"-{letter} is not an option of ssh")
+        if letter == "g":
+            config.add("GatewayPorts", "yes")
+        else:
+            skipped.append(f"-{letter}")
+        return _option(f"-{rest}", words, config, skipped) if rest else words
+    if not rest and not words:
+        raise UsageError(f"-{letter} needs a value")
+    value, words = (rest, words) if rest else (words[0], words[1:])
+    if letter == "o":
+        key, _, setting = value.replace("=", " ", 1).partition(" ")
+        config.add(key, setting.strip())
+    else:
+        config.add(_KEYWORDS.get(letter, f"-{letter}"), value)
+    return words

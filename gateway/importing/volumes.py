@@ -1,0 +1,162 @@
+"""Converts Docker volumes and lines of fstab(5) that mount a network file system."""
+
+import re
+from collections.abc import Mapping
+
+from gateway.backends import BackendKind, kind_of_file_system
+from gateway.errors import UsageError
+from gateway.importing.model import ImportedClient
+from gateway.importing.result import ImportResult, split_target
+from gateway.importing.secrecy import redacted
+
+
+def import_volume(
+    name: str, options: Mapping[str, str], where: str, result: ImportResult, *, compose: bool = False
+) -> None:
+    """Convert a Docker volume.
+
+    Args:
+        name: The volume's name.
+        options: The options of its driver.
+        where: How notes name the volume.
+        result: Gets the client.
+        compose: Whether it is a volume of a Compose file.
+
+    Raises:
+        UsageError: The options are not valid.
+    """
+    kind = kind_of_file_system(str(options.get("type", "")))
+    if kind is None or kind.mount is None or kind.mount.import_volume is None:
+        if options:
+            shown = redacted([f"{key}={value}" for key, value in options.items()])
+            result.add_note(f"{where}: not a network file system that the gateway forwards: unchanged ({shown})")
+        return
+    _add_client(name, kind, options, where, result, volume=name)
+    result.clients[-1].compose_volume = compose
+
+
+def _add_client(
+    name: str,
+    kind: BackendKind,
+    options: Mapping[str, str],
+    where: str,
+    result: ImportResult,
+    volume: str = "",
+    folder: str = "",
+) -> None:
+    assert kind.mount is not None  # noqa: S101 - for the type checker
+    assert kind.mount.import_volume is not None  # noqa: S101 - as above
+    try:
+        keys, notes = kind.mount.import_volume(options)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+    host, port = split_target(keys.pop("targets")[0])
+    if volume and not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", volume):
+        raise UsageError(f"{where}: {volume!r} is not a name of a volume: letters, digits and _.-, at least two")
+    inner = keys.pop("volume", None)
+    if volume and inner is not None:
+        keys["volume"] = {"name": volume, **inner}
+    for key in options:
+        if key not in ("type", "o", "device"):
+            notes.append(f"{key}={options[key]}: not imported")
+    client = ImportedClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
+    if folder:
+        client.mount_options = options.get("o", "")  # which the new line of fstab keeps
+    else:
+        client.notes = tuple(notes)
+    result.clients.append(client)
+
+
+def is_fstab(text: str) -> bool:
+    """Return whether a text consists of lines of fstab(5)."""
+    lines = [line.split() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+    return bool(lines) and all(4 <= len(line) <= 6 and re.match(r"/|none|swap", line[1]) for line in lines)
+
+
+def import_fstab(text: str, source: str, result: ImportResult) -> None:
+    """Convert the network file systems of an fstab(5).
+
+    Args:
+        text: The content of the file.
+        source: How notes name the file.
+        result: Gets the clients and notes.
+
+    Raises:
+        UsageError: A line is not valid.
+    """
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        if not fields or fields[0].startswith("#"):
+            continue
+        where = f"{source}line {number}"
+        if len(fields) < 4:
+            raise UsageError(f"{where}: a line needs device, directory, type and options")
+        import_mount(fields[0], fields[1], fields[2], fields[3], where, result)
+
+
+def import_mount_command(words: list[str], where: str, result: ImportResult) -> None:
+    """Convert a `mount -t nfs` command (mount(8)).
+
+    Args:
+        words: The words after `mount`.
+        where: How notes name the command.
+        result: Gets the client and notes.
+    """
+    options: list[str] = []
+    kind, others = "", []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-t", "-o") and rest:
+            value = rest.pop(0)
+            kind, options = (value, options) if word == "-t" else (kind, [*options, value])
+        else:
+            others.append(word)
+    if len(others) == 2:
+        kind = kind or ("nfs" if re.match(r"[^/]+:/", others[0]) else "")
+        import_mount(others[0], others[1], kind, ",".join(options) or "defaults", where, result)
+    else:
+        result.add_note(f"{where}: not imported")
+
+
+def import_mount(device: str, folder: str, file_system: str, options: str, where: str, result: ImportResult) -> None:
+    """Convert a mount of this host.
+
+    Args:
+        device: The device, such as `server:/export`.
+        folder: Where it is mounted.
+        file_system: The type of the file system.
+        options: The mount options.
+        where: How notes name the mount.
+        result: Gets the client and notes.
+
+    Raises:
+        UsageError: The device or the options are not valid.
+    """
+    kind = kind_of_file_system(file_system)
+    if kind is None or kind.mount is None or kind.mount.import_volume is None:
+        reason = "export the directory with NFS instead" if "sshfs" in file_system else "not a network file system"
+        result.add_note(f"{where}: {device} {folder} {file_system} {redacted([options])}: not imported: {reason}")
+        return
+    name = folder.rstrip("/").rpartition("/")[2] or "root"
+    _add_client(name, kind, {"type": file_system, "device": device, "o": options}, where, result, folder=folder)
+
+
+def replacement(client: ImportedClient, listen: str, keys: Mapping[str, object]) -> str:
+    """Return the line of fstab(5) that mounts a client's file system through the gateway.
+
+    Args:
+        client: The client.
+        listen: The listener, as `host:port`.
+        keys: The keys of the backend.
+    """
+    host, port = split_target(listen)
+    address = "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host  # noqa: S104 - compared
+    kept = [each for each in client.mount_options.split(",") if not re.match(r"(addr|ip|port)=|defaults$|$", each)]
+    if client.kind == "nfs":
+        version = next((each for each in kept if re.match(r"(nfs)?vers=4\.", each)), "nfsvers=4.2")
+        kept = [each for each in kept if not re.match(r"(nfs)?vers=|proto=|(no)?intr$", each)]
+        options = ",".join(dict.fromkeys([*kept, f"port={port}", version, "hard", "_netdev"]))
+        return f"{address}:{client.keys['export']} {client.folder} nfs4 {options} 0 0"
+    options = redacted([",".join(dict.fromkeys([*kept, f"port={port}", "_netdev"]))])
+    return f"//{address}/{client.keys.get('share', keys.get('share'))} {client.folder} cifs {options} 0 0"

@@ -1,0 +1,54 @@
+"""Renders the configuration of the file servers: the lines that export what backends mount. Pure."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from gateway.config import Config
+from gateway.contracts.values import Endpoint
+from gateway.errors import UsageError
+from gateway.relay.resolver import is_address
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def exports(config: Config, origins: Sequence[str]) -> list[str]:
+    """Return the lines for the servers of the backends that kernels mount, and comments that say where they belong.
+
+    Args:
+        config: The configuration.
+        origins: The addresses, networks or names from which the servers see the gateway or its bastion. Empty: they
+            follow from the configuration.
+
+    Raises:
+        UsageError: No backend has such a line, or the address of its client is not known.
+    """
+    lines: dict[str, list[str]] = {}
+    for name, spec in config.backends.items():
+        render = spec.kind.mount.render_export if spec.kind.mount is not None else None
+        if render is None:
+            continue
+        for target in spec.targets:
+            clients = list(origins) or [_client(config, name, spec.via, target)]
+            lines.setdefault(target.host, []).append(render(spec.options, clients))
+    if not lines:
+        raise UsageError("no backend of kind nfs is configured")
+    return [line for host, found in lines.items() for line in _for_server(host, found)]
+
+
+def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
+    yield f"# {host}: add to /etc/exports, then run: exportfs -ra"
+    yield from dict.fromkeys(lines)
+
+
+def _client(config: Config, name: str, via: str | None, target: Endpoint) -> str:
+    """Return the address from which a server sees the connections to a target."""
+    if target.host in _LOOPBACK:
+        return "localhost"
+    tunnel = config.tunnels[via] if via is not None else None
+    if tunnel is None or tunnel.kind.render_authorized_keys is None:
+        raise UsageError(
+            f"backends.{name}: the address from which {target.host} sees the gateway is not in the configuration:"
+            " give it with --from"
+        )
+    server = next(iter(tunnel.kind.servers(tunnel.options)))
+    return f"[{server.host}]" if is_address(server.host) and ":" in server.host else shlex.quote(server.host)

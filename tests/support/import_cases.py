@@ -1,0 +1,35 @@
+"""The sources of `gateway import` with their expected output, in `tests/unit/importing/`."""
+
+import re
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from gateway.cli import cli
+from tests.support.files import REPOSITORY
+
+FOLDER = REPOSITORY / "tests" / "unit" / "importing"
+CORPUS = sorted(FOLDER.glob("corpus/*.txt"))
+DIFFS = sorted(FOLDER.glob("diffs/*.txt"))
+
+
+def sections(path: Path) -> list[tuple[str, str]]:
+    """Return head and body of each section of a case."""
+    parts = re.split(r"(?m)^=== (.*)\n", path.read_text())[1:]
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def compose_diff(path: Path) -> tuple[str, str, str]:
+    """Write the files of a case to the current directory; return the Compose file's name, the diff and the notes."""
+    arguments, name = [], ""
+    for head, body in sections(path):
+        if head == "argument":
+            arguments.append(body.rstrip("\n"))
+        elif head.startswith("file "):
+            Path(head[5:]).parent.mkdir(exist_ok=True)
+            Path(head[5:]).write_text(body)
+            arguments.append(head[5:])
+            name = head[5:] if head.endswith((".yaml", ".yml")) else name
+    done = CliRunner().invoke(cli, ["import", "--diff", *arguments])
+    assert done.exit_code == 0, repr(done.exception)
+    return name, done.stdout, done.stderr

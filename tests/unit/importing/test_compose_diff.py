@@ -1,0 +1,81 @@
+"""The diffs of `gateway import --diff`, and edits of YAML in place."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli import cli
+from gateway.errors import UsageError
+from gateway.importing.yaml_edit import YamlEdit
+from tests.support.import_cases import DIFFS, compose_diff, sections
+
+
+@pytest.mark.parametrize("path", DIFFS, ids=lambda path: path.stem)
+def test_a_case_has_the_expected_diff(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, diff, notes = compose_diff(path)
+    if os.environ.get("UPDATE_GOLDEN"):
+        given = [each for each in sections(path) if each[0] not in ("diff", "notes")]
+        path.write_text("".join(f"=== {head}\n{body}" for head, body in [*given, ("diff", diff), ("notes", notes)]))
+    expected = dict(sections(path))
+    assert diff == expected["diff"]
+    assert notes == expected["notes"]
+
+
+def edited(text: str, *changes: tuple[str, tuple[str, ...], Any]) -> str:
+    edit = YamlEdit(text)
+    for action, path, value in changes:
+        if action == "put":
+            edit.put(path, value)
+        elif action == "remove":
+            edit.remove(path)
+        else:
+            edit.change_items(path, value)
+    return edit.text()
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "expected"),
+    [
+        ("a: 1 # one\nb: 'x'\n", [("put", ("a",), 2)], "a: 2 # one\nb: 'x'\n"),
+        ("a: {b: 1, c: 2} # c\n", [("put", ("a", "b"), 3)], "a: {b: 3, c: 2} # c\n"),
+        ("a:\n    b: 1\n\n# end\n", [("put", ("a", "c"), 2)], "a:\n    b: 1\n    c: 2\n\n# end\n"),
+        ("a:\n  b: 1\n  c: 2\n", [("remove", ("a", "b"), 0)], "a:\n  c: 2\n"),
+        ("x: 1\na:\n  b:\n    c: 1\n  d: 1\n", [("remove", ("a", "b", "c"), 0)], "x: 1\na:\n  d: 1\n"),
+        ("a:\n  b: |\n    t\n  c: 1\n", [("remove", ("a", "b"), 0)], "a:\n  c: 1\n"),
+        ("a: 1", [("put", ("b",), {"c": [1]})], "a: 1\nb:\n  c:\n  - 1\n"),
+        (
+            "a:\n  - x # 1\n  - y # 2\n",
+            [("items", ("a",), lambda each: {"x": None}.get(each, "z"))],
+            "a:\n  - z # 2\n",
+        ),
+        ("a: [x, y]\n", [("items", ("a",), lambda each: None if each == "x" else each)], "a: [y]\n"),
+        ("a:\nb: 1\n", [("put", ("a", "c"), 1)], "a:\n  c: 1\nb: 1\n"),
+        ("a: [1]\nb:\n- 2\nc: 3\n", [("put", ("b",), ["x"]), ("put", ("c",), "y")], "a: [1]\nb:\n- x\nc: y\n"),
+    ],
+)
+def test_an_edit_changes_only_what_it_names(text: str, changes: list[Any], expected: str) -> None:
+    assert edited(text, *changes) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x: &e {b: 1}\na: *e\n", "x: &e\n  b: 1\na:\n  <<: *e\n  c: 1\n"],
+)
+def test_an_edit_does_not_change_what_an_anchor_shares(text: str) -> None:
+    with pytest.raises(UsageError, match="anchor"):
+        edited(text, ("put", ("a", "b"), 2))
+
+
+@pytest.mark.parametrize("arguments", [["ssh -L 1:a:2 u@h"], ["a.yaml", "b.yaml"]])
+def test_a_diff_needs_one_compose_file(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in arguments:
+        if name.endswith(".yaml"):
+            Path(name).write_text("services: {a: {image: a, environment: {DB_HOST: db.example.com}}}\n")
+    done = CliRunner().invoke(cli, ["import", "--diff", *arguments])
+    assert isinstance(done.exception, UsageError)
+    assert "needs one Compose file" in str(done.exception)

@@ -1,0 +1,55 @@
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli import cli
+from gateway.errors import UsageError
+
+TUNNEL = "ssh://tunnel@bastion.example.com?identity_files=/k&known_hosts=/h"
+
+
+def rendered(*backends: str, arguments: tuple[str, ...] = ()) -> str:
+    given = [word for each in backends for word in ("--backend", each)]
+    done = CliRunner().invoke(cli, ["render", "exports", "--tunnel", f"bastion={TUNNEL}", *given, *arguments])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("backend", "line"),
+    [
+        ("m=nfs://nas:2049/media?via=bastion", "/media bastion.example.com(rw,sync,no_subtree_check,insecure)"),
+        ("m=nfs://localhost:2049/media?via=bastion", "/media localhost(rw,sync,no_subtree_check,insecure)"),
+        (
+            "m=nfs://nas:2049/a%20b?via=bastion&volume.name=mm&volume.read_only=true",
+            "/a\\040b bastion.example.com(ro,sync,no_subtree_check,insecure)",
+        ),
+    ],
+)
+def test_an_export_permits_the_client_of_the_server(backend: str, line: str) -> None:
+    assert rendered(backend).splitlines()[1] == line
+
+
+def test_each_server_has_its_lines_once() -> None:
+    text = rendered(
+        "a=nfs://nas/a?via=bastion", "b=nfs://nas/b?via=bastion", "c=nfs://other/a?via=bastion", "d=tcp://x:1"
+    )
+    assert re.findall(r"^# (\w+):", text, re.MULTILINE) == ["nas", "other"]
+    assert len(text.splitlines()) == 5
+
+
+def test_a_client_that_is_not_in_the_configuration_must_be_named() -> None:
+    with pytest.raises(UsageError, match=r"backends\.m: .* --from"):
+        rendered("m=nfs://nas/m")
+    text = rendered("m=nfs://nas/m", arguments=("--from", "10.8.0.0/24", "--from", "host.example.com"))
+    assert text.splitlines()[1] == (
+        "/m 10.8.0.0/24(rw,sync,no_subtree_check,insecure) host.example.com(rw,sync,no_subtree_check,insecure)"
+    )
+
+
+def test_a_configuration_without_exports_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no backend of kind nfs"):
+        rendered("m=tcp://nas:1")
