@@ -1,4 +1,4 @@
-"""Interface of protocols whose clients send cancel requests on connections of their own."""
+"""Interface of protocols whose clients send cancel requests on separate connections."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,7 +12,7 @@ class Classification(Enum):
 
     SESSION = "session"
     INCOMPLETE = "incomplete"
-    """More bytes are needed."""
+    """`classify` needs more bytes."""
 
 
 @dataclass(frozen=True)

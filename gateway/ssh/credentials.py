@@ -1,4 +1,4 @@
-"""Loads private keys, certificates and passwords. They are read at each login, so that they can be rotated."""
+"""Loads private keys, certificates and passwords at each login, so that operators can rotate them."""
 
 import asyncio
 import contextlib

@@ -130,7 +130,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
 
     @property
     def offered(self) -> str | None:
-        """The untrusted keys of this connection and of those before it, or None."""
+        """Description of the untrusted keys of this connection and of earlier connections; None if there are none."""
         return ", ".join(filter(None, [*self._refused_before, self.refused_key])) or None
 
     @property
