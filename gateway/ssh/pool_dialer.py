@@ -67,7 +67,7 @@ class PoolDialer:
         self.wake()
 
     async def run(self) -> None:
-        """Dial while connections are missing. Dials run in parallel, so that a dial that hangs does not delay others."""
+        """Dial while connections are missing. Dials run in parallel, so that no dial delays the others."""
         while True:
             self._wake.clear()
             while self._missing() > len(self.tasks):
