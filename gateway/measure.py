@@ -16,7 +16,7 @@ class Tap(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether the tap needs no more bytes. The relay drops such a tap, at the latest at the backend's next data."""
+        """Whether the tap needs no more bytes. The relay drops it, at the latest when the backend next sends data."""
 
     @property
     def tracker(self) -> "RequestTracker | None":

@@ -93,7 +93,7 @@ class Listener:
                 self._register(sock)
 
     def stop(self) -> None:
-        """Stop accepting, but stay bound: another owner or process may accept from the same sockets."""
+        """Stop accepting, but keep the sockets bound: another owner or process may accept from the same sockets."""
         self._on_accept = None
         for sock in self._sockets:
             poller().remove(sock.fileno())
@@ -163,7 +163,7 @@ def _bind(address: ListenAddress) -> list[socket.socket]:
             bound.append(_listening(socket.socket(family), (host, address.port)))
         except OSError as error:
             if bound and error.errno in _NO_IPV6_ERRNOS:
-                continue  # this host has no IPv6: listen on 127.0.0.1 only
+                continue  # the host has no IPv6, so listen only on 127.0.0.1
             for sock in bound:
                 sock.close()
             if bound:

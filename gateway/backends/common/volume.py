@@ -95,7 +95,7 @@ class MountKind:
 
 _VERSION_OPTIONS = ("vers=", "nfsvers=")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - keys, not bound
-"""The address to mount for listener addresses that are not valid in mount options."""
+"""Addresses that replace listener addresses in mount options, which do not accept the latter."""
 
 
 def mount_address(volume: VolumeOptions, listener: Endpoint) -> str:
