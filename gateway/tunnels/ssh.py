@@ -101,7 +101,7 @@ def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSet
     for key, defaults in algorithms.DEFAULTS.items():
         weak = [each for each in getattr(options, key) if each not in defaults]
         if weak:
-            message = f"lists {', '.join(weak)}, which is not among the defaults: update the server, and remove the entry"
+            message = f"lists {', '.join(weak)}, which is not among the defaults: remove it, and update the server"
             yield InsecureSetting(key, message, advised=False)
 
 
