@@ -17,7 +17,7 @@ class Classification(Enum):
 
 @dataclass(frozen=True)
 class CancelRequest:
-    """Request that cancels the query of another session, sent on a connection of its own. Contains a secret key."""
+    """Request that cancels the query of another session, sent on a separate connection. Contains a secret key."""
 
     data: bytes = field(repr=False)
 

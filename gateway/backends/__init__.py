@@ -86,7 +86,7 @@ class BackendKind:
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
             None: servers do not count them.
         tap: Creates a tap that measures latency in the traffic. None: the protocol alternates requests and responses.
-        cancels: Recognizes cancel requests on connections of their own. Excludes `tap`.
+        cancels: Recognizes cancel requests on separate connections. Excludes `tap`.
         prompt: Seconds without a response to a client after which the target is suspect. None: responses may take any
             time.
         imports: How `gateway import` writes a backend.

@@ -47,7 +47,7 @@ class Dialer:
     Args:
         route: The current route.
         make_tap: Creates the taps that measure latency; None: the relay measures it by direction.
-        cancels: Routes cancel requests; None: the kind has none on connections of their own.
+        cancels: Routes cancel requests; None: the kind has none on separate connections.
     """
 
     def __init__(self, route: Route, make_tap: TapFactory | None = None, cancels: CancelRouter | None = None) -> None:
@@ -62,7 +62,7 @@ class Dialer:
 
     @property
     def knows_cancel_requests(self) -> bool:
-        """Whether the kind sends cancel requests on connections of their own."""
+        """Whether the kind sends cancel requests on separate connections."""
         return self._cancels is not None
 
     def set_fail_fast(self, *, enabled: bool) -> None:

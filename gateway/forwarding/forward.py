@@ -43,7 +43,7 @@ class Forward:
         route: How to reach the targets.
         tap: Creates the taps that measure latency; None: the relay measures it by direction.
         prompt: Seconds without a response after which a target is reported as stalled; None: never.
-        cancels: The protocol of cancel requests; None: the kind has none on connections of their own.
+        cancels: The protocol of cancel requests; None: the kind has none on separate connections.
         recorder: Records clients in the audit log; None: they are not recorded.
     """
 

@@ -26,7 +26,7 @@ class HandshakeBudget:
     """Count of aborted handshakes at one server, as seen through one tunnel.
 
     Args:
-        limit: Number of aborted handshakes at which the server blocks our address.
+        limit: Number of aborted handshakes at which the server blocks the gateway's address.
     """
 
     def __init__(self, limit: int) -> None:

@@ -127,8 +127,8 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except Exception as error:  # noqa: BLE001 - logged and retried
-                # accept(2) reports network errors of the new connection as well as our own errors. If this process is
-                # out of descriptors, the connection stays in the kernel's queue and epoll reports it continuously.
+                # accept(2) reports network errors of the new connection and errors of this process. If this process
+                # is out of descriptors, the connection stays in the kernel's queue and epoll reports it continuously.
                 self._pause(sock, error)
                 return
             try:

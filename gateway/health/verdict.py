@@ -76,7 +76,7 @@ class Verdict:
 
     Args:
         rise: Consecutive successes that take the target up.
-        fall: Consecutive failures that take it down. A full or read-only file system takes it down at once.
+        fall: Consecutive failures that take it down. A full or read-only file system takes it down immediately.
     """
 
     def __init__(self, rise: int, fall: int) -> None:

@@ -49,7 +49,7 @@ class TlsSocket:
 
     @property
     def supports_half_close(self) -> bool:
-        """Whether the peer may send after it receives our close_notify: only in TLS 1.3 (RFC 5246, section 7.2.1)."""
+        """Whether the peer may send after it receives a close_notify: only in TLS 1.3 (RFC 5246, section 7.2.1)."""
         return self._tls.version() == "TLSv1.3"
 
     @property

@@ -161,7 +161,7 @@ def _is_closed(sock: socket.socket) -> bool:
 
 
 def _unacknowledged(sock: socket.socket) -> int:
-    """Return the bytes sent that the peer's kernel has not acknowledged, including our FIN (tcp(7), SIOCOUTQ)."""
+    """Return the sent bytes that the peer's kernel has not acknowledged, including the FIN (tcp(7), SIOCOUTQ)."""
     try:
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
     except OSError:

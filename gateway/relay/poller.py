@@ -2,7 +2,7 @@
 
 A relay handles an event with one or two system calls. Dispatching the event through asyncio's handles and queues
 costs more than these calls. So the selector calls the relay handlers inside `select()`, and returns to asyncio only
-when asyncio has work: a ready descriptor of its own, a timer, or a callback that a handler scheduled.
+when asyncio has work: a ready descriptor that asyncio registered, a timer, or a callback that a handler scheduled.
 
 On any other loop, `poller()` provides the same interface on top of `add_reader` and `add_writer`.
 """

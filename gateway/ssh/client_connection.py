@@ -226,7 +226,7 @@ class ClientConnection(SSHClientConnection):
             self._kexinit_sent = True
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        """Send a packet, without the empty MSG_IGNORE that asyncssh sends before it: only CBC needs that."""
+        """Send a packet without the empty MSG_IGNORE that asyncssh sends before it: only CBC needs MSG_IGNORE."""
         if pkttype == MSG_IGNORE and self.send_cipher is not None:
             return
         super().send_packet(pkttype, *args, handler=handler)

@@ -328,7 +328,7 @@ class NativeChannel(ChannelRelay):
             self._writer.send_control(asyncssh_internals.MSG_CHANNEL_CLOSE, UInt32(self._remote_id))
 
     def _free(self) -> None:
-        """Free the channel's number: it is closed on both sides, or lost with its connection."""
+        """Free the number of a channel that is closed on both sides or was lost with its connection."""
         if not self._freed:
             self._freed = True
             self._reader.opening.pop(self._local_id, None)

@@ -85,7 +85,7 @@ class PacketReader:
         self.last_received = time.monotonic()
         """The monotonic time of the last received data, in seconds."""
         self.greeting = b""
-        """The start of the peer's first data. A server that refuses the connection may give the reason here."""
+        """The start of the peer's first data. A server that refuses the connection may send the reason in it."""
         self._sock = sock
         self._conn = conn
         self._on_end = on_end
@@ -164,7 +164,7 @@ class PacketReader:
             self._conn.data_received(data)
 
     def _parse(self) -> None:
-        """Decrypt and dispatch complete packets until one needs asyncssh to finish it first."""
+        """Decrypt and dispatch complete packets, until asyncssh must finish a packet before the next one."""
         conn, channels, buffer, view = self._conn, self.channels, self._buffer, self._view
         with_data: list[Receiver] = []
         packets = used = 0

@@ -58,7 +58,7 @@ SLOT_VIEWS = [
     _SCRATCH_VIEW[at * _SLOT_SIZE + DATA_HEADER : at * _SLOT_SIZE + DATA_HEADER + MAX_SEND_PACKET]
     for at in range(SLOTS)
 ]
-"""Buffers that relays read client data into; `PacketWriter.send_data` encrypts it from there."""
+"""Buffers into which relays read client data. `PacketWriter.send_data` encrypts the data from these buffers."""
 _PADDING = os.urandom(2 * BLOCK)
 _pack_data_header = struct.Struct(">IBBII").pack_into
 
@@ -109,7 +109,7 @@ class PacketWriter:
         self._round_size = 0
         """Relays that waited when the queue was last served."""
         self._backlog = SendBuffer()
-        """Encrypted data that the socket has not taken."""
+        """Encrypted data that the socket has not accepted."""
         self._blocked_at = 0.0
         """The monotonic time at which `blocked` last became true, in seconds."""
         self._notsent_lowat = NOTSENT_LOWAT
@@ -230,7 +230,7 @@ class PacketWriter:
         self._count_sealed(out, length)
 
     def flush(self) -> None:
-        """Write the batch to the socket, and append what it does not take to the backlog."""
+        """Write the batch to the socket, and append the data that the socket does not accept to the backlog."""
         size, self._batched = self._batched, 0
         if not size or self._closed:
             return

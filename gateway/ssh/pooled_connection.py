@@ -42,7 +42,7 @@ class ChannelOpener(Protocol):
         timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,
     ) -> ChannelRelay:
-        """Open a channel to `to`. A channel that opens after this method has raised is closed at once.
+        """Open a channel to `to`. If the channel opens after this method has raised, it is closed immediately.
 
         Args:
             to: The target.
@@ -80,7 +80,7 @@ class PooledConnection:
         """The round trip of the last keepalive, in seconds."""
         self.closing = False
         self.outdated = False
-        """Whether its credentials have changed since the login."""
+        """Whether the tunnel's credentials have changed since this connection logged in."""
         self.stalled = False
         """See `ConnectionHealth.stalled`."""
         self.silence_at_recovery = 0.0
@@ -213,7 +213,7 @@ class PooledConnection:
         return self._close_reason or (str(error) if error else "the SSH connection was closed")
 
     def abort(self, reason: str) -> None:
-        """Reset every client and close the connection at once, without a disconnect message.
+        """Reset every client and close the connection immediately, without a disconnect message.
 
         Args:
             reason: The cause, for the log and for `lost`.
