@@ -8,10 +8,12 @@ import sys
 def main() -> None:
     """Run a command."""
     if sys.argv[1:2] == ["run"]:
-        # Before the slow imports: a HUP waits until the service can reload, and a TERM stops at any time.
+        # Set the handlers before the slow imports: HUP must wait until the service can reload, and TERM must always
+        # stop it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         for number in (signal.SIGTERM, signal.SIGINT):
-            # Not by an exception: Python ignores exceptions in destructors, which may run during imports.
+            # TERM must not raise an exception: Python ignores exceptions in destructors, which may run during
+            # imports.
             signal.signal(number, lambda *_: os._exit(0))
     from gateway.cli import main as cli  # noqa: PLC0415 - slow to import
 

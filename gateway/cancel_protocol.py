@@ -1,4 +1,4 @@
-"""Interface of protocols whose clients send cancel requests on connections of their own."""
+"""Interface of protocols whose clients send cancel requests on separate connections."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,12 +12,12 @@ class Classification(Enum):
 
     SESSION = "session"
     INCOMPLETE = "incomplete"
-    """More bytes are needed."""
+    """`classify` needs more bytes."""
 
 
 @dataclass(frozen=True)
 class CancelRequest:
-    """Request that cancels the query of another session, sent on a connection of its own. Contains a secret key."""
+    """Request that cancels the query of another session, sent on a separate connection. Contains a secret key."""
 
     data: bytes = field(repr=False)
 

@@ -1,4 +1,4 @@
-"""Distinguishes the cancellation of a task from that of something it awaits."""
+"""Distinguishes the cancellation of a task from the cancellation of an object that the task awaits."""
 
 import asyncio
 

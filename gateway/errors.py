@@ -8,7 +8,7 @@
     ├── ServiceUnreachable   the caller of a command: the service does not answer
     └── ReachError           depends on the subclass; has a `Reason`
         ├── TunnelError      the operator of the tunnel; `fatal` if a retry cannot succeed soon
-        ├── LinkLostError    no one: the link is being reopened
+        ├── LinkLostError    no one: the uplink reopens the link
         │   └── RedialError the caller: dial again immediately
         ├── DialError        the operator of the target: the link works, the target cannot be reached
         └── ProbeError       the operator of the target: it answers, but clients cannot use it
@@ -58,7 +58,7 @@ class Problem:
     Args:
         place: `FILE:line:column`, or the flag or environment variable that set the value.
         key: The dotted key, such as `backends.orders.listen`; empty for the whole document.
-        message: What is wrong and how to fix it.
+        message: The error and how to fix it.
     """
 
     place: str

@@ -1,4 +1,4 @@
-"""Facts about targets and tunnels. Each kind declares its own; status, JSON, page and metrics render them alike."""
+"""Facts about targets and tunnels. Each kind declares its facts; status, JSON, page and metrics show them alike."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Fact:
 
 
 def hidden(value: object) -> str:
-    """Return an empty text: for facts that only JSON shows."""
+    """Return an empty text. Facts that only JSON shows use this function as `describe`."""
     del value
     return ""
 

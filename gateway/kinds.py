@@ -22,7 +22,7 @@ class Kinds(Mapping[str, K]):
         self._package = package
         self._path = path
         self._listed: tuple[str, ...] = ()
-        """The folders that `_listed_names` comes from."""
+        """The folders in which the registry found `_listed_names`."""
         self._listed_names: list[str] = []
 
     @property

@@ -8,7 +8,7 @@ from typing import Protocol
 LATENCY_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
-"""Upper bounds in seconds, from a round trip on one host to the longest common timeout."""
+"""Upper bounds of the buckets in seconds, from a round trip on one host to the longest common timeout."""
 
 
 class Tap(Protocol):
@@ -16,7 +16,7 @@ class Tap(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether it needs no more bytes. The relay then drops it, at the latest when the backend next sends data."""
+        """Whether the tap needs no more bytes. The relay drops it, at the latest when the backend next sends data."""
 
     @property
     def tracker(self) -> "RequestTracker | None":

@@ -5,8 +5,8 @@ be readable by everybody. A file is readable by everybody if its mode lets other
 lets others pass.
 
 Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container that has no other
-users. Such mounts are accepted: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory file
-system (Kubernetes). On a host, an in-memory file system gives no protection from other users.
+users. The checks accept such mounts: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory
+file system (Kubernetes). On a host, an in-memory file system gives no protection from other users.
 """
 
 import errno

@@ -7,7 +7,7 @@ lines, bidirectional or invisible characters, or megabytes of data.
 _MAX_LENGTH = 500
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
-"""Only this many times the maximum length is examined, however long the text is."""
+"""`one_line` examines at most this multiple of the maximum length, regardless of the length of the text."""
 _RANGES = (
     (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2800, 0x2800), (0x3164, 0x3164),
     (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0100, 0xE01EF),

@@ -1,4 +1,4 @@
-"""TLS of all TLS clients of Gateway."""
+"""TLS settings that all TLS clients of Gateway use."""
 
 import ssl
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class ClientTls:
             if self.cert_file is not None:
                 key = "cert_file"
                 context.load_cert_chain(self.cert_file, self.key_file)
-        except OSError as error:  # includes ssl.SSLError, and names no file
+        except OSError as error:  # `OSError` includes `ssl.SSLError`; the error does not name the file
             raise GatewayError(f"{key}: {getattr(self, key)}: {error.strerror or error}") from error
         if not verified:
             context.check_hostname = False
@@ -63,7 +63,8 @@ def client_context(ca_file: Path | str | None = None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     except ssl.SSLError as error:
         raise ssl.SSLError(error.errno or 1, "contains no usable PEM certificate") from error
-    # Python 3.13 sets this flag by default. It rejects a CA without the key usage extension, as many private CAs are.
-    # libpq, curl and Python 3.12 accept them. Signature, validity, host name and CA flag are verified without it.
+    # Python 3.13 sets this flag by default. The flag rejects a CA without the key usage extension, which many private
+    # CAs lack; libpq, curl and Python 3.12 accept such CAs. Without the flag, OpenSSL still verifies signature,
+    # validity, host name and CA flag.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

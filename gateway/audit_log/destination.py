@@ -10,7 +10,8 @@ _STANDARD = {"stdout": 1, "stderr": 2}
 _MODE = 0o600
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
 _MAX_WRITE = 64 * 1024
-"""Bytes per write to a file. Writes to a pipe are limited to PIPE_BUF: they are atomic if several processes write."""
+"""Maximum number of bytes per write to a file. The limit for a pipe is PIPE_BUF, up to which writes are atomic,
+because several processes may write to the pipe."""
 _POLL_TIMEOUT = 1000
 """Milliseconds to wait for a pipe that another process has made non-blocking."""
 
@@ -48,9 +49,9 @@ class Destination:
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:
-                os.write(fd, b"\n")  # an earlier process stopped in the middle of a line
+                os.write(fd, b"\n")  # completes the line in which an earlier process stopped
             except OSError:
-                self.close()  # the next write opens the file and retries this
+                self.close()  # the next write opens the file and repeats this step
                 raise
 
     def close(self) -> None:

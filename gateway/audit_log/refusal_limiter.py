@@ -6,7 +6,7 @@ WINDOW = 1.0
 """Seconds between two lines for the same key."""
 _MAX_KEYS = 1024
 OTHERS = "others"
-"""Source of the refusals that are counted together because there are too many keys."""
+"""Source in the common key that counts refusals when there are too many keys."""
 
 
 class RefusalKey(NamedTuple):
@@ -14,7 +14,7 @@ class RefusalKey(NamedTuple):
 
     backend: str
     source: str | None
-    """An address, or `unix`."""
+    """The client's address, or `unix` for a unix socket."""
     path: str | None
     uid: int | None
     """User ID of the peer on the unix socket `path`."""

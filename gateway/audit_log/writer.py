@@ -14,18 +14,18 @@ from gateway.audit_log.events import Event, encode_line
 log = logging.getLogger(__name__)
 
 _BATCH_DELAY = 0.05
-"""Seconds for which events are collected into one write."""
+"""Seconds for which the writer collects events into one write."""
 _RETRY_DELAY = 1.0
 _LOG_INTERVAL = 60.0
 _STUCK_AFTER = 5.0
-"""Seconds without progress after which the log is reported as stuck."""
+"""Seconds without progress after which `fault` reports that the log is stuck."""
 MISCONFIGURED = frozenset(
     {
         errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP,
         errno.ENAMETOOLONG, errno.ENXIO, errno.EBADF,
     }
 )  # fmt: skip
-"""Errors caused by the configuration. Other errors mean that the disk is full or faulty."""
+"""Error numbers that the configuration causes. Other errors mean that the disk is full or faulty."""
 
 
 class AuditWriter:
@@ -98,7 +98,7 @@ class AuditWriter:
         """Why lines are currently not written, in one line; None if they are."""
         error = self.error
         if not self.alive and not self._closing.is_set():
-            return f"the audit log {self._target} is not written: its thread has ended: restart the gateway"
+            return f"the audit log {self._target} is not written, because its thread has ended: restart the gateway"
         if error is not None:
             return f"the audit log {self._target} cannot be written: {error.strerror or error}"
         if not self.opened.is_set():
@@ -196,7 +196,7 @@ class AuditWriter:
                     log.info("audit log is written again", extra={"file": str(self._target)})
 
     def _drop_all(self) -> None:
-        """Drop everything that is not written."""
+        """Drop all events that are not written."""
         with self._lock:
             left = len(self._writing) + len(self._queue)
             self.dropped += left

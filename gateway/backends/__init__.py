@@ -1,4 +1,4 @@
-"""The kinds of backend: each is the `KIND` of one module."""
+"""The kinds of backend. Each module defines one kind as `KIND`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class ImportRules:
 
 
 def without_path(scheme: str, path: str) -> dict[str, str]:
-    """Return no keys: for kinds whose URLs have no path.
+    """Return no keys, and refuse a path. Kinds whose URLs have no path use this function as `read_url`.
 
     Args:
         scheme: The scheme of the URL.
@@ -64,7 +64,7 @@ def without_path(scheme: str, path: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class BackendKind:
-    """A kind of backend, with everything that the rest of the gateway must know about it.
+    """A kind of backend, with all properties that other packages need.
 
     Args:
         name: The value of `kind` in a configuration.
@@ -86,7 +86,7 @@ class BackendKind:
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
             None: servers do not count them.
         tap: Creates a tap that measures latency in the traffic. None: the protocol alternates requests and responses.
-        cancels: Recognizes cancel requests on connections of their own. Excludes `tap`.
+        cancels: Recognizes cancel requests on separate connections. Excludes `tap`.
         prompt: Seconds without a response to a client after which the target is suspect. None: responses may take any
             time.
         imports: How `gateway import` writes a backend.
@@ -172,4 +172,4 @@ def kind_of_file_system(file_system: str) -> BackendKind | None:
 
 @dataclass(frozen=True)
 class NoOptions:
-    """No keys: for kinds without options or check keys of their own."""
+    """A dataclass without keys, for kinds that define no options or no check keys."""

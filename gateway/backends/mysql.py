@@ -40,16 +40,17 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, ReachError, Reason
 
 _IO_TIMEOUT = 3600.0
-"""Seconds that PyMySQL may block in one operation. The socket is shut down at the deadline of the check."""
+"""Seconds for which PyMySQL may block in one operation. The deadline of the check ends the operation earlier."""
 _THREAD_TIMEOUT = 1.0
-"""Seconds to wait for a thread after its socket was shut down. It ends at once unless the machine is busy."""
+"""Seconds to wait for a thread after its socket was shut down. The thread ends immediately unless the machine is
+busy."""
 _PROTOCOL_ERRORS = (
     OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError, RuntimeError, ArithmeticError,
     struct.error,
 )  # fmt: skip
-"""What PyMySQL raises if a server violates the protocol, for example with a request for a local file."""
+"""Exceptions that PyMySQL raises if a server violates the protocol, for example with a request for a local file."""
 _ABORT_LIMIT = 100
-"""The default of `max_connect_errors`."""
+"""The server's default of `max_connect_errors`."""
 
 _REASONS = {
     1040: Reason.TOO_MANY_CONNECTIONS,
@@ -106,13 +107,14 @@ class MysqlBackend:
         self._aborted: dict[Endpoint, AbortedLogins] = {}
         self._passwords = PasswordSource()
         self._file_thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-files")
-        """Reads the files of a login. If their file system hangs, it blocks only one thread."""
+        """Executor with one thread that reads the files of logins. If their file system hangs, only this thread
+        blocks."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.backend.Backend`: log in, and query role, version and lag.
 
-        A login that is aborted at the deadline counts in the server, and here. After several consecutive ones, probes
-        pause.
+        The server and this method count each login that the deadline aborts. After several consecutive aborted
+        logins, probes pause.
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
@@ -124,14 +126,14 @@ class MysqlBackend:
                 f"the last {aborted.count} logins timed out, and the server counts them (max_connect_errors): the"
                 f" next login follows in {pause:.0f} s",
             )
-        # Before the connection: the server counts whatever fails after that.
+        # Get the password before the connection, because the server counts every failure after the connection.
         password = await self._passwords.get(self.check, target, phases)
         loop = asyncio.get_running_loop()
         login = await loop.run_in_executor(self._file_thread, self._create_login, target, phases, password)
         sock = await link.socket(target, phases)
-        # A duplicate, because TLS detaches the descriptor from the first object.
+        # Duplicate the socket, because TLS detaches the descriptor from the original object.
         handle = sock.dup()
-        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL blocks
+        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL blocks its thread
         query = loop.run_in_executor(thread, self._query, login, sock, phases)
         thread.shutdown(wait=False)
         query.add_done_callback(lambda done: _close(done, sock, handle))
@@ -141,7 +143,7 @@ class MysqlBackend:
         try:
             finding = await asyncio.shield(query)
         except asyncio.CancelledError:
-            with contextlib.suppress(OSError):  # it may be closed already
+            with contextlib.suppress(OSError):  # the socket may be closed already
                 handle.shutdown(socket.SHUT_RDWR)  # unblocks the thread
             if not login.logged_in:
                 phases.on_abandoned()
@@ -195,7 +197,7 @@ class MysqlBackend:
 
 
 def _close(query: "asyncio.Future[ProbeResult]", *sockets: socket.socket) -> None:
-    """Close the sockets of a thread that has ended; mark its exception as retrieved: the check may be over."""
+    """Close the sockets of a thread that has ended, and mark the thread's exception as retrieved."""
     for each in sockets:
         each.close()
     if not query.cancelled():

@@ -1,4 +1,4 @@
-"""`kind: nfs`: an NFSv4 export. The probe sends RPC calls. It mounts nothing, and so cannot hang in the kernel."""
+"""`kind: nfs`: an NFSv4 export. The probe sends RPC calls, without a mount that could hang in the kernel."""
 
 import math
 import re
@@ -31,7 +31,8 @@ from gateway.text import format_bytes
 
 _PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9
-"""Seconds, and retransmissions: the kernel's limit for `timeo * (1 + retrans)` is 600 s."""
+"""The mount option `timeo` in seconds, and the maximum of the mount option `retrans`. The kernel limits
+`timeo * (1 + retrans)` to 600 s."""
 _VERSIONS = ("4", "4.0", "4.1", "4.2")
 _RESERVED = frozenset({
     "proto", "tcp", "udp", "rdma", "tcp6", "udp6", "clientaddr", "mountaddr", "mountport", "mountproto", "mountvers",
@@ -43,7 +44,7 @@ _IMPORTED_OPTIONS = frozenset({
     "noatime", "nocto", "nodev", "nodiratime", "noexec", "nosuid", "nconnect", "relatime", "retrans", "rsize", "sync",
     "timeo", "wsize",
 })  # fmt: skip
-"""Mount options that an imported volume keeps."""
+"""Mount options that `gateway import` keeps for a volume."""
 WRITABLE = Fact("read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden)
 SPACE = Fact(
     "space_bytes",
@@ -154,10 +155,10 @@ class NfsBackend:
 
 
 def _describe_change(first: v4.Export, now: v4.Export) -> str:
-    """Return what has changed so that existing mounts are stale; empty if nothing has."""
+    """Return the change that makes existing mounts stale; empty if nothing has changed."""
     if first.fsid != now.fsid:
-        return f"another file system than before ({first.fsid}, now {now.fsid})"
-    return "another directory than before" if first.handle != now.handle else ""
+        return f"the target exports another file system than before ({first.fsid}, now {now.fsid})"
+    return "the target exports another directory than before" if first.handle != now.handle else ""
 
 
 def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
@@ -214,7 +215,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     version = mount.pop("nfsvers", "") or mount.pop("vers", "") or "4"
     kept, notes = _imported_options(mount)
     if named.strip("[]") not in ("", server):
-        notes.append(f"the device names {named}: the target is addr={server}")
+        notes.append(f"the device names {named}, but the target is addr={server}")
     if not version.startswith("4"):
         notes.append(f"NFS version {version} becomes 4.2 through the gateway")
     elif version in ("4.0", "4.1"):

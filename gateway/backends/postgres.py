@@ -1,12 +1,12 @@
 """`kind: postgres`: PostgreSQL. The probe logs in and runs a query, with the non-blocking interface of libpq.
 
 The only permitted authentication is SCRAM (RFC 5802), in which the server also proves that it knows the password.
-Over TLS it is bound to the server's certificate (RFC 5929, tls-server-end-point), so that a man in the middle cannot
-relay it. This channel binding is required if the certificate is not verified. Otherwise it is optional, because
-poolers may not support it.
+Over TLS, channel binding ties SCRAM to the server's certificate (RFC 5929, tls-server-end-point), so that a man in
+the middle cannot relay the login. The probe requires channel binding if it does not verify the certificate. Otherwise
+channel binding is optional, because poolers may not support it.
 
 psycopg's connection waits for the server when it is cancelled, for eleven seconds if the server is silent. Therefore
-the event loop drives libpq directly, and `finish()` ends the connection at once, unless libpq is computing.
+the event loop drives libpq directly, and `finish()` ends the connection immediately, unless libpq is computing.
 """
 
 import asyncio
@@ -68,9 +68,9 @@ _SQLSTATES = {
     "28000": Reason.AUTH,
     "42501": Reason.AUTH,
 }
-"""PostgreSQL manual, appendix A."""
+"""Reasons by SQLSTATE (PostgreSQL manual, appendix A)."""
 _MAX_BYTES = 64 * 1024
-"""Bytes that a server may send for one login and its query. A usual check reads less than 8 KiB."""
+"""Maximum number of bytes that a server may send for one login and its query. A usual check reads less than 8 KiB."""
 _STILL_COMPUTING = (
     "the previous login is still computing: the server requests too many SCRAM iterations (if you trust the server,"
     " lower scram_iterations and set the user's password again)"
@@ -98,7 +98,7 @@ class PostgresBackend:
         self.options = options
         self.check = check
         self._last_in_sync: dict[Endpoint, float] = {}
-        """When each standby last had all data of its primary (monotonic)."""
+        """Monotonic time at which each standby last had all data of its primary."""
         self._passwords = PasswordSource()
         self._certificates = ServerCertificates()
         self._logins: dict[Endpoint, Login] = {}
@@ -176,7 +176,7 @@ class PostgresBackend:
         if streaming == "t" and lag == 0:
             self._last_in_sync[target] = now
         elif streaming == "f" and target in self._last_in_sync:
-            # If the primary has written nothing for an hour, the standby is not an hour behind.
+            # The age of the last transaction is not the lag: a primary may write nothing for an hour.
             lag = min(now - self._last_in_sync[target], math.inf if lag is None else lag)
         max_lag = self.check.max_lag
         unusable = None
@@ -231,7 +231,7 @@ async def _wait_event(fd: int, *, write: bool) -> None:
 
 async def _connect(login: Login, sock: socket.socket, phases: Phases) -> None:
     """Log in, and time the phases of the login."""
-    # libpq requires to wait for writing first, and then for the event that the last poll returned (section 34.1).
+    # libpq requires its caller to wait for writing first, then for the event of the last poll (section 34.1).
     conn, write = login.conn, True
     while True:
         started = time.perf_counter()
@@ -269,7 +269,7 @@ async def _run_query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str 
 
 
 def _error_message(conn: PGconn) -> str:
-    """Return libpq's error message, without the loopback address, which would mislead."""
+    """Return libpq's error message without the loopback address, which is not the address of the server."""
     text = conn.error_message.decode(errors="replace").strip()
     return re.sub(r"^connection to server at .*?, port \d+ failed: ", "", text)
 

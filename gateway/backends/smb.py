@@ -89,7 +89,7 @@ class SmbBackend:
 
 
 class _NewerDialectError(Exception):
-    """The server works, but supports only newer dialects. SMB 3.1.1 requires another form of the request."""
+    """The server supports only dialects newer than those offered. SMB 3.1.1 requires another form of the request."""
 
 
 async def _negotiate(sock: Stream) -> bytes:
@@ -125,7 +125,7 @@ async def _negotiate(sock: Stream) -> bytes:
 
 
 def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
-    del hold  # the mount options of SMB have no equivalent of `retrans`
+    del hold  # SMB has no mount option like `retrans`
     volume = options.volume
     if volume is None:
         return None
@@ -151,7 +151,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     keys: dict[str, Any] = {"targets": [str(Endpoint(server.strip("[]"), int(port)))], "share": match[2]}
     notes = [f"directory {match[3]} of the share: mount it on the host"] if match[3] else []
     if server != match[1]:
-        notes.append(f"the device names {match[1]}: the target is addr={server}")
+        notes.append(f"the device names {match[1]}, but the target is addr={server}")
     login = sorted({"user", "username", "password", "pass", "credentials", "cred"} & mount.keys())
     if login:
         notes.append(

@@ -1,4 +1,4 @@
-"""The commands. Each module is imported on use, and its functions import heavy modules, so that --help is fast."""
+"""The commands. To keep --help fast, modules are imported on use, and their functions import slow modules."""
 
 import importlib
 import sys

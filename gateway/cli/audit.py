@@ -86,7 +86,7 @@ def _print_finding(finding: "Finding") -> None:
     print_text(f"{finding.severity}  {where}  {finding.rule.title} [{finding.rule.id}]", fg=_COLORS[finding.severity])
     print_text(f"what: {finding.what}")
     print_text(f"why:  {finding.rule.why}")
-    # Not indented, so that it can be pasted into a shell with its here-documents.
+    # Print the fix without indentation, because a here-document in it must start at the first column.
     print_text(f"fix:\n{finding.fix}")
 
 

@@ -72,7 +72,7 @@ def configuration(
         tunnels: Tunnels as URLs.
         backends: Backends as URLs.
         settings: Values of flags.
-        record: Whether what is chosen now (a name, ports) is written to `state_dir`.
+        record: Whether to write the name and the ports that this command chooses to `state_dir`.
         refuse: See `with_instance`.
         serves: See `load`.
         needs_docker: Whether a section `docker` is required. If not, an absent section means this host's engine.

@@ -38,7 +38,7 @@ def chain(status: dict[str, Any], name: str) -> list[list[str]]:
 
 
 def chain_json(backend: dict[str, Any], name: str, rows: list[list[str]], cause: str | None) -> dict[str, Any]:
-    """Return the same as a JSON object.
+    """Return the explanation of a backend as a JSON object.
 
     Args:
         backend: The backend in `/api/v1/status`.

@@ -1,4 +1,4 @@
-"""`gateway render`: what to paste into other configurations."""
+"""`gateway render`: prints text to paste into the configurations of other programs."""
 
 from collections.abc import Callable
 from pathlib import Path

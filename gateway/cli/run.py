@@ -38,7 +38,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     given = config_sources(file, tunnels, backends, settings)
-    # Before the file is read, so that a later write counts as a change.
+    # Stat the files before reading them, so that a later write counts as a change.
     stamps = stat_files([given.file] if given.file else [])
     config = load(given)
     logs.configure(config.log.level, config.log.format)
@@ -51,7 +51,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
 
 
 def _exit(code: int) -> NoReturn:
-    """Exit immediately. The interpreter would wait for threads that resolve a name."""
+    """Exit immediately. A normal exit would wait for threads that resolve a name."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

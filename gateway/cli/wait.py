@@ -12,7 +12,7 @@ from gateway.ops.client import Client
 
 _POLL_INTERVAL = 0.2
 _MAX_QUOTED = 60
-"""Characters of an unexpected response in an error."""
+"""Maximum number of characters of an unexpected response that an error quotes."""
 
 
 @click.command()

@@ -40,11 +40,11 @@ class ProbeResult:
 
     def __post_init__(self) -> None:
         safe = {fact: one_line(value) if isinstance(value, str) else value for fact, value in self.facts.items()}
-        object.__setattr__(self, "facts", safe)  # frozen, but still under construction
+        object.__setattr__(self, "facts", safe)  # bypasses `frozen` during construction
 
 
 class Backend(Protocol):
-    """A service that containers use, with its options; knows how to probe a target."""
+    """A service that containers use, with its options. `probe` checks one target."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Check through `link`, as real traffic would, whether clients can use `target`.

@@ -17,7 +17,7 @@ Stream = socket.socket
 
 @dataclass(frozen=True)
 class Network:
-    """A network that links lead into. The same address in two networks is two different hosts.
+    """A network in which links connect sockets. The same address in two networks belongs to two different hosts.
 
     Args:
         hops: The tunnels on the way, outermost first; empty for the network of this host.
@@ -76,7 +76,7 @@ class Relay(Protocol):
 
 
 class Connector(Protocol):
-    """Connects sockets to targets: all that a probe needs of a link."""
+    """Connects sockets to targets. A probe uses only this part of a link."""
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         """Connect a non-blocking socket to `to`.
@@ -98,7 +98,7 @@ class Link(Connector, Protocol):
     """An open connection into a network. Connects sockets to targets there until it is lost."""
 
     network: Network
-    """The network that the targets are in."""
+    """The network of the targets."""
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None

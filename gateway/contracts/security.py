@@ -11,7 +11,7 @@ _WEEK = 7 * 86400.0
 
 
 class Secret:
-    """Secret that does not appear in its `repr`. It is read from its file at each use, so that it can be rotated.
+    """Secret that does not appear in its `repr`. Each use reads the secret's file, so that operators can rotate it.
 
     Args:
         value: The secret; None if `path` contains it.
@@ -78,7 +78,7 @@ class Validity(NamedTuple):
 
 @dataclass(frozen=True)
 class Credential:
-    """Certificate whose expiry is monitored: our own, or one that a server presented.
+    """Certificate whose expiry the gateway monitors: its own certificate, or one that a server presented.
 
     Args:
         kind: `ssh_certificate`, `tls` or `vpn`.
@@ -96,8 +96,8 @@ class InsecureSetting(NamedTuple):
 
     Args:
         key: The key, below the tunnel or backend.
-        message: What is wrong, and what to set instead. It follows the key in a sentence.
-        advised: Whether it is worth a warning without strict mode.
+        message: The problem, and what to set instead. The message follows the key in a sentence.
+        advised: Whether to warn about the setting without strict mode.
     """
 
     key: str

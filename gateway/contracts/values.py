@@ -3,9 +3,9 @@
 from typing import NamedTuple, NewType
 
 Duration = NewType("Duration", float)
-"""Seconds. Written `500ms`, `10s`, `5m`, `1h` in a configuration."""
+"""A duration in seconds. A configuration contains it as `500ms`, `10s`, `5m` or `1h`."""
 Size = NewType("Size", int)
-"""Bytes. Written `64KiB`, `15MiB`, `1GB` in a configuration."""
+"""A size in bytes. A configuration contains it as `64KiB`, `15MiB` or `1GB`."""
 POSITIVE = {"above": 0}
 """Field metadata: the value must be greater than zero."""
 AT_LEAST_ONE = {"least": 1}

@@ -22,7 +22,7 @@ class DemoClient:
     Args:
         backend: The name of the backend.
         query: Sends a query, and returns a line about the result.
-        command: A command line that does the same.
+        command: A command line that sends the same query.
     """
 
     backend: str

@@ -41,7 +41,8 @@ class MariaDB:
         folder.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             run(["chown", _OWNER, str(folder)])
-        # In the shared /tmp, a server that starts removes the temporary tables of the others.
+        # Use a separate directory: a server that starts removes the temporary tables of other servers in the same
+        # /tmp.
         self._tmpdir = f"--tmpdir={folder}"
         self._process = Process(
             [

@@ -15,7 +15,7 @@ from gateway.errors import GatewayError
 
 _PR_SET_PDEATHSIG = 1
 _SIGSTOP_TIMEOUT = 5.0
-"""Seconds until SIGSTOP has stopped every thread."""
+"""Time limit, in seconds, within which SIGSTOP must stop every thread."""
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -24,7 +24,8 @@ class DemoError(GatewayError):
 
 
 PORTS = range(15000, 32000)
-"""Below the range for outgoing connections (ip(7), ip_local_port_range), which could take a port before its use."""
+"""Ports for servers. They are below the range for outgoing connections (ip(7), ip_local_port_range), which could take
+a port before the server binds it."""
 _allocated: set[int] = set()
 
 

@@ -35,7 +35,7 @@ LogLevel VERBOSE
 {extra}
 """
 _SIGSTOP_TIMEOUT = 1.0
-"""Seconds until SIGSTOP has stopped a process."""
+"""Time limit, in seconds, within which SIGSTOP must stop a process."""
 
 
 class Bastion:
@@ -153,7 +153,7 @@ class Bastion:
     def kill_session(session: int, number: signal.Signals = signal.SIGKILL) -> int:
         """Send SIGKILL, SIGSTOP or SIGCONT to the processes of one connection, and return their number."""
         if number is not signal.SIGCONT:
-            _freeze(session)  # so that it cannot start another process meanwhile
+            _freeze(session)  # a stopped process cannot start another process
         processes = [*_children(session), session]
         for pid in processes:
             with contextlib.suppress(ProcessLookupError):

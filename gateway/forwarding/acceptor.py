@@ -23,16 +23,16 @@ from gateway.measure import Tally
 log = logging.getLogger(__name__)
 
 _IDENTIFY_TIMEOUT = 3.0
-"""Seconds that a client waits until its container is known, if admission depends on it."""
+"""Seconds for which a client waits until its container is known, if admission depends on the container."""
 _SHORT_IDENTIFY_TIMEOUT = 0.5
-"""The same if only the counters depend on it."""
+"""Seconds for which a client waits until its container is known, if only the counters depend on the container."""
 _ANY_SOURCE = Source()
-"""Stands for a client whose source does not matter."""
+"""Placeholder for the source of a client, if no rule depends on the source."""
 _LIMITS = (Refusal.MAX_CONNECTIONS, Refusal.CONSUMER_QUOTA)
 
 
 class _OverLimit(NamedTuple):
-    """A client beyond a limit: why it is refused unless it sends a cancel request, and where to count that."""
+    """A client beyond a limit: the reason for a refusal, and the counters for it. A cancel request is not refused."""
 
     refusal: Refusal
     address: str | None
@@ -65,11 +65,11 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         self.reserve = CancelReserve()
-        """Keyed by the client's task, or by its relay's `ended` once it is joined."""
+        """Clients beyond a limit. The key is the client's task, or the relay's `ended` once the client is joined."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not joined yet."""
         self.group: asyncio.TaskGroup | None = None
-        """Runs the tasks of the clients; None: every client is reset."""
+        """Task group that runs the tasks of the clients. None: the acceptor resets every client."""
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
@@ -128,7 +128,7 @@ class Acceptor:
         self.reserve.add(task, over_limit.address)
 
     def _over_limit(self, client: PendingClient, refusal: Refusal, usage: Usage | None) -> "_OverLimit | None":
-        """Return what is known about a client that may send a cancel request; None: refuse it at once."""
+        """Return the refusal of a client that may send a cancel request; None: refuse the client immediately."""
         source = Source.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
@@ -141,12 +141,12 @@ class Acceptor:
         client: PendingClient,
         job: Callable[[PendingClient], Coroutine[None, None, None]],
     ) -> "asyncio.Task[None]":
-        """Run `job` in a task. However that ends, the client is reset then, unless it was joined."""
+        """Run `job` in a task. When the task ends in any way, reset the client unless it was joined."""
 
         def on_done(task: asyncio.Task[None]) -> None:
             self.pending.discard(task)
             self.reserve.remove(task)
-            if task.cancelled():  # possibly before the job started
+            if task.cancelled():  # the cancellation may precede the start of the job
                 self._audit.not_joined(client.record, CloseReason.ABORTED)
             client.reset()
 
@@ -191,10 +191,10 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
     ) -> tuple[Refusal, Usage] | None:
-        """Give the client a slot of its consumer; or return why it is refused, and where to count that."""
+        """Give the client a slot of its consumer, or return the refusal and the counters for it."""
         if client.record is not None:
             client.record.consumer = consumer
-        # Without a directory of containers, the address identifies the consumer. The status does not show it.
+        # Without a directory of containers, the address identifies the consumer. The status omits such consumers.
         name = consumer.name if consumer else (UNKNOWN if self.admission.identity or address is None else address)
         container_id = consumer.id if consumer else ""
         refusal = self.admission.consumer_refusal(consumer, self.consumers.active[name])
@@ -211,7 +211,8 @@ class Acceptor:
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        if over_limit.refusal is Refusal.MAX_CONNECTIONS:  # other clients were counted when they were accepted
+        # Clients beyond other limits were counted when they were accepted.
+        if over_limit.refusal is Refusal.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)
 

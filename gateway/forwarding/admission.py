@@ -1,4 +1,4 @@
-"""Decides which clients are admitted, and how many. Pure: the caller counts connections."""
+"""Decides which clients are admitted, and how many. Pure. The caller counts connections."""
 
 import ipaddress
 import socket
@@ -53,7 +53,7 @@ class Identity(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Source of a client: an IP address and port, or the path of a unix socket and the peer's credentials."""
+    """Source of a client: IP address and port, or the path of its unix socket and the peer's credentials."""
 
     address: str | None = None
     port: int = 0

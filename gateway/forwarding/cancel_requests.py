@@ -1,4 +1,4 @@
-"""Routes cancel requests, which arrive on connections of their own, to the targets of their sessions."""
+"""Routes cancel requests, which arrive on separate connections, to the targets of their sessions."""
 
 import asyncio
 import logging
@@ -13,12 +13,12 @@ from gateway.forwarding.routed_target import RoutedTarget
 log = logging.getLogger(__name__)
 
 _CLASSIFY_TIMEOUT = 2.0
-"""Seconds for a client to send enough bytes to classify its connection."""
+"""Time limit, in seconds, within which a client must send enough bytes to classify its connection."""
 _MAX_ENCRYPTION_REQUESTS = 2
 _POLL_INTERVAL = 0.01
-"""Seconds between two looks at an incomplete first message."""
+"""Seconds between two attempts to classify an incomplete first message."""
 _REPLY_TIMEOUT = 2.0
-"""Seconds for a target to answer an encryption request."""
+"""Time limit, in seconds, for a target's answer to an encryption request."""
 _REPLY_TTL = 1.0
 """Seconds for which a target's answer to an encryption request is cached."""
 _COPY_TIMEOUT = 2.0
@@ -70,9 +70,9 @@ class CancelRouter:
     def targets_for(self, request: CancelRequest, default: RoutedTarget | None) -> list[RoutedTarget]:
         """Return the targets that must receive a cancel request.
 
-        That is the target of the session with its key. If no known session has this key, it is every target that has
-        a session with a hidden key: a server ignores a key that is not one of its own. If there is none of these
-        either, it is `default`.
+        If a known session has the key of the request, only the target of this session must receive it. Otherwise
+        every target that has a session with a hidden key must receive it, because a server ignores an unknown key. If
+        there is no such target, `default` must receive it.
 
         Args:
             request: The cancel request.
@@ -140,7 +140,7 @@ class CancelRouter:
     async def _reply_to(self, request: EncryptionRequest, link: Link, routed: RoutedTarget) -> bytes:
         """Return the target's reply to an encryption request; empty if it was not sent or there is no reply."""
         if any(login.key_hidden for login in self._sessions.get(routed, ())):
-            return b""  # the target encrypts, and would log an error for each of our connections
+            return b""  # a target that encrypts would log an error for each of the gateway's connections
         loop = asyncio.get_running_loop()
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
@@ -178,4 +178,4 @@ async def _send_encryption_request(request: EncryptionRequest, link: Link, route
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
     except (ReachError, OSError, TimeoutError):
-        return b""  # a session fails in the same way, and reports it
+        return b""  # the session fails in the same way and reports the error

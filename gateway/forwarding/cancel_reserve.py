@@ -4,7 +4,7 @@ from collections.abc import Hashable
 
 _MAX_CLIENTS = 32
 _MAX_PER_ADDRESS = _MAX_CLIENTS // 2
-"""Prevents one address that sends nothing from using up the reserve."""
+"""Maximum number of clients from one address, so that one address that sends nothing cannot use up the reserve."""
 
 
 class CancelReserve:
@@ -20,7 +20,7 @@ class CancelReserve:
         return len(self._addresses)
 
     def has_room(self, address: str | None) -> bool:
-        """Return whether one more client from `address` fits; None stands for unix sockets."""
+        """Return whether the reserve has room for a client from `address`; None: the client uses a unix socket."""
         from_address = sum(each == address for each in self._addresses.values())
         return len(self) < _MAX_CLIENTS and from_address < _MAX_PER_ADDRESS
 

@@ -85,7 +85,7 @@ class ConnectionAudit:
             self._write(record, None, None, ending, reason)
 
     def joined(self, record: ConnectionRecord | None) -> ConnectionRecord | None:
-        """Note that a client was joined, and return its record. Pass it to `ended` when the connection ends."""
+        """Record that a client was joined, and return the record. Pass it to `ended` when the connection ends."""
         if record is not None:
             record.pending = False
         return record

@@ -104,7 +104,7 @@ class JoinedConnections:
     async def drain(self) -> None:
         """Reset the clients of `drained_targets`, a few at a time, so that they reconnect to the right target.
 
-        Do nothing if another call is still running: it does that.
+        Do nothing if another call is still running, because that call resets them.
         """
         if self._draining:
             return

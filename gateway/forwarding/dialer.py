@@ -20,9 +20,9 @@ _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
 _RETRY_FACTOR = 2.0
 _NEXT_TARGET_AFTER = 2.0
-"""Seconds for a target to accept a connection while there is another target to try."""
+"""Time limit, in seconds, for a dial to a target while another target remains to try."""
 _CANCEL_DIAL_TIMEOUT = 5.0
-"""Seconds to dial for a cancel request. A later request might cancel the session's next query."""
+"""Time limit, in seconds, for a dial with a cancel request. A later request might cancel the session's next query."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {Reason.CHANNEL_PROHIBITED}
 """Reasons for which a retry does not help."""
@@ -38,7 +38,7 @@ class JoinedClient(NamedTuple):
     routed: RoutedTarget
     relay: Relay
     login: LoginTap | None = None
-    """Watches the login; None if that is not needed, or if the client sends a cancel request."""
+    """Watches the login; None if the login need not be watched, or if the client sends a cancel request."""
 
 
 class Dialer:
@@ -47,7 +47,7 @@ class Dialer:
     Args:
         route: The current route.
         make_tap: Creates the taps that measure latency; None: the relay measures it by direction.
-        cancels: Routes cancel requests; None: the kind has none on connections of their own.
+        cancels: Routes cancel requests; None: the kind has none on separate connections.
     """
 
     def __init__(self, route: Route, make_tap: TapFactory | None = None, cancels: CancelRouter | None = None) -> None:
@@ -62,7 +62,7 @@ class Dialer:
 
     @property
     def knows_cancel_requests(self) -> bool:
-        """Whether the kind sends cancel requests on connections of their own."""
+        """Whether the kind sends cancel requests on separate connections."""
         return self._cancels is not None
 
     def set_fail_fast(self, *, enabled: bool) -> None:
@@ -115,7 +115,7 @@ class Dialer:
             route = dialer.route
             link = route.uplink.link
             if link is None and self.fail_fast:
-                raise DialError(Reason.TUNNEL, "the path is down, and clients are not held (fail)")
+                raise DialError(Reason.TUNNEL, "the path is down, and gateway fail has disabled the hold")
             if link is None:
                 client.watcher.start()
                 try:
@@ -201,7 +201,7 @@ class Dialer:
         chosen = default if default is not None and default in candidates else candidates[0]
         link_to_chosen = link if chosen.uplink is dialer.route.uplink else chosen.uplink.link
         if link_to_chosen is None:
-            raise DialError(Reason.TUNNEL, f"the path to {chosen.target} is down, and its sessions with it")
+            raise DialError(Reason.TUNNEL, f"the path to {chosen.target} is down, so its sessions have ended")
         copies = asyncio.gather(*(send_copy(request, each) for each in candidates if each != chosen))
         relay: Relay | None = None
         try:

@@ -3,7 +3,7 @@
 from gateway.contracts.link import Relay
 
 SHARE_PER_SECOND = 0.1
-"""Share of the initial connections that is closed per second."""
+"""Share of the initial connections to close per second."""
 
 
 class DrainPace:

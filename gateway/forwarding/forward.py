@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
-"""Seconds between two reports about one target, so that a slow server is not checked continuously."""
+"""Seconds between two reports of a stall at one target, so that checks of a slow server do not run continuously."""
 _RESERVE_TIMEOUT = 10.0
-"""Seconds after which a client beyond a limit is reset, even if its server has not closed the connection."""
+"""Seconds after which the forward resets a client beyond a limit, even if the server keeps the connection open."""
 
 
 class Forward:
@@ -43,7 +43,7 @@ class Forward:
         route: How to reach the targets.
         tap: Creates the taps that measure latency; None: the relay measures it by direction.
         prompt: Seconds without a response after which a target is reported as stalled; None: never.
-        cancels: The protocol of cancel requests; None: the kind has none on connections of their own.
+        cancels: The protocol of cancel requests; None: the kind has none on separate connections.
         recorder: Records clients in the audit log; None: they are not recorded.
     """
 
@@ -63,7 +63,7 @@ class Forward:
         self.resets: Tally = Tally()
         self._latency = Histogram()
         self._connections = JoinedConnections()
-        self._on_ended = self._ended  # one bound method for all connections
+        self._on_ended = self._ended  # one bound method for all connections saves memory
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
         self._prompt = prompt
@@ -118,7 +118,7 @@ class Forward:
                 self.abort_all()
 
     async def _report_stalls(self) -> None:
-        """Report targets that do not answer: a server that hangs resets no connection."""
+        """Report targets that do not answer, because a server that hangs does not reset its connections."""
         if self._prompt is None:
             await asyncio.Event().wait()
             return

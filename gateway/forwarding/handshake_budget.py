@@ -1,4 +1,4 @@
-"""Limits aborted handshakes, so that a server does not block every client behind our address. Pure.
+"""Limits aborted handshakes, so that a server does not block every client behind the gateway's address. Pure.
 
 MySQL counts connections that end during their handshake by source address. At `max_connect_errors` it refuses all
 connections from that address with error 1129 until an operator flushes its host cache. A successful login resets the
@@ -11,12 +11,13 @@ All times are seconds since the epoch (`time.time()`), because they are compared
 from collections import deque
 
 _THROTTLE_SHARE = 0.9
-"""Share of the limit from which on clients are admitted one at a time."""
+"""Share of the limit above which the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
-"""Seconds between two of these clients, unless a login succeeds earlier and resets the count."""
+"""Seconds between two clients that the budget admits one at a time. A successful login ends this restriction."""
 _MAX_COUNT = 10_000
 _ABANDONED_DIAL_DELAY = 10.0
-"""Seconds in which an abandoned dial may still connect. The server may count it after a login that comes earlier."""
+"""Seconds within which an abandoned dial may still connect. The server may count its handshake after a later
+login."""
 LOGIN_RESPONSES = 2
 """Responses after which a client has certainly logged in: one to its login, and one to its next request."""
 
@@ -25,7 +26,7 @@ class HandshakeBudget:
     """Count of aborted handshakes at one server, as seen through one tunnel.
 
     Args:
-        limit: Number of aborted handshakes at which the server blocks our address.
+        limit: Number of aborted handshakes at which the server blocks the gateway's address.
     """
 
     def __init__(self, limit: int) -> None:
@@ -47,7 +48,7 @@ class HandshakeBudget:
         self._aborted.append(at + _ABANDONED_DIAL_DELAY)
 
     def record_login(self, at: float) -> None:
-        """Forget the handshakes aborted before the time `at`, at which a login succeeded."""
+        """Remove the handshakes that were aborted before the time `at` of a successful login from the count."""
         self._aborted = deque((each for each in self._aborted if each > at), maxlen=_MAX_COUNT)
 
     def allows(self, now: float) -> bool:

@@ -93,7 +93,7 @@ class Listener:
                 self._register(sock)
 
     def stop(self) -> None:
-        """Stop accepting, but stay bound: another owner or process may accept from the same sockets."""
+        """Stop accepting, but keep the sockets bound: another owner or process may accept from the same sockets."""
         self._on_accept = None
         for sock in self._sockets:
             poller().remove(sock.fileno())
@@ -127,8 +127,8 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except Exception as error:  # noqa: BLE001 - logged and retried
-                # accept(2) reports network errors of the new connection as well as our own errors. If this process is
-                # out of descriptors, the connection stays in the kernel's queue and epoll reports it continuously.
+                # accept(2) reports network errors of the new connection and errors of this process. If this process
+                # is out of descriptors, the connection stays in the kernel's queue and epoll reports it continuously.
                 self._pause(sock, error)
                 return
             try:
@@ -163,7 +163,7 @@ def _bind(address: ListenAddress) -> list[socket.socket]:
             bound.append(_listening(socket.socket(family), (host, address.port)))
         except OSError as error:
             if bound and error.errno in _NO_IPV6_ERRNOS:
-                continue  # this host has no IPv6: listen on 127.0.0.1 only
+                continue  # the host has no IPv6, so listen only on 127.0.0.1
             for sock in bound:
                 sock.close()
             if bound:

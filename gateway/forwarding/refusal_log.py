@@ -1,4 +1,4 @@
-"""Logs refused clients of one backend, with few lines however many clients are refused."""
+"""Logs refused clients of one backend, with a limited number of lines."""
 
 import logging
 
@@ -11,7 +11,8 @@ _REPEAT = 600.0
 """Seconds until the same source and reason are logged again."""
 _WINDOW = 60.0
 _MAX_LINES = 10
-"""Lines within `_WINDOW` seconds. More sources and reasons are counted, and reported as one line."""
+"""Maximum number of lines within `_WINDOW` seconds. Further sources and reasons are counted and reported in one
+line."""
 
 
 class RefusalLog:

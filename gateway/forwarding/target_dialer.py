@@ -1,4 +1,4 @@
-"""Dials the targets of one route: few at a time, and no more aborted handshakes than a server accepts."""
+"""Dials the targets of one route. Limits concurrent dials and aborted handshakes for each target."""
 
 import asyncio
 import time
@@ -15,9 +15,9 @@ from gateway.measure import Histogram, Tap
 from gateway.relay.redial import retry_dial
 
 MIN_DIAL = 0.05
-"""Seconds that a dial gets even if the hold time is used up or zero."""
+"""Minimum time limit of a dial in seconds, even if the hold time has passed or is zero."""
 _DIALS_PER_TARGET = 64
-"""Concurrent dials per target. After an outage, all held clients dial at the same moment."""
+"""Maximum number of concurrent dials per target. After an outage, all held clients dial at the same moment."""
 
 
 class TargetDialer:
@@ -66,7 +66,7 @@ class TargetDialer:
         if budget is not None and not budget.allows(time.time()):
             raise DialError(
                 Reason.HOST_BLOCKED,
-                f"{target}: {budget.aborted} handshakes were aborted; at {budget.limit} it blocks all clients",
+                f"{target}: {budget.aborted} handshakes were aborted; at {budget.limit} a server blocks all clients",
             )
         deadline = time.monotonic() + within
         slots = self._slots.get(target)
@@ -102,9 +102,9 @@ class TargetDialer:
             budget.record_login(began)
 
     def _count_aborted(self, target: Endpoint, record: Callable[[HandshakeBudget, float], None]) -> None:
-        """Count a handshake that was, or may still be, aborted."""
+        """Count a handshake that was aborted or may still be aborted."""
         budget = self.route.budget(target)
         if budget is not None:
             record(budget, time.time())
             if budget.needs_login:
-                self.route.on_failure(target)  # this triggers a check, whose login resets the server's count
+                self.route.on_failure(target)  # triggers a check; its login resets the server's count

@@ -7,7 +7,7 @@ from gateway.contracts.link import Relay
 from gateway.measure import Histogram, Tally
 
 MAX_CONSUMERS = 256
-"""Consumers with counters of their own; connections of further consumers are counted as `OTHERS`."""
+"""Maximum number of consumers with separate counters. Connections of further consumers count as `OTHERS`."""
 OTHERS = "others"
 UNKNOWN = "unknown"
 """Name for clients that are not a known container."""
@@ -114,7 +114,7 @@ class ConsumerUsage(dict[str, Usage]):
         return ConnectionSlot(self.active, name, self.usage_of(name, container_id))
 
     def usage_of(self, name: str, container_id: str) -> Usage:
-        """Return the counters of a consumer. If there are too many, replace those of an idle consumer.
+        """Return the counters of a consumer. At `MAX_CONSUMERS`, replace the counters of an idle consumer.
 
         Args:
             name: The consumer's name.
@@ -138,11 +138,11 @@ class ConsumerUsage(dict[str, Usage]):
         return self.get(OTHERS) or self.setdefault(OTHERS, Usage())
 
     def _merge_into_others(self, removed: Usage) -> None:
-        """Keep the counts of a consumer whose entry is removed."""
+        """Add the counts of a consumer whose entry is removed to the counts of `OTHERS`."""
         others = self._others()
         others.total += removed.total
         others.rejected += removed.rejected
-        # In place: the relays counted as OTHERS hold references to this histogram.
+        # Change the histogram in place, because the relays that count as `OTHERS` hold references to it.
         others.latency.add(removed.latency)
         others.ended_to_backend += removed.ended_to_backend
         others.ended_from_backend += removed.ended_from_backend

@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 _JITTER = 0.05
 _FIRST_SPREAD = 0.2
-"""Seconds over which the first round of checks is spread."""
+"""Maximum random delay of the first check in seconds, which spreads the first round of checks."""
 
 _MIN_INTERVAL = 1.0
-"""Limit, in seconds, on the minimum interval between checks that failing traffic triggers."""
+"""Upper bound, in seconds, of the minimum interval between checks that failing traffic triggers."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Check:
         self.since = time.time()
         self.last: CheckResult | None = None
         self.probe_result = ProbeResult()
-        """From the last check that the target answered."""
+        """Result of the last check that the target answered."""
         self.last_success: float | None = None
         self.attempts = 0
         self.failures: Tally = Tally()
@@ -104,7 +104,7 @@ class Check:
         """Whether the next check may follow without the minimum interval."""
         self._probe_started = 0.0
         self._lost_links = 0
-        """Consecutive probes that lost their connection while the uplink had others."""
+        """Number of consecutive probes that lost their connection while the uplink had other connections."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Check until cancelled."""
@@ -122,7 +122,7 @@ class Check:
             self.uplink.watchers.remove(self._check_now)
 
     def inherit(self, other: "Check") -> None:
-        """Take over the state and counters of the check of this target from before a reload."""
+        """Copy the state and the counters from the check that served this target before a reload."""
         self.probe_result, self.last, self.last_success = other.probe_result, other.last, other.last_success
         self.history, self.since = other.history, other.since
         self.attempts, self.failures, self.duration, self.phases = (
@@ -170,11 +170,11 @@ class Check:
         try:
             timeout = self.schedule.timeout
             result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
-        except LinkLostError:  # this says nothing about the target
+        except LinkLostError:  # the loss of the link says nothing about the target
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
                 return self._block()
-            return False  # the next check soon uses another connection of the link
+            return False  # the next check follows soon, on another connection of the link
         self._lost_links = 0
         if result.probe_result is not None and result.probe_result.unprobed:
             return self._publish(self.verdict.add(result))
@@ -206,7 +206,7 @@ class Check:
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
-            # No warning for a blocked target: its tunnel has logged one.
+            # A blocked target needs no warning, because its tunnel has logged one.
             quiet = verdict.state in (State.UP, State.UNKNOWN, State.PAUSED, State.BLOCKED)
             log.log(logging.INFO if quiet else logging.WARNING, "target %s", verdict.state, extra=extra)
         self._on_change()

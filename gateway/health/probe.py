@@ -17,7 +17,7 @@ from gateway.text import one_line
 log = logging.getLogger(__name__)
 
 _LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
-"""Failures of the check's own login. Logins of clients may succeed."""
+"""Reasons for which the check's login fails although logins of clients may succeed."""
 
 
 async def probe_once(

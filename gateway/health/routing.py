@@ -53,7 +53,7 @@ def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> froze
     if prefer == "primary":
         return frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
     first = next(iter(order_targets(candidates, prefer)), None)
-    # While new clients go to the primary, because every replica ranks lower, existing clients may stay there.
+    # If every replica ranks below the primary, new clients go to the primary, so existing clients may stay there.
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()

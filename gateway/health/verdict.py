@@ -11,11 +11,12 @@ from gateway.errors import Reason
 HISTORY = 100
 _FLAP_WINDOW = 21
 _FLAP_START, _FLAP_STOP = 0.30, 0.20
-"""See Nagios Core manual, "Detection and Handling of State Flapping"."""
+"""Shares of state changes at which flapping starts and stops (Nagios Core manual, "Detection and Handling of State
+Flapping")."""
 
 
 _IMMEDIATE = (Reason.NO_SPACE, Reason.READ_ONLY)
-"""Failures that take a target down at once: the server itself reports them, so repeating the check is useless."""
+"""Reasons that take a target down immediately. The server itself reports them, so another check is useless."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Verdict:
 
     Args:
         rise: Consecutive successes that take the target up.
-        fall: Consecutive failures that take it down. A full or read-only file system takes it down at once.
+        fall: Consecutive failures that take it down. A full or read-only file system takes it down immediately.
     """
 
     def __init__(self, rise: int, fall: int) -> None:

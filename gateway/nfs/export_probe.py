@@ -12,9 +12,10 @@ from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient
 
 CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
-"""The directory that the write check creates. Its name depends on the host: many gateways may check an export."""
+"""Name of the directory that the write check creates. It depends on the host, because several gateways may check one
+export."""
 _INSTANCE_ID = secrets.token_hex(4)
-"""Distinguishes this process in the client owner of NFSv4.1 sessions."""
+"""Part of the client owner of NFSv4.1 sessions that distinguishes this process from others."""
 
 
 class ExportProbe:
@@ -29,7 +30,8 @@ class ExportProbe:
         self._path = path
         self._write = write
         self._sessions: dict[Endpoint, Nfs41Session] = {}
-        """A session for each target without NFSv4.0. It is reused, because servers keep each session for a while."""
+        """A session for each target without NFSv4.0. Probes reuse it, because servers keep each session for some
+        time."""
 
     async def query(self, client: RpcClient, target: Endpoint, phases: Phases) -> v4.Export:
         """Query the export with NFSv4.0, which needs no session, or with NFSv4.1 if the server requires that.
@@ -67,7 +69,8 @@ class ExportProbe:
     ) -> v4.Export:
         """Query the export with a session, or with NFSv4.0.
 
-        The session is kept only if the server has replied and still knows it. Otherwise its state is unknown.
+        The probe keeps the session only if the server has replied and still knows the session. Otherwise the state of
+        the session is unknown.
         """
         try:
             with phases("rpc"):

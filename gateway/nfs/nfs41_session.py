@@ -16,7 +16,8 @@ _VERIFIER_SIZE = 8
 _MAX_SIZE = 1 << 20
 _MAX_OPERATIONS = 32
 _CALLBACK_PROGRAM = 0x40000000
-"""A number for transient use (RFC 5531, section 8.4.2). The gateway accepts no callbacks."""
+"""The program number for callbacks, from the range for transient use (RFC 5531, section 8.4.2). The gateway accepts
+no callbacks."""
 
 
 class Nfs41Session:
@@ -30,7 +31,7 @@ class Nfs41Session:
         self._owner = owner.encode()
         self._verifier = secrets.token_bytes(_VERIFIER_SIZE)
         self.session_id = b""
-        """Assigned by the server; empty before that."""
+        """The session ID that the server assigns; empty before the assignment."""
         self._client_id = 0
         self._client_sequence = 0
         self._slot_sequence = 0
@@ -68,7 +69,7 @@ class Nfs41Session:
         """Read the results of SEQUENCE.
 
         Raises:
-            XdrError: They belong to another session.
+            XdrError: The results belong to another session.
         """
         if reply.fixed(_SESSION_ID_SIZE) != self.session_id:
             raise XdrError("the reply belongs to another session")

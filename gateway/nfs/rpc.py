@@ -13,7 +13,7 @@ _AUTH_NONE, _AUTH_SYS = 0, 1
 _LAST_FRAGMENT = 0x80000000
 _MAX_REPLY = 1 << 20
 _MAX_FRAGMENTS = 1024
-"""Fragments of one reply. Without a limit, empty fragments could block the event loop."""
+"""Maximum number of fragments in one reply. Without a limit, empty fragments could block the event loop."""
 _ACCEPT_ERRORS = {
     1: "the server does not support this RPC program",
     2: "the server does not support this version of the RPC program",
@@ -85,11 +85,11 @@ class RpcClient:
             mark = struct.unpack(">I", await receive_exactly(self._sock, 4))[0]
             length = mark & ~_LAST_FRAGMENT
             if len(record) + length > _MAX_REPLY:
-                raise XdrError(f"a reply of {length} bytes: this is not RPC")
+                raise XdrError(f"a reply has {length} bytes: this is not RPC")
             record += await receive_exactly(self._sock, length)
             if mark & _LAST_FRAGMENT:
                 return bytes(record)
-        raise XdrError(f"a reply of more than {_MAX_FRAGMENTS} fragments: this is not RPC")
+        raise XdrError(f"a reply has more than {_MAX_FRAGMENTS} fragments: this is not RPC")
 
     def _read_header(self, reply: Reader) -> Reader:
         """Read the header of a reply, and return the reader at the start of the results."""

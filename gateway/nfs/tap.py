@@ -16,7 +16,7 @@ _MAX_FRAGMENT = 64 << 20
 
 
 class RecordScanner:
-    """Finds the records in the stream of one direction."""
+    """Finds RPC records in the stream of one direction."""
 
     __slots__ = ("_first", "_header", "_remaining", "is_rpc")
 
@@ -70,20 +70,20 @@ class RpcTap:
 
     __slots__ = ("_observe", "_pending", "_requests", "_responses")
     finished = False
-    """It measures until the connection ends."""
+    """See `gateway.measure.Tap`. This tap measures until the connection ends."""
 
     def __init__(self, observe: Callable[[float], None]) -> None:
         self._observe = observe
         self._requests = RecordScanner()
         self._responses = RecordScanner()
         self._pending: dict[int, float] = {}
-        """When each call without a reply passed (monotonic), by XID."""
+        """Monotonic time at which each call without a reply passed the tap, by XID."""
 
     def on_request(self, data: memoryview, now: float) -> None:
         """See `gateway.measure.Tap`."""
         for xid, kind in self._requests.records(data):
             if kind != _CALL:
-                continue  # a reply to a callback of the server
+                continue  # the message is a reply to a callback of the server
             if len(self._pending) >= _MAX_PENDING:
                 self._pending.clear()  # the server does not reply to these calls
             self._pending.setdefault(xid, now)

@@ -3,7 +3,7 @@
 import struct
 
 _MAX_BITMAP_WORDS = 8
-"""NFSv4.2 needs three words (RFC 7862). Each word decodes to up to 32 numbers."""
+"""Maximum number of words in a bitmap. NFSv4.2 needs three (RFC 7862). Each word decodes to up to 32 numbers."""
 
 
 class XdrError(ValueError):
@@ -71,6 +71,6 @@ class Reader:
         """
         count = self.uint()
         if count > _MAX_BITMAP_WORDS:
-            raise XdrError(f"a bitmap of {count} words, and at most {_MAX_BITMAP_WORDS} are allowed")
+            raise XdrError(f"a bitmap has {count} words, more than the maximum of {_MAX_BITMAP_WORDS}")
         words = [self.uint() for _ in range(count)]
         return [32 * index + bit for index, word in enumerate(words) for bit in range(32) if word >> bit & 1]

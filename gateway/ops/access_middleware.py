@@ -11,7 +11,8 @@ from gateway.ops.rate_limiter import RateLimiter
 _ROLE = web.RequestKey("role", Role)
 _PROBES_PER_SECOND, _PROBE_BURST = 200, 40
 _READS_PER_SECOND, _READ_BURST = 25, 10
-"""A client that polls continuously takes about one percent of the event loop's time; scrapes need a few requests."""
+"""Rate limits of clients that read data, in requests. With them, continuous polling takes about one percent of the
+event loop's time. A scrape needs a few requests."""
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _UNKNOWN_HOST = """\
 unknown host name: connect to an address or to localhost, or add the name to ops.hosts

@@ -1,4 +1,4 @@
-"""Client of a running service, by its admin socket or HTTP. Uses only the standard library, to start quickly."""
+"""Client of a running service, over its admin socket or HTTP. Uses only the standard library, to start quickly."""
 
 import http.client
 import json
@@ -98,7 +98,7 @@ class Client:
     def _context(self) -> ssl.SSLContext:
         try:
             return client_context(self.ca_file)
-        except OSError as error:  # ssl.SSLError included
+        except OSError as error:  # `OSError` includes `ssl.SSLError`
             raise UsageError(f"--ca-file {self.ca_file}: {error.strerror or error}") from error
 
     def _authorization(self) -> dict[str, str]:

@@ -23,9 +23,9 @@ _READINESS_MAX_AGE = 0.25
 """Seconds for which a response is cached."""
 _SHORT_ID = 12
 _MAX_MATCHES = 5
-"""Containers in the error message of an ambiguous ID."""
+"""Maximum number of containers that the error message for an ambiguous ID lists."""
 _MAX_DIGITS = 9
-"""Of `min-ready`."""
+"""Maximum number of digits of `min-ready`."""
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 

@@ -10,7 +10,7 @@ from gateway.ops.connection_limits import ConnectionLimits
 
 
 class ConnectionOwner(Protocol):
-    """Holds the connections of one listener."""
+    """The interface of the owner of one listener's connections."""
 
     def handler_for(self, connection: "HttpConnection") -> web.RequestHandler:
         """Return the protocol that parses the requests of a new connection."""
@@ -22,7 +22,7 @@ class ConnectionOwner(Protocol):
         """Note that its response is complete."""
 
     def connection_closed(self, connection: "HttpConnection") -> None:
-        """Forget a connection that has ended."""
+        """Remove a connection that has ended."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -85,7 +85,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        self.transport = transport  # type: ignore[assignment] # of a stream
+        self.transport = transport  # type: ignore[assignment] # asyncio passes the transport of a stream
         self.handler = self._owner.handler_for(self)
         self.handler.connection_made(transport)
 

@@ -131,7 +131,7 @@ class HttpListener:
             self._admit(client, peer)
 
     def _accept_without_descriptor(self, sock: socket.socket, error: OSError) -> None:
-        """Accept with a descriptor of the reserve. accept(2) fails without one even if no connection is pending."""
+        """Accept with a descriptor of the reserve. Without a free descriptor, accept(2) always fails."""
         if self._reserve:
             os.close(self._reserve.pop())
             try:
@@ -148,7 +148,8 @@ class HttpListener:
         self._loop.call_later(_ACCEPT_RETRY_DELAY, self._register, sock)
 
     def _fill_reserve(self) -> None:
-        with contextlib.suppress(OSError):  # no descriptor is free: the end of the next connection tries again
+        # If no descriptor is free, the end of the next connection fills the reserve.
+        with contextlib.suppress(OSError):
             while self._sockets and len(self._reserve) < _RESERVED_DESCRIPTORS:
                 self._reserve.append(os.dup(self._sockets[0].fileno()))
 
@@ -199,7 +200,7 @@ class HttpListener:
         self._connections.remove(connection)
         self._by_handler.pop(connection.handler, None)
         self._keep_descriptor(connection.client)
-        self._loop.call_soon(self._fill_reserve)  # by then asyncio has closed the socket
+        self._loop.call_soon(self._fill_reserve)  # asyncio closes the socket before the next turn of the loop
 
     def request_received(self, connection: HttpConnection) -> None:
         """See `ConnectionOwner`."""
@@ -224,7 +225,7 @@ async def bind(listen: Endpoint) -> list[socket.socket]:
             try:
                 bound.append(socket.create_server(address, family=family, backlog=BACKLOG))
             except OSError as error:
-                if not bound or error.errno not in _NO_IPV6_ERRNOS:  # without IPv6, 127.0.0.1 is enough
+                if not bound or error.errno not in _NO_IPV6_ERRNOS:  # if the host lacks IPv6, 127.0.0.1 is enough
                     raise
             else:
                 bound[-1].setblocking(False)

@@ -8,7 +8,7 @@ import structlog
 from gateway.text import one_line, printable
 
 _MAX_LENGTH = 4000
-"""Characters of one value, which may contain several configuration errors."""
+"""Maximum number of characters of one value, which may contain several configuration errors."""
 
 
 def configure(level: str, fmt: str) -> None:
@@ -35,7 +35,7 @@ def configure(level: str, fmt: str) -> None:
             ),
         ]
         if text
-        else [structlog.processors.JSONRenderer()]  # it escapes control characters
+        else [structlog.processors.JSONRenderer()]  # the renderer escapes control characters
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,

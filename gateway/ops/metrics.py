@@ -1,4 +1,4 @@
-"""Prometheus metrics, created from a view at each scrape, so that they have only what the configuration has."""
+"""Prometheus metrics, created from a view at each scrape, so that they contain only configured objects."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SAMPLES_PER_TURN = 100
 _PAUSE = 0.001
-"""Seconds. Rendering a hundred samples takes about half of that."""
+"""Length of a pause in seconds. Rendering a hundred samples takes about half of this time."""
 
 
 def render(view: ServiceView, accept: str) -> tuple[bytes, str]:

@@ -2,13 +2,13 @@
 
 
 class RateLimiter:
-    """Schedules requests: a burst at once, further requests at a steady rate.
+    """Schedules requests: a burst without delay, further requests at a steady rate.
 
     All times are monotonic, in seconds.
 
     Args:
         rate: Requests per second.
-        burst: Requests that are served at once after a pause.
+        burst: Number of requests that are served without delay after a pause.
     """
 
     def __init__(self, rate: float, burst: int) -> None:

@@ -8,7 +8,7 @@ import time
 log = logging.getLogger(__name__)
 
 _SEND_TIMEOUT = 0.2
-"""Seconds for which a manager that does not read can block the event loop."""
+"""Maximum number of seconds for which a service manager that does not read can block the event loop."""
 
 
 class Notifier:

@@ -27,9 +27,9 @@ from gateway.relay.sockets import bind_unix
 
 _OWNER_ONLY = 0o600
 _SHUTDOWN_TIMEOUT = 1.0
-"""Seconds for pending responses when the server stops."""
+"""Time limit, in seconds, for pending responses when the server stops."""
 _COMMAND_TIMEOUT = 120.0
-"""Seconds for a command. A reload waits for files and workers."""
+"""Time limit of a command in seconds. A reload waits for files and workers."""
 _KEEPALIVE = 3600.0
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
@@ -65,7 +65,7 @@ class OpsServer:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._renderer.shutdown, wait=False)
             self._secrets = await asyncio.to_thread(read_secrets, settings)
-            # First, because clients may expect the socket to exist once the port responds.
+            # Bind the admin socket first, because clients may expect it to exist once the port responds.
             await self._serve_admin(stack, settings.admin_socket)
             if settings.probe_listen is not None:
                 probes = self._cached.handlers(probes_only=True)

@@ -1,4 +1,4 @@
-"""The part of the service that the HTTP server and the admin socket use."""
+"""The interface of the service for the HTTP server and the admin socket."""
 
 from typing import Any, Protocol
 
@@ -7,7 +7,7 @@ from gateway.relay.sockets import PeerCredentials
 
 
 class ControlledService(Protocol):
-    """The service, as the handlers of requests see it."""
+    """The methods of the service that the handlers of GET requests call."""
 
     def phase(self) -> str:
         """Return `starting`, `ready` or `draining`."""

@@ -239,7 +239,7 @@ class ServiceView:
     """The process ID of each worker; None while it starts."""
     docker: DockerView | None = None
     credentials: list[CredentialView] = field(default_factory=list)
-    """In the order of their expiry."""
+    """Certificates in the order of their expiry."""
     tasks: int = 0
     """Number of asyncio tasks in this process."""
     audit_dropped: int = 0

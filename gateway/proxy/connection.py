@@ -45,7 +45,7 @@ async def _start_tls(options: ProxyOptions, sock: Stream) -> ProxyStream:
         return ProxyStream(sock)
     try:
         context = ClientTls(options.ca_file).context()
-        # During a renegotiation an SSLObject accepts no data to send.
+        # Disable renegotiation, because an SSLObject accepts no data to send during a renegotiation.
         context.options |= ssl.OP_NO_RENEGOTIATION
         tls = TlsSocket(sock, context, options.endpoint.host)
         await tls.handshake()

@@ -61,11 +61,12 @@ def _is_ipv6(host: str) -> bool:
 async def _read_headers(stream: ProxyStream) -> bytes:
     """Read the status line and the headers, and no byte after them.
 
-    The first bytes of a server that speaks first (MySQL, SSH) may be in the same segment. They belong to the client.
+    If the target speaks first (MySQL, SSH), its first bytes may be in the same segment. These bytes belong to the
+    client.
     """
     headers = bytearray()
     while len(headers) < _MAX_HEADERS:
-        headers += await stream.read_exactly(1)  # a response has about 50 bytes, once for each connection
+        headers += await stream.read_exactly(1)  # single bytes are fast enough: a response has about 50 bytes
         if headers.endswith(_END_OF_HEADERS):
             return bytes(headers)
     raise ProxyReplyError(Reason.PROTOCOL, f"the headers of the response are longer than {_MAX_HEADERS} bytes")

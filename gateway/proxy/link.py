@@ -138,7 +138,7 @@ class ProxyLink:
     async def lost(self) -> str:
         """See `gateway.contracts.link.Link`.
 
-        Open connections continue, because they may work despite a failed probe.
+        Open connections continue, because they may work although a probe has failed.
         """
         return await asyncio.shield(self._lost)
 
@@ -148,5 +148,5 @@ class ProxyLink:
 
 
 def _upload_continues(relay: SocketRelay) -> bool:
-    """Return whether the upload of an ended relay must still be delivered, because the client ended it cleanly."""
+    """Return whether the bridge must still deliver an ended relay's upload, because the client ended it cleanly."""
     return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)

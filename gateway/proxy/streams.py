@@ -1,4 +1,4 @@
-"""Connections to a proxy, with and without TLS, during the dial. They read exactly what the caller requests."""
+"""Connections to a proxy during the dial, with and without TLS. They read only the bytes that the caller requests."""
 
 import asyncio
 import socket

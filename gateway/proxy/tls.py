@@ -16,7 +16,7 @@ from gateway.relay.stalled_peers import stalled_peers
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
-"""Unsent bytes that may wait in the kernel. Less than for a plain SSH socket, because the bridge buffers more."""
+"""Limit on unsent bytes in the kernel. It is lower than for a plain SSH socket, because the bridge buffers more."""
 
 
 class TlsSocket:
@@ -43,20 +43,20 @@ class TlsSocket:
         self._at_end = False
 
     def limit_unsent(self) -> None:
-        """Limit the unsent data in the kernel, and retransmit early after a stall: for SSH over this connection."""
+        """Limit the unsent data in the kernel, and retransmit early after a stall, for SSH over this connection."""
         cap_retransmit_interval(self._sock)
         limit_unsent(self._sock, _BACKLOG)
 
     @property
     def supports_half_close(self) -> bool:
-        """Whether the peer may send after it receives our close_notify: only in TLS 1.3 (RFC 5246, section 7.2.1)."""
+        """Whether the peer may send after it receives a close_notify: only in TLS 1.3 (RFC 5246, section 7.2.1)."""
         return self._tls.version() == "TLSv1.3"
 
     @property
     def was_reset(self) -> bool:
         """Whether the connection failed, so that sent data may be lost."""
         poller = select.poll()
-        poller.register(self._sock, 0)  # reports only errors (poll(2))
+        poller.register(self._sock, 0)  # an empty mask reports only errors (poll(2))
         return any(event & select.POLLERR for _, event in poller.poll(0))
 
     async def handshake(self) -> None:
@@ -69,7 +69,7 @@ class TlsSocket:
         try:
             await self._do_handshake()
         except BaseException:
-            self._send_outgoing()  # the alert, which reports the cause to the server
+            self._send_outgoing()  # sends the alert, which reports the cause to the server
             self._stop_sending()
             raise
         self._process_incoming()
@@ -112,8 +112,8 @@ class TlsSocket:
         Raises:
             OSError: The connection failed.
         """
-        # OpenSSL also reads the peer's close_notify. `_process_incoming` has left no complete record that it could
-        # drop.
+        # `unwrap` also reads the peer's close_notify. It drops no data, because `_process_incoming` has processed
+        # every complete record.
         with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
         await self._flush()

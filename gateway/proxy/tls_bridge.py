@@ -16,10 +16,11 @@ from gateway.relay.socket_pair import socket_pair
 _CHUNK = 128 * 1024
 _SHORT_CHUNK = 16 * 1024
 _SHORT_BACKLOG = 16 * 1024
-"""Bytes that may wait in a short socket pair. Together with one write and the TCP socket they delay urgent data."""
+"""Limit on the bytes in a short socket pair. Urgent data waits behind these bytes, one write and the TCP socket."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
-"""Before TLS 1.3: seconds without data from the far side, after the user's end, before the end is sent to it."""
+"""Seconds without data from the far side, after the user has ended its stream, until the bridge sends this end to the
+far side. Only for versions before TLS 1.3."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -56,14 +57,15 @@ class TlsBridge:
         self._uploaded = 0
         self._tls = tls
         self._reading_since: float | None = None
-        """Since when the bridge waits for data from the far side (monotonic). None: it waits for the user."""
+        """Monotonic time since which the bridge waits for data from the far side. None: the bridge waits for the
+        user."""
         self._task = asyncio.get_running_loop().create_task(self._run())
         _tasks.add(self._task)
         self._task.add_done_callback(_tasks.discard)
 
     def abort(self) -> None:
         """Reset the TLS connection, because the user's stream did not end cleanly."""
-        # Not immediately: a task that is cancelled before its first step never runs its `finally` block.
+        # Delay the cancellation: a task that is cancelled before its first step never runs its `finally` block.
         asyncio.get_running_loop().call_soon(self._task.cancel)
 
     async def _run(self) -> None:
@@ -77,7 +79,7 @@ class TlsBridge:
             upload.cancel()
             download.cancel()
             try:
-                # Waits for both tasks even if this task is cancelled as well.
+                # `gather` waits for both tasks even if this task is cancelled.
                 await asyncio.gather(upload, download, return_exceptions=True)
             finally:
                 uploaded, downloaded = (_result(task) for task in (upload, download))
@@ -90,7 +92,7 @@ class TlsBridge:
         """Wait until both directions have ended, or one of them can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
         if not upload.done() and download.result() is _Download.COMPLETE:
-            while not (upload.done() or self._tls.was_reset):  # no read is pending that would report a reset
+            while not (upload.done() or self._tls.was_reset):  # poll, because no pending read would report a reset
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
         elif not upload.done() and download.result() is _Download.UNREAD:
             await self._wait_for_upload(upload)
@@ -117,7 +119,7 @@ class TlsBridge:
             silence_timeout: Seconds without data from the far side after which to return.
         """
         poller = select.poll()
-        poller.register(self._inner, 0)  # reports only a hangup (poll(2))
+        poller.register(self._inner, 0)  # an empty mask reports only a hang-up (poll(2))
         started = time.monotonic()
         while not (download.done() or poller.poll(0)):
             since = self._reading_since
@@ -136,7 +138,8 @@ class TlsBridge:
             if self._tls.supports_half_close:
                 await self._tls.end()
         except OSError:
-            # Let further writes of the user fail, so that it does not wait for a far side that accepts nothing.
+            # Make further writes of the user fail, so that the user does not wait for a far side that accepts
+            # nothing.
             _discard_unread(self._inner)
             self.on_upload_lost()
             return False
@@ -145,7 +148,7 @@ class TlsBridge:
     async def _read_from_user(self) -> bytes:
         try:
             return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
-        except OSError:  # after all data: the user closed its socket with unread data
+        except OSError:  # all data has arrived; the user closed its socket with unread data
             return b""
 
     async def _download(self) -> _Download:
@@ -185,7 +188,7 @@ def _result(task: "asyncio.Task[bool] | asyncio.Task[_Download]") -> object:
 
 
 def _discard_unread(sock: socket.socket) -> bool:
-    """Shut down reading, and discard unread data, which on close would reset the peer before it has read everything.
+    """Shut down reading, and discard unread data: a close with unread data would reset the peer too early.
 
     Returns:
         Whether data was discarded.

@@ -1,4 +1,4 @@
-"""The direct link: dials from this host without a tunnel. It is the outermost link of every chain."""
+"""The direct link, which dials from this host without a tunnel. It is the first link of every chain of tunnels."""
 
 import asyncio
 import contextlib

@@ -22,7 +22,7 @@ _VIEW = memoryview(_BUFFER)
 _PIPE_SIZE = 1 << 20
 _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _BULK_READ = 64 * 1024
-"""Bytes of one read that count as bulk."""
+"""Minimum number of bytes that one read must return to count as a bulk read."""
 _BULK_AFTER = 2
 """Consecutive bulk reads after which a direction switches to `splice`."""
 
@@ -72,7 +72,8 @@ class Direction:
             BlockingIOError: The source has no data.
             SocketError: The source or the sink failed.
         """
-        if self.bulk_reads >= _BULK_AFTER and self.on_data is None and not self.discarding:  # splice shows no bytes
+        # A tap needs the bytes, which `splice` does not return.
+        if self.bulk_reads >= _BULK_AFTER and self.on_data is None and not self.discarding:
             self._splice_in()
             return
         try:
@@ -174,7 +175,7 @@ class Direction:
     def _splice_in(self) -> None:
         pipe = self.pipe or self._start_splicing()
         if pipe is None:
-            self.bulk_reads = -(1 << 30)  # copy for the rest of this connection
+            self.bulk_reads = -(1 << 30)  # never use `splice` for this connection
             return
         try:
             count = os.splice(self.source.fileno(), pipe[1], _PIPE_SIZE, flags=_SPLICE_FLAGS)
@@ -213,6 +214,6 @@ def _open_pipe() -> tuple[int, int] | None:
         pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with contextlib.suppress(OSError):  # over the user's pipe limit (pipe(7)): the default size works too
+    with contextlib.suppress(OSError):  # the user's pipe limit is reached (pipe(7)); the default size works too
         fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     return pipe

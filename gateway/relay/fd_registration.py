@@ -31,14 +31,14 @@ class FdRegistration:
     def set_events(self, mask: int, *, shut: bool) -> None:
         """Set the events to wait for.
 
-        With an empty mask, a TCP socket is still watched for failure. If our write side is also shut, epoll reports
-        the peer's normal end-of-file as a continuous hang-up. The registration is then edge-triggered, and
-        `is_failure` separates end-of-file from failure. A unix socket is not watched with an empty mask: it reports
-        a hang-up whenever the peer closes, even while data remains to be read.
+        With an empty mask, a TCP socket is still watched for failure. If the socket's write side is also shut, epoll
+        reports the peer's normal end-of-file as a continuous hang-up. The registration is then edge-triggered, and
+        `is_failure` separates end-of-file from failure. A unix socket is not watched with an empty mask: it reports a
+        hang-up whenever the peer closes, even while data remains to be read.
 
         Args:
             mask: READ, WRITE, both, or 0.
-            shut: Whether our write side of the socket is shut.
+            shut: Whether the write side of the socket is shut.
         """
         if mask == 0 and self._stalled_peers is not None:
             mask = HANGUP | EDGE if shut else HANGUP

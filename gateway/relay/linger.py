@@ -22,7 +22,7 @@ from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, 
 LINGER_TIMEOUT = 60.0
 """Seconds without progress before a socket is closed: the kernel's default tcp_fin_timeout (tcp(7))."""
 _MAX_SOCKETS = 4096
-"""Limit per event loop. One more socket closes the oldest."""
+"""Maximum number of lingering sockets per event loop. A further socket makes the closer close the oldest one."""
 _SCAN_INTERVAL = 0.25
 _DISCARD_SIZE = 256 * 1024
 _TCP_CLOSE = 7
@@ -161,7 +161,7 @@ def _is_closed(sock: socket.socket) -> bool:
 
 
 def _unacknowledged(sock: socket.socket) -> int:
-    """Return the bytes sent that the peer's kernel has not acknowledged, including our FIN (tcp(7), SIOCOUTQ)."""
+    """Return the sent bytes that the peer's kernel has not acknowledged, including the FIN (tcp(7), SIOCOUTQ)."""
     try:
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
     except OSError:

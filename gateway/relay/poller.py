@@ -2,7 +2,7 @@
 
 A relay handles an event with one or two system calls. Dispatching the event through asyncio's handles and queues
 costs more than these calls. So the selector calls the relay handlers inside `select()`, and returns to asyncio only
-when asyncio has work: a ready descriptor of its own, a timer, or a callback that a handler scheduled.
+when asyncio has work: a ready descriptor that asyncio registered, a timer, or a callback that a handler scheduled.
 
 On any other loop, `poller()` provides the same interface on top of `add_reader` and `add_writer`.
 """
@@ -23,9 +23,9 @@ READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 ERROR = select.EPOLLERR
 HANGUP = select.EPOLLHUP | ERROR
-"""Hang-up or error. epoll always reports both, whatever the mask."""
+"""Event mask of a hang-up or an error. epoll always reports both, even if the mask does not contain them."""
 EDGE = select.EPOLLET
-"""Edge-triggered: reports a condition once, when it begins (epoll(7))."""
+"""Flag for edge-triggered events: epoll reports a condition once, when it begins (epoll(7))."""
 
 Handler = Callable[[int], None]
 """Called with the events that occurred: a mask of READ, WRITE and HANGUP."""
@@ -117,7 +117,7 @@ class RelaySelector(selectors.EpollSelector):
                 try:
                     handler(event)
                 except Exception:
-                    # A defect in one relay must not stop the loop, which all relays share.
+                    # All relays share the loop, so a defect in one relay must not stop the loop.
                     log.exception("a relay handler failed: its descriptor is no longer polled")
                     if self._handlers.get(fd) is handler:
                         self.remove(fd)

@@ -43,7 +43,7 @@ def is_loopback(host: str) -> bool:
 
 
 async def resolve(to: Endpoint) -> Addresses:
-    """Resolve `to`. Addresses of one family are shuffled, so that an unreachable one is not always tried first.
+    """Resolve `to`. Shuffle the addresses of each family, so that dials do not always try an unreachable one first.
 
     Raises:
         socket.gaierror: The name does not resolve.

@@ -1,4 +1,4 @@
-"""Socket pair whose one end acts as a connection through a tunnel."""
+"""Socket pair, one end of which acts as a connection through a tunnel."""
 
 import socket
 from collections.abc import Callable

@@ -32,15 +32,15 @@ def tune(sock: socket.socket) -> None:
 
 
 _TCP_RTO_MAX_MS = 44
-"""Since Linux 6.15; Python's `socket` module does not define it."""
+"""Socket option of Linux 6.15 and later. Python's `socket` module does not define it."""
 _RTO_MAX_MS = 2000
 
 
 def cap_retransmit_interval(sock: socket.socket) -> None:
     """Limit the retransmission timeout to two seconds, if the kernel supports it.
 
-    By default TCP doubles the timeout after each retransmission. After an outage, a connection then stays idle for up
-    to as long as the outage lasted.
+    By default, TCP doubles the timeout after each retransmission. After an outage, a connection can therefore stay
+    idle for as long as the outage lasted.
     """
     with contextlib.suppress(OSError):  # an older kernel, or not a TCP socket
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
@@ -121,7 +121,7 @@ class PeerCredentials(NamedTuple):
     """Credentials of the process that connected to a unix socket, at the time it connected (unix(7), SO_PEERCRED)."""
 
     pid: int
-    """0 if the process is in a PID namespace that is not visible from here."""
+    """Process ID of the peer; 0 if the peer is in a PID namespace that this process cannot see."""
     uid: int
     gid: int
 

@@ -21,7 +21,8 @@ _SCAN_INTERVAL = 10.0
 _STALLED_AFTER = 30.0
 """Seconds without progress after which a socket is considered stalled."""
 _ACK_MARGIN = 5.0
-"""Seconds after the stall began. A later acknowledgment answers a probe, not data sent before the window closed."""
+"""Seconds after the start of a stall. An acknowledgment after this time answers a window probe; an earlier
+acknowledgment may answer data that was sent before the window closed."""
 _LAST_ACK_OFFSET = 56
 """Offset of `tcpi_last_ack_recv`, in milliseconds, in `struct tcp_info` (linux/tcp.h)."""
 

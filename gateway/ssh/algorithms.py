@@ -28,7 +28,8 @@ KEX = (
     "diffie-hellman-group18-sha512",
     "diffie-hellman-group14-sha256",
 )
-"""Post-quantum hybrids come first. Group exchange is left out, because asyncssh accepts groups of 1024 bits."""
+"""The default key exchange algorithms, post-quantum hybrids first. The list omits group exchange, because asyncssh
+accepts groups of 1024 bits."""
 CIPHERS = (
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
@@ -37,7 +38,8 @@ CIPHERS = (
     "aes192-ctr",
     "aes128-ctr",
 )
-"""AES-GCM is several times faster than the others on processors with AES instructions."""
+"""The default ciphers. AES-GCM is first: on processors with AES instructions, it is several times faster than the
+other ciphers."""
 MACS = (
     "hmac-sha2-256-etm@openssh.com",
     "hmac-sha2-512-etm@openssh.com",
@@ -59,10 +61,10 @@ _KEYS = (
     "rsa-sha2-256",
 )
 HOST_KEYS = (*(f"{name.removesuffix('@openssh.com')}{_CERTIFICATE}" for name in _KEYS), *_KEYS)
-"""In OpenSSH's order (ssh_config(5), HostKeyAlgorithms)."""
+"""The default host key algorithms, in OpenSSH's order (ssh_config(5), HostKeyAlgorithms)."""
 
 DEFAULTS = {"kex": KEX, "ciphers": CIPHERS, "macs": MACS, "host_key_algorithms": HOST_KEYS}
-"""Defaults by configuration key, in order of preference: no SHA-1, DSA or MD5, and no 64-bit tags."""
+"""Default algorithms by configuration key, in order of preference. They exclude SHA-1, DSA, MD5 and 64-bit tags."""
 _SUPPORTED: dict[str, Callable[[], Sequence[bytes]]] = {
     "kex": get_kex_algs,
     "ciphers": get_encryption_algs,
@@ -105,7 +107,8 @@ def validate(key: str, names: Sequence[str]) -> None:
         ValueError: asyncssh does not know a name, or supports none of them on this machine.
     """
     available = supported(key)
-    # Defaults that this machine's OpenSSL lacks are not errors: a configuration may be used on several machines.
+    # A default algorithm that this machine's OpenSSL lacks is not an error: several machines may use one
+    # configuration.
     for name in names:
         if name not in available and name not in DEFAULTS[key]:
             raise ValueError(f"{key}: {name!r} is not one of {', '.join(available)}")

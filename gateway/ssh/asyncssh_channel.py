@@ -1,4 +1,4 @@
-"""Relays between a client and an asyncssh channel. Slower than the native data plane, but works with every cipher."""
+"""Relays between a client and an asyncssh channel: slower than the native data plane, but for all ciphers."""
 
 import asyncio
 import socket
@@ -55,7 +55,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._channel.resume_reading()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        """Send `data` from the backend to the client, and buffer what its socket does not take."""
+        """Send `data` from the backend to the client, and buffer what the client's socket does not accept."""
         del datatype
         client = self._client
         if client is None or self.ended.done():
@@ -101,7 +101,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._update_interest()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Handle the close of the channel or the loss of its connection; buffer what asyncssh still held."""
+        """Handle the close of the channel or the loss of its connection; buffer what asyncssh has not delivered."""
         del exc
         unread = take_unread_data(self._channel)
         for piece in unread.data:
@@ -191,20 +191,20 @@ class AsyncsshChannelOpener:
 
     @property
     def opening_count(self) -> int:
-        """Number of pending opens, including those that already failed for their callers."""
+        """Number of channel opens without a reply from the server, even if their callers have stopped waiting."""
         return len(self._opening)
 
     async def open(
         self,
         to: Endpoint,
         latency: Histogram,
-        timeout: float,  # noqa: ASYNC109 - see the protocol
+        timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> AsyncsshChannel:
         """See `gateway.ssh.pooled_connection.ChannelOpener`."""
         relay = AsyncsshChannel(latency, self._writer, tap)
-        # Cancelling an open leaks its channel (asyncssh #823). So the open runs in its own task, and if the caller
-        # stops waiting, the channel is aborted once it is open.
+        # asyncssh leaks the channel if its open is cancelled (asyncssh #823). So the open runs in its own task. If
+        # the caller stops waiting, the task aborts the channel as soon as the channel is open.
         opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._open_channel(relay, to))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
@@ -213,7 +213,8 @@ class AsyncsshChannelOpener:
             both: set[asyncio.Future[Any]] = {opening, failure}
             await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            opening.add_done_callback(partial(_abort_late, relay))  # also if it completes in this turn of the loop
+            # asyncio calls the callback even if `opening` completes in this turn of the loop.
+            opening.add_done_callback(partial(_abort_late, relay))
             raise
         if opening.done():
             opening.result()

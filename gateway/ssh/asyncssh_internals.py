@@ -1,4 +1,4 @@
-"""The asyncssh internals that the SSH channels depend on. `client_connection` has those of its connection."""
+"""asyncssh internals on which the SSH channels depend. `client_connection` uses the internals of the connection."""
 
 from collections.abc import Callable
 from functools import partial

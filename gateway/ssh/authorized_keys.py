@@ -8,9 +8,9 @@ from gateway.ssh.options import SshOptions
 from gateway.ssh.public_keys import public_keys
 
 _NO_LISTENER = "none.invalid:1"
-"""Value of permitlisten that allows no listener. Without a permitlisten, sshd allows all listeners, and `none` is
-valid in sshd_config (PermitListen) only. The name never resolves (RFC 6761, section 6.4). Only root may use the port,
-and then gets it on loopback."""
+"""Value of permitlisten that allows no listener. Without a permitlisten, sshd allows all listeners. The value `none`
+is valid only in sshd_config (PermitListen). The host name in this value never resolves (RFC 6761, section 6.4). Only
+root may listen on the port in this value, and sshd then binds the port on loopback."""
 _HOST = re.compile(r"[\w.:%\[\]-]+")
 _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
 
@@ -72,12 +72,12 @@ def render_authorized_keys(
         GatewayError: A key cannot be read, or a target or source is not valid in authorized_keys.
     """
     lines = [
-        f"# tunnel {name}: into ~{options.user}/.ssh/authorized_keys on {options.host}",
-        "# At the end of sshd_config there, since authorized_keys cannot forbid listeners on unix sockets:",
+        f"# tunnel {name}: add to ~{options.user}/.ssh/authorized_keys on {options.host}",
+        "# add to the end of sshd_config there, because authorized_keys cannot forbid listeners on unix sockets:",
         *(f"#   {line}" for line in sshd_config_lines(options.user, unix_sockets=unix_sockets)),
     ]
     if unix_sockets:
-        lines.append("# authorized_keys cannot permit a unix socket alone: docker.host needs a user of its own")
+        lines.append("# authorized_keys cannot restrict a key to a unix socket: use a separate user for docker.host")
     if not targets:
-        return [*lines, f"# nothing goes through {name} yet: add a backend with via: {name}"]
+        return [*lines, f"# no backend uses the tunnel {name}: add a backend with via: {name}"]
     return [*lines, *(f"{key_options(targets, sources)} {key}" for key in public_keys(options))]

@@ -67,7 +67,8 @@ class ChannelRelay:
         self._client: socket.socket | None = None
         self._watch: FdRegistration | None = None
         self._send_buffer: SendBuffer | None = None
-        """Data that the client's socket has not taken; created on first use, since most clients never need it."""
+        """Data that the client's socket has not accepted. Created on first use, because most relays never need a
+        buffer."""
         self._client_eof = False
         """The client has ended its stream."""
         self._client_unwritable = False
@@ -162,7 +163,7 @@ class ChannelRelay:
         """
         raise NotImplementedError
 
-    # From the channel.
+    # Subclasses call these methods for events of the channel.
 
     def _on_backend_eof(self, *, close: bool) -> None:
         """Handle the end of the backend's stream; with `close`, the peer has closed the channel."""
@@ -175,7 +176,7 @@ class ChannelRelay:
     def _on_link_lost(self) -> None:
         """Handle the loss of the SSH connection: reset the client, but deliver a complete response first."""
         if self._channel_closed:
-            return  # the channel no longer needs the connection
+            return  # a closed channel does not depend on the connection
         self._link_lost = self._channel_unwritable = True
         self._leave_send_queue()
         if self._client is None:
@@ -187,10 +188,10 @@ class ChannelRelay:
         else:
             self._finish(CloseReason.LINK_LOST)
 
-    # From the client.
+    # Methods for events of the client.
 
     def resume_sending(self) -> None:
-        """Read from the client and send once; `PacketWriter` calls this when it is the relay's turn."""
+        """Read from the client once and send the data. `PacketWriter` calls this when the relay's turn comes."""
         if not self.ended.done():
             self._read_client()
             self._update_interest()
@@ -201,7 +202,7 @@ class ChannelRelay:
             return
         try:
             if event == watch.mask == READ:
-                self._read_client()  # common case, without `_update_interest`: the callees call it when needed
+                self._read_client()  # without `_update_interest`: the callees call it when needed
             else:
                 self._handle_client_event(event, watch)
         except Exception:
@@ -242,8 +243,8 @@ class ChannelRelay:
         """Stop sending to the client.
 
         A client that ended its stream earlier may have closed normally: its data is still delivered to the backend.
-        After a reset, the relay forwards what it can send at once and aborts: SSH cannot forward a reset (RFC 4254,
-        section 5.3).
+        After a reset, the relay forwards what it can send immediately and aborts: SSH cannot forward a reset (RFC
+        4254, section 5.3).
 
         Args:
             error: The socket's error, if the caller saw one; the kernel reports it only once.
@@ -291,7 +292,7 @@ class ChannelRelay:
             self._send_buffer = SendBuffer()
         self._send_buffer.append(data)
 
-    # CloseReason, in any order of events.
+    # The end of the relay.
 
     def _propagate_end(self) -> None:
         """Pass the backend's EOF on once the send buffer is empty; finish when both directions have ended."""

@@ -26,11 +26,12 @@ next packet as blocks (packet.c, ssh_packet_need_rekeying). With a small RekeyLi
 starts a key exchange."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
-"""Packets that asyncssh may hold back during a key exchange; a peer that causes more replies is disconnected."""
+"""Maximum number of packets that asyncssh may delay during a key exchange. If the peer's requests cause more replies,
+the connection is closed."""
 
 
 class ControlWriter(Protocol):
-    """The part of `PacketWriter` that the connection uses."""
+    """The methods of `PacketWriter` that `ClientConnection` calls."""
 
     def send_control(self, msg_type: int, payload: bytes) -> None:
         """See `PacketWriter.send_control`."""
@@ -43,7 +44,7 @@ class ControlWriter(Protocol):
 
 
 class ConnectionTransport(Protocol):
-    """The part of `PacketTransport` that the connection uses."""
+    """The methods of `PacketTransport` that `ClientConnection` calls."""
 
     @property
     def writer(self) -> ControlWriter:
@@ -225,7 +226,7 @@ class ClientConnection(SSHClientConnection):
             self._kexinit_sent = True
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        """Send a packet, without the empty MSG_IGNORE that asyncssh sends before it: only CBC needs that."""
+        """Send a packet without the empty MSG_IGNORE that asyncssh sends before it: only CBC needs MSG_IGNORE."""
         if pkttype == MSG_IGNORE and self.send_cipher is not None:
             return
         super().send_packet(pkttype, *args, handler=handler)

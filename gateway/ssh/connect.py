@@ -21,7 +21,7 @@ from gateway.ssh.packet_transport import close_now, log_in
 
 
 class _TryOtherKeyTypeError(TunnelError):
-    """The host key is not trusted, but the server may have a trusted one of another type."""
+    """The host key is not trusted, but the server may have a trusted host key of another type."""
 
 
 async def connect(
@@ -201,4 +201,4 @@ _LOGIN_REFUSED = {
     asyncssh.DISC_ILLEGAL_USER_NAME,
 }
 _OPENSSH_REFUSALS = ("Not allowed at this time", "Exceeded MaxStartups")
-"""What OpenSSH sends instead of its version to a penalized source, and when it is busy."""
+"""Texts that OpenSSH sends instead of its version: to a client with a penalty, and when too many clients log in."""

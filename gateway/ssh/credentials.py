@@ -1,4 +1,4 @@
-"""Loads private keys, certificates and passwords. They are read at each login, so that they can be rotated."""
+"""Loads private keys, certificates and passwords at each login, so that operators can rotate them."""
 
 import asyncio
 import contextlib
@@ -110,7 +110,7 @@ def _certificate_path(path: Path) -> Path:
 
 
 def _key_pairs(path: Path, content: bytes, passphrase: str | None) -> Sequence[Any]:
-    """Return the key pairs of an identity file: with the certificate beside it if there is one, and without."""
+    """Return the key pairs of an identity file: with the certificate beside the file, if it exists, and without."""
     certificate = _certificate_path(path)
     return asyncssh.load_keypairs(
         [(content, _certificates(certificate)[0] if certificate.exists() else b"")], passphrase

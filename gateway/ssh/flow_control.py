@@ -24,7 +24,7 @@ each round trip."""
 GROWTH_BUDGET_BYTES = 512 * 1024 * 1024
 """Limit on what the windows of this process may grow by, beyond their initial sizes."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
-"""The same limit for one SSH connection, so that one long path does not use up the growth budget."""
+"""Limit on the window growth of one SSH connection, so that one long path does not use up the growth budget."""
 
 
 class Budget:

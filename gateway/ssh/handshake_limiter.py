@@ -9,9 +9,11 @@ from gateway.contracts.values import Endpoint
 from gateway.relay.per_loop import per_loop
 
 PER_SERVER = 4
-"""Well below sshd's MaxStartups, above which it drops connections at random (sshd_config(5))."""
+"""Maximum number of concurrent handshakes with one server. The limit is well below sshd's MaxStartups, above which
+sshd drops connections at random (sshd_config(5))."""
 PER_PROCESS = 64
-"""A handshake blocks the event loop for milliseconds. One that waits for a dead server costs nothing."""
+"""Maximum number of concurrent handshakes in one event loop. Each handshake blocks the loop for milliseconds, but a
+handshake that waits for a dead server costs nothing."""
 
 
 class HandshakeLimiter:
@@ -19,7 +21,8 @@ class HandshakeLimiter:
 
     def __init__(self) -> None:
         self.per_server = PER_SERVER
-        """The limit for each server; a change applies to a server once it has no pending handshake."""
+        """Maximum number of concurrent handshakes with one server. A change applies to a server once no handshake
+        with that server is pending."""
         self._servers: dict[tuple[Network, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}
         self._all = asyncio.Semaphore(PER_PROCESS)
 

@@ -115,9 +115,9 @@ class HostKeyVerifier(asyncssh.SSHClient):
         self.refused_key_type: str | None = None
         """The type of the untrusted key that the server presented."""
         self.refused_key: str | None = None
-        """A description of that key, for messages."""
+        """A description of the untrusted key, for messages."""
         self.close_error: Exception | None = None
-        """The error that closed the connection, if any."""
+        """The error that closed the connection; None if there is none."""
         self.greeting: Callable[[], bytes] = bytes
         """Returns the start of the server's first data."""
         self._memory = memory
@@ -130,7 +130,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
 
     @property
     def offered(self) -> str | None:
-        """The untrusted keys of this connection and of those before it, or None."""
+        """Description of the untrusted keys of this connection and of earlier connections; None if there are none."""
         return ", ".join(filter(None, [*self._refused_before, self.refused_key])) or None
 
     @property
@@ -148,7 +148,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
             self._memory.key_type = key.get_algorithm()
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Store the connection, and where its greeting is."""
+        """Store the connection, and the function that returns its greeting."""
         self._conn = conn
         transport = transport_of(conn)
         if transport is not None:
@@ -170,7 +170,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         return self.trust.insecure
 
     def signature_problem(self, certificate: Any) -> str | None:
-        """Return why the signature of a certificate is refused; None if its algorithm is accepted."""
+        """Return why the signature of a certificate is refused; None if the signature's algorithm is accepted."""
         name = algorithms.ca_signature_algorithm(certificate)
         accepted = name in self._signatures or self.trust.insecure
         return None if accepted else f"it is signed with {name}, which is not in host_key_algorithms"

@@ -16,10 +16,11 @@ from gateway.ssh.credentials import error_text
 
 _MARKERS = ("@cert-authority", "@revoked")
 _PARSE_ERRORS = (ValueError, NameError)
-"""What asyncssh raises for an invalid line. NameError is for an X.509 certificate without the library for it."""
+"""Errors that asyncssh raises for an invalid line. asyncssh raises NameError for an X.509 certificate if the library
+for X.509 is not installed."""
 _SSH_PORT = 22
 _MTIME_SETTLED_NS = 2_000_000_000
-"""Nanoseconds since the last change after which another change surely alters the file's times, which are coarse."""
+"""Nanoseconds after a change of a file. File times are coarse: only a change later than this surely alters them."""
 _MAX_CACHED_LOOKUPS = 64
 _Stamp = tuple[tuple[int, ...], ...]
 

@@ -23,9 +23,11 @@ from gateway.ssh.packet_transport import PacketTransport
 from gateway.ssh.packet_writer import MAX_SEND_PACKET, SLOT_VIEWS, SLOTS
 
 _SAMPLE_EVERY = 4
-"""The latency of one response in this many is recorded, starting with the first. All would cost 3 % of the rate."""
+"""The relay records the latency of one in four responses, starting with the first. Recording the latency of every
+response would reduce the rate by 3 %."""
 _MAX_PIECES = 64
-"""Buffers for one sendmsg(2). With more, joining them is cheaper; the kernel refuses more than 1024."""
+"""Maximum number of buffers for one sendmsg(2). Joining more buffers is cheaper; the kernel refuses more than
+1024."""
 RoundTrip = Callable[[], float | None]
 """Returns the last measured round trip of a connection in seconds, or None."""
 
@@ -87,14 +89,14 @@ class NativeChannel(ChannelRelay):
         super().attach(client)
 
     def fail_open(self, error: Exception) -> None:
-        """Fail the pending open with `error`. A channel that opens later is closed at once."""
+        """Fail the pending open with `error`. If the channel opens later, close it immediately."""
         if self.opened is not None and not self.opened.done():
             self.opened.set_exception(error)
 
-    # From the channel to the client. PacketReader calls these methods.
+    # Data from the channel to the client. `PacketReader` calls these methods.
 
     def deliver(self) -> None:
-        """Send `incoming` to the client, and buffer a copy of what its socket does not take."""
+        """Send `incoming` to the client, and buffer a copy of the data that the client's socket does not accept."""
         incoming, client = self.incoming, self._client
         now = time.monotonic()
         if self._tap is not None:
@@ -158,7 +160,7 @@ class NativeChannel(ChannelRelay):
             self._update_interest()
 
     def on_open_confirmed(self, peer: int, window: int, max_packet: int) -> None:
-        """Mark the channel as open. It is closed at once if its open has failed meanwhile, for example by timeout.
+        """Mark the channel as open. If its open has failed meanwhile, for example by timeout, close the channel.
 
         Raises:
             asyncssh.ProtocolError: The peer's maximum packet size is 0.
@@ -251,7 +253,7 @@ class NativeChannel(ChannelRelay):
             return False
         return True
 
-    # From the client to the channel.
+    # Data from the client to the channel.
 
     def _read_client(self) -> None:
         client, writer, window = self._client, self._writer, self._remote_window
@@ -293,7 +295,7 @@ class NativeChannel(ChannelRelay):
         writer.send_data(self._remote_id, slot, count)
 
     def _feed_tap(self, count: int) -> None:
-        """Show the tap the `count` bytes that were read."""
+        """Pass the `count` bytes that were read to the tap."""
         tap = self._tap
         for slot in SLOT_VIEWS:
             if count <= 0 or tap is None:
@@ -313,7 +315,7 @@ class NativeChannel(ChannelRelay):
     def _consumed(self, count: int, now: float) -> None:
         window = self.window
         window.consumed += count
-        # After EOF no more data comes, so no window adjust is due.
+        # The peer sends no data after EOF, so the channel sends no window adjust.
         if window.consumed >= window.adjust_threshold and not (self._backend_eof or self._sent_close or self._freed):
             grant = window.grant(now, self._round_trip())
             self._writer.send_control(
@@ -326,7 +328,7 @@ class NativeChannel(ChannelRelay):
             self._writer.send_control(asyncssh_internals.MSG_CHANNEL_CLOSE, UInt32(self._remote_id))
 
     def _free(self) -> None:
-        """Free the channel's number: it is closed on both sides, or lost with its connection."""
+        """Free the number of a channel that is closed on both sides or was lost with its connection."""
         if not self._freed:
             self._freed = True
             self._reader.opening.pop(self._local_id, None)

@@ -28,14 +28,14 @@ class NativeChannelOpener:
 
     @property
     def opening_count(self) -> int:
-        """Number of pending opens, including those that already failed for their callers."""
+        """Number of channel opens without a reply from the server, even if their callers have stopped waiting."""
         return len(self._transport.reader.opening)
 
     async def open(
         self,
         to: Endpoint,
         latency: Histogram,
-        timeout: float,  # noqa: ASYNC109 - see the protocol
+        timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> NativeChannel:
         """See `gateway.ssh.pooled_connection.ChannelOpener`."""

@@ -29,7 +29,7 @@ _BUFFER_SIZE = 512 * 1024
 _PLAIN_SIZE = _BUFFER_SIZE + 64 * 1024
 _MAX_GREETING = 255
 
-# Scratch space for decrypted packets, shared by all connections: it holds nothing between two events.
+# All connections share this scratch space for decrypted packets: it is empty between two events.
 _PLAIN = mmap_buffer(_PLAIN_SIZE)
 _PLAIN_VIEW = memoryview(_PLAIN)
 
@@ -43,7 +43,7 @@ _END_TYPES = (MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE)
 
 
 class Receiver(Protocol):
-    """A channel, for the packets that it receives."""
+    """The interface of a channel that receives packets from `PacketReader`."""
 
     window: Window
     """The receive window."""
@@ -85,13 +85,13 @@ class PacketReader:
         self.last_received = time.monotonic()
         """The monotonic time of the last received data, in seconds."""
         self.greeting = b""
-        """The start of the peer's first data. A server that refuses the connection may give the reason here."""
+        """The start of the peer's first data. A server that refuses the connection may send the reason in it."""
         self._sock = sock
         self._conn = conn
         self._on_end = on_end
         self._closed = False
         self._native = False
-        """Whether this reader parses packets itself; before that, asyncssh gets all data."""
+        """Whether this reader parses packets itself. Until then, asyncssh receives all data."""
         self._buffer = mmap_buffer(_BUFFER_SIZE)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -164,7 +164,7 @@ class PacketReader:
             self._conn.data_received(data)
 
     def _parse(self) -> None:
-        """Decrypt and dispatch complete packets until one needs asyncssh to finish it first."""
+        """Decrypt and dispatch complete packets, until asyncssh must finish a packet before the next one."""
         conn, channels, buffer, view = self._conn, self.channels, self._buffer, self._view
         with_data: list[Receiver] = []
         packets = used = 0

@@ -16,10 +16,11 @@ from gateway.ssh.packet_writer import PacketWriter
 log = logging.getLogger(__name__)
 
 REKEY_BYTES = 16 << 30
-"""Bytes in each direction between two key exchanges. Far below the limit of one AES-GCM key (NIST SP 800-38D, section
-8.3), and large enough that key exchanges do not affect throughput."""
+"""Bytes in each direction between two key exchanges. This value is far below the limit of one AES-GCM key (NIST SP
+800-38D, section 8.3), and large enough that key exchanges do not affect throughput."""
 _FAILED = "the data plane failed; its SSH connection is closed"
-"""After an unexpected exception, the state of the reader and of the relays cannot be trusted."""
+"""Log message for an unexpected exception, after which the state of the reader and of the relays may be
+inconsistent."""
 
 
 class PacketTransport(asyncio.Transport):
@@ -67,7 +68,7 @@ class PacketTransport(asyncio.Transport):
         self.writer.write(data)
 
     def abort(self) -> None:
-        """Close the socket, after an attempt to write the batch. Does not wait."""
+        """Try to write the batch, then close the socket. Does not wait."""
         if self._closed:
             return
         self.writer.flush()

@@ -1,7 +1,7 @@
 """Encrypts and sends packets on one SSH connection, many packets per system call.
 
-Packets of asyncssh and of the native data plane go into one batch, in the order of encryption. The batch is written
-to the socket at the end of the event loop's turn, or when it is full. The rest waits in a backlog. While there is a
+Packets of asyncssh and of the native data plane go into one batch, in the order of encryption. The writer sends the
+batch at the end of the event loop's turn, or when the batch is full. Unsent data waits in a backlog. While there is a
 backlog, relays that have data to send wait in a queue, and get one turn each in round-robin order.
 """
 
@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 MAX_SEND_PACKET = 32 * 1024
 """Data bytes per sent packet: the maximum that OpenSSH accepts."""
 SLOTS = 4
-"""Packets that one relay may read and send in a turn; one packet if others wait on a slow path."""
+"""Packets that one relay may read and send in a turn. If other relays wait on a slow path, the limit is one
+packet."""
 DATA_HEADER = 14
 """Bytes before the data: packet length, padding length, message number, channel, data length (RFC 4253, section 6;
 RFC 4254, section 5.2)."""
@@ -41,7 +42,8 @@ _SLOW_DRAIN = 0.02
 _SLOW_PERIOD = 1.0
 """Seconds for which a path counts as slow after such a backlog: slow paths often take data in bursts."""
 _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
-"""Unsent bytes in the kernel on a fast path: fewer wakeups per byte, and still only milliseconds of data."""
+"""Limit on unsent bytes in the kernel on a fast path: a larger limit needs fewer wakeups per byte, and the kernel
+still holds only milliseconds of data."""
 _FAST_DRAIN = 0.001
 """Seconds for half of `NOTSENT_LOWAT`, below which the path is fast (64 MB/s)."""
 _NOT_FAST_DRAIN = 0.01
@@ -49,14 +51,14 @@ _NOT_FAST_DRAIN = 0.01
 MAX_CONTROL_BACKLOG = 1024 * 1024
 """Bytes of backlog above which receiving stops, to bound the replies to a peer that does not read."""
 
-# Scratch space for packets to encrypt, shared by all connections: it holds nothing between two events.
+# All connections share this scratch space for packets to encrypt: it is empty between two events.
 _SCRATCH = mmap_buffer(_SLOT_SIZE * SLOTS)
 _SCRATCH_VIEW = memoryview(_SCRATCH)
 SLOT_VIEWS = [
     _SCRATCH_VIEW[at * _SLOT_SIZE + DATA_HEADER : at * _SLOT_SIZE + DATA_HEADER + MAX_SEND_PACKET]
     for at in range(SLOTS)
 ]
-"""Buffers that relays read client data into; `PacketWriter.send_data` encrypts it from there."""
+"""Buffers into which relays read client data. `PacketWriter.send_data` encrypts the data from these buffers."""
 _PADDING = os.urandom(2 * BLOCK)
 _pack_data_header = struct.Struct(">IBBII").pack_into
 
@@ -93,7 +95,7 @@ class PacketWriter:
         self.may_send = False
         """Whether channel data may be sent now; see `update_may_send`."""
         self.blocked = False
-        """Whether there is a backlog."""
+        """Whether encrypted data waits in the backlog."""
         self._sock = sock
         self._conn = conn
         self._on_blocked_changed = on_blocked_changed
@@ -107,7 +109,7 @@ class PacketWriter:
         self._round_size = 0
         """Relays that waited when the queue was last served."""
         self._backlog = SendBuffer()
-        """Encrypted data that the socket has not taken."""
+        """Encrypted data that the socket has not accepted."""
         self._blocked_at = 0.0
         """The monotonic time at which `blocked` last became true, in seconds."""
         self._notsent_lowat = NOTSENT_LOWAT
@@ -228,7 +230,7 @@ class PacketWriter:
         self._count_sealed(out, length)
 
     def flush(self) -> None:
-        """Write the batch to the socket, and append what it does not take to the backlog."""
+        """Write the batch to the socket, and append the data that the socket does not accept to the backlog."""
         size, self._batched = self._batched, 0
         if not size or self._closed:
             return
@@ -246,7 +248,7 @@ class PacketWriter:
             self._append_backlog(self._batch_view[sent:size])
 
     def drain(self) -> None:
-        """Write the backlog to the socket, which is writable again; then serve the queue."""
+        """Write the backlog to the socket, which is writable again; then give the queued relays their turns."""
         try:
             self._backlog.send_to(self._sock)
         except OSError as error:
@@ -261,7 +263,7 @@ class PacketWriter:
         self._serve_queue()
 
     def schedule_queue(self) -> None:
-        """Serve the queue at the end of this turn; called when a key exchange has finished."""
+        """Give the queued relays their turns at the end of this turn of the loop; called after a key exchange."""
         self._ready.at_iteration_end(self._serve_queue)
 
     def close(self) -> None:
@@ -309,7 +311,7 @@ class PacketWriter:
         if self._packets_sent and not self._closed:
             packets, self._packets_sent = self._packets_sent, 0
             size, self._bytes_sent = self._bytes_sent, 0
-            # Not earlier: this may start a key exchange, during which no data may be sent.
+            # Count the packets last: this may start a key exchange, during which no data may be sent.
             self._conn.count_sent(packets, size)
         self.flush()
 

@@ -29,7 +29,7 @@ _TICK_SECONDS = 0.5
 _SLOW_OPEN = 0.4
 """Seconds for which an open may be pending before the pool checks whether its connection is alive."""
 _TIMER_SLACK = 0.01
-"""Seconds by which a timer may fire early."""
+"""Maximum number of seconds by which the event loop may run a timer before its time."""
 _LATE_TICK = 1.0
 """A tick that is this many seconds late, or by half of `suspect`, means that this process was suspended."""
 _NO_ANSWER_HINT = (
@@ -37,7 +37,7 @@ _NO_ANSWER_HINT = (
     "and that the target's firewall does not drop packets"
 )
 _IDLE_BEFORE_SHRINK = 60.0
-"""Seconds with an idle connection before the pool closes it."""
+"""Seconds for which the pool keeps an idle connection before it closes that connection."""
 
 
 class SshLink:
@@ -66,7 +66,7 @@ class SshLink:
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshLink"]:
-        """Maintain the pool until the context ends, then close its connections.
+        """Maintain the pool until the context ends, then close the pool's connections.
 
         Args:
             first: An open connection, which the pool takes over.

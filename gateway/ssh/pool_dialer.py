@@ -1,4 +1,4 @@
-"""Opens the connections that a pool misses, and waits after failures."""
+"""Opens the SSH connections that a pool lacks, and waits after a failed attempt."""
 
 import asyncio
 import contextlib
@@ -14,21 +14,22 @@ from gateway.text import one_line
 log = logging.getLogger(__name__)
 
 _MIN_RETRY, _MAX_RETRY = 0.25, 10.0
-"""Bounds of the upper limit of the random retry delay, in seconds."""
+"""Lower and upper bound, in seconds, of the maximum retry delay. The delay itself is random, from 0 to this
+maximum."""
 _FATAL_RETRY = 60.0
-"""Seconds before the next login after a refused one, because sshd penalizes repeated failures
+"""Seconds between a refused login and the next login, because sshd penalizes repeated failures
 (PerSourcePenalties)."""
 
 Dial = Callable[[], Awaitable[PooledConnection]]
 
 
 class PoolDialer:
-    """Opens the connections that a pool misses.
+    """Opens the connections that a pool lacks.
 
     Args:
         server: The server's address, for the log.
         dial: Opens a connection; raises `ReachError`.
-        missing: Returns how many connections the pool misses. Those that are being opened count as missing.
+        missing: Returns how many connections the pool lacks. A connection that is being opened counts as missing.
         add: Takes over an open connection.
         start_task: Runs a job in a task. The pool handles its errors.
     """
@@ -56,17 +57,17 @@ class PoolDialer:
         self._renewed = asyncio.Event()
 
     def wake(self) -> None:
-        """Check again whether connections are missing."""
+        """Check again whether the pool lacks connections."""
         self._wake.set()
 
     def renew(self) -> None:
-        """Dial again at once: keys or certificates have changed."""
+        """Dial again immediately, because keys or certificates have changed."""
         self._renewals += 1
         self._renewed.set()
         self.wake()
 
     async def run(self) -> None:
-        """Dial while connections are missing; in parallel, so that one dial that hangs does not delay the others."""
+        """Dial while connections are missing. Dials run in parallel, so that no dial delays the others."""
         while True:
             self._wake.clear()
             while self._missing() > len(self.tasks):
@@ -101,5 +102,5 @@ class PoolDialer:
                 await asyncio.wait_for(self._renewed.wait(), pause)
         else:
             self._retry_delay, self.last_error = _MIN_RETRY, ""
-            connection.outdated = renewals != self._renewals  # it may have used the old credentials
+            connection.outdated = renewals != self._renewals  # the login may have used the old credentials
             self._add(connection)

@@ -1,8 +1,8 @@
-"""Decides what a pool of SSH connections needs: which to use, how many to dial, which to abort. Pure.
+"""Decides which SSH connections of a pool to use, how many to dial, and which to abort. Pure.
 
 A silent connection is suspect: it gets no new channels, and the pool dials a replacement. If other connections
-answer, only this connection is broken, and the pool aborts it soon. If no connection answers, the path itself has
-stalled: the pool keeps its connections for long, because they resume with all their channels when the stall ends.
+answer, only the silent connection is broken, and the pool aborts it soon. If no connection answers, the path itself
+has stalled. The pool then keeps its connections for longer, because all their channels resume when the stall ends.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from gateway.ssh.options import Keepalive
 
 CHANNELS_PER_CONNECTION = 64
-"""sshd polls all channels of a connection in each turn, so latency grows with their number."""
+"""Channels per connection above which the pool grows. sshd polls all channels of a connection in each turn of its
+loop, so latency grows with the number of channels."""
 REPLACEMENT_TIME = 1.0
 """Seconds within which a replacement connects if only the old connections are broken. If it takes longer, the path
 has stalled."""
@@ -83,7 +84,8 @@ def evaluate(pool: Sequence[ConnectionHealth], keepalive: Keepalive, target_size
         if each.silence >= keepalive.lost:
             abort.append(at)
         elif each.stalled:
-            # Others have recovered. TCP doubles its timeout: it retransmits within the length of the stall.
+            # Other connections have recovered. TCP doubles its retransmission timeout after each attempt, so this
+            # connection retransmits within the length of the stall.
             if each.silence_at_recovery and each.silence >= 2 * each.silence_at_recovery + keepalive.replace:
                 abort.append(at)
         elif not heard and each.silence >= keepalive.suspect + min(REPLACEMENT_TIME, keepalive.replace):

@@ -33,16 +33,16 @@ class ChannelOpener(Protocol):
 
     @property
     def opening_count(self) -> int:
-        """Number of pending opens, including those that already failed for their callers."""
+        """Number of channel opens without a reply from the server, even if their callers have stopped waiting."""
 
     async def open(
         self,
         to: Endpoint,
         latency: Histogram,
-        timeout: float,  # noqa: ASYNC109 - as everywhere here
+        timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,
     ) -> ChannelRelay:
-        """Open a channel to `to`. A channel that opens after this method has raised is closed at once.
+        """Open a channel to `to`. If the channel opens after this method has raised, it is closed immediately.
 
         Args:
             to: The target.
@@ -75,12 +75,12 @@ class PooledConnection:
         self._options = options
         self._verifier: HostKeyVerifier = conn.get_extra_info("verifier")
         self._relays: dict[asyncio.Future[CloseReason], ChannelRelay] = {}
-        self._on_relay_ended = self._remove_relay  # saves a bound method for each relay
+        self._on_relay_ended = self._remove_relay  # one bound method for all relays saves memory
         self.round_trip: float | None = None
         """The round trip of the last keepalive, in seconds."""
         self.closing = False
         self.outdated = False
-        """Whether its credentials have changed since the login."""
+        """Whether the tunnel's credentials have changed since this connection logged in."""
         self.stalled = False
         """See `ConnectionHealth.stalled`."""
         self.silence_at_recovery = 0.0
@@ -168,7 +168,7 @@ class PooledConnection:
         self._last_heard += seconds
 
     def keepalive_due(self, before: float) -> bool:
-        """Return whether the last keepalive is answered and was sent before the monotonic time `before`."""
+        """Return whether the last keepalive was sent before the monotonic time `before` and has a reply."""
         return self._keepalive_sent < before and (self._keepalive_task is None or self._keepalive_task.done())
 
     def send_keepalive(self) -> None:
@@ -213,7 +213,7 @@ class PooledConnection:
         return self._close_reason or (str(error) if error else "the SSH connection was closed")
 
     def abort(self, reason: str) -> None:
-        """Reset every client and close the connection at once, without a disconnect message.
+        """Reset every client and close the connection immediately, without a disconnect message.
 
         Args:
             reason: The cause, for the log and for `lost`.

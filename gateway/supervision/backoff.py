@@ -25,9 +25,9 @@ class BackoffPolicy:
 
 RECONNECT = BackoffPolicy()
 QUARANTINE = BackoffPolicy(first=60.0, cap=600.0, floor=60.0)
-"""For failures that only an operator can fix: a host key mismatch, an authentication failure."""
+"""Backoff after a failure that only an operator can fix: a host key mismatch, an authentication failure."""
 RESTART = BackoffPolicy(first=0.5, cap=30.0, floor=0.1)
-"""For a unit that crashed."""
+"""Backoff after a crash of a unit."""
 
 
 class Backoff:
@@ -43,7 +43,7 @@ class Backoff:
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self.attempts = 0
         self._max_attempts = math.ceil(math.log2(policy.cap / policy.first))
-        """Failures after which the upper bound is the cap."""
+        """Number of failures after which the upper bound of the delay equals the cap."""
 
     def next(self) -> float:
         """Count a failure, and return the seconds to wait before the next attempt."""

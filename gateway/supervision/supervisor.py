@@ -64,7 +64,8 @@ class Supervisor:
             except asyncio.CancelledError:
                 if is_being_cancelled():
                     raise
-                # Cancelled from inside, not by `stop`: without a restart, the unit would stay down unnoticed.
+                # The cancellation comes from inside the unit, not from `stop`. Restart the unit, or it stays down
+                # unnoticed.
                 log.exception("unit crashed", extra={"unit": name})
             except Exception:
                 log.exception("unit crashed", extra={"unit": name})

@@ -65,7 +65,7 @@ class Uplink:
         self.settled = asyncio.Event()
         """Set once the first attempt has succeeded or failed."""
         self.watchers: list[Callable[[], None]] = []
-        """Called after each change that matters to users of the link."""
+        """Callbacks that the uplink calls after each change that users of the link must know."""
         self._has_link = asyncio.Event()
         self._quiet = quiet
         self._traffic = traffic
@@ -88,7 +88,7 @@ class Uplink:
                 await self._after()
             while True:
                 via = await self._wait_for_via()
-                self._retry_now.clear()  # this attempt fulfills the request
+                self._retry_now.clear()  # this attempt is the requested retry
                 try:
                     lasted, cause = await self._keep_open(via, ready)
                     reconnect.succeeded(lasted)
@@ -96,7 +96,7 @@ class Uplink:
                     raise cause
                 except ReachError as error:
                     if is_being_cancelled():
-                        raise asyncio.CancelledError from error  # cancelled, but closing the tunnel failed
+                        raise asyncio.CancelledError from error  # closing failed after a cancellation
                     fatal = isinstance(error, TunnelError) and error.fatal
                     self.failures[error.reason] += 1
                     self._become(
@@ -205,7 +205,7 @@ class Uplink:
             self._has_link.set()
 
     def _become(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-        """Change the state; no other method does. Log each change once.
+        """Change the state, and log each change once. Only this method changes the state.
 
         A new attempt keeps the reason of the previous failure. `since` is when the tunnel last went up or down,
         regardless of the attempts in between.

@@ -1,4 +1,4 @@
-"""The kinds of tunnel: each is the `KIND` of one module."""
+"""The kinds of tunnel. Each module defines one kind as `KIND`."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from gateway.kinds import Kinds
 
 
 class RenderAuthorizedKeys(Protocol):
-    """Renders what permits a tunnel on its server."""
+    """Renders the lines with which a server permits a tunnel."""
 
     def __call__(
         self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
     ) -> list[str]:
-        """Return the lines to paste on the server, and comments that say where.
+        """Return the lines to paste on the server, and comments that name the files for these lines.
 
         Args:
             name: The tunnel's name.
@@ -34,7 +34,7 @@ class RenderAuthorizedKeys(Protocol):
 
 @dataclass(frozen=True)
 class TunnelKind:
-    """A kind of tunnel, with everything that the rest of the gateway must know about it.
+    """A kind of tunnel, with all properties that other packages need.
 
     Args:
         name: The value of `kind` in a configuration.

@@ -95,7 +95,7 @@ class _Client:
             stack: Receives the callbacks that stop the child.
 
         Raises:
-            TunnelError: It cannot be started.
+            TunnelError: The child process cannot be started.
         """
         # The child cannot use another link, so it connects to a local forward.
         forward = None if via.network.is_local else await stack.enter_async_context(LocalForward(via))
@@ -159,11 +159,11 @@ class _Client:
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
     def _report_failure(self, progress: Progress) -> None:
-        """Report why there is no connection. The child keeps trying: it reconnects faster than a new one."""
+        """Report why there is no connection. The child continues, because it reconnects faster than a new child."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
-        self._schedule_failure_report(progress)  # a more specific failure may follow
+        self._schedule_failure_report(progress)  # report again later, because a more specific failure may follow
 
     async def configure(self, link: VpnLink) -> None:
         """Configure the device with the settings that the server has pushed.

@@ -40,7 +40,8 @@ class ProxyTunnel:
         await link.probe()
         monitor = asyncio.create_task(link.monitor())
         try:
-            yield OpenTunnel(link, link.status)  # each connection reads the password file again
+            # `renew` is unnecessary, because each connection reads the password file again.
+            yield OpenTunnel(link, link.status)
         finally:
             monitor.cancel()
             await asyncio.wait({monitor})

@@ -94,14 +94,14 @@ def _verify(options: SshOptions) -> None:
 
 def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:
     """See `TunnelKind.insecure_settings`."""
-    del plain  # SSH encrypts
+    del plain  # SSH encrypts the path itself
     if options.insecure_host_key:
         message = "is on: an attacker on the path can read and change everything: use known_hosts or host_keys"
         yield InsecureSetting("insecure_host_key", message, advised=True)
     for key, defaults in algorithms.DEFAULTS.items():
         weak = [each for each in getattr(options, key) if each not in defaults]
         if weak:
-            message = f"lists {', '.join(weak)}, which is not among the defaults: update the server, and leave it out"
+            message = f"lists {', '.join(weak)}, which is not among the defaults: remove it, and update the server"
             yield InsecureSetting(key, message, advised=False)
 
 

@@ -32,7 +32,8 @@ HANDSHAKE_AGE = Fact(
 )
 
 _HANDSHAKE_TIMEOUT = 5.0
-"""Seconds to wait for the first handshake before resolving the endpoints again: their addresses may have changed."""
+"""Seconds to wait for the first handshake before the tunnel resolves the endpoints again, because their addresses may
+have changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ class WireGuardTunnel:
         """Wait for the first handshake.
 
         Raises:
-            TunnelError: There is none after `silence.restart`.
+            TunnelError: There is no handshake within `silence.restart`.
         """
         silence, started = self._options.silence, time.monotonic()
         reported = False
@@ -123,7 +124,7 @@ class _ActiveDevice:
         self.link: VpnLink | None = None
 
     def status(self, link: VpnLink) -> WireGuardStatus:
-        """Return what the link reports about itself, with what only a WireGuard device knows."""
+        """Return the status of the link, with the fields that only a WireGuard device has."""
         device = "kernel" if self._wireguard.in_kernel else "wireguard-go"
         return WireGuardStatus(**vars(link.status()), device=device, handshake_age_seconds=self._handshake_age)
 
@@ -141,7 +142,7 @@ class _ActiveDevice:
         try:
             await self._wireguard.reconnect()
         except TunnelError as error:
-            log.warning("%s", error.detail)  # the monitor tries again, and replaces the device in the end
+            log.warning("%s", error.detail)  # the monitor tries again, and finally replaces the device
 
     def renew(self) -> None:
         """Apply changed files: set new keys and peers in place, replace the device for other changes."""
@@ -176,7 +177,7 @@ KIND = TunnelKind(
     WireGuardOptions,
     WireGuardTunnel,
     schemes=("wireguard",),
-    servers=lambda _: (),  # no tunnel can carry its UDP
+    servers=lambda _: (),  # no tunnel can carry WireGuard's UDP packets
     encrypts=True,
     needs_capabilities=True,
     facts=(HANDSHAKE_AGE,),

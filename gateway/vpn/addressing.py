@@ -1,4 +1,4 @@
-"""The network settings of a VPN device: addresses, name servers and MTU. Plain data."""
+"""The network settings of a VPN device: addresses, name servers and MTU."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address

@@ -1,4 +1,4 @@
-"""Child processes: their output goes to a callback, and they end when the gateway ends."""
+"""Child processes that end with the gateway, and whose output goes to a callback."""
 
 import asyncio
 import logging
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 _PDEATHSIG_EXEC = Path(__file__).with_name("pdeathsig_exec.py")
 _TERMINATE_TIMEOUT = 3.0
 _MAX_LINE = 1000
-"""Characters of an output line to pass on."""
+"""Maximum number of characters of an output line that the callback receives."""
 _INHERITED = ("LANG", "LC_ALL", "TZ")
-"""Environment variables to pass on. The others may hold passwords (`GATEWAY_…`)."""
+"""Environment variables that a child process inherits. Other variables may contain passwords (`GATEWAY_…`)."""
 
 
 def find_program(name: str) -> str | None:

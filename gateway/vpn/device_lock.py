@@ -1,7 +1,7 @@
-"""Locks on device names, which show whether the gateway that made a device still runs.
+"""Locks on device names. A lock shows that the gateway that created the device still runs.
 
-A lock is an abstract unix socket (unix(7)). The kernel releases it when the process ends. Unlike a lock file, it is
-visible in exactly the network namespace of the device, from every container in that namespace.
+A lock is an abstract unix socket (unix(7)). The kernel releases the lock when the process ends. Unlike a lock file,
+the lock is visible only in the network namespace of the device, and there to every container.
 """
 
 import errno

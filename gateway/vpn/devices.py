@@ -14,7 +14,7 @@ from gateway.vpn.netlink import device_index, ignore_missing, netlink_socket
 
 
 def move(name: str, namespace: int) -> None:
-    """Move a device to another network namespace; the kernel removes its addresses and brings it down.
+    """Move a device to another network namespace; the kernel removes the device's addresses and brings it down.
 
     Args:
         name: Name of the device.
@@ -121,7 +121,7 @@ def configure_in_namespace(name: str, addressing: Addressing) -> None:
 
 
 def bring_up(netlink: IPRoute, index: int, addressing: Addressing) -> None:
-    """Set the MTU, bring the device up, and remove the addresses that it no longer has.
+    """Set the MTU, bring the device up, and remove the addresses that `addressing` does not contain.
 
     Args:
         netlink: An open socket.

@@ -1,4 +1,4 @@
-"""ICMP echo requests (RFC 792, RFC 4443) to hosts behind the VPN: a check that costs a host no connection."""
+"""ICMP echo requests (RFC 792, RFC 4443), which check hosts behind the VPN without connections."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ _V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
 _V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
 _MAX_PENDING = 64
 _MAX_UNANSWERED = 3
-"""Unanswered requests after which a host counts as unresponsive, if other traffic arrives meanwhile."""
+"""Number of unanswered requests after which a host counts as unresponsive, if other traffic arrives meanwhile."""
 
 
 class EchoMonitor:
@@ -99,7 +99,7 @@ class EchoMonitor:
         return sock
 
     def _create_socket(self, family: int, protocol: int) -> socket.socket | None:
-        """Create a ping socket, which needs only permission by ping_group_range (icmp(7)), or else a raw socket."""
+        """Create a ping socket if ping_group_range permits it (icmp(7)), and otherwise a raw socket."""
         for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
             try:
                 return self._context.create_socket(family, kind, protocol)
@@ -123,7 +123,7 @@ class EchoMonitor:
                     if family == socket.AF_INET:
                         packet = packet[(packet[0] & 0x0F) * 4 :]  # RFC 791: the header length in 32-bit words
                     if packet[4:6] != self._identifier:
-                        continue  # a reply to another process
+                        continue  # the reply belongs to another process
                 if len(packet) < 8 or packet[0] != (0 if family == socket.AF_INET else _V6[3]):
                     continue
                 address, sent_at = self._pending.pop(int.from_bytes(packet[6:8], "big"), (None, 0.0))

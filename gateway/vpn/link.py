@@ -1,4 +1,4 @@
-"""A VPN as a link: its sockets leave through the VPN device."""
+"""A VPN as a link: the packets of its sockets leave through the VPN device."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,8 @@ from gateway.vpn.liveness import Liveness, Thresholds
 from gateway.vpn.network_context import NetworkContext
 
 _ERRORS_FROM_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
-"""Errors that only a packet from the far side causes. The local kernel reports a missing route with others."""
+"""Socket errors that only a packet from the far side causes. For a missing route, the local kernel reports other
+errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,7 @@ class VpnLink:
                 self.liveness.record_reply(time.monotonic())
             raise
         self.liveness.record_reply(time.monotonic())
-        with contextlib.suppress(ValueError, OSError):  # an address with a scope, or a socket that was reset already
+        with contextlib.suppress(ValueError, OSError):  # the address has a scope, or the socket was reset already
             self._echo.add_host(ipaddress.ip_address(sock.getpeername()[0]))
         return sock
 

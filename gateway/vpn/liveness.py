@@ -1,4 +1,4 @@
-"""Liveness of a VPN: how long expected replies have been missing, and which stage that leads to. Pure."""
+"""Liveness of a VPN: measures how long expected replies have been missing, and derives the stage. Pure."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,8 +24,8 @@ class Thresholds:
 
 
 DIAL_GRACE = 4.0
-"""Seconds to add if the only expected reply is to a connection attempt: the target may be down, not the VPN. A VPN
-peer sends something at least every ten seconds."""
+"""Seconds to add to each threshold if only a connection attempt expects a reply: the target may be down, not the VPN.
+A VPN peer sends a packet at least every ten seconds."""
 RECONNECT_INTERVAL = 6.0
 """Seconds between two attempts to reconnect in place."""
 
@@ -58,7 +58,7 @@ class Liveness:
         self._last_reconnect = 0.0
 
     def record_reply(self, now: float) -> None:
-        """Record that something arrived through the VPN: no reply is due any more."""
+        """Record that a packet arrived through the VPN, so that no reply is due any more."""
         self.last_reply = now
         self._echo_sent = self._dialled = None
         self._last_reconnect = 0.0
@@ -90,7 +90,7 @@ class Liveness:
             self._dialled = now
 
     def overdue(self, now: float) -> float:
-        """Return for how many seconds a reply has been due; 0 if none is."""
+        """Return for how many seconds a reply has been due; 0 if no reply is due."""
         echo = now - self._echo_sent if self._echo_sent is not None else 0.0
         dial = now - self._dialled - DIAL_GRACE if self._dialled is not None else 0.0
         return max(0.0, echo, dial)

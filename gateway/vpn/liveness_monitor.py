@@ -43,14 +43,14 @@ class LivenessMonitor:
         self._connected = True
 
     def on_connected(self) -> None:
-        """Handle a report of the VPN client that it is connected."""
+        """Handle the VPN client's report that it is connected."""
         self._connected = True
         self._link.liveness.record_reply(time.monotonic())
         self._stage = Stage.FINE
         self._progress(TunnelState.UP)
 
     def on_reconnecting(self, why: str) -> None:
-        """Handle a report of the VPN client that it reconnects: from now on a reply is due.
+        """Handle the VPN client's report that it reconnects: from now on, a reply is due.
 
         Args:
             why: The cause, for the tunnel's `detail`.
@@ -62,7 +62,7 @@ class LivenessMonitor:
 
     async def run(self) -> None:
         """Monitor the link until cancelled."""
-        # At once, to find out which hosts answer.
+        # Send the first requests immediately, to find out which hosts answer.
         self._link.send_echo_requests()
         last_request = time.monotonic()
         while True:
@@ -70,12 +70,12 @@ class LivenessMonitor:
             await asyncio.sleep(_INTERVAL)
             now = time.monotonic()
             if now - before > 2 * _INTERVAL + 1:
-                self._link.liveness.record_reply(now)  # this process was suspended, not the VPN
+                self._link.liveness.record_reply(now)  # this process was suspended, so no reply is overdue
             liveness = self._link.liveness
             if not self._connected:
                 liveness.record_echo_request(now)  # a reply stays due until the client reports that it is connected
             received = await self._received()
-            # Bytes that arrive during a reconnect belong to its handshake.
+            # Ignore bytes that arrive during a reconnect, because they belong to the handshake.
             if self._connected and liveness.record_received(received, now):
                 self._link.ignore_unresponsive_hosts()
             quiet = now - liveness.last_reply >= _ECHO_INTERVAL_QUIET
@@ -88,12 +88,12 @@ class LivenessMonitor:
                 await self._reconnect()
 
     def _enter(self, stage: Stage) -> None:
-        """Report a change of the stage, and act on it."""
+        """Change the stage, report the tunnel's new state, and take the action of the stage."""
         before, self._stage = self._stage, stage
         if stage is before:
             return
         if stage is Stage.FINE:
-            # During a reconnect only the client's report makes the tunnel `up`, however long the process was
+            # During a reconnect, only the client's report makes the tunnel `up`, even after this process was
             # suspended.
             if self._connected:
                 self._progress(TunnelState.UP)

@@ -1,4 +1,4 @@
-"""A local forward: a port on 127.0.0.1 that leads through a link, for a child process that cannot use the link."""
+"""A local forward: a port on 127.0.0.1 through which a child process reaches a target behind a link."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Anonymous network namespaces: the kernel removes one with its last user, even if the gateway is killed.
+"""Anonymous network namespaces. The kernel removes each one with its last user, even if the gateway is killed.
 
 A thread can be in another network namespace than its process (network_namespaces(7)). A socket stays in the namespace
 in which it was created. Therefore a thread in the namespace creates the sockets, and the event loop uses them.
@@ -28,7 +28,8 @@ class Namespace:
 
     def __init__(self) -> None:
         self.fd = -1
-        # A thread of its own: creating a socket takes microseconds and must not wait behind a DNS query.
+        # A separate thread creates sockets, so that a socket, which takes microseconds, does not wait for a DNS
+        # query.
         self._socket_thread = ThreadPoolExecutor(1, "vpn-socket", self._enter)
         self._workers = ThreadPoolExecutor(_WORKERS, "vpn", self._enter)
         try:

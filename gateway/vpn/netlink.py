@@ -1,4 +1,4 @@
-"""The netlink socket, and what all modules that use it need. All functions block."""
+"""The netlink socket, and helpers for all modules that use it. All functions block."""
 
 import errno
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def device_index(netlink: IPRoute, name: str) -> int:
 
 @contextmanager
 def ignore_missing() -> Iterator[None]:
-    """Ignore that another gateway, or the kernel together with the device, has removed the object already."""
+    """Ignore the error for a missing object: another gateway or the kernel may have removed the object already."""
     try:
         yield
     except NetlinkError as error:

@@ -1,6 +1,6 @@
 """Network contexts: where a VPN device is, and how to create sockets that use only this device.
 
-The device is either in a network namespace of its own, or in the host's namespace, with sockets that are bound to it.
+The device is either in a separate network namespace, or in the host's namespace, with sockets bound to the device.
 """
 
 import asyncio
@@ -122,7 +122,8 @@ class NetnsContext:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            if future.cancelled() and not is_being_cancelled():  # the namespace was closed before the job started
+            # Closing the namespace cancels a job that has not started.
+            if future.cancelled() and not is_being_cancelled():
                 raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
             raise
 

@@ -18,13 +18,13 @@ _SECTIONS = {
     "crl-verify": (_CRL,), "tls-auth": (_STATIC,), "tls-crypt": (_STATIC,),
     "tls-crypt-v2": (_CLIENT_V2,),
 }  # fmt: skip
-"""The PEM sections that each directive uses. The others are ignored, as OpenVPN does."""
+"""The PEM sections that each directive uses. The parser ignores other sections, as OpenVPN does."""
 _SINGLE_SECTION = {"key", "tls-auth", "tls-crypt", "tls-crypt-v2"}
 """Directives that use only the first section."""
 _STATIC_DIGITS = 512
 _WIDTH = 64
 _MAX_LOGIN = 127
-"""Bytes of a user name or a password (USER_PASS_LEN in misc.h)."""
+"""Maximum length of a user name or a password, in bytes (USER_PASS_LEN in misc.h)."""
 _SEQUENCE = b"\x30"
 """The tag at the start of certificates, keys and PKCS #12 (X.690, section 8.9)."""
 _COPY_AGAIN = "get a new copy from the VPN's operator"

@@ -23,7 +23,8 @@ _IGNORED = {
     "http-proxy-timeout", "socks-proxy-retry", "max-routes", "prng", "mtu-test", "comp-noadapt",
     "ignore-unknown-option",
 }  # fmt: skip
-"""Directives that the gateway sets itself, that would disturb its control of the process, or without effect."""
+"""Ignored directives: the gateway sets them itself, they would disturb its control of the process, or they have no
+effect."""
 REPORTED = {"up", "down", "route-up", "route-pre-down", "ipchange", "dns-updown"}
 """Ignored directives that the operator may miss. A warning names them."""
 _REFUSED = {
@@ -64,7 +65,7 @@ _REFUSED = {
         "mtu-dynamic", "use-prediction-resistance",
     },
 }  # fmt: skip
-"""Refused directives, by the reason. Directives that are in none of these tables are refused as well."""
+"""Refused directives, by the reason. A directive that is in none of these tables is refused as well."""
 
 
 def is_ignored(directive: Directive) -> bool:

@@ -93,7 +93,7 @@ def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_fil
 
 
 class _Parser:
-    """Builds a `ClientFile` from one directive after the other."""
+    """Builds a `ClientFile` from directives in the order of the file."""
 
     def __init__(self, read_file: Callable[[str], bytes]) -> None:
         self._read_file = read_file

@@ -1,6 +1,7 @@
 """Loads an OpenVPN client's file from disk, with the files that it names: only those below its own directory.
 
-Each file is opened once. What is checked is what is read, even if another file replaces it meanwhile.
+The loader opens each file once, so that it checks and reads the same file, even if another file replaces it
+meanwhile.
 """
 
 import os
@@ -16,9 +17,9 @@ from gateway.vpn.openvpn_syntax import parse_directives
 from gateway.vpn.options import OpenVpnOptions
 
 _MAX_CONFIG_SIZE = 1 << 18
-"""Bytes of the configuration file. Parsing a file of this size takes a moment."""
+"""Maximum size of the configuration file, in bytes. Parsing a file of this size takes a moment."""
 _MAX_NAMED_SIZE = 1 << 20
-"""Bytes of a named file. Certificate revocation lists can be long."""
+"""Maximum size of a named file, in bytes. Certificate revocation lists can be long."""
 
 
 @dataclass(frozen=True)

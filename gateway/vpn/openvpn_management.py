@@ -1,6 +1,7 @@
 """OpenVPN's management interface, on a unix socket that OpenVPN connects to (management-notes.txt).
 
-OpenVPN is the client of this socket and exits when the connection closes. Therefore it ends when the gateway ends.
+OpenVPN is the client of this socket and exits when the connection closes. Therefore OpenVPN ends when the gateway
+ends.
 """
 
 import asyncio
@@ -62,7 +63,7 @@ class ManagementInterface:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._writer is not None:
-            writer.close()  # another process: the child connects only once
+            writer.close()  # the connection is from another process, because the child connects only once
             return
         self._writer = writer
         with contextlib.suppress(ConnectionError):

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from gateway.errors import GatewayError
 
 _MAX_LINE = 254
-"""Bytes of a line. OpenVPN reads 255 at a time (OPTION_LINE_SIZE) and parses the rest as another line."""
+"""Maximum length of a line, in bytes. OpenVPN reads 255 bytes (OPTION_LINE_SIZE) and parses the rest as a new
+line."""
 _MAX_WORDS = 16
-"""Words of a line. OpenVPN drops the others (MAX_PARMS)."""
+"""Maximum number of words in a line. OpenVPN drops further words (MAX_PARMS)."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 _MAX_NAME = 31
-"""Characters of OpenVPN's longest directive name. A line of a hexadecimal key has 32."""
+"""Length of OpenVPN's longest directive name, in characters. A line of a hexadecimal key has 32 characters."""
 _UNQUOTED = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
 
 

@@ -40,7 +40,7 @@ def main(parent: int, privileges: str, command: list[str]) -> None:
     """
     if privileges != "all":
         _drop_privileges(privileges.partition(":")[2])
-    # After the change of user, which clears the signal.
+    # Request the signal after the change of user, because that change clears the signal.
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == parent:
         os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
@@ -49,13 +49,14 @@ def main(parent: int, privileges: str, command: list[str]) -> None:
 def _drop_privileges(user: str) -> None:
     """Drop all capabilities except CAP_NET_ADMIN, for this program and its descendants (capabilities(7)).
 
-    Without CAP_NET_ADMIN there is nothing to keep, and the command reports the missing capability itself.
+    If this process lacks CAP_NET_ADMIN, keep no capability; the command then reports the missing capability itself.
     """
-    # Otherwise a set-user-ID program could regain the capabilities.
+    # Without this step, a set-user-ID program could regain the capabilities.
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     for capability in range(_MAX_CAPABILITY + 1):
         if capability != _CAP_NET_ADMIN:
-            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # needs CAP_SETPCAP; only defence in depth
+            # This call fails without CAP_SETPCAP. That is acceptable, because it is only defence in depth.
+            _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     if user:
         _check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
         os.setgroups([])
@@ -64,7 +65,7 @@ def _drop_privileges(user: str) -> None:
     _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     header, sets = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
     _check(_libc.capget(header, sets))
-    kept = sets[1] & (1 << _CAP_NET_ADMIN)  # of the permitted set
+    kept = sets[1] & (1 << _CAP_NET_ADMIN)  # sets[1] is the permitted set
     _check(_libc.capset(header, (ctypes.c_uint32 * 6)(kept, kept, kept, 0, 0, 0)))
     if kept:
         _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_NET_ADMIN, 0, 0))

@@ -19,13 +19,14 @@ from gateway.vpn.netlink import device_index, ignore_missing, netlink_socket
 _NO_PREFIX_ROUTE = 0x200
 """IFA_F_NOPREFIXROUTE: the kernel adds no route for the prefix of the address."""
 _PROTOCOL = 0x67
-"""The protocol number (rt_protos) of the gateway's rules and routes. Cleanup after a killed gateway looks for it."""
+"""The protocol number (rt_protos) of the gateway's rules and routes. After a gateway was killed, the cleanup finds
+them by this number."""
 _FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
 """The range of routing tables that the gateway uses."""
 _table_lock = threading.Lock()
-"""Held while a thread selects a table: the selection depends on the rules that exist."""
+"""Lock that a thread holds while it selects a table, because the selection depends on the existing rules."""
 _UNREACHABLE_METRIC = 4096
-"""Metric of the `unreachable` route, which must lose to the route through the device."""
+"""Metric of the `unreachable` route. It is high, so that the kernel prefers the route through the device."""
 
 
 def configure_in_host(name: str, addressing: Addressing) -> None:
@@ -114,7 +115,7 @@ def _rules(netlink: IPRoute) -> list[Any]:
 
 
 def _remove_table(netlink: IPRoute, table: int) -> None:
-    """Remove a table and its rules, and those of killed gateways, whose devices no longer exist."""
+    """Remove a table and its rules, and the tables and rules of killed gateways, whose devices no longer exist."""
     device_names = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
     for family in (socket.AF_INET, socket.AF_INET6):
         rules = [rule for rule in netlink.get_rules(family=family) if rule.get_attr("FRA_PROTOCOL") == _PROTOCOL]

@@ -11,9 +11,9 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 USER = 65533
-"""User and group ID of the child process. No account has it, so that no other service shares it."""
+"""User and group ID of the child process. No account has this ID, so that the child shares it with no service."""
 _CAPABILITIES = {"CAP_CHOWN": 0, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
-"""What the gateway needs to switch to the user, and to signal the child afterwards (capabilities(7))."""
+"""Capabilities with which the gateway switches to the user, and signals the child afterwards (capabilities(7))."""
 _OTHERS_READ_WRITE = 0o006
 _OTHERS_ENTER = 0o001
 _TUN = Path("/dev/net/tun")
@@ -55,7 +55,7 @@ def grant_access(path: Path, mode: int) -> None:
 
 
 def _obstacle(directory: Path) -> str | None:
-    """Return why the child cannot run as the user; None if it can."""
+    """Return why the child cannot run as the unprivileged user; None if it can."""
     effective = _effective_capabilities()
     missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
     if missing:

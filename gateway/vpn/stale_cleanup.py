@@ -14,9 +14,10 @@ from gateway.errors import Reason, TunnelError
 
 _LOCK = "lock"
 _RUN = Path("/run/gateway")
-"""Writable in a container with a read-only root file system and without /tmp."""
+"""Directory for runtime files, writable even in a container with a read-only root file system and without /tmp."""
 _MIN_AGE = 30.0
-"""Seconds before something counts as stale: new directories may not be locked yet, new sockets may not listen yet."""
+"""Age in seconds from which the cleanup removes files: the owner of a newer directory may not have locked it yet, and
+a newer socket may not listen yet."""
 
 
 class RuntimeDirectory:

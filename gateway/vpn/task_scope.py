@@ -1,4 +1,4 @@
-"""Background tasks of an open link: they end with the link, and the link ends with them."""
+"""Background tasks of an open link. They end with the link, and the link is lost when one of them fails."""
 
 import asyncio
 import contextlib

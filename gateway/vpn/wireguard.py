@@ -86,7 +86,7 @@ class WireGuard:
         try:
             self.in_kernel = await asyncio.shield(creation)
         except asyncio.CancelledError:
-            self.in_kernel = await creation  # `stop` must know about the device; this takes only a moment
+            self.in_kernel = await creation  # wait, because `stop` must know whether the device exists
             raise
 
     def _addressing(self) -> Addressing:
@@ -130,7 +130,7 @@ class WireGuard:
         await self._wg("setconf", self._device, "/dev/stdin", stdin=to_setconf(self._file, endpoints))
 
     async def reconnect(self) -> None:
-        """Remove the peers with their sessions, and add them again; the device and its addresses stay.
+        """Remove the peers with their sessions, and add the peers again; the device and its addresses stay.
 
         Raises:
             TunnelError: An endpoint cannot be resolved, or `wg` fails.

@@ -13,7 +13,7 @@ _SCRIPTS = {"preup", "postup", "predown", "postdown"}
 _PEER_KEYS = {"publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"}
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _DEFAULT_KEEPALIVE = 25
-"""Seconds. WireGuard sends no keepalives by default, so an idle peer looks like a dead one."""
+"""Default interval of keepalives, in seconds. Without keepalives, an idle peer looks like a dead peer."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from gateway.vpn.child import Child
 log = logging.getLogger(__name__)
 
 _SOCKET_DIRECTORY = Path("/var/run/wireguard")
-"""Where wireguard-go listens (see its README)."""
+"""The directory in which wireguard-go creates its socket (see the README of wireguard-go)."""
 _START_TIMEOUT = 5.0
 """Seconds for wireguard-go to create its device."""
 _POLL_INTERVAL = 0.05
@@ -72,7 +72,7 @@ class WireGuardGo:
         )
 
     def _on_output(self, line: str) -> None:
-        if line[:1].isascii():  # not a line of the box that wireguard-go draws around a notice
+        if line[:1].isascii():  # skip the box that wireguard-go draws around a notice
             self._last_output = line
         log.debug("wireguard-go: %s", line)
 

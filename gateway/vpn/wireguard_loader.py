@@ -13,7 +13,7 @@ from gateway.vpn.wireguard_file import WireGuardFile, check_key, parse_wireguard
 def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
     """Load the configuration file, with the keys from other files. May block.
 
-    Each file is opened once. What is checked is what is used.
+    The loader opens each file once, so that it checks and uses the same file.
 
     Args:
         options: The options of the tunnel.

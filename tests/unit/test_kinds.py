@@ -112,4 +112,4 @@ def test_a_key_permits_the_servers_of_every_kind_of_inner_tunnel(tmp_path: Path)
     (edge,) = (line for line in done.output.splitlines() if "permitopen" in line)
     permitted = [part.partition('"')[2].rstrip('"') for part in edge.split(",") if part.startswith("permitopen")]
     assert permitted == ["inner:2222", "proxy:3128", "vpn.example.com:443", "db:3306"]
-    assert "# nothing goes through inner yet: add a backend with via: inner" in done.output
+    assert "# no backend uses the tunnel inner: add a backend with via: inner" in done.output

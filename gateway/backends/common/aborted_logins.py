@@ -6,9 +6,9 @@ Host Cache"). A successful login resets the count.
 """
 
 _FREE_FRACTION = 4
-"""Divisor of the limit: up to this part of it there are no pauses."""
+"""Divisor of the limit. There are no pauses until the count exceeds the quotient."""
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
-"""Seconds of the first pause, and of the longest one. The pause doubles after each aborted login."""
+"""Length of the first and of the longest pause, in seconds. The pause doubles after each aborted login."""
 
 
 class AbortedLogins:
@@ -35,5 +35,5 @@ class AbortedLogins:
         self.count, self._not_before = 0, 0.0
 
     def pause(self, now: float) -> float:
-        """Return the seconds to wait before the next login, at the monotonic time `now`; 0 for none."""
+        """Return the seconds from the monotonic time `now` to the earliest next login; 0 if it may start now."""
         return max(0.0, self._not_before - now)

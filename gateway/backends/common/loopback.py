@@ -1,4 +1,4 @@
-"""A loopback port in front of a link, for libraries that create their sockets themselves."""
+"""A loopback port that leads through a link, for libraries that create their sockets themselves."""
 
 import asyncio
 import socket
@@ -68,7 +68,7 @@ async def _join(
         accepted, peer = await _accept(listener)
         if peer == local:
             break
-        accepted.close()  # from another process
+        accepted.close()  # the connection is from another process
     tune(accepted)
     try:
         return SocketRelay(accepted, await link.socket(target, phases), Histogram())
@@ -78,7 +78,7 @@ async def _join(
 
 
 async def _accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-    """Accept a connection. Unlike `loop.sock_accept`, this loses no accepted connection if it is cancelled."""
+    """Accept a connection. Unlike `loop.sock_accept`, this function loses no accepted connection when cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         try:

@@ -22,9 +22,11 @@ from gateway.contracts.security import Validity
 from gateway.errors import ProbeError, Reason
 
 MAX_BYTES = 1 << 20
-"""Bytes that a server may send for one login and its queries. A usual check reads less than 16 KiB."""
+"""Maximum number of bytes that a server may send for one login and its queries. A usual check reads less than 16
+KiB."""
 MAX_PACKETS = 512
-"""Packets that a server may send for them. An empty row uses far more memory than its size."""
+"""Maximum number of packets that a server may send for one login and its queries. An empty row uses far more memory
+than its size."""
 
 _NATIVE, _CACHING, _SHA256, _ED25519 = (
     "mysql_native_password", "caching_sha2_password", "sha256_password", "client_ed25519",
@@ -56,7 +58,8 @@ class MysqlLogin(pymysql.connections.Connection):
     def __init__(self, phases: Phases, *, verified: bool, server_public_key: bytes | None, **arguments: Any) -> None:
         plugins: dict[str, Any] = {_CACHING: _CachingSha2, _SHA256: _Sha256}
         self.logged_in = False
-        """Whether the handshake is complete. The server counts connections that end before that."""
+        """Whether the handshake is complete. The server counts connections that end before the handshake is
+        complete."""
         self.certificate: Validity | None = None
         """The validity of the server's certificate, if it has presented one."""
         self._phases = phases
@@ -133,7 +136,7 @@ class MysqlLogin(pymysql.connections.Connection):
         Raises:
             ProbeError: Always.
         """
-        self._phases.timeout_hint = why  # the server may delay its error, and the check may time out
+        self._phases.timeout_hint = why  # the check may time out, because the server may delay its error
         with contextlib.suppress(pymysql.err.MySQLError):  # the expected error
             self.exchange(response)
         raise ProbeError(Reason.AUTH, why)
@@ -142,7 +145,7 @@ class MysqlLogin(pymysql.connections.Connection):
         with self._phases("greeting"):
             super()._get_server_information()  # type: ignore[misc]
         # The greeting names the server's default plugin. For a user with another one the server requests a switch.
-        # With sha256_password as the default, PyMySQL would send the password at once.
+        # With sha256_password as the default, PyMySQL would send the password immediately.
         login: Any = self
         if login._auth_plugin_name not in ("", _NATIVE, _CACHING):  # noqa: SLF001
             login._auth_plugin_name = _NATIVE  # noqa: SLF001
@@ -170,7 +173,7 @@ class MysqlLogin(pymysql.connections.Connection):
             return self.send_password(plugin)
         try:
             response: MysqlPacket = super()._process_auth(plugin_name, auth_packet, handler)  # type: ignore[misc]
-        except RuntimeError:  # from PyMySQL if PyNaCl is missing
+        except RuntimeError:  # PyMySQL raises this error if PyNaCl is missing
             self.refuse(
                 f"the server requests the plugin {plugin}, which needs PyNaCl: pip install 'gateway[ed25519]'",
                 bytes(_ED25519_SIGNATURE_SIZE),
@@ -238,7 +241,7 @@ class _Sha256:
 
 
 class _TimedContext:
-    """The part of `ssl.SSLContext` that PyMySQL uses, with the time of the handshake and the server's certificate."""
+    """The methods of `ssl.SSLContext` that PyMySQL calls. Records handshake time and certificate of the server."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context

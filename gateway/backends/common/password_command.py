@@ -18,9 +18,9 @@ from gateway.vpn.child import find_program, minimal_environment
 log = logging.getLogger(__name__)
 
 _MAX_OUTPUT = 64 * 1024
-"""Bytes that a program may print. A cloud provider's token has about 1000."""
+"""Maximum number of bytes that a program may print. A cloud provider's token has about 1000 bytes."""
 _MAX_STDERR = 4096
-"""Bytes of the standard error to keep."""
+"""Maximum number of bytes of the standard error to log."""
 _KILL_TIMEOUT = 3.0
 """Seconds to wait for a killed process."""
 _STDERR_TIMEOUT = 0.5

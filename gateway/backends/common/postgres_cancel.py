@@ -22,10 +22,10 @@ _PID_SIZE = 4
 _KEY_SIZES = range(4, 256 + 1)
 """Allowed sizes of a key in bytes: 4 before protocol 3.2, and up to 32 in PostgreSQL 18."""
 _BEFORE_KEY = b"RSvN"
-"""Messages before the key: Authentication, ParameterStatus, NegotiateProtocolVersion, NoticeResponse."""
+"""Types of the messages before the key: Authentication, ParameterStatus, NegotiateProtocolVersion, NoticeResponse."""
 _BACKEND_KEY_DATA, _READY_FOR_QUERY, _ERROR_RESPONSE = b"K", b"Z", b"E"
 _MAX_LOGIN = 1 << 20
-"""Bytes of the server's messages in which the key must be."""
+"""Maximum number of bytes that the server sends before the key."""
 
 
 class PostgresLoginTap:
@@ -48,7 +48,7 @@ class PostgresLoginTap:
         self._message = b""
         """The received part of the server's message."""
         self._needed = _MESSAGE.size
-        """Bytes of the message that are needed."""
+        """Number of bytes of the message that the tap needs."""
         self._unanswered = 0
         """SSLRequest and GSSENCRequest packets without a response so far."""
         self._started = False
@@ -64,7 +64,7 @@ class PostgresLoginTap:
         return self._key is not None and compare_digest(self._key, request.data[_PACKET.size :])
 
     def on_request(self, data: memoryview, now: float) -> None:
-        """See `gateway.measure.Tap`. Data after StartupMessage, such as a password, is not read."""
+        """See `gateway.measure.Tap`. The tap does not read data after StartupMessage, such as a password."""
         del now
         position = 0
         while position < len(data) and not (self._started or self.finished):
@@ -143,7 +143,8 @@ class PostgresCancels:
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
         """See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
-            return Classification.SESSION  # direct TLS, or another protocol: valid packets are shorter than 16 MiB
+            # Direct TLS or another protocol, because valid packets are shorter than 16 MiB.
+            return Classification.SESSION
         if len(first) < _PACKET.size:
             return Classification.INCOMPLETE
         length, code = _PACKET.unpack_from(first)

@@ -15,22 +15,22 @@ from gateway.errors import ReachError
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
 _TIMEOUT = 1.0
-"""Seconds for one connection. The check waits for it."""
+"""Time limit of one connection in seconds. The check waits for the connection."""
 _INTERVAL = 600.0
 _INTERVAL_BEFORE_EXPIRY = 60.0
-"""Seconds between two connections, and seconds between them if the certificate expires soon."""
+"""Seconds between two connections: the usual interval, and the interval if the certificate expires soon."""
 
 
 class ServerCertificates:
     """Fetches the certificates of one backend's servers periodically, on separate connections.
 
     A connection ends before a session starts, and the server neither counts nor logs it (PostgreSQL manual, chapter
-    "Frontend/Backend Protocol", "SSL Session Encryption"). The certificates are not verified here.
+    "Frontend/Backend Protocol", "SSL Session Encryption"). This class does not verify the certificates.
     """
 
     def __init__(self) -> None:
         self._cache: dict[Endpoint, tuple[float, Validity | None]] = {}
-        """When each certificate was fetched, in seconds since the epoch, and its validity."""
+        """Time at which each certificate was fetched, in seconds since the epoch, and the certificate's validity."""
 
     async def validity(self, link: Connector, target: Endpoint) -> Validity | None:
         """Return the validity of a server's certificate.
@@ -57,7 +57,7 @@ class ServerCertificates:
 async def _fetch(link: Connector, target: Endpoint) -> Validity | None:
     """Perform a TLS handshake with the server, and return the validity of its certificate."""
     loop = asyncio.get_running_loop()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies nothing
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # does not verify the server
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     sock = await link.socket(target)

@@ -1,4 +1,4 @@
-"""Errors of failed PostgreSQL logins, from libpq's messages: libpq provides no SQLSTATE for them."""
+"""Derives the errors of failed PostgreSQL logins from libpq's messages, because libpq provides no SQLSTATE."""
 
 from gateway.errors import ProbeError, Reason
 
@@ -40,7 +40,7 @@ _REMEDIES = {
     " for a pooler or proxy without channel binding, set check.tls.mode: verify",
     "authenticated client without channel binding": NO_PASSWORD,
 }
-"""What to do about an error, by a phrase in the message of libpq."""
+"""The remedy for an error, by a phrase in the message of libpq."""
 
 
 def login_error(text: str) -> ProbeError:

@@ -24,9 +24,9 @@ _LOWEST_PRIORITY = 19
 
 def _connect_poll(conn: PGconn) -> int:
     """Call `PQconnectPoll` without holding the GIL."""
-    if pq.__impl__ == "python":  # this implementation of psycopg uses ctypes itself
+    if pq.__impl__ == "python":  # psycopg's Python implementation already uses ctypes
         return conn.connect_poll()
-    # Finds the function in the library that psycopg's extension module is linked with (dlsym(3)).
+    # ctypes finds the function in the library with which psycopg's extension module is linked (dlsym(3)).
     connect_poll = ctypes.CDLL(sys.modules[type(conn).__module__].__file__).PQconnectPoll
     connect_poll.argtypes, connect_poll.restype = [ctypes.c_void_p], ctypes.c_int
     return int(connect_poll(conn.pgconn_ptr))  # type: ignore[attr-defined] # the protocol leaves it out
@@ -51,7 +51,7 @@ class Login:
     async def poll(self, phases: Phases) -> pq.PollingStatus:
         """Call `PQconnectPoll` in a thread.
 
-        If this is cancelled, the call continues with the lowest priority until libpq returns.
+        If the caller is cancelled, the call continues with the lowest priority until libpq returns.
 
         Args:
             phases: Where to set the hint for a timeout.
@@ -87,7 +87,7 @@ class Login:
         return result
 
     def finish(self) -> None:
-        """Close the connection, at once or when libpq returns."""
+        """Close the connection: immediately, or when libpq returns from a call in progress."""
         if self._polling is None or self._polling.done():
             self.conn.finish()
         else:

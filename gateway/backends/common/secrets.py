@@ -1,4 +1,4 @@
-"""The passwords of checks, from a file or from a program."""
+"""Gets the passwords of checks from a file or from a program."""
 
 import asyncio
 import time
@@ -38,7 +38,7 @@ class PasswordSource:
 
     def __init__(self) -> None:
         self._cache: dict[tuple[str, ...], tuple[float, str]] = {}
-        """When each command was started (monotonic), and the password that it printed."""
+        """Monotonic start time of each command, and the password that the command printed."""
         self._running: dict[tuple[str, ...], asyncio.Task[str]] = {}
 
     async def get(self, check: DatabaseCheck, target: Endpoint, phases: Phases) -> str:

@@ -70,7 +70,7 @@ class MountKind:
             configured.
         versions: The versions of the protocol that mount options may name.
         reserved: The mount options that the gateway sets or that cannot work through it, beyond those of every kind.
-        problems: Yields each invalid key of the options, if there is a volume, and what is wrong with it.
+        problems: Yields each invalid key of the options, if there is a volume, and the problem.
         persistent_volume: Returns the source of a Kubernetes PersistentVolume. Raises `UsageError` if Kubernetes has
             none.
         import_volume: Returns a backend from the driver options of a Docker volume. Raises `ValueError` if they are
@@ -95,7 +95,7 @@ class MountKind:
 
 _VERSION_OPTIONS = ("vers=", "nfsvers=")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - keys, not bound
-"""The address to mount for listener addresses that are not valid in mount options."""
+"""Addresses that replace listener addresses in mount options, which do not accept the latter."""
 
 
 def mount_address(volume: VolumeOptions, listener: Endpoint) -> str:

@@ -416,7 +416,7 @@ async def test_reads_the_request_after_refusing_encryption_for_a_server_without_
         assert one.seen == [SSL, START]  # asked once, although two clients have
 
 
-async def test_where_the_server_has_tls_a_client_talks_to_it_and_nothing_is_taken_from_it(
+async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cancel_requests, "_REPLY_TTL", -1.0)

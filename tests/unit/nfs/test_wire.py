@@ -129,5 +129,5 @@ async def test_a_server_that_never_creates_a_canary_is_reported() -> None:
 
 
 def test_a_bitmap_of_more_attributes_than_there_are_is_refused() -> None:
-    with pytest.raises(XdrError, match="a bitmap of 9 words"):
+    with pytest.raises(XdrError, match="a bitmap has 9 words"):
         Reader(uint(9) + bytes(36)).bitmap()

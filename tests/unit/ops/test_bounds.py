@@ -61,7 +61,7 @@ def test_one_address_replaces_only_its_own_connections() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["add", "request_received", "response_sent", "remove"]), st.integers(0, 20)))
 )
-def test_never_more_than_permitted(steps: list[tuple[str, int]]) -> None:
+def test_the_number_of_connections_never_exceeds_the_limits(steps: list[tuple[str, int]]) -> None:
     bounds = ConnectionLimits(connections=5, per_address=3)
     held: ConnectionTable[int] = ConnectionTable(bounds)
     inside: dict[int, str] = {}
@@ -97,7 +97,7 @@ RULES = AccessRules(normalize_hosts(["Ops.Example.com."]), authenticate=True)
     ["127.0.0.1", "10.1.2.3:9090", "[::1]:9090", "[fe80::1%25eth0]", "localhost", "LOCALHOST:9090",
      "ops.example.com", "OPS.example.com.:9090"],
 )  # fmt: skip
-def test_normalize_hosts_its_own(host: str) -> None:
+def test_configured_hosts_and_addresses_are_accepted(host: str) -> None:
     assert is_accepted_host(RULES, [host])
 
 
@@ -199,7 +199,7 @@ async def test_failures_are_not_cached_and_a_cancelled_request_does_not_cancel_o
     assert await cache.get("a", 60, compute) == "fine"
 
 
-def test_json_in_parts() -> None:
+def test_iter_json_yields_the_same_object_in_short_parts() -> None:
     body = {
         "a": 1,
         "b": {},

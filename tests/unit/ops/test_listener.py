@@ -115,7 +115,7 @@ async def test_an_answer_that_does_not_end_is_closed(path: str) -> None:
         writer.close()
 
 
-async def test_a_request_has_a_size() -> None:
+async def test_a_connection_with_a_request_that_is_too_large_is_closed() -> None:
     async with serving(ConnectionLimits(8, 8)) as (_, address):
         for sent in (
             b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000,

@@ -242,7 +242,7 @@ async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
 
 
 @pytest.mark.parametrize("loop", ["own", "asyncio's"])
-def test_what_a_unix_client_sent_before_it_closed_arrives(loop: str) -> None:
+def test_data_that_a_unix_client_sends_before_its_close_arrives(loop: str) -> None:
     """On a unix socket, end-of-file and hang-up arrive together while data is still unread."""
 
     async def close_early() -> None:

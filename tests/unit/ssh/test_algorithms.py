@@ -113,7 +113,9 @@ def test_an_unavailable_default_is_skipped(monkeypatch: pytest.MonkeyPatch) -> N
         ),
     ],
 )
-def test_an_algorithm_is_a_kind_of_key_and_a_signature(algorithm: str, signature: str, kind: str, blob: str) -> None:
+def test_a_host_key_algorithm_maps_to_key_type_and_signature_algorithm(
+    algorithm: str, signature: str, kind: str, blob: str
+) -> None:
     assert algorithms.signature_algorithm_of(algorithm) == signature
     assert algorithms.key_type_of(algorithm) == kind
     assert algorithms.key_blob_type(algorithm) == blob
@@ -121,7 +123,7 @@ def test_an_algorithm_is_a_kind_of_key_and_a_signature(algorithm: str, signature
 
 @pytest.mark.parametrize("certified", ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp521"])
 @pytest.mark.parametrize("sign", ["ssh-ed25519", "rsa-sha2-512", "ssh-rsa", "ecdsa-sha2-nistp256"])
-def test_how_an_authority_signed(certified: str, sign: str) -> None:
+def test_the_signature_algorithm_of_a_certificate_is_read(certified: str, sign: str) -> None:
     authority = asyncssh.generate_private_key(algorithms.key_type_of(sign))
     key = asyncssh.generate_private_key(certified)
     made = authority.generate_host_certificate(key, "id", principals=["a", "b"], sig_alg=sign)

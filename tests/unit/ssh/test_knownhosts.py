@@ -147,7 +147,7 @@ def test_files_that_have_not_changed_are_not_parsed_again(
 
 
 @pytest.mark.parametrize("how", ["appended", "replaced", "rewritten in the same size"])
-def test_a_change_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_changed_known_hosts_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr(knownhosts, "_MTIME_SETTLED_NS", -1)
     path = tmp_path / "known_hosts"
     text = f"@revoked h {LINE}\n"

@@ -85,7 +85,7 @@ def test_the_tap_ends_when_the_server_accepts_encryption(question: bytes, answer
     assert tap.key_hidden
 
 
-def test_a_login_without_a_key_is_finished_and_nothing_to_cancel() -> None:
+def test_the_tap_ends_after_a_login_without_a_key() -> None:
     for last in (READY, message(b"E", b"SFATAL\0C28P01\0\0")):
         tap = PostgresLoginTap()
         feed(tap, startup(), message(b"R", struct.pack("!I", 0)) + last + message(b"K", bytes(8)), [3, 9])
@@ -165,7 +165,7 @@ def test_a_cancel_request_is_reported_when_it_is_complete(pid: int, key: bytes, 
     assert len(whole) <= cancels.max_bytes
 
 
-def test_other_openings() -> None:
+def test_the_first_bytes_of_other_connections_are_classified() -> None:
     read = PostgresCancels().classify
     assert read(SSL) == EncryptionRequest(SSL, b"N")
     assert read(GSS) == EncryptionRequest(GSS, b"N")
