@@ -32,7 +32,7 @@ class Straight:
     """The adaptor of direct connections, and the base class of all adaptors. See `relay_adaptor.Adaptor`.
 
     Args:
-        folder: The directory for files; the adaptor creates it.
+        folder: The directory for files; an adaptor that needs it creates it.
         arguments: Arguments of other adaptors, which this one ignores.
     """
 

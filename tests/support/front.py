@@ -39,7 +39,7 @@ class Front:
 
     @property
     def joining(self) -> int:
-        """The clients that wait for their channel."""
+        """The number of clients that wait for their channel."""
         return len(self._joining)
 
     async def run(self) -> None:

@@ -106,7 +106,8 @@ class Gateway:
             if condition():
                 return time.monotonic() - started
             if late:
-                pytest.fail(f"the condition does not hold within {timeout} s; status: {json.dumps(self.status(), indent=1)}\n{self.log}")
+                status = json.dumps(self.status(), indent=1)
+                pytest.fail(f"the condition does not hold within {timeout} s; status: {status}\n{self.log}")
             time.sleep(0.02)
 
     def wait_up(self, *names: str, timeout: float = 30.0) -> float:
