@@ -25,7 +25,7 @@ def run(command: str, check: bool = True) -> str:
 @contextlib.contextmanager
 def inside(name: str) -> Iterator[None]:
     """Move the calling thread and its new child processes to a network namespace until the block ends."""
-    assert threading.current_thread() is threading.main_thread(), "the fixtures undo it in the main thread"
+    assert threading.current_thread() is threading.main_thread(), "only the main thread may change its namespace"
     netns.pushns(name)
     try:
         yield
