@@ -103,7 +103,7 @@ async def test_a_server_cannot_take_the_checks_password(
         assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL), result.detail
         return
     assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
-    if way != "by_sha256_as_default":  # with this plugin, the server requests no proof
+    if way != "by_sha256_as_default":  # this script does not request the password
         assert "check.tls.mode: verify" in result.detail
 
 

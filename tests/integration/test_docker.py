@@ -205,7 +205,7 @@ def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> No
     site.engine.run("guest", image="self-serving")
     site.engine.docker("network", "connect", "apps", "guest")
     site.reaches("good")
-    site.reaches("shop-web-1")  # the grant names its Compose project, which the image that Compose built also names
+    site.reaches("shop-web-1")  # the project label counts although the built image has the same label
     assert "shop" in site.engine.aliases("shop-web-1", "apps")
     assert not site.engine.attached("thief", "apps")
     assert site.says("guest", within=10) == ""

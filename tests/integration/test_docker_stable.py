@@ -84,7 +84,7 @@ def test_a_network_of_an_earlier_version_is_kept_until_it_is_replaced_as_documen
     assert planned.returncode == 0, planned.stderr
     before = engine.inspect("apps")["Id"]
     time.sleep(1)
-    assert engine.inspect("apps")["Id"] == before  # the gateway recreates a network only on the user's command
+    assert engine.inspect("apps")["Id"] == before  # the gateway does not recreate a network by itself
     done = as_documented(engine, "replace the network")
     assert done.returncode == 0, done.stderr
     site.reaches("web")
