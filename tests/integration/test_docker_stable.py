@@ -149,7 +149,7 @@ def test_a_pruned_network_is_repaired_as_documented(site: Site) -> None:
     assert site.says("web") == "orders-here"
 
 
-def test_apply_repairs_pruned_networks_too(site: Site) -> None:
+def test_apply_repairs_pruned_networks(site: Site) -> None:
     engine = site.engine
     site.start()
     engine.run("web", *OPT_IN)

@@ -256,7 +256,7 @@ def rate(seconds: list[float]) -> str:
     return f"{2 * BULK / 1e6 / statistics.median(seconds):,.0f}"
 
 
-async def test_200_mb_both_ways_at_once(
+async def test_bulk_transfers_in_both_directions_at_the_same_time(
     row: Row, peer: Peer, backend: int, tmp_path: Path, exchanges: dict[str, int]
 ) -> None:
     ours, sshs = [], []
@@ -277,7 +277,7 @@ async def test_200_mb_both_ways_at_once(
     assert exchanges["them"] >= row.new_keys
 
 
-async def test_200_connections(row: Row, peer: Peer, backend: int) -> None:
+async def test_two_hundred_connections_open_at_the_same_time(row: Row, peer: Peer, backend: int) -> None:
     async with opened(options(peer)) as link:
         async with forwarding(link, backend) as port:
             half_closes = await run("ask", port)
@@ -288,7 +288,7 @@ async def test_200_connections(row: Row, peer: Peer, backend: int) -> None:
     note(row, **{"200 connections, s": f"{took:.1f}", "half-closes": half_closes})
 
 
-async def test_new_keys(
+async def test_key_exchanges_by_either_side_during_transfers(
     row: Row, tmp_path: Path, backend: int, monkeypatch: pytest.MonkeyPatch, exchanges: dict[str, int]
 ) -> None:
     with serving(row.make(tmp_path / "peer", rekey=4 << 20)) as peer:

@@ -135,7 +135,7 @@ async def test_every_size_from_one_byte_to_several_packets(bastions: dict[str, B
 
 
 @pytest.mark.parametrize("who", ["us", "sshd", "both"])
-async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
+async def test_key_exchanges_during_bulk_traffic_in_both_directions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     need_sshd()

@@ -47,12 +47,12 @@ PROTOCOLS = ["mysql", "postgres", "nfs"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_refused(kind: str) -> None:
+async def test_a_refused_connection_has_its_reason(kind: str) -> None:
     assert (await probe(KINDS[kind], free_port())).reason is Reason.REFUSED
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_dns(kind: str) -> None:
+async def test_an_unknown_host_name_has_its_reason(kind: str) -> None:
     assert (await probe(KINDS[kind], 1, host="no-such-host.invalid", timeout=12)).reason is Reason.DNS
 
 
@@ -73,13 +73,13 @@ async def test_a_dripping_server_is_a_timeout_within_the_deadline(kind: str, fir
 
 
 @pytest.mark.parametrize("kind", PROTOCOLS)
-async def test_reset(kind: str) -> None:
+async def test_a_reset_connection_has_its_reason(kind: str) -> None:
     with serving(resetting) as port:
         assert (await probe(KINDS[kind], port)).reason is Reason.RESET
 
 
 @pytest.mark.parametrize("kind", PROTOCOLS)
-async def test_another_protocol(kind: str) -> None:
+async def test_a_server_with_another_protocol_has_its_reason(kind: str) -> None:
     with serving(talking(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" * 10)) as port:
         result = await probe(KINDS[kind], port)
     assert result.reason in (Reason.PROTOCOL, Reason.RESET)
@@ -133,7 +133,9 @@ async def test_a_mysql_check_reports_role_version_and_phases(shared_mariadb: Mar
         ({"password": Secret(path=Path("/nonexistent"))}, Reason.AUTH),
     ],
 )
-async def test_mysql_refusals(shared_mariadb: MariaDB, changes: dict[str, Any], reason: Reason) -> None:
+async def test_each_refusal_by_mysql_has_its_reason(
+    shared_mariadb: MariaDB, changes: dict[str, Any], reason: Reason
+) -> None:
     assert (await probe(mysql_backend(shared_mariadb, **changes), shared_mariadb.port)).reason is reason
 
 
@@ -222,7 +224,9 @@ async def test_a_postgres_check_reports_role_version_and_phases(shared_postgres:
         ({"tls": TlsOptions(mode="require")}, Reason.TLS),
     ],
 )
-async def test_postgres_refusals(shared_postgres: Postgres, changes: dict[str, Any], reason: Reason) -> None:
+async def test_each_refusal_by_postgres_has_its_reason(
+    shared_postgres: Postgres, changes: dict[str, Any], reason: Reason
+) -> None:
     result = await probe(postgres_backend(shared_postgres, **changes), shared_postgres.port)
     assert result.reason is reason
     assert "127.0.0.1" not in result.detail  # the address of a local socket is not the server's
@@ -372,7 +376,7 @@ async def test_an_nfs_check_reports_space_and_phases(shared_nfs: NfsServer) -> N
 
 
 @pytest.mark.parametrize("export", ["/nothing", "/media/nothing", "/media/hello.txt"])
-async def test_nfs_export(shared_nfs: NfsServer, export: str) -> None:
+async def test_an_unusable_nfs_export_has_its_reason(shared_nfs: NfsServer, export: str) -> None:
     result = await probe(nfs_backend(export), shared_nfs.port)
     assert result.reason is Reason.EXPORT
     assert export in result.detail
@@ -400,7 +404,7 @@ async def test_the_nfs_canary_removes_no_file(shared_nfs: NfsServer) -> None:
         file.unlink()
 
 
-async def test_nfs_full_disk(tmp_path: Path, small_export: Path) -> None:
+async def test_a_full_nfs_export_has_its_reason(tmp_path: Path, small_export: Path) -> None:
     server = NfsServer(tmp_path / "server", export=small_export).start()
     try:
         assert (await probe(nfs_backend(write=True), server.port)).state is State.UP
@@ -474,7 +478,7 @@ async def test_a_recreated_nfs_directory_is_reported(tmp_path: Path) -> None:
         server.stop()
 
 
-async def test_nfs_read_only(tmp_path: Path, shared_nfs: NfsServer) -> None:
+async def test_a_read_only_nfs_export_has_its_reason(tmp_path: Path, shared_nfs: NfsServer) -> None:
     server = NfsServer(tmp_path / "server", access="RO").start()
     try:
         assert (await probe(nfs_backend(), server.port)).state is State.UP

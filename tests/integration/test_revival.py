@@ -199,7 +199,7 @@ def test_a_container_is_given_up_after_repeated_failures(
     run_dead(engine, "once", "-v", "media:/media")  # this container has no restart policy
     host.usable = frozenset()
     host.reconcile_for(3)
-    assert host.dead()["web"].state is RevivalState.WAITING, "the backend is not up"
+    assert host.dead()["web"].state is RevivalState.WAITING, "revival must wait while the backend is not up"
     host.usable = frozenset({"media"})
     host.reconcile(lambda: host.dead()["web"].state is RevivalState.GIVEN_UP)
     assert host.dead()["web"].command == "docker start web"
@@ -241,7 +241,9 @@ def test_dependants_of_the_gateways_container_serve_again_after_its_restart(site
     site.wait(lambda: not _dead(site))
     started = site.engine.inspect("web")["State"]["StartedAt"]
     time.sleep(3)
-    assert site.engine.inspect("web")["State"]["StartedAt"] == started, "it is restarted once"
+    assert site.engine.inspect("web")["State"]["StartedAt"] == started, (
+        "the gateway must restart the container only once"
+    )
     assert _metric(site, 'gateway_containers_revived_total{reason="namespace"}') == 1
     assert _metric(site, 'gateway_containers_dead{reason="namespace"}') == 0
 

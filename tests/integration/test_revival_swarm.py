@@ -58,5 +58,5 @@ def test_containers_of_a_worker_run_again_when_its_manager_is_back(
         gateway.wait(lambda: running(worker, "web") and running(worker, "joined"), timeout=60)
         gateway.wait(lambda: not (gateway.status()["docker"] or {})["dead_containers"], timeout=40)
         assert worker.attached("web", "mesh")
-        assert not running(worker, "stopped"), "it was stopped on purpose"
+        assert not running(worker, "stopped"), "revival must not start a container that a user stopped"
         assert manager.docker("network", "ls", "-q", "--filter", "name=mesh").stdout.count("\n") == 1

@@ -157,7 +157,7 @@ async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cip
 
 
 @pytest.mark.timeout(120)
-def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
+def test_a_short_soak_run_finds_no_error(tmp_path: Path) -> None:
     need_sshd()
     done = subprocess.run(
         [sys.executable, "-m", "tests.soak.soak", "--seconds", "15", "--seed", "1", "--clients", "120"],

@@ -222,7 +222,7 @@ async def test_a_secret_that_is_not_text_is_an_error(sshd: Bastion, tmp_path: Pa
 
 
 @pytest.mark.parametrize("form", ["key", "fingerprint"])
-async def test_pinned_keys(sshd: Bastion, form: str) -> None:
+async def test_only_the_pinned_host_key_is_trusted(sshd: Bastion, form: str) -> None:
     public = sshd.folder / "host_key.pub"
     printed = subprocess.run(  # noqa: ASYNC221
         ["ssh-keygen", "-lf", str(public)], capture_output=True, text=True, check=True, timeout=10
@@ -302,7 +302,7 @@ async def test_an_encrypted_key_and_its_passphrase(sshd: Bastion, passphrase: st
     assert message in error.detail
 
 
-async def test_a_user_certificate(sshd: Bastion) -> None:
+async def test_a_login_with_a_user_certificate(sshd: Bastion) -> None:
     make_key(sshd.folder / "user_ca")
     authority = (sshd.folder / "user_ca.pub").read_text()
     (sshd.folder / "authorized_keys").write_text(f"cert-authority {authority}")
@@ -320,7 +320,7 @@ async def test_a_user_certificate(sshd: Bastion) -> None:
         pass
 
 
-async def test_an_agent(sshd: Bastion, tmp_path: Path) -> None:
+async def test_a_login_with_a_key_of_an_ssh_agent(sshd: Bastion, tmp_path: Path) -> None:
     need(find("ssh-agent") is not None, "ssh-agent (package openssh-client)")
     path = tmp_path / "agent.sock"
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL) as agent:  # noqa: ASYNC220
@@ -678,7 +678,7 @@ async def test_a_path_that_stays_silent_is_closed(sshd: Bastion) -> None:
 
 
 @pytest.mark.parametrize(("suspect", "lost", "slept"), [(1.5, 1.8, 2.0), (0.5, 0.8, 0.9)])
-async def test_a_paused_gateway_does_not_blame_the_path(
+async def test_a_pause_of_the_gateway_does_not_make_connections_suspect(
     sshd: Bastion, suspect: float, lost: float, slept: float
 ) -> None:
     keepalive = replace(HASTY, suspect=Duration(suspect), lost=Duration(lost))

@@ -36,7 +36,7 @@ def worker(gateway: Gateway, number: int = 1) -> int:
     return pid
 
 
-def test_bulk_goes_to_a_worker_and_queries_stay(
+def test_a_worker_carries_bulk_traffic_and_the_owner_carries_queries(
     gateway: Gateway,
     tmp_path: Path,
     shared_bastion: Bastion,
