@@ -66,7 +66,7 @@ def test_both_helm_versions_lint_and_render_the_same(helms: dict[str, Path], cas
     if os.environ.get("UPDATE_GOLDEN"):
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(three)
-    assert golden.read_text() == three, "UPDATE_GOLDEN=1 pytest tests/integration/test_chart.py rewrites it"
+    assert golden.read_text() == three, "UPDATE_GOLDEN=1 pytest tests/integration/test_chart.py rewrites the file"
 
 
 @pytest.mark.parametrize("version", KUBERNETES)

@@ -206,7 +206,7 @@ async def test_an_authority_that_signs_with_sha1_is_trusted_only_if_configured(c
 
 
 async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
-    """The gateway requests the certificate if it trusts the authority, and otherwise the plain key."""
+    """The gateway requests a certificate if the tunnel trusts its authority, and otherwise the plain key."""
     make_key(tmp_path / "authority")
     server = Bastion(tmp_path / "both", host_ca=tmp_path / "authority").start()
     try:

@@ -56,7 +56,7 @@ class Row:
 
     Args:
         name: The first cell of the row.
-        make: The function that creates the server in a directory; it has the argument `rekey`.
+        make: The function that creates the server in a directory; the function takes the argument `rekey`.
         new_keys: The minimum number of key exchanges that the server starts during 200 MB in both directions.
     """
 
@@ -343,7 +343,9 @@ async def test_keepalive_requests_of_a_server_are_answered(tmp_path: Path, backe
         async with opened(options(peer, keepalive=PATIENT)) as link, asyncio.timeout(40):
             reader = link._connections[0]._conn.packet_transport.reader  # type: ignore[attr-defined]
             heard: set[float] = set()
-            while len(heard) < 6:  # two packets precede the requests; after three unanswered ones, sshd disconnects
+            while (
+                len(heard) < 6
+            ):  # two packets precede the requests; after three unanswered requests, sshd disconnects
                 assert link.status().connections == 1
                 heard.add(reader.last_received)
                 await asyncio.sleep(0.02)

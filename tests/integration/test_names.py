@@ -80,7 +80,7 @@ def test_shadowing_of_a_service_of_the_same_project_is_reported(site: Site, inte
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
     shop(site)
     site.wait(lambda: site.attachment("shop-app-1") == ("attached", None))
-    # The engine chooses which host a name reaches: it prefers the first network by name, and internal networks last.
+    # The engine chooses the host of a name: Docker prefers the first network by name, and internal networks last.
     there = ("the-shops-own", "orders-here")
     site.wait(lambda: site.says("shop-app-1") in there)
     assert site.says("shop-app-1") == there[0 if internal else 1]

@@ -1,4 +1,4 @@
-"""The native data plane with real servers: it carries the same bytes as asyncssh's channels."""
+"""The native data plane with real servers carries the same bytes as asyncssh's channels."""
 
 import asyncio
 import contextlib

@@ -58,7 +58,7 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
         manager.docker("network", "inspect", "mesh", "-f", "{{.Driver}} {{.Attachable}}").stdout.strip()
         == "overlay true"
     )
-    # The worker's agent cannot create an overlay, and sees an overlay only after it attaches a container.
+    # The worker's agent cannot create an overlay, and sees an overlay only after the agent attaches a container.
     other = Agent(worker, tmp_path / "two", "node-2").begin(
         '{idle: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:13306, hold: 2s}}'
     )

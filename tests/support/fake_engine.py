@@ -1,4 +1,4 @@
-"""An engine in memory with the quirks of the real one, for tests of tens of thousands of steps."""
+"""An engine in memory with the quirks of a real engine, for tests of tens of thousands of steps."""
 
 import itertools
 import random

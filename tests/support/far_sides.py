@@ -1,7 +1,7 @@
 """Creates each kind of relay for the tests of the relay contract; only this module accesses internals of relays.
 
 The far side is a TCP server of the test (behind a real sshd, a SOCKS5 proxy, or nothing), the server's end of a TLS
-connection, or the server's end of an SSH channel that sends exactly what a plan asks for.
+connection, or the server's end of an SSH channel that sends exactly the packets of a plan.
 """
 
 import asyncio

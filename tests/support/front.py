@@ -82,7 +82,7 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def fronting(link: Link, port: int, send_buffer: int = 0) -> AsyncIterator[Front]:
-    """Run a front on 127.0.0.1 that joins clients to `port` on the far side; open relays outlive it.
+    """Run a front on 127.0.0.1 that joins clients to `port` on the far side; open relays outlive the front.
 
     Args:
         link: A live link.

@@ -1,7 +1,7 @@
-"""A virtual machine with its own kernel that mounts NFS: the host's kernel may have no NFS client.
+"""A virtual machine whose own kernel mounts NFS, because the host's kernel may have no NFS client.
 
-Debian's cloud kernel, an initramfs of busybox and the modules that are wanted, and a script, with which it ends. The
-guest reaches this host's loopback as 10.0.2.2.
+The guest runs Debian's cloud kernel with the required modules, an initramfs of busybox, and a script. The end of the
+script stops the guest. The guest reaches this host's loopback as 10.0.2.2.
 """
 
 import re

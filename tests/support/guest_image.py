@@ -94,7 +94,7 @@ def get_kernel() -> tuple[Path, Path]:
         ).stdout
         match = re.search(r"Depends: (linux-image-\S+)", depends)
         if match is None:
-            raise OSError(f"apt-cache does not know {PACKAGE}")
+            raise OSError(f"apt-cache does not list {PACKAGE}")
         download("apt-get", "download", "-q", "-o", "Acquire::Retries=3", match[1], cwd=_CACHE)
         package = next(_CACHE.glob("linux-image-*.deb"))
         making = _CACHE / "making"

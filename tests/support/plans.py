@@ -69,7 +69,7 @@ _SIZED = {
 }
 _WEIGHTS = {"send": 2, "turns": 3, "pause": 10, "resume": 10, "settle": 8, "stall": 8, "unstall": 6}
 _OTHERS_WEIGH = 5
-"""How many entries of the table each verb has for each of its sizes."""
+"""The number of table entries that each verb has for each of its sizes."""
 
 
 def _steps(who: str, *verbs: str) -> list[Step]:
@@ -82,7 +82,7 @@ def _steps(who: str, *verbs: str) -> list[Step]:
 
 
 def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
-    """Generate a setup, and the events after it: ordinary steps, and at most two that end something.
+    """Generate a setup and its events: ordinary steps, and at most two that end a direction or the connection.
 
     Each step is one entry of a table, because Hypothesis draws from a table much faster than it combines parts.
 

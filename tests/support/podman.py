@@ -76,7 +76,7 @@ class Podman(Engine):
     Args:
         folder: The directory for the engine's data.
         namespace: The network namespace in which Podman runs; None: create a new namespace.
-        rootless: Whether the unprivileged user `NOBODY` runs Podman; this user needs access to `folder`.
+        rootless: Whether an unprivileged user runs Podman; this user needs access to `folder`.
     """
 
     def __init__(self, folder: Path, namespace: str | None = None, *, rootless: bool = False) -> None:

@@ -4,7 +4,7 @@ A plan is a list of steps. A `Trial` executes a plan on one connection, and chec
 
 1. The received data of an end is a prefix of the data that the other end sent.
 2. A receiver that sees a clean end has all data. A receiver that cannot get all data sees a reset.
-3. A reset has a cause: something broke, or bytes went to an end that had closed. A client whose backend has sent its
+3. A reset has a cause: a broken link or end, or bytes for a closed end. A client whose backend has sent its
    whole response gets the whole response first. A client whose own bytes were lost is then reset, where the relay can
    detect the loss.
 4. An end that reads gets all sent data, and the end of stream, independently of the other direction.
@@ -254,7 +254,7 @@ class Trial:
             await self._until(lambda: "" if self.relay.ended.done() else "the relay does not end")
         self.client.dispose()
         self.far.dispose()
-        await self._until(lambda: "" if self.relay.ended.done() else "the relay outlives both ends")
+        await self._until(lambda: "" if self.relay.ended.done() else "the relay does not end after its ends")
         self._check_ending()
         await self._until(lambda: ", ".join(self._adaptor.leftovers(self.relay)))
 

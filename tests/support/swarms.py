@@ -1,4 +1,4 @@
-"""Two engines, each in its own network namespace, connected by a bridge; and both in one swarm."""
+"""Two engines, each in its own network namespace, connected by a bridge; also both engines as nodes of one swarm."""
 
 import contextlib
 import os

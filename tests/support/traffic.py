@@ -1,10 +1,10 @@
-"""Traffic through a tunnel, with known bytes; a separate program, so that it does not share the tunnel's process.
+"""Sends known bytes through a tunnel; a separate program, so that clients and tunnel run in different processes.
 
 traffic.py serve PORT            run a backend, to which each client first sends its request (`_HEAD`)
-traffic.py both-ways PORT SIZE   transfer SIZE bytes in both directions at once; print the seconds
-traffic.py echoes PORT COUNT HOW open COUNT connections at once, each an echo; `half`: they half-close
+traffic.py both-ways PORT SIZE   transfer SIZE bytes in both directions in parallel; print the seconds
+traffic.py echoes PORT COUNT HOW open COUNT connections in parallel, each an echo; `half`: clients half-close
 traffic.py ask PORT              half-close, and print whether the later response is `kept` or `lost`
-traffic.py endless PORT COUNT    receive endlessly, half of them also send; print `flowing`, then how they end
+traffic.py endless PORT COUNT    receive endlessly; half of the clients also send; print `flowing`, then each end
 
 A client fails if it receives an unexpected byte, or too few bytes before a clean end. Every socket has
 a deadline.
