@@ -371,7 +371,7 @@ def test_the_cancel_key_appears_in_no_output(
             asking.sendall(b"\0\0\0\x10" + CANCEL + keys[0])
             assert asking.recv(1) == b""
         with socket.create_connection(("127.0.0.1", port), timeout=20) as asking:
-            # the length is wrong, so the gateway refuses the request
+            # The length is wrong, so the gateway refuses the request.
             asking.sendall(b"\0\0\0\x09" + CANCEL + keys[0])
             with pytest.raises(ConnectionResetError):
                 asking.recv(1)

@@ -69,7 +69,7 @@ def test_a_labelled_container_reaches_backends_by_name_also_after_disconnects_an
     assert network["IPAM"]["Config"][0]["Subnet"] == "10.201.0.0/22"
     writes = site.get("/api/v1/status")["docker"]["writes"]
     time.sleep(2)
-    # the reconciler writes nothing if the plan is empty
+    # The reconciler writes nothing if the plan is empty.
     assert site.get("/api/v1/status")["docker"]["writes"] == writes
 
 

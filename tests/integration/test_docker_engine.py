@@ -72,7 +72,7 @@ def test_the_shipped_allowlist_is_sufficient_and_minimal(site: Site, tmp_path: P
     for name in ("agent", "leader"):
         shipped = yaml.safe_load((REPOSITORY / f"configs/docker/socket-proxy-{name}.yaml").read_text())
         service = shipped["services"]["socket-proxy"]
-        # the user must choose the image, because a tag can change
+        # The user must choose the image, because a tag can change.
         assert service["image"].startswith("${SOCKET_PROXY_IMAGE:?")
         assert [shipped["networks"][each] for each in service["networks"]] == [{"internal": True}]
     agent = allowlist(REPOSITORY / "configs/docker/socket-proxy-agent.yaml")
@@ -118,9 +118,9 @@ def test_an_engine_on_tcp_requires_client_certificates(tmp_path: Path) -> None:
         ours += f"cert_file: {certificates}/client.pem, key_file: {certificates}/client.key"
         good = planned(f"tls: {{{ours}}}")
         assert (good.returncode, "create_network" in good.stdout) == (0, True), good.stderr
-        # the engine requires a client certificate
+        # The engine requires a client certificate.
         assert planned(f"tls: {{ca_file: {certificates}/ca.pem}}").returncode == 1
-        # the gateway verifies the engine's certificate
+        # The gateway verifies the engine's certificate.
         assert planned("tls: {ca_file: /etc/ssl/certs/ca-certificates.crt}").returncode == 1
         refused = planned("tls: {}")
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr

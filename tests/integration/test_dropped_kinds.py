@@ -93,7 +93,7 @@ def test_a_service_checks_shows_and_forwards_added_kinds(
     assert (checked["target"], checked["state"]) == ("192.0.2.1:8000", "up")
     wrong = run(kinds, "check", *given[:-1], given[-1].replace("hello", "missing"), "-o", "json", fails=True)
     assert "status 404" in json.loads(wrong.stdout)[0]["detail"]
-    # the URL scheme selects the method HEAD
+    # The URL scheme selects the method HEAD.
     assert '"HEAD /hello.txt HTTP/1.1" 200' in (tmp_path / "www.log").read_text()
     gateway.write("")
     gateway.start(*given, "--workers", workers, environment=extended(kinds))

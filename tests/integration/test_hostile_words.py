@@ -136,7 +136,7 @@ def look(gateway: Gateway) -> None:
     gateway.wait(lambda: "blocking" in gateway.backend("five")["detail"])
     gateway.wait(lambda: "denying" in gateway.backend("six")["detail"])
     gateway.wait(lambda: "refusing" in gateway.tunnel("refuses")["detail"])
-    # until the tunnel is up again, the status shows the error
+    # Until the tunnel is up again, the status shows the error.
     gateway.wait(lambda: "dropping ?[2J" in shown(gateway.tunnel("drops")["detail"]))
     gateway.wait(lambda: "Not allowed" in gateway.tunnel("greets")["detail"])
     assert gateway.tunnel("fails")["server"] == "SSH-2.0-Evil_?[31mred?[2J?"

@@ -504,7 +504,7 @@ def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
     for service, query in (("shop", QUERY_SOCKET), ("analysis", QUERY_POSTGRES_SOCKET)):
         done = ask(service, query)
         assert done.stdout.startswith("rows "), done.stderr
-    # the container may connect, but this user may not
+    # The container may connect, but this user may not.
     assert ask("shop", QUERY_SOCKET, "-u", "1001:1001").returncode == 1
     assert ask("analysis", "import os; print(os.listdir('/run/databases'))").stdout == "['.s.PGSQL.5432']\n"
     reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout

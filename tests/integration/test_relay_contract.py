@@ -73,7 +73,7 @@ def benches(
     terminal: Any = request.config.pluginmanager.get_plugin("terminalreporter")
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
-        # the default interval would delay each lingering connection by 0.25 s
+        # The default interval would delay each lingering connection by 0.25 s.
         patch.setattr(linger, "_SCAN_INTERVAL", 0.01)
         patch.setattr(tls_bridge, "_POLL_INTERVAL", 0.01)
         patch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.1)  # TLS 1.2 waits for this silence, in seconds

@@ -220,7 +220,7 @@ async def test_a_finished_upload_arrives_although_its_client_does_not_read(
             far.settimeout(20)
             assert closed.wait(20)
             for _ in range(3):
-                # the far side may be reset after the upload, because the client is closed
+                # The far side may be reset after the upload, because the client is closed.
                 with contextlib.suppress(OSError):
                     far.sendall(b"progress")
                 time.sleep(0.1)

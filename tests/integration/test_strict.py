@@ -93,7 +93,7 @@ def test_a_value_from_the_environment_appears_nowhere_when_a_reload_is_refused(g
     [
         ("mount --bind password password", False, True),  # secrets of Docker Compose and of a swarm
         ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", True, True),
-        # the tmpfs of a host
+        # The tmpfs of a host.
         ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", False, False),
         ("mount --bind . . && cd $PWD", False, False),  # a directory of the host
     ],

@@ -187,7 +187,7 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
 def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_every_node(
     swarm: tuple[Engine, Engine], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    # a short path, because a unix socket's path has at most 107 bytes (unix(7))
+    # A short path, because a unix socket's path has at most 107 bytes (unix(7)).
     tmp_path = tmp_path_factory.mktemp("g")
     manager, _ = swarm
     manager.docker("network", "create", "-d", "overlay", "--attachable", "--subnet", "10.99.0.0/24", "mesh")

@@ -86,9 +86,8 @@ class Dropbear(OpenSsh):
         run(["dropbearconvert", "openssh", "dropbear", str(folder / "host_key"), str(folder / "dropbear_key")])
 
     def _command(self) -> list[str]:
-        # Dropbear rejects authorized_keys if another user may write to a parent directory, and /tmp is writable. A
-        # path
-        # through /proc avoids the check.
+        # Dropbear rejects authorized_keys if another user may write to a parent directory, as to /tmp. A path through
+        # /proc avoids the check.
         start = f'cd "$1" && exec "$0" -F -E -s -m -r dropbear_key -D /proc/$$/cwd -P pid -p 127.0.0.1:{self.port}'
         return ["sh", "-c", start, find("dropbear") or "dropbear", str(self.folder)]
 
