@@ -22,11 +22,11 @@ _LONGEST_FIRST = (
     "test_nfs_mounts", "test_chart", "test_relay_contract", "test_names", "test_swarm", "test_swarm_stable",
     "test_revival_swarm", "test_revival", "test_audit",
 )  # fmt: skip
-"""Modules that take more than half a minute: one that starts last would run alone while another worker is idle."""
+"""Modules that take more than half a minute. They start first, so that no test process is idle at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest modules first; the order inside a module stays."""
+    """Run the longest modules first, and keep the order of tests inside each module."""
     rank = {name: at for at, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
@@ -48,7 +48,7 @@ def shared_bastion(server_folder: Path) -> Iterator[Bastion]:
 
 @pytest.fixture
 def bastion(tmp_path: Path) -> Iterator[Bastion]:
-    """An sshd that the test may break."""
+    """An sshd for a single test, which the test may break."""
     need_sshd()
     server = Bastion(tmp_path / "bastion").start()
     yield server
@@ -88,7 +88,7 @@ def shared_nfs(server_folder: Path) -> Iterator[nfs.NfsServer]:
 
 @pytest.fixture
 def nfs_server(tmp_path: Path) -> Iterator[nfs.NfsServer]:
-    """An NFS server that the test may break, with a world-writable export."""
+    """An NFS server with a world-writable export for a single test, which the test may break."""
     need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
     server = nfs.NfsServer(tmp_path / "nfs").start()
     server.export.chmod(0o777)
@@ -123,13 +123,13 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="session")
 def helms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return Helm by major version."""
+    """Return the paths of the Helm programs by major version."""
     return {version: helm.fetch(version, tmp_path_factory.mktemp(f"helm{version}")) for version in helm.PACKAGES}
 
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Engine]]:
-    """A manager and a worker."""
+    """The engines of a swarm: a manager and a worker."""
     need_engine()
     with two_nodes(tmp_path_factory.mktemp("swarm")) as nodes:
         yield nodes

@@ -83,7 +83,7 @@ def test_every_connection_is_recorded_with_its_source_target_and_ending(
         assert echo(sock) == b"hello"
     (line,) = wait_for(gateway, log, "connection", source="unix")
     assert (line["pid"], line["uid"], line["gid"]) == (os.getpid(), os.getuid(), os.getgid())
-    # One client waits until its hold ends, and one disconnects.
+    # The first client waits until `hold` ends; the second client disconnects while it waits.
     assert is_refused(dead)
     (line,) = wait_for(gateway, log, "connection", backend="dead", ending="not_connected")
     assert (line["target"], line["reason"], line["bytes_to_backend"]) == (None, "refused", 0)
@@ -94,7 +94,7 @@ def test_every_connection_is_recorded_with_its_source_target_and_ending(
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     sock.close()
     wait_for(gateway, log, "connection", backend="dead", ending="client_reset", target=None)
-    # Those that are open at the stop are in the log, too.
+    # The log also records connections that are open when the gateway stops.
     with connect(straight) as open_one, connect(dead) as waiting:
         assert echo(open_one) == b"hello"
         gateway.wait(lambda: gateway.backend("dead")["connections"]["active"] == 1)
@@ -138,7 +138,7 @@ def test_admin_commands_and_configurations_are_recorded(gateway: Gateway, log: P
     (logged,) = (each for each in map(json.loads, gateway.log.splitlines()) if "one/pause" in each.get("command", ""))
     assert (logged["event"], logged["level"], logged["uid"]) == ("admin command", "info", os.getuid())
     assert (logged["pid"], logged["result"]) == (os.getpid(), "done")
-    # A change: its keys, and nothing of their values.
+    # The log records the changed keys, but not their values.
     gateway.write(
         body.replace("timeout: 1s", "timeout: 2s")
         + f"""
@@ -154,7 +154,7 @@ def test_admin_commands_and_configurations_are_recorded(gateway: Gateway, log: P
     assert (change["added"], change["removed"]) == (["backends.two"], [])
     assert change["changed"] == ["backends.one.check.timeout"]
     assert change["sha256"] == hashlib.sha256(gateway.config.read_bytes()).hexdigest()
-    # A configuration that is refused: where, and not with what.
+    # For a refused configuration, the log records the position of the error, but not the value.
     gateway.config.write_text(gateway.config.read_text().replace("password: very-secret", "interval: very-secret"))
     os.kill(gateway.pid, signal.SIGHUP)
     (refused,) = wait_for(gateway, log, "configuration", result="error")
@@ -188,7 +188,7 @@ def test_a_configuration_that_is_reloaded_by_command_is_recorded_once(
         gateway.config.write_text(gateway.config.read_text().replace(old, new))
         assert gateway.command("reload").returncode == code
         gateway.wait(lambda: gateway.log.count("files changed") == number)  # noqa: B023 - waits here
-        time.sleep(0.3)  # a second record, if there were one, is written meanwhile
+        time.sleep(0.3)  # leave time for a second record, which would be an error
         (line,) = lines(log, "configuration")[number:]
         assert (line["trigger"], line["file"]) == ("admin", str(gateway.config))
         assert line["sha256"] == hashlib.sha256(gateway.config.read_bytes()).hexdigest()
@@ -218,7 +218,7 @@ def test_refusals_are_counted_and_write_few_lines(gateway: Gateway, log: Path, e
     found = lines(log, "refused", source="127.0.0.1")
     assert sum(each["count"] for each in found) == 50
     assert len(found) <= took + 2
-    assert found[0]["count"] == 1  # the first is not delayed
+    assert found[0]["count"] == 1  # the log records the first refusal without delay
     assert {(each["backend"], each["reason"], each["consumer"]) for each in found} == {
         ("narrow", "not_allowed", None)
     }
@@ -266,7 +266,7 @@ def test_connections_of_workers_are_recorded(
     assert line["instance"] == "test"
     assert is_refused(bulk, ("127.0.0.2", 0))
     wait_for(gateway, log, "refused", backend="bulk", source="127.0.0.2")
-    # What a worker that is killed knew is lost, and that is said.
+    # The records of a killed worker are lost, and the log reports the loss.
     with connect(bulk) as one, connect(bulk) as two:
         assert echo(one) == echo(two) == b"hello"
         worker = gateway.status()["workers"]["1"]
@@ -320,7 +320,7 @@ def test_after_a_full_disk_the_log_records_how_many_events_are_missing(
             while file.write(bytes(4096)):
                 pass
         sent = 0
-        # What is left of the last page fills first, until it ends in the middle of a line.
+        # The writes fill the rest of the last page, until the log ends in the middle of a line.
         while log.read_bytes().endswith(b"\n") or dropped(gateway) < 10:
             exchange(listen, 5)
             sent += 5
@@ -337,7 +337,7 @@ def test_after_a_full_disk_the_log_records_how_many_events_are_missing(
 
 
 def all_accounted(log: Path, connections: int) -> bool:
-    """Check that each connection is recorded, or counted as missing."""
+    """Check that the log records each connection, or counts it as missing."""
     missing = sum(int(each["count"]) for each in lines(log, "dropped"))
     return len(lines(log, "connection")) + missing == connections
 
@@ -348,7 +348,7 @@ def test_a_fifo_without_a_reader_does_not_delay_traffic(gateway: Gateway, tmp_pa
     gateway.write(backend(fifo, echo_port, listen, queue=5))
     gateway.start().wait_up("one")
     exchange(listen, 20)
-    missing = 2 + 20 - 5  # a start, a configuration, and the clients; some wait
+    missing = 2 + 20 - 5  # start, configuration and clients, minus the events in the queue
     gateway.wait(lambda: dropped(gateway) == missing)
     assert any("cannot be opened" in each for each in gateway.status()["warnings"])
     assert "audit log queue full: events dropped" in gateway.log
@@ -376,7 +376,7 @@ def test_after_rotation_the_log_continues_in_a_new_file(gateway: Gateway, log: P
     exchange(listen)
     wait_for(gateway, log, "connection")
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
-    # To another file, by a reload.
+    # A reload changes the file of the log.
     other = log.with_name("other.jsonl")
     gateway.config.write_text(gateway.config.read_text().replace(f"log: {log}", f"log: {other}"))
     assert gateway.command("reload").returncode == 0
@@ -385,14 +385,14 @@ def test_after_rotation_the_log_continues_in_a_new_file(gateway: Gateway, log: P
     assert lines(log)[-1]["changed"] == lines(other)[0]["changed"] == ["audit.log"]
     counts = [len(lines(each, "connection")) for each in (first, log, other)]
     assert counts == [1, 1, 1]
-    # A file that cannot be opened is refused, and the old one goes on.
+    # A reload refuses a file that cannot be opened, and the log continues in the present file.
     gateway.config.write_text(gateway.config.read_text().replace(f"log: {other}", f"log: {log.parent}/absent/log"))
     refused = gateway.command("reload")
     assert refused.returncode == 1
     assert "absent/log: No such file or directory" in refused.stderr + refused.stdout
     (line,) = wait_for(gateway, other, "configuration", result="error")
     assert "absent/log" in line["detail"]
-    # Without: the last line says so.
+    # If a reload removes the log, its last line records this change.
     gateway.config.write_text(re.sub(r"audit: .*", "", gateway.config.read_text()))
     assert gateway.command("reload").returncode == 0
     exchange(listen)

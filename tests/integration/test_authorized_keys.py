@@ -20,12 +20,12 @@ pytestmark = pytest.mark.integration
 
 
 class Permissive:
-    """An sshd without restrictions of its own, and a client with one key."""
+    """An sshd whose configuration permits everything, and a client with one key."""
 
     def __init__(self, folder: Path) -> None:
         self.bastion = Bastion(folder)
         self.shell_user = self.bastion.user
-        # Root may listen on any port.
+        # For root, sshd permits listeners on every port, so an unprivileged user logs in.
         self.plain_user = "nobody" if os.geteuid() == 0 else self.shell_user
         config = folder / "sshd_config"
         text = config.read_text().replace("AllowTcpForwarding local", "AllowTcpForwarding yes")
@@ -37,13 +37,13 @@ class Permissive:
         sockets.chmod(0o777)
 
     def authorize(self, rendered: str) -> None:
-        """Authorize the key with the rendered line; empty: without restrictions."""
+        """Authorize the client's key with the rendered line; an empty line means no restrictions."""
         public = self.bastion.client_key.with_suffix(".pub").read_text()
         (self.bastion.folder / "authorized_keys").write_text(rendered or public)
 
     @contextlib.contextmanager
     def settings(self, rendered: str) -> Iterator[None]:
-        """Append the rendered lines for sshd_config during the block."""
+        """Append the rendered lines to sshd_config until the block ends."""
         config = self.bastion.folder / "sshd_config"
         before = config.read_text()
         lines = [line.removeprefix("#   ") for line in rendered.splitlines() if line.startswith("#   ")]
@@ -103,7 +103,7 @@ def server(server_folder: Path) -> Iterator[Permissive]:
 
 
 def listens(server: Permissive, *where: str) -> bool:
-    """Return whether a client gets a listener on the server."""
+    """Return whether a client can open a listener on the server."""
     options = ("-N", "-v", "-o", "ExitOnForwardFailure=yes", *where)
     with subprocess.Popen(server.command(server.plain_user, options), stderr=subprocess.PIPE) as client:
         assert client.stderr is not None
@@ -136,19 +136,19 @@ def test_a_rendered_key_opens_no_listener_on_tcp(server: Permissive, echo_port: 
     assert [listens(server, "-R", each) for each in wanted] == [True, True, True, False]
     server.authorize(server.rendered(f"127.0.0.1:{echo_port}"))
     assert [listens(server, "-R", each) for each in wanted] == [False] * 4
-    assert not listens(server, "-R", "0")  # a proxy at the server
+    assert not listens(server, "-R", "0")  # `-R PORT` alone requests a SOCKS proxy (ssh(1))
 
 
 def test_the_rendered_settings_forbid_listeners_on_unix_sockets(server: Permissive, echo_port: int) -> None:
     names = itertools.count()
 
     def wanted() -> tuple[str, str]:
-        """Return a listener on a new path: sshd does not remove the file, and cannot bind there again."""
+        """Return options for a listener on a new path, because sshd cannot bind an existing socket file."""
         return "-R", f"{server.bastion.folder}/agent/{next(names)}:127.0.0.1:{echo_port}"
 
     rendered = server.rendered(f"127.0.0.1:{echo_port}", user=server.plain_user)
     server.authorize(rendered)
-    assert listens(server, *wanted())  # no option of the key's forbids it
+    assert listens(server, *wanted())  # authorized_keys has no option that forbids such a listener
     with server.settings(rendered):
         assert not listens(server, *wanted())
         assert not listens(server, "-R", f"{free_port()}:127.0.0.1:{echo_port}")
@@ -199,4 +199,4 @@ def test_a_user_that_authorizes_other_commands_is_refused(server: Permissive) ->
     for target, origin in (('x",command="id:1', "127.0.0.1"), ("*:1", "127.0.0.1"), ("a:1", 'x" ssh-rsa')):
         done = server.render(target, "--from", origin)
         assert done.returncode == 2
-        assert done.stdout == ""  # it may be appended to a file
+        assert done.stdout == ""  # a user may append the output to authorized_keys

@@ -1,4 +1,4 @@
-"""Cancelling a PostgreSQL query through the gateway: at a limit, and after new clients have moved elsewhere."""
+"""Cancel requests for PostgreSQL through the gateway: at a connection limit, and after a change of target."""
 
 import asyncio
 import contextlib
@@ -40,12 +40,12 @@ CANCEL = (80877102).to_bytes(4, "big")
 
 
 def plain(session: "psycopg.Connection[Any]") -> None:
-    """Cancel with PQcancel, which never uses TLS."""
+    """Send a cancel request with PQcancel, which never uses TLS."""
     session.cancel()
 
 
 def negotiated(session: "psycopg.Connection[Any]") -> None:
-    """Cancel with PQcancelStart of libpq 17, which requests TLS if the session did."""
+    """Send a cancel request with PQcancelStart of libpq 17, which requests TLS if the session did."""
     session.cancel_safe(timeout=20)
 
 
@@ -65,7 +65,7 @@ def pair(folder: Path, first: dict[str, str], second: dict[str, str]) -> Iterato
 
 @pytest.fixture(scope="module")
 def servers(server_folder: Path) -> Iterator[tuple[Postgres, Postgres]]:
-    """Run two servers with the same user."""
+    """Run two PostgreSQL servers with the same user."""
     yield from pair(server_folder / "cancel", {"ssl": "off"}, {"ssl": "off"})
 
 
@@ -78,7 +78,7 @@ def tls_servers(server_folder: Path) -> Iterator[tuple[Postgres, Postgres]]:
 
 
 class Running:
-    """A session, and a query of it that runs in a thread."""
+    """A database session, and a query of this session that runs in a thread."""
 
     def __init__(self, server: Postgres, session: "psycopg.Connection[Any]") -> None:
         self.session = session
@@ -162,9 +162,6 @@ def served_by(server: Postgres, port: int) -> int:
     return int(row[0])
 
 
-# At a limit, and elsewhere than new clients.
-
-
 @pytest.mark.parametrize("path", PATHS)
 def test_a_query_is_cancelled_at_the_limit_and_after_new_clients_have_moved(
     gateway: Gateway, shared_bastion: Bastion, servers: tuple[Postgres, Postgres], path: str
@@ -188,7 +185,7 @@ def test_a_query_is_cancelled_at_the_limit_and_after_new_clients_have_moved(
             gateway.wait(lambda: gateway.backend("reports")["connections"]["active"] == 1)
         assert gateway.backend("reports")["connections"]["rejected"] == refused
         assert gateway.backend("reports")["connections"]["total"] == 3
-        for targets in ([one, other], [one]):  # as after a failback, and where the old one is not even there any more
+        for targets in ([one, other], [one]):  # a failback, and a removed target
             write(gateway, shared_bastion, path, targets, port)
             assert gateway.command("reload").returncode == 0
             gateway.wait(lambda: served_by(one, port) == one.port)
@@ -273,9 +270,6 @@ def test_queries_are_cancelled_in_a_worker(
         query.wait_cancelled()
 
 
-# What cannot be seen.
-
-
 def tls_session(server: Postgres, port: int) -> "psycopg.Connection[Any]":
     return psycopg.connect(
         host="127.0.0.1", port=port, user=server.user, password=server.password, dbname=server.database,
@@ -322,15 +316,12 @@ def test_an_unencrypted_request_cancels_an_encrypted_session_at_the_limit(
         assert set(gateway.backend("reports")["connections"]["rejected"]) == {"max_connections"}
         plain(query.session)
         query.wait_cancelled()
-    # Whether it encrypts was not asked for: each time, its log would have had an error.
+    # The gateway has not requested TLS from the server: each such request would have added an error to the log.
     assert "could not accept SSL connection" not in log.read_text()[before:]
 
 
-# What the gateway knows.
-
-
 def recording(port: int, keys: list[bytes]) -> Behaviour:
-    """Carry each connection to `port`, and keep what would cancel it."""
+    """Forward each connection to `port`, and record the key of its cancel request."""
 
     def carry(client: socket.socket) -> None:
         login = PostgresLoginTap()
@@ -380,7 +371,8 @@ def test_the_cancel_key_appears_in_no_output(
             asking.sendall(b"\0\0\0\x10" + CANCEL + keys[0])
             assert asking.recv(1) == b""
         with socket.create_connection(("127.0.0.1", port), timeout=20) as asking:
-            asking.sendall(b"\0\0\0\x09" + CANCEL + keys[0])  # it makes no sense, and is refused
+            # The length is wrong, so the gateway refuses the request.
+            asking.sendall(b"\0\0\0\x09" + CANCEL + keys[0])
             with pytest.raises(ConnectionResetError):
                 asking.recv(1)
         texts = [gateway.log, str(gateway.status()), str(gateway.http.get("/metrics")), str(gateway.http.get("/"))]
@@ -388,7 +380,7 @@ def test_the_cancel_key_appears_in_no_output(
     assert len(set(keys)) == 1
     pid, key = keys[0][:4], keys[0][4:]
     assert int.from_bytes(pid, "big") == backend
-    assert "client refused" in texts[0]  # the log level is debug
+    assert "client refused" in texts[0]  # the log contains refusals at level debug
     forms = [
         key.hex(), repr(key)[2:-1], str(int.from_bytes(key, "big")), str(int.from_bytes(key, "big", signed=True)),
         str(list(key)), key.decode("latin-1"),
@@ -409,14 +401,14 @@ async def reached(path: str, bastion: Bastion) -> Any:
 
 
 class Endless(PostgresLoginTap):
-    """A tap that is never finished."""
+    """A tap that never finishes."""
 
     finished = property(lambda _: False, lambda *_: None)
 
 
 @contextlib.asynccontextmanager
 async def joined(link: Link, server: Postgres, latency: Histogram, tap: PostgresLoginTap) -> Any:
-    """Open a session, and wait for its login; yield it and its relay."""
+    """Open a session, and wait for its login; yield the session and its relay."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         opening = asyncio.ensure_future(asyncio.to_thread(connect, server, listener.getsockname()[1]))
@@ -455,4 +447,4 @@ async def test_the_tap_is_dropped_after_the_login(
         watched = Histogram()
         async with joined(link, server, watched, Endless()) as (session, relay):
             assert relay._tap is not None
-            assert watched.count > 0  # by turns, as without one
+            assert watched.count > 0  # the relay measures response times with a tap, too

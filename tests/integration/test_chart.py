@@ -1,4 +1,4 @@
-"""The chart with Helm 3 and 4: lint, rendering, schemas of Kubernetes, the restricted profile, our parser."""
+"""The Helm chart with Helm 3 and 4: lint, rendering, Kubernetes schemas, restricted profile, the gateway's parser."""
 
 import json
 import os
@@ -31,7 +31,7 @@ KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
 
 
 def families_of_nothing() -> list[Any]:
-    """Return every metric that the gateway exports, including those of every kind."""
+    """Return every metric that the gateway exports, including the metrics of all kinds."""
     facts = [fact for kinds in (backends.KINDS, tunnels.KINDS) for kind in kinds.values() for fact in kind.facts]
     view = ServiceView("", "", "", 0.0, False, False, True, 0.0, "", [], [], Histogram())
     return [*families(view), *fact_families(facts).values()]
@@ -66,7 +66,7 @@ def test_both_helm_versions_lint_and_render_the_same(helms: dict[str, Path], cas
     if os.environ.get("UPDATE_GOLDEN"):
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(three)
-    assert golden.read_text() == three, "UPDATE_GOLDEN=1 pytest tests/integration/test_chart.py rewrites it"
+    assert golden.read_text() == three, "UPDATE_GOLDEN=1 pytest tests/integration/test_chart.py rewrites the file"
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
@@ -75,7 +75,7 @@ def test_every_object_matches_the_schemas_of_kubernetes(version: str) -> None:
     for case in CASES:
         for each in objects((GOLDEN / f"{case}.yaml").read_text()):
             if each["apiVersion"].startswith("monitoring.coreos.com"):
-                continue  # of an operator, whose schemas are not Kubernetes' own
+                continue  # the Kubernetes schemas lack the objects of this operator
             kubernetes_validate.validate(each, version, strict=True)
             seen += 1
     assert seen > 30
@@ -330,7 +330,7 @@ def test_an_ops_port_with_a_service_appears_once(helms: dict[str, Path]) -> None
 
 
 def test_two_gateways_of_one_release_have_different_names(helms: dict[str, Path], tmp_path: Path) -> None:
-    """For example one release for databases, one for NFS and one for a VPN."""
+    """A site may use several releases, for example for databases, for NFS and for a VPN."""
     umbrella = tmp_path / "umbrella"
     umbrella.mkdir()
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]

@@ -1,4 +1,4 @@
-"""What the login of a check reveals: an unverified server never learns the password."""
+"""Logins of checks: a server that the gateway has not verified never gets the password."""
 
 import asyncio
 import contextlib
@@ -36,9 +36,6 @@ from tests.support.servers import serving
 pytestmark = pytest.mark.integration
 
 
-# MySQL.
-
-
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> certificates.Issued:
     return certificates.issue(tmp_path_factory.mktemp("authority") / "ca")
@@ -63,7 +60,7 @@ def checking(password: str, tls: TlsOptions | None = None, key: Path | None = No
 
 @contextlib.contextmanager
 def playing(script: Callable[[MysqlEnd], None]) -> Iterator[tuple[int, list[bytes]]]:
-    """Run a server that follows `script`; yield its port, and the packets that it received."""
+    """Run a server that follows `script`; yield its port, and the packets that the server received."""
     heard: list[bytes] = []
 
     def play(client: socket.socket) -> None:
@@ -80,7 +77,7 @@ def playing(script: Callable[[MysqlEnd], None]) -> Iterator[tuple[int, list[byte
 
 
 def over_tls(authority: certificates.Issued, script: Callable[[MysqlEnd], None]) -> Callable[[MysqlEnd], None]:
-    """Return the same script on a connection with TLS."""
+    """Return a variant of the script that uses TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)
 
@@ -102,11 +99,11 @@ async def test_a_server_cannot_take_the_checks_password(
         result = await probe(checking(password, TlsOptions(mode)), port)
     assert heard
     assert not revealed(heard, password)
-    if "second_switch" in way:  # which no honest server sends
+    if "second_switch" in way:  # no honest server sends a second switch
         assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL), result.detail
         return
     assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
-    if way != "by_sha256_as_default":  # which the server then does not ask for
+    if way != "by_sha256_as_default":  # this script does not request the password
         assert "check.tls.mode: verify" in result.detail
 
 
@@ -280,12 +277,9 @@ async def test_clients_are_served_while_the_checks_own_login_fails(
     assert f"gateway_check_last_success_timestamp_seconds{labels}" not in str(metrics)
 
 
-# PostgreSQL.
-
-
 @pytest.fixture(scope="module")
 def many_ways(server_folder: Path) -> Iterator[tuple[postgres.Postgres, certificates.Issued]]:
-    """A server with TLS, with users of several authentication methods."""
+    """A PostgreSQL server with TLS, and with users of several authentication methods."""
     need(postgres.available(), "postgres (package postgresql)")
     authority = certificates.issue(server_folder / "logins-tls", owner="postgres")
     files = {"ssl": "on", "ssl_cert_file": str(authority.certificate), "ssl_key_file": str(authority.key)}
@@ -301,7 +295,7 @@ def many_ways(server_folder: Path) -> Iterator[tuple[postgres.Postgres, certific
     ways = {"trusted": "trust", "clear": "password", "hashed": "md5"}
     first = "".join(f"host all {user} 127.0.0.1/32 {way}\n" for user, way in ways.items())
     rules.write_text(first + rules.read_text())
-    server.start().execute("SELECT 1")  # which waits until it lets users in
+    server.start().execute("SELECT 1")  # `execute` waits until the server accepts logins
     yield server, authority
     server.stop()
 
@@ -335,12 +329,12 @@ async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
         assert result.probe_result is not None
         assert result.probe_result.role == "primary"
     without = postgres_backend(server, user="trusted", password=None, database="shop", tls=tls)
-    assert (await probe(without, server.port)).state is State.UP  # which is what was configured
+    assert (await probe(without, server.port)).state is State.UP  # the configuration has no password
 
 
 @contextlib.contextmanager
 def in_between(server: postgres.Postgres, authority: certificates.Issued) -> Iterator[int]:
-    """Run a relay with its own certificate between a client and a server; yield its port."""
+    """Run a TLS relay with another certificate between client and server; yield the port of the relay."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)
 
@@ -373,7 +367,7 @@ async def test_a_server_in_between_cannot_relay_a_postgres_login(
         result = await probe(postgres_backend(shared_postgres, tls=TlsOptions("require")), port)
         assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
         assert "set check.tls.mode: verify" in result.detail
-        # As with a pooler, which has no channel binding and a certificate that is right.
+        # A pooler has a valid certificate but no channel binding, as this relay does now.
         verified = postgres_backend(shared_postgres, tls=TlsOptions("verify", authority.ca, certificates.NAME))
         assert (await probe(verified, port)).state is State.UP
 
@@ -425,9 +419,9 @@ async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the
         again = await probe(backend, port, timeout=1)
         assert (again.state, again.reason) == (State.DOWN, Reason.PROTOCOL), again.detail
         assert "SCRAM iterations" in again.detail
-        assert computing() == 1  # not one for each check
+        assert computing() == 1  # later checks start no other computation
     beating.cancel()
-    assert longest < result.duration  # the loop went on meanwhile
+    assert longest < result.duration  # the computation did not block the event loop
     async with asyncio.timeout(120):
-        while computing():  # it ends by itself, with its connection
+        while computing():  # the computation ends with its connection
             await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The tests of the contract detect faults: a simple relay passes, and fails with any single fault."""
+"""The relay contract detects faults: a correct simple relay passes, and each variant with one fault fails."""
 
 import asyncio
 import contextlib
@@ -26,13 +26,13 @@ _CHUNK = 65536
 
 
 class SimpleRelay:
-    """A relay of two tasks; see `gateway.contracts.link.Relay`.
+    """A relay that consists of two tasks; see `gateway.contracts.link.Relay`.
 
     Args:
-        client: The accepted socket.
-        backend: The dialled socket.
-        tap: Sees the bytes.
-        fault: What it does wrong; empty: nothing.
+        client: The accepted socket of the client.
+        backend: The connected socket of the backend.
+        tap: The tap that observes the bytes.
+        fault: The name of the relay's fault; empty: the relay is correct.
     """
 
     awaiting_response = False
@@ -55,7 +55,7 @@ class SimpleRelay:
         self._end(ending)
 
     async def clear(self) -> None:
-        """Leave nothing, whatever the fault."""
+        """Release all resources, also after a fault."""
         jobs = [*self._pumps, self._job]
         for job in jobs:
             job.cancel()
@@ -138,7 +138,7 @@ class SimpleRelay:
 
 
 class SimpleLink:
-    """See `gateway.contracts.link.Link`, as far as the contract's tests need one."""
+    """The part of `gateway.contracts.link.Link` that the contract's tests need."""
 
     def __init__(self, fault: str) -> None:
         self._fault = fault
@@ -157,10 +157,10 @@ class Simple(Straight):
     """The adaptor of the simple relay.
 
     Args:
-        fault: What its relays do wrong.
+        fault: The name of the fault of its relays.
     """
 
-    # It ends as soon as an end takes nothing more.
+    # The simple relay ends when one end closes, so a client can lose a part of its response.
     keeps_response = False
 
     def __init__(self, fault: str) -> None:

@@ -36,7 +36,7 @@ def bastion(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
-    """The transport is the same, with key exchanges; only the channels differ."""
+    """Both data planes use the same transport, including its key exchanges; only the channels differ."""
     monkeypatch.setattr(packet_transport, "REKEY_BYTES", 2 << 20)
     exchanges = 0
     original = ClientConnection.send_newkeys

@@ -1,4 +1,4 @@
-"""Networks, attachments and consumers on real Docker and Podman engines, with the gateway in a container of each."""
+"""Networks, attachments and consumers on real Docker and Podman engines; the gateway runs in a container."""
 
 import ipaddress
 import json
@@ -51,17 +51,17 @@ def test_a_labelled_container_reaches_backends_by_name_also_after_disconnects_an
     assert set(site.engine.aliases("web", "apps")) == {"www", "gw-owner-site-a"}
     assert set(site.engine.aliases("gateway", "apps")) >= {"orders", "media"}
     site.wait(lambda: site.attachment("web") == ("attached", None))
-    # A recreated container has another ID.
+    # The gateway attaches a recreated container, which has another ID.
     site.engine.docker("rm", "-f", "web")
     site.engine.run("web", *OPT_IN)
     site.reaches("web")
-    # Another client detaches it.
+    # The gateway attaches the container again after another client has detached it.
     site.engine.docker("network", "disconnect", "apps", "web")
     site.reaches("web")
-    # It restarts.
+    # The gateway serves the container after a restart.
     site.engine.docker("restart", "-t", "0", "web")
     site.reaches("web")
-    # The gateway's own container is detached, and gets its names back.
+    # After a detachment, the gateway attaches its own container again, with its aliases.
     site.engine.docker("network", "disconnect", "apps", "gateway")
     site.reaches("web")
     network = json.loads(site.engine.docker("network", "inspect", "apps").stdout)[0]
@@ -69,7 +69,8 @@ def test_a_labelled_container_reaches_backends_by_name_also_after_disconnects_an
     assert network["IPAM"]["Config"][0]["Subnet"] == "10.201.0.0/22"
     writes = site.get("/api/v1/status")["docker"]["writes"]
     time.sleep(2)
-    assert site.get("/api/v1/status")["docker"]["writes"] == writes  # nothing to do is nothing done
+    # The reconciler writes nothing if the plan is empty.
+    assert site.get("/api/v1/status")["docker"]["writes"] == writes
 
 
 def test_containers_that_did_not_opt_in_or_opted_in_for_another_instance_are_not_attached(site: Site) -> None:
@@ -119,7 +120,7 @@ def test_every_blocked_attachment_has_a_reason(site: Site) -> None:
     engine.run("conflict", *OPT_IN, "--label", "gateway.network=apps", "--label", "gateway.aliases=orders")
     engine.run("overlaid", *OPT_IN, "--label", "gateway.network=wide")
     engine.run("lost", *OPT_IN, "--label", "gateway.network=gone")
-    site.wait(lambda: engine.attached("gateway", "tiny"))  # and so has the last address
+    site.wait(lambda: engine.attached("gateway", "tiny"))  # the gateway has the network's last free address
     engine.run("full")
     expected = {
         "host-net": "host_network",
@@ -143,7 +144,7 @@ def test_only_containers_with_a_label_for_the_backend_are_admitted(site: Site) -
     site.engine.run("wrong", *OPT_IN, "--label", "gateway.backends=media")
     site.engine.run("guest")
     site.engine.docker("network", "connect", "apps", "guest")
-    # From its first moment: the container is known before it is refused.
+    # The gateway identifies a container before it refuses its first connection.
     site.reaches("good")
     site.wait(lambda: site.engine.attached("wrong", "apps"))
     site.wait(lambda: {"good", "wrong", "guest"} <= site.get("/api/v1/consumers")["consumers"].keys())
@@ -159,7 +160,7 @@ def test_only_containers_with_a_label_for_the_backend_are_admitted(site: Site) -
     assert consumers["wrong"]["backends"]["orders"]["rejected"] == {"not_allowed": 1}
     text = site.get("/metrics")
     assert 'gateway_consumer_bytes_total{backend="media",consumer="wrong",direction="from_backend"}' in text
-    # The audit log knows who it was, and what was done in Docker.
+    # The audit log names the consumers, and records the changes in Docker.
     site.wait(lambda: {each["consumer"] for each in lines(site.audit_log, "refused")} == {"wrong", "guest"})
     served = lines(site.audit_log, "connection", backend="orders", consumer="good")
     assert served[0]["bytes_from_backend"] == len("orders-here\n")
@@ -189,7 +190,7 @@ def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> No
         backend=", allow: {label: gateway.backends}",
         docker="grants: [{project: shop, service: web, backends: [orders], aliases: [shop]}]",
     )
-    # The same labels by the operator, on a container of another image.
+    # The operator sets the same labels on a container of another image.
     site.engine.run("good", *(f"--label={key}={text}" for key, text in ours.items()))
     compose = tmp_path / "compose.yaml"
     compose.write_text(
@@ -204,7 +205,7 @@ def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> No
     site.engine.run("guest", image="self-serving")
     site.engine.docker("network", "connect", "apps", "guest")
     site.reaches("good")
-    site.reaches("shop-web-1")  # granted to its project, although the image that Compose built names that too
+    site.reaches("shop-web-1")  # the project label counts although the built image has the same label
     assert "shop" in site.engine.aliases("shop-web-1", "apps")
     assert not site.engine.attached("thief", "apps")
     assert site.says("guest", within=10) == ""
@@ -259,7 +260,7 @@ def test_an_alias_is_shared_within_one_project_only_and_address_spoofing_is_repo
     site.wait(lambda: [each.split(" can spoof")[0] for each in spoofing()] == ["network apps: able"])
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
     assert "warning: network apps: able can spoof another container's address (NET_RAW" in audited.stdout
-    # The gateway needs the socket, whose folder is mounted; another container does not.
+    # The audit reports the engine's socket in another container, but not in the gateway's, which needs the socket.
     site.engine.run("root", "-v", f"{site.engine.folder}:/engine")
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"), "-o", "json")
     with_socket = [each for each in json.loads(audited.stdout)["findings"] if each["rule"] == "engine-socket"]
@@ -292,7 +293,7 @@ def test_without_events_containers_are_found_within_35_seconds(site: Site, tmp_p
         site.start(host=f"unix://{tmp_path}/proxy.sock", docker="resync: 5s")
         time.sleep(1)
         site.engine.run("web", *OPT_IN)
-        site.reaches("web", timeout=20)  # a seventh of the default, so much sooner
+        site.reaches("web", timeout=20)  # `resync` is much shorter than its default
 
 
 def test_plan_shows_the_actions_and_apply_executes_them_once(site: Site) -> None:
@@ -344,7 +345,7 @@ def test_volumes_are_created_kept_and_never_taken_from_others(site: Site) -> Non
     )
     assert made["Labels"]["gateway.managed-by"] == "gateway"
     assert "nothing to change" in command("apply", *config).stdout
-    # Unused, it is re-created; in use, it is only reported.
+    # `apply` re-creates an unused volume, and only reports a used volume.
     write("nconnect=4")
     assert "recreate_volume" in command("apply", *config).stdout
     assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
@@ -357,7 +358,7 @@ def test_volumes_are_created_kept_and_never_taken_from_others(site: Site) -> Non
         True,
     )
     assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
-    # A foreign volume stays as it is.
+    # `apply` does not change a volume of another owner.
     engine.docker("volume", "create", "theirs")
     write("nconnect=2", name="theirs")
     reported = command("apply", *config)
@@ -397,7 +398,7 @@ def test_a_change_of_any_option_of_a_volume_is_detected(site: Site) -> None:
 
 @pytest.mark.parametrize("ciphers", ["aes128-gcm@openssh.com", "aes256-ctr"])
 def test_an_engine_behind_a_tunnel(site: Site, shared_bastion: Bastion, ciphers: str) -> None:
-    """Its unix socket through SSH, by the native data plane and by asyncssh's channels."""
+    """The gateway reaches the engine's unix socket through SSH, with both data planes."""
     site.write(host=f"ssh://bastion{site.engine.socket}")
     with (site.folder / "gateway.yaml").open("a") as file:
         file.write(f"tunnels: {{bastion: {ssh_tunnel(shared_bastion, more=f', ciphers: [{ciphers}]')}}}\n")
@@ -450,7 +451,7 @@ def test_a_gateway_takes_and_keeps_the_next_address_if_another_container_has_its
     site.start()
     first = address(engine, "gateway")
     engine.docker("rm", "-f", "gateway")
-    engine.run("intruder", "--network", "apps", "--ip", first)  # only who asks for it gets it
+    engine.run("intruder", "--network", "apps", "--ip", first)  # the engine assigns this address only on request
     engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
     second = address(engine, "gateway")

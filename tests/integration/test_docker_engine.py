@@ -38,7 +38,7 @@ def test_containers_are_attached_again_after_the_engine_is_killed(site: Site) ->
         time.sleep(0.5 * (at % 3))
         site.wait(lambda: not site.get("/api/v1/status")["docker"]["reachable"])
         site.engine.start()
-        # Without live-restore its containers ended with it.
+        # Without live-restore, the engine's stop has ended its containers.
         site.engine.docker("start", "gateway", "db")
         site.engine.docker("rm", "-f", "web", check=False)
         site.engine.run("web", *OPT_IN)
@@ -68,11 +68,12 @@ def test_the_shipped_allowlist_is_sufficient_and_minimal(site: Site, tmp_path: P
             r"/v1\..{1,2}/nodes/[a-z0-9]+",
             r"/v1\..{1,2}/services",
             "/_ping",
-        }  # in a swarm; when idle
+        }  # requests that occur only in a swarm or in an idle gateway
     for name in ("agent", "leader"):
         shipped = yaml.safe_load((REPOSITORY / f"configs/docker/socket-proxy-{name}.yaml").read_text())
         service = shipped["services"]["socket-proxy"]
-        assert service["image"].startswith("${SOCKET_PROXY_IMAGE:?")  # no tag that may be another image tomorrow
+        # The user must choose the image, because a tag can change.
+        assert service["image"].startswith("${SOCKET_PROXY_IMAGE:?")
         assert [shipped["networks"][each] for each in service["networks"]] == [{"internal": True}]
     agent = allowlist(REPOSITORY / "configs/docker/socket-proxy-agent.yaml")
     assert all(set(agent[method]) <= set(rules[method]) for method in agent)
@@ -117,8 +118,10 @@ def test_an_engine_on_tcp_requires_client_certificates(tmp_path: Path) -> None:
         ours += f"cert_file: {certificates}/client.pem, key_file: {certificates}/client.key"
         good = planned(f"tls: {{{ours}}}")
         assert (good.returncode, "create_network" in good.stdout) == (0, True), good.stderr
-        assert planned(f"tls: {{ca_file: {certificates}/ca.pem}}").returncode == 1  # the engine wants to know us
-        assert planned("tls: {ca_file: /etc/ssl/certs/ca-certificates.crt}").returncode == 1  # and we it
+        # The engine requires a client certificate.
+        assert planned(f"tls: {{ca_file: {certificates}/ca.pem}}").returncode == 1
+        # The gateway verifies the engine's certificate.
+        assert planned("tls: {ca_file: /etc/ssl/certs/ca-certificates.crt}").returncode == 1
         refused = planned("tls: {}")
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
     finally:

@@ -1,4 +1,4 @@
-"""The gateway's name and address over recreations, start-up, and networks that were removed; on a real engine."""
+"""The gateway keeps its name and address over recreations, restarts and removed networks, on a real engine."""
 
 import ipaddress
 import json
@@ -37,7 +37,7 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
 
 
 def as_documented(engine: Engine, name: str, *more: str) -> subprocess.CompletedProcess[str]:
-    """Run a block of commands of docs/docker.md unchanged, with `more` at its end."""
+    """Run a block of commands from docs/docker.md unchanged, followed by `more`."""
     (block,) = re.findall(rf"<!-- test: {name} -->\n```sh\n(.+?)\n```\n", PAGE.read_text(), re.DOTALL)
     return subprocess.run(
         ["sh", "-ec", f"{block} {' '.join(more)}".rstrip()], env={**os.environ, "DOCKER_HOST": engine.url},
@@ -84,7 +84,7 @@ def test_a_network_of_an_earlier_version_is_kept_until_it_is_replaced_as_documen
     assert planned.returncode == 0, planned.stderr
     before = engine.inspect("apps")["Id"]
     time.sleep(1)
-    assert engine.inspect("apps")["Id"] == before  # nothing is recreated without a word
+    assert engine.inspect("apps")["Id"] == before  # the gateway does not recreate a network by itself
     done = as_documented(engine, "replace the network")
     assert done.returncode == 0, done.stderr
     site.reaches("web")
@@ -100,7 +100,7 @@ def test_a_container_reaches_its_backend_immediately_after_its_start(site: Site)
 
 
 def test_startup_is_complete_when_the_backend_names_resolve(site: Site) -> None:
-    """Names resolve when /startupz first succeeds; without an engine, the gateway starts, too."""
+    """Names resolve when /startupz first succeeds; without an engine, the gateway still starts."""
     engine = site.engine
     site.write_network("")
     engine.docker("network", "create", "--subnet", "10.92.0.0/24", "--ip-range", "10.92.0.128/25", "apps")
@@ -124,7 +124,7 @@ def test_a_pruned_network_is_repaired_as_documented(site: Site) -> None:
     engine.run("web", *OPT_IN)
     site.reaches("web")
     before = address(engine, "gateway")
-    engine.run("batch", "--network", "apps", *OPT_IN)  # as the example does
+    engine.run("batch", "--network", "apps", *OPT_IN)  # the options of the documented example
     engine.docker("stop", "-t", "5", "gateway", "web", "batch")
     assert "apps" in engine.docker("network", "prune", "-f").stdout
     engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far", check=False)
@@ -149,7 +149,7 @@ def test_a_pruned_network_is_repaired_as_documented(site: Site) -> None:
     assert site.says("web") == "orders-here"
 
 
-def test_apply_repairs_pruned_networks_too(site: Site) -> None:
+def test_apply_repairs_pruned_networks(site: Site) -> None:
     engine = site.engine
     site.start()
     engine.run("web", *OPT_IN)
@@ -186,7 +186,7 @@ def test_a_gateway_named_by_its_container_id_is_refused_and_another_name_is_kept
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
     made = engine.inspect("apps")["Labels"]["gateway.instance"]
     engine.docker("rm", "-f", "gateway")
-    # Its name is in its state, and survives.
+    # The instance name is in `state_dir`, and outlives the container.
     engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
     assert (made, site.get("/api/v1/status")["instance"]) == ("docker-1", "docker-1")
@@ -205,7 +205,7 @@ def test_without_docker_any_instance_name_is_accepted(site: Site) -> None:
 
 
 def test_after_an_engine_restart_the_app_reaches_the_gateway(site: Site) -> None:
-    """With restart: always, at the same address, without a command."""
+    """With `restart: always`, the app needs no command, and the gateway keeps its address."""
     engine = site.engine
     site.write()
     engine.run_gateway("gateway", site.folder, "--network", "far", "--restart", "always")

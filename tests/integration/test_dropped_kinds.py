@@ -1,4 +1,4 @@
-"""Kinds from a folder outside the packages, one file each."""
+"""Kinds from a directory outside the package `gateway`, with one file for each kind."""
 
 import json
 import os
@@ -29,7 +29,7 @@ folder = os.path.dirname(__file__)
 gateway.backends.__path__.append(f"{folder}/backends")
 gateway.tunnels.__path__.append(f"{folder}/tunnels")
 """
-"""Python imports `sitecustomize` in each process, workers included."""
+"""The module `sitecustomize`, which Python imports in each process, including the workers."""
 HELLO = b"hello from a dropped kind\n"
 
 
@@ -42,7 +42,7 @@ def kinds(tmp_path: Path) -> Path:
 
 
 def extended(kinds: Path) -> dict[str, str]:
-    """Return the environment of a gateway with these kinds."""
+    """Return the environment of a gateway that has the additional kinds."""
     return {"PYTHONPATH": f"{kinds}:{REPOSITORY}"}
 
 
@@ -83,7 +83,7 @@ def test_a_service_checks_shows_and_forwards_added_kinds(
     workers: str, kinds: Path, tmp_path: Path, hop_port: int, gateway: Gateway
 ) -> None:
     listen = free_port()
-    # The target has no server: only the forwarder reaches one.
+    # No server has the address of the target; only the forwarder connects to a server.
     given = [
         "--tunnel", f"near=hop://127.0.0.1:{hop_port}?comment=known",
         "--backend", f"files=webhead://192.0.2.1/hello.txt?via=near&listen=127.0.0.1:{listen}",
@@ -93,7 +93,8 @@ def test_a_service_checks_shows_and_forwards_added_kinds(
     assert (checked["target"], checked["state"]) == ("192.0.2.1:8000", "up")
     wrong = run(kinds, "check", *given[:-1], given[-1].replace("hello", "missing"), "-o", "json", fails=True)
     assert "status 404" in json.loads(wrong.stdout)[0]["detail"]
-    assert '"HEAD /hello.txt HTTP/1.1" 200' in (tmp_path / "www.log").read_text()  # by the scheme
+    # The URL scheme selects the method HEAD.
+    assert '"HEAD /hello.txt HTTP/1.1" 200' in (tmp_path / "www.log").read_text()
     gateway.write("")
     gateway.start(*given, "--workers", workers, environment=extended(kinds))
     gateway.wait_up("files")
@@ -105,7 +106,7 @@ def test_a_service_checks_shows_and_forwards_added_kinds(
     assert (target["file_bytes"], target["headers"]["Server"]) == (len(HELLO), 1)
     assert target["facts"] == [target["version"], f"file of {len(HELLO)} B", f"{len(target['headers'])} headers"]
     assert (target["lag_seconds"], target["space_bytes"]) == (None, {})
-    # Of the check and of the client, which go through links of their own.
+    # The check and the client dial once each, through different links.
     gateway.wait(lambda: gateway.tunnel("near")["dials"] >= 2)
     tunnel = gateway.tunnel("near")
     assert tunnel["facts"] == [f"{tunnel['dials']} dials", "plain"]

@@ -22,7 +22,7 @@ from tests.support.servers import dripping, serving
 pytestmark = pytest.mark.integration
 
 MOST = 32 << 20
-"""Bytes by which a check may grow the process."""
+"""The maximum growth of the process by a check, in bytes."""
 BLOCK = bytes(64 * 1024)
 BACKENDS: dict[str, Backend] = {**KINDS, "smb": SmbBackend(SmbOptions(share="media"), NoOptions())}
 
@@ -36,17 +36,17 @@ def _status(key: str) -> int:
 def within(most: int) -> Iterator[None]:
     """Check that the resident memory grows by at most `most` bytes during the block."""
     before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now: proc(5)
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the present resident memory, see proc(5)
     yield
     grown = _status("VmHWM") - before
-    assert grown < most, f"{grown >> 20} MiB more"
+    assert grown < most, f"the peak grew by {grown >> 20} MiB"
 
 
 Script = Callable[[socket.socket], None]
 
 
 def forever(make: Callable[[int], bytes]) -> Script:
-    """Send piece after piece."""
+    """Send pieces without end."""
 
     def send(client: socket.socket) -> None:
         number = 0
@@ -58,7 +58,7 @@ def forever(make: Callable[[int], bytes]) -> Script:
 
 
 def then(first: Callable[[socket.socket], None], script: Script) -> Script:
-    """Run one script after the other."""
+    """Combine scripts: run the first one, and then the second one."""
 
     def both(client: socket.socket) -> None:
         first(client)
@@ -67,7 +67,7 @@ def then(first: Callable[[socket.socket], None], script: Script) -> Script:
     return both
 
 
-# MySQL: a packet of the greatest length is joined with the next one (Reference Manual, "MySQL Packets").
+# A MySQL client joins a packet of maximum length with the next packet (Reference Manual, "MySQL Packets").
 
 
 def joined_packets(client: socket.socket) -> None:
@@ -92,7 +92,7 @@ def after_login(more: Callable[[MysqlEnd], None]) -> Script:
 
 
 def empty_rows(end: MysqlEnd) -> None:
-    """Send rows of many columns, each one byte long."""
+    """Send rows with many columns of one byte each."""
     names = [f"c{number}" for number in range(240)]
     end.columns(*names)
     while True:
@@ -112,7 +112,7 @@ def columns(end: MysqlEnd) -> None:
         end.send(b"\3def\0\0\0\1a\1a" + struct.pack("<BHIBHBxx", 12, 45, 255, 0xFD, 0, 0))
 
 
-# PostgreSQL manual, "Message Formats".
+# The PostgreSQL manual defines the messages under "Message Formats".
 
 
 def message(kind: bytes, body: bytes) -> bytes:
@@ -132,7 +132,7 @@ def queried(client: socket.socket) -> None:
 
 
 def huge(client: socket.socket) -> None:
-    """Send one message of a gigabyte."""
+    """Send one message of one gigabyte."""
     client.sendall(b"D" + struct.pack("!I", (1 << 30) - 1))
     forever(lambda _: BLOCK)(client)
 
@@ -149,7 +149,7 @@ def attributes(client: socket.socket) -> None:
     client.settimeout(5)
     while call := client.recv(65536):
         xid = call[4:8]
-        if call[24:28] == bytes(4):  # NULL
+        if call[24:28] == bytes(4):  # the NULL procedure
             client.sendall(struct.pack("!I", 0x80000000 + 24) + xid + head[:20])
             continue
         walk = struct.pack("!II", 24, 0) + struct.pack("!II", 15, 0)
@@ -191,8 +191,8 @@ async def test_endless_data_from_a_server_uses_little_memory_and_ends_with_the_c
 
     with serving(serve) as port, within(MOST):
         result = await probe(BACKENDS[kind], port, timeout=5)
-        assert gone.wait(10)  # it notices that the connection is closed
-    if kind != "tcp":  # which reads nothing
+        assert gone.wait(10)  # the server sees that the check has closed the connection
+    if kind != "tcp":  # a TCP check reads nothing
         assert (result.state, result.reason) in (
             (State.DOWN, Reason.PROTOCOL), (State.DOWN, Reason.RESET), (State.DOWN, Reason.TIMEOUT),
         ), result.detail  # fmt: skip

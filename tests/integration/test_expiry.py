@@ -1,4 +1,4 @@
-"""SSH certificates that live for a minute, and TLS certificates that a server shows, in a running gateway."""
+"""Expiry of SSH certificates that are valid for one minute, and of TLS certificates, in a running gateway."""
 
 import re
 import signal
@@ -90,7 +90,7 @@ def test_certificates_that_are_renewed_every_minute_break_no_connection(
             gateway.wait(lambda: expiry(gateway, "ssh_certificate", "bastion") == second)
             gateway.wait(lambda: gateway.status()["warnings"] == [])
             gateway.wait(lambda: time.time() > first)
-            # The connections that logged in with the first are still there; a new one logs in with the second.
+            # Connections that logged in with the first certificate stay open; a new one uses the second.
             assert gateway.tunnel("bastion")["connects"] == 1
             assert gateway.tunnel("bastion")["draining_connections"] == 0
             before = set(bastion.sessions())
@@ -119,7 +119,8 @@ def test_a_tunnel_whose_certificate_has_expired_is_up_soon_after_it_is_renewed(
     gateway.wait(lambda: gateway.tunnel("bastion")["state"] == "quarantined")
     gateway.wait(lambda: any("the certificate has expired" in each for each in gateway.status()["warnings"]))
     authority.sign()
-    assert gateway.wait(lambda: gateway.tunnel("bastion")["state"] == "up") < 20  # quarantine lasts a minute and more
+    # Without the new certificate, quarantine lasts at least a minute.
+    assert gateway.wait(lambda: gateway.tunnel("bastion")["state"] == "up") < 20
 
 
 def serves(session: int, port: int) -> bool:

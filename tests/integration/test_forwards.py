@@ -1,4 +1,4 @@
-"""Admission, hold, limits and reload, seen from clients of a running service."""
+"""The effect of admission, hold, limits and reload on clients of a running gateway."""
 
 import contextlib
 import os
@@ -52,12 +52,12 @@ def test_limits_are_enforced_and_counted(gateway: Gateway) -> None:
             assert echo(inside) == b"hello"
         assert is_refused(privileged)
         if os.geteuid() == 0:
-            for source in range(1000, 700, -1):  # some may still be waiting for the ends of earlier connections
+            for source in range(1000, 700, -1):  # some ports may be in TIME_WAIT
                 with contextlib.suppress(OSError), connect(privileged, ("127.0.0.1", source)) as low:
                     assert echo(low) == b"hello"
                     break
             else:
-                pytest.fail("no source port below 1024 was let in")
+                pytest.fail("the gateway admitted no client with a source port below 1024")
         assert gateway.backend("few")["connections"]["rejected"] == {"max_connections": 1}
         assert gateway.backend("narrow")["connections"]["rejected"] == {"not_allowed": 1}
         assert gateway.backend("media")["connections"]["rejected"] == {"unprivileged_port": 1}
@@ -79,9 +79,9 @@ def test_a_client_is_held_while_the_path_is_down_and_then_reset(gateway: Gateway
     with connect(listen) as sock:
         sock.sendall(b"early words")
         assert is_reset(sock)
-    assert 0.9 < time.monotonic() - started < 5  # the default is 10
+    assert 0.9 < time.monotonic() - started < 5  # the default of `hold` is 10 s
     assert gateway.backend("held")["connections"]["rejected"] == {"tunnel": 1}
-    # The target itself is down: its client waits too, and nothing it says early is lost.
+    # A client also waits if the target itself is down, and its early data is kept.
     with connect(late) as sock:
         sock.sendall(b"early words")
         time.sleep(0.5)
@@ -91,7 +91,7 @@ def test_a_client_is_held_while_the_path_is_down_and_then_reset(gateway: Gateway
                 accepted, _ = server.accept()
                 with accepted:
                     accepted.settimeout(5)
-                    said = accepted.recv(100)  # the check connects and closes; the client speaks
+                    said = accepted.recv(100)  # a connection without data is a check
                     if said:
                         assert said == b"early words"
                         accepted.sendall(b"answer")
@@ -192,7 +192,7 @@ def test_reload_changes_only_what_differs(gateway: Gateway, shared_bastion: Bast
                     assert echo(fresh) == b"hello"
         assert gateway.tunnel("bastion")["connects"] == 1
 
-        # A broken file changes nothing, and shows everywhere.
+        # A reload refuses an invalid configuration; status, log and exit code show the error.
         gateway.write(body.replace("kind: tcp", "kind: tpc") % "")
         gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
         gateway.wait(lambda: not gateway.status()["reload"]["successful"])
@@ -200,7 +200,7 @@ def test_reload_changes_only_what_differs(gateway: Gateway, shared_bastion: Bast
         assert "gateway_config_last_reload_successful 0.0" in gateway.http.get("/metrics")[1]
         refused = gateway.command("reload")
         assert (refused.returncode, "did you mean 'tcp'" in refused.stderr) == (2, True)
-        # Nor does one that is empty, as when it is read in the middle of being written.
+        # A reload refuses an empty file, which it may see while an editor writes the file.
         gateway.config.write_text("")
         assert gateway.command("reload").returncode == 2
         with connect(one) as kept:
@@ -318,9 +318,9 @@ with socket.socket(socket.AF_UNIX) as sock:
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be several users")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run clients as several users")
 def test_a_unix_socket_admits_listed_users_and_counts_as_one_consumer(gateway: Gateway) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="gw-"))  # one that every user may enter
+    folder = Path(tempfile.mkdtemp(prefix="gw-"))  # every user may enter this directory
     folder.chmod(0o755)
     path, plain = folder / "shop.sock", folder / "plain.sock"
 
@@ -346,7 +346,7 @@ def test_a_unix_socket_admits_listed_users_and_counts_as_one_consumer(gateway: G
         with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
             assert client.stdout
             assert client.stdout.readline() == "answered\n"
-            assert ask(path, 1000) == "refused"  # its quota
+            assert ask(path, 1000) == "refused"  # the client exceeds the quota of its consumer
         used = gateway.http.get("/api/v1/consumers")[1]["consumers"]["shop"]["backends"]["a"]
         assert (used["total"], used["rejected"], used["bytes_to_backend"]) == (2, {"consumer_quota": 1}, 10)
         rejected = gateway.http.get("/api/v1/status")[1]["backends"]["a"]["connections"]["rejected"]

@@ -1,4 +1,4 @@
-"""Unusual containers on a real engine: huge labels, links, and a second gateway of the same name."""
+"""Unusual containers on a real engine: huge labels, links, and a second gateway with the same instance name."""
 
 import sys
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ def test_a_second_gateway_of_the_same_name_is_reported_and_left_attached(site: S
     site.wait(
         lambda: any("container second is a gateway of the same name, site-a" in each for each in plan_warnings(site))
     )
-    # Having looked again, the second one has nothing to do.
+    # After another snapshot, the plan of the second gateway is empty.
     program = (sys.executable, "-m", "gateway", "plan", "-c", str(other / "gateway.yaml"), "-o", "json")
     site.engine.docker("exec", "second", *program)
     endpoint = site.engine.inspect("gateway")["NetworkSettings"]["Networks"]["apps"]["EndpointID"]

@@ -1,4 +1,4 @@
-"""Servers with escape sequences in errors, versions and names: none of them reaches a terminal."""
+"""Servers with escape sequences in errors, versions and names; no sequence reaches a terminal."""
 
 import asyncio
 import json
@@ -33,12 +33,12 @@ from tests.support.servers import serving, talking
 pytestmark = pytest.mark.integration
 
 ORDERS = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\n\u202eBACKEND up\u200b\x00\x7f"
-"""What a terminal obeys, a forged line, the other direction, what is not seen."""
+"""Contains escape sequences, a forged line, a change of text direction, and invisible characters."""
 LONG = ORDERS + "x" * 30_000
 
 
 def shown(text: str) -> str:
-    """Return `text` after a check that it contains no control characters."""
+    """Check that `text` contains no control characters; return the text."""
     assert [each for each in text if each != "\n" and not each.isprintable()] == []
     assert max(map(len, text.splitlines()), default=0) < 5000
     assert not any(line.startswith("BACKEND up") for line in text.splitlines())
@@ -46,7 +46,7 @@ def shown(text: str) -> str:
 
 
 class Hostile(asyncssh.SSHServer):
-    """Refuses every channel, with a hostile reason."""
+    """An SSH server that refuses every channel with a hostile reason."""
 
     def __init__(self, conns: list[asyncssh.SSHServerConnection]) -> None:
         self.conns = conns
@@ -130,13 +130,14 @@ async def test_control_characters_from_servers_are_not_printed(gateway: Gateway)
 
 
 def look(gateway: Gateway) -> None:
-    """Return the output of every command that shows the text."""
+    """Run every command that shows text of servers; return the output."""
     gateway.start()
     gateway.wait(lambda: "failing" in gateway.backend("one")["detail"])
     gateway.wait(lambda: "blocking" in gateway.backend("five")["detail"])
     gateway.wait(lambda: "denying" in gateway.backend("six")["detail"])
     gateway.wait(lambda: "refusing" in gateway.tunnel("refuses")["detail"])
-    gateway.wait(lambda: "dropping ?[2J" in shown(gateway.tunnel("drops")["detail"]))  # until it is up again
+    # Until the tunnel is up again, the status shows the error.
+    gateway.wait(lambda: "dropping ?[2J" in shown(gateway.tunnel("drops")["detail"]))
     gateway.wait(lambda: "Not allowed" in gateway.tunnel("greets")["detail"])
     assert gateway.tunnel("fails")["server"] == "SSH-2.0-Evil_?[31mred?[2J?"
     status = gateway.status()
@@ -154,7 +155,7 @@ def look(gateway: Gateway) -> None:
 
 
 def poisoned(value: Any) -> Any:
-    """The same response with control sequences in every string that is not a time."""
+    """Return a copy of a response with control sequences in every string, except timestamps."""
     if isinstance(value, dict):
         return {key: poisoned(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -163,7 +164,7 @@ def poisoned(value: Any) -> Any:
 
 
 def test_control_characters_from_a_false_gateway_are_not_printed(gateway: Gateway) -> None:
-    """Commands print the response of any address on the command line."""
+    """The user can direct a command to any address, so the response may be hostile."""
     gateway.write(f"""
         backends:
           one: {{kind: tcp, targets: ["127.0.0.1:1"], listen: 127.0.0.1:{free_port()}, {CHECK}}}
@@ -210,14 +211,14 @@ ANSWERS: dict[str, Any] = {
 
 
 class Engine(BaseHTTPRequestHandler):
-    """An engine with a container with a hostile name; it refuses everything else with a hostile error."""
+    """An engine that has a container with a hostile name, and refuses all other requests with a hostile error."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/v1.48")
         if path == "/events":
             self.send_response(200)
             self.end_headers()
-            self.rfile.read(1)  # until the gateway closes it
+            self.rfile.read(1)  # keep the stream open until the gateway closes it
             return
         body = json.dumps(ANSWERS.get(path, {"message": f"no {LONG}"})).encode()
         self.send_response(200 if path in ANSWERS else 500)
@@ -229,11 +230,11 @@ class Engine(BaseHTTPRequestHandler):
     do_POST = do_GET  # noqa: N815 - its name in http.server
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Write no log."""
 
 
 class EngineServer(ThreadingMixIn, UnixStreamServer):
-    """An engine on a unix socket."""
+    """A server that runs the hostile engine on a unix socket."""
 
     daemon_threads = True
 
@@ -263,7 +264,7 @@ def test_control_characters_from_an_engine_are_not_printed(gateway: Gateway) -> 
         audit = command("audit", "-c", config)
         assert audit.returncode == 0
         assert "web?[2J?]0;owned" in shown(audit.stdout)
-        assert "not checked: the engine's events cannot be read" in audit.stdout, "the stream does not end"
+        assert "not checked: the engine's events cannot be read" in audit.stdout, "the event stream does not end"
         report = json.loads(command("audit", "-c", config, "-o", "json").stdout)
         assert {shown(each["container"])[:7] for each in report["places"]} == {"web?[2J"}
         plan = command("plan", "-c", config)

@@ -33,7 +33,7 @@ KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa")
 
 
 class Counting(DirectLink):
-    """Counts the connections that it opens."""
+    """A link that counts the connections that it opens."""
 
     opened = 0
 
@@ -44,7 +44,7 @@ class Counting(DirectLink):
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bastion]:
-    """A server with the key types of Debian's sshd."""
+    """An sshd with the host key types of Debian's default configuration."""
     with sshd_with(tmp_path_factory.mktemp("keys") / "usual", *KINDS) as server:
         yield server
 
@@ -57,9 +57,6 @@ def kind_of(link: SshLink) -> str:
     key = link._connections[0]._conn.get_server_host_key()
     assert key is not None
     return key.get_algorithm()
-
-
-# Which kind of key is asked for.
 
 
 @pytest.mark.parametrize("form", ["key", "fingerprint", "known_hosts"])
@@ -77,7 +74,7 @@ async def test_trust_in_any_host_key_of_the_server_is_sufficient(usual: Bastion,
 
 
 async def test_the_key_type_of_a_fingerprint_is_searched_once(usual: Bastion) -> None:
-    """A fingerprint has no key type: the types are requested in turn, and the matching one is remembered."""
+    """A fingerprint has no key type: the gateway requests the types in turn, and remembers the matching type."""
     tunnel = SshTunnel(trusting(usual, fingerprint(usual, "ssh-rsa")))
     via = Counting()
     async with tunnel.open(via, lambda *_: None):
@@ -110,7 +107,7 @@ async def test_an_untrusted_key_costs_one_connection(usual: Bastion, tmp_path: P
 
 
 async def test_pinned_keys_and_known_hosts_are_combined(tmp_path: Path) -> None:
-    """Two machines behind one name: one key is pinned, the other's listed."""
+    """Two machines share a name: the key of one is pinned, and known_hosts contains the key of the other."""
     with sshd_with(tmp_path / "a", "ssh-rsa") as one, sshd_with(tmp_path / "b", "ecdsa-sha2-nistp256") as other:
         for server, kind in ((one, "ssh-rsa"), (other, "ecdsa-sha2-nistp256")):
             both = trusting(server, public(other, "ecdsa-sha2-nistp256"), listed=f"* {public(one, 'ssh-rsa')}\n")
@@ -128,9 +125,6 @@ async def test_keys_of_types_that_are_not_accepted_are_reported_before_connectin
     assert error.detail == "host_key_algorithms excludes the types of all trusted host keys: ssh-rsa"
 
 
-# Certificates.
-
-
 def certify(server: Bastion, authority: Path, *more: str) -> None:
     """Sign the server's ed25519 key; the server uses the certificate for new connections."""
     subprocess.run(
@@ -142,7 +136,7 @@ def certify(server: Bastion, authority: Path, *more: str) -> None:
 
 @pytest.fixture
 def certified(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bastion]:
-    """A server with only a certificate; parametrized with arguments for ssh-keygen."""
+    """An sshd that has only a host certificate; the parameters are arguments for ssh-keygen."""
     need_sshd()
     folder = tmp_path / "certified"
     folder.mkdir()
@@ -168,7 +162,7 @@ EXPIRED = ["ssh-ed25519", "-V", "20200101:20200201"]
 @pytest.mark.parametrize("certified", [["ssh-ed25519"], EXPIRED], indirect=True, ids=["valid", "expired"])
 @pytest.mark.parametrize("form", ["key", "fingerprint", "known_hosts", "known_hosts and another authority"])
 async def test_a_certificate_is_accepted_if_its_key_is_trusted(certified: Bastion, tmp_path: Path, form: str) -> None:
-    """As in OpenSSH: a key that is trusted itself stays trusted with an expired certificate."""
+    """As in OpenSSH, a key that known_hosts trusts directly stays trusted with an expired certificate."""
     key = public(certified, "ssh-ed25519")
     match form:
         case "key":
@@ -212,7 +206,7 @@ async def test_an_authority_that_signs_with_sha1_is_trusted_only_if_configured(c
 
 
 async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
-    """A server with both shows its certificate if the authority is known, and its key if that is known."""
+    """The gateway requests a certificate if the tunnel trusts its authority, and otherwise the plain key."""
     make_key(tmp_path / "authority")
     server = Bastion(tmp_path / "both", host_ca=tmp_path / "authority").start()
     try:
@@ -229,14 +223,11 @@ async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
         server.stop()
 
 
-# Names and addresses.
-
-
 @pytest.mark.parametrize("where", ["127.0.0.1", "[127.0.0.1]:{port}", "127.0.0.0/8"])
 async def test_a_key_listed_for_an_address_is_not_trusted_for_a_name_of_that_address(
     usual: Bastion, where: str
 ) -> None:
-    """As OpenSSH without CheckHostIP: otherwise, the name server would select the key."""
+    """As in OpenSSH without CheckHostIP; otherwise, the name server would select the trusted key."""
     listed = f"{where.format(port=usual.port)} {public(usual, 'ssh-ed25519')}\n"
     async with opened(trusting(usual, listed=listed)):
         """The address itself is what the line is about."""
@@ -268,11 +259,8 @@ async def test_a_key_is_revoked_in_every_notation_of_its_host(usual: Bastion, wh
     assert "revoked" in error.detail
 
 
-# Large files.
-
-
 async def test_a_large_known_hosts_does_not_block_the_event_loop(usual: Bastion, tmp_path: Path) -> None:
-    """Hashed names, each of which must be tried: reading them takes most of a second."""
+    """The file has many hashed names, each of which must be compared; a lookup takes most of a second."""
     path = tmp_path / "known_hosts"
     key = public(usual, "ssh-ed25519")
     salt = base64.b64encode(bytes(20)).decode()
@@ -301,11 +289,8 @@ async def test_a_large_known_hosts_does_not_block_the_event_loop(usual: Bastion,
     assert worst - machine.worst < direct / 2
 
 
-# What the server signs with.
-
-
 async def listening(bastion: Bastion, key: asyncssh.SSHKey) -> asyncssh.SSHAcceptor:
-    """asyncssh's server in this process, with this host key."""
+    """Start an asyncssh server with this host key in the test process."""
     clients = str(bastion.folder / "authorized_keys")
     return await asyncssh.listen(
         "127.0.0.1", bastion.port, server_factory=asyncssh.SSHServer, server_host_keys=[key],
@@ -316,7 +301,7 @@ async def listening(bastion: Bastion, key: asyncssh.SSHKey) -> asyncssh.SSHAccep
 async def test_a_server_that_signs_with_another_algorithm_than_agreed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that agrees on rsa-sha2-512 and signs with ssh-rsa does not bring back SHA-1 (RFC 8332, 3)."""
+    """The gateway rejects an ssh-rsa (SHA-1) signature after an agreement on rsa-sha2-512 (RFC 8332, section 3)."""
     key = asyncssh.generate_private_key("ssh-rsa")
     bastion = Bastion(tmp_path / "bastion", embedded=True)
     server = await listening(bastion, key)

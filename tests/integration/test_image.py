@@ -1,4 +1,4 @@
-"""The image, built from a Debian base made by the test, and the Compose and Swarm examples, on a real engine."""
+"""The image, built on a Debian base that the test creates, and the Compose and Swarm examples, on a real engine."""
 
 import contextlib
 import datetime as dt
@@ -53,7 +53,7 @@ APP_EXAMPLES = ("sidecar", "labels", "vpn", "legacy")
 """The examples whose only app is the service `app`."""
 EPOCH = 1_700_000_000
 REMOTE = "10.66.0.1"
-"""Where containers reach what listens on the engine's loopback."""
+"""The address at which containers reach servers on the loopback of the engine's namespace."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 QUERY = """
 import os, pymysql
@@ -92,7 +92,7 @@ print("every query was answered", flush=True)
 
 @dataclass
 class Yard:
-    """An engine with the image, and servers that its containers reach."""
+    """An engine that has the image, and servers that its containers can reach."""
 
     engine: Engine
     folder: Path
@@ -100,12 +100,12 @@ class Yard:
     mariadb: MariaDB
     postgres: Postgres
     place: Path
-    """For servers that run as users of their own."""
+    """A directory for servers that run as other users."""
 
     def compose(
         self, example: str, *arguments: str, timeout: float = 120, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run docker compose on a copy of an example."""
+        """Run `docker compose` on a copy of an example."""
         return subprocess.run(
             ["docker", "-H", self.engine.url, "compose", *self.files(example), *arguments],
             cwd=self.folder / example, env={**os.environ, **self.variables(example), **(environment or {})},
@@ -113,7 +113,7 @@ class Yard:
         )  # fmt: skip
 
     def files(self, example: str) -> list[str]:
-        """Return the files of the image of an app: Python from the gateway's own image."""
+        """Return the build context of an app image, which takes Python from the gateway's image."""
         override = self.folder / example / "override.json"
         app = {
             "image": "gateway", "entrypoint": ["python3", "-c", "import time; time.sleep(9999)"], "command": [],
@@ -128,7 +128,7 @@ class Yard:
         return ["-f", "compose.yaml", "-f", str(override)] if services else ["-f", "compose.yaml"]
 
     def prepare(self, example: str) -> None:
-        """Copy an example, and add secrets."""
+        """Copy an example, and add its secrets."""
         shutil.copytree(COMPOSE / example, self.folder / example, dirs_exist_ok=True)
         secrets = self.folder / example / "secrets"
         secrets.mkdir(exist_ok=True)
@@ -143,7 +143,7 @@ class Yard:
 
     @staticmethod
     def user(example: str) -> int:
-        """Return the user of the gateway: that of the image, or the one in the README of the examples."""
+        """Return the user of the gateway: the user of the image, or the user that the examples' README names."""
         return 0 if example == "vpn" else 10001 if example in ("shared", "swarm") else 4321
 
     def variables(self, example: str) -> dict[str, str]:
@@ -177,7 +177,8 @@ def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Itera
     with contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
         netns = f"/run/netns/{engine.namespace}"
-        # The build fetches packages: the namespace's way out, in user space, which changes nothing on this host.
+        # The build downloads packages. slirp4netns connects the namespace in user space, without changes to this
+        # host.
         way_out = Process(
             [find("slirp4netns") or "", "--netns-type=path", "--configure", "--mtu=65520", netns, "tap0"],
             folder / "way-out.log",
@@ -216,7 +217,7 @@ def test_the_image_is_small_and_has_no_shell(yard: Yard, record_property: Record
 
 
 def sbom(yard: Yard, image: str) -> dict[str, dict[str, Any]]:
-    """Return the components by name."""
+    """Return the components of the SBOM by name."""
     show = "print(open('/opt/gateway/sbom.cdx.json').read())"
     text = yard.engine.docker("run", "--rm", "--entrypoint", "/opt/gateway/bin/python3", image, "-c", show).stdout
     return {each["name"]: each for each in json.loads(text)["components"]}
@@ -239,7 +240,7 @@ def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(yard: Yard, 
     assert sorted(places) == sorted(there)
     assert times == {EPOCH}
     assert {"gateway", "asyncssh", "cryptography", "psycopg"} <= components.keys()
-    # The interpreter, the system's libraries, and what is inside wheels.
+    # The SBOM contains the interpreter, system libraries, and libraries inside wheels.
     assert components.keys() & {"python3.13-minimal", "python"}
     for package in ("libc6", "ca-certificates"):
         version = yard.engine.docker(
@@ -326,7 +327,7 @@ def test_the_image_runs_read_only_without_privileges_and_is_ready_quickly(
         started = dt.datetime.fromisoformat(yard.engine.inspect("alone")["State"]["StartedAt"])
         took = (live - started).total_seconds()
         record_property("seconds_until_live", took)
-        assert took < 3 + machine.sum  # 0.24 on an idle machine
+        assert took < 3 + machine.sum  # 0.24 s on an idle machine
         yard.engine.docker("stop", "-t", "30", "alone", timeout=60)
         assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
     finally:
@@ -352,20 +353,20 @@ def test_a_tunnel_and_four_checks_use_little_memory(yard: Yard, record_property:
     try:
         names = [name.removeprefix("BACKEND_").lower() for name in urls if name.startswith("BACKEND")]
         yard.engine.docker("exec", "small", "gateway", "wait", "--max", "20s", *names)
-        time.sleep(5)  # some rounds of checks
+        time.sleep(5)  # let the checks run several times
         status = Path(f"/proc/{yard.engine.inspect('small')['State']['Pid']}/status").read_text()
         sizes = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith(" kB")}
         resident, own = sizes["VmRSS"], sizes["RssAnon"]
         record_property("resident_kib", resident)
         record_property("own_kib", own)
-        # How much of its libraries is in memory is the kernel's choice.
+        # The kernel decides how much of the libraries is resident.
         assert (resident < 84 * 1024, own < 54 * 1024) == (True, True), sizes
     finally:
         yard.engine.docker("rm", "-f", "-v", "small", check=False)
 
 
 def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_without_root(yard: Yard) -> None:
-    """Traffic through OpenVPN and WireGuard from a container without any other right."""
+    """OpenVPN and WireGuard carry traffic in a container with no other capabilities."""
     download(*build(yard.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
     installed = yard.engine.docker(
         "run", "--rm", "--entrypoint", "dpkg-query", "gateway-vpn", "-W", "-f=${Package} ${Version}\\n"
@@ -378,13 +379,13 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
     folder.mkdir()
     tun = folder / "tun"
     os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
-    tun.chmod(0o666)  # as udev makes it
+    tun.chmod(0o666)  # the mode that udev sets
     with contextlib.ExitStack() as stack:
         with inside(namespace):
             run(
                 f"set -e; ip addr add {BEHIND}/32 dev lo;"
                 f"iptables -t nat -I PREROUTING -p tcp -d {BEHIND} -j DNAT --to-destination 127.0.0.1;"
-                # There is no other way to it than a VPN.
+                # Without a VPN, containers cannot reach this address.
                 f"iptables -t raw -I PREROUTING -i docker0 -d {BEHIND} -j DROP"
             )
         authority = Authority(folder / "certificates")
@@ -420,7 +421,7 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
 
 @pytest.fixture
 def up(yard: Yard, request: pytest.FixtureRequest) -> Iterator[str]:
-    """An example, started."""
+    """The example, started with `docker compose up`."""
     example: str = request.param
     yard.prepare(example)
     done = yard.compose(example, "up", "-d", "--wait", "--wait-timeout", "60")
@@ -440,7 +441,7 @@ def test_an_app_with_the_gateway_beside_it(yard: Yard, up: str) -> None:
 
 @pytest.mark.parametrize("up", ["sidecar"], indirect=True)
 def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
-    """On TERM, a client that repeats queries for longer than `shutdown.delay` gets every response."""
+    """A client that repeats queries for longer than `shutdown.delay` after SIGTERM gets every response."""
     command = [
         "docker",
         "-H",
@@ -484,7 +485,8 @@ def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
         assert client.wait(30) == 0, client.stderr.read() if client.stderr else ""
         reader.join(10)
     assert state["ExitCode"] == 0
-    assert len([at for at in answers if at > began + 6]) > 3  # after `shutdown.delay`, which is 5 s
+    # `shutdown.delay` is 5 s; the client gets responses later, too
+    assert len([at for at in answers if at > began + 6]) > 3
     assert finished
 
 
@@ -502,7 +504,8 @@ def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
     for service, query in (("shop", QUERY_SOCKET), ("analysis", QUERY_POSTGRES_SOCKET)):
         done = ask(service, query)
         assert done.stdout.startswith("rows "), done.stderr
-    assert ask("shop", QUERY_SOCKET, "-u", "1001:1001").returncode == 1  # another user in the right container
+    # The container may connect, but this user may not.
+    assert ask("shop", QUERY_SOCKET, "-u", "1001:1001").returncode == 1
     assert ask("analysis", "import os; print(os.listdir('/run/databases'))").stdout == "['.s.PGSQL.5432']\n"
     reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
     assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
@@ -530,7 +533,7 @@ def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     assert query(yard).returncode == 1
     reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
     assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
-    # Networks that were removed while all was stopped.
+    # The networks are removed while all containers are stopped.
     yard.compose(up, "stop")
     engine.docker("network", "prune", "-f")
     assert yard.compose(up, "up", "-d").returncode == 1
@@ -538,7 +541,7 @@ def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     assert done.returncode == 0, done.stderr
     assert at_once().stdout.startswith("rows ")
     assert address() == before
-    # A crash of the engine: both come back by themselves.
+    # After a crash of the engine, both containers start without a command.
     engine.kill()
     engine.start()
     deadline = time.monotonic() + 60
@@ -604,7 +607,7 @@ def _remove_stack(engine: Engine, name: str) -> None:
 
 @pytest.mark.parametrize("up", ["nfs"], indirect=True)
 def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: str) -> None:
-    """The mount itself needs a kernel with NFS: `test_the_nfs_example_with_its_mount` does it in a guest."""
+    """A mount needs a kernel with NFS: `test_the_nfs_example_with_its_mount` mounts the volume in a guest."""
     config = json.loads(yard.compose(up, "--profile", "mount", "config", "--format", "json").stdout)
     options = config["volumes"]["media"]["driver_opts"]
     rendered = yard.compose(up, "exec", "-T", "gateway", "gateway", "render", "compose")
@@ -631,7 +634,7 @@ def test_the_vpn_example(yard: Yard) -> None:
             run(
                 f"set -e; ip addr add {behind}/32 dev lo;"
                 f"iptables -t nat -I PREROUTING -p tcp -d {behind} -j DNAT --to-destination 127.0.0.1;"
-                # Packets reach it only through the VPN, not from the containers' bridges.
+                # The VPN reaches this address, but the bridges of containers do not.
                 f"iptables -t raw -I PREROUTING -i br+ -d {behind} -j DROP"
             )
         stack.callback(server.stop)
@@ -652,7 +655,7 @@ def test_the_vpn_example(yard: Yard) -> None:
 
 
 def test_the_legacy_example_after_its_import(yard: Yard) -> None:
-    """The file is imported with the addresses and keys of the servers here. The kernel mounts nothing."""
+    """The test imports the file with the addresses and keys of the test's servers. The kernel mounts nothing."""
     need(shutil.which("patch") is not None, "patch (package patch)")
     yard.prepare("legacy")
     folder = yard.folder / "legacy"
@@ -691,7 +694,7 @@ def test_the_legacy_example_after_its_import(yard: Yard) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
-    """In a virtual machine, whose kernel can mount NFS."""
+    """The example runs in a virtual machine, whose kernel can mount NFS."""
     need_guest()
     yard.prepare("nfs")
     bastion, server = Bastion(yard.place / "near"), NfsServer(tmp_path / "nfs")
@@ -703,8 +706,8 @@ def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
         "GATEWAY_USER": str(yard.user("nfs")), "APP_IMAGE": "box", "MEDIA": f"127.0.0.1:{server.port}",
         "BASTION": f"{bastion.user}@{HOST}:{bastion.port}",
     }  # fmt: skip
-    app = {"network_mode": "none"}  # a network of its own needs more of the kernel
-    slow = {"healthcheck": {"timeout": "60s", "start_period": "120s"}}  # as an emulated machine is
+    app = {"network_mode": "none"}  # a container network needs additional kernel modules
+    slow = {"healthcheck": {"timeout": "60s", "start_period": "120s"}}  # an emulated machine needs longer deadlines
     (yard.folder / "nfs/override.json").write_text(json.dumps({"services": {"app": app, "gateway": slow}}))
     image = tmp_path / "gateway.tar"
     yard.engine.docker("save", "-o", str(image), "gateway")
@@ -733,7 +736,7 @@ compose logs gateway
 
 
 def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, Engine]) -> None:
-    """The servers are outside both nodes, and an app on each node queries by name."""
+    """An app on each node queries databases outside both nodes by the backend's name."""
     yard.prepare("swarm")
     folder = yard.folder / "swarm"
     manager, _ = swarm
@@ -790,13 +793,13 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
 
 @pytest.fixture(scope="module")
 def pods(yard: Yard) -> Iterator[Podman]:
-    """A Podman with the image, in the namespace of the engine that built it: its pods reach the same servers."""
+    """A Podman engine that has the image, in the network namespace of the Docker engine that built it."""
     need_podman()
     engine = Podman(yard.folder / "podman", yard.engine.namespace)
     try:
         engine.start()
         with inside(yard.engine.namespace):
-            run("iptables -I FORWARD -i podman+ -j ACCEPT")  # Docker's policy there is to drop
+            run("iptables -I FORWARD -i podman+ -j ACCEPT")  # Docker sets the policy DROP for forwarded packets
         kube.load(engine, yard.engine.url)
         yield engine
     finally:
@@ -804,7 +807,7 @@ def pods(yard: Yard) -> Iterator[Podman]:
 
 
 def kube_config(yard: Yard) -> dict[str, Any]:
-    """A database behind a bastion."""
+    """Return a configuration with a database behind a bastion."""
     bastion = {
         "kind": "ssh", "host": REMOTE, "port": yard.bastion.port, "user": yard.bastion.user,
         "identity_files": ["/run/secrets/tunnel_key"], "known_hosts": ["/run/secrets/known_hosts"],
@@ -817,7 +820,7 @@ def kube_config(yard: Yard) -> dict[str, Any]:
 
 
 def kube_secret(yard: Yard, name: str) -> dict[str, Any]:
-    """Return the files that the configuration names."""
+    """Return the secret files that the configuration uses."""
     files = {
         "tunnel_key": yard.bastion.client_key.read_text(), "orders_check": yard.mariadb.check_password,
         "known_hosts": yard.bastion.known_hosts.read_text().replace("127.0.0.1", REMOTE),
@@ -826,7 +829,7 @@ def kube_secret(yard: Yard, name: str) -> dict[str, Any]:
 
 
 def serves(yard: Yard, pods: Podman, name: str) -> None:
-    """Check that the probes of the pod pass, as for a kubelet and for Podman, and that a query works."""
+    """Check that the pod's probes pass for a kubelet and for Podman, and that a query works."""
     networks = pods.inspect(
         pods.podman("pod", "inspect", f"{name}-pod", "-f", "{{.InfraContainerID}}").stdout.strip()
     )

@@ -1,4 +1,4 @@
-"""`gateway import` of what people run: the configuration that it prints reaches real servers."""
+"""`gateway import` of common setups: the printed configuration reaches real servers."""
 
 from pathlib import Path
 

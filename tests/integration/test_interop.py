@@ -1,7 +1,7 @@
 """The link with several SSH servers and settings; compares the table in docs/interop.md with the results.
 
-`INTEROP_TABLE=1 pytest tests/integration/test_interop.py` measures three times instead of once, beside `ssh -L`, and
-writes the table.
+`INTEROP_TABLE=1 pytest tests/integration/test_interop.py` measures three times instead of once, and
+`ssh -L` too, and writes the table.
 """
 
 import asyncio
@@ -47,17 +47,17 @@ COLUMNS = (
     "half-closes", "new keys: asked by it + by us", "killed",
 )  # fmt: skip
 LASTING = ("cipher", "data plane", "half-closes", "killed")
-"""Columns that do not depend on the machine: the page must say what the test finds."""
+"""Columns whose values do not depend on the machine, so that docs/interop.md must contain the test's results."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table.
+    """One row of the table: a server and its settings.
 
     Args:
-        name: Its first cell.
-        make: Makes the server in a folder; takes `rekey`.
-        new_keys: How often the server asks for new keys at least while 200 MB go both ways.
+        name: The first cell of the row.
+        make: The function that creates the server in a directory; the function takes the argument `rekey`.
+        new_keys: The minimum number of key exchanges that the server starts during 200 MB in both directions.
     """
 
     name: str
@@ -84,7 +84,7 @@ MEASURED: dict[str, dict[str, str]] = {}
 
 
 def documented() -> dict[str, dict[str, str]]:
-    """Return the table of the page, by its first column."""
+    """Return the rows of the table in docs/interop.md by their first column."""
     lines = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert tuple(head) == COLUMNS
@@ -92,7 +92,7 @@ def documented() -> dict[str, dict[str, str]]:
 
 
 def note(row: Row, **cells: str) -> None:
-    """Record results by the names in `COLUMNS`; compare those that do not depend on the machine with the page."""
+    """Record results by the names in `COLUMNS`; compare the results of `LASTING` columns with docs/interop.md."""
     MEASURED.setdefault(row.name, {"server": row.name}).update(cells)
     if not WRITING:
         page = documented()[row.name]
@@ -107,7 +107,7 @@ def test_the_page_has_exactly_the_tested_rows() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def table() -> Iterator[None]:
-    """Write the table if requested; a failed row has gaps."""
+    """Write the table at the end if `INTEROP_TABLE` is set; a failed row has empty cells."""
     yield
     if WRITING:
         text = PAGE.read_text()
@@ -119,7 +119,7 @@ def table() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of the backend, which is a separate process."""
+    """The port of the backend, which runs in a separate process."""
     port = free_port()
     process = Process([sys.executable, str(TRAFFIC), "serve", str(port)], tmp_path_factory.mktemp("traffic") / "log")
     process.start(port)
@@ -150,7 +150,7 @@ def peer(row: Row, tmp_path: Path) -> Iterator[Peer]:
 
 @contextlib.asynccontextmanager
 async def forwarding(link: SshLink, to: int) -> AsyncIterator[int]:
-    """Run a listener that joins its clients to the link; yield its port."""
+    """Run a listener whose clients are joined to the link; yield the port of the listener."""
     loop = asyncio.get_running_loop()
     joining: set[asyncio.Task[None]] = set()
 
@@ -182,7 +182,7 @@ async def forwarding(link: SshLink, to: int) -> AsyncIterator[int]:
 
 @contextlib.asynccontextmanager
 async def clients(*arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A client program of `traffic.py`, in a session of its own: the kernel shares its time between sessions."""
+    """Run a client of `traffic.py` in a new session, because the kernel shares processor time between sessions."""
     words = [str(TRAFFIC), *map(str, arguments)]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *words, stdout=asyncio.subprocess.PIPE, start_new_session=True
@@ -196,7 +196,7 @@ async def clients(*arguments: object) -> AsyncIterator[asyncio.subprocess.Proces
 
 
 async def run(*arguments: object) -> str:
-    """Run clients until they end; return their output."""
+    """Run a client program until it ends; return its output."""
     async with clients(*arguments) as process:
         said, _ = await process.communicate()
         assert process.returncode == 0, arguments
@@ -205,7 +205,7 @@ async def run(*arguments: object) -> str:
 
 @pytest.fixture
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """Counts the key exchanges after the first one of a connection, by their initiator."""
+    """The number of later key exchanges of all connections, by their initiator; the first exchange does not count."""
     asked = {"us": 0, "them": 0}
     ours: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
     answered: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
@@ -215,7 +215,7 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     )
 
     def starting(self: Any) -> None:
-        # Where we answer, asyncssh has kept the peer's new request already.
+        # When this side answers, asyncssh has already stored the peer's new request.
         ours[self] = self._server_kexinit == answered.get(self)
         start(self)
 
@@ -256,7 +256,7 @@ def rate(seconds: list[float]) -> str:
     return f"{2 * BULK / 1e6 / statistics.median(seconds):,.0f}"
 
 
-async def test_200_mb_both_ways_at_once(
+async def test_bulk_transfers_in_both_directions_at_the_same_time(
     row: Row, peer: Peer, backend: int, tmp_path: Path, exchanges: dict[str, int]
 ) -> None:
     ours, sshs = [], []
@@ -277,7 +277,7 @@ async def test_200_mb_both_ways_at_once(
     assert exchanges["them"] >= row.new_keys
 
 
-async def test_200_connections(row: Row, peer: Peer, backend: int) -> None:
+async def test_two_hundred_connections_open_at_the_same_time(row: Row, peer: Peer, backend: int) -> None:
     async with opened(options(peer)) as link:
         async with forwarding(link, backend) as port:
             half_closes = await run("ask", port)
@@ -288,7 +288,7 @@ async def test_200_connections(row: Row, peer: Peer, backend: int) -> None:
     note(row, **{"200 connections, s": f"{took:.1f}", "half-closes": half_closes})
 
 
-async def test_new_keys(
+async def test_key_exchanges_by_either_side_during_transfers(
     row: Row, tmp_path: Path, backend: int, monkeypatch: pytest.MonkeyPatch, exchanges: dict[str, int]
 ) -> None:
     with serving(row.make(tmp_path / "peer", rekey=4 << 20)) as peer:
@@ -343,7 +343,9 @@ async def test_keepalive_requests_of_a_server_are_answered(tmp_path: Path, backe
         async with opened(options(peer, keepalive=PATIENT)) as link, asyncio.timeout(40):
             reader = link._connections[0]._conn.packet_transport.reader  # type: ignore[attr-defined]
             heard: set[float] = set()
-            while len(heard) < 6:  # two of before; without an answer, the connection ends after the third question
+            while (
+                len(heard) < 6
+            ):  # two packets precede the requests; after three unanswered requests, sshd disconnects
                 assert link.status().connections == 1
                 heard.add(reader.last_received)
                 await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A login that fails or is cancelled at any point leaks nothing."""
+"""An SSH login that fails or is cancelled at any point leaks no resources."""
 
 import asyncio
 import os
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.integration
 
 
 class Struck:
-    """Awaits a coroutine, and injects an event at its n-th suspension.
+    """An awaitable that runs a coroutine, and injects a fault at its n-th suspension.
 
     Args:
-        inner: The coroutine.
-        at: The wait that is struck, counted from 0.
-        fault: `cancelled` at once, or `late`, when what it waits for is there; `failed` with an error; `expired` with
-            the deadline.
-        deadlines: Those that the coroutine made.
+        inner: The coroutine to run.
+        at: The number of the suspension that gets the fault, counted from 0.
+        fault: `cancelled` cancels the awaited future; `late` cancels the coroutine when the awaited future is done;
+            `failed` raises an error; `expired` expires the last deadline.
+        deadlines: The deadlines that the coroutine has created.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ def agent(server: Bastion) -> Iterator[Path]:
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            process.stdout.readline()  # it listens
+            process.stdout.readline()  # the agent prints a line when it listens
             environment = {**os.environ, "SSH_AUTH_SOCK": str(path)}
             subprocess.run(["ssh-add", "-q", server.client_key], env=environment, check=True, timeout=10)
             yield path
@@ -90,7 +90,7 @@ def agent(server: Bastion) -> Iterator[Path]:
 
 
 def open_things() -> tuple[int, int, int, int]:
-    """Return the descriptors, relay handlers, files in asyncio's selector, and tasks."""
+    """Return the numbers of descriptors, relay handlers, files in asyncio's selector, and tasks."""
     selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
     return (
         len(list(Path("/proc/self/fd").iterdir())),
@@ -108,7 +108,7 @@ def connecting(chosen: SshOptions) -> Coroutine[Any, Any, PooledConnection]:
     ("fault", "plane"),
     [
         *((fault, "native") for fault in ("cancelled", "late", "failed", "expired")),
-        # Nothing can fail where asyncssh's own `connect` waits for its future.
+        # asyncssh's own `connect` waits for a future that cannot fail.
         *((fault, "another asyncssh") for fault in ("cancelled", "late", "expired")),
     ],
 )
@@ -142,12 +142,12 @@ async def test_a_fault_at_any_await_of_a_login_leaks_nothing(
         monkeypatch.setattr(asyncio, "timeout", original)
         await until_only(before, server)
     else:
-        pytest.fail("it never ends")
+        pytest.fail("the login has too many suspensions")
     assert at > 4
 
 
 async def until_only(before: tuple[int, int, int, int], server: Bastion) -> None:
-    """Wait until this process and the server hold no more than before."""
+    """Wait until this process and the server have no more resources than before the login."""
     deadline = asyncio.get_running_loop().time() + 20
     while (now := open_things()) != before or server.sessions():
         if asyncio.get_running_loop().time() > deadline:

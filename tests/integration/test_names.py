@@ -1,4 +1,4 @@
-"""Ambiguous names and explanations on a real engine, with the gateway in a container."""
+"""Ambiguous names, and explanations of access, on a real engine with the gateway in a container."""
 
 import json
 import subprocess
@@ -80,7 +80,7 @@ def test_shadowing_of_a_service_of_the_same_project_is_reported(site: Site, inte
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
     shop(site)
     site.wait(lambda: site.attachment("shop-app-1") == ("attached", None))
-    # Which of them it reaches is the engine's choice: here it follows the networks' names, internal ones last.
+    # The engine chooses the host of a name: Docker prefers the first network by name, and internal networks last.
     there = ("the-shops-own", "orders-here")
     site.wait(lambda: site.says("shop-app-1") in there)
     assert site.says("shop-app-1") == there[0 if internal else 1]
@@ -103,7 +103,7 @@ def test_refuse_does_not_attach_and_detaches_ambiguous_containers(site: Site) ->
     site.wait(lambda: site.attachment("shop-app-1") == ("blocked", "name_conflict"))
     site.wait(lambda: not site.engine.attached("shop-app-1", "apps"))
     assert site.says("shop-app-1") == "the-shops-own"
-    # One that was attached before the name appeared.
+    # The gateway attached this container before the name conflict existed.
     site.engine.docker("network", "create", "yard")
     site.engine.run("first", "--network", "yard", *OPT_IN)
     site.reaches("first")
@@ -111,7 +111,7 @@ def test_refuse_does_not_attach_and_detaches_ambiguous_containers(site: Site) ->
     site.wait(lambda: site.attachment("first") == ("blocked", "name_conflict"))
     site.wait(lambda: not site.engine.attached("first", "apps"))
     site.wait(lambda: reached(site, "first") == "no")
-    # And is attached again when it is gone.
+    # The gateway attaches the container again after the conflict has ended.
     site.engine.docker("rm", "-f", "second")
     site.reaches("first")
 
@@ -126,14 +126,14 @@ def test_explain_shows_why_a_container_reaches_a_backend_or_does_not(site: Site)
     engine.run("beside", "--network", "container:good", *OPT_IN)
     own = (*OPT_IN, "--label", "gateway.backends=orders,media")
     engine.run("named", "--add-host", "orders:127.0.0.1", *own)
-    # Docker would give this one's address to everybody who asks for the backend.
+    # Docker would return this container's address for the backend's name.
     engine.run("thief", "--hostname", "orders", *own)
     site.reaches("good")
     site.wait(lambda: site.attachment("no-label") == site.attachment("named") == ("attached", None))
     site.wait(lambda: site.attachment("beside") == ("attached", None))
     site.wait(lambda: site.attachment("thief") == ("blocked", "alias_conflict"))
     assert not engine.attached("thief", "apps")
-    # What it says is what happens.
+    # The explanation matches the actual access of each container.
     for name, expected in (("good", "yes"), ("plain", "no"), ("typo", "no"), ("no-label", "no"), ("beside", "yes")):
         site.wait(lambda name=name, expected=expected: reached(site, name) == expected)  # type: ignore[misc]
         if expected == "yes":
@@ -153,11 +153,11 @@ def test_explain_shows_why_a_container_reaches_a_backend_or_does_not(site: Site)
     assert "uses this container's network" in command("explain", "beside", *socket).stdout
     unknown = command("explain", "absent", *socket)
     assert (unknown.returncode, "no container 'absent'" in unknown.stderr) == (2, True)
-    # Mistakes and attachments are in the log, once.
+    # The log contains each mistake and each attachment once.
     assert log_of(site).count("typo: unknown label gateway.enabled: did you mean gateway.enable?") == 1
     assert "docker action completed" in log_of(site)
     engine.docker("stop", "-t", "0", "db")
-    # Its address answers nothing: three checks have to time out.
+    # The address of the stopped database does not respond, so three checks must time out.
     site.wait(lambda: "the backend is down" in of_backend(site, "good")["why"], timeout=60)
 
 

@@ -1,4 +1,4 @@
-"""The native data plane with real servers: it carries the same bytes as asyncssh's channels."""
+"""The native data plane with real servers carries the same bytes as asyncssh's channels."""
 
 import asyncio
 import contextlib
@@ -54,11 +54,8 @@ def plane(link: SshLink) -> str:
     return str(link.status().data_plane)
 
 
-# The same bytes.
-
-
 async def exchange(link: SshLink, port: int, forth: list[bytes], *, end_first: bool) -> bytes:
-    """Send `forth` to an echo server; return the response. `end_first`: half-close before reading."""
+    """Send `forth` to an echo server; return the response. With `end_first`, half-close before reading."""
     loop = asyncio.get_running_loop()
     sock = await link.socket(Endpoint("127.0.0.1", port))
     got = bytearray()
@@ -137,11 +134,8 @@ async def test_every_size_from_one_byte_to_several_packets(bastions: dict[str, B
                     assert got == sent
 
 
-# New keys in the middle.
-
-
 @pytest.mark.parametrize("who", ["us", "sshd", "both"])
-async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
+async def test_key_exchanges_during_bulk_traffic_in_both_directions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     need_sshd()
@@ -172,14 +166,11 @@ async def test_new_keys_in_the_middle_of_bulk_traffic_both_ways(
         bastion.stop()
 
 
-# Many channels.
-
-
 async def test_channel_numbers_wrap_around_over_thousands_of_channels(bastions: dict[str, Bastion]) -> None:
     with serving(echoing) as port:
         async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
             conn = link._connections[0]._conn
-            conn._next_recv_chan = 0xFFFFFFFF - 500  # the numbers wrap on the way
+            conn._next_recv_chan = 0xFFFFFFFF - 500  # the channel numbers overflow after 500 channels
             for _ in range(20):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(50)) for _ in range(100)))
             async with asyncio.timeout(15):
@@ -204,7 +195,7 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
 
             before, now = -1, 0
             async with asyncio.timeout(20):
-                while not before == now > 0:  # until the flood has filled what there is
+                while not before == now > 0:  # until the flood has filled all buffers
                     await asyncio.sleep(0.2)
                     before, now = now, held()
             took = []
@@ -217,9 +208,6 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
             assert held() <= 21 * 2 * 1024 * 1024
             for sock in deaf:
                 sock.close()
-
-
-# A peer that does wrong.
 
 
 def unknown_channel(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
@@ -291,7 +279,7 @@ async def test_a_protocol_violation_closes_only_its_own_connection(
 async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(tmp_path: Path) -> None:
     class Session(asyncssh.SSHTCPSession[bytes]):
         def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
-            # The last words, the end and the close, together: a server that turns a client away.
+            # A server that refuses a client sends its message, the EOF and the CLOSE together.
             chan.write(b"too many connections")
             chan.write_eof()
             chan.close()
@@ -313,7 +301,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(tm
     )
     async with server, opened(options(bastion)) as link:
         loop = asyncio.get_running_loop()
-        for _ in range(50):  # the same descriptor each time
+        for _ in range(50):  # each round reuses the same descriptor
             sock = await link.socket(Endpoint("db", 1))
             got = bytearray()
             async with asyncio.timeout(15):
@@ -326,7 +314,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(tm
 async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other_channel(
     bastions: dict[str, Bastion],
 ) -> None:
-    """The backend closes while its response is buffered for a slow client, which continues to send."""
+    """The backend closes while the gateway buffers the response for a slow client, which continues to send."""
     payload = os.urandom(1 << 20)
 
     def answer_and_close(client: socket.socket) -> None:
@@ -405,7 +393,7 @@ async def test_a_connection_that_fails_during_uploads_is_noticed(bastions: dict[
 
 
 async def test_a_modified_packet_closes_the_connection(bastions: dict[str, Bastion], tmp_path: Path) -> None:
-    """A bit is flipped on the path: the tag does not match, and no byte of the packet reaches the client."""
+    """One bit is flipped on the path, so the tag does not match; no byte of the packet reaches the client."""
     loop = asyncio.get_running_loop()
     flip = asyncio.Event()
     port = bastions["openssh"].port
@@ -449,9 +437,10 @@ KINDS_OF_PACKET = st.sampled_from([90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 
 def test_any_sequence_of_authentic_packets_is_handled(
     bastions: dict[str, Bastion], packets: list[tuple[int, int, bytes]]
 ) -> None:
-    """A peer with the keys sends anything: at most, its connection ends cleanly or with an error.
+    """A peer that has the keys sends arbitrary packets: its connection stays open, or ends with or without an error.
 
-    The native data plane decrypts the packets as if the peer had sent them; another connection stays unaffected.
+    The test passes the packets to the native data plane as if it had decrypted them; another connection is
+    unaffected.
     """
 
     keys: dict[int, bytes] = {}
@@ -499,7 +488,7 @@ def test_any_sequence_of_authentic_packets_is_handled(
 async def test_garbage_instead_of_packets_closes_only_the_connection(
     bastions: dict[str, Bastion],
 ) -> None:
-    """Random bytes of many lengths on the socket after the login only close the connection."""
+    """Random bytes of many lengths on the socket after the login have no effect except a closed connection."""
     rng = random.Random(7)
     for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
         async with opened(options(bastions["openssh"], keepalive=PATIENT)) as link:

@@ -1,4 +1,4 @@
-"""Limits of what one SSH connection makes this process hold: bytes for slow clients, replies to the peer."""
+"""Memory limits of one SSH connection: buffered bytes for slow clients, and queued replies to the peer."""
 
 import asyncio
 import contextlib
@@ -52,7 +52,7 @@ def clients() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
 
 @pytest.fixture
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The times of key exchanges, by `time.monotonic()`."""
+    """The monotonic times of the key exchanges, in seconds."""
     seen: list[float] = []
     original = client_connection.ClientConnection.send_newkeys
 
@@ -99,7 +99,7 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
         held.append(conn)
         conn._transport.pause_reading()  # type: ignore[union-attr]
         packets: list[bytes] = []
-        with pytest.MonkeyPatch.context() as patch:  # asyncio's transport takes quadratic time for many writes
+        with pytest.MonkeyPatch.context() as patch:  # many writes take quadratic time in asyncio's transport
             patch.setattr(conn, "_send", packets.append)
             for _ in range(80_000):
                 conn.send_packet(asyncssh_internals.MSG_CHANNEL_REQUEST, UInt32(number), String("x"), Boolean(True))
@@ -115,13 +115,13 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
         for _ in range(100):
             await asyncio.sleep(0.01)
             most = max(most, len(writer._backlog))
-        assert most < packet_writer.MAX_CONTROL_BACKLOG + (1 << 20)  # one more receive's answers
+        assert most < packet_writer.MAX_CONTROL_BACKLOG + (1 << 20)  # one more read may add replies
         held[0]._transport.resume_reading()  # type: ignore[union-attr]
         await until(lambda: not writer.congested)
 
 
 async def test_replies_queued_during_a_key_exchange_are_bounded(tmp_path: Path) -> None:
-    """Replies wait until the peer has sent its keys; a peer that sends requests instead is disconnected."""
+    """Replies wait for the end of a key exchange; a peer that sends requests meanwhile is disconnected."""
     async with attacked(tmp_path, lambda *_: None) as link:
         conn = link._connections[0]._conn
         assert isinstance(conn, client_connection.ClientConnection)
@@ -179,7 +179,7 @@ async def test_data_held_after_a_channel_closes_is_accounted_until_delivery(tmp_
         assert relay.buffered > 500_000
         assert relay.window.size >= relay.buffered
         assert before - INITIAL_BUDGET.available >= relay.buffered
-        assert await read_all(client) == said  # and a clean end: a close needs no EOF before it
+        assert await read_all(client) == said  # the client sees a clean end, although the CLOSE had no EOF before it
         assert await relay.ended is CloseReason.FINISHED
         assert relay.buffered == 0
     assert before == INITIAL_BUDGET.available
@@ -221,7 +221,7 @@ async def test_received_bytes_count_towards_a_key_exchange(
 async def test_a_server_that_overcounts_long_packets_gets_short_packets(
     tmp_path: Path, exchanges: list[float]
 ) -> None:
-    """OpenSSH with a small RekeyLimit: an exchange for every packet of 128 KiB, and one for every few of 32 KiB."""
+    """With a small RekeyLimit, OpenSSH starts a key exchange for each packet of 128 KiB, but not of 32 KiB."""
     need_sshd()
     said = os.urandom(16 << 20)
     bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 1M").start()

@@ -1,4 +1,4 @@
-"""Labelling a container changes only the backends that it reaches. Uses two real engines in namespaces.
+"""A label on a container changes only its access to backends. The tests use two real engines in namespaces.
 
 Docker 26.1 has no gateway priority (API 1.48), so that part is tested against an engine in memory:
 tests/unit/docker/test_networks.py.
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 MIDDLE = SPACES[0]
 OUTSIDE, NAMED = "10.77.0.254", "outside.test"
-"""A server that is in no engine's network, and its name in the DNS, which it serves itself."""
+"""The address of a server outside all Docker networks, and its DNS name; the server is also the name server."""
 DNS = ("--dns", OUTSIDE)
 PER_PROJECT = "{apps: {per: project}}"
 
@@ -50,7 +50,7 @@ def outside(words: Path) -> Iterator[None]:
     (words / "name").write_text("outside")
     stop = threading.Event()
     with inside(MIDDLE):
-        # Both stay where they were made.
+        # Socket and process stay in the namespace in which they are created.
         dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server = subprocess.Popen(["busybox", "httpd", "-f", "-p", "8080", "-h", words], stdin=subprocess.DEVNULL)
     names = threading.Thread(target=serve_dns, args=(dns, stop))
@@ -69,7 +69,7 @@ def outside(words: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Engine]]:
-    """Two engines, and a server between them."""
+    """Two engines, and a server that both can reach."""
     need_engine()
     with two_engines(tmp_path_factory.mktemp("engines")) as found:
         ip("-n", MIDDLE, "addr", "add", f"{OUTSIDE}/24", "dev", BRIDGE)
@@ -79,13 +79,13 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, 
 
 @pytest.fixture
 def engine(engines: tuple[Engine, Engine]) -> Iterator[Engine]:
-    """The first engine, emptied after the test."""
+    """The first engine; the fixture removes its containers and networks after the test."""
     yield engines[0]
     engines[0].remove_all()
 
 
 class Networks(Site):
-    """A gateway with configured networks."""
+    """A site whose gateway has configured networks."""
 
     networks = PER_PROJECT
 
@@ -107,7 +107,7 @@ class Networks(Site):
         assert self.client.post("/-/reload")[0] == 200
 
     def warnings(self) -> list[str]:
-        """Return the warnings except those about the gateway's address."""
+        """Return all warnings except the warnings about the gateway's address."""
         return [each for each in self.get("/api/v1/status")["docker"]["warnings"] if "--ip-range" not in each]
 
     def names(self) -> set[str]:
@@ -125,7 +125,7 @@ APPS = {
     "blog-web": ("blog", "blog_default", "10.80.2.11"),
     "sealed": ("vault", "vault_default", "10.80.3.11"),
 }
-"""Containers with their project, network and address there."""
+"""For each container, its project, its network and its address on this network."""
 
 
 def create_networks(engine: Engine) -> None:
@@ -137,7 +137,7 @@ def create_networks(engine: Engine) -> None:
 
 
 def deploy(engine: Engine, *options: str) -> None:
-    """Recreate every container with these options."""
+    """Recreate every container, with these additional options."""
     engine.docker("rm", "-f", *APPS, check=False)
     for name, (project, network, address) in APPS.items():
         published = ("-p", "18080:8080") if name == "shop-web" else ()
@@ -149,15 +149,15 @@ def deploy(engine: Engine, *options: str) -> None:
 
 
 def addresses(engine: Engine, name: str) -> dict[str, str]:
-    """Return a container's addresses by network."""
+    """Return the addresses of a container by network."""
     networks = engine.inspect(name)["NetworkSettings"]["Networks"]
     return {network: each["IPAddress"] for network, each in networks.items()}
 
 
 def answers(engine: Engine, container: str, targets: set[str]) -> dict[str, str]:
-    """Return what answers a container at each of these addresses; empty: no response."""
+    """Return the response that a container gets from each of these addresses; empty: no response."""
     asked = " ".join(sorted(targets))
-    # All at once, with time for a busy machine: what is cut off takes it all.
+    # The requests run in parallel, because a request to an unreachable address takes the whole timeout.
     script = f"for a in {asked}; do (echo $a $(timeout 5 wget -q -O - http://$a:8080/name)) & done; wait"
     busybox = ("busybox",) if container == "gateway" else ()
     reported = engine.docker("exec", container, *busybox, "sh", "-c", script, check=False, timeout=60).stdout
@@ -167,7 +167,7 @@ def answers(engine: Engine, container: str, targets: set[str]) -> dict[str, str]
 
 
 def everywhere(containers: Mapping[str, Engine], targets: set[str]) -> dict[str, dict[str, str]]:
-    """Return what answers each of these containers."""
+    """Return for each container its responses from these addresses."""
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda each: answers(containers[each], each, targets), containers)
         return dict(zip(containers, found, strict=True))
@@ -185,7 +185,7 @@ def routes(engine: Engine, container: str) -> dict[str, set[str]]:
 
 
 class Seen:
-    """A snapshot of what containers reach, and how."""
+    """A snapshot of the routes of containers, and of the addresses that they reach."""
 
     def __init__(self, engine: Engine, containers: tuple[str, ...] = (*APPS, "gateway")) -> None:
         self.routes = {each: routes(engine, each) for each in containers}
@@ -212,7 +212,7 @@ def test_labelling_a_container_changes_only_its_access_to_the_backend(site: Netw
     deploy(engine)
     site.begin()
     before = Seen(engine)
-    # What is measured shows what it should: apps reach their project and the world, except for the sealed one.
+    # The snapshot shows that apps reach their project and outside servers, except for the sealed app.
     assert before.reaches["shop-web", "shop-db", "shop_default"] == "shop-db"
     assert before.reaches["shop-web", "blog-web", "blog_default"] == ""
     for place in (OUTSIDE, NAMED):
@@ -220,7 +220,8 @@ def test_labelling_a_container_changes_only_its_access_to_the_backend(site: Netw
             "shop-web": "outside", "shop-db": "outside", "blog-web": "outside", "sealed": "", "gateway": "outside",
         }  # fmt: skip
     assert before.published == "shop-web"
-    assert {len(before.routes[each]["default"]) for each in APPS} == {0, 1, 2}  # sealed, blog; shop has IPv6 too
+    # `sealed` has no default route, `blog` one, and `shop` one more for IPv6
+    assert {len(before.routes[each]["default"]) for each in APPS} == {0, 1, 2}
 
     deploy(engine, *OPT_IN)
     for name in APPS:
@@ -238,7 +239,7 @@ def test_labelling_a_container_changes_only_its_access_to_the_backend(site: Netw
         if network.startswith("apps-") and who != "gateway":
             same = APPS[who][0] == APPS[whom][0]
             assert word == (whom if same else ""), (who, whom, network)
-    # The gateway is on every network of a project, and does not lead from one to another.
+    # The gateway is on the network of each project, but does not route between the networks.
     assert set(addresses(engine, "gateway")) == {"far", "apps-shop", "apps-blog", "apps-vault"}
     blog = addresses(engine, "blog-web")["apps-blog"]
     through = addresses(engine, "gateway")["apps-shop"]
@@ -254,7 +255,7 @@ def test_labelling_a_container_changes_only_its_access_to_the_backend(site: Netw
 
 @pytest.fixture
 def skips_iptables(engine: Engine) -> Iterator[None]:
-    """Let bridged packets skip iptables, as without br_netfilter."""
+    """Let bridged packets skip iptables until the block ends, as on a host without br_netfilter."""
     setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     with inside(engine.namespace):
         before = setting.read_text()
@@ -328,8 +329,8 @@ def test_a_network_that_is_not_internal_changes_the_default_route(site: Networks
     after = Seen(engine, tuple(APPS))
     assert after.reaches["sealed", "outside", OUTSIDE] == "outside"
     assert after.routes["blog-web"]["default"] != before.routes["blog-web"]["default"]
-    assert site.warnings() == []  # it is what the configuration says
-    # A name that sorts last leaves the routes of those that have one.
+    assert site.warnings() == []  # the configuration permits this route
+    # A network whose name sorts last does not change an existing default route.
     site.change("{z-last: {internal: false}}")
     for name in APPS:
         site.wait(lambda name=name: list(addresses(engine, name)).count("a-first") == 0)  # type: ignore[misc]
@@ -362,7 +363,7 @@ def test_a_network_of_an_earlier_version_is_kept_and_replaced_by_another_name(si
     site.change("{apps: {internal: false}}")
     site.wait(lambda: site.warnings() == [])
     assert engine.inspect("apps")["Id"] == before
-    # Another name: it is made, containers move, and the old one goes.
+    # After a change of the name, the gateway creates the new network, moves containers, and removes the old one.
     site.change("{inner: {}}")
     site.wait(lambda: "apps" not in site.names())
     assert engine.inspect("inner")["Internal"] is True
@@ -379,7 +380,7 @@ def test_a_gateway_without_a_route_to_the_outside_warns(site: Networks) -> None:
     assert answers(engine, "gateway", {OUTSIDE}) == {OUTSIDE: ""}
     status = command("status", "--admin-socket", str(site.folder / "admin.sock")).stdout
     assert "docker network connect bridge gateway" in " ".join(status.split())
-    # As it says.
+    # The command in the warning solves the problem.
     engine.docker("network", "connect", "bridge", "gateway")
     site.wait(lambda: site.warnings() == [])
     assert answers(engine, "gateway", {OUTSIDE}) == {OUTSIDE: "outside"}
@@ -403,20 +404,20 @@ def test_project_networks_are_created_and_removed_and_consumers_are_known_on_eac
     assert {name: each["backends"]["orders"]["total"] > 0 for name, each in reported.items() if each["backends"]} == {
         "shop-1": True, "shop-2": True, "blog-1": True, "lone": True,
     }  # fmt: skip
-    # Another container of a project, without the label, is not let in from its address.
+    # The gateway refuses a container of the same project that has no label.
     engine.run("guest")
     engine.docker("network", "connect", "apps-shop", "guest")
     site.wait(lambda: "guest" in site.get("/api/v1/consumers")["consumers"])
     assert site.says("guest", within=10) == ""
     engine.docker("rm", "-f", "guest")
-    # A network goes with its last container, and nothing else changes.
+    # The gateway removes a network after its last container, and changes nothing else.
     engine.docker("rm", "-f", "shop-1")
     engine.docker("restart", "-t", "0", "shop-2")
     site.reaches("shop-2")
     engine.docker("rm", "-f", "shop-2", "lone")
     site.wait(lambda: {each for each in site.names() if each.startswith("apps")} == {"apps-blog"}, timeout=40)
     site.reaches("blog-1")
-    # One that a Compose file made is joined for whoever is on it.
+    # The gateway joins a network that a Compose file created, and serves its containers.
     engine.docker("network", "create", "--internal", "--subnet", "10.82.0.0/24", "apps-mail")
     engine.run("mail", "--network", "apps-mail", *label)
     site.reaches("mail")
@@ -439,7 +440,7 @@ def test_exhausted_address_ranges_block_and_name_the_setting(site: Networks) -> 
 
 @pytest.fixture
 def swarm(engines: tuple[Engine, Engine]) -> Iterator[tuple[Engine, Engine]]:
-    """Both engines in one swarm; the first is its manager."""
+    """Both engines in one swarm; the first engine is the manager."""
     manager, worker = engines
     join(manager, worker)
     yield manager, worker
@@ -473,7 +474,7 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
         sites.append(site)
     leader, other = sites
     assert manager.inspect("mesh")["Internal"] is True
-    # A container on the worker reaches the manager's gateway, and nothing outside but what it reached before.
+    # A container on the worker reaches the manager's gateway, and no additional outside addresses.
     worker.docker("network", "create", "--internal", "--subnet", "10.83.0.0/24", "sealed")
     worker.run("app", "--network", "sealed", *OPT_IN, "--label", "gateway.network=mesh")
     other.wait(lambda: worker.attached("app", "mesh"), timeout=30)
@@ -481,9 +482,9 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
     other.wait(lambda: other.says("app", far) == "orders-here", timeout=60)
     assert routes(worker, "app")["default"] == set()
     assert answers(worker, "app", {OUTSIDE}) == {OUTSIDE: ""}
-    # Neither agent sees the other's network as one that has a route out.
+    # Neither agent reports that the overlay network has a route out.
     assert not any("not internal" in line for site in sites for line in site.warnings())
-    # Stacks on both nodes, with an own route out, with the default one, and with none.
+    # The stacks run on both nodes: one has its own route out, one the default route, and one no route.
     manager.docker("network", "create", "-d", "overlay", "front")
     manager.docker("network", "create", "-d", "overlay", "--internal", "back")
     serve = "echo $(hostname) >/tmp/name && exec httpd -f -p 8080 -h /tmp"
@@ -513,7 +514,7 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
                 )
         tasks = {(each, stack): task(each, stack, f"apps--stack-{stack}") for each, stack in places}
         assert from_tasks(tasks, {OUTSIDE, NAMED}) == before
-        # The stacks' own networks keep them apart, and join each over both nodes.
+        # The network of a stack connects its tasks on both nodes, and separates the stack from others.
         places_at = {place: addresses(place[0], name)[f"apps--stack-{place[1]}"] for place, name in tasks.items()}
         for (_, stack), found in from_tasks(tasks, set(places_at.values())).items():
             assert {address for address, word in found.items() if word} == {places_at[node, stack] for node in swarm}
@@ -523,11 +524,11 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
 
 
 STACKS = {"shop": "", "blog": "front", "vault": "back"}
-"""Swarm stacks with the network that each has of its own."""
+"""Swarm stacks, with the additional network of each; empty: none."""
 
 
 def task(engine: Engine, stack: str, network: str | None = None) -> str:
-    """Return the container ID of the running task of a stack on a node and network; empty: none."""
+    """Return the container ID of a stack's running task on a node and a network; empty: no such task."""
     on = ("--filter", f"network={network}") if network else ()
     running = ("--filter", "status=running", "--filter", f"name={stack}_web")
     return next(iter(engine.docker("ps", "-q", *running, *on).stdout.split()), "")
@@ -536,6 +537,6 @@ def task(engine: Engine, stack: str, network: str | None = None) -> str:
 def from_tasks(
     tasks: Mapping[tuple[Engine, str], str], targets: set[str]
 ) -> dict[tuple[Engine, str], dict[str, str]]:
-    """Return what answers the tasks of a stack on a node."""
+    """Return for each task, by node and stack, its responses from these addresses."""
     found = everywhere({name: place[0] for place, name in tasks.items()}, targets)
     return {place: found[name] for place, name in tasks.items()}

@@ -22,7 +22,7 @@ from tests.support.lateness import Lateness
 pytestmark = pytest.mark.integration
 
 SOON = 12.0
-"""Ten seconds, and what a busy machine adds."""
+"""The maximum seconds until a detection: ten, and two more for a busy machine."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def start(gateway: Gateway, bastion: Bastion, server: NfsServer, check: str, *ar
 
 
 def wait_down(gateway: Gateway, reason: str) -> None:
-    """Check that the backend is down within SOON, apart from the lateness of this machine."""
+    """Check that the backend is down within `SOON`, plus the measured delays of this machine."""
     with Lateness() as machine:
         took = gateway.wait(lambda: gateway.state("media") == ("down", reason))
     assert took < SOON + machine.sum, gateway.log
@@ -48,11 +48,12 @@ def wait_down(gateway: Gateway, reason: str) -> None:
 
 @contextlib.contextmanager
 def in_use(port: int, *, waits: bool) -> Iterator[None]:
-    """Run a client that repeats requests and reconnects, as a mount does: RPC's NULL procedure (RFC 5531).
+    """Run a client that repeats the RPC procedure NULL (RFC 5531) and reconnects, like a mount.
 
     Args:
-        port: Of the gateway.
-        waits: Whether it waits for each answer before it asks again; many processes on one mount do not.
+        port: The port of the gateway.
+        waits: Whether the client waits for each response before the next request; a mount with many processes does
+            not.
     """
     done = threading.Event()
 
@@ -104,7 +105,7 @@ def test_a_hanging_server_in_use_is_down_quickly(
 @pytest.mark.timeout(120)
 def test_a_worker_reports_a_hanging_server(gateway: Gateway, shared_bastion: Bastion, server: NfsServer) -> None:
     port = start(gateway, shared_bastion, server, "{}", "--workers", "1")
-    assert gateway.status()["workers"].keys() == {"1"}  # which carries NFS
+    assert gateway.status()["workers"].keys() == {"1"}  # this worker carries NFS
     with in_use(port, waits=True):
         server.send(signal.SIGSTOP)
         wait_down(gateway, "timeout")
@@ -154,7 +155,7 @@ def test_a_recreated_directory_is_reported_until_checks_are_resumed(
     gateway.wait_state("media", "degraded", "export", timeout=30)
     before = gateway.backend("media")["targets"][0]["attempts"]
     gateway.wait(lambda: gateway.backend("media")["targets"][0]["attempts"] > before + 2)
-    assert gateway.state("media") == ("degraded", "export")  # existing mounts stay stale
+    assert gateway.state("media") == ("degraded", "export")  # the state stays, because existing mounts stay stale
     assert gateway.command("resume", "media").returncode == 0
     gateway.wait_up("media")
-    assert gateway.backend("media")["targets"][0]["attempts"] > before  # what was counted goes on
+    assert gateway.backend("media")["targets"][0]["attempts"] > before  # `resume` does not reset the counter

@@ -29,7 +29,7 @@ def server(nfs_server: NfsServer) -> NfsServer:
 
 
 def carriers(port: int) -> set[str]:
-    """Return the sshd processes that are connected to a port of this host."""
+    """Return the sshd processes that have a connection to a port of this host."""
     command = ["ss", "-Htnp", "state", "established", "dport", "=", f":{port}"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     return set(re.findall(r'"sshd[^"]*",pid=(\d+)', shown))
@@ -56,7 +56,7 @@ umount /mnt && echo UNMOUNTED
 """
     with Guest(tmp_path / "guest", script) as guest:
         guest.wait_for("RENAMED", 120)
-        # `nconnect`: what the mount connects is spread over SSH connections.
+        # The gateway spreads the connections of a mount with `nconnect` over several SSH connections.
         assert len(carriers(server.port)) >= 2
         guest.wait_for("GUEST-DONE", 120)
         for word in ("MOUNTED", "hello over NFS", "WROTE", "RENAMED", "LOCKED", "FOLDERS", "UNMOUNTED"):
@@ -118,8 +118,8 @@ def test_a_lock_is_kept_while_its_tunnel_is_lost_again_and_again(
     write_nfs(gateway, bastion, server, port)
     gateway.start().wait_up("media")
     (server.export / "ledger").touch(0o666)
-    # `nosharecache`: what the second mount asks for is the server's to grant, not this kernel's.
-    # The lock is released only after both mounts have stopped checking: they see a new file at different times.
+    # With `nosharecache`, the server decides about locks of the second mount, and not the guest's kernel.
+    # The script releases the lock only after both mounts have seen the new file, at different times.
     script = f"""
 mkdir /other
 {mount(port, options="actimeo=1")} && {mount(port, target="/other", options="actimeo=1,nosharecache")} && echo MOUNTED

@@ -1,4 +1,4 @@
-"""Docker volumes through the gateway, on an engine whose kernel can mount NFS: in a virtual machine."""
+"""Docker volumes through the gateway, on an engine in a virtual machine whose kernel can mount NFS."""
 
 import hashlib
 import time
@@ -35,7 +35,7 @@ def server(nfs_server: NfsServer) -> NfsServer:
 def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
-    """Two containers write at the same time while all SSH connections are killed repeatedly."""
+    """Two containers write at the same time, while the test repeatedly kills all SSH connections."""
     port, engine = free_port(), free_port()
     (server.export / "hello").write_text("hello over NFS\n")
     write_nfs(

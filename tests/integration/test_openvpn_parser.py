@@ -1,4 +1,4 @@
-"""The real OpenVPN parses accepted client files as the gateway does, and runs and reads nothing else."""
+"""OpenVPN parses accepted client files as the gateway does, runs no programs, and reads no other files."""
 
 import os
 import re
@@ -27,12 +27,12 @@ _OURS = (
     "config =", "persist_tun", "persist_key", "verbosity", "dev =", "dev_type", "resolve_retry", "mute =", "nice =",
     "connect_retry_seconds", "connect_timeout",
 )  # fmt: skip
-"""Settings of directives that are left out."""
+"""The settings of directives that the gateway omits."""
 _UNSAFE = (
     "_file", "script", "plugin", "engine", "ipchange", "tls_verify", "chroot_dir", "cd_dir", "writepid", "username",
     "groupname", "ca_path", "tls_export", "pkcs11", "client_config_dir", "tmp_dir", "log =", "daemon", "management",
 )  # fmt: skip
-"""What is in the names of settings by which code runs, or files are read or written."""
+"""Parts of the names of settings that run code, or that read or write files."""
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def parse(program: str, authority: Authority) -> Parse:
-    """Return a function that gives the output of OpenVPN for a file before it connects."""
+    """Return a function that runs OpenVPN with a file, and returns the output before the connect."""
 
     def parse(text: str) -> list[str]:
         memory = os.memfd_create("config")
         os.write(memory, text.encode())
         before = ["--client", "--dev", "tun", "--ca", str(authority.ca), "--auth-user-pass", "--remote", "192.0.2.1"]
-        # It ends where it cannot reach its management interface, which comes after the options and plugins.
+        # OpenVPN reads options and plugins, and then exits because it cannot connect to the management socket.
         after = ["--verb", "4", "--suppress-timestamps", "--management", "/nonexistent/socket", "unix"]
         flags = ["--management-client", "--management-query-passwords"]
         try:
@@ -74,7 +74,7 @@ def parse(program: str, authority: Authority) -> Parse:
 
 
 def settings_of(lines: list[str]) -> list[str]:
-    """Return the settings in order; none: the file is refused."""
+    """Return the settings in order; empty: OpenVPN refuses the file."""
     begin = lines.index("Current Parameter Settings:") if "Current Parameter Settings:" in lines else len(lines)
     found = [
         re.sub(r"/dev/fd/\d+", "FILE", line) for line in lines[begin:] if re.match(r"  |Connection profiles", line)
@@ -83,7 +83,7 @@ def settings_of(lines: list[str]) -> list[str]:
 
 
 def check_harmless(got: list[str], plain: list[str]) -> None:
-    """Check that settings that run code or access files are those of an empty file."""
+    """Check that all settings that run code or access files equal those of an empty file."""
     for line in settings_of(got):
         if any(mark in line.partition("=")[0] + "=" for mark in _UNSAFE):
             assert line in plain or line.endswith("[INLINE]'"), line
@@ -106,7 +106,7 @@ def test_every_directive_of_openvpn_is_classified(program: str) -> None:
     ],
 )
 def test_directives_that_load_code_are_refused(parse: Parse, text: str) -> None:
-    """The attacks work: OpenVPN loads the plugin of each of them."""
+    """The gateway refuses each directive; without the gateway, OpenVPN loads the plugin."""
     text = f"setenv FORWARD_COMPATIBLE 1\n{text}\n"
     with pytest.raises(AssertionError, match="PLUGIN"):
         parse(text)
@@ -139,7 +139,7 @@ def test_openvpn_and_the_gateway_parse_files_alike(parse: Parse) -> None:
         assert expected in lines
 
 
-# Any file: what we write is read by OpenVPN as the file itself would be.
+# For any accepted file, OpenVPN reads the same settings from the gateway's rewritten file.
 
 _NUMBER = st.integers(0, 99999).map(str)
 _TEXT = st.lists(st.sampled_from([*"ab \"'\\#;<>-=é→", "--", "</tls-auth>"]), min_size=1, max_size=9).map("".join)
@@ -162,7 +162,7 @@ _VALUES = {
 
 @st.composite
 def _word(draw: st.DrawFn, word: str) -> str:
-    """One of the ways to write a word."""
+    """Generate a notation for a word: plain, quoted or escaped."""
     ways = ['"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"']
     if "'" not in word:
         ways.append(f"'{word}'")
@@ -223,6 +223,6 @@ def test_fragments_are_refused_or_parsed_as_safe_directives(parse: Parse, parts:
         return
     got = parse(file.text)
     check_harmless(got, settings_of(parse("")))
-    # The file itself would run scripts, or has a directive of those left out that OpenVPN does not take.
+    # The results are not comparable if the file has ignored directives, or if OpenVPN refuses the original file.
     if not file.ignored and (expected := settings_of(parse(text))):
         assert settings_of(got) == expected

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 NOFILE = 256
 FLOOD = 1000
 WITHIN = 20.0
-"""Seconds; generous: it is one on a machine that has nothing else to do."""
+"""A deadline in seconds for a busy machine; an idle machine needs one second."""
 HOST = "ops.example.test"
 TOKEN, METRICS, NEXT = "t" * 40, "m" * 40, "n" * 40
 
@@ -51,7 +51,7 @@ def test_a_thousand_unfinished_requests_do_not_affect_traffic(
         for number in range(FLOOD):
             attacker = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.ops_port), timeout=WITHIN))
             if number % 2:
-                with contextlib.suppress(ConnectionError):  # its place went to another
+                with contextlib.suppress(ConnectionError):  # a later connection has replaced this one
                     attacker.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
             if number % 50 == 0:
                 client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WITHIN))
@@ -98,7 +98,7 @@ class Guarded:
     server: certificates.Issued
     clients: certificates.Issued
     silent: socket.socket = field(default_factory=socket.socket)
-    """Connected, and says nothing."""
+    """A client that connects and sends nothing."""
 
     def context(self, *, certificate: certificates.Issued | None = None) -> ssl.SSLContext:
         made = ssl.create_default_context(cafile=str(self.server.ca))
@@ -117,7 +117,7 @@ class Guarded:
 def ask(
     port: int, path: str, *, token: str = "", host: str = "localhost", context: ssl.SSLContext | None = None
 ) -> tuple[int, str]:
-    """Return the status and body of one GET; over TLS, the certificate must be valid for localhost."""
+    """Send a GET request; return status and body. With TLS, the certificate must be valid for localhost."""
     bearer = f"Authorization: Bearer {token}\r\n" if token else ""
     plain = socket.create_connection(("127.0.0.1", port), timeout=WITHIN)
     with plain, context.wrap_socket(plain, server_hostname="localhost") if context else plain as sock:
@@ -128,7 +128,7 @@ def ask(
 
 
 def write_private(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file atomically, as a mounted Secret changes."""
+    """Replace a file atomically, like an update of a mounted Secret."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.write_text(text)
     fresh.chmod(mode)
@@ -239,7 +239,7 @@ def test_commands_with_token_and_authority(guarded: Guarded) -> None:
     }  # fmt: skip
     assert command("healthcheck", environment=by_probes).returncode == 0
     assert command("wait", "--max", "5s", environment=by_probes).returncode == 0
-    assert guarded.gateway.command("status").returncode == 0  # the admin socket asks for nothing
+    assert guarded.gateway.command("status").returncode == 0  # the admin socket needs no token and no certificate
 
 
 def test_tokens_and_certificates_are_read_again(guarded: Guarded) -> None:
@@ -286,7 +286,7 @@ def test_a_client_certificate_is_refused_after_its_authority_is_replaced(guarded
     with contextlib.closing(poller):
         poller.auto_open = 1
         assert answered()
-        poller.auto_open = 0  # on this connection and no other
+        poller.auto_open = 0  # later requests must use this connection
         try:
             write_private(ca, other)
             guarded.gateway.wait(lambda: not answered())

@@ -1,4 +1,4 @@
-"""The effect of an outage, a failover or a change on clients: seconds, for affected clients only."""
+"""Outages, failovers and changes: they delay only affected clients, and only for seconds."""
 
 import contextlib
 import itertools
@@ -35,7 +35,7 @@ QUICK = "interval: 1s, fast_interval: 200ms, down_interval: 300ms, timeout: 1s"
 
 @pytest.fixture(scope="module")
 def pair(server_folder: Path) -> Iterator[tuple[MariaDB, MariaDB]]:
-    """Two databases with the same users, of which one takes writes."""
+    """Two databases with the same users; only one accepts writes."""
     need(mariadb.available(), "mariadbd (package mariadb-server)")
     one = MariaDB(server_folder / "one").start()
     two = MariaDB(server_folder / "two")
@@ -74,9 +74,6 @@ def server_port(connection: "pymysql.connections.Connection[Any]") -> int:
     return int(row[0])
 
 
-# Silence.
-
-
 def test_a_frozen_connection_delays_its_clients_for_seconds(gateway: Gateway, bastion: Bastion) -> None:
     with serving(echoing) as port:
         listen = free_port()
@@ -94,14 +91,14 @@ def test_a_frozen_connection_delays_its_clients_for_seconds(gateway: Gateway, ba
                 started = time.monotonic()
                 with connect(listen) as fresh:
                     assert echo(fresh) == b"hello"
-                assert time.monotonic() - started < 10  # it would be reset then
+                assert time.monotonic() - started < 10  # after 10 s, the gateway would reset the client
                 held.settimeout(20)
                 assert is_reset(held)
-                assert time.monotonic() - started < 20  # given up alone, it would be after 60
+                assert time.monotonic() - started < 20  # without the other connection, the limit is 60 s
             finally:
                 bastion.kill_sessions(signal.SIGCONT)
         gateway.wait_up("a")
-        assert gateway.tunnel("bastion")["connects"] == 1  # the tunnel as a whole was never lost
+        assert gateway.tunnel("bastion")["connects"] == 1  # the tunnel did not reconnect
 
 
 def test_a_silent_tunnel_is_suspect_and_its_backends_are_blocked_until_it_replies(
@@ -130,7 +127,7 @@ def test_a_silent_tunnel_is_suspect_and_its_backends_are_blocked_until_it_replie
             finally:
                 bastion.thaw()
             gateway.wait_up("a", timeout=10)
-            assert echo(held) == b"hello"  # the stall cost it nothing
+            assert echo(held) == b"hello"  # the connection outlives the stall
         assert gateway.tunnel("bastion")["connects"] == 1
 
 
@@ -180,7 +177,7 @@ def test_a_reconnect_command_does_not_disable_the_backoff(gateway: Gateway, bast
 
 
 def test_a_killed_gateway_resets_its_clients(gateway: Gateway) -> None:
-    """The kernel closes the sockets of a killed process; clients must see a reset."""
+    """The kernel closes the sockets of a killed gateway; its clients must see a reset."""
     with serving(echoing) as port:
         listen = free_port()
         gateway.write(f"""
@@ -193,9 +190,6 @@ def test_a_killed_gateway_resets_its_clients(gateway: Gateway) -> None:
             os.kill(gateway.pid, signal.SIGKILL)
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
-
-
-# Failover.
 
 
 def test_clients_follow_the_primary_role_and_leave_the_old_one_gradually(
@@ -225,11 +219,11 @@ def test_clients_follow_the_primary_role_and_leave_the_old_one_gradually(
         time.sleep(0.05)
     assert len(gone) == 20
     assert gone[-1] > 8
-    assert gone[-1] - gone[len(gone) // 2] > 3  # two a second, and not all at once
+    assert gone[-1] - gone[len(gone) // 2] > 3  # the gateway closes two clients a second
     for connection in held:
         with pytest.raises(pymysql.err.OperationalError):
             server_port(connection)
-    # Whoever comes now writes where writes are taken.
+    # A new client reaches the database that accepts writes.
     with mysql(one, listen) as fresh, fresh.cursor() as cursor:
         cursor.execute("INSERT INTO orders (item) VALUES ('moved')")
 
@@ -274,7 +268,7 @@ def test_ordered_targets_fail_over_immediately_and_fail_back_without_resets(
     gateway.wait(lambda: gateway.backend("orders")["targets"][0]["state"] == "up")
     assert server_port(mysql(one, listen)) == one.port
     assert server_port(on_two) == two.port
-    # Frozen rather than dead, it takes connections and says nothing: newcomers do not wait for it for long.
+    # A frozen database accepts connections but sends nothing; new clients wait for it only briefly.
     one.send(signal.SIGSTOP)
     try:
         gateway.wait(lambda: gateway.backend("orders")["targets"][0]["state"] == "down", timeout=8)
@@ -285,7 +279,7 @@ def test_ordered_targets_fail_over_immediately_and_fail_back_without_resets(
 
 def test_a_target_that_drops_packets_delays_a_client_by_two_seconds(gateway: Gateway) -> None:
     with serving(echoing) as port, socket.socket() as full:
-        # A queue that is full: further connections are neither taken nor refused.
+        # The accept queue is full, so the kernel neither accepts nor refuses further connections.
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         fillers = [socket.socket() for _ in range(4)]
@@ -308,9 +302,6 @@ def test_a_target_that_drops_packets_delays_a_client_by_two_seconds(gateway: Gat
         assert time.monotonic() - started < 3 + machine.sum
         for each in fillers:
             each.close()
-
-
-# Others' misfortune.
 
 
 def test_ten_failed_targets_of_a_hundred_delay_no_client(gateway: Gateway, bastion: Bastion) -> None:
@@ -373,7 +364,7 @@ def test_ten_failed_targets_of_a_hundred_delay_no_client(gateway: Gateway, basti
                 assert echo(client) == b"hello"
             took.append(time.monotonic() - started)
         took.sort()
-        assert took[-4] < 0.5, took  # what is broken would delay many
+        assert took[-4] < 0.5, took  # failed targets must not delay clients of other targets
         assert took[-1] < 3, took
         time.sleep(2)
         seen = gateway.status()["backends"]
@@ -382,7 +373,7 @@ def test_ten_failed_targets_of_a_hundred_delay_no_client(gateway: Gateway, basti
 
 
 def test_slow_readers_use_no_more_memory_than_calculated(gateway: Gateway, bastion: Bastion) -> None:
-    """Each holds two MiB, and what the socket buffers hold: see `gateway/ssh/flow_control.py`."""
+    """Each slow reader holds 2 MiB, plus its socket buffers; see `gateway/ssh/flow_control.py`."""
 
     def flood(client: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -413,9 +404,6 @@ def resident(pid: int) -> int:
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
-# MySQL's patience.
-
-
 def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gateway, shared_mariadb: MariaDB) -> None:
     listen, other = free_port(), free_port()
     target = f'targets: ["127.0.0.1:{shared_mariadb.port}"]'
@@ -429,7 +417,7 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
     def break_off(port: int, times: int) -> None:
         for _ in range(times):
             with connect(port) as client:
-                assert client.recv(100)  # the greeting
+                assert client.recv(100)  # the server's greeting
 
     def broken(name: str) -> int:
         return int(gateway.backend(name)["targets"][0]["broken_handshakes"])
@@ -437,7 +425,7 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
     break_off(listen, 20)
     gateway.wait(lambda: broken("checked") == 20)
     break_off(listen, 40)
-    gateway.wait(lambda: broken("checked") < 20)  # half of what is allowed: a check came at once
+    gateway.wait(lambda: broken("checked") < 20)  # at half of the server's limit, a check logs in early
     assert query_mysql(shared_mariadb, listen) >= 3
 
     # A response that is not MySQL does not count as a login either.
@@ -447,13 +435,13 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
             client.recv(1000)
     gateway.wait(lambda: broken("checked") >= 30)
 
-    # Without a login of our own, the last ones are spent one by one.
+    # A backend without a check login admits the last connections before the server's limit one at a time.
     gateway.stop()
     gateway.write(f"backends:\n  bare: {{kind: mysql, {target}, listen: 127.0.0.1:{other}, hold: 200ms}}\n")
     gateway.start()
     break_off(other, 90)
     gateway.wait(lambda: broken("bare") == 90)
-    assert query_mysql(shared_mariadb, other) >= 3  # a client that gets in is as good as a check
+    assert query_mysql(shared_mariadb, other) >= 3  # the login of a client also resets the server's count
     gateway.wait(lambda: broken("bare") == 0)
     break_off(other, 90)
     gateway.wait(lambda: broken("bare") == 90)
@@ -465,7 +453,7 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
 def test_dials_that_a_frozen_connection_completes_later_are_counted(
     gateway: Gateway, shared_mariadb: MariaDB, bastion: Bastion
 ) -> None:
-    """Their clients were served by another connection, and logged in."""
+    """The clients of these dials moved to another SSH connection, and logged in there."""
     listen = free_port()
     check = database_check(shared_mariadb, gateway.folder, "interval: 600s, fast_interval: 600s, timeout: 3s")
     gateway.write(f"""
@@ -491,15 +479,15 @@ def test_dials_that_a_frozen_connection_completes_later_are_counted(
         return int(gateway.backend("orders")["targets"][0][what])
 
     of_clients, checks = target("broken_handshakes"), target("attempts")
-    assert of_clients >= 5  # about half of them were sent there first
+    assert of_clients >= 5  # about half of the clients were dialled on the frozen connection first
     bastion.freeze()
     try:
         gateway.command("resume", "orders")
-        gateway.wait(lambda: target("attempts") > checks)  # its deadline has passed
+        gateway.wait(lambda: target("attempts") > checks)  # the deadline of the check has passed
         counted = target("broken_handshakes")
     finally:
         bastion.thaw()
-    gateway.wait(lambda: not gateway.tunnel("bastion")["channels"])  # now all of them have been connected
+    gateway.wait(lambda: not gateway.tunnel("bastion")["channels"])  # the frozen dials have completed
     assert counted > of_clients
     gateway.wait(lambda: aborted(shared_mariadb) - before >= counted)
     assert query_mysql(shared_mariadb, listen) >= 3
@@ -507,15 +495,12 @@ def test_dials_that_a_frozen_connection_completes_later_are_counted(
 
 
 def aborted(server: MariaDB) -> int:
-    """Return how many connections of the server ended without a login since its start."""
+    """Return the number of connections without a login since the start of the server (Aborted_connects)."""
     with mysql(server, server.port) as connection, connection.cursor() as cursor:
         cursor.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
         row = cursor.fetchone()
     assert row is not None
     return int(row[1])
-
-
-# A switch for those who would rather have an error.
 
 
 def test_a_command_releases_held_clients(gateway: Gateway, bastion: Bastion) -> None:
@@ -553,9 +538,6 @@ def test_probes_never_exhaust_max_connect_errors(server_folder: Path) -> None:
     assert outcomes["good: up"] > 50
     assert outcomes["hasty: timeout"] > 20
     assert not [outcome for outcome in outcomes if outcome.endswith("host_blocked")]
-
-
-# Changes.
 
 
 def test_the_configuration_file_is_reloaded_when_it_changes(gateway: Gateway) -> None:
@@ -641,9 +623,6 @@ def test_a_removed_tunnel_is_draining_while_it_has_clients(gateway: Gateway, sha
             assert gateway.tunnel("bastion")["state"] == "draining"
             assert echo(held) == b"hello"
         gateway.wait(lambda: "bastion" not in gateway.status()["tunnels"])
-
-
-# Everything at once.
 
 
 @pytest.mark.timeout(300)

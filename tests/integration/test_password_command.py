@@ -50,7 +50,7 @@ def test_a_changed_password_is_requested_again(
 
 
 def recovered(gateway: Gateway, name: str) -> bool:
-    """Return whether a login was refused, and a later one succeeded."""
+    """Return whether the server refused a login, and accepted a later login."""
     target = gateway.backend(name)["targets"][0]
     return bool(target["failures"].get("auth")) and target["last_success"] == target["last_check"]
 

@@ -1,4 +1,4 @@
-"""Proxies: microsocks, tinyproxy, and tinyproxy behind TLS."""
+"""Tunnels through proxies: microsocks, tinyproxy, and tinyproxy behind TLS."""
 
 import asyncio
 import contextlib
@@ -38,13 +38,13 @@ SCHEMES = ("socks5", "http", "https")
 
 
 class Proxy:
-    """One running proxy.
+    """A running proxy.
 
     Args:
-        folder: Where its files go.
-        scheme: `socks5`, `http`, or `https`: TLS in front of `http`.
-        login: Whether it wants a user and a password.
-        more: Lines for tinyproxy's configuration.
+        folder: The directory for the proxy's files.
+        scheme: `socks5`, `http`, or `https` (an `http` proxy behind TLS).
+        login: Whether the proxy requires a user and a password.
+        more: Additional lines for tinyproxy's configuration.
     """
 
     def __init__(self, folder: Path, scheme: str, *, login: bool = False, more: str = "") -> None:
@@ -82,7 +82,7 @@ class Proxy:
             yield self
 
     def _tls(self) -> Process:
-        """Return HAProxy, which terminates TLS and forwards."""
+        """Return an HAProxy process that terminates TLS and forwards to the proxy."""
         need(find("haproxy") is not None, "haproxy (package haproxy)")
         certificate, key = Authority(self.folder / "certificates").issue("127.0.0.1", server=True, host="127.0.0.1")
         both = self.folder / "both.pem"
@@ -95,7 +95,7 @@ class Proxy:
         return Process([find("haproxy") or "", "-db", "-f", str(config)], self.folder / "haproxy.log")
 
     def keys(self, more: str = "") -> str:
-        """Return the keys of its tunnel, as a flow mapping."""
+        """Return the configuration keys of a tunnel through this proxy, as a YAML flow mapping."""
         ca = f", ca_file: {self.ca}" if self.scheme == "https" else ""
         return f'{{kind: proxy, url: "{self.scheme}://127.0.0.1:{self.port}"{ca}{more}}}'
 
@@ -115,7 +115,7 @@ def test_every_kind_of_backend_through_a_proxy(
 ) -> None:  # fmt: skip
     with Proxy(gateway.folder / "proxy", scheme, login=login).running() as proxy:
         ports = {name: free_port() for name in ("orders", "reports", "media")}
-        # A name that this side need not know: looked up where the proxy is.
+        # The proxy resolves the target's name; the gateway's host need not know the name.
         gateway.write(f"""
             tunnels:
               egress: {proxy.keys(f", user: {USER}, password_file: {secret}" if login else "")}
@@ -189,7 +189,7 @@ def test_a_wrong_password_for_the_proxy_is_reported(
                         listen: "127.0.0.1:{free_port()}"}}
         """)
         gateway.start()
-        # SOCKS5 says it before any target is named, HTTP only then.
+        # A SOCKS5 proxy refuses the login of the tunnel; an HTTP proxy refuses the request for the target.
         gateway.wait(lambda: "auth" in (gateway.tunnel("egress")["reason"], gateway.state("orders")[1]))
         assert "not-it" not in gateway.log
 
@@ -287,13 +287,13 @@ def test_a_killed_proxy_resets_its_connections(gateway: Gateway, scheme: str, sh
             assert client.recv(65536)
             proxy.process.send(signal.SIGKILL)
             client.settimeout(5)
-            # The kernel ends a killed proxy's connections cleanly where it had read all.
+            # The kernel ends connections of a killed proxy cleanly if the proxy has read all data.
             with contextlib.suppress(ConnectionResetError):
                 assert client.recv(65536) == b""
 
 
 def test_connections_through_tls_end_with_their_client(gateway: Gateway) -> None:
-    """The target only waits: neither a check nor a closed client may leave a connection."""
+    """With a target that sends nothing, neither a check nor a closed client may leave a connection."""
     listen = free_port()
     with serving(silent) as port, Proxy(gateway.folder / "proxy", "https").running() as proxy:
         gateway.write(f"""
@@ -308,7 +308,7 @@ def test_connections_through_tls_end_with_their_client(gateway: Gateway) -> None
         for _ in range(20):
             with connect(listen) as client:
                 client.sendall(b"hello")
-        # They ended cleanly, so an answer might still have come, for tls_bridge._SILENCE_TIMEOUT.
+        # After a clean end of a client, the gateway waits tls_bridge._SILENCE_TIMEOUT for a response.
         gateway.wait(lambda: gateway.descriptors() <= before + 6, 30)
 
 
@@ -334,7 +334,7 @@ def _whole(client: ssl.SSLSocket) -> None:
 
 def _cut(client: ssl.SSLSocket) -> None:
     client.sendall(ANSWER[:1000])
-    socket.socket(fileno=client.detach()).close()  # no close_notify
+    socket.socket(fileno=client.detach()).close()  # close the connection without close_notify
 
 
 def _reset(client: ssl.SSLSocket) -> None:
@@ -349,7 +349,7 @@ def _reset(client: ssl.SSLSocket) -> None:
 async def test_a_response_through_tls_is_complete_or_reset(
     tmp_path: Path, behaviour: Callable[[ssl.SSLSocket], None], whole: bool
 ) -> None:
-    """TLS distinguishes an end from a cut (RFC 8446, section 6.1), and a slow client still gets all data."""
+    """TLS distinguishes a clean end from a truncation (RFC 8446, section 6.1). A slow client gets all data."""
     loop = asyncio.get_running_loop()
     with tls_proxy(tmp_path / "ca", behaviour) as (port, authority):
         link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
@@ -376,7 +376,7 @@ async def test_a_response_through_tls_is_complete_or_reset(
 
 
 async def test_a_half_close_costs_no_response_before_tls_13(tmp_path: Path) -> None:
-    """There, the receiver of close_notify must stop sending (RFC 5246, section 7.2.1)."""
+    """In TLS 1.2, the receiver of close_notify must stop sending (RFC 5246, section 7.2.1)."""
     ends: list[str] = []
 
     def answer(client: ssl.SSLSocket) -> None:

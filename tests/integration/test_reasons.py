@@ -1,4 +1,4 @@
-"""Every reason of the closed list with real servers, and the deadline of each probe."""
+"""Real servers cause every failure reason of the closed list; each probe keeps its deadline."""
 
 import asyncio
 import contextlib
@@ -46,16 +46,13 @@ MYSQL_GREETING = b"\x4a\x00\x00\x00\x0a8.0.30\x00"
 PROTOCOLS = ["mysql", "postgres", "nfs"]
 
 
-# What can happen to any kind.
-
-
 @pytest.mark.parametrize("kind", KINDS)
-async def test_refused(kind: str) -> None:
+async def test_a_refused_connection_has_its_reason(kind: str) -> None:
     assert (await probe(KINDS[kind], free_port())).reason is Reason.REFUSED
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_dns(kind: str) -> None:
+async def test_an_unknown_host_name_has_its_reason(kind: str) -> None:
     assert (await probe(KINDS[kind], 1, host="no-such-host.invalid", timeout=12)).reason is Reason.DNS
 
 
@@ -76,13 +73,13 @@ async def test_a_dripping_server_is_a_timeout_within_the_deadline(kind: str, fir
 
 
 @pytest.mark.parametrize("kind", PROTOCOLS)
-async def test_reset(kind: str) -> None:
+async def test_a_reset_connection_has_its_reason(kind: str) -> None:
     with serving(resetting) as port:
         assert (await probe(KINDS[kind], port)).reason is Reason.RESET
 
 
 @pytest.mark.parametrize("kind", PROTOCOLS)
-async def test_another_protocol(kind: str) -> None:
+async def test_a_server_with_another_protocol_has_its_reason(kind: str) -> None:
     with serving(talking(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" * 10)) as port:
         result = await probe(KINDS[kind], port)
     assert result.reason in (Reason.PROTOCOL, Reason.RESET)
@@ -107,7 +104,7 @@ async def test_a_frozen_server_is_a_timeout_and_leaves_no_thread(
 
 
 async def test_a_half_open_path_is_a_timeout_within_the_deadline(shared_postgres: Postgres) -> None:
-    """Packets are dropped, without a refusal or a reset."""
+    """A firewall drops the packets, without a refusal or a reset."""
     need(shutil.which("iptables") is not None, "iptables, and root to use it")
     rule = ["INPUT", "-i", "lo", "-p", "tcp", "--dport", str(shared_postgres.port), "-j", "DROP"]
     subprocess.run(["iptables", "-w", "-I", *rule], check=True, timeout=10)  # noqa: ASYNC221
@@ -116,9 +113,6 @@ async def test_a_half_open_path_is_a_timeout_within_the_deadline(shared_postgres
         assert result.reason is Reason.TIMEOUT
     finally:
         subprocess.run(["iptables", "-w", "-D", *rule], check=True, timeout=10)  # noqa: ASYNC221
-
-
-# MySQL and MariaDB.
 
 
 async def test_a_mysql_check_reports_role_version_and_phases(shared_mariadb: MariaDB) -> None:
@@ -139,7 +133,9 @@ async def test_a_mysql_check_reports_role_version_and_phases(shared_mariadb: Mar
         ({"password": Secret(path=Path("/nonexistent"))}, Reason.AUTH),
     ],
 )
-async def test_mysql_refusals(shared_mariadb: MariaDB, changes: dict[str, Any], reason: Reason) -> None:
+async def test_each_refusal_by_mysql_has_its_reason(
+    shared_mariadb: MariaDB, changes: dict[str, Any], reason: Reason
+) -> None:
     assert (await probe(mysql_backend(shared_mariadb, **changes), shared_mariadb.port)).reason is reason
 
 
@@ -171,7 +167,7 @@ async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
     held: list[Any] = []
     try:
         deadline = time.monotonic() + 10
-        while len(held) < 10:  # whoever set the limit may still be there
+        while len(held) < 10:  # the session that set the limit may still be open
             try:
                 held.append(mysql(shared_mariadb, shared_mariadb.port))
             except pymysql.err.OperationalError as error:
@@ -188,7 +184,7 @@ async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
 
 
 async def test_a_mysql_that_has_blocked_this_host_is_reported() -> None:
-    """Error 1129: the server has blocked the bastion's address after too many aborted handshakes."""
+    """The server blocks the bastion's address after too many aborted handshakes, and sends error 1129."""
     message = b"Host '10.0.0.1' is blocked because of many connection errors"
     packet = b"\xff" + (1129).to_bytes(2, "little") + message
     with serving(talking(len(packet).to_bytes(3, "little") + b"\x00" + packet)) as port:
@@ -205,9 +201,6 @@ async def test_mysql_probes_do_not_count_as_aborted_connections(shared_mariadb: 
     for _ in range(50):
         assert (await probe(mysql_backend(shared_mariadb), shared_mariadb.port)).state is State.UP
     assert aborted() == before
-
-
-# PostgreSQL.
 
 
 async def test_a_postgres_check_reports_role_version_and_phases(shared_postgres: Postgres) -> None:
@@ -231,10 +224,12 @@ async def test_a_postgres_check_reports_role_version_and_phases(shared_postgres:
         ({"tls": TlsOptions(mode="require")}, Reason.TLS),
     ],
 )
-async def test_postgres_refusals(shared_postgres: Postgres, changes: dict[str, Any], reason: Reason) -> None:
+async def test_each_refusal_by_postgres_has_its_reason(
+    shared_postgres: Postgres, changes: dict[str, Any], reason: Reason
+) -> None:
     result = await probe(postgres_backend(shared_postgres, **changes), shared_postgres.port)
     assert result.reason is reason
-    assert "127.0.0.1" not in result.detail  # our own doorway's address would only mislead
+    assert "127.0.0.1" not in result.detail  # the address of a local socket is not the server's
 
 
 async def test_postgres_with_too_many_connections(
@@ -253,7 +248,7 @@ async def test_postgres_with_too_many_connections(
                     dbname=server.database,
                 ))  # fmt: skip
             except psycopg.OperationalError as error:
-                # The connection that made the server's users may still be ending.
+                # The connection that created the server's users may not have ended yet.
                 if "slots" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)  # noqa: ASYNC251 - nothing else runs
@@ -273,7 +268,7 @@ async def test_postgres_that_is_starting_up() -> None:
 
 
 async def test_postgres_that_hangs_up_after_the_login() -> None:
-    """As pgbouncer does when its server is gone."""
+    """The server closes the connection after the login, like pgbouncer when its server is down."""
     authenticated = b"R" + (8).to_bytes(4, "big") + (0).to_bytes(4, "big")
     ready = b"Z" + (5).to_bytes(4, "big") + b"I"
 
@@ -314,7 +309,7 @@ async def test_the_postgres_check_never_sends_its_password_unencrypted() -> None
 
 
 async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgres) -> None:
-    """A standby whose source is gone: still a replica, and not a healthy one."""
+    """A standby that has lost its primary is an unhealthy replica."""
     from gateway.backends.postgres import PostgresBackend as Backend_  # noqa: PLC0415 - the pure part
 
     backend = Backend_(NoOptions(), DatabaseCheck(user="u", max_lag=Duration(10.0)))
@@ -329,7 +324,7 @@ async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgr
         assert late.role == "replica"
         assert late.unusable is not None
         assert late.unusable[0] is Reason.LAG
-    # One that had everything a moment ago is not as far behind as its primary was idle before that.
+    # If a replica was up to date a moment ago, the earlier idle time of its primary is not lag.
     assert backend._evaluate(["t", "on", "17", "0", "t"], here, 100).facts[LAG] == 0
     assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).facts[LAG] == 5
     assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).unusable is None
@@ -354,16 +349,13 @@ async def test_a_disconnected_postgres_standby_is_not_reported_as_current(
         up = await until(lambda result: result.state is State.UP)
         assert up.probe_result is not None
         assert (up.probe_result.role, up.probe_result.facts[LAG]) == ("replica", 0)
-        await asyncio.sleep(1.5)  # a replica does not lag behind a primary without writes
+        await asyncio.sleep(1.5)  # a primary without writes causes no lag
         assert (await probe(backend, standby.port)).state is State.UP
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
         down = await until(lambda result: result.state is State.DOWN)
         assert (down.reason, "behind its primary" in down.detail) == (Reason.LAG, True)
     finally:
         standby.stop()
-
-
-# NFS.
 
 
 def nfs_backend(export: str = "/media", *, write: bool = False) -> NfsBackend:
@@ -384,7 +376,7 @@ async def test_an_nfs_check_reports_space_and_phases(shared_nfs: NfsServer) -> N
 
 
 @pytest.mark.parametrize("export", ["/nothing", "/media/nothing", "/media/hello.txt"])
-async def test_nfs_export(shared_nfs: NfsServer, export: str) -> None:
+async def test_an_unusable_nfs_export_has_its_reason(shared_nfs: NfsServer, export: str) -> None:
     result = await probe(nfs_backend(export), shared_nfs.port)
     assert result.reason is Reason.EXPORT
     assert export in result.detail
@@ -412,7 +404,7 @@ async def test_the_nfs_canary_removes_no_file(shared_nfs: NfsServer) -> None:
         file.unlink()
 
 
-async def test_nfs_full_disk(tmp_path: Path, small_export: Path) -> None:
+async def test_a_full_nfs_export_has_its_reason(tmp_path: Path, small_export: Path) -> None:
     server = NfsServer(tmp_path / "server", export=small_export).start()
     try:
         assert (await probe(nfs_backend(write=True), server.port)).state is State.UP
@@ -439,7 +431,7 @@ async def test_nfs_without_version_4_0_is_checked_in_one_long_session(tmp_path: 
         assert len(sessions) == 1
         assert (await probe(nfs_backend("/nowhere"), server.port)).reason is Reason.EXPORT
         server.stop()
-        server.start()  # it has forgotten the session
+        server.start()  # the new server process does not know the session
         assert (await probe(backend, server.port)).state is State.UP
     finally:
         server.stop()
@@ -475,7 +467,7 @@ async def test_a_recreated_nfs_directory_is_reported(tmp_path: Path) -> None:
             assert result.state is State.UP, result.detail
             assert result.probe_result is not None
             assert result.probe_result.facts[LEASE] == 60
-        server.stop()  # it keeps what it knows of directories for a while
+        server.stop()  # a running server caches directories for some time
         shared.rename(server.export / "kept")
         shared.mkdir()
         server.start()
@@ -486,7 +478,7 @@ async def test_a_recreated_nfs_directory_is_reported(tmp_path: Path) -> None:
         server.stop()
 
 
-async def test_nfs_read_only(tmp_path: Path, shared_nfs: NfsServer) -> None:
+async def test_a_read_only_nfs_export_has_its_reason(tmp_path: Path, shared_nfs: NfsServer) -> None:
     server = NfsServer(tmp_path / "server", access="RO").start()
     try:
         assert (await probe(nfs_backend(), server.port)).state is State.UP

@@ -1,4 +1,4 @@
-"""A host with NFS volumes reboots: a virtual machine with its own kernel and engine, and a disk that outlives it."""
+"""Reboots of a host with NFS volumes: a virtual machine with a kernel, an engine, and a persistent disk."""
 
 import contextlib
 import logging
@@ -24,10 +24,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 log = logging.getLogger(__name__)
 
 ROUNDS = int(os.environ.get("GATEWAY_REBOOTS", "1"))
-"""Reboots for each order of engine and tunnel."""
+"""The number of reboots for each start order of engine and tunnel."""
 SOON, DEADLINE = 60.0, 300.0
-"""Seconds, after engine and tunnel are up, in which the gateway starts the containers, and in which they run: the
-emulated machine alone takes half a minute for a start while others use the processor."""
+"""Seconds after the start of engine and tunnel in which the gateway starts the containers, and in which they run. An
+emulated machine needs half a minute to start a container while other processes use the processor."""
 BOOT = f"""
 mkdir -p /var/lib/docker && mount -t ext4 /dev/vda /var/lib/docker
 {ENGINE}
@@ -42,15 +42,15 @@ i=0; until umount /var/lib/docker 2>/dev/null || [ $i = 20 ]; do
 done
 sync; echo HALTED
 """
-"""A volume named `halt` shuts the machine down in order."""
+"""The boot script of the machine. A volume named `halt` shuts the machine down cleanly."""
 ALIVE = ("always", "unless-stopped")
 
 
 class Host:
-    """The virtual machine.
+    """The virtual machine that reboots.
 
     Args:
-        folder: Where its disk is.
+        folder: The directory of the disk image.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,7 +64,7 @@ class Host:
 
     @contextlib.contextmanager
     def boot(self) -> Iterator[Guest]:
-        """Run it until the block ends; wait until its engine responds."""
+        """Run the machine until the block ends; wait until its engine responds."""
         self._boots += 1
         with Guest(
             self._folder / f"boot{self._boots}", BOOT, memory=2048, programs=ENGINE_PROGRAMS,
@@ -74,12 +74,12 @@ class Host:
             yield guest
 
     def halt(self, guest: Guest) -> None:
-        """Shut it down."""
+        """Shut the machine down cleanly."""
         self.docker("volume", "create", "halt")
         guest.wait_for("HALTED", 300)
 
     def docker(self, *arguments: str, check: bool = True) -> str:
-        """Run `docker …` against its engine."""
+        """Run `docker …` against the engine of the machine."""
         url = f"tcp://127.0.0.1:{self.port}"
         done = subprocess.run(
             ["docker", "-H", url, *arguments], capture_output=True, text=True, timeout=300, check=False
@@ -105,7 +105,7 @@ def server(nfs_server: NfsServer) -> NfsServer:
 def test_containers_with_nfs_volumes_run_after_a_reboot(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
-    """As with a gateway in a container of the engine, nothing listens yet when the engine mounts the volumes."""
+    """No gateway listens when the engine mounts the volumes, as with a gateway in a container of this engine."""
     host, port = Host(tmp_path), free_port()
 
     def configure(*, revive: bool) -> None:
@@ -133,7 +133,7 @@ def test_containers_with_nfs_volumes_run_after_a_reboot(
         host.halt(guest)
     gateway.stop()
 
-    with host.boot() as guest:  # without revival
+    with host.boot() as guest:  # no gateway revives the containers
         gateway.start().wait_up("media")
         gateway.wait(lambda: set(dead()) == set(ALIVE), timeout=DEADLINE)
         time.sleep(20)

@@ -1,6 +1,6 @@
-"""Every relay under the same contract, in any order of events: see `relay_contract`.
+"""Tests every kind of relay against the contract in `tests.support.relay_contract`, with random orders of events.
 
-`CONTRACT_EXAMPLES` is how many connections the slowest kinds of relays are tried with.
+The variable `CONTRACT_EXAMPLES` is the number of connections for the slowest kinds of relays.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600 + EXAMPLES)]
 
 
 class Kind(NamedTuple):
-    """A kind of relay.
+    """A kind of relay under test.
 
     Args:
-        adaptor: Makes it.
-        arguments: For the adaptor, after the folder that it may use.
-        share: How many times `EXAMPLES` it is tried with: the slowest are tried least.
+        adaptor: The class of the adaptor.
+        arguments: The arguments of the adaptor after its directory.
+        share: The number of connections as a multiple of `EXAMPLES`; slow kinds have fewer connections.
     """
 
     adaptor: type[Straight]
@@ -50,12 +50,12 @@ KINDS = {
     "native, sshd": Kind(OpenSsh, ("native",)),
     "asyncssh, sshd": Kind(OpenSsh, ("asyncssh",)),
 }
-"""`native` and `asyncssh` are SSH, named by the data plane that carries the channels."""
+"""The kinds of relays; the names of SSH kinds start with the data plane that carries the channels."""
 
 
 @dataclass
 class Bench:
-    """One kind of relay, kept open for many connections."""
+    """One kind of relay, whose link stays open for many connections."""
 
     adaptor: Straight
     runner: asyncio.Runner
@@ -73,9 +73,10 @@ def benches(
     terminal: Any = request.config.pluginmanager.get_plugin("terminalreporter")
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
-        patch.setattr(linger, "_SCAN_INTERVAL", 0.01)  # or each connection that lingers would take 0.25 s
+        # The default interval would delay each lingering connection by 0.25 s.
+        patch.setattr(linger, "_SCAN_INTERVAL", 0.01)
         patch.setattr(tls_bridge, "_POLL_INTERVAL", 0.01)
-        patch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.1)  # seconds of silence, before TLS 1.3
+        patch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.1)  # TLS 1.2 waits for this silence, in seconds
 
         def bench(kind: str) -> Bench:
             need_sshd()
@@ -213,7 +214,7 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
 
 
 def possible(kind: str, case: str) -> bool:
-    """Return whether a relay of this kind supports every event of the plan."""
+    """Return whether relays of this kind support every event of the plan."""
     setup, plan = CASES[case]
     adaptor = KINDS[kind].adaptor
     verbs = {

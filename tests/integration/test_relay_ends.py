@@ -1,4 +1,4 @@
-"""Ends of connections that the contract's plans cannot make: an echoing backend, broken tunnels, long pauses."""
+"""Ends of connections that plans of the relay contract cannot create: echo backends, broken tunnels, long pauses."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A client, and the gateway's end of its connection."""
+    """Both sockets of a connection: the client's, and the gateway's."""
     with socket.create_server(("127.0.0.1", 0)) as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         client = socket.create_connection(door.getsockname())
@@ -47,13 +47,13 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     with client:
         inner.setblocking(False)
         yield client, inner
-        inner.close()  # where nothing has taken it over
+        inner.close()  # a no-op if a relay owns the socket
 
 
 async def test_the_upload_of_a_closed_client_reaches_a_backend_that_sends_first(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    """The backend reads only after its own data is accepted, although the client reads none of it."""
+    """The backend reads only after the gateway has accepted its data, although the client reads no data."""
     client, inner = pair
     client.sendall(UPLOAD)
     client.close()
@@ -70,7 +70,7 @@ async def test_the_upload_of_a_closed_client_reaches_a_backend_that_sends_first(
 
     def send_first() -> None:
         with backend, contextlib.suppress(OSError):
-            for _ in range(3):  # the client's reset comes back, and then a write fails
+            for _ in range(3):  # after the client's reset arrives, a write fails
                 backend.sendall(b"x")
                 time.sleep(0.1)
             backend.sendall(bytes(8 << 20))
@@ -131,7 +131,7 @@ async def test_a_lost_ssh_connection_under_a_proxy_resets_the_response(
 async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before_tls_13(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The silence of the far side counts, not the pause of the client; then close_notify is sent."""
+    """The gateway sends close_notify after a silence of the far side; a pause of the client does not count."""
     monkeypatch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.3)
     monkeypatch.setattr(tls_bridge, "_POLL_INTERVAL", 0.05)
     ends: list[bytes] = []
@@ -140,7 +140,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
         far.settimeout(20)
         assert far.recv(100) == b"question"
         far.sendall(ANSWER)
-        ends.append(far.recv(1))  # close_notify, after a while of silence
+        ends.append(far.recv(1))  # returns when close_notify arrives, after some silence
         far.sendall(ANSWER)
         far.unwrap()
 
@@ -154,7 +154,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
         relay = await link.join(inner, Endpoint("db", 1), Histogram())
         await loop.sock_sendall(client, b"question")
         client.shutdown(socket.SHUT_WR)
-        await asyncio.sleep(1)  # the client's pause
+        await asyncio.sleep(1)  # the client pauses before it reads
         assert ends == []
         got = bytearray()
         async with asyncio.timeout(30):
@@ -166,7 +166,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
 
 
 async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: Path) -> None:
-    """A peer that closes with an exhausted window has not received everything: the client must see a reset."""
+    """A peer that closes with an exhausted window has not received all data, so the client must see a reset."""
     adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()
     try:
@@ -183,7 +183,7 @@ async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: 
             while joined.client.seen is None:
                 await asyncio.sleep(0.01)
             assert joined.client.received == 100
-            while not joined.client.refused:  # what it sent is lost, and so its connection is reset
+            while not joined.client.refused:  # the data of the client is lost, so the client is reset
                 joined.client.send(1)
                 await asyncio.sleep(0.05)
         joined.client.dispose()
@@ -193,14 +193,11 @@ async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: 
         await adaptor.close()
 
 
-# Through TLS.
-
-
 @contextlib.asynccontextmanager
 async def is_reset(sock: socket.socket) -> AsyncIterator[None]:
-    """Check that `sock` is reset after the block, without further data."""
+    """Check that `sock` sees a reset after the block, and no further data."""
     poller = select.poll()
-    poller.register(sock, 0)  # reports a failure only (poll(2))
+    poller.register(sock, 0)  # without events, poll(2) reports only errors and hang-ups
     assert not poller.poll(0)
     yield
     async with asyncio.timeout(10):
@@ -213,7 +210,7 @@ async def is_reset(sock: socket.socket) -> AsyncIterator[None]:
 async def test_a_finished_upload_arrives_although_its_client_does_not_read(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], version: ssl.TLSVersion
 ) -> None:
-    """The response reaches a closed socket, while most of the upload is in flight."""
+    """The response reaches a closed client socket while most of the upload is in flight."""
     client, inner = pair
     got: list[int] = []
     closed, done = threading.Event(), threading.Event()
@@ -223,7 +220,8 @@ async def test_a_finished_upload_arrives_although_its_client_does_not_read(
             far.settimeout(20)
             assert closed.wait(20)
             for _ in range(3):
-                with contextlib.suppress(OSError):  # it may be reset once it has everything, as nothing takes this
+                # The far side may be reset after the upload, because the client is closed.
+                with contextlib.suppress(OSError):
                     far.sendall(b"progress")
                 time.sleep(0.1)
             while data := far.recv(65536):
@@ -250,7 +248,7 @@ async def test_a_finished_upload_arrives_although_its_client_does_not_read(
 async def test_a_client_with_a_failed_upload_gets_its_response_and_a_reset(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
-    """Data of the client is discarded, and does not wait for a far side that does not read."""
+    """The gateway discards the client's data if the far side does not read, instead of waiting."""
     client, inner = pair
     loop = asyncio.get_running_loop()
     sent = threading.Event()
@@ -288,7 +286,7 @@ async def test_a_client_with_a_failed_upload_gets_its_response_and_a_reset(
 async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """The renegotiation is refused, and this far side closes: the client sees a reset."""
+    """The gateway refuses the renegotiation, the far side closes, and the client sees a reset."""
     openssl = find("openssl")
     need(openssl is not None, "openssl (package openssl)")
     client, inner = pair
@@ -336,7 +334,7 @@ async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
 async def test_a_far_side_that_pauses_is_not_closed(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel would close the connection after TCP_USER_TIMEOUT, although the peer acknowledges every probe."""
+    """With TCP_USER_TIMEOUT, the kernel would close the connection although the peer acknowledges every probe."""
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
     for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
         monkeypatch.setattr(stalled_peers, name, seconds)
@@ -365,12 +363,12 @@ async def test_a_far_side_that_pauses_is_not_closed(
 
 
 async def test_little_data_is_buffered_between_a_tunnel_and_a_tls_proxy(tmp_path: Path) -> None:
-    """The last data of an SSH connection would wait for all buffered data."""
+    """New data of an SSH connection through the proxy would wait behind all buffered data."""
     stop = threading.Event()
     window = 64 << 10
 
     def take_nothing(far: ssl.SSLSocket) -> None:
-        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window // 2)  # the kernel doubles it
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window // 2)  # the kernel doubles the value (socket(7))
         stop.wait(20)
 
     with tls_proxy(tmp_path / "ca", take_nothing) as (port, authority):
@@ -391,7 +389,7 @@ async def test_little_data_is_buffered_between_a_tunnel_and_a_tls_proxy(tmp_path
 async def test_asyncssh_channels_reset_the_client_if_an_upload_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A channel that the peer has closed refuses data; the client gets the response, and a reset."""
+    """A channel that the peer has closed refuses data, so the client gets the response and then a reset."""
     adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()
     try:

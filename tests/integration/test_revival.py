@@ -1,4 +1,4 @@
-"""Containers that do not run because a network, a volume or a namespace was missing, on a real engine."""
+"""Revival of containers that failed because a network, a volume or a namespace was missing, on a real engine."""
 
 import asyncio
 import json
@@ -48,11 +48,11 @@ def site(engine: Engine, tmp_path: Path) -> Site:
 
 
 class Host:
-    """A gateway on the engine's host: only its reconciler, which runs on request.
+    """The reconciler of a gateway on the engine's host, which runs only when a test calls it.
 
     Args:
-        engine: The engine.
-        folder: For its state.
+        engine: The engine to reconcile.
+        folder: The directory for the gateway's state.
     """
 
     def __init__(self, engine: Engine, folder: Path, *, revive: bool = True) -> None:
@@ -70,11 +70,11 @@ class Host:
         return self._reconciler.revivals
 
     def dead(self) -> dict[str, Dead]:
-        """Return the dead containers in the last snapshot."""
+        """Return the containers that the last snapshot shows as dead."""
         return {each.container: each for each in self._reconciler.plan.dead}
 
     def reconcile(self, until: Callable[[], bool], within: float = 30.0) -> int:
-        """Reconcile until a condition holds; return how many containers were started."""
+        """Reconcile until a condition holds; return the number of started containers."""
 
         async def cycles() -> int:
             started, deadline = 0, time.monotonic() + within
@@ -90,7 +90,7 @@ class Host:
         return asyncio.run(cycles())
 
     def reconcile_for(self, seconds: float) -> int:
-        """Reconcile for some time; return how many containers were started."""
+        """Reconcile for some time; return the number of started containers."""
         end = time.monotonic() + seconds
         return self.reconcile(lambda: time.monotonic() > end, seconds + 10)
 
@@ -109,9 +109,9 @@ def create_volume(engine: Engine, name: str = "media", port: int = PORT) -> None
 
 
 def run_dead(engine: Engine, name: str, *options: str) -> None:
-    """Start a container whose start fails."""
+    """Start a container, and check that its start fails."""
     failed = engine.docker("run", "-d", "--name", name, *options, "busybox", "sleep", "9999", check=False)
-    assert failed.returncode, "the start must fail"
+    assert failed.returncode, "the container started, although its start must fail"
 
 
 def test_a_container_that_the_gateway_attached_is_started_after_its_network_was_removed(
@@ -120,7 +120,7 @@ def test_a_container_that_the_gateway_attached_is_started_after_its_network_was_
     host = Host(engine, tmp_path)
     engine.run("web", *OPT_IN, RESTARTS)
     host.reconcile(lambda: engine.attached("web", "apps"))
-    # The container exits, the network is pruned, and the engine tries to start the container.
+    # The container exits, the test removes the network, and the engine fails to start the container.
     engine.docker("kill", "web")
     engine.docker("network", "rm", "apps")
     assert "not found" in engine.docker("start", "web", check=False).stderr
@@ -190,16 +190,16 @@ def test_stopped_containers_and_those_that_fail_for_other_reasons_are_not_starte
 def test_a_container_is_given_up_after_repeated_failures(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This kernel has no NFS, or nothing listens: in both cases, each mount fails."""
+    """Each mount fails, because the kernel has no NFS or because no server listens."""
     monkeypatch.setattr(revivals_module, "LIMIT", 3)
     monkeypatch.setattr(revivals_module, "_POLICY", BackoffPolicy(first=0.2, cap=0.4, floor=0.1))
     host = Host(engine, tmp_path)
     create_volume(engine)
     run_dead(engine, "web", RESTARTS, "-v", "media:/media")
-    run_dead(engine, "once", "-v", "media:/media")  # without a restart policy
+    run_dead(engine, "once", "-v", "media:/media")  # this container has no restart policy
     host.usable = frozenset()
     host.reconcile_for(3)
-    assert host.dead()["web"].state is RevivalState.WAITING, "the backend is not up"
+    assert host.dead()["web"].state is RevivalState.WAITING, "revival must wait while the backend is not up"
     host.usable = frozenset({"media"})
     host.reconcile(lambda: host.dead()["web"].state is RevivalState.GIVEN_UP)
     assert host.dead()["web"].command == "docker start web"
@@ -241,7 +241,9 @@ def test_dependants_of_the_gateways_container_serve_again_after_its_restart(site
     site.wait(lambda: not _dead(site))
     started = site.engine.inspect("web")["State"]["StartedAt"]
     time.sleep(3)
-    assert site.engine.inspect("web")["State"]["StartedAt"] == started, "it is restarted once"
+    assert site.engine.inspect("web")["State"]["StartedAt"] == started, (
+        "the gateway must restart the container only once"
+    )
     assert _metric(site, 'gateway_containers_revived_total{reason="namespace"}') == 1
     assert _metric(site, 'gateway_containers_dead{reason="namespace"}') == 0
 

@@ -16,7 +16,7 @@ from tests.support.swarms import two_nodes
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 ALONE = 60
-"""Seconds that the worker runs before its manager."""
+"""Seconds for which the worker runs before its manager starts."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_containers_of_a_worker_run_again_when_its_manager_is_back(
             backends: {{echo: {{kind: tcp, targets: ["127.0.0.1:{port}"], listen: "0.0.0.0:{free_port()}"}}}}
             docker: {{host: "{worker.url}", revive: true, networks: {{mesh: {{driver: overlay}}}}}}
         """)
-        # A worker sees an overlay only while one of its containers is on it.
+        # A worker sees an overlay only while a container of the worker is attached to it.
         worker.run("joined", "--network", "mesh", "--restart=always")
         worker.run("web", *OPT_IN, "--restart=always")
         worker.run("stopped", *OPT_IN, "--restart=unless-stopped")
@@ -58,5 +58,5 @@ def test_containers_of_a_worker_run_again_when_its_manager_is_back(
         gateway.wait(lambda: running(worker, "web") and running(worker, "joined"), timeout=60)
         gateway.wait(lambda: not (gateway.status()["docker"] or {})["dead_containers"], timeout=40)
         assert worker.attached("web", "mesh")
-        assert not running(worker, "stopped"), "it was stopped on purpose"
+        assert not running(worker, "stopped"), "revival must not start a container that a user stopped"
         assert manager.docker("network", "ls", "-q", "--filter", "name=mesh").stdout.count("\n") == 1

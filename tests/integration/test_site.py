@@ -1,4 +1,4 @@
-"""A whole site: every kind, over none, one and two hops, and the failure of each part."""
+"""A site with backends of every kind behind zero, one and two hops, and the failure of each part."""
 
 import contextlib
 import json
@@ -103,7 +103,7 @@ def test_everything_is_up_and_answers_within_five_seconds(site: Site) -> None:
     assert query_postgres(site.postgres, site.ports["direct"]) == 2
     assert read_nfs(site.ports["media"]) == "hello over NFS\n"
     with connect_unix(site.socket) as sock:
-        sock.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")  # SSLRequest: one byte comes back
+        sock.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")  # the server answers an SSLRequest with one byte
         assert sock.recv(1) in (b"S", b"N")
     assert site.socket.stat().st_mode & 0o777 == 0o660
 
@@ -168,7 +168,7 @@ def test_a_killed_session_is_replaced_within_seconds(site: Site) -> None:
 
 def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site) -> None:
     site.gateway.wait_up("orders", "jumped", "reports", "direct", "media")
-    # The sessions are children of the listener: all of them go.
+    # A crash of the listening sshd also ends its sessions, which are its child processes.
     site.bastion.crash()
     try:
         for name in ("orders", "jumped", "reports", "media"):
@@ -179,7 +179,7 @@ def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site)
         assert explained.returncode == 0
         assert "root cause: tunnel bastion: refused" in explained.stdout
         assert query_postgres(site.postgres, site.ports["direct"]) == 2
-        # A client that comes now waits, and is served when the bastion is back.
+        # A new client waits, and is served when the bastion is up again.
         answers: list[int] = []
         waiting = threading.Thread(target=lambda: answers.append(query_mysql(site.mariadb, site.ports["orders"])))
         waiting.start()
@@ -192,7 +192,7 @@ def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site)
     site.gateway.wait_up("orders", "jumped", "reports", "media")
     reported = [json.loads(line) for line in site.gateway.log.splitlines()]
     refused = [line for line in reported if line.get("tunnel") == "bastion" and line.get("reason") == "refused"]
-    # However many attempts were refused, once for each sort of traffic.
+    # The log contains one line for each traffic class, regardless of the number of refused attempts.
     assert sorted(line.get("traffic", "") for line in refused) == ["", "bulk"]
 
 

@@ -35,7 +35,7 @@ NATIVE, ASYNCSSH = instrumentation.CIPHERS
 
 
 def over(path: SlowLink, bastion: Bastion, **changes: Any) -> SshOptions:
-    """Return the options of one connection to `bastion` over the slow path."""
+    """Return options for a tunnel with one SSH connection to `bastion` over the slow path."""
     pin = (bastion.folder / "host_key.pub").read_text().strip()
     plain = options(bastion, port=path.port, known_hosts=(), host_keys=(pin,), connections=Connections(1, 1))
     return replace(plain, **changes)
@@ -57,11 +57,11 @@ async def test_uploads_share_a_full_uplink_evenly_and_queries_are_answered(basti
 async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
-    """A waiting relay waits for one packet of each other relay, and not for a whole read."""
+    """A relay waits for one packet of each other relay, and not for the data of a whole read."""
     uploads = 6
     waiting: dict[Sender, int] = {}
     between: list[int] = []
-    """Bytes that the others sent while one waited."""
+    """For each wait of a relay, the bytes that the other relays sent meanwhile."""
     enqueue, serve = PacketWriter.enqueue, PacketWriter._serve_queue
     relays: set[ChannelRelay] = set()
 
@@ -94,7 +94,7 @@ async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
 
 @pytest.mark.parametrize(("who", "cipher"), [("us", NATIVE), ("sshd", NATIVE), ("us", ASYNCSSH)])
 async def test_a_key_exchange_on_a_full_slow_uplink_resets_nothing(tmp_path: Path, who: str, cipher: str) -> None:
-    """Data in flight delays the key exchange, and must not look like silence."""
+    """Data in flight delays the key exchange; the gateway must not treat this delay as silence."""
     need_sshd()
     limit = 1 << 20
     keepalive = Keepalive(interval=Duration(0.5), suspect=Duration(3.0), replace=Duration(1.5), lost=Duration(60.0))
@@ -111,7 +111,9 @@ async def test_a_key_exchange_on_a_full_slow_uplink_resets_nothing(tmp_path: Pat
                 with Clients([front.port] * 4, uploads=4):
                     async with asyncio.timeout(50):
                         while exchanges.count < 2 or min(backend.bytes[1:5]) < 320 << 10:
-                            assert instrumentation.sessions(link) == connections, "the connection was replaced"
+                            assert instrumentation.sessions(link) == connections, (
+                                "the gateway replaced the connection"
+                            )
                             await asyncio.sleep(0.05)
                     assert not front.endings
     finally:
@@ -126,7 +128,7 @@ def flooding(client: socket.socket) -> None:
 
 @pytest.mark.parametrize("cipher", instrumentation.CIPHERS)
 async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cipher: str) -> None:
-    """The client reads little by little, so that its window is adjusted all the time."""
+    """The client reads in small steps, so that the gateway adjusts its window continuously."""
     stop = threading.Event()
 
     def read(client: socket.socket) -> None:
@@ -142,7 +144,7 @@ async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cip
             reading = asyncio.create_task(asyncio.to_thread(read, client))
             try:
                 (session,) = instrumentation.sessions(link)
-                fullest = taken = 0.0  # windows
+                fullest = taken = 0.0  # both are numbers of windows
                 async with asyncio.timeout(40):
                     while fullest < 0.8 or taken < 2:
                         await asyncio.sleep(0.01)
@@ -155,7 +157,7 @@ async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cip
 
 
 @pytest.mark.timeout(120)
-def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
+def test_a_short_soak_run_finds_no_error(tmp_path: Path) -> None:
     need_sshd()
     done = subprocess.run(
         [sys.executable, "-m", "tests.soak.soak", "--seconds", "15", "--seed", "1", "--clients", "120"],
@@ -163,9 +165,6 @@ def test_a_short_soak_finds_nothing(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"[1-9][\d,]* packets were sealed with [1-9][\d,]* AES-GCM keys, 0 nonces twice", done.stdout)
-
-
-# The slow link itself.
 
 
 def test_a_slow_link_delays_limits_and_loses_nothing() -> None:
@@ -200,7 +199,7 @@ def test_a_slow_link_holds_little_and_can_stall_and_be_cut() -> None:
             with contextlib.suppress(BlockingIOError):
                 while True:
                     accepted += client.send(bytes(4096))
-            assert accepted < 128 << 10  # four buffers of 8 KiB, which the kernel doubles
+            assert accepted < 128 << 10  # the path has four buffers of 8 KiB, which the kernel doubles
             client.setblocking(True)
         path.shape(Shape())
         for stop in (path.hole, path.stall):

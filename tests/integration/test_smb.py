@@ -1,4 +1,4 @@
-"""SMB with Debian's Samba, directly and through the gateway."""
+"""SMB backends with Debian's Samba: direct access, and access through the gateway."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ SMB_MODULES = ("cifs", "md5", "cmac", "hmac", "sha256", "sha512", "ccm", "gcm", 
 
 @pytest.fixture
 def samba(tmp_path: Path) -> Iterator[int]:
-    """The port of a server with one share for guests."""
+    """The port of a Samba server with one share for guests."""
     need(find("smbd") is not None and find("smbclient") is not None, "smbd and smbclient (packages samba smbclient)")
     server = Samba(tmp_path / "samba").start()
     yield server.port
@@ -56,7 +56,7 @@ def test_a_share_is_checked_and_read_through_the_gateway(
 def test_a_kernel_can_mount_the_smb_volume(
     gateway: Gateway, shared_bastion: Bastion, samba: int, tmp_path: Path
 ) -> None:
-    """In a virtual machine, with the options that Docker's driver would be given."""
+    """A virtual machine mounts the share with the options of the Docker volume."""
     need_guest()
     listen = free_port()
     gateway.write(f"""

@@ -1,4 +1,4 @@
-"""Listeners that systemd binds: `systemd-socket-activate` passes them as a socket unit does."""
+"""Listeners that systemd binds: `systemd-socket-activate` passes sockets like a socket unit."""
 
 import socket
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
 def echo(family: socket.AddressFamily, address: tuple[str, int] | str, within: float = 60.0) -> bytes:
-    """Connect as soon as something listens; send, and return what comes back."""
+    """Connect as soon as the address accepts connections; send data, and return the response."""
     deadline = time.monotonic() + within
     while True:
         with socket.socket(family) as client:
@@ -52,13 +52,13 @@ def test_a_client_that_connects_before_the_gateway_starts_waits_and_is_served(
         gateway.wrapper = ["systemd-socket-activate", "-E", f"PYTHONPATH={REPOSITORY}"]
         for address in (tcp, f"127.0.0.1:{unused}", unix):
             gateway.wrapper += ["-l", address]
-        # The first client starts the gateway.
+        # The first client makes systemd-socket-activate start the gateway.
         early = threads.submit(echo, socket.AF_INET, listener)
         gateway.start()
         assert early.result(60) == b"hello"
         assert f"no backend listens on 127.0.0.1:{unused}" in gateway.log
         assert echo(socket.AF_UNIX, unix) == b"hello"
-        # A listener that is removed and added again is the same socket, which systemd still holds.
+        # After a reload removes and adds the listener, the gateway uses the same socket, which systemd keeps open.
         configure(unix)
         assert gateway.command("reload").returncode == 0
         waiting = threads.submit(echo, socket.AF_INET, listener)

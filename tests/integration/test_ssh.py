@@ -1,4 +1,4 @@
-"""SSH tunnels against OpenSSH's sshd and asyncssh's server: trust, credentials, deadlines, leaks."""
+"""SSH tunnels to OpenSSH's sshd and asyncssh's server: host keys, credentials, deadlines, leaks."""
 
 import asyncio
 import contextlib
@@ -57,9 +57,6 @@ def sshd(tmp_path: Path) -> Iterator[Bastion]:
     server = Bastion(tmp_path / "bastion").start()
     yield server
     server.stop()
-
-
-# The way through.
 
 
 async def test_bytes_and_half_closes_are_forwarded(bastion: Bastion) -> None:
@@ -139,7 +136,7 @@ async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(s
 
 
 class Mute(asyncssh.SSHServer):
-    """Accepts every login, and does not respond to channel requests."""
+    """An SSH server that accepts every login, and does not respond to channel requests."""
 
     async def connection_requested(self, *_: object) -> bool:  # type: ignore[override]
         await asyncio.Event().wait()
@@ -161,12 +158,9 @@ async def test_a_server_that_forbids_forwarding_is_reported(sshd: Bastion) -> No
     async with opened(options(sshd)) as link:
         closed = Endpoint("127.0.0.1", free_port())
         assert (await probe_once(tcp, link, closed, 10)).reason is Reason.REFUSED
-        with frozen(sshd):  # it has answered, if only that it cannot connect
+        with frozen(sshd):  # the bastion has answered the last channel request, with a refusal
             result = await probe_once(tcp, link, closed, 0.5)
         assert result.detail == "no answer within 0.5 s (completed: channel)"
-
-
-# Whom we trust.
 
 
 async def test_a_wrong_host_key_is_fatal_and_the_error_shows_the_offered_key(bastion: Bastion) -> None:
@@ -190,7 +184,7 @@ async def test_an_unreadable_known_hosts_is_refused(sshd: Bastion) -> None:
 
 
 async def test_an_invalid_line_of_known_hosts_is_reported(sshd: Bastion) -> None:
-    """The line may be one that revokes a key."""
+    """The invalid line could revoke a key, so the gateway must not ignore it silently."""
     sshd.known_hosts.write_text(f"# ours\n{sshd.known_hosts.read_text()}garbage\n")
     error = await refused(options(sshd))
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
@@ -228,7 +222,7 @@ async def test_a_secret_that_is_not_text_is_an_error(sshd: Bastion, tmp_path: Pa
 
 
 @pytest.mark.parametrize("form", ["key", "fingerprint"])
-async def test_pinned_keys(sshd: Bastion, form: str) -> None:
+async def test_only_the_pinned_host_key_is_trusted(sshd: Bastion, form: str) -> None:
     public = sshd.folder / "host_key.pub"
     printed = subprocess.run(  # noqa: ASYNC221
         ["ssh-keygen", "-lf", str(public)], capture_output=True, text=True, check=True, timeout=10
@@ -283,9 +277,6 @@ async def test_each_hop_uses_its_own_keys(sshd: Bastion, tmp_path: Path) -> None
         inner.stop()
 
 
-# Who we are.
-
-
 async def test_a_refused_login_is_fatal(bastion: Bastion) -> None:
     bastion.authorize()
     make_key(bastion.folder / "stranger")
@@ -311,7 +302,7 @@ async def test_an_encrypted_key_and_its_passphrase(sshd: Bastion, passphrase: st
     assert message in error.detail
 
 
-async def test_a_user_certificate(sshd: Bastion) -> None:
+async def test_a_login_with_a_user_certificate(sshd: Bastion) -> None:
     make_key(sshd.folder / "user_ca")
     authority = (sshd.folder / "user_ca.pub").read_text()
     (sshd.folder / "authorized_keys").write_text(f"cert-authority {authority}")
@@ -322,14 +313,14 @@ async def test_a_user_certificate(sshd: Bastion) -> None:
         check=True, timeout=10,
     )  # fmt: skip
     certificate = sshd.folder / "client_key-cert.pub"
-    async with opened(options(sshd)):  # the one beside the key
+    async with opened(options(sshd)):  # the gateway uses the certificate next to the key
         pass
     certificate.rename(sshd.folder / "elsewhere.pub")
     async with opened(options(sshd, certificate_files=(sshd.folder / "elsewhere.pub",))):
         pass
 
 
-async def test_an_agent(sshd: Bastion, tmp_path: Path) -> None:
+async def test_a_login_with_a_key_of_an_ssh_agent(sshd: Bastion, tmp_path: Path) -> None:
     need(find("ssh-agent") is not None, "ssh-agent (package openssh-client)")
     path = tmp_path / "agent.sock"
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL) as agent:  # noqa: ASYNC220
@@ -366,9 +357,6 @@ async def test_chacha_is_refused_from_a_server_without_strict_key_exchange(
         assert "without strict key exchange" in error.detail
 
 
-# How it fails.
-
-
 async def test_refused_silent_and_foreign_servers_have_their_reasons(sshd: Bastion) -> None:
     error = await refused(options(sshd, port=free_port()))
     assert (error.reason, error.fatal) == (Reason.REFUSED, False)
@@ -379,7 +367,7 @@ async def test_refused_silent_and_foreign_servers_have_their_reasons(sshd: Basti
         with serving(behaviour) as port:
             started = time.monotonic()
             error = await refused(options(sshd, port=port, login_timeout=Duration(0.5)))
-            assert time.monotonic() - started < 10  # the default is 15
+            assert time.monotonic() - started < 10  # the default of `login_timeout` is 15 s
             assert error.reason in reasons
 
 
@@ -405,7 +393,7 @@ async def test_prohibited_refused_and_unknown_targets_have_their_reasons(tmp_pat
 
 
 async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(sshd: Bastion) -> None:
-    """asyncssh #823: a channel with a cancelled open must be aborted when it opens later."""
+    """A channel whose open was cancelled must be closed when it opens later (asyncssh #823)."""
     with serving(echoing) as port:
         slow = options(sshd, dial_timeout=Duration(1.5), keepalive=PATIENT)
         async with opened(slow) as link:
@@ -433,7 +421,7 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
 
 @pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com"])
 async def test_a_slow_client_gets_all_data_sent_before_the_end(sshd: Bastion, cipher: str) -> None:
-    """asyncssh drops an EOF that it could not deliver before the channel is closed."""
+    """asyncssh drops an EOF that it has not delivered when the channel closes."""
     answer = bytes(range(256)) * 6000
 
     def answering(client: socket.socket) -> None:
@@ -452,7 +440,7 @@ async def test_a_slow_client_gets_all_data_sent_before_the_end(sshd: Bastion, ci
                 relay = await link.join(theirs, Endpoint("127.0.0.1", port), Histogram())
                 client.sendall(b"ask")
                 client.shutdown(socket.SHUT_WR)
-                await asyncio.sleep(1)  # the end of the channel comes while most is still waiting
+                await asyncio.sleep(1)  # the channel ends while most data is still buffered
                 client.setblocking(False)
                 got = bytearray()
                 async with asyncio.timeout(20):
@@ -464,7 +452,7 @@ async def test_a_slow_client_gets_all_data_sent_before_the_end(sshd: Bastion, ci
 
 @pytest.mark.parametrize("complete", [True, False])
 async def test_complete_responses_outlive_the_ssh_connection_and_incomplete_ones_are_reset(*, complete: bool) -> None:
-    """Part of it still waits for a client that reads slowly."""
+    """The gateway still buffers a part of each response for a slow client."""
     answer = bytes(1_500_000)
     conns: list[asyncssh.SSHServerConnection] = []
 
@@ -547,14 +535,14 @@ async def test_a_closed_ssh_connection_is_not_a_failure_of_the_target(sshd: Bast
 
 async def test_a_frozen_connection_is_replaced_and_its_clients_are_reset(sshd: Bastion) -> None:
     with serving(echoing) as port:
-        # Without a replacement nothing would happen for ten seconds.
+        # Without a replacement of the frozen connection, the dial would wait for ten seconds.
         keepalive = replace(HASTY, replace=Duration(1.0), lost=Duration(10.0))
         async with opened(options(sshd, keepalive=keepalive)) as link:
             held = await link.socket(Endpoint("127.0.0.1", port))
             silent_one = link._connections[0]
             started = time.monotonic()
             sshd.kill_sessions(signal.SIGSTOP)
-            await echo_once(link, port)  # its channel is asked for on the frozen connection, and moves on
+            await echo_once(link, port)  # the dial starts on the frozen connection, and moves to another
             assert 0.3 < time.monotonic() - started < 9
             with held:
                 assert await asyncio.get_running_loop().sock_recv(held, 10) == b""
@@ -567,7 +555,7 @@ async def test_a_frozen_connection_is_replaced_and_its_clients_are_reset(sshd: B
 async def test_a_dial_moves_from_a_frozen_connection_immediately(
     sshd: Bastion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "_TICK_SECONDS", 60.0)  # no other check runs
+    monkeypatch.setattr(pool, "_TICK_SECONDS", 60.0)  # prevent periodic checks of the connections
     with serving(echoing) as port:
         patient = options(sshd, connections=Connections(min=2, max=2), keepalive=PATIENT)
         async with opened(patient) as link:
@@ -613,7 +601,7 @@ async def test_abandoned_dials_of_a_check_that_connect_later_are_reported(sshd: 
             finally:
                 sshd.kill_session(frozen_one, signal.SIGCONT)
             moved_on = len(reported)
-            assert 3 <= moved_on <= 7  # the others were never sent there
+            assert 3 <= moved_on <= 7  # the pool sent other dials to the live connection
             for sock in socks:
                 with sock:
                     await asyncio.get_running_loop().sock_sendall(sock, b"x")
@@ -646,7 +634,7 @@ async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(ssh
             assert reported == [1]
             with pytest.raises(LinkLostError):
                 await link.socket(Endpoint("127.0.0.1", 9), Phases(on_abandoned=lambda: reported.append(1)))
-            assert reported == [1]  # nothing was dialled
+            assert reported == [1]  # the second call started no dial
 
 
 async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> None:
@@ -656,13 +644,13 @@ async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> 
     with serving(echoing) as port:
         async with tunnel.open(DirectLink(), lambda state, *_: states.append(state)) as open_tunnel:
             link = open_tunnel.link
-            tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # of those that follow
+            tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # affects only later logins
             held = await link.socket(Endpoint("127.0.0.1", port))
             with frozen(sshd):
                 async with asyncio.timeout(15):
                     while states[-1:] != [TunnelState.SUSPECT]:
                         await asyncio.sleep(0.02)
-                await asyncio.sleep(1.0)  # beyond the time after which one alone would be given up
+                await asyncio.sleep(1.0)  # a single silent connection would be given up earlier
                 with pytest.raises(LinkLostError):
                     await link.socket(Endpoint("127.0.0.1", port))
                 await loop.sock_sendall(held, b"still there?")
@@ -679,18 +667,18 @@ async def test_a_path_that_stays_silent_is_closed(sshd: Bastion) -> None:
     tunnel = SshTunnel(options(sshd, keepalive=HASTY))
     async with tunnel.open(DirectLink(), lambda *_: None) as open_tunnel:
         link = open_tunnel.link
-        tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # of those that follow
+        tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # affects only later logins
         started = time.monotonic()
         with frozen(sshd):
             async with asyncio.timeout(20):
                 assert "silent for" in await link.lost()
-            assert time.monotonic() - started > 2.0  # not when one alone would be given up, after 0.8
+            assert time.monotonic() - started > 2.0  # a single silent connection would be given up after 0.8 s
             with pytest.raises(ReachError):
                 await link.socket(Endpoint("127.0.0.1", 1))
 
 
 @pytest.mark.parametrize(("suspect", "lost", "slept"), [(1.5, 1.8, 2.0), (0.5, 0.8, 0.9)])
-async def test_a_paused_gateway_does_not_blame_the_path(
+async def test_a_pause_of_the_gateway_does_not_make_connections_suspect(
     sshd: Bastion, suspect: float, lost: float, slept: float
 ) -> None:
     keepalive = replace(HASTY, suspect=Duration(suspect), lost=Duration(lost))
@@ -793,7 +781,7 @@ async def test_at_most_four_concurrent_handshakes_per_server(tmp_path: Path) -> 
 
 @contextlib.contextmanager
 def frozen(server: Bastion) -> Iterator[None]:
-    """Stop all processes of a bastion, including the listener."""
+    """Freeze all processes of a bastion, including the listener, until the block ends."""
     server.freeze()
     try:
         yield
@@ -802,7 +790,7 @@ def frozen(server: Bastion) -> Iterator[None]:
 
 
 def sshd_like(folder: Path, port: int) -> Bastion:
-    """Return a bastion that is used for its options only."""
+    """Return a bastion that is not started, and supplies only its options."""
     made = Bastion(folder / "bastion")
     made.port = port
     return made
@@ -823,7 +811,7 @@ async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bas
 
 
 async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
-    """Clients reset while their channel opens, as an impatient health checker does."""
+    """Clients reset while their channel opens, like health checks with a short timeout."""
     before = _descriptors()
     with serving(echoing) as port, socket.create_server(("127.0.0.1", 0), backlog=512) as server:
         server.setblocking(False)

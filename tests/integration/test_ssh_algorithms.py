@@ -1,4 +1,4 @@
-"""The algorithms of an SSH connection: modern by default, old ones by configuration, none open to truncation."""
+"""SSH algorithms: modern by default, old ones by configuration; none permits truncation (CVE-2023-48795)."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.filterwarnings("ignore:Diffie-Hellman over finite fields")
 async def test_errors_name_the_algorithms_that_an_old_server_lacks(tmp_path: Path) -> None:
-    """Each error names what is missing, the offer, and the key that permits it; with all keys, the login succeeds."""
+    """Each error names the algorithms, the offer and the configuration key; with all keys set, the login succeeds."""
     old = {
         "kex": ("KexAlgorithms", "diffie-hellman-group14-sha1", "key exchange"),
         "host_key_algorithms": ("HostKeyAlgorithms", "ssh-rsa", "host key algorithm"),
@@ -61,11 +61,8 @@ async def test_post_quantum_hybrids_come_first(tmp_path: Path, monkeypatch: pyte
         bastion.stop()
 
 
-# CVE-2023-48795.
-
-
 class Witness(asyncssh.SSHServer):
-    """Counts the logins that begin."""
+    """An SSH server that counts the logins that begin."""
 
     logins = 0
 
@@ -76,7 +73,7 @@ class Witness(asyncssh.SSHServer):
 
 @contextlib.asynccontextmanager
 async def without_strict_exchange(folder: Path, patch: pytest.MonkeyPatch, **more: Any) -> AsyncIterator[Bastion]:
-    """Make asyncssh's server behave as before it supported strict key exchange."""
+    """Make asyncssh's server behave like its versions without strict key exchange."""
     Witness.logins = 0
     bastion = Bastion(folder, embedded=True)
     patch.setattr(SSHConnection, "_get_extra_kex_algs", lambda _: [])
@@ -117,7 +114,7 @@ async def test_ciphers_that_need_strict_key_exchange_are_not_used_without_it(
 
 @pytest.mark.parametrize("chacha", ["to the server", "from the server"])
 async def test_each_direction_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chacha: str) -> None:
-    """A server may want ChaCha20 one way only (RFC 4253, 7.1)."""
+    """A server may offer ChaCha20 for one direction only (RFC 4253, section 7.1)."""
     ways = [[b"chacha20-poly1305@openssh.com"], [b"aes128-gcm@openssh.com"]]
     if chacha == "from the server":
         ways.reverse()

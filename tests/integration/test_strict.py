@@ -1,4 +1,4 @@
-"""Strict mode and secrets, as the commands and the running service treat them."""
+"""Strict mode and the protection of secrets, in commands and in the running gateway."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def open_folder(server_folder: Path) -> Path:
-    """A folder that every user of this machine reaches."""
+    """A directory that every user of this machine can access."""
     folder = server_folder / "open"
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)
@@ -91,10 +91,11 @@ def test_a_value_from_the_environment_appears_nowhere_when_a_reload_is_refused(g
 @pytest.mark.parametrize(
     ("mount", "pod", "accepted"),
     [
-        ("mount --bind password password", False, True),  # Docker Compose, swarm
+        ("mount --bind password password", False, True),  # secrets of Docker Compose and of a swarm
         ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", True, True),
-        ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", False, False),  # of a host
-        ("mount --bind . . && cd $PWD", False, False),  # a folder of the host
+        # The tmpfs of a host.
+        ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", False, False),
+        ("mount --bind . . && cd $PWD", False, False),  # a directory of the host
     ],
     ids=["file", "kubernetes", "memory", "folder"],
 )

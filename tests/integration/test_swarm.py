@@ -1,4 +1,4 @@
-"""Two engines in one swarm with a real overlay between them, and an agent on each."""
+"""Two engines in one swarm with a real overlay network, and an agent on each node."""
 
 import sys
 import textwrap
@@ -16,19 +16,19 @@ from tests.support.swarm_agents import Agent, with_peers
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 MADE = ("mesh", "far", "one-node")
-"""Networks that the tests make."""
+"""Networks that the tests create."""
 
 
 @pytest.fixture(autouse=True)
 def clean(swarm: tuple[Engine, Engine]) -> Iterator[None]:
-    """Remove what the test created."""
+    """Remove the services, containers and networks that the test created."""
     yield
     manager = swarm[0]
     if services := manager.docker("service", "ls", "-q").stdout.split():
         manager.docker("service", "rm", *services)
     for engine in swarm:
         if ids := engine.docker("ps", "-aq").stdout.split():
-            engine.docker("rm", "-f", *ids, check=False)  # a task may end by itself meanwhile
+            engine.docker("rm", "-f", *ids, check=False)  # a task may have ended meanwhile
     deadline = time.monotonic() + 60
     for engine in reversed(swarm):
         while any(each in MADE for each in engine.docker("network", "ls", "--format", "{{.Name}}").stdout.split()):
@@ -40,14 +40,14 @@ def clean(swarm: tuple[Engine, Engine]) -> Iterator[None]:
 def service(
     manager: Engine, name: str, *options: str, command: tuple[str, ...] = ("busybox", "sleep", "9999")
 ) -> None:
-    """Start a service."""
+    """Create a swarm service."""
     own = ("--detach", "--name", name, "--stop-grace-period", "1s", "--endpoint-mode", "dnsrr", "--no-resolve-image")
     manager.docker("service", "create", *own, *options, *command)
 
 
 def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, Engine], tmp_path: Path) -> None:
     manager, worker = swarm
-    # The database can be reached from the manager's node only.
+    # Only the manager's node can reach the database.
     manager.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
     manager.run_python("db", SAYING.format(words="orders-here", seconds=0), "--network", "far", "--ip", "10.77.1.10")
     here = Agent(manager, tmp_path / "one", "node-1")
@@ -58,7 +58,7 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
         manager.docker("network", "inspect", "mesh", "-f", "{{.Driver}} {{.Attachable}}").stdout.strip()
         == "overlay true"
     )
-    # The worker's agent sees no overlay until it attaches something to it, and cannot create one.
+    # The worker's agent cannot create an overlay, and sees an overlay only after the agent attaches a container.
     other = Agent(worker, tmp_path / "two", "node-2").begin(
         '{idle: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:13306, hold: 2s}}'
     )
@@ -66,9 +66,9 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
     worker.run("app", *OPT_IN)
     other.wait(lambda: worker.attached("app", "mesh"), timeout=30)
     other.wait(lambda: other.says("app") == "orders-here", timeout=60)
-    # Each acts on its own engine only.
+    # Each agent changes only its own engine.
     assert "gw-owner-node-2" in worker.aliases("app", "mesh")
-    # An ordinary task cannot be attached, and its service can, where that is asked for.
+    # An agent cannot attach an ordinary task, but the leader attaches its service if the label requests it.
     labels = ("--label", "gateway.enable=true", "--container-label", "gateway.enable=true")
     service(manager, "jobs", "--constraint", "node.role==manager", *labels)
     leader.wait(
@@ -85,7 +85,7 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
 
     def attached() -> bool:
         spec = manager.inspect("jobs")["Spec"]["TaskTemplate"]
-        # It had no network, so that the default bridge is its route out.
+        # The service had no network before, so the default bridge is its route out.
         return [each["Target"] for each in spec.get("Networks", [])][1:] == [network]
 
     leader.wait(attached, timeout=30)
@@ -124,7 +124,7 @@ def test_a_labelled_service_is_shown_and_an_impossible_network_blocks_only_itsel
     leader.wait(lambda: shown() == {"one-node": ("blocked", "local_network"), "mesh": ("attached", None)}, timeout=30)
     network = manager.docker("network", "inspect", "mesh", "-f", "{{.Id}}").stdout.strip()
     spec = manager.inspect("jobs")["Spec"]["TaskTemplate"]
-    # The default bridge stays its way out.
+    # The default bridge stays the service's route out.
     assert [each["Target"] for each in spec["Networks"]][1:] == [network]
 
 
@@ -161,12 +161,12 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
     used = here.get("/api/v1/consumers")["consumers"]
     assert used["plain@node-2"]["backends"]["orders"]["rejected"] == {"not_allowed": 1}
     assert used["app@node-2"]["backends"]["orders"]["total"] >= 1
-    # The next container with the address is another consumer.
+    # The next container with this address is another consumer.
     address = worker.inspect("app")["NetworkSettings"]["Networks"]["mesh"]["IPAddress"]
     worker.docker("rm", "-f", "app")
     worker.run("thief", "--network", "mesh", "--ip", address)
     assert here.says_in(worker, "thief") == ""
-    # An agent that is gone is not believed any more, and one with another secret never was.
+    # The agent drops the reports of a stopped peer, and rejects a peer with another secret.
     worker.run("app", *labelled)
     here.wait(lambda: here.says_in(worker, "app") == "orders-here", timeout=60)
     worker.docker("kill", "gateway")
@@ -187,7 +187,8 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
 def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_every_node(
     swarm: tuple[Engine, Engine], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    tmp_path = tmp_path_factory.mktemp("g")  # short: the path of a unix socket has at most 107 bytes (unix(7))
+    # A short path, because a unix socket's path has at most 107 bytes (unix(7)).
+    tmp_path = tmp_path_factory.mktemp("g")
     manager, _ = swarm
     manager.docker("network", "create", "-d", "overlay", "--attachable", "--subnet", "10.99.0.0/24", "mesh")
     manager.run_python("db", SAYING.format(words="orders-here", seconds=0), "--network", "mesh", "--ip", "10.99.0.99")
@@ -226,7 +227,7 @@ def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_e
     for engine in swarm:
         engine.run("app", "--network", "mesh", "--label", "gateway.backends=orders")
         engine.run("plain", "--network", "mesh")
-    # The name leads to both gateways in turn.
+    # The backend's name resolves to both gateways in turn.
     for engine in swarm:
         agents[0].wait(lambda engine=engine: agents[0].says_in(engine, "app") == "orders-here", timeout=60)  # type: ignore[misc]
         assert {agents[0].says_in(engine, "app") for _ in range(10)} == {"orders-here"}
@@ -234,7 +235,7 @@ def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_e
     for agent in agents:
         used = agent.get("/api/v1/consumers")["consumers"]
         assert {name.partition("@")[0] for name, each in used.items() if "orders" in each["backends"]} >= {"app"}
-    # A name that its service lacks is named, by the manager, who knows.
+    # The manager, which can inspect services, reports an alias that the gateway's service lacks.
     text = path.read_text()
     path.write_text(
         text.replace(

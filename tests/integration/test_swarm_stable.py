@@ -1,4 +1,4 @@
-"""The addresses of the gateways of two nodes on one overlay: distinct, and the same after a recreation."""
+"""The gateways of two nodes have distinct addresses on one overlay, and keep them after a recreation."""
 
 import ipaddress
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_agents_of_two_nodes_keep_their_own_addresses(swarm: tuple[Engine, Engin
     manager, worker = swarm
     leader = Agent(manager, tmp_path / "one", "node-1").begin(IDLE)
     other = Agent(worker, tmp_path / "two", "node-2").begin(IDLE)
-    # A worker does not see the overlay before something is on it, and then moves out of the range for all.
+    # A worker sees the overlay only after a container is attached, and then moves the gateway to the reserved range.
     other.wait(lambda: ipaddress.ip_address(address(worker, "gateway", "mesh")) in LOWER, timeout=40)
     before = [address(each, "gateway", "mesh") for each in swarm]
     assert ipaddress.ip_address(before[0]) in LOWER
@@ -33,7 +33,7 @@ def test_agents_of_two_nodes_keep_their_own_addresses(swarm: tuple[Engine, Engin
         agent.wait(lambda agent=agent: agent.attachment("gateway") == ("attached", None), timeout=40)  # type: ignore[misc]
         assert address(engine, "gateway", "mesh") == expected
         engine.docker("rm", "-f", "intruder")
-    # Another agent that claims the same one gets another: the swarm's manager does not give an address twice.
+    # An agent that claims a used address gets another one, because the manager assigns each address once.
     worker.docker("rm", "-f", "gateway")
     (other.folder / "state/docker.json").write_text(f'{{"endpoints": [], "addresses": {{"mesh": ["{before[0]}"]}}}}')
     worker.run_gateway("gateway", other.folder)

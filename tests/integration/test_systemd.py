@@ -48,7 +48,7 @@ journalctl -u gateway -o cat --no-pager | grep reload
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
-    """A Debian with systemd, and with the gateway installed."""
+    """The root directory of a Debian system with systemd and the gateway."""
     need_guest()
     need(find("debootstrap") is not None, "debootstrap (package of this name)")
     made = tmp_path / "root"
@@ -76,7 +76,7 @@ def test_the_systemd_unit_starts_reloads_is_watched_and_stops(root: Path, tmp_pa
             (etc / "secrets/tunnel_key").chmod(0o600)
             (etc / "known_hosts").write_text(bastion.known_hosts.read_text().replace("127.0.0.1", HOST))
             (etc / "gateway.yaml").write_text(
-                # The script's own reloads are counted.
+                # The test counts the script's reloads, so automatic reloads are off.
                 f"log: {{level: info}}\ngateway: {{reload_on_change: false}}\n"
                 f"tunnels: {{bastion: {{kind: ssh, host: {HOST}, port: {bastion.port}, user: {bastion.user}, "
                 "identity_files: ['${CREDENTIALS_DIRECTORY}/tunnel_key'], known_hosts: [/etc/gateway/known_hosts]}}\n"

@@ -1,4 +1,4 @@
-"""TLS of checks to databases: every mode, with a new certificate authority."""
+"""TLS between checks and databases, in every mode, with a new certificate authority."""
 
 import ssl
 from collections.abc import Iterator
@@ -51,9 +51,9 @@ async def test_mysql(tls_mariadb: tuple[mariadb.MariaDB, certificates.Issued], t
         (TlsOptions(), None),
         (TlsOptions("require"), None),
         (TlsOptions("verify", authority.ca, certificates.NAME), None),
-        (TlsOptions("verify", authority.ca), Reason.TLS),  # it is not called 127.0.0.1
+        (TlsOptions("verify", authority.ca), Reason.TLS),  # the certificate does not contain 127.0.0.1
         (TlsOptions("verify", other.ca, certificates.NAME), Reason.TLS),
-        (TlsOptions("verify", server_name=certificates.NAME), Reason.TLS),  # the system does not trust it
+        (TlsOptions("verify", server_name=certificates.NAME), Reason.TLS),  # the system does not trust the authority
     ):
         result = await probe(mysql_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)
@@ -91,17 +91,17 @@ async def test_a_postgres_certificate_is_requested_rarely(
         return await dial(link, to, phases)
 
     def loading(context: ssl.SSLContext) -> None:
-        pytest.fail("nothing is verified: the system's authorities are not needed")
+        pytest.fail("the check loads the system's authorities although it verifies nothing")
 
     monkeypatch.setattr(DirectLink, "socket", counting)
     monkeypatch.setattr(ssl.SSLContext, "load_default_certs", loading)
     for _ in range(3):
         assert shown(await probe(backend, server.port, timeout=5)) == expiry_of(authority)
-    assert len(dialled) == 3 + 1  # three logins, and one for the certificate
+    assert len(dialled) == 3 + 1  # three logins, and one connection that reads the certificate
 
 
 def shown(result: CheckResult) -> float | None:
-    """Return when the certificate of the server expires."""
+    """Return the expiry time of the server's certificate, which the probe reports."""
     certificate = result.probe_result.certificate if result.probe_result else None
     return certificate.expires if certificate else None
 

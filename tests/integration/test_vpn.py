@@ -1,4 +1,4 @@
-"""VPNs: real servers in a namespace with databases and an export, and their failures."""
+"""OpenVPN and WireGuard tunnels to real servers in a namespace with databases and an export, and their failures."""
 
 import contextlib
 import ipaddress
@@ -66,7 +66,7 @@ while True:
 
 @dataclass
 class World:
-    """The servers in the namespace `far`."""
+    """The VPN servers, databases and exports in the namespace `far`."""
 
     folder: Path
     authority: Authority
@@ -84,7 +84,7 @@ class World:
 
 @pytest.fixture
 def far(world: World) -> World:
-    """The world with both servers running, also after a failed test."""
+    """The world with both VPN servers; the fixture starts servers that a failed test has stopped."""
     for vpn in (world.openvpn, world.wireguard):
         if not vpn.process.running:
             vpn.start()
@@ -136,13 +136,13 @@ def world(server_folder: Path) -> Iterator[World]:
 
 
 def tunnel(world: World, kind: str, gateway: Gateway, more: str = "") -> str:
-    """Return the keys of a tunnel of a kind, as a flow mapping."""
+    """Return the configuration keys of a tunnel of this kind, as a YAML flow mapping."""
     config = world.server(kind).client(gateway.folder / f"{kind}.conf")
     return f"{{kind: {kind}, config: {config}{more}}}"
 
 
 def backends(world: World, gateway: Gateway, via: str, host: str = BEHIND) -> tuple[str, dict[str, int]]:
-    """Return a backend of each kind with a protocol, through `via`."""
+    """Return the configuration and the ports of one backend of each kind, through the tunnel `via`."""
     ports = {name: free_port() for name in ("orders", "reports", "media", "share", "raw")}
     text = f"""
       orders:
@@ -171,13 +171,13 @@ def write(gateway: Gateway, tunnels: str, of_backends: str) -> None:
 
 
 def tcp_backend(world: World, name: str = "orders", via: str = "office") -> str:
-    """Return a TCP backend."""
+    """Return the configuration of a TCP backend."""
     target, listen = f"{BEHIND}:{world.mariadb.port}", f"127.0.0.1:{free_port()}"
     return f'{name}: {{kind: tcp, via: {via}, targets: ["{target}"], listen: "{listen}"}}'
 
 
 def mysql_backend(world: World, gateway: Gateway, listen: int) -> str:
-    """Return a database backend that is checked every second."""
+    """Return the configuration of a MySQL backend with a check every second."""
     check = database_check(world.mariadb, gateway.folder, "interval: 1s, timeout: 1s")
     target = f"{BEHIND}:{world.mariadb.port}"
     keys = f'kind: mysql, via: office, targets: ["{target}"], listen: "127.0.0.1:{listen}", check: {check}'
@@ -185,9 +185,9 @@ def mysql_backend(world: World, gateway: Gateway, listen: int) -> str:
 
 
 def host_network() -> str:
-    """Return what other VPN clients change: routes, rules, addresses of devices, name servers."""
+    """Return the routes, rules, addresses and name servers of the host, which other VPN clients change."""
     commands = "ip -4 route show table all; ip -6 route show table all; ip rule; ip -6 rule; cat /etc/resolv.conf"
-    # Addresses that a device gives itself come when they come.
+    # A device adds its link-local addresses at an unpredictable time.
     return "".join(line for line in run(commands).splitlines(keepends=True) if "fe80:" not in line)
 
 
@@ -218,7 +218,7 @@ def test_every_kind_of_backend_is_reached_and_the_host_stays_as_it_is(
 
 
 def raw(far: World, gateway: Gateway, kind: str, more: str = "") -> int:
-    """Start with one tunnel of a kind and one backend; return its port."""
+    """Start a gateway with one tunnel of this kind and one backend; return the port of the backend."""
     listen = free_port()
     write(
         gateway,
@@ -340,10 +340,10 @@ def test_ipv6_traffic_never_bypasses_the_vpn(far: World, gateway: Gateway, kind:
             f"office: {tunnel(far, kind, gateway, f', isolation: {isolation}')}",
             f'six: {{kind: tcp, via: office, targets: ["[{BEHIND_V6}]:4000"], listen: "127.0.0.1:{listen}"}}',
         )
-        # Without the VPN it would be reached too.
+        # The server is also reachable outside the VPN.
         with socket.create_connection((BEHIND_V6, 4000), timeout=5) as direct:
             assert direct.recv(10) == b"by v6\n"
-            assert direct.recv(10) == b""  # its end too is not to be seen below
+            assert direct.recv(10) == b""  # read the end, so that the capture does not contain it
         with nothing_outside(gateway.folder / "outer.txt"):
             gateway.start().wait_up("six", timeout=UP)
             with socket.create_connection(("127.0.0.1", listen), timeout=5) as client:
@@ -358,7 +358,7 @@ def test_ipv6_traffic_never_bypasses_the_vpn(far: World, gateway: Gateway, kind:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_vpn_is_closed_before_its_successor_opens(far: World, gateway: Gateway, kind: str) -> None:
-    """One identity is never connected twice, and unchanged tunnels stay open."""
+    """A reload never connects one identity twice, and keeps unchanged tunnels open."""
     listen = raw(far, gateway, kind)
     before = vpn_children(gateway)
     gateway.config.write_text(gateway.config.read_text().replace("kind: " + kind, f"kind: {kind}, mtu: 1300"))
@@ -379,7 +379,7 @@ def test_a_changed_vpn_is_closed_before_its_successor_opens(far: World, gateway:
 
 
 def test_replacing_a_child_process_leaves_the_management_of_the_others(far: World, gateway: Gateway) -> None:
-    """Each OpenVPN start cleans up after killed gateways; running clients must not be affected."""
+    """Each start of OpenVPN cleans up after killed gateways, which must not affect running clients."""
     other = OpenVpnServer(gateway.folder / "other", far.authority, port=1350, network="10.38.0").start()
     listen = free_port()
     try:
@@ -406,7 +406,7 @@ def test_replacing_a_child_process_leaves_the_management_of_the_others(far: Worl
 
 
 def test_four_vpns_bound_to_devices_end_with_the_gateway(far: World, gateway: Gateway) -> None:
-    """Their rules are in one table of the kernel, and each gateway removes only its own."""
+    """The rules of all VPNs are in one table of the kernel, and each gateway removes only its own rules."""
     before = host_network()
     others = [
         OpenVpnServer(
@@ -438,7 +438,7 @@ def test_four_vpns_bound_to_devices_end_with_the_gateway(far: World, gateway: Ga
 
 
 def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: World) -> None:
-    """With one table, each would remove the routes of the other."""
+    """If two devices shared a routing table, each would remove the routes of the other."""
     one, two = _of_one_table()
     wanted = Addressing((ipaddress.ip_interface("10.90.0.1/24"),))
     with inside(NEAR):
@@ -453,7 +453,7 @@ def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: 
             assert len({table for _, table in tables}) == 2
             for name, table in tables:
                 assert f"default dev {name}" in run(f"ip route show table {table}")
-            for _ in range(2):  # what is gone is not looked for where it was
+            for _ in range(2):  # the second removal must accept missing routes
                 policy_routing.remove_policy_routing(one)
             assert f"default dev {two}" in run(f"ip route show table {dict(tables)[two]}")
             policy_routing.remove_policy_routing(two)
@@ -472,11 +472,8 @@ def _of_one_table() -> tuple[str, str]:
     raise AssertionError
 
 
-# What goes wrong.
-
-
 def test_the_device_of_a_gateway_that_was_killed_is_removed_and_no_other() -> None:
-    """Uses devices of another kind, because the kernel may lack WireGuard."""
+    """The test uses devices of another type, because the kernel may lack WireGuard."""
     place = Namespace()
     try:
 
@@ -512,7 +509,7 @@ def test_a_restarted_server_is_reconnected(far: World, gateway: Gateway, kind: s
         time.sleep(3)
         server.start()
         back = until_a_query_succeeds(far, listen, 20)
-    assert vpn_children(gateway) == child, "it reconnected without a new process"
+    assert vpn_children(gateway) == child, "the reconnect must not start a new process"
     record_property("took", f"{kind}: traffic again {back:.1f} s after the server is back")
 
 
@@ -531,8 +528,8 @@ def test_dropped_packets_are_noticed(far: World, gateway: Gateway, kind: str, re
             with pytest.raises(Exception, match=r"refused|Lost connection|timed out|reset"):
                 query_mysql(far.mariadb, listen)
         back = until_a_query_succeeds(far, listen, 20)
-    assert down <= 45  # their reset would come at 60
-    if machine.worst < 1:  # else the gateway may have been suspended, and restarts its timers
+    assert down <= 45  # without the detection, connections would be reset only after 60 s
+    if machine.worst < 1:  # a suspended gateway restarts its timers
         assert (suspect <= 15, down <= 30) == (True, True), (suspect, down)
     assert vpn_children(gateway) == child
     record_property("took", f"suspect after {suspect:.1f} s, down after {down:.1f} s, back after {back:.1f} s")
@@ -541,7 +538,7 @@ def test_dropped_packets_are_noticed(far: World, gateway: Gateway, kind: str, re
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_short_silence_closes_no_session(far: World, gateway: Gateway, kind: str) -> None:
     listen = raw(far, gateway, kind)
-    # TCP asks again after 12.6 s, and then not before 25.
+    # TCP retransmits after 12.6 s, and then only after 25 s.
     with mysql(far.mariadb, listen, timeout=60) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT CONNECTION_ID()")
         before = cursor.fetchone()
@@ -553,7 +550,7 @@ def test_a_short_silence_closes_no_session(far: World, gateway: Gateway, kind: s
 
 @contextlib.contextmanager
 def dropping(far: World) -> Iterator[None]:
-    """Drop all UDP between the namespaces in both directions."""
+    """Drop all UDP packets between the namespaces until the block ends."""
     del far
     with inside(FAR):
         run("for way in INPUT OUTPUT; do iptables -I $way -p udp ! -d 127.0.0.0/8 -j DROP; done")
@@ -565,7 +562,7 @@ def dropping(far: World) -> Iterator[None]:
 
 
 def vpn_children(gateway: Gateway) -> list[str]:
-    """Return the gateway's child processes that are VPN clients."""
+    """Return the VPN clients among the gateway's child processes."""
     found = run(f"pgrep -P {gateway.pid} -l", check=False).splitlines()
     return [line for line in found if "openvpn" in line or "wireguard" in line]
 
@@ -609,7 +606,7 @@ def test_a_new_address_from_openvpn_resets_the_clients_and_the_tunnel_continues(
 
 
 def test_a_wireguard_peer_with_a_changed_address_is_resolved_again(far: World, gateway: Gateway) -> None:
-    """The peer moves to another address, and so does its name, as with dynamic DNS."""
+    """The peer moves to another address, and its name then resolves to this address, as with dynamic DNS."""
     peer = WireGuardPeer(gateway.folder / "peer", port=51821, network="10.23.0").start()
     hosts = gateway.folder / "hosts"
     hosts.write_text(f"{OUTER_FAR} vpn.example\n127.0.0.1 localhost\n")
@@ -638,7 +635,7 @@ def test_a_wireguard_peer_with_a_changed_address_is_resolved_again(far: World, g
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_packets_too_large_for_the_path_are_handled(far: World, gateway: Gateway, kind: str) -> None:
-    """The path silently drops large packets: a smaller `mtu` fixes it."""
+    """The path silently drops large packets; a smaller `mtu` solves this problem."""
     rule = "INPUT -p udp -m length --length 1350: -j DROP"
     try:
         for place in NAMES:
@@ -697,7 +694,7 @@ def test_errors_of_a_vpn_have_their_reason_and_detail(
     gateway.start()
     with Lateness() as machine:
         gateway.wait(lambda: gateway.tunnel("office")["reason"] is not None, 30)
-    if machine.sum < 1:  # else it may have had no time to say more than that
+    if machine.sum < 1:  # a delayed gateway may not have reported details yet
         assert gateway.tunnel("office")["reason"] == reason
     gateway.wait(lambda: gateway.tunnel("office")["reason"] == reason, 30)
     found = gateway.tunnel("office")
@@ -738,13 +735,11 @@ def test_a_missing_capability_is_reported(far: World, gateway: Gateway, kind: st
     assert "NET_ADMIN" in gateway.tunnel("office")["detail"]
 
 
-# What the children may do.
-
 NET_ADMIN = 1 << 12
 
 
 def with_tun(folder: Path, mode: int) -> list[str]:
-    """Return the prefix of a command for which /dev/net/tun has this mode."""
+    """Return a prefix that runs a command with this mode of /dev/net/tun."""
     node = folder / "tun"
     os.mknod(node, stat.S_IFCHR, os.makedev(10, 200))
     node.chmod(mode)
@@ -801,7 +796,7 @@ def test_a_user_outside_the_user_namespace_is_not_used() -> None:
 def test_openvpn_as_another_user_reconnects_recreates_its_device_and_ends_with_the_gateway(
     far: World, gateway: Gateway
 ) -> None:
-    notify = "explicit-exit-notify 1"  # or the client would have to notice
+    notify = "explicit-exit-notify 1"  # otherwise, the client would detect the stop only at its timeout
     first = OpenVpnServer(gateway.folder / "first", far.authority, 1198, network="10.25.0", more=notify).start()
     config = first.client(gateway.folder / "office.ovpn")
     listen = free_port()
@@ -817,10 +812,10 @@ def test_openvpn_as_another_user_reconnects_recreates_its_device_and_ends_with_t
     try:
         gateway.wait(lambda: "10.26.0.2" in gateway.tunnel("office").get("addresses", []), 40)
         until_a_query_succeeds(far, listen, 25)
-        assert vpn_children(gateway) == child, "it reconnected in place"
+        assert vpn_children(gateway) == child, "the reconnect must not start a new process"
         pid = int(child[0].split()[0])
         assert process_status(str(pid))["Uid"].split()[0] == str(privileges.USER)
-        os.kill(pid, signal.SIGSTOP)  # so that it does not notice by itself
+        os.kill(pid, signal.SIGSTOP)  # a stopped client cannot detect the end of the gateway itself
         assert gateway.process is not None
         gateway.process.send(signal.SIGKILL)
         deadline = time.monotonic() + 20

@@ -21,7 +21,7 @@ class Authority:
     """A certificate authority.
 
     Args:
-        folder: Where its certificates go.
+        folder: The directory for the authority's certificates.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,13 +39,13 @@ class Authority:
     def issue(
         self, name: str, *, server: bool = False, client: bool | None = None, days: int = 2, host: str | None = None
     ) -> tuple[Path, Path]:
-        """Issue a certificate, and return the files of it and of its key.
+        """Issue a certificate; return the paths of the certificate and of its key.
 
         Args:
-            name: The subject, and the name of the files.
-            server: Whether servers may use it.
-            client: Whether clients may use it; None: if servers may not.
-            days: How long it is valid; negative: it has expired.
+            name: The subject of the certificate, and the base name of both files.
+            server: Whether a server may use the certificate.
+            client: Whether a client may use the certificate; None: only if `server` is false.
+            days: Validity of the certificate in days; negative: the certificate has expired.
             host: The name or address of the server.
         """
         key = ec.generate_private_key(ec.SECP256R1())

@@ -20,19 +20,20 @@ _MSG_DEBUG = 4
 _MSG_GLOBAL_REQUEST = 80
 _MSG_CHANNEL_SUCCESS, _MSG_CHANNEL_FAILURE = 99, 100
 _MOST_PACKETS = 400
-"""For what is queued at once, however small the packets should be."""
+"""The maximum number of packets for queued data; larger packets replace smaller ones beyond it."""
 
 
 class ChannelEnd(End):
-    """An end that sends exactly the packets of a plan, within its window.
+    """The server's end of a channel, which sends exactly the packets of a plan, within the window of the channel.
 
-    It also holds the relay to RFC 4254: to the window and the packet size that it was granted, and to silence after a
-    close. To asyncssh, whose server keeps the connection, it is the channel's handler.
+    The end also checks the relay against RFC 4254: the relay keeps to the granted window and packet size, and sends
+    nothing after a close. An asyncssh server holds the connection, and calls this object as the handler of the
+    channel.
 
     Args:
-        changed: Called whenever something has happened.
+        changed: Called after each change of the state of this end.
         conn: The server's connection.
-        setup: How it starts.
+        setup: The initial state of the connection.
     """
 
     VERBS = ("send", "end", "pause", "resume", "take", "packets_of", "extra")
@@ -55,10 +56,8 @@ class ChannelEnd(End):
     def listens(self) -> bool:
         return not self.gone
 
-    # Verbs.
-
     def pause(self, _: int = 0) -> bool:
-        """Stop granting window."""
+        """Stop granting window to the peer."""
         if self.gone or not self.reading:
             return False
         self.reading = False
@@ -72,19 +71,19 @@ class ChannelEnd(End):
         return True
 
     def take(self, size: int) -> bool:
-        """Grant `size` bytes once, while it is paused."""
+        """Grant `size` bytes of window once, while this end is paused."""
         if self.gone or self.reading or self._got_close:
             return False
         self._grant(size)
         return True
 
     def packets_of(self, size: int) -> bool:
-        """Send packets of `size` bytes from now on."""
+        """Set the size of all later data packets to `size` bytes."""
         self._packet_size = size
         return not self.gone
 
     def extra(self, kind: int) -> bool:
-        """Send a packet that changes nothing: 0 empty data, 1 a channel request, 2 to 4 not of the channel."""
+        """Send a packet without effect: 0 empty data, 1 a channel request, 2 to 4 packets outside the channel."""
         if self.gone or self._got_close:
             return False
         match kind:
@@ -103,13 +102,13 @@ class ChannelEnd(End):
         return True
 
     def close(self, _: int = 0) -> bool:
-        """Send an EOF, unless there was one, and a close."""
+        """Send an EOF, unless this end has sent one, and then a CLOSE."""
         if not (self.gone or self._got_close or self.ended):
             self._say(MSG_CHANNEL_EOF)
         return self.close_only()
 
     def close_only(self, _: int = 0) -> bool:
-        """Send a CLOSE, which needs no EOF before it (RFC 4254, section 5.3)."""
+        """Send a CLOSE without an EOF before it, as RFC 4254, section 5.3, permits."""
         if self.gone or self._got_close:
             return False
         self.queued = 0
@@ -121,8 +120,6 @@ class ChannelEnd(End):
         if not self._sent_close:
             self._send_close()
         self.gone = True
-
-    # Packets.
 
     def _say(self, kind: int, *fields: bytes) -> None:
         self._conn.send_packet(kind, UInt32(self._peer), *fields)
@@ -158,10 +155,10 @@ class ChannelEnd(End):
             self.ended = True
         self._changed()
 
-    # Called by asyncssh.
+    # asyncssh calls the methods below.
 
     def log_received_packet(self, *_: Any) -> None:
-        """Not logged."""
+        """Ignore the call: this end logs no packets."""
 
     log_sent_packet = set_inbound_peer_names = log_received_packet
 

@@ -18,11 +18,11 @@ _PIECE = 65536
 
 
 class Child:
-    """The program, from entering the context to leaving it; it always ends with this process.
+    """A child process that runs from the start to the end of the context, and never outlives this process.
 
     Args:
-        module: The module's name.
-        arguments: Its command line.
+        module: The name of the Python module to run.
+        arguments: The command line of the module.
     """
 
     def __init__(self, module: str, *arguments: object) -> None:
@@ -52,24 +52,24 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process ID.
+        """The process ID of the child.
 
         Raises:
-            ChildProcessError: It is not running.
+            ChildProcessError: The child is not running.
         """
         return self._running().pid
 
     def ask(self, do: str, within: float = 20.0, **order: object) -> dict[str, Any]:
-        """Send an order, and wait for the response.
+        """Send an order to the child, and wait for the response.
 
         Args:
-            do: What to do.
+            do: The name of the order.
             within: Timeout in seconds.
-            order: Further fields of the order.
+            order: Additional fields of the order.
 
         Raises:
-            TimeoutError: The program does not respond.
-            ChildProcessError: It has ended.
+            TimeoutError: The child does not respond.
+            ChildProcessError: The child has ended.
         """
         process = self._running()
         if process.stdin is None or process.stdout is None:
@@ -94,13 +94,13 @@ class Child:
 
 
 class Orders:
-    """The child's side: reads orders from standard input."""
+    """The child's side of the connection: reads orders from standard input, and responds to them."""
 
     def __init__(self) -> None:
         self._buffer = b""
 
     def read(self) -> list[dict[str, Any]] | None:
-        """Return the orders that have arrived, once the input is readable; None at the end of the input."""
+        """Read from the input, which must be readable; return the complete orders, or None at its end."""
         data = os.read(0, _PIECE)
         if not data:
             return None
@@ -108,7 +108,7 @@ class Orders:
         return [json.loads(line) for line in lines]
 
     async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield all orders, on an event loop."""
+        """Yield each order when it arrives, until the input ends; needs an event loop."""
         loop = asyncio.get_running_loop()
         came: asyncio.Queue[list[dict[str, Any]] | None] = asyncio.Queue()
         loop.add_reader(0, lambda: came.put_nowait(self.read()))

@@ -1,4 +1,4 @@
-"""What applications do: query and read through an address of the gateway."""
+"""Clients of the gateway: they query databases and read files through a listener, as applications do."""
 
 import socket
 import subprocess
@@ -60,7 +60,7 @@ def read_nfs(port: int, path: str = "/media/hello.txt") -> str:
 
 
 def touch_nfs(port: int, path: str) -> None:
-    """Create an empty file through the server, which caches for a minute what it does not change itself."""
+    """Create an empty file through the NFS server, because the server caches changes by others for a minute."""
     url = f"nfs://127.0.0.1{path}?version=4&nfsport={port}"
     subprocess.run(["nfs-cp", "/dev/null", url], capture_output=True, timeout=TIMEOUT, check=True)
 
@@ -98,7 +98,7 @@ def echo(sock: socket.socket, payload: bytes = b"hello") -> bytes:
 
 
 def is_refused(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: float = 5) -> bool:
-    """Return whether a client is reset, even during the connect."""
+    """Return whether the gateway resets a new client, during or after the connect."""
     try:
         with connect(port, source) as sock:
             sock.settimeout(within)

@@ -1,4 +1,4 @@
-"""Parts of configurations."""
+"""Parts of gateway configurations that several tests use."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def write_nfs(
     volume: str = "",
     docker: str = "",
 ) -> None:
-    """Write a configuration with an export behind a bastion, for clients with any source port."""
+    """Write a configuration with an NFS export behind a bastion, which admits clients with any source port."""
     gateway.write(f"""
         tunnels:
           bastion: {ssh_tunnel(bastion)}

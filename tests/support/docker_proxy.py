@@ -14,12 +14,12 @@ import yaml
 
 @dataclass
 class DockerProxy:
-    """Filters like wollomatic/socket-proxy, on its own Unix socket.
+    """A proxy that listens on a Unix socket, and filters requests like wollomatic/socket-proxy.
 
     Args:
-        path: Where it listens.
-        upstream: Docker's socket.
-        rules: Patterns by method; None: everything is let through.
+        path: The path of the proxy's Unix socket.
+        upstream: The path of Docker's Unix socket.
+        rules: The patterns of permitted paths, by HTTP method; None: every request is permitted.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class DockerProxy:
                     self._stop.wait(120)
                     return
                 upstream.sendall(head)
-                # one request per connection, so that each is checked
+                # Each connection carries one request, so that the proxy checks every request.
                 self._pump(client, upstream)
                 return
 

@@ -1,4 +1,4 @@
-"""A gateway in a container of an engine, and a database that it reaches."""
+"""A gateway in a container of an engine, and a database that the gateway reaches."""
 
 import contextlib
 import textwrap
@@ -36,7 +36,7 @@ class Site:
         self.folder = folder
         self.audit_log = folder / "audit.jsonl"
         self.client = Client(None, str(folder / "admin.sock"))
-        # Addresses that stay the same over a restart, on a network that is the gateway's and the database's alone.
+        # Only the gateway and the database use this network. Its fixed subnet keeps addresses over a restart.
         engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
         self.database = "10.77.1.10"
         self.serve("orders-here")
@@ -91,7 +91,7 @@ class Site:
                 logs = self.engine.docker("logs", "gateway", check=False)
                 there = (self.folder / "admin.sock").exists()
                 state = [self.get(path) for path in ("/api/v1/plan", "/api/v1/consumers")] if there else ""
-                pytest.fail(f"not within {timeout} s: {state}\n{logs.stdout}{logs.stderr}")
+                pytest.fail(f"the condition does not hold within {timeout} s: {state}\n{logs.stdout}{logs.stderr}")
             time.sleep(0.05)
 
     def says(self, container: str, name: str = "orders", port: int = 3306, within: int = 1) -> str:
@@ -104,7 +104,7 @@ class Site:
 
 
 class Patient(Site):
-    """A site on a machine that may be busy."""
+    """A site with longer deadlines, for a busy machine."""
 
     def wait(self, condition: Callable[[], bool], timeout: float = 60.0) -> float:
         return super().wait(condition, max(timeout, 60.0))

@@ -1,4 +1,4 @@
-"""One end of a connection under test: it sends a known pattern, and checks what it receives from the other end."""
+"""One end of a connection under test: the end sends a known pattern, and checks the data of the other end."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ class Pattern:
     """The data of one direction: every byte is identified by its offset.
 
     Args:
-        seed: Makes the two directions differ.
+        seed: Selects the pattern; each direction uses another seed.
     """
 
     def __init__(self, seed: int) -> None:
@@ -28,24 +28,24 @@ class Pattern:
 
 
 FORTH, BACK = Pattern(1), Pattern(2)
-"""From the client, and to the client."""
+"""The data from the client to the backend, and the data from the backend to the client."""
 
 
 class Seen(StrEnum):
-    """How the incoming direction ended."""
+    """How an end saw its incoming direction end."""
 
     END = "an end"
     RESET = "a reset"
 
 
 class End:
-    """Common part of all kinds of ends. A verb that is not possible any more returns False.
+    """The base class of all kinds of ends. A verb returns False if the state of the end does not permit it.
 
     Args:
-        name: For messages.
-        changed: Called whenever something has happened.
-        sends: What it sends.
-        receives: What the other end sends.
+        name: The name of this end in error messages.
+        changed: Called after each change of the state of this end.
+        sends: The data that this end sends.
+        receives: The data that the other end sends.
     """
 
     def __init__(self, name: str, changed: Callable[[], None], sends: Pattern, receives: Pattern) -> None:
@@ -54,39 +54,39 @@ class End:
         self.reading = True
         self.seen: Seen | None = None
         self.ended = False
-        """It has sent everything, and its end."""
+        """This end has sent all its data, and then its end of stream."""
         self.broken = False
-        """It was reset, so what it sent may be lost."""
+        """This end was reset, so the data that it sent may be lost."""
         self.gone = False
-        """It has closed both directions."""
+        """This end has closed both directions."""
         self.refused = False
-        """The path did not accept what it wanted to send."""
+        """The path rejected data of this end."""
         self.delivered = False
-        """It has closed, and the path had accepted everything that it sent before."""
+        """This end has closed, and the path had accepted all its data before."""
         self.complaint = ""
-        """Errors in what it received."""
+        """The error in the received data; empty: no error."""
         self._ending = False
         self._changed = changed
         self._sends, self._receives = sends, receives
 
     @property
     def total(self) -> int:
-        """Return how much it has sent, or sends as soon as the path accepts it."""
+        """Return the number of bytes that this end has sent or queued."""
         return self.sent + self.queued
 
     @property
     def willing(self) -> float:
-        """Return how many bytes it receives in total, if nothing changes."""
+        """Return the total number of bytes that this end receives in its present state."""
         return inf if self.reading else self.received
 
     @property
     def dropped(self) -> bool:
-        """Return whether its connection is reset, noticed or not."""
+        """Return whether the connection of this end is reset, even if this end has not seen the reset."""
         return self.refused or self.seen is Seen.RESET
 
     @property
     def listens(self) -> bool:
-        """Return whether it notices an end."""
+        """Return whether this end would see the other end close."""
         return self.reading and not self.gone
 
     @property
@@ -94,7 +94,7 @@ class End:
         return self._ending or self.gone or self.refused
 
     def send(self, size: int) -> bool:
-        """Send `size` bytes, as soon as the path accepts them."""
+        """Queue `size` bytes, which are sent as soon as the path accepts them."""
         if self._silent:
             return False
         self.queued += size
@@ -102,7 +102,7 @@ class End:
         return True
 
     def end(self, _: int = 0) -> bool:
-        """Send an end after the path has accepted everything."""
+        """Send an end of stream after the path has accepted all queued data."""
         if self._silent:
             return False
         self._ending = True
@@ -114,15 +114,15 @@ class End:
         raise NotImplementedError
 
     def resume(self, _: int = 0) -> bool:
-        """Receive everything from now on."""
+        """Receive all data again, after `pause`."""
         raise NotImplementedError
 
     def dispose(self) -> None:
-        """Close in any state; what follows is not observed."""
+        """Close this end in any state; tests do not check the effects."""
         raise NotImplementedError
 
     def begin(self, *, paused: bool, early: Iterable[tuple[str, str, int]]) -> None:
-        """Apply the events that belong to the moment of the connect."""
+        """Apply the events that happen at the moment of the connect."""
         if paused:
             self.pause()
         for _, verb, size in early:

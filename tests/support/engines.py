@@ -1,4 +1,4 @@
-"""Real Docker engines as child processes, with images that are built here."""
+"""Real Docker engines as child processes, with images that this module builds."""
 
 import contextlib
 import itertools
@@ -29,7 +29,7 @@ def available() -> bool:
 
 
 def need_engine() -> None:
-    """Skip, or fail in CI, if no engine can run."""
+    """Skip the test, or fail it in CI, if no engine can run."""
     need(available(), "root and a Docker Engine (packages docker.io docker-cli busybox-static)")
 
 
@@ -50,17 +50,17 @@ def running_engine(folder: Path) -> Iterator["Engine"]:
 
 
 class Engine:
-    """A dockerd with its own data, in its own network namespace: its bridges and rules end with the namespace.
+    """A dockerd with its own data and network namespace: the end of the namespace removes its bridges and rules.
 
     Args:
-        folder: Where its data goes.
-        namespace: The network namespace to start it in; None: one that is made for it.
-        options: More of its options.
+        folder: The directory for the engine's data.
+        namespace: The network namespace in which dockerd starts; None: create a new namespace.
+        options: Additional options of dockerd.
     """
 
     def __init__(self, folder: Path, namespace: str | None = None, *options: str) -> None:
         self.folder = folder
-        # Its containerd sockets have long paths, which are limited to 104 bytes: too long for pytest's directories.
+        # A socket path of containerd has at most 104 bytes; in a directory of pytest, the paths would be longer.
         self._runtime = Path(tempfile.mkdtemp(prefix="gw-"))
         self.socket = folder / "docker.sock"
         self._own_namespace = namespace is None
@@ -71,23 +71,23 @@ class Engine:
 
     @property
     def url(self) -> str:
-        """The value of DOCKER_HOST."""
+        """The engine's URL, as a value of DOCKER_HOST."""
         return f"unix://{self.socket}"
 
     @property
     def pid(self) -> int:
-        """The daemon's process."""
+        """The process ID of the daemon."""
         assert self._child is not None
         return self._child.pid
 
     def start(self) -> "Engine":
-        """Start it and wait until it responds."""
+        """Start the daemon, and wait until it responds."""
         self.boot()
         self.wait_ready()
         return self
 
     def boot(self) -> None:
-        """Start it."""
+        """Start the daemon, and do not wait until it responds."""
         if self._own_namespace and not Path(f"/var/run/netns/{self.namespace}").exists():
             subprocess.run(["ip", "netns", "add", self.namespace], check=True, timeout=10)
             subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True, timeout=10)
@@ -100,7 +100,7 @@ class Engine:
             )  # fmt: skip
 
     def wait_ready(self) -> None:
-        """Wait until it responds."""
+        """Wait until the daemon responds."""
         deadline = time.monotonic() + _READY
         while self.docker("version", check=False).returncode:
             assert self._child is not None
@@ -109,20 +109,20 @@ class Engine:
             time.sleep(0.1)
 
     def shut_down(self) -> None:
-        """Stop it with its containers, as a host does that is shut down; `boot` starts it again."""
+        """Stop the daemon and its containers, like a shutdown of the host; `boot` starts the daemon again."""
         assert self._child is not None
         self._child.terminate()
         self._child.wait(60)
 
     def kill(self) -> None:
-        """Kill the daemon with SIGKILL; its containers continue until it is started again."""
+        """Kill the daemon with SIGKILL; its containers run until the daemon starts again."""
         assert self._child is not None
         self._child.kill()
         self._child.wait(_DIE)
         (self.folder / "pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """Stop it with everything that it runs."""
+        """Stop the daemon and everything that it runs."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -148,7 +148,7 @@ class Engine:
             subprocess.run(["ip", "netns", "del", self.namespace], check=False, timeout=10)
 
     def docker(self, *arguments: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run `docker …` against it."""
+        """Run `docker …` against this engine."""
         done = subprocess.run(
             ["docker", "-H", self.url, *arguments], capture_output=True, text=True, timeout=timeout, check=False
         )
@@ -157,20 +157,20 @@ class Engine:
         return done
 
     def inspect(self, what: str) -> Any:
-        """`docker inspect`."""
+        """Return the output of `docker inspect` for one object."""
         return json.loads(self.docker("inspect", what).stdout)[0]
 
     def aliases(self, container: str, network: str) -> list[str]:
-        """Return the aliases of a container's endpoint; none if it has no endpoint there."""
+        """Return the aliases of a container's endpoint on a network; without such an endpoint, return none."""
         endpoint = self.inspect(container)["NetworkSettings"]["Networks"].get(network)
         return list(endpoint["Aliases"] or []) if endpoint else []
 
     def attached(self, container: str, network: str) -> bool:
-        """Return whether the container has an endpoint there."""
+        """Return whether a container has an endpoint on a network."""
         return network in self.inspect(container)["NetworkSettings"]["Networks"]
 
     def remove_all(self) -> None:
-        """Remove every container, and the networks that none uses."""
+        """Remove every container, and then every unused network."""
         if ids := self.docker("ps", "-aq").stdout.split():
             self.docker("rm", "-f", *ids)
         self.docker("network", "prune", "-f")

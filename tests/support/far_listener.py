@@ -1,4 +1,4 @@
-"""Listeners of the far side."""
+"""TCP listeners on the far side of a connection under test."""
 
 import asyncio
 import socket
@@ -11,14 +11,14 @@ _SMALL = 16384
 
 
 _SEGMENT = 1400
-"""Bytes in a segment where buffers are small: with loopback's 64 KiB, a small window opens only after 200 ms."""
+"""Bytes in a segment of a small buffer: with the 64 KiB of loopback, a small window opens only after 200 ms."""
 
 
 class Listener:
     """Two TCP listeners: one whose sockets have small buffers, and one with the kernel's defaults.
 
     Args:
-        near: Whether it is where clients come in, and so set up as the gateway's own.
+        near: Whether clients connect to the listener, which then has the socket options of the gateway's listeners.
     """
 
     def __init__(self, *, near: bool) -> None:
@@ -42,7 +42,7 @@ class Listener:
         return sock
 
     async def accept(self, setup: Setup) -> socket.socket:
-        """Accept the next connection, non-blocking."""
+        """Accept the next connection; return its socket in non-blocking mode."""
         sock, _ = await asyncio.get_running_loop().sock_accept(self._sockets[setup.small])
         sock.setblocking(False)
         return sock
@@ -53,7 +53,7 @@ class Listener:
 
 
 def shrink(sock: socket.socket, *, small: bool) -> None:
-    """Give `sock`, and what it accepts, small buffers."""
+    """Give small buffers to `sock` and to the sockets that it accepts."""
     if small:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL)

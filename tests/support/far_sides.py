@@ -1,7 +1,7 @@
-"""Creates each kind of relay for the contract's tests; the only module that accesses internals of relays.
+"""Creates each kind of relay for the tests of the relay contract; only this module accesses internals of relays.
 
 The far side is a TCP server of the test (behind a real sshd, a SOCKS5 proxy, or nothing), the server's end of a TLS
-connection, or the server's end of an SSH channel that sends exactly what a plan asks for.
+connection, or the server's end of an SSH channel that sends exactly the packets of a plan.
 """
 
 import asyncio
@@ -29,11 +29,11 @@ from tests.support.tls_end import TlsEnd
 
 
 class Straight:
-    """No tunnel; also the common part of all adaptors. See `relay_contract.Adaptor`.
+    """The adaptor of direct connections, and the base class of all adaptors. See `relay_adaptor.Adaptor`.
 
     Args:
-        folder: Where files may go; it is not there yet.
-        arguments: For other adaptors.
+        folder: The directory for files; an adaptor that needs it creates it.
+        arguments: Arguments of other adaptors, which this one ignores.
     """
 
     name = "straight"
@@ -56,7 +56,7 @@ class Straight:
         self._lingering: set[int] = set()
 
     async def open(self) -> None:
-        """Open what all connections share."""
+        """Open the link that all connections share."""
 
     async def close(self) -> None:
         self._near.close()
@@ -81,7 +81,7 @@ class Straight:
             client.dispose()
             inner.close()
             raise
-        backend = getattr(relay, "_backend", None)  # of a relay that has dialled it
+        backend = getattr(relay, "_backend", None)  # only a relay that has dialled its backend has this socket
         if isinstance(backend, socket.socket) and backend.family == socket.AF_INET and backend.fileno() >= 0:
             shrink(backend, small=setup.small)
         return Joined(client, far, relay)
@@ -90,7 +90,7 @@ class Straight:
         return False
 
     async def restore(self, *, reconnect: bool) -> None:
-        """Keep nothing between two connections."""
+        """Do nothing: a direct link keeps no state between two connections."""
 
     def leftovers(self, _: Relay) -> list[str]:
         left = [f"{_watched() - self._watched} descriptors are watched"] if _watched() > self._watched else []
@@ -118,7 +118,7 @@ def _watched() -> int:
 
 
 class Socks(Straight):
-    """A SOCKS5 proxy (RFC 1928), which the far side plays first."""
+    """A SOCKS5 proxy (RFC 1928): the far side completes its handshake before it acts as the target."""
 
     name = "socks5"
 
@@ -144,7 +144,7 @@ class Socks(Straight):
 
 
 class Tls(Straight):
-    """An HTTP proxy with TLS, which the far side plays first."""
+    """An HTTP proxy with TLS: the far side completes its handshake before it acts as the target."""
 
     name = "tls"
     far_last_verbs = TlsEnd.LAST_VERBS
@@ -186,9 +186,9 @@ class Tls(Straight):
 
 
 class Tls12(Tls):
-    """The same before TLS 1.3, where the receiver of close_notify must stop sending (RFC 5246, section 7.2.1).
+    """An HTTP proxy with TLS 1.2, where the receiver of close_notify must stop sending (RFC 5246, section 7.2.1).
 
-    So the far side may not learn early that a client has ended: only after its own end, or a silence of its own.
+    The relay therefore sends close_notify only after the far side has ended or has been silent for some time.
     """
 
     name = "tls 1.2"

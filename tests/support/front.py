@@ -18,12 +18,12 @@ DIAL_WITHIN = 60.0
 
 
 class Front:
-    """Joins clients to `to` over `link`; see `fronting`.
+    """A listener that joins its clients to `to` over `link`; see `fronting`.
 
     Args:
         link: A live link.
-        to: The target.
-        listener: Bound, listening and non-blocking; the caller closes it.
+        to: The target on the far side of the link.
+        listener: A bound, listening, non-blocking socket; the caller closes it.
     """
 
     def __init__(self, link: Link, to: Endpoint, listener: socket.socket) -> None:
@@ -31,7 +31,7 @@ class Front:
         self.relays: set[Relay] = set()
         """Relays that have not ended."""
         self.endings: Counter[str] = Counter()
-        """Number of relays by how they ended, and of clients without one by reason."""
+        """Number of ended relays by close reason, and of clients without a relay by error reason."""
         self.redialled = 0
         """Number of channel opens that were repeated because their connection did not respond."""
         self._link, self._to, self._listener = link, to, listener
@@ -39,11 +39,11 @@ class Front:
 
     @property
     def joining(self) -> int:
-        """Clients that wait for their channel."""
+        """The number of clients that wait for their channel."""
         return len(self._joining)
 
     async def run(self) -> None:
-        """Accept until cancelled; then reset the waiting clients."""
+        """Accept clients until this task is cancelled; then reset the clients that wait for a channel."""
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -82,11 +82,11 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def fronting(link: Link, port: int, send_buffer: int = 0) -> AsyncIterator[Front]:
-    """Run a front on 127.0.0.1 that joins clients to `port` on the far side; open relays outlive it.
+    """Run a front on 127.0.0.1 that joins clients to `port` on the far side; open relays outlive the front.
 
     Args:
         link: A live link.
-        port: Of the target.
+        port: The port of the target on the far side.
         send_buffer: Size of the kernel's buffer for a client that does not read, in bytes; 0: the kernel's default.
     """
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:

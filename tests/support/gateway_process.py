@@ -1,4 +1,4 @@
-"""The gateway as a separate process, and its commands."""
+"""Runs the gateway as a separate process, and runs gateway commands."""
 
 import json
 import os
@@ -21,10 +21,10 @@ from tests.support.files import REPOSITORY
 
 @dataclass
 class Gateway:
-    """A `gateway run` in a separate directory.
+    """A `gateway run` process with its own directory.
 
     Args:
-        folder: Where its files go.
+        folder: The directory for the gateway's files.
     """
 
     folder: Path
@@ -32,7 +32,7 @@ class Gateway:
     process: Process | None = None
     started: float = 0.0
     wrapper: list[str] = field(default_factory=list)
-    """Prefix of its command line."""
+    """A prefix of the command line of the gateway."""
 
     @property
     def config(self) -> Path:
@@ -98,14 +98,16 @@ class Gateway:
         return dict(self.status()["tunnels"][name])
 
     def wait(self, condition: Callable[[], bool], timeout: float = 30.0) -> float:
-        """Wait until the condition holds; return how many seconds this took."""
+        """Wait until the condition holds; return the duration of the wait in seconds."""
         started = time.monotonic()
         while True:
-            late = time.monotonic() - started > timeout  # before the check: this machine may pause between the two
+            # Read the clock before the check, because a busy machine may pause between the two.
+            late = time.monotonic() - started > timeout
             if condition():
                 return time.monotonic() - started
             if late:
-                pytest.fail(f"not within {timeout} s; status: {json.dumps(self.status(), indent=1)}\n{self.log}")
+                status = json.dumps(self.status(), indent=1)
+                pytest.fail(f"the condition does not hold within {timeout} s; status: {status}\n{self.log}")
             time.sleep(0.02)
 
     def wait_up(self, *names: str, timeout: float = 30.0) -> float:
@@ -122,7 +124,7 @@ class Gateway:
 
 
 def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a gateway command, and wait for its end."""
+    """Run a gateway command, and wait until it ends."""
     return subprocess.run(
         [sys.executable, "-m", "gateway", *arguments],
         capture_output=True,

@@ -1,7 +1,7 @@
-"""A virtual machine with its own kernel that mounts NFS: the host's kernel may have no NFS client.
+"""A virtual machine whose own kernel mounts NFS, because the host's kernel may have no NFS client.
 
-Debian's cloud kernel, an initramfs of busybox and the modules that are wanted, and a script, with which it ends. The
-guest reaches this host's loopback as 10.0.2.2.
+The guest runs Debian's cloud kernel with the required modules, an initramfs of busybox, and a script. The end of the
+script stops the guest. The guest reaches this host's loopback as 10.0.2.2.
 """
 
 import re
@@ -27,7 +27,7 @@ poweroff -f
 
 
 def need_guest() -> None:
-    """Skip, or fail in CI, if none can run."""
+    """Skip the test, or fail it in CI, if no virtual machine can run."""
     programs = ("qemu-system-x86_64", "busybox", "cpio", "depmod", "gcc")
     missing = [program for program in programs if find(program) is None]
     need(not missing, f"{', '.join(missing)} (packages qemu-system-x86 busybox-static cpio kmod gcc)")
@@ -38,21 +38,22 @@ def need_guest() -> None:
 
 
 class Guest:
-    """A machine that runs a shell script.
+    """A virtual machine that runs a shell script.
 
     Args:
-        folder: Where its files go.
-        script: What it does, in busybox's shell; `lock FILE [STOP]` locks a file and says LOCKED, or why
-            it cannot, and with STOP holds it and writes to it until STOP exists; `scribble FILE STOP
-            MICROSECONDS` writes and syncs 4 KiB after 4 KiB, whose content follows from their number, with pauses,
-            and says `AT NUMBER` after each, until STOP exists or something fails.
-        memory: In MiB.
-        programs: Of this host, that it has too, with their libraries.
-        forwards: Ports of this host's loopback that lead to ports of its own.
-        modules: Of its kernel, beside those for NFS.
-        files: More that it has, by their paths there: files or folders of this host.
-        disk: The image of a disk, /dev/vda, which outlives the machine; None: it has none.
-        root: A Debian with systemd, which it boots, and the script is a service; None: nothing but busybox.
+        folder: The directory for the machine's files.
+        script: A script for busybox's shell, with two additional commands. `lock FILE [STOP]` locks a file and prints
+            LOCKED, or prints the error; with STOP, it keeps the lock and writes to the file until STOP exists.
+            `scribble FILE STOP MICROSECONDS` writes and syncs blocks of 4 KiB with pauses, until STOP exists or a
+            call
+            fails. The number of a block determines its content; the command prints `AT NUMBER` after each block.
+        memory: The memory of the machine, in MiB.
+        programs: Programs of this host to copy into the machine, with their libraries.
+        forwards: Ports of the machine, by the ports of this host's loopback that forward to them.
+        modules: Modules of the machine's kernel to load, in addition to the NFS modules.
+        files: Files or directories of this host to copy into the machine, by their paths in the machine.
+        disk: The image of the disk /dev/vda, which outlives the machine; None: the machine has no disk.
+        root: The root directory of a Debian system, whose systemd runs the script as a service; None: busybox only.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Guest:
     ) -> None:
         self.lines: list[str] = []
         self.times: list[float] = []
-        """When each line arrived, as `time.time()`."""
+        """The epoch time at which each line arrived, in seconds."""
         self._said = threading.Condition()
         folder.mkdir(parents=True, exist_ok=True)
         kernel, tree = get_kernel()
@@ -123,16 +124,16 @@ class Guest:
                         return line
                 ended = self._child.poll() is not None and not self._reader.is_alive()
                 if ended or time.monotonic() > deadline:
-                    raise AssertionError(f"the guest did not say {text!r}: " + " / ".join(self.lines[-25:]))
+                    raise AssertionError(f"the guest did not print {text!r}: " + " / ".join(self.lines[-25:]))
                 self._said.wait(0.2)
 
     def said(self, pattern: str) -> list[str]:
-        """Return the first group of each line that matches."""
+        """Return the first group of the pattern for each line of output that matches."""
         return [match[1] for line in self.lines if (match := re.search(pattern, line))]
 
 
 def mount(port: int, target: str = "/mnt", export: str = "/media", options: str = "") -> str:
-    """Return the command that mounts an export through a port of this host."""
+    """Return the command that mounts an export in the guest through a port of this host."""
     more = f",{options}" if options else ""
     options_of_mount = (
         f"vers=4.2,addr={HOST},clientaddr=10.0.2.15,port={port},proto=tcp,hard,timeo=600,retrans=5{more}"

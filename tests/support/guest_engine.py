@@ -15,4 +15,4 @@ i=0; until docker info >/dev/null 2>&1; do sleep 1; i=$((i+1)); [ $i = 120 ] && 
 tar -C /image -c . | docker import - box >/dev/null && echo ENGINE-READY
 run() { docker run --network none "$@"; }
 """
-"""Starts an engine with an image `box`; `run` runs a container."""
+"""A shell script that starts an engine with the image `box`, and defines `run`, which runs a container."""

@@ -1,4 +1,4 @@
-"""The kernel and the file system of the virtual machine in `guest`."""
+"""The kernel and the file system of the virtual machine that `tests.support.guest` runs."""
 
 import lzma
 import os
@@ -85,7 +85,7 @@ TimeoutStartSec=infinity
 
 
 def get_kernel() -> tuple[Path, Path]:
-    """Return the kernel and the folder of its modules, downloaded once."""
+    """Return the paths of the kernel and of its modules; the first call downloads the package."""
     unpacked = _CACHE / "unpacked"
     if not unpacked.exists():
         _CACHE.mkdir(mode=0o700, exist_ok=True)
@@ -94,7 +94,7 @@ def get_kernel() -> tuple[Path, Path]:
         ).stdout
         match = re.search(r"Depends: (linux-image-\S+)", depends)
         if match is None:
-            raise OSError(f"apt-cache does not know {PACKAGE}")
+            raise OSError(f"apt-cache does not list {PACKAGE}")
         download("apt-get", "download", "-q", "-o", "Acquire::Retries=3", match[1], cwd=_CACHE)
         package = next(_CACHE.glob("linux-image-*.deb"))
         making = _CACHE / "making"
@@ -149,7 +149,7 @@ def add_service(root: Path) -> None:
 
 
 def initramfs(folder: Path, root: Path, tree: Path, modules: tuple[str, ...]) -> Path:
-    """Add the kernel's modules, and pack."""
+    """Add modules of the kernel to a root directory, and pack it as an initramfs."""
     (root / "modules").mkdir()
     listed: list[str] = []
     version = next((tree / "lib/modules").iterdir()).name

@@ -1,4 +1,4 @@
-"""SSH servers with several host keys, and tunnels that trust some of them."""
+"""SSH servers with several host keys, and tunnels that trust some of these keys."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support.ssh_sessions import options
 
 @contextlib.contextmanager
 def sshd_with(folder: Path, *kinds: str, extra: str = "") -> Iterator[Bastion]:
-    """Run an sshd with a host key of each kind, in this order, and an empty known_hosts."""
+    """Run an sshd with one host key for each key type, in this order, and with an empty known_hosts file."""
     need_sshd()
     folder.mkdir()
     for kind in kinds:
@@ -35,7 +35,7 @@ def public(server: Bastion, kind: str) -> str:
 
 
 def trusting(server: Bastion, *pins: str, listed: str = "", **changes: Any) -> SshOptions:
-    """Return the options of a tunnel that trusts these pinned keys, and these lines of known_hosts."""
+    """Return the options of a tunnel that trusts the given pinned keys and lines of known_hosts."""
     files: tuple[Path, ...] = ()
     if listed:
         path = server.folder / f"known_hosts.{abs(hash(listed))}"

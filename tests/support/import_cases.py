@@ -1,4 +1,4 @@
-"""The sources of `gateway import` with their expected output, in `tests/unit/importing/`."""
+"""Reads the cases of `gateway import` in `tests/unit/importing/`: sources and their expected output."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ DIFFS = sorted(FOLDER.glob("diffs/*.txt"))
 
 
 def sections(path: Path) -> list[tuple[str, str]]:
-    """Return head and body of each section of a case."""
+    """Return the heading and the body of each section of a case."""
     parts = re.split(r"(?m)^=== (.*)\n", path.read_text())[1:]
     return list(zip(parts[::2], parts[1::2], strict=True))
 

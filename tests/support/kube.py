@@ -1,4 +1,4 @@
-"""Kubernetes manifests on Podman, the closest to a cluster that runs here."""
+"""Runs Kubernetes manifests on Podman, because the tests have no Kubernetes cluster."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ from tests.support.podman import Podman
 
 IMAGE = "localhost/gateway:test"
 PLAYED = ("ConfigMap", "Secret", "Deployment", "DaemonSet")
-"""Kinds that Podman supports; it ignores others: Service, ServiceAccount, NetworkPolicy and so on."""
+"""Kinds of objects that Podman supports; Podman ignores others, such as Service and NetworkPolicy."""
 _PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
@@ -26,19 +26,19 @@ def playable(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Adapt the chart's manifests to Podman, as docs/platforms.md describes.
 
     Args:
-        documents: The chart's.
+        documents: The manifests of the chart.
     """
     found = [copy.deepcopy(each) for each in documents if each["kind"] in PLAYED]
     for each in found:
         if each["kind"] in ("Deployment", "DaemonSet"):
             pod = each["spec"]["template"]["spec"]
-            # The files of a Secret belong to root and the group root; fsGroup does nothing.
+            # In Podman, user and group root own the files of a Secret, and fsGroup has no effect.
             pod["securityContext"]["supplementalGroups"] = [0]
             for volume in pod["volumes"]:
-                volume.get("emptyDir", {}).pop("medium", None)  # would be writable for root only
+                volume.get("emptyDir", {}).pop("medium", None)  # only root can write to such a volume
             for container in pod["containers"]:
                 for probe in (container[key] for key in _PROBES if key in container):
-                    # It would run httpGet as curl in the container, which our image does not have.
+                    # Podman runs an httpGet probe as curl in the container, and the image has no curl.
                     del probe["httpGet"]
                     probe["exec"] = {"command": ["gateway", "healthcheck"]}
     return found
@@ -51,7 +51,7 @@ def play(engine: Podman, documents: list[dict[str, Any]]) -> None:
 
 
 def probe(address: str, port: int, path: str, within: float = 30.0) -> None:
-    """Probe like a kubelet, from outside the pod, until the probe succeeds."""
+    """Request a probe endpoint from outside the pod, like a kubelet, until the probe succeeds."""
     deadline = time.monotonic() + within
     while True:
         try:
@@ -65,7 +65,7 @@ def probe(address: str, port: int, path: str, within: float = 30.0) -> None:
 
 
 def load(engine: Podman, docker: str) -> None:
-    """Load the image `gateway` of a Docker engine as `IMAGE`."""
+    """Copy the image `gateway` of a Docker engine to Podman, with the name `IMAGE`."""
     copied = f"docker -H {docker} save gateway | docker -H {engine.url} load"
     subprocess.run(["sh", "-c", copied], check=True, timeout=120, capture_output=True)
     engine.podman("tag", "docker.io/library/gateway:latest", IMAGE)

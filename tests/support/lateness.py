@@ -1,4 +1,4 @@
-"""Measures how late a busy machine runs this process."""
+"""Measures by how much a busy machine delays this process."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Lateness:
-    """Measures in a thread how late this process runs, independently of the event loop."""
+    """Measures in a thread the delays of this process, independently of the event loop."""
 
     def __init__(self) -> None:
         self.worst = self.sum = 0.0

@@ -1,4 +1,4 @@
-"""Attacks of a MySQL server on the password of a client."""
+"""Scripts of a malicious MySQL server that tries to get the password of a client."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ Script = Callable[[MysqlEnd], None]
 
 
 def by_dialog(end: MysqlEnd) -> None:
-    """Request the password as PAM does (MariaDB)."""
+    """Request the password with the plugin `dialog`, which MariaDB uses for PAM."""
     end.greet("mysql_native_password")
     end.switch("dialog", b"\2Password: ")
     end.send(DENIED)
@@ -21,7 +21,7 @@ def by_clear_password(end: MysqlEnd) -> None:
 
 
 def by_own_key(end: MysqlEnd) -> None:
-    """Request the password, encrypted with a key that the server chooses."""
+    """Request the password, encrypted with the server's own RSA key."""
     end.greet("mysql_native_password")
     _offer_key(end, end.switch("sha256_password"))
 
@@ -49,7 +49,7 @@ def by_switch_to_full_caching_sha2(end: MysqlEnd) -> None:
 
 
 def by_second_switch(end: MysqlEnd) -> None:
-    """Request the proof twice, and then the password: the second request names no plugin."""
+    """Request the proof twice, and then the password; the second request contains no plugin name."""
     end.greet("mysql_native_password")
     end.switch("caching_sha2_password")
     end.ask(b"\xfe" + SALT + b"\0")

@@ -1,4 +1,4 @@
-"""A scripted MySQL server: it follows the handshake packet by packet, honestly or to get the password."""
+"""A scripted MySQL server, which a test controls packet by packet, as an honest or a malicious server."""
 
 import hashlib
 import os
@@ -23,11 +23,11 @@ _LONG, _EOF = 0xFD, b"\xfe\0\0\2\0"
 
 @dataclass
 class MysqlEnd:
-    """A connection of a client.
+    """The server's end of one MySQL connection.
 
     Args:
-        sock: Accepted.
-        heard: What the client has sent, decrypted, packet by packet; shared, so that a test can look at it.
+        sock: The accepted socket.
+        heard: The list to which each packet of the client is appended after TLS decryption; a test can read it.
     """
 
     sock: socket.socket
@@ -35,7 +35,7 @@ class MysqlEnd:
     _sequence: int = 0
 
     def greet(self, plugin: str, context: ssl.SSLContext | None = None) -> bytes:
-        """Greet with a default plugin, and with TLS if `context` is given; return the client's response."""
+        """Send a greeting with a default plugin, and start TLS if `context` is given; return the response."""
         able = _PLUGIN_AUTH | _SECURE | _PROTOCOL_41 | (_SSL if context else 0)
         fixed = struct.pack("<HBHHB", able & 0xFFFF, 45, 2, able >> 16, len(SALT) + 1)
         self.send(
@@ -48,7 +48,7 @@ class MysqlEnd:
         return self.receive()
 
     def switch(self, plugin: str, data: bytes = SALT + b"\0") -> bytes:
-        """Request another plugin."""
+        """Request another authentication plugin from the client."""
         return self.ask(b"\xfe" + plugin.encode() + b"\0" + data)
 
     def ask(self, payload: bytes) -> bytes:
@@ -76,7 +76,7 @@ class MysqlEnd:
         return data
 
     def serve(self, lag: str | None = None) -> None:
-        """Answer the queries of a check as a primary, or as a replica with `lag`, until the client closes."""
+        """Answer the queries of a check until the client closes: as a primary, or with `lag` as a replica."""
         self.send(OK)
         while (asked := self.receive())[:1] == b"\3":
             if asked.startswith(b"\3SELECT"):
@@ -94,7 +94,7 @@ class MysqlEnd:
                 self.send(OK)
 
     def columns(self, *names: str) -> None:
-        """Begin a result with these text columns."""
+        """Send the head of a result set with these text columns."""
         self.send(bytes([len(names)]))
         for name in names:
             parts = (b"def", b"", b"", b"", name.encode(), name.encode())
@@ -108,7 +108,7 @@ def _text(value: bytes) -> bytes:
 
 
 def revealed(heard: list[bytes], password: str) -> bool:
-    """Return whether these packets contain the password, in cleartext or encrypted with this module's key."""
+    """Return whether a packet contains the password, in cleartext or encrypted with the key of this module."""
     secret = password.encode()
     return any(secret in each or secret in _decrypted(each) for each in heard)
 
@@ -124,12 +124,12 @@ def _decrypted(packet: bytes) -> bytes:
 
 
 def fast_proof(password: str) -> bytes:
-    """Return the response of a client that knows the password, for `caching_sha2_password`."""
+    """Return the response to `caching_sha2_password` that proves knowledge of the password."""
     first = hashlib.sha256(password.encode()).digest()
     second = hashlib.sha256(hashlib.sha256(first).digest() + SALT).digest()
     return bytes(one ^ other for one, other in zip(first, second, strict=True))
 
 
 def nonce() -> str:
-    """Return a password that occurs nowhere else."""
+    """Return a new random password."""
     return os.urandom(8).hex()

@@ -9,14 +9,14 @@ from pathlib import Path
 from pyroute2 import netns  # type: ignore[import-untyped]
 
 OUTER_NEAR, OUTER_FAR, OUTER_OTHER = "10.201.0.2", "10.201.0.1", "10.201.0.3"
-"""The link between both, which represents the Internet; far has a second address."""
+"""Addresses of the link between both namespaces, which represents the Internet; `far` has two addresses."""
 BEHIND, BEHIND_V6 = "10.20.0.1", "fd20::1"
-"""The address of the databases for clients of the VPN."""
+"""The addresses at which clients of the VPN reach the databases."""
 NAMES = ("gwt-near", "gwt-far")
 
 
 def run(command: str, check: bool = True) -> str:
-    """Run a shell command in the caller's namespace."""
+    """Run a shell command in the network namespace of the calling thread; return its output."""
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
     return done.stdout
@@ -24,8 +24,8 @@ def run(command: str, check: bool = True) -> str:
 
 @contextlib.contextmanager
 def inside(name: str) -> Iterator[None]:
-    """Run this thread, and what it starts, in a namespace."""
-    assert threading.current_thread() is threading.main_thread(), "the fixtures undo it in the main thread"
+    """Move the calling thread and its new child processes to a network namespace until the block ends."""
+    assert threading.current_thread() is threading.main_thread(), "only the main thread may change its namespace"
     netns.pushns(name)
     try:
         yield
@@ -45,8 +45,8 @@ def two() -> Iterator[None]:
         f"ip -n {near} addr add {OUTER_NEAR}/24 dev outer; ip -n {near} link set outer up;"
         f"ip -n {far} link set outer up;"
         f"ip -n {far} addr add {BEHIND}/32 dev lo; ip -n {far} addr add {BEHIND_V6}/128 dev lo nodad;"
-        # A leak would arrive: the way without the VPN is open.
-        # Packets are seen at the size that they have on a real cable.
+        # The route outside the VPN is open, so that a leaked packet arrives.
+        # Without segmentation offload, packets have the size that they have on a real cable.
         f"ip -n {near} link set outer gso_max_segs 1; ip -n {far} link set outer gso_max_segs 1;"
         f"ip -n {near} route add default via {OUTER_FAR};"
         f"ip -n {near} addr add fd99::2/64 dev outer nodad; ip -n {far} addr add fd99::1/64 dev outer nodad;"
@@ -59,7 +59,7 @@ def two() -> Iterator[None]:
         for address in (BEHIND, OUTER_OTHER):
             run(f"iptables -t nat -A PREROUTING -p tcp -d {address} -j DNAT --to-destination 127.0.0.1")
     with inside(near):
-        # There is no name server, and lookups must fail immediately.
+        # The namespace has no name server, and lookups must fail immediately.
         run("iptables -A OUTPUT -o outer -p udp --dport 53 -j REJECT")
     try:
         yield
@@ -68,7 +68,7 @@ def two() -> Iterator[None]:
 
 
 def give_addresses(far: str) -> None:
-    """Assign the addresses of `far` on the link; the first one is its default source address."""
+    """Assign addresses to `far` on the link; the first one becomes the default source address."""
     run(
         f"ip -n {far} -4 addr flush dev outer; ip -n {far} addr add {OUTER_FAR}/24 dev outer;"
         f"ip -n {far} addr add {OUTER_OTHER}/24 dev outer"

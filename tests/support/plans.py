@@ -9,12 +9,12 @@ from tests.support.tcp_end import TcpEnd
 
 
 class Step(NamedTuple):
-    """One event.
+    """One event of a plan.
 
     Args:
-        who: `client`, `far` (the backend's side), `link` (what carries the connection) or `loop` (time passes).
-        verb: What it does.
-        size: How much, where that means something.
+        who: The object of the event: `client`, `far` (the far side), `link` (its tunnel) or `loop` (time passes).
+        verb: The name of the action.
+        size: The size for actions that need one, mostly in bytes.
     """
 
     who: str
@@ -27,16 +27,16 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """How a connection starts.
+    """The initial state of a connection.
 
     Args:
         small: Whether the sockets of both ends have small buffers.
-        tap: After how many bytes a tap has seen enough; 0: there is none.
-        paused: Whether the far side takes nothing at first.
-        early: What the far side does in the moment in which it is connected.
-        window: What a far side that is a channel takes ahead, in bytes.
-        packet: What it takes in one packet, in bytes.
-        late_reply: Whether it answers a close only at the very end.
+        tap: The number of bytes after which the tap is finished; 0: the relay has no tap.
+        paused: Whether the far side starts without reading.
+        early: The events of the far side at the moment of the connect.
+        window: The initial window of a far side that is an SSH channel, in bytes.
+        packet: The maximum packet size of such a far side, in bytes.
+        late_reply: Whether such a far side delays its reply to a close until the trial ends.
     """
 
     small: bool = True
@@ -49,14 +49,14 @@ class Setup:
 
 
 class Verbs(Protocol):
-    """Events of one kind of relay, in addition to those of clients."""
+    """The events that one kind of relay supports, in addition to the events of clients."""
 
     far_verbs: tuple[str, ...]
     far_last_verbs: tuple[str, ...]
     """Events after which the far side does nothing more."""
     link_verbs: tuple[str, ...]
     kill_verbs: tuple[str, ...]
-    """Ways to lose the connection's carrier."""
+    """Events that end the link of the connection."""
 
 
 _SIZES = (1, 1000, 32768, 32769, 100_000, 300_000, 1 << 20)
@@ -69,7 +69,7 @@ _SIZED = {
 }
 _WEIGHTS = {"send": 2, "turns": 3, "pause": 10, "resume": 10, "settle": 8, "stall": 8, "unstall": 6}
 _OTHERS_WEIGH = 5
-"""Number of table entries of a verb for each of its sizes."""
+"""The number of table entries that each verb has for each of its sizes."""
 
 
 def _steps(who: str, *verbs: str) -> list[Step]:
@@ -82,12 +82,12 @@ def _steps(who: str, *verbs: str) -> list[Step]:
 
 
 def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
-    """Generate a setup, and the events after it: ordinary steps, and at most two that end something.
+    """Generate a setup and its events: ordinary steps, and at most two that end a direction or the connection.
 
-    A step is one choice from a table, which Hypothesis draws much faster than one that is built from parts.
+    Each step is one entry of a table, because Hypothesis draws from a table much faster than it combines parts.
 
     Args:
-        verbs: Of the kind of relay.
+        verbs: The events that the kind of relay supports.
     """
     ordinary = [
         *_steps("client", *TcpEnd.VERBS),
@@ -111,7 +111,7 @@ def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
         packet=st.sampled_from([32768, 1000]),
         late_reply=st.booleans(),
     )
-    # Without the first alternative, few plans would get far before something ends them.
+    # With the empty list, many plans have no event that ends the connection early.
     chosen = st.one_of(st.just([]), *(st.lists(st.sampled_from(last), min_size=n, max_size=n) for n in (1, 1, 2)))
     steps = chosen.flatmap(
         lambda some: st.lists(st.sampled_from(ordinary + some * _OTHERS_WEIGH), min_size=12, max_size=40)

@@ -1,4 +1,4 @@
-"""Real Podman engines, in namespaces that end everything that they start."""
+"""Real Podman engines. Each runs in its own namespaces, whose end stops all processes of the engine."""
 
 import contextlib
 import os
@@ -22,15 +22,15 @@ mount -t tmpfs none /run/containers && mount -t tmpfs none /dev/shm
 echo ready
 while :; do sleep 3600; done
 """
+"""The script of the first process of the PID namespace. The script gives each engine its own /run/containers and
+/dev/shm, because Podman keeps addresses, name servers and locks of all engines of a host there."""
 _ROOTLESS = """
 set -e
 mount --bind "$1/subid" /etc/subuid && mount --bind "$1/subid" /etc/subgid
 mknod -m 666 "$1/tun" c 10 200 && mount --bind "$1/tun" /dev/net/tun
 """
-"""What a user needs: users for its containers, and /dev/net/tun with the mode that udev gives it."""
+"""Additional commands for a rootless engine: user IDs for containers, and /dev/net/tun with udev's mode."""
 NOBODY = 65534
-"""The first process of the PID namespace. Podman keeps addresses, name servers and locks of all engines of a host in
-these two folders: each engine gets its own."""
 _CONF = """
 [containers]
 log_driver = "k8s-file"
@@ -45,7 +45,7 @@ default_subnet = "10.90.0.0/16"
 
 
 def need_podman() -> None:
-    """Skip, or fail in CI, if Podman cannot run."""
+    """Skip the test, or fail it in CI, if Podman cannot run."""
     programs = all(find(each) is not None for each in ("podman", "runc", "docker", "busybox", "nft"))
     helpers = all(Path("/usr/lib/podman", each).exists() for each in ("netavark", "aardvark-dns"))
     what = "root and Podman (packages podman netavark aardvark-dns runc nftables catatonit docker-cli busybox-static)"
@@ -60,7 +60,7 @@ def running_podman(folder: Path) -> Iterator["Podman"]:
     """
     need_podman()
     podman = Podman(folder)
-    with mock.patch.dict(os.environ, DOCKER_BUILDKIT="0"):  # Podman builds images itself
+    with mock.patch.dict(os.environ, DOCKER_BUILDKIT="0"):  # BuildKit is part of dockerd; Podman has its own builder
         try:
             podman.start()
             podman.load_busybox()
@@ -71,12 +71,12 @@ def running_podman(folder: Path) -> Iterator["Podman"]:
 
 
 class Podman(Engine):
-    """A Podman engine whose API serves Docker's client, in its own network, mount and PID namespace.
+    """A Podman engine with its own network, mount and PID namespace; Docker's client uses its API.
 
     Args:
-        folder: Where its data goes.
-        namespace: The network namespace to run it in; None: one of its own.
-        rootless: Whether the user nobody runs it, who must be able to reach the folder.
+        folder: The directory for the engine's data.
+        namespace: The network namespace in which Podman runs; None: create a new namespace.
+        rootless: Whether an unprivileged user runs Podman; this user needs access to `folder`.
     """
 
     def __init__(self, folder: Path, namespace: str | None = None, *, rootless: bool = False) -> None:
@@ -91,7 +91,7 @@ class Podman(Engine):
         (folder / "containers.conf").write_text(_CONF)
 
     def start(self) -> "Podman":
-        """Start the API and wait until it responds; containers continue without it."""
+        """Start the API, and wait until it responds; containers run independently of the API."""
         if self._init is None:
             self._begin()
         with (self.folder / "log").open("ab") as log:
@@ -107,7 +107,7 @@ class Podman(Engine):
         return self
 
     def remove_all(self) -> None:
-        """Remove every pod and container, and the networks that none uses."""
+        """Remove every pod and container, and then every unused network."""
         self.podman("pod", "rm", "-fa", "-t", "0")
         self.podman("rm", "-fa", "-t", "0")
         self.podman("network", "prune", "-f")
@@ -128,12 +128,12 @@ class Podman(Engine):
             raise RuntimeError("unshare failed")
 
     def _first(self) -> int:
-        """Return the first process of the PID namespace."""
+        """Return the process ID of the first process of the PID namespace."""
         assert self._init is not None
         return _children(self._init.pid)[0]
 
     def _command(self, *arguments: str) -> list[str]:
-        """Return a command `podman …` in the namespaces."""
+        """Return the command line that runs `podman …` in the engine's namespaces."""
         user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if self._rootless else []
         return [
             "nsenter", "-t", str(self._first()), "--net", "--mount", "--pid", *user, "podman",
@@ -148,7 +148,7 @@ class Podman(Engine):
     def podman(
         self, *arguments: str, check: bool = True, timeout: float = 60, text: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run `podman …`, without the API."""
+        """Run `podman …` directly, without the API."""
         done = subprocess.run(
             self._command(*arguments), capture_output=True, text=True, timeout=timeout, check=False, input=text,
             env=self._environment(),
@@ -159,29 +159,29 @@ class Podman(Engine):
 
     @property
     def pid(self) -> int:
-        """The process of the API."""
+        """The process ID of the API."""
         assert self._api is not None
         return _children(self._api.pid)[0]
 
     def aliases(self, container: str, network: str) -> list[str]:
-        """Return its aliases, except the one that Podman gives each container."""
+        """Return the aliases of a container's endpoint, except the alias that Podman adds to each container."""
         short = self.inspect(container)["Id"][:12]
         return [each for each in super().aliases(container, network) if each != short]
 
     def kill(self) -> None:
-        """Kill the API with SIGKILL; its containers continue."""
+        """Kill the process of the API with SIGKILL; containers continue to run."""
         assert self._api is not None
         os.kill(self.pid, signal.SIGKILL)
         self._api.wait(_DIE)
 
     def stop(self) -> None:
-        """Stop it with everything that it runs."""
+        """Stop the engine and everything that it runs."""
         init = self._init
         if init is None:
             return
         with contextlib.suppress(subprocess.SubprocessError):
             self.podman("pod", "rm", "-fa", "-t", "0", check=False)
-            self.podman("rm", "-fa", "-t", "0", check=False)  # and their cgroups
+            self.podman("rm", "-fa", "-t", "0", check=False)  # this also removes the cgroups of the containers
         self._init = None
         init.kill()
         init.wait(_DIE)

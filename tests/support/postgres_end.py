@@ -1,4 +1,4 @@
-"""A scripted PostgreSQL server, up to its response to a SCRAM login."""
+"""A scripted PostgreSQL server, which a test controls message by message until a SCRAM login."""
 
 import base64
 import socket
@@ -20,13 +20,13 @@ def message(kind: bytes, body: bytes) -> bytes:
 
 
 def greet(sock: socket.socket) -> None:
-    """Read a startup packet, without TLS."""
+    """Read the startup packet of a client, without TLS."""
     (length,) = struct.unpack("!I", exactly(sock, 4))
     exactly(sock, length - 4)
 
 
 def ask_for_iterations(sock: socket.socket, count: int) -> None:
-    """Greet, and request `count` iterations of the password hash."""
+    """Read the startup packet, and request a SCRAM login with `count` iterations of the password hash."""
     greet(sock)
     sock.sendall(message(b"R", struct.pack("!I", 10) + b"SCRAM-SHA-256\0\0"))
     _, length = struct.unpack("!cI", exactly(sock, 5))
@@ -36,7 +36,7 @@ def ask_for_iterations(sock: socket.socket, count: int) -> None:
 
 
 def serve(sock: socket.socket, *row: str | None) -> None:
-    """Admit the client without a password, and answer its query with this row."""
+    """Accept the client without a password, and answer its query with one row."""
     greet(sock)
     ready = message(b"Z", b"I")
     sock.sendall(message(b"R", bytes(4)) + ready)

@@ -1,4 +1,4 @@
-"""Single probes of a backend."""
+"""Runs single probes of a backend, without a check."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ KINDS: dict[str, Backend] = {
 
 
 async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: float = 10.0) -> CheckResult:  # noqa: ASYNC109
-    """Probe once from this host; fail if the probe exceeds its deadline or leaves a task."""
+    """Probe a target of this host once; fail if the probe exceeds its deadline or leaves a task."""
     tasks = len(asyncio.all_tasks())
     started = time.monotonic()
     with Lateness() as machine:

@@ -1,4 +1,4 @@
-"""The interface of each kind of relay for the relays' contract."""
+"""The interface between the relay contract and each kind of relay."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -12,7 +12,7 @@ from tests.support.tcp_end import TcpEnd
 
 
 class Joined(NamedTuple):
-    """A connection that was just created."""
+    """A new connection: both ends, and the relay between them."""
 
     client: TcpEnd
     far: End
@@ -20,35 +20,38 @@ class Joined(NamedTuple):
 
 
 class Adaptor(Verbs, Protocol):
-    """A kind of relay: creates one, and accesses its internals."""
+    """Adapts one kind of relay to the contract: creates relays, and accesses their internals."""
 
     name: str
     lost: CloseReason
-    """How a relay reports that its carrier was lost."""
+    """The reason with which a relay closes when its link is lost."""
     shows_loss: bool
-    """Whether a far side that closes shows what it did not take: what is behind an SSH server never does."""
+    """Whether the relay can detect data that a closed far side has not read; impossible behind an SSH server."""
     reports_breaks: bool
-    """Whether both ends learn of a reset: what is behind an SSH server sees an end instead."""
+    """Whether a reset reaches both ends as a reset; behind an SSH server, the far side sees a clean end instead."""
     keeps_response: bool
-    """Whether a client gets what its backend had sent before it closed, although the close breaks something."""
+    """Whether a client gets all data that its backend sent before a close, even if the close resets the client."""
     ends_early: bool
-    """Whether a far side learns of its client's end before that has its response."""
+    """Whether the end of a client reaches the far side before the client has the whole response."""
     pace: float
-    """Seconds of one turn of the loop, if another process needs them."""
+    """Seconds to wait in each turn of the loop, so that another process can act."""
     stalled: bool
-    """Return whether nothing can be sent to the far side now."""
+    """Whether the path to the far side is stalled now."""
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined: ...
 
     def order(self, step: Step) -> bool:
-        """Apply an event to the link; return False if that is not possible."""
+        """Apply an event to the link; return False if the link does not support it in its present state."""
 
     async def restore(self, *, reconnect: bool) -> None:
-        """Prepare the next connection; `reconnect`: the link is lost or in an unknown state.
+        """Prepare the adaptor for the next connection.
+
+        Args:
+            reconnect: Whether the link is lost or in an unknown state.
 
         Raises:
-            AssertionError: The link is lost, without `reconnect`.
+            AssertionError: The link is lost although `reconnect` is false.
         """
 
     def leftovers(self, relay: Relay) -> list[str]:
-        """Return what is left of a connection that has ended."""
+        """Return a description of each resource that an ended connection has left; empty: none."""

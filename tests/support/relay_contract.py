@@ -1,15 +1,17 @@
-"""Rules that every relay must follow for one connection, whatever its two ends do and in any order.
+"""The rules that every relay must follow for one connection, for any order of events at both ends.
 
-A plan is a list of steps. A `Trial` executes it on one connection and holds the relay to these rules:
+A plan is a list of steps. A `Trial` executes a plan on one connection, and checks that the relay follows these rules:
 
-1. What a receiver has is a prefix of what the other end sent.
-2. A receiver that sees a clean end has everything. One that cannot have everything sees a reset.
-3. A reset has a cause: something broke, or bytes went to an end that had closed. A client whose backend has sent its
-   whole response gets all of it first. One whose own bytes were lost, where that can be known, is reset at last.
-4. An end that reads gets what was sent, and the end, whatever the other direction does.
-5. The relay ends when both its ends are done, says how, counts right, shows a tap what passes, and leaves nothing.
+1. The received data of an end is a prefix of the data that the other end sent.
+2. A receiver that sees a clean end has all data. A receiver that cannot get all data sees a reset.
+3. A reset has a cause: a broken link or end, or bytes for a closed end. A client whose backend has sent its
+   whole response gets the whole response first. A client whose own bytes were lost is then reset, where the relay can
+   detect the loss.
+4. An end that reads gets all sent data, and the end of stream, independently of the other direction.
+5. The relay ends when both ends have finished, and reports the right reason. It counts all bytes, passes all data to
+   its tap, and leaves no resources.
 
-It knows a relay by `gateway.contracts` only; `far_sides.py` has what makes one.
+This module uses only the interface of a relay in `gateway.contracts`; `far_sides.py` creates relays.
 """
 
 import asyncio
@@ -25,9 +27,9 @@ from tests.support.plans import Setup, Step
 from tests.support.relay_adaptor import Adaptor
 
 PATIENCE = 20.0
-"""Seconds without progress after which a connection hangs."""
+"""Seconds without progress after which a trial fails."""
 _PATIENCE_AFTERWARDS = 3.0
-"""The same after a plan has failed, while Hypothesis minimizes it."""
+"""The value of `PATIENCE` while Hypothesis minimizes a plan that has failed."""
 _POLL = 0.01
 """Seconds between two polls of state that reports no changes."""
 
@@ -38,7 +40,7 @@ class BrokenContractError(AssertionError):
 
 @dataclass
 class Coverage:
-    """Coverage of a run."""
+    """The number of plans, steps and states that a run has covered."""
 
     examples: int = 0
     steps: int = 0
@@ -55,10 +57,10 @@ class Coverage:
 
 
 class _Witness:
-    """A tap that compares what a relay passes to it; see `gateway.measure.Tap`.
+    """A tap that compares the data from a relay with the expected data; see `gateway.measure.Tap`.
 
     Args:
-        enough: After how many bytes it has seen enough.
+        enough: The number of bytes after which the tap is finished.
     """
 
     tracker = None
@@ -89,9 +91,9 @@ class Trial:
     """The execution of a plan on one connection.
 
     Args:
-        adaptor: What makes it.
-        setup: How it starts.
-        coverage: Where to count.
+        adaptor: The adaptor that creates the connection.
+        setup: The initial state of the connection.
+        coverage: The counters to update.
     """
 
     def __init__(self, adaptor: Adaptor, setup: Setup, coverage: Coverage) -> None:
@@ -105,7 +107,7 @@ class Trial:
         """Execute a plan, then let both ends finish.
 
         Raises:
-            BrokenContractError: With the rule.
+            BrokenContractError: The relay broke a rule; the message names the rule.
         """
         before = _descriptors()
         try:
@@ -113,7 +115,7 @@ class Trial:
                 joined = await self._adaptor.join(self._setup, self._happened.set, self._tap)
         except ReachError:
             if any(step.verb in self._adaptor.far_last_verbs for step in self._setup.early):
-                return  # it was gone before it could be joined
+                return  # the far side closed before the relay could join it
             raise
         self.client, self.far, self.relay = joined
         self.relay.ended.add_done_callback(lambda _: self._happened.set())
@@ -127,7 +129,7 @@ class Trial:
         finally:
             self.client.dispose()
             self.far.dispose()
-            self.relay.abort(CloseReason.ABORTED)  # where a rule was broken it may still be there
+            self.relay.abort(CloseReason.ABORTED)  # a relay that broke a rule may still run
 
     async def _do(self, step: Step) -> None:
         done = True
@@ -145,7 +147,7 @@ class Trial:
                 self.relay.abort(CloseReason.ABORTED)
             case _:
                 if step.verb in self._adaptor.kill_verbs:
-                    # A second kill finds a relay that the first one has ended.
+                    # The relay may have ended before this event, for example after an earlier kill.
                     self._killed_late |= not self.killed and self.relay.ended.done()
                     self.killed = True
                 done = self._adaptor.order(step)
@@ -160,11 +162,9 @@ class Trial:
             self._adaptor.stalled, self.killed, self._aborted, self.relay.ended.done(),
         )  # fmt: skip
 
-    # The rules.
-
     @property
     def _ways(self) -> tuple[tuple[End, End], tuple[End, End]]:
-        """Return both directions: the receiver, and the sender."""
+        """Return both directions, each as its receiver and its sender."""
         return (self.client, self.far), (self.far, self.client)
 
     @property
@@ -172,28 +172,28 @@ class Trial:
         return self.killed or self._aborted
 
     def _undeliverable(self, sender: End, receiver: End) -> bool:
-        """Return whether bytes are sent to an end that does not receive any more."""
+        """Return whether the sender has sent bytes that the closed receiver will not read."""
         return receiver.gone and sender.total > receiver.received
 
     def _keeps(self, receiver: End, sender: End) -> bool:
-        """Return whether the receiver must get what the sender sent before it closed."""
+        """Return whether the receiver must get all data that the sender sent before its close."""
         return receiver is self.client and sender.delivered and not (self._cut or sender.broken)
 
     def _causes(self, receiver: End, sender: End) -> bool:
-        """Return whether the receiver may see a reset."""
+        """Return whether a cause exists for a reset at the receiver."""
         if self._cut or sender.broken or self._undeliverable(receiver, sender):
             return True
         return receiver is self.client and sender.gone and not self._adaptor.keeps_response
 
     def _may_look_clean(self, receiver: End, sender: End) -> bool:
-        """Return whether the path cannot signal missing data to the receiver."""
+        """Return whether the receiver may see a clean end although data is missing, because of the protocol."""
         if self._adaptor.reports_breaks:
             return receiver is self.far and receiver.gone
         undelivered = self._undeliverable(receiver, sender) and not sender.delivered
         return sender.broken or undelivered or (receiver is self.far and self._cut)
 
     def _check(self) -> None:
-        """Check what must hold at any moment."""
+        """Check the rules that must hold at any moment."""
         for receiver, sender in self._ways:
             self._hold(not receiver.complaint, f"1: {receiver.complaint}")
             count = f"{receiver.name} has {receiver.received} of {sender.sent} bytes"
@@ -220,7 +220,7 @@ class Trial:
         self._hold(right, f"5: {what} {counted}, while {received} of {sent} were received")
 
     def _missing(self) -> str:
-        """Return what must happen soon."""
+        """Return a description of the first expected event that has not happened yet; empty: none."""
         if self._adaptor.stalled:
             return ""
         for receiver, sender in self._ways:
@@ -232,7 +232,7 @@ class Trial:
             lost = sender.broken or self._undeliverable(receiver, sender)
             if not lost and receiver.received < min(sender.total, receiver.willing):
                 return f"{count} and takes {receiver.willing}"
-            # Where its window is used up, a relay need not read what might be an end.
+            # A relay with an exhausted window need not read from its client, so it may not see the client's end.
             waits = receiver is self.far and not self._adaptor.ends_early and sender.received < receiver.total
             if sender.ended and sender.total < receiver.willing and not waits:
                 return f"{count} and sees no end"
@@ -242,7 +242,7 @@ class Trial:
         return ""
 
     async def _finish(self) -> None:
-        """Let both ends read and finish; then nothing may be missing."""
+        """Let both ends read and finish; then check that all expected events happen."""
         self._adaptor.order(Step("link", "unstall"))
         for end in (self.client, self.far):
             end.resume()
@@ -254,12 +254,12 @@ class Trial:
             await self._until(lambda: "" if self.relay.ended.done() else "the relay does not end")
         self.client.dispose()
         self.far.dispose()
-        await self._until(lambda: "" if self.relay.ended.done() else "the relay does not end without its ends")
+        await self._until(lambda: "" if self.relay.ended.done() else "the relay does not end after its ends")
         self._check_ending()
         await self._until(lambda: ", ".join(self._adaptor.leftovers(self.relay)))
 
     def _unnoticed_loss(self) -> str:
-        """Return the loss that a client with a complete response does not notice."""
+        """Return a description of lost data for which the client saw no reset; empty: none."""
         client, far, ended = self.client, self.far, self.relay.ended
         if client.ended or client.gone or client.dropped:
             return ""
@@ -294,13 +294,13 @@ class Trial:
             raise BrokenContractError(f"{self._adaptor.name}: rule {rule}")
 
     async def _until(self, missing: Callable[[], str]) -> None:
-        """Wait until nothing is missing; any progress extends the deadline."""
+        """Wait until `missing` returns an empty text; any progress extends the deadline."""
         since, progress = time.monotonic(), self._progress()
         while wanted := missing():
             self._check()
             self._happened.clear()
             late = time.monotonic() - since > self._coverage.patience
-            self._hold(not late, f"4: nothing moves: {wanted}")
+            self._hold(not late, f"4: no progress: {wanted}")
             try:
                 async with asyncio.timeout(_POLL):
                     await self._happened.wait()
@@ -327,7 +327,7 @@ async def run(adaptor: Adaptor, plan: list[Step], setup: Setup, coverage: Covera
 
     Raises:
         BrokenContractError: A rule was broken.
-        AssertionError: What carries the connection, and others, was lost.
+        AssertionError: The link, which all connections share, was lost.
     """
     started = time.monotonic()
     trial = Trial(adaptor, setup, coverage)

@@ -10,7 +10,7 @@ from gateway.demo.process import find
 
 
 def need(condition: bool, what: str) -> None:
-    """Skip with the missing requirement as the reason; in CI, fail."""
+    """Skip the test with the missing requirement as the reason; in CI, fail the test."""
     if condition:
         return
     if os.environ.get("CI"):
@@ -19,15 +19,15 @@ def need(condition: bool, what: str) -> None:
 
 
 def need_sshd() -> None:
-    """Skip, or fail in CI, if OpenSSH's server is missing."""
+    """Skip the test, or fail it in CI, if OpenSSH's server is missing."""
     need(find("sshd") is not None, "sshd (package openssh-server)")
 
 
 def download(*command: str, cwd: Path | None = None, within: float = 180) -> None:
-    """Run a command that downloads something, and retry it once: the network is not under test.
+    """Run a command that downloads something; retry it once, because the network is not under test.
 
     Raises:
-        SubprocessError: It failed both times; with what it said.
+        SubprocessError: The command failed twice; the message contains its error output.
     """
     try:
         subprocess.run(command, cwd=cwd, capture_output=True, timeout=within, check=True)

@@ -46,13 +46,13 @@ def _treat(behaviour: Behaviour, client: socket.socket) -> None:
 
 
 def silent(client: socket.socket) -> None:
-    """Accept, and send nothing."""
+    """Send nothing to the client, and keep the connection open."""
     while client.recv(65536):
         pass
 
 
 def dripping(first: bytes) -> Behaviour:
-    """Send endless data, one byte at a time."""
+    """Send single bytes with pauses, without end."""
 
     def drip(client: socket.socket) -> None:
         for byte in first + bytes(1000):
@@ -63,7 +63,7 @@ def dripping(first: bytes) -> Behaviour:
 
 
 def resetting(client: socket.socket) -> None:
-    """Reset at the first byte, or after a moment."""
+    """Reset the connection at the first byte of the client, or after a short time."""
     client.settimeout(0.05)
     with contextlib.suppress(TimeoutError):
         client.recv(1)
@@ -71,7 +71,7 @@ def resetting(client: socket.socket) -> None:
 
 
 def talking(words: bytes, *, then_close: bool = False) -> Behaviour:
-    """Send something, then keep reading or close."""
+    """Send fixed data; then read until the client closes, or close the connection."""
 
     def talk(client: socket.socket) -> None:
         client.sendall(words)
@@ -82,17 +82,17 @@ def talking(words: bytes, *, then_close: bool = False) -> Behaviour:
 
 
 def echoing(client: socket.socket) -> None:
-    """Echo everything, and forward half-closes."""
+    """Send all received data back, and answer a half-close with a half-close."""
     while data := client.recv(65536):
         client.sendall(data)
     client.shutdown(socket.SHUT_WR)
 
 
 class Samba:
-    """A server with one share, `media`, for guests.
+    """A Samba server with the share `media`, which guests can read.
 
     Args:
-        folder: Where its files go.
+        folder: The directory for the server's files.
     """
 
     def __init__(self, folder: Path) -> None:

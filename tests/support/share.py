@@ -1,4 +1,4 @@
-"""Uploads and queries that share one path, and the share that each gets: clients and backend in threads."""
+"""Measures how uploads and queries share one path; clients and backend run in threads."""
 
 import contextlib
 import socket
@@ -15,7 +15,10 @@ _PAUSE = 0.05
 
 
 class Backend:
-    """Counts the bytes of each upload, identified by its first byte, and answers queries, which begin with 0."""
+    """A backend that counts the bytes of each upload and answers queries.
+
+    The first byte of a connection is the number of its upload, or 0 for queries.
+    """
 
     def __init__(self) -> None:
         self.bytes = [0] * 256
@@ -24,7 +27,7 @@ class Backend:
 
     @property
     def port(self) -> int:
-        """The port on 127.0.0.1."""
+        """The port of the backend on 127.0.0.1."""
         return int(self._listener.getsockname()[1])
 
     def __enter__(self) -> Self:
@@ -34,7 +37,7 @@ class Backend:
 
     def __exit__(self, *_: object) -> None:
         for sock in self._open:
-            with contextlib.suppress(OSError):  # ended already
+            with contextlib.suppress(OSError):  # the connection may have ended
                 sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
@@ -60,11 +63,11 @@ class Backend:
 
 
 class Clients:
-    """Endless uploads, and clients that repeat a query and wait for its response; all are reset at the end.
+    """Endless uploads, and clients that repeat a query and wait for its response. The end of the context resets all.
 
     Args:
-        ports: Ports to connect to: first for the uploads, then for the queries.
-        uploads: How many of them are uploads.
+        ports: The ports to which the clients connect: the ports of the uploads, and then those of the queries.
+        uploads: The number of uploads.
     """
 
     def __init__(self, ports: Sequence[int], uploads: int) -> None:
@@ -85,13 +88,13 @@ class Clients:
 
     def __exit__(self, *_: object) -> None:
         for sock, _thread in self._threads:
-            with contextlib.suppress(OSError):  # ended already
+            with contextlib.suppress(OSError):  # the connection may have ended
                 sock.shutdown(socket.SHUT_RDWR)
         for _sock, thread in self._threads:
             thread.join()
 
     def waits(self) -> list[list[float]]:
-        """Return the seconds that each response took, per querying client; a pending one counts with its age."""
+        """Return the seconds of each response per querying client; a pending response counts with its age."""
         now = time.monotonic()
         return [
             [*self._waits[at], *([now - self._asked[at]] if self._asked[at] else [])]
@@ -118,11 +121,11 @@ class Clients:
 
 @dataclass(frozen=True)
 class Shares:
-    """The share that each client got.
+    """The bytes of each upload, and the response times of each querying client.
 
     Args:
         uploads: Bytes received from each upload.
-        waits: Seconds that each response took, per querying client; a missing one counts with its age.
+        waits: For each querying client, the seconds that each response took; a pending response counts with its age.
     """
 
     uploads: list[int]
@@ -130,23 +133,23 @@ class Shares:
 
     @property
     def fairness(self) -> float:
-        """Return the slowest upload's share of the mean."""
+        """Return the bytes of the slowest upload, divided by the mean of all uploads."""
         total = sum(self.uploads)
         return min(self.uploads) * len(self.uploads) / total if total else 0.0
 
     def wait(self, share: float) -> float:
-        """Return the seconds within which this share of the responses arrived."""
+        """Return the seconds in which this share of the responses arrived, from 0 to 1."""
         every = sorted(wait for each in self.waits for wait in each)
         return every[min(len(every) - 1, int(len(every) * share))]
 
 
 def measure(backend: Backend, ports: Sequence[int], uploads: int, seconds: float) -> Shares:
-    """Run the clients for `seconds`; see `Clients`."""
+    """Run clients for `seconds`, and return their results; see `Clients` for the arguments."""
     with Clients(ports, uploads) as clients:
         time.sleep(seconds)
         return Shares(backend.bytes[1 : uploads + 1], clients.waits())
 
 
 def _quietly(act: Callable[..., None], sock: socket.socket, *more: object) -> None:
-    with sock, contextlib.suppress(OSError):  # another thread shuts the socket down to stop this
+    with sock, contextlib.suppress(OSError):  # another thread stops this one by shutting the socket down
         act(sock, *more)

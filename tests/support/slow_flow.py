@@ -1,4 +1,4 @@
-"""One direction of a slow path, and of one connection on it; see `tests.support.slow_link`."""
+"""One direction of a slow path, and one direction of a connection on this path; see `tests.support.slow_link`."""
 
 import random
 import socket
@@ -8,12 +8,12 @@ from tests.support.slow_link import Shape
 
 SEGMENT = 1448
 _PIECES = 64
-"""Bytes for one sendmsg(2)."""
+"""The maximum number of buffers for one sendmsg(2)."""
 _UNLIMITED = 16 * 1024 * 1024
 """Maximum bytes in flight on a path without a rate limit, per connection and direction."""
 _TURN = 256 * 1024
 _TICK = 0.005
-"""Maximum seconds of the rate that one read takes, so that connections share it evenly."""
+"""Maximum size of one read in seconds of the rate; short reads let connections share the rate evenly."""
 
 
 class Way:
@@ -22,15 +22,15 @@ class Way:
     def __init__(self) -> None:
         self.flows: deque[Flow] = deque()
         self.free = 0.0
-        """When the last accepted byte leaves the bottleneck."""
+        """The monotonic time at which the last accepted byte leaves the bottleneck."""
         self.moved = self.losses = 0
 
     def set(self, shape: Shape, rate: float) -> None:
-        """Change the properties from now on, with `rate` in bytes per second; 0: not limited."""
+        """Set the properties for later data; `rate` is in bytes per second, and 0 means unlimited."""
         self.delay, self.rate = shape.delay, rate
         self.loss, self.rto = shape.loss, shape.rto
         self.room = shape.buffer / rate if rate else 0.0
-        """Return how many seconds of the rate can be queued."""
+        """The maximum length of the queue, in seconds of the rate."""
         self.turn = int(min(_TURN, max(SEGMENT, rate * _TICK))) if rate else _TURN
         self.most = int(shape.buffer + rate * (shape.delay + shape.rto)) if rate else _UNLIMITED
 
@@ -39,9 +39,9 @@ class Flow:
     """One direction of one connection.
 
     Args:
-        way: What it goes by.
-        source: Read from.
-        sink: Written to.
+        way: The direction of the path that carries the data.
+        source: The socket from which the flow reads.
+        sink: The socket to which the flow writes.
     """
 
     def __init__(self, way: Way, source: socket.socket, sink: socket.socket) -> None:
@@ -54,11 +54,11 @@ class Flow:
         way.flows.append(self)
 
     def wants(self) -> bool:
-        """Whether there is data to read, and room for it."""
+        """Return whether the source has data, and the flow has room for it."""
         return self.readable and not self.ended and self.size < self.way.most
 
     def read(self, now: float, chance: random.Random) -> None:
-        """Read the bytes of one turn. Raises OSError."""
+        """Read the bytes of one turn from the source. Raises OSError."""
         way = self.way
         try:
             data = self.source.recv(way.turn)
@@ -77,7 +77,7 @@ class Flow:
         self.ended = not data
 
     def next_due(self) -> float:
-        """Return when the next bytes can be delivered."""
+        """Return the monotonic time at which the flow can deliver its next bytes."""
         return max(self.waiting[0][0], self.held_until)
 
     def deliver(self, now: float) -> None:

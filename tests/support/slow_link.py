@@ -1,7 +1,7 @@
 """A slow, long or lossy path on loopback: a TCP proxy with delay, rate, buffer and loss, in a separate process.
 
-Two TCP connections on loopback represent one, so loss appears as the far side sees it: a pause of one retransmission
-timeout, and then all delayed data. No data is lost, unless the connection is cut.
+Two TCP connections on loopback represent one connection over the path. The proxy simulates a lost segment as its
+receiver sees it: a pause of one retransmission timeout, and then all delayed data. Only `cut` loses data.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,8 +16,8 @@ class Shape:
 
     Args:
         delay: Seconds each way.
-        up: Bytes per second from the clients to the server, all connections together; 0: not limited.
-        down: The same from the server to the clients.
+        up: Bytes per second from the clients to the server, for all connections together; 0: unlimited.
+        down: Bytes per second from the server to the clients, for all connections together; 0: unlimited.
         buffer: Bytes that wait before the limit in each direction, all connections together. The sockets of each
             connection are given as much besides, which the kernel doubles.
         loss: The probability that a segment of 1,448 bytes is lost.
@@ -39,10 +39,10 @@ class Figures:
     Args:
         up: Bytes delivered to the server.
         down: Bytes delivered to the clients.
-        connections: Accepted.
-        open: Open now.
-        losses: Pauses that lost segments caused.
-        cuts: Connections that were cut.
+        connections: Number of accepted connections.
+        open: Number of open connections.
+        losses: Number of pauses for lost segments.
+        cuts: Number of connections that `cut` has reset.
     """
 
     up: int
@@ -54,19 +54,19 @@ class Figures:
 
 
 class SlowLink:
-    """The path, from entering the context to leaving it; it always ends with this process.
+    """A slow path that exists from the start to the end of the context, and never outlives this process.
 
     Args:
-        to: The port on 127.0.0.1 to which it forwards.
-        shape: Its initial properties.
-        seed: For the random losses.
+        to: The port on 127.0.0.1 to which the path forwards.
+        shape: The initial properties of the path.
+        seed: The seed of the random losses.
     """
 
     def __init__(self, to: int, shape: Shape | None = None, seed: int = 0) -> None:
         self._shape = shape or Shape()
         self._child = Child("tests.support.slow_path", to, seed)
         self.port = 0
-        """The port on 127.0.0.1."""
+        """The port of the path on 127.0.0.1."""
 
     def __enter__(self) -> Self:
         self._child.__enter__()
@@ -83,15 +83,15 @@ class SlowLink:
 
     @property
     def pid(self) -> int:
-        """Its process ID."""
+        """The process ID of the proxy."""
         return self._child.pid
 
     def shape(self, shape: Shape) -> Figures:
-        """Change the properties of the path, for data that is not in flight yet."""
+        """Change the properties of the path for later data; data in flight keeps its delay."""
         return Figures(**self._child.ask("shape", **asdict(shape)))
 
     def cut(self, count: int = 0) -> Figures:
-        """Reset `count` open connections, chosen at random, or all of them."""
+        """Reset `count` open connections, chosen at random, or all open connections."""
         return Figures(**self._child.ask("cut", count=count))
 
     def hole(self, seconds: float) -> Figures:
@@ -99,9 +99,9 @@ class SlowLink:
         return Figures(**self._child.ask("hole", seconds=seconds))
 
     def stall(self, seconds: float) -> Figures:
-        """Deliver nothing for `seconds`, then all that arrived meanwhile at once, as far as there was room."""
+        """Deliver nothing for `seconds`; then deliver without delay all data for which the buffers had room."""
         return Figures(**self._child.ask("stall", seconds=seconds))
 
     def figures(self) -> Figures:
-        """Return the totals so far."""
+        """Return the current totals of the path."""
         return Figures(**self._child.ask("figures"))

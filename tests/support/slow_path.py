@@ -1,6 +1,7 @@
 """The process behind `tests.support.slow_link`: moves bytes between sockets with delays.
 
-Usage: python -m tests.support.slow_path TO-PORT SEED; reads orders as JSON lines from its input, and ends with it.
+Usage: python -m tests.support.slow_path TO-PORT SEED; reads orders as JSON lines from its input, and stops when the
+input ends.
 """
 
 import contextlib
@@ -25,8 +26,8 @@ class Path:
     """The proxy: a listener, and two flows per connection.
 
     Args:
-        to: The port to which it forwards.
-        seed: For the losses.
+        to: The port to which the proxy forwards.
+        seed: The seed of the random losses.
     """
 
     def __init__(self, to: int, seed: int) -> None:
@@ -34,7 +35,7 @@ class Path:
         self._up, self._down = Way(), Way()
         self._epoll = select.epoll()
         self._flows: dict[int, tuple[Flow, Flow]] = {}
-        """By descriptor: the flow that reads from it, and the one that writes to it."""
+        """For each descriptor: the flow that reads from this socket, and the flow that writes to this socket."""
         self._hole_until = 0.0
         self._knocking = False
         self._buffer = 0
@@ -47,7 +48,7 @@ class Path:
         self._epoll.register(0, _IN)
 
     def run(self) -> None:
-        """Run until the input ends."""
+        """Move data until the standard input ends."""
         while True:
             wait = self._work(time.monotonic())
             for fd, event in self._epoll.poll(wait):
@@ -62,7 +63,7 @@ class Path:
                     writing.blocked = writing.blocked and not event & ~_IN
 
     def _work(self, now: float) -> float | None:
-        """Move the data that is due; return the seconds until the next step."""
+        """Move the data that is due; return the seconds until more data is due."""
         if now < self._hole_until:
             return self._hole_until - now
         if self._knocking:
@@ -115,13 +116,13 @@ class Path:
                 self._made += 1
 
     def _tune(self, sock: socket.socket) -> None:
-        """Set small buffers, and segments much smaller than these: loopback uses segments of 64 KiB."""
+        """Set small buffers and even smaller segments, because loopback would use segments of 64 KiB."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, self._buffer)
 
     def _close(self, sock: socket.socket) -> None:
-        """Reset a connection, or close it if both sides have ended."""
+        """Close a connection if both sides have ended; otherwise, reset it."""
         for flow in self._flows[sock.fileno()]:
             with contextlib.suppress(OSError):
                 if not flow.done:
@@ -163,7 +164,7 @@ class Path:
 
     def _set(self, shape: Shape) -> None:
         self._buffer = shape.buffer
-        self._tune(self._listener)  # accepted sockets inherit this
+        self._tune(self._listener)  # accepted sockets inherit the options of the listener
         self._up.set(shape, shape.up)
         self._down.set(shape, shape.down)
 

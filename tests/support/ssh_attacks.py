@@ -13,7 +13,7 @@ Attack = Callable[[asyncssh.SSHServerConnection, int, asyncssh.SSHTCPChannel[byt
 
 @contextlib.asynccontextmanager
 async def hostile(folder: Path, attack: Attack) -> AsyncIterator[Bastion]:
-    """Run a server that forwards nothing, and attacks after the first data of the client."""
+    """Run an SSH server that forwards nothing, and runs an attack after the first data of the client."""
 
     class Session(asyncssh.SSHTCPSession[bytes]):
         def __init__(self, conn: asyncssh.SSHServerConnection) -> None:

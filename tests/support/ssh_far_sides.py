@@ -1,4 +1,4 @@
-"""Creates SSH channels for the contract's tests, to OpenSSH and to a server in the test."""
+"""Creates SSH channels for the tests of the relay contract, to OpenSSH and to a server in the test process."""
 
 import asyncio
 import contextlib
@@ -37,8 +37,8 @@ class OpenSsh(Straight):
     """A backend behind OpenSSH's sshd, which starts a key exchange after each MiB.
 
     Args:
-        folder: Where keys go.
-        channels: Which data plane: `native` or `asyncssh`; the cipher decides that.
+        folder: The directory for SSH keys.
+        channels: The data plane, `native` or `asyncssh`, which the adaptor selects by the cipher.
     """
 
     link_verbs: tuple[str, ...] = ("rekey",)
@@ -80,13 +80,15 @@ class OpenSsh(Straight):
 
     async def restore(self, *, reconnect: bool) -> None:
         if not reconnect and self._alive:
-            # What was sent last may have been too much for the peer: it says so before it answers this.
+            # A peer that rejects the last data disconnects before it answers this request.
             await self._conn._make_global_request(b"keepalive@openssh.com")
         lost = not self._alive
         if reconnect or lost:
             await self._stack.aclose()
             await self._connect()
-        assert reconnect or not lost, f"{self.name}: the SSH connection was lost, with every other client on it"
+        assert reconnect or not lost, (
+            f"{self.name}: the SSH connection was lost, and with it every client on the connection"
+        )
 
     def leftovers(self, relay: Relay) -> list[str]:
         left = super().leftovers(relay)
@@ -114,12 +116,12 @@ class OpenSsh(Straight):
 
     @property
     def _conn(self) -> Any:
-        """The connection of asyncssh."""
+        """The client's connection in asyncssh."""
         return self._ssh_link._connections[0]._conn
 
 
 def _rekey(conn: Any) -> bool:
-    """Start a key exchange on either side's connection, unless one is running."""
+    """Start a key exchange on the connection of one side, unless a key exchange is running."""
     if not conn._kex_complete or conn._transport is None:
         return False
     conn._send_kexinit()
@@ -128,9 +130,9 @@ def _rekey(conn: Any) -> bool:
 
 
 class Scripted(OpenSsh):
-    """An SSH server in this process, whose channels follow a plan.
+    """An SSH server in the test process, whose channels follow a plan.
 
-    What it sends in one go arrives in one piece, since both sides share a loop.
+    Both sides share an event loop, so the client receives in one read what the server sends in one turn of the loop.
     """
 
     far_verbs = ChannelEnd.VERBS
@@ -141,12 +143,12 @@ class Scripted(OpenSsh):
     pace = 0.0
     _server: asyncssh.SSHAcceptor
     _there: Any
-    """The server's connection."""
+    """The server's end of the SSH connection."""
     _made: "asyncio.Future[ChannelEnd]"
     _next: tuple[Setup, Callable[[], None]]
 
     def _make_bastion(self, folder: Path) -> Bastion:
-        return Bastion(folder, embedded=True)  # for its keys
+        return Bastion(folder, embedded=True)  # supplies the keys
 
     async def open(self) -> None:
         adaptor, folder = self, self._bastion.folder
@@ -162,7 +164,7 @@ class Scripted(OpenSsh):
                 return end, None
 
         listening = socket.create_server(("127.0.0.1", self._bastion.port))
-        # Small, so that a stalled server soon stalls what is sent to it.
+        # A small receive buffer fills soon when the server stalls, and then stalls the sender.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
         self._server = await asyncssh.listen(
             sock=listening,
@@ -184,7 +186,7 @@ class Scripted(OpenSsh):
         if transport is None:
             return False
         if step.verb in self.kill_verbs:
-            self.order(Step("link", "unstall"))  # or the server would not notice
+            self.order(Step("link", "unstall"))  # a stalled server would not see the end of the connection
         match step.verb:
             case "rekey_by_peer":
                 return _rekey(self._there)

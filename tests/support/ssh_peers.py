@@ -15,20 +15,20 @@ _GO = Path(tempfile.gettempdir()) / f"gateway-go-{os.getuid()}"
 
 
 class OpenSsh(Bastion):
-    """Debian's sshd.
+    """OpenSSH's sshd, from Debian.
 
     Args:
-        folder: Where its files go.
-        first: Lines of sshd_config before all others: the first value of a keyword counts (sshd_config(5)).
-        rekey: Bytes after which it asks for new keys; 0 leaves that to it.
+        folder: The directory for the server's files.
+        first: Lines at the start of sshd_config, which take precedence over later lines (sshd_config(5)).
+        rekey: Bytes after which the server starts a key exchange; 0: the server's default.
     """
 
     half_closes = True
-    """Whether a client's half-close leaves the other direction open."""
+    """Whether the server keeps the other direction open after a half-close by the client."""
     forks = True
-    """Whether each connection has a separate process."""
+    """Whether the server runs a separate process for each connection."""
     moves_for_keys = 40 << 20
-    """Bytes in each direction after which it has started a key exchange, with the `rekey` of the tests."""
+    """Bytes in each direction after which the server has started a key exchange, with the `rekey` of the tests."""
 
     def __init__(self, folder: Path, *, first: str = "", rekey: int = 0, host_ca: Path | None = None) -> None:
         need_sshd()
@@ -39,7 +39,7 @@ class OpenSsh(Bastion):
 
 
 class Certified(OpenSsh):
-    """Host and user authenticate only by certificates."""
+    """An sshd whose host and user authenticate only by certificates."""
 
     def __init__(self, folder: Path, *, rekey: int = 0) -> None:
         need(find("ssh-keygen") is not None, "ssh-keygen (package openssh-client)")
@@ -55,12 +55,12 @@ class Certified(OpenSsh):
 
 
 class SeveralKeys(OpenSsh):
-    """Offers RSA, ECDSA and Ed25519 host keys, of which clients know one.
+    """An sshd that offers RSA, ECDSA and Ed25519 host keys, of which its clients know one.
 
     Args:
-        folder: Where its files go.
-        known: The algorithm of the key in known_hosts.
-        rekey: As for OpenSsh.
+        folder: The directory for the server's files.
+        known: The algorithm of the only key in known_hosts.
+        rekey: See `OpenSsh`.
     """
 
     KINDS = ("ssh-rsa", "ecdsa-sha2-nistp256", "ssh-ed25519")
@@ -75,7 +75,7 @@ class SeveralKeys(OpenSsh):
 
 
 class Dropbear(OpenSsh):
-    """Dropbear; when it asks for new keys is compiled in: after 1 GiB of both directions (KEX_REKEY_DATA)."""
+    """Dropbear, which starts a key exchange after 1 GiB in both directions, a compile-time limit (KEX_REKEY_DATA)."""
 
     moves_for_keys = 560_000_000
 
@@ -86,13 +86,14 @@ class Dropbear(OpenSsh):
         run(["dropbearconvert", "openssh", "dropbear", str(folder / "host_key"), str(folder / "dropbear_key")])
 
     def _command(self) -> list[str]:
-        # It wants authorized_keys where no other user may write in any folder above, which rules /tmp out.
+        # Dropbear rejects authorized_keys if another user may write to a parent directory, as to /tmp. A path through
+        # /proc avoids the check.
         start = f'cd "$1" && exec "$0" -F -E -s -m -r dropbear_key -D /proc/$$/cwd -P pid -p 127.0.0.1:{self.port}'
         return ["sh", "-c", start, find("dropbear") or "dropbear", str(self.folder)]
 
 
 class AsyncSsh(Bastion):
-    """asyncssh's server."""
+    """A server on asyncssh."""
 
     half_closes, forks, moves_for_keys = True, False, OpenSsh.moves_for_keys
 
@@ -126,7 +127,7 @@ class Go(AsyncSsh):
 
 
 def build_go() -> Path:
-    """Return the program of the server; Go's build cache is outside the repository."""
+    """Build the Go server, and return its path; Go's build cache is outside the repository."""
     source = Path("/usr/share/gocode")
     need(
         find("go") is not None and (source / "src/golang.org/x/crypto/ssh").is_dir(),

@@ -1,4 +1,4 @@
-"""SSH tunnels that a test opens itself."""
+"""Opens SSH tunnels in the test process, without a gateway."""
 
 import asyncio
 import contextlib

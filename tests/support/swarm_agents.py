@@ -8,7 +8,7 @@ from tests.support.engines import Engine
 
 
 class Agent(Site):
-    """A node's agent; the database is a container on the overlay itself."""
+    """The gateway of one node; its database is a container on the overlay network."""
 
     def __init__(self, engine: Engine, folder: Path, instance: str) -> None:
         self.engine, self.folder = engine, folder
@@ -21,19 +21,19 @@ class Agent(Site):
         folder.mkdir(exist_ok=True)
 
     def own(self) -> tuple[str, str]:
-        """Return the state and the message of its own attachment."""
+        """Return the state and the message of the attachment of the agent's own container."""
         own = self.get("/api/v1/status")["docker"]["container"]
         name = self.engine.inspect(own)["Name"].lstrip("/")
         (found,) = [each for each in self.get("/api/v1/plan")["attachments"] if each["container"] == name]
         return found["state"], found["message"]
 
     def heard(self) -> dict[str, int]:
-        """Return how many containers each agent reports, by its name."""
+        """Return the number of containers that each peer reports, by the name of the peer."""
         peers = self.get("/api/v1/status")["docker"]["peers"]
         return {each["instance"]: each["containers"] for each in peers if each["instance"]}
 
     def says_in(self, engine: Engine, container: str) -> str:
-        """Return the line that a container of any node gets from `orders`."""
+        """Return the line that a container on any node receives from `orders`."""
         client = "timeout 5 nc -w 5 orders 3306 </dev/null"
         return engine.docker("exec", container, "sh", "-c", client, check=False, timeout=20).stdout.strip()
 
@@ -56,7 +56,7 @@ class Agent(Site):
 
 
 def with_peers(agent: Agent, secret: str = "0123456789abcdef" * 2) -> Agent:
-    """Configure the agent to exchange reports with the others."""
+    """Configure an agent to exchange reports with its peers."""
     (agent.folder / "peers").write_text(secret)
     (agent.folder / "peers").chmod(0o600)
     agent.peers = f"peers: {{secret_file: {agent.folder}/peers}}\n"

@@ -1,4 +1,4 @@
-"""Two engines, each in its own network namespace, connected by a bridge; and both in one swarm."""
+"""Two engines, each in its own network namespace, connected by a bridge; also both engines as nodes of one swarm."""
 
 import contextlib
 import os
@@ -12,19 +12,19 @@ from tests.support.engines import Engine
 from tests.support.netns import inside, run
 
 BRIDGE = "gw-swbr"
-"""Between the engines, in the namespace `SPACES[0]`."""
+"""The bridge that connects the engines, in the namespace `SPACES[0]`."""
 SPACES = [f"gw-{os.getpid()}-sw{number}" for number in range(3)]
-"""Namespaces: the middle, and those of the engines; those of another run on this machine are others."""
+"""The namespaces of the bridge and of both engines; each test process uses different names."""
 
 
 def ip(*arguments: str) -> None:
-    """Run `ip`."""
+    """Run `ip` with these arguments."""
     subprocess.run(["ip", *arguments], check=True, timeout=10, capture_output=True)
 
 
 @contextlib.contextmanager
 def two_engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
-    """Run engines at 10.77.0.1 and 10.77.0.2 until the block ends."""
+    """Run two engines, with the addresses 10.77.0.1 and 10.77.0.2, until the block ends."""
     engines: list[Engine] = []
     middle, *nodes = SPACES
     for space in SPACES:
@@ -43,7 +43,7 @@ def two_engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
             ip("-n", space, "link", "set", "eth0", "up")
             ip("-n", space, "route", "add", "default", "via", "10.77.0.254")
             with inside(space):
-                # There is no name server and no registry, and lookups must fail immediately.
+                # The namespaces have no name server and no registry, and lookups must fail immediately.
                 for proto in ("udp", "tcp"):
                     run(f"iptables -A OUTPUT -o eth0 -p {proto} --dport 53 -j REJECT")
         for at, space in enumerate(nodes, 1):
@@ -63,7 +63,7 @@ def two_engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
 
 
 def join(manager: Engine, worker: Engine) -> None:
-    """Make one swarm of both engines."""
+    """Join both engines to one swarm."""
     manager.docker("swarm", "init", "--advertise-addr", "10.77.0.1")
     token = manager.docker("swarm", "join-token", "-q", "worker").stdout.strip()
     worker.docker("swarm", "join", "--token", token, "10.77.0.1:2377")
@@ -71,7 +71,7 @@ def join(manager: Engine, worker: Engine) -> None:
 
 @contextlib.contextmanager
 def two_nodes(folder: Path) -> Iterator[tuple[Engine, Engine]]:
-    """Run the manager and the worker of a swarm until the block ends."""
+    """Run a swarm of two nodes, a manager and a worker, until the block ends."""
     with two_engines(folder) as (manager, worker):
         join(manager, worker)
         yield manager, worker

@@ -13,14 +13,14 @@ from tests.support.ends import CHUNK, End, Pattern, Seen
 
 
 class TcpEnd(End):
-    """An end that is a TCP socket, which it owns.
+    """An end of a connection under test that owns and uses a TCP socket.
 
     Args:
-        name: For messages.
-        changed: Called whenever something has happened.
-        sends: What it sends.
-        receives: What the other end sends.
-        sock: Connected.
+        name: The name of this end in error messages.
+        changed: Called after each change of the state of this end.
+        sends: The data that this end sends.
+        receives: The data that the other end sends.
+        sock: The connected socket.
     """
 
     VERBS = ("send", "end", "pause", "resume", "take")
@@ -52,14 +52,14 @@ class TcpEnd(End):
         return True
 
     def take(self, size: int) -> bool:
-        """Read up to `size` bytes once, while it is paused."""
+        """Read up to `size` bytes once, while this end is paused."""
         if self.gone or self.reading or self.seen is not None:
             return False
         self._read(size)
         return True
 
     def close(self, _: int = 0) -> bool:
-        """Close; if data is unread, the kernel sends a reset (RFC 1122, section 4.2.2.13)."""
+        """Close the socket; if data is unread, the kernel sends a reset (RFC 1122, section 4.2.2.13)."""
         if self.gone:
             return False
         self._send_goodbye()
@@ -73,7 +73,7 @@ class TcpEnd(End):
         return True
 
     def reset(self, _: int = 0) -> bool:
-        """Close with a TCP reset."""
+        """Close the socket with a TCP reset."""
         if self.gone:
             return False
         self.broken = True
@@ -91,7 +91,7 @@ class TcpEnd(End):
         if super().dropped:
             return True
         poller = select.poll()
-        poller.register(self._sock, 0)  # reports a failure only (poll(2))
+        poller.register(self._sock, 0)  # without events, poll(2) reports only errors and hang-ups
         return any(event & select.POLLERR for _, event in poller.poll(0))
 
     def _leave(self) -> None:
@@ -101,7 +101,7 @@ class TcpEnd(End):
         self._loop.remove_writer(self._sock)
 
     def _count(self, what: int) -> int:
-        """Return the kernel's number of unread or unacknowledged bytes (tcp(7))."""
+        """Return the number of unread (SIOCINQ) or unacknowledged (SIOCOUTQ) bytes in the kernel, see tcp(7)."""
         return int(struct.unpack("i", fcntl.ioctl(self._sock, what, bytes(4)))[0])
 
     def _on_readable(self) -> None:
@@ -138,7 +138,7 @@ class TcpEnd(End):
             self._loop.add_writer(self._sock, self._flush)
             return
         except OSError as error:
-            # The kernel reports a reset once. What it had received before can be read, and then looks like an end.
+            # The kernel reports a reset once. Later reads return the data received before, and then a clean end.
             self._was_reset |= isinstance(error, ConnectionResetError)
             self._refuse()
         self._loop.remove_writer(self._sock)
@@ -148,10 +148,10 @@ class TcpEnd(End):
         return self._sock.send(data)
 
     def _push_rest(self) -> None:
-        """Send what `_push` has kept: nothing here."""
+        """Send the data that `_push` has kept. A plain socket keeps none."""
 
     def _send_end(self) -> None:
         self._sock.shutdown(socket.SHUT_WR)
 
     def _send_goodbye(self) -> None:
-        """Send what precedes a close: nothing here."""
+        """Send the messages that precede a close. A plain socket sends none."""

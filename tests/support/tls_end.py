@@ -12,14 +12,14 @@ _RECORD = 16 * 1024
 
 
 class TlsEnd(TcpEnd):
-    """An end that uses TLS record by record, so that it can end a single direction (RFC 8446, section 6.1).
+    """An end that processes TLS records itself, so that it can end a single direction (RFC 8446, section 6.1).
 
     Args:
-        changed: Called whenever something has happened.
-        sock: Connected; the handshake is done.
-        tls: The connection's state.
-        arrived: Where `tls` takes ciphertext from.
-        leaving: Where `tls` puts ciphertext.
+        changed: Called after each change of the state of this end.
+        sock: The connected socket, after the TLS handshake.
+        tls: The TLS state of the connection.
+        arrived: The buffer from which `tls` reads ciphertext.
+        leaving: The buffer to which `tls` writes ciphertext.
     """
 
     LAST_VERBS = ("close", "reset", "cut")
@@ -37,7 +37,7 @@ class TlsEnd(TcpEnd):
         super().__init__("far side", changed, BACK, FORTH, sock)
 
     def cut(self, _: int = 0) -> bool:
-        """Close without close_notify, as an attacker on the path would."""
+        """Close the socket without close_notify, like an attacker on the path."""
         if self.gone:
             return False
         self.broken = True
@@ -52,7 +52,7 @@ class TlsEnd(TcpEnd):
             return
         except OSError:
             data = b""
-        if not data:  # without a close_notify before it, that is a truncation
+        if not data:  # an end of stream without close_notify is a truncation
             self._hear(Seen.RESET)
             return
         self._arrived.write(data)
@@ -80,7 +80,7 @@ class TlsEnd(TcpEnd):
 
     def _send_end(self) -> None:
         self._push_rest()
-        with contextlib.suppress(ssl.SSLError):  # it would wait for the other's close_notify, too
+        with contextlib.suppress(ssl.SSLError):  # `unwrap` raises until the peer's close_notify arrives
             self._tls.unwrap()
         self._sealed = memoryview(self._leaving.read())
 
@@ -90,5 +90,5 @@ class TlsEnd(TcpEnd):
                 self._send_end()
             self._push_rest()
             self.ended = True
-        except OSError:  # the path does not take all of it
+        except OSError:  # the path does not accept all data
             self.broken = True

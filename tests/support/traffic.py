@@ -1,10 +1,10 @@
-"""Traffic through a tunnel, with known bytes; a separate program, so that it does not share the tunnel's process.
+"""Sends known bytes through a tunnel; a separate program, so that clients and tunnel run in different processes.
 
-traffic.py serve PORT            run a backend: each client first sends its request (`_HEAD`)
-traffic.py both-ways PORT SIZE   transfer SIZE bytes in both directions at once; print the seconds
-traffic.py echoes PORT COUNT HOW open COUNT connections at once, each an echo; `half`: they half-close
+traffic.py serve PORT            run a backend, to which each client first sends its request (`_HEAD`)
+traffic.py both-ways PORT SIZE   transfer SIZE bytes in both directions in parallel; print the seconds
+traffic.py echoes PORT COUNT HOW open COUNT connections in parallel, each an echo; `half`: clients half-close
 traffic.py ask PORT              half-close, and print whether the later response is `kept` or `lost`
-traffic.py endless PORT COUNT    receive endlessly, half of them also send; print `flowing`, then how they end
+traffic.py endless PORT COUNT    receive endlessly; half of the clients also send; print `flowing`, then each end
 
 A client fails if it receives an unexpected byte, or too few bytes before a clean end. Every socket has
 a deadline.
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 _HEAD = struct.Struct(">cQ")
-"""What the client wants, and how many bytes; the backend closes first, except in ECHO and ASK."""
+"""The request of a client: an action and a size in bytes. The backend closes first, except for ECHO and ASK."""
 BOTH_WAYS, ENDLESS, ECHO, ECHO_COUNTED, ASK = b"B", b"F", b"E", b"C", b"A"
 _PERIOD = 1_000_003
 """A prime, so that a stream with a lost, repeated or swapped packet differs from the expected one."""
@@ -35,7 +35,7 @@ _DIGEST = hashlib.sha256().digest_size
 
 @functools.cache
 def cycle(seed: int) -> memoryview:
-    """Return two periods of an endless stream."""
+    """Return the first two periods of an endless stream."""
     return memoryview(random.Random(seed).randbytes(_PERIOD) * 2)
 
 
@@ -50,7 +50,7 @@ def digest(seed: int, size: int) -> bytes:
 
 
 UP, DOWN = 1, 2
-"""The streams."""
+"""The seeds of the streams to the backend and to the client."""
 
 
 def send(sock: socket.socket, seed: int, size: int) -> None:
@@ -73,7 +73,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
     while left:
         count = sock.recv_into(room, min(left, _PIECE))
         if not count:
-            raise EOFError(f"a clean end {left} bytes too early")
+            raise EOFError(f"a clean end before the last {left} bytes")
         got.update(room[:count])
         left -= count
     return got.digest()
@@ -94,11 +94,8 @@ def exactly(sock: socket.socket, size: int) -> bytes:
     return got
 
 
-# The backend.
-
-
 def answer(client: socket.socket) -> None:
-    """Do what the client requests."""
+    """Serve one client: read its request, and perform the action."""
     with client, contextlib.suppress(OSError, EOFError):
         client.settimeout(_PATIENCE)
         wanted, size = _HEAD.unpack(exactly(client, _HEAD.size))
@@ -133,9 +130,6 @@ def serve(port: int) -> None:
         while True:
             client, _ = listener.accept()
             threading.Thread(target=answer, args=(client,), daemon=True).start()
-
-
-# The clients.
 
 
 def connected(port: int, wanted: bytes, size: int) -> socket.socket:
@@ -207,12 +201,13 @@ def endless(port: int, count: int) -> None:
 
     def one(number: int) -> str:
         with connected(port, ENDLESS, 0) as sock, ThreadPoolExecutor(1) as other:
-            # Half of them only listen: where bytes of ours are unread, the kernel makes a reset of any end.
+            # Half of the clients send nothing, because a close with unread data of the client would always be a
+            # reset.
             pushing = other.submit(send, sock, UP, (number % 2) << 62)
             end = watch(sock, lambda: flowing.wait(_PATIENCE))
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            # The kernel reports a reset once: here, or to the sender.
+            # The kernel reports a reset once: to this thread, or to the thread that sends.
             return "reset" if isinstance(pushing.exception(), ConnectionResetError) else end
 
     with ThreadPoolExecutor(count) as many:
@@ -220,7 +215,7 @@ def endless(port: int, count: int) -> None:
 
 
 def watch(sock: socket.socket, flows: Callable[[], object]) -> str:
-    """Compare the received with the expected bytes until the end; return how it ended."""
+    """Compare the received with the expected bytes until the stream ends; return how the stream ended."""
     stream, at, room = cycle(DOWN), 0, bytearray(_PIECE)
     while True:
         try:

@@ -14,17 +14,17 @@ _FAR = NAMES[1]
 
 
 class OpenVpnServer:
-    """A server in `far`.
+    """An OpenVPN server in the namespace `far`.
 
     Args:
-        folder: Where its files go.
-        authority: Who signs.
-        port: Where it listens.
+        folder: The directory for the server's files.
+        authority: The certificate authority of server and clients.
+        port: The port on which the server listens.
         protocol: `udp` or `tcp`.
-        network: Its clients' addresses: the first three numbers.
-        login: A user and password that clients must give, instead of a certificate.
-        more: Lines for its configuration.
-        namespace: Where it runs.
+        network: The first three numbers of the clients' IPv4 addresses.
+        login: The user and password that clients must send instead of a certificate.
+        more: Additional lines for the server's configuration.
+        namespace: The network namespace in which the server runs.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class OpenVpnServer:
     def client(
         self, path: Path, *more: str, certificate: tuple[Path, Path] | None = None, host: str = OUTER_FAR
     ) -> Path:
-        """Write a client's configuration file, as an operator would provide it."""
+        """Write the configuration file of a client, like the operator of a VPN provides."""
         authority = self.authority
         identity = ""
         if self._login is None:
@@ -122,8 +122,8 @@ def nothing_outside(path: Path, *marks: str) -> Iterator[None]:
     """Check that only packets of the VPN itself pass the outer link of `near` during the block.
 
     Args:
-        path: Where the capture goes.
-        marks: What no line of tcpdump may hold.
+        path: The file for the output of tcpdump.
+        marks: Strings that no line of the output may contain.
     """
     with path.open("w") as out, path.with_suffix(".err").open("w") as err:
         child = subprocess.Popen(["tcpdump", "-i", "outer", "-n", "-l", "ip or ip6"], stdout=out, stderr=err)
@@ -138,5 +138,7 @@ def nothing_outside(path: Path, *marks: str) -> Iterator[None]:
             child.terminate()
             child.wait(10)
     lines = path.read_text().splitlines()
-    assert any(OUTER_FAR in line or OUTER_OTHER in line for line in lines), "the capture saw not even the VPN"
+    assert any(OUTER_FAR in line or OUTER_OTHER in line for line in lines), (
+        "the capture contains no packet of the VPN"
+    )
     assert [line for line in lines if any(mark in line for mark in (*marks, f"{BEHIND}.", "fd20:"))] == []

@@ -1,4 +1,4 @@
-"""A WireGuard peer in user space, in a namespace."""
+"""A WireGuard peer in user space, in a network namespace."""
 
 import subprocess
 import time
@@ -9,13 +9,13 @@ from tests.support.netns import BEHIND, NAMES, OUTER_FAR, inside, run
 
 
 class WireGuardPeer:
-    """A peer in `far`, by wireguard-go.
+    """A WireGuard peer in the namespace `far`, which wireguard-go runs.
 
     Args:
-        folder: Where its files go.
-        port: UDP port.
-        network: The first three numbers of its network, in which it is 1 and we are 2.
-        namespace: Where it runs.
+        folder: The directory for the peer's files.
+        port: The UDP port of the peer.
+        network: The first three numbers of the VPN's addresses; the peer is .1, and the gateway is .2.
+        namespace: The network namespace in which the peer runs.
     """
 
     def __init__(self, folder: Path, port: int = 51820, network: str = "10.9.0", namespace: str = NAMES[1]) -> None:
@@ -51,7 +51,7 @@ class WireGuardPeer:
         self.process.stop()
 
     def client(self, path: Path, *more: str, key: str | None = None, host: str = OUTER_FAR) -> Path:
-        """Write a client's configuration file."""
+        """Write the configuration file of a client."""
         lines = "\n".join(more)
         path.write_text(
             f"[Interface]\nPrivateKey = {key or self.client_key}\nAddress = {self.network}.2/24, fd09::2/64\n"

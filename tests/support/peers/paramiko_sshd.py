@@ -1,4 +1,4 @@
-"""An SSH server on paramiko that forwards: `paramiko_sshd.py FOLDER PORT REKEY_BYTES` (0: the library's default)."""
+"""An SSH server on paramiko that forwards: `paramiko_sshd.py FOLDER PORT REKEY_BYTES` (0: paramiko's default)."""
 
 import contextlib
 import socket
@@ -13,7 +13,7 @@ PIECE = 1 << 16
 
 
 class Server(paramiko.ServerInterface):  # type: ignore[misc,unused-ignore]
-    """Accepts one key, and connects when a channel is requested."""
+    """An SSH server that accepts one key, and connects to the destination of each channel request."""
 
     def __init__(self, allowed: bytes) -> None:
         self.allowed = allowed
@@ -37,7 +37,7 @@ class Server(paramiko.ServerInterface):  # type: ignore[misc,unused-ignore]
 
 
 def forward(channel: Any, backend: socket.socket) -> None:
-    """Forward both directions, each until its own end."""
+    """Forward both directions of a connection; each direction ends independently."""
 
     def to_backend() -> None:
         with contextlib.suppress(OSError):

@@ -34,7 +34,7 @@ class NinepBackend:
 
     Args:
         options: The options of the backend.
-        check: This kind has none.
+        check: Empty, because this kind has no options for its check.
     """
 
     def __init__(self, options: NinepOptions, check: NoOptions) -> None:

@@ -1,4 +1,4 @@
-"""`kind: web`: files on an HTTP server (RFC 9112). The probe requests one of them."""
+"""`kind: web`: files on an HTTP server (RFC 9112). The probe requests one file."""
 
 import asyncio
 import re
