@@ -41,14 +41,14 @@ def descriptors() -> int:
 
 @dataclass
 class Turn:
-    """The state of one relay at the last check.
+    """What the audit knows about one relay after its last check.
 
     Args:
-        seen: It then.
-        waits: Whether its client has something to send, and the peer takes it.
-        since: Since when, in monotonic seconds.
-        passed: What others have sent meanwhile, in bytes.
-        ignored: Whether its client took more, and something was held for it.
+        seen: The relay's state at that check.
+        waits: Whether the client has unread data in its socket, and the peer's window accepts it.
+        since: When the client began to wait, in monotonic seconds.
+        passed: Bytes that other clients have sent since then.
+        ignored: Whether the client's socket was writable while the relay held data for the client.
     """
 
     seen: Seen
@@ -60,18 +60,19 @@ class Turn:
 
 @dataclass
 class Audit:
-    """Checks the invariants, and records problems and maxima.
+    """Checks the invariants of the SSH data path, and records problems and maxima.
 
     Args:
-        budgets: Of the process.
-        base: Resident memory before, in bytes.
-        channels: Most channels at once.
-        held: Most bytes held for clients at once.
-        memory: Most resident memory beyond `base`, in bytes.
-        waited: The longest that a client waited to send, in seconds.
-        rounds: What others sent meanwhile, in turns of all who waited.
-        problems: What was wrong, and how often.
-        quiet_until: When the path lets something through again, in monotonic seconds.
+        budgets: Window budgets of this process.
+        base: Resident memory at the start of the round, in bytes.
+        channels: Maximum number of simultaneous channels.
+        held: Maximum of the bytes that all relays together hold for clients.
+        memory: Maximum resident memory beyond `base`, in bytes.
+        waited: Longest time that a client waited to send, in seconds.
+        rounds: Maximum number of turns that each waiting client could have had while one client waited.
+        problems: Number of occurrences of each problem.
+        examples: Details of the first occurrence of each problem.
+        quiet_until: When the injected stall of the path ends, in monotonic seconds.
     """
 
     budgets: Budgets
@@ -92,7 +93,7 @@ class Audit:
         self.examples.setdefault(what, example)
 
     def look(self, link: SshLink) -> None:
-        """Check once, between two events."""
+        """Check all invariants once. The caller runs on the event loop, so no relay changes meanwhile."""
         now = time.monotonic()
         turns: dict[int, Turn] = {}
         held = 0
@@ -117,7 +118,7 @@ class Audit:
             self.note("the budget does not match the open windows", f"by {lost:,} bytes")
 
     def _look_up(self, seen: list[Seen], turns: dict[int, Turn], now: float) -> None:
-        """Check whether every client with data to send gets its turn."""
+        """Check that every client with data to send gets its turn."""
         before = self._turns
         moved = sum(each.up - before[key].seen.up for each in seen if (key := id(each.relay)) in before)
         now_turns = [Turn(each, each.may_send and _unread(each.fd) > 0, now) for each in seen]
@@ -138,7 +139,7 @@ class Audit:
                 self.note("a connection sends nothing", f"for {now - turn.since:.1f} s, and {waiting} clients wait")
 
     def _look_down(self, seen: list[Seen], turns: dict[int, Turn]) -> None:
-        """Check whether a client that reads gets the data that is buffered for it."""
+        """Check that a client that reads gets the data that the relay buffers for the client."""
         holding = {each.fd: each for each in seen if each.held}
         poll = select.poll()
         for fd in holding:

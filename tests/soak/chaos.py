@@ -1,4 +1,4 @@
-"""Breaks a real site in seeded random order under load, and reports any loss: `make chaos`.
+"""Injects faults into a real site under load, in a seeded random order, and reports any loss: `make chaos`.
 
 Every response must be correct, every attempt must end within its deadline, no connection may be refused, and after
 each fault the site must recover by itself.
@@ -43,7 +43,7 @@ class Row:
 
 
 def clients(site: chaos_site.Site, patience: int, slack: int) -> list[Client]:
-    """The load."""
+    """Create the clients that load the site."""
     margin = MARGIN * (1 + slack)
     steps: list[tuple[str, Step]] = []
     for keep, count in ((True, KEPT), (False, NEW)):
@@ -92,7 +92,7 @@ def strike(
 
 
 def unbearable(load: list[Client]) -> list[str]:
-    """Return the events that must never happen, at any time."""
+    """Return the client attempts whose outcome is never allowed, during a fault or otherwise."""
     return [
         f"{client.kind}: {attempt.outcome}: {attempt.detail}"
         for client in load
@@ -102,7 +102,7 @@ def unbearable(load: list[Client]) -> list[str]:
 
 
 def chaos(options: argparse.Namespace, folder: Path) -> int:
-    """Run until the time or the count is reached; return the exit code."""
+    """Inject faults until the time or the number of faults is reached; return the exit code."""
     chance = random.Random(options.seed)
     rows: dict[str, Row] = {}
     with chaos_site.running(folder, options.patience - 5) as site:
@@ -153,7 +153,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
 
 
 def chosen(site: chaos_site.Site, only: str | None) -> list[Fault]:
-    """Return the faults to choose from."""
+    """Return the faults that the options select."""
     if only is None:
         return [fault for fault in FAULTS if fault.possible(site) and not fault.only_asked]
     return [fault for fault in FAULTS if fault.possible(site) and only in fault.name]
@@ -166,7 +166,7 @@ def _joined(client: Client) -> bool:
 
 @contextlib.contextmanager
 def pgbench(site: chaos_site.Site) -> Iterator[Callable[[], None]]:
-    """Run four pgbench clients; yield a function that restarts them if a fault has ended them."""
+    """Run four pgbench clients; yield a function that restarts pgbench if a fault has ended it."""
     program = find("pgbench", "/usr/lib/postgresql/*/bin")
     if program is None:
         yield lambda: None
@@ -213,7 +213,7 @@ def wrong_rows(site: chaos_site.Site) -> list[str]:
 
 
 def report(rows: dict[str, Row], options: argparse.Namespace) -> None:
-    """Print the table."""
+    """Print the table of results for each kind of fault."""
     del options
     head = (
         "fault",
@@ -277,7 +277,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run by the command line."""
+    """Run the command line; return the exit code."""
     options = arguments()
     lacking = chaos_site.missing()
     if lacking is not None:

@@ -19,10 +19,10 @@ class Clients:
     """The clients of one round.
 
     Args:
-        play: What they share.
-        pattern: Of the run.
+        play: State that the clients share.
+        pattern: The byte pattern of the run.
         first: The number of the first stream.
-        patience: Seconds after which a stream has stopped, once the round winds up.
+        patience: Seconds that an open stream may take to finish after the round ends.
     """
 
     def __init__(self, play: Play, pattern: Pattern, first: int, patience: float) -> None:
@@ -43,7 +43,7 @@ class Clients:
             self._tasks += [asyncio.ensure_future(self._go_on(client_type)) for _ in range(count)]
 
     async def wind_up(self) -> None:
-        """Start no new streams, and wait for the open ones."""
+        """Start no new streams, and wait for the open streams to finish."""
         self._play.winding.set()
         await asyncio.gather(*self._tasks)
 
@@ -89,7 +89,7 @@ class Clients:
 
 
 async def main(seed: int) -> None:
-    """Run rounds until the input ends."""
+    """Run rounds until standard input ends."""
     chance, pattern = random.Random(seed), Pattern(seed)
     clients: Clients | None = None
     number = 0

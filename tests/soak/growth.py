@@ -16,12 +16,12 @@ _NAMES = ("tasks", "descriptors", "MiB")
 
 @dataclass
 class Sample:
-    """One sample.
+    """One sample of the gateway's resources.
 
     Args:
-        tasks: Of its event loop.
-        descriptors: Open.
-        memory: Resident, in MiB.
+        tasks: Number of tasks on the gateway's event loop.
+        descriptors: Number of open file descriptors.
+        memory: Resident memory in MiB.
     """
 
     tasks: int
@@ -33,8 +33,8 @@ class Growth(threading.Thread):
     """Takes a sample every few seconds.
 
     Args:
-        pid: The gateway's process.
-        ops_port: Port of its metrics.
+        pid: ID of the gateway's process.
+        ops_port: Port of the gateway's metrics.
     """
 
     def __init__(self, pid: int, ops_port: int) -> None:
@@ -48,7 +48,7 @@ class Growth(threading.Thread):
         while not self._stopped.wait(EVERY):
             try:
                 self.samples.append(self._look())
-            except OSError:  # a fault is active
+            except OSError:  # The gateway does not answer while a fault stops it.
                 time.sleep(0.1)
 
     def _look(self) -> Sample:
@@ -68,7 +68,7 @@ class Growth(threading.Thread):
         self.join(10)
 
     def summary(self) -> tuple[str, bool]:
-        """Return the medians of the first and the last third, the extremes, and whether there was growth."""
+        """Return the medians of the first and last third of the samples, the extremes, and whether any grew."""
         third = len(self.samples) // 3
         if not third:
             return "too short to show whether it grows", False

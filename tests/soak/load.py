@@ -25,7 +25,7 @@ _PAUSE = 0.02
 
 
 class WrongAnswerError(Exception):
-    """A response that does not match the request."""
+    """The response does not match the request."""
 
 
 @dataclass
@@ -49,9 +49,9 @@ class Client(threading.Thread):
     """Repeats attempts until stopped.
 
     Args:
-        kind: What it does, for the table.
+        kind: Name of the client's kind in the table.
         step: Makes one attempt; raises if it fails.
-        margin: Seconds that an attempt may take beyond its patience.
+        margin: Seconds that an attempt may take beyond the patience of the step.
     """
 
     def __init__(self, kind: str, step: "Step", margin: float = MARGIN) -> None:
@@ -104,7 +104,7 @@ class Client(threading.Thread):
 
 @dataclass
 class Step:
-    """One attempt, with the state that it keeps between attempts.
+    """Makes one attempt at a time, and keeps state such as a connection between attempts.
 
     Args:
         patience: Seconds to wait for a response.
@@ -117,7 +117,7 @@ class Step:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Release the state."""
+        """Release the state, for example close the connection."""
 
 
 @dataclass
@@ -160,7 +160,7 @@ class MySqlStep(Step):
 
 @dataclass
 class PostgresStep(Step):
-    """Writes a row in a transaction and reads it, over a persistent connection or a new one each time."""
+    """Writes a row in a transaction and reads it back, over a persistent connection or a new one each time."""
 
     server: Postgres
     port: int
@@ -221,7 +221,7 @@ class NfsStep(Step):
 
 
 def random_file(path: Path, size: int) -> str:
-    """Write `size` random bytes; return their checksum."""
+    """Write a file of `size` random bytes; return its checksum."""
     data = random.randbytes(size)
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()

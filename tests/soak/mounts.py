@@ -37,7 +37,7 @@ class Yard:
     """A server with an export, a bastion in front of it, and a gateway.
 
     Args:
-        folder: Where their files go.
+        folder: Directory for the files of all parts.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,20 +60,20 @@ class Yard:
         self.bastion.stop()
 
     def up_since(self) -> float | None:
-        """Return since when the tunnel is up, as `time.time()`; None if it is down."""
+        """Return the epoch time when the tunnel came up; None if the tunnel is down."""
         tunnel = self.gateway.tunnel("bastion")
         return datetime.fromisoformat(tunnel["since"]).timestamp() if tunnel["state"] == "up" else None
 
 
 @dataclass(frozen=True)
 class Outages:
-    """The result of the outages.
+    """The results of all outages.
 
     Args:
-        resumed: Seconds from the tunnel's return to the next block on the disk, for each outage.
-        blocks: How many were written.
-        wrong: Blocks that differ on the server.
-        errors: Errors that the program received from the kernel.
+        resumed: For each outage, the seconds from the tunnel's return to the next block on the server's disk.
+        blocks: Number of blocks that the program wrote.
+        wrong: Number of blocks whose content on the server is wrong.
+        errors: Errors that the kernel returned to the program.
     """
 
     resumed: list[float]
@@ -112,7 +112,7 @@ def outages(folder: Path, count: int, longest: float = 4.0, seed: int = 1) -> Ou
 
 
 def _next_block(guest: Guest, after: float) -> float:
-    """Return when the first block after `after` was on the disk."""
+    """Return the epoch time of the first report after `after` that a block is on the disk."""
     deadline = time.time() + _PATIENCE
     while time.time() < deadline:
         found = [

@@ -8,7 +8,7 @@ from gateway.ssh.gcm import COUNTER_AT, Gcm
 
 
 class Nonces:
-    """From entering the context to leaving it."""
+    """Checks packets from the entry of its context to the exit."""
 
     def __init__(self) -> None:
         self.sealed = 0

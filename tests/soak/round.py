@@ -79,7 +79,7 @@ async def _load(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) ->
 
 
 async def _released(link: SshLink, front: Front, audit: Audit) -> None:
-    """Wait until all state of the clients is released."""
+    """Wait until the gateway has released all state of the clients."""
     deadline = time.monotonic() + _REST
     while front.relays or front.joining or instrumentation.channels(link) or instrumentation.lingering():
         if time.monotonic() > deadline:
