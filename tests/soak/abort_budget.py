@@ -31,11 +31,11 @@ from tests.soak.chaos_site import missing
 from tests.support.files import scratch
 
 ADDRESS = "192.0.2.77"
-"""An address for documentation (RFC 5737), on this host's loopback interface during the run."""
+"""An address for documentation (RFC 5737). The test assigns it to this host's loopback interface during the run."""
 LIMIT = 10
 _HASTE = 0.001
 _SALTED = "salted"
-"""A user with an unsupported authentication plugin."""
+"""A database user whose authentication plugin the gateway does not support."""
 
 
 async def mixed(server: MariaDB, count: int) -> Counter[str]:

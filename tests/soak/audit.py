@@ -15,11 +15,11 @@ from tests.soak import instrumentation
 from tests.soak.instrumentation import MIB, QUANTUM, Budgets, Seen
 
 _SLACK = 64 * MIB
-"""Resident memory allowed beyond what the windows account for: buffers of the connections, and Python's allocator."""
+"""Resident memory in bytes allowed beyond the windows, for buffers of the connections and Python's allocator."""
 _ROUNDS = 4
-"""Turns of all waiting clients within which each must have had one."""
+"""Maximum number of turns of each waiting client during which one waiting client may send nothing."""
 _STUCK = 30.0
-"""Seconds without anything sent, although clients wait to send, after which a connection is stuck."""
+"""Seconds after which a connection is stuck if it sends nothing while clients wait to send."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

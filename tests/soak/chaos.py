@@ -24,7 +24,7 @@ from tests.soak.load import MARGIN, PATIENCE, Client, MySqlStep, NfsStep, Postgr
 from tests.support.files import scratch
 
 SETTLE = 30.0
-"""Seconds after a fault within which everything must be up again."""
+"""Seconds after a fault within which every backend must be up again."""
 CALM = (0.3, 1.5)
 KEPT, NEW = 4, 2
 """Number of clients per database with a persistent connection, and with a new one each time."""

@@ -25,7 +25,7 @@ class Play:
     def __init__(self, chance: random.Random, port: int, most: int) -> None:
         self.chance, self.most = chance, most
         self.winding = asyncio.Event()
-        """Set when clients that last the whole round should end."""
+        """Set at the end of a round, so that clients that last the whole round finish."""
         self.waits: list[float] = []
         """Seconds that each response took."""
         self._port = port
@@ -185,11 +185,11 @@ ALL: tuple[ClientType, ...] = (
 )  # fmt: skip
 CLIENT_TYPES: dict[str, ClientType] = {each.__name__: each for each in ALL}
 GIVE_UP = {"deaf", "sip", "drip", "reset", "touch"}
-"""Kinds that reset their streams."""
+"""Client types that reset their streams."""
 UNSURE = {"late"}
-"""Kinds that do not learn whether everything arrived."""
+"""Client types that cannot determine whether all their data arrived."""
 MIX = {
     "idle": 240, "query": 200, "upload": 100, "download": 80, "half": 60, "late": 60, "duplex": 40, "slow": 40,
     "tiny": 30, "deaf": 60, "sip": 40, "drip": 30, "reset": 10, "touch": 10,
 }  # fmt: skip
-"""Number of clients of each kind, per 1,000."""
+"""Number of clients of each type, per 1,000 clients."""

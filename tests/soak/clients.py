@@ -30,9 +30,9 @@ class Clients:
         self.number = first
         self._tasks: list[asyncio.Task[None]] = []
         self.ends: dict[str, list[int]] = {"clean": [], "unsure": [], "given_up": [], "broken": []}
-        """Numbers of the streams, by how they ended."""
+        """The numbers of the streams, by how the streams ended."""
         self.broken: list[str] = []
-        """How the failed streams ended."""
+        """The errors of the streams that failed."""
         self.wrong: list[str] = []
         self.counts: Counter[str] = Counter()
         self.bytes = 0

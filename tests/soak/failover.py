@@ -19,7 +19,7 @@ from tests.soak.load import Client, MySqlStep
 from tests.support.files import REPOSITORY, scratch, write_secret
 
 P95 = 5.0
-"""Seconds within which 95% of the clients must reach the other database."""
+"""Maximum of the 95th percentile of the time in seconds until clients reach the other database."""
 
 
 def failover(count: int, folder: Path) -> int:

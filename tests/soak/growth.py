@@ -10,7 +10,7 @@ from pathlib import Path
 
 EVERY = 5.0
 MORE_TASKS, MORE_DESCRIPTORS, MORE_MEMORY = 60, 40, 80
-"""Allowed increase of the last third's median over the first's, for temporary connections and Python's allocator."""
+"""Allowed increase of a median from the first to the last third: temporary connections and Python's allocator."""
 _NAMES = ("tasks", "descriptors", "MiB")
 
 

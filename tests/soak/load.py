@@ -19,7 +19,7 @@ from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
 
 PATIENCE = 25
-"""Seconds that a client waits for a response; every attempt must end shortly after that."""
+"""Seconds that a client waits for a response. Every attempt must end soon after this time."""
 MARGIN = 5.0
 _PAUSE = 0.02
 

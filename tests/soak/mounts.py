@@ -30,7 +30,7 @@ _BLOCK = 512
 _FACTOR, _WORD = 0x9E3779B97F4A7C15, 1 << 64
 _BOOT, _PATIENCE = 120.0, 60.0
 _SOON = 0.25
-"""Limit for the median of the seconds from the return of the tunnel to the next block on the disk."""
+"""Maximum of the median time in seconds from the tunnel's return to the next block on the server's disk."""
 
 
 class Yard:

@@ -18,11 +18,11 @@ from tests.support.front import DIAL_WITHIN, Front, fronting
 from tests.support.ssh_sessions import options
 
 _PATIENCE = 90.0
-"""Seconds within which open streams must end after the last new one has started."""
+"""Seconds after the start of the last stream within which all open streams must end."""
 _SEND_BUFFER = 32 << 10
 """Size of each client's socket buffer: small, so that the gateway buffers unread data, not the kernel."""
 _REST = 30.0
-"""Seconds within which all resources must be released after that."""
+"""Seconds after the end of the last stream within which the gateway must release all resources."""
 
 
 async def play(bench: Bench, chosen: Round) -> Outcome:

@@ -9,10 +9,10 @@ from enum import StrEnum
 from typing import Any
 
 _LENGTH = 1_048_573
-"""Period of the pattern: a prime, so that no packet size divides it."""
+"""Period of the pattern in bytes. The period is a prime, so that packet sizes do not divide it."""
 PIECE = 65536
 RECEIPT = 8
-"""Bytes that confirm that an upload arrived completely."""
+"""Number of bytes with which the backend confirms that a complete upload arrived."""
 _HEAD = struct.Struct(">cIII")
 FORTH, BACK = 0, 1
 

@@ -1,4 +1,4 @@
-"""A transport without a socket, only for asyncssh."""
+"""A transport without a socket, for the connection on asyncssh's channels."""
 
 import asyncio
 from typing import Any

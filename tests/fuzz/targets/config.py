@@ -1,4 +1,4 @@
-"""Parsing of a configuration file: every file is accepted, or refused with a position for each error."""
+"""Fuzz the parser of configuration files: it accepts every file, or refuses it with a position for each error."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 2048, 1, 0
 KINDS = [*tunnels.KINDS.values(), *backends.KINDS.values()]
-"""Imported here, so that their coverage counts."""
+"""The modules of all kinds, imported here so that libFuzzer measures their coverage."""
 WORDS = (
     "tunnels:", "backends:", "docker:", "gateway:", "ops:", "kind: ", "ssh", "mysql", "postgres", "nfs", "smb", "tcp",
     "openvpn", "wireguard", "socks5", "via: ", "listen: ", "targets: ", "check: ", "127.0.0.1:3306", "[fd00::1]:22",
@@ -30,10 +30,10 @@ def describe(data: bytes) -> str:
 
 
 def check(data: bytes) -> None:
-    """Load `data`.
+    """Load the configuration file `data`.
 
     Raises:
-        AssertionError: A problem has no place, or the same file gives two configurations.
+        AssertionError: An error has no position, or loading the same file twice gives different configurations.
     """
     with as_file(data) as path:
         sources = Sources(file=path, environment=_ENVIRONMENT)

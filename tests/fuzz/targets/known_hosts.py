@@ -1,4 +1,4 @@
-"""The parser of known_hosts: every line is understood, or the file is refused with the line number."""
+"""Fuzz the parser of known_hosts: it parses every line, or refuses the file with the number of the line."""
 
 import re
 
@@ -21,10 +21,10 @@ def describe(data: bytes) -> str:
 
 
 def check(data: bytes) -> None:
-    """Read a file, and look for hosts in it.
+    """Parse the known_hosts file `data`, and look up the keys of hosts.
 
     Raises:
-        AssertionError: It is refused without the line, or a revoked key is lost.
+        AssertionError: The parser refuses the file without the line number, or loses a revoked key.
     """
     with as_file(data) as path:
         try:

@@ -1,4 +1,4 @@
-"""The parser of OpenVPN client files: every text is accepted or refused, and OpenVPN finds no other directives."""
+"""Fuzz the parser of OpenVPN client files: it finds the same directives as OpenVPN, or refuses the file."""
 
 import io
 import re
@@ -23,10 +23,10 @@ def describe(data: bytes) -> str:
 
 
 def check(data: bytes) -> None:
-    """Read `data`, read the result again, and read it as OpenVPN does.
+    """Rewrite the file `data`, rewrite the result again, and parse the result as OpenVPN does.
 
     Raises:
-        AssertionError: It is refused without a place, or OpenVPN sees what the gateway did not see.
+        AssertionError: The file is refused without a position, or OpenVPN finds directives that the gateway missed.
     """
     text = data.decode("utf-8", "replace")
     try:
@@ -43,11 +43,11 @@ def check(data: bytes) -> None:
 
 
 class _RefusedError(Exception):
-    """OpenVPN would exit with an error."""
+    """OpenVPN would refuse the file and exit with an error."""
 
 
 def _directives(config: bytes) -> list[str]:
-    """Return the directives that OpenVPN 2.6 and 2.7 find, except blocks (`read_config_file`)."""
+    """Return the directives that OpenVPN 2.6 and 2.7 find (as their `read_config_file`), except inline blocks."""
     stream, found, first = io.BytesIO(config), [], True
     while line := stream.readline(_LINE):
         line = line.partition(b"\0")[0]
@@ -68,7 +68,7 @@ def _directives(config: bytes) -> list[str]:
 
 
 def _skip(stream: io.BytesIO, name: bytes) -> None:
-    """Read to the end of a block (`read_inline_file`)."""
+    """Skip the lines of an inline block, as OpenVPN's `read_inline_file` does."""
     while line := stream.readline(_INLINE):
         if line.partition(b"\0")[0].lstrip(_SPACE).startswith(b"</" + name + b">"):
             return
@@ -76,7 +76,7 @@ def _skip(stream: io.BytesIO, name: bytes) -> None:
 
 
 def _words(line: bytes) -> list[bytes]:
-    """Return the words of a line (`parse_line`)."""
+    """Return the words of a line, as OpenVPN's `parse_line` does."""
     words: list[bytes] = []
     word, state, backslash = b"", "", False  # the state: a quote, a space within a plain word, or empty
     for at in range(len(line) + 1):

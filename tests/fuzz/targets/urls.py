@@ -1,4 +1,4 @@
-"""The URL form of tunnels and backends: it has the same meaning as the same keys in a file."""
+"""Fuzz the URL form of tunnels and backends: a URL must have the same meaning as the same keys in a file."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 1024, 1, 1
 KINDS = [*tunnels.KINDS.values(), *backends.KINDS.values()]
-"""Imported here, so that their coverage counts."""
+"""The modules of all kinds, imported here so that libFuzzer measures their coverage."""
 WORDS = (
     "ssh://", "mysql://", "postgres://", "nfs://", "smb://", "tcp://", "socks5://", "http://", "openvpn://",
     "wireguard://", "?", "&", "via=", "listen=", "check.", "check.user=", "check.password_file=", "%23", "%00", "%2C",
@@ -24,7 +24,7 @@ _OTHER = {"GATEWAY_BACKEND_Y": "tcp://db:1"}
 
 
 def describe(data: bytes) -> str:
-    """Return the section and the URL."""
+    """Return the configuration section and the URL in `data`."""
     return repr(_read(data))
 
 
@@ -36,7 +36,7 @@ def check(data: bytes) -> None:
     """Load a URL from the environment and from a flag, and a file with the same keys.
 
     Raises:
-        AssertionError: They mean different things, or a problem has no place.
+        AssertionError: The URL and the file have different meanings, or an error has no position.
     """
     section, url = _read(data)
     one = section.removesuffix("s")
@@ -57,7 +57,7 @@ def check(data: bytes) -> None:
         return
     text = json.dumps({section: {"x": _plain(tree)}})
     if re.search(r'"[^"]{1000,}":', text):
-        return  # YAML does not accept such keys
+        return  # YAML does not accept keys of this length, so no file corresponds to the URL.
     redactor = Redactor()
     redactor.add(variable, *urls.values_in(url))
     _compare(by_variable, text, lambda message: redactor.redact(message, variable))
