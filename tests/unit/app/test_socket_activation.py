@@ -68,7 +68,7 @@ def test_a_socket_without_a_backend_is_reported(listening: socket.socket, caplog
 
 @pytest.mark.parametrize("pid", ["own", "other"])
 def test_descriptors_are_used_only_by_the_process_in_listen_pid(listening: socket.socket, pid: str) -> None:
-    """A child of the service inherits neither the descriptors nor the variables."""
+    """A child process of the service inherits neither the descriptors nor the environment variables."""
     port = listening.getsockname()[1]
     number = "$$" if pid == "own" else str(os.getpid())
     shell = f'export LISTEN_PID={number} LISTEN_FDS=1; exec "$0" -c "$1" 3<&{listening.fileno()}'

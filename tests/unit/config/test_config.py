@@ -61,7 +61,7 @@ def test_the_full_configuration_has_every_key() -> None:
     classes += [kind.options for kind in tunnels.KINDS.values()]
     classes += [part for kind in backends.KINDS.values() for part in (kind.options, kind.check)]
     keys = {key.rpartition(".")[2] for cls in classes for key, _ in hints_by_key(cls)}
-    # In short, `allow` is the list of networks; a password login is shown with proxies.
+    # `allow` has a short form, a list of networks, and the docs show `username` and `password` with proxies.
     assert [key for key in sorted(keys) if not re.search(rf"\b{key}(_file)?: ", text + " ")] == []
 
 

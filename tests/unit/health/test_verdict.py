@@ -120,7 +120,7 @@ def test_stalled_traffic_counts_once_until_a_check_passes() -> None:
     verdict.record_stall()
     assert verdict.pending
     assert [verdict.add(DOWN) for _ in range(2)] == [False, True]
-    verdict.record_stall()  # it is down already
+    verdict.record_stall()  # A stall does not change a state that is already down.
     assert [verdict.add(UP) for _ in range(2)] == [False, True]
     verdict.record_stall()
     verdict.add(UP)

@@ -1,4 +1,4 @@
-"""The diffs of `gateway import --diff`, and edits of YAML in place."""
+"""The diffs that `gateway import --diff` prints, and edits of YAML in place."""
 
 import os
 from pathlib import Path

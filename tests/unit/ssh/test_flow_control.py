@@ -18,13 +18,13 @@ def plenty() -> Budget:
 
 
 def take(window: Window, count: int, now: float, round_trip: float | None) -> int:
-    """The client takes `count` bytes, as the relay reports it."""
+    """Report `count` bytes to the window, as a relay does when its client has taken them."""
     window.consumed += count
     return window.grant(now, round_trip) if window.consumed >= window.adjust_threshold else 0
 
 
 def transfer(window: Window, round_trip: float | None, seconds: float, rate: float) -> None:
-    """Receive and consume at most `rate` bytes a second, and never more than the window per round trip."""
+    """Simulate a transfer of at most `rate` bytes per second and at most one window per round trip."""
     now = 0.0
     step = (round_trip or 0.001) / 8
     while now < seconds:

@@ -1,4 +1,4 @@
-"""Hosts whose silence means that the VPN is down."""
+"""Which hosts receive echo requests, so that their silence means that the VPN is down."""
 
 import ipaddress
 import socket
@@ -13,7 +13,7 @@ HOST = ipaddress.ip_address("10.9.0.5")
 
 
 class Nowhere:
-    """A context without echo sockets: no request is ever answered."""
+    """A network context without echo sockets, so that no echo request gets a reply."""
 
     async def configure_device(self, device: str, addressing: Addressing) -> None:
         """Do nothing: there is no device."""
