@@ -98,7 +98,7 @@ def test_release_notes_come_from_the_changelog() -> None:
     assert "9.9.9" in missing.stderr
 
 
-def test_there_is_one_version() -> None:
+def test_all_files_have_the_same_version() -> None:
     chart = (ROOT / "charts/gateway/Chart.yaml").read_text()
     reported = re.findall(r"^(?:version|appVersion): (\S+)$", chart, re.MULTILINE)
     reported += re.findall(r"^ARG VERSION=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)

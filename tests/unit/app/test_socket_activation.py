@@ -79,6 +79,6 @@ def test_descriptors_are_used_only_by_the_process_in_listen_pid(listening: socke
     assert done.stdout.split() == (["True", "False", "False"] if pid == "own" else ["False", "False", "True"])
 
 
-def test_without_systemd_nothing_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_systemd_no_sockets_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LISTEN_FDS", raising=False)
     assert passed_sockets().duplicates(Endpoint("127.0.0.1", 1)) is None

@@ -364,7 +364,9 @@ def test_permission_bits_are_read_as_the_kernel_does() -> None:
         ({}, "volume", "data", "docker volume rm, compose down -v, the host's disk"),
     ],
 )  # fmt: skip
-def test_places_name_what_holds_the_data(options: dict[str, str], kind: str, place: str, lost_by: str) -> None:
+def test_a_place_shows_where_the_data_is_stored_and_what_loses_it(
+    options: dict[str, str], kind: str, place: str, lost_by: str
+) -> None:
     snapshot = Snapshot((container(on_volume()),), {"data": volume(options=options)}, {20490: "media"}, (ROOT,))
     (only,) = decide(snapshot).places
     assert (only.kind, only.place, only.mode) == (kind, place, "rw")

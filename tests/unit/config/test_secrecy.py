@@ -207,7 +207,7 @@ def test_a_world_readable_configuration_with_a_secret_is_refused(open_folder: Pa
         assert "hunter2" not in str(caught.value)
 
 
-def test_a_folder_that_others_cannot_pass_keeps_its_files(tmp_path: Path) -> None:
+def test_files_in_a_folder_that_other_users_cannot_enter_are_accepted(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     path = tmp_path / "password"
     path.write_text("x")
@@ -285,7 +285,7 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
         load(Sources(file, environment={}))
 
 
-def test_thousands_of_problems_are_reported_in_part(tmp_path: Path) -> None:
+def test_only_the_first_of_thousands_of_problems_are_reported(tmp_path: Path) -> None:
     mistakes = ", ".join(f"targetz{at}: 1" for at in range(60))
     text = f"d: &d {{kind: mysql, {mistakes}}}\nbackends:\n" + "".join(f"  b{at}: *d\n" for at in range(50))
     found = errors(text, tmp_path)

@@ -61,7 +61,7 @@ def verbs(found: Plan) -> list[Verb]:
         ("fd00:1::/64", "fd00:1:0:0:8000::/65"),
     ],
 )
-def test_containers_get_the_upper_half(subnet: str, upper: str) -> None:
+def test_containers_get_the_upper_half_of_a_subnet(subnet: str, upper: str) -> None:
     assert range_for_others(ipaddress.ip_network(subnet)) == ipaddress.ip_network(upper)
 
 

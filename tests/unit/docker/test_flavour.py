@@ -137,7 +137,7 @@ def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
         (ErrorKind.FAILED, DOCKER, False),
     ],
 )
-def test_podman_forgets_a_connection_that_failed(kind: ErrorKind, implementation: Flavour, cleared: bool) -> None:
+def test_a_failed_connection_is_removed_on_podman(kind: ErrorKind, implementation: Flavour, cleared: bool) -> None:
     asked = []
 
     class Failing:

@@ -97,7 +97,7 @@ async def test_engines_with_gateway_priority_keep_the_default_route(version: str
 
 
 @pytest.mark.parametrize(("version", "known"), [("1.45", False), ("1.48", True)])
-async def test_whether_there_is_gateway_priority_is_observed(version: str, known: bool) -> None:
+async def test_support_for_gateway_priority_is_detected(version: str, known: bool) -> None:
     class Versioned(FakeEngine):
         api_version = version
 

@@ -235,7 +235,7 @@ async def test_an_agent_missing_in_dns_is_discovered_when_it_connects(named: set
 
 
 @needs_psk
-async def test_an_agent_that_is_back_is_followed_when_it_connects_and_not_after_the_longest_wait(
+async def test_a_restarted_agent_is_connected_as_soon_as_it_connects(
     named: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_connection, "_RECONNECT", BackoffPolicy(first=600.0, cap=600.0, floor=600.0))

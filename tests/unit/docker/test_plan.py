@@ -394,7 +394,7 @@ def test_a_free_range_is_chosen() -> None:
     assert choose_subnet(["10.0.0.0/8"]) is None
 
 
-async def test_the_brake_holds_over_many_rounds(tmp_path: Path, now: list[float]) -> None:
+async def test_the_limit_of_changes_applies_over_many_rounds(tmp_path: Path, now: list[float]) -> None:
     engine = FakeEngine(random.Random(1))
     unwanted(engine, 25, tmp_path)
     want = desired(max_detaches=3, resync=Duration(0.3))

@@ -416,7 +416,7 @@ async def test_reads_the_request_after_refusing_encryption_for_a_server_without_
         assert one.seen == [SSL, START]  # The gateway sends one SSLRequest for both clients.
 
 
-async def test_where_the_server_has_tls_a_client_talks_to_it_and_nothing_is_taken_from_it(
+async def test_if_the_server_has_tls_the_gateway_consumes_no_bytes_of_the_client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cancel_requests, "_REPLY_TTL", -1.0)

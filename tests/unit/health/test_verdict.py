@@ -21,7 +21,7 @@ def test_the_first_result_decides() -> None:
         assert verdict.state is first.state
 
 
-def test_fall_and_rise() -> None:
+def test_the_state_changes_after_fall_failures_and_rise_successes() -> None:
     verdict = Verdict(rise=2, fall=3)
     verdict.add(UP)
     assert [verdict.add(DOWN) for _ in range(3)] == [False, False, True]
@@ -54,7 +54,7 @@ def test_up_and_degraded_change_immediately() -> None:
     assert verdict.add(UP)
 
 
-def test_flapping_starts_and_stops() -> None:
+def test_a_flapping_target_is_reported_until_it_is_stable() -> None:
     verdict = Verdict(rise=1, fall=1)
     for at in range(21):
         verdict.add(UP if at % 2 else DOWN)

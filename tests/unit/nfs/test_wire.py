@@ -70,7 +70,7 @@ async def test_a_reply_in_fragments_is_put_together() -> None:
         (ACCEPTED, XdrError, "4 bytes too short"),
     ],
 )
-async def test_refusals(reply: bytes, error: type[Exception], message: str) -> None:
+async def test_rpc_refusals_have_a_reason(reply: bytes, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         await answered(reply)
 

@@ -61,7 +61,7 @@ def test_one_address_replaces_only_its_own_connections() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from(["add", "request_received", "response_sent", "remove"]), st.integers(0, 20)))
 )
-def test_never_more_than_permitted(steps: list[tuple[str, int]]) -> None:
+def test_a_table_never_has_more_connections_than_its_limits(steps: list[tuple[str, int]]) -> None:
     bounds = ConnectionLimits(connections=5, per_address=3)
     held: ConnectionTable[int] = ConnectionTable(bounds)
     inside: dict[int, str] = {}
@@ -97,7 +97,7 @@ RULES = AccessRules(normalize_hosts(["Ops.Example.com."]), authenticate=True)
     ["127.0.0.1", "10.1.2.3:9090", "[::1]:9090", "[fe80::1%25eth0]", "localhost", "LOCALHOST:9090",
      "ops.example.com", "OPS.example.com.:9090"],
 )  # fmt: skip
-def test_normalize_hosts_its_own(host: str) -> None:
+def test_host_headers_of_the_listener_are_accepted(host: str) -> None:
     assert is_accepted_host(RULES, [host])
 
 
@@ -106,11 +106,11 @@ def test_normalize_hosts_its_own(host: str) -> None:
     ["evil.example", "evil.example:9090", "127.0.0.1.evil.example", "localhost.evil.example", "",
      "ops.example.com@evil.example", "1.2.3", "xops.example.com"],
 )  # fmt: skip
-def test_foreign_hosts(host: str) -> None:
+def test_other_host_headers_are_refused(host: str) -> None:
     assert not is_accepted_host(RULES, [host])
 
 
-def test_a_request_without_a_host_or_with_two() -> None:
+def test_a_request_may_omit_the_host_header_but_not_repeat_it() -> None:
     assert is_accepted_host(RULES, [])
     assert not is_accepted_host(RULES, ["localhost", "localhost"])
 
@@ -199,7 +199,7 @@ async def test_failures_are_not_cached_and_a_cancelled_request_does_not_cancel_o
     assert await cache.get("a", 60, compute) == "fine"
 
 
-def test_json_in_parts() -> None:
+def test_json_that_is_encoded_in_parts_is_complete() -> None:
     body = {
         "a": 1,
         "b": {},

@@ -92,7 +92,7 @@ async def test_an_unfinished_second_request_is_closed_and_an_idle_connection_is_
         idle.close()
 
 
-async def test_an_idle_connection_ends() -> None:
+async def test_an_idle_connection_is_closed_at_its_timeout() -> None:
     async with serving(ConnectionLimits(8, 8, head=60, idle=0.2)) as (_, address):
         reader, writer = await asyncio.open_connection(*address)
         writer.write(REQUEST)
@@ -115,7 +115,7 @@ async def test_an_answer_that_does_not_end_is_closed(path: str) -> None:
         writer.close()
 
 
-async def test_a_request_has_a_size() -> None:
+async def test_a_request_that_is_too_large_is_refused() -> None:
     async with serving(ConnectionLimits(8, 8)) as (_, address):
         for sent in (
             b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000,

@@ -70,7 +70,7 @@ async def test_a_failing_handler_is_removed_and_logged(caplog: pytest.LogCapture
         poller().remove(near.fileno())
 
 
-def test_the_same_interface_on_any_loop() -> None:
+def test_the_poller_has_the_same_interface_on_other_event_loops() -> None:
     async def talk() -> bytes:
         near, far = socket.socketpair()
         with near, far:

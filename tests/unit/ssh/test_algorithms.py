@@ -53,7 +53,7 @@ def test_the_defaults_contain_no_weak_algorithm(key: str) -> None:
     assert getattr(PLAIN, key) == algorithms.DEFAULTS[key]
 
 
-def test_hybrids_come_first() -> None:
+def test_hybrid_key_exchanges_are_proposed_first() -> None:
     hybrid = [name.startswith(("mlkem", "sntrup")) for name in algorithms.KEX]
     assert hybrid == sorted(hybrid, reverse=True)
     assert hybrid[0]
@@ -113,7 +113,9 @@ def test_an_unavailable_default_is_skipped(monkeypatch: pytest.MonkeyPatch) -> N
         ),
     ],
 )
-def test_an_algorithm_is_a_kind_of_key_and_a_signature(algorithm: str, signature: str, kind: str, blob: str) -> None:
+def test_an_algorithm_name_gives_its_key_type_and_signature_algorithm(
+    algorithm: str, signature: str, kind: str, blob: str
+) -> None:
     assert algorithms.signature_algorithm_of(algorithm) == signature
     assert algorithms.key_type_of(algorithm) == kind
     assert algorithms.key_blob_type(algorithm) == blob
@@ -121,7 +123,7 @@ def test_an_algorithm_is_a_kind_of_key_and_a_signature(algorithm: str, signature
 
 @pytest.mark.parametrize("certified", ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp521"])
 @pytest.mark.parametrize("sign", ["ssh-ed25519", "rsa-sha2-512", "ssh-rsa", "ecdsa-sha2-nistp256"])
-def test_how_an_authority_signed(certified: str, sign: str) -> None:
+def test_the_signature_algorithm_of_a_certificate_is_read(certified: str, sign: str) -> None:
     authority = asyncssh.generate_private_key(algorithms.key_type_of(sign))
     key = asyncssh.generate_private_key(certified)
     made = authority.generate_host_certificate(key, "id", principals=["a", "b"], sig_alg=sign)
@@ -178,7 +180,7 @@ OURS = {
 GCM, CTR, CURVE = "aes128-gcm@openssh.com", "aes128-ctr", "curve25519-sha256"
 
 
-def test_the_clients_preference_decides() -> None:
+def test_the_first_algorithm_of_the_client_that_the_server_offers_is_agreed() -> None:
     agreed = algorithms.negotiate(
         proposal(CURVE, "rsa-sha2-512,x,ssh-ed25519", (CTR, GCM), ("hmac-sha2-256", "")), OURS
     )

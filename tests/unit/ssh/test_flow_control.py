@@ -34,19 +34,19 @@ def transfer(window: Window, round_trip: float | None, seconds: float, rate: flo
         take(window, size, now, round_trip)
 
 
-def test_a_short_path_needs_no_more_than_the_initial_window() -> None:
+def test_the_window_does_not_grow_on_a_short_path() -> None:
     window = Window(Budget(512 << 20), plenty())
     transfer(window, 0.0002, 0.5, 1e9)
     assert window.size == INITIAL_WINDOW
 
 
-def test_a_long_path_grows_until_it_is_full() -> None:
+def test_the_window_grows_on_a_long_path_until_the_path_is_full() -> None:
     window = Window(Budget(512 << 20), plenty())
     transfer(window, 0.05, 5, 1e9)
     assert window.size == MAX_WINDOW
 
 
-def test_a_slow_transfer_does_not_grow() -> None:
+def test_the_window_of_a_slow_transfer_does_not_grow() -> None:
     window = Window(Budget(512 << 20), plenty())
     transfer(window, 0.05, 5, 1e6)
     assert window.size == INITIAL_WINDOW

@@ -96,7 +96,7 @@ def test_a_key_is_revoked_under_every_name_and_address_of_the_server(tmp_path: P
     assert not revoked(path, *OTHER_PORT)
 
 
-def test_an_alias_is_looked_up_instead(tmp_path: Path) -> None:
+def test_a_host_key_alias_replaces_the_name_in_lookups(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text(f"pool {LINE}\n")
     assert trusted(path, "10.0.0.5", 2222, "10.0.0.5", host_key_alias="pool")
@@ -147,7 +147,7 @@ def test_files_that_have_not_changed_are_not_parsed_again(
 
 
 @pytest.mark.parametrize("how", ["appended", "replaced", "rewritten in the same size"])
-def test_a_change_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_a_changed_file_is_parsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     monkeypatch.setattr(knownhosts, "_MTIME_SETTLED_NS", -1)
     path = tmp_path / "known_hosts"
     text = f"@revoked h {LINE}\n"

@@ -81,7 +81,7 @@ def test_invariants_hold_for_any_pool(pool: list[ConnectionHealth], target_size:
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=40), st.integers(1, 40))
-def test_the_least_loaded_gets_the_next_channel(loads: list[int], most: int) -> None:
+def test_the_least_loaded_connection_gets_the_next_channel(loads: list[int], most: int) -> None:
     chosen, grow = choose_connection(loads, most)
     assert loads[chosen] == min(loads)
     assert grow == (min(loads) >= CHANNELS_PER_CONNECTION - 1 and len(loads) < most)

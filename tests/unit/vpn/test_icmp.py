@@ -38,7 +38,7 @@ def answered_once(host: IpAddress) -> EchoMonitor:
     return echo
 
 
-def test_a_host_that_is_off_is_ignored_if_others_reply() -> None:
+def test_a_silent_host_is_ignored_if_other_hosts_reply() -> None:
     echo = answered_once(HOST)
     assert [echo.send_requests() for _ in range(3)] == [True, True, True]
     echo.ignore_unresponsive_hosts()

@@ -24,7 +24,7 @@ def test_overdue_echo_replies_advance_the_stage() -> None:
     assert liveness.stage(10_000) is Stage.FINE
 
 
-def test_a_dial_proves_less_than_an_echo() -> None:
+def test_a_dial_is_weaker_evidence_of_life_than_an_echo_reply() -> None:
     liveness = Liveness(THRESHOLDS, 0)
     liveness.record_dial(100)
     assert liveness.stage(100 + THRESHOLDS.suspect + DIAL_GRACE - 0.1) is Stage.FINE

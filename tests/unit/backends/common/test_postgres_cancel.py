@@ -165,7 +165,7 @@ def test_a_cancel_request_is_reported_when_it_is_complete(pid: int, key: bytes, 
     assert len(whole) <= cancels.max_bytes
 
 
-def test_other_openings() -> None:
+def test_other_first_bytes_are_not_cancel_requests() -> None:
     read = PostgresCancels().classify
     assert read(SSL) == EncryptionRequest(SSL, b"N")
     assert read(GSS) == EncryptionRequest(GSS, b"N")
