@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("containers", type=int, nargs="?", default=300)
     parser.add_argument("kills", type=int, nargs="?", default=20)
     parser.add_argument("--projects", type=int, default=0, help="number of Compose projects for the containers")
-    parser.add_argument("--per-project", action="store_true", help="a network for each project")
+    parser.add_argument("--per-project", action="store_true", help="create a network for each project")
     given = parser.parse_args()
     if given.per_project and not given.projects:
         parser.error("--per-project needs --projects")

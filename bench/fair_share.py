@@ -87,7 +87,7 @@ def compare(asked: argparse.Namespace, folder: Path) -> bool:
     """Measure all variants and print the table; return whether the gateway reached its goals."""
     reached = False
     clients = asked.uploads + asked.queries
-    print(f"{asked.uploads} uploads and {asked.queries} clients that ask, {asked.rate / 1e6:g} MB/s each way, "
+    print(f"{asked.uploads} uploads and {asked.queries} clients with queries, {asked.rate / 1e6:g} MB/s each way, "
           f"{asked.seconds:g} s each\n")  # fmt: skip
     print("| " + " | ".join(HEAD) + " |\n| --- |" + " ---: |" * (len(HEAD) - 1), flush=True)
     with contextlib.ExitStack() as stack:
@@ -116,7 +116,7 @@ def main() -> int:
     """Compare the variants; return exit code 1 if the gateway missed its goals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--rate", type=float, default=2e6, help="of the link, in bytes per second")
+    parser.add_argument("--rate", type=float, default=2e6, help="rate of the link in bytes per second")
     parser.add_argument("--uploads", type=int, default=16)
     parser.add_argument("--queries", type=int, default=4)
     asked = parser.parse_args()

@@ -136,7 +136,7 @@ def idle(connections: int, *, memory: bool) -> Measure:
             text=True,
         ) as client:
             if client.stdin is None or client.stdout is None or client.stdout.readline() != "open\n":
-                sys.exit(f"{way.name}: the idle connections could not be opened")
+                sys.exit(f"{way.name}: cannot open the idle connections")
             time.sleep(1.5)
             grown = (way.memory() - before) / connections
             client.stdin.write("go\n")
@@ -271,11 +271,9 @@ def main() -> None:
     """Measure all rows, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="measure only rows whose name contains this")
-    parser.add_argument("--out", type=Path, help="write the results here")
-    parser.add_argument(
-        "--beside", type=Path, help="compare with the gateway of this other checkout, and with nothing else"
-    )
+    parser.add_argument("--only", default="", help="measure only rows whose name contains this text")
+    parser.add_argument("--out", type=Path, help="file to write the results to")
+    parser.add_argument("--beside", type=Path, help="compare only with the gateway of this other checkout")
     asked = parser.parse_args()
     beside = asked.beside.resolve() if asked.beside else None
     page = [

@@ -110,7 +110,7 @@ def reachable(port: int, log: Path) -> None:
     deadline = time.monotonic() + 30
     while "bare" not in run(f"ip route get {BEHIND}"):
         if time.monotonic() > deadline:
-            raise SystemExit(f"the bare client does not connect: {log.read_text()[-1500:]}")
+            raise SystemExit(f"the VPN client without the gateway does not connect: {log.read_text()[-1500:]}")
         time.sleep(0.2)
     transfer(BEHIND, port, "d", 1)
 

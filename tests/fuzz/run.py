@@ -107,10 +107,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--target", action="append", choices=TARGETS, help="default: all, one after the other")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: 60)")
-    parser.add_argument("--ci", action="store_true", help="the same inputs each time, for three minutes in all")
-    parser.add_argument("--out", type=Path, help="where findings and new inputs go (default: a folder in /tmp)")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input of --target, and show what it is")
-    parser.add_argument("--distil", action="store_true", help="keep the best of all known inputs in the repository")
+    parser.add_argument("--ci", action="store_true", help="run the same inputs each time, for three minutes in total")
+    parser.add_argument("--out", type=Path, help="folder for findings and new inputs (default: a folder in /tmp)")
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="run one input of --target, and print its description"
+    )
+    parser.add_argument("--distil", action="store_true", help="replace the corpus with the best of all known inputs")
     chosen = parser.parse_args()
     names = chosen.target or list(TARGETS)
     out = chosen.out or Path(tempfile.gettempdir()) / f"gateway-fuzz-{os.getuid()}"

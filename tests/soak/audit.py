@@ -111,7 +111,7 @@ class Audit:
         self.memory = max(self.memory, resident() - self.base)
         bound = self.budgets.bound(self.channels)
         if held > bound:
-            self.note("more is held than the documented bound", f"{held:,} bytes of {bound:,}")
+            self.note("relays hold more bytes than the documented bound", f"{held:,} bytes of {bound:,}")
         if self.memory > bound + _SLACK:
             self.note("resident memory is beyond the documented bound", f"{self.memory:,} bytes of {bound:,}")
         if (lost := self.budgets.unaccounted(link)) != 0:
@@ -151,4 +151,7 @@ class Audit:
             turns[key].ignored = True
             last = self._turns.get(key)
             if last is not None and last.ignored and last.seen.down == holding[fd].down:
-                self.note("a client that takes more is given nothing", f"{holding[fd].held:,} bytes are held for it")
+                self.note(
+                    "a client that reads gets none of its buffered data",
+                    f"{holding[fd].held:,} bytes are held for it",
+                )

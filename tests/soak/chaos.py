@@ -111,7 +111,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
             return 1
         faults = chosen(site, options.only)
         if not faults:
-            print(f"no fault is named like {options.only!r}", file=sys.stderr)
+            print(f"no fault has a name that contains {options.only!r}", file=sys.stderr)
             return 2
         load = clients(site, options.patience, options.slack)
         for client in load:
@@ -261,10 +261,14 @@ def _print(name: str, row: Row) -> None:
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=600, help="no new fault after so long (default 600)")
+    parser.add_argument(
+        "--seconds", type=float, default=600, help="inject faults for this number of seconds (default 600)"
+    )
     parser.add_argument("--count", type=int, default=0, help="maximum number of faults")
-    parser.add_argument("--only", help="only faults whose name contains this")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="the order and length of the faults")
+    parser.add_argument("--only", help="inject only faults whose name contains this text")
+    parser.add_argument(
+        "--seed", type=int, default=int(time.time()), help="seed for the order and the duration of the faults"
+    )
     parser.add_argument("--patience", type=int, default=PATIENCE, help="seconds that clients wait for an answer")
     parser.add_argument(
         "--slack",

@@ -71,7 +71,7 @@ class Growth(threading.Thread):
         """Return the medians of the first and last third of the samples, the extremes, and whether any grew."""
         third = len(self.samples) // 3
         if not third:
-            return "too short to show whether it grows", False
+            return "the run was too short to measure growth", False
         parts, grew = [], False
         columns = [(each.tasks, each.descriptors, each.memory) for each in self.samples]
         for at, (name, most) in enumerate(zip(_NAMES, (MORE_TASKS, MORE_DESCRIPTORS, MORE_MEMORY), strict=True)):
@@ -79,4 +79,4 @@ class Growth(threading.Thread):
             first, last = statistics.median(values[:third]), statistics.median(values[-third:])
             grew = grew or last > first + most
             parts.append(f"{name} {first:.0f} -> {last:.0f} ({min(values)} to {max(values)})")
-        return f"medians of the first and last third of {len(values)} looks: {', '.join(parts)}", grew
+        return f"medians of the first and last third of {len(values)} samples: {', '.join(parts)}", grew

@@ -183,7 +183,7 @@ class PostgresStep(Step):
                 row = self.held.execute("SELECT count(*) FROM reports WHERE title = %s", (title,)).fetchone()
             self.written += 1
             if row != (1,):
-                raise WrongAnswerError(f"{title} is there {row} times")
+                raise WrongAnswerError(f"row {title} exists {row} times")
         except BaseException:
             self.written += 1
             self.close()

@@ -180,7 +180,7 @@ def main() -> int:
             read = race(folder / "races", delays)
             print(
                 f"{len(read)} of {options.races} mounts that began up to {options.longest:g} s before their tunnel "
-                f"succeeded unaided; read after the tunnel's return: {_spread(read)}"
+                f"succeeded without intervention; read after the tunnel's return: {_spread(read)}"
             )
     return 1 if failed else 0
 

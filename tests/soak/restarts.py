@@ -119,7 +119,7 @@ def restarts(count: int, folder: Path) -> int:
     refused = [error for client in clients for error in client.refused]
     print(
         f"{count} restarts: {sum(client.done for client in clients)} transactions, {len(failed)} failed in flight, "
-        f"{len(refused)} connections not had, {sum(client.reconnects for client in clients) - CLIENTS} reconnects, "
+        f"{len(refused)} failed to connect, {sum(client.reconnects for client in clients) - CLIENTS} reconnects, "
         f"exit codes {sorted(set(codes))}"
     )
     for error in (failed + refused)[:10]:

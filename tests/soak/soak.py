@@ -57,7 +57,7 @@ def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:
             {name: max(1, count * clients // 1000) for name, count in MIX.items()}, Pattern(seed), budgets, exchanges,
             chance,
         )  # fmt: skip
-        print(f"{sum(bench.mix.values())} clients; rounds of {length:g} s, and what it takes to end them\n")
+        print(f"{sum(bench.mix.values())} clients; rounds of {length:g} s, plus the time to end each\n")
         print("| " + " | ".join(_HEAD) + " |\n|" + " --- |" * 3 + " ---: |" * (len(_HEAD) - 3), flush=True)
         for at, chosen in enumerate(rounds(chance, length)):
             if at >= len(instrumentation.CIPHERS) and time.monotonic() - began > seconds:

@@ -115,7 +115,7 @@ class End:
             self.end = "reset" if hidden or self._refused else "clean"
             return True
         if data != pattern(self.stream, self.got, len(data)):
-            raise OracleError(f"the client received at {self.got} what was not sent there")
+            raise OracleError(f"the client received wrong bytes at offset {self.got}")
         self.got += len(data)
         return True
 

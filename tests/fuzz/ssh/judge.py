@@ -122,7 +122,7 @@ def _missing_of(slot: Slot, end: End) -> list[str]:
     if not slot.open or line is None or slot.aborted:
         return []
     if end.relay is None:
-        return [] if line.close else ["its client is gone, and it is not closed"]
+        return [] if line.close else ["the client has left, but the channel is not closed"]
     ended = slot.eof or slot.close
     download = [
         (end.got < (end.complete if ended else end.fed), f"the client got {end.got} of {end.fed} bytes"),
@@ -207,7 +207,7 @@ def judge_closed(drive: Drive) -> None:
         if side.connection.pooled.load or not side.connection.forgotten:
             raise OracleError(f"{side.connection.name}: a closed connection has channels")
     if adapter.budget_taken():
-        raise OracleError(f"{adapter.budget_taken()} bytes of the budgets are not given back")
+        raise OracleError(f"{adapter.budget_taken()} bytes are not returned to the budgets")
 
 
 def _wrong(slot: Slot, end: End) -> str | None:

@@ -130,7 +130,7 @@ class Turns:
             if end.line is None:
                 end.line = line
                 if slot.number not in (None, line.number):
-                    raise OracleError(f"one connection calls a channel {line.number}, the other {slot.number}")
+                    raise OracleError(f"one connection numbers a channel {line.number}, the other {slot.number}")
                 slot.number = line.number
                 return
         raise OracleError("the gateway opens a channel without a client")
@@ -145,9 +145,13 @@ class Turns:
             line, held, costs = end.line, adapter.holds(end.relay), adapter.costs(end.relay)
             total += held
             if costs > 2 * held + _OVERHEAD:
-                raise OracleError(f"{side.connection.name}: {held} bytes held take {costs}")
+                raise OracleError(f"{side.connection.name}: {held} buffered bytes use {costs} bytes of memory")
             if not self.illegal and side.alive and not line.close and held + line.window > line.size:
-                raise OracleError(f"{side.connection.name}: {held} held and {line.window} granted, of {line.size}")
+                raise OracleError(
+                    f"{side.connection.name}: {held} buffered bytes and {line.window} granted exceed {line.size}"
+                )
         allowed = adapter.budget_taken() + adapter.least() * sum(end.ending is None for end in side.ends)
         if total > allowed:
-            raise OracleError(f"{side.connection.name}: {total} bytes held, and {allowed} accounted")
+            raise OracleError(
+                f"{side.connection.name}: {total} buffered bytes, but the budgets account for {allowed}"
+            )

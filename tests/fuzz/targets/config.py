@@ -44,15 +44,15 @@ def check(data: bytes) -> None:
             return
         advice(made)
         for problem in check_files(made):
-            assert problem.place.startswith(f"{path}:"), f"no place\n{problem}"
-        assert load(sources) == made, "the same file gives two configurations"
+            assert problem.place.startswith(f"{path}:"), f"an error without a position\n{problem}"
+        assert load(sources) == made, "loading the same file twice gives different configurations"
 
 
 def _judge(error: ConfigError, path: Path, data: bytes) -> None:
     assert error.problems
     lines = sum(map(data.count, _LINE_ENDS)) + 2
     for problem in error.problems:
-        assert problem.message, f"no message\n{problem}"
+        assert problem.message, f"an error without a message\n{problem}"
         place = re.fullmatch(rf"{re.escape(str(path))}(?::(\d+):\d+)?", problem.place)
-        assert place, f"no place\n{problem}"
-        assert place[1] is None or 1 <= int(place[1]) <= lines, f"a place beyond the file\n{problem}"
+        assert place, f"an error without a position\n{problem}"
+        assert place[1] is None or 1 <= int(place[1]) <= lines, f"a position beyond the end of the file\n{problem}"

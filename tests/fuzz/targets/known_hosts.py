@@ -31,7 +31,7 @@ def check(data: bytes) -> None:
             known = knownhosts.known_hosts((path,))
         except TunnelError as error:
             assert _is_fatal(error)
-            assert re.match(rf"{re.escape(str(path))}(:[1-9]\d*)?: ", error.detail), f"no place\n{error.detail}"
+            assert re.match(rf"{re.escape(str(path))}(:[1-9]\d*)?: ", error.detail), f"no line number\n{error.detail}"
             return
         finally:
             knownhosts._parsed.clear()
@@ -43,7 +43,7 @@ def check(data: bytes) -> None:
             assert _is_fatal(error)
             assert "trusts a certificate" in error.detail
         else:
-            assert len(found.revoked) >= revoked, "a revoked key is lost"
+            assert len(found.revoked) >= revoked, "the parser lost a revoked key"
 
 
 def _is_fatal(error: TunnelError) -> bool:

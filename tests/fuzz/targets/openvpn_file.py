@@ -32,14 +32,14 @@ def check(data: bytes) -> None:
     try:
         made = openvpn_file.parse_client_file(text)
     except GatewayError as error:
-        assert _PLACE.match(str(error)), f"no place\n{error}"
+        assert _PLACE.match(str(error)), f"an error without a position\n{error}"
         return
     again = openvpn_file.parse_client_file(made.text)
-    assert again.text == made.text, "a second reading keeps less"
-    assert not again.ignored, "a second reading leaves something out"
+    assert again.text == made.text, "a second rewriting changes the text"
+    assert not again.ignored, "a second rewriting ignores a directive"
     assert (again.layer, again.has_secrets, again.uses_proxy) == (made.layer, made.has_secrets, made.uses_proxy)
     seen = _directives(made.text.encode())
-    assert seen == [each.name for each in made.directives if each.block is None], "OpenVPN sees other directives"
+    assert seen == [each.name for each in made.directives if each.block is None], "OpenVPN finds other directives"
 
 
 class _RefusedError(Exception):

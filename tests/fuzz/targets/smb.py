@@ -33,5 +33,5 @@ def check(data: bytes) -> None:
     answer = _answer(data)
     (found,) = probe(SmbBackend(SmbOptions("share"), NoOptions()), lambda _: (answer, True))
     if isinstance(found, ProbeResult):
-        assert answer[4:8] == b"\xfeSMB", "found without an SMB header"
+        assert answer[4:8] == b"\xfeSMB", "the probe succeeded without an SMB header"
         assert found.facts[VERSION] is not None

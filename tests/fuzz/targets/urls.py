@@ -49,8 +49,8 @@ def check(data: bytes) -> None:
         else Sources(backends=flags, environment=_OTHER)
     )
     for problem in (*_problems(by_variable), *_problems(by_flag)):
-        assert problem.message, f"no message\n{problem}"
-        assert problem.place.partition(" ")[0] in (variable, f"--{one}"), f"no place\n{problem}"
+        assert problem.message, f"an error without a message\n{problem}"
+        assert problem.place.partition(" ")[0] in (variable, f"--{one}"), f"an error without a position\n{problem}"
     tree = _tree(section, url)
     if tree is None:
         assert isinstance(by_variable, ConfigError), "a URL with problems is accepted"
@@ -82,7 +82,7 @@ def _compare(by_url: Config | ConfigError, text: str, shown: Callable[[str], str
         ]
         assert messages[0] == messages[1], f"a URL and a file are refused for different reasons\n{messages}"
     else:
-        assert by_url == by_file, "a URL and a file mean different things"
+        assert by_url == by_file, "a URL and a file have different meanings"
 
 
 def _load(sources: Sources) -> Config | ConfigError:
