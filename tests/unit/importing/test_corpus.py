@@ -19,7 +19,7 @@ from gateway.importing.sources import convert
 from tests.support.import_cases import CORPUS, sections
 
 PATHS = ("HOME", "SSH_AUTH_SOCK")
-"""Variables of the environment whose value is a path."""
+"""Environment variables whose value is a path."""
 WORDS = frozenset({
     "ssh", "autossh", "sudo", "docker", "podman", "run", "volume", "create", "service", "services", "volumes",
     "mount", "environment", "driver_opts", "driver", "local", "version", "type", "bind", "source", "target", "device",
@@ -34,9 +34,9 @@ OPTIONS = frozenset({
 })  # fmt: skip
 """Options and keywords whose value is in the output."""
 UNNAMED = frozenset({"environment", "volumes", "driver_opts", "command"})
-"""Keys of Compose files whose content must be in the output."""
+"""Keys of Compose files whose values must be in the output."""
 SHORT_OPTIONS = frozenset("DJLRWXcdegilmoptvx")
-"""Short options whose value or long name is in the output."""
+"""Short options for which the output contains the value or the long name of the option."""
 SECRET = re.compile(
     r"(?i)(?:pass(?:word|phrase)?|_private_key|preshared_key|PrivateKey)\"?\s*[=:]\s*[\"']?([^\s,\"'/]{6,})"
 )

@@ -19,7 +19,7 @@ class Relay:
     def __init__(self, writer: PacketWriter) -> None:
         self._writer = writer
         self.short: list[bool] = []
-        """For each turn, whether it had to be short."""
+        """For each turn, whether the writer asked for a short turn."""
 
     def resume_sending(self) -> None:
         self.short.append(self._writer.contended)

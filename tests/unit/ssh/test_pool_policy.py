@@ -5,7 +5,7 @@ from gateway.ssh.options import Keepalive
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION, ConnectionHealth, choose_connection, evaluate
 
 KEEPALIVE = Keepalive()
-"""Suspect after 6 s; aborted after 9 s if others answer, after 60 s if none does."""
+"""A silent connection is suspect after 6 s. It is aborted after 9 s if others get replies, or after 60 s if not."""
 
 
 def test_connections_that_reply_are_used_and_silent_ones_are_replaced() -> None:
