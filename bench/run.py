@@ -59,7 +59,7 @@ def load(*arguments: object, field: int = 0) -> float:
     return float(done.stdout.split()[field])
 
 
-# Each of the following functions returns a function that measures one row, or is such a function.
+# The following functions measure a row, or return a function that measures a row.
 
 
 def bulk(mode: str, flows: int, total: int) -> Measure:

@@ -43,7 +43,7 @@ class Way:
     bulk: int = 0
 
     def cpu(self) -> float:
-        """Return the CPU time in seconds of the process and its children."""
+        """Return the CPU time of the process and its children in seconds."""
         ticks = os.sysconf("SC_CLK_TCK")
         total = 0.0
         for pid in self._pids():

@@ -1,6 +1,6 @@
-"""Probes a MySQL server that blocks an address after ten aborted handshakes; it must never block the gateway.
+"""Probes a MySQL server that blocks an address after ten aborted handshakes; the server must never block the gateway.
 
-The server listens on an address other than loopback, because it does not count errors from loopback. Needs root.
+The server listens on an address other than loopback, because MySQL does not count errors from loopback. Needs root.
 """
 
 import argparse

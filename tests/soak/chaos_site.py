@@ -69,7 +69,7 @@ def missing() -> str | None:
 
 @contextlib.contextmanager
 def running(folder: Path, hold: int) -> Iterator[Site]:
-    """Start everything, with backends that hold clients for `hold` seconds; stop it after the block."""
+    """Start the site, with backends that hold clients for `hold` seconds; stop the site after the block."""
     with contextlib.ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)

@@ -40,7 +40,7 @@ async def look(link: SshLink, outcome: Outcome) -> None:
 
 
 async def disturb(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) -> None:
-    """Disturb the path, as the round specifies."""
+    """Disturb the path in the way that the round specifies."""
     if chosen.trouble == "steady":
         return
     while True:

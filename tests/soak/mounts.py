@@ -130,10 +130,10 @@ def _content(number: int) -> bytes:
 
 
 def race(folder: Path, delays: list[float], at_once: int = 4) -> list[float]:
-    """Boot a machine for each of `delays`; its tunnel comes up that many seconds after the mount began.
+    """Boot a machine for each of `delays`; each delay is the time in seconds from the mount's start to its tunnel.
 
-    Gives:
-        How long after the return of the tunnel each machine read its first file.
+    Returns:
+        For each machine, the seconds from the return of the tunnel until the machine read its first file.
     """
     with ThreadPoolExecutor(at_once) as threads:
         tasks = [threads.submit(_race, folder / str(number), delay) for number, delay in enumerate(delays)]

@@ -110,7 +110,7 @@ class End:
             self.end = "reset"
             return True
         if not data:
-            # A socket pair cannot report a reset. TCP reports a reset only once, and a send may already have got it.
+            # A socket pair cannot report a reset. TCP reports a reset once, perhaps to an earlier send.
             hidden = self.unix and self.ending not in (None, CloseReason.FINISHED)
             self.end = "reset" if hidden or self._refused else "clean"
             return True

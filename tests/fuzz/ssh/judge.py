@@ -144,7 +144,7 @@ def judge_open(drive: Drive) -> None:
     """Check the invariants of connections that are open.
 
     Raises:
-        OracleError: Something does not hold.
+        OracleError: An invariant is violated.
     """
     for side in drive.sides:
         if found := _missing(drive, side):
@@ -197,7 +197,7 @@ def judge_closed(drive: Drive) -> None:
     """Check the invariants of connections that are closed.
 
     Raises:
-        OracleError: Something does not hold.
+        OracleError: An invariant is violated.
         Exception: `PooledConnection.join` raised an error that it must not raise; this function raises it again.
     """
     for side in drive.sides:

@@ -7,7 +7,7 @@ from asyncssh.connection import SSHClientConnection
 
 
 class Pipe(asyncio.Transport):
-    """Stores what is written to it."""
+    """A transport that stores the bytes that are written to it."""
 
     def __init__(self) -> None:
         super().__init__()
