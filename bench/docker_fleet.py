@@ -1,7 +1,7 @@
 """Attach containers to an overlay network of a real engine, and measure delays and cost.
 
-Measures how soon all containers are attached, the CPU use of the idle gateway, and how soon a new container is
-served: after a start, after it was re-created, after the engine was killed, and without any event.
+Measures how soon the gateway attaches all containers, the CPU use of the idle gateway, and how soon the gateway
+serves a new container: after a start, after a re-creation, after the engine was killed, and without an event.
 
 Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS] [--projects N] [--per-project]
 
@@ -27,19 +27,19 @@ IDLE = 60
 
 
 class Fleet(Site):
-    """A gateway with one overlay, or with one for each Compose project."""
+    """A gateway with one overlay network, or with one overlay network for each Compose project."""
 
     per_project = False
 
     def write(self, docker: str = "", backend: str = "", host: str | None = None) -> None:
-        """Write the configuration."""
+        """Write the gateway's configuration file."""
         super().write(docker, backend, host)
         if self.per_project:
             path, one, each = self.folder / "gateway.yaml", "{apps: {}}", "{apps: {per: project, driver: overlay}}"
             path.write_text(path.read_text().replace(one, each))
 
     def attachment(self, name: str) -> tuple[str, str | None] | None:
-        """Return the state of an attachment; before the first project, the gateway has none to wait for."""
+        """Return an attachment to wait for; None before the first project, when the gateway has no network."""
         return super().attachment(name) or (("attached", None) if self.per_project else None)
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("containers", type=int, nargs="?", default=300)
     parser.add_argument("kills", type=int, nargs="?", default=20)
     parser.add_argument("--projects", type=int, default=0, help="number of Compose projects for the containers")
-    parser.add_argument("--per-project", action="store_true", help="a network for each project")
+    parser.add_argument("--per-project", action="store_true", help="create a network for each project")
     given = parser.parse_args()
     if given.per_project and not given.projects:
         parser.error("--per-project needs --projects")
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def fleet(engine: Engine, site: Fleet, count: int, projects: int) -> None:
-    """Start `count` containers, and wait until all are attached."""
+    """Start `count` containers, and wait until the gateway has attached all of them."""
 
     def run(at: int) -> None:
         project = ("--label", f"com.docker.compose.project=p{at % projects}") if projects else ()
@@ -105,7 +105,7 @@ def fleet(engine: Engine, site: Fleet, count: int, projects: int) -> None:
 
 
 def started(engine: Engine, site: Site) -> None:
-    """Start and re-create a container ten times."""
+    """Start and re-create a container ten times; measure how soon the gateway serves it."""
     took = []
     for _ in range(10):
         engine.docker("rm", "-f", "web", check=False)
@@ -115,7 +115,7 @@ def started(engine: Engine, site: Site) -> None:
 
 
 def deaf(engine: Engine, site: Site, folder: Path) -> None:
-    """Attach containers without any event from the engine, with the default resync."""
+    """Measure how soon a container is served with the default resync, if no event of the engine arrives."""
     engine.docker("rm", "-f", "web", "gateway", check=False)
     with DockerProxy(folder / "proxy.sock", engine.socket) as proxy:
         proxy.drop_events = True
@@ -130,12 +130,12 @@ def deaf(engine: Engine, site: Site, folder: Path) -> None:
 
 
 def killed(engine: Engine, site: Site, kills: int) -> None:
-    """Kill the engine repeatedly; each time a new container must be attached and served."""
+    """Kill the engine repeatedly; measure how soon the gateway attaches and serves a new container each time."""
     took = []
     for _ in range(kills):
         engine.kill()
         engine.start()
-        # The engine answers before its swarm has loaded the overlay.
+        # The engine answers API requests before it has loaded the swarm's overlay network.
         site.wait(lambda: engine.docker("start", "gateway", "db", check=False).returncode == 0, timeout=60)
         engine.docker("rm", "-f", "web", check=False)
         engine.run("web", *OPT_IN)

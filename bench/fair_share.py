@@ -1,7 +1,8 @@
 """Measure how uploads and queries share a slow uplink, through the gateway and through `ssh -L`.
 
 The variants run one after the other on the same link: the gateway with one SSH connection, `ssh -L` with one
-connection for all clients, and `ssh -L` with one connection per client. Sockets and ciphers use program defaults.
+connection for all clients, and `ssh -L` with one connection per client. Each program uses its default socket options
+and ciphers.
 
 Usage: python bench/fair_share.py [--seconds N] [--rate BYTES] [--uploads N] [--queries N]
 """
@@ -24,9 +25,10 @@ from tests.support.share import Backend, measure
 from tests.support.slow_link import Shape, SlowLink
 
 FAIR, PROMPT = 0.5, 2.0
-"""Goals of the gateway: the slowest upload's share of the mean, and seconds to answer 99% of the queries."""
+"""Goals of the gateway: the rate of the slowest upload relative to the mean, and the 99th percentile of the query
+latency in seconds."""
 SETTLE = 2.0
-"""Seconds between two variants, in which the link drains."""
+"""Seconds to wait between two variants, until the link has sent the data that it still buffers."""
 HEAD = ("", "SSH connections", "MB/s", "slowest upload / mean", "answers", "p50 s", "p99 s", "max s", "CPU s")
 
 
@@ -78,14 +80,14 @@ WAYS = {
     "`ssh -L`, one connection": (ssh, False),
     "`ssh -L`, one for each client": (ssh, True),
 }
-"""How to start each variant, and whether it has a connection per client."""
+"""How to start each variant, and whether the variant uses one connection per client."""
 
 
 def compare(asked: argparse.Namespace, folder: Path) -> bool:
-    """Print the table; return whether the gateway reached its goals."""
+    """Measure all variants and print the table; return whether the gateway reached its goals."""
     reached = False
     clients = asked.uploads + asked.queries
-    print(f"{asked.uploads} uploads and {asked.queries} clients that ask, {asked.rate / 1e6:g} MB/s each way, "
+    print(f"{asked.uploads} uploads and {asked.queries} clients with queries, {asked.rate / 1e6:g} MB/s each way, "
           f"{asked.seconds:g} s each\n")  # fmt: skip
     print("| " + " | ".join(HEAD) + " |\n| --- |" + " ---: |" * (len(HEAD) - 1), flush=True)
     with contextlib.ExitStack() as stack:
@@ -114,7 +116,7 @@ def main() -> int:
     """Compare the variants; return exit code 1 if the gateway missed its goals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--rate", type=float, default=2e6, help="of the link, in bytes per second")
+    parser.add_argument("--rate", type=float, default=2e6, help="rate of the link in bytes per second")
     parser.add_argument("--uploads", type=int, default=16)
     parser.add_argument("--queries", type=int, default=4)
     asked = parser.parse_args()

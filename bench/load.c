@@ -1,12 +1,14 @@
-/* The load generator of the benchmark, with little overhead. Loopback only.
+/* The load generator of the benchmark. It uses little CPU time, and only the loopback interface.
  *
- *   load serve PORT                            sink, source or echo, as each connection requests
- *   load up|down PORT FLOWS BYTES              MB/s
- *   load pp PORT CONNECTIONS REQUEST ANSWER SECONDS    round trips/s, p50 us, p99 us
- *   load conn PORT CONCURRENCY COUNT           connections/s (open, one byte each way, close), p50 us, p99 us
- *   load idle PORT CONNECTIONS PINGS           opens them, prints "open", waits for a line, pings one at a time,
- *                                              chosen at random: p50 us, p99 us; then waits for the end of stdin
- *   load delay PORT TO MICROSECONDS            a proxy with a constant delay each way and unlimited bandwidth
+ *   load serve PORT                            serves sink, source or echo, as each connection requests
+ *   load up|down PORT FLOWS BYTES              prints MB/s
+ *   load pp PORT CONNECTIONS REQUEST ANSWER SECONDS    prints round trips/s, p50 us, p99 us
+ *   load conn PORT CONCURRENCY COUNT           opens connections, sends one byte each way, and closes them; prints
+ *                                              connections/s, p50 us, p99 us
+ *   load idle PORT CONNECTIONS PINGS           opens connections, prints "open", waits for a line, pings one random
+ *                                              connection at a time, prints p50 us, p99 us; then waits for the end
+ *                                              of stdin
+ *   load delay PORT TO MICROSECONDS            runs a proxy with a constant delay each way and unlimited bandwidth
  *
  * A connection begins with 17 bytes: 's' (sink), 'r' (source) or 'e' (echo), a count, and two sizes.
  */
@@ -79,7 +81,7 @@ static void print_latency(float *us, size_t n) { qsort(us, n, sizeof *us, by_val
 /* ---- serve ---- */
 struct peer { int fd, got; char head[HEAD]; uint64_t left; uint32_t ask, answer, have, owed; };
 static void end_peer(struct peer *p) { close(p->fd); free(p); }
-static int pour(struct peer *p) {           /* source: 0 done, 1 wait, -1 failed */
+static int pour(struct peer *p) {           /* returns 0: all sent, 1: socket is full, -1: error */
     while (p->left) {
         ssize_t k = send(p->fd, buffer, p->left < CHUNK ? p->left : CHUNK, MSG_NOSIGNAL);
         if (k < 0) return errno == EAGAIN ? 1 : -1;
@@ -95,7 +97,7 @@ static int answer(struct peer *p) {
     }
     return 0;
 }
-static int turn(struct peer *p, uint32_t events) {   /* -1: closed */
+static int turn(struct peer *p, uint32_t events) {   /* returns -1: close the connection */
     if (events & EPOLLOUT) {
         int r = p->head[0] == 'r' ? pour(p) : answer(p);
         if (r < 0) return -1;

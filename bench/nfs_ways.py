@@ -2,9 +2,10 @@
 
 Usage: sudo python bench/nfs_ways.py [--rounds N] [--megabytes N]
 
-The runs are interleaved; results are medians. The client is the kernel of a QEMU guest under software emulation,
-whose speed limits all four. The server is Ganesha and the bastion is OpenSSH, both on this host's loopback; ssh and
-the gateway use the same cipher. `near` is a gateway without a tunnel, `straight` is a mount without a gateway.
+The runs are interleaved; the results are medians. The client is the kernel of a QEMU guest under software emulation;
+the speed of the emulation limits all results. The NFS server is Ganesha and the bastion is OpenSSH, both on this
+host's loopback interface. ssh and the gateway use the same cipher. In the column `near`, the gateway uses no tunnel;
+in the column `straight`, the guest mounts the export without a gateway.
 """
 
 import argparse
@@ -31,7 +32,7 @@ now() { cut -d" " -f1 /proc/uptime; }
 
 
 def step(way: str, mounted: str, megabytes: int) -> str:
-    """Write a file and read it, each through a new mount, so that nothing is cached."""
+    """Write a file and read the file, each through a new mount, so that the kernel has nothing in its cache."""
     size = megabytes << 20
     return f"""
 {mounted}

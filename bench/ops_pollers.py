@@ -1,4 +1,4 @@
-"""Measure how much polling of the status delays traffic: small requests through a forward, with and without pollers.
+"""Measure how much polling of the status delays traffic. The traffic is small requests through a forward.
 
 Usage: python bench/ops_pollers.py [BACKENDS] [POLLERS] [SECONDS]
 """
@@ -22,12 +22,12 @@ from gateway.demo.process import Process, free_port
 _ROUNDS = 7
 _CLIENTS = 8
 _PAUSE = 0.001
-"""Seconds between two requests of a client: the forward is in use, but not saturated."""
+"""Seconds between two requests of a client, so that the clients do not saturate the forward."""
 _PATH = "/api/v1/status"
 
 
 def main(backends: int, pollers: int, seconds: float) -> None:
-    """Print the latency of traffic without and with the pollers, in turns."""
+    """Print the latency of the traffic, alternating between no pollers and all pollers."""
     with tempfile.TemporaryDirectory() as name:
         folder, port, ops = Path(name), free_port(), free_port()
         echo = subprocess.Popen([sys.executable, __file__, "--echo", str(echo_port := free_port())])
@@ -46,7 +46,7 @@ def main(backends: int, pollers: int, seconds: float) -> None:
         )
         try:
             service.start(ops)
-            time.sleep(3)  # wait for the first checks
+            time.sleep(3)  # Let the first checks finish.
             print(f"{backends} backends, {pollers} pollers of {_PATH}, {_CLIENTS} clients, {seconds:g} s each")
             alone, beside = [], []
             for _ in range(_ROUNDS):
@@ -78,7 +78,7 @@ class _Pollers:
 
 
 def _poll(port: int, count: int) -> None:
-    """Poll until standard input closes, and print the number of responses."""
+    """Poll the status until standard input closes, and print the number of responses."""
     done = threading.Event()
     answers = [0] * count
 
@@ -118,7 +118,7 @@ async def _traffic(port: int, seconds: float) -> list[float]:
 
 
 def _tell(what: str, taken: list[float], answers: int, seconds: float) -> float:
-    """Print one round; return its p99 in milliseconds."""
+    """Print the results of one round; return the 99th percentile of the latency in milliseconds."""
     taken.sort()
     p50, p99 = (taken[int(len(taken) * part)] * 1e3 for part in (0.5, 0.99))
     print(

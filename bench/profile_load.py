@@ -1,6 +1,6 @@
 """Profile the gateway under load: python bench/profile_load.py [up|down|pp|conn] [SECONDS].
 
-Runs the service under cProfile, which makes it several times slower: compare shares, not seconds.
+Runs the service under cProfile, which makes the service several times slower: compare shares, not seconds.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ MODES = {
 
 
 def main(mode: str, seconds: float) -> None:
-    """Profile one kind of load, and print the forty functions with the most own time."""
+    """Profile one kind of load, and print the forty functions that use the most time without their callees."""
     build()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)

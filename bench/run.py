@@ -1,4 +1,6 @@
-"""Compare the gateway with `ssh -L` and a direct connection, and its direct relay with HAProxy: interleaved, medians.
+"""Compare the gateway with `ssh -L` and a direct connection, and the gateway's direct relay with HAProxy.
+
+The measurements of all paths are interleaved; the results are medians.
 
 Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE] [--beside CHECKOUT]
 """
@@ -29,7 +31,7 @@ from gateway.demo.process import find
 
 Measure = Callable[[Way], float]
 Begin = Callable[[Path], contextlib.AbstractContextManager[list[Way]]]
-"""Starts the paths of a section, with a directory for their files."""
+"""Function that starts the paths of a section; its argument is a directory for their files."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ class Row:
     """One row of the table.
 
     Args:
-        name: What the row measures, with its unit.
-        measure: Measures it once.
+        name: The measured quantity and its unit.
+        measure: Function that returns one measurement for a path.
         smaller: Whether smaller is better.
-        digits: Digits after the decimal point.
-        typical: Selects the figure to show from several measurements.
+        digits: Number of digits after the decimal point.
+        typical: Function that selects the value to show from several measurements, such as the median.
     """
 
     name: str
@@ -52,12 +54,12 @@ class Row:
 
 
 def load(*arguments: object, field: int = 0) -> float:
-    """Run the load program; return one of the numbers that it prints."""
+    """Run the load program; return the number at position `field` of its output."""
     done = subprocess.run([str(LOAD), *map(str, arguments)], capture_output=True, text=True, check=True, timeout=300)
     return float(done.stdout.split()[field])
 
 
-# Each of these functions returns the measurement of one row.
+# The following functions measure a row, or return a function that measures a row.
 
 
 def bulk(mode: str, flows: int, total: int) -> Measure:
@@ -77,7 +79,7 @@ def median_time(ask: int, answer: int) -> Measure:
 
 
 def beside(mode: str) -> Measure:
-    """Create the measurement of the median time of a query during a bulk transfer."""
+    """Return a function that measures the median time of a query during a bulk transfer."""
 
     def measure(way: Way) -> float:
         with subprocess.Popen(
@@ -104,14 +106,14 @@ def cpu_per_gb(mode: str) -> Measure:
 
 
 def cpu_per_connection(way: Way) -> float:
-    """Return the CPU time of a new connection in microseconds."""
+    """Return the CPU time that the measured process uses for a new connection, in microseconds."""
     before = way.cpu()
     load("conn", way.port, 64, 6000)
     return (way.cpu() - before) * 1e6 / 6000
 
 
 def cpu_per_round_trip(connections: int, ask: int, answer: int) -> Measure:
-    """Create the measurement of the CPU time of a round trip in microseconds."""
+    """Return a function that measures the CPU time of a round trip in microseconds."""
 
     def measure(way: Way) -> float:
         before = way.cpu()
@@ -123,7 +125,7 @@ def cpu_per_round_trip(connections: int, ask: int, answer: int) -> Measure:
 
 
 def idle(connections: int, *, memory: bool) -> Measure:
-    """Create the measurement of KiB per idle connection, or of the median time of a query among them."""
+    """Return a function that measures KiB per idle connection, or the median time of a query beside them."""
 
     def measure(way: Way) -> float:
         before = way.memory()
@@ -134,7 +136,7 @@ def idle(connections: int, *, memory: bool) -> Measure:
             text=True,
         ) as client:
             if client.stdin is None or client.stdout is None or client.stdout.readline() != "open\n":
-                sys.exit(f"{way.name}: the idle connections could not be opened")
+                sys.exit(f"{way.name}: cannot open the idle connections")
             time.sleep(1.5)
             grown = (way.memory() - before) / connections
             client.stdin.write("go\n")
@@ -162,7 +164,7 @@ def transactions(way: Way) -> float:
 PGBENCH = find("pgbench", "/usr/lib/postgresql/*/bin")
 GB = 1_000_000_000
 TUNNEL = [
-    # The maximum: later rounds reuse memory that was allocated earlier.
+    # Only the maximum is correct, because later rounds reuse memory that earlier rounds allocated.
     Row("memory per idle connection, KiB", idle(2000, memory=True), smaller=True, digits=1, typical=max),
     Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, GB)),
     Row("bulk to the backend, 8 flows, MB/s", bulk("up", 8, GB)),
@@ -223,7 +225,7 @@ SECTIONS: list[tuple[str, list[Row], Begin]] = [
 
 
 def compare(ways: list[Way], rows: list[Row], rounds: int) -> list[str]:
-    """Measure each row on each path in turns; return a Markdown table of medians and of the gateway's ratios."""
+    """Measure each row on all paths alternately; return a Markdown table of medians and of the gateway's ratios."""
     others = [way for way in ways if way.name not in ("direct", "gateway")]
     lines = [
         "| " + " | ".join(["", *(way.name for way in ways), *(f"ratio to {way.name}" for way in others)]) + " |",
@@ -248,7 +250,7 @@ def compare(ways: list[Way], rows: list[Row], rounds: int) -> list[str]:
 
 
 def machine() -> list[str]:
-    """Return the machine and the versions of the software."""
+    """Return a description of the machine, and the versions of the software."""
     model = "unknown processor"
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -266,14 +268,12 @@ def machine() -> list[str]:
 
 
 def main() -> None:
-    """Measure, print, and write the results."""
+    """Measure all rows, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="measure only rows whose name contains this")
-    parser.add_argument("--out", type=Path, help="write the results here")
-    parser.add_argument(
-        "--beside", type=Path, help="compare with the gateway of this other checkout, and with nothing else"
-    )
+    parser.add_argument("--only", default="", help="measure only rows whose name contains this text")
+    parser.add_argument("--out", type=Path, help="file to write the results to")
+    parser.add_argument("--beside", type=Path, help="compare only with the gateway of this other checkout")
     asked = parser.parse_args()
     beside = asked.beside.resolve() if asked.beside else None
     page = [

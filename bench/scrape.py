@@ -1,4 +1,4 @@
-"""Measure how much a scrape delays the event loop with many checks, with the service's own histogram of loop lag.
+"""Measure how much a scrape of many checks delays the event loop, with the service's own histogram of the loop's lag.
 
 Usage: python bench/scrape.py [CHECKS] [SCRAPES]
 """
@@ -16,7 +16,7 @@ from gateway.demo.process import Process, free_port
 
 
 def main(checks: int, scrapes: int) -> None:
-    """Print the histogram of the lag during scrapes, and the duration of the scrapes."""
+    """Print the histogram of the event loop's lag during scrapes, and the duration of the scrapes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ops = free_port()
@@ -25,7 +25,7 @@ def main(checks: int, scrapes: int) -> None:
             "shutdown: {delay: 0s}",
             "backends:",
         ]
-        # Every target is the service's own ops port: it only has to accept connections.
+        # All checks probe the service's own ops port, because a target only has to accept connections.
         lines += [f"  b{at}: {{kind: tcp, targets: ['127.0.0.1:{ops}']}}" for at in range(checks)]
         (folder / "c.yaml").write_text("\n".join(lines))
         root = str(Path(__file__).parents[1])

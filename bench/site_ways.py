@@ -1,4 +1,4 @@
-"""What the benchmark compares: one load server, and several paths to it, all on loopback."""
+"""The load server of the benchmark, and the paths to the load server that the benchmark compares, all on loopback."""
 
 import contextlib
 import importlib.util
@@ -27,12 +27,12 @@ class Way:
     """One path to the load server.
 
     Args:
-        name: Name in the table.
+        name: Name of the path in the table.
         port: Port to which clients connect.
         delayed: Ports of the same path with a delay, by round-trip time in milliseconds.
-        process: The process whose CPU time and memory count; None for the direct path.
-        database: Port of a PostgreSQL server, if one runs.
-        bulk: Port for a bulk transfer that runs during queries; 0: the same port.
+        process: The process whose CPU time and memory are measured; None for the direct path.
+        database: Port of a PostgreSQL server; 0 if the server does not run.
+        bulk: Port for a bulk transfer that runs during queries; 0 for the port of the queries.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Way:
     bulk: int = 0
 
     def cpu(self) -> float:
-        """Return the CPU time in seconds of the process and its children."""
+        """Return the CPU time of the process and its children in seconds."""
         ticks = os.sysconf("SC_CLK_TCK")
         total = 0.0
         for pid in self._pids():
@@ -72,7 +72,7 @@ class Way:
 
 
 def build() -> None:
-    """Compile the load program, if it is missing or older than its source."""
+    """Compile the load program if its binary is missing or older than its source."""
     source = ROOT / "bench" / "load.c"
     if LOAD.exists() and LOAD.stat().st_mtime > source.stat().st_mtime:
         return
@@ -87,7 +87,7 @@ Start = Callable[..., Process]
 
 
 def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
-    """Starts a process, waits for its ports, and stops it with the stack."""
+    """Return a function that starts a process and waits for its ports; the exit stack stops the process."""
 
     def start(arguments: list[str], name: str, *ports: int, root: Path = ROOT) -> Process:
         process = Process(arguments, folder / f"{name}.log", environment={"PYTHONPATH": str(root)})
@@ -102,7 +102,7 @@ def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
 
 @contextlib.contextmanager
 def running(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
-    """Start everything; stop it at the end of the block.
+    """Start the load server and all paths; stop them at the end of the block.
 
     Args:
         folder: Directory for its files.
@@ -225,7 +225,7 @@ def _name(root: Path) -> str:
 
 
 def _database(folder: Path, stack: contextlib.ExitStack) -> int:
-    """Return the port of a PostgreSQL server with pgbench's tables, or 0 if there is none."""
+    """Start a PostgreSQL server with pgbench's tables; return its port, or 0 if PostgreSQL is not installed."""
     pgbench = find("pgbench", "/usr/lib/postgresql/*/bin")
     if not postgres.available() or pgbench is None:
         return 0
@@ -273,7 +273,7 @@ def _gateway(
     (folder / "gateway.yaml").write_text("\n".join(lines) + "\n")
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
     process = start(arguments, _name(root), ops, listen, *delayed.values(), root=root)
-    time.sleep(1.5)  # opening and measuring the slow tunnels takes several round trips
+    time.sleep(1.5)  # To open and measure a slow tunnel, the gateway needs several round trips.
     return Way(_name(root), listen, delayed, process, queries if database else 0, bulk)
 
 

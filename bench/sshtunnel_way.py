@@ -7,7 +7,7 @@ from sshtunnel import SSHTunnelForwarder
 
 
 def main(ssh_port: int, user: str, key: str, listen: int, to: int) -> None:
-    """Forward until killed."""
+    """Forward connections until the process is killed."""
     with SSHTunnelForwarder(
         ("127.0.0.1", ssh_port),
         ssh_username=user,

@@ -1,4 +1,4 @@
-"""Compare two ways to identify the clients of another node: by a local gateway's name, and by reports between agents.
+"""Compare two ways to identify clients on other nodes: a gateway on each node, and address reports between agents.
 
 Part one measures which of two gateways Docker's name server returns to a container on an overlay network and on a
 network of its node, before and after the gateway of the node stops. Part two measures how soon an agent admits a
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def by_name(manager: Engine, worker: Engine) -> None:
-    """Measure a gateway per node, reached by name."""
+    """Measure which gateway a container reaches by name if each node has a gateway."""
     print("a gateway of the node, by name: how often each address of orders comes first")
     overlays = {"overlay": (), "overlay-internal": ("--internal",)}
     locals_ = {"a-node": (), "z-node": (), "a-node-internal": ("--internal",)}
@@ -78,7 +78,7 @@ def resolved(engine: Engine, container: str) -> str:
 
 
 def agents(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
-    """Measure agents that exchange reports."""
+    """Measure how soon agents that exchange reports admit and remove containers."""
     manager.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
     manager.run_python("db", SAYING.format(words="orders-here", seconds=0), "--network", "far", "--ip", "10.77.1.10")
     backend = (
@@ -88,7 +88,7 @@ def agents(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
     manager.docker("network", "connect", "far", "gateway")
     idle = '{idle: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:13306}}'
     with_peers(Agent(worker, folder / "two", "node-2")).begin(idle)
-    one.wait(lambda: one.heard() == {"node-2": 1}, timeout=60)  # its own container
+    one.wait(lambda: one.heard() == {"node-2": 1}, timeout=60)  # Node 2 reports its gateway's container.
     print("agents that report to each other")
     took = []
     for _ in range(rounds):
@@ -117,7 +117,7 @@ def agents(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
 
 
 def show(what: str, took: list[float]) -> None:
-    """Print a line."""
+    """Print the median and the maximum of the measured times."""
     print(f"  {what} after {statistics.median(took):.2f} s, worst {max(took):.2f} s")
 
 

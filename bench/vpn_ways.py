@@ -1,9 +1,9 @@
-"""Compare throughput through the gateway's VPN tunnels with that of the VPN client itself: interleaved, medians.
+"""Compare the throughput of the gateway's VPN tunnels with that of the VPN client alone: interleaved, medians.
 
 Usage: sudo python bench/vpn_ways.py [--rounds N] [--megabytes N]
 
-Uses two connected network namespaces: the VPN servers and the source of the data are in one, clients in the other.
-The VPN client runs as its own program with its routes, as without a gateway.
+Uses two connected network namespaces: the VPN servers and the data source are in one, and the clients in the other.
+The VPN client alone sets up its own routes, as users run it without a gateway.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def transfer(host: str, port: int, way: str, size: int) -> float:
 
 
 def round_trips(host: str, port: int, size: int) -> float:
-    """Return the microseconds to connect, request one byte and receive it."""
+    """Return the time in microseconds to connect, request one byte and receive the byte."""
     del size
     times = []
     for _ in range(200):
@@ -81,7 +81,7 @@ def round_trips(host: str, port: int, size: int) -> float:
 
 
 def bare_openvpn(server: OpenVpnServer, folder: Path, authority: Authority) -> Process:
-    """Run the program itself, with its routes."""
+    """Run openvpn without the gateway, with the routes that openvpn sets."""
     config = server.client(
         folder / "bare.ovpn", "pull-filter ignore redirect-gateway", certificate=authority.issue("b")
     )
@@ -91,7 +91,7 @@ def bare_openvpn(server: OpenVpnServer, folder: Path, authority: Authority) -> P
 
 
 def bare_wireguard(peer: WireGuardPeer, folder: Path) -> Process:
-    """Run wireguard-go and wg, as wg-quick does."""
+    """Run wireguard-go and wg without the gateway, as wg-quick does."""
     config = peer.client(folder / "bare.conf").read_text()
     kept = "\n".join(line for line in config.splitlines() if not line.startswith(("Address", "DNS")))
     (folder / "bare.wg").write_text(kept)
@@ -106,17 +106,17 @@ def bare_wireguard(peer: WireGuardPeer, folder: Path) -> Process:
 
 
 def reachable(port: int, log: Path) -> None:
-    """Wait until the VPN client has its route."""
+    """Wait until the VPN client has set its route."""
     deadline = time.monotonic() + 30
     while "bare" not in run(f"ip route get {BEHIND}"):
         if time.monotonic() > deadline:
-            raise SystemExit(f"the bare client does not connect: {log.read_text()[-1500:]}")
+            raise SystemExit(f"the VPN client without the gateway does not connect: {log.read_text()[-1500:]}")
         time.sleep(0.2)
     transfer(BEHIND, port, "d", 1)
 
 
 def measure(kind: str, rounds: int, size: int) -> list[str]:
-    """Return the table rows of one kind."""
+    """Measure one kind of VPN; return its table rows."""
     rows: dict[str, tuple[Callable[[str, int], float], bool]] = {
         "from the far side, MB/s": (lambda host, port: transfer(host, port, "d", size), False),
         "to the far side, MB/s": (lambda host, port: transfer(host, port, "u", size), False),
@@ -172,7 +172,7 @@ def measure(kind: str, rounds: int, size: int) -> list[str]:
 
 
 def main() -> None:
-    """Measure, and print the table."""
+    """Measure all kinds of VPNs, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--megabytes", type=int, default=200)

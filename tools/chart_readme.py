@@ -1,7 +1,7 @@
 """Writes charts/gateway/README.md from the comments in its values.yaml.
 
-Usage: python tools/chart_readme.py          writes it
-       python tools/chart_readme.py --check  fails if it is out of date
+Usage: python tools/chart_readme.py          writes the file
+       python tools/chart_readme.py --check  fails if the file is out of date
 """
 
 import json
@@ -55,7 +55,7 @@ kubectl create secret generic ops-tokens --from-file=token --from-file=metrics-t
 
 
 def described() -> dict[str, str]:
-    """Return the comment `# --` above each key, by its dotted path."""
+    """Return the comment `# --` above each key of values.yaml, by the dotted path of the key."""
     found: dict[str, str] = {}
     path: list[str] = []
     comment = ""
@@ -73,7 +73,7 @@ def described() -> dict[str, str]:
 
 
 def values() -> Any:
-    """Return the default values."""
+    """Return the default value of each key of values.yaml."""
     return yaml.safe_load((CHART / "values.yaml").read_text())
 
 
@@ -86,7 +86,7 @@ def _rows() -> Iterator[str]:
 
 
 def text() -> str:
-    """Return the whole page."""
+    """Return the text of charts/gateway/README.md."""
     description = yaml.safe_load((CHART / "Chart.yaml").read_text())["description"]
     return _HEAD.format(description=description) + "".join(_rows())
 

@@ -1,7 +1,7 @@
 """Write the keys of each kind of tunnel and backend to charts/gateway/values.schema.json, from the code.
 
-Usage: python tools/chart_schema.py          writes it
-       python tools/chart_schema.py --check  fails if it is out of date
+Usage: python tools/chart_schema.py          writes the file
+       python tools/chart_schema.py --check  fails if the file is out of date
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _SHAPES: dict[str, Any] = {"via": {"type": ["string", "null"]}, "targets": _TEXT
 
 
 def main() -> int:
-    """Write the file, or compare it."""
+    """Write the schema, or compare the file with the schema; return the exit code."""
     schema = json.loads(TARGET.read_text())
     config = schema["properties"]["config"]["properties"]
     config["tunnels"]["additionalProperties"] = _by_kind(
@@ -56,7 +56,7 @@ def _by_kind(kinds: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _object(*classes: type) -> dict[str, Any]:
-    """Return an object schema with the fields of these dataclasses, and no other keys."""
+    """Return the schema of an object whose only keys are the fields of these dataclasses."""
     needed = [
         field.name
         for cls in classes

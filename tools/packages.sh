@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs the missing Debian packages that a target of the Makefile needs, if it runs as root; otherwise prints them.
+# As root, installs the missing Debian packages that a target of the Makefile needs. Otherwise, prints their names.
 # Usage: tools/packages.sh venv PYTHON | demo | test | bench
 set -eu
 
@@ -43,7 +43,7 @@ else
     fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq -o Acquire::Retries=3
-    # shellcheck disable=SC2086 # a list
+    # shellcheck disable=SC2086 # the variable is a list of words
     apt-get install -qq -y --no-install-recommends -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 $missing >/dev/null
     exit 0
 fi

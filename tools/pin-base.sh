@@ -1,7 +1,8 @@
 #!/bin/sh
 # Writes the digest of the base image's tag into the Dockerfile. Usage: tools/pin-base.sh [TAG | --check]
-# TAG: another tag, such as python:3.13.16-slim-trixie. --check changes nothing, and fails if the tag has a new digest,
-# which means that the base image has fixes. Queries the tag's registry.
+# Without an argument, uses the tag that is in the Dockerfile. TAG is another tag, such as python:3.13.16-slim-trixie.
+# With --check, the script changes nothing, and fails if the tag has a new digest: the base image then has fixes.
+# Queries the registry of the tag.
 set -eu
 cd "$(dirname "$0")/.."
 pinned=$(sed -n 's/^ARG BASE=//p' Dockerfile)

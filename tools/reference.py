@@ -1,7 +1,7 @@
 """Write docs/reference.md from the code: keys, commands, endpoints, metrics, states, reasons.
 
-Usage: python tools/reference.py          writes it
-       python tools/reference.py --check  fails if it is out of date
+Usage: python tools/reference.py          writes the file
+       python tools/reference.py --check  fails if the file is out of date
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ _NAMES = {
 
 
 def text() -> str:
-    """Return the whole page."""
+    """Return the text of docs/reference.md."""
     return (
         "\n".join([*_head(), *_configuration(), *_commands(), *_http(), *_metrics(), *_states_and_reasons()]) + "\n"
     )
@@ -115,7 +115,7 @@ def _table(title: str, cls: type) -> Iterator[str]:
 
 
 def _arguments(cls: type) -> dict[str, str]:
-    """Return the description of each field in the docstring's `Args:`, including inherited fields."""
+    """Return the description of each field from `Args:` in the docstring of the class and of its base classes."""
     found: dict[str, str] = {}
     for each in reversed(cls.__mro__[:-1]):
         name = ""

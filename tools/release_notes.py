@@ -11,7 +11,7 @@ CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 
 
 def notes(version: str) -> str:
-    """Return the section of a version, without its heading."""
+    """Return the changelog's section of a version, without the heading."""
     found = re.search(
         rf"^## \[{re.escape(version)}\].*?\n(.*?)(?=^## \[|^\[|\Z)", CHANGELOG.read_text(), re.MULTILINE | re.DOTALL
     )

@@ -2,8 +2,8 @@
 
 Usage: python3 tools/rootfs.py ROOT ENVIRONMENT
 
-Copies the interpreter, its standard library, the environment, the shared libraries that they are linked with,
-certificates, and a user. Uses only the standard library; it runs in the image build.
+Copies the interpreter, the standard library, the environment, the shared libraries of their binaries, certificates,
+and a user. Runs in the image build, and uses only the standard library.
 """
 
 import ast
@@ -24,7 +24,7 @@ _UNUSED = {
 }  # fmt: skip
 """Parts of the standard library that the gateway does not import."""
 _DLOPENED = ("libgcc_s.so.1",)
-"""Libraries that are loaded by name: glibc ends threads with it."""
+"""Libraries that programs load by name at run time. glibc needs libgcc_s to end threads."""
 _USER = 10001
 _UNCHECKED_HASH = (0b01).to_bytes(4, "little")
 _FILES = {
@@ -35,7 +35,7 @@ _FILES = {
 
 
 def main(root: Path, environment: Path) -> None:
-    """Fill `root`."""
+    """Create the root file system `root` for an environment."""
     python = (environment / "bin/python3").resolve()
     standard = Path(sysconfig.get_path("stdlib"))
     shutil.copytree(environment, root / environment.relative_to("/"), symlinks=True)
@@ -59,13 +59,14 @@ def main(root: Path, environment: Path) -> None:
         elif Path("/", name).exists():
             _copy(Path("/", name), root)
     subprocess.run(["/sbin/ldconfig", "-r", str(root)], check=True)  # noqa: S603 - our own command line
-    shutil.rmtree(root / "var/cache/ldconfig", ignore_errors=True)  # inodes and times of this build
+    # The cache contains inodes and times of the build.
+    shutil.rmtree(root / "var/cache/ldconfig", ignore_errors=True)
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)
     for name in ("var/lib/gateway", "run/gateway"):
         (root / name).mkdir(parents=True)
         os.chown(root / name, _USER, _USER)
-        (root / name).chmod(0o1777)  # writable for any user; the gateway's socket in it has mode 0600
+        (root / name).chmod(0o1777)  # Any user ID may run the image. The socket has mode 0600.
     (root / "etc/gateway").mkdir(exist_ok=True)
     compile_all(root)
 
@@ -73,8 +74,8 @@ def main(root: Path, environment: Path) -> None:
 def compile_all(root: Path) -> None:
     """Write the bytecode of every module below `root`, which halves the start time.
 
-    Omits docstrings, which would use 3 MB in every process, except those of the gateway's commands, which are help
-    texts.
+    Omits docstrings, which would use 3 MB of memory in every process. Keeps the docstrings of the gateway's commands,
+    which are help texts.
     """
     for path in sorted(root.rglob("*.py")):
         source = path.read_bytes()
@@ -88,7 +89,7 @@ def compile_all(root: Path) -> None:
             continue
         cached = Path(importlib.util.cache_from_source(path))
         cached.parent.mkdir(exist_ok=True)
-        # Not checked against the source (PEP 552): the files cannot change at run time.
+        # At run time, the files cannot change, so Python does not compare bytecode with its source (PEP 552).
         head = importlib.util.MAGIC_NUMBER + _UNCHECKED_HASH + importlib.util.source_hash(source)
         cached.write_bytes(head + marshal.dumps(code))
 
@@ -99,7 +100,7 @@ def _drop_docstrings(tree: ast.Module) -> None:
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             and ast.get_docstring(node, clean=False) is not None
         ):
-            # a dataclass without a docstring gets a longer generated one
+            # For a dataclass without a docstring, Python generates a longer one.
             short: list[ast.stmt] = [ast.Expr(ast.Constant("-"))] if isinstance(node, ast.ClassDef) else []
             node.body[:1] = short or ([] if node.body[1:] else [ast.Pass()])
             ast.fix_missing_locations(node)
@@ -148,7 +149,7 @@ def _cached(library: str) -> list[str]:
 
 
 def _copy(path: Path, root: Path) -> None:
-    """Copy a file, following links, to its path with `/lib` as `/usr/lib`."""
+    """Copy a file to the same path in `root`, with `/usr/lib` in place of `/lib`. Follows symbolic links."""
     there = root / (path.parent.resolve() / path.name).relative_to("/")
     there.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(path.resolve(), there)

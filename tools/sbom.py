@@ -33,16 +33,16 @@ _FIELDS = (
 _GENERATED = {"/etc/ssl/certs/ca-certificates.crt": "ca-certificates"}
 """Files that Debian packages create during installation."""
 _KEPT = ("type", "name", "version", "purl", "cpe", "licenses", "hashes")
-"""Fields to keep of a component that a wheel declares."""
+"""Fields that the SBOM keeps of a component that a wheel declares."""
 Component = dict[str, Any]
 
 
 class Owners:
-    """Maps files to components.
+    """Determines the component that each file of the image belongs to.
 
     Args:
         root: Directory of the image's files.
-        bom: The SBOM of the Python packages, to complete.
+        bom: The SBOM of the Python packages. The caller completes it.
     """
 
     def __init__(self, root: Path, bom: dict[str, Any]) -> None:
@@ -87,11 +87,11 @@ class Owners:
             component["components"] = [unique[key] for key in sorted(unique)]
 
     def all_debian(self) -> Iterator[Component]:
-        """Yield every installed package."""
+        """Yield the components of all installed Debian packages."""
         yield from self._debian.values()
 
     def of(self, path: Path) -> Component:
-        """Return the component of a file in the image; exit if there is none."""
+        """Return the component of a file in the image; exit if the file belongs to none."""
         name = f"/{path.relative_to(self._root)}"
         if "/__pycache__/" in name:
             name = re.sub(r"__pycache__/([^/]+?)\.[^/]*$", r"\1.py", name)
@@ -102,9 +102,9 @@ class Owners:
         if name.startswith((f"{sysconfig.get_path('stdlib')}/", "/usr/local/bin/python", "/usr/local/lib/libpython")):
             return self._interpreter()
         if name.startswith(("/opt/gateway/", "/etc/")) and "/site-packages/" not in name:
-            return self._gateway  # created by this build
+            return self._gateway  # The image build creates these files.
         if path.is_symlink() and path.parent == self._root:
-            return self._debian["base-files"]  # symbolic links such as /lib
+            return self._debian["base-files"]  # Debian's base-files creates links such as /lib.
         raise SystemExit(f"{name} belongs to no component of the SBOM")
 
     def _interpreter(self) -> Component:
@@ -146,10 +146,10 @@ def _said(*command: str) -> str:
 
 
 def main(root: Path, packages: Path, *, with_files: bool) -> None:
-    """Write the SBOM.
+    """Complete the SBOM and write it.
 
     Raises:
-        SystemExit: A file belongs to nothing, or the result is not CycloneDX.
+        SystemExit: A file belongs to no component, or the result is not valid CycloneDX.
     """
     bom = json.loads(packages.read_text())
     target = root / _TARGET

@@ -1,4 +1,4 @@
-"""One target under libFuzzer: `python -m tests.fuzz.child TARGET FOLDER [--fixed] [libFuzzer's arguments]`.
+"""Run one fuzz target under libFuzzer: `python -m tests.fuzz.child TARGET FOLDER [--fixed] [libFuzzer's arguments]`.
 
 libFuzzer generates the inputs, guided by coverage; with `--fixed`, it only measures the coverage of `fixed.py`.
 
@@ -20,7 +20,7 @@ from tests.fuzz.run import CORPUS
 
 _FIXED = "--fixed"
 _TURN = 2
-"""For targets with a mutator, every second mutation is libFuzzer's own."""
+"""Targets with a mutator of their own use libFuzzer's mutator for every second mutation."""
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
         words.write_bytes(b"".join(b'"%s"\n' % _quoted(word) for word in target.WORDS))
         options.append(f"-dict={words}")
     own = {"custom_mutator": mutate} if hasattr(target, "mutate") else {}
-    # libFuzzer restarts its first argument in a shell to merge corpora.
+    # To merge corpora, libFuzzer starts its first argument again in a shell.
     again = shlex.join([sys.executable, "-m", "tests.fuzz.child", name, str(folder)])
     atheris.Setup([again, *options], test, **own)
     atheris.Fuzz()

@@ -1,4 +1,4 @@
-"""An input as a file, in memory if the system supports it."""
+"""Write an input to a file, in memory if the system supports it."""
 
 import tempfile
 from collections.abc import Iterator

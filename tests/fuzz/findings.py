@@ -1,4 +1,4 @@
-"""Failures of executions: their names, and the smallest input that still fails in the same way."""
+"""Name the failures of fuzz targets, and reduce an input to the smallest one that still fails in the same way."""
 
 import hashlib
 import re
@@ -14,7 +14,7 @@ _MOST_TRIES = 400
 _LONGEST = 10.0
 """Maximum attempts and seconds for minimizing an input."""
 _SLOW = 5.0
-"""CPU seconds of this process, so that a busy machine does not look like a slow parser."""
+"""Maximum CPU time of an execution in seconds. CPU time does not depend on the load of the machine."""
 _LARGE = 256 << 20
 _GATEWAY = str(Path(gateway.__file__).parent)
 
@@ -22,11 +22,11 @@ Check = Callable[[bytes], None]
 
 
 class GreedyError(AssertionError):
-    """An execution took more time or memory than a small input may take."""
+    """The execution of a small input took too much time or memory."""
 
 
 def failure(check: Check, data: bytes) -> Exception | None:
-    """Return the failure of an input; None if it passes."""
+    """Return the error that an input causes; None if the input passes."""
     started, before = time.process_time(), _memory()
     try:
         check(data)
@@ -39,7 +39,7 @@ def failure(check: Check, data: bytes) -> Exception | None:
 
 
 def name_of(error: BaseException) -> str:
-    """Return the same name for the same defect: the error's type and first line, and a function of the gateway."""
+    """Return a name for a defect: the error's type and first line, and the gateway's function that raised it."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(_GATEWAY)]
     where = f" in {Path(frames[-1].filename).stem}.{frames[-1].name}" if frames else ""
     lines = str(error).strip().splitlines() or [""]
@@ -48,20 +48,20 @@ def name_of(error: BaseException) -> str:
 
 
 def file_name(name: str) -> str:
-    """Return the file name of the finding called `name`."""
+    """Return the file name for the finding `name`."""
     words = re.sub(r"[^a-z]+", "-", name.lower())[:40].strip("-")
     return f"{words}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def minimise(check: Check, data: bytes, name: str, unit: int, head: int) -> bytes:
-    """Remove parts of an input that its failure does not depend on (delta debugging).
+    """Remove the parts of an input that are not needed for its failure (delta debugging).
 
     Args:
-        check: Fails for `data`.
-        data: The input.
-        name: Of its failure.
-        unit: How many bytes to keep together.
-        head: How many bytes at the beginning to keep.
+        check: Function of the target that raises an error for `data`.
+        data: The failing input.
+        name: Name of the failure.
+        unit: Number of bytes that are kept or removed together.
+        head: Number of bytes at the beginning that are always kept.
     """
     first, body = data[:head], [data[at : at + unit] for at in range(head, len(data), unit)]
     piece, tries, until = max(1, len(body) // 2), 0, time.monotonic() + _LONGEST

@@ -1,4 +1,4 @@
-"""The deterministic inputs of CI: they depend neither on coverage nor on the machine's speed."""
+"""Generate the inputs of CI, which do not depend on coverage or the machine's speed: each run uses the same ones."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -9,11 +9,11 @@ _MOST = 8
 
 
 def inputs(target: ModuleType, corpus: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield every input of the corpus, and then an endless sequence of mutations.
+    """Yield every input of the corpus, and then mutations of these inputs without end.
 
     Args:
         target: One of `tests.fuzz.targets`.
-        corpus: Its saved inputs, in a fixed order.
+        corpus: The saved inputs of the target, in a fixed order.
     """
     yield from corpus
     rng = random.Random(_SEED)
@@ -29,7 +29,7 @@ def inputs(target: ModuleType, corpus: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def _mutated(data: bytes, rng: random.Random, words: Sequence[bytes], other: bytes) -> bytes:
-    """Return `data` with one change: a piece removed, repeated, or replaced by a word, noise or part of `other`."""
+    """Return `data` with one piece removed, repeated, or replaced by a word, random bytes or a part of `other`."""
     start, stop = sorted((rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)))
     near = min(stop, start + rng.randrange(9))
     match rng.randrange(6):

@@ -1,4 +1,4 @@
-"""A server for probes whose responses are a fuzzer's input."""
+"""A server that probes connect to, and that responds with a fuzzer's input."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,14 @@ from gateway.relay.poller import RelayLoop
 _TARGET = Endpoint("server", 1)
 _PATIENCE = 30
 Answer = Callable[[bytes], tuple[bytes, bool]]
-"""Takes what the server received; returns what it sends, and whether it closes then."""
+"""Function of a server: takes the bytes received; returns the bytes to send, and whether to close afterwards."""
 
 
 class _Near:
-    """A link to one socket.
+    """A link that always returns the same socket.
 
     Args:
-        sock: Connected.
+        sock: The connected socket.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -37,7 +37,7 @@ def probe(backend: Backend, answer: Answer, times: int = 1) -> list[ProbeResult 
     """Probe a server `times` times; return the result of each probe.
 
     Raises:
-        Exception: A probe raised anything but `ProbeError`.
+        Exception: A probe raised an error other than `ProbeError`.
     """
 
     async def run() -> list[ProbeResult | ProbeError]:

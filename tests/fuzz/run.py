@@ -18,9 +18,9 @@ TARGETS = ("ssh_receive", "config", "urls", "openvpn_file", "rpc", "smb", "known
 _SSH = TARGETS[0]
 _CI_SECONDS = dict.fromkeys(TARGETS, 10) | {_SSH: 120}
 _CI_RUNS = dict.fromkeys(TARGETS, 4000) | {_SSH: 10_000}
-"""A limit, so that a fast machine does not run inputs that slower machines never run."""
+"""Maximum number of inputs in CI. A fast machine must not run inputs that slow machines never run."""
 _GRACE = 120
-"""Seconds beyond its time limit after which a child process is killed."""
+"""Seconds after its time limit when a child process is killed."""
 _PROGRESS = re.compile(r"#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)")
 
 
@@ -29,8 +29,8 @@ class Outcome:
     """The result of fuzzing one target.
 
     Args:
-        line: For a person.
-        found: Inputs that fail.
+        line: A summary to print.
+        found: The files of the inputs that fail.
     """
 
     line: str
@@ -55,7 +55,7 @@ def _child(name: str, folder: Path, log: Path, seconds: int, options: list[str])
 
 
 def fuzz(name: str, folder: Path, seconds: int, options: list[str]) -> Outcome:
-    """Fuzz one target for `seconds`; new inputs and findings go to `folder`."""
+    """Fuzz one target for `seconds`; write new inputs and findings to `folder`."""
     learned, found, log = folder / "corpus", folder / "findings", folder / "log"
     for each in (learned, found):
         each.mkdir(parents=True, exist_ok=True)
@@ -103,14 +103,16 @@ def replay(name: str, path: Path) -> int:
 
 
 def main() -> int:
-    """Do what the arguments say; return 1 if there are findings."""
+    """Run the command line; return 1 if there are findings."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--target", action="append", choices=TARGETS, help="default: all, one after the other")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: 60)")
-    parser.add_argument("--ci", action="store_true", help="the same inputs each time, for three minutes in all")
-    parser.add_argument("--out", type=Path, help="where findings and new inputs go (default: a folder in /tmp)")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input of --target, and show what it is")
-    parser.add_argument("--distil", action="store_true", help="keep the best of all known inputs in the repository")
+    parser.add_argument("--ci", action="store_true", help="run the same inputs each time, for three minutes in total")
+    parser.add_argument("--out", type=Path, help="folder for findings and new inputs (default: a folder in /tmp)")
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="run one input of --target, and print its description"
+    )
+    parser.add_argument("--distil", action="store_true", help="replace the corpus with the best of all known inputs")
     chosen = parser.parse_args()
     names = chosen.target or list(TARGETS)
     out = chosen.out or Path(tempfile.gettempdir()) / f"gateway-fuzz-{os.getuid()}"

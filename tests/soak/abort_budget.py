@@ -1,6 +1,6 @@
-"""Probes a MySQL server that blocks an address after ten aborted handshakes; it must never block the gateway.
+"""Probes a MySQL server that blocks an address after ten aborted handshakes; the server must never block the gateway.
 
-The server listens on an address other than loopback, because it does not count errors from loopback. Needs root.
+The server listens on an address other than loopback, because MySQL does not count errors from loopback. Needs root.
 """
 
 import argparse
@@ -31,22 +31,22 @@ from tests.soak.chaos_site import missing
 from tests.support.files import scratch
 
 ADDRESS = "192.0.2.77"
-"""An address for documentation (RFC 5737), on this host's loopback interface during the run."""
+"""An address for documentation (RFC 5737). The test assigns it to this host's loopback interface during the run."""
 LIMIT = 10
 _HASTE = 0.001
 _SALTED = "salted"
-"""A user with an unsupported authentication plugin."""
+"""A database user whose authentication plugin the gateway does not support."""
 
 
 async def mixed(server: MariaDB, count: int) -> Counter[str]:
-    """Run `count` probes, each in one of several ways; return how they ended."""
+    """Run `count` probes, each with a random way to succeed or fail; return the number of each outcome."""
     target = Endpoint(ADDRESS, server.port)
     good = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
     aborted: dict[Endpoint, AbortedLogins] = {}
 
     def checking(**changes: Any) -> MysqlBackend:
         backend = MysqlBackend(NoOptions(), replace(good, **changes))
-        backend._aborted = aborted  # the server counts all of them together
+        backend._aborted = aborted  # The server counts the aborted logins of all these checks together.
         return backend
 
     ways = {
@@ -60,13 +60,13 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
     link = DirectLink()
     for number in range(count):
         frozen = number % 500 == 250
-        if frozen:  # for as long as fifty probes take
+        if frozen:  # The server stays stopped while fifty probes run.
             server.send(signal.SIGSTOP)
         for _ in range(50 if frozen else 1):
             way = random.choice(list(ways))
             backend, timeout = ways[way]
             if way == "hasty":
-                timeout = random.uniform(0, _HASTE)  # aborts at different points on machines of any speed
+                timeout = random.uniform(0, _HASTE)  # A random timeout aborts logins at different steps.
             result = await probe_once(backend, link, target, 0.01 if frozen else timeout)
             outcomes[f"{way}: {result.reason or result.state}"] += 1
             if result.reason is Reason.HOST_BLOCKED:
@@ -80,7 +80,7 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
 
 
 def main() -> int:
-    """Run by the command line."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=10_000)
     options = parser.parse_args()
@@ -99,7 +99,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def address() -> Iterator[None]:
-    """Assign the address for the duration of the block."""
+    """Assign the server's address to this machine for the duration of the block."""
     subprocess.run(["ip", "addr", "replace", f"{ADDRESS}/32", "dev", "lo"], check=True, timeout=10)
     try:
         yield
@@ -108,7 +108,7 @@ def address() -> Iterator[None]:
 
 
 def probe(count: int, folder: Path) -> Counter[str]:
-    """Start a server, probe it `count` times, and return how the probes ended."""
+    """Start a server, probe it `count` times, and return the number of each outcome."""
     server = MariaDB(folder / "mariadb", "--bind-address=0.0.0.0", "--skip-name-resolve=0",
                      f"--max-connect-errors={LIMIT}")  # fmt: skip
     with address(), asyncio.Runner(loop_factory=RelayLoop) as runner:

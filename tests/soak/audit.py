@@ -15,11 +15,11 @@ from tests.soak import instrumentation
 from tests.soak.instrumentation import MIB, QUANTUM, Budgets, Seen
 
 _SLACK = 64 * MIB
-"""Resident memory allowed beyond what the windows account for: buffers of the connections, and Python's allocator."""
+"""Resident memory in bytes allowed beyond the windows, for buffers of the connections and Python's allocator."""
 _ROUNDS = 4
-"""Turns of all waiting clients within which each must have had one."""
+"""Maximum number of turns of each waiting client during which one waiting client may send nothing."""
 _STUCK = 30.0
-"""Seconds without anything sent, although clients wait to send, after which a connection is stuck."""
+"""Seconds after which a connection is stuck if it sends nothing while clients wait to send."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -41,14 +41,14 @@ def descriptors() -> int:
 
 @dataclass
 class Turn:
-    """The state of one relay at the last check.
+    """What the audit knows about one relay after its last check.
 
     Args:
-        seen: It then.
-        waits: Whether its client has something to send, and the peer takes it.
-        since: Since when, in monotonic seconds.
-        passed: What others have sent meanwhile, in bytes.
-        ignored: Whether its client took more, and something was held for it.
+        seen: The relay's state at that check.
+        waits: Whether the client has unread data in its socket, and the peer's window accepts it.
+        since: When the client began to wait, in monotonic seconds.
+        passed: Bytes that other clients have sent since then.
+        ignored: Whether the client's socket was writable while the relay held data for the client.
     """
 
     seen: Seen
@@ -60,18 +60,19 @@ class Turn:
 
 @dataclass
 class Audit:
-    """Checks the invariants, and records problems and maxima.
+    """Checks the invariants of the SSH data path, and records problems and maxima.
 
     Args:
-        budgets: Of the process.
-        base: Resident memory before, in bytes.
-        channels: Most channels at once.
-        held: Most bytes held for clients at once.
-        memory: Most resident memory beyond `base`, in bytes.
-        waited: The longest that a client waited to send, in seconds.
-        rounds: What others sent meanwhile, in turns of all who waited.
-        problems: What was wrong, and how often.
-        quiet_until: When the path lets something through again, in monotonic seconds.
+        budgets: Window budgets of this process.
+        base: Resident memory at the start of the round, in bytes.
+        channels: Maximum number of simultaneous channels.
+        held: Maximum of the bytes that all relays together hold for clients.
+        memory: Maximum resident memory beyond `base`, in bytes.
+        waited: Longest time that a client waited to send, in seconds.
+        rounds: Maximum number of turns that each waiting client could have had while one client waited.
+        problems: Number of occurrences of each problem.
+        examples: Details of the first occurrence of each problem.
+        quiet_until: When the injected stall of the path ends, in monotonic seconds.
     """
 
     budgets: Budgets
@@ -92,7 +93,7 @@ class Audit:
         self.examples.setdefault(what, example)
 
     def look(self, link: SshLink) -> None:
-        """Check once, between two events."""
+        """Check all invariants once. The caller runs on the event loop, so no relay changes meanwhile."""
         now = time.monotonic()
         turns: dict[int, Turn] = {}
         held = 0
@@ -110,14 +111,14 @@ class Audit:
         self.memory = max(self.memory, resident() - self.base)
         bound = self.budgets.bound(self.channels)
         if held > bound:
-            self.note("more is held than the documented bound", f"{held:,} bytes of {bound:,}")
+            self.note("relays hold more bytes than the documented bound", f"{held:,} bytes of {bound:,}")
         if self.memory > bound + _SLACK:
             self.note("resident memory is beyond the documented bound", f"{self.memory:,} bytes of {bound:,}")
         if (lost := self.budgets.unaccounted(link)) != 0:
             self.note("the budget does not match the open windows", f"by {lost:,} bytes")
 
     def _look_up(self, seen: list[Seen], turns: dict[int, Turn], now: float) -> None:
-        """Check whether every client with data to send gets its turn."""
+        """Check that every client with data to send gets its turn."""
         before = self._turns
         moved = sum(each.up - before[key].seen.up for each in seen if (key := id(each.relay)) in before)
         now_turns = [Turn(each, each.may_send and _unread(each.fd) > 0, now) for each in seen]
@@ -138,7 +139,7 @@ class Audit:
                 self.note("a connection sends nothing", f"for {now - turn.since:.1f} s, and {waiting} clients wait")
 
     def _look_down(self, seen: list[Seen], turns: dict[int, Turn]) -> None:
-        """Check whether a client that reads gets the data that is buffered for it."""
+        """Check that a client that reads gets the data that the relay buffers for the client."""
         holding = {each.fd: each for each in seen if each.held}
         poll = select.poll()
         for fd in holding:
@@ -150,4 +151,7 @@ class Audit:
             turns[key].ignored = True
             last = self._turns.get(key)
             if last is not None and last.ignored and last.seen.down == holding[fd].down:
-                self.note("a client that takes more is given nothing", f"{holding[fd].held:,} bytes are held for it")
+                self.note(
+                    "a client that reads gets none of its buffered data",
+                    f"{holding[fd].held:,} bytes are held for it",
+                )

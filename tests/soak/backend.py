@@ -16,10 +16,10 @@ _DRIP = 0.002
 
 
 class Backend:
-    """See the module.
+    """Serves the backend's side of each stream.
 
     Args:
-        pattern: Of the run.
+        pattern: The byte pattern of the run.
     """
 
     def __init__(self, pattern: Pattern) -> None:
@@ -38,7 +38,7 @@ class Backend:
         self.wrong: list[str] = []
 
     async def listen(self, listener: socket.socket) -> None:
-        """Accept until cancelled."""
+        """Accept connections until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             client, _ = await loop.sock_accept(listener)
@@ -91,7 +91,7 @@ class Backend:
 
     @staticmethod
     async def _goes_on(end: End) -> bool:
-        """Return whether another request follows."""
+        """Return whether the client sends another request."""
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         loop.add_reader(end.sock, ready.set)
@@ -103,7 +103,7 @@ class Backend:
 
 
 async def main(seed: int) -> None:
-    """Serve until the input ends."""
+    """Serve until standard input ends."""
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
         listener.setblocking(False)
         backend = Backend(Pattern(seed))

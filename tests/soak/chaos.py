@@ -1,4 +1,4 @@
-"""Breaks a real site in seeded random order under load, and reports any loss: `make chaos`.
+"""Injects faults into a real site under load, in a seeded random order, and reports any loss: `make chaos`.
 
 Every response must be correct, every attempt must end within its deadline, no connection may be refused, and after
 each fault the site must recover by itself.
@@ -24,7 +24,7 @@ from tests.soak.load import MARGIN, PATIENCE, Client, MySqlStep, NfsStep, Postgr
 from tests.support.files import scratch
 
 SETTLE = 30.0
-"""Seconds after a fault within which everything must be up again."""
+"""Seconds after a fault within which every backend must be up again."""
 CALM = (0.3, 1.5)
 KEPT, NEW = 4, 2
 """Number of clients per database with a persistent connection, and with a new one each time."""
@@ -43,7 +43,7 @@ class Row:
 
 
 def clients(site: chaos_site.Site, patience: int, slack: int) -> list[Client]:
-    """The load."""
+    """Create the clients that load the site."""
     margin = MARGIN * (1 + slack)
     steps: list[tuple[str, Step]] = []
     for keep, count in ((True, KEPT), (False, NEW)):
@@ -92,7 +92,7 @@ def strike(
 
 
 def unbearable(load: list[Client]) -> list[str]:
-    """Return the events that must never happen, at any time."""
+    """Return the client attempts whose outcome is never allowed, during a fault or otherwise."""
     return [
         f"{client.kind}: {attempt.outcome}: {attempt.detail}"
         for client in load
@@ -102,7 +102,7 @@ def unbearable(load: list[Client]) -> list[str]:
 
 
 def chaos(options: argparse.Namespace, folder: Path) -> int:
-    """Run until the time or the count is reached; return the exit code."""
+    """Inject faults until the time or the number of faults is reached; return the exit code."""
     chance = random.Random(options.seed)
     rows: dict[str, Row] = {}
     with chaos_site.running(folder, options.patience - 5) as site:
@@ -111,7 +111,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
             return 1
         faults = chosen(site, options.only)
         if not faults:
-            print(f"no fault is named like {options.only!r}", file=sys.stderr)
+            print(f"no fault has a name that contains {options.only!r}", file=sys.stderr)
             return 2
         load = clients(site, options.patience, options.slack)
         for client in load:
@@ -153,7 +153,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
 
 
 def chosen(site: chaos_site.Site, only: str | None) -> list[Fault]:
-    """Return the faults to choose from."""
+    """Return the faults that the options select."""
     if only is None:
         return [fault for fault in FAULTS if fault.possible(site) and not fault.only_asked]
     return [fault for fault in FAULTS if fault.possible(site) and only in fault.name]
@@ -166,7 +166,7 @@ def _joined(client: Client) -> bool:
 
 @contextlib.contextmanager
 def pgbench(site: chaos_site.Site) -> Iterator[Callable[[], None]]:
-    """Run four pgbench clients; yield a function that restarts them if a fault has ended them."""
+    """Run four pgbench clients; yield a function that restarts pgbench if a fault has ended it."""
     program = find("pgbench", "/usr/lib/postgresql/*/bin")
     if program is None:
         yield lambda: None
@@ -213,7 +213,7 @@ def wrong_rows(site: chaos_site.Site) -> list[str]:
 
 
 def report(rows: dict[str, Row], options: argparse.Namespace) -> None:
-    """Print the table."""
+    """Print the table of results for each kind of fault."""
     del options
     head = (
         "fault",
@@ -261,10 +261,14 @@ def _print(name: str, row: Row) -> None:
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=600, help="no new fault after so long (default 600)")
+    parser.add_argument(
+        "--seconds", type=float, default=600, help="inject faults for this number of seconds (default 600)"
+    )
     parser.add_argument("--count", type=int, default=0, help="maximum number of faults")
-    parser.add_argument("--only", help="only faults whose name contains this")
-    parser.add_argument("--seed", type=int, default=int(time.time()), help="the order and length of the faults")
+    parser.add_argument("--only", help="inject only faults whose name contains this text")
+    parser.add_argument(
+        "--seed", type=int, default=int(time.time()), help="seed for the order and the duration of the faults"
+    )
     parser.add_argument("--patience", type=int, default=PATIENCE, help="seconds that clients wait for an answer")
     parser.add_argument(
         "--slack",
@@ -277,7 +281,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run by the command line."""
+    """Run the command line; return the exit code."""
     options = arguments()
     lacking = chaos_site.missing()
     if lacking is not None:

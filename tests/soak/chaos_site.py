@@ -21,17 +21,17 @@ PSQL_PASSFILE_MODE = 0o600
 
 @dataclass
 class Site:
-    """All parts of the site, running.
+    """The running servers and processes of the site.
 
     Args:
-        folder: Where the files go.
-        bastion: The bastion.
-        mariadb: Behind it.
-        postgres: Behind it.
-        nfs: Behind it; None if it cannot run.
-        ports: The gateway's listeners.
-        gateway: The process.
-        admin: Its admin socket.
+        folder: Directory for the files of all parts.
+        bastion: The SSH server in front of the backends.
+        mariadb: Database behind the bastion.
+        postgres: Database behind the bastion.
+        nfs: NFS server behind the bastion; None if this machine cannot run it.
+        ports: Ports of the gateway's listeners.
+        gateway: The gateway's process.
+        admin: The gateway's admin socket.
     """
 
     folder: Path
@@ -69,7 +69,7 @@ def missing() -> str | None:
 
 @contextlib.contextmanager
 def running(folder: Path, hold: int) -> Iterator[Site]:
-    """Start everything, with backends that hold clients for `hold` seconds; stop it after the block."""
+    """Start the site, with backends that hold clients for `hold` seconds; stop the site after the block."""
     with contextlib.ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
@@ -109,7 +109,7 @@ def _nfs(folder: Path, stack: contextlib.ExitStack) -> nfs.NfsServer | None:
         return None
     export = folder / "export"
     export.mkdir()
-    # A separate file system, so that it can be full. NFS-Ganesha needs file handles, which tmpfs does not have.
+    # A fault fills the export, so the export has its own file system. tmpfs has no file handles for NFS-Ganesha.
     image = folder / "export.img"
     with image.open("wb") as file:
         file.truncate(16 << 20)

@@ -1,4 +1,4 @@
-"""The kinds of clients of the soak: each runs one stream from its first byte to its last."""
+"""The client types of the soak: each function runs one stream from its first byte to its last."""
 
 import asyncio
 import random
@@ -17,15 +17,15 @@ class Play:
     """State that the clients of a round share.
 
     Args:
-        chance: Chooses sizes and pauses.
-        port: Where to connect.
-        most: Bytes of the largest bulk stream.
+        chance: Random generator for sizes and pauses.
+        port: Port to connect to.
+        most: Size of the largest bulk stream in bytes.
     """
 
     def __init__(self, chance: random.Random, port: int, most: int) -> None:
         self.chance, self.most = chance, most
         self.winding = asyncio.Event()
-        """Set when clients that last the whole round should end."""
+        """Set at the end of a round, so that clients that last the whole round finish."""
         self.waits: list[float] = []
         """Seconds that each response took."""
         self._port = port
@@ -64,7 +64,7 @@ class Play:
     async def end_first(
         self, end: End, up: int, down: int, buffer: int = 0, piece: int = PIECE, pause: float = 0.0
     ) -> None:
-        """Send everything and the end, then receive. Raises as `End.take`."""
+        """Send all data and half-close, then receive the response. Raises as `End.take`."""
         await self.begin(end, Kind.FIRST, up, down, buffer)
         await end.send(up)
         end.finish()
@@ -94,22 +94,22 @@ async def idle(play: Play, end: End) -> None:
 
 
 async def upload(play: Play, end: End) -> None:
-    """Send, and receive a receipt."""
+    """Send data, and receive a short confirmation."""
     await play.end_first(end, play.size(), RECEIPT)
 
 
 async def download(play: Play, end: End) -> None:
-    """Receive."""
+    """Send one byte, and receive data."""
     await play.end_first(end, 1, play.size())
 
 
 async def half(play: Play, end: End) -> None:
-    """Half-close before receiving anything."""
+    """Half-close after the request, before the response arrives."""
     await play.end_first(end, play.size(), play.size())
 
 
 async def slow(play: Play, end: End) -> None:
-    """Read slowly."""
+    """Send one byte, and receive data slowly."""
     await play.end_first(end, 1, min(play.size(), 400_000), _SMALL_BUFFER, 4096, 0.03)
 
 
@@ -167,14 +167,14 @@ async def drip(play: Play, end: End) -> None:
 
 
 async def reset(play: Play, end: End) -> None:
-    """Reset in the middle of both directions."""
+    """Reset the connection while both directions carry data."""
     await play.begin(end, Kind.BOTH, _ENDLESS, _ENDLESS)
     end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     await both(end.send(play.size()), end.take(play.size()))
 
 
 async def touch(play: Play, end: End) -> None:
-    """Connect and close."""
+    """Connect and close without sending anything."""
     await play.connect(end)
     await play.pause(0.05)
 
@@ -185,11 +185,11 @@ ALL: tuple[ClientType, ...] = (
 )  # fmt: skip
 CLIENT_TYPES: dict[str, ClientType] = {each.__name__: each for each in ALL}
 GIVE_UP = {"deaf", "sip", "drip", "reset", "touch"}
-"""Kinds that reset their streams."""
+"""Client types that reset their streams."""
 UNSURE = {"late"}
-"""Kinds that do not learn whether everything arrived."""
+"""Client types that cannot determine whether all their data arrived."""
 MIX = {
     "idle": 240, "query": 200, "upload": 100, "download": 80, "half": 60, "late": 60, "duplex": 40, "slow": 40,
     "tiny": 30, "deaf": 60, "sip": 40, "drip": 30, "reset": 10, "touch": 10,
 }  # fmt: skip
-"""Number of clients of each kind, per 1,000."""
+"""Number of clients of each type, per 1,000 clients."""

@@ -19,10 +19,10 @@ class Clients:
     """The clients of one round.
 
     Args:
-        play: What they share.
-        pattern: Of the run.
+        play: State that the clients share.
+        pattern: The byte pattern of the run.
         first: The number of the first stream.
-        patience: Seconds after which a stream has stopped, once the round winds up.
+        patience: Seconds that an open stream may take to finish after the round ends.
     """
 
     def __init__(self, play: Play, pattern: Pattern, first: int, patience: float) -> None:
@@ -30,9 +30,9 @@ class Clients:
         self.number = first
         self._tasks: list[asyncio.Task[None]] = []
         self.ends: dict[str, list[int]] = {"clean": [], "unsure": [], "given_up": [], "broken": []}
-        """Numbers of the streams, by how they ended."""
+        """The numbers of the streams, by how the streams ended."""
         self.broken: list[str] = []
-        """How the failed streams ended."""
+        """The errors of the streams that failed."""
         self.wrong: list[str] = []
         self.counts: Counter[str] = Counter()
         self.bytes = 0
@@ -43,7 +43,7 @@ class Clients:
             self._tasks += [asyncio.ensure_future(self._go_on(client_type)) for _ in range(count)]
 
     async def wind_up(self) -> None:
-        """Start no new streams, and wait for the open ones."""
+        """Start no new streams, and wait for the open streams to finish."""
         self._play.winding.set()
         await asyncio.gather(*self._tasks)
 
@@ -89,7 +89,7 @@ class Clients:
 
 
 async def main(seed: int) -> None:
-    """Run rounds until the input ends."""
+    """Run rounds until standard input ends."""
     chance, pattern = random.Random(seed), Pattern(seed)
     clients: Clients | None = None
     number = 0

@@ -1,4 +1,4 @@
-"""Kills the database that clients use, repeatedly, and measures how long clients take to the other one and back."""
+"""Kills the database that clients use, repeatedly, and measures how soon clients reach the other one, and return."""
 
 import argparse
 import random
@@ -19,7 +19,7 @@ from tests.soak.load import Client, MySqlStep
 from tests.support.files import REPOSITORY, scratch, write_secret
 
 P95 = 5.0
-"""Seconds within which 95% of the clients must reach the other database."""
+"""Maximum of the 95th percentile of the time in seconds until clients reach the other database."""
 
 
 def failover(count: int, folder: Path) -> int:
@@ -91,7 +91,7 @@ def failover(count: int, folder: Path) -> int:
 
 
 def _next_success(client: Client, since: float) -> float:
-    """Return the end of the first successful attempt that began after that time."""
+    """Return the monotonic time when the first successful attempt that began after `since` ended."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         found = next((each for each in client.attempts if each.began > since and each.outcome == "ok"), None)
@@ -110,7 +110,7 @@ def _wait(admin: Ops, states: list[str]) -> None:
 
 
 def main() -> int:
-    """Run by the command line."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=30)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Faults that are injected into the site: each is reverted after some seconds."""
+"""The faults that chaos tests inject into the site: each is reverted after some seconds."""
 
 import contextlib
 import os
@@ -25,10 +25,10 @@ class Fault:
         lasts: Minimum and maximum duration in seconds.
         possible: Whether this machine supports the fault.
         only_asked: The fault is injected only if `--only` names it.
-        failures: How many attempts of one client may fail: by default the one that was under way. After
-            that, a client must be held until it can be served.
-        silence: Seconds without a success that it may cause for a client, in addition to its own duration.
-        replaced: The gateway works around the fault instead of waiting: `silence` counts from its beginning.
+        failures: How many attempts of one client may fail: by default the attempt in progress. After that, the
+            gateway must hold the client until it can serve the client.
+        silence: Seconds that a client may be without a success, in addition to the duration of the fault.
+        replaced: The gateway works around the fault instead of waiting: `silence` counts from the fault's beginning.
         own_words: Error messages of the server while it stops or starts; they do not count as failures.
     """
 
@@ -170,7 +170,7 @@ def _disk_full(site: Site) -> Iterator[None]:
 
 @contextmanager
 def _wrong_key(site: Site) -> Iterator[None]:
-    """The server does not accept our key any more, and all connections are closed."""
+    """Remove the gateway's key from the bastion, and close all connections."""
     allowed = site.bastion.folder / "authorized_keys"
     before = allowed.read_text()
     allowed.write_text("")
@@ -184,7 +184,7 @@ def _wrong_key(site: Site) -> Iterator[None]:
 
 @contextmanager
 def _rotated_key(site: Site) -> Iterator[None]:
-    """The key changes on both sides at once; clients must not notice."""
+    """Replace the SSH key on the gateway and the bastion together; clients must not notice."""
     make_key(site.bastion.client_key)
     site.bastion.authorize()
     yield
@@ -198,7 +198,7 @@ def _reload(site: Site) -> Iterator[None]:
 
 @contextmanager
 def _gateway_stopped(site: Site) -> Iterator[None]:
-    """Suspend the process, like a closed laptop or a paused container: its clocks jump."""
+    """Suspend the gateway's process, as when a container is paused: the process sees its clocks jump."""
     site.gateway.send(signal.SIGSTOP)
     try:
         yield
@@ -257,7 +257,7 @@ FAULTS = [
 
 
 def settled(site: Site, seconds: float) -> float | None:
-    """Wait until every backend is up; return how many seconds this took, or None after a timeout."""
+    """Wait until every backend is up; return how many seconds the recovery took, or None after a timeout."""
     began = time.monotonic()
     while time.monotonic() - began < seconds:
         with contextlib.suppress(Exception):

@@ -10,18 +10,18 @@ from pathlib import Path
 
 EVERY = 5.0
 MORE_TASKS, MORE_DESCRIPTORS, MORE_MEMORY = 60, 40, 80
-"""Allowed increase of the last third's median over the first's, for temporary connections and Python's allocator."""
+"""Allowed increase of a median from the first to the last third: temporary connections and Python's allocator."""
 _NAMES = ("tasks", "descriptors", "MiB")
 
 
 @dataclass
 class Sample:
-    """One sample.
+    """One sample of the gateway's resources.
 
     Args:
-        tasks: Of its event loop.
-        descriptors: Open.
-        memory: Resident, in MiB.
+        tasks: Number of tasks on the gateway's event loop.
+        descriptors: Number of open file descriptors.
+        memory: Resident memory in MiB.
     """
 
     tasks: int
@@ -33,8 +33,8 @@ class Growth(threading.Thread):
     """Takes a sample every few seconds.
 
     Args:
-        pid: The gateway's process.
-        ops_port: Port of its metrics.
+        pid: ID of the gateway's process.
+        ops_port: Port of the gateway's metrics.
     """
 
     def __init__(self, pid: int, ops_port: int) -> None:
@@ -48,7 +48,7 @@ class Growth(threading.Thread):
         while not self._stopped.wait(EVERY):
             try:
                 self.samples.append(self._look())
-            except OSError:  # a fault is active
+            except OSError:  # The gateway does not answer while a fault stops it.
                 time.sleep(0.1)
 
     def _look(self) -> Sample:
@@ -68,10 +68,10 @@ class Growth(threading.Thread):
         self.join(10)
 
     def summary(self) -> tuple[str, bool]:
-        """Return the medians of the first and the last third, the extremes, and whether there was growth."""
+        """Return the medians of the first and last third of the samples, the extremes, and whether any grew."""
         third = len(self.samples) // 3
         if not third:
-            return "too short to show whether it grows", False
+            return "the run was too short to measure growth", False
         parts, grew = [], False
         columns = [(each.tasks, each.descriptors, each.memory) for each in self.samples]
         for at, (name, most) in enumerate(zip(_NAMES, (MORE_TASKS, MORE_DESCRIPTORS, MORE_MEMORY), strict=True)):
@@ -79,4 +79,4 @@ class Growth(threading.Thread):
             first, last = statistics.median(values[:third]), statistics.median(values[-third:])
             grew = grew or last > first + most
             parts.append(f"{name} {first:.0f} -> {last:.0f} ({min(values)} to {max(values)})")
-        return f"medians of the first and last third of {len(values)} looks: {', '.join(parts)}", grew
+        return f"medians of the first and last third of {len(values)} samples: {', '.join(parts)}", grew

@@ -1,4 +1,4 @@
-"""Access of the soak to the internals of the SSH data path; the only file of the soak that uses its fields."""
+"""Reads and changes internals of the SSH data path for the soak; other modules of the soak do not use its fields."""
 
 import asyncio
 from dataclasses import dataclass
@@ -27,16 +27,16 @@ class Seen:
     """Snapshot of one relay, taken between two events.
 
     Args:
-        relay: Itself.
-        fd: Its client's descriptor.
-        size: What its window accounts for.
-        granted: What the peer may still send.
-        owed: What the client took and the peer has not been granted again.
-        held: What arrived and the client has not taken.
-        up: Bytes taken from the client.
-        down: Bytes that the client took.
-        may_send: Whether the peer takes more, and the client has not ended.
-        ended: Whether the backend has ended, so that nothing more is granted.
+        relay: The relay.
+        fd: The descriptor of the client's socket.
+        size: Size of the relay's receive window in bytes.
+        granted: Bytes of the window that the peer may still send.
+        owed: Bytes that the client has taken, but that the relay has not granted to the peer again.
+        held: Bytes that the relay has received, but that the client has not taken.
+        up: Bytes that the relay has read from the client.
+        down: Bytes that the client has taken.
+        may_send: Whether the peer's window is open, and the client has not ended its stream.
+        ended: Whether the backend has ended its stream, so that the relay grants no more bytes.
     """
 
     relay: ChannelRelay
@@ -51,7 +51,7 @@ class Seen:
     ended: bool
 
     def unbalanced(self) -> str | None:
-        """Return the error in its accounting; None if there is none."""
+        """Return how the window's bytes do not add up; None if they do."""
         account = f"size {self.size:,}, granted {self.granted:,}, owed {self.owed}, held {self.held:,}"
         if self.held > self.size:
             return f"holds more than its window: {account}"
@@ -61,7 +61,7 @@ class Seen:
 
 
 def look(session: PooledConnection) -> list[Seen]:
-    """Return the relays of a connection that have a client and have not ended."""
+    """Return snapshots of the relays of a connection that have a client and have not ended."""
     return [seen for relay in session._relays.values() if (seen := _look(relay)) is not None]
 
 
@@ -94,17 +94,17 @@ def sessions(link: SshLink) -> list[PooledConnection]:
 
 
 def channels(link: SshLink) -> int:
-    """Return the number of channels, including those being opened or closed."""
+    """Return the number of channels, including channels that open or close at the moment."""
     return sum(len(_windows(session)) + _unknown(session) for session in link._connections)
 
 
 def _unknown(session: PooledConnection) -> int:
-    """Return the number of channels being opened whose windows are not accessible: asyncssh's."""
+    """Return the number of opening channels without an accessible window: asyncssh hides them until they are open."""
     return 0 if session.data_plane() == "native" else session._opener.opening_count
 
 
 def _windows(session: PooledConnection) -> dict[int, flow_control.Window]:
-    """Return all windows that are not closed, including those of channels without a client."""
+    """Return the windows of all open channels, including channels without a client."""
     relays: list[Any] = list(session._relays.values())
     channels: list[Any] = list(session._conn._channels.values())
     for channel in channels:
@@ -115,12 +115,12 @@ def _windows(session: PooledConnection) -> dict[int, flow_control.Window]:
 
 
 class Budgets:
-    """Budgets of this process, made small so that a run reaches them.
+    """Reduces the window budgets of this process, so that a run reaches them.
 
     Args:
-        first: Bytes for first windows.
-        process: Bytes for windows that grow.
-        least: Bytes of the least window.
+        first: Budget for the initial windows of channels, in bytes.
+        process: Budget for the growth of windows, in bytes.
+        least: Size of the smallest window in bytes.
     """
 
     def __init__(self, first: int = 16 * MIB, process: int = 16 * MIB, least: int = 64 << 10) -> None:
@@ -146,18 +146,18 @@ class Budgets:
         )
 
     def bound(self, count: int) -> int:
-        """Return how many bytes the process can buffer for slow clients of `count` channels."""
+        """Return the maximum number of bytes that the process can buffer for slow clients of `count` channels."""
         return self._first + self._process + count * flow_control.MIN_WINDOW
 
     @property
     def taken(self) -> int:
-        """Return the bytes that windows have taken beyond `MIN_WINDOW` each."""
+        """Return the bytes of the budgets in use: what windows have beyond `MIN_WINDOW` each."""
         return (
             self._first + self._process - flow_control.INITIAL_BUDGET.available - flow_control.GROWTH_BUDGET.available
         )
 
     def unaccounted(self, link: SshLink) -> int:
-        """Return the bytes that are taken but belong to no channel; 0 while channels are being opened."""
+        """Return the bytes of the budgets in use that no channel accounts for; 0 while channels are being opened."""
         accounted = sum(
             max(0, window.size - flow_control.MIN_WINDOW)
             for each in link._connections
@@ -168,10 +168,10 @@ class Budgets:
 
 
 class Exchanges:
-    """Counts the key exchanges of this process, and makes them frequent.
+    """Counts the SSH key exchanges of this process, and makes them frequent.
 
     Args:
-        every: Bytes that we send with one key.
+        every: Bytes that the gateway sends with one key.
     """
 
     def __init__(self, every: int) -> None:
@@ -195,7 +195,7 @@ class Exchanges:
 
 
 def lingering() -> int:
-    """Return the number of client sockets that wait for the client's end."""
+    """Return the number of client sockets that stay open until the client closes (lingering close)."""
     return len(lingering_closer())
 
 

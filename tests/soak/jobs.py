@@ -1,4 +1,4 @@
-"""Background jobs of a soak's round: invariant checks, faults, and health checks."""
+"""Jobs that run during a round of the soak: invariant checks, faults, and health checks."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _CHECK_EVERY, _CHECK_WITHIN = 0.5, 20.0
 
 @contextlib.asynccontextmanager
 async def beside(*jobs: Any) -> AsyncIterator[None]:
-    """Run jobs until the block ends."""
+    """Run the jobs until the block ends."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         yield
@@ -40,7 +40,7 @@ async def look(link: SshLink, outcome: Outcome) -> None:
 
 
 async def disturb(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) -> None:
-    """Disturb the path, as the round specifies."""
+    """Disturb the path in the way that the round specifies."""
     if chosen.trouble == "steady":
         return
     while True:
@@ -69,7 +69,7 @@ async def check(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) ->
         except (ReachError, OSError, EarlyEndError) as error:
             if chosen.trouble != "cuts":
                 outcome.audit.note("a check failed", f"{type(error).__name__}: {error}")
-        finally:  # including the one that the end of the round interrupts
+        finally:  # Also record the check that the end of the round interrupts.
             outcome.checks.append(time.monotonic() - began)
         await asyncio.sleep(_CHECK_EVERY)
 

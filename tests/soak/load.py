@@ -19,13 +19,13 @@ from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
 
 PATIENCE = 25
-"""Seconds that a client waits for a response; every attempt must end shortly after that."""
+"""Seconds that a client waits for a response. Every attempt must end soon after this time."""
 MARGIN = 5.0
 _PAUSE = 0.02
 
 
 class WrongAnswerError(Exception):
-    """A response that does not match the request."""
+    """The response does not match the request."""
 
 
 @dataclass
@@ -49,9 +49,9 @@ class Client(threading.Thread):
     """Repeats attempts until stopped.
 
     Args:
-        kind: What it does, for the table.
+        kind: Name of the client's kind in the table.
         step: Makes one attempt; raises if it fails.
-        margin: Seconds that an attempt may take beyond its patience.
+        margin: Seconds that an attempt may take beyond the patience of the step.
     """
 
     def __init__(self, kind: str, step: "Step", margin: float = MARGIN) -> None:
@@ -104,7 +104,7 @@ class Client(threading.Thread):
 
 @dataclass
 class Step:
-    """One attempt, with the state that it keeps between attempts.
+    """Makes one attempt at a time, and keeps state such as a connection between attempts.
 
     Args:
         patience: Seconds to wait for a response.
@@ -117,7 +117,7 @@ class Step:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Release the state."""
+        """Release the state, for example close the connection."""
 
 
 @dataclass
@@ -160,7 +160,7 @@ class MySqlStep(Step):
 
 @dataclass
 class PostgresStep(Step):
-    """Writes a row in a transaction and reads it, over a persistent connection or a new one each time."""
+    """Writes a row in a transaction and reads it back, over a persistent connection or a new one each time."""
 
     server: Postgres
     port: int
@@ -183,7 +183,7 @@ class PostgresStep(Step):
                 row = self.held.execute("SELECT count(*) FROM reports WHERE title = %s", (title,)).fetchone()
             self.written += 1
             if row != (1,):
-                raise WrongAnswerError(f"{title} is there {row} times")
+                raise WrongAnswerError(f"row {title} exists {row} times")
         except BaseException:
             self.written += 1
             self.close()
@@ -221,7 +221,7 @@ class NfsStep(Step):
 
 
 def random_file(path: Path, size: int) -> str:
-    """Write `size` random bytes; return their checksum."""
+    """Write a file of `size` random bytes; return its checksum."""
     data = random.randbytes(size)
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()

@@ -30,14 +30,14 @@ _BLOCK = 512
 _FACTOR, _WORD = 0x9E3779B97F4A7C15, 1 << 64
 _BOOT, _PATIENCE = 120.0, 60.0
 _SOON = 0.25
-"""Limit for the median of the seconds from the return of the tunnel to the next block on the disk."""
+"""Maximum of the median time in seconds from the tunnel's return to the next block on the server's disk."""
 
 
 class Yard:
     """A server with an export, a bastion in front of it, and a gateway.
 
     Args:
-        folder: Where their files go.
+        folder: Directory for the files of all parts.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,20 +60,20 @@ class Yard:
         self.bastion.stop()
 
     def up_since(self) -> float | None:
-        """Return since when the tunnel is up, as `time.time()`; None if it is down."""
+        """Return the epoch time when the tunnel came up; None if the tunnel is down."""
         tunnel = self.gateway.tunnel("bastion")
         return datetime.fromisoformat(tunnel["since"]).timestamp() if tunnel["state"] == "up" else None
 
 
 @dataclass(frozen=True)
 class Outages:
-    """The result of the outages.
+    """The results of all outages.
 
     Args:
-        resumed: Seconds from the tunnel's return to the next block on the disk, for each outage.
-        blocks: How many were written.
-        wrong: Blocks that differ on the server.
-        errors: Errors that the program received from the kernel.
+        resumed: For each outage, the seconds from the tunnel's return to the next block on the server's disk.
+        blocks: Number of blocks that the program wrote.
+        wrong: Number of blocks whose content on the server is wrong.
+        errors: Errors that the kernel returned to the program.
     """
 
     resumed: list[float]
@@ -112,7 +112,7 @@ def outages(folder: Path, count: int, longest: float = 4.0, seed: int = 1) -> Ou
 
 
 def _next_block(guest: Guest, after: float) -> float:
-    """Return when the first block after `after` was on the disk."""
+    """Return the epoch time of the first report after `after` that a block is on the disk."""
     deadline = time.time() + _PATIENCE
     while time.time() < deadline:
         found = [
@@ -130,10 +130,10 @@ def _content(number: int) -> bytes:
 
 
 def race(folder: Path, delays: list[float], at_once: int = 4) -> list[float]:
-    """Boot a machine for each of `delays`; its tunnel comes up that many seconds after the mount began.
+    """Boot a machine for each of `delays`; each delay is the time in seconds from the mount's start to its tunnel.
 
-    Gives:
-        How long after the return of the tunnel each machine read its first file.
+    Returns:
+        For each machine, the seconds from the return of the tunnel until the machine read its first file.
     """
     with ThreadPoolExecutor(at_once) as threads:
         tasks = [threads.submit(_race, folder / str(number), delay) for number, delay in enumerate(delays)]
@@ -180,7 +180,7 @@ def main() -> int:
             read = race(folder / "races", delays)
             print(
                 f"{len(read)} of {options.races} mounts that began up to {options.longest:g} s before their tunnel "
-                f"succeeded unaided; read after the tunnel's return: {_spread(read)}"
+                f"succeeded without intervention; read after the tunnel's return: {_spread(read)}"
             )
     return 1 if failed else 0
 

@@ -8,16 +8,16 @@ from gateway.ssh.gcm import COUNTER_AT, Gcm
 
 
 class Nonces:
-    """From entering the context to leaving it."""
+    """Checks packets from the entry of its context to the exit."""
 
     def __init__(self) -> None:
         self.sealed = 0
-        """Number of packets."""
+        """Number of packets that were sealed."""
         self.problems: list[str] = []
         self._last: dict[bytes, int] = {}
-        """The last counter, by the identifier of a key."""
+        """The last counter of each key, by the key's hash."""
         self._ciphers: dict[bytes, int] = {}
-        """The cipher object that sealed with a key, by its number."""
+        """The number of the cipher object that sealed with a key, by the key's hash."""
         self._made = 0
         self._original: Callable[..., None] = Gcm.__init__
 

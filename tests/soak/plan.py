@@ -26,10 +26,10 @@ class Round:
     """Properties of a round.
 
     Args:
-        cipher: Decides who carries the channels.
-        path: One of PATHS.
-        trouble: One of TROUBLES.
-        seconds: With clients that begin new streams.
+        cipher: The SSH cipher; it decides which data plane carries the channels.
+        path: Delay, rate and loss of the path: one of PATHS.
+        trouble: How the round disturbs the path: one of TROUBLES.
+        seconds: How long clients begin new streams.
     """
 
     cipher: str
@@ -40,19 +40,19 @@ class Round:
 
 @dataclass
 class Bench:
-    """State that lasts the whole run.
+    """What all rounds of a run share.
 
     Args:
-        bastion: Behind the slow link.
-        link: The slow link.
-        backend: The process behind the bastion.
-        backend_port: Where it listens.
-        clients: The process with the clients.
-        mix: How many clients of each type.
-        pattern: The bytes of the run.
-        budgets: Of this process.
-        exchanges: Counts key exchanges.
-        chance: Chooses troubles.
+        bastion: The SSH server behind the slow link.
+        link: The slow link between this process and the bastion.
+        backend: The backend's process, behind the bastion.
+        backend_port: The port where the backend listens.
+        clients: The process that runs the clients.
+        mix: Number of clients of each type.
+        pattern: The byte pattern of the run.
+        budgets: Window budgets of this process.
+        exchanges: Counter of key exchanges.
+        chance: Random generator for disturbances.
     """
 
     bastion: Bastion
@@ -73,15 +73,15 @@ class Outcome:
     """Results of a round.
 
     Args:
-        audit: What was looked at inside.
-        streams: How many there were.
-        bytes: Moved by them.
-        redialled: How often a channel was asked for again.
-        exchanges: Of keys.
-        connections: Most at once.
-        waits: Seconds that each query took, sorted.
-        checks: The same of each check.
-        troubles: How often the path was disturbed.
+        audit: Results of the invariant checks.
+        streams: Number of streams.
+        bytes: Bytes that all streams moved.
+        redialled: How often the gateway requested a channel again.
+        exchanges: Number of key exchanges.
+        connections: Maximum number of simultaneous SSH connections.
+        waits: Duration of each query in seconds, sorted.
+        checks: Duration of each health check in seconds, sorted.
+        troubles: How often the round disturbed the path.
     """
 
     audit: Audit
@@ -96,7 +96,7 @@ class Outcome:
 
 
 def rounds(chance: random.Random, seconds: float) -> "list[Round]":
-    """Return each combination once, in random order, with alternating ciphers."""
+    """Return one round for each combination of cipher, path and trouble, in random order with alternating ciphers."""
     kinds = [(path, trouble) for path in PATHS for trouble in TROUBLES]
     orders = [chance.sample(kinds, len(kinds)) for _ in instrumentation.CIPHERS]
     return [

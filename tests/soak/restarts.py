@@ -1,7 +1,7 @@
-"""Restarts one of two gateways behind one address repeatedly, under pooled clients with transactions.
+"""Restarts two gateways behind one address in turns, while clients with connection pools run transactions.
 
-The address is that of HAProxy, which probes `/readyz` of each gateway. A client takes a connection from its pool, and
-opens a new one if that is closed; a transaction that has begun must finish.
+HAProxy listens on the address, and probes `/readyz` of each gateway. A client takes a connection from its pool, and
+opens a new one if the connection is closed. A transaction that has begun must finish.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Pooled(threading.Thread):
                 continue
             try:
                 connection.execute("BEGIN")
-            except psycopg.OperationalError:  # the connection was closed before the transaction began
+            except psycopg.OperationalError:  # A restart may close a connection while no transaction uses it.
                 self._drop()
                 continue
             try:
@@ -87,7 +87,7 @@ class Pooled(threading.Thread):
 
 
 def restarts(count: int, folder: Path) -> int:
-    """Restart `count` times; return the exit code."""
+    """Restart gateways `count` times; return the exit code."""
     with contextlib.ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
@@ -110,7 +110,7 @@ def restarts(count: int, folder: Path) -> int:
             codes.append(_terminate(process))
             process.start(ops)
             _wait_ready(ops)
-            time.sleep(1.2)  # until HAProxy has noticed
+            time.sleep(1.2)  # HAProxy needs this long to notice that the gateway is ready.
         for client in clients:
             client.stop()
         for client in clients:
@@ -119,7 +119,7 @@ def restarts(count: int, folder: Path) -> int:
     refused = [error for client in clients for error in client.refused]
     print(
         f"{count} restarts: {sum(client.done for client in clients)} transactions, {len(failed)} failed in flight, "
-        f"{len(refused)} connections not had, {sum(client.reconnects for client in clients) - CLIENTS} reconnects, "
+        f"{len(refused)} failed to connect, {sum(client.reconnects for client in clients) - CLIENTS} reconnects, "
         f"exit codes {sorted(set(codes))}"
     )
     for error in (failed + refused)[:10]:
@@ -195,7 +195,7 @@ def _terminate(process: Process) -> int:
 
 
 def main() -> int:
-    """Run by the command line."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=100)
     options = parser.parse_args()

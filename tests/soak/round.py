@@ -18,11 +18,11 @@ from tests.support.front import DIAL_WITHIN, Front, fronting
 from tests.support.ssh_sessions import options
 
 _PATIENCE = 90.0
-"""Seconds within which open streams must end after the last new one has started."""
+"""Seconds after the start of the last stream within which all open streams must end."""
 _SEND_BUFFER = 32 << 10
 """Size of each client's socket buffer: small, so that the gateway buffers unread data, not the kernel."""
 _REST = 30.0
-"""Seconds within which all resources must be released after that."""
+"""Seconds after the end of the last stream within which the gateway must release all resources."""
 
 
 async def play(bench: Bench, chosen: Round) -> Outcome:
@@ -79,7 +79,7 @@ async def _load(bench: Bench, chosen: Round, link: SshLink, outcome: Outcome) ->
 
 
 async def _released(link: SshLink, front: Front, audit: Audit) -> None:
-    """Wait until all state of the clients is released."""
+    """Wait until the gateway has released all state of the clients."""
     deadline = time.monotonic() + _REST
     while front.relays or front.joining or instrumentation.channels(link) or instrumentation.lingering():
         if time.monotonic() > deadline:

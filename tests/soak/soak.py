@@ -1,8 +1,8 @@
 """Loads SSH connections over slow, long and lossy paths, and checks invariants every second: `make soak`.
 
-Rounds use AES-GCM (the native data plane) and ChaCha20 (asyncssh's channels) in turn, each with many kinds of
-clients and another path, which is undisturbed, stalls, or cuts connections. Keys are exchanged all the
-time.
+Rounds use AES-GCM (the native data plane) and ChaCha20 (asyncssh's channels) in turn. Each round has clients of many
+types and a different path, which is steady, stalls, or cuts connections. Key exchanges are frequent in every
+round.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:
             {name: max(1, count * clients // 1000) for name, count in MIX.items()}, Pattern(seed), budgets, exchanges,
             chance,
         )  # fmt: skip
-        print(f"{sum(bench.mix.values())} clients; rounds of {length:g} s, and what it takes to end them\n")
+        print(f"{sum(bench.mix.values())} clients; rounds of {length:g} s, plus the time to end each\n")
         print("| " + " | ".join(_HEAD) + " |\n|" + " --- |" * 3 + " ---: |" * (len(_HEAD) - 3), flush=True)
         for at, chosen in enumerate(rounds(chance, length)):
             if at >= len(instrumentation.CIPHERS) and time.monotonic() - began > seconds:
@@ -77,7 +77,7 @@ def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:
 
 
 def row(chosen: Round, outcome: Outcome, took: float) -> str:
-    """Return the row of the round in the table."""
+    """Return the table row of a round."""
     audit, waits, checks = outcome.audit, outcome.waits, sorted(outcome.checks)
     mib = instrumentation.MIB
     cells = (
@@ -93,12 +93,12 @@ def row(chosen: Round, outcome: Outcome, took: float) -> str:
 
 
 def part(ordered: Sequence[float], share: float) -> float:
-    """Return the value at this share of the sorted values; 0 if there are none."""
+    """Return the quantile `share` of the sorted values; 0 if there are none."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
 def tell(chosen: Round, outcome: Outcome) -> int:
-    """Print the problems; return how many occurred."""
+    """Print the problems of a round; return how many occurred."""
     for what, count in outcome.audit.problems.most_common():
         print(f"PROBLEM {chosen.cipher}, {chosen.path}, {chosen.trouble}: {what}, {count} times; "
               f"first: {outcome.audit.examples[what]}")  # fmt: skip

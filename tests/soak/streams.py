@@ -1,4 +1,4 @@
-"""Protocol between the soak's clients and backend: a head, and a byte pattern that identifies each stream."""
+"""The protocol of the soak's clients and backend: a head, then bytes whose pattern identifies the stream."""
 
 import asyncio
 import random
@@ -9,20 +9,20 @@ from enum import StrEnum
 from typing import Any
 
 _LENGTH = 1_048_573
-"""Period of the pattern: a prime, so that no packet size divides it."""
+"""Period of the pattern in bytes. The period is a prime, so that packet sizes do not divide it."""
 PIECE = 65536
 RECEIPT = 8
-"""Bytes that confirm that an upload arrived completely."""
+"""Number of bytes with which the backend confirms that a complete upload arrived."""
 _HEAD = struct.Struct(">cIII")
 FORTH, BACK = 0, 1
 
 
 class Kind(StrEnum):
-    """The backend's behavior for a stream of `up` bytes to it and `down` bytes from it.
+    """How the backend serves a stream of `up` bytes to the backend and `down` bytes from it.
 
-    `ASK`: answers each `up` with `down`, until the client ends. `FIRST`: takes `up` and the client's end,
-    then sends `down` and ends. `LAST`: sends `down` and ends, then takes `up`. `BOTH`: does both at once. `DRIP`: the
-    same, and sends one byte at a time.
+    `ASK`: the backend answers each request of `up` bytes with `down` bytes until the client ends. `FIRST`: it reads
+    `up` and the client's end, then sends `down` and ends. `LAST`: it sends `down` and ends, then reads `up`.
+    `BOTH`: it sends and reads at the same time. `DRIP`: as `BOTH`, and it sends one byte at a time.
     """
 
     ASK = "a"
@@ -44,14 +44,14 @@ class Pattern:
     """The data of all streams of a run.
 
     Args:
-        seed: The run's.
+        seed: The seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
         self._twice = memoryview(random.Random(seed).randbytes(_LENGTH) * 2)
 
     def piece(self, stream: int, way: int, at: int, size: int) -> memoryview:
-        """Return bytes `at` to `at + size` of one direction of a stream; `size` is at most PIECE."""
+        """Return the bytes from `at` to `at + size` of one direction of a stream; `size` is at most PIECE."""
         start = (stream * 7919 + way * 500_009 + at) % _LENGTH
         return self._twice[start : start + size]
 
@@ -62,7 +62,7 @@ def put_head(kind: Kind, stream: int, up: int, down: int) -> bytes:
 
 
 async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
-    """Run both at once; if one raises, cancel the other and wait for it before raising."""
+    """Run two coroutines concurrently; if one raises, cancel the other and wait for its end before raising."""
     tasks = [asyncio.ensure_future(each) for each in (one, other)]
     try:
         await asyncio.gather(*tasks)
@@ -76,10 +76,10 @@ class End:
     """One end of a stream.
 
     Args:
-        sock: Connected and non-blocking; the caller closes it.
-        pattern: Of the run.
-        sends: Which way this end sends: FORTH or BACK.
-        stream: Its number; a backend learns it from the head.
+        sock: A connected, non-blocking socket; the caller closes it.
+        pattern: The byte pattern of the run.
+        sends: The direction in which this end sends: FORTH or BACK.
+        stream: Number of the stream; the backend reads the number from the head.
     """
 
     def __init__(self, sock: socket.socket, pattern: Pattern, sends: int, stream: int = 0) -> None:
@@ -89,10 +89,10 @@ class End:
         self._loop = asyncio.get_running_loop()
 
     async def take_head(self) -> tuple[Kind, int, int] | None:
-        """Read the client's head; None: it closed without sending anything.
+        """Read and return the client's head; None if the client closed without sending anything.
 
         Raises:
-            EarlyEndError, OSError: It ended in the middle, or was reset.
+            EarlyEndError, OSError: The stream ended within the head, or was reset.
         """
         head = b""
         while len(head) < _HEAD.size:
@@ -119,7 +119,7 @@ class End:
         """Receive the next `count` bytes, and compare them.
 
         Raises:
-            EarlyEndError, WrongBytesError, OSError: It did not come so far.
+            EarlyEndError, WrongBytesError, OSError: The stream ended early, had wrong bytes, or was reset.
         """
         end = self.got + count
         while self.got < end:
@@ -136,11 +136,11 @@ class End:
         """Wait for the other side's end.
 
         Raises:
-            WrongBytesError, OSError: Something else came.
+            WrongBytesError, OSError: The other side sent more data, or reset the stream.
         """
         if data := await self._loop.sock_recv(self.sock, PIECE):
             raise WrongBytesError(f"{len(data):,} bytes after the end at {self.got:,}")
 
     def finish(self) -> None:
-        """Send an end. Raises OSError."""
+        """Half-close the stream. Raises OSError."""
         self.sock.shutdown(socket.SHUT_WR)

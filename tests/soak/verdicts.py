@@ -9,7 +9,7 @@ from tests.soak.plan import Outcome, Round
 from tests.support.front import Front
 
 _OURS = {CloseReason.FINISHED, CloseReason.CLIENT_RESET}
-"""How relays end if their path is not cut."""
+"""How relays may end while the path is not cut."""
 
 
 class Warnings(logging.Handler):
@@ -30,11 +30,11 @@ def compare_reports(
     """Compare the reports of all sides.
 
     Args:
-        chosen: The round.
-        outcome: Where to note it.
-        front: The gateway's side.
-        said: The clients' report.
-        heard: The backend's report.
+        chosen: The round's properties.
+        outcome: The round's results, to which problems are added.
+        front: The gateway's side of the round.
+        said: What the clients report.
+        heard: What the backend reports.
     """
     audit = outcome.audit
     outcome.streams, outcome.bytes = sum(said["counts"].values()), said["bytes"]

@@ -1,4 +1,4 @@
-"""Where tests are, what they import, and that each class of the package has a name of its own."""
+"""Checks the folders and the imports of tests, and that no two classes of the package have the same name."""
 
 import ast
 from collections import defaultdict
@@ -14,7 +14,7 @@ MODULES = sorted(path for path in TESTS.rglob("*.py") if path.name.startswith("t
 
 
 def imported(source: str) -> Iterator[str]:
-    """Yield the full name of everything that the module imports, also inside functions."""
+    """Yield the full name of every import of the module, including imports inside functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
@@ -23,7 +23,7 @@ def imported(source: str) -> Iterator[str]:
 
 
 def forbidden(source: str) -> list[str]:
-    """Return what no module of the tests may import: test modules, a conftest, and anything by a relative name."""
+    """Return the imports that test modules must not have: other test modules, a conftest, and relative imports."""
     found = []
     for name in imported(source):
         first, *rest = name.split(".")
@@ -37,13 +37,13 @@ def forbidden(source: str) -> list[str]:
 
 
 def misplaced(folder: Path, package: Path) -> list[str]:
-    """Return the folders of test modules below `folder` that have no package of that name below `package`."""
+    """Return the folders of tests below `folder` for which `package` has no package of the same name."""
     folders = {path.parent.relative_to(folder) for path in folder.rglob("test_*.py")}
     return sorted(str(each) for each in folders if not (package / each / "__init__.py").exists())
 
 
 def shared_names(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Return the classes that several modules, or one module twice, define by the same name."""
+    """Return the class names that are defined more than once, in one module or in several modules."""
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):

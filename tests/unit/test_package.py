@@ -1,4 +1,4 @@
-"""What is shipped is pinned and reproducible."""
+"""The dependencies and the files of a release are pinned and reproducible."""
 
 import hashlib
 import re
@@ -22,7 +22,7 @@ def locked(name: str) -> dict[str, str]:
 def test_the_lock_file_has_every_dependency_with_a_hash() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     found = locked("requirements.lock")
-    assert "pynacl" in found  # of the extra `ed25519`
+    assert "pynacl" in found  # The extra `ed25519` requires PyNaCl.
     for text in wanted:
         requirement = Requirement(text)
         assert requirement.specifier.contains(found[requirement.name]), requirement
@@ -98,7 +98,7 @@ def test_release_notes_come_from_the_changelog() -> None:
     assert "9.9.9" in missing.stderr
 
 
-def test_there_is_one_version() -> None:
+def test_all_files_have_the_same_version() -> None:
     chart = (ROOT / "charts/gateway/Chart.yaml").read_text()
     reported = re.findall(r"^(?:version|appVersion): (\S+)$", chart, re.MULTILINE)
     reported += re.findall(r"^ARG VERSION=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)

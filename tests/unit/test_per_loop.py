@@ -1,4 +1,4 @@
-"""State of an event loop."""
+"""Each event loop has its own state, and releases the state when the loop is deleted."""
 
 import asyncio
 import gc
@@ -8,7 +8,7 @@ from gateway.relay.per_loop import per_loop
 
 
 class State:
-    """Refers to its loop, as the closer of lingering sockets does."""
+    """A state that refers to its event loop, as the closer of lingering sockets does."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop

@@ -1,4 +1,4 @@
-"""Private keys are read once: the checked content is the used content."""
+"""The gateway reads a private key once: it uses the content whose permissions it checked."""
 
 import os
 import tempfile
@@ -87,7 +87,7 @@ _NOBODY = 65534
 
 @contextmanager
 def as_nobody() -> Iterator[int]:
-    """Run the block as a user without read access; yield the user ID."""
+    """Run the block as a user who may not read the file; yield the user ID."""
     uid = os.geteuid()
     if uid == 0:
         os.seteuid(_NOBODY)
@@ -110,7 +110,7 @@ def test_an_unreadable_key_is_reported_with_the_user_and_advice() -> None:
             f"{path}: the gateway runs as uid {uid}, which may not read it (owner {owner}, mode 0200): chown {uid}"
             f" {path}, or run the gateway as uid {owner}"
         )
-        # The same from `validate`, and for passwords.
+        # `validate` and reading a password report the same error.
         with as_nobody():
             url = f"bastion=ssh://u@h?identity_files={path}&known_hosts={path}"
             problems = check_files(
@@ -120,7 +120,7 @@ def test_an_unreadable_key_is_reported_with_the_user_and_advice() -> None:
                 Secret(path=path).reveal()
         assert str(path) in str(refused.value.filename)
         assert any(f"chown {uid} {path}" in each.message for each in problems)
-        # What is written otherwise in the configuration shows nowhere.
+        # If the configuration names the file by a variable, the error shows the variable, not the path.
         with as_nobody(), pytest.raises(OSError, match=r"chown \d+ \$\{KEY\}") as hidden:
             Secret(path=path, unexpanded_path="${KEY}").reveal()
         assert str(path) not in str(hidden.value)

@@ -15,7 +15,7 @@ _TEST = re.compile(r"`(tests/[a-z0-9_/]+\.py)::(test_[a-z0-9_]+)`")
 
 
 def rows(head: str, columns: int) -> list[list[str]]:
-    """Return the cells of the table with that header row."""
+    """Return the cells of the table with the given header row."""
     table = PAGE.partition(f"\n{head}\n| ---: |" + " --- |" * (columns - 1) + "\n")[2].partition("\n\n")[0]
     found = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()]
     assert all(len(row) == columns and all(row) for row in found), found
@@ -24,14 +24,14 @@ def rows(head: str, columns: int) -> list[list[str]]:
 
 
 def threats() -> dict[str, list[tuple[str, str]]]:
-    """Return the tests of each threat, by file and name."""
+    """Return the file and the name of each test that the page lists for a threat."""
     named, tests = rows("| | Threat | Defence |", 3), rows("| Threat | Tests |", 2)
     return {threat[1]: _TEST.findall(test[1]) for threat, test in zip(named, tests, strict=True)}
 
 
 @cache
 def named_in(path: str) -> set[str]:
-    """Return the tests in a file, without running it."""
+    """Return the names of the tests in a file, without importing the file."""
     tree = ast.parse((ROOT / path).read_text())
     functions = (each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
     return {each.name for each in functions if each.name.startswith("test_")}

@@ -1,4 +1,4 @@
-"""What the soak detects: a nonce that is used twice, and bytes of another stream."""
+"""The soak detects a nonce that is used twice, and bytes that belong to another stream."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ from tests.soak.streams import BACK, FORTH, EarlyEndError, End, Kind, Pattern, W
 
 
 def cipher(key: bytes) -> Gcm:
-    """Return asyncssh's cipher with this key."""
+    """Return an asyncssh cipher with the given key."""
     return Gcm(cast("Any", SimpleNamespace(_cipher=SimpleNamespace(_key=key, _iv=bytes(12)))))
 
 

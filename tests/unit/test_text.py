@@ -1,4 +1,4 @@
-"""Tests of the sanitizing of external text."""
+"""Tests of `gateway.text`, which sanitizes text from outside."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ def test_one_line_is_printable_bounded_and_idempotent(text: str, most: int) -> N
     assert "  " not in line
     assert one_line(line, most) == line
     assert not any(unicodedata.category(each) in ("Cc", "Cf", "Cs", "Zl", "Zp") for each in line)
-    line.encode()  # no lone surrogate is left
+    line.encode()  # Encoding fails if a lone surrogate is left.
 
 
 @given(anything)
@@ -63,10 +63,10 @@ def test_other_languages_are_unchanged(text: str) -> None:
 
 def test_truncated_text_ends_with_an_ellipsis() -> None:
     assert one_line("a" * 501) == "a" * 499 + "…"
-    assert one_line("a" + " " * 10_000) == "a…"  # it is not looked at to its end
+    assert one_line("a" + " " * 10_000) == "a…"  # The function does not read the whole text.
 
 
-# Where text comes in, and where it goes out.
+# The places where text from outside is received, and where it is printed.
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ async def test_each_line_of_a_child_process_is_sanitized() -> None:
 
 
 class Saying:
-    """Backend that returns or raises the given value."""
+    """A backend whose probe returns or raises the given value."""
 
     def __init__(self, said: ProbeResult | Exception) -> None:
         self.said = said

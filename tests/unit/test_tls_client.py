@@ -1,4 +1,4 @@
-"""Tests of the TLS client context with a CA as created by `openssl req -x509`."""
+"""Tests of the TLS client context with a CA certificate as `openssl req -x509` creates it."""
 
 import ssl
 import subprocess
@@ -17,7 +17,7 @@ PLAIN = "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n[ca]\nbasicCons
 
 @pytest.fixture
 def server(tmp_path: Path) -> object:
-    """An HTTPS server at 127.0.0.1 whose CA has no extension "key usage"; returns its port."""
+    """Run an HTTPS server at 127.0.0.1, whose CA has no extension "key usage"; return its port."""
     (tmp_path / "plain.cnf").write_text(PLAIN)
     new = ["-newkey", "rsa:2048", "-nodes"]
     for command in (

@@ -1,7 +1,8 @@
-"""Everything in the fuzzer that uses internals of the gateway and of asyncssh.
+"""The only module of the SSH fuzzer that uses internals of the gateway and of asyncssh.
 
-A connection made here is already logged in: its keys are set, not exchanged, so that one execution takes
-milliseconds. `native` carries its channels on the gateway's native data plane, `asyncssh` on asyncssh's channels.
+`connect` returns a connection that is already logged in: it sets the keys without a key exchange, so that one
+execution takes milliseconds. The connection `native` carries its channels on the gateway's native data plane, and
+the connection `asyncssh` on asyncssh's channels.
 """
 
 import asyncio
@@ -50,7 +51,7 @@ class Owner(asyncssh.SSHClient):
 
 @contextmanager
 def small_windows(size: int) -> Iterator[None]:
-    """Give each new channel a window of `size` bytes, so that it fills quickly, and reset the budgets."""
+    """Give each new channel a window of `size` bytes, so that the window fills quickly, and reset the budgets."""
     flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available = (
         flow_control.INITIAL_BUDGET_BYTES,
         flow_control.GROWTH_BUDGET_BYTES,
@@ -98,10 +99,10 @@ class Connection:
 
     Args:
         name: `native` or `asyncssh`.
-        conn: asyncssh's connection, logged in.
-        pipe: Its transport, where it has no socket.
-        sock: The peer's end of its socket otherwise.
-        problems: Where to add errors that are defects in any case.
+        conn: asyncssh's connection, which is logged in.
+        pipe: The transport of a connection without a socket; otherwise None.
+        sock: The peer's end of the connection's socket; None without a socket.
+        problems: List to which internal errors of the gateway are added: each is a defect.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class Connection:
             frames = traceback.extract_tb(info[2])
             if any(
                 frame.filename.startswith(GATEWAY) for frame in frames
-            ):  # otherwise asyncssh cannot parse a packet
+            ):  # Without a frame of the gateway, asyncssh reports a packet that it cannot parse.
                 problems.append("".join(traceback.format_exception(*info)))
             original(exc_info, error_logger)
 
@@ -141,7 +142,7 @@ class Connection:
             self.push()
 
     def push(self) -> bool:
-        """Send the bytes that the socket did not accept before; return whether it accepted some."""
+        """Send the bytes that the socket did not accept before; return whether the socket accepted some."""
         if not self._unsent or self._sock is None:
             return False
         try:
@@ -181,11 +182,11 @@ class Connection:
 
     @property
     def forgotten(self) -> bool:
-        """Whether the connection has no channels."""
+        """Whether the connection has removed all of its channels."""
         return not self.conn._channels
 
     def rekey(self) -> None:
-        """Make a key exchange due, as if many bytes had been sent."""
+        """Make the gateway start a key exchange, as if it had sent many bytes."""
         self.conn._rekey_bytes_sent = self.conn._rekey_bytes
 
 
@@ -194,8 +195,8 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
 
     Args:
         name: `native` or `asyncssh`.
-        wired: Whether `asyncssh` has the gateway's own transport, as in production; `native` always does.
-        keys: The first ones.
+        wired: Whether `asyncssh` uses the gateway's own transport, as in production; `native` always does.
+        keys: The keys until the first key exchange.
         narrow: Whether the gateway's socket has a small send buffer.
         problems: See `Connection`.
     """
@@ -219,11 +220,11 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     conn.connection_made(transport)
     _log_in(conn, keys)
     if isinstance(conn, ClientConnection):
-        transport.reader.resume()  # the login is finished in asyncssh
+        transport.reader.resume()  # A login pauses the reader; asyncssh has now finished the login.
     conn.set_extra_info(verifier=conn._owner)
     made = Connection(name, conn, pipe, far, problems)
     await asyncio.sleep(0)
-    made.take()  # the version string
+    made.take()  # Discard the version string.
     return made
 
 
@@ -240,21 +241,21 @@ def _log_in(conn: Any, keys: Keys) -> None:
     conn._send_seq = conn._recv_seq = 7
     conn._rekey_time = time.monotonic() + _FAR_AWAY
     conn._wait = None
-    conn._send_deferred_packets()  # also permits the native data plane to send
+    conn._send_deferred_packets()  # This call also permits the native data plane to send.
 
 
 def _waiting(relay: object) -> list[Any]:
-    """Return the bytes that asyncssh holds for a relay that does not read."""
+    """Return the chunks of bytes that asyncssh holds for a relay that has paused reading."""
     channel = relay._channel if isinstance(relay, AsyncsshChannel) else None
     return [] if channel is None else [data for data, _ in channel._recv_buf]
 
 
 def holds(relay: ChannelRelay) -> int:
-    """Return the bytes that a relay, and asyncssh for it, hold for a client that does not read."""
+    """Return how many bytes a relay and its asyncssh channel hold for a client that does not read."""
     return relay.buffered + sum(map(len, _waiting(relay)))
 
 
 def costs(relay: ChannelRelay) -> int:
-    """Return the memory size of these bytes, except the first piece, which may be sent except for its end."""
+    """Return the memory size of the chunks that a relay holds. Omits the first chunk, which may be partly sent."""
     chunks = relay._send_buffer._chunks if relay._send_buffer is not None else ()
     return sum(map(sys.getsizeof, [*chunks, *_waiting(relay)][1:]))

@@ -1,4 +1,4 @@
-"""Executes a script's steps on both connections; this module has the steps of clients and of the gateway's owner."""
+"""Execute a script on both connections; this module has the steps of clients and of the gateway's calling code."""
 
 import asyncio
 from dataclasses import replace
@@ -13,13 +13,13 @@ _METHODS = {op: op.name.lower() for op in Op} | {Op.OPEN: "open_", Op.GLOBAL: "g
 
 
 class Drive(PeerSteps):
-    """One execution; see `Turns` for its arguments."""
+    """One execution of a script. `Turns` documents the arguments."""
 
     async def run(self) -> None:
         """Execute every step.
 
         Raises:
-            OracleError: Something does not hold.
+            OracleError: An invariant is violated.
         """
         for written in self.script.steps:
             step = written
@@ -67,7 +67,7 @@ class Drive(PeerSteps):
             side.ends.append(End(2 * slot.index, side.connection.pooled, unix=self.script.unix))
         self.current[step.slot] = slot
         self.slots.append(slot)
-        await asyncio.sleep(0)  # so that channels are opened in the order of the steps
+        await asyncio.sleep(0)  # The gateway must open channels in the order of the steps.
 
     def _over(self, slot: Slot) -> bool:
         """Return whether a channel is closed on both sides of every open connection."""

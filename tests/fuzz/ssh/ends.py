@@ -1,4 +1,4 @@
-"""Both ends of one channel: the client's socket, and what the peer sends."""
+"""The two ends of one channel: the client's socket, and the bytes that the peer sends."""
 
 import asyncio
 import contextlib
@@ -24,13 +24,13 @@ _TARGET = Endpoint("db", 3306)
 
 
 def pattern(stream: int, at: int, size: int) -> bytes:
-    """Return the bytes of a stream from `at` on; no piece of one stream equals that of another."""
+    """Return `size` bytes of a stream from offset `at`; no piece of one stream equals a piece of another."""
     start = (stream * _STRIDE + at) % _PERIOD
     return _PATTERN[start : start + size]
 
 
 def _pair(*, unix: bool) -> tuple[socket.socket, socket.socket]:
-    """Return a client's socket and the gateway's socket for it, both with small buffers."""
+    """Return a client's socket and the gateway's end of the same connection, both with small buffers."""
     if unix:
         client, ours = socket.socketpair()
         for sock in (client, ours):
@@ -54,9 +54,9 @@ class End:
     """One channel of one connection.
 
     Args:
-        stream: Distinguishes its bytes from those of other channels; the next number is the upload's.
-        session: Opens the channel.
-        unix: Whether the client comes by a socket pair.
+        stream: Number of the download's byte pattern; the upload uses the next number.
+        session: The SSH connection that opens the channel.
+        unix: Whether the client uses a unix socket pair rather than TCP.
     """
 
     def __init__(self, stream: int, session: PooledConnection, *, unix: bool) -> None:
@@ -91,14 +91,14 @@ class End:
 
     @property
     def ending(self) -> CloseReason | None:
-        """How the relay ended; None while it runs."""
+        """How the relay ended; None while the relay runs."""
         return self.relay.ended.result() if self.relay is not None and self.relay.ended.done() else None
 
     def read(self, most: int) -> bool:
-        """Let the client receive; return whether it received something, or an end.
+        """Let the client receive; return whether the client received data, an end of the stream, or a reset.
 
         Raises:
-            OracleError: It is not what the peer sent.
+            OracleError: The client received bytes that the peer did not send.
         """
         if self.gone or self.end:
             return False
@@ -110,12 +110,12 @@ class End:
             self.end = "reset"
             return True
         if not data:
-            # A socket pair has no reset; and a reset that a send has reported is not reported again.
+            # A socket pair cannot report a reset. TCP reports a reset once, perhaps to an earlier send.
             hidden = self.unix and self.ending not in (None, CloseReason.FINISHED)
             self.end = "reset" if hidden or self._refused else "clean"
             return True
         if data != pattern(self.stream, self.got, len(data)):
-            raise OracleError(f"the client received at {self.got} what was not sent there")
+            raise OracleError(f"the client received wrong bytes at offset {self.got}")
         self.got += len(data)
         return True
 
@@ -131,14 +131,14 @@ class End:
             self._refused = True
 
     def half_close(self) -> None:
-        """Let the client shut its sending side."""
+        """Let the client half-close its socket."""
         if not (self.gone or self.shut):
             self.shut = True
             with contextlib.suppress(OSError):
                 self.client.shutdown(socket.SHUT_WR)
 
     def leave(self, *, hard: bool) -> None:
-        """Let the client close its socket, with a reset where `hard`."""
+        """Let the client close its socket; with `hard`, reset the connection."""
         if not self.gone:
             self.gone, self.hard = True, hard and not self.unix
             if hard:
@@ -150,7 +150,7 @@ class End:
         """Compare what the peer received with what the client sent.
 
         Raises:
-            OracleError: They differ.
+            OracleError: The peer received other bytes than the client sent.
         """
         if self.line is not None and self._checked < (size := len(self.line.got)):
             new = self.line.got[self._checked :]
@@ -159,7 +159,7 @@ class End:
             self._checked = size
 
     def close(self) -> None:
-        """Close the sockets that the harness still owns."""
+        """Close the sockets that the fuzzer still owns."""
         self.joining.cancel()
         self.client.close()
         if self.relay is None:

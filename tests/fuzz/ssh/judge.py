@@ -1,4 +1,4 @@
-"""Checks of the results of a script once everything is idle, and once the connection is closed."""
+"""Check the results of a script once both connections are idle, and again once they are closed."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from tests.fuzz.ssh.seal import OracleError
 from tests.fuzz.ssh.turns import Side, Slot
 
 _PATIENCE = 2.0
-"""Seconds for TCP's own timers: the kernel probes a closed window after 0.2 s."""
+"""Seconds to wait for TCP's timers: the kernel probes a closed window after 0.2 s."""
 _PLENTY = 1 << 20
 _CLOSED_BY_BOTH = frozenset(
     {"window", "packets of no bytes", "confirmation", "refusal", "adjust", "request", "close"}
@@ -24,7 +24,7 @@ _CLOSED_BY_BOTH = frozenset(
 
 
 async def settle(drive: Drive) -> None:
-    """Let clients receive everything, and the peer grant everything and confirm closes, until everything is idle.
+    """Let clients receive all data, and let the peer open its windows and confirm closes, until nothing changes.
 
     Raises:
         OracleError: See `Turns.turn`.
@@ -43,7 +43,7 @@ async def settle(drive: Drive) -> None:
 
 
 async def receive_ends(drive: Drive) -> None:
-    """Let clients receive the remaining data and their ends, once the connection is closed.
+    """Let clients receive the remaining data and the ends of their streams after the connection has closed.
 
     Raises:
         OracleError: See `Turns.turn`.
@@ -92,7 +92,10 @@ def _grant(drive: Drive) -> None:
 
 
 def _confirm_closes(drive: Drive) -> None:
-    """Close the channels that the gateway has closed on both connections; on one only, that would be illegal."""
+    """Confirm the close of each channel that the gateway has closed on both connections.
+
+    If the gateway has closed a channel on one connection only, the confirmation would be illegal on the other.
+    """
     alive = [side for side in drive.sides if side.alive]
     for slot in drive.slots:
         lines = [side.ends[slot.index].line for side in alive]
@@ -104,7 +107,7 @@ def _confirm_closes(drive: Drive) -> None:
 
 
 def _missing(drive: Drive, side: Side) -> list[str]:
-    """Return what is still missing on one connection; nothing after an illegal step or a close."""
+    """Return what one connection should have delivered but did not; nothing after an illegal step or a close."""
     if drive.illegal or not side.alive or side.connection.pooled.closing:
         return []
     return [
@@ -119,7 +122,7 @@ def _missing_of(slot: Slot, end: End) -> list[str]:
     if not slot.open or line is None or slot.aborted:
         return []
     if end.relay is None:
-        return [] if line.close else ["its client is gone, and it is not closed"]
+        return [] if line.close else ["the client has left, but the channel is not closed"]
     ended = slot.eof or slot.close
     download = [
         (end.got < (end.complete if ended else end.fed), f"the client got {end.got} of {end.fed} bytes"),
@@ -138,10 +141,10 @@ def _missing_of(slot: Slot, end: End) -> list[str]:
 
 
 def judge_open(drive: Drive) -> None:
-    """Check what must hold while the connection is open.
+    """Check the invariants of connections that are open.
 
     Raises:
-        OracleError: Something does not hold.
+        OracleError: An invariant is violated.
     """
     for side in drive.sides:
         if found := _missing(drive, side):
@@ -155,16 +158,18 @@ def judge_open(drive: Drive) -> None:
 def compare(drive: Drive) -> None:
     """Compare the results of each channel on the two connections.
 
-    What happens within one turn of the event loop may be seen in either order. So nothing is compared of a channel
-    that was given up or cut off meanwhile, nothing of a client that left, and no upload to a peer that closed.
+    Events within one turn of the event loop may take effect in either order. Therefore, this function does not
+    compare a channel whose open was abandoned or that was aborted, a client that left, or an upload to a peer that
+    closed.
 
     After an illegal step of the peer, only the ends of the connections are compared. asyncssh and the native data
-    plane close them for the same reasons, except those that `_CLOSED_BY_BOTH` leaves out. The native data plane
-    ignores a second CHANNEL_EOF, data of length zero after it, extended data, which a TCP channel does not use, and
-    bytes beyond the end of a packet. It answers an unexpected reply with MSG_UNIMPLEMENTED. None of these is harmful.
+    plane close connections for the same reasons, except those that `_CLOSED_BY_BOTH` does not contain. The native
+    data plane ignores a second CHANNEL_EOF, data of length zero after CHANNEL_EOF, extended data (which a TCP channel
+    does not use), and bytes beyond the end of a message. It answers an unexpected reply with MSG_UNIMPLEMENTED. None
+    of these differences is harmful.
 
     Raises:
-        OracleError: They differ.
+        OracleError: The results differ.
     """
     alive = [side.alive for side in drive.sides]
     if drive.illegal:
@@ -189,11 +194,11 @@ def _outcome(slot: Slot, end: End) -> dict[str, object]:
 
 
 def judge_closed(drive: Drive) -> None:
-    """Check what must hold once the connection is closed.
+    """Check the invariants of connections that are closed.
 
     Raises:
-        OracleError: Something does not hold.
-        Exception: What `PooledConnection.join` raised and must not raise.
+        OracleError: An invariant is violated.
+        Exception: `PooledConnection.join` raised an error that it must not raise; this function raises it again.
     """
     for side in drive.sides:
         for slot, end in zip(drive.slots, side.ends, strict=True):
@@ -202,7 +207,7 @@ def judge_closed(drive: Drive) -> None:
         if side.connection.pooled.load or not side.connection.forgotten:
             raise OracleError(f"{side.connection.name}: a closed connection has channels")
     if adapter.budget_taken():
-        raise OracleError(f"{adapter.budget_taken()} bytes of the budgets are not given back")
+        raise OracleError(f"{adapter.budget_taken()} bytes are not returned to the budgets")
 
 
 def _wrong(slot: Slot, end: End) -> str | None:

@@ -1,4 +1,4 @@
-"""An SSH server that has the keys: it seals any packet, and checks every packet of the gateway."""
+"""An SSH server for the fuzzer: it can encrypt any packet, legal or not, and checks every packet of the gateway."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -34,16 +34,16 @@ def _host_key() -> bytes:
 
 @dataclass
 class Line:
-    """The state of one channel, as derived from the packets.
+    """The state of one channel, which the peer derives from the packets.
 
     Args:
-        number: The gateway's number of it.
+        number: The gateway's number of the channel.
         window: Bytes that the peer may send.
-        size: What `window` was at first.
+        size: The initial value of `window`.
         most: Bytes that the peer may send in one packet.
         may_send: Bytes that the gateway may send.
         max_packet: Bytes that the gateway may send in one packet.
-        got: What the gateway sent.
+        got: Bytes that the gateway sent.
         eof: Whether the gateway sent CHANNEL_EOF.
         close: Whether the gateway sent CHANNEL_CLOSE.
     """
@@ -63,7 +63,7 @@ class Peer:
     """The server's side of one connection.
 
     Args:
-        keys: The first ones.
+        keys: The keys until the first key exchange.
         client_version: The gateway's version string.
     """
 
@@ -88,16 +88,16 @@ class Peer:
 
     @property
     def exchanging(self) -> bool:
-        """Whether the peer has sent KEXINIT, and not yet NEWKEYS."""
+        """Whether the peer has sent KEXINIT, but not yet NEWKEYS."""
         return bool(self._ours)
 
     def say(self, payload: bytes, padding: int | None = None, *, now: bool = False) -> None:
-        """Seal one packet.
+        """Encrypt one packet, and add it to the output.
 
         Args:
-            payload: Its content.
+            payload: The content of the packet.
             padding: See `Seal.seal`.
-            now: Do not wait for the end of a key exchange, as RFC 4253, 7.1, demands, unless something waits already.
+            now: Send during a key exchange, which RFC 4253, section 7.1 forbids, unless other packets already wait.
         """
         if self._ours and payload[:1] > bytes([NEWKEYS]) and (self._deferred or not now):
             self._deferred.append((payload, padding))
@@ -105,17 +105,17 @@ class Peer:
             self.out += self._seal.seal(payload, padding)
 
     def start_exchange(self) -> None:
-        """Send KEXINIT, unless an exchange is under way."""
+        """Send KEXINIT, unless a key exchange is in progress."""
         if not self._ours:
             self._ours = bytes([KEXINIT]) + bytes(16) + b"".join(map(String, _NAMES)) + bytes(5)
             self.out += self._seal.seal(self._ours)
             self.answers = True
 
     def receive(self, data: bytes) -> None:
-        """Check what the gateway sent, and do the peer's side of a key exchange.
+        """Check the packets that the gateway sent, and run the peer's side of a key exchange.
 
         Raises:
-            OracleError: The gateway must not send that.
+            OracleError: The gateway sent a packet that it must not send.
         """
         self._buffer += data
         while len(self._buffer) >= 4:
@@ -150,7 +150,7 @@ class Peer:
             self._open, self._next = self._next, None
         elif kind == OPEN:
             self._channel_open(packet)
-        elif OPEN < kind <= REFUSAL and kind != FAILURE:  # FAILURE refuses a channel that the peer opened
+        elif OPEN < kind <= REFUSAL and kind != FAILURE:  # FAILURE is the reply to the peer's OPEN.
             self._channel(kind, packet)
 
     def _channel_open(self, packet: SSHPacket) -> None:

@@ -1,4 +1,4 @@
-"""The steps of the peer: legal ones, and illegal ones if the script says so."""
+"""The steps of the peer. A step that the protocol forbids is executed only if the script marks it as illegal."""
 
 from asyncssh.packet import Boolean, String, UInt32
 
@@ -17,20 +17,20 @@ _OUT_OF_PLACE = (b"", *(bytes([kind]) for kind in (81, 82, 52, 6, peer.NEWKEYS, 
 
 
 class PeerSteps(Turns):
-    """See the module."""
+    """Executes the steps of the peer."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
         self._padding: int | None = None
 
     def _allowed(self, step: Step, what: str, *, legal: bool) -> bool:
-        """Return whether to execute a step: an illegal one only if the script says so."""
+        """Return whether to execute a step: a forbidden step runs only if the script marks it as illegal."""
         if not legal and step.illegal:
             self.illegal.append("late" if self._closing(step) else what)
         return legal or step.illegal
 
     def _closing(self, step: Step) -> bool:
-        """Whether the gateway may have closed the channel; asyncssh then skips a check of the native data plane."""
+        """Whether the gateway may have closed the channel. asyncssh then omits a check of the native data plane."""
         slot = self.current.get(step.slot)
         if slot is None:
             return False
@@ -52,7 +52,7 @@ class PeerSteps(Turns):
         self._say(to_channel(kind, slot.number or 0, body), step)
 
     def _prepare(self, step: Step) -> int | None:
-        """Return the wrong padding length of the next packet, and note when it does not wait for a key exchange."""
+        """Return the padding length of the next packet if it is to be wrong, and record why the packet is illegal."""
         padding, self._padding = self._padding, None
         if padding is not None:
             self.illegal.append("padding")
@@ -101,7 +101,8 @@ class PeerSteps(Turns):
         asked = step.size if wanted is None else wanted
         lines = [line for side in self.sides if (line := side.ends[slot.index].line) is not None]
         if any(asked > line.window for line in lines) and self._allowed(step, "window", legal=False):
-            asked = max(asked, *(line.size + 1 for line in lines))  # more than any pending grant allows
+            # Exceed the whole window, so that a pending grant of the gateway cannot make the data legal.
+            asked = max(asked, *(line.size + 1 for line in lines))
         for side in self.sides:
             end = side.ends[slot.index]
             if not side.alive or end.line is None:
@@ -141,7 +142,8 @@ class PeerSteps(Turns):
         slot = self._slot(step)
         if slot is None or not self._allowed(step, "adjust", legal=slot.open and not slot.close):
             return
-        for side in self.sides:  # one beyond 2^32 - 1 is illegal, and is taken by both for more than any upload
+        # A window beyond 2^32 - 1 is illegal. Both data planes accept it as a window larger than any upload.
+        for side in self.sides:
             if (line := side.ends[slot.index].line) is not None:
                 line.may_send += step.word
         self._about(peer.ADJUST, slot, step, UInt32(step.word))

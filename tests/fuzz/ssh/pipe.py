@@ -1,4 +1,4 @@
-"""A transport without a socket, only for asyncssh."""
+"""A transport without a socket, for the connection on asyncssh's channels."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ from asyncssh.connection import SSHClientConnection
 
 
 class Pipe(asyncio.Transport):
-    """Stores what is written to it."""
+    """A transport that stores the bytes that are written to it."""
 
     def __init__(self) -> None:
         super().__init__()

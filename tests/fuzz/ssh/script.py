@@ -1,4 +1,4 @@
-"""A script of one execution, as bytes: one byte of settings, then four for each step.
+"""The script of one execution, encoded as bytes: one byte of settings, then four bytes for each step.
 
 A mutation of a byte therefore changes one step and leaves the others unchanged.
 """
@@ -69,16 +69,16 @@ _ILLEGAL, _HOLD = 0x60, 0x80
 
 @dataclass(frozen=True)
 class Step:
-    """One step.
+    """One step of a script.
 
     Args:
-        op: What to do.
-        slot: With which of four channels.
-        hold: Do the next step in the same turn of the event loop.
-        illegal: Do it although the protocol forbids it.
-        a: 0 to 63.
-        b: 0 to 255.
-        c: 0 to 255.
+        op: The operation.
+        slot: Which of four channels the operation uses.
+        hold: Execute the next step in the same turn of the event loop.
+        illegal: Execute the step although the protocol forbids it.
+        a: First parameter of the operation, from 0 to 63.
+        b: Second parameter of the operation, from 0 to 255.
+        c: Third parameter of the operation, from 0 to 255.
     """
 
     op: Op
@@ -91,14 +91,14 @@ class Step:
 
     @property
     def size(self) -> int:
-        """Return a number of bytes: small, or near a limit."""
+        """Return a number of bytes from the step's parameters: small, or near a limit."""
         return (0, 1, 2, 17, 255, self.c, self.c * 16, self.c * 256, 32767, 32768, 32769, 131072, 1 << 20)[
             self.b % 13
         ]
 
     @property
     def word(self) -> int:
-        """Return a 32-bit number: small, or near a limit."""
+        """Return a 32-bit number from the step's parameters: small, or near a limit."""
         return (0, 1, self.c, 1000, 32768, 1 << 20, 0x7FFFFFFF, 0xFFFFFFFF)[self.b % 8]
 
     def __str__(self) -> str:
@@ -112,11 +112,11 @@ class Script:
 
     Args:
         wired: See `adapter.connect`.
-        unix: Whether clients come by socket pairs rather than TCP.
-        window: The window of a channel in bytes.
+        unix: Whether clients use unix socket pairs rather than TCP.
+        window: Initial window of each channel in bytes.
         narrow: See `adapter.connect`.
         end: Which of four ways ends the connection after the last step.
-        steps: In order.
+        steps: The steps in the order of execution.
     """
 
     wired: bool = False
@@ -164,7 +164,7 @@ def _record(step: Step) -> bytes:
 
 
 def mutate(data: bytes, longest: int, seed: int) -> bytes:
-    """Mutate a script by whole steps: adding or removing a byte would change all following steps."""
+    """Mutate a script by whole steps, because adding or removing one byte would change all following steps."""
     rng = random.Random(seed)
     head, body = data[:HEADER].ljust(HEADER, b"\0"), data[HEADER:]
     records = [body[at : at + RECORD] for at in range(0, len(body) - RECORD + 1, RECORD)]

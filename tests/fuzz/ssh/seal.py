@@ -1,4 +1,4 @@
-"""AES-GCM as SSH uses it (RFC 5647), independent of the gateway: an error in shared code would stay unnoticed."""
+"""AES-GCM for SSH (RFC 5647) without the gateway's code, so that an error in that code does not hide itself."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ _BLOCK, _LEAST_PADDING = 16, 4
 
 
 class OracleError(AssertionError):
-    """A rule was violated."""
+    """The gateway violated a rule that the fuzzer checks."""
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys and initial vectors of both directions."""
+    """Keys and initialization vectors of both directions."""
 
     to_server: bytes = b"S" * 16
     iv_to_server: bytes = b"s" * 12
@@ -28,8 +28,8 @@ class Seal:
     """The cipher of one direction.
 
     Args:
-        key: Of 16 bytes.
-        iv: Of 12 bytes.
+        key: The key, 16 bytes.
+        iv: The initialization vector, 12 bytes.
     """
 
     def __init__(self, key: bytes, iv: bytes) -> None:
@@ -37,11 +37,11 @@ class Seal:
         self._fixed, self._counter = iv[:4], int.from_bytes(iv[4:], "big")
 
     def seal(self, payload: bytes, padding: int | None = None) -> bytes:
-        """Return a whole packet.
+        """Encrypt a payload; return the complete packet.
 
         Args:
-            payload: Its content.
-            padding: The padding length to write into it, right or wrong; None: the right one.
+            payload: The content of the packet.
+            padding: The padding length to write into the packet, which may be wrong; None for the correct one.
         """
         fill = -(1 + len(payload)) % _BLOCK
         fill += _BLOCK if fill < _LEAST_PADDING else 0
@@ -50,7 +50,7 @@ class Seal:
         return head + self._aes.encrypt(self._nonce(), plain, head)
 
     def open(self, packet: bytes) -> bytes:
-        """Return the payload of a whole packet.
+        """Decrypt a complete packet; return its payload.
 
         Raises:
             OracleError: The packet is malformed.

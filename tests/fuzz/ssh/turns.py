@@ -11,7 +11,7 @@ from tests.fuzz.ssh.script import Script, Step
 from tests.fuzz.ssh.seal import OracleError
 
 _VAIN = 1000
-"""Turns of an event loop without progress after which it counts as busy."""
+"""Number of turns without progress after which the event loop is considered stuck in a busy loop."""
 _OVERHEAD = 4096
 """Memory in bytes that buffering may use beyond twice the buffered bytes."""
 
@@ -28,23 +28,23 @@ class Side:
 
     @property
     def alive(self) -> bool:
-        """Whether anything can still be sent."""
+        """Whether the peer can still send packets on the connection."""
         return not (self.lost or self.connection.dead)
 
 
 @dataclass
 class Slot:
-    """A channel as the peer uses it, on both connections alike.
+    """A channel that the peer uses in the same way on both connections.
 
     Args:
-        index: Its place in `Turns.slots`.
-        number: The gateway's number, once the gateway has asked for the channel.
-        open: Whether the peer confirmed it.
-        refused: Whether the peer refused it.
+        index: Position in `Turns.slots`.
+        number: The gateway's number of the channel; None until the gateway requests the channel.
+        open: Whether the peer confirmed the channel.
+        refused: Whether the peer refused the channel.
         eof: Whether the peer sent CHANNEL_EOF.
         close: Whether the peer sent CHANNEL_CLOSE.
-        aborted: Whether the gateway's owner cut it off.
-        given_up: Whether the gateway's owner stopped waiting for it.
+        aborted: Whether the script aborted the channel's relay.
+        given_up: Whether the script abandoned the request for the channel.
     """
 
     index: int
@@ -61,8 +61,8 @@ class Turns:
     """The state of one execution.
 
     Args:
-        script: What to do.
-        idle: Whether the event loop has nothing to do.
+        script: The script to execute.
+        idle: Returns whether the event loop has nothing to do.
     """
 
     def __init__(self, script: Script, idle: Callable[[], bool]) -> None:
@@ -76,13 +76,13 @@ class Turns:
         self._idle = idle
 
     async def turn(self, most: int | None = None) -> None:
-        """Send what is sealed, and run the event loop until it is idle.
+        """Send the peer's encrypted packets, and run the event loop until it is idle.
 
         Args:
-            most: Bytes to send; None: all.
+            most: Maximum number of bytes to send on each connection; None for all.
 
         Raises:
-            OracleError: Something does not hold, or the event loop never becomes idle.
+            OracleError: An invariant is violated, or the event loop never becomes idle.
         """
         for side in self.sides:
             self._flush(side, most)
@@ -99,12 +99,12 @@ class Turns:
             self._check(side)
 
     def end_of(self, side: Side, step: Step) -> End | None:
-        """Return the channel that a step is about."""
+        """Return the end of the channel that a step uses; None if the channel does not exist."""
         slot = self.current.get(step.slot)
         return side.ends[slot.index] if slot is not None else None
 
     def _exchange(self, side: Side) -> bool:
-        """Receive what the gateway sent, and send pending bytes to its socket; return whether there was progress."""
+        """Receive the gateway's packets, and send pending bytes to the gateway; return whether any bytes moved."""
         pushed = side.connection.push()
         if side.stalled or side.lost or not (data := side.connection.take()):
             return pushed
@@ -130,13 +130,13 @@ class Turns:
             if end.line is None:
                 end.line = line
                 if slot.number not in (None, line.number):
-                    raise OracleError(f"one connection calls a channel {line.number}, the other {slot.number}")
+                    raise OracleError(f"one connection numbers a channel {line.number}, the other {slot.number}")
                 slot.number = line.number
                 return
         raise OracleError("the gateway opens a channel without a client")
 
     def _check(self, side: Side) -> None:
-        """Check the bytes that one connection holds for clients."""
+        """Check how many bytes one connection holds for clients, and how much memory they use."""
         total = 0
         for end in side.ends:
             end.check_upload()
@@ -145,9 +145,13 @@ class Turns:
             line, held, costs = end.line, adapter.holds(end.relay), adapter.costs(end.relay)
             total += held
             if costs > 2 * held + _OVERHEAD:
-                raise OracleError(f"{side.connection.name}: {held} bytes held take {costs}")
+                raise OracleError(f"{side.connection.name}: {held} buffered bytes use {costs} bytes of memory")
             if not self.illegal and side.alive and not line.close and held + line.window > line.size:
-                raise OracleError(f"{side.connection.name}: {held} held and {line.window} granted, of {line.size}")
+                raise OracleError(
+                    f"{side.connection.name}: {held} buffered bytes and {line.window} granted exceed {line.size}"
+                )
         allowed = adapter.budget_taken() + adapter.least() * sum(end.ending is None for end in side.ends)
         if total > allowed:
-            raise OracleError(f"{side.connection.name}: {total} bytes held, and {allowed} accounted")
+            raise OracleError(
+                f"{side.connection.name}: {total} buffered bytes, but the budgets account for {allowed}"
+            )

@@ -1,4 +1,4 @@
-"""Parsing of a configuration file: every file is accepted, or refused with a position for each error."""
+"""Fuzz the parser of configuration files: it accepts every file, or refuses it with a position for each error."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 2048, 1, 0
 KINDS = [*tunnels.KINDS.values(), *backends.KINDS.values()]
-"""Imported here, so that their coverage counts."""
+"""The modules of all kinds, imported here so that libFuzzer measures their coverage."""
 WORDS = (
     "tunnels:", "backends:", "docker:", "gateway:", "ops:", "kind: ", "ssh", "mysql", "postgres", "nfs", "smb", "tcp",
     "openvpn", "wireguard", "socks5", "via: ", "listen: ", "targets: ", "check: ", "127.0.0.1:3306", "[fd00::1]:22",
@@ -30,10 +30,10 @@ def describe(data: bytes) -> str:
 
 
 def check(data: bytes) -> None:
-    """Load `data`.
+    """Load the configuration file `data`.
 
     Raises:
-        AssertionError: A problem has no place, or the same file gives two configurations.
+        AssertionError: An error has no position, or loading the same file twice gives different configurations.
     """
     with as_file(data) as path:
         sources = Sources(file=path, environment=_ENVIRONMENT)
@@ -44,15 +44,15 @@ def check(data: bytes) -> None:
             return
         advice(made)
         for problem in check_files(made):
-            assert problem.place.startswith(f"{path}:"), f"no place\n{problem}"
-        assert load(sources) == made, "the same file gives two configurations"
+            assert problem.place.startswith(f"{path}:"), f"an error without a position\n{problem}"
+        assert load(sources) == made, "loading the same file twice gives different configurations"
 
 
 def _judge(error: ConfigError, path: Path, data: bytes) -> None:
     assert error.problems
     lines = sum(map(data.count, _LINE_ENDS)) + 2
     for problem in error.problems:
-        assert problem.message, f"no message\n{problem}"
+        assert problem.message, f"an error without a message\n{problem}"
         place = re.fullmatch(rf"{re.escape(str(path))}(?::(\d+):\d+)?", problem.place)
-        assert place, f"no place\n{problem}"
-        assert place[1] is None or 1 <= int(place[1]) <= lines, f"a place beyond the file\n{problem}"
+        assert place, f"an error without a position\n{problem}"
+        assert place[1] is None or 1 <= int(place[1]) <= lines, f"a position beyond the end of the file\n{problem}"

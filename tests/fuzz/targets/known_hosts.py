@@ -1,4 +1,4 @@
-"""The parser of known_hosts: every line is understood, or the file is refused with the line number."""
+"""Fuzz the parser of known_hosts: it parses every line, or refuses the file with the number of the line."""
 
 import re
 
@@ -21,17 +21,17 @@ def describe(data: bytes) -> str:
 
 
 def check(data: bytes) -> None:
-    """Read a file, and look for hosts in it.
+    """Parse the known_hosts file `data`, and look up the keys of hosts.
 
     Raises:
-        AssertionError: It is refused without the line, or a revoked key is lost.
+        AssertionError: The parser refuses the file without the line number, or loses a revoked key.
     """
     with as_file(data) as path:
         try:
             known = knownhosts.known_hosts((path,))
         except TunnelError as error:
             assert _is_fatal(error)
-            assert re.match(rf"{re.escape(str(path))}(:[1-9]\d*)?: ", error.detail), f"no place\n{error.detail}"
+            assert re.match(rf"{re.escape(str(path))}(:[1-9]\d*)?: ", error.detail), f"no line number\n{error.detail}"
             return
         finally:
             knownhosts._parsed.clear()
@@ -43,7 +43,7 @@ def check(data: bytes) -> None:
             assert _is_fatal(error)
             assert "trusts a certificate" in error.detail
         else:
-            assert len(found.revoked) >= revoked, "a revoked key is lost"
+            assert len(found.revoked) >= revoked, "the parser lost a revoked key"
 
 
 def _is_fatal(error: TunnelError) -> bool:

@@ -1,4 +1,4 @@
-"""The parser of OpenVPN client files: every text is accepted or refused, and OpenVPN finds no other directives."""
+"""Fuzz the parser of OpenVPN client files: it finds the same directives as OpenVPN, or refuses the file."""
 
 import io
 import re
@@ -23,31 +23,31 @@ def describe(data: bytes) -> str:
 
 
 def check(data: bytes) -> None:
-    """Read `data`, read the result again, and read it as OpenVPN does.
+    """Rewrite the file `data`, rewrite the result again, and parse the result as OpenVPN does.
 
     Raises:
-        AssertionError: It is refused without a place, or OpenVPN sees what the gateway did not see.
+        AssertionError: The file is refused without a position, or OpenVPN finds directives that the gateway missed.
     """
     text = data.decode("utf-8", "replace")
     try:
         made = openvpn_file.parse_client_file(text)
     except GatewayError as error:
-        assert _PLACE.match(str(error)), f"no place\n{error}"
+        assert _PLACE.match(str(error)), f"an error without a position\n{error}"
         return
     again = openvpn_file.parse_client_file(made.text)
-    assert again.text == made.text, "a second reading keeps less"
-    assert not again.ignored, "a second reading leaves something out"
+    assert again.text == made.text, "a second rewriting changes the text"
+    assert not again.ignored, "a second rewriting ignores a directive"
     assert (again.layer, again.has_secrets, again.uses_proxy) == (made.layer, made.has_secrets, made.uses_proxy)
     seen = _directives(made.text.encode())
-    assert seen == [each.name for each in made.directives if each.block is None], "OpenVPN sees other directives"
+    assert seen == [each.name for each in made.directives if each.block is None], "OpenVPN finds other directives"
 
 
 class _RefusedError(Exception):
-    """OpenVPN would exit with an error."""
+    """OpenVPN would refuse the file and exit with an error."""
 
 
 def _directives(config: bytes) -> list[str]:
-    """Return the directives that OpenVPN 2.6 and 2.7 find, except blocks (`read_config_file`)."""
+    """Return the directives that OpenVPN 2.6 and 2.7 find (as their `read_config_file`), except inline blocks."""
     stream, found, first = io.BytesIO(config), [], True
     while line := stream.readline(_LINE):
         line = line.partition(b"\0")[0]
@@ -68,7 +68,7 @@ def _directives(config: bytes) -> list[str]:
 
 
 def _skip(stream: io.BytesIO, name: bytes) -> None:
-    """Read to the end of a block (`read_inline_file`)."""
+    """Skip the lines of an inline block, as OpenVPN's `read_inline_file` does."""
     while line := stream.readline(_INLINE):
         if line.partition(b"\0")[0].lstrip(_SPACE).startswith(b"</" + name + b">"):
             return
@@ -76,7 +76,7 @@ def _skip(stream: io.BytesIO, name: bytes) -> None:
 
 
 def _words(line: bytes) -> list[bytes]:
-    """Return the words of a line (`parse_line`)."""
+    """Return the words of a line, as OpenVPN's `parse_line` does."""
     words: list[bytes] = []
     word, state, backslash = b"", "", False  # the state: a quote, a space within a plain word, or empty
     for at in range(len(line) + 1):

@@ -1,4 +1,4 @@
-"""A hostile NFS server: the probe reads its replies, and the tap sees the same bytes."""
+"""Fuzz the NFS probe and the NFS tap: a hostile server responds to the probe, and the tap observes the same bytes."""
 
 import struct
 from itertools import pairwise
@@ -16,12 +16,12 @@ _ACCEPTED = uint(1) + uint(0) * 3 + uint(0)
 
 
 def describe(data: bytes) -> str:
-    """Return the replies."""
+    """Return the replies of the server in `data`."""
     return "\n".join(f"{flags:08b} {body.hex(' ', 4)}" for flags, body in _replies(data))
 
 
 def _replies(data: bytes) -> list[tuple[int, bytes]]:
-    """Split an input: a byte for the check, then flags, a length and a body for each reply."""
+    """Split an input into one byte for the kind of check, and flags, a length and a body for each reply."""
     found, at = [], 1
     while at + 2 <= len(data):
         flags, length = data[at], data[at + 1] * 2
@@ -31,7 +31,7 @@ def _replies(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def _record(flags: int, body: bytes, xid: bytes) -> bytes:
-    """Return a reply to `xid`: accepted unless a flag says otherwise, in as many fragments as the flags say."""
+    """Return a reply to the call `xid`; the flags choose what is wrong with the reply and the number of fragments."""
     if flags & 1:
         return body
     if not flags & 2:
@@ -45,10 +45,10 @@ def _record(flags: int, body: bytes, xid: bytes) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """Probe a server that gives these replies, twice, and show the tap what passed.
+    """Probe a server with these replies twice, and pass the exchanged bytes to the tap.
 
     Raises:
-        AssertionError: The tap depends on the segmentation, or counts replies without calls.
+        AssertionError: The tap's result depends on the segmentation, or the tap counts replies without calls.
     """
     replies = _replies(data)
     passed: list[bytes] = []

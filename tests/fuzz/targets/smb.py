@@ -1,4 +1,4 @@
-"""The negotiation with an SMB server: every response gives a result, or an error with the reason."""
+"""Fuzz the negotiation with an SMB server: every response gives a result, or an error with a reason."""
 
 from gateway.backends import NoOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
@@ -12,12 +12,12 @@ _HEADER = b"\xfeSMB" + (64).to_bytes(2, "little") + bytes(58)
 
 
 def describe(data: bytes) -> str:
-    """Return the response."""
+    """Return the response of the server in `data`."""
     return _answer(data).hex(" ")
 
 
 def _answer(data: bytes) -> bytes:
-    """Return what the server sends; with a flag, a change of a valid header."""
+    """Return the bytes that the server sends; with a flag, a valid header with changes."""
     flags, body = data[:1] or b"\0", data[1:]
     if flags[0] & 1:
         body = bytes(a ^ b for a, b in zip(_HEADER, body.ljust(64, b"\0"), strict=False)) + body[64:]
@@ -28,10 +28,10 @@ def check(data: bytes) -> None:
     """Probe a server that responds with `data`.
 
     Raises:
-        AssertionError: The finding is not in the answer.
+        AssertionError: The probe succeeds although the response has no SMB header.
     """
     answer = _answer(data)
     (found,) = probe(SmbBackend(SmbOptions("share"), NoOptions()), lambda _: (answer, True))
     if isinstance(found, ProbeResult):
-        assert answer[4:8] == b"\xfeSMB", "found without an SMB header"
+        assert answer[4:8] == b"\xfeSMB", "the probe succeeded without an SMB header"
         assert found.facts[VERSION] is not None

@@ -1,4 +1,4 @@
-"""The receive path of the SSH data plane, compared with asyncssh's channels; see docs/testing.md."""
+"""Fuzz the receive path of the native SSH data plane against asyncssh's channels; see docs/testing.md."""
 
 import asyncio
 import logging
@@ -23,10 +23,10 @@ def describe(data: bytes) -> str:
 
 
 def check(data: bytes) -> None:
-    """Execute the script on both connections.
+    """Execute the script in `data` on both connections.
 
     Raises:
-        OracleError: Something does not hold.
+        OracleError: An invariant is violated.
     """
     chosen = script.decode(data)
     problems: list[str] = []
@@ -81,7 +81,7 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
 
 
 async def _end(drive: Drive) -> None:
-    """End the connection in the way that the script chose; finally, the peer always closes it."""
+    """End the connection in the way that the script chooses; at the end, the peer closes it in any case."""
     for side in drive.sides:
         if drive.script.end == 1:
             await side.connection.pooled.close()
@@ -98,7 +98,7 @@ async def _end(drive: Drive) -> None:
 
 
 class _Errors(logging.Handler):
-    """Collects log records of errors: each is a defect, even if the error was handled."""
+    """Collects log records of level error: each is a defect, even if the code handled the error."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The URL form of tunnels and backends: it has the same meaning as the same keys in a file."""
+"""Fuzz the URL form of tunnels and backends: a URL must have the same meaning as the same keys in a file."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 1024, 1, 1
 KINDS = [*tunnels.KINDS.values(), *backends.KINDS.values()]
-"""Imported here, so that their coverage counts."""
+"""The modules of all kinds, imported here so that libFuzzer measures their coverage."""
 WORDS = (
     "ssh://", "mysql://", "postgres://", "nfs://", "smb://", "tcp://", "socks5://", "http://", "openvpn://",
     "wireguard://", "?", "&", "via=", "listen=", "check.", "check.user=", "check.password_file=", "%23", "%00", "%2C",
@@ -24,7 +24,7 @@ _OTHER = {"GATEWAY_BACKEND_Y": "tcp://db:1"}
 
 
 def describe(data: bytes) -> str:
-    """Return the section and the URL."""
+    """Return the configuration section and the URL in `data`."""
     return repr(_read(data))
 
 
@@ -36,7 +36,7 @@ def check(data: bytes) -> None:
     """Load a URL from the environment and from a flag, and a file with the same keys.
 
     Raises:
-        AssertionError: They mean different things, or a problem has no place.
+        AssertionError: The URL and the file have different meanings, or an error has no position.
     """
     section, url = _read(data)
     one = section.removesuffix("s")
@@ -49,15 +49,15 @@ def check(data: bytes) -> None:
         else Sources(backends=flags, environment=_OTHER)
     )
     for problem in (*_problems(by_variable), *_problems(by_flag)):
-        assert problem.message, f"no message\n{problem}"
-        assert problem.place.partition(" ")[0] in (variable, f"--{one}"), f"no place\n{problem}"
+        assert problem.message, f"an error without a message\n{problem}"
+        assert problem.place.partition(" ")[0] in (variable, f"--{one}"), f"an error without a position\n{problem}"
     tree = _tree(section, url)
     if tree is None:
         assert isinstance(by_variable, ConfigError), "a URL with problems is accepted"
         return
     text = json.dumps({section: {"x": _plain(tree)}})
     if re.search(r'"[^"]{1000,}":', text):
-        return  # YAML does not accept such keys
+        return  # YAML does not accept keys of this length, so no file corresponds to the URL.
     redactor = Redactor()
     redactor.add(variable, *urls.values_in(url))
     _compare(by_variable, text, lambda message: redactor.redact(message, variable))
@@ -82,7 +82,7 @@ def _compare(by_url: Config | ConfigError, text: str, shown: Callable[[str], str
         ]
         assert messages[0] == messages[1], f"a URL and a file are refused for different reasons\n{messages}"
     else:
-        assert by_url == by_file, "a URL and a file mean different things"
+        assert by_url == by_file, "a URL and a file have different meanings"
 
 
 def _load(sources: Sources) -> Config | ConfigError:

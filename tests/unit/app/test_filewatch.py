@@ -18,7 +18,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def watching(path: Path, act: Callable[[], object], expected: int = 0) -> list[set[Path]]:
-    """Return what is reported about `path` after `act`, when there are `expected` reports."""
+    """Run `act`, and return the changes of `path` that are reported, once `expected` changes are reported."""
     reported: list[set[Path]] = []
 
     async def note(changed: set[Path]) -> None:
@@ -45,7 +45,7 @@ async def test_a_rewritten_file_is_reported_once(tmp_path: Path) -> None:
 
 
 async def test_a_link_that_is_swapped_is_a_change(tmp_path: Path) -> None:
-    """As Kubernetes updates a mounted secret."""
+    """Kubernetes updates a mounted secret by swapping a symbolic link."""
     (tmp_path / "a").write_text("same size")
     (tmp_path / "b").write_text("same-size")
     path = tmp_path / "key"

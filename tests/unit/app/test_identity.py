@@ -36,7 +36,7 @@ def configured(
     config = load(Sources(file, environment=environment or {}))
     if "gateway.instance" in config.places:
         return config
-    return replace(config, gateway=replace(config.gateway, instance=socket.gethostname()))  # as the default does
+    return replace(config, gateway=replace(config.gateway, instance=socket.gethostname()))  # The default instance.
 
 
 def test_a_hostname_that_is_the_container_id_is_refused_with_advice(inside: None, tmp_path: Path) -> None:

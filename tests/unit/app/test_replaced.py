@@ -1,4 +1,4 @@
-"""Files that a container no longer shares with its host."""
+"""The gateway detects mounted files that the host has replaced, so that its container still has the old file."""
 
 from pathlib import Path
 

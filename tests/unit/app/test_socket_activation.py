@@ -68,7 +68,7 @@ def test_a_socket_without_a_backend_is_reported(listening: socket.socket, caplog
 
 @pytest.mark.parametrize("pid", ["own", "other"])
 def test_descriptors_are_used_only_by_the_process_in_listen_pid(listening: socket.socket, pid: str) -> None:
-    """A child of the service inherits neither the descriptors nor the variables."""
+    """A child process of the service inherits neither the descriptors nor the environment variables."""
     port = listening.getsockname()[1]
     number = "$$" if pid == "own" else str(os.getpid())
     shell = f'export LISTEN_PID={number} LISTEN_FDS=1; exec "$0" -c "$1" 3<&{listening.fileno()}'
@@ -79,6 +79,6 @@ def test_descriptors_are_used_only_by_the_process_in_listen_pid(listening: socke
     assert done.stdout.split() == (["True", "False", "False"] if pid == "own" else ["False", "False", "True"])
 
 
-def test_without_systemd_nothing_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_systemd_no_sockets_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LISTEN_FDS", raising=False)
     assert passed_sockets().duplicates(Endpoint("127.0.0.1", 1)) is None

@@ -10,5 +10,5 @@ from gateway.app.shutdown import idle_threshold
 def test_the_required_silence_shrinks_towards_the_deadline(drain: float, parts: list[float]) -> None:
     wanted = [idle_threshold(drain * part, drain) for part in sorted(parts)]
     assert wanted == sorted(wanted)
-    assert min(wanted) > 0, "a client that spoke just now is never idle"
-    assert max(wanted) <= max(drain / 2, 0.05), "half of the drain is left for those that are busy"
+    assert min(wanted) > 0, "a client that has just sent data is not idle"
+    assert max(wanted) <= max(drain / 2, 0.05), "half of the drain time remains for busy clients"

@@ -91,7 +91,7 @@ def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
     assert not [each for each in text if "network connect" in each]
 
 
-def test_what_comes_from_the_image_is_not_repeated() -> None:
+def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
     image: dict[str, Any] = {
         "Env": ["A=1"],
         "Cmd": ["x"],
@@ -166,7 +166,7 @@ def test_mounts_are_dropped_and_made_read_only() -> None:
     assert lines(app, Change(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
 
 
-def test_names_that_exist_are_not_taken() -> None:
+def test_names_of_existing_objects_are_not_used() -> None:
     old = AuditedContainer("1", "db-old")
     assert "docker rename db db-old-2" in lines(container(), Change(), old)
     snapshot = Snapshot(volumes={"db-mysql": Volume("db-mysql")})

@@ -1,4 +1,4 @@
-"""Tests of each hazard, with it and without it."""
+"""Tests of each hazard, on a snapshot with the hazard and on one without it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -342,9 +342,9 @@ def test_no_command_changes_the_owner_of_a_system_directory(source: str) -> None
 def test_permission_bits_are_read_as_the_kernel_does() -> None:
     user = User(1000, frozenset({50}))
     assert may_write(user, 1000, 0, 0o300)
-    assert not may_write(user, 1000, 50, 0o077)  # the owner's bits count, although the group's are wider
+    assert not may_write(user, 1000, 50, 0o077)  # The owner's mode bits apply, although the group has more.
     assert may_write(user, 0, 50, 0o030)
-    assert not may_write(user, 0, 50, 0o020)  # without x, no file can be created
+    assert not may_write(user, 0, 50, 0o020)  # A process needs x on the directory to create a file.
     assert may_write(user, 0, 0, 0o003)
     assert may_write(User(0, frozenset()), 1000, 1000, 0)
 
@@ -364,7 +364,9 @@ def test_permission_bits_are_read_as_the_kernel_does() -> None:
         ({}, "volume", "data", "docker volume rm, compose down -v, the host's disk"),
     ],
 )  # fmt: skip
-def test_places_name_what_holds_the_data(options: dict[str, str], kind: str, place: str, lost_by: str) -> None:
+def test_a_place_shows_where_the_data_is_stored_and_what_loses_it(
+    options: dict[str, str], kind: str, place: str, lost_by: str
+) -> None:
     snapshot = Snapshot((container(on_volume()),), {"data": volume(options=options)}, {20490: "media"}, (ROOT,))
     (only,) = decide(snapshot).places
     assert (only.kind, only.place, only.mode) == (kind, place, "rw")

@@ -109,7 +109,7 @@ async def test_the_containers_of_the_gateway_are_marked() -> None:
 
 
 @pytest.mark.parametrize("refused", ["volumes", "system/df", "info", "events", "changes"])
-async def test_what_a_proxy_refuses_is_reported(refused: str) -> None:
+async def test_requests_that_a_proxy_refuses_are_reported(refused: str) -> None:
     everything = await take_snapshot(made(), AuditScope({}, is_local=False))
     found = await take_snapshot(made(refused), AuditScope({}, is_local=False))
     assert len(found.containers) == 1

@@ -31,7 +31,7 @@ def test_the_chain_goes_from_the_listener_over_the_outermost_hop_to_the_target()
     assert hops(site("up", "up", "up"), "bastion") == ["edge", "bastion"]
 
 
-def test_a_backend_that_holds_no_clients_says_so() -> None:
+def test_the_explanation_shows_that_a_backend_holds_no_clients() -> None:
     failing = site("up", "up", "up")
     failing["backends"]["orders"]["holds_clients"] = False
     assert chain(failing, "orders")[0][3] == "3 clients, not held while the path is down (gateway fail orders --undo)"

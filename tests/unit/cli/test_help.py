@@ -33,7 +33,7 @@ def test_a_help_page_fits_a_terminal(names: tuple[str, ...], monkeypatch: pytest
     assert done.exit_code == 0
     assert len(lines) <= LINES
     assert max(map(len, lines)) <= COLUMNS
-    assert not [line for line in lines if line.endswith("...") and "Usage" not in line]  # click cuts long summaries
+    assert not [line for line in lines if line.endswith("...") and "Usage" not in line]  # Click cuts long texts.
 
 
 def test_help_imports_nothing_heavy() -> None:

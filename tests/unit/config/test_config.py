@@ -61,7 +61,7 @@ def test_the_full_configuration_has_every_key() -> None:
     classes += [kind.options for kind in tunnels.KINDS.values()]
     classes += [part for kind in backends.KINDS.values() for part in (kind.options, kind.check)]
     keys = {key.rpartition(".")[2] for cls in classes for key, _ in hints_by_key(cls)}
-    # In short, `allow` is the list of networks; a password login is shown with proxies.
+    # `allow` has a short form, a list of networks, and the docs show `username` and `password` with proxies.
     assert [key for key in sorted(keys) if not re.search(rf"\b{key}(_file)?: ", text + " ")] == []
 
 
@@ -71,7 +71,7 @@ def test_the_demo_configuration_is_valid() -> None:
     assert set(load(Sources(CONFIGS / "demo.yaml", environment=values)).backends) == {"orders", "reports", "media"}
 
 
-def test_defaults(tmp_path: Path) -> None:
+def test_the_defaults_of_a_configuration(tmp_path: Path) -> None:
     config = read("backends: {a: {kind: mysql, targets: db}, n: {kind: nfs, targets: nas, export: /x}}", tmp_path)
     orders = config.backends["a"]
     assert orders.targets == (Endpoint("db", 3306),)
@@ -90,7 +90,7 @@ def test_several_targets_prefer_the_primary(tmp_path: Path) -> None:
     assert config.backends["b"].prefer == "order"
 
 
-def test_environment_expands(tmp_path: Path) -> None:
+def test_variables_of_the_environment_are_expanded(tmp_path: Path) -> None:
     text = "backends: {a: {kind: tcp, targets: ['${HOST}:${PORT:-80}'], listen: '/run/$$x'}}"
     backend = read(text, tmp_path, HOST="db").backends["a"]
     assert backend.targets == (Endpoint("db", 80),)

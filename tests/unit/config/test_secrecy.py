@@ -20,7 +20,7 @@ VALUE = "hunter2'/\\x"
 
 @pytest.fixture
 def open_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that the code considers reachable by all users, wherever it is."""
+    """Return a folder that the gateway considers reachable by all users, whatever its parent folders are."""
     monkeypatch.setattr(secret_files, "_is_traversable", lambda path: path.is_relative_to(tmp_path / "open"))
     folder = tmp_path / "open"
     folder.mkdir()
@@ -36,7 +36,7 @@ def errors(text: str, folder: Path, **environment: str) -> list[str]:
     return [str(each) for each in caught.value.problems]
 
 
-# Values from the environment.
+# Errors do not show values from the environment.
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_secret_instead_of_a_file_of_ops_does_not_appear_in_errors(tmp_path: P
     (problem,) = file_problems(config)
     assert "${TOKEN}" in problem.message
     assert "hunter2" not in str(problem)
-    with pytest.raises(GatewayError) as caught:  # as `run` and a reload do
+    with pytest.raises(GatewayError) as caught:  # `run` and reloads call this function.
         read_secrets(ops_settings(config))
     assert "hunter2" not in f"{caught.value}{caught.value.__cause__}"
 
@@ -167,7 +167,7 @@ def test_short_values_do_not_mangle_other_words() -> None:
     assert redact("secretvalue2", {"secretvalue": "${A}", "secretvalue2": "${B}"}) == "${B}"
 
 
-# Files that everybody can read.
+# A file with secrets must not be readable by all users.
 
 
 def test_a_world_readable_password_file_is_refused_with_advice(open_folder: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_world_readable_password_file_is_refused_with_advice(open_folder: Path
     assert re.search(
         rf"gateway.yaml:1:74: backends.a.check.password_file: .*\(mode 0644\): chmod 640 {password}$", found
     )
-    # Its mode may change while the service runs.
+    # The mode of a file may change while the service runs.
     with pytest.raises(OSError, match="chmod 640"):
         Secret(path=password).reveal()
     password.chmod(0o640)
@@ -192,7 +192,7 @@ def test_a_world_readable_configuration_with_a_secret_is_refused(open_folder: Pa
     for text, mode, refused in (
         (literal, 0o644, True),
         (literal, 0o640, False),
-        (literal.replace("hunter2", "'${DBPW}'"), 0o644, False),  # it does not stand in the file
+        (literal.replace("hunter2", "'${DBPW}'"), 0o644, False),  # The password is not in the file.
         (literal.replace(", password: hunter2", ""), 0o644, False),
     ):
         file.write_text(text)
@@ -207,7 +207,7 @@ def test_a_world_readable_configuration_with_a_secret_is_refused(open_folder: Pa
         assert "hunter2" not in str(caught.value)
 
 
-def test_a_folder_that_others_cannot_pass_keeps_its_files(tmp_path: Path) -> None:
+def test_files_in_a_folder_that_other_users_cannot_enter_are_accepted(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     path = tmp_path / "password"
     path.write_text("x")
@@ -233,12 +233,12 @@ MOUNTS = """\
 @pytest.mark.parametrize(
     ("path", "on_host", "in_pod"),
     [
-        ("/run/secrets/password", True, True),  # Docker Compose: the file itself is mounted
+        ("/run/secrets/password", True, True),  # Docker Compose mounts the file itself.
         ("/run/secrets/swarm secret", True, True),
         ("/run/secrets/kubernetes/..data/key", False, True),
         ("/run/secrets/other", False, True),
         ("/mnt/ramdisk/key", False, True),
-        ("/etc/gateway/gateway.yaml", False, False),  # a folder of the host
+        ("/etc/gateway/gateway.yaml", False, False),  # A mounted folder of the host.
         ("/srv/secret", False, False),
     ],
 )
@@ -269,7 +269,7 @@ def test_a_world_readable_key_that_a_container_runtime_mounts_is_used(
     assert read_private_key(key) == b"secret"
 
 
-# Documents that are too large.
+# The parser refuses documents that are too large.
 
 
 def test_parsing_stops_at_too_many_values(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
         load(Sources(file, environment={}))
 
 
-def test_thousands_of_problems_are_reported_in_part(tmp_path: Path) -> None:
+def test_only_the_first_of_thousands_of_problems_are_reported(tmp_path: Path) -> None:
     mistakes = ", ".join(f"targetz{at}: 1" for at in range(60))
     text = f"d: &d {{kind: mysql, {mistakes}}}\nbackends:\n" + "".join(f"  b{at}: *d\n" for at in range(50))
     found = errors(text, tmp_path)

@@ -1,4 +1,4 @@
-"""Strict mode refuses weak settings, each with its position and the alternative."""
+"""Strict mode refuses weak settings; each error gives the position of the setting and an alternative."""
 
 import re
 from pathlib import Path

@@ -13,7 +13,7 @@ def test_duration(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["10", "s", "10 s", "-1s", "1s2", "ten", ""])
-def test_no_duration(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         values.duration(text)
 
@@ -24,7 +24,7 @@ def test_size(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["15mib", "MiB", "1 XB", "-1"])
-def test_no_size(text: str) -> None:
+def test_an_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
         values.size(text)
 
@@ -43,7 +43,7 @@ def test_endpoint(text: str, default: int, found: Endpoint) -> None:
 
 
 @pytest.mark.parametrize("text", ["db", "db:0", "db:65536", "fd00::1", "db:x", "a b:1", ":1"])
-def test_no_endpoint(text: str) -> None:
+def test_an_invalid_endpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"host:port|needs a port"):
         values.endpoint(text)
 

@@ -1,4 +1,4 @@
-"""The gateway's address on a network: outside the range of containers, and the same after a recreation."""
+"""The gateway's address on a network is outside the range of containers, and stays the same after a re-creation."""
 
 import ipaddress
 import random
@@ -61,7 +61,7 @@ def verbs(found: Plan) -> list[Verb]:
         ("fd00:1::/64", "fd00:1:0:0:8000::/65"),
     ],
 )
-def test_containers_get_the_upper_half(subnet: str, upper: str) -> None:
+def test_containers_get_the_upper_half_of_a_subnet(subnet: str, upper: str) -> None:
     assert range_for_others(ipaddress.ip_network(subnet)) == ipaddress.ip_network(upper)
 
 
@@ -126,7 +126,7 @@ def test_an_address_in_the_range_of_containers_is_replaced() -> None:
     (moved,) = found.actions
     assert (moved.verb, moved.addresses) == (Verb.REATTACH, choose(NET, "site-a"))
     assert found.attachments[0].message == "the engine may assign its address 10.9.0.130 to another container"
-    assert verbs(planned(gateway("10.9.0.77"))) == []  # as good as the one that it would choose
+    assert verbs(planned(gateway("10.9.0.77"))) == []  # This address is outside the range, so the gateway keeps it.
     busy = replace(desired(), serving=True)
     own = gateway("10.9.0.130")
     kept = plan(busy, Observed((own,), (NET,), own=own.id), OURS)
@@ -153,7 +153,7 @@ def test_a_network_without_a_range_is_kept_with_a_warning() -> None:
     )
     task = gateway("10.9.0.130", "orders", image_labels={})
     task = replace(task, labels={"com.docker.swarm.task.id": "t"})
-    assert planned(task).warnings == ()  # no service can have a fixed address
+    assert planned(task).warnings == ()  # Swarm services cannot have a fixed address, so a warning would not help.
 
 
 async def test_after_a_conflict_the_next_address_is_used_and_kept(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ async def test_after_a_conflict_the_next_address_is_used_and_kept(tmp_path: Path
     assert reconciler.settled.is_set()
     await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert OwnershipRecord(tmp_path).addresses == {"apps": (asked[1],)}
-    # Another life: the first one is free again, and the one that clients know is asked for.
+    # After a re-creation, the first address is free again, but the gateway requests the one that clients know.
     del own.endpoints["apps"]
     taken.clear()
     await Reconciler(want.options, lambda: want, lambda _: None, tmp_path).reconcile(engine)  # type: ignore[arg-type]

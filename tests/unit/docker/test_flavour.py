@@ -20,7 +20,7 @@ WEB = Container("0" * 64, "web", "running", {"gateway.enable": "true"}, "bridge"
 
 
 class Answering(Engine):
-    """An engine whose `/version` is given."""
+    """An engine that answers `/version` with the given text."""
 
     def __init__(self, version: Any) -> None:
         class Client:
@@ -87,7 +87,7 @@ def test_disconnected_containers_are_recognized() -> None:
 @pytest.mark.parametrize(
     ("lease", "expected"),
     [
-        ({"start_ip": "10.95.0.129", "end_ip": "10.95.0.255"}, ("10.95.0.128/25",)),  # of --ip-range 10.95.0.128/25
+        ({"start_ip": "10.95.0.129", "end_ip": "10.95.0.255"}, ("10.95.0.128/25",)),  # --ip-range 10.95.0.128/25
         ({"start_ip": "10.95.0.129"}, ("10.95.0.128/25",)),
         ({"end_ip": "10.95.0.100"}, ("10.95.0.0/25",)),
         ({"start_ip": "10.95.0.100", "end_ip": "10.95.0.200"}, ("10.95.0.0/24",)),
@@ -102,7 +102,7 @@ def test_the_address_range_of_a_podman_network_is_read(
 
 def test_the_capabilities_of_a_podman_container_are_read() -> None:
     assert not can_spoof({"CapAdd": []}, ["CAP_CHOWN", "CAP_NET_BIND_SERVICE"])
-    assert can_spoof({"CapAdd": []}, ["CAP_CHOWN", "CAP_NET_RAW"])  # a default of that host
+    assert can_spoof({"CapAdd": []}, ["CAP_CHOWN", "CAP_NET_RAW"])  # This host grants CAP_NET_RAW by default.
 
 
 @pytest.mark.parametrize(
@@ -131,13 +131,13 @@ def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
 @pytest.mark.parametrize(
     ("kind", "implementation", "cleared"),
     [
-        (ErrorKind.FAILED, PODMAN, True),  # a 500
-        (ErrorKind.FORBIDDEN, PODMAN, False),  # it is connected already
-        (ErrorKind.UNREACHABLE, PODMAN, False),  # it may have been done
+        (ErrorKind.FAILED, PODMAN, True),  # Podman responds 500.
+        (ErrorKind.FORBIDDEN, PODMAN, False),  # The container is already connected.
+        (ErrorKind.UNREACHABLE, PODMAN, False),  # The engine may have executed the request.
         (ErrorKind.FAILED, DOCKER, False),
     ],
 )
-def test_podman_forgets_a_connection_that_failed(kind: ErrorKind, implementation: Flavour, cleared: bool) -> None:
+def test_a_failed_connection_is_removed_on_podman(kind: ErrorKind, implementation: Flavour, cleared: bool) -> None:
     asked = []
 
     class Failing:

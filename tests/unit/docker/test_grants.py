@@ -1,4 +1,4 @@
-"""Access: grants of the configuration, labels of images, aliases, spoofed addresses."""
+"""The access of containers: grants of the configuration, labels of images, aliases, spoofed addresses."""
 
 import random
 from pathlib import Path
@@ -59,10 +59,10 @@ def test_labels_that_equal_the_images_do_not_count() -> None:
 
 
 def test_labels_of_compose_and_swarm_count_on_their_own_containers() -> None:
-    """Compose also writes its project and service on the images that it builds."""
+    """Compose also writes its labels for project and service to the images that it builds."""
     made = {**SHOP, "com.docker.compose.config-hash": "1"}
     assert split(made, SHOP)[0] == made
-    assert split(made, made)[0] == {}  # docker run of an image that carries all of them
+    assert split(made, made)[0] == {}  # `docker run` of an image that has all these labels.
     task = {SWARM_SERVICE: "jobs", "com.docker.swarm.task.id": "t"}
     assert split(task, {SWARM_SERVICE: "jobs"})[0] == task
 
@@ -239,8 +239,9 @@ def test_containers_that_can_spoof_a_consumer_are_reported() -> None:
     assert line.startswith("network orders-net: other can spoof another container's address (NET_RAW")
     assert "orders" in line
     assert spoofing(good, container("other", endpoints=attached(foreign=True), can_spoof=False)) == ()
-    assert spoofing(other) == ()  # alone
-    assert spoofing(container("a", endpoints=attached(), can_spoof=True), other) == ()  # no consumer to spoof
+    assert spoofing(other) == ()  # The container is alone on the network.
+    # The network has no consumer whose address could be spoofed.
+    assert spoofing(container("a", endpoints=attached(), can_spoof=True), other) == ()
     (line,) = spoofing(good, container("other", endpoints=attached(foreign=True)))
     assert "other (capabilities unknown) can spoof" in line
     third = container("third", endpoints=attached(foreign=True), can_spoof=False)
@@ -249,7 +250,7 @@ def test_containers_that_can_spoof_a_consumer_are_reported() -> None:
     assert "network orders-net: sharer can spoof" in line
     assert (
         spoofing(good, container("sharer", network_mode="container:id-good", can_spoof=True)) == ()
-    )  # only for good
+    )  # `sharer` can spoof only the container whose network it shares.
 
 
 async def test_the_capabilities_of_neighbours_are_queried_once(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")
     assert standing(planned(thief), "web") == (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
-    # One that was attached before there was a backend of its name does not stay attached, unless it is in use.
+    # If the backend is added after the container was attached, the container is detached, unless it is in use.
     there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     found = planned(there, ours=("gateway", "web"))
     assert standing(found, "web") == (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
@@ -113,7 +113,7 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     assert (standing(found, "web"), found.actions) == ((AttachmentState.DRIFTED, BlockedReason.ALIAS_CONFLICT), ())
     guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
     found = planned(guest)
-    assert standing(found, "gateway") == (AttachmentState.ATTACHED, None)  # it does not give way
+    assert standing(found, "gateway") == (AttachmentState.ATTACHED, None)  # The gateway stays attached.
     assert found.warnings[0].startswith("guest: its host name is that of backend orders, so clients on network")
 
 
@@ -125,14 +125,14 @@ def test_one_container_with_one_name_on_two_networks_is_not_ambiguous() -> None:
     )
     observed = Observed((gateway_there, WEB, peer), (APPS, SHOP), own=GATEWAY.id)
     assert plan(desired(), observed, frozenset()).name_conflicts == ()
-    # It may ask for the name that it has in its project, alone or with its replicas.
+    # A container may request its service name of the project as an alias, alone or with its replicas.
     asking = replace(WEB, labels={**OPT_IN, "gateway.aliases": "app"})
     replica = container("web-2", endpoints={"apps": endpoint("app", MARK), **WEB.endpoints})
     assert planned(asking).name_conflicts == planned(asking, replica).name_conflicts == ()
     stranger = container("other", endpoints={"shop_default": endpoint("www", network="n2")})
     asking = replace(asking, labels={**OPT_IN, "gateway.aliases": "www"})
     assert [each.ours for each in planned(asking, stranger).name_conflicts] == ["an alias that it requests"]
-    # Docker's default bridge answers to no names.
+    # On Docker's default bridge, Docker's DNS server resolves no names.
     bridged = replace(WEB, endpoints={"bridge": endpoint(network="b")})
     assert (
         planned(bridged, container("orders-1", endpoints={"bridge": endpoint("orders", network="b")})).name_conflicts
@@ -207,7 +207,7 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
         )
 
 
-# Labels.
+# Mistakes in labels.
 
 
 @pytest.mark.parametrize(
@@ -218,8 +218,8 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
         ({"gateway.enable": "false"}, []),
         ({"gateway.Backend": "orders"}, ["unknown label gateway.Backend: did you mean gateway.backends?"]),
         ({"gateway.on_stop": "keep"}, ["unknown label gateway.on_stop: did you mean gateway.on-stop?"]),
-        ({"gateway.http.routers.web": "x"}, []),  # another program's
-        ({"gateway.enabled": "true", "gateway.instance": "site-b"}, []),  # that one reports it
+        ({"gateway.http.routers.web": "x"}, []),  # A label of another program.
+        ({"gateway.enabled": "true", "gateway.instance": "site-b"}, []),  # The instance site-b reports the mistake.
         ({**OPT_IN, "gateway.colour": "red"}, ["unknown label gateway.colour"]),
     ],
 )
@@ -236,7 +236,7 @@ def test_ineffective_labels_are_reported() -> None:
     assert found.label_errors == frozenset(found.warnings)
 
 
-# Containers in another one's network.
+# Containers that share the network namespace of another container.
 
 
 def test_a_container_in_the_network_of_one_that_is_attached_is_attached() -> None:
@@ -248,7 +248,7 @@ def test_a_container_in_the_network_of_one_that_is_attached_is_attached() -> Non
         "it uses the network of container web, which is attached"
     ]
     assert found.actions == ()
-    # It cannot have a name of its own.
+    # A container in a shared namespace cannot have its own alias.
     named = replace(side, labels={**OPT_IN, "gateway.aliases": "side"})
     assert standing(planned(there, named, ours=("web",)), "side") == (
         AttachmentState.DRIFTED,
@@ -265,11 +265,11 @@ def test_a_blocked_container_names_the_owner_of_its_network_namespace() -> None:
     assert "that is gone" in found.attachments[-1].message
 
 
-# A network that must be re-created.
+# A network that must be re-created to apply its options.
 
 
 def outdated(tmp_path: Path) -> tuple[FakeEngine, Reconciler, list[FakeContainer], list[NetworkOptions]]:
-    """An engine with two attached containers, and its reconciler, whose options may be changed."""
+    """Return an engine with two attached containers, and the engine's reconciler, whose options the test changes."""
     engine = FakeEngine(random.Random(1))
     options = [NetworkOptions()]
     there = [engine.add_container("gateway", {}), *(engine.add_container(name, OPT_IN) for name in ("a", "b"))]
@@ -292,7 +292,7 @@ async def test_containers_detached_for_a_network_replacement_stay_detached_until
     options[0] = NetworkOptions(mtu=1400)
     await settle()
     assert "docker network rm apps" in reconciler.plan.warnings[0]
-    # The gateway is attached again while a container may need it.
+    # The gateway attaches itself again as long as a container on the network may need it.
     await engine.post("networks/apps/disconnect", {"Container": there[0].id})
     await settle()
     assert "apps" in there[0].endpoints
@@ -301,7 +301,7 @@ async def test_containers_detached_for_a_network_replacement_stay_detached_until
         await settle()
         assert "apps" not in each.endpoints
     assert {each.state for each in reconciler.plan.attachments} == {AttachmentState.PENDING}
-    newcomer = engine.add_container("new", OPT_IN)  # whoever comes meanwhile is served
+    newcomer = engine.add_container("new", OPT_IN)  # A new container is served meanwhile.
     await settle()
     assert "apps" in newcomer.endpoints
     await engine.post("networks/apps/disconnect", {"Container": newcomer.id})
@@ -333,17 +333,17 @@ async def test_containers_that_the_gateway_detached_are_attached_again(tmp_path:
     assert "apps" in there[1].endpoints
 
 
-# The log.
+# The limit for log lines.
 
 
 def test_warnings_are_logged_once_and_at_a_limited_rate() -> None:
     limiter = LogLimiter(most=3, window=60, repeat_after=600)
     assert limiter.select(["a", "b"], 0) == ["a", "b"]
     assert limiter.select(["a"], 10) == []
-    assert limiter.select(["a", "b"], 20) == []  # it came back
+    assert limiter.select(["a", "b"], 20) == []  # "b" returned before `repeat_after`.
     assert limiter.select(["a", "c", "d"], 30) == ["c"]
     assert limiter.select(["d"], 40) == []
-    assert limiter.select(["d"], 61) == ["d"]  # it had to wait for room, and is not lost
+    assert limiter.select(["d"], 61) == ["d"]  # The limit delayed "d", but did not drop it.
     assert limiter.select([], 700) == []
     assert limiter.select(["a"], 701) == ["a"]
 
@@ -441,7 +441,7 @@ def test_a_container_that_joined_the_network_by_itself_is_warned_for_and_left_al
     assert found.actions == ()
 
 
-# Commands, and repairs that only a person can do.
+# Commands in messages, and problems that only the operator can fix.
 
 
 def test_a_command_in_another_container_uses_the_running_gateway() -> None:

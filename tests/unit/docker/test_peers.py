@@ -127,7 +127,7 @@ async def test_the_local_engine_takes_precedence_over_reports() -> None:
     directory.update_remote({each: Consumer("far@node-2", "far", {}) for each in ("127.0.0.7", "127.0.0.8")})
     directory.update((app,), 0.0, None)
     assert [directory.lookup(f"127.0.0.{at}").name for at in (7, 8)] == ["app", "far@node-2"]  # type: ignore[union-attr]
-    directory.forget("id-app")  # not "far", which may be anything now
+    directory.forget("id-app")  # The address must not resolve to "far", because another container may have it now.
     assert directory.lookup("127.0.0.7") is None
     assert directory.local == {}
 
@@ -141,7 +141,7 @@ def test_a_missing_or_short_secret_is_refused(tmp_path: Path) -> None:
 
 
 class Node:
-    """An agent on an address of loopback, with an engine that is only what the test says."""
+    """An agent on a loopback address, with an engine in memory that the test controls."""
 
     def __init__(self, number: int, port: int, secret: str) -> None:
         self.address = f"127.0.0.{number}"
@@ -178,7 +178,7 @@ async def until(condition: Callable[[], bool], within: float = 30.0) -> None:
 
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """The addresses in the DNS response, which the engine's name server would give."""
+    """Return the list of addresses that the engine's name server returns for the agents; tests change the list."""
     found: set[str] = set()
 
     async def lookup(_: Any, host: str, port: int, **__: Any) -> list[Any]:
@@ -191,7 +191,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.2, and its key."""
+    """Return a certificate for 127.0.0.2, and its key."""
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subject = ("-subj", "/CN=127.0.0.2", "-addext", "subjectAltName=IP:127.0.0.2")
     made = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", *subject)
@@ -213,9 +213,9 @@ async def test_two_agents_know_each_others_containers_while_both_run(named: set[
         await until(lambda: "app@node-2" in one.names())
         assert [each.report.instance for each in one.peers.known if each.report] == ["node-2"]
         assert one.directory.lookup("127.0.0.7").has("gateway.backends", "orders")  # type: ignore[union-attr]
-        one.strict = True  # a reload
+        one.strict = True  # As a reload does.
         await until(lambda: not one.directory.lookup("127.0.0.7").has("gateway.backends", "orders"))  # type: ignore[union-attr]
-        two.directory.forget("id-app")  # an event
+        two.directory.forget("id-app")  # As an event of the engine does.
         await until(lambda: "app@node-2" not in one.names())
         two.runs(app, container("late", mesh="127.0.0.8"))
         await until(lambda: "late@node-2" in one.names())
@@ -229,13 +229,13 @@ async def test_an_agent_missing_in_dns_is_discovered_when_it_connects(named: set
     port = free_port()
     one, two = Node(1, port, SECRET), Node(2, port, SECRET)
     two.runs(container("app", mesh="127.0.0.7"))
-    named.add("127.0.0.1")  # so that only node 2 finds node 1
+    named.add("127.0.0.1")  # Only node 2 can discover node 1.
     async with running(one, two):
         await until(lambda: "app@node-2" in one.names())
 
 
 @needs_psk
-async def test_an_agent_that_is_back_is_followed_when_it_connects_and_not_after_the_longest_wait(
+async def test_a_restarted_agent_is_connected_as_soon_as_it_connects(
     named: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_connection, "_RECONNECT", BackoffPolicy(first=600.0, cap=600.0, floor=600.0))

@@ -1,4 +1,4 @@
-"""The plan and the reconciler on an engine in memory: they converge, and never change foreign endpoints."""
+"""The plan and the reconciler converge on an engine in memory, and do not change endpoints that others created."""
 
 import asyncio
 import ipaddress
@@ -63,7 +63,7 @@ NOTHING: frozenset[tuple[str, str]] = frozenset()
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The reconciler's clock, which stands still unless the test moves it."""
+    """The reconciler's clock, which only the test advances."""
     hands = [time.monotonic()]
     for module in (reconciler_module, plan_executor_module):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: hands[0], time=time.time))
@@ -173,7 +173,7 @@ def test_wrong_aliases_are_repaired_if_no_client_is_affected() -> None:
     assert standing(plan(busy, seen, ownership)) == [("web", AttachmentState.DRIFTED, None)]
     assert made(plan(busy, seen, ownership)) == []
     assert made(plan(desired(repair="never"), seen, ownership)) == []
-    assert made(plan(desired(), seen, NOTHING)) == []  # a foreign endpoint
+    assert made(plan(desired(), seen, NOTHING)) == []  # The gateway has no record that it created the endpoint.
 
 
 def test_labels_select_backends_and_never_define_them() -> None:
@@ -246,7 +246,7 @@ def test_the_gateway_never_detaches_itself_and_keeps_its_address() -> None:
     assert made(unknown) == []
     assert "docker.container" in unknown.warnings[0]
     assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ownership)) == []
-    # A backend more, and one less: the names change while no client is connected.
+    # A backend is added, then removed: the gateway's aliases change while no client is connected.
     for backends in (("orders", "media", "more"), ("orders",)):
         wanted = Desired("site-a", desired().options, backends)
         assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ownership)) == [
@@ -353,7 +353,7 @@ async def test_a_stopped_container_is_not_a_consumer_and_watchers_are_notified()
     directory.forget(there.id)
     assert directory.lookup("10.0.0.2") is None
     assert reported[-1] == {}
-    directory.update((there,), began, None)  # a look that began before it ended
+    directory.update((there,), began, None)  # The snapshot began before the container ended.
     assert directory.lookup("10.0.0.2") is None
     directory.update((there,), time.monotonic() + 1, None)
     assert directory.lookup("10.0.0.2") is not None
@@ -394,7 +394,7 @@ def test_a_free_range_is_chosen() -> None:
     assert choose_subnet(["10.0.0.0/8"]) is None
 
 
-async def test_the_brake_holds_over_many_rounds(tmp_path: Path, now: list[float]) -> None:
+async def test_the_limit_of_changes_applies_over_many_rounds(tmp_path: Path, now: list[float]) -> None:
     engine = FakeEngine(random.Random(1))
     unwanted(engine, 25, tmp_path)
     want = desired(max_detaches=3, resync=Duration(0.3))
@@ -499,7 +499,7 @@ def test_the_ownership_record_survives_restarts_and_an_invalid_one_detaches_noth
 
 
 class Fleet(RuleBasedStateMachine):
-    """Containers come and go, the engine fails, other clients change its state; the gateway converges."""
+    """Containers start and stop, the engine fails, other clients change its state; the gateway converges."""
 
     NAMES = ("a", "b", "c", "d", "e")
 
@@ -605,7 +605,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """Check that the state converges soon, and then nothing is written."""
+        """Check that the state converges within a few passes, and that the reconciler then writes nothing."""
         for _ in range(12):
             failures = self.reconciler._failures
             failures._failed = {key: (backoff, 0.0, error) for key, (backoff, _, error) in failures._failed.items()}
@@ -651,7 +651,7 @@ def test_any_sequence_of_docker_events_converges(monkeypatch: pytest.MonkeyPatch
 
 
 class CountedEndpoints(dict[str, EndpointInfo]):
-    """Endpoints that count how often they are asked for."""
+    """Endpoints of a container that count how often code reads them."""
 
     asked = 0
 
@@ -722,7 +722,7 @@ def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, tex
 
 
 def test_the_names_of_an_endpoint_are_computed_once() -> None:
-    """A plan needs them per alias: computed each time, a container with thousands would block the event loop."""
+    """A plan needs the names for each alias. If it computed them each time, thousands would block the event loop."""
     endpoint = EndpointInfo("n1", "e1", ("10.0.0.2",), frozenset({"Web", "web-1"}))
     assert endpoint.names == {"web", "web-1"}
     assert endpoint.names is endpoint.names

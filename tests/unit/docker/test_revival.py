@@ -1,4 +1,4 @@
-"""Which containers are started again, with the values of `State.Error` of Docker Engine 26.1.5."""
+"""Which containers the gateway starts again. The values of `State.Error` are those of Docker Engine 26.1.5."""
 
 import asyncio
 import random
@@ -113,7 +113,7 @@ def test_it_is_started_only_when_the_backend_is_up() -> None:
     made = planned(failed(REFUSED), wanted=desired(usable=frozenset()))
     assert starts(made) == []
     assert (only_dead(made).state, only_dead(made).message) == (RevivalState.WAITING, "backend media is not up")
-    # `gateway plan` does not know the backends' states.
+    # `gateway plan` does not know the states of backends, so it assumes that they are up.
     assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(Verb.START, "web")]
 
 
@@ -134,7 +134,7 @@ def test_a_volume_at_another_loopback_address_reaches_the_same_listener() -> Non
 @pytest.mark.parametrize(
     "container",
     [
-        failed(""),  # it was stopped on purpose
+        failed(""),  # The container was stopped on purpose.
         failed(OWN_FAULT),
         failed(REFUSED, last_start=LastStart(REFUSED, restarts=False)),
         failed(REFUSED, labels={"com.docker.swarm.task.id": "t"}),
@@ -211,7 +211,7 @@ def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: 
     container = joining(REMOVED_OWNER if state == "exited" else "", state)
     made = planned(gateway(number="another"), container, own="another")
     assert (starts(made), only_dead(made).state) == ([], RevivalState.RECREATE)
-    assert only_dead(made).command == "", "its options are not known, and its removal would lose its files"
+    assert only_dead(made).command == "", "the container's options are unknown, and a removal would lose its files"
     labels = {PROJECT: "shop", SERVICE: "web", "com.docker.compose.project.config_files": "/srv/my shop/compose.yaml"}
     made = planned(gateway(number="another"), replace(container, labels=labels), own="another")
     assert only_dead(made).command == (
@@ -255,7 +255,7 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
     container = failed(error, endpoints={"bridge": EndpointInfo("b1", ""), **there})
     waiting = planned(container, swarm=Swarm(waiting=True), networks=())
     assert (only_dead(waiting).state, waiting.actions) == (RevivalState.WAITING, ()), (
-        "and no bridge of that name is created"
+        "the gateway must not create a bridge network of that name"
     )
     assert starts(planned(container, swarm=Swarm(active=True))) == [(Verb.START, "web")]
 
@@ -271,7 +271,7 @@ def test_attempts_back_off_and_end_at_a_limit() -> None:
     assert len(pauses) == LIMIT
     assert max(pauses) <= 60 < sum(pauses)
     revivals.observed([one], now + 10 * STABLE)
-    assert revivals.given_up == {"id-web"}, "it stays given up while it is dead"
+    assert revivals.given_up == {"id-web"}, "the container stays given up while it is dead"
     revivals.observed([], now + 11 * STABLE)
     assert revivals.given_up == frozenset()
     assert revivals.revived == {}
@@ -340,6 +340,6 @@ async def test_a_slow_start_delays_no_other_action(tmp_path: Path) -> None:
             await reconciler.reconcile(engine)  # type: ignore[arg-type]
             await asyncio.sleep(0)
         assert [network.name for network in engine.networks.values()] == ["apps"]
-        assert engine.started == 1, "the start is not requested again while it is in progress"
+        assert engine.started == 1, "the start is not requested again while the first request is in progress"
         await reconciler._executor.cancel_starts()
     assert reconciler.revivals.revived == {}

@@ -1,4 +1,4 @@
-"""Swarm services, and the gateway as a service: always visible, with a reason if not managed."""
+"""Swarm services, and the gateway as a service: the status shows each service, with a reason if it is not managed."""
 
 import random
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_a_labelled_service_is_shown_even_if_it_is_not_managed() -> None:
         [("service jobs", "mesh", AttachmentState.BLOCKED, BlockedReason.SERVICES_OFF)],
     )
     assert "docker.services is false" in off.attachments[0].message
-    # What is on the network by its own specification needs nothing; what an earlier configuration did stays.
+    # A service that joins the network by its own specification needs no action. Earlier attachments stay.
     for there in (frozenset[str](), MARK):
         on = planned(service({"m1": there}, enable="true"), MESH)
         assert (on.actions, standing(on)) == ((), [("service jobs", "mesh", AttachmentState.ATTACHED, None)])
@@ -94,7 +94,7 @@ async def test_unreadable_services_are_an_error_only_if_services_are_configured(
 
 
 def of_own(*networks: NetworkInfo, services: tuple[Service, ...] = ()) -> Plan:
-    """What is planned for a gateway that is a task of the service `jobs`."""
+    """Return the plan for a gateway that is a task of the service `jobs`."""
     endpoints = {each.name: EndpointInfo(each.id, f"e-{each.id}", ("10.0.0.2",), None) for each in networks}
     labels = {TASK_LABEL: "t1", SWARM_SERVICE: "jobs"}
     own = Container("g1", "jobs.node.x", "running", labels, "bridge", endpoints)
@@ -133,7 +133,7 @@ def test_a_gateway_that_is_a_task_is_warned_of_names_too() -> None:
 
 
 async def test_the_aliases_of_a_task_are_not_known() -> None:
-    """The engine does not list the aliases (measured with 26.1.5), although the task has some."""
+    """Docker Engine 26.1.5 does not list the aliases of a task, although the task has some."""
     engine = FakeEngine(random.Random(1))
     network = engine.add_network("mesh")
     task = engine.add_container("jobs.1.x", {TASK_LABEL: "t1"})

@@ -39,12 +39,12 @@ def request(name: bytes) -> bytes:
 
 
 class Server:
-    """Server that answers SSLRequest, accepts every login, and closes connections that send a cancel request.
+    """A PostgreSQL server that answers SSLRequest, accepts every login, and closes after a cancel request.
 
     Args:
-        answer: To SSLRequest.
-        name: Process ID and key of every session.
-        closes: Whether it closes what comes to cancel.
+        answer: The response to SSLRequest.
+        name: The process ID and cancel key that every session gets.
+        closes: Whether the server closes a connection after a cancel request.
     """
 
     def __init__(self, name: bytes = b"\0\0\0\1key1", answer: bytes = b"N", *, closes: bool = True) -> None:
@@ -87,7 +87,7 @@ class Server:
 
 
 class OpenUplink:
-    """An uplink that is up."""
+    """A substitute for an uplink that is always up."""
 
     tunnel_name: str | None = None
 
@@ -101,7 +101,7 @@ class OpenUplink:
 
 
 class Gate:
-    """A forward and its clients."""
+    """A forward, and the test's clients of it."""
 
     def __init__(self, targets: list[Server], **rules: Any) -> None:
         self.targets = targets
@@ -119,14 +119,14 @@ class Gate:
         sock = socket.socket()
         self.clients.append(sock)
         sock.bind((source, 0))
-        sock.connect(("127.0.0.1", self.port))  # the kernel accepts; a refusal comes in the loop's next turn
+        sock.connect(("127.0.0.1", self.port))  # The kernel accepts; the gateway may refuse later.
         sock.setblocking(False)
         for each in said:
             sock.sendall(each)
         return sock
 
     async def session(self, *said: bytes) -> socket.socket:
-        """Open a session, and wait until its login tap has finished."""
+        """Open a PostgreSQL session, and wait until the tap of its login has finished."""
         before = len(self.forward._connections)
         sock = self.connect(*(said or (START,)))
         assert await answer(sock) != b""
@@ -156,7 +156,7 @@ async def gate(targets: list[Server], **rules: Any) -> AsyncIterator[Gate]:
     await until(lambda: made.forward.active == 0)
     assert len(made.forward._acceptor.reserve) == 0
     assert made.forward._cancels is not None
-    assert made.forward._cancels._sessions == {}  # and their cancel keys
+    assert made.forward._cancels._sessions == {}  # The forward has removed all cancel keys.
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -176,7 +176,7 @@ async def is_reset(sock: socket.socket) -> bool:
         return True
 
 
-# Beyond a limit.
+# Cancel requests of clients beyond a limit.
 
 
 async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
@@ -186,7 +186,7 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
         monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 60.0)
         await at.session()
         silent = [at.connect() for _ in range(20)]
-        await until(lambda: at.rejected == {"max_connections": 4})  # 16 of one address are heard
+        await until(lambda: at.rejected == {"max_connections": 4})  # The reserve admits 16 from one address.
         assert (at.forward.active, len(at.forward._acceptor.reserve)) == (17, 16)
         cancelling = at.connect(request(server.name), source="127.0.0.2")
         assert await answer(cancelling) == b""
@@ -194,7 +194,7 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
         cancelling.close()
         await until(lambda: len(at.forward._acceptor.reserve) == 16)
         more = [at.connect(source=f"127.0.0.{number}") for number in range(3, 27)]
-        await until(lambda: at.rejected == {"max_connections": 12})  # there is room for 32 in all
+        await until(lambda: at.rejected == {"max_connections": 12})  # The reserve admits 32 in all.
         assert server.accepted == 2
         for each in silent + more:
             reset(each)
@@ -204,7 +204,7 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
 async def test_a_client_beyond_the_limit_uses_no_regular_slot() -> None:
     async with Server().listening() as server, gate([server], max_connections=1) as at:
         session = await at.session()
-        at.connect()  # heard, and it says nothing
+        at.connect()  # This client is in the reserve, and sends nothing.
         await until(lambda: len(at.forward._acceptor.reserve) == 1)
         session.close()
         await until(lambda: not at.forward._connections)
@@ -239,7 +239,7 @@ async def test_a_request_may_arrive_in_pieces_but_must_be_complete(monkeypatch: 
 
 async def test_a_client_that_is_not_admitted_may_not_cancel() -> None:
     class Directory:
-        """Maps addresses to consumers. The address 127.0.0.3 is unknown."""
+        """A directory that maps addresses to consumers. It has no consumer for 127.0.0.3."""
 
         name, id = "web", "1"
 
@@ -317,7 +317,7 @@ async def test_reads_the_request_of_a_unix_client_that_has_closed(tmp_path: Path
         await until(lambda: server.seen[-1] == request(server.name))
 
 
-# Where it goes.
+# The target that a cancel request is sent to.
 
 
 async def test_does_not_wait_for_first_bytes_while_all_sessions_are_on_the_default_target(
@@ -337,7 +337,7 @@ async def test_does_not_wait_for_first_bytes_while_all_sessions_are_on_the_defau
         monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 0.3)
         at.targets = [other]
         silent = at.connect()
-        await until(lambda: other.accepted == 1)  # after a while it is joined all the same
+        await until(lambda: other.accepted == 1)  # A silent client is joined after the timeout.
         silent.sendall(START)
         assert await answer(silent) != b""
         assert other.seen == [START]
@@ -394,7 +394,7 @@ async def test_a_request_does_not_wait_for_a_target_for_new_clients() -> None:
         assert server.seen[-1] == request(server.name)
 
 
-# A client that asks for TLS first.
+# Clients that send SSLRequest before the cancel request.
 
 
 async def test_reads_the_request_after_refusing_encryption_for_a_server_without_tls(
@@ -413,7 +413,7 @@ async def test_reads_the_request_after_refusing_encryption_for_a_server_without_
         assert await answer(session) == b"N"
         session.sendall(START)
         assert (await answer(session)).startswith(b"R")
-        assert one.seen == [SSL, START]  # asked once, although two clients have
+        assert one.seen == [SSL, START]  # The gateway sends one SSLRequest for both clients.
 
 
 async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
@@ -429,7 +429,8 @@ async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
         at.targets = [one]
         for number in range(3):
             await at.session(SSL)
-            assert one.seen == [SSL] * (number + 2)  # ours, then theirs: of a session that encrypts, it is known
+            # The first SSLRequest is the gateway's. After that, each client's session shows that the server has TLS.
+            assert one.seen == [SSL] * (number + 2)
 
 
 @pytest.mark.parametrize("says", [b"N", b"S", b""])
@@ -467,7 +468,7 @@ async def test_at_the_limit_a_storm_of_clients_does_not_reach_the_server(
                 assert await answer(cancelling) == b""
                 assert server.seen[-1] == request(server.name)
             asking = at.connect()
-            for _ in range(3):  # and so on
+            for _ in range(3):  # A third SSLRequest of a client is one too many.
                 asking.sendall(SSL)
                 assert await answer(asking) == b"N"
             assert await is_reset(asking)

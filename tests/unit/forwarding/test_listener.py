@@ -20,7 +20,7 @@ from gateway.relay.poller import Handler, poller
 
 
 def test_localhost_binds_both_addresses_or_none() -> None:
-    port = free_port()  # for IPv4 too, where one that the kernel gives for IPv6 may be in use
+    port = free_port()  # A port that the kernel chooses for IPv6 may be in use for IPv4.
     with socket.socket(socket.AF_INET6) as taken:
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         taken.bind(("::1", port))
@@ -67,14 +67,14 @@ def test_set_mode_only_acts_on_changes(tmp_path: Path) -> None:
     assert mode(path) == 0o666
     path.chmod(0o600)
     listener.set_mode(open_to_all=True)
-    assert mode(path) == 0o600  # the operator's
+    assert mode(path) == 0o600  # The mode that the operator set.
     listener.set_mode(open_to_all=False)
     assert mode(path) == 0o660
     listener.close()
 
 
 class Faulty(socket.socket):
-    """Listening socket whose next calls of accept raise the given errors."""
+    """A listening socket whose next calls of accept raise the given errors."""
 
     faults: list[Exception]
 
@@ -94,7 +94,7 @@ def faulty(*faults: Exception) -> Faulty:
 
 
 async def ends(address: tuple[str, int]) -> bytes | None:
-    """Return what a client receives; None if it is reset."""
+    """Return the bytes that a client receives until end-of-file; None if the connection is reset."""
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setblocking(False)
@@ -140,7 +140,7 @@ async def test_a_client_whose_handler_raises_is_reset_and_the_next_one_is_accept
     "fault",
     [
         ConnectionAbortedError(errno.ECONNABORTED, "Software caused connection abort"),
-        PermissionError(errno.EPERM, "Operation not permitted"),  # a firewall's rules (accept(2))
+        PermissionError(errno.EPERM, "Operation not permitted"),  # Firewall rules cause EPERM (accept(2)).
         OSError(errno.EMFILE, "Too many open files"),
         OSError(errno.EPROTO, "Protocol error"),
         MemoryError(),
@@ -162,7 +162,8 @@ async def test_registration_with_the_poller_is_retried(monkeypatch: pytest.Monke
         with client:
             client.send(b"hello")
 
-    faults = [OSError(errno.ENOSPC, "No space left on device")]  # epoll_ctl(2): fs.epoll.max_user_watches
+    # epoll_ctl(2) fails with ENOSPC at the limit fs.epoll.max_user_watches.
+    faults = [OSError(errno.ENOSPC, "No space left on device")]
     real = poller()
 
     def add(fd: int, handler: Handler, mask: int) -> None:

@@ -19,7 +19,7 @@ TARGET = Endpoint("db", 1)
 
 
 class Joining(DirectLink):
-    """Link whose relay owns the client, or that fails to join it."""
+    """A link whose relay takes ownership of the client's socket, or that fails to join the client."""
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ async def test_only_a_client_that_was_not_joined_is_reset(error: Exception | Non
     if error is not None:
         with pytest.raises(ConnectionResetError):
             await received(client)
-        pending.reset()  # no effect
+        pending.reset()  # The pending client no longer owns the socket.
     reset(sock)
     client.close()
 

@@ -1,4 +1,4 @@
-"""Refused clients in the log: each source and reason once, and few lines."""
+"""Refused clients in the log: one line for each source and reason, and a limited number of lines."""
 
 import logging
 import socket

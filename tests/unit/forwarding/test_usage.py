@@ -1,4 +1,4 @@
-"""Tests of usage counters with more consumers than have counters of their own."""
+"""Tests of usage counters with more consumers than the limit of separate counters."""
 
 import asyncio
 import socket
@@ -49,7 +49,7 @@ def test_the_quota_applies_per_consumer_also_among_others() -> None:
 @pytest.mark.timeout(20)
 def test_a_burst_does_not_exceed_the_quota() -> None:
     class NoLink:
-        """An uplink that is always down, so that clients are held."""
+        """An uplink that is always down, so that the gateway holds clients."""
 
         tunnel_name: str | None = None
         link: Link | None = None

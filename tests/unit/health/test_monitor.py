@@ -1,4 +1,4 @@
-"""Tests of the schedule of checks and of the states that follow from their results."""
+"""Tests of the schedule of checks, and of the states that the results of checks cause."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ TARGET = Endpoint("db", 3306)
 
 
 class Uplink:
-    """An uplink that is up."""
+    """A substitute for an uplink that is always up."""
 
     name = "bastion"
 
@@ -34,7 +34,7 @@ class Uplink:
 
 
 class Scripted:
-    """Backend that returns or raises each step of a script, then repeats the last one."""
+    """A backend whose probe returns or raises each step of a script, and then repeats the last step."""
 
     def __init__(self, *script: ProbeResult | Exception) -> None:
         self.script = list(script)
@@ -78,7 +78,7 @@ async def test_a_failed_check_updates_the_role() -> None:
         assert (check.verdict.state, check.probe_result.role) == (State.UP, "primary")
         check.check_soon()
         await until(lambda: check.probe_result.role == "replica")
-        assert check.verdict.state is State.UP  # one failure is not three
+        assert check.verdict.state is State.UP  # `fall` is 3.
         await until(lambda: check.verdict.state is State.DOWN)
         assert (check.verdict.reason, check.verdict.detail) == (Reason.LAG, "replication is stopped")
         assert check.probe_result.read_only
@@ -105,7 +105,7 @@ async def test_failing_traffic_does_not_shorten_the_fast_interval() -> None:
         began = time.monotonic()
         check.check_soon()
         await until(lambda: len(backend.probed_at) == 2)
-        assert backend.probed_at[1] - began < 0.15  # the first at once
+        assert backend.probed_at[1] - began < 0.15  # The first requested check starts without a pause.
         while len(backend.probed_at) < 6 and time.monotonic() < began + 20:
             check.check_soon()
             await asyncio.sleep(0.002)
@@ -133,7 +133,7 @@ async def test_a_failed_login_of_the_check_makes_the_target_degraded() -> None:
         await until(lambda: check.attempts > 1)
         assert (check.verdict.state, check.verdict.reason) == (State.DEGRADED, Reason.AUTH)
         assert (check.failures[Reason.AUTH], check.last_success) == (1, succeeded)
-        assert check.probe_result.role == "primary"  # as it was when the check could still ask
+        assert check.probe_result.role == "primary"  # The role of the last successful probe.
 
 
 async def test_a_target_recovers_although_the_login_of_the_check_fails() -> None:

@@ -21,7 +21,7 @@ def test_the_first_result_decides() -> None:
         assert verdict.state is first.state
 
 
-def test_fall_and_rise() -> None:
+def test_the_state_changes_after_fall_failures_and_rise_successes() -> None:
     verdict = Verdict(rise=2, fall=3)
     verdict.add(UP)
     assert [verdict.add(DOWN) for _ in range(3)] == [False, False, True]
@@ -54,7 +54,7 @@ def test_up_and_degraded_change_immediately() -> None:
     assert verdict.add(UP)
 
 
-def test_flapping_starts_and_stops() -> None:
+def test_a_flapping_target_is_reported_until_it_is_stable() -> None:
     verdict = Verdict(rise=1, fall=1)
     for at in range(21):
         verdict.add(UP if at % 2 else DOWN)
@@ -120,7 +120,7 @@ def test_stalled_traffic_counts_once_until_a_check_passes() -> None:
     verdict.record_stall()
     assert verdict.pending
     assert [verdict.add(DOWN) for _ in range(2)] == [False, True]
-    verdict.record_stall()  # it is down already
+    verdict.record_stall()  # A stall does not change a state that is already down.
     assert [verdict.add(UP) for _ in range(2)] == [False, True]
     verdict.record_stall()
     verdict.add(UP)

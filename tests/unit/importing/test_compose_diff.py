@@ -1,4 +1,4 @@
-"""The diffs of `gateway import --diff`, and edits of YAML in place."""
+"""The diffs that `gateway import --diff` prints, and edits of YAML in place."""
 
 import os
 from pathlib import Path
@@ -57,7 +57,7 @@ def edited(text: str, *changes: tuple[str, tuple[str, ...], Any]) -> str:
         ("a: [1]\nb:\n- 2\nc: 3\n", [("put", ("b",), ["x"]), ("put", ("c",), "y")], "a: [1]\nb:\n- x\nc: y\n"),
     ],
 )
-def test_an_edit_changes_only_what_it_names(text: str, changes: list[Any], expected: str) -> None:
+def test_an_edit_changes_only_its_key(text: str, changes: list[Any], expected: str) -> None:
     assert edited(text, *changes) == expected
 
 

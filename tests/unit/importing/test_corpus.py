@@ -1,6 +1,6 @@
-"""Imports each file of `corpus/`, and compares configuration and notes with the expected ones.
+"""Imports each file of `corpus/`, and compares the configuration and the notes with those in the file.
 
-`UPDATE_GOLDEN=1` writes the expected sections.
+With `UPDATE_GOLDEN=1` in the environment, the test rewrites the expected sections of the files.
 """
 
 import os
@@ -19,7 +19,7 @@ from gateway.importing.sources import convert
 from tests.support.import_cases import CORPUS, sections
 
 PATHS = ("HOME", "SSH_AUTH_SOCK")
-"""Variables of the environment whose value is a path."""
+"""Environment variables whose value is a path."""
 WORDS = frozenset({
     "ssh", "autossh", "sudo", "docker", "podman", "run", "volume", "create", "service", "services", "volumes",
     "mount", "environment", "driver_opts", "driver", "local", "version", "type", "bind", "source", "target", "device",
@@ -34,16 +34,16 @@ OPTIONS = frozenset({
 })  # fmt: skip
 """Options and keywords whose value is in the output."""
 UNNAMED = frozenset({"environment", "volumes", "driver_opts", "command"})
-"""Keys of Compose files whose content must be in the output."""
+"""Keys of Compose files whose values must be in the output."""
 SHORT_OPTIONS = frozenset("DJLRWXcdegilmoptvx")
-"""Short options whose value or long name is in the output."""
+"""Short options for which the output contains the value or the long name of the option."""
 SECRET = re.compile(
     r"(?i)(?:pass(?:word|phrase)?|_private_key|preshared_key|PrivateKey)\"?\s*[=:]\s*[\"']?([^\s,\"'/]{6,})"
 )
 
 
 def run(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> tuple[str, str]:
-    """Import a case; return configuration and notes."""
+    """Run `gateway import` on a file of the corpus; return the configuration and the notes."""
     monkeypatch.chdir(folder)
     arguments = []
     for head, body in sections(path):
@@ -105,8 +105,8 @@ def test_each_word_of_a_source_is_in_the_output(path: Path, tmp_path: Path, monk
 def missing_words(text: str, output: str) -> list[str]:
     """Return the words of a command or a file that are not in the output.
 
-    Of `NAME=VALUE`, one of both must be there: the value if it was used, the name if it was not. Of `SOURCE:TARGET`,
-    the source must be there. The values of passwords must not be there, but their names.
+    For `NAME=VALUE`, the output must contain the value if `import` used it, or otherwise the name. For
+    `SOURCE:TARGET`, the output must contain the source. It must contain the names of passwords, but not their values.
     """
     missing = []
     output = re.sub(r"[\"']", "", output)
@@ -122,7 +122,7 @@ def missing_words(text: str, output: str) -> list[str]:
             found = found[: len(re.findall(r"[\w.-]{2,}", word.partition(":")[0]))]
         absent = [part for part in found if part.lower().strip("-") not in output.lower() and part not in WORDS]
         if word.startswith("/") and absent and word.rpartition("/")[2] in output:
-            absent = []  # a path in a container, whose path on the host is in the output
+            absent = []  # The output has the path on the host instead of this path in a container.
         if re.fullmatch(r"-\w{1,3}", word) and word not in output:
             absent = [f"-{letter}" for letter in set(word[1:]) - SHORT_OPTIONS if f"-{letter}" not in output]
         if absent and name not in OPTIONS and not (equals and name in output) and word != "s3cretvalue":
@@ -131,12 +131,12 @@ def missing_words(text: str, output: str) -> list[str]:
 
 
 def is_named(path: tuple[str, ...], output: str) -> bool:
-    """Return whether the notes name a key of a service as unchanged or not needed."""
+    """Return whether the notes list a key of a service as unchanged or not needed."""
     return bool(re.search(rf"{'.'.join(path[:2])}: (unchanged|.*not needed):.*\b{path[2]}\b", output))
 
 
 def missing_leaves(value: object, output: str, *path: str) -> list[str]:
-    """Return the values of a Compose file that are not in the output, neither with their value nor their key."""
+    """Return the values of a Compose file for which the output contains neither the value nor the key."""
     if isinstance(value, dict):
         return [each for key, inner in value.items() for each in missing_leaves(inner, output, *path, str(key))]
     if isinstance(value, list):

@@ -118,7 +118,7 @@ def test_stdin_is_a_source() -> None:
     assert yaml.safe_load(done.stdout)["backends"]["db"]["via"] == "h"
 
 
-def test_nothing_to_import_is_an_error_with_the_notes() -> None:
+def test_a_source_without_backends_is_an_error_with_the_notes() -> None:
     with pytest.raises(UsageError, match=r"(?s)no local forward.*docker run app: unchanged: image app"):
         result = imported("docker run --name app app")
         note_rest(result)

@@ -9,7 +9,7 @@ CALL, REPLY = 0, 1
 
 
 def record(kind: int, xid: int, size: int, fragments: int = 1) -> bytes:
-    """Return an RPC record with `size` bytes after its XID and kind, in this number of fragments."""
+    """Return an RPC record in `fragments` fragments, with `size` bytes after the XID and the message type."""
     body = xid.to_bytes(4, "big") + kind.to_bytes(4, "big") + bytes(size)
     step = max(8, -(-len(body) // fragments))
     pieces = [body[at : at + step] for at in range(0, len(body), step)]
@@ -64,11 +64,11 @@ def test_the_oldest_unanswered_call_is_known_during_other_traffic() -> None:
         tap.on_request(memoryview(record(CALL, xid, 10)), float(at))
     tap.on_response(memoryview(record(REPLY, 3, 10)), 5.0)
     assert tap.oldest_pending() == 0.0
-    tap.on_response(memoryview(record(CALL, 9, 10)), 5.0)  # the server's own, and what it is answered
+    tap.on_response(memoryview(record(CALL, 9, 10)), 5.0)  # A call of the server, and the client's reply.
     tap.on_request(memoryview(record(REPLY, 9, 10)), 5.0)
     tap.on_response(memoryview(record(REPLY, 1, 10)), 6.0)
     assert tap.oldest_pending() == 1.0
     tap.on_response(memoryview(record(REPLY, 2, 10)), 6.0)
     assert tap.oldest_pending() is None
-    tap.on_request(memoryview(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00" * 9), 7.0)  # TLS
+    tap.on_request(memoryview(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\x00" * 9), 7.0)  # A TLS ClientHello.
     assert not tap.parseable

@@ -1,4 +1,4 @@
-"""RPC and XDR on the wire: valid and invalid data of servers."""
+"""RPC and XDR messages of servers, valid and invalid."""
 
 import asyncio
 import socket
@@ -33,7 +33,7 @@ def test_garbage_raises_only_xdr_errors(data: bytes) -> None:
 
 
 async def answered(reply: bytes, *, fragments: int = 1) -> Reader:
-    """Make one call with the response `reply`, after the transaction ID."""
+    """Make one RPC call to a server that responds with the call's transaction ID and `reply`."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -70,7 +70,7 @@ async def test_a_reply_in_fragments_is_put_together() -> None:
         (ACCEPTED, XdrError, "4 bytes too short"),
     ],
 )
-async def test_refusals(reply: bytes, error: type[Exception], message: str) -> None:
+async def test_rpc_refusals_have_a_reason(reply: bytes, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         await answered(reply)
 
@@ -94,7 +94,7 @@ async def test_a_reply_of_endless_empty_fragments_is_refused() -> None:
 
 
 async def made_and_removed(*statuses: int) -> int:
-    """Return the compounds of a canary check with these responses, then NOENT."""
+    """Return the compounds that a canary check sends if the server gives these responses, and then NOENT."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)

@@ -1,4 +1,4 @@
-"""Limits of the ops server: connections, roles, hosts, and shared computations."""
+"""Limits of the ops server: connections, roles, Host headers, and responses that requests share."""
 
 import asyncio
 import json
@@ -42,19 +42,19 @@ def test_the_connection_without_a_request_for_the_longest_time_is_closed() -> No
     assert [held.add(name, name) for name in "abc"] == [None] * 3
     held.request_received("a")
     held.request_received("b")
-    held.response_sent("b")  # of use later than c
+    held.response_sent("b")  # "b" is idle for a shorter time than "c".
     assert held.add("d", "d") == "c"
     assert held.add("e", "e") == "b"
     held.request_received("d")
     held.request_received("e")
-    assert held.add("f", "f") == "a"  # all are being answered: the oldest
+    assert held.add("f", "f") == "a"  # No connection is idle, so the oldest is closed.
 
 
 def test_one_address_replaces_only_its_own_connections() -> None:
     held: ConnectionTable[int] = ConnectionTable(ConnectionLimits(connections=10, per_address=2))
     held.add(0, "10.0.0.1")
     assert [held.add(number, "10.0.0.2") for number in (1, 2, 3)] == [None, None, 1]
-    assert [held.add(number, None) for number in (4, 5, 6, 7)] == [None] * 4  # a unix socket has no address
+    assert [held.add(number, None) for number in (4, 5, 6, 7)] == [None] * 4  # Unix sockets have no address.
     assert 0 in held
 
 
@@ -106,11 +106,11 @@ def test_configured_hosts_and_addresses_are_accepted(host: str) -> None:
     ["evil.example", "evil.example:9090", "127.0.0.1.evil.example", "localhost.evil.example", "",
      "ops.example.com@evil.example", "1.2.3", "xops.example.com"],
 )  # fmt: skip
-def test_foreign_hosts(host: str) -> None:
+def test_other_host_headers_are_refused(host: str) -> None:
     assert not is_accepted_host(RULES, [host])
 
 
-def test_a_request_without_a_host_or_with_two() -> None:
+def test_a_request_may_omit_the_host_header_but_not_repeat_it() -> None:
     assert is_accepted_host(RULES, [])
     assert not is_accepted_host(RULES, ["localhost", "localhost"])
 

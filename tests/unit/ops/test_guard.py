@@ -1,4 +1,4 @@
-"""Checks before the handlers of the ops server, on real sockets."""
+"""The checks that the ops server makes before a handler runs, on real sockets."""
 
 import asyncio
 import socket
@@ -33,9 +33,9 @@ async def test_clients_that_disconnect_delay_no_request_and_leave_no_task(
     monkeypatch.setattr(access_middleware, "_PROBES_PER_SECOND", 1)
     monkeypatch.setattr(access_middleware, "_PROBE_BURST", 1)
     settings = Settings(listen=Endpoint("127.0.0.1", 0), admin_socket=tmp_path / "admin.sock")
-    async with OpsServer(Mock(), settings).serving() as address:  # /livez does not ask the service
+    async with OpsServer(Mock(), settings).serving() as address:  # /livez does not use the service.
         before = len(asyncio.all_tasks())
-        for _ in range(200):  # at one a second
+        for _ in range(200):  # The limit is one request per second.
             with socket.create_connection(address) as client:
                 client.sendall(REQUEST)
             await asyncio.sleep(0)

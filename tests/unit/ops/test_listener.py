@@ -1,4 +1,4 @@
-"""The deadlines and bounds of one listener of the ops server, on real sockets."""
+"""The deadlines and limits of one listener of the ops server, on real sockets."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ MiB = 1024 * 1024
 
 @contextlib.asynccontextmanager
 async def serving(limits: ConnectionLimits) -> AsyncIterator[tuple[HttpListener, tuple[str, int]]]:
-    """Run a listener: `/` responds immediately, `/slow` never, and `/large` with 64 MiB."""
+    """Run a listener on which `/` responds immediately, `/slow` never responds, and `/large` responds with 64 MiB."""
 
     async def fine(_: web.Request) -> web.Response:
         return web.Response(text="fine")
@@ -68,7 +68,7 @@ async def test_a_request_whose_headers_do_not_end_is_closed(start: bytes) -> Non
         reader, writer = await asyncio.open_connection(*address)
         writer.write(start)
         ended = asyncio.ensure_future(closed(reader))
-        for _ in range(round(WITHIN / 0.05)):  # a byte now and then does not help
+        for _ in range(round(WITHIN / 0.05)):  # Single bytes do not extend the deadline.
             if ended.done():
                 break
             if start:
@@ -92,7 +92,7 @@ async def test_an_unfinished_second_request_is_closed_and_an_idle_connection_is_
         idle.close()
 
 
-async def test_an_idle_connection_ends() -> None:
+async def test_an_idle_connection_is_closed_at_its_timeout() -> None:
     async with serving(ConnectionLimits(8, 8, head=60, idle=0.2)) as (_, address):
         reader, writer = await asyncio.open_connection(*address)
         writer.write(REQUEST)
@@ -109,7 +109,7 @@ async def test_an_answer_that_does_not_end_is_closed(path: str) -> None:
         async with asyncio.timeout(WITHIN):
             while not len(listener):
                 await asyncio.sleep(0.01)
-            while len(listener):  # nothing is read here
+            while len(listener):  # The client does not read the response.
                 await asyncio.sleep(0.01)
         assert len(await closed(reader)) < 64 * MiB
         writer.close()

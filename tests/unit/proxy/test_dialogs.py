@@ -1,4 +1,4 @@
-"""The dialogs with SOCKS5 and HTTP proxies, byte for byte, over a socket pair."""
+"""The bytes that the gateway exchanges with SOCKS5 and HTTP proxies, over a socket pair."""
 
 import asyncio
 import base64
@@ -21,7 +21,7 @@ GREETING = b"greeting of the server"
 
 
 class Peer:
-    """The proxy's end: what it receives, and what it has sent in advance."""
+    """The proxy's end of the socket pair. The proxy sends its bytes before it receives any."""
 
     def __init__(self) -> None:
         ours, self._sock = socket.socketpair()
@@ -41,7 +41,7 @@ class Peer:
             return b""
 
     async def unread(self) -> bytes:
-        """Return what the dialog has left for the client."""
+        """Return the bytes that the dialog did not consume, which belong to the client."""
         return await asyncio.get_running_loop().sock_recv(self.stream.sock, 65536)
 
     def close(self) -> None:

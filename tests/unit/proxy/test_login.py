@@ -1,4 +1,4 @@
-"""The login at a proxy, from the options and the password file."""
+"""The user name and password for a proxy, from the options and the password file."""
 
 from pathlib import Path
 

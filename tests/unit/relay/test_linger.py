@@ -17,7 +17,7 @@ RESPONSE = bytes(range(256)) * 4096
 
 @contextlib.contextmanager
 def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Yield the gateway's end and the client's, whose receive buffer is small."""
+    """Yield the gateway's end and the client's end of a connection. The client's receive buffer is small."""
     with socket.socket() as listener, socket.socket() as client:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -126,7 +126,7 @@ async def test_a_client_that_resets_is_removed() -> None:
     with connected() as (ours, client):
         fill(ours)
         lingering_closer().close_later(ours, reset_after=False)
-        client.close()  # with unread data, and so a reset
+        client.close()  # The kernel sends a reset, because data is unread.
         await gone()
 
 

@@ -18,14 +18,14 @@ async def test_handlers_and_timers_share_the_loop() -> None:
         calls += 1
 
     with near, far:
-        far.send(b"x")  # never read: level-triggered readiness without end
+        far.send(b"x")  # The test never reads the byte, so the socket stays ready.
         poller().add(near.fileno(), busy, READ)
         started = time.monotonic()
         await asyncio.sleep(0.05)
         late = time.monotonic() - started - 0.05
         poller().remove(near.fileno())
     assert calls > 100
-    assert late < 20  # without the rule, the loop would never reach the timer
+    assert late < 20  # If handlers ran until no socket is ready, the timer would never run.
 
 
 async def test_a_handler_can_wake_a_task() -> None:
@@ -70,7 +70,7 @@ async def test_a_failing_handler_is_removed_and_logged(caplog: pytest.LogCapture
         poller().remove(near.fileno())
 
 
-def test_the_same_interface_on_any_loop() -> None:
+def test_the_poller_has_the_same_interface_on_other_event_loops() -> None:
     async def talk() -> bytes:
         near, far = socket.socketpair()
         with near, far:

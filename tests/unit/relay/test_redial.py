@@ -10,7 +10,7 @@ from gateway.relay.redial import retry_dial
 
 
 def failing(*errors: BaseException) -> tuple[Callable[[float], Awaitable[str]], list[float]]:
-    """Return a dial that fails with each error in turn, then succeeds, and the timeouts that it got."""
+    """Return a dial that raises each error in turn and then succeeds, and a list of the timeouts that it gets."""
     waiting, given = list(errors), []
 
     async def dial(within: float) -> str:

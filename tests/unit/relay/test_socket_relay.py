@@ -20,7 +20,7 @@ from gateway.relay.sockets import reset, tune
 
 
 async def pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends of a TCP connection on loopback."""
+    """Return the two ends of a TCP connection on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         near = socket.create_connection(server.getsockname())
         far, _ = server.accept()
@@ -155,7 +155,7 @@ async def test_latency_is_measured_from_the_last_request_byte_to_the_first_respo
 
 
 class Ear:
-    """Tap that is finished after a given number of bytes."""
+    """A tap that has finished after a given number of bytes."""
 
     tracker = None
 
@@ -187,13 +187,13 @@ async def test_a_finished_tap_is_dropped() -> None:
                 await loop.sock_sendall(backend, back)
                 assert await loop.sock_recv(client, 10) == back
             assert ear.seen == b"abcde"
-            assert latency.count == 2  # by turns, with the tap and without it
+            assert latency.count == 2  # Requests are measured with and without the tap.
             sending = asyncio.ensure_future(loop.sock_sendall(backend, bytes(8 << 20)))
             got = 0
             while got < 8 << 20:
                 got += len(await loop.sock_recv(client, 1 << 20))
             await sending
-        assert relay._download.pipe is not None  # so that bulk is spliced
+        assert relay._download.pipe is not None  # The relay splices bulk data.
         assert ear.seen == b"abcde"
         relay.abort(CloseReason.ABORTED)
 
@@ -206,7 +206,7 @@ async def test_the_relay_does_not_measure_latency_if_the_tap_does() -> None:
     loop = asyncio.get_running_loop()
     with client, backend:
         async with asyncio.timeout(20):
-            for kind in (0, 1):  # a call, and its reply
+            for kind in (0, 1):  # An RPC call, and its reply.
                 near, far = (client, backend) if kind == 0 else (backend, client)
                 record = struct.pack("!III", 0x80000008, 7, kind)
                 await loop.sock_sendall(near, record)
@@ -224,7 +224,7 @@ async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
         monkeypatch.setattr(stalled_peers, name, seconds)
     client, backend, relay, _ = await joined()
     with client, backend:
-        for end in (client, backend):  # theirs have no such limit
+        for end in (client, backend):  # The sockets of real clients and backends have no such timeout.
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
         answer = random.Random(1).randbytes(8 << 20)
         sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(backend, answer))

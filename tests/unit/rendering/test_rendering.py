@@ -1,4 +1,4 @@
-"""What `gateway render` prints, from configurations of several kinds."""
+"""What `gateway render` prints for configurations with backends of several kinds."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which algorithms are proposed, accepted and agreed; real sessions with them are in tests/integration."""
+"""Which SSH algorithms the gateway proposes, accepts and agrees on; tests/integration uses them in real sessions."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ PLAIN = SshOptions(host="h", user="u")
 
 
 def security_key() -> asyncssh.SSHKey:
-    """The public half of a key that a device holds (OpenSSH's PROTOCOL.u2f)."""
+    """Return the public key of a key pair on a FIDO device (OpenSSH's PROTOCOL.u2f)."""
     inner = asyncssh.generate_private_key("ssh-ed25519").public_data[-32:]
     blob = String("sk-ssh-ed25519@openssh.com") + String(inner) + String("ssh:")
     return asyncssh.public_key.decode_ssh_public_key(blob)
@@ -53,7 +53,7 @@ def test_the_defaults_contain_no_weak_algorithm(key: str) -> None:
     assert getattr(PLAIN, key) == algorithms.DEFAULTS[key]
 
 
-def test_hybrids_come_first() -> None:
+def test_hybrid_key_exchanges_are_proposed_first() -> None:
     hybrid = [name.startswith(("mlkem", "sntrup")) for name in algorithms.KEX]
     assert hybrid == sorted(hybrid, reverse=True)
     assert hybrid[0]
@@ -89,7 +89,7 @@ def test_an_unavailable_default_is_skipped(monkeypatch: pytest.MonkeyPatch) -> N
         SshOptions(host="h", user="u", kex=("mlkem768x25519-sha256",))
 
 
-# Host keys.
+# Order of the host key algorithms.
 
 
 @pytest.mark.parametrize(
@@ -156,14 +156,14 @@ def test_trusted_key_types_are_requested_first(
     if authority:
         certified = [algorithms.is_certificate(each) for each in order]
         assert certified == sorted(certified, reverse=True)
-    # Among equals, as configured.
+    # Equally trusted algorithms keep the configured order.
     for alike in (True, False):
         same = [each for each in order if algorithms.is_certificate(each) and trusted(each) == alike]
         if authority or not known:
             assert same == [each for each in allowed if each in same]
 
 
-# What two sides agree on.
+# Algorithms that the gateway and a server agree on.
 
 
 def proposal(kex: str, keys: str, ciphers: tuple[str, str], macs: tuple[str, str]) -> SSHPacket:
@@ -180,7 +180,7 @@ OURS = {
 GCM, CTR, CURVE = "aes128-gcm@openssh.com", "aes128-ctr", "curve25519-sha256"
 
 
-def test_the_clients_preference_decides() -> None:
+def test_the_first_algorithm_of_the_client_that_the_server_offers_is_agreed() -> None:
     agreed = algorithms.negotiate(
         proposal(CURVE, "rsa-sha2-512,x,ssh-ed25519", (CTR, GCM), ("hmac-sha2-256", "")), OURS
     )

@@ -18,13 +18,13 @@ def plenty() -> Budget:
 
 
 def take(window: Window, count: int, now: float, round_trip: float | None) -> int:
-    """The client takes `count` bytes, as the relay reports it."""
+    """Report `count` bytes to the window, as a relay does when its client has taken them."""
     window.consumed += count
     return window.grant(now, round_trip) if window.consumed >= window.adjust_threshold else 0
 
 
 def transfer(window: Window, round_trip: float | None, seconds: float, rate: float) -> None:
-    """Receive and consume at most `rate` bytes a second, and never more than the window per round trip."""
+    """Simulate a transfer of at most `rate` bytes per second and at most one window per round trip."""
     now = 0.0
     step = (round_trip or 0.001) / 8
     while now < seconds:
@@ -34,19 +34,19 @@ def transfer(window: Window, round_trip: float | None, seconds: float, rate: flo
         take(window, size, now, round_trip)
 
 
-def test_a_short_path_needs_no_more_than_the_initial_window() -> None:
+def test_the_window_does_not_grow_on_a_short_path() -> None:
     window = Window(Budget(512 << 20), plenty())
     transfer(window, 0.0002, 0.5, 1e9)
     assert window.size == INITIAL_WINDOW
 
 
-def test_a_long_path_grows_until_it_is_full() -> None:
+def test_the_window_grows_on_a_long_path_until_the_path_is_full() -> None:
     window = Window(Budget(512 << 20), plenty())
     transfer(window, 0.05, 5, 1e9)
     assert window.size == MAX_WINDOW
 
 
-def test_a_slow_transfer_does_not_grow() -> None:
+def test_the_window_of_a_slow_transfer_does_not_grow() -> None:
     window = Window(Budget(512 << 20), plenty())
     transfer(window, 0.05, 5, 1e6)
     assert window.size == INITIAL_WINDOW

@@ -1,4 +1,4 @@
-"""known_hosts: whose keys count for a server, and when the files are read again."""
+"""known_hosts files: which keys the gateway trusts for a server, and when it reads the files again."""
 
 import base64
 import hashlib
@@ -21,8 +21,8 @@ LINE, OTHER_LINE = (key.export_public_key().decode().strip() for key in (KEY, OT
 
 
 def hashed(name: str) -> str:
-    """As `ssh-keygen -H` writes it."""
-    salt = bytes(20)  # the same in every process, since it is in the names of tests
+    """Return a host name as `ssh-keygen -H` hashes it."""
+    salt = bytes(20)  # A fixed salt, because test names contain the hash.
     digest = hmac.new(salt, name.encode(), hashlib.sha1).digest()
     return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
 
@@ -36,7 +36,7 @@ def revoked(path: Path, host: str, port: int = 22, address: str = "") -> bool:
     return KEY in read_trust(options, address).listed.revoked
 
 
-# host in the configuration, port, the address that it leads to, a pattern, and whether it stands for the server
+# Host in the configuration, port, the host's address, a pattern, and whether the pattern matches the server.
 NAME = ("bastion.example.com", 22, "10.0.0.5")
 OTHER_PORT = ("bastion.example.com", 2222, "10.0.0.5")
 LOUD = ("BASTION.example.com", 2222, "10.0.0.5")
@@ -87,7 +87,7 @@ def test_a_key_is_valid_for_the_configured_name(
      hashed("10.0.0.5"), hashed("[bastion.example.com]:2222")],
 )  # fmt: skip
 def test_a_key_is_revoked_under_every_name_and_address_of_the_server(tmp_path: Path, pattern: str) -> None:
-    """Also if another line, with or without the port, lists a trusted key."""
+    """The key is revoked although another line, with or without the port, lists a trusted key."""
     path = tmp_path / "known_hosts"
     for listed in ("bastion.example.com", "[bastion.example.com]:2222"):
         path.write_text(f"@revoked {pattern} {LINE}\n{listed} {OTHER_LINE}\n")
@@ -96,7 +96,7 @@ def test_a_key_is_revoked_under_every_name_and_address_of_the_server(tmp_path: P
     assert not revoked(path, *OTHER_PORT)
 
 
-def test_an_alias_is_looked_up_instead(tmp_path: Path) -> None:
+def test_a_host_key_alias_replaces_the_name_in_lookups(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text(f"pool {LINE}\n")
     assert trusted(path, "10.0.0.5", 2222, "10.0.0.5", host_key_alias="pool")
@@ -116,12 +116,12 @@ def test_a_certificate_is_revoked_with_its_key_and_never_listed(tmp_path: Path) 
         read_trust(options)
 
 
-# When the files are read again.
+# When the gateway reads known_hosts again.
 
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The texts that were parsed, in order."""
+    """Return a list to which the parser's texts are added, in the order of parsing."""
     seen: list[str] = []
     original = asyncssh.import_known_hosts
 
@@ -164,14 +164,14 @@ def test_a_changed_known_hosts_file_is_read_again(tmp_path: Path, monkeypatch: p
             other.write_text(text)
             other.replace(path)
         case _:
-            while path.stat().st_ctime_ns == before.st_ctime_ns:  # the file system's clock may be coarse
+            while path.stat().st_ctime_ns == before.st_ctime_ns:  # The times of files may have a coarse resolution.
                 path.write_text(text)
     os.utime(path, ns=(0, 10**18))
     assert revoked(path, "h")
 
 
 def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, parsed: list[str]) -> None:
-    """A second change within one tick of the file system's clock would not be seen by its times."""
+    """A second change within the time resolution of the file system would not change the file's times."""
     path = tmp_path / "known_hosts"
     path.write_text(f"h {LINE}\n")
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The packet writer shortens its turns on a slow path."""
+"""The packet writer sends fewer packets per turn on a slow path."""
 
 import asyncio
 import socket
@@ -14,12 +14,12 @@ from gateway.ssh.packet_writer import PacketWriter
 
 
 class Relay:
-    """A relay whose turns are counted, and which queues again after each one."""
+    """A relay that counts its turns, and enters the queue again after each turn."""
 
     def __init__(self, writer: PacketWriter) -> None:
         self._writer = writer
         self.short: list[bool] = []
-        """For each turn, whether it had to be short."""
+        """For each turn, whether the writer asked for a short turn."""
 
     def resume_sending(self) -> None:
         self.short.append(self._writer.contended)
@@ -30,14 +30,14 @@ class Relay:
 
 
 def fill(writer: PacketWriter) -> None:
-    """Send until the socket takes no more."""
+    """Send until the socket is full."""
     while not writer.blocked:
         writer.write(bytes(32 * 1024))
         writer.flush()
 
 
 def drain(writer: PacketWriter, peer: socket.socket) -> None:
-    """Let the peer read until the backlog is written."""
+    """Let the peer read until the writer has sent its backlog."""
     while writer.blocked:
         peer.recv(1 << 20)
         writer.drain()

@@ -5,7 +5,7 @@ from gateway.ssh.options import Keepalive
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION, ConnectionHealth, choose_connection, evaluate
 
 KEEPALIVE = Keepalive()
-"""Suspect after 6 s; aborted after 9 s if others answer, after 60 s if none does."""
+"""A silent connection is suspect after 6 s. It is aborted after 9 s if others get replies, or after 60 s if not."""
 
 
 def test_connections_that_reply_are_used_and_silent_ones_are_replaced() -> None:
@@ -24,10 +24,10 @@ def test_connections_that_are_silent_together_are_kept_until_the_path_is_lost() 
     for each in both:
         each.stalled, each.silence = True, 59.0
     actions = evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2)
-    assert actions.abort == []  # the path is back, and these may recover too
+    assert actions.abort == []  # A third connection gets replies, so the path is back, and these two may recover.
     both[0].silence_at_recovery, both[0].silence = 12.0, 26.9
     assert evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2).abort == []
-    both[0].silence = 27.1  # TCP has retransmitted by now
+    both[0].silence = 27.1  # TCP has retransmitted since the path is back.
     assert evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2).abort == [0]
     both[0].silence_at_recovery = 0.0
     both[0].silence = 60.0
@@ -69,7 +69,7 @@ def test_invariants_hold_for_any_pool(pool: list[ConnectionHealth], target_size:
     assert set(actions.stalled) <= set(actions.suspect) - set(actions.abort)
     assert not set(actions.close) & set(actions.abort)
     assert all(pool[at].load == 0 for at in actions.close)
-    # The last connection that answers is never closed.
+    # The policy never closes the last connection that gets replies.
     heard = [each for each in pool if each.silence < KEEPALIVE.suspect]
     assert bool(actions.usable) == bool(heard)
     assert all(at not in actions.close for at in actions.usable) or any(
@@ -81,7 +81,7 @@ def test_invariants_hold_for_any_pool(pool: list[ConnectionHealth], target_size:
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=40), st.integers(1, 40))
-def test_the_least_loaded_gets_the_next_channel(loads: list[int], most: int) -> None:
+def test_the_least_loaded_connection_gets_the_next_channel(loads: list[int], most: int) -> None:
     chosen, grow = choose_connection(loads, most)
     assert loads[chosen] == min(loads)
     assert grow == (min(loads) >= CHANNELS_PER_CONNECTION - 1 and len(loads) < most)
@@ -89,7 +89,7 @@ def test_the_least_loaded_gets_the_next_channel(loads: list[int], most: int) -> 
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 6))
 def test_placement_keeps_connections_level(opens: list[bool], most: int) -> None:
-    """For any order of opens and closes (the fullest first), the loads of connections stay close."""
+    """The loads of connections stay close for any order of opening and closing channels, the fullest first."""
     loads = [0]
     for opening in opens:
         if opening:

@@ -14,7 +14,7 @@ def test_a_wait_is_jittered_below_a_doubling_ceiling(seed: int, attempts: int) -
         assert 0 <= backoff.next() <= ceiling
 
 
-def test_jitter_is_full() -> None:
+def test_jitter_covers_the_whole_interval() -> None:
     waits = [Backoff(RECONNECT, random.Random(seed)).next() for seed in range(200)]
     assert min(waits) < 0.1 * RECONNECT.first
     assert max(waits) > 0.9 * RECONNECT.first

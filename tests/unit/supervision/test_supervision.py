@@ -25,7 +25,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Losing(DirectLink):
-    """Link that the test declares lost."""
+    """A link that the test can declare lost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Losing(DirectLink):
 
 
 class Flaky:
-    """Tunnel whose attempts follow a script of errors and links."""
+    """A tunnel whose attempts to open it give the errors and links of a script."""
 
     far_side = "nowhere"
 

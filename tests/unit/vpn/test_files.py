@@ -27,7 +27,7 @@ def wireguard(interface: str = "", peer: str = "") -> str:
     )
 
 
-# What OpenVPN says.
+# Messages of OpenVPN's management interface.
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_pushed_options_are_parsed() -> None:
     assert [str(each) for each in parse_updown({}, dns=("9.9.9.9",), mtu=1200).name_servers] == ["9.9.9.9"]
 
 
-# WireGuard's file.
+# WireGuard's configuration file.
 
 
 @given(st.text(string.printable))
@@ -130,7 +130,7 @@ def test_a_key_in_the_wrong_place_is_not_shown(line: str) -> None:
 def test_a_readable_wireguard_key_is_refused_even_if_the_file_is_swapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
-    """The checked content is the content that was read."""
+    """The gateway uses the content whose permissions it checked."""
     config, own, planted = tmp_path / "branch.conf", tmp_path / "own", tmp_path / "planted"
     text = wireguard(peer=f"PresharedKey = {KEY}")
     config.write_text("".join(line for line in text.splitlines(True) if "Key" not in line or secret in line or

@@ -1,4 +1,4 @@
-"""Hosts whose silence means that the VPN is down."""
+"""Which hosts receive echo requests, so that their silence means that the VPN is down."""
 
 import ipaddress
 import socket
@@ -13,7 +13,7 @@ HOST = ipaddress.ip_address("10.9.0.5")
 
 
 class Nowhere:
-    """A context without echo sockets: no request is ever answered."""
+    """A network context without echo sockets, so that no echo request gets a reply."""
 
     async def configure_device(self, device: str, addressing: Addressing) -> None:
         """Do nothing: there is no device."""
@@ -38,7 +38,7 @@ def answered_once(host: IpAddress) -> EchoMonitor:
     return echo
 
 
-def test_a_host_that_is_off_is_ignored_if_others_reply() -> None:
+def test_a_silent_host_is_ignored_if_other_hosts_reply() -> None:
     echo = answered_once(HOST)
     assert [echo.send_requests() for _ in range(3)] == [True, True, True]
     echo.ignore_unresponsive_hosts()

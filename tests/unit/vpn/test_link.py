@@ -1,4 +1,4 @@
-"""What counts as a sign of life of a VPN."""
+"""Which results of connect(2) show that a VPN is up."""
 
 import errno
 import socket
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 class Failing:
-    """A context whose sockets cannot be connected, for one reason."""
+    """A network context whose sockets fail to connect with one given error."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -27,7 +27,7 @@ class Failing:
         """Do nothing: there is no device."""
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """Fail as connect(2) would."""
+        """Raise the error that connect(2) would raise."""
         raise OSError(self._number, "scripted")
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:

@@ -15,7 +15,7 @@ from gateway.vpn.liveness_monitor import LivenessMonitor
 
 
 class Link:
-    """A VPN behind which no host responds."""
+    """A link of a VPN behind which no host responds."""
 
     network = Network(("far",))
 
@@ -24,7 +24,7 @@ class Link:
         self.acts: list[str] = []
 
     def send_echo_requests(self) -> None:
-        """No host can receive requests."""
+        """Send no echo request: no host can receive one."""
 
     def reset_all(self) -> None:
         self.acts.append("reset")
@@ -39,7 +39,7 @@ async def watched(link: Link, reported: list[TunnelState]) -> AsyncIterator[Live
         return 0
 
     async def reconnect() -> None:
-        pytest.fail("it reconnects already")
+        pytest.fail("the monitor reconnects too early")
 
     monitor = LivenessMonitor(link, lambda state, *_: reported.append(state), received, reconnect)  # type: ignore[arg-type]
     watch = asyncio.ensure_future(monitor.run())

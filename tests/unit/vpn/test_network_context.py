@@ -1,4 +1,4 @@
-"""Jobs of a closed context."""
+"""What happens to the jobs of a network context when the context is closed."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from gateway.vpn.network_context import NetnsContext
 
 
 class Here(Namespace):
-    """Threads that stay in their namespace, which needs no privilege."""
+    """Threads that stay in the network namespace of the process, which needs no privilege."""
 
     def __init__(self) -> None:
         self.fd = -1
@@ -27,7 +27,7 @@ def context(monkeypatch: pytest.MonkeyPatch) -> NetnsContext:
 
 
 class Busy:
-    """A context whose only thread is kept busy, and a job that waits for its turn."""
+    """A network context whose only thread is busy, and a job that waits for the thread."""
 
     def __init__(self, context: NetnsContext) -> None:
         self._begun, self._going = threading.Event(), threading.Event()
@@ -39,7 +39,7 @@ class Busy:
         return self._going.wait(30)
 
     async def begun(self) -> None:
-        """Wait until the thread runs the first job, so that closing does not cancel it."""
+        """Wait until the thread runs the first job, so that closing the context does not cancel that job."""
         assert await asyncio.to_thread(self._begun.wait, 30)
 
     async def finish(self) -> bool:

@@ -1,4 +1,4 @@
-"""Rewriting of OpenVPN client files from any source."""
+"""How the gateway rewrites OpenVPN client files, including files from untrusted sources."""
 
 import base64
 import contextlib
@@ -32,18 +32,18 @@ STATIC = "\n".join(
 EVIL = "plugin /tmp/evil.so"
 
 
-# What a third party must not do.
+# Directives with which the author of a file could attack the gateway's host.
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        # Each of these ran code as root, or sent a private file to the server.
+        # OpenVPN ran code as root or sent a private file to the server for each of the following files.
         (f"client\n--setenv opt {EVIL}\n", "line 2: setenv opt hides a directive: write the directive without it"),
         (f"client\nsetenv opt <foo>\n{EVIL}\n</foo>\n<//foo>\n", "line 2: setenv opt hides"),
         (f"<extra-certs>\n{'A' * 255}</extra-certs>\n{EVIL}\n</extra-certs>\n", "line 2: has more than 254 bytes"),
         ("client\nauth-user-pass /any/private/file\n", "line 2: auth-user-pass: /any/private/file"),
-        # And others that would have, or are of the kind.
+        # The following files contain similar directives.
         (EVIL, "line 1: plugin loads code into the client: remove it"),
         (f"--{EVIL}", "line 1: plugin loads code"),
         (f'"plugin"{EVIL}', "line 1: plugin loads code"),
@@ -76,7 +76,7 @@ EVIL = "plugin /tmp/evil.so"
         ("mode server", "line 1: mode is for servers"),
         ("setenv LD_PRELOAD /tmp/evil.so", "line 1: setenv is not of the form `setenv VARIABLE"),
         ("setenv ifconfig_local 192.0.2.1", "line 1: setenv is not of the form"),
-        # What weakens the encryption.
+        # Directives that weaken the encryption.
         ("cipher none", "line 1: cipher is not of the form `cipher CIPHER` .AES in GCM or CBC mode"),
         ("data-ciphers AES-256-GCM:BF-CBC", "line 1: data-ciphers is not"),
         ("auth none", "line 1: auth is not"),
@@ -92,7 +92,7 @@ EVIL = "plugin /tmp/evil.so"
         ("compat-mode 2.3.0", "line 1: compat-mode disables"),
         ("secret static.key", "line 1: secret is a static key without forward secrecy"),
         ("remote-cert-tls client", "line 1: remote-cert-tls is not"),
-        # What is not what it looks like.
+        # Lines that OpenVPN parses differently from how they look.
         (f"remote {' '.join('x' * 16)}", "line 1: has more than 16 words"),
         ("remote a 65536", "line 1: remote is not of the form `remote HOST .PORT. .PROTOCOL.`"),
         ("remote a 1 tcp-server", "line 1: remote is not"),
@@ -129,7 +129,7 @@ def test_any_text_is_read_or_refused_with_its_line(text: str) -> None:
     assert re.match(r"line [1-9]\d*: .", refusal) or openvpn_file.parse_client_file(file.text).text == file.text
 
 
-# What stays.
+# What the gateway keeps of a file.
 
 
 NYR = """client
@@ -361,7 +361,7 @@ def test_words_are_split_as_by_openvpn(line: str, words: list[str]) -> None:
     assert split_words(line) == words
 
 
-# Files that it names.
+# Files that an OpenVPN file refers to.
 
 
 @pytest.fixture
@@ -410,7 +410,7 @@ KEY_BLOCK = f"<tls-crypt>\n{STATIC}\n</tls-crypt>\n"
 def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
     folder: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    """The checked content is the content that was read."""
+    """The gateway uses the content whose permissions it checked."""
     config, key = folder / "office.ovpn", folder / "ta.key"
     config.write_text(text)
     key.write_text(STATIC)
@@ -434,7 +434,7 @@ def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
 
 
 def test_a_symbolic_link_swapped_during_the_open_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The target that was opened counts, not the earlier one."""
+    """The gateway checks the file that it opened, not the earlier target of the link."""
     (folder / "login").write_text("me\nsecret\n")
     (folder / "login").chmod(0o600)
     real_open = os.open
@@ -478,7 +478,7 @@ def test_other_files_are_not_read(folder: Path, name: str) -> None:
 
 
 def test_a_file_of_another_name_in_the_same_folder_is_not_a_login(folder: Path) -> None:
-    """A third party may know the paths of other secrets."""
+    """The author of the OpenVPN file may know the paths of other secrets."""
     (folder / "database_password").write_text("secret\n")
     with pytest.raises(TunnelError, match="line 1: auth-user-pass: needs two lines") as caught:
         from_disk(folder, "auth-user-pass database_password\n")
@@ -508,7 +508,7 @@ def test_recursive_files_are_refused(folder: Path) -> None:
 
 
 def test_a_mounted_secret_may_be_a_symbolic_link(folder: Path) -> None:
-    """As Kubernetes mounts them."""
+    """Kubernetes mounts a secret as a symbolic link."""
     version = folder / "..2026"
     version.mkdir()
     for name, content in (("office.ovpn", "ca ca.crt\n"), ("ca.crt", CERTIFICATE)):

@@ -21,5 +21,5 @@ def test_the_servers_of_a_file(text: str, remotes: list[str]) -> None:
     assert [str(each) for each in tcp_remotes(parse_client_file(text))] == remotes
 
 
-def test_an_ipv6_server() -> None:
+def test_the_ipv6_server_of_a_file() -> None:
     assert tcp_remotes(parse_client_file("remote fd00::1 1 tcp6")) == [Endpoint("fd00::1", 1)]

@@ -18,7 +18,7 @@ def packed(body: bytes, descriptors: int) -> bytes:
 
 
 class Heard:
-    """One end, and the messages that it received."""
+    """One end of the connection, and the messages that this end received."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -37,7 +37,7 @@ async def test_an_invalid_message_closes_the_connection(caplog: pytest.LogCaptur
     reader, writer = os.pipe()
     with far, caplog.at_level(logging.ERROR):
         heard = Heard(near)
-        # As of a version whose messages this one does not know; another message follows at once.
+        # A message class of another version, which this version does not know. A second message follows it directly.
         strange = packed(b"cgateway.app.worker.messages\nOfAnotherVersion\n.", 1)
         socket.send_fds(
             far, [packed(pickle.dumps("before"), 0) + strange + packed(pickle.dumps("after"), 0)], [writer]
@@ -47,8 +47,8 @@ async def test_an_invalid_message_closes_the_connection(caplog: pytest.LogCaptur
             await heard.ended.wait()
         assert heard.messages == [("before", [])]
         assert "cannot decode a message" in caplog.text
-        assert far.recv(1) == b""  # the other process notices, too
-    assert os.read(reader, 1) == b""  # the descriptor that came with it was closed
+        assert far.recv(1) == b""  # The other process gets an end-of-file.
+    assert os.read(reader, 1) == b""  # The messenger closed the descriptor of the unknown message.
     os.close(reader)
     await asyncio.sleep(0)
     assert heard.ends == 1

@@ -1,4 +1,4 @@
-"""When a server that counts aborted logins is probed again."""
+"""When the gateway probes a server again that counts aborted logins."""
 
 from gateway.backends.common.aborted_logins import AbortedLogins
 

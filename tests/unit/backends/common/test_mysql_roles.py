@@ -1,4 +1,4 @@
-"""The role and health of a MySQL server by its replication status."""
+"""The role and health of a MySQL server, as derived from its replication status."""
 
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ STOPPED = {"Seconds_Behind_Source": None, "Last_IO_Error": "error connecting to 
 
 
 class Server:
-    """Answers as PyMySQL's connection and cursor do."""
+    """A substitute for PyMySQL's connection and cursor."""
 
     def __init__(self, *, read_only: bool, replication: dict[str, Any] | None) -> None:
         self._rows = {"SELECT": {"read_only": int(read_only), "server_id": 1, "version": "8.4"}, "SHOW": replication}

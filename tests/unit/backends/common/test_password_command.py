@@ -91,7 +91,7 @@ async def test_the_program_and_its_children_are_killed_at_the_deadline(tmp_path:
     for within in (1, 5, 25):
         assert f"did not end within {within} s" in await failure(script(tmp_path, body), within=within)
         if mark.exists():
-            break  # a slow machine may not have started it by then
+            break  # On a slow machine, the timeout may end the program before it writes the file.
     for pid in mark.read_text().split():
         await gone(int(pid))
 
@@ -115,7 +115,7 @@ def ended(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (ProcessLookupError, FileNotFoundError):
         return True
-    return state == "Z"  # some containers have nothing that reaps orphans
+    return state == "Z"  # Some containers have no init process that reaps orphans.
 
 
 async def gone(pid: int) -> None:
@@ -128,7 +128,7 @@ async def gone(pid: int) -> None:
 
 
 def counting(folder: Path) -> str:
-    """Return a program that prints its arguments and how often it has run."""
+    """Return the path of a program that prints its arguments and how often it has run."""
     return script(folder, f'echo x >> {folder}/runs; echo "$(wc -l < {folder}/runs) $*"')
 
 
@@ -192,7 +192,7 @@ def test_password_command_and_password_exclude_each_other() -> None:
 def test_a_world_writable_program_is_not_run(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & stat.S_IXOTH:
-            folder.chmod(0o711)  # others reach it, as they do /usr/local/bin
+            folder.chmod(0o711)  # Other users can reach the directory, as they can /usr/local/bin.
     path = Path(script(tmp_path, "echo hunter2"))
     link = tmp_path / "link"
     link.symlink_to(path)
@@ -204,7 +204,7 @@ def test_a_world_writable_program_is_not_run(tmp_path: Path) -> None:
     path.chmod(0o755)
     tmp_path.chmod(0o777)
     assert f"everybody can replace it in {tmp_path}" in asyncio.run(failure(str(path)))
-    tmp_path.chmod(0o1777)  # where each may replace only files of his own
+    tmp_path.chmod(0o1777)  # With the sticky bit, users can replace only their own files.
     assert asyncio.run(run_password_command([str(path)], (), 30)) == "hunter2"
 
 

@@ -27,7 +27,7 @@ def cancel(pid: int, key: bytes) -> bytes:
 
 
 READY = message(b"Z", b"I")
-PASSWORD = message(b"p", b"SCRAM-SHA-256\0" + struct.pack("!II", 8, 80877102))  # may hold anything: it is not read
+PASSWORD = message(b"p", b"SCRAM-SHA-256\0" + struct.pack("!II", 8, 80877102))  # The tap does not parse passwords.
 KEYS = st.binary(min_size=4, max_size=4) | st.binary(min_size=5, max_size=256)
 BEFORE = st.lists(
     st.sampled_from([
@@ -43,7 +43,7 @@ BEFORE = st.lists(
 
 
 def feed(tap: PostgresLoginTap, forth: bytes, back: bytes, cuts: list[int]) -> None:
-    """Pass both directions to the tap, cut at these offsets, the client's first."""
+    """Pass the bytes of both directions to the tap, the client's first, in pieces cut at these offsets."""
     for stream, show in ((forth, tap.on_request), (back, tap.on_response)):
         places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
         for start, end in itertools.pairwise(places):
@@ -106,8 +106,8 @@ def test_a_cancel_request_is_not_a_session() -> None:
 @pytest.mark.parametrize(
     ("forth", "back"),
     [
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b""),  # TLS from the first byte
-        (b"", message(b"K", bytes(8))),  # a server that speaks first
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b""),  # A TLS ClientHello without an SSLRequest.
+        (b"", message(b"K", bytes(8))),  # The server sends data before the client.
         (startup(2 << 16), b""),
         (struct.pack("!II", 9, 80877103), b""),
         (startup(), message(b"K", bytes(7))),
@@ -152,7 +152,7 @@ def test_a_stream_without_a_key_uses_no_memory() -> None:
     assert tap.finished
 
 
-# The first bytes of a connection.
+# Classification of a connection by its first bytes.
 
 
 @given(st.integers(0, 2**32 - 1), KEYS, st.binary(max_size=20))
