@@ -131,7 +131,7 @@ class PacketWriter:
         self._queue.setdefault(sender)
 
     def is_queued(self, sender: Sender) -> bool:
-        """Whether `sender` is in the queue."""
+        """Return whether `sender` is in the queue."""
         return sender in self._queue
 
     def dequeue(self, sender: Sender) -> None:

@@ -222,8 +222,8 @@ def test_a_directory_created_later_is_used(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditing, "_OPEN", 0.01)
-    monkeypatch.setattr(auditing, "_CLOSE", 0.1)
+    monkeypatch.setattr(auditing, "_OPEN_TIMEOUT", 0.01)
+    monkeypatch.setattr(auditing, "_CLOSE_TIMEOUT", 0.1)
     path = tmp_path / "fifo"
     os.mkfifo(path)  # without a reader
     ours = auditing.Auditing("site-a")
