@@ -1,4 +1,4 @@
-"""Builds the views of `gateway.ops.view` from the running units."""
+"""Builds the views of `gateway.ops.status_views` from the running units."""
 
 import platform
 from collections import Counter

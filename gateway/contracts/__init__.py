@@ -1,1 +1,1 @@
-"""Interfaces and value types that all packages share. Only the standard library."""
+"""Interfaces and value types that all packages share. Without third-party libraries."""

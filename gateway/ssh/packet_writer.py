@@ -67,7 +67,7 @@ class Sender(Protocol):
     def resume_sending(self) -> None:
         """Send the data of one turn now."""
 
-    def abort(self, ending: CloseReason) -> None:
+    def abort(self, close_reason: CloseReason) -> None:
         """Reset both ends now."""
 
 
