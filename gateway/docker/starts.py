@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.docker.engine import Engine
-from gateway.docker.flavour import DOCKER
+from gateway.docker.flavor import DOCKER
 from gateway.docker.inspections import Inspections
 from gateway.docker.model import RUNNING, Container
 
@@ -33,7 +33,7 @@ async def with_last_starts(
     Raises:
         EngineError: The request failed, or a proxy in front of the engine refuses it.
     """
-    if engine.flavour is not DOCKER:
+    if engine.flavor is not DOCKER:
         return containers
     inspected = {each.id: inspections.start_inspected_at(each.id) for each in _candidates(containers, matters)}
     running = {each.id for each in containers if each.state in RUNNING}

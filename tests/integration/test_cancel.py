@@ -29,7 +29,7 @@ from tests.support.clients import postgres as connect
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway
 from tests.support.requirements import need
-from tests.support.servers import Behaviour, serving
+from tests.support.servers import Behavior, serving
 from tests.support.ssh_sessions import opened, options
 
 pytestmark = pytest.mark.integration
@@ -329,7 +329,7 @@ def test_an_unencrypted_request_cancels_an_encrypted_session_at_the_limit(
 # What the gateway knows.
 
 
-def recording(port: int, keys: list[bytes]) -> Behaviour:
+def recording(port: int, keys: list[bytes]) -> Behavior:
     """Carry each connection to `port`, and keep what would cancel it."""
 
     def carry(client: socket.socket) -> None:

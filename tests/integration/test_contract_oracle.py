@@ -30,7 +30,7 @@ class SimpleRelay:
 
     Args:
         client: The accepted socket.
-        backend: The dialled socket.
+        backend: The dialed socket.
         tap: Sees the bytes.
         fault: What it does wrong; empty: nothing.
     """

@@ -1,4 +1,4 @@
-"""Labelling a container changes only the backends that it reaches. Uses two real engines in namespaces.
+"""Labeling a container changes only the backends that it reaches. Uses two real engines in namespaces.
 
 Docker 26.1 has no gateway priority (API 1.48), so that part is tested against an engine in memory:
 tests/unit/docker/test_networks.py.
@@ -206,7 +206,7 @@ class Seen:
             self.published = run(fetch, check=False).strip()
 
 
-def test_labelling_a_container_changes_only_its_access_to_the_backend(site: Networks) -> None:
+def test_labeling_a_container_changes_only_its_access_to_the_backend(site: Networks) -> None:
     engine = site.engine
     create_networks(engine)
     deploy(engine)

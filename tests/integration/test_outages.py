@@ -317,8 +317,8 @@ def test_ten_failed_targets_of_a_hundred_delay_no_client(gateway: Gateway, basti
     with contextlib.ExitStack() as stack:
         good = stack.enter_context(serving(echoing))
         rude = [
-            stack.enter_context(serving(behaviour))
-            for behaviour in (
+            stack.enter_context(serving(behavior))
+            for behavior in (
                 silent,
                 resetting,
                 dripping(b"x"),

@@ -372,11 +372,11 @@ async def test_chacha_is_refused_from_a_server_without_strict_key_exchange(
 async def test_refused_silent_and_foreign_servers_have_their_reasons(sshd: Bastion) -> None:
     error = await refused(options(sshd, port=free_port()))
     assert (error.reason, error.fatal) == (Reason.REFUSED, False)
-    for behaviour, reasons in (
+    for behavior, reasons in (
         (silent, {Reason.TIMEOUT}),
         (talking(b"HTTP/1.1 400\r\n\r\n"), {Reason.TIMEOUT, Reason.PROTOCOL}),
     ):
-        with serving(behaviour) as port:
+        with serving(behavior) as port:
             started = time.monotonic()
             error = await refused(options(sshd, port=port, login_timeout=Duration(0.5)))
             assert time.monotonic() - started < 10  # the default is 15
@@ -646,7 +646,7 @@ async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(ssh
             assert reported == [1]
             with pytest.raises(LinkLostError):
                 await link.socket(Endpoint("127.0.0.1", 9), Phases(on_abandoned=lambda: reported.append(1)))
-            assert reported == [1]  # nothing was dialled
+            assert reported == [1]  # nothing was dialed
 
 
 async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> None:

@@ -76,7 +76,7 @@ class Outcome:
         audit: What was looked at inside.
         streams: How many there were.
         bytes: Moved by them.
-        redialled: How often a channel was asked for again.
+        redialed: How often a channel was asked for again.
         exchanges: Of keys.
         connections: Most at once.
         waits: Seconds that each query took, sorted.
@@ -87,7 +87,7 @@ class Outcome:
     audit: Audit
     streams: int = 0
     bytes: int = 0
-    redialled: int = 0
+    redialed: int = 0
     exchanges: int = 0
     connections: int = 0
     waits: list[float] = field(default_factory=list)

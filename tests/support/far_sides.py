@@ -81,7 +81,7 @@ class Straight:
             client.dispose()
             inner.close()
             raise
-        backend = getattr(relay, "_backend", None)  # of a relay that has dialled it
+        backend = getattr(relay, "_backend", None)  # of a relay that has dialed it
         if isinstance(backend, socket.socket) and backend.family == socket.AF_INET and backend.fileno() >= 0:
             shrink(backend, small=setup.small)
         return Joined(client, far, relay)
