@@ -32,7 +32,7 @@ class Inspection:
     given_hostname: str
 
 
-class Inspections:
+class InspectionCache:
     """Caches inspections by container ID, and aliases by endpoint ID."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_eng
 from gateway.docker.flavor import lease_ranges
 from gateway.docker.grants import granted
 from gateway.docker.images import ImageLabels
-from gateway.docker.inspections import Inspections
+from gateway.docker.inspections import InspectionCache
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.model import RUNNING, TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.names import WITHOUT_NAMES
@@ -47,7 +47,7 @@ class Observer:
         self._compared: set[str] = set()
         """Networks whose endpoints are compared with the plan, so that their aliases must be known."""
         self._images = ImageLabels()
-        self._inspections = Inspections()
+        self._inspections = InspectionCache()
 
     async def snapshot(self, engine: Engine) -> Observed:
         """Return the state of the engine; a partial snapshot is an error.

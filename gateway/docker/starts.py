@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gateway.docker.engine import Engine
 from gateway.docker.flavor import DOCKER
-from gateway.docker.inspections import Inspections
+from gateway.docker.inspections import InspectionCache
 from gateway.docker.model import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
@@ -16,7 +16,7 @@ _MAX_INSPECTIONS = 50
 
 async def with_last_starts(
     engine: Engine,
-    inspections: Inspections,
+    inspections: InspectionCache,
     containers: tuple[Container, ...],
     matters: Callable[[str], bool],
     now: float,
