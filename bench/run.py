@@ -282,7 +282,7 @@ def main() -> None:
         "Measured with `make bench` on loopback; runs are interleaved, and results are medians.",
         "",
     ]
-    page += [*machine(), f"- medians of {asked.rounds} rounds; ratios above 1 are in the gateway's favour", ""]
+    page += [*machine(), f"- medians of {asked.rounds} rounds; ratios above 1 are in the gateway's favor", ""]
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         Path(name).chmod(0o755)  # PostgreSQL runs as a different user
         sections = SECTIONS

@@ -3,15 +3,15 @@
 ::
 
     GatewayError
-    ├── ConfigError          the operator: the configuration is invalid
-    ├── UsageError           the caller of a command: its arguments are invalid
-    ├── ServiceUnreachable   the caller of a command: the service does not answer
-    └── ReachError           depends on the subclass; has a `Reason`
-        ├── TunnelError      the operator of the tunnel; `fatal` if a retry cannot succeed soon
-        ├── LinkLostError    no one: the uplink reopens the link
-        │   └── RedialError the caller: dial again immediately
-        ├── DialError        the operator of the target: the link works, the target cannot be reached
-        └── ProbeError       the operator of the target: it answers, but clients cannot use it
+    ├── ConfigError                   the operator: the configuration is invalid
+    ├── UsageError                    the caller of a command: its arguments are invalid
+    ├── ServiceUnreachableError       the caller of a command: the service does not answer
+    └── ReachError                    depends on the subclass; has a `Reason`
+        ├── TunnelError               the operator of the tunnel; `fatal` if a retry cannot succeed soon
+        ├── LinkLostError             no one: the uplink reopens the link
+        │   └── RedialError           the caller: dial again immediately
+        ├── DialError                 the operator of the target: the link works, the target cannot be reached
+        └── ProbeError                the operator of the target: it answers, but clients cannot use it
 """
 
 from dataclasses import dataclass

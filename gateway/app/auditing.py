@@ -1,4 +1,4 @@
-"""The audit log of a running gateway: opened as the configuration says, and what the service itself records."""
+"""Opens the audit log that the configuration names, and records the events of the service itself."""
 
 import asyncio
 import os
@@ -16,9 +16,10 @@ from gateway.config.model import AuditSection
 from gateway.errors import ConfigError, GatewayError, Origin
 from gateway.relay.sockets import PeerCredentials
 
-_OPEN = 2.0
-"""Seconds to wait for the file at the start; after that the gateway goes on, and the thread goes on waiting."""
-_CLOSE = 2.0
+_OPEN_TIMEOUT = 2.0
+"""Seconds to wait until the thread has opened the file. After that, the gateway starts without it."""
+_CLOSE_TIMEOUT = 2.0
+"""Seconds to wait until the thread has written the queued events. After that, they are dropped."""
 _POLL = 0.005
 
 
@@ -36,34 +37,42 @@ class Auditing:
         self._writer: AuditWriter | None = None
         self._closing: list[AuditWriter] = []
         self._dropped = 0
-        """By the writers that have ended."""
+        """Events that closed writers dropped."""
 
     @property
     def dropped(self) -> int:
-        """Events that are not in the log, since the start."""
+        """Number of events since the start that were not written."""
         return self._dropped + sum(each.dropped for each in (*self._closing, self._writer) if each is not None)
 
     @property
     def trouble(self) -> list[str]:
-        """Why lines are not written now; empty: they are, or there is no audit log."""
+        """Why events are currently not written; empty if they are, or if the audit log is disabled."""
         trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
     async def prepare(self, section: AuditSection) -> AuditWriter | None:
-        """What writes there, for `switch` or `discard`; the one of now, where nothing changes.
+        """Open the writer for `section`; return the current writer if `section` has not changed.
+
+        Returns:
+            The writer; None: the audit log is disabled. Pass it to `switch` or `discard`.
 
         Raises:
             GatewayError: The file cannot be opened.
         """
-        return self._writer if section == self._section else await _opened(section, self._instance)
+        return self._writer if section == self._section else await _open(section, self._instance)
 
     def discard(self, writer: AuditWriter | None) -> None:
-        """Do not use what `prepare` returned."""
+        """Close a writer that `prepare` returned and that is not needed. The current writer stays open."""
         if writer is not None and writer is not self._writer:
             writer.begin_close()
 
     async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
-        """Use what `prepare` returned, from now on."""
+        """Replace the current writer, and close it. Waits up to two seconds until its events are written.
+
+        Args:
+            section: The configuration of `writer`.
+            writer: The result of `prepare` for `section`. This object takes ownership of it.
+        """
         if writer is self._writer:
             return
         self.recorder.flush()
@@ -72,13 +81,13 @@ class Auditing:
         if before is not None:
             self._closing.append(before)
             try:
-                await _closed(before)
+                await _close(before)
             finally:
                 self._closing.remove(before)
                 self._dropped += before.dropped
 
     async def open(self, section: AuditSection) -> None:
-        """Write there from the start.
+        """Start to write the audit log.
 
         Raises:
             GatewayError: The file cannot be opened.
@@ -86,20 +95,24 @@ class Auditing:
         await self.switch(section, await self.prepare(section))
 
     async def close(self) -> None:
-        """Write what waits, for two seconds at most."""
+        """Stop writing the audit log. Waits up to two seconds until the queued events are written."""
         await self.switch(AuditSection(), None)
 
     def reopen(self) -> None:
-        """The file may have been rotated."""
+        """Reopen the file before the next write, because it may have been rotated."""
         if self._writer is not None:
             self._writer.reopen()
 
     def started(self) -> None:
-        """Record that the service starts."""
+        """Record the start of the service."""
         self.recorder.record("start", version=__version__, pid=os.getpid())
 
     def stopped(self, seconds: float) -> None:
-        """Record that the service stops, `seconds` after its start."""
+        """Record the stop of the service.
+
+        Args:
+            seconds: Time since its start.
+        """
         self.recorder.flush()
         self.recorder.record("stop", pid=os.getpid(), seconds=round(seconds, 3), dropped=self.dropped)
 
@@ -107,15 +120,21 @@ class Auditing:
         """Record an admin command or a signal.
 
         Args:
-            command: The path, or the signal's name.
-            peer: Who asked; None: the kernel does not say who sent a signal.
-            result: What came of it.
+            command: The path of the command, or the name of the signal.
+            peer: The process that sent the command; None for a signal, whose sender is not known.
+            result: The result of the command.
         """
         who = peer._asdict() if peer else {"pid": None, "uid": None, "gid": None}
         self.recorder.record("admin", command=command[:MAX_TEXT], **who, result=result)
 
     def configured(self, old: Config, new: Config, trigger: str) -> None:
-        """Record that `new` runs instead of `old`."""
+        """Record a change of the configuration.
+
+        Args:
+            old: The previous configuration.
+            new: The configuration that is now in effect.
+            trigger: What started the reload.
+        """
         if self.recorder.enabled:
             origin = new.origin
             self.recorder.record(
@@ -130,12 +149,12 @@ class Auditing:
             )
 
     def refused(self, error: Exception, trigger: str, origin: Origin | None) -> None:
-        """Record that a configuration was not taken; of its problems, only where they are: values may be secret.
+        """Record that a configuration was rejected. Records only the places of its problems: values may be secret.
 
         Args:
-            error: Why.
-            trigger: What asked for it.
-            origin: What was read; None: that is not known.
+            error: Why it was rejected.
+            trigger: What started the reload.
+            origin: The sources of the configuration; None: not known.
         """
         problems = error.problems if isinstance(error, ConfigError) else []
         places = [": ".join(part for part in (each.place, each.key) if part) for each in problems]
@@ -152,7 +171,7 @@ class Auditing:
 
 @asynccontextmanager
 async def recording(config: Config) -> AsyncIterator[Recorder]:
-    """A recorder for one command: it appends to the file of `config`, and is off where that is a standard stream.
+    """Open the audit log for one command, and yield its recorder. It is disabled if the log is a standard stream.
 
     Raises:
         GatewayError: The file cannot be opened.
@@ -166,12 +185,13 @@ async def recording(config: Config) -> AsyncIterator[Recorder]:
         await auditing.close()
 
 
-async def _opened(section: AuditSection, instance: str) -> AuditWriter | None:
+async def _open(section: AuditSection, instance: str) -> AuditWriter | None:
+    """Return a writer for `section` after its first attempt to open the file; None: the audit log is disabled."""
     if section.log is None:
         return None
     writer = AuditWriter(section.log, instance, section.queue)
-    deadline = asyncio.get_running_loop().time() + _OPEN
-    # The thread opens it, which may block without limit. Polling is the simplest way to bound the wait.
+    deadline = asyncio.get_running_loop().time() + _OPEN_TIMEOUT
+    # Opening may block the thread without limit. Polling is the simplest way to bound the wait.
     while not writer.opened.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(_POLL)
     error = writer.error
@@ -181,10 +201,10 @@ async def _opened(section: AuditSection, instance: str) -> AuditWriter | None:
     return writer
 
 
-async def _closed(writer: AuditWriter) -> None:
-    """Write what waits, for two seconds at most."""
+async def _close(writer: AuditWriter) -> None:
+    """Write the queued events within two seconds; drop the rest."""
     writer.begin_close()
-    deadline = asyncio.get_running_loop().time() + _CLOSE
+    deadline = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT
     while writer.alive and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - as above
         await asyncio.sleep(_POLL)
     if writer.alive:

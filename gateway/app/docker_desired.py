@@ -60,7 +60,7 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def volumes(config: Config) -> tuple[VolumeSpec, ...]:
-    """The volumes that a configuration wants."""
+    """Return the volumes that the configuration requires."""
     found = (spec.kind.volume(spec.options, spec.listen, spec.hold) for spec in config.backends.values())
     return tuple(volume for volume in found if volume is not None)
 

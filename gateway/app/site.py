@@ -39,7 +39,7 @@ class TargetHealth(Protocol):
         """
 
     def remove(self, running: RunningBackend) -> None:
-        """Stop to check the targets."""
+        """Stop checking the targets."""
 
     def targets(self, running: RunningBackend) -> list[Endpoint]:
         """Return the targets to try for a new client, best first."""

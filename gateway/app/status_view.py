@@ -1,4 +1,4 @@
-"""Builds the views of `gateway.ops.view` from the running units."""
+"""Builds the views of `gateway.ops.status_views` from the running units."""
 
 import platform
 from collections import Counter
@@ -29,7 +29,7 @@ from gateway.ops.status_views import (
     BackendView,
     ConsumerView,
     CredentialView,
-    DeadView,
+    DeadContainerView,
     DockerView,
     KnownConsumer,
     PeerView,
@@ -165,7 +165,7 @@ def docker_view(docker: DockerSync) -> DockerView | None:
         warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
         postponed=plan.postponed,
         dead=[
-            DeadView(each.container, each.cause, each.detail, each.state, each.message, each.command)
+            DeadContainerView(each.container, each.cause, each.detail, each.state, each.message, each.command)
             for each in plan.dead
         ],
         revived=dict(reconciler.revivals.revived),

@@ -87,7 +87,7 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
     table = MOUNT_TABLE.read_text() if scope.mounts is None and is_here else scope.mounts
     found = Snapshot(
         tuple(containers), volumes, scope.forwards, parse_mounts(table) if table is not None else None,
-        client=engine.flavour.command, socket=scope.socket,
+        client=engine.flavor.command, socket=scope.socket,
         cgroup_mode="host" if (info or {}).get("CgroupVersion") == "1" else "private",
     )  # fmt: skip
     if table is None:

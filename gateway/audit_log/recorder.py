@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from gateway.audit_log.events import Event
-from gateway.audit_log.refusal_limiter import WINDOW, RefusalKey, RefusalLimiter
+from gateway.audit_log.refusal_limiter import WINDOW, RefusalKey, RefusalLogLimiter
 
 
 class Sink(Protocol):
@@ -34,7 +34,7 @@ class Recorder:
         """Clients whose end is not recorded yet."""
         self.on_client_opened: Callable[[], None] = lambda: None
         """Called when `open_clients` increases."""
-        self._refusals = RefusalLimiter()
+        self._refusals = RefusalLogLimiter()
         self._timer: asyncio.TimerHandle | None = None
 
     @property

@@ -22,7 +22,7 @@ class RefusalKey(NamedTuple):
     reason: str
 
 
-class RefusalLimiter:
+class RefusalLogLimiter:
     """Counts the refusals between two lines for the same key."""
 
     def __init__(self) -> None:

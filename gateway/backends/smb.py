@@ -77,7 +77,7 @@ class SmbBackend:
             try:
                 with phases("greeting"):
                     response = await _negotiate(sock)
-            except _NewerDialectError:
+            except _UnsupportedDialectError:
                 return ProbeResult(facts={VERSION: "SMB newer than 3.0.2"})
             except OSError as error:
                 raise ProbeError(Reason.RESET, str(error)) from error
@@ -88,7 +88,7 @@ class SmbBackend:
         return ProbeResult(facts={VERSION: f"SMB {_DIALECTS[dialect]}{signing}", IDENTITY: guid.hex()})
 
 
-class _NewerDialectError(Exception):
+class _UnsupportedDialectError(Exception):
     """The server supports only dialects newer than those offered. SMB 3.1.1 requires another form of the request."""
 
 
@@ -97,7 +97,7 @@ async def _negotiate(sock: Stream) -> bytes:
 
     Raises:
         ProbeError: The response is not valid, or the server refuses to negotiate.
-        _NewerDialectError: The server supports none of the offered dialects.
+        _UnsupportedDialectError: The server supports none of the offered dialects.
         OSError: The connection failed.
     """
     loop = asyncio.get_running_loop()
@@ -116,7 +116,7 @@ async def _negotiate(sock: Stream) -> bytes:
     if magic != _MAGIC or size != _HEADER.size or command != _NEGOTIATE:
         raise ProbeError(Reason.PROTOCOL, "not an SMB 2 server")
     if status == _NOT_SUPPORTED:
-        raise _NewerDialectError
+        raise _UnsupportedDialectError
     if status != 0:
         raise ProbeError(Reason.PROTOCOL, f"the server refuses to negotiate (NTSTATUS {status:#010x})")
     if length < _HEADER.size + _RESPONSE.size:

@@ -17,11 +17,11 @@ from gateway.contracts.security import Secret
 from gateway.errors import Problem
 
 
-class Invalid:
+class InvalidValue:
     """Type of `INVALID`, which stands for a value that could not be decoded. Its problem is recorded already."""
 
 
-INVALID = Invalid()
+INVALID = InvalidValue()
 
 
 class Decoder:

@@ -1,1 +1,1 @@
-"""Interfaces and value types that all packages share. This package uses only the standard library."""
+"""Interfaces and value types that all packages share. This package needs no third-party library."""

@@ -39,7 +39,8 @@ class Network:
         return Network((*self.hops, hop))
 
     def __str__(self) -> str:
-        return " > ".join(("here", *self.hops))
+        """Return the far sides of the tunnels, for messages."""
+        return " > ".join(self.hops) or "this host"
 
 
 class Relay(Protocol):
@@ -67,7 +68,7 @@ class Relay(Protocol):
     def from_backend(self) -> int:
         """Bytes read from the backend."""
 
-    def abort(self, reason: CloseReason) -> None:
+    def abort(self, close_reason: CloseReason) -> None:
         """Reset both sides immediately.
 
         Exception: with `LINK_LOST`, a client whose response was received completely first gets the rest of it.

@@ -8,4 +8,8 @@ class Unit(Protocol):
     """A long-running component that the supervisor starts and restarts."""
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Run until cancelled. Call `ready` once, when the unit first works."""
+        """Run until cancelled.
+
+        Args:
+            ready: Call it when the unit works. Only the first call has an effect.
+        """

@@ -10,7 +10,7 @@ import pymysql
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import DemoError, find
-from gateway.demo.site import GREETING, DemoSite
+from gateway.demo.servers import GREETING, DemoServers
 
 _TIMEOUT = 15
 
@@ -30,15 +30,15 @@ class DemoClient:
     command: str
 
 
-def clients(site: DemoSite) -> list[DemoClient]:
+def clients(servers: DemoServers) -> list[DemoClient]:
     """Return a client for each backend whose server runs."""
     found = []
-    if site.mariadb:
-        found.append(_mysql(site.mariadb, site.ports["orders"]))
-    if site.postgres:
-        found.append(_postgres(site.postgres, site.ports["reports"]))
-    if site.nfs and find("nfs-cat"):
-        found.append(_nfs(f"nfs://127.0.0.1/media/hello.txt?version=4&nfsport={site.ports['media']}"))
+    if servers.mariadb:
+        found.append(_mysql(servers.mariadb, servers.ports["orders"]))
+    if servers.postgres:
+        found.append(_postgres(servers.postgres, servers.ports["reports"]))
+    if servers.nfs and find("nfs-cat"):
+        found.append(_nfs(f"nfs://127.0.0.1/media/hello.txt?version=4&nfsport={servers.ports['media']}"))
     return found
 
 

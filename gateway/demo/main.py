@@ -18,7 +18,7 @@ import pymysql
 
 from gateway.demo.clients import clients
 from gateway.demo.process import DemoError, Process
-from gateway.demo.site import DemoSite, running_site
+from gateway.demo.servers import DemoServers, running_servers
 from gateway.errors import GatewayError, ReachError
 
 _START_TIMEOUT = 30.0
@@ -37,9 +37,9 @@ def main(*, once: bool) -> int:
             folder = Path(name)
             folder.chmod(0o755)  # the database servers run as other users
             click.secho("1. Servers on loopback, in place of a remote network", bold=True)
-            with running_site(folder) as site:
-                _print_site(site)
-                _demo(site, once=once)
+            with running_servers(folder) as servers:
+                _print_servers(servers)
+                _demo(servers, once=once)
     except KeyboardInterrupt:
         click.echo("\nstopped")
     except DemoError as error:
@@ -48,50 +48,50 @@ def main(*, once: bool) -> int:
     return 0
 
 
-def _demo(site: DemoSite, *, once: bool) -> None:
+def _demo(servers: DemoServers, *, once: bool) -> None:
     click.secho("\n2. The gateway in front of them", bold=True)
-    with _gateway(site):
-        _wait_for(lambda: _all_ready(site), _START_TIMEOUT)
+    with _gateway(servers):
+        _wait_for(lambda: _all_ready(servers), _START_TIMEOUT)
         click.secho("\n3. Queries through the gateway", bold=True)
-        for client in clients(site):
+        for client in clients(servers):
             started = time.perf_counter()
             click.echo(f"   {client.backend:8} {client.query()}   ({(time.perf_counter() - started) * 1e3:.1f} ms)")
         click.secho("\n4. gateway status", bold=True)
-        _status(site)
+        _status(servers)
         click.secho("\n5. An outage: every SSH connection is killed", bold=True)
-        _outage(site)
+        _outage(servers)
         if once:
             return
         click.secho("\n6. Try it yourself", bold=True)
-        ops = site.ports["ops"]
+        ops = servers.ports["ops"]
         click.echo(f"   status page  http://127.0.0.1:{ops}/\n   metrics      http://127.0.0.1:{ops}/metrics")
-        click.echo(f"   commands     {sys.argv[0]} status --admin-socket {site.folder}/admin.sock")
-        for client in clients(site):
+        click.echo(f"   commands     {sys.argv[0]} status --admin-socket {servers.folder}/admin.sock")
+        for client in clients(servers):
             click.echo(f"   {client.backend:11}  {client.command}")
         click.echo("\nPress Ctrl-C to stop everything.")
         signal.pause()
 
 
-def _print_site(site: DemoSite) -> None:
-    servers = {"MariaDB": site.mariadb, "PostgreSQL": site.postgres, "NFS": site.nfs}
-    click.echo(f"   SSH bastion  127.0.0.1:{site.bastion.port}  {site.bastion.software}")
-    for name, server in servers.items():
+def _print_servers(servers: DemoServers) -> None:
+    by_name = {"MariaDB": servers.mariadb, "PostgreSQL": servers.postgres, "NFS": servers.nfs}
+    click.echo(f"   SSH bastion  127.0.0.1:{servers.bastion.port}  {servers.bastion.software}")
+    for name, server in by_name.items():
         if server is not None:
             click.echo(f"   {name:11}  127.0.0.1:{server.port}")
-    for each in site.skipped:
+    for each in servers.skipped:
         click.secho(f"   skipped: {each}", fg="yellow")
-    if not site.backends:
+    if not servers.backends:
         raise DemoError("no server can run: install the packages above")
 
 
 @contextlib.contextmanager
-def _gateway(site: DemoSite) -> Iterator[None]:
-    config = _configuration(site)
+def _gateway(servers: DemoServers) -> Iterator[None]:
+    config = _configuration(servers)
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(config)]
-    log = site.folder / "gateway.log"
-    process = Process(arguments, log, environment=site.environment())
+    log = servers.folder / "gateway.log"
+    process = Process(arguments, log, environment=servers.environment())
     started = time.perf_counter()
-    process.start(site.ports["ops"])
+    process.start(servers.ports["ops"])
     click.echo(f"   gateway run -c {config.name}   listening after {(time.perf_counter() - started) * 1e3:.0f} ms")
     try:
         yield
@@ -99,7 +99,7 @@ def _gateway(site: DemoSite) -> Iterator[None]:
         process.stop(signal.SIGTERM)
 
 
-def _configuration(site: DemoSite) -> Path:
+def _configuration(servers: DemoServers) -> Path:
     """Write configs/demo.yaml without the backends whose servers do not run."""
     packaged = importlib.resources.files("gateway.demo").joinpath("demo.yaml")
     in_repository = Path(__file__).parents[2] / "configs" / "demo.yaml"
@@ -109,19 +109,19 @@ def _configuration(site: DemoSite) -> Path:
     kept, keep = [], False
     for block in blocks:
         if not block.startswith("    "):
-            keep = block.strip().rstrip(":") in site.backends
+            keep = block.strip().rstrip(":") in servers.backends
         if keep:
             kept.append(block)
-    path = site.folder / "demo.yaml"
+    path = servers.folder / "demo.yaml"
     path.write_text(head + "backends:\n" + "\n".join(kept) + "\n")
     return path
 
 
-def _all_ready(site: DemoSite) -> bool:
+def _all_ready(servers: DemoServers) -> bool:
     from gateway.ops.client import Client  # noqa: PLC0415 - slow to import
 
-    require = ",".join(site.backends)
-    code, _ = Client(None, str(site.folder / "admin.sock")).get(f"/readyz?require={require}")
+    require = ",".join(servers.backends)
+    code, _ = Client(None, str(servers.folder / "admin.sock")).get(f"/readyz?require={require}")
     return code == 200
 
 
@@ -133,9 +133,9 @@ def _wait_for(condition: Callable[[], bool], timeout: float) -> None:
         time.sleep(0.05)
 
 
-def _status(site: DemoSite) -> None:
+def _status(servers: DemoServers) -> None:
     done = subprocess.run(  # noqa: S603 - a fixed command line
-        [sys.executable, "-m", "gateway", "status", "--admin-socket", str(site.folder / "admin.sock")],
+        [sys.executable, "-m", "gateway", "status", "--admin-socket", str(servers.folder / "admin.sock")],
         capture_output=True,
         text=True,
         timeout=20,
@@ -147,14 +147,14 @@ def _status(site: DemoSite) -> None:
     click.echo("".join(f"   {line}\n" for line in done.stdout.splitlines()), nl=False)
 
 
-def _outage(site: DemoSite) -> None:
-    client = clients(site)[0]
-    if site.bastion.sshd:
-        killed = site.bastion.kill_sessions()
+def _outage(servers: DemoServers) -> None:
+    client = clients(servers)[0]
+    if servers.bastion.sshd:
+        killed = servers.bastion.kill_sessions()
         click.echo(f"   killed {killed} sshd processes")
     else:
-        site.bastion.stop(signal.SIGKILL)
-        site.bastion.start()
+        servers.bastion.stop(signal.SIGKILL)
+        servers.bastion.start()
         click.echo("   killed the bastion and started it again")
     started = time.perf_counter()
     try:

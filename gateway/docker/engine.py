@@ -14,12 +14,12 @@ from aiohttp.client_reqrep import ClientRequest
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
-from gateway.docker.flavour import DOCKER, flavour
+from gateway.docker.flavor import DOCKER, flavor
 from gateway.docker.options import DockerOptions
 from gateway.errors import GatewayError, ReachError
 
 NEWEST = (1, 48)
-"""The newest API version that is supported; `Flavour.oldest` is the oldest."""
+"""The newest API version that is supported; `Flavor.oldest` is the oldest."""
 _CONNECT_TIMEOUT = 5.0
 PING_EVERY = 10.0
 """Seconds without an event after which the engine is pinged."""
@@ -61,7 +61,7 @@ class Engine:
     def __init__(self, docker: aiodocker.Docker) -> None:
         self._docker = docker
         self.api_version = ""
-        self.flavour = DOCKER
+        self.flavor = DOCKER
 
     async def negotiate(self) -> None:
         """Negotiate the API version.
@@ -72,12 +72,12 @@ class Engine:
         answer = await self._request("version", versioned=False)
         try:
             newest, oldest = _version(answer["ApiVersion"]), _version(answer.get("MinAPIVersion", "1.12"))
-            self.flavour = flavour(answer)
-            name = f"{self.flavour.name} {answer.get('Version', '')}".rstrip()
+            self.flavor = flavor(answer)
+            name = f"{self.flavor.name} {answer.get('Version', '')}".rstrip()
         except REQUEST_ERRORS as error:
             raise EngineError(ErrorKind.API, f"not the response of a Docker engine: {str(answer)[:80]!r}") from error
-        if newest < self.flavour.oldest:
-            required = f"{self.flavour.release} or later is required"
+        if newest < self.flavor.oldest:
+            required = f"{self.flavor.release} or later is required"
             raise EngineError(ErrorKind.API, f"{name} has API {answer['ApiVersion']}: {required}, update it")
         if oldest > NEWEST:
             supported = f"this gateway supports API {NEWEST[0]}.{NEWEST[1]}: update the gateway"

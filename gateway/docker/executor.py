@@ -68,7 +68,7 @@ async def _connect(engine: Engine, action: Action) -> None:
     try:
         await engine.post(f"networks/{action.network_id}/connect", body)
     except EngineError as error:
-        if engine.flavour.leaves_failed_connects and error.kind is ErrorKind.FAILED:
+        if engine.flavor.leaves_failed_connects and error.kind is ErrorKind.FAILED:
             await _clear(engine, action)
         raise
 

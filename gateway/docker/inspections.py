@@ -32,7 +32,7 @@ class Inspection:
     given_hostname: str
 
 
-class Inspections:
+class InspectionCache:
     """Caches inspections by container ID, and aliases by endpoint ID."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Inspections:
         Raises:
             EngineError: The engine did not answer, or a proxy before it refuses the request.
         """
-        path = f"{engine.flavour.inspection}containers/{container}/json"
+        path = f"{engine.flavor.inspection}containers/{container}/json"
         try:
             found = await get_required(engine, path)
         except EngineError as error:

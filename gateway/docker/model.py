@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from gateway.docker.flavour import DOCKER, Flavour
+from gateway.docker.flavor import DOCKER, Flavor
 from gateway.docker.volumes import VolumeInfo
 
 TASK_LABEL = "com.docker.swarm.task.id"
@@ -174,7 +174,7 @@ class Observed:
     """The ID of the gateway's own container."""
     gateway_priority: bool = False
     """Whether the engine supports `GwPriority`, which keeps a network from becoming the default route."""
-    flavour: Flavour = DOCKER
+    flavor: Flavor = DOCKER
 
     @property
     def own_container(self) -> Container | None:

@@ -8,10 +8,10 @@ from typing import Any
 from gateway.docker import responses
 from gateway.docker.engine import Engine, get_required, has_gateway_priority
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
-from gateway.docker.flavour import lease_ranges
+from gateway.docker.flavor import lease_ranges
 from gateway.docker.grants import granted
 from gateway.docker.images import ImageLabels
-from gateway.docker.inspections import Inspections
+from gateway.docker.inspections import InspectionCache
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.model import RUNNING, TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.names import WITHOUT_NAMES
@@ -47,7 +47,7 @@ class Observer:
         self._compared: set[str] = set()
         """Networks whose endpoints are compared with the plan, so that their aliases must be known."""
         self._images = ImageLabels()
-        self._inspections = Inspections()
+        self._inspections = InspectionCache()
 
     async def snapshot(self, engine: Engine) -> Observed:
         """Return the state of the engine; a partial snapshot is an error.
@@ -87,7 +87,7 @@ class Observer:
         self._images.retain({str(each.get("ImageID", "")) for each in listed})
         return Observed(
             containers, networks, services or (), volumes, info, swarm, own=own, services_hidden=services is None,
-            gateway_priority=has_gateway_priority(engine.api_version), flavour=engine.flavour,
+            gateway_priority=has_gateway_priority(engine.api_version), flavor=engine.flavor,
         )  # fmt: skip
 
     def forget_start(self, container: str) -> None:
@@ -108,7 +108,7 @@ class Observer:
         mode, hostname = str((listed.get("HostConfig") or {}).get("NetworkMode", "")), ""
         name = _name(listed)
         labels, image_labels = await self._images.split_labels(engine, listed)
-        if engine.flavour.lists_aliases:
+        if engine.flavor.lists_aliases:
             inspection = await self._inspections.get(engine, listed["Id"])
             mode, hostname = (inspection.network_mode, inspection.given_hostname) if inspection else ("", "")
             # The list has the networks of the container whose network namespace it joins.
@@ -218,10 +218,10 @@ class Observer:
 
 async def _networks(engine: Engine) -> tuple[NetworkInfo, ...]:
     found = tuple(responses.network(each) for each in await engine.get("networks"))
-    if not engine.flavour.ranges:
+    if not engine.flavor.ranges:
         return found
     ranges = {
-        each["id"]: lease_ranges(each) for each in await get_required(engine, engine.flavour.ranges, versioned=False)
+        each["id"]: lease_ranges(each) for each in await get_required(engine, engine.flavor.ranges, versioned=False)
     }
     return tuple(replace(each, ip_ranges=ranges.get(each.id, ())) for each in found)
 

@@ -160,7 +160,7 @@ class Reconciler:
                 if action in _END_EVENTS:
                     self.directory.forget(str(event.get("Actor", {}).get("ID", "")))
             elif action == "disconnect":
-                self.directory.forget(engine.flavour.disconnected_container(event))
+                self.directory.forget(engine.flavor.disconnected_container(event))
             self._dirty.set()
 
     async def _wait_for_change(self, wake: float, watching: "asyncio.Task[None]") -> None:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.docker.engine import Engine
-from gateway.docker.flavour import DOCKER
-from gateway.docker.inspections import Inspections
+from gateway.docker.flavor import DOCKER
+from gateway.docker.inspections import InspectionCache
 from gateway.docker.model import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
@@ -16,7 +16,7 @@ _MAX_INSPECTIONS = 50
 
 async def with_last_starts(
     engine: Engine,
-    inspections: Inspections,
+    inspections: InspectionCache,
     containers: tuple[Container, ...],
     matters: Callable[[str], bool],
     now: float,
@@ -33,7 +33,7 @@ async def with_last_starts(
     Raises:
         EngineError: The request failed, or a proxy in front of the engine refuses it.
     """
-    if engine.flavour is not DOCKER:
+    if engine.flavor is not DOCKER:
         return containers
     inspected = {each.id: inspections.start_inspected_at(each.id) for each in _candidates(containers, matters)}
     running = {each.id for each in containers if each.state in RUNNING}

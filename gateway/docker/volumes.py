@@ -27,9 +27,9 @@ class VolumeStatus:
     """The status of a configured volume.
 
     Args:
-        change: What is to be done.
-        state: How it stands.
-        message: Why.
+        change: The action to take; None: no action.
+        state: Its state compared with the configuration.
+        message: Reason for `state`; empty if it is `kept`.
     """
 
     spec: VolumeSpec

@@ -116,7 +116,7 @@ class ShadowView:
 
 
 @dataclass(frozen=True)
-class DeadView:
+class DeadContainerView:
     """A container that does not run or has no network, see `gateway.docker.dead`."""
 
     container: str
@@ -164,7 +164,7 @@ class DockerView:
     consumers: dict[str, KnownConsumer]
     shadows: list[ShadowView] = field(default_factory=list)
     peers: list[PeerView] = field(default_factory=list)
-    dead: list[DeadView] = field(default_factory=list)
+    dead: list[DeadContainerView] = field(default_factory=list)
     revived: dict[str, int] = field(default_factory=dict)
     """Number of containers that the gateway started, by cause."""
 

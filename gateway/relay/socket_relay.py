@@ -72,14 +72,14 @@ class SocketRelay:
         """See `gateway.contracts.link.Relay`."""
         return waiting_since(self._tap, self._request_at)
 
-    def abort(self, reason: CloseReason) -> None:
+    def abort(self, close_reason: CloseReason) -> None:
         """Reset both sockets immediately."""
         if self.ended.done():
             return
         self._release()
         reset(self._client)
         reset(self._backend)
-        self.ended.set_result(reason)
+        self.ended.set_result(close_reason)
 
     @property
     def upload_complete(self) -> bool:

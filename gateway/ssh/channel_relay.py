@@ -119,18 +119,18 @@ class ChannelRelay:
             self._flush_send_buffer()
         self._propagate_end()
 
-    def abort(self, ending: CloseReason) -> None:
+    def abort(self, close_reason: CloseReason) -> None:
         """Reset the client and close the channel now.
 
         Exception: with `LINK_LOST`, a client whose response is complete first gets the rest of it.
         """
         if self.ended.done():
             return
-        if ending is CloseReason.LINK_LOST and self._backend_eof:
+        if close_reason is CloseReason.LINK_LOST and self._backend_eof:
             self._on_link_lost()
             return
         self._send_close()
-        self._finish(ending)
+        self._finish(close_reason)
 
     # Subclasses implement these methods for their channel.
 
@@ -314,7 +314,7 @@ class ChannelRelay:
         else:
             self._update_interest()
 
-    def _finish(self, ending: CloseReason) -> None:
+    def _finish(self, close_reason: CloseReason) -> None:
         """Release the client, with a clean end or with a reset, and resolve `ended`."""
         if self.ended.done():
             return
@@ -323,7 +323,7 @@ class ChannelRelay:
         if client is not None:
             if self._watch is not None:
                 self._watch.close()
-            if not self._eof_delivered or ending not in (CloseReason.FINISHED, CloseReason.LINK_LOST):
+            if not self._eof_delivered or close_reason not in (CloseReason.FINISHED, CloseReason.LINK_LOST):
                 reset(client)
             elif self._client_eof and not (self._link_lost or self._client_data_lost):
                 close_gracefully(client)
@@ -331,7 +331,7 @@ class ChannelRelay:
                 lingering_closer().close_later(client, reset_after=self._link_lost or self._client_data_lost)
         self._send_buffer = None
         self.window.close()
-        self.ended.set_result(ending)
+        self.ended.set_result(close_reason)
 
     def _update_interest(self) -> None:
         if self._watch is None or self.ended.done():

@@ -19,7 +19,7 @@ class Keepalive:
 
     Args:
         interval: Between two keepalives.
-        suspect: Silence after which new clients use another connection, and a replacement is dialled.
+        suspect: Silence after which new clients use another connection, and a replacement is dialed.
         replace: Further silence after which the connection is closed, if other connections answer.
         lost: Silence after which the connection is closed even if no other connection answers. A stall that ends
             earlier breaks no client's connection.

@@ -107,7 +107,7 @@ class PacketReader:
         return self._end - self._start == _BUFFER_SIZE
 
     def is_closed(self) -> bool:
-        """Whether the socket is closed; handling a packet may close it."""
+        """Return whether the socket is closed; handling a packet may close it."""
         return self._closed
 
     def close(self) -> None:

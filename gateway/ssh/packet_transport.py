@@ -60,7 +60,7 @@ class PacketTransport(asyncio.Transport):
         return default
 
     def is_closing(self) -> bool:
-        """Whether the socket is closed."""
+        """Return whether the socket is closed."""
         return self._closed
 
     def write(self, data: Any) -> None:

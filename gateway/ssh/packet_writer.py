@@ -69,7 +69,7 @@ class Sender(Protocol):
     def resume_sending(self) -> None:
         """Send the data of one turn now."""
 
-    def abort(self, ending: CloseReason) -> None:
+    def abort(self, close_reason: CloseReason) -> None:
         """Reset both ends now."""
 
 
@@ -133,7 +133,7 @@ class PacketWriter:
         self._queue.setdefault(sender)
 
     def is_queued(self, sender: Sender) -> bool:
-        """Whether `sender` is in the queue."""
+        """Return whether `sender` is in the queue."""
         return sender in self._queue
 
     def dequeue(self, sender: Sender) -> None:

@@ -116,7 +116,7 @@ class PooledConnection:
     ) -> ChannelRelay:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.link.Link.join`."""
         timeout = min(self._options.dial_timeout, within)
-        dialled = self.alive
+        dialed = self.alive
         try:
             relay = await self._opener.open(to, latency, timeout, tap)
         except TimeoutError as error:
@@ -125,13 +125,13 @@ class PooledConnection:
             raise DialError(Reason.PROTOCOL, f"{to}: invalid reply from the SSH server: {error}") from error
         except asyncssh.ChannelOpenError as error:
             self.has_answered_open = self.alive
-            raise self._open_error(error, to, dial_in_progress=dialled) from error
+            raise self._open_error(error, to, dial_in_progress=dialed) from error
         except (asyncssh.Error, OSError) as error:
-            raise LinkLostError(str(error), dial_in_progress=dialled) from error
+            raise LinkLostError(str(error), dial_in_progress=dialed) from error
         self.has_answered_open = True
         if self.closing:  # asyncssh may have dropped data of the channel
             relay.abort(CloseReason.ABORTED)
-            raise LinkLostError(dial_in_progress=dialled)
+            raise LinkLostError(dial_in_progress=dialed)
         self._relays[relay.ended] = relay
         relay.ended.add_done_callback(self._on_relay_ended)
         relay.attach(client)

@@ -80,7 +80,7 @@ class Uplink:
         """Open the tunnel, and reopen it each time it is lost, until cancelled.
 
         Args:
-            ready: Called each time the tunnel is open.
+            ready: Called each time the tunnel is open. Only the first call has an effect.
         """
         reconnect, quarantine = Backoff(RECONNECT), Backoff(QUARANTINE)
         try:

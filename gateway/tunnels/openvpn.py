@@ -101,8 +101,8 @@ class _Client:
         forward = None if via.network.is_local else await stack.enter_async_context(LocalForward(via))
         file = load_client_file(options)
         if forward is not None and file.uses_proxy:
-            detail = f"{options.config}: http-proxy and socks-proxy would bypass {via.network}: remove them, or via"
-            raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
+            bypass = f"http-proxy and socks-proxy would bypass the tunnel to {via.network}"
+            raise TunnelError(Reason.PROTOCOL, f"{options.config}: {bypass}: remove them, or via", fatal=True)
         client = cls(options, file, forward, via.network)
         stack.callback(client.context.close)
         stack.push_async_callback(client.context.release_device)
@@ -117,7 +117,7 @@ class _Client:
         if self._forward is None:
             return None
         if not protocol.startswith("tcp"):
-            detail = f"{server} uses UDP, which {self._via} cannot carry: use `proto tcp`"
+            detail = f"{server} uses UDP, which the tunnel to {self._via} cannot carry: use `proto tcp`"
             raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
         return self._forward.set_target(server)
 

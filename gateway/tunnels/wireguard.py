@@ -69,7 +69,7 @@ class WireGuardTunnel:
         """See `gateway.contracts.tunnel.Tunnel`: create the device, wait for a handshake, and monitor it."""
         options = self._options
         if not via.network.is_local:
-            detail = f"WireGuard uses UDP, which {via.network} cannot carry: remove via"
+            detail = f"WireGuard uses UDP, which the tunnel to {via.network} cannot carry: remove via"
             raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:

@@ -53,14 +53,14 @@ class Liveness:
         self._thresholds = thresholds
         self.last_reply = now
         self._echo_sent: float | None = None
-        self._dialled: float | None = None
+        self._dialed: float | None = None
         self._received = 0
         self._last_reconnect = 0.0
 
     def record_reply(self, now: float) -> None:
         """Record that a packet arrived through the VPN, so that no reply is due any more."""
         self.last_reply = now
-        self._echo_sent = self._dialled = None
+        self._echo_sent = self._dialed = None
         self._last_reconnect = 0.0
 
     def record_received(self, total: int, now: float) -> bool:
@@ -86,13 +86,13 @@ class Liveness:
 
     def record_dial(self, now: float) -> None:
         """Record a connection attempt to a target."""
-        if self._dialled is None:
-            self._dialled = now
+        if self._dialed is None:
+            self._dialed = now
 
     def overdue(self, now: float) -> float:
         """Return for how many seconds a reply has been due; 0 if no reply is due."""
         echo = now - self._echo_sent if self._echo_sent is not None else 0.0
-        dial = now - self._dialled - DIAL_GRACE if self._dialled is not None else 0.0
+        dial = now - self._dialed - DIAL_GRACE if self._dialed is not None else 0.0
         return max(0.0, echo, dial)
 
     def stage(self, now: float) -> Stage:

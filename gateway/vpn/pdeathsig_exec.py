@@ -55,7 +55,7 @@ def _drop_privileges(user: str) -> None:
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     for capability in range(_MAX_CAPABILITY + 1):
         if capability != _CAP_NET_ADMIN:
-            # This call fails without CAP_SETPCAP. That is acceptable, because it is only defence in depth.
+            # This call fails without CAP_SETPCAP. That is acceptable, because it is only defense in depth.
             _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     if user:
         _check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))

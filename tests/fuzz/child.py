@@ -14,7 +14,7 @@ from pathlib import Path
 
 import atheris
 
-from tests.fuzz.findings import failure, file_name, minimise, name_of
+from tests.fuzz.findings import failure, file_name, minimize, name_of
 from tests.fuzz.fixed import inputs
 from tests.fuzz.run import CORPUS
 
@@ -40,7 +40,7 @@ def main() -> None:
         error = failure(target.check, data)
         if error is not None and (named := name_of(error)) not in seen:
             seen.add(named)
-            least = minimise(target.check, data, named, target.UNIT, target.HEAD)
+            least = minimize(target.check, data, named, target.UNIT, target.HEAD)
             path = folder / file_name(named)
             path.write_bytes(least)
             trace = "".join(traceback.format_exception(failure(target.check, least) or error))

@@ -53,7 +53,7 @@ def file_name(name: str) -> str:
     return f"{words}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def minimise(check: Check, data: bytes, name: str, unit: int, head: int) -> bytes:
+def minimize(check: Check, data: bytes, name: str, unit: int, head: int) -> bytes:
     """Remove the parts of an input that are not needed for its failure (delta debugging).
 
     Args:

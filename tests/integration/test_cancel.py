@@ -29,7 +29,7 @@ from tests.support.clients import postgres as connect
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway
 from tests.support.requirements import need
-from tests.support.servers import Behaviour, serving
+from tests.support.servers import Behavior, serving
 from tests.support.ssh_sessions import opened, options
 
 pytestmark = pytest.mark.integration
@@ -320,7 +320,7 @@ def test_an_unencrypted_request_cancels_an_encrypted_session_at_the_limit(
     assert "could not accept SSL connection" not in log.read_text()[before:]
 
 
-def recording(port: int, keys: list[bytes]) -> Behaviour:
+def recording(port: int, keys: list[bytes]) -> Behavior:
     """Forward each connection to `port`, and record the key of its cancel request."""
 
     def carry(client: socket.socket) -> None:

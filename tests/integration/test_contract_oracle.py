@@ -51,8 +51,8 @@ class SimpleRelay:
         self._pumps = [asyncio.ensure_future(self._pump(*way)) for way in ((client, backend), (backend, client))]
         self._job = asyncio.ensure_future(self._run())
 
-    def abort(self, ending: CloseReason) -> None:
-        self._end(ending)
+    def abort(self, close_reason: CloseReason) -> None:
+        self._end(close_reason)
 
     async def clear(self) -> None:
         """Release all resources, also after a fault."""
@@ -124,17 +124,17 @@ class SimpleRelay:
         except OSError:
             self._end(CloseReason.BACKEND_RESET if sink is self._backend else CloseReason.CLIENT_RESET)
 
-    def _end(self, ending: CloseReason) -> None:
+    def _end(self, close_reason: CloseReason) -> None:
         if self.ended.done() or self._fault == "no ending":
             return
         for pump in self._pumps:
             pump.cancel()
-        clean = ending is CloseReason.FINISHED or self._fault == "an end for a reset"
+        clean = close_reason is CloseReason.FINISHED or self._fault == "an end for a reset"
         for sock in (self._client, self._backend):
             (close_gracefully if clean else reset)(sock)
         if self._fault == "a descriptor left":
             self.left.append(os.dup(0))
-        self.ended.set_result(CloseReason.FINISHED if self._fault == "a wrong ending" else ending)
+        self.ended.set_result(CloseReason.FINISHED if self._fault == "a wrong ending" else close_reason)
 
 
 class SimpleLink:

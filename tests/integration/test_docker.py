@@ -44,7 +44,7 @@ def patient_site(engine: Engine, tmp_path: Path) -> Patient:
     return Patient(engine, tmp_path)
 
 
-def test_a_labelled_container_reaches_backends_by_name_also_after_disconnects_and_restarts(site: Site) -> None:
+def test_a_labeled_container_reaches_backends_by_name_also_after_disconnects_and_restarts(site: Site) -> None:
     site.start()
     site.engine.run("web", *OPT_IN, "--label", "gateway.aliases=www")
     site.reaches("web")

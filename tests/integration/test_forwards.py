@@ -119,17 +119,17 @@ def test_a_client_that_resets_while_it_is_held_is_forgotten(gateway: Gateway) ->
 
 def test_half_close_through_the_service(gateway: Gateway, shared_bastion: Bastion) -> None:
     with serving(echoing) as port:
-        direct, tunnelled = free_port(), free_port()
+        direct, tunneled = free_port(), free_port()
         gateway.write(f"""
             tunnels:
               bastion: {ssh_tunnel(shared_bastion)}
             backends:
               a: {{kind: tcp, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{direct}, {CHECK}}}
-              b: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{tunnelled}, {CHECK}}}
+              b: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{tunneled}, {CHECK}}}
         """)
         gateway.start().wait_up("a", "b")
         payload = os.urandom(5_000_000)
-        for listen in (direct, tunnelled):
+        for listen in (direct, tunneled):
             with connect(listen) as sock:
                 received = bytearray()
                 sock.setblocking(False)

@@ -577,8 +577,8 @@ def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
                 time.sleep(0.5)
         greeting = engine.docker("exec", found[0], "sh", "-c", "timeout 5 nc -w 5 orders 3306 </dev/null | cat -v")
         assert "MariaDB" in greeting.stdout, engine.docker("service", "logs", "ways_gateway").stderr
-        labelled = query(yard, "--label", "gateway.enable=true", "--label", "gateway.backends=orders")
-        assert labelled.stdout.startswith("rows "), labelled.stderr
+        labeled = query(yard, "--label", "gateway.enable=true", "--label", "gateway.backends=orders")
+        assert labeled.stdout.startswith("rows "), labeled.stderr
         assert query(yard).returncode == 1
         node = engine.docker("info", "-f", "{{.Name}}").stdout.strip()
         (gateway,) = engine.docker("ps", "-q", "--filter", "name=ways_gateway").stdout.split()

@@ -206,7 +206,7 @@ class Seen:
             self.published = run(fetch, check=False).strip()
 
 
-def test_labelling_a_container_changes_only_its_access_to_the_backend(site: Networks) -> None:
+def test_labeling_a_container_changes_only_its_access_to_the_backend(site: Networks) -> None:
     engine = site.engine
     create_networks(engine)
     deploy(engine)

@@ -308,8 +308,8 @@ def test_ten_failed_targets_of_a_hundred_delay_no_client(gateway: Gateway, basti
     with contextlib.ExitStack() as stack:
         good = stack.enter_context(serving(echoing))
         rude = [
-            stack.enter_context(serving(behaviour))
-            for behaviour in (
+            stack.enter_context(serving(behavior))
+            for behavior in (
                 silent,
                 resetting,
                 dripping(b"x"),
@@ -479,7 +479,7 @@ def test_dials_that_a_frozen_connection_completes_later_are_counted(
         return int(gateway.backend("orders")["targets"][0][what])
 
     of_clients, checks = target("broken_handshakes"), target("attempts")
-    assert of_clients >= 5  # about half of the clients were dialled on the frozen connection first
+    assert of_clients >= 5  # about half of the clients were dialed on the frozen connection first
     bastion.freeze()
     try:
         gateway.command("resume", "orders")

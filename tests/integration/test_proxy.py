@@ -242,12 +242,12 @@ def test_a_proxy_may_stop_and_start_again(gateway: Gateway, shared_mariadb: Mari
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "reason"),
+    ("behavior", "reason"),
     [(silent, "timeout"), (talking(b"SSH-2.0-OpenSSH_9.9\r\n"), "protocol")],
     ids=["silent", "another protocol"],
 )
-def test_a_server_that_is_not_a_proxy_is_reported(gateway: Gateway, behaviour: object, reason: str) -> None:
-    with serving(behaviour) as port:  # type: ignore[arg-type]
+def test_a_server_that_is_not_a_proxy_is_reported(gateway: Gateway, behavior: object, reason: str) -> None:
+    with serving(behavior) as port:  # type: ignore[arg-type]
         gateway.write(f"""
             tunnels:
               egress: {{kind: proxy, url: "socks5://127.0.0.1:{port}", connect_timeout: 1s}}
@@ -344,14 +344,14 @@ def _reset(client: ssl.SSLSocket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "whole"), [(_whole, True), (_cut, False), (_reset, False)], ids=["whole", "cut", "reset"]
+    ("behavior", "whole"), [(_whole, True), (_cut, False), (_reset, False)], ids=["whole", "cut", "reset"]
 )
 async def test_a_response_through_tls_is_complete_or_reset(
-    tmp_path: Path, behaviour: Callable[[ssl.SSLSocket], None], whole: bool
+    tmp_path: Path, behavior: Callable[[ssl.SSLSocket], None], whole: bool
 ) -> None:
     """TLS distinguishes a clean end from a truncation (RFC 8446, section 6.1). A slow client gets all data."""
     loop = asyncio.get_running_loop()
-    with tls_proxy(tmp_path / "ca", behaviour) as (port, authority):
+    with tls_proxy(tmp_path / "ca", behavior) as (port, authority):
         link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
         with socket.create_server(("127.0.0.1", 0)) as door, socket.create_connection(door.getsockname()) as client:
             inner, _ = door.accept()

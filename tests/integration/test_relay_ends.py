@@ -60,12 +60,12 @@ async def test_the_upload_of_a_closed_client_reaches_a_backend_that_sends_first(
     received = bytearray()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        dialled = socket.socket()
-        dialled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        dialled.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        dialled.connect(server.getsockname())
+        dialed = socket.socket()
+        dialed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        dialed.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        dialed.connect(server.getsockname())
         backend, _ = server.accept()
-    dialled.setblocking(False)
+    dialed.setblocking(False)
     backend.settimeout(15)
 
     def send_first() -> None:
@@ -77,7 +77,7 @@ async def test_the_upload_of_a_closed_client_reaches_a_backend_that_sends_first(
             while data := backend.recv(65536):
                 received.extend(data)
 
-    relay = SocketRelay(inner, dialled, Histogram())
+    relay = SocketRelay(inner, dialed, Histogram())
     thread = threading.Thread(target=send_first)
     thread.start()
     async with asyncio.timeout(30):

@@ -360,11 +360,11 @@ async def test_chacha_is_refused_from_a_server_without_strict_key_exchange(
 async def test_refused_silent_and_foreign_servers_have_their_reasons(sshd: Bastion) -> None:
     error = await refused(options(sshd, port=free_port()))
     assert (error.reason, error.fatal) == (Reason.REFUSED, False)
-    for behaviour, reasons in (
+    for behavior, reasons in (
         (silent, {Reason.TIMEOUT}),
         (talking(b"HTTP/1.1 400\r\n\r\n"), {Reason.TIMEOUT, Reason.PROTOCOL}),
     ):
-        with serving(behaviour) as port:
+        with serving(behavior) as port:
             started = time.monotonic()
             error = await refused(options(sshd, port=port, login_timeout=Duration(0.5)))
             assert time.monotonic() - started < 10  # the default of `login_timeout` is 15 s

@@ -97,7 +97,7 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
     leader.wait(task_reaches, timeout=40)
 
 
-def test_a_labelled_service_is_shown_and_an_impossible_network_blocks_only_itself(
+def test_a_labeled_service_is_shown_and_an_impossible_network_blocks_only_itself(
     swarm: tuple[Engine, Engine], tmp_path: Path
 ) -> None:
     manager, _ = swarm
@@ -144,8 +144,8 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
     there.begin('{idle: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:13306}}')
     here.wait(lambda: here.heard() == {"node-2": 1}, timeout=60)
     there.wait(lambda: there.heard() == {"node-1": 1}, timeout=60)
-    labelled = ("--network", "mesh", "--label", "gateway.backends=orders")
-    worker.run("app", *labelled)
+    labeled = ("--network", "mesh", "--label", "gateway.backends=orders")
+    worker.run("app", *labeled)
     here.wait(lambda: here.says_in(worker, "app") == "orders-here", timeout=60)
     worker.run("batch-1", "--network", "mesh")
     here.wait(lambda: here.says_in(worker, "batch-1") == "orders-here", timeout=60)
@@ -167,7 +167,7 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
     worker.run("thief", "--network", "mesh", "--ip", address)
     assert here.says_in(worker, "thief") == ""
     # The agent drops the reports of a stopped peer, and rejects a peer with another secret.
-    worker.run("app", *labelled)
+    worker.run("app", *labeled)
     here.wait(lambda: here.says_in(worker, "app") == "orders-here", timeout=60)
     worker.docker("kill", "gateway")
     here.wait(lambda: here.heard() == {}, timeout=60)

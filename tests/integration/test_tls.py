@@ -83,11 +83,11 @@ async def test_a_postgres_certificate_is_requested_rarely(
 ) -> None:
     server, authority = tls_postgres
     backend = postgres_backend(server, tls=TlsOptions("require"))
-    dialled: list[Endpoint] = []
+    dialed: list[Endpoint] = []
     dial = DirectLink.socket
 
     async def counting(link: DirectLink, to: Endpoint, phases: Phases | None = None) -> Stream:
-        dialled.append(to)
+        dialed.append(to)
         return await dial(link, to, phases)
 
     def loading(context: ssl.SSLContext) -> None:
@@ -97,7 +97,7 @@ async def test_a_postgres_certificate_is_requested_rarely(
     monkeypatch.setattr(ssl.SSLContext, "load_default_certs", loading)
     for _ in range(3):
         assert shown(await probe(backend, server.port, timeout=5)) == expiry_of(authority)
-    assert len(dialled) == 3 + 1  # three logins, and one connection that reads the certificate
+    assert len(dialed) == 3 + 1  # three logins, and one connection that reads the certificate
 
 
 def shown(result: CheckResult) -> float | None:

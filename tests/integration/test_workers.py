@@ -23,7 +23,7 @@ from gateway.forwarding.listener import Listener
 from tests.support.clients import connect, echo, is_refused, is_reset, query_mysql, query_postgres, read_nfs
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway
-from tests.support.servers import Behaviour, echoing, serving, talking
+from tests.support.servers import Behavior, echoing, serving, talking
 
 pytestmark = pytest.mark.integration
 
@@ -316,7 +316,7 @@ def test_a_worker_reports_a_failing_target_to_the_owner_and_routing_follows(gate
 
 
 def test_an_address_that_moves_between_processes_serves_only_its_new_backend(gateway: Gateway) -> None:
-    def answering(word: bytes) -> Behaviour:
+    def answering(word: bytes) -> Behavior:
         return talking(word)
 
     with serving(answering(b"own")) as own, serving(answering(b"worker")) as other:

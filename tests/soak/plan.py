@@ -76,7 +76,7 @@ class Outcome:
         audit: Results of the invariant checks.
         streams: Number of streams.
         bytes: Bytes that all streams moved.
-        redialled: How often the gateway requested a channel again.
+        redialed: How often the gateway requested a channel again.
         exchanges: Number of key exchanges.
         connections: Maximum number of simultaneous SSH connections.
         waits: Duration of each query in seconds, sorted.
@@ -87,7 +87,7 @@ class Outcome:
     audit: Audit
     streams: int = 0
     bytes: int = 0
-    redialled: int = 0
+    redialed: int = 0
     exchanges: int = 0
     connections: int = 0
     waits: list[float] = field(default_factory=list)

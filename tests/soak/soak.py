@@ -31,7 +31,7 @@ _LONGEST, _SHORTEST = 30.0, 4.0
 """Maximum and minimum duration of a round's load, in seconds."""
 _REKEY_OURS, _REKEY_THEIRS = 3 << 20, "4M"
 _HEAD = (
-    "cipher", "path", "trouble", "streams", "MB", "s", "keys", "conns", "channels", "redialled", "held", "memory",
+    "cipher", "path", "trouble", "streams", "MB", "s", "keys", "conns", "channels", "redialed", "held", "memory",
     "waited", "turns", "query p50", "p99", "max", "check p50", "max",
 )  # fmt: skip
 """Held and memory are in MiB; memory is what was added, of what is allowed. Waited is the longest time in seconds for
@@ -83,7 +83,7 @@ def row(chosen: Round, outcome: Outcome, took: float) -> str:
     cells = (
         chosen.cipher.partition("@")[0], chosen.path, f"{chosen.trouble} {outcome.troubles or ''}", outcome.streams,
         f"{outcome.bytes / 1e6:.0f}", f"{took:.0f}", outcome.exchanges, outcome.connections, audit.channels,
-        outcome.redialled,
+        outcome.redialed,
         f"{audit.held / mib:.1f}", f"{audit.memory / mib:.0f} of {audit.budgets.bound(audit.channels) / mib:.0f}",
         f"{audit.waited:.1f}", f"{audit.rounds:.2f}",
         *(f"{part(waits, share):.2f}" for share in (0.5, 0.99, 1)),

@@ -38,7 +38,7 @@ def compare_reports(
     """
     audit = outcome.audit
     outcome.streams, outcome.bytes = sum(said["counts"].values()), said["bytes"]
-    outcome.waits, outcome.redialled = said["waits"], front.redialled
+    outcome.waits, outcome.redialed = said["waits"], front.redialed
     for each in (*said["wrong"], *heard["wrong"]):
         audit.note("a stream went wrong", each)
     ends = {how: set(numbers) for how, numbers in said["ends"].items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.flavour import DOCKER
+from gateway.docker.flavor import DOCKER
 
 
 @dataclass
@@ -48,7 +48,7 @@ class FakeEngine:
     """
 
     api_version = "1.45"
-    flavour = DOCKER
+    flavor = DOCKER
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

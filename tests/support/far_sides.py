@@ -81,7 +81,7 @@ class Straight:
             client.dispose()
             inner.close()
             raise
-        backend = getattr(relay, "_backend", None)  # only a relay that has dialled its backend has this socket
+        backend = getattr(relay, "_backend", None)  # only a relay that has dialed its backend has this socket
         if isinstance(backend, socket.socket) and backend.family == socket.AF_INET and backend.fileno() >= 0:
             shrink(backend, small=setup.small)
         return Joined(client, far, relay)

@@ -32,7 +32,7 @@ class Front:
         """Relays that have not ended."""
         self.endings: Counter[str] = Counter()
         """Number of ended relays by close reason, and of clients without a relay by error reason."""
-        self.redialled = 0
+        self.redialed = 0
         """Number of channel opens that were repeated because their connection did not respond."""
         self._link, self._to, self._listener = link, to, listener
         self._joining: set[asyncio.Task[None]] = set()
@@ -73,7 +73,7 @@ class Front:
         relay.ended.add_done_callback(lambda ended: self._ended(relay, str(ended.result())))
 
     def _given_up(self) -> None:
-        self.redialled += 1
+        self.redialed += 1
 
     def _ended(self, relay: Relay, ending: str) -> None:
         self.relays.discard(relay)

@@ -10,11 +10,11 @@ from pathlib import Path
 from gateway.demo.process import Process, find, free_port
 from gateway.relay.sockets import reset
 
-Behaviour = Callable[[socket.socket], None]
+Behavior = Callable[[socket.socket], None]
 
 
 @contextlib.contextmanager
-def serving(behaviour: Behaviour) -> Iterator[int]:
+def serving(behavior: Behavior) -> Iterator[int]:
     """Run a TCP server on loopback with this behavior for every connection; yield its port."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as server:
         stop = threading.Event()
@@ -28,7 +28,7 @@ def serving(behaviour: Behaviour) -> Iterator[int]:
                     continue
                 except OSError:
                     return
-                threading.Thread(target=_treat, args=(behaviour, client), daemon=True).start()
+                threading.Thread(target=_treat, args=(behavior, client), daemon=True).start()
 
         thread = threading.Thread(target=accept)
         thread.start()
@@ -39,10 +39,10 @@ def serving(behaviour: Behaviour) -> Iterator[int]:
             thread.join()
 
 
-def _treat(behaviour: Behaviour, client: socket.socket) -> None:
+def _treat(behavior: Behavior, client: socket.socket) -> None:
     client.settimeout(30)
     with client, contextlib.suppress(OSError):
-        behaviour(client)
+        behavior(client)
 
 
 def silent(client: socket.socket) -> None:
@@ -51,7 +51,7 @@ def silent(client: socket.socket) -> None:
         pass
 
 
-def dripping(first: bytes) -> Behaviour:
+def dripping(first: bytes) -> Behavior:
     """Send single bytes with pauses, without end."""
 
     def drip(client: socket.socket) -> None:
@@ -70,7 +70,7 @@ def resetting(client: socket.socket) -> None:
     reset(client)
 
 
-def talking(words: bytes, *, then_close: bool = False) -> Behaviour:
+def talking(words: bytes, *, then_close: bool = False) -> Behavior:
     """Send fixed data; then read until the client closes, or close the connection."""
 
     def talk(client: socket.socket) -> None:

@@ -14,9 +14,9 @@ ANSWER = bytes(range(256)) * 12_000
 
 @contextlib.contextmanager
 def tls_proxy(
-    folder: Path, behaviour: Callable[[ssl.SSLSocket], None], version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+    folder: Path, behavior: Callable[[ssl.SSLSocket], None], version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 ) -> Iterator[tuple[int, Path]]:
-    """Run a proxy that accepts every CONNECT, then calls `behaviour`; yield its port and CA file."""
+    """Run a proxy that accepts every CONNECT, then calls `behavior`; yield its port and CA file."""
     certificate, key = Authority(folder).issue("127.0.0.1", server=True, host="127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -31,7 +31,7 @@ def tls_proxy(
             while not asked.endswith(b"\r\n\r\n"):
                 asked += tls.recv(1)
             tls.sendall(b"HTTP/1.1 200 yes\r\n\r\n")
-            behaviour(tls)
+            behavior(tls)
 
     with serving(serve) as port:
         yield port, folder / "ca.pem"

@@ -14,7 +14,7 @@ from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.packet_reader import PacketReader
 from gateway.ssh.packet_writer import PacketWriter
 from tests.fuzz import run
-from tests.fuzz.findings import failure, file_name, minimise, name_of
+from tests.fuzz.findings import failure, file_name, minimize, name_of
 from tests.fuzz.ssh.script import LONGEST, Op, Script, Step, decode, encode, mutate
 from tests.fuzz.ssh.seal import OracleError
 from tests.fuzz.targets import ssh_receive
@@ -120,7 +120,7 @@ def test_a_failing_input_is_minimized_and_keeps_its_name() -> None:
     data = b"H" + bytes(range(100, 140)) + b"abz" + bytes(200)
     error = failure(check, data)
     assert error is not None
-    least = minimise(check, data, name_of(error), unit=1, head=1)
+    least = minimize(check, data, name_of(error), unit=1, head=1)
     assert sorted(least) == sorted(b"Habz")
     assert file_name(name_of(error)).startswith("valueerror-n-bytes-")
     assert failure(check, b"") is None

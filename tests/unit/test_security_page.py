@@ -25,7 +25,7 @@ def rows(head: str, columns: int) -> list[list[str]]:
 
 def threats() -> dict[str, list[tuple[str, str]]]:
     """Return the file and the name of each test that the page lists for a threat."""
-    named, tests = rows("| | Threat | Defence |", 3), rows("| Threat | Tests |", 2)
+    named, tests = rows("| | Threat | Defense |", 3), rows("| Threat | Tests |", 2)
     return {threat[1]: _TEST.findall(test[1]) for threat, test in zip(named, tests, strict=True)}
 
 

@@ -34,6 +34,7 @@ BETTER = {
     r"com(e|es|ing) (about|to nothing|to anything)": "happen, fail, succeed",
     r"(leads?|led) astray": "send to the wrong place",
     r"bears? with": "tolerate",
+    r"\w*(avour|olour|aviour|ighbour|efence|ialled|abell|unnell)\w*": "the American spelling",
 }
 """Patterns to avoid, and what to write instead."""
 AVOID = [(re.compile(rf"\b({pattern})\b", re.IGNORECASE), better) for pattern, better in BETTER.items()]

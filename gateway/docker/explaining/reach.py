@@ -37,7 +37,7 @@ def reachability(subject: Subject, fact: BackendFact) -> Reachability:
 
 
 def _served(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reachability:
-    """As `reachability`, on a network on which the gateway has the backend's name."""
+    """Return as `reachability`, for a network on which the gateway has the backend's name."""
     found = _not_admitted(subject, fact, network, base)
     state = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
     if found is None and fact.state not in (*_GOOD, _UNKNOWN):

@@ -18,7 +18,7 @@ class Subject:
 
     def __init__(self, desired: Desired, observed: Observed, planned: Plan, container: Container) -> None:
         self.desired = desired
-        self.command = observed.flavour.command
+        self.command = observed.flavor.command
         self.options = desired.options
         self.container = container
         self.base = observed.base(container)

@@ -40,9 +40,9 @@ def plan(
             "(if it does run in one, set docker.container)"
         )
     builder.warnings += external_route_warnings(builder)
-    if builder.options.services and not observed.flavour.has_swarm:
+    if builder.options.services and not observed.flavor.has_swarm:
         builder.warnings.append(
-            f"docker.services: {observed.flavour.name} has no swarm services: remove the key, and label containers"
+            f"docker.services: {observed.flavor.name} has no swarm services: remove the key, and label containers"
         )
     builder.warnings += image_labels(desired, observed)
     builder.warnings += duplicate_gateways(builder)

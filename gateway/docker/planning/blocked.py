@@ -43,7 +43,7 @@ def _network_block_reason(builder: PlanBuilder, name: str) -> tuple[BlockedReaso
         return BlockedReason.IP_EXHAUSTED, builder.no_free_range[name]
     if network is None and name not in builder.creatable:
         swarm = builder.observed.swarm
-        if overlay and not builder.observed.flavour.has_swarm:
+        if overlay and not builder.observed.flavor.has_swarm:
             return BlockedReason.NOT_MANAGER, no_overlay(builder, name)
         if overlay and not swarm.member:
             return BlockedReason.NOT_MANAGER, f"network {name} is an overlay, and this engine is not in a swarm"

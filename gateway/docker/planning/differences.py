@@ -11,7 +11,7 @@ from gateway.docker.planning.external_route import NOT_INTERNAL, is_only_externa
 
 def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
     """Yield a line for each difference, with the ways to keep or replace the network."""
-    ours, command = builder.is_ours(there.labels), builder.observed.flavour.command
+    ours, command = builder.is_ours(there.labels), builder.observed.flavor.command
     for differs, keep in _differences(builder, options, there, ours=ours):
         if ours:
             builder.outdated.add(there.name)

@@ -67,7 +67,7 @@ def reconcile_endpoint(
     elif missing:
         message = f"it was not attached by the gateway, and lacks the aliases {', '.join(missing)}"
         if container.id == builder.observed.own:
-            command = f"{builder.observed.flavour.command} network disconnect {name} {container.name}"
+            command = f"{builder.observed.flavor.command} network disconnect {name} {container.name}"
             message += f": run {command}, and the gateway reattaches itself"
         builder.report_container(container, name, AttachmentState.DRIFTED, None, message)
     elif taken:

@@ -16,11 +16,11 @@ def external_route_warnings(builder: PlanBuilder) -> Iterator[str]:
     """
     own = builder.observed.own_container
     if own is not None and own.endpoints and not _outside(builder, own):
-        flavour = builder.observed.flavour
+        flavor = builder.observed.flavor
         yield (
             f"the gateway's container is on internal networks only ({', '.join(sorted(own.endpoints))}) and reaches"
             " nothing outside them: attach it to a network with a route out"
-            f" ({flavour.command} network connect {flavour.external_network} {own.name})"
+            f" ({flavor.command} network connect {flavor.external_network} {own.name})"
         )
 
 

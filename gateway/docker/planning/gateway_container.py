@@ -85,7 +85,7 @@ def removed_network_message(builder: PlanBuilder, container: Container, name: st
 
 def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> str:
     """Return the command that attaches a stopped container to the current network of a name, with its aliases."""
-    who, network = container.name, f"{builder.observed.flavour.command} network"
+    who, network = container.name, f"{builder.observed.flavor.command} network"
     known = {container.id[:12], container.name, *container.given_names}
     aliases = (container.endpoints[name].aliases or frozenset()) - known
     options = "".join(f"--alias {shlex.quote(each)} " for each in sorted(aliases))
@@ -105,7 +105,7 @@ def reattach_stopped_gateway(builder: PlanBuilder) -> None:
             if not ours or container.state in RUNNING or not (missing or stale):
                 continue
             message = (
-                f"its network was removed, and it cannot start: {builder.observed.flavour.command}"
+                f"its network was removed, and it cannot start: {builder.observed.flavor.command}"
                 f" network disconnect {name} {container.name}, or gateway apply"
             )
             builder.report_container(container, name, AttachmentState.DRIFTED, None, message)

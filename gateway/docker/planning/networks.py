@@ -80,7 +80,7 @@ def _network(builder: PlanBuilder, name: str, options: NetworkOptions) -> None:
     if there is not None:
         builder.warnings += differing(builder, options, there)
         return
-    if driver == "overlay" and not builder.observed.flavour.has_swarm:
+    if driver == "overlay" and not builder.observed.flavor.has_swarm:
         builder.warnings.append(no_overlay(builder, name))
         return
     if not options.create or (driver == "overlay" and not builder.observed.swarm.leader):
@@ -104,7 +104,7 @@ def _network(builder: PlanBuilder, name: str, options: NetworkOptions) -> None:
 
 def no_overlay(builder: PlanBuilder, name: str) -> str:
     """Return why the network cannot be an overlay on this engine, and what to do."""
-    engine = builder.observed.flavour.name
+    engine = builder.observed.flavor.name
     return f"network {name}: {engine} has no overlay networks: set its driver to bridge, or use Docker in a swarm"
 
 

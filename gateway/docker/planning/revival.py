@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gateway.docker.dead import Dead, RevivalState
 from gateway.docker.failed_starts import Cause, FailedStart, read_error
-from gateway.docker.flavour import DOCKER
+from gateway.docker.flavor import DOCKER
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.model import LIVE, RUNNING, Container
@@ -27,7 +27,7 @@ def revive(builder: PlanBuilder) -> tuple[Dead, ...]:
     Args:
         builder: The plan, complete except for these actions.
     """
-    if builder.observed.flavour is not DOCKER:
+    if builder.observed.flavor is not DOCKER:
         return ()
     found = []
     for container in builder.observed.containers:

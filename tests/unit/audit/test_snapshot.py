@@ -12,7 +12,7 @@ from gateway.audit.hazards import decide
 from gateway.audit.snapshot import AuditScope, take_snapshot
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.flavour import DOCKER
+from gateway.docker.flavor import DOCKER
 
 ID = "c0ffee" * 10
 INSPECTION = {
@@ -45,7 +45,7 @@ class FakeEngine:
         slow: Paths that are never answered.
     """
 
-    flavour = DOCKER
+    flavor = DOCKER
 
     def __init__(self, *refused: str, slow: str = "") -> None:
         self._refused = refused

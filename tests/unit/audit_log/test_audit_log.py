@@ -20,7 +20,7 @@ from gateway.app.service import GatewayService
 from gateway.audit_log.destination import Destination
 from gateway.audit_log.events import Event, encode_line
 from gateway.audit_log.recorder import Recorder
-from gateway.audit_log.refusal_limiter import OTHERS, WINDOW, RefusalKey, RefusalLimiter
+from gateway.audit_log.refusal_limiter import OTHERS, WINDOW, RefusalKey, RefusalLogLimiter
 from gateway.audit_log.writer import AuditWriter
 from gateway.config import Config, Sources, load
 from gateway.config.model import AuditSection
@@ -43,7 +43,7 @@ def test_a_line_is_always_plain_ascii() -> None:
 
 
 def test_refusals_are_written_immediately_and_then_once_a_second() -> None:
-    refusals = RefusalLimiter()
+    refusals = RefusalLogLimiter()
     assert refusals.add(refused(), 10.0) == refused()
     assert [refusals.add(refused(), 10.0 + each / 10) for each in range(1, 5)] == [None] * 4
     assert refusals.add(refused("10.0.0.2"), 10.5) == refused("10.0.0.2")
@@ -58,7 +58,7 @@ def test_refusals_are_written_immediately_and_then_once_a_second() -> None:
 
 
 def test_refusals_from_too_many_sources_are_counted_as_others() -> None:
-    refusals = RefusalLimiter()
+    refusals = RefusalLogLimiter()
     reported = sum(refusals.add(refused(f"10.0.{each // 256}.{each % 256}"), 1.0) is not None for each in range(5000))
     rest = refusals.drain()
     assert reported + sum(count for _, count in rest) == 5000
@@ -222,8 +222,8 @@ def test_a_directory_created_later_is_used(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditing, "_OPEN", 0.01)
-    monkeypatch.setattr(auditing, "_CLOSE", 0.1)
+    monkeypatch.setattr(auditing, "_OPEN_TIMEOUT", 0.01)
+    monkeypatch.setattr(auditing, "_CLOSE_TIMEOUT", 0.1)
     path = tmp_path / "fifo"
     os.mkfifo(path)  # A FIFO without a reader.
     ours = auditing.Auditing("site-a")

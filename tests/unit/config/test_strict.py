@@ -120,9 +120,9 @@ def test_a_backend_with_grants_requires_them(tmp_path: Path) -> None:
     granted = SOUND.replace("ca.pem}}", "ca.pem}, grants: [{project: shop, backends: orders}]}")
     (sentence,) = advice(read(granted, tmp_path))
     assert sentence.startswith("backends.orders.allow: docker.grants have no effect")
-    labelled = granted.replace("allow: 10.0.0.0/8", "allow: {label: gateway.backends}")
-    assert advice(read(labelled, tmp_path)) == []
-    (line,) = refused(labelled.replace("gateway.backends", "gateway.backend"), tmp_path)
+    labeled = granted.replace("allow: 10.0.0.0/8", "allow: {label: gateway.backends}")
+    assert advice(read(labeled, tmp_path)) == []
+    (line,) = refused(labeled.replace("gateway.backends", "gateway.backend"), tmp_path)
     assert re.match(r"12:20: backends.orders.allow.label: .* use gateway.backends", line), line
 
 

@@ -15,7 +15,7 @@ from gateway.contracts.security import Secret
 from gateway.docker.addresses import choose, is_reserved, range_for_others
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.failures import Failures
-from gateway.docker.flavour import PODMAN
+from gateway.docker.flavor import PODMAN
 from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.ownership import OwnershipRecord
@@ -293,7 +293,7 @@ def test_stopped_apps_with_a_pruned_network_are_not_attached() -> None:
         assert "docker network disconnect apps web && docker network connect apps web" in condition.message
         (condition,) = plan(desired(), Observed((web("web", "www", "a;b"),), network), ownership).attachments
         assert "connect --alias 'a;b' --alias www apps web, or" in condition.message
-        podman = Observed((foreign,), network, flavour=PODMAN)
+        podman = Observed((foreign,), network, flavor=PODMAN)
         (condition,) = plan(desired(), podman, ownership).attachments
         assert "podman network disconnect apps web && podman network connect apps web" in condition.message
 

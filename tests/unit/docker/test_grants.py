@@ -156,8 +156,8 @@ def test_a_service_is_granted_by_its_name() -> None:
     leader = Swarm(active=True, manager=True, leader=True)
     found = plan(desired, Observed((), (network,), (service,), swarm=leader), frozenset())
     assert [(each.verb, each.container) for each in found.actions] == [(Verb.UPDATE_SERVICE, "service jobs")]
-    labelled = Service("s2", "other", 7, ENABLE, {}, {"TaskTemplate": {"Networks": []}})
-    found = plan(desired, Observed((), (network,), (labelled,), swarm=leader), frozenset())
+    labeled = Service("s2", "other", 7, ENABLE, {}, {"TaskTemplate": {"Networks": []}})
+    found = plan(desired, Observed((), (network,), (labeled,), swarm=leader), frozenset())
     assert (found.actions, blocked(found)) == ((), [("service other", BlockedReason.NOT_GRANTED)])
 
 
@@ -253,7 +253,7 @@ def test_containers_that_can_spoof_a_consumer_are_reported() -> None:
     )  # `sharer` can spoof only the container whose network it shares.
 
 
-async def test_the_capabilities_of_neighbours_are_queried_once(tmp_path: Path) -> None:
+async def test_the_capabilities_of_neighbors_are_queried_once(tmp_path: Path) -> None:
     class Counting(FakeEngine):
         asked: list[str] = []  # noqa: RUF012 - of one test
 

@@ -220,7 +220,7 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
         ({"gateway.on_stop": "keep"}, ["unknown label gateway.on_stop: did you mean gateway.on-stop?"]),
         ({"gateway.http.routers.web": "x"}, []),  # A label of another program.
         ({"gateway.enabled": "true", "gateway.instance": "site-b"}, []),  # The instance site-b reports the mistake.
-        ({**OPT_IN, "gateway.colour": "red"}, ["unknown label gateway.colour"]),
+        ({**OPT_IN, "gateway.color": "red"}, ["unknown label gateway.color"]),
     ],
 )
 def test_mistakes_in_labels_are_reported_with_and_without_opt_in(found: dict[str, str], reported: list[str]) -> None:

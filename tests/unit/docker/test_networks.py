@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gateway.config import Sources, load
 from gateway.docker.errors import BlockedReason
 from gateway.docker.executor import execute
-from gateway.docker.flavour import PODMAN
+from gateway.docker.flavor import PODMAN
 from gateway.docker.grants import PROJECT, SWARM_SERVICE
 from gateway.docker.model import ENCRYPTED, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
 from gateway.docker.observer import Observer
@@ -163,7 +163,7 @@ def test_a_gateway_on_internal_networks_only_is_warned() -> None:
     alone = replace(gateway(), endpoints={"apps": aliases})
     (line,) = planned(alone, networks={"apps": NetworkOptions()}, there=(inside, outside)).warnings
     assert "docker network connect bridge gateway" in line
-    (line,) = planned(alone, networks={"apps": NetworkOptions()}, there=(inside, outside), flavour=PODMAN).warnings
+    (line,) = planned(alone, networks={"apps": NetworkOptions()}, there=(inside, outside), flavor=PODMAN).warnings
     assert "podman network connect podman gateway" in line
     for more in ("far", "an-overlay-that-a-worker-does-not-see"):
         both = replace(alone, endpoints={"apps": aliases, more: on(more)})

@@ -52,7 +52,7 @@ def test_an_impossible_network_does_not_block_the_other_networks_of_a_service() 
     assert "on one node only" in found.attachments[0].message
 
 
-def test_a_labelled_service_is_shown_even_if_it_is_not_managed() -> None:
+def test_a_labeled_service_is_shown_even_if_it_is_not_managed() -> None:
     off = planned(service(enable="true"), MESH)
     assert (off.actions, standing(off)) == (
         (),

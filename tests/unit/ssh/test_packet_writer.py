@@ -25,7 +25,7 @@ class Relay:
         self.short.append(self._writer.contended)
         self._writer.write(bytes(32 * 1024))
 
-    def abort(self, ending: CloseReason) -> None:
+    def abort(self, close_reason: CloseReason) -> None:
         pytest.fail("a relay was reset")
 
 

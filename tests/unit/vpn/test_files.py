@@ -101,7 +101,7 @@ def test_a_wireguard_file_is_rewritten_for_wg() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (wireguard("Colour = red"), "line 4: unknown key Colour"),
+        (wireguard("Color = red"), "line 4: unknown key Color"),
         (wireguard("MTU = many"), "line 4: invalid literal"),
         (wireguard().replace(KEY, "short"), "line 2: PrivateKey is not a valid key"),
         (wireguard().replace("Endpoint = vpn.example:51820", ""), "has an Endpoint"),

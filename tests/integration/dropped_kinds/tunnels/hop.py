@@ -47,7 +47,7 @@ class HopLink:
 
     Args:
         options: The options of the tunnel.
-        via: The link through which the forwarder is dialled.
+        via: The link through which the forwarder is dialed.
     """
 
     def __init__(self, options: HopOptions, via: Link) -> None:

@@ -9,7 +9,7 @@ from gateway.docker.engine import Engine
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.executor import execute
 from gateway.docker.exposure import can_spoof
-from gateway.docker.flavour import DOCKER, PODMAN, Flavour, flavour, lease_ranges
+from gateway.docker.flavor import DOCKER, PODMAN, Flavor, flavor, lease_ranges
 from gateway.docker.model import Container, Observed
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Action, Desired, Verb
@@ -42,11 +42,11 @@ class Answering(Engine):
         ({"ApiVersion": "1.52", "MinAPIVersion": "1.44"}, (DOCKER, "1.48")),
     ],
 )
-def test_the_engine_and_the_version_are_known_from_one_answer(version: Any, expected: tuple[Flavour, str]) -> None:
+def test_the_engine_and_the_version_are_known_from_one_answer(version: Any, expected: tuple[Flavor, str]) -> None:
     engine = Answering(version)
     asyncio.run(engine.negotiate())
-    assert (engine.flavour, engine.api_version) == expected
-    assert flavour(version) is expected[0]
+    assert (engine.flavor, engine.api_version) == expected
+    assert flavor(version) is expected[0]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
 ) -> None:
     container = Container(WEB.id, WEB.name, WEB.state, WEB.labels, mode, {})
     wanted = Desired("site", DockerOptions(networks=networks, services=True), ("orders",))
-    found = plan(wanted, Observed((container,), flavour=PODMAN), frozenset())
+    found = plan(wanted, Observed((container,), flavor=PODMAN), frozenset())
     (condition,) = found.attachments
     assert (condition.reason, condition.message.startswith(message)) == (reason, True)
     assert any(each.startswith("docker.services: Podman has no swarm services") for each in found.warnings)
@@ -137,12 +137,12 @@ def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
         (ErrorKind.FAILED, DOCKER, False),
     ],
 )
-def test_a_failed_connection_is_removed_on_podman(kind: ErrorKind, implementation: Flavour, cleared: bool) -> None:
+def test_a_failed_connection_is_removed_on_podman(kind: ErrorKind, implementation: Flavor, cleared: bool) -> None:
     asked = []
 
     class Failing:
         api_version = "1.41"
-        flavour = implementation
+        flavor = implementation
 
         async def post(self, path: str, body: Any) -> None:
             asked.append(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Flavour:
+class Flavor:
     """An implementation of the Docker API.
 
     Args:
@@ -48,8 +48,8 @@ class Flavour:
         return str(container or "")
 
 
-DOCKER = Flavour("Docker", (1, 44), "Docker Engine 25")
-PODMAN = Flavour(
+DOCKER = Flavor("Docker", (1, 44), "Docker Engine 25")
+PODMAN = Flavor(
     "Podman",
     (1, 41),
     "Podman 4.2",
@@ -64,7 +64,7 @@ PODMAN = Flavour(
 _COMPONENT = "Podman Engine"
 
 
-def flavour(version: Mapping[str, Any]) -> Flavour:
+def flavor(version: Mapping[str, Any]) -> Flavor:
     """Return the implementation that sent a response.
 
     Args:
@@ -78,7 +78,7 @@ def lease_ranges(network: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the ranges from which Podman assigns a network's addresses, each as the smallest CIDR block around it.
 
     Args:
-        network: An item of the list at `Flavour.ranges`.
+        network: An item of the list at `Flavor.ranges`.
     """
     found = []
     for each in network.get("subnets") or ():

