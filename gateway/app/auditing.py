@@ -1,4 +1,4 @@
-"""The audit log of a running gateway: opened as the configuration says, and what the service itself records."""
+"""Opens and closes the audit log of a running gateway, and records the service's own events in it."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from gateway.errors import ConfigError, GatewayError, Origin
 from gateway.relay.sockets import PeerCredentials
 
 _OPEN = 2.0
-"""Seconds to wait for the file at the start; after that the gateway goes on, and the thread goes on waiting."""
+"""Seconds to wait until the writer's thread has opened the file. After that, the gateway continues meanwhile."""
 _CLOSE = 2.0
 _POLL = 0.005
 
@@ -36,21 +36,23 @@ class Auditing:
         self._writer: AuditWriter | None = None
         self._closing: list[AuditWriter] = []
         self._dropped = 0
-        """By the writers that have ended."""
+        """Number of events that the writers of earlier configurations dropped."""
 
     @property
     def dropped(self) -> int:
-        """Events that are not in the log, since the start."""
+        """Number of events since the start that are missing from the log."""
         return self._dropped + sum(each.dropped for each in (*self._closing, self._writer) if each is not None)
 
     @property
     def trouble(self) -> list[str]:
-        """Why lines are not written now; empty: they are, or there is no audit log."""
+        """The error that keeps the writer from writing events; empty: no error, or no audit log."""
         trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
     async def prepare(self, section: AuditSection) -> AuditWriter | None:
-        """What writes there, for `switch` or `discard`; the one of now, where nothing changes.
+        """Return the writer for a section `audit`: the current writer if the section is the same, or else a new one.
+
+        Pass the writer to `switch` or to `discard`. None: the section has no audit log.
 
         Raises:
             GatewayError: The file cannot be opened.
@@ -58,12 +60,12 @@ class Auditing:
         return self._writer if section == self._section else await _opened(section, self._instance)
 
     def discard(self, writer: AuditWriter | None) -> None:
-        """Do not use what `prepare` returned."""
+        """Close a writer that `prepare` has returned and that is not used."""
         if writer is not None and writer is not self._writer:
             writer.begin_close()
 
     async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
-        """Use what `prepare` returned, from now on."""
+        """Replace the current writer with the one that `prepare` has returned, and close the previous writer."""
         if writer is self._writer:
             return
         self.recorder.flush()
@@ -78,7 +80,7 @@ class Auditing:
                 self._dropped += before.dropped
 
     async def open(self, section: AuditSection) -> None:
-        """Write there from the start.
+        """Open the audit log of a section `audit` when the service or a command starts.
 
         Raises:
             GatewayError: The file cannot be opened.
@@ -86,11 +88,11 @@ class Auditing:
         await self.switch(section, await self.prepare(section))
 
     async def close(self) -> None:
-        """Write what waits, for two seconds at most."""
+        """Write the queued events and close the audit log; give up after two seconds."""
         await self.switch(AuditSection(), None)
 
     def reopen(self) -> None:
-        """The file may have been rotated."""
+        """Reopen the file, because another program may have rotated it."""
         if self._writer is not None:
             self._writer.reopen()
 
@@ -108,14 +110,14 @@ class Auditing:
 
         Args:
             command: The path, or the signal's name.
-            peer: Who asked; None: the kernel does not say who sent a signal.
-            result: What came of it.
+            peer: The process that sent the command; None: it is not known, as for a signal.
+            result: The result of the command.
         """
         who = peer._asdict() if peer else {"pid": None, "uid": None, "gid": None}
         self.recorder.record("admin", command=command[:MAX_TEXT], **who, result=result)
 
     def configured(self, old: Config, new: Config, trigger: str) -> None:
-        """Record that `new` runs instead of `old`."""
+        """Record that the configuration `new` has replaced `old`."""
         if self.recorder.enabled:
             origin = new.origin
             self.recorder.record(
@@ -130,12 +132,14 @@ class Auditing:
             )
 
     def refused(self, error: Exception, trigger: str, origin: Origin | None) -> None:
-        """Record that a configuration was not taken; of its problems, only where they are: values may be secret.
+        """Record that a configuration was refused.
+
+        The record has the places and keys of the problems, but no values, because values may be secret.
 
         Args:
-            error: Why.
-            trigger: What asked for it.
-            origin: What was read; None: that is not known.
+            error: The reason for the refusal.
+            trigger: What requested the reload: `admin`, `signal` or `file`.
+            origin: The sources of the configuration; None: not known.
         """
         problems = error.problems if isinstance(error, ConfigError) else []
         places = [": ".join(part for part in (each.place, each.key) if part) for each in problems]
@@ -152,7 +156,9 @@ class Auditing:
 
 @asynccontextmanager
 async def recording(config: Config) -> AsyncIterator[Recorder]:
-    """A recorder for one command: it appends to the file of `config`, and is off where that is a standard stream.
+    """Yield a recorder for one command, which appends to the audit log's file.
+
+    If the audit log of `config` is not a file, the recorder is disabled.
 
     Raises:
         GatewayError: The file cannot be opened.
@@ -171,7 +177,7 @@ async def _opened(section: AuditSection, instance: str) -> AuditWriter | None:
         return None
     writer = AuditWriter(section.log, instance, section.queue)
     deadline = asyncio.get_running_loop().time() + _OPEN
-    # The thread opens it, which may block without limit. Polling is the simplest way to bound the wait.
+    # Opening the file in the writer's thread may block without limit. Polling is the simplest way to bound the wait.
     while not writer.opened.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(_POLL)
     error = writer.error
@@ -182,7 +188,7 @@ async def _opened(section: AuditSection, instance: str) -> AuditWriter | None:
 
 
 async def _closed(writer: AuditWriter) -> None:
-    """Write what waits, for two seconds at most."""
+    """Write the queued events and close a writer; abandon it after two seconds."""
     writer.begin_close()
     deadline = asyncio.get_running_loop().time() + _CLOSE
     while writer.alive and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - as above

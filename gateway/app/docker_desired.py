@@ -9,7 +9,7 @@ from gateway.relay.resolver import is_address
 
 
 def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
-    """Return the state that a configuration asks for.
+    """Return the desired state of Docker for a configuration.
 
     Args:
         config: A configuration with a section `docker`.
@@ -60,7 +60,7 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def volumes(config: Config) -> tuple[VolumeSpec, ...]:
-    """The volumes that a configuration wants."""
+    """Return the Docker volumes that a configuration defines."""
     found = (spec.kind.volume(spec.options, spec.listen, spec.hold) for spec in config.backends.values())
     return tuple(volume for volume in found if volume is not None)
 
