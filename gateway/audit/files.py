@@ -1,4 +1,4 @@
-"""Adds what the files of the engine's host show to a snapshot."""
+"""Adds to a snapshot what the files of the engine's host show."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -13,16 +13,16 @@ from gateway.audit.places import VOLATILE
 from gateway.audit.stores import is_below, of_volume
 
 _READING = 1.5
-"""Seconds for reading directories."""
+"""The timeout of reading directories, in seconds."""
 
 
 def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]) -> Snapshot:
-    """Return the snapshot with what the files of this host show. Blocks.
+    """Return the snapshot with what the files of this host show. Blocks while reading them.
 
     Args:
-        snapshot: The engine's responses.
+        snapshot: The snapshot from the engine's responses.
         info: The engine's response to `/info`.
-        unchecked: What could not be read so far.
+        unchecked: What the audit could not read so far.
     """
     host = Host(snapshot.host_mounts or (), time.monotonic() + _READING)
     volumes = {
@@ -63,7 +63,7 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
 
 
 def _layers(container: AuditedContainer) -> list[str]:
-    """Return the directories of a container's layers, the uppermost first; none: the engine does not report them."""
+    """Return the directories of a container's layers, the uppermost first; empty: the engine does not report them."""
     data = (container.inspection.get("GraphDriver") or {}).get("Data") or {}
     return [each for each in (data.get("UpperDir"), *str(data.get("LowerDir") or "").split(":")) if each]
 
