@@ -33,7 +33,9 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
     }
     maps_users = any("userns" in str(each) or "rootless" in str(each) for each in info.get("SecurityOptions") or ())
     if maps_users:
-        unchecked.append("the engine maps users to others of the host: missing permissions are not found")
+        unchecked.append(
+            "the engine maps containers' users to other users of the host: missing permissions are not found"
+        )
     knows_users = bool(info) and not maps_users
     paths: dict[str, HostPath] = {}
     volume_paths = [of_volume(snapshot, each).host_path for each in volumes.values()]
@@ -57,7 +59,7 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
         unchecked.append(f"the mounted directories have more files than can be read in {_READING:g} s")
     elif unread:
         unchecked.append(
-            f"{unread} mounted paths do not exist or cannot be read by this user: what they have is not known"
+            f"{unread} mounted paths do not exist or cannot be read by this user: their content is not known"
         )
     return replace(snapshot, containers=tuple(containers), volumes=volumes, paths=paths, unchecked=tuple(unchecked))
 

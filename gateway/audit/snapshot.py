@@ -77,7 +77,7 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
     containers = [each for each in await asyncio.gather(*map(one, listed)) if each is not None]
     uses, known = await last_uses(engine, {each.id: each.name for each in containers})
     if not known:
-        unchecked.append("the engine's events cannot be read: what used a volume last is not known")
+        unchecked.append("the engine's events cannot be read: the last use of each volume is not known")
     volumes = {
         each.name: replace(each, last_use=uses.get(each.name, ""))
         for each in _volumes(volume_list or {}, usage or {})

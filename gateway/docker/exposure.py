@@ -52,7 +52,7 @@ def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
             many = len(found) > 1
             yield (
                 f"{container.name}: {', '.join(found)} {'come' if many else 'comes'} from its image and"
-                f" {'do' if many else 'does'} not count: grant it what it needs in docker.grants, or remove"
+                f" {'do' if many else 'does'} not count: grant the container its backends in docker.grants, or remove"
                 f" {'them' if many else 'it'} from the image and set {'them' if many else 'it'} on the container"
             )
 

@@ -86,7 +86,7 @@ class Failures:
             options = networks.get(attachment.network)
             fixed = options is not None and options.address is not None
             setting = f"docker.networks.{attachment.network}.address"
-            message += f": free it, or change {setting}" if fixed else ": the gateway requests another one next"
+            message += f": free the address, or change {setting}" if fixed else ": the gateway requests another one"
         return replace(attachment, state=AttachmentState.BLOCKED, reason=error.blocked, message=message)
 
     def _last_error(self, network: str, container_id: str) -> EngineError | None:

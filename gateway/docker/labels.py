@@ -116,7 +116,7 @@ def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
     asking = [key for key in ("backends", "network", "aliases", "on-stop") if key in mine]
     if not asking or "enable" in mine or mine.get("instance", instance) != instance:
         return []
-    return [f"{prefix}.{asking[0]} does nothing without {prefix}.enable=true"]
+    return [f"{prefix}.{asking[0]} has no effect without {prefix}.enable=true"]
 
 
 def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:

@@ -68,7 +68,7 @@ def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedFo
     forward = next((each for each in result.forwards if (HERE, client.port) in each.names), None)
     if forward is not None:
         result.add_note(
-            f"{client.where}: {client.host} in a container is the container itself, so this never reached the forward"
+            f"{client.where}: {client.host} in a container is the container itself, so it never reached the forward"
             f" of {forward.where}"
         )
     return forward
