@@ -20,9 +20,8 @@ class GatewaySection:
     """This gateway.
 
     Args:
-        instance: The gateway's name in logs, status and labels; absent: the hostname. With a section `docker`, the
-            gateway records the hostname in `state_dir` and keeps it as its name. It refuses a hostname that is the ID
-            of the container.
+        instance: The gateway's name in logs, status and labels. With a section `docker`, the gateway records the
+            hostname in `state_dir` and keeps it as its name. It refuses a hostname that is the ID of the container.
         state_dir: Folder for data that must survive a restart.
         workers: Number of additional processes that carry the traffic of bulk backends; 0: one process does
             everything.
@@ -92,7 +91,7 @@ class ShutdownSection:
     Args:
         delay: How long the gateway still accepts clients while it reports not ready, so that load balancers can
             react.
-        drain: How long open connections may continue after that. The gateway accepts no new connections.
+        drain: How long open connections may continue after `delay`. The gateway accepts no new connections then.
     """
 
     delay: Duration = Duration(5.0)
