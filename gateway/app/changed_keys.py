@@ -8,9 +8,9 @@ from gateway.config import Config
 
 _NAMED = ("tunnels", "backends")
 _OF_SPEC = {"options": "", "check_options": "check"}
-"""Fields of `TunnelSpec` and `BackendSpec`, with the key that their own fields are below."""
+"""Fields of `TunnelSpec` and `BackendSpec` that hold dataclasses, with the key of each in the configuration."""
 _WHOLE = ("kind",)
-"""Fields that are dataclasses, but a single value in the configuration."""
+"""Fields that are dataclasses in the model, but single values in the configuration."""
 
 
 def changed_keys(old: Config, new: Config) -> dict[str, list[str]]:

@@ -9,7 +9,9 @@ from gateway.errors import UsageError
 
 @dataclass(frozen=True)
 class ConfigDiff:
-    """The names of what differs between two configurations. A reload does not touch the rest.
+    """The names of the tunnels, backends and sections that differ between two configurations.
+
+    A reload does not touch the others.
 
     Args:
         tunnels_closed: Tunnels to close after their clients have drained.
@@ -41,7 +43,7 @@ class ConfigDiff:
 
 
 def diff_configs(old: Config, new: Config) -> ConfigDiff:
-    """Return what must change to get from `old` to `new`.
+    """Return the difference between the configurations `old` and `new`.
 
     Raises:
         UsageError: A key differs that only a restart can change.
@@ -51,7 +53,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         places = [": ".join(filter(None, (new.places.get(key), key))) for key in fixed]
         raise UsageError(f"{', '.join(places)}: changed, and the sections gateway and ops need a restart")
     reopened = {name for name in new.tunnels if old.tunnels.get(name) != new.tunnels[name]}
-    while True:  # a tunnel inside a reopened tunnel must be reopened, and so must the tunnels inside that one
+    while True:  # reopening a tunnel also reopens every tunnel inside it, at any depth
         inner = {name for name, spec in new.tunnels.items() if spec.via in reopened} - reopened
         if not inner:
             break
@@ -62,7 +64,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or new.backends[name].via in reopened
-        or (old.docker is None) != (new.docker is None)  # admission depends on it
+        or (old.docker is None) != (new.docker is None)  # admission identifies consumers only with a section docker
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

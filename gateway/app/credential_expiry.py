@@ -24,7 +24,7 @@ NamedCredential = tuple[str, Credential]
 
 
 def read_credentials(config: Config) -> list[NamedCredential]:
-    """Return the certificates in the files of a configuration. It may block. Unreadable files are left out."""
+    """Return the certificates in the files of a configuration, without unreadable files. Blocks while reading."""
     found = [
         (name, credential)
         for name, tunnel in config.tunnels.items()
@@ -104,7 +104,7 @@ class ExpiryMonitor:
             await asyncio.sleep(_POLL_INTERVAL)
 
     async def _refresh(self) -> None:
-        """Read the files in a thread, at most one at a time. If the read hangs, keep the previous result."""
+        """Read the certificate files in one thread. While an earlier read hangs, return the previous result."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().run_in_executor(None, read_credentials, self._config())
             self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -9,7 +9,7 @@ from gateway.relay.resolver import is_address
 
 
 def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
-    """Return the state that a configuration asks for.
+    """Return the desired state of Docker for a configuration.
 
     Args:
         config: A configuration with a section `docker`.

@@ -12,7 +12,7 @@ from gateway.ops.status_json import iso
 
 
 def explain_containers(reconciler: Reconciler, backends: Iterable[RunningBackend], name: str) -> list[dict[str, Any]]:
-    """Return an explanation for each container that `name` matches.
+    """Return an explanation for each container that matches `name`.
 
     Args:
         reconciler: The reconciler of the engine.

@@ -43,7 +43,7 @@ class DockerSync:
         self._numbers = itertools.count(1)
 
     def apply(self, config: Config, site: Site) -> None:
-        """Reconcile Docker with this configuration. If its section `docker` changed, start a new reconciler."""
+        """Reconcile Docker with `config`. If the section `docker` has changed, start a new reconciler."""
         site.on_state_change = self._reconcile_soon
         unchanged = self._config is not None and self._config.docker == config.docker
         self._config, self._site = config, site
@@ -86,7 +86,7 @@ class DockerSync:
         self._supervisor.start(name, unit)
 
     async def settled(self) -> None:
-        """Wait until the gateway's own container is attached to its networks, or the first attempt has failed."""
+        """Wait until the gateway's own container is attached to its networks, or attaching it has failed once."""
         if self.reconciler is not None:
             await self.reconciler.settled.wait()
 
@@ -103,7 +103,7 @@ class DockerSync:
         return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def explain(self, name: str) -> list[dict[str, Any]] | None:
-        """Explain why each container that `name` matches reaches backends or not; None if Docker is not configured.
+        """Explain why each container that matches `name` reaches backends or not; None: Docker is not configured.
 
         Args:
             name: The name of a container, or the beginning of its ID.

@@ -31,7 +31,7 @@ class FileChanges:
         self._site = site
 
     def watched(self) -> set[Path]:
-        """Return the files to watch. It may block."""
+        """Return the files to watch. Blocks while it reads files that name other files."""
         config = self._reloader.config
         found = set(self._ops.files)
         if config.gateway.reload_on_change:
@@ -62,5 +62,5 @@ class FileChanges:
 
 
 def _files_of(spec: TunnelSpec) -> set[Path]:
-    """Return the files of a tunnel, including those that its files name. It may block."""
+    """Return the files of a tunnel, including the files that those files name. Blocks while reading them."""
     return files_of(spec.options).union(spec.kind.files(spec.options))

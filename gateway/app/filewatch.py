@@ -9,7 +9,9 @@ log = logging.getLogger(__name__)
 
 _POLL_INTERVAL = 1.0
 FileStamp = tuple[int, int, int] | None
-"""Modification time in nanoseconds, size, and inode: a change of the content changes it. None: no such file."""
+"""A file's modification time in nanoseconds, size and inode, at least one of which changes with the content.
+
+None: the file does not exist."""
 FileStamps = dict[Path, FileStamp]
 
 
@@ -17,9 +19,9 @@ class FileWatch:
     """Polls files once a second; a `gateway.contracts.unit.Unit`.
 
     Args:
-        files: Returns the files to watch. Called for each poll, in a thread.
-        on_change: Awaited with the files that changed and then stayed the same for one poll.
-        initial: The stamps of files that were read before the watch started.
+        files: Returns the files to watch. Each poll calls it in a thread.
+        on_change: Called and awaited with the files that changed and then stayed the same for one poll.
+        initial: The stamps of the files that the caller read before the first poll.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class FileWatch:
 
 
 def stat_files(paths: Iterable[Path]) -> FileStamps:
-    """Return the stamps that these files have now. It may block."""
+    """Return the current stamps of files. Blocks while the file system responds."""
     return {path: _stamp(path) for path in paths}
 
 

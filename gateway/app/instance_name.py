@@ -1,6 +1,7 @@
-"""The name of this gateway where `gateway.instance` is absent.
+"""Chooses the name of this gateway if the configuration has no `gateway.instance`.
 
-Objects in Docker belong to the name, so it must stay the same when the gateway's container is recreated.
+The gateway recognizes the Docker objects that it created by its name. Therefore the name must stay the same when the
+gateway's container is recreated.
 """
 
 import logging
@@ -25,9 +26,9 @@ _CONTAINER_MARKERS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -> Config:
     """Return the configuration with an instance name that stays the same when the gateway's container is recreated.
 
-    Without a section `docker`, the name appears in logs and status only, and does not change here. With that section,
-    networks and attachments belong to the name. It is the configured one, else the one in `state_dir`, else the
-    hostname.
+    Without a section `docker`, the name appears only in logs and status, and this function does not change it. With
+    that section, the gateway recognizes its networks and attachments by the name. The name is the configured one, or
+    else the one recorded in `state_dir`, or else the hostname.
 
     Args:
         config: The configuration as read.
@@ -59,7 +60,7 @@ def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -
 
 
 def _is_container_id(name: str) -> bool:
-    """Return whether `name` is the short ID of the container of this process."""
+    """Return whether `name` is the short ID of the container in which this process runs."""
     if not _SHORT_ID.fullmatch(name):
         return False
     found = own_id.mounted_id()
@@ -87,7 +88,7 @@ def _write(path: Path, name: str) -> None:
         temporary.write_text(f"{name}\n")
         temporary.replace(path)
     except OSError as error:
-        # The hostname works until it changes.
+        # Without the record, the gateway keeps its name until the hostname changes.
         log.warning(
             "cannot record the name of this gateway", extra={"detail": f"{path}: {error.strerror}: set {_KEY}"}
         )

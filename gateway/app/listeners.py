@@ -12,7 +12,7 @@ def bind_listeners(
 
     Args:
         config: The configuration.
-        existing: The listeners that are bound already; they are reused and stay the caller's to close.
+        existing: The listeners that are already bound. This function reuses them; the caller still owns them.
         passed: The sockets that systemd bound.
 
     Returns:
@@ -43,15 +43,15 @@ def _listener(address: ListenAddress, passed: PassedSockets) -> Listener:
 
 
 def restrict_sockets(config: Config, listeners: dict[ListenAddress, Listener]) -> None:
-    """Set the mode of the unix sockets that only some processes may open according to `config`."""
+    """Set the file mode of each unix socket that `config` restricts to some processes."""
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 
 
 def open_sockets(config: Config, listeners: dict[ListenAddress, Listener]) -> None:
-    """Set the mode of the unix sockets that every process may open, because admission checks the peer's credentials.
+    """Let every process open the unix sockets whose admission checks the credentials of the peer.
 
-    Call it only after `config` is applied: admission in the previous configuration may not check credentials.
+    Call this function only after `config` is applied: the previous admission rules may not check credentials.
     """
     for address in listeners.keys() & _open_to_all(config):
         listeners[address].set_mode(open_to_all=True)

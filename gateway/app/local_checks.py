@@ -33,7 +33,7 @@ class HandshakeBudgets:
         }
 
     def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
-        """Record a dial of a check that timed out: if it connects later, its handshake is aborted."""
+        """Record that a check's dial timed out: the server counts an aborted handshake if the dial connects later."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:
             budget.record_abandoned(time.time())
@@ -101,6 +101,6 @@ async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -
         backends: Returns the running backends.
     """
     while waiting := [check for running in backends() for check in running.checks if not check.first_result.is_set()]:
-        # A short wait, because a reload may replace the check.
+        # The wait is short, because a reload may replace the check with another object.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(waiting[0].first_result.wait(), _FIRST_RESULT_POLL)

@@ -39,7 +39,7 @@ class CheckedTarget:
 
 
 def check(config: Config, names: tuple[str, ...]) -> list[CheckedTarget]:
-    """Check each target of the backends `names` once, or of all backends if there are no names.
+    """Check each target of the backends `names` once; without names, check the targets of all backends.
 
     Raises:
         UsageError: A name is not configured.
@@ -72,10 +72,10 @@ def plan(config: Config) -> Plan:
 
 
 def apply(config: Config) -> tuple[Plan, list[str]]:
-    """Change Docker once, and record the changes in the audit log if that is a file.
+    """Reconcile Docker once, and record the changes in the audit log if the audit log is a file.
 
     Returns:
-        What was done, and the errors of the actions that the engine refused.
+        The executed actions, and the errors of the actions that failed.
 
     Raises:
         EngineError: The engine cannot be reached, or its answers cannot be used.
@@ -157,7 +157,7 @@ async def _with_reconciler(
             async with connected(options, link) as engine:
                 return await job(reconciler, engine)
         except EngineError as error:
-            trouble = error  # raised below, because the supervisor's task group would wrap it
+            trouble = error  # raised after the task group ends, because the task group would wrap the exception
     raise trouble
 
 
@@ -177,7 +177,7 @@ def _open_tunnel(name: str | None, config: Config, uplinks: dict[str | None, Upl
 
 
 async def _check_target(spec: BackendSpec, target: Endpoint, uplink: Uplink) -> CheckedTarget:
-    # The tunnel's own deadlines limit this wait: the uplink settles at its first success or failure.
+    # The tunnel's own deadlines limit this wait, which ends when the tunnel first opens or first fails.
     await uplink.settled.wait()
     if uplink.link is not None:
         backend = spec.kind.create(spec.options, spec.check_options)

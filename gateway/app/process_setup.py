@@ -8,19 +8,20 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 _FILE_THREADS = 16
-"""Threads that read files and keys. They are busy only while a file system hangs."""
+"""Number of threads that read files and keys. All of them are busy only while a file system hangs."""
 _SWITCH_INTERVAL = 0.0005
-"""Seconds that a thread may hold the interpreter. With the default of 5 ms, a thread that renders a scrape would
-delay every system call of the event loop by that time."""
+"""Seconds after which a thread must release the GIL to a waiting thread. With the default of 5 ms, a thread that
+renders a scrape would delay the event loop by 5 ms after each system call."""
 _GC_THRESHOLDS = (50_000, 20, 100)
-"""Higher than the defaults, because a full collection stops the event loop for tens of milliseconds."""
+"""Thresholds of the garbage collector. They are higher than the defaults, because a full collection stops the event
+loop for tens of milliseconds."""
 
 
 class _UnwaitedExecutor(ThreadPoolExecutor):
     """An executor whose threads do not delay the end of the event loop, because a file system may hang."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Accept no more work, and return without waiting."""
+        """Accept no more work, and return without waiting for the threads."""
         del wait, cancel_futures
         super().shutdown(wait=False, cancel_futures=True)
 
@@ -40,7 +41,7 @@ def set_io_flusher() -> bool:
 
 
 def prepare_process() -> None:
-    """Set the limits of the process and the interpreter. Call it once, after all imports."""
+    """Set the limits of the process and the interpreter. Call this function once, after all imports."""
     # Each client needs two descriptors. The soft limit of 1024 is for programs that use select(2).
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -51,6 +52,6 @@ def prepare_process() -> None:
 
 
 def prepare_loop() -> None:
-    """Set the default executor of the running event loop. Call it once per loop."""
+    """Set the default executor of the running event loop. Call this function once per event loop."""
     executor = _UnwaitedExecutor(_FILE_THREADS, thread_name_prefix="files")
     asyncio.get_running_loop().set_default_executor(executor)

@@ -26,7 +26,7 @@ from gateway.ops.server import OpsServer
 log = logging.getLogger(__name__)
 
 _LOAD_TIMEOUT = 30.0
-"""Seconds to read the configuration, because a file system may hang."""
+"""The timeout of reading the configuration, in seconds. A hanging file system would block the read without end."""
 
 Loader = Callable[[], Config]
 
@@ -82,7 +82,7 @@ class Reloader:
         self._lock = asyncio.Lock()
         self._loading: asyncio.Future[Config] | None = None
         self._workers_behind = asyncio.Event()
-        """Set while a worker may still use the rules of the previous configuration."""
+        """Set while a worker may still use the admission rules of the previous configuration."""
 
     def start(self, site: Site, docker: DockerSync, ops: OpsServer, listeners: dict[ListenAddress, Listener]) -> None:
         """Apply the first configuration.
@@ -120,7 +120,7 @@ class Reloader:
         """Load the configuration and apply it.
 
         Args:
-            trigger: What requested it, for the audit log: `admin`, `signal` or `file`.
+            trigger: What requested the reload, for the audit log: `admin`, `signal` or `file`.
 
         Returns:
             What has changed, and warnings.
@@ -139,7 +139,7 @@ class Reloader:
                 await self._ops.renew()
                 config = await self._load()
                 origin = config.origin
-                if trigger == "file" and origin.sha256 == last_digest:  # another reload has read it already
+                if trigger == "file" and origin.sha256 == last_digest:  # another reload has already read this content
                     return "no change"
                 diff = await self._apply(self.site, self.docker, config, trigger)
                 return "; ".join((diff, *await self._check_stale_files(config)))
@@ -147,7 +147,7 @@ class Reloader:
                 origin = error.origin if isinstance(error, ConfigError) else origin
                 if trigger == "file" and origin and origin.sha256 == last_digest:
                     raise
-                # The corrected file may not be the file that this container reads.
+                # A bind mount of a replaced file still shows the old file, which may be the cause of the error.
                 await self._check_stale_files(self.config)
                 self._auditing.refused(error, trigger, origin)
                 self.successful, self.error = False, str(error)
@@ -165,11 +165,11 @@ class Reloader:
         try:
             await self.reload(trigger)
         except GatewayError:
-            return  # `reload` has logged it
+            return  # `reload` has logged the error
 
     async def _apply(self, site: Site, docker: DockerSync, config: Config, trigger: str) -> str:
         self.check_running()
-        diff_configs(site.config, config)  # before the audit log is opened
+        diff_configs(site.config, config)  # refuse a change that needs a restart before opening the audit log
         writer = await self._auditing.prepare(config.audit)
         try:
             self.check_running()
@@ -188,7 +188,7 @@ class Reloader:
             self._auditing.configured(previous, config, trigger)
             if config.audit != previous.audit:
                 await self._auditing.switch(config.audit, writer)
-                self._auditing.configured(previous, config, trigger)  # in the new log, as in the old one
+                self._auditing.configured(previous, config, trigger)  # both logs record it
         except BaseException:
             self._auditing.discard(writer)
             raise
@@ -201,7 +201,7 @@ class Reloader:
         return str(diff)
 
     async def open_sockets_later(self) -> None:
-        """Open the sockets each time after slow workers have applied the configuration, until cancelled."""
+        """Open the sockets to all processes after slow workers have applied a configuration. Run until cancelled."""
         while True:
             await self._workers_behind.wait()
             assert self.site is not None  # noqa: S101 - only a reload sets the event

@@ -28,7 +28,7 @@ class RunningBackend:
         local: `forward` if this process carries the clients; None: a worker does.
         checks: Its checks, one per target; empty in a worker.
         budgets: The handshake budgets of the targets whose servers count aborted handshakes.
-        state: The state at the last evaluation.
+        state: The backend's state when it was last computed.
         since: When `state` began, in epoch seconds.
         on_state_change: Called when `state` changes.
     """
@@ -58,7 +58,7 @@ class RunningBackend:
         ]
 
     def evaluate(self) -> tuple[State, Reason | None, str]:
-        """Return the backend's state, its reason and a line of detail, and record when the state changes."""
+        """Return the backend's state, the reason and a line of detail, and record when the state changes."""
         state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
         if state is not self.state:
             self.state, self.since = state, time.time()
@@ -66,7 +66,7 @@ class RunningBackend:
         return state, reason, detail
 
     def on_check_result(self) -> None:
-        """Update the state and the routing: the order of targets, and the clients of targets with a wrong role."""
+        """Update the state and the order of targets, and drain the clients of targets that have the wrong role."""
         self.evaluate()
         logins = self._logins()
         for target, at, limit in logins:
@@ -102,9 +102,9 @@ class RunningBackend:
         return [candidate.target for candidate in order_targets(self.candidates(), self.spec.prefer)]
 
     def on_failure(self, target: Endpoint) -> None:
-        """Check `target` soon, because real traffic failed there. If the kind has roles, check all targets.
+        """Check `target` soon, because real traffic to it failed.
 
-        After a failover, another target has the role.
+        If the kind has roles, check all targets, because another target may have the role after a failover.
         """
         roles = self.spec.kind.has_roles
         for check in self.checks:

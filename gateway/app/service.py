@@ -1,4 +1,4 @@
-"""The service from start to stop: signals, reload, drain, and the watchdog."""
+"""Runs the service from start to stop: handles signals, reload and drain, and notifies systemd's watchdog."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _LAG_INTERVAL = 0.25
 """Seconds between two measurements of the loop's lag."""
 _DOCKER_TIMEOUT = 10.0
-"""Seconds that the startup waits for the gateway's own attachments. Clients are served meanwhile."""
+"""Seconds that the startup waits until the gateway's own container is attached. Clients are served meanwhile."""
 
 
 class GatewayService:
@@ -112,7 +112,7 @@ class GatewayService:
             await shut_down(site, self._reloader.config.shutdown, self._control.stop_immediately)
             for task in background:
                 task.cancel()
-        await asyncio.sleep(0)  # the ends of the last clients are recorded in this turn of the event loop
+        await asyncio.sleep(0)  # let the event loop record the ends of the last clients
 
     def _create_site(self, supervisor: Supervisor, group: asyncio.TaskGroup, docker: DockerSync) -> Site:
         config, recorder = self._reloader.config, self._auditing.recorder
@@ -140,7 +140,7 @@ class GatewayService:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._shutdown_by, number)
         loop.add_signal_handler(signal.SIGHUP, reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # one may be pending since the start
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a SIGHUP may be pending since the start
 
     def _shutdown_by(self, number: signal.Signals) -> None:
         self._auditing.command(number.name, None, "done")

@@ -19,7 +19,7 @@ from gateway.relay.sockets import PeerCredentials
 log = logging.getLogger(__name__)
 
 _VIEWS_PER_TURN = 5
-"""Backends whose views are built before the event loop gets a turn."""
+"""Number of backends whose views are built before other tasks of the event loop run."""
 
 
 class ServiceControl:
@@ -135,7 +135,7 @@ class ServiceControl:
         self.draining = False
 
     def shutdown(self) -> None:
-        """See `gateway.ops.service_interface.ControlledService`. The second call stops immediately."""
+        """See `gateway.ops.service_interface.ControlledService`. The second call ends the drain immediately."""
         if self._stop.is_set():
             log.warning("stopping immediately")
             self.stop_immediately.set()

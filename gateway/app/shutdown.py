@@ -1,4 +1,4 @@
-"""Shuts a site down, so that clients that are about to finish are not cut off."""
+"""Shuts a site down without interrupting clients that are about to finish."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ _WORKER_REPORT_WAIT = 0.3
 
 
 async def shut_down(site: Site, options: ShutdownSection, immediately: asyncio.Event) -> None:
-    """Keep serving for `delay`, then accept no new clients, and drain the open connections for `drain`.
+    """Serve clients for `delay`, then accept no new clients, and drain the open connections for up to `drain`.
 
     Connections that remain at the end are reset. Tunnels stay open.
 
@@ -27,7 +27,8 @@ async def shut_down(site: Site, options: ShutdownSection, immediately: asyncio.E
     await _wait(options.delay, immediately)
     site.stop_accepting()
     if site.workers.units:
-        await _wait(_WORKER_REPORT_WAIT, immediately)  # the next reports include the clients that they accepted last
+        # The next reports include the clients that the workers accepted last.
+        await _wait(_WORKER_REPORT_WAIT, immediately)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + options.drain
     while site.active and (left := deadline - loop.time()) > 0 and not immediately.is_set():
@@ -49,8 +50,9 @@ async def _wait(seconds: float, immediately: asyncio.Event) -> None:
 def idle_threshold(left: float, drain: float) -> float:
     """Return for how many seconds a connection must have been silent to be reset.
 
-    Resetting the connection that has been silent longest costs the least: a busy connection is soon active again. The
-    threshold falls as time runs out, early enough to find each connection of a busy pool between two transactions.
+    The connection that has been silent longest is the least likely to be in use, so it is reset first. The threshold
+    falls as the drain's time runs out. It falls early enough to find each connection of a busy pool between two
+    transactions.
 
     Args:
         left: Seconds of the drain that are left.

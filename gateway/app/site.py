@@ -27,10 +27,10 @@ from gateway.supervision.uplink import Uplink
 
 
 class TargetHealth(Protocol):
-    """Decides which targets the clients of a backend get: by checks, or as the owner of a worker assigns them."""
+    """Decides which targets the clients of a backend get, from checks or from what the owner assigns to a worker."""
 
     def update(self, running: RunningBackend, uplink: MonitoredUplink, *, keep_results: bool) -> None:
-        """Start to check the targets of `running.spec`, in place of earlier checks.
+        """Start checks of the targets of `running.spec`, and stop the earlier checks of that backend.
 
         Args:
             running: The backend.
@@ -90,7 +90,7 @@ class Site:
         self._recorder = recorder
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> ConfigDiff:
-        """Apply `config`. What is the same in both configurations keeps running untouched.
+        """Apply `config`. Units that are the same in both configurations continue to run.
 
         Args:
             config: The new configuration.
@@ -137,7 +137,7 @@ class Site:
             kind = spec.kind
             forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, self._recorder)
             running = RunningBackend(spec, forward, local=forward)
-        running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - it may be replaced later
+        running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the site's callback may change
         self.backends[spec.name] = running
         self._change(running, spec, admission, listeners)
         if running.local is not None:
@@ -183,7 +183,7 @@ class Site:
             self._units.retire_forward(running.local, drain)
 
     def restart_checks(self, running: RunningBackend) -> None:
-        """Restart the checks. They accept the current state of an export that has changed."""
+        """Restart the checks of a backend. The new checks accept the current state of an export that has changed."""
         self._health.update(running, self._checked_uplink(running), keep_results=True)
 
     def stop_accepting(self) -> None:
@@ -226,13 +226,13 @@ class Site:
         return [*local, *self._units.retiring_forwards()]
 
     def renew(self, tunnel: str) -> None:
-        """Use the keys or certificates of a tunnel that have changed on disk, without closing connections."""
+        """Make an open tunnel use its keys or certificates that have changed on disk, without closing connections."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.renew()
         self.workers.send(Command(WorkerAction.RENEW, tunnel))
 
     def retry(self, tunnel: str) -> None:
-        """Retry a tunnel that is down, because its certificates were renewed on disk. Open links continue."""
+        """Retry a tunnel that is down, because its certificates were renewed on disk. An open tunnel stays open."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.retry()
         self.workers.send(Command(WorkerAction.RETRY, tunnel))
@@ -245,7 +245,7 @@ class Site:
 
 
 def _stop_removed_listeners(forward: Forward | None, spec: BackendSpec) -> None:
-    """Stop the listeners that the backend loses, before another backend or process takes them over."""
+    """Stop the listeners that a backend loses, before another backend or process starts to use them."""
     for listener in forward.listeners if forward is not None else ():
         if listener.address not in spec.listen:
             listener.stop()

@@ -47,7 +47,7 @@ class PassedSockets:
         return copies or None
 
     def warn_unused(self, addresses: Iterable[ListenAddress]) -> None:
-        """Log each socket on which no backend listens: its clients would wait without end."""
+        """Log each passed socket that no backend uses as a listener: its clients would wait without end."""
         used = {key for address in addresses for key in _keys(address)}
         for key in sorted(self._sockets.keys() - used):
             detail = f"no backend listens on {key}: remove it from the socket unit, or add a backend"

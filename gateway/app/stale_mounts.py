@@ -1,4 +1,4 @@
-"""Finds files that were replaced on the host below a bind mount: the container still sees the old file."""
+"""Finds bind-mounted files that were replaced on the host, so that the container still sees the old file."""
 
 import re
 from collections.abc import Iterable
@@ -6,11 +6,11 @@ from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
 _DELETED = "//deleted"
-"""The kernel appends it to the root of a mount that is unlinked (proc_pid_mountinfo(5), d_path)."""
+"""The kernel appends this suffix to the root of a mount whose file was unlinked (proc_pid_mountinfo(5), d_path)."""
 
 
 def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
-    """Return a warning for each file that is no longer the host's.
+    """Return a warning for each file that was replaced on the host.
 
     Args:
         files: The files to check, without symbolic links.
@@ -35,7 +35,7 @@ def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
 
 
 def find_stale_files(files: Iterable[Path]) -> list[str]:
-    """Return a warning for each file that is no longer the host's, from this process's mounts. It may block."""
+    """Return a warning for each file that was replaced on the host, from the mount table of this process. Blocks."""
     try:
         return stale_files([each.resolve() for each in files], MOUNTS.read_text(errors="surrogateescape"))
     except OSError:  # not Linux, or a hardened /proc

@@ -77,7 +77,7 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
-    """Return the details of the first link, with the sums of additive facts."""
+    """Return the details of the first link of a tunnel, with the sums of its lanes' additive facts."""
     combined = dict(all_details[0]) if all_details else {}
     for key in (fact.key for fact in facts if fact.additive):
         if key in combined:

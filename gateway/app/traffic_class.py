@@ -51,7 +51,7 @@ def backend_lane(config: Config, backend: str, *, separate_bulk: bool) -> Lane |
 def required_lanes(config: Config, backends: Collection[str], *, separate_bulk: bool) -> list[Lane]:
     """Return the lanes that a process with these backends opens, outermost first.
 
-    The result includes the tunnels that no backend of the configuration uses, because their state is shown, too.
+    The result includes the tunnels that no backend uses, because the status also shows their state.
 
     Args:
         config: The configuration.

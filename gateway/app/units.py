@@ -32,7 +32,7 @@ class Units:
         """The retiring uplinks that must stop before their successor can start."""
 
     def start(self, name: str, unit: Uplink | Forward | Check) -> None:
-        """Run `unit`. A number in its name distinguishes it from a predecessor that is still draining."""
+        """Run `unit`. A number in the unit's name distinguishes it from a predecessor that still drains."""
         self._started += 1
         self._names[unit] = f"{name} #{self._started}"
         self._supervisor.start(self._names[unit], unit)
@@ -42,19 +42,20 @@ class Units:
         self._group.create_task(self._stop(unit))
 
     def retire_forward(self, forward: Forward, drain: float) -> None:
-        """Stop a forward once it has no clients, or after `drain` seconds."""
+        """Stop a forward when it has no clients, or after `drain` seconds."""
         self._retiring_forwards.add(forward)
         self._group.create_task(self._retire_forward(forward, drain))
 
     def retire_uplinks(self, uplinks: Collection[Uplink], drain: float, busy: Callable[[Uplink], bool]) -> None:
-        """Stop each uplink once it is not busy, or after `drain` seconds.
+        """Stop each uplink when it is not busy, or after `drain` seconds.
 
         Args:
             uplinks: The uplinks.
             drain: Seconds.
             busy: Returns whether an uplink is in use.
         """
-        self._retiring_uplinks.update(uplinks)  # before the first task runs, because one may run inside another
+        # All uplinks are recorded before the first task runs, because one of them may run inside another one.
+        self._retiring_uplinks.update(uplinks)
         for uplink in uplinks:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))
 
@@ -96,6 +97,6 @@ class Units:
 async def _wait_unused(busy: Callable[[], bool], within: float) -> None:
     """Wait until `busy` returns False, or `within` seconds have passed."""
     deadline = time.monotonic() + within
-    # Clients end in many places, and this runs only while a unit drains: polling is the simplest.
+    # Polling is the simplest way to wait: clients end in many places, and this loop runs only during a drain.
     while time.monotonic() < deadline and busy():  # noqa: ASYNC110 - see above
         await asyncio.sleep(min(_DRAIN_POLL, within))

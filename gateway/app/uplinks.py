@@ -62,7 +62,7 @@ class Uplinks:
         self._units.start(f"tunnel {spec.name}", uplink)
 
     def retire(self, retired: list[Uplink], drain: float, has_clients: Callable[[Uplink], bool]) -> None:
-        """Close each uplink once neither clients nor other uplinks use it, or after `drain` seconds.
+        """Close each uplink when neither clients nor other uplinks use it, or after `drain` seconds.
 
         Args:
             retired: The result of `apply`.
@@ -93,6 +93,6 @@ class Uplinks:
 
 
 def _peer_identity(spec: TunnelSpec) -> object:
-    """Return the identity that must not be connected twice; None if the tunnel has none."""
+    """Return the identity with which a tunnel must not be open twice; None: the tunnel has no such identity."""
     kind = spec.kind
     return (kind.name, kind.identity(spec.options)) if kind.identity else None

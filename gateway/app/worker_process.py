@@ -1,4 +1,4 @@
-"""The process of a worker: `python -m gateway.app.worker_process FD`. It ends with its owner."""
+"""Runs a worker process: `python -m gateway.app.worker_process FD`. The process ends when its owner ends."""
 
 import asyncio
 import contextlib
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 REPORT_EVERY = 0.25
 _LAST_EVENTS = 1.0
-"""Seconds at the end for the owner to receive the last audit events."""
+"""Seconds that a stopping worker waits until the owner has received the last audit events."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -77,13 +77,13 @@ class Worker:
         self._budgets = HandshakeBudgets()
         self._sockets: dict[ListenAddress, list[socket.socket]] = {}
         self._incomplete = False
-        """Whether some of them were lost in transit."""
+        """Whether some of the listeners' descriptors were lost between the owner and this process."""
         self._directory = ConsumerDirectory(lambda: self._owner.send(UnknownSource()))
         self._recorder = Recorder()
         self._audit = AuditForwarder(self._owner, self._recorder)
 
     async def run(self) -> None:
-        """Run until the owner sends `stop` or is gone."""
+        """Run until the owner sends `stop` or closes the connection."""
         async with asyncio.TaskGroup() as group, supervise() as supervisor:
             self._group, self._units = group, Units(supervisor, group)
             reporting = group.create_task(self._report_periodically())
@@ -139,7 +139,7 @@ class Worker:
         if self._site is None:
             self._site = self._create_site(self._units, message.config)
         self._audit.apply(message.config.audit)
-        self._targets.assigned = {}  # the owner sends the valid ones after this message
+        self._targets.assigned = {}  # the owner sends the targets of this configuration after this message
         listeners: dict[ListenAddress, Listener] = {}
         for spec in message.config.backends.values():
             for address in spec.listen:
@@ -156,7 +156,7 @@ class Worker:
                 uplink.watchers.append(self._send_report)
 
     def _create_site(self, units: Units, config: Config) -> Site:
-        # One lane per tunnel, because a worker carries one traffic class only.
+        # Each tunnel has one lane, because a worker carries one traffic class only.
         uplinks = Uplinks(units, separate_bulk=False)
         no_workers = Workers(0, lambda *_: None, self._recorder)
         return Site(units, uplinks, config, self._directory, self._targets, self._budgets, no_workers, self._recorder)
@@ -171,7 +171,7 @@ class Worker:
         site = self._site
         if command.action is WorkerAction.STOP:
             self._stop.set()
-        elif site is not None:  # otherwise the owner sends its first configuration again, with all that belongs to it
+        elif site is not None:  # without a site, the owner sends its first configuration and all settings again
             self._run_command(site, command)
 
     def _run_command(self, site: Site, command: Command) -> None:
@@ -219,13 +219,13 @@ class Worker:
         except ReachError as error:
             return DialResult(message.number, error.reason, error.detail, isinstance(error, LinkLostError))
         except Exception as error:
-            # An error of one probe must not end the worker with all its clients.
+            # An error of one probe must not stop the worker, because that would reset all its clients.
             log.exception("unexpected error while dialing for a probe")
             return DialResult(message.number, Reason.PROTOCOL, f"{type(error).__name__}: {error}")
         return DialResult(message.number)
 
     def _send_report(self) -> None:
-        if self._site is not None and not self._owner.backlogged:  # the next report includes it
+        if self._site is not None and not self._owner.backlogged:  # the next report includes the current values
             self._owner.send(report(self._site))
 
     async def _report_periodically(self) -> None:
@@ -282,7 +282,7 @@ def main() -> None:
 
 async def _work(sock: socket.socket) -> None:
     prepare_loop()
-    handshake_limiter().per_server = 1  # the owner and its workers share the limit per server
+    handshake_limiter().per_server = 1  # the limit per server is divided among the owner and its workers
     await Worker(sock).run()
 
 

@@ -1,4 +1,4 @@
-"""Commands that change the mounts of a container that Compose created, by an override file. Pure."""
+"""Writes commands that change the mounts of a container that Compose created, with an override file. Pure."""
 
 import posixpath
 import shlex
@@ -17,7 +17,7 @@ def override(container: AuditedContainer, change: Change, client: str) -> str:
 
     Args:
         container: A container with the labels of Compose.
-        change: What differs.
+        change: How the mounts change.
         client: The engine's command line client.
     """
     labels = container.labels
@@ -58,7 +58,7 @@ def _copies(container: AuditedContainer, change: Change, client: str) -> list[st
         return []
     helper = f"{container.name}-copy"
     mounts = [argument for path in change.copied for argument in ("-v", f"{change.mounts[path]}:{path}")]
-    # Compose removes the container: it is paused while its data are copied, also those in memory.
+    # Compose removes the container and its data in memory, so it is paused while its data are copied.
     return [
         *([command(client, "pause", container.name)] if container.running else []),
         command(client, "create", "--name", helper, *mounts, container.image, "none"),
@@ -69,5 +69,5 @@ def _copies(container: AuditedContainer, change: Change, client: str) -> list[st
 
 
 def _quote(text: str) -> str:
-    """Return a scalar of YAML; Compose replaces variables after a single dollar."""
+    """Return a text as a YAML scalar with doubled dollars, because Compose expands variables after a single one."""
     return "'" + text.replace("'", "''").replace("$", "$$") + "'"

@@ -1,4 +1,4 @@
-"""Options of `docker create` that create a container like an existing one, except for its mounts. Pure."""
+"""Returns options of `docker create` that create a container like an existing one, except for its mounts. Pure."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,8 @@ def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], l
         cgroup_mode: See `Snapshot`.
 
     Raises:
-        NotReproducibleError: The container has settings that have no translation here, or that seem to hold secrets.
+        NotReproducibleError: The container has settings that this module does not translate, or that seem to hold
+            secrets.
     """
     found = list(host_options(container.inspection.get("HostConfig") or {}, cgroup_mode))
     entrypoint, command = _command(container)

@@ -38,11 +38,11 @@ _IMAGES = (
     (re.compile(r"^(sonarr|radarr|lidarr|prowlarr|jellyfin|plex|home-assistant)"), "/config", "SQLite"),
 )
 _SYSTEM = ("/usr/", "/etc/", "/var/cache/", "/var/lib/apt/", "/var/lib/dpkg/", "/var/lib/rpm/", "/lib/", "/proc/")
-"""Directories of distributions, whose `.db` files are indexes that the next installation makes again."""
+"""Directories of Linux distributions whose `.db` files are indexes, which the next installation creates again."""
 
 
 def in_files(names: Iterable[str]) -> tuple[str, str]:
-    """Return the database that some files belong to, and the directory of its files; empty: none.
+    """Return the kind of database that some files belong to, and the directory of these files; empty: no database.
 
     Args:
         names: Paths of files. The path nearest to the root decides the directory.
@@ -57,7 +57,7 @@ def in_files(names: Iterable[str]) -> tuple[str, str]:
 
 
 def at(path: str, image: str, data_directory: str) -> str:
-    """Return the database that keeps its files at a path of a container; empty: none is known.
+    """Return the kind of database that keeps its files at a path of a container; empty: none is known.
 
     Args:
         path: The mount point.

@@ -1,4 +1,4 @@
-"""Adds what the files of the engine's host show to a snapshot."""
+"""Adds to a snapshot what the files of the engine's host show."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -13,16 +13,16 @@ from gateway.audit.places import VOLATILE
 from gateway.audit.stores import is_below, of_volume
 
 _READING = 1.5
-"""Seconds for reading directories."""
+"""The timeout of reading directories, in seconds."""
 
 
 def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]) -> Snapshot:
-    """Return the snapshot with what the files of this host show. Blocks.
+    """Return the snapshot with what the files of this host show. Blocks while reading them.
 
     Args:
-        snapshot: The engine's responses.
+        snapshot: The snapshot from the engine's responses.
         info: The engine's response to `/info`.
-        unchecked: What could not be read so far.
+        unchecked: What the audit could not read so far.
     """
     host = Host(snapshot.host_mounts or (), time.monotonic() + _READING)
     volumes = {
@@ -33,7 +33,9 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
     }
     maps_users = any("userns" in str(each) or "rootless" in str(each) for each in info.get("SecurityOptions") or ())
     if maps_users:
-        unchecked.append("the engine maps users to others of the host: missing permissions are not found")
+        unchecked.append(
+            "the engine maps containers' users to other users of the host: missing permissions are not found"
+        )
     knows_users = bool(info) and not maps_users
     paths: dict[str, HostPath] = {}
     volume_paths = [of_volume(snapshot, each).host_path for each in volumes.values()]
@@ -57,13 +59,13 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
         unchecked.append(f"the mounted directories have more files than can be read in {_READING:g} s")
     elif unread:
         unchecked.append(
-            f"{unread} mounted paths do not exist or cannot be read by this user: what they have is not known"
+            f"{unread} mounted paths do not exist or cannot be read by this user: their content is not known"
         )
     return replace(snapshot, containers=tuple(containers), volumes=volumes, paths=paths, unchecked=tuple(unchecked))
 
 
 def _layers(container: AuditedContainer) -> list[str]:
-    """Return the directories of a container's layers, the uppermost first; none: the engine does not report them."""
+    """Return the directories of a container's layers, the uppermost first; empty: the engine does not report them."""
     data = (container.inspection.get("GraphDriver") or {}).get("Data") or {}
     return [each for each in (data.get("UpperDir"), *str(data.get("LowerDir") or "").split(":")) if each]
 

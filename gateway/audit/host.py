@@ -20,7 +20,7 @@ from gateway.audit.stores import Medium, medium_of, mount_above, split_options
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
 _MOST_NAMES = 2000
-"""Names of a directory and those below it after which no further directory is read."""
+"""The most names in a directory and its subdirectories. After that, no further subdirectory is read."""
 _MOST_ENTRIES = 10000
 _MOST_LEVELS = 3
 _MOST_LINKS = 40
@@ -31,7 +31,7 @@ _KINDS: Mapping[int, Literal["directory", "file", "socket", "other"]] = {
 
 
 def parse_mounts(text: str) -> tuple[HostMount, ...]:
-    """Return the lines of a mount table (proc_pid_mountinfo(5)). Lines of another form are left out."""
+    """Return the lines of a mount table (proc_pid_mountinfo(5)), without lines in another format."""
     return tuple(filter(None, map(_parse_line, text.splitlines())))
 
 
@@ -49,7 +49,7 @@ def _unescape(text: str) -> str:
 
 
 def stale_files(text: str) -> set[str]:
-    """Return the mount points of files that were removed or replaced, from a container's mount table."""
+    """Return the mount points in a container's mount table whose files were removed or replaced on the host."""
     fields = (line.split(" ") for line in text.splitlines())
     return {_unescape(each[4]) for each in fields if len(each) > 4 and each[3].endswith("//deleted")}
 
@@ -58,8 +58,8 @@ class Host:
     """The files of this host.
 
     Args:
-        mounts: Its mount table.
-        deadline: When to stop reading directories, as a time of the monotonic clock.
+        mounts: The host's mount table.
+        deadline: When to stop reading directories, in monotonic seconds.
     """
 
     def __init__(self, mounts: tuple[HostMount, ...], deadline: float) -> None:
@@ -78,7 +78,7 @@ class Host:
         return above is not None and not _is_remote(above)
 
     def resolve(self, path: str) -> str:
-        """Return a path without symbolic links, as far as it is on local file systems."""
+        """Resolve the symbolic links of a path, up to the first part that is not on a local file system."""
         parts, done, links = [each for each in path.split("/") if each], "/", 0
         while parts:
             part = parts.pop(0)
@@ -101,7 +101,7 @@ class Host:
         return done
 
     def inspect(self, path: str) -> HostPath | None:
-        """Return what is at a path; None: nothing, it is not on a local file system, or it may not be read."""
+        """Return the file or directory at a path; None: it does not exist, is not local, or may not be read."""
         if not self.is_local(path):
             return None
         try:
@@ -115,11 +115,11 @@ class Host:
         return HostPath(kind, status.st_uid, status.st_gid, mode, has_acl, entries, database)
 
     def database_below(self, path: str) -> str:
-        """Return the database whose files are in a directory that a container owns; empty: none is known."""
+        """Return the kind of database whose files are in a directory of a container; empty: none is known."""
         return "" if Path(path).is_symlink() else self._read(path)[1]
 
     def _read(self, top: str) -> tuple[frozenset[str] | None, str]:
-        """Return the names in a directory, and the database whose files are in it or below it."""
+        """Return the names in a directory, and the kind of database whose files are in it or its subdirectories."""
         entries: frozenset[str] | None = None
         waiting, names = [("", 0)], list[str]()
         while waiting and len(names) < _MOST_NAMES and not self.is_late:
@@ -141,10 +141,10 @@ class Host:
 
 
 def read_start(path: str, size: int) -> bytes:
-    """Return the first bytes of a regular file, which a container may have replaced by something that blocks.
+    """Return the first bytes of a regular file. Do not block if a container has replaced it, for example by a FIFO.
 
     Raises:
-        OSError: It cannot be read, or is not a regular file.
+        OSError: The file cannot be read, or is not a regular file.
     """
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
     with open(number, "rb") as file:  # noqa: PTH123 - a descriptor
@@ -158,7 +158,7 @@ def _is_remote(mount: HostMount) -> bool:
 
 
 def _is_sqlite(entry: "os.DirEntry[str]") -> bool:
-    """Return whether a file has the header of SQLite (its file format, section 1.3), or may not be read."""
+    """Return whether a file has the header of SQLite ("Database File Format", section 1.3), or may not be read."""
     try:
         if not entry.is_file(follow_symlinks=False):
             return False

@@ -1,18 +1,18 @@
-"""`HostConfig` of a container's inspection as options of `docker create`. Pure."""
+"""Converts the `HostConfig` of a container's inspection to options of `docker create`. Pure."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
-"""Keys that the new mounts replace."""
+"""Keys of `HostConfig` whose values the new mounts replace."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
                "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
-"""Keys that the engine sets itself, or that are examined separately."""
+"""Keys of `HostConfig` that the engine sets itself, or that other code converts."""
 _MOUNT_OPTIONS = ("VolumeOptions", "BindOptions", "TmpfsOptions", "ClusterOptions", "ImageOptions")
 
 
 class NotReproducibleError(Exception):
-    """A container has settings that are not reproduced, or that hold secrets; the message names them."""
+    """A container has settings that no command reproduces, or that hold secrets. The message names the settings."""
 
 
 def host_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
@@ -23,7 +23,7 @@ def host_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
         cgroup_mode: See `Snapshot`.
 
     Raises:
-        NotReproducibleError: There is a key that has no translation here.
+        NotReproducibleError: `host` has a key that this function does not convert.
     """
     left_out = sorted(
         key for key, value in host.items() if value and key not in _OPTIONS.keys() | _MOUNTS | _NO_OPTIONS
@@ -43,7 +43,7 @@ def host_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
 
 
 def each_of(flag: str) -> Callable[[Any], Iterator[str]]:
-    """Return how an option is repeated for each value."""
+    """Return a function that repeats an option for each value."""
 
     def options(values: Any) -> Iterator[str]:
         for value in values:

@@ -1,4 +1,4 @@
-"""Reads the files of an image, where the engine keeps its layers in directories of this host."""
+"""Reads the files of an image, if the engine keeps the image's layers in directories of this host."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ from gateway.audit.host import Host, read_start
 from gateway.audit.model import User
 
 _LARGEST_TABLE = 256 * 1024
-"""Bytes of /etc/passwd and /etc/group that are read."""
+"""The most bytes of /etc/passwd and of /etc/group that are read."""
 _MOST_CHANGES = 5000
 
 
@@ -77,7 +77,7 @@ def _size(entry: "os.DirEntry[str]") -> int:
 
 
 def _is_whiteout(entry: "os.DirEntry[str]") -> bool:
-    """Return whether an entry removes the name of the layers below: with overlayfs, a character device 0/0."""
+    """Return whether an entry hides the same name in lower layers. With overlayfs, it is a character device 0/0."""
     try:
         status = entry.stat(follow_symlinks=False)
     except OSError:
@@ -125,7 +125,7 @@ def _table(host: Host, layers: list[str], name: str) -> Iterator[list[str]]:
 
 
 def _directory(host: Host, layer: str, path: str) -> str | None:
-    """Return a directory of a layer; None: it is absent, or behind a link that the image chose."""
+    """Return a directory of a layer; None: it is absent, or its path has a symbolic link from the image."""
     found = layer if host.is_local(layer) else None
     for part in filter(None, path.split("/")):
         if found is not None:

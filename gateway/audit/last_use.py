@@ -1,4 +1,4 @@
-"""Finds what used a volume last in the engine's events. The engine keeps a few hundred, until it restarts."""
+"""Finds the last use of a volume in the engine's events. The engine keeps a few hundred events until it restarts."""
 
 import asyncio
 import time
@@ -9,11 +9,11 @@ from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError
 
 _MAX_SECONDS = 10.0
-"""An engine that does not end the stream of events at the present time must not block the command."""
+"""The timeout of reading events, in seconds, because an engine may not end the stream at the present time."""
 
 
 async def last_uses(engine: Engine, names: Mapping[str, str]) -> tuple[dict[str, str], bool]:
-    """Return the last use of volumes by their name, for people, and whether the events could be read.
+    """Return a text about the last use of each volume, by the volume's name, and whether the events could be read.
 
     Args:
         engine: The engine.
@@ -27,7 +27,7 @@ async def last_uses(engine: Engine, names: Mapping[str, str]) -> tuple[dict[str,
 
 
 async def collect(events: AsyncIterator[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, str]:
-    """Return the last use of volumes by their name.
+    """Return a text about the last use of each volume, by the volume's name.
 
     Args:
         events: Events of volumes and containers, in order of time.

@@ -1,4 +1,4 @@
-"""The snapshot that an audit reads: containers, volumes and files of the host."""
+"""The types of the snapshot that an audit examines: containers, volumes and files of the host."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ class HostMount:
 
     Args:
         point: The mount point.
-        file_system: Its type, such as `ext4` or `nfs4`.
+        file_system: The type of the file system, such as `ext4` or `nfs4`.
         source: What is mounted, such as `server:/export`.
         options: Options of the mount and of the file system.
     """
@@ -27,13 +27,13 @@ class HostPath:
     """A file or directory of the engine's host.
 
     Args:
-        kind: What it is.
-        uid: Its owner.
-        gid: Its group.
-        mode: Its permission bits.
+        kind: `directory`, `file`, `socket` or `other`.
+        uid: The user ID of the owner.
+        gid: The ID of the group.
+        mode: The permission bits.
         has_acl: Whether an access control list extends the permission bits.
-        entries: Names in the directory; None: there are too many, or they may not be read.
-        database: The database whose files are in the directory or a few levels below; empty: none is known.
+        entries: The names in the directory; None: there are too many, or the directory may not be read.
+        database: The kind of database whose files are in the directory or a few levels below; empty: none is known.
     """
 
     kind: Literal["directory", "file", "socket", "other"]
@@ -54,7 +54,7 @@ class AuditedMount:
         path: The mount point inside the container.
         source: The path on the engine's host; empty for `tmpfs`.
         volume: The name of the volume; empty for other kinds.
-        writable: Whether the container may write to it.
+        writable: Whether the container may write to the mount.
         hides: Entries of the image's directory at this path that the mounted directory does not have.
         is_stale: Whether the host's file was replaced since the container mounted it.
     """
@@ -86,20 +86,20 @@ class AuditedContainer:
     """A container of the engine.
 
     Args:
-        id: Its ID.
-        name: Its name.
-        image: The image as it was named at the start.
-        running: Whether it runs.
-        removed: Whether the engine removes it, with its anonymous volumes, when it stops (`--rm`).
-        mounts: Its mounts.
-        layer: Bytes in its writable layer.
-        changes: Paths that it added or changed in its layer, with their bytes, or 1 if these are not known; None: the
-            paths are not known.
-        user: The user of its main process; None: not known.
-        shared_memory: The database whose files are in its /dev/shm; empty: none is known.
-        is_own: Whether it is the gateway of the configuration, which needs keys and the engine's socket.
-        inspection: The engine's response, from which fixes are made.
-        image_config: The configuration of its image; None: not known.
+        id: The container's ID.
+        name: The container's name.
+        image: The name of the image with which the container was created.
+        running: Whether the container runs.
+        removed: Whether the engine removes the container, with its anonymous volumes, when it stops (`--rm`).
+        mounts: The container's mounts.
+        layer: Bytes in the writable layer.
+        changes: Paths that the container added or changed in its layer, each with its size in bytes, or 1 if the size
+            is not known; None: the paths are not known.
+        user: The user of the main process; None: not known.
+        shared_memory: The kind of database whose files are in /dev/shm; empty: none is known.
+        is_own: Whether the container is the gateway of the configuration, which needs keys and the engine's socket.
+        inspection: The engine's inspection of the container, from which the commands of fixes are written.
+        image_config: The configuration of the image; None: not known.
     """
 
     id: str
@@ -118,7 +118,7 @@ class AuditedContainer:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Its labels that do not come from its image, which could change the commands of a fix; none if unknown."""
+        """The container's labels without those of its image, which must not affect a fix; empty if unknown."""
         if self.image_config is None:
             return {}
         from_image: Mapping[str, str] = self.image_config.get("Labels") or {}
@@ -127,12 +127,12 @@ class AuditedContainer:
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """The configuration of its image, as far as it is known."""
+        """The configuration of the container's image; empty if it is not known."""
         return self.image_config or {}
 
     @property
     def environment(self) -> dict[str, str]:
-        """Its environment variables."""
+        """The container's environment variables."""
         found = (self.inspection.get("Config") or {}).get("Env") or ()
         return dict(str(each).partition("=")[::2] for each in found)
 
@@ -142,15 +142,15 @@ class Volume:
     """A volume of the engine.
 
     Args:
-        name: Its name.
-        driver: Its driver.
+        name: The volume's name.
+        driver: The volume's driver.
         options: The options of the driver.
-        labels: Its labels.
-        anonymous: Whether the engine named it, for a path that needs a volume.
-        mountpoint: Where the engine keeps it on its host.
-        created: When, as the engine reports it.
-        size: Bytes in it; None: not known.
-        last_use: What is known about its last use.
+        labels: The volume's labels.
+        anonymous: Whether the volume is anonymous: the engine created and named it for a path of a container.
+        mountpoint: The volume's directory on the engine's host.
+        created: The time of creation, as the engine reports it.
+        size: Bytes in the volume; None: not known.
+        last_use: A text about the volume's last use.
     """
 
     name: str
@@ -166,15 +166,15 @@ class Volume:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What an audit knows about an engine and its host.
+    """The observed state of an engine and its host, for an audit.
 
     Args:
         containers: The containers.
         volumes: The volumes by name.
         forwards: Names of the gateway's backends by the port of their listener.
         host_mounts: The mount table of the engine's host; None: not known.
-        paths: Files and directories of the host that are mounted, by path. Those on network file systems are absent.
-        unchecked: What could not be read, and which hazards are therefore not found.
+        paths: The mounted files and directories of the host, by path, without those on network file systems.
+        unchecked: What the audit could not read, and which hazards it therefore does not find.
         client: The engine's command line client.
         socket: The path of the engine's socket.
         cgroup_mode: The cgroup namespace mode that containers have by default.

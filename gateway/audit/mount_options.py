@@ -1,4 +1,4 @@
-"""The mounts of a container as options of a client, with changes. Pure."""
+"""Converts the mounts of a container, with changes, to options of a command line client. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from gateway.audit.model import AuditedContainer, AuditedMount
 
 @dataclass(frozen=True)
 class Change:
-    """How the mounts of the new container differ.
+    """How the mounts of the new container differ from those of the old one.
 
     Args:
         mounts: New sources (a volume's name, or a path of the host) by the path inside the container.
-        dropped: Paths that are not mounted any more.
-        read_only: Paths that are mounted read-only.
+        dropped: Paths whose mounts the new container does not have.
+        read_only: Paths that the new container mounts read-only.
         copied: Directories of the container whose content is copied to the new mount there.
-        vanishes: Whether the content is lost when the container stops.
+        vanishes: Whether the copied content is lost when the container stops.
     """
 
     mounts: Mapping[str, str] = field(default_factory=dict)
@@ -31,7 +31,7 @@ def unmounted_paths(change: Change) -> set[str]:
 
 
 def volume_options(container: AuditedContainer, change: Change) -> list[str]:
-    """Return options of `docker create`."""
+    """Return the options of `docker create` for a container's mounts."""
     host = container.inspection.get("HostConfig") or {}
     tmpfs: Mapping[str, str] = host.get("Tmpfs") or {}
     found: list[str] = []
@@ -60,7 +60,7 @@ def _short(source: str, mount: AuditedMount, given: Iterable[str], change: Chang
 
 
 def _given_options(container: AuditedContainer) -> dict[str, list[str]]:
-    """Return the options that were given with each `-v`."""
+    """Return the options that follow the path in each `-v` of a container."""
     found = {}
     for bind in (container.inspection.get("HostConfig") or {}).get("Binds") or ():
         parts = str(bind).split(":")

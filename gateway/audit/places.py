@@ -1,4 +1,4 @@
-"""Where each container's data is stored, and what loses it. Pure."""
+"""Lists where each container's data is stored, and which actions lose it. Pure."""
 
 from collections.abc import Iterator
 
@@ -12,11 +12,11 @@ EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - patte
 VOLATILE = (
     "/tmp", "/run", "/var/run", "/var/cache", "/var/tmp", "/var/log", "/dev", "/proc", "/sys", "/root/.cache",  # noqa: S108
 )  # fmt: skip
-"""Directories of a container whose content may be lost."""
+"""Directories of a container whose content is not worth keeping."""
 
 
 def places(snapshot: Snapshot) -> Iterator[Place]:
-    """Yield where each container's data is stored, by container and path."""
+    """Yield where each container's data is stored, in the order of containers and paths."""
     for container in sorted(snapshot.containers, key=lambda each: each.name):
         if container.layer:
             how = "its stop (--rm)" if container.removed else "docker rm, compose up with a new image"

@@ -1,7 +1,7 @@
-"""Commands that replace a container with one that has other mounts, and move its data. Pure.
+"""Writes commands that replace a container with one that has other mounts, and move the container's data. Pure.
 
-The commands of a container that Compose created use an override file, those of a task `docker service update`, and
-all others `docker create` with the options that the container has now.
+For a container that Compose created, the commands use an override file. For a task of a swarm service, they use
+`docker service update`. For other containers, they use `docker create` with the container's current options.
 """
 
 import posixpath
@@ -32,9 +32,9 @@ def recreate(snapshot: Snapshot, container: AuditedContainer, change: Change) ->
     """Return the commands that replace a container, for a shell.
 
     Args:
-        snapshot: What the engine has, for names that are free.
+        snapshot: The snapshot, which shows which names are free.
         container: The container.
-        change: What differs.
+        change: How the mounts change.
     """
     words = (container.name, *change.mounts, *change.mounts.values(), *change.copied, *_known(container))
     if not all(each.isprintable() for each in words):
@@ -61,7 +61,7 @@ def _run(snapshot: Snapshot, container: AuditedContainer, change: Change) -> str
     ]
     lines = [_create(snapshot, container, change, new), *connects]
     copies = [copy(client, container, new, path) for path in change.copied]
-    # What is in memory is lost when the container stops: it is paused while its data are copied.
+    # Data in memory is lost when the container stops, so the container is paused while the data are copied.
     is_live = container.running and (container.removed or change.vanishes)
     if is_live:
         lines = [command(client, "pause", name), *lines, *copies]
@@ -94,14 +94,14 @@ def _create(snapshot: Snapshot, container: AuditedContainer, change: Change, new
     create = command(client, "create", *from_stdin, "--name", new, *own, *mounts, container.image, *arguments)
     if not names:
         return create
-    # The values may be secrets: they go from the old container to the new one without being printed.
+    # The values may be secrets, so the command pipes them from the old to the new container and does not print them.
     pattern = "|".join(re.escape(each) for each in names)
     listed = command(client, "inspect", "-f", _INSPECT_ENV, container.name)
     return f"{listed} | grep -E {shlex.quote(f'^({pattern})=')} | {create}"
 
 
 def _first_network(container: AuditedContainer) -> str:
-    """Return the network that the container was created with, by its name even if it was given by its ID."""
+    """Return the name of the network that the container was created with, which may have been given by its ID."""
     mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)

@@ -1,18 +1,18 @@
-"""The result of an audit: places and findings."""
+"""The types of an audit's result: places and findings."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How soon a hazard does harm: by itself, by a routine command, or only in combination with something else."""
+    """How soon a hazard does harm: by itself, after a routine command, or only together with another event."""
 
     HIGH = "high"
     MEDIUM = "medium"
     LOW = "low"
 
     def reaches(self, least: "Severity") -> bool:
-        """Return whether this is at least as severe as `least`."""
+        """Return whether this severity is at least as high as `least`."""
         order = tuple(Severity)
         return order.index(self) <= order.index(least)
 
@@ -23,7 +23,7 @@ class Place:
 
     Args:
         container: The container's name.
-        path: The path inside it.
+        path: The path inside the container.
         mode: `rw` or `ro`.
         kind: `volume`, `anonymous volume`, `network volume`, `bind`, `network bind`, `tmpfs` or `layer`.
         place: What holds the data: the name of a volume, a path of the host, a server.
@@ -43,7 +43,7 @@ class Rule:
     """A kind of hazard.
 
     Args:
-        id: Its name in reports, and its anchor in docs/audit.md.
+        id: The hazard's name in reports, and its anchor in docs/audit.md.
         title: The hazard in a few words.
         why: What happens because of it.
     """
@@ -59,11 +59,11 @@ class Finding:
 
     Args:
         rule: The kind of hazard.
-        severity: How soon it does harm.
+        severity: How soon the hazard does harm.
         subject: The name of the container or of the volume.
-        path: The path inside the container; empty if the volume as a whole is meant.
+        path: The path inside the container; empty: the finding concerns a whole volume.
         what: What was found.
-        fix: The commands that fix it, for a shell.
+        fix: The shell commands that remove the hazard.
         source: The Compose file that defines the subject; empty: none.
     """
 

@@ -1,4 +1,4 @@
-"""Commands for a shell, from words that may come from containers. Pure."""
+"""Builds shell commands from words that may come from containers. Pure."""
 
 import posixpath
 import shlex
@@ -7,7 +7,7 @@ from gateway.audit.model import AuditedContainer
 
 
 def script(*lines: str) -> str:
-    """Return commands that stop at the first one that fails."""
+    """Return a script of commands that stops at the first command that fails."""
     return "\n".join(("bash -euo pipefail <<'FIX'", *lines, "FIX"))
 
 
@@ -19,12 +19,12 @@ def command(*words: str) -> str:
 def copy(client: str, container: AuditedContainer, new: str, path: str) -> str:
     """Return commands that copy the content of a directory between two containers, with owners and modes.
 
-    They are lines of a script that stops at the first command that fails.
+    The commands are lines of a script that stops at the first command that fails.
 
     Args:
         client: The engine's command line client.
-        container: The container that has it.
-        new: The container that gets it.
+        container: The container from which the commands copy.
+        new: The container to which the commands copy.
         path: The directory, in both.
     """
     if _is_live_tmpfs(container, path):
@@ -37,12 +37,12 @@ def copy(client: str, container: AuditedContainer, new: str, path: str) -> str:
 def save(client: str, container: AuditedContainer, path: str) -> str:
     """Return commands that save a directory of a container in the current directory.
 
-    They are lines of a script that stops at the first command that fails.
+    The commands are lines of a script that stops at the first command that fails.
 
     Args:
         client: The engine's command line client.
         container: The container.
-        path: The directory inside it.
+        path: The directory inside the container.
     """
     target = f"./{container.name}-{posixpath.basename(path) or 'data'}"
     if _is_live_tmpfs(container, path):
@@ -52,16 +52,16 @@ def save(client: str, container: AuditedContainer, path: str) -> str:
 
 
 def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
-    """Return whether `docker cp` does not see the directory (docker container cp, "Corner cases")."""
+    """Return whether `docker cp` cannot copy the directory (docker container cp, "Corner cases")."""
     return container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts)
 
 
 def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str]:
-    """Return commands of which the last writes the content as an archive to its output, from the host's /proc."""
+    """Return commands that read a directory through the host's /proc. The last one writes an archive to stdout."""
     return [
         f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
         f'exec 3< "/proc/$pid/root"{command(path)}',
-        # A link of the container can point to the host's files, whose mount is not in the container's mount table.
+        # A link in the container can lead to files of the host. Their mount is not in the container's mount table.
         """mount=$(awk '/^mnt_id:/ {print $2}' /proc/self/fdinfo/3)""",
         'grep -q "^$mount " "/proc/$pid/mountinfo"',
         "tar -c -C /proc/self/fd/3 .",

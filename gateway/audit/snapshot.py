@@ -1,4 +1,4 @@
-"""Takes the snapshot of an engine and its host for an audit. Changes nothing."""
+"""Takes the snapshot of an engine and its host for an audit. It changes nothing on the engine or the host."""
 
 import asyncio
 import contextlib
@@ -19,14 +19,14 @@ from gateway.text import one_line
 _ANONYMOUS = "com.docker.volume.anonymous"
 _PARALLEL = 8
 _COMPARING = 15.0
-"""Seconds for requests for changed files."""
+"""The timeout of all requests for changed files together, in seconds."""
 _REMOVED = 2
 """The kind of a change that removes a file of the image."""
 
 
 @dataclass(frozen=True)
 class AuditScope:
-    """What an audit examines, in addition to the engine.
+    """What an audit examines in addition to the engine, and what it knows about the gateway.
 
     Args:
         forwards: Names of the gateway's backends by the port of their listener.
@@ -77,7 +77,7 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
     containers = [each for each in await asyncio.gather(*map(one, listed)) if each is not None]
     uses, known = await last_uses(engine, {each.id: each.name for each in containers})
     if not known:
-        unchecked.append("the engine's events cannot be read: what used a volume last is not known")
+        unchecked.append("the engine's events cannot be read: the last use of each volume is not known")
     volumes = {
         each.name: replace(each, last_use=uses.get(each.name, ""))
         for each in _volumes(volume_list or {}, usage or {})
@@ -109,9 +109,9 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
 async def _with_changes(
     engine: Engine, containers: tuple[AuditedContainer, ...], unchecked: list[str]
 ) -> tuple[AuditedContainer, ...]:
-    """Request the changed files of containers whose layers cannot be read here.
+    """Request from the engine the changed files of containers whose layers this process cannot read.
 
-    The engine compares a layer with the whole image, which takes seconds for large ones: the time is limited.
+    The engine compares a layer with the whole image. This takes seconds for a large image, so the time is limited.
     """
     changes: dict[str, Mapping[str, int]] = {}
     waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)
@@ -130,7 +130,7 @@ async def _with_changes(
 
 
 async def _unless_refused(engine: Engine, path: str, **params: Any) -> Any:
-    """Return the response to a GET; None: a proxy before the engine refuses it, or the engine does not have it."""
+    """Return the response to a GET; None: a proxy refuses the request, or the engine does not support it."""
     try:
         return await engine.get(path, **params)
     except EngineError as error:
@@ -140,7 +140,7 @@ async def _unless_refused(engine: Engine, path: str, **params: Any) -> Any:
 
 
 def _volumes(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[Volume]:
-    # The engine gives the size -1, or none, where it does not know it.
+    # The engine reports the size -1, or no size, if it does not know the size.
     sizes = {
         str(each["Name"]): int((each.get("UsageData") or {}).get("Size", -1)) for each in usage.get("Volumes") or ()
     }
@@ -161,7 +161,7 @@ async def _container(
     try:
         inspection = await engine.get(f"containers/{listed['Id']}/json")
     except EngineError as error:
-        if error.kind is ErrorKind.NOT_FOUND:  # removed since the list was made
+        if error.kind is ErrorKind.NOT_FOUND:  # the container was removed after the engine listed it
             return None
         raise
     config, host = inspection.get("Config") or {}, inspection.get("HostConfig") or {}

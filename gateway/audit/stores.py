@@ -1,4 +1,4 @@
-"""What holds the data behind a mount: this host's disk, its memory, or a server. Pure."""
+"""Finds out what holds the data behind a mount: the host's disk, its memory, or a server. Pure."""
 
 import posixpath
 import re
@@ -11,7 +11,7 @@ from gateway.backends import kind_of_file_system
 
 
 class Medium(StrEnum):
-    """What kind of storage it is."""
+    """The kinds of storage."""
 
     LOCAL = "local"
     MEMORY = "memory"
@@ -33,8 +33,8 @@ class Store:
 
     Args:
         medium: The kind of storage.
-        title: Its name, for people.
-        identity: Equal for two mounts of the same data.
+        title: The name of the storage, for messages.
+        identity: A text that is equal for two mounts of the same data.
         options: Mount options of a network file system.
         host_path: The path on the engine's host; empty: none.
         host_mount: The network mount of the host that a bind is below; None: there is none.
@@ -73,7 +73,7 @@ def medium_of(file_system: str) -> Medium:
 
 
 def split_options(text: str) -> dict[str, str]:
-    """Return mount options by name; those without a value have an empty one."""
+    """Return mount options by name. The value of an option without a value is empty."""
     return dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
 
 
@@ -99,7 +99,7 @@ def mount_above(host_mounts: tuple[HostMount, ...], path: str) -> HostMount | No
 
 
 def is_below(path: str, directory: str) -> bool:
-    """Return whether a path is a directory, or below it."""
+    """Return whether a path is a directory itself, or below that directory."""
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 

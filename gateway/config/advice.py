@@ -1,4 +1,4 @@
-"""Warnings about a configuration that is valid."""
+"""Returns warnings about a valid configuration."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from gateway.docker.peers.keys import NOT_SUPPORTED, SUPPORTED
 
 
 def advice(config: Config) -> list[str]:
-    """Return warnings. Each names the key and the remedy."""
+    """Return warnings about a configuration. Each warning names the key and the remedy."""
     weak = [f"{each.problem.key}: {each.problem.message}" for each in weaknesses(config) if each.advised]
     return [*weak, *_of_kinds(config), *_grants_without_label(config), *_peers(config)]
 
@@ -19,7 +19,7 @@ def _peers(config: Config) -> Iterator[str]:
 
 
 def _grants_without_label(config: Config) -> Iterator[str]:
-    """Warn in strict mode if a granted backend has no label: admission checks grants only for a label."""
+    """Yield a warning in strict mode for each granted backend without a label, because grants then have no effect."""
     if config.docker is None or not config.gateway.strict:
         return
     granted = {name for grant in config.docker.grants for name in grant.backends}
@@ -32,7 +32,7 @@ def _grants_without_label(config: Config) -> Iterator[str]:
 
 
 def _of_kinds(config: Config) -> Iterator[str]:
-    """Yield the advice of each kind of backend that is in use."""
+    """Yield the warnings that each kind of backend in use has about its backends."""
     kinds = {spec.kind.name: spec.kind for spec in config.backends.values()}
     for name, kind in kinds.items():
         yield from kind.advice([spec for spec in config.backends.values() if spec.kind.name == name])

@@ -25,7 +25,7 @@ from gateway.docker.options import DockerOptions
 
 
 def build(root: Table, decoder: Decoder) -> Config:
-    """Return the configuration. Invalid parts are left out, and their problems added to the decoder's."""
+    """Return the configuration without its invalid parts. Add their problems to those of the decoder."""
     decoder.check_keys(root, "", [*SECTIONS, "tunnels", "backends", "docker"])
     sections = {
         name: decoder.record(root.entries[name][1], cls, name) if name in root.entries else cls()

@@ -36,14 +36,14 @@ class Decoder:
         self.places: dict[str, str] = {}
         """The place of each value, by its key."""
         self.literal_secrets: list[tuple[str, str]] = []
-        """The places and keys of secrets that are written out, and not references to the environment."""
+        """The places and keys of secrets that are literals in the configuration, not environment references."""
 
     def problem(self, place: str, key: str, message: str) -> None:
         """Add a problem.
 
         Args:
             place: The place of the value.
-            key: Its dotted key.
+            key: The dotted key of the value.
             message: The message, without place and key.
         """
         self.problems.append(Problem(place, key, message))
@@ -53,9 +53,9 @@ class Decoder:
 
         Args:
             tree: The value.
-            hint: Its type hint.
-            key: Its dotted key, for messages.
-            shorthand: The field of the dataclass that is set by a value that is not a mapping.
+            hint: The type hint.
+            key: The dotted key of the value, for messages.
+            shorthand: The field of the dataclass to set if the value is not a mapping.
 
         Returns:
             The value; `INVALID` after adding a problem.
@@ -121,7 +121,7 @@ class Decoder:
             return INVALID
         try:
             return cls(**{name: value for name, value in found.items() if value is not None})
-        except ValueError as error:  # raised by `__post_init__` for a combination of fields
+        except ValueError as error:  # `__post_init__` raises it for an invalid combination of fields
             self.problems.append(at_key(self.places, table.place, key, str(error)))
             return INVALID
 
@@ -142,7 +142,7 @@ class Decoder:
         return message is None
 
     def table(self, tree: Tree, key: str) -> Table | None:
-        """Return the tree as a mapping, also if it is empty; None after adding a problem."""
+        """Return the tree as a mapping; an absent value is an empty mapping. Return None after adding a problem."""
         if isinstance(tree, Table):
             return tree
         if isinstance(tree, Scalar) and tree.text is None:
@@ -177,9 +177,9 @@ class Decoder:
         if isinstance(tree, Sequence):
             items = [self.value(item, hint, f"{key}[{at}]") for at, item in enumerate(tree.items)]
         elif isinstance(tree, Scalar) and tree.text is not None:
-            items = [self.value(tree, hint, key)]  # a single value is a list of one
+            items = [self.value(tree, hint, key)]  # a single value stands for a list of one value
         elif isinstance(tree, Table) and dataclasses.is_dataclass(_alternative(tree, get_args(hint) or (hint,))):
-            items = [self.value(tree, hint, f"{key}[0]")]  # and so is a single mapping
+            items = [self.value(tree, hint, f"{key}[0]")]  # a single mapping stands for a list of one mapping
         else:
             self.problem(tree.place, key, "must be a value or a list of values")
             return INVALID
@@ -217,7 +217,7 @@ class Decoder:
 
 
 def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Problem:
-    """Return a problem at the key with which a message begins, if that key is present.
+    """Return a problem with the place of the key that the message begins with, or else the place of the mapping.
 
     Args:
         places: The place of each key.
@@ -232,7 +232,7 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Pro
 
 
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
-    """Return the types of a union that match the tree: records for a mapping, the others for a single value."""
+    """Return the types of a union that the tree can have: dataclasses for a mapping, others for a single value."""
     rest = [each for each in arguments if each is not type(None)]
     records = [each for each in rest if dataclasses.is_dataclass(each)]
     if len(records) not in (0, len(rest)):

@@ -1,4 +1,4 @@
-"""The rules for the section `docker`: the engine's address, and references to other sections."""
+"""Checks the section `docker`: the engine's address, networks, grants, and references to other sections."""
 
 from collections.abc import Iterator
 
@@ -10,15 +10,15 @@ from gateway.docker.options import DockerOptions, Grant, NetworkOptions, PeerOpt
 from gateway.docker.projects import PROJECT_BITS
 
 Violation = tuple[tuple[str, ...], str]
-"""The path of a key below `docker`, and a message."""
+"""A violation of a rule: the path of a key below `docker`, and a message."""
 
 
 def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
-    """Yield the violations in the section.
+    """Yield the violations of rules in the section.
 
     Args:
         config: The whole configuration.
-        docker: Its section `docker`.
+        docker: The section `docker` of the configuration.
         tunnels: The names of all tunnels, including those with other problems.
     """
     yield from _address(docker, tunnels)

@@ -12,7 +12,7 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
     Args:
         text: The text.
         environment: The environment variables.
-        used: Receives the reference, such as `${NAME}`, by each value from the environment.
+        used: Receives each value from the environment as a key, with the reference, such as `${NAME}`, as its value.
 
     Raises:
         KeyError: A variable without a default is not set.

@@ -1,4 +1,4 @@
-"""Checks the files that a configuration names: they exist, are readable, and secrets are private."""
+"""Checks that the files that a configuration names exist and are readable, and that files of secrets are private."""
 
 import dataclasses
 import os
@@ -28,9 +28,9 @@ def named_files(config: Config) -> set[Path]:
 
 
 def check_files(config: Config) -> list[Problem]:
-    """Return the problems of the files that a configuration names. It may block.
+    """Return the problems of the files that a configuration names. Blocks while reading the files.
 
-    A running service reports the same problems for each tunnel and backend, and keeps the others running.
+    A running service reports the same problems as errors of single tunnels and backends, and runs the others.
     """
     problems = [
         Problem(_place(config, where, where), where, message)
@@ -64,7 +64,7 @@ def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str,
     Args:
         config: The configuration.
         file: The configuration file; None: there is none.
-        literals: The places and keys of secrets that are written out in the configuration.
+        literals: The places and keys of secrets that are literals in the configuration.
     """
     problems = []
     for where, secret in all_secrets(config):
@@ -106,7 +106,7 @@ def _exposed(path: Path | None) -> str | None:
             check_not_exposed(path)
     except ExposedError as error:
         return error.strerror
-    except OSError:  # a missing file is reported by the module that reads it
+    except OSError:  # the module that reads the file reports that it is missing
         return None
     return None
 
@@ -116,7 +116,7 @@ def _place(config: Config, key: str, otherwise: str) -> str:
 
 
 def place_of(config: Config, key: str) -> str:
-    """Return the place of a dotted key, or of its innermost part that is present."""
+    """Return the place of a dotted key; if the key is absent, return the place of its innermost present parent."""
     while key:
         if key in config.places:
             return config.places[key]
@@ -130,7 +130,7 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield the files with their keys, and the form of their path for messages."""
+    """Yield each file with its key, and its path as messages show it."""
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:

@@ -25,7 +25,7 @@ from gateway.errors import ConfigError, Origin, Problem
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
 _MAX_PROBLEMS = 200
 _KUBERNETES_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
-"""Variables that Kubernetes sets for a Service whose name starts with `gateway-tunnel-` or `gateway-backend-`."""
+"""Matches variables that Kubernetes sets for Services named `gateway-tunnel-…` or `gateway-backend-…`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Sources:
         tunnels: `NAME=URL` of each `--tunnel`.
         backends: `NAME=URL` of each `--backend`.
         settings: Values by flag, such as `{"ops-listen": "127.0.0.1:9090"}`.
-        environment: The environment variables: `GATEWAY_…`, and those for `${NAME}`.
+        environment: The environment variables: settings named `GATEWAY_…`, and the variables for `${NAME}`.
     """
 
     file: Path | None = None
@@ -62,11 +62,11 @@ def setting_names() -> dict[str, tuple[str, ...]]:
 
 
 def load(sources: Sources, *, serves: bool = True) -> Config:
-    """Read, merge and check a configuration. It may block.
+    """Read, merge and check a configuration. Blocks while reading files.
 
     Args:
         sources: The sources.
-        serves: Whether the configuration needs at least one backend.
+        serves: Whether the configuration must have at least one backend.
 
     Raises:
         ConfigError: The configuration is invalid. The error lists all problems.
@@ -104,7 +104,7 @@ def load(sources: Sources, *, serves: bool = True) -> Config:
 
 
 def _variables(sources: Sources, text: str) -> tuple[str, ...]:
-    """Return the names of the environment variables in use, including those that the file refers to."""
+    """Return the names of the environment variables that the configuration uses, including references in the file."""
     used = {"GATEWAY_" + name.replace("-", "_").upper() for name in setting_names()}
     urls = [variable for flag in _EXAMPLES for variable in _url_variables(sources, flag)]
     used |= {*urls, *references(text), *(name for each in urls for name in references(sources.environment[each]))}
@@ -112,7 +112,7 @@ def _variables(sources: Sources, text: str) -> tuple[str, ...]:
 
 
 def _flags(sources: Sources) -> tuple[str, ...]:
-    """Return the flags in use, without their values."""
+    """Return the flags that are set, without their values."""
     given = [f"--{name}" for name in sources.settings]
     for flag, arguments in (("tunnel", sources.tunnels), ("backend", sources.backends)):
         given += [f"--{flag} {each.partition('=')[0]}" for each in arguments]
@@ -130,7 +130,7 @@ def _url_variables(sources: Sources, flag: str) -> list[str]:
 
 
 def _for_display(problems: list[Problem], redactor: Redactor) -> list[Problem]:
-    """Return the problems in the order of the file, redacted, and at most `_MAX_PROBLEMS` of them."""
+    """Return at most `_MAX_PROBLEMS` redacted problems, in the order of the file."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]
@@ -138,7 +138,7 @@ def _for_display(problems: list[Problem], redactor: Redactor) -> list[Problem]:
 
 
 def _put_setting(root: Table, path: tuple[str, ...], place: str, text: str, problems: list[Problem]) -> None:
-    """Add the value of a flag or variable to the tree. Commas separate the items of a list."""
+    """Add the value of a flag or variable to the tree. Commas in the value separate the items of a list."""
     value: Scalar | Sequence = Scalar(place, text or None)
     if is_list(dict(hints_by_key(SECTIONS[path[0]]))[".".join(path[1:])]):
         value = Sequence(place, [Scalar(place, each.strip()) for each in text.split(",") if each.strip()])
@@ -154,7 +154,7 @@ def _put_setting(root: Table, path: tuple[str, ...], place: str, text: str, prob
 
 
 def _check_variables(sources: Sources, problems: list[Problem]) -> None:
-    """Refuse a variable that looks like a misspelled setting. Other programs may use the prefix, too."""
+    """Add a problem if a variable looks like a misspelled setting. Other programs may use the prefix, too."""
     known = ["GATEWAY_" + name.replace("-", "_").upper() for name in setting_names()]
     for variable in sources.environment:
         if variable.startswith("GATEWAY_") and variable not in known:

@@ -20,8 +20,8 @@ class GatewaySection:
     """This gateway.
 
     Args:
-        instance: Its name in logs, status and labels. With a section `docker`, the hostname is recorded in
-            `state_dir` and kept; a hostname that is the ID of the container is refused.
+        instance: The gateway's name in logs, status and labels. With a section `docker`, the gateway records the
+            hostname in `state_dir` and keeps it as its name. It refuses a hostname that is the ID of the container.
         state_dir: Folder for data that must survive a restart.
         workers: Number of additional processes that carry the traffic of bulk backends; 0: one process does
             everything.
@@ -43,7 +43,7 @@ class OpsTls:
 
     Args:
         cert_file: The certificate in PEM, followed by the intermediate certificates.
-        key_file: Its private key, without a passphrase.
+        key_file: The private key of the certificate, without a passphrase.
         client_ca_file: Certificate authorities of clients. A certificate that they signed gives access to
             everything.
     """
@@ -61,7 +61,7 @@ class OpsSection:
         listen: Address of the HTTP server for health, metrics and status.
         probe_listen: Address of a second HTTP server for `/livez`, `/startupz` and `/readyz` only, without TLS and
             authentication.
-        admin_socket: Unix socket for commands; only its owner can use it.
+        admin_socket: Unix socket for commands. Only the owner of the socket can use it.
         hosts: Names that `listen` and `probe_listen` accept in the Host header, in addition to their addresses and
             localhost. Requests to other names get 421.
         token_file: A file with a token, which clients send as `Authorization: Bearer`. It gives access to everything.
@@ -89,8 +89,9 @@ class ShutdownSection:
     """The steps of a shutdown.
 
     Args:
-        delay: How long it still accepts clients while it reports not ready, so that load balancers can react.
-        drain: How long open connections may then continue; new ones are not accepted.
+        delay: How long the gateway still accepts clients while it reports not ready, so that load balancers can
+            react.
+        drain: How long open connections may continue after `delay`. The gateway accepts no new connections then.
     """
 
     delay: Duration = Duration(5.0)
@@ -130,7 +131,7 @@ class TunnelCommon:
 
     Args:
         kind: The kind, for example `ssh`.
-        via: The tunnel in which it runs; absent: it connects directly from this host.
+        via: The tunnel inside which this tunnel runs; absent: it connects directly from this host.
     """
 
     kind: str
@@ -176,8 +177,8 @@ class UnixListener:
     """A unix socket for one consumer, or for some users.
 
     Args:
-        unix: Its path.
-        consumer: The consumer of its connections in status, metrics and quotas; absent: none.
+        unix: The path of the socket.
+        consumer: The consumer to which status, metrics and quotas assign its connections; absent: none.
         uid: Numeric IDs of the users that may connect; absent: all users that the mode of the file allows.
         gid: Numeric IDs of the primary groups that may connect; absent: all.
     """
@@ -200,14 +201,14 @@ class BackendCommon:
     Args:
         kind: The kind, for example `mysql`.
         targets: The addresses of the servers, in order of preference.
-        via: The tunnel that leads to the targets; absent: they are reached directly from this host.
+        via: The tunnel through which the gateway reaches the targets; absent: it reaches them directly.
         prefer: The target for new clients: the primary, a replica, any, or the first one that is up.
         listen: Addresses and unix sockets where clients connect; absent: the backend is only checked. A unix socket
             may be a mapping with its consumer and users.
         hold: How long a new client waits while the path is down; absent: 10s, and 5m for NFS.
         max_connections: Maximum number of clients, including waiting ones.
         max_connections_per_consumer: Maximum number of clients of one container (of one address, if containers are
-            not known); absent: 80 % of `max_connections` for known containers, so that none can use all.
+            not known); absent: 80 % of `max_connections` for known containers, so that no container can use all.
         allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: all.
         worker: Whether a worker carries its traffic, if there are workers; absent: bulk kinds only.
     """

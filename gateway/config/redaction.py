@@ -1,4 +1,4 @@
-"""Redacts values from the environment in error messages: one may be a password under the wrong key. Pure."""
+"""Redacts values from the environment in error messages, because a value may be a misplaced password. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 _MIN_LENGTH = 3
-"""Shorter values are not redacted."""
+"""The minimum length of a value that is redacted, in characters."""
 _MIN_LENGTH_IN_WORDS = 6
-"""Shorter values are redacted only as whole words, because they may be a part of any word."""
+"""The minimum length of a value that is redacted within words. A shorter value may be a part of any word."""
 _COMMON = {"true", "false", "yes", "off", "null", "none"}
 
 
@@ -17,20 +17,21 @@ class Redactor:
     """Redacts the values of one configuration.
 
     Args:
-        references: Reference such as `${NAME}` by the value that it expanded to. These are redacted everywhere.
-        by_place: The same for each place, such as a variable that contains a URL. They are redacted only in errors at
-            that place, because they may be names that other errors need.
+        references: References such as `${NAME}`, by the value that each expanded to. These values are redacted in all
+            errors.
+        by_place: Further references by value, for each place, such as a variable that contains a URL. These values
+            are redacted only in errors at that place, because they may be names that other errors need.
     """
 
     references: dict[str, str] = field(default_factory=dict, repr=False)
     by_place: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     def add(self, variable: str, *values: str) -> None:
-        """Redact `values` in errors about the environment variable `variable`."""
+        """From now on, redact `values` in errors about the environment variable `variable`."""
         self.by_place.setdefault(variable, {}).update(dict.fromkeys(values, f"${{{variable}}}"))
 
     def redact(self, message: str, place: str) -> str:
-        """Return a message about a value at `place` with all values replaced by their references."""
+        """Return a message about a value at `place`, in which references replace the values from the environment."""
         return redact(message, {**self.references, **self.by_place.get(place, {})})
 
 

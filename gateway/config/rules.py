@@ -1,4 +1,4 @@
-"""The rules between parts of a configuration: references, loops, conflicting listeners."""
+"""Checks rules that concern several parts of a configuration: references, loops, conflicting listeners."""
 
 import contextlib
 import ipaddress
@@ -17,9 +17,9 @@ from gateway.errors import Problem
 
 
 def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
-    """Add all violated rules to `problems`.
+    """Add a problem for each violation of a rule to `problems`.
 
-    References and listeners are read from the tree, so that they are also checked in parts with other problems.
+    The references and listeners come from the tree, so that they are also checked in parts with other problems.
 
     Args:
         config: The valid parts of the configuration.
@@ -90,7 +90,7 @@ def _listeners(table: Table) -> Iterator[tuple[str, Endpoint | Path]]:
     for each in tree.items if isinstance(tree, Sequence) else [tree]:
         item = each.entries["unix"][1] if isinstance(each, Table) and "unix" in each.entries else each
         if isinstance(item, Scalar) and item.text:
-            with contextlib.suppress(ValueError):  # the decoder has reported it
+            with contextlib.suppress(ValueError):  # the decoder has added a problem
                 yield item.place, values.listener(item.text)
 
 
@@ -117,7 +117,7 @@ def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
 
 
 def _is_own_listener(target: Endpoint, listener: Endpoint | Path) -> bool:
-    """Return whether a target is the listener. A wildcard listener matches the loopback addresses of this host."""
+    """Return whether a target is the listener itself. A wildcard listener matches this host's loopback addresses."""
     if isinstance(listener, Path) or not _conflict(target, listener):
         return False
     address = _address(target.host)
@@ -134,13 +134,13 @@ def _conflict(one: Endpoint | Path, other: Endpoint | Path) -> bool:
     hosts = {_address(one.host), _address(other.host)} - {None}
     if one.host == other.host or len(hosts) < 2:
         return one.host == other.host or _address(one.host) == _address(other.host) is not None
-    # The v6 wildcard socket is bound v6-only, so it clashes only with v6 addresses.
+    # The gateway binds the IPv6 wildcard for IPv6 only, so it conflicts only with IPv6 addresses.
     versions = {host.version for host in hosts if host}
     return len(versions) == 1 and any(host.is_unspecified for host in hosts if host)
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    with contextlib.suppress(ValueError):  # names are not resolved here
+    with contextlib.suppress(ValueError):  # a host name, which this function does not resolve
         return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.partition("%")[0])
     return None
 
@@ -161,7 +161,7 @@ def _vias(root: Table, section: str) -> dict[str, str | None]:
 
 
 def _place(root: Table, *path: str) -> str:
-    """Return the place of the value at `path`, or of its innermost part that is present."""
+    """Return the place of the value at `path`; if it is absent, return the place of its innermost present parent."""
     place, table = root.place, root
     for name in path:
         if name not in table.entries:

@@ -1,4 +1,4 @@
-"""Decodes single values by their type, and words the errors."""
+"""Decodes single values by their type, and writes the error messages."""
 
 import os
 from collections.abc import Callable
@@ -33,12 +33,12 @@ def read_scalar(tree: Scalar, text: str, read: Callable[[str], Any]) -> Any:
 
     Args:
         tree: The value in the tree.
-        text: Its text.
+        text: The text of the value, after the expansion of environment variables.
         read: The parser.
 
     Raises:
-        ValueError: The value is not valid. The message is for the operator, without place and key, and does not
-            contain a value from the environment.
+        ValueError: The value is not valid. The message is for the operator. It contains neither the place and the key
+            nor a value from the environment.
     """
     try:
         _check_text(text)
@@ -66,7 +66,7 @@ def _check_text(text: str) -> None:
 
 
 def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:
-    """Return the error of a value from the environment without the value: it may be a secret under the wrong key."""
+    """Return an error without the value from the environment, because the value may be a misplaced secret."""
     try:
         read(written)
     except ValueError as error:
@@ -80,7 +80,7 @@ def one_of(text: str, choices: tuple[str, ...]) -> str:
     """Return `text` if it is one of the choices.
 
     Raises:
-        ValueError: It is not. The message suggests the most similar choice.
+        ValueError: `text` is not one of the choices. The message suggests the most similar choice.
     """
     if text not in choices:
         raise ValueError(f"{text!r} is not one of {', '.join(choices)}{similar(text, choices)}")

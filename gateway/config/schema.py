@@ -1,4 +1,4 @@
-"""The keys and types of the configuration's dataclasses. Pure."""
+"""Lists the keys and types of the configuration's dataclasses. Pure."""
 
 import dataclasses
 import typing
@@ -44,5 +44,5 @@ def is_list(hint: Any) -> bool:
 
 
 def is_secret(hint: Any) -> bool:
-    """Return whether a key of this type holds a secret itself."""
+    """Return whether a key of this type holds a secret itself, rather than a file with the secret."""
     return hint is Secret or Secret in get_args(hint)

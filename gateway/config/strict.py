@@ -1,4 +1,4 @@
-"""Insecure settings. Strict mode refuses all of them; some cause a warning in any case. Pure.
+"""Finds insecure settings. Strict mode refuses all of them; without it, some cause a warning. Pure.
 
 A rule is a function that yields findings; `RULES` lists the rules.
 """
@@ -21,8 +21,8 @@ class Weakness:
     """One insecure setting.
 
     Args:
-        problem: Its place, its key, and the remedy.
-        advised: Whether it causes a warning without strict mode.
+        problem: The place and the key of the setting, and the remedy.
+        advised: Whether the setting causes a warning without strict mode.
     """
 
     problem: Problem
@@ -30,7 +30,7 @@ class Weakness:
 
 
 Finding = tuple[str, str, bool]
-"""The key, a message with the remedy, and whether it causes a warning without strict mode."""
+"""The key, a message with the remedy, and whether the setting causes a warning without strict mode."""
 
 
 def weaknesses(config: Config) -> list[Weakness]:
@@ -118,7 +118,7 @@ RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
 
 
 def _encrypted(config: Config, via: str | None) -> bool:
-    """Return whether a tunnel on the path encrypts, from `via` outwards."""
+    """Return whether the tunnel `via`, or a tunnel that it runs inside, encrypts."""
     seen: set[str] = set()
     while via is not None and via not in seen and via in config.tunnels:
         seen.add(via)

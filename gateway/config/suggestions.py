@@ -4,11 +4,11 @@ import difflib
 from collections.abc import Iterable
 
 _MAX_COMPARED = 500
-"""Maximum number of names to compare with a misspelled name, because each comparison takes time."""
+"""Maximum number of known names to compare with a misspelled one, because each comparison takes time."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean …?` if a known name is similar, else the list of known names."""
+    """Return the text `; did you mean …?` if a known name is similar; otherwise, return the list of known names."""
     names = list(known)
     if len(names) > _MAX_COMPARED:
         return ""
@@ -16,6 +16,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def similar(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean …?` if a known name is similar, else an empty string."""
+    """Return the text `; did you mean …?` if a known name is similar; otherwise, return an empty text."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -8,10 +8,10 @@ class Scalar:
     """A single value.
 
     Args:
-        place: Its file, line and column, or its variable or flag.
-        text: The value; None if it is empty.
-        broken: Whether it is invalid, and its problem recorded already.
-        written: The text before the expansion of environment variables; None: it contains none.
+        place: The file, line and column of the value, or its variable or flag.
+        text: The text of the value; None: the value is empty.
+        broken: Whether the value is invalid and its problem has been added.
+        written: The text before the expansion of environment variables; None: it contains no references.
     """
 
     place: str
@@ -30,13 +30,13 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Table:
-    """A mapping. Each entry has the place of its key."""
+    """A mapping. Each entry holds the place of its key."""
 
     place: str
     entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)
 
     def put(self, key: str, value: "Tree") -> None:
-        """Add or replace an entry, with the place of its value."""
+        """Add or replace an entry. The place of its key is that of the value."""
         self.entries[key] = (value.place, value)
 
 

@@ -1,4 +1,4 @@
-"""Parses tunnels and backends in URL form. The query of the URL holds the keys."""
+"""Parses tunnels and backends that are written as URLs. The query of a URL holds their keys."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,18 +17,18 @@ K = TypeVar("K")
 
 
 def values_in(text: str) -> Iterator[str]:
-    """Yield the values in a URL's query, and their parts between commas."""
+    """Yield the values in a URL's query, and the parts of values that contain commas."""
     for part in text.partition("?")[2].split("&"):
         value = part.partition("=")[2]
         yield from (value, *value.split(","))
 
 
 def tunnel_tree(text: str, place: str, kinds: Mapping[str, TunnelKind], problems: list[Problem]) -> Table | None:
-    """Return `ssh://user@host:port?identity_files=…` as the mapping of a file.
+    """Convert `ssh://user@host:port?identity_files=…` to the mapping that a file would have.
 
     Args:
         text: The URL.
-        place: Its variable or flag.
+        place: The variable or flag with the URL.
         kinds: The kinds of tunnels by name.
         problems: Receives the problems.
 
@@ -67,11 +67,11 @@ def _user_host_port(scheme: str, authority: str) -> dict[str, str]:
 
 
 def backend_tree(text: str, place: str, kinds: Mapping[str, BackendKind], problems: list[Problem]) -> Table | None:
-    """Return `mysql://db-1:3306,db-2:3306?via=…` as the mapping of a file.
+    """Convert `mysql://db-1:3306,db-2:3306?via=…` to the mapping that a file would have.
 
     Args:
         text: The URL.
-        place: Its variable or flag.
+        place: The variable or flag with the URL.
         kinds: The kinds of backends by name.
         problems: Receives the problems.
 
@@ -129,7 +129,7 @@ def _split(
     if "#" in text:
         problems.append(Problem(place, "", "the text after # would be ignored: write %23 instead of #"))
         return None
-    # Most kinds are named like their scheme. If this one is, no other kind needs to be imported.
+    # Most kinds have the same name as their scheme. If a kind has it, no other kind needs to be imported.
     namesake = kinds.get(parts.scheme)
     if namesake is not None and parts.scheme in schemes_of(namesake):
         schemes = {parts.scheme: namesake}
@@ -153,7 +153,7 @@ def _put_query(table: Table, query: str, keys: Mapping[str, Any], place: str, pr
         if key in seen and not listed:
             problems.append(Problem(place, key, "is given twice: remove one"))
         seen.add(key)
-        # A plus is literal (RFC 3986), as in fingerprints. Only HTML forms encode a space as a plus.
+        # A plus is a plus (RFC 3986), as in fingerprints. Only HTML forms encode a space as a plus.
         tree: Tree = Scalar(place, unquote(text) or None)
         if listed:
             tree = Sequence(place, [Scalar(place, unquote(each)) for each in text.split(",") if each])
@@ -174,7 +174,7 @@ def _put(table: Table, path: list[str], value: Tree, place: str) -> None:
 
 
 def secrets_in(table: Table, kinds: Mapping[str, TunnelKind] | Mapping[str, BackendKind]) -> list[str]:
-    """Return the keys of a table from this module that hold a secret itself, and not its file."""
+    """Return the keys of a mapping from this module that hold a secret itself, rather than a file with the secret."""
     kind = kinds[str(table.entries["kind"][1].text)]  # type: ignore[union-attr]
     keys = _keys_of_backend(kind) if isinstance(kind, BackendKind) else _keys_of_tunnel(kind)
     return [key for key in _dotted(table) if key in keys and is_secret(keys[key])]

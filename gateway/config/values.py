@@ -21,12 +21,12 @@ _MAX_UNIX_PATH = 107
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 LogTarget = Literal["stdout", "stderr"] | Path
-"""Where a log goes: a standard stream or a file."""
+"""The destination of a log: a standard stream or a file."""
 _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
 class UnquotedError(ValueError):
-    """An error whose message contains no part of the value."""
+    """The error of a value. Its message contains no part of the value."""
 
 
 def duration(text: str) -> Duration:
@@ -49,7 +49,7 @@ def size(text: str) -> Size:
 
 
 def boolean(text: str) -> bool:
-    """Parse `true` or `false`, and their usual synonyms."""
+    """Parse `true` or `false`, or one of their usual synonyms."""
     known = {
         "true": True,
         "yes": True,
@@ -117,14 +117,14 @@ def log_target(text: str) -> LogTarget:
 
 
 def path(text: str) -> Path:
-    """Parse the path of a file. Refuse the content of a file, which may be a key that errors must not contain."""
+    """Parse the path of a file. An error does not show the content of a file, because it may be a key."""
     if "\n" in text or "-----BEGIN" in text:
         raise UnquotedError("contains the content of a file: save it to a file, and set the path of the file")
     return Path(text)
 
 
 def unix_path(path: Path) -> Path:
-    """Return the path after checking that it is not too long for a unix socket (unix(7))."""
+    """Check that a path is not too long for a unix socket (unix(7)), and return the path."""
     if len(bytes(path)) > _MAX_UNIX_PATH:
         raise ValueError(f"{path} is longer than the {_MAX_UNIX_PATH} bytes of a unix socket's path: shorten it")
     return path

@@ -1,4 +1,4 @@
-"""The rules for `volume`: values that Docker or mount(2) would refuse or interpret differently."""
+"""Checks the keys of `volume` for values that Docker or mount(2) would refuse or interpret differently."""
 
 import re
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from gateway.contracts.values import Endpoint
 from gateway.relay.resolver import is_address
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-"""A volume name that Docker accepts."""
+"""Matches the names that Docker accepts for volumes."""
 _RESERVED = frozenset({"addr", "ip", "port", "hard", "soft", "ro", "rw", "sec"})
 """The mount options that the gateway sets for every kind."""
 _SECRET = {"user", "username", "pass", "password", "password2", "cred", "credentials"}
 
 
 def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
-    """Yield the backend, the key below it, and a message for each violation."""
+    """Yield the backend, the key below the backend, and a message for each violation of a rule."""
     seen: dict[str, str] = {}
     for name, spec in config.backends.items():
         volume, mount = spec.kind.volume_options(spec.options), spec.kind.mount

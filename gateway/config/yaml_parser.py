@@ -1,4 +1,4 @@
-"""Reads and parses a YAML file into a tree with places. Limits what a file can cost."""
+"""Reads a YAML file and parses it into a tree with places. Limits the time and memory that a file can take."""
 
 import errno
 import hashlib
@@ -13,7 +13,7 @@ from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.errors import Problem
 
 _MAX_VALUES = 100_000
-"""Maximum number of values in a file after the expansion of aliases, which can multiply a few lines to millions."""
+"""Maximum number of values in a file. Aliases count expanded, because they can turn a few lines into millions."""
 _MAX_SIZE = 4 << 20
 """Maximum size of a file in bytes."""
 
@@ -23,11 +23,11 @@ def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
 
     Args:
         path: The file.
-        problems: Receives a problem if it cannot be read.
+        problems: Receives a problem if the file cannot be read.
 
     Returns:
-        The text, and the SHA-256 of the bytes. The text is empty if it is not UTF-8, and the hash None if the file
-        cannot be read.
+        The text, and the SHA-256 of the file's bytes. The text is empty if the file is not UTF-8. The hash is None if
+        the file cannot be read.
     """
     digest = None
     try:
@@ -86,7 +86,7 @@ def parse_yaml(
 
 
 def _without_content(message: str) -> str:
-    """Return a message of PyYAML without quoted names: an unquoted password may look like an alias or a tag."""
+    """Remove quoted names from a message of PyYAML, because an unquoted password may look like an alias or a tag."""
     hint = " (quote a value that starts with * or !)" if "alias" in message or "tag" in message else ""
     return re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", message) + hint
 
@@ -107,7 +107,7 @@ class _TooLargeError(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """Stops reading a document that has too many values."""
+    """A loader that stops reading a document that has too many values."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -115,7 +115,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._nodes += 1
-        # Keys are nodes too.
+        # A mapping has two nodes for each of its values, because its keys are nodes, too.
         if self._nodes > 2 * _MAX_VALUES:
             raise _TooLargeError
         return super().compose_node(parent, index)

@@ -1,1 +1,1 @@
-"""Keeps Docker networks and attachments as configured, and identifies clients."""
+"""Creates Docker networks, attaches containers to them as configured, and identifies clients by container."""

@@ -8,9 +8,9 @@ from gateway.docker.model import NetworkInfo
 from gateway.docker.options import Address, Subnet
 
 _MIN_HOST_BITS = 3
-"""The fewest host bits with which a subnet is divided."""
+"""The fewest host bits of a subnet that is divided: smaller subnets have too few addresses."""
 _MAX_CANDIDATES = 1 << 16
-"""The most addresses of a block that are tried: an IPv6 subnet has too many."""
+"""The most addresses of a block that are tried, because an IPv6 subnet has too many to try all."""
 
 
 def range_for_others(subnet: Subnet) -> Subnet | None:
@@ -51,14 +51,14 @@ def choose(
     same address. If they do, the engine refuses the second agent, which then requests the next address.
 
     Args:
-        network: The network that they are on.
+        network: The network on which the gateway gets the addresses.
         instance: The gateway's name.
-        fixed: The configured address; None: choose one.
+        fixed: The configured address; None: no address is configured.
         claimed: The gateway's previous addresses on this network, or on an earlier network of that name.
         refused: Addresses that the engine refused.
 
     Returns:
-        The addresses; none in a subnet without a range, or without a free address.
+        The addresses. A subnet without a range or without a free address gets none.
     """
     found = [str(fixed)] if fixed is not None else []
     for subnet, inner in _divided(network):
@@ -69,7 +69,7 @@ def choose(
 
 def _divided(network: NetworkInfo) -> Iterator[tuple[Subnet, Subnet]]:
     """Yield each subnet of which the engine assigns only a part, with that part."""
-    # Docker before 25 accepted a subnet with host bits set, and still reports it like that.
+    # Docker before 25 accepted subnets with host bits set, and later versions still report these host bits.
     inner = [ipaddress.ip_network(each, strict=False) for each in network.ip_ranges]
     for subnet in (ipaddress.ip_network(each, strict=False) for each in network.subnets):
         for each in inner:
@@ -95,10 +95,10 @@ def _first(
 
 def _candidates(subnet: Subnet, inner: Subnet, instance: str) -> Iterable[str]:
     """Yield the addresses outside the engine's part, starting at one derived from the gateway's name."""
-    # The types of both are the same, see `_divided`.
+    # Both subnets have the same IP version, see `_divided`.
     blocks: Iterable[Subnet] = subnet.address_exclude(inner)  # type: ignore[arg-type]
     block = max(blocks, key=lambda each: each.num_addresses)
-    # These may be the network address, the engine's gateway address and the broadcast address.
+    # The skipped addresses may be the network address, the engine's gateway address and the broadcast address.
     count = min(block.num_addresses, _MAX_CANDIDATES) - 3
     first = int.from_bytes(hashlib.sha256(f"{instance} {subnet}".encode()).digest()[:8])
     return (str(block[2 + (first + at) % count]) for at in range(count))

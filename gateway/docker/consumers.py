@@ -1,4 +1,4 @@
-"""Identifies clients: the containers by address."""
+"""Identifies clients: maps source addresses to containers."""
 
 import asyncio
 import time
@@ -20,10 +20,10 @@ class Consumer:
     """A container that uses backends.
 
     Args:
-        name: Its name.
-        id: Its ID.
-        labels: Its labels that count, see `gateway.docker.images`.
-        granted: The backends that grants allow it.
+        name: The container's name.
+        id: The container's ID.
+        labels: The container's labels that count, see `gateway.docker.images`.
+        granted: The backends that grants allow the container to use.
         strict: Whether only grants count, and no label.
     """
 
@@ -34,7 +34,7 @@ class Consumer:
     strict: bool = False
 
     def has(self, label: str, backend: str) -> bool:
-        """Return whether a grant allows it the backend, or its label names the backend and labels count."""
+        """Return whether the consumer may use a backend: by a grant, or by a label that names it if labels count."""
         return backend in self.granted or (not self.strict and backend in listed(self.labels.get(label, "")))
 
 
@@ -54,13 +54,13 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
 def client_networks(observed: Observed, options: DockerOptions) -> AbstractSet[str] | None:
     """Return the networks on which a client's address identifies a container of this engine; None: all networks.
 
-    On another network, or with the engine of another host, any client may have that address.
+    On other networks, and if the engine runs on another host, another client may have the container's address.
     """
     own = observed.own_container
     if own is not None:
         return None if own.network_mode == "host" else own.endpoints.keys()
     if options.container is None and options.is_local:
-        return None  # on the engine's host, outside of containers
+        return None  # the gateway runs on the engine's host, outside of containers
     return frozenset()
 
 
@@ -68,7 +68,7 @@ class ConsumerDirectory:
     """Consumers by address, updated from each snapshot.
 
     Args:
-        request_snapshot: Requests a snapshot of the engine now.
+        request_snapshot: Called to request an immediate snapshot of the engine.
     """
 
     def __init__(self, request_snapshot: Callable[[], None]) -> None:
@@ -96,7 +96,8 @@ class ConsumerDirectory:
 
         Args:
             containers: The containers in the snapshot.
-            began: When the snapshot began, in monotonic seconds: containers that were forgotten later stay forgotten.
+            began: When the snapshot began, in monotonic seconds. Containers that were removed from this directory
+                after that time are not added again.
             networks: The networks on which clients connect, see `client_networks`; None: all.
             grants: The configured grants.
             strict: Whether only grants count.

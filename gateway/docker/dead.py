@@ -1,4 +1,4 @@
-"""Containers that do not run or have no network because a volume, a network or a namespace was missing."""
+"""Types of dead containers: they do not run or have no network because a volume, network or namespace was missing."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from gateway.docker.failed_starts import Cause
 
 
 class RevivalState(StrEnum):
-    """Whether the gateway starts such a container: a closed list, used in the status."""
+    """Whether the gateway starts a dead container: a closed list, used in the status."""
 
     STARTING = "starting"
     WAITING = "waiting"
@@ -19,16 +19,16 @@ class RevivalState(StrEnum):
 
 @dataclass(frozen=True)
 class Dead:
-    """One such container.
+    """One dead container.
 
     Args:
-        container: Its name.
-        container_id: Its ID.
+        container: The container's name.
+        container_id: The container's ID.
         cause: What was missing.
         detail: What happened.
-        state: Whether the gateway starts it.
-        message: Why the gateway does not start it now; empty: it does.
-        command: The command that fixes it; empty: none is needed or known.
+        state: Whether the gateway starts the container.
+        message: Why the gateway does not start the container now; empty: the gateway starts it.
+        command: The command that starts the container again; empty: none is needed or known.
     """
 
     container: str
@@ -48,9 +48,9 @@ class MountListener:
     """A listener that the engine's host mounts.
 
     Args:
-        backend: Its backend.
-        host: Its IP address, or the `volume.address` of the backend.
-        port: Its port.
+        backend: The name of the listener's backend.
+        host: The listener's IP address, or the `volume.address` of the backend.
+        port: The listener's port.
     """
 
     backend: str
@@ -58,7 +58,7 @@ class MountListener:
     port: int
 
     def is_at(self, address: str, port: int) -> bool:
-        """Return whether a mount with the options `addr` and `port` reaches it."""
+        """Return whether a mount with the options `addr` and `port` connects to this listener."""
         return port == self.port and (address == self.host or (_is_loopback(address) and _is_loopback(self.host)))
 
 

@@ -1,4 +1,4 @@
-"""Limits how many endpoints are detached and not attached again: a mistake must not detach every container."""
+"""Limits how many endpoints are detached and not attached again, so that a mistake cannot detach every container."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ class DetachLimiter:
     """Counts detached endpoints in a sliding window. All times are monotonic, in seconds.
 
     Args:
-        most: The most endpoints within `window`.
-        window: In seconds.
+        most: The most endpoints that may be detached within `window`.
+        window: The length of the window, in seconds.
     """
 
     def __init__(self, most: int, window: float) -> None:
@@ -29,7 +29,7 @@ class DetachLimiter:
         self._taken.extend([now] * count)
 
     def admit(self, actions: Sequence[Action], now: float) -> tuple[list[Action], list[Action]]:
-        """Return the actions that may be executed now, and those that must wait.
+        """Split actions into those that may be executed now and those that must wait.
 
         An action that detaches more endpoints than the limit is admitted if nothing else was detached in the window.
         """
@@ -45,7 +45,7 @@ class DetachLimiter:
         return may, held
 
     def wait_time(self, now: float) -> float:
-        """Return the seconds until more may be detached."""
+        """Return the seconds until more endpoints may be detached."""
         self._forget(now)
         return self._taken[0] + self._window - now if self._taken else 0.0
 

@@ -22,11 +22,11 @@ NEWEST = (1, 48)
 """The newest API version that is supported; `Flavor.oldest` is the oldest."""
 _CONNECT_TIMEOUT = 5.0
 PING_EVERY = 10.0
-"""Seconds without an event after which the engine is pinged."""
+"""Seconds without an event after which the gateway pings the engine."""
 
 
 class LinkConnector(aiohttp.BaseConnector):
-    """Connects through a tunnel's link.
+    """A connector of aiohttp that connects through a tunnel's link.
 
     Args:
         dial: Returns a connected socket.
@@ -52,7 +52,7 @@ class LinkConnector(aiohttp.BaseConnector):
 
 
 class Engine:
-    """One engine.
+    """The client of one engine.
 
     Args:
         docker: The aiodocker client; the caller closes it.
@@ -148,7 +148,7 @@ class Engine:
             raise as_engine_error(error) from error
 
     async def _lines(self, content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-        """Yield each line of a stream, of any length: an event has all labels of its container."""
+        """Yield each line of a stream. A line can have any length: an event has all labels of its container."""
         pending = bytearray()
         while True:
             try:
@@ -178,7 +178,7 @@ class Engine:
                 versioned_api=versioned,
             ) as response:
                 text = await response.text()
-                # A response that a proxy or a stopping engine truncated raises.
+                # Reading raises an error if a proxy or a stopping engine has truncated the response.
                 is_json = "json" in response.headers.get("Content-Type", "")
                 return json.loads(text) if is_json and text else text
         except REQUEST_ERRORS as error:
@@ -186,7 +186,7 @@ class Engine:
 
 
 async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> Any:
-    """Return the response to a GET that the gateway cannot do without, although a filtering proxy may refuse it.
+    """Return the response to a required GET. If a proxy in front of the engine refuses it, the error names the path.
 
     Args:
         engine: The engine.
@@ -194,7 +194,7 @@ async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> 
         versioned: See `Engine.get`.
 
     Raises:
-        EngineError: The engine did not answer, or a proxy refuses the request; the message says so.
+        EngineError: The engine did not answer, or a proxy refuses the request.
     """
     try:
         return await engine.get(path, versioned=versioned)

@@ -49,7 +49,7 @@ class EngineError(GatewayError):
 
     Args:
         kind: The kind of error.
-        message: The engine's message; becomes one line.
+        message: The engine's message, which is converted to one line.
     """
 
     def __init__(self, kind: ErrorKind, message: str) -> None:
@@ -64,7 +64,7 @@ class EngineError(GatewayError):
 
     @property
     def may_be_address(self) -> bool:
-        """Whether the requested address may be the cause: a swarm manager reports a timeout instead."""
+        """Whether the requested address may be the cause. A swarm manager reports a refused address as a timeout."""
         return self.blocked is BlockedReason.ADDRESS_REFUSED or "attaching to network failed" in self.message
 
 
@@ -95,7 +95,7 @@ _KINDS = {
     503: ErrorKind.UNREACHABLE,
     900: ErrorKind.UNREACHABLE,
 }
-"""By HTTP status of the engine or of a proxy in front of it; 900 is aiodocker's own."""
+"""The kind of error by the HTTP status of the engine or of a proxy in front of it. aiodocker itself uses 900."""
 
 
 def as_engine_error(error: Exception) -> EngineError:
@@ -130,4 +130,4 @@ REQUEST_ERRORS = (
     TypeError,
     AttributeError,
 )
-"""What a request, or a response in an unknown format, can raise."""
+"""The exceptions that a request, or a response in an unknown format, can raise."""

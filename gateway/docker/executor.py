@@ -28,7 +28,7 @@ async def execute(engine: Engine, action: Action) -> None:
         case Verb.CREATE_VOLUME:
             await engine.post("volumes/create", dict(action.body))
         case Verb.RECREATE_VOLUME:
-            # Without force: the engine refuses if a container uses it.
+            # Without the option force, the engine does not remove a volume that a container uses.
             await _unless(ErrorKind.NOT_FOUND, engine.delete(f"volumes/{action.network_id}"))
             await engine.post("volumes/create", dict(action.body))
         case Verb.START | Verb.RESTART:
@@ -49,10 +49,10 @@ async def _start(engine: Engine, action: Action) -> None:
 
 async def _reattach(engine: Engine, action: Action) -> None:
     try:
-        # By name: the container may be on an earlier network of that name.
+        # Disconnecting by name also works if the container is on an earlier network of that name.
         await _disconnect(engine, action.network, action.container_id)
     except EngineError as error:
-        if "is not connected" not in error.message:  # a 500
+        if "is not connected" not in error.message:  # the engine reports this with status 500
             raise
     await _connect(engine, action)
 
@@ -64,7 +64,7 @@ async def _connect(engine: Engine, action: Action) -> None:
     if action.addresses:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}
-    # "Already exists" is an error, too: the next snapshot shows whether the endpoint is correct.
+    # "Already exists" is raised like other errors: the next snapshot shows whether the endpoint is correct.
     try:
         await engine.post(f"networks/{action.network_id}/connect", body)
     except EngineError as error:
@@ -74,12 +74,11 @@ async def _connect(engine: Engine, action: Action) -> None:
 
 
 async def _clear(engine: Engine, action: Action) -> None:
-    """Remove a failed connection from Podman, which otherwise fails to list the containers of any network."""
+    """Disconnect a container after a failed connect, because Podman could no longer list containers otherwise."""
     try:
         await _disconnect(engine, action.network_id, action.container_id)
-    except (
-        EngineError
-    ) as error:  # it removes the connection, but fails to tear down an interface that was never set up
+    except EngineError as error:
+        # Podman removes the connection, and then fails because the network interface does not exist.
         if error.kind is not ErrorKind.FAILED:
             raise
 

@@ -12,7 +12,7 @@ from gateway.docker.plan import Desired
 _SPOOFING = {"NET_RAW", "NET_ADMIN"}
 """Capabilities with which a container can spoof its source address (capabilities(7))."""
 _DEFAULTS = {"NET_RAW"}
-"""The ones that Docker grants by default."""
+"""The capabilities of `_SPOOFING` that Docker grants by default."""
 _MAX_NAMES = 5
 
 
@@ -21,7 +21,8 @@ def can_spoof(host: Mapping[str, Any], bounding: Sequence[str] | None = None) ->
 
     Args:
         host: `HostConfig` from its inspection.
-        bounding: Its bounding set, as Podman reports it, where the defaults depend on the host; None: Docker.
+        bounding: The container's bounding set, which Podman reports because its defaults depend on the host. None:
+            the engine is Docker.
     """
     if bounding is not None:
         return bool(_names(bounding) & _SPOOFING)
@@ -51,7 +52,7 @@ def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
             many = len(found) > 1
             yield (
                 f"{container.name}: {', '.join(found)} {'come' if many else 'comes'} from its image and"
-                f" {'do' if many else 'does'} not count: grant it what it needs in docker.grants, or remove"
+                f" {'do' if many else 'does'} not count: grant the container its backends in docker.grants, or remove"
                 f" {'them' if many else 'it'} from the image and set {'them' if many else 'it'} on the container"
             )
 
@@ -73,7 +74,7 @@ def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
             for _, each in there
             if each.can_spoof is not False
         )
-        if not able or len({base.id for base, _ in there}) < 2:  # alone, it could only spoof itself
+        if not able or len({base.id for base, _ in there}) < 2:  # a single container can spoof only itself
             continue
         known = [consumer(base, desired.options.grants, strict=desired.strict) for base, _ in there]
         used = [each for each, label in desired.by_label.items() if any(who.has(label, each) for who in known)]
@@ -87,5 +88,5 @@ def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
 
 
 def is_gateway(desired: Desired, observed: Observed, container: Container) -> bool:
-    """Return whether it is the gateway's container; `audit` may run outside it, and recognizes it by its aliases."""
+    """Return whether a container is the gateway's: `audit` may run outside it, and then recognizes its aliases."""
     return container.id == observed.own or desired.is_gateway(container)

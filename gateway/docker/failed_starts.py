@@ -9,7 +9,8 @@ from enum import StrEnum
 
 _MOUNT = re.compile(r"failed to mount local volume: mount .+?, data: (.*)", re.DOTALL)
 _ERRNO = re.compile(r"[a-z][a-z /-]*")
-"""The text of an error number. A truncated message can end within the mount options, which can include passwords."""
+"""Matches the text of an error number at the end of a message. A truncated message can end within the mount options
+instead, which can include passwords."""
 _NETWORK = re.compile(r"network ([0-9a-zA-Z][0-9a-zA-Z_.-]*) not found|Could not find network: (\S+)")
 _ATTACHMENT = re.compile(r"Could not attach to network (\S+?):|attaching to network failed")
 _OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No such container: ([0-9a-f]{64})")
@@ -32,10 +33,10 @@ class FailedStart:
         network: The ID or name of the network that does not exist or to which the engine did not attach; empty: the
             message does not name it.
         exists: Whether the network may exist, because only the attachment to it failed.
-        owner: The ID of the container whose network it uses.
-        address: The server of the mount, from its option `addr`.
+        owner: The ID of the container whose network namespace the container uses.
+        address: The server of the mount, from the mount option `addr`.
         port: The server's port, from the mount option `port`; 0: not known.
-        detail: The message; for a volume, only the text of the error number.
+        detail: The engine's message; for a volume, only the text of the error number.
     """
 
     cause: Cause
@@ -48,7 +49,7 @@ class FailedStart:
 
 
 def read_error(error: str) -> FailedStart | None:
-    """Return the cause in an error; None: it concerns no volume, network or namespace.
+    """Return the cause of a failed start; None: the error concerns no volume, network or namespace.
 
     Args:
         error: `State.Error` of an inspection.

@@ -10,7 +10,8 @@ from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3
-"""Failures after which the gateway gives up its previous address: one slow swarm manager must not change it."""
+"""Number of failures after which the gateway gives up its previous address. One timeout of a slow swarm manager must
+not change the address."""
 PREREQUISITES = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 """Actions that other actions depend on."""
 
@@ -85,7 +86,7 @@ class Failures:
             options = networks.get(attachment.network)
             fixed = options is not None and options.address is not None
             setting = f"docker.networks.{attachment.network}.address"
-            message += f": free it, or change {setting}" if fixed else ": the gateway requests another one next"
+            message += f": free the address, or change {setting}" if fixed else ": the gateway requests another one"
         return replace(attachment, state=AttachmentState.BLOCKED, reason=error.blocked, message=message)
 
     def _last_error(self, network: str, container_id: str) -> EngineError | None:
@@ -95,7 +96,7 @@ class Failures:
     def _count_address_failure(
         self, action: Action, previous: Mapping[str, tuple[str, ...]], *, certain: bool
     ) -> None:
-        """Exclude an address after it failed, the gateway's previous one only after several failures."""
+        """Exclude an address after a failure, but the gateway's previous address only after several failures."""
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1
         was_ours = action.addresses == previous.get(action.network)

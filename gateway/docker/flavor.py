@@ -11,8 +11,8 @@ class Flavor:
     """An implementation of the Docker API.
 
     Args:
-        name: For messages.
-        oldest: The oldest API version that is supported.
+        name: The name of the implementation, for messages.
+        oldest: The oldest API version that the gateway supports.
         release: The release with that version, for messages.
         has_swarm: Whether it supports swarms, and so overlay networks and services.
         lists_aliases: Whether its list of containers has aliases but not the network mode; Docker's list has the
@@ -20,9 +20,9 @@ class Flavor:
         inspection: The prefix for the path of an inspection that reports a container's capabilities.
         ranges: The path, with an API version, of a list of networks with the ranges from which containers get
             addresses; empty: `/networks` has them.
-        leaves_failed_connects: Whether a container is listed as connected to a network after the connect failed.
-        command: Its command line client, for messages.
-        external_network: Its predefined network with a route out, for messages.
+        leaves_failed_connects: Whether the engine lists a container as connected after the connect has failed.
+        command: The command line client, for messages.
+        external_network: The predefined network with a route out, for messages.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Flavor:
             event: A network event with the action `disconnect`.
         """
         actor = event.get("Actor") or {}
-        # Podman's actor is the container; Docker's is the network.
+        # In Podman's events, the actor is the container. In Docker's events, the actor is the network.
         container = actor.get("ID") if self is PODMAN else (actor.get("Attributes") or {}).get("container")
         return str(container or "")
 

@@ -1,4 +1,4 @@
-"""Evaluates `docker.grants`. Pure."""
+"""Evaluates the rules in `docker.grants`. Pure."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ class Granted:
 
     Args:
         backends: The backends that the container or service may use.
-        aliases: The aliases that it may have.
+        aliases: The aliases that the container or service may have.
     """
 
     backends: tuple[str, ...]
@@ -41,7 +41,7 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
 
 
 def owner(container_id: str, labels: Mapping[str, str]) -> tuple[str, str]:
-    """Return the project, service or container that owns its aliases, as its kind and name."""
+    """Return the kind and name of what owns a container's aliases: a project, a service or the container itself."""
     for kind in (PROJECT, SWARM_SERVICE):
         if kind in labels:
             return kind, labels[kind]

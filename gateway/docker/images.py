@@ -1,4 +1,4 @@
-"""Separates the labels of a container from those of its image, which its author chose and not the operator."""
+"""Separates a container's own labels from the labels of its image, which the image's author chose."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,9 @@ from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.model import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
-"""Prefixes of the labels that Compose and Swarm set on every container that they create, each with a label that they
-set on containers only. Compose also sets its project and service on the images that it builds."""
+"""The prefix of the labels that Compose or Swarm sets, and a label with that prefix that it sets on containers only.
+
+The second label is necessary because Compose also sets its project and service on the images that it builds."""
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:

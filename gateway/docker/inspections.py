@@ -1,4 +1,4 @@
-"""A cache of container inspections: except for the last start, the values that the gateway uses never change."""
+"""Caches container inspections, because the values that the gateway uses never change, except for the last start."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -15,14 +15,14 @@ from gateway.docker.names import hostname_of, hosts_of
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the gateway uses of a container's inspection.
+    """The values of a container's inspection that the gateway uses.
 
     Args:
-        can_spoof: Whether it can spoof its source address.
-        hostname: Its host name, see `hostname_of`.
-        hosts: The names in its own hosts file.
-        network_mode: Its network mode.
-        given_hostname: Its host name as the engine reports it, which can be its short ID.
+        can_spoof: Whether the container can spoof its source address.
+        hostname: The container's host name, see `hostname_of`.
+        hosts: The names in the container's own hosts file.
+        network_mode: The container's network mode.
+        given_hostname: The container's host name as the engine reports it, which can be its short ID.
     """
 
     can_spoof: bool
@@ -50,15 +50,15 @@ class InspectionCache:
         return self._aliases.get(endpoint)
 
     def last_start(self, container: str) -> LastStart | None:
-        """Return the last start of a container at its last inspection; None: it was not inspected."""
+        """Return the last start of a container, as last inspected; None: the container was not inspected."""
         return self._starts[container][1] if container in self._starts else None
 
     def start_inspected_at(self, container: str) -> float:
-        """Return the monotonic time when the last start of a container was inspected; 0: never."""
+        """Return the monotonic time when the gateway last inspected a container's last start; 0: never."""
         return self._starts[container][0] if container in self._starts else 0.0
 
     def forget_start(self, container: str) -> None:
-        """Remove the last start of a container, which was started again."""
+        """Remove the last start of a container from the cache, because the container was started again."""
         self._starts.pop(container, None)
 
     def retain(self, containers: Collection[str], endpoints: Collection[str]) -> None:
@@ -81,7 +81,7 @@ class InspectionCache:
         """Inspect a container, and return its endpoints by network; None: it was removed after it was listed.
 
         Raises:
-            EngineError: The engine did not answer, or a proxy before it refuses the request.
+            EngineError: The engine did not answer, or a proxy in front of the engine refuses the request.
         """
         path = f"{engine.flavor.inspection}containers/{container}/json"
         try:
@@ -101,7 +101,7 @@ class InspectionCache:
         )
         networks: Mapping[str, Any] = (found.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
-            # A container that is not running has no endpoint yet, and its aliases may still change.
+            # A container that is not running has no endpoint yet, so its aliases may still change.
             if each.get("EndpointID"):
                 self._aliases[each["EndpointID"]] = frozenset(each.get("Aliases") or ())
         return networks
@@ -116,7 +116,7 @@ def last_start(inspection: Mapping[str, Any]) -> LastStart:
 
 
 def _epoch(text: str) -> float:
-    """Return a time of the engine (RFC 3339) in seconds since the epoch; 0: never."""
+    """Convert a time from the engine (RFC 3339) to seconds since the epoch; 0: never."""
     try:
         at = datetime.fromisoformat(text).timestamp()
     except ValueError:

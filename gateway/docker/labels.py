@@ -17,11 +17,11 @@ _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
 """The least similarity of an unknown label to a known one for a suggestion."""
 _MAX_SUGGESTION_KEY = 2 * max(map(len, KEYS))
-"""The longest unknown key for which a known one is suggested, in characters."""
+"""The longest unknown key for which the error suggests a known key, in characters."""
 _MAX_SUGGESTIONS = 3
-"""Suggestions for the unknown backends in one label."""
+"""The most unknown backends of one label for which the error suggests a known backend."""
 _MAX_SUGGESTION_NAME = 63
-"""The longest unknown backend for which a known one is suggested, in characters."""
+"""The longest name of an unknown backend for which the error suggests a known backend, in characters."""
 ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 """One label of a host name (RFC 1123, section 2.1). Docker also accepts dots, but such names do not resolve."""
 
@@ -33,9 +33,9 @@ class Request:
     Args:
         networks: The networks; empty: those that carry one of `backends`.
         backends: The backends; empty: all.
-        aliases: Its aliases on these networks.
-        detach_on_stop: Whether it is detached when it stops.
-        refused: Why the request is refused; empty: it is not.
+        aliases: The aliases of the container or service on these networks.
+        detach_on_stop: Whether the gateway detaches the container when it stops.
+        refused: Why the request is refused; empty: the request is not refused.
     """
 
     networks: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ def read(
     if on_stop not in ("keep", "detach"):
         problems.append(f"{prefix}.on-stop: {on_stop!r} is neither keep nor detach")
     if wanted and not known & set(wanted):
-        return None, problems  # none of its backends exists; an empty list would mean all
+        return None, problems  # no backend in the label exists, and a request without backends would mean all
     request = Request(
         networks=listed(mine.get("network", "")),
         backends=tuple(name for name in wanted if name in known),
@@ -100,12 +100,12 @@ def revives(labels: Mapping[str, str], prefix: str, *, default: bool) -> bool:
 
 
 def enabled(text: str) -> bool:
-    """Return whether the label `enable` opts in."""
+    """Return whether the label `enable` is true."""
     return text.lower() in _TRUE
 
 
 def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
-    """Return a line if the labels have no effect because they lack `enable`.
+    """Return a warning if the labels have no effect because the label `enable` is absent.
 
     Args:
         labels: The labels that count.
@@ -116,7 +116,7 @@ def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
     asking = [key for key in ("backends", "network", "aliases", "on-stop") if key in mine]
     if not asking or "enable" in mine or mine.get("instance", instance) != instance:
         return []
-    return [f"{prefix}.{asking[0]} does nothing without {prefix}.enable=true"]
+    return [f"{prefix}.{asking[0]} has no effect without {prefix}.enable=true"]
 
 
 def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:
@@ -126,7 +126,7 @@ def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:
 def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iterator[str]:
     """Yield errors in keys and in `enable`; without opt-in, another program may use the prefix."""
     for key in sorted(mine.keys() - KEYS):
-        # The time of a comparison grows with the length, which the creator of the container controls.
+        # A comparison takes longer for a longer key, and the creator of the container chooses the key's length.
         typo = key.lower().replace("_", "-") if len(key) <= _MAX_SUGGESTION_KEY else ""
         close = difflib.get_close_matches(typo, KEYS, n=1, cutoff=_CLOSE)
         if close or takes_part:
@@ -155,12 +155,12 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
 
 
 def with_grants(request: Request, given: Granted, *, explicit: bool) -> Request:
-    """Return a request with the backends and aliases that it does not name taken from grants.
+    """Return a request in which grants fill in the backends or aliases that the request does not name.
 
     Args:
         request: What the labels request.
         given: What the grants allow.
-        explicit: Whether the label `enable` is set; an absent `backends` then means all backends.
+        explicit: Whether the label `enable` is set. If so, absent `backends` mean all backends.
     """
     backends = request.backends or (() if explicit else given.backends)
     return replace(request, backends=backends, aliases=request.aliases or given.aliases)
@@ -197,7 +197,7 @@ def only_granted(request: Request, given: Granted | None, closed: Collection[str
         refused = "docker.grants allow it none of the backends that its labels request"
     elif request.networks and not networks:
         refused = "the networks that its labels request carry no backend that docker.grants allow it"
-    # An empty list means all, so a refused request keeps its lists.
+    # A refused request keeps its lists, because an empty list would mean all.
     kept = replace(request, backends=backends or request.backends, networks=networks or request.networks)
     return replace(kept, aliases=aliases, refused=refused), problems
 

@@ -1,4 +1,4 @@
-"""Limits the log of plans: logs each line once while it applies, and at most `most` lines in a window."""
+"""Limits what the gateway logs about plans: each line once while it applies, and a maximum of lines in a window."""
 
 from collections import deque
 from collections.abc import Hashable, Iterable
@@ -8,9 +8,9 @@ class LogLimiter:
     """Decides what is logged. Performs no I/O; times are monotonic, in seconds.
 
     Args:
-        most: The most lines within `window`.
-        window: In seconds.
-        repeat_after: Seconds for which a line must be gone before it is logged again.
+        most: The most lines that are logged within `window`.
+        window: The length of the window, in seconds.
+        repeat_after: Seconds for which a line must be absent from the plans before it is logged again.
     """
 
     def __init__(self, most: int = 60, window: float = 60.0, repeat_after: float = 600.0) -> None:
@@ -22,7 +22,7 @@ class LogLimiter:
         self._suppressed = 0
 
     def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
-        """Return the lines to log; lines beyond the limit are returned by a later call."""
+        """Return the lines to log now. A later call returns the lines beyond the limit."""
         found = []
         for each in current:
             if each in self._seen:

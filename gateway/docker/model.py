@@ -11,7 +11,8 @@ from gateway.docker.volumes import VolumeInfo
 TASK_LABEL = "com.docker.swarm.task.id"
 RUNNING = {"running", "paused", "restarting"}
 LIVE = {*RUNNING, "created"}
-"""States in which a container may be attached; a stopped container could not start after its network is removed."""
+"""States in which the gateway attaches a container. A stopped container is not attached, because it could not start
+if the network were removed meanwhile."""
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
 """Options of network drivers."""
@@ -24,8 +25,8 @@ class EndpointInfo:
     Args:
         network_id: The network's ID.
         endpoint_id: The endpoint's ID, which changes with each attachment.
-        addresses: Its IP addresses.
-        aliases: Its aliases; None: not known.
+        addresses: The endpoint's IP addresses.
+        aliases: The endpoint's aliases; None: not known.
     """
 
     network_id: str
@@ -44,9 +45,9 @@ class LastStart:
     """What an inspection reports about a container's last start.
 
     Args:
-        error: Why it failed (`State.Error`); empty: it succeeded, or the container was stopped since.
-        restarts: Whether its restart policy is not `no`.
-        at: When it last succeeded, in seconds since the epoch; 0: never.
+        error: Why the start failed (`State.Error`); empty: it succeeded, or the container was stopped since.
+        restarts: Whether the container has a restart policy other than `no`.
+        at: When a start last succeeded, in seconds since the epoch; 0: never.
     """
 
     error: str = ""
@@ -59,14 +60,14 @@ class Container:
     """A container of this engine.
 
     Args:
-        endpoints: By the network's name.
+        endpoints: The container's endpoints, by the network's name.
         labels: The labels that count, see `gateway.docker.images`.
         network_mode: Its configured network mode: `bridge`, `host`, `none`, `container:ID`, or a network.
         image_labels: The labels from its image, which do not count.
         created: The time of its creation, in seconds since the epoch.
         can_spoof: Whether it can spoof its source address; None: not known.
-        hostname: Its configured host name, in lower case, which resolves on each network like its name; empty: none,
-            or not known.
+        hostname: Its configured host name, in lower case, which resolves on each network like the container's name;
+            empty: none, or not known.
         hosts: The names in its own hosts file, in lower case; empty if they are not known.
         given_names: Aliases that the engine adds on every network, in addition to its short ID.
         has_volumes: Whether it mounts volumes.
@@ -92,13 +93,13 @@ class Container:
 
     @property
     def joins(self) -> str:
-        """The ID of the container whose network namespace it joins; empty: it has its own."""
+        """The ID of the container whose network namespace this one joins; empty: this one has its own namespace."""
         kind, _, other = self.network_mode.partition(":")
         return other if kind == "container" else ""
 
     @property
     def is_task(self) -> bool:
-        """Whether it is a task of a swarm service."""
+        """Whether the container is a task of a swarm service."""
         return TASK_LABEL in self.labels
 
 
@@ -150,11 +151,11 @@ class Swarm:
     manager: bool = False
     leader: bool = False
     waiting: bool = False
-    """Whether it is a member of a swarm without a connection to the managers, as when it starts before them."""
+    """Whether the engine is a swarm member without a connection to a manager, for example after its start."""
 
     @property
     def member(self) -> bool:
-        """Whether it is a member of a swarm."""
+        """Whether the engine is a member of a swarm."""
         return self.active or self.waiting
 
 
@@ -178,11 +179,11 @@ class Observed:
 
     @property
     def own_container(self) -> Container | None:
-        """The gateway's own container; None: it runs in no container of this engine."""
+        """The gateway's own container; None: the gateway runs in no container of this engine."""
         return next((each for each in self.containers if each.id == self.own), None)
 
     def base(self, container: Container) -> Container | None:
-        """Return the container whose network namespace a container uses, which can be itself; None: it is gone."""
+        """Return the container whose network namespace `container` uses; it can be the same one. None: it is gone."""
         if not container.joins:
             return container
         found: Container | None = container

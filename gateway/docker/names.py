@@ -1,4 +1,4 @@
-"""Names that resolve to one host on a network of the gateway, and to another host elsewhere. Pure."""
+"""Finds names that resolve to one host on a network of the gateway, and to another host elsewhere. Pure."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from gateway.docker.plan import OWNER_ALIAS_PREFIX, Desired, NameConflict
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """Docker's predefined networks, on which its DNS server resolves no names."""
 _GATEWAY = "gateway"
-"""The ID of the gateway as the holder of a name."""
+"""The ID that stands for the gateway among the containers and services that hold a name."""
 _BACKEND = "a backend"
 _SHORT_ID = 12
 
@@ -48,10 +48,10 @@ class DnsClient:
     """A container or service that resolves names with the DNS server of the engine.
 
     Args:
-        id: Its ID.
-        title: Its name, for messages.
+        id: The ID of the container or service.
+        title: The name of the container or service, for messages.
         aliases: The aliases that it requests on the network, in lower case.
-        hosts: The names in its own hosts file.
+        hosts: The names in the container's own hosts file.
     """
 
     id: str
@@ -61,7 +61,7 @@ class DnsClient:
 
 
 class NameTable:
-    """The holders of each name on each network.
+    """Indexes which containers and services hold each name on each network.
 
     Args:
         desired: The desired state.
@@ -72,7 +72,7 @@ class NameTable:
         self._desired = desired
         self._own = observed.own
         self._holders: dict[str, dict[str, dict[str, str]]] = {}
-        """By network and name, each holder's ID and description."""
+        """The ID and description of each container or service that holds a name, by network and name."""
         own_service = ""
         for container in observed.containers:
             if container.id == observed.own:
@@ -99,8 +99,8 @@ class NameTable:
 
         Args:
             who: The container or service that resolves them.
-            network: One of the gateway's.
-            backends: The backends that are reached by name on it, in lower case.
+            network: A network of the gateway.
+            backends: The backends that are reached by name on this network, in lower case.
             elsewhere: The other networks of the container or service.
         """
         there = self._holders.get(network, {})
@@ -110,7 +110,7 @@ class NameTable:
             if place == network or place in WITHOUT_NAMES:
                 continue
             held = self._holders.get(place, {})
-            # Intersect: the cost is that of the smaller side, and a container may have thousands of aliases.
+            # An intersection costs as much as its smaller side, and a container may have thousands of aliases.
             both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
             for name in sorted(set().union(*both)):
                 others, ours = held[name], there.get(name, {})
@@ -118,13 +118,13 @@ class NameTable:
                     ours = {**ours, who.id: "an alias that it requests"}
                 if name in backends:
                     ours = {_GATEWAY: _BACKEND}
-                # A holder on both networks is the same host.
+                # A container that holds the name on both networks is the same host.
                 what = next((text for key, text in ours.items() if key not in others), None)
                 if what is not None:
                     yield NameConflict(who.title, network, name, what, f"{min(others.values())} on network {place}")
 
     def _holder(self, container: Container) -> tuple[str, str]:
-        # The gateway's container is one holder on all its networks.
+        # The gateway's container counts as the gateway on all its networks.
         if container.id == self._own or self._desired.is_gateway(container):
             return _GATEWAY, "the gateway"
         return container.id, f"container {container.name}"
@@ -139,7 +139,8 @@ class NameTable:
 def names_on(container: Container, endpoint: EndpointInfo) -> set[str]:
     """Return a container's names on a network, in lower case, without its short ID and owner alias."""
     names = {container.name.lower(), container.hostname} - {""}
-    if endpoint.aliases is None and SERVICE in container.labels:  # it is not running; Compose sets this alias
+    # The container is not running; Compose sets the service's name as an alias when it starts the container.
+    if endpoint.aliases is None and SERVICE in container.labels:
         names.add(container.labels[SERVICE].lower())
     names |= {each for each in endpoint.names if not each.startswith(OWNER_ALIAS_PREFIX)}
     return names - {container.id[:_SHORT_ID]}

@@ -45,12 +45,12 @@ class Observer:
         self._options = options
         self._known = known
         self._compared: set[str] = set()
-        """Networks whose endpoints are compared with the plan, so that their aliases must be known."""
+        """Networks whose endpoints are compared with the desired state, so that the aliases must be known."""
         self._images = ImageLabels()
         self._inspections = InspectionCache()
 
     async def snapshot(self, engine: Engine) -> Observed:
-        """Return the state of the engine; a partial snapshot is an error.
+        """Return a complete snapshot of the engine.
 
         Raises:
             EngineError: A request failed.
@@ -111,7 +111,7 @@ class Observer:
         if engine.flavor.lists_aliases:
             inspection = await self._inspections.get(engine, listed["Id"])
             mode, hostname = (inspection.network_mode, inspection.given_hostname) if inspection else ("", "")
-            # The list has the networks of the container whose network namespace it joins.
+            # For a container that joins another container's namespace, the list has that other container's networks.
             networks = {} if mode.startswith("container:") else networks
         else:
             networks = await self._with_aliases(engine, listed["Id"], networks)
@@ -120,7 +120,7 @@ class Observer:
                 network_id=str(each.get("NetworkID", "")),
                 endpoint_id=str(each.get("EndpointID", "")),
                 addresses=tuple(filter(None, (each.get("IPAddress"), each.get("GlobalIPv6Address")))),
-                # The engine does not report a task's aliases; the specification of its service has them.
+                # The engine does not report the aliases of a task. The specification of the task's service has them.
                 aliases=None if TASK_LABEL in labels else self._aliases_of(name, each),
             )
             for name, each in networks.items()
@@ -140,7 +140,7 @@ class Observer:
         )
 
     async def _with_aliases(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the container's endpoints, from an inspection if aliases are needed that are not in the cache."""
+        """Return the container's endpoints. Inspect the container if required aliases are not in the cache."""
         ours = [name for name in listed if self._matters(name)]
         if all(self._inspections.aliases(listed[name].get("EndpointID") or "") is not None for name in ours):
             return listed
@@ -150,7 +150,7 @@ class Observer:
     async def _with_capabilities(
         self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Add the capabilities of containers that share a network or a network namespace with a consumer."""
+        """Add to the containers their capabilities if they share a network or network namespace with a consumer."""
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
         for each in running:
@@ -189,11 +189,11 @@ class Observer:
         return replace(container, endpoints=endpoints)
 
     def _joined(self, container: Container) -> bool:
-        """Return whether it is on a configured network, attached by the gateway or not."""
+        """Return whether a container is on a configured network, whoever attached it."""
         return any(configured_as(self._options.networks, name) is not None for name in container.endpoints)
 
     def _asks(self, container: Container) -> bool:
-        """Return whether a label, a grant or a rule may attach it."""
+        """Return whether a label, a grant or a rule may attach a container."""
         return (
             f"{self._options.label_prefix}.enable" in container.labels
             or granted(self._options.grants, container.name, container.labels) is not None
@@ -201,7 +201,7 @@ class Observer:
         )
 
     def _takes_part(self, container: Container, labels: Collection[str]) -> bool:
-        """Return whether it has one of the gateway's labels, or a grant."""
+        """Return whether a container has one of the gateway's labels, or matches a grant."""
         prefix = f"{self._options.label_prefix}."
         asks = any(key.startswith(prefix) or key in labels for key in container.labels)
         return asks or granted(self._options.grants, container.name, container.labels) is not None
@@ -227,7 +227,7 @@ async def _networks(engine: Engine) -> tuple[NetworkInfo, ...]:
 
 
 def _name(listed: Mapping[str, Any]) -> str:
-    """Return a container's own name; each container with a link to it adds a name, `/CONTAINER/ALIAS`."""
+    """Return a container's own name, without the names `/CONTAINER/ALIAS` that links from other containers add."""
     names = [str(each).lstrip("/") for each in listed.get("Names") or ()]
     own = next((each for each in names if "/" not in each), None) or next(iter(names), "")
     return one_line(own) or str(listed["Id"])[:12]

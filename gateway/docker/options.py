@@ -21,7 +21,7 @@ class NetworkOptions:
         create: Create it when it is missing; the agent on the leading manager creates an overlay.
         attachable: Whether containers, in addition to services, may join an overlay.
         internal: Whether the network has no route out, so that it never becomes a container's default route. With
-            false, containers that have no other network reach outside networks through it.
+            false, containers that have no other network reach outside networks through this one.
         per: `project`: instead of one network, one for each Compose project, named `NAME-PROJECT`, and one for each
             swarm stack, swarm service and other container.
         encrypted: Encrypt an overlay between nodes.
@@ -48,14 +48,14 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class AttachRule:
-    """Containers that are attached without the gateway's labels.
+    """A rule that attaches containers without the gateway's labels.
 
     Args:
-        names: Patterns for their names, such as `web-*`.
+        names: Patterns for the names of the containers, such as `web-*`.
         labels: Labels that a container must have, each `key` or `key=value`.
         networks: The networks to attach them to; absent: every network that carries one of `backends`.
-        backends: The backends that they use; absent: all.
-        aliases: Their aliases on these networks.
+        backends: The backends that the containers use; absent: all.
+        aliases: The aliases of the containers on these networks.
         on_stop: Whether a container that stops keeps its attachment.
     """
 
@@ -72,13 +72,14 @@ class Grant:
     """A rule that lets containers use backends; all matching grants apply together.
 
     Args:
-        backends: The backends that they may use: they are attached to the networks that carry these, and admitted by
-            `allow: {label: …}`.
+        backends: The backends that the containers may use. The gateway attaches the containers to the networks that
+            carry these backends, and `allow: {label: …}` admits them.
         container: Pattern for the container's name, such as `batch-*`.
         project: Pattern for its Compose project.
         service: Pattern for its service in the Compose project.
         swarm_service: Pattern for the name of its swarm service.
-        aliases: Aliases that they may have on these networks; without the label `gateway.aliases` they get all.
+        aliases: Aliases that the containers may have on these networks. A container without the label
+            `gateway.aliases` gets all of them.
     """
 
     backends: tuple[str, ...]
@@ -91,12 +92,12 @@ class Grant:
 
 @dataclass(frozen=True)
 class PeerOptions:
-    """The agents of other nodes of a swarm, which report the addresses of their containers.
+    """The exchange of container addresses with the agents of other nodes of a swarm.
 
     Args:
         secret: The pre-shared secret that authenticates agents, at least 32 characters, the same on every node.
         port: The port that each agent listens on, at its addresses on the swarm's networks.
-        name: The alias of every agent on these networks, with which agents find each other.
+        name: The alias of every agent on these networks. Agents find each other by this alias.
     """
 
     secret: Secret
@@ -122,11 +123,12 @@ class DockerOptions:
         services: Whether to attach swarm services by changing their specification, which restarts their tasks.
         revive: Whether to start containers whose start failed because of a volume or a network of the gateway, and to
             restart containers that use the network namespace of a container that was restarted. The label
-            `gateway.revive` overrides it for one container.
+            `gateway.revive` overrides this key for one container.
         peers: Exchange of container addresses with the agents of other nodes; absent: their containers are unknown.
-        repair: When to reattach a container with wrong aliases, which resets its connections: when it has none,
-            always, or never.
-        max_detaches: The most endpoints that are detached within `resync`: a mistake must not detach every container.
+        repair: When to reattach a container with wrong aliases, which resets its connections: when it has no
+            connections, always, or never.
+        max_detaches: The most endpoints that the gateway detaches within `resync`, so that a mistake cannot detach
+            every container.
         resync: The interval between two snapshots without events.
         timeout: The timeout of one request to the engine.
     """

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 _ID = re.compile(r"containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
-"""In /proc/self/mountinfo: files that Docker mounts into this container, but not those that a host has for others.
+"""Matches the lines of /proc/self/mountinfo for files that Docker mounts into this container.
+
+The pattern does not match the lines that a host has for the files of its containers.
 
 Podman's paths have the storage driver's name, as in `overlay-containers`."""
 _SHORT_ID = re.compile(r"[0-9a-f]{12,64}")
@@ -17,7 +19,7 @@ def own_id(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str |
     """Find the gateway's own container in an engine's list.
 
     Args:
-        configured: The configured name or ID; None: use the mounted files or the host name.
+        configured: The configured name or ID; None: find the container by its mounted files or its host name.
         listed: The engine's containers.
 
     Returns:
@@ -38,7 +40,7 @@ def own_id(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str |
 
 
 def mounted_id() -> list[str]:
-    """Return the ID in the paths of the files that Docker mounts into each container; empty: there is none."""
+    """Return the container's ID from the paths of the files that Docker mounts into it; empty: not found."""
     try:
         return _ID.findall(Path("/proc/self/mountinfo").read_text())[:1]
     except OSError:

@@ -1,4 +1,4 @@
-"""The ownership record: the endpoints that the gateway created, in a file that is written before each attachment."""
+"""The ownership record: a file with the endpoints that the gateway created, written before each attachment."""
 
 import contextlib
 import ipaddress
@@ -9,14 +9,14 @@ from pathlib import Path
 
 FILE = "docker.json"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What reading a damaged file raises."""
+"""The exceptions that reading a damaged ownership record can raise."""
 
 
 class OwnershipRecord:
     """The ownership record of one engine.
 
     Args:
-        folder: The directory of its file; created if it is missing.
+        folder: The directory of the record's file. The directory is created if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -24,9 +24,9 @@ class OwnershipRecord:
         self._endpoints: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
         self.adopting = True
-        """Whether there was no record, so that endpoints with the gateway's owner alias count as its own."""
+        """Whether no record existed, so that endpoints with the gateway's owner alias count as the gateway's."""
         self.problem: str | None = None
-        """Why the file cannot be used; nothing that an earlier process attached is then detached."""
+        """Why the file cannot be used. If so, the gateway detaches nothing that an earlier process attached."""
         try:
             self._endpoints, self._addresses = self._read()
             self.adopting = False
@@ -35,7 +35,7 @@ class OwnershipRecord:
         except (OSError, *_UNREADABLE) as error:
             self.adopting = False
             self.problem = f"{self._path}: {error}"
-            with contextlib.suppress(OSError):  # so that an operator can repair it
+            with contextlib.suppress(OSError):  # an operator can repair the renamed file
                 self._path.rename(self._path.with_suffix(".broken"))
 
     def _read(self) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]]]:
@@ -48,7 +48,7 @@ class OwnershipRecord:
         }
 
     def _merge(self) -> None:
-        """Add endpoints that another process, such as `gateway apply`, has recorded since."""
+        """Add the endpoints that another process, such as `gateway apply`, has recorded in the file meanwhile."""
         with contextlib.suppress(OSError, *_UNREADABLE):
             self._endpoints |= self._read()[0]
 
@@ -63,7 +63,7 @@ class OwnershipRecord:
         return dict(self._addresses)
 
     def record_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
-        """Record the gateway's addresses by network; keep those on other networks."""
+        """Record the gateway's addresses on some networks, and keep the recorded addresses on other networks."""
         recorded = {**self._addresses, **addresses}
         if recorded != self._addresses:
             self._merge()
@@ -86,7 +86,7 @@ class OwnershipRecord:
             self._write()
 
     def adopt(self, endpoints: set[tuple[str, str]]) -> None:
-        """Record endpoints of an earlier process whose record is lost."""
+        """Record endpoints that an earlier process created and whose record is lost."""
         self._endpoints |= endpoints
         self.adopting = False
         self._write()

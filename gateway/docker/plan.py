@@ -44,13 +44,13 @@ class Action:
 
     Args:
         network: The name of the network or volume; empty: the action is on a container.
-        network_id: Its ID, or its name if this engine does not list it yet.
+        network_id: The ID of the network or volume, or its name if this engine does not list it yet.
         container: The name of the container or service; empty for a network.
         container_id: The ID of the container or service.
         aliases: The endpoint's aliases.
         why: The reason, in a few words.
         body: The request body, to create or update an object.
-        version: The version of the service that is updated.
+        version: The version of the service that the action updates.
     """
 
     verb: Verb
@@ -63,20 +63,20 @@ class Action:
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
     version: int = 0
     addresses: tuple[str, ...] = ()
-    """The endpoint's addresses; for an address family without one, the engine chooses."""
+    """The endpoint's addresses. For an address family without an address here, the engine chooses one."""
     detaches: int = field(default=0, compare=False)
-    """How many endpoints it detaches and does not attach again."""
+    """How many endpoints the action detaches and does not attach again."""
     cause: str = ""
     """What was missing when the container last failed to start."""
 
     @property
     def key(self) -> tuple[str, str]:
-        """Identifies the attachment, network, volume or container that it changes."""
+        """Identifies the attachment, network, volume or container that the action changes."""
         return (self.subject.removeprefix("network "), self.container_id)
 
     @property
     def subject(self) -> str:
-        """The type and name of the object that it changes."""
+        """The type and name of the object that the action changes."""
         if self.verb in REVIVALS:
             return f"container {self.container}"
         kind = "volume" if self.verb in (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME) else "network"
@@ -97,7 +97,7 @@ class AttachmentStatus:
     """The status of a desired attachment.
 
     Args:
-        reason: Why it is blocked or has drifted; None: no known reason.
+        reason: Why the attachment is blocked or has drifted; None: no known reason.
         message: Details, and what to do.
     """
 
@@ -122,7 +122,7 @@ class Desired:
         serving: Whether any client has connections through the gateway.
         by_label: The label by which a backend admits containers, by backend.
         strict: Whether only grants count, and no label.
-        configured: The configured networks, if `options` has the networks of projects in their place.
+        configured: The networks as configured, if `options` has the networks of projects in their place.
         claimed: The gateway's previous addresses, by network.
         refused: The addresses that the engine refused, by network.
         direct: Addresses that the gateway reaches directly: a new network must not contain them.
@@ -153,11 +153,11 @@ class Desired:
         return self.configured or self.options.networks
 
     def configured_name(self, name: str) -> str:
-        """Return a network's configured name, or else its own."""
+        """Return the name under which a network is configured; if there is none, return the network's own name."""
         return configured_as(self.networks, name) or name
 
     def network(self, name: str) -> NetworkOptions:
-        """Return the options of a network, by its own or its configured name."""
+        """Return the options of a network, which is given by its own or its configured name."""
         return self.networks[self.configured_name(name)]
 
     @property
@@ -166,7 +166,7 @@ class Desired:
         return OWNER_ALIAS_PREFIX + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
 
     def is_gateway(self, container: Container) -> bool:
-        """Return whether a container is a gateway of this name, with the owner alias and a backend's name."""
+        """Return whether a container has this gateway's owner alias and a backend's name, so that it is a gateway."""
         backends = {each.lower() for each in self.backends}
         return any(
             self.owner_alias in each.names and not backends.isdisjoint(each.names)
@@ -179,7 +179,7 @@ class NameConflict:
     """A name that resolves to two hosts for one container.
 
     Args:
-        container: The container or service that resolves it.
+        container: The container or service that resolves the name.
         network: The network of the gateway.
         name: The name.
         ours: The host on that network.
@@ -198,13 +198,13 @@ class NameConflict:
 
 @dataclass(frozen=True)
 class Plan:
-    """Actions, the status of attachments and volumes, and warnings."""
+    """A plan: actions, the status of attachments and volumes, and warnings."""
 
     actions: tuple[Action, ...] = ()
     attachments: tuple[AttachmentStatus, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
-    """Endpoints that the limit for detaching postpones."""
+    """The endpoints whose detaching is postponed by the limit `max_detaches`."""
     volumes: tuple[VolumeStatus, ...] = ()
     label_errors: frozenset[str] = frozenset()
     """The warnings about labels."""
@@ -212,7 +212,7 @@ class Plan:
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The backends that are reached by name on each managed network."""
     exposures: tuple[str, ...] = ()
-    """Warnings about containers that can spoof addresses; they change with every container."""
+    """Warnings about containers that can spoof addresses. They change whenever containers start or stop."""
     dead: tuple[Dead, ...] = ()
 
 

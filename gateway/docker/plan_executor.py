@@ -1,4 +1,4 @@
-"""Executes plans: in order, with every write counted, in the audit log, and new endpoints in the ownership record."""
+"""Executes plans in order: counts every write, records it in the audit log, and records new endpoints as owned."""
 
 import asyncio
 import logging
@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 _PARALLEL = 4
 _DEPENDENT = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
 _UNCERTAIN = (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE, ErrorKind.FAILED)
-"""Errors after which the engine may or may not have executed the action."""
+"""The kinds of errors after which the gateway does not know whether the engine has executed the action."""
 
 
 class PlanExecutor:
     """Executes the actions of plans.
 
     Args:
-        ownership: Records endpoints before they are created.
+        ownership: The ownership record, which gets each endpoint before it is created.
         detach_limiter: Counts detached endpoints.
         directory: The consumers, from which detached containers are removed.
-        log_limiter: Limits the log.
+        log_limiter: Limits how many lines are logged.
         recorder: Records each write in the audit log.
         changed: Called after writes, to request a snapshot.
         on_start: Called with the ID of a container after each attempt to start it.
@@ -58,14 +58,14 @@ class PlanExecutor:
         self._changed = changed
         self._on_start = on_start
         self._starts: dict[str, asyncio.Task[bool]] = {}
-        """The attempts to start containers, by container ID: the engine responds after it has mounted the volumes."""
+        """The tasks that start containers, by container ID. They can take long, because the engine mounts volumes."""
         self._start_gate = asyncio.Semaphore(_PARALLEL)
         self.failures = Failures()
         self.revivals = Revivals()
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
         self.seen: set[tuple[str, str]] = set()
-        """Endpoints of this gateway that a snapshot has contained, and that it did not detach."""
+        """Endpoints of this gateway that a snapshot has contained and that this gateway did not detach."""
 
     async def run(
         self, engine: Engine, planned: Sequence[Action], due: Sequence[Action], *, wait: bool
@@ -76,7 +76,7 @@ class PlanExecutor:
             engine: The engine.
             planned: All actions of the plan.
             due: The actions to execute now.
-            wait: Whether to wait for the starts of containers; if not, they continue in the background.
+            wait: Whether to wait until the containers have started. If not, the starts continue in the background.
         """
         for key in [key for key, task in self._starts.items() if task.done()]:
             self._starts.pop(key).result()  # raises unexpected exceptions
@@ -88,7 +88,7 @@ class PlanExecutor:
                 if await self._execute(engine, action):
                     done.append(action)
 
-        # Prerequisites come first; the actions of one group run concurrently.
+        # Actions that others depend on come first. The actions of one group run concurrently.
         for verbs in (PREREQUISITES, _DEPENDENT, (Verb.REMOVE_NETWORK,)):
             # Do not attach to a network that could not be created.
             missing = {
@@ -114,7 +114,7 @@ class PlanExecutor:
         return task is not None and not task.done()
 
     async def cancel_starts(self) -> None:
-        """Stop waiting for starts. The engine continues those that it has begun."""
+        """Stop waiting for containers to start. The engine continues the starts that it has begun."""
         tasks = list(self._starts.values())
         self._starts = {}
         for task in tasks:
@@ -134,7 +134,7 @@ class PlanExecutor:
         return task
 
     async def _execute(self, engine: Engine, action: Action) -> bool:
-        """Execute one action, and return whether it succeeded. Every write to the engine passes through here."""
+        """Execute one action, and return whether it succeeded. Only this method writes to the engine."""
         if action.verb in (Verb.CONNECT, Verb.REATTACH):
             self._ownership.add(action.container_id, action.network)
         if action.verb in (Verb.DISCONNECT, Verb.REATTACH):

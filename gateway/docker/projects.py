@@ -8,19 +8,20 @@ from gateway.docker.options import NetworkOptions
 
 STACK = "com.docker.stack.namespace"
 _KINDS = (("", PROJECT), ("-stack-", STACK), ("-service-", SWARM_SERVICE))
-"""The prefixes keep a container from sharing a network with a project of the same name: a project's name never begins
-with a dash. They have no dot, since the name of an overlay is a DNS label."""
+"""The prefixes of the suffixes of services and single containers. A project's name never begins with a dash, so a
+container does not share a network with a project of the same name. The name of an overlay is a DNS label, so the
+prefixes contain no dot."""
 PROJECT_BITS = {4: 24, 6: 64}
 """The prefix length of a project's network, by IP version."""
 _PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def group(name: str, labels: Mapping[str, str]) -> str:
-    """Return the suffix of the network's name, which is the same for everything that shares the network.
+    """Return the suffix of a network's name. Containers and services with the same suffix share the network.
 
     Args:
         name: The name of the container or service.
-        labels: Its labels that count, see `gateway.docker.images`.
+        labels: The labels of the container or service that count, see `gateway.docker.images`.
 
     Raises:
         ValueError: The name of its project, stack or service cannot be part of a network's name.
@@ -38,7 +39,7 @@ def network_of(configured: str, options: NetworkOptions, name: str, labels: Mapp
 
     Args:
         configured: The configured name.
-        options: Its options.
+        options: The options of the configured network.
         name: The container's or service's name.
         labels: Its labels that count.
 

@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 _DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
 _MAX_CONNECTION_AGE = 600.0
 _EVENT_OVERLAP = 5.0
-"""Seconds before its start from which an event stream reports events, so that none is lost between two streams."""
+"""An event stream starts this many seconds in the past, so that no event between two streams is lost."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
-"""Rounds of `apply_once`, after which another program must be undoing the changes."""
+"""The most rounds of `apply_once`. If more were needed, another program would be undoing the changes."""
 _END_EVENTS = ("die", "destroy", "stop", "kill", "remove")
 _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
-"""Container events that change nothing here; some occur many times a minute."""
+"""Container events that do not change what a snapshot contains. Some occur many times a minute."""
 
 
 class Reconciler:
@@ -48,7 +48,7 @@ class Reconciler:
     Args:
         options: The configuration.
         desired: Returns the desired state.
-        link_of: Returns a tunnel's link, for an engine behind one; None while the tunnel is down.
+        link_of: Returns the link of a tunnel, for an engine behind a tunnel; None while the tunnel is down.
         state_dir: The directory of the ownership record.
         recorder: Records each write to the engine in the audit log; None: writes are not recorded.
     """
@@ -79,7 +79,7 @@ class Reconciler:
         self.observed_at: float | None = None
         """The time of the last snapshot, in seconds since the epoch."""
         self.problem: str | None = None
-        """Why the engine cannot be used; None: it can."""
+        """Why the engine cannot be used; None: it can be used."""
         self._log_limiter = LogLimiter()
         self._executor = PlanExecutor(
             self._ownership,
@@ -93,7 +93,7 @@ class Reconciler:
         self._failures, self.revivals = self._executor.failures, self._executor.revivals
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
-        """Set once the gateway's own container is attached, or has failed to attach."""
+        """Set when the gateway's own container is attached, or attaching it has failed."""
 
     def desired(self) -> Desired:
         """Return the desired state."""
@@ -105,7 +105,7 @@ class Reconciler:
         )
 
     def trigger(self) -> None:
-        """Request a reconciliation soon."""
+        """Request a reconciliation, which starts soon."""
         self._dirty.set()
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -191,7 +191,7 @@ class Reconciler:
         return _without(planned, self._detach_limiter.admit(planned.actions, time.monotonic())[1])
 
     async def apply_once(self, engine: Engine) -> tuple[Plan, list[str]]:
-        """Reconcile until nothing changes; return the plan with the executed actions, and a line for each failure.
+        """Reconcile until nothing changes. Return the plan with the executed actions, and a line for each failure.
 
         Raises:
             EngineError: A request failed.
@@ -206,11 +206,11 @@ class Reconciler:
         return replace(self.plan, actions=tuple(done)), self._failures.lines()
 
     async def reconcile(self, engine: Engine, *, once: bool = False) -> tuple[float, list[Action]]:
-        """Take a snapshot, plan and execute; return the seconds until the next attempt, and the executed actions.
+        """Take a snapshot, plan and execute. Return the seconds until the next attempt, and the executed actions.
 
         Args:
             engine: The engine.
-            once: Whether a command does this, for a gateway that may run in another container.
+            once: Whether a command calls this method, on behalf of a gateway that may run in another container.
 
         Raises:
             EngineError: A request for the snapshot failed; nothing was executed.
@@ -231,7 +231,7 @@ class Reconciler:
             log.info("docker engine usable again")
         self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = time.monotonic()
-        # Only actions that are due count against the limit.
+        # The limit of detached endpoints counts only the actions that are due.
         self.revivals.observed(planned.dead, now)
         due_for_retry = [each for each in planned.actions if self._not_before(each) <= now]
         due, held = self._detach_limiter.admit(due_for_retry, now)
@@ -281,9 +281,9 @@ class Reconciler:
                 log.warning("docker: warning", extra={"detail": each})
 
     async def exposures(self, engine: Engine) -> tuple[list[str], frozenset[str]]:
-        """Return lines about containers, and the IDs of the gateway's containers.
+        """Return lines for the audit of containers, and the IDs of the gateway's containers.
 
-        A line names a dead container, one that can spoof an address, or an ignored label of an image.
+        A line is about a dead container, a container that can spoof an address, or an ignored label of an image.
 
         Raises:
             EngineError: A request failed.
@@ -305,6 +305,6 @@ class Reconciler:
 
 
 def _without(planned: Plan, held: list[Action]) -> Plan:
-    """Return the plan with the held actions as postponed."""
+    """Return the plan without the actions that the limit postpones, and with their count as `postponed`."""
     actions = tuple(action for action in planned.actions if action not in held)
     return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

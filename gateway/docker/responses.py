@@ -10,7 +10,7 @@ _WAITING = ("pending", "error", "locked")
 
 
 def swarm(info: Mapping[str, Any]) -> tuple[Swarm, str]:
-    """Return the engine's role in a swarm, and the node's ID; `leader` is not set.
+    """Return the engine's role in a swarm, with the node's ID. This function does not set `leader`.
 
     Args:
         info: The response to `/info`.

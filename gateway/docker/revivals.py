@@ -1,4 +1,4 @@
-"""Attempts to start containers: when to make the next one, and which containers to give up. Pure."""
+"""Decides when to attempt the next start of a container, and which containers are not started again. Pure."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20
-"""Attempts until a container is given up; with the delays between them, about ten minutes."""
+"""The most attempts to start a container. With the delays between them, they take about ten minutes."""
 STABLE = 600.0
 """Seconds without a failure after which earlier attempts no longer count."""
 
@@ -24,11 +24,11 @@ class _Attempts:
 
 
 class Revivals:
-    """Attempts by container. Performs no I/O; times are monotonic, in seconds."""
+    """Records the attempts to start each container. Performs no I/O; times are monotonic, in seconds."""
 
     def __init__(self) -> None:
         self._attempts: dict[str, _Attempts] = {}
-        """By the container's ID."""
+        """The attempts, by the container's ID."""
         self.revived: Tally = Tally()
         """Number of successful starts, by cause."""
 
@@ -38,7 +38,7 @@ class Revivals:
         return frozenset(key for key, each in self._attempts.items() if each.count >= LIMIT)
 
     def observed(self, dead: Collection[Dead], now: float) -> None:
-        """Record which containers are dead now, and remove the attempts of those that have run for `STABLE`."""
+        """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`."""
         for each in dead:
             if each.container_id in self._attempts:
                 self._attempts[each.container_id].dead_at = now

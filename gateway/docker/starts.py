@@ -9,9 +9,10 @@ from gateway.docker.inspections import InspectionCache
 from gateway.docker.model import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
-"""Seconds; events can cause several snapshots a second, but a failed start causes no event."""
+"""Seconds after which the last start of a container is inspected again. A failed start causes no event, and events
+can cause several snapshots a second, so the age of the inspection decides."""
 _MAX_INSPECTIONS = 50
-"""The most inspections in one snapshot; the oldest are renewed first."""
+"""The most inspections in one snapshot. The containers whose inspection is oldest are inspected first."""
 
 
 async def with_last_starts(
@@ -27,7 +28,7 @@ async def with_last_starts(
         engine: The engine.
         inspections: The cache.
         containers: All containers of the engine.
-        matters: Returns whether a network is the gateway's.
+        matters: Returns whether a network belongs to the gateway.
         now: The monotonic time.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Compares volumes with the configuration: the engine ignores options for a volume that exists. Pure."""
+"""Compares existing volumes with the configuration, because the engine cannot change a volume's options. Pure."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ class VolumeInfo:
     options: Mapping[str, str]
     labels: Mapping[str, str]
     used: bool
-    """Whether a container, running or not, refers to it."""
+    """Whether a container refers to the volume, running or not."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,12 @@ def _differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> Iterato
 def mount_problems(
     info: Mapping[str, Any], host: str, own_mode: str | None, specs: tuple[VolumeSpec, ...]
 ) -> Iterator[str]:
-    """Yield a line for each reason why mounts fail on this engine, independent of the volumes' options.
+    """Yield a line for each reason that makes mounts fail on this engine, apart from the options of the volumes.
 
     Args:
         info: The response to `/info`.
         host: The engine's address, as configured.
-        own_mode: The network mode of the gateway's own container; None: it runs in no container.
+        own_mode: The network mode of the gateway's own container; None: the gateway runs in no container.
         specs: The configured volumes.
     """
     if not specs:

@@ -1,4 +1,4 @@
-"""Notes what a client must change to use its backend."""
+"""Adds notes on what a client must change to use its backend."""
 
 import re
 from typing import Any
@@ -28,7 +28,7 @@ def _address(
 
 
 def note_client(client: ImportedClient, result: ImportResult) -> None:
-    """Note what a client must change, and mark what the backend replaces."""
+    """Add a note on what a client must change, and mark the parts of its definition that the backend replaces."""
     backend = result.backends[client.backend]
     for note in client.notes:
         text = re.sub(r"\bPASSWORD_FILE\b", f"/run/secrets/{client.backend}_password", note)

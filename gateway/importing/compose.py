@@ -24,9 +24,9 @@ def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult
     Args:
         text: The content of the file.
         source: How notes name the file; empty, or with a colon and a space at the end.
-        files: Files with variables that are among the sources.
-        result: Gets the containers and notes.
-        folder: The directory of the file, from which relative paths start.
+        files: The files with environment variables that are also sources.
+        result: Receives the containers and notes.
+        folder: The directory of the file, which relative paths start from.
 
     Returns:
         The driver options of the volumes.
@@ -74,7 +74,7 @@ def load_compose(text: str, source: str) -> dict[str, Any]:
     """
     try:
         document = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:  # its text contains lines of the file
+    except yaml.MarkedYAMLError as error:  # the text of the error contains lines of the file
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark is not None else ""
         problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")
@@ -87,7 +87,7 @@ def load_compose(text: str, source: str) -> dict[str, Any]:
 
 
 def _resolved(path: str, folder: str) -> str:
-    """Return a path from the directory of the file; other sources of mounts as they are."""
+    """Return the source of a mount, and resolve a relative path against the directory of the Compose file."""
     return posixpath.normpath(posixpath.join(folder, path)) if re.match(r"\.\.?(/|$)", path) else path
 
 
@@ -126,7 +126,7 @@ def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles) -
 
 
 def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
-    """Read how other containers reach a service, and how it reaches others."""
+    """Read a service's networks and ports: how other containers reach it, and how it reaches other containers."""
     container.network = str(service.get("network_mode") or "")
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
     networks = service.get("networks")
@@ -138,10 +138,10 @@ def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> Non
 
 
 def environment(value: Any, where: str) -> dict[str, str]:
-    """Return the variables of a service, which are a mapping or a list.
+    """Return the variables of a service, from a mapping or a list.
 
     Raises:
-        UsageError: The value is neither.
+        UsageError: The value is neither a mapping nor a list.
     """
     if isinstance(value, list):
         pairs = [str(each).partition("=") for each in value]
@@ -159,7 +159,7 @@ def _mount(value: Any) -> ImportedMount:
 
 
 def _interpolate(value: Any, variables: EnvFiles) -> Any:
-    """Replace the variables that are known, and those that have a default; keep the others as `${NAME}`."""
+    """Replace the references to variables that are known or have a default. Other references remain `${NAME}`."""
     if isinstance(value, dict):
         return {key: _interpolate(each, variables) for key, each in value.items()}
     if isinstance(value, list):
@@ -179,7 +179,7 @@ def _interpolate(value: Any, variables: EnvFiles) -> Any:
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
-    """Return a mapping with text as keys; empty for no value.
+    """Return a mapping with its keys as texts; an absent value is an empty mapping.
 
     Raises:
         UsageError: The value is not a mapping.

@@ -1,4 +1,4 @@
-"""Recognizes the addresses of databases in the variables of applications."""
+"""Recognizes the addresses of databases in the environment variables of applications."""
 
 import re
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ _SSH = re.compile(r"(?i)^(ssh|bastion|jump|tunnel)|(^|_)ssh(_|$)")
 _URL = re.compile(r"(?:jdbc:)?(?P<scheme>[a-z][a-z0-9+]*)://")
 _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg2": "postgres", "mysqli": "mysql",
           "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip
-"""Names of drivers, and their kinds."""
+"""The kind of database for each name of a driver."""
 _TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")
 """Parameters of a URL that request TLS."""
 _OTHER_PORTS = {"redis": 6379, "rediss": 6379, "mongodb": 27017, "amqp": 5672}
-"""Default ports of services that have no kind of their own."""
+"""Default ports of services for which the gateway has no kind."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class _Address:
 
     Args:
         variables: The variables that hold it: host and port, or a URL.
-        prefix: What the names of the variables begin with.
+        prefix: The beginning of the variables' names.
         host: The host.
         port: The port; 0 if it is not known.
-        words: Names of the kind or of a driver.
+        words: The words in the variables that may name the kind or a driver.
         user: The user; empty if it is not known.
-        password: The variable with the password; empty if there is none.
+        password: The name of the variable with the password; empty if there is none.
         database: The database; empty if it is not known.
         parts: The variables that the backend uses.
-        tls: The parameter that requests TLS; empty if there is none.
-        more: Further hosts, each with or without its port.
+        tls: The URL's parameter that requests TLS; empty if there is none.
+        more: Further hosts, each with or without a port.
     """
 
     variables: tuple[str, ...]
@@ -62,7 +62,7 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
 
     Args:
         container: The container.
-        result: Gets tunnels that the container opens itself, and notes.
+        result: Receives notes, and the tunnels that the container opens itself.
     """
     found = [*_by_host(container.environment), *_by_url(container.environment)]
     via = own_tunnel(container, found[0].host, found[0].variables[0], result) if found else None
@@ -92,12 +92,12 @@ def _by_host(environment: dict[str, str]) -> Iterator[_Address]:
         prefix = match["prefix"]
 
         def first(*ends: str, prefix: str = prefix) -> str:
-            """Return the name of the first variable with the prefix and one of the ends that is set."""
+            """Return the name of the first set variable, of those named by the prefix followed by one of the ends."""
             names = (f"{prefix}{'_' if prefix and prefix != 'PG' else ''}{end}" for end in ends)
             return next((each for each in names if environment.get(each)), "")
 
         port_name = first("PORT", "PORT_NUMBER")
-        value, *more = value.split(",")  # noqa: PLW2901 - the first host
+        value, *more = value.split(",")  # noqa: PLW2901 - keep only the first host
         host, _, port = value.partition(":") if re.fullmatch(r"[^:]+:\d+", value) else (value, "", "")
         port = port or environment.get(port_name, "")
         if not is_host(host) or not (_DATABASE.search(prefix) or port.isdecimal()):
@@ -169,10 +169,10 @@ def _kind(address: _Address) -> tuple[str, int, str]:
 
 def _check(address: _Address, kind: str, container: ImportedContainer) -> dict[str, Any]:
     if not address.user or (kind != "tcp" and not checks_login(kind)):
-        return {}  # a backend of kind tcp may get another kind from the forward that it uses
+        return {}  # for kind tcp, keep the login: the forward may give the backend another kind
     check: dict[str, Any] = {"user": address.user}
     if address.password:
-        check["password_file"] = "PASSWORD_FILE"  # noqa: S105 - named like the backend, once it has a name
+        check["password_file"] = "PASSWORD_FILE"  # noqa: S105 - replaced when the backend has a name
     if address.password.endswith("_FILE"):
         path = container.environment[address.password]
         check["password_file"] = container.host_path(path) or path

@@ -1,4 +1,4 @@
-"""Adapts a configuration to a gateway that is a service of a Compose file: secrets, listeners, volumes."""
+"""Adapts an imported configuration to a gateway that is a service of a Compose file: secrets, listeners, volumes."""
 
 import copy
 import posixpath
@@ -20,7 +20,7 @@ _FILES = {
     "password_file": "password", "private_key_file": "private_key", "preshared_key_file": "preshared_key",
     "known_hosts": "known_hosts", "config": "config",
 }  # fmt: skip
-"""The keys that name files, and what the secret's name ends with."""
+"""The keys that name files, and the end of each secret's name."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Deployment:
         backends: The backends.
         folder: The directory of the Compose file.
         secrets: The path on the host of each secret, by name.
-        agent: Whether a tunnel uses the SSH agent.
+        agent: Whether a tunnel logs in with the SSH agent.
         on_host: Whether the gateway runs in the host's network namespace, because kernels mount a backend.
     """
 
@@ -53,13 +53,13 @@ def deploy(result: ImportResult, folder: str) -> Deployment:
     """Return the configuration of a gateway that is a service of a Compose file.
 
     Args:
-        result: The imported configuration. It does not change.
+        result: The imported configuration, which this function does not change.
         folder: The directory of the Compose file.
     """
     found = Deployment(copy.deepcopy(result.tunnels), copy.deepcopy(result.backends), folder)
     found.on_host = any(KINDS[keys["kind"]].kernel_mounts for keys in found.backends.values())
     for keys in found.tunnels.values():
-        if keys.get("config") in result.files:  # which the diff creates beside the Compose file
+        if keys.get("config") in result.files:  # the diff creates this file in the directory of the Compose file
             keys["config"] = posixpath.join(folder, posixpath.basename(keys["config"]))
     for section in (found.tunnels, found.backends):
         for name, keys in section.items():
@@ -68,7 +68,7 @@ def deploy(result: ImportResult, folder: str) -> Deployment:
                 _move_files(name, keys["check"], found)
     for keys in found.tunnels.values():
         if keys["kind"] in _VPNS and not found.on_host:
-            keys["isolation"] = "device"  # the container has a network namespace of its own
+            keys["isolation"] = "device"  # the container already has a network namespace
     served = {client.backend for client in result.clients if client.container and client.container.network != "host"}
     for name, keys in found.backends.items():
         if "listen" in keys:
@@ -89,7 +89,7 @@ def _listener(keys: dict[str, Any], found: Deployment, *, for_containers: bool) 
 
 
 def _move_files(name: str, keys: dict[str, Any], found: Deployment) -> None:
-    """Replace the paths of files by those of secrets."""
+    """Replace the paths of files in a configuration by the paths of the Compose file's secrets."""
     for key, suffix in _FILES.items():
         if key in keys and key != "known_hosts" and isinstance(keys[key], str):
             keys[key] = _secret(keys[key], f"{name}_{suffix}", found)
@@ -102,7 +102,7 @@ def _move_files(name: str, keys: dict[str, Any], found: Deployment) -> None:
 
 
 def _secret(path: str, name: str, found: Deployment) -> str:
-    """Return the path of a file in the gateway's container, and add its secret."""
+    """Add a secret for a file, and return the secret's path in the gateway's container."""
     if path.startswith("/run/secrets/"):
         name, path = path.rpartition("/")[2], f"./secrets/{path.rpartition('/')[2]}"
     elif not re.match(r"[/$]", path):
@@ -121,7 +121,7 @@ def volume_of(backend: dict[str, Any], **changes: Any) -> VolumeSpec | None:
 
     Args:
         backend: The keys of the backend.
-        changes: Keys that differ, such as `export`.
+        changes: Keys that differ from those of the backend, such as `export`.
     """
     kind = KINDS[backend["kind"]]
     keys = {**backend, **changes}
@@ -136,13 +136,13 @@ def volume_of(backend: dict[str, Any], **changes: Any) -> VolumeSpec | None:
 
 
 def service(found: Deployment, networks: dict[str, Any], ports: list[str], variables: list[str]) -> dict[str, Any]:
-    """Return the gateway's service.
+    """Return the gateway's service for the Compose file.
 
     Args:
-        found: The deployment.
-        networks: The networks of the service; unused in the host's network namespace.
-        ports: The ports to publish; unused in the host's network namespace.
-        variables: The variables of the environment that the configuration uses.
+        found: The configuration of the gateway.
+        networks: The networks of the service; ignored in the host's network namespace.
+        ports: The ports to publish; ignored in the host's network namespace.
+        variables: The environment variables that the configuration uses.
     """
     keys: dict[str, Any] = {
         "image": "${GATEWAY_VPN_IMAGE:-gateway-vpn}" if found.has_vpn else "${GATEWAY_IMAGE:-gateway}",

@@ -1,4 +1,4 @@
-"""The options of `docker run`, and values of `-v`, `--mount` and `-p` (docker-run(1))."""
+"""Parses the options of `docker run`, and the values of `-v`, `--mount` and `-p` (docker-run(1))."""
 
 import csv
 import difflib
@@ -32,7 +32,7 @@ _WITH_VALUE = frozenset({
 _SERVICE_ONLY = frozenset({"replicas", "mode", "constraint", "placement-pref", "secret", "config", "limit-memory"})
 """Options of `docker service create` that `docker run` does not have."""
 _INVALID = frozenset({"opt", "driver", "o"})
-"""Options of `docker volume create` that people pass to `docker run`."""
+"""Options of `docker volume create` that are often passed to `docker run` by mistake."""
 
 
 def read_options(words: list[str], notes: list[str], where: str) -> tuple[list[tuple[str, str]], list[str]]:
@@ -40,11 +40,11 @@ def read_options(words: list[str], notes: list[str], where: str) -> tuple[list[t
 
     Args:
         words: The words after `run`.
-        notes: Gets what is not valid.
+        notes: Receives notes on options that are not valid.
         where: How notes name the command.
 
     Returns:
-        The options, with their long names, and the image with its command.
+        The options with their long names, and the words of the image and its command.
 
     Raises:
         UsageError: An option has no value.
@@ -86,7 +86,7 @@ def _value(rest: list[str], word: str) -> str:
 
 
 def read_bind(text: str) -> ImportedMount:
-    """Read a value of `-v`, or a short volume of a Compose file."""
+    """Parse a value of `-v`, or an entry of `volumes` in the short syntax of Compose."""
     parts = text.split(":")
     if len(parts) == 1:
         return ImportedMount("", parts[0])
@@ -97,7 +97,7 @@ def read_bind(text: str) -> ImportedMount:
 
 
 def read_mount(text: str) -> tuple[ImportedMount, dict[str, str], dict[str, str]]:
-    """Read a value of `--mount`.
+    """Parse a value of `--mount`.
 
     Returns:
         The mount, the driver options of its volume, and all fields.

@@ -22,8 +22,8 @@ def import_docker(words: list[str], source: str, files: EnvFiles, result: Import
     Args:
         words: The words, beginning with `docker` or `podman`.
         source: How notes name the source.
-        files: Files with variables that are among the sources.
-        result: Gets the container and notes.
+        files: The files with environment variables that are also sources.
+        result: Receives the container and notes.
 
     Returns:
         The volumes that the command creates.
@@ -79,7 +79,7 @@ def _run(words: list[str], source: str, command: str, files: EnvFiles, result: I
 
 
 def _apply(container: ImportedContainer, name: str, value: str, files: EnvFiles, result: ImportResult) -> Volumes:
-    """Read one option; return the volume that it creates."""
+    """Read one option. Return the driver options of the volume that the option creates, by the volume's name."""
     match name:
         case "env" | "env-file":
             _apply_variables(container, name, value, files)
@@ -136,7 +136,7 @@ def _apply_network(container: ImportedContainer, name: str, value: str) -> None:
 def _mounted_by(
     container: ImportedContainer, kind: str, mount: ImportedMount, result: ImportResult
 ) -> tuple[dict[str, str], ImportedMount]:
-    """Note that `--mount` has no such type, with the correct value; return the driver options and the mount."""
+    """Add a note with the correct value of a `--mount` of invalid type. Return the driver options and the mount."""
     server, _, export = mount.source.rpartition(":")
     name = export.rstrip("/").rpartition("/")[2] or "volume"
     options = {"type": kind, "device": f":{export}" if server else mount.source}
@@ -151,7 +151,7 @@ def _mounted_by(
 
 
 def _correct(container: ImportedContainer, driver: dict[str, str], result: ImportResult) -> Volumes:
-    """Note that `docker run` has no `--opt`, with the correct commands; return the volume that was meant."""
+    """Add a note with the correct commands for `docker run --opt`, which is invalid. Return the intended volume."""
     name = next((mount.source for mount in container.mounts if mount.source and "/" not in mount.source), "volume")
     options = " ".join(f"--opt {shlex.quote(f'{key}={value}')}" for key, value in driver.items())
     container.parts = {

@@ -21,7 +21,7 @@ def read_env_file(text: str) -> dict[str, str]:
 
 
 class EnvFiles:
-    """The files with variables that are among the sources.
+    """The files with environment variables that are also sources.
 
     Args:
         texts: The content of each file, by its path.
@@ -33,7 +33,7 @@ class EnvFiles:
         self._unused = dict(self._files.get(".env", {}))
 
     def read(self, path: str) -> dict[str, str] | None:
-        """Return the variables of a file, found by its name, for a container; None if it is not a source."""
+        """Return the variables of the file with a name, for a container; None if the file is not a source."""
         name = path.rpartition("/")[2]
         self._read.add(name)
         return self._files.get(name)

@@ -1,4 +1,4 @@
-"""Joins clients with the forwards and tunnels that they use, and creates the backends."""
+"""Assigns clients to the forwards and tunnels that they use, and creates the backends."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ def join(result: ImportResult) -> None:
     """Create a backend for each forward, and for each client that uses no forward.
 
     Args:
-        result: Has tunnels, forwards, clients and containers; gets the backends.
+        result: Has tunnels, forwards, clients and containers. Receives the backends.
     """
     result.reserved |= {name for each in result.containers if not each.replaced for name in each.names}
     join_networks(result)
@@ -100,7 +100,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
 
 
 def _free_listener(listen: str, where: str, result: ImportResult) -> str:
-    """Return a listener whose port no other backend has; note a change if `where` names the listener."""
+    """Return a listener whose port no other backend has. If the port changes and `where` is set, add a note."""
     if listen.startswith("/"):
         if any(each["listen"] == listen for each in result.backends.values()):
             raise UsageError(f"{where}: another forward listens on {listen}")
@@ -141,7 +141,7 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
 
 
 def _note_missing(name: str, result: ImportResult) -> None:
-    """Add the required keys that are not known, with the kind's note."""
+    """Add placeholders for the required keys that are not known, and the kind's note about them."""
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports
     missing = {key: value for key, value in imports.keys.items() if key not in backend}

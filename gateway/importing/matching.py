@@ -5,10 +5,10 @@ from gateway.importing.result import ImportResult
 
 
 def join_networks(result: ImportResult) -> None:
-    """Let tunnels and clients in the network of a VPN container use its tunnel.
+    """Set the tunnel of each client and tunnel that is in the network of a VPN container to the VPN.
 
     Args:
-        result: Its tunnels and clients change.
+        result: Has the tunnels and clients, which this function changes.
     """
     tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
     for client in result.clients:
@@ -29,7 +29,7 @@ def _shared_tunnel(container: ImportedContainer | None, tunnels: dict[str, str])
 
 
 def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
-    """Let the outermost tunnel of a chain use another tunnel."""
+    """Run the outermost tunnel of a chain inside another tunnel."""
     while "via" in result.tunnels[inner]:
         inner = result.tunnels[inner]["via"]
     if inner != tunnel:
@@ -42,7 +42,7 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
 
     Args:
         client: The client.
-        result: Has the forwards; gets notes.
+        result: Has the forwards. Receives notes.
     """
     container = client.container
     hosts = {client.host}
@@ -55,31 +55,31 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
         hosts |= {name for each in result.containers for name in each.names
                   if each.network.partition(":")[2] in container.names}  # fmt: skip
     if client.via is not None and client.host in LOOPBACK:
-        return None  # the container opens the tunnel itself
+        return None  # the container opens a tunnel itself, so it uses no forward
     return next(
         (each for each in result.forwards if any((host, client.port) in each.names for host in hosts)), None
     ) or _forward_of_host(client, result)
 
 
 def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
-    """Return the forward on this host for a container that uses 127.0.0.1, which is the container itself."""
+    """Return the forward on this host that a container means by 127.0.0.1, which is the container itself."""
     if client.container is None or client.host not in LOOPBACK:
         return None
     forward = next((each for each in result.forwards if (HERE, client.port) in each.names), None)
     if forward is not None:
         result.add_note(
-            f"{client.where}: {client.host} in a container is the container itself, so this never reached the forward"
+            f"{client.where}: {client.host} in a container is the container itself, so it never reached the forward"
             f" of {forward.where}"
         )
     return forward
 
 
 def is_remote(client: ImportedClient, result: ImportResult) -> bool:
-    """Return whether a client that uses no forward needs a backend, and note why not.
+    """Return whether a client that uses no forward needs a backend. If not, add a note with the reason.
 
     Args:
         client: The client.
-        result: Has the containers; gets notes.
+        result: Has the containers. Receives notes.
     """
     own = next((each for each in result.containers if client.host in each.names and not each.replaced), None)
     address = f"{client.host}:{client.port}"

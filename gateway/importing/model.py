@@ -1,4 +1,4 @@
-"""What the readers of sources find: containers, volumes, forwards, and clients of remote services."""
+"""The types of what sources contain: containers, volumes, forwards, and clients of remote services."""
 
 import re
 from collections.abc import Callable
@@ -12,17 +12,17 @@ HOST_NAMES = frozenset({
     "gateway.docker.internal", "docker.for.mac.localhost",
 })  # fmt: skip
 """Names and addresses of this host, as processes and containers use them."""
-ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - for the containers of a network
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - containers of a network must reach it
 LOOPBACK = frozenset({HERE, "127.0.0.1", "::1"})
 
 
 def home(path: str) -> str:
-    """Return a path with the home directory as `${HOME}`."""
+    """Return a path in which `${HOME}` replaces the home directory."""
     return re.sub(r"^(~|%d|\$HOME)(?=/|$)", "${HOME}", path.strip('"'))
 
 
 def names_on_host(port: int) -> set[tuple[str, int]]:
-    """Return the names of a port on this host."""
+    """Return the name of this host with a port."""
     return {(HERE, port)}
 
 
@@ -31,10 +31,10 @@ class Context:
     """Where an ssh command runs.
 
     Args:
-        where: How notes name it.
-        names: Returns the names and ports by which clients reach a port of a listener.
-        path: Returns the path on the host of a path that the command names.
-        in_container: Whether it runs in a container.
+        where: How notes name the command.
+        names: Returns the names and ports by which clients reach the port of a listener.
+        path: Converts a path in the command to the path on the host.
+        in_container: Whether the command runs in a container.
     """
 
     where: str
@@ -63,20 +63,20 @@ class ImportedContainer:
     """A service of a Compose file, or a container that a command runs.
 
     Args:
-        where: How notes name it.
-        name: The name by which other containers reach it.
-        source: The source that defines it.
+        where: How notes name the container.
+        name: The name by which other containers reach the container.
+        source: The source that defines the container.
         image: The image.
         command: Entrypoint and command, as words.
         environment: The environment variables.
         mounts: The mounts.
         network: The network mode: `host`, `service:NAME`, `container:NAME`; empty for networks.
-        aliases: Further names by which other containers reach it.
+        aliases: Further names by which other containers reach the container.
         published: The ports that are published on the host: container port and host port.
-        parts: What the definition consists of, as notes name it. A part that the import uses is removed.
+        parts: The parts of the definition, as notes name them. The import removes the parts that it uses.
         used: The parts that the import used.
         replaced: Whether the gateway replaces the container.
-        tunnel: The tunnel that replaces a VPN container; empty if it is not one.
+        tunnel: The tunnel that replaces the container if it is a VPN container; otherwise empty.
     """
 
     where: str
@@ -96,16 +96,16 @@ class ImportedContainer:
 
     @property
     def is_service(self) -> bool:
-        """Whether it is a service of a Compose file."""
+        """Whether the container is a service of a Compose file."""
         return self.where.endswith(f"services.{self.name}")
 
     @property
     def names(self) -> set[str]:
-        """The names by which other containers reach it."""
+        """The names by which other containers reach the container."""
         return {self.name, *self.aliases} - {""}
 
     def use(self, *keys: str) -> None:
-        """Mark parts as used."""
+        """Mark parts of the definition as used."""
         for key in keys:
             if self.parts.pop(key, None) is not None:
                 self.used.append(key)
@@ -133,7 +133,7 @@ class ImportedForward:
     """A local forward.
 
     Args:
-        where: How notes name it.
+        where: How notes name the forward.
         via: The name of the tunnel.
         listen: The listener: `host:port` or the path of a unix socket.
         target: The target, as `host:port`.
@@ -151,25 +151,25 @@ class ImportedForward:
 
 @dataclass
 class ImportedClient:
-    """Something that uses a remote service: a volume, or a container with the address of a database.
+    """A client of a remote service: a volume, or a container with the address of a database.
 
     Args:
-        where: How notes name it.
-        name: The name of a new backend.
-        kind: The kind of the backend; empty: it follows from the port.
+        where: How notes name the client.
+        name: The name of a new backend for the client.
+        kind: The kind of the backend; empty: take it from the port.
         host: The host that the client connects to.
         port: The port that the client connects to.
         more: Further targets of the backend, as `host:port`.
         keys: Further keys of the backend.
         via: The tunnel that the client itself opens; None: none.
-        container: The container; None: a process or the kernel of this host.
+        container: The container that is the client; None: a process or the kernel of this host.
         login: The variables with the address and with the login of the check.
         variables: The variables with host and port, for the new Compose file.
-        volume: The name of the volume; empty if it is not one.
-        compose_volume: Whether it is a volume of a Compose file.
-        folder: The directory where this host mounts it; empty if it does not.
+        volume: The name of the volume; empty if the client is not a volume.
+        compose_volume: Whether the client is a volume of a Compose file.
+        folder: The directory where this host mounts the file system; empty if the host does not mount it.
         mount_options: The mount options of this host.
-        optional: Import it only if it uses a forward.
+        optional: Whether to import the client only if it uses a forward.
         notes: Notes about the backend.
         backend: The name of the backend, once there is one.
     """
@@ -195,5 +195,5 @@ class ImportedClient:
 
     @property
     def in_compose_file(self) -> bool:
-        """Whether it is a service or a volume of a Compose file."""
+        """Whether the client is a service or a volume of a Compose file."""
         return self.container.is_service if self.container is not None else self.compose_volume

@@ -17,13 +17,13 @@ _USERS = ("SSH_USER", "SSH_USERNAME", "BASTION_USER", "JUMP_USER", "TUNNEL_USER"
 def own_tunnel(
     container: ImportedContainer, database: str, variable_of_host: str, result: ImportResult
 ) -> str | None:
-    """Add the tunnel that a container opens itself, as its variables describe it; return its name.
+    """Add the tunnel that a container's variables describe and that it opens itself. Return the tunnel's name.
 
     Args:
         container: The container.
         database: The host of the database.
-        variable_of_host: The variable that names it.
-        result: Gets the tunnel and notes.
+        variable_of_host: The variable with the host of the database.
+        result: Receives the tunnel and notes.
     """
     variable = container.variable
     if not any(container.environment.get(name) for name in (*_HOSTS, *_KEYS, *_USERS)):
@@ -51,7 +51,7 @@ def own_tunnel(
 
 
 def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]:
-    """Return the keys of the tunnel that log in."""
+    """Return the configuration keys for the tunnel's login."""
     keys: dict[str, Any] = {}
     context, variable = container_context(container, result), container.variable
     path = variable(*_KEYS)

@@ -1,4 +1,4 @@
-"""Recognizes the ProxyCommand lines that are a jump host or a proxy."""
+"""Recognizes ProxyCommand lines that connect through a jump host or a proxy."""
 
 import re
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class ProxyCommand:
     """What a ProxyCommand connects through.
 
     Args:
-        jump: A jump host; empty if it is not one.
-        url: The URL of a proxy; empty if it is not one.
+        jump: The jump host; empty: the command uses no jump host.
+        url: The URL of the proxy; empty: the command uses no proxy.
     """
 
     jump: str = ""
@@ -26,7 +26,7 @@ class ProxyCommand:
 
 
 def jump_or_proxy(command: str) -> ProxyCommand:
-    """Return what a ProxyCommand connects through; nothing if it is another command.
+    """Return what a ProxyCommand connects through; both fields are empty for another command.
 
     Args:
         command: The command, with the tokens of ssh_config(5).

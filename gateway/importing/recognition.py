@@ -1,4 +1,4 @@
-"""Recognizes the form of a source."""
+"""Recognizes the form of a source, such as a Compose file or an ssh command."""
 
 import re
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 
 @dataclass(frozen=True)
 class ImportSource:
-    """Something to import.
+    """A source to import.
 
     Args:
         name: The name of the file; empty for a command or variables on the command line.
         text: The content.
-        form: One of `FORMS`, or `openvpn`, `wireguard`, `systemd`; empty: it is recognized.
+        form: One of `FORMS`, or `openvpn`, `wireguard`, `systemd`; empty: recognize the form from the text.
     """
 
     name: str

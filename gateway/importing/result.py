@@ -24,12 +24,13 @@ class ImportResult:
     Args:
         tunnels: The configuration keys of each tunnel, by name.
         backends: The configuration keys of each backend, by name.
-        notes: What was not imported, and what the user must add.
+        notes: Notes on what was not imported, and on what the user must add.
         forwards: The local forwards.
-        clients: What uses remote services.
+        clients: The clients of remote services.
         containers: The containers of all sources.
         reserved: Names that a backend must not have.
-        changes: What clients must change, each with its client. A new Compose file makes the changes of its services.
+        changes: What clients must change, each with its client. For the services of a Compose file, the diff has the
+            changes.
         sections: Further sections of the configuration.
         files: The content of files that the configuration names, by path. They contain no secrets.
     """
@@ -46,17 +47,17 @@ class ImportResult:
     files: dict[str, str] = field(default_factory=dict)
 
     def add_note(self, text: str) -> None:
-        """Add a note, without its secrets, unless it is already there."""
+        """Add a note with its secrets hidden, unless the same note is already there."""
         text = hide_secrets(text)
         if text not in self.notes:
             self.notes.append(text)
 
     def add_tunnel(self, keys: dict[str, Any], host: str) -> str:
-        """Add a tunnel, unless there is one with the same keys; return its name.
+        """Add a tunnel, unless there is one with the same keys. Return the tunnel's name.
 
         Args:
             keys: The configuration keys.
-            host: The host, or another name from which the tunnel's name is made.
+            host: The host, or another name from which to derive the tunnel's name.
 
         Raises:
             UsageError: The host is not valid.
@@ -71,20 +72,20 @@ class ImportResult:
         return name
 
     def new_backend_name(self, name: str) -> str:
-        """Return a name for a backend that is not in use.
+        """Return an unused name for a backend.
 
         Args:
-            name: A host, a volume or another name.
+            name: A host, a volume or another name from which to derive the backend's name.
         """
         return _unused(short_name(name) or "backend", {*self.backends, *self.reserved})
 
     def add_backend(self, via: str | None, target: str, listen: str) -> str:
-        """Add a backend, whose kind follows from the target's port; return its name.
+        """Add a backend, whose kind follows from the target's port. Return the backend's name.
 
         Args:
-            via: The name of the tunnel; None for a direct backend.
+            via: The name of the tunnel; None: the backend uses no tunnel.
             target: The target, as `host:port`.
-            listen: The listener, as the configuration writes it.
+            listen: The listener, in the form of the configuration.
 
         Raises:
             UsageError: `target` is not valid.
@@ -102,7 +103,7 @@ class ImportResult:
         return name
 
     def add_example(self) -> None:
-        """Add a backend to replace, if there are only tunnels: a configuration needs one."""
+        """Add an example backend if there are only tunnels, because a configuration needs a backend."""
         used = {keys.get("via") for keys in self.tunnels.values()}
         outermost = [name for name in self.tunnels if name not in used]
         if not self.backends and outermost:
@@ -110,13 +111,13 @@ class ImportResult:
             self.add_note(f"backends.example: replace it: no source names a service behind tunnel {outermost[-1]}")
 
     def note_unused_tunnels(self) -> None:
-        """Note the tunnels that no backend and no tunnel uses."""
+        """Add a note for each tunnel that neither a backend nor another tunnel uses."""
         used = {keys.get("via") for keys in (*self.tunnels.values(), *self.backends.values())}
         for name in self.tunnels.keys() - used:
             self.add_note(f"tunnels.{name}: nothing uses it: add `via: {name}` to the backends behind it")
 
     def note_variables(self) -> None:
-        """Note the variables of the environment that the configuration uses, apart from those of a login."""
+        """Add a note on the environment variables that the configuration uses, except variables of a login shell."""
         text = yaml.safe_dump({"tunnels": self.tunnels, "backends": self.backends})
         names = set(re.findall(r"\$\{(\w+)\}", text)) - {"HOME", "USER", "SSH_AUTH_SOCK"}
         if names:
@@ -142,7 +143,7 @@ class ImportResult:
 
 
 def checks_login(kind: str) -> bool:
-    """Return whether the check of a kind logs in."""
+    """Return whether the check of a kind of backend logs in."""
     return any(each.name == "user" for each in fields(KINDS[kind].check))
 
 

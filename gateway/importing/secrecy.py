@@ -9,30 +9,31 @@ _SECRET = re.compile(
 )
 _OPTION = r"--?[\w-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|proxy-auth)"
 _END = r"(?=[:)`']*(?:[\s,;]|$))"
-"""What may follow a secret: the punctuation of a note is not part of it."""
+"""Matches the end of a secret, so that punctuation of a note does not count as part of the secret."""
 _WORD = rf"(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+?{_END})"
 _SETTING = r"\b[\w.-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|_?key)s?\d?"
 _HIDDEN = (
     re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
     re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)"),
     re.compile(r"((?<![\w/])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # a digest of an image is not a host
-    re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # but :/ begins a path
+    re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # after `:`, a slash begins a path
     re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
     re.compile(rf"(\b(?:mysql|mariadb)\w*\b[^;|&]*?\s-p){_WORD}"),
     re.compile(rf"(\b(?:sshpass|login)\b[^;|&]*?\s-p\s*){_WORD}"),
     re.compile(rf"(\bcurl\b[^;|&]*?\s(?:-u|--user)\s*){_WORD}"),
     re.compile(r"(?i)(\bauthorization\s*:\s*(?:(?:basic|bearer)\s+)?)[^\s'\"]+"),
 )
-"""Secrets, after what stands before them: private keys, passwords in URLs, settings, options of common programs."""
+"""Patterns of secrets: private keys, passwords in URLs, settings, options of common programs. The group of each one
+matches the text before the secret."""
 
 
 def is_secret(name: str) -> bool:
-    """Return whether the value of a variable is probably a secret, rather than the path of one."""
+    """Return whether the value of a variable is probably a secret itself, rather than the path of a secret."""
     return bool(_SECRET.search(name)) and not re.search(r"(?i)(path|file|location|dir)$", name)
 
 
 def is_private_key(text: str) -> bool:
-    """Return whether a text is a private key in PEM, or that in base64, rather than the path of one."""
+    """Return whether a text is a private key, in PEM or in base64 of PEM, rather than the path of a key."""
     return "-----BEGIN" in text or text.startswith("LS0tLS1CRUdJTi")
 
 

@@ -13,13 +13,13 @@ from gateway.importing.yaml_edit import YamlEdit
 
 
 def change_address(edit: YamlEdit, client: ImportedClient, found: Deployment, result: ImportResult) -> None:
-    """Let a client connect to its backend.
+    """Change a service so that its client connects to its backend.
 
     Args:
-        edit: The Compose file.
+        edit: The edit of the Compose file.
         client: A client in a service of the file.
-        found: The deployment.
-        result: The imported configuration. Gets notes.
+        found: The configuration of the gateway's service.
+        result: The imported configuration. Receives notes.
 
     Raises:
         UsageError: The file cannot be edited in place.
@@ -34,7 +34,7 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: Deployment, re
     on_host = container.network == "host"
     host = "127.0.0.1" if on_host else client.backend
     if any(each.replaced and client.host in each.names for each in result.containers) and not on_host:
-        host = client.host  # which is an alias of the gateway
+        host = client.host  # the gateway's service has this name as an alias
     for variable, value in _new_values(client, container, host, port):
         _set_variable(edit, container.name, variable, value)
     if found.on_host and not on_host:
@@ -78,12 +78,12 @@ def _set_variable(edit: YamlEdit, name: str, variable: str, value: str) -> None:
 
 
 def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment) -> None:
-    """Let a volume mount its backend.
+    """Change a volume so that it mounts its backend.
 
     Args:
-        edit: The Compose file.
-        client: The volume.
-        found: The deployment.
+        edit: The edit of the Compose file.
+        client: The client that is the volume.
+        found: The configuration of the gateway's service.
 
     Raises:
         UsageError: The file cannot be edited in place.
@@ -104,13 +104,13 @@ def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment) -> 
 
 
 def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[str], result: ImportResult) -> None:
-    """Remove what a service does not need any more, and let it depend on the gateway.
+    """Remove from a service what it no longer needs with the gateway, and make it depend on the gateway.
 
     Args:
-        edit: The Compose file.
+        edit: The edit of the Compose file.
         container: The service.
         replaced: The names of the services that the gateway replaces.
-        result: The imported configuration. Gets notes.
+        result: The imported configuration. Receives notes.
 
     Raises:
         UsageError: The file cannot be edited in place.
@@ -142,7 +142,7 @@ def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[s
 
 
 def _mounts(container: ImportedContainer, result: ImportResult) -> bool:
-    """Return whether a container mounts a volume that is imported."""
+    """Return whether a container mounts a volume that the import converts to a backend."""
     volumes = {client.volume for client in result.clients if client.volume and client.backend}
     return any(mount.source in volumes for mount in container.mounts)
 

@@ -10,7 +10,7 @@ _OPERATOR = re.compile(r"&&|\|\||;;|[;&|()\n]|\d*[<>]+&?\S*")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
 _KEYWORDS = frozenset({"do", "then", "else", "!", "{", "exec", "nohup", "sudo", "time", "command", "export"})
-"""Words that may stand before a command."""
+"""Words that may precede a command."""
 
 
 @dataclass
@@ -19,8 +19,8 @@ class Script:
 
     Args:
         commands: The words of each command, with the variables of the script replaced.
-        notes: What is not valid, with its correction, and what was skipped.
-        variables: The variables that the script sets and does not use in a command.
+        notes: Notes on invalid parts with their corrections, and on skipped parts.
+        variables: The variables that the script sets but does not use in a command.
     """
 
     commands: list[list[str]] = field(default_factory=list)
@@ -62,7 +62,7 @@ def read_script(text: str) -> Script:
 
 
 def _joined_lines(text: str, notes: list[str]) -> str:
-    """Join continuation lines, and note what breaks a continuation."""
+    """Join continuation lines, and add a note on each line that breaks a continuation."""
     joined: list[str] = []
     continued = False
     for number, line in enumerate(text.splitlines(), 1):
@@ -78,7 +78,7 @@ def _joined_lines(text: str, notes: list[str]) -> str:
                 f"line {number}: after a backslash, {found} ends the command in a shell: remove it, so that the"
                 " backslash is the last character"
             )
-            line = line[: broken.start()] + "\\"  # noqa: PLW2901 - the corrected line
+            line = line[: broken.start()] + "\\"  # noqa: PLW2901 - continue with the corrected line
         continued = line.endswith("\\") and not line.endswith("\\\\")
         joined.append(line[:-1] + " " if continued else line + "\n")
     return "".join(joined)

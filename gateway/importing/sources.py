@@ -1,4 +1,4 @@
-"""Converts sources to one configuration: reads them, and joins what belongs together."""
+"""Converts sources to one configuration: reads each source, and connects clients with forwards and tunnels."""
 
 import posixpath
 import re
@@ -68,7 +68,7 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
 
 
 def _read(source: ImportSource, form: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
-    """Read one source; return the volumes that it defines."""
+    """Read one source, and return the volumes that the source defines."""
     match form:
         case "compose":
             return import_compose(source.text, prefix, files, result, posixpath.dirname(source.name))
@@ -101,7 +101,7 @@ def _read_unit(text: str, prefix: str, files: EnvFiles, result: ImportResult) ->
 
 
 def _unit_line(line: str) -> str:
-    """Return a line of a unit; of `Environment=`, only the names of the variables."""
+    """Return a line of a unit for a note; for `Environment=`, return only the names of the variables."""
     key, _, value = line.partition("=")
     names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
     return f"Environment {', '.join(names)}" if key == "Environment" else line
@@ -131,7 +131,7 @@ def _read_script(text: str, prefix: str, files: EnvFiles, result: ImportResult, 
 
 
 def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles, result: ImportResult) -> None:
-    """Convert the variables of files that no container reads, as those of a process on this host."""
+    """Convert the variables of files that no container reads, as variables of a process on this host."""
     compose = any(form == "compose" for _, form in given)
     for source, form in given:
         if form != "env" or (source.name and files.is_read(source.name)):
@@ -154,7 +154,7 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Keep the VPN containers whose network other containers use for more than backends."""
+    """Do not replace the VPN containers whose network other containers use for more than backends."""
     served = {id(client.container) for client in result.clients if client.backend}
     tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}
     for container in result.containers:
@@ -168,10 +168,10 @@ def _keep_shared_networks(result: ImportResult) -> None:
 
 
 def note_rest(result: ImportResult) -> None:
-    """Note what of each container was not used.
+    """Add a note for each container on the parts of its definition that the import did not use.
 
     Args:
-        result: Gets the notes.
+        result: Has the containers. Receives the notes.
     """
     for container in result.containers:
         parts = ", ".join(container.parts.values())

@@ -19,14 +19,14 @@ _UNNECESSARY = frozenset({
     "preferredauthentications", "pubkeyauthentication", "requesttty", "serveralivecountmax", "serveraliveinterval",
     "sessiontype", "stdinnull", "streamlocalbindunlink", "tcpkeepalive", "updatehostkeys", "visualhostkey",
 })  # fmt: skip
-"""Keywords that the gateway needs no equivalent for."""
+"""Keywords for which the gateway needs no equivalent."""
 _ALGORITHMS = {
     "ciphers": "ciphers",
     "macs": "macs",
     "kexalgorithms": "kex",
     "hostkeyalgorithms": "host_key_algorithms",
 }
-"""The key of a tunnel for each keyword with algorithms."""
+"""The configuration key of a tunnel for each keyword with algorithms."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class HostConfig:
     Args:
         destination: The server, as `[user@]host` or an `ssh://` URL.
         keywords: The ssh_config keywords in lower case, each with its values in order.
-        unused: The keywords that were not read, with their spelling.
+        unused: The keywords that the import has not read, with their original spelling.
     """
 
     destination: str = ""
@@ -49,7 +49,7 @@ class HostConfig:
         self.unused.setdefault(key.lower(), key)
 
     def first(self, key: str, otherwise: str = "") -> str:
-        """Return the first value of a keyword, which is the one that ssh uses."""
+        """Return the first value of a keyword, because ssh uses the first one."""
         return (self.all(key) or [otherwise])[0]
 
     def all(self, key: str) -> list[str]:
@@ -64,12 +64,12 @@ def add_host(
     result: ImportResult,
     look_up: Callable[[str], HostConfig] = HostConfig,
 ) -> str:
-    """Add the tunnels to a server, and its local forwards.
+    """Add the tunnels that lead to a server, and the local forwards of the ssh command.
 
     Args:
         config: The settings for the server.
         context: Where ssh runs.
-        result: Gets tunnels, forwards and notes.
+        result: Receives tunnels, forwards and notes.
         look_up: Returns the settings for a jump host.
 
     Returns:
@@ -118,13 +118,13 @@ def add_host(
 
 
 def note_unused(config: HostConfig, where: str, name: str, result: ImportResult) -> None:
-    """Note the settings that were not read.
+    """Add notes on the settings that the import has not read.
 
     Args:
         config: The settings.
         where: How notes name the settings.
         name: The name of the tunnel.
-        result: Gets the notes.
+        result: Receives the notes.
     """
     unnecessary: list[str] = []
     for key, spelling in config.unused.items():
@@ -145,7 +145,7 @@ def note_unused(config: HostConfig, where: str, name: str, result: ImportResult)
 def _server(
     config: HostConfig, via: str | None, context: Context, result: ImportResult, command: HostConfig
 ) -> dict[str, Any]:
-    """Return the keys of a tunnel to a server.
+    """Return the configuration keys of a tunnel to a server.
 
     Args:
         config: The settings for the server.
@@ -184,7 +184,7 @@ def _server(
 
 
 def _login(config: HostConfig, context: Context, result: ImportResult, command: HostConfig) -> dict[str, Any]:
-    """Return the keys of a tunnel that log in. See `_server`."""
+    """Return the configuration keys for a tunnel's login. See `_server` for the arguments."""
     keys: dict[str, Any] = {}
     identities = config.all("identityfile") or command.all("identityfile")
     if identities:

@@ -11,7 +11,7 @@ from gateway.importing.ssh import HostConfig, add_host, note_unused
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
 """Options of ssh that take a value (ssh(1), "SYNOPSIS")."""
 _UNNECESSARY = "4AaCfGgKkMNnqsTtvXxYy"
-"""Options that the gateway needs no equivalent for, and `-g`, which `_option` reads."""
+"""Options for which the gateway needs no equivalent, and `-g`, which `_option` reads."""
 _KEYWORDS = {
     "i": "IdentityFile", "p": "Port", "l": "User", "J": "ProxyJump", "L": "LocalForward", "R": "RemoteForward",
     "D": "DynamicForward", "c": "Ciphers", "m": "MACs",
@@ -61,7 +61,7 @@ def import_command(words: list[str], context: Context, result: ImportResult, *, 
 def _without_prefix(
     words: list[str], config: HostConfig, skipped: list[str], result: ImportResult, where: str
 ) -> list[str]:
-    """Return the words after the name of the program, and read the options of autossh and sshpass."""
+    """Read the options of autossh and sshpass, and return the words after the name of the program."""
     words = list(words)
     program = next((index for index, word in enumerate(words) if word.rpartition("/")[2] in _PROGRAMS), None)
     prefix = words[: program or 0]
@@ -83,10 +83,10 @@ def _without_prefix(
 
 
 def _option(word: str, words: list[str], config: HostConfig, skipped: list[str]) -> list[str]:
-    """Parse one option, or several in one word; return the remaining words."""
+    """Parse a word with one or several options, and return the remaining words."""
     letter, rest = word[1], word[2:]
     if letter not in _WITH_VALUE:
-        if letter == "M" and words and words[0].isdecimal():  # of autossh, after other options
+        if letter == "M" and words and words[0].isdecimal():  # autossh accepts -M PORT also after other options
             skipped += ["-M", words[0]]
             return words[1:]
         if letter not in _UNNECESSARY and letter != "6":

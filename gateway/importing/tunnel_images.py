@@ -29,11 +29,11 @@ _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
 def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
-    """Convert a container that runs an SSH tunnel; return whether it is one.
+    """Convert a container if it runs an SSH tunnel. Return whether it runs one.
 
     Args:
         container: The container.
-        result: Gets the tunnels, forwards and notes.
+        result: Receives the tunnels, forwards and notes.
 
     Raises:
         UsageError: The command or the variables are not valid.
@@ -77,7 +77,7 @@ def mounted_key(container: ImportedContainer) -> str:
 
 
 def _by_command(container: ImportedContainer, context: Context, result: ImportResult) -> bool:
-    """Convert an ssh command with a local forward, also within a shell's command."""
+    """Convert an ssh command with a local forward, also if a shell runs the command."""
     words = container.command
     line = next((word for word in words if re.search(r"\bssh\b.*\s-\w*[LRD]", word, re.DOTALL)), None)
     if line is not None:
@@ -104,7 +104,7 @@ def _by_command(container: ImportedContainer, context: Context, result: ImportRe
 
 
 def _convert(words: list[str], container: ImportedContainer, context: Context, result: ImportResult) -> None:
-    """Convert an ssh command, with the mounted key if it names none."""
+    """Convert an ssh command. If the command names no key, use the mounted key."""
     key = mounted_key(container)
     if key and not any(re.match(r"-\w*i$|-i.|(-o)?IdentityFile", word) for word in words):
         index = next((at + 1 for at, word in enumerate(words) if re.search(r"(^|/)(auto)?ssh$", word)), 0)
@@ -145,7 +145,7 @@ def _by_variables(container: ImportedContainer, context: Context, result: Import
 
 
 def _add_login(config: HostConfig, container: ImportedContainer, result: ImportResult) -> None:
-    """Add the key, passphrase and password that variables or mounts provide."""
+    """Add to the tunnel the key, passphrase and password that variables or mounts provide."""
     keys = ("IdentityFile", "PassphraseFile", "PasswordFile")
     for name, value in container.environment.items():
         if not value or not (is_secret(name) or (name in _KEY and is_private_key(value))):

@@ -19,7 +19,7 @@ def import_volume(
         name: The volume's name.
         options: The options of its driver.
         where: How notes name the volume.
-        result: Gets the client.
+        result: Receives the client.
         compose: Whether it is a volume of a Compose file.
 
     Raises:
@@ -61,7 +61,7 @@ def _add_client(
             notes.append(f"{key}={options[key]}: not imported")
     client = ImportedClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
     if folder:
-        client.mount_options = options.get("o", "")  # which the new line of fstab keeps
+        client.mount_options = options.get("o", "")  # the new line of fstab has the same mount options
     else:
         client.notes = tuple(notes)
     result.clients.append(client)
@@ -74,7 +74,7 @@ def is_fstab(text: str) -> bool:
 
 
 def import_fstab(text: str, source: str, result: ImportResult) -> None:
-    """Convert the network file systems of an fstab(5).
+    """Convert the network file systems in the lines of an fstab(5).
 
     Args:
         text: The content of the file.

@@ -15,11 +15,11 @@ _WIREGUARD_FILE = re.compile(r"(^|/)wg\w*\.conf$")
 
 
 def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
-    """Convert a container that opens a VPN; return whether it is one.
+    """Convert a container if it opens a VPN. Return whether it opens one.
 
     Args:
         container: The container.
-        result: Gets the tunnel and notes.
+        result: Receives the tunnel and notes.
     """
     if _SERVERS.search(container.image) or (
         "wireguard" in container.image and ({"PEERS", "SERVERURL"} & container.environment.keys())

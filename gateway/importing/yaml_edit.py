@@ -1,4 +1,4 @@
-"""Edits a YAML text in place: comments, order and quotes of everything else stay."""
+"""Edits a YAML text in place: comments, order and quotes of the unchanged parts remain."""
 
 import copy
 from collections.abc import Callable
@@ -9,14 +9,14 @@ import yaml
 from gateway.errors import UsageError
 
 Path = tuple[str, ...]
-"""The keys of nested mappings that lead to a value."""
+"""The path of a value: the keys of the nested mappings around it."""
 
 
 class YamlEdit:
-    """A YAML text, and the changes to it.
+    """Collects changes to a YAML text.
 
     Args:
-        text: The text. Its document is a mapping.
+        text: The text, whose document is a mapping.
     """
 
     def __init__(self, text: str) -> None:
@@ -24,24 +24,24 @@ class YamlEdit:
         self._root: yaml.Node = yaml.compose(text, Loader=yaml.SafeLoader) or yaml.ScalarNode("", "")
         self.data: Any = yaml.safe_load(text)
         self._edits: dict[tuple[int, int], str] = {}
-        """The new text for ranges of the old one."""
+        """The new texts, by the range of the old text that each replaces."""
         self._flows: dict[tuple[int, int], Path] = {}
-        """The ranges of mappings and lists in flow style that are written again."""
+        """The ranges of mappings and lists in flow style, which are written again as a whole."""
         self._added: dict[Path, None] = {}
         """The paths that the old text does not have."""
 
     def get(self, *path: str) -> Any:
-        """Return a value; None if it is not there."""
+        """Return a value; None: the path does not exist."""
         value = self.data
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
     def put(self, path: Path, value: Any) -> None:
-        """Set a value. Its mapping is created if it is not there.
+        """Set a value. Create its mapping if that does not exist.
 
         Raises:
-            UsageError: The mapping is an alias or merged from one, so that a change would affect others.
+            UsageError: The mapping comes from an alias or a merge key, so that a change would affect other mappings.
         """
         *outer, key = path
         if not isinstance(self.get(*outer), dict):
@@ -113,7 +113,8 @@ class YamlEdit:
             UsageError: The text cannot be edited in place.
         """
         ranges = dict(self._edits)
-        for path in sorted(self._added, key=len, reverse=True):  # the inner one of two with one end is first
+        # Of two entries with the same end, the inner one comes first.
+        for path in sorted(self._added, key=len, reverse=True):
             mapping = self._node(path[:-1])
             end = self._end(mapping, 0)
             column = mapping.value[0][0].start_mark.column if mapping.value else 0
@@ -148,14 +149,14 @@ class YamlEdit:
         return node
 
     def _entry(self, node: yaml.Node, path: Path) -> tuple[yaml.Node, yaml.Node]:
-        """Return the nodes of the last key of a path and of its value."""
+        """Return the node of the last key of a path, and the node of its value."""
         for key, value in reversed(node.value) if isinstance(node, yaml.MappingNode) else ():
             if key.value == path[-1] and value.start_mark.index >= key.end_mark.index:
                 return key, value
         raise UsageError(f"{'.'.join(path)} comes from an anchor: a change would affect others; change it by hand")
 
     def _in_flow(self, path: Path) -> bool:
-        """Return whether a value is in a collection in flow style, and note the outermost one for a rewrite."""
+        """Return whether a value is in a collection in flow style, and mark the outermost one to be written again."""
         node = self._root
         for index, key in enumerate(path):
             if isinstance(node, yaml.CollectionNode) and node.flow_style:
@@ -176,7 +177,7 @@ class YamlEdit:
             node = last[1] if isinstance(last, tuple) else last
         end = max(node.end_mark.index, otherwise)
         if end and self._text[end - 1] == "\n":
-            return end  # of a block scalar
+            return end  # the end of a block scalar is already the end of its last line
         newline = self._text.find("\n", end)
         return len(self._text) if newline < 0 else newline + 1
 

@@ -1,4 +1,4 @@
-"""What an application needs to use the backends: environment variables, labels and volumes."""
+"""Renders what an application needs to use the backends: environment variables, labels and volumes."""
 
 import shlex
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ def env(config: Config, host: str | None) -> list[str]:
 
     Args:
         config: The configuration.
-        host: The address at which containers reach the gateway. None: the name of each backend, which resolves on the
-            gateway's Docker networks.
+        host: The address at which containers reach the gateway. None: use the name of each backend as its host,
+            because that name resolves on the gateway's Docker networks.
     """
     lines = []
     for name, port in _ports(config):
@@ -45,7 +45,7 @@ def compose(config: Config, host: str | None) -> str:
                 "source": spec.name,
                 "target": f"/mnt/{spec.name}",
                 "read_only": spec.read_only,
-                # Otherwise Docker copies the files of the image to the share as root, which most servers refuse.
+                # Without nocopy, Docker copies the image's files to the share as root, which most servers refuse.
                 "volume": {"nocopy": True},
             }
             for spec in specs
@@ -106,7 +106,7 @@ def _ports(config: Config) -> Iterator[tuple[str, int]]:
 
 
 def _labels(config: Config) -> dict[str, str]:
-    """Return the labels with which a container opts in; none without a section `docker`."""
+    """Return the labels by which a container is attached; empty if there is no section `docker`."""
     if config.docker is None:
         return {}
     prefix = config.docker.label_prefix

@@ -1,4 +1,4 @@
-"""What permits the tunnels on their servers, and nothing more than the configuration needs."""
+"""Renders the lines for authorized_keys that permit the tunnels, restricted to what the configuration uses."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from gateway.errors import GatewayError
 def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
     """Return the lines for each tunnel whose kind renders them (`TunnelKind.render_authorized_keys`).
 
-    Reads the tunnels' keys, and may block.
+    The function reads the tunnels' keys, and blocks meanwhile.
 
     Args:
         config: The configuration.
-        sources: Addresses, networks and patterns from which the keys may log in; empty for any.
+        sources: Addresses, networks and patterns from which the keys may log in; empty: from everywhere.
 
     Raises:
-        GatewayError: No tunnel has such a kind, or the lines of a tunnel cannot be rendered.
+        GatewayError: No tunnel is of a kind that renders such lines, or rendering the lines of a tunnel failed.
     """
     lines: list[str] = []
     for name, spec in config.tunnels.items():

@@ -1,4 +1,4 @@
-"""Renders the configuration of the file servers: the lines that export what backends mount. Pure."""
+"""Renders the lines with which file servers export the directories that clients mount through backends. Pure."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -12,15 +12,15 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def exports(config: Config, origins: Sequence[str]) -> list[str]:
-    """Return the lines for the servers of the backends that kernels mount, and comments that say where they belong.
+    """Return the lines for the servers of the backends that kernels mount, with comments that name server and file.
 
     Args:
         config: The configuration.
-        origins: The addresses, networks or names from which the servers see the gateway or its bastion. Empty: they
-            follow from the configuration.
+        origins: The addresses, networks or names from which the servers see the gateway or its bastion. Empty: take
+            them from the configuration.
 
     Raises:
-        UsageError: No backend has such a line, or the address of its client is not known.
+        UsageError: No backend needs such a line, or the address from which a server sees the gateway is not known.
     """
     lines: dict[str, list[str]] = {}
     for name, spec in config.backends.items():

@@ -1,4 +1,4 @@
-"""Kubernetes PersistentVolumes and their claims, for the volumes of a configuration."""
+"""Renders Kubernetes PersistentVolumes and PersistentVolumeClaims for the volumes of a configuration."""
 
 import re
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from gateway.config import Config
 from gateway.errors import UsageError
 
 _CAPACITY = "1Gi"
-"""Kubernetes requires a capacity, and does not enforce it for these volumes."""
+"""The capacity of each volume. Kubernetes requires a value, but does not enforce it for volumes of this kind."""
 
 
 def persistent_volumes(config: Config) -> list[dict[str, Any]]:
     """Return a PersistentVolume and a PersistentVolumeClaim for each volume.
 
-    They mount from the listener of the gateway on the same node.
+    The volumes mount from the gateway's listener on the same node.
 
     Args:
-        config: The configuration. Each backend with a volume has a listener.
+        config: The configuration, in which each backend with a volume has a listener.
 
     Raises:
         UsageError: Kubernetes cannot mount a volume, or its name is not valid there.

@@ -1,4 +1,4 @@
-"""Kubernetes manifests that run the gateway, for use without Helm. The chart has more options."""
+"""Renders Kubernetes manifests that run the gateway, for use without Helm. The chart has more options."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from gateway.rendering.persistent_volumes import persistent_volumes
 from gateway.rendering.workload_rules import SECRETS, WRITABLE, needs_secret, privileged_ports, validate
 
 USER = 10001
-"""The user and group ID of the image."""
+"""The ID of the user and of the group as which the image runs."""
 _GRACE = 15
-"""Seconds after delay and drain until Kubernetes kills the pod."""
+"""Seconds that a stopping pod has in addition to delay and drain. Then Kubernetes kills the pod."""
 _LOW_PORTS = {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -33,10 +33,10 @@ def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool
 
     Args:
         config: The configuration.
-        text: The configuration file, for the ConfigMap. It names the files of secrets, and contains no secret.
+        text: The text of the configuration file, for the ConfigMap. It must contain no secrets, only paths of files.
         name: The name of the workload, the ConfigMap and the Secret.
         image: The container's image.
-        podman: Whether the manifests are for `podman kube play`, which has volumes of its own.
+        podman: Whether the manifests are for `podman kube play`, which uses Podman's volumes.
 
     Raises:
         UsageError: The manifests cannot run this configuration, or Kubernetes cannot mount a volume.
@@ -74,12 +74,12 @@ def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool
 
 def _adapt_to_podman(pod: dict[str, Any]) -> None:
     """Change a pod to one that `podman kube play` runs."""
-    # Podman ignores fsGroup, and gives the files of a Secret to the user root and the group root.
+    # Podman ignores fsGroup. The files of a Secret belong to the user root and the group root.
     del pod["securityContext"]["fsGroup"]
     pod["securityContext"]["supplementalGroups"] = [0]
     (container,) = pod["containers"]
     for probe in ("startupProbe", "livenessProbe"):
-        # Podman runs httpGet as curl in the container, and the image has no curl.
+        # Podman implements httpGet by running curl in the container, and the image has no curl.
         del container[probe]["httpGet"]
         container[probe]["exec"] = {"command": ["gateway", "healthcheck"]}
     del container["readinessProbe"]  # not supported by Podman

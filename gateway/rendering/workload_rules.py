@@ -1,4 +1,4 @@
-"""What a configuration must not contain if the gateway runs as a pod of the manifests in `workload.py`."""
+"""Checks that the gateway can run with a configuration in a pod of the manifests in `workload.py`."""
 
 import dataclasses
 import re
@@ -13,14 +13,14 @@ from gateway.errors import UsageError
 from gateway.relay.resolver import is_loopback
 
 SECRETS = "/run/secrets"
-"""Where the pod mounts the Secret."""
+"""The directory at which the pod mounts the Secret."""
 WRITABLE = {"run": "/run/gateway", "state": "/var/lib/gateway", "tmp": "/tmp"}  # noqa: S108 - in the container
-"""The folders that the container can write to, by the name of their volume."""
+"""The directories that the container can write to, by the name of the volume."""
 FIRST_UNPRIVILEGED_PORT = 1024
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-"""Part of the image."""
+"""The certificate authorities, which are part of the image."""
 _LONGEST_WORKLOAD_NAME = 52
-"""Kubernetes appends up to 11 characters to the name of a workload, and a label has at most 63."""
+"""The maximum length of a workload's name. Kubernetes appends up to 11 characters, and a label has at most 63."""
 _LONGEST_SERVICE_NAME = 63
 
 
@@ -33,8 +33,8 @@ def validate(config: Config, name: str, *, services: bool) -> None:
         services: Whether clients connect through a Service for each backend, unless kernels mount the backends.
 
     Raises:
-        UsageError: They cannot, or the configuration contains a secret, which everyone with access to the ConfigMap
-            could read.
+        UsageError: The manifests cannot run the configuration, or it contains a secret, which everyone with access
+            to the ConfigMap could read.
     """
     if not _is_dns_label(name, _LONGEST_WORKLOAD_NAME):
         raise UsageError(
@@ -86,7 +86,7 @@ def _validate_backends(config: Config, *, services: bool) -> None:
 
 
 def needs_secret(config: Config) -> bool:
-    """Return whether the configuration names files of the Secret."""
+    """Return whether the configuration names files in the directory of the Secret."""
     return any(path != _CERTIFICATES for _, path in _files(config))
 
 
@@ -102,7 +102,7 @@ def _is_dns_label(name: str, longest: int) -> bool:
 
 
 def _files(config: Config) -> Iterator[tuple[str, Path | None]]:
-    """Yield each file that the configuration names, with its section; None: a secret in the configuration itself."""
+    """Yield the section and path of each file that the configuration names; None: a secret in place of a file."""
     ops = config.ops
     sections: dict[str, list[Any]] = {
         **{f"tunnels.{name}": [spec.options] for name, spec in config.tunnels.items()},

@@ -20,16 +20,16 @@ from gateway.supervision.uplink import Uplink
 
 @dataclass(frozen=True)
 class Sockets:
-    """The descriptors that come with this message listen on `address`. The next `Apply` uses them."""
+    """The descriptors sent with this message listen on `address`. The next `Apply` uses the listeners."""
 
     address: ListenAddress
     count: int
-    """How many descriptors were sent. Fewer arrive if a process has reached its limit."""
+    """The number of descriptors sent. Fewer arrive if the receiving process has reached its limit of descriptors."""
 
 
 @dataclass(frozen=True)
 class Apply:
-    """Apply this configuration with the sockets sent before it. The answer is `Applied` or `Incomplete`."""
+    """Apply this configuration with the listeners sent before. The worker responds `Applied` or `Incomplete`."""
 
     config: Config
     number: int
@@ -37,14 +37,14 @@ class Apply:
 
 @dataclass(frozen=True)
 class Applied:
-    """The configuration with this number is applied: listeners that it removed no longer accept clients."""
+    """The worker has applied the configuration with this number: the removed listeners accept no more clients."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class Incomplete:
-    """Descriptors were lost, so the configuration was not applied. The owner sends it again."""
+    """The worker lost descriptors and did not apply the configuration. The owner sends the configuration again."""
 
 
 Login = tuple[Endpoint, float, int | None]
@@ -63,19 +63,19 @@ class TargetAssignment:
 
 @dataclass(frozen=True)
 class ConsumerSnapshot:
-    """All consumers by address; it replaces the previous snapshot."""
+    """All consumers by address. They replace the consumers of the previous message."""
 
     consumers: dict[str, Consumer]
 
 
 @dataclass(frozen=True)
 class UnknownSource:
-    """A client has an unknown source address: the owner reconciles Docker now."""
+    """A client has an unknown source address. The owner reconciles Docker immediately to find its container."""
 
 
 @dataclass(frozen=True)
 class Dial:
-    """Join the descriptor that comes with this message to `to`, over a tunnel (None: the direct link)."""
+    """Join the descriptor sent with this message to the target `to`, over a tunnel (None: the direct link)."""
 
     number: int
     tunnel: str | None
@@ -83,7 +83,7 @@ class Dial:
 
 
 class WorkerAction(Enum):
-    """What a worker does at a command, and the argument that it needs."""
+    """The commands to a worker, each with its argument."""
 
     STOP = "stop"
     STOP_ACCEPTING = "stop_accepting"
@@ -93,7 +93,7 @@ class WorkerAction(Enum):
     SET_FAIL_FAST = "set_fail_fast"
     """Argument: the backend, and whether to enable it."""
     RECONNECT = "reconnect"
-    """Argument: the tunnel, as for `RENEW` and `RETRY`."""
+    """Argument: the name of the tunnel. `RENEW` and `RETRY` have the same argument."""
     RENEW = "renew"
     RETRY = "retry"
 
@@ -118,7 +118,7 @@ class DialResult:
 
 @dataclass(frozen=True)
 class Failed:
-    """Traffic to a target failed, or (`stalled`) has not been answered in time."""
+    """Traffic to a target failed. With `stalled`, a response from the target takes too long."""
 
     backend: str
     target: Endpoint
@@ -133,7 +133,7 @@ class Recorded:
     lost: int
     """Number of events that the worker dropped because the owner did not read them."""
     open: int
-    """Number of clients whose end is not recorded yet."""
+    """Number of clients whose end is not yet in the audit log."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
 
 
 def consumer_view(usage: Usage | ConsumerView) -> ConsumerView:
-    """Return a consumer's current use; for a worker's consumer, as last reported."""
+    """Return what a consumer uses now; for a consumer of a worker, return the worker's last report."""
     return ConsumerView(
         usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,
         usage.latency.copy(),
@@ -203,4 +203,4 @@ class WorkerReport:
     uplinks: dict[str, UplinkReport]
     forwards: dict[str, ForwardReport]
     draining: int = 0
-    """Number of clients of backends that have left the worker."""
+    """Number of clients whose backends no longer belong to the worker."""

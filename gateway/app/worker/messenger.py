@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 _HEAD = struct.Struct(">II")
 _MOST_FDS = 16
-"""Maximum per message; the kernel never merges the descriptors of two messages."""
+"""The most descriptors of one message. The kernel never merges the descriptors of two messages."""
 _READ = 1 << 16
 
 
@@ -21,8 +21,8 @@ class Messenger:
 
     Args:
         sock: A connected, non-blocking stream socket; owned by the messenger.
-        on_message: Called with each message and its descriptors, which it then owns: all of them, or none if one was
-            lost because a process has reached its limit.
+        on_message: Called with each message and its descriptors, which the callback then owns. If one descriptor is
+            lost because a process has reached its limit, the callback gets none of them.
         on_end: Called once when the other end has closed the connection or has sent an invalid message.
     """
 
@@ -52,7 +52,7 @@ class Messenger:
         return bool(self._outgoing)
 
     def close(self) -> None:
-        """Close the connection and all descriptors that were not handed over."""
+        """Close the connection and all descriptors that `on_message` has not received."""
         if self._sock.fileno() < 0:
             return
         self._loop.remove_reader(self._sock.fileno())
@@ -103,7 +103,7 @@ class Messenger:
             try:
                 message = pickle.loads(body)  # noqa: S301 - our own process
             except Exception:
-                # The processes run different versions, or the stream is out of step. A new worker starts over.
+                # The processes run different versions, or bytes were lost. The owner replaces the worker.
                 log.exception("cannot decode a message: closing the connection to the other process")
                 self._end()
                 return
@@ -118,7 +118,7 @@ class Messenger:
 
 
 def _duplicate(fds: list[int]) -> list[int]:
-    """Return duplicates of the descriptors; none of them if the process has reached its limit."""
+    """Return duplicates of all descriptors, or an empty list if the process has reached its limit of descriptors."""
     copies: list[int] = []
     try:
         for fd in fds:

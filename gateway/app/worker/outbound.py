@@ -12,9 +12,9 @@ _POLL = 0.01
 
 
 class AuditForwarder:
-    """Sends events at the end of each event loop turn; a `gateway.audit_log.recorder.Sink`.
+    """Sends events at the end of each turn of the event loop; a `gateway.audit_log.recorder.Sink`.
 
-    Few events are lost if the worker is killed.
+    If the worker is killed, only the events of one turn, and those that the owner has not read, are lost.
 
     Args:
         owner: The connection to the owner.
@@ -31,7 +31,7 @@ class AuditForwarder:
         recorder.on_client_opened = self._schedule_send
 
     def apply(self, section: AuditSection) -> None:
-        """Start or stop recording as the configuration says."""
+        """Start recording if a configuration has an audit log; stop recording otherwise."""
         self._max_queued = section.queue
         if section.log is None:
             self._recorder.flush()
@@ -52,7 +52,7 @@ class AuditForwarder:
 
     @property
     def held(self) -> bool:
-        """Whether events wait because the owner reads slowly."""
+        """Whether events are queued because the owner reads slowly."""
         return bool(self._events or self._lost)
 
     def send(self) -> None:

@@ -1,4 +1,4 @@
-"""Assigns backends to workers. The main process owns the workers."""
+"""Assigns backends to workers. This code runs in the main process, which owns the workers."""
 
 import asyncio
 import zlib
@@ -18,7 +18,7 @@ from gateway.ssh.handshake_limiter import PER_SERVER, handshake_limiter
 from gateway.supervision.supervisor import Supervisor
 
 _APPLY_TIMEOUT = 2.0
-"""Seconds to wait until the workers have applied a configuration."""
+"""Seconds that a reload waits until the workers have applied the configuration."""
 
 
 class Workers:
@@ -36,7 +36,7 @@ class Workers:
             handshake_limiter().per_server = max(1, PER_SERVER - count)
 
     def start(self, supervisor: Supervisor) -> None:
-        """Start the processes."""
+        """Start the processes of all workers."""
         for unit in self.units:
             supervisor.start(f"worker {unit.number}", unit)
 
@@ -54,7 +54,7 @@ class Workers:
             for name, spec in config.backends.items()
             if _uses_worker(spec) and not uses_single_tunnel(config, name)
         ]
-        # By a hash of the name, so that a backend stays in its worker when others are added or removed.
+        # A hash of the name selects the worker, so that a backend keeps its worker when others are added or removed.
         return {name: self.units[zlib.crc32(name.encode()) % len(self.units)] for name in chosen}
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> dict[str, WorkerUnit]:
@@ -66,7 +66,7 @@ class Workers:
         return assigned
 
     async def settled(self) -> bool:
-        """Wait until each worker has applied its configuration; return False if one takes too long."""
+        """Wait until each worker has applied its configuration. Return False if a worker takes too long."""
         waiting = [asyncio.ensure_future(unit.settled()) for unit in self.units]
         if not waiting:
             return True
@@ -81,7 +81,7 @@ class Workers:
 
 
 def _uses_worker(spec: BackendSpec) -> bool:
-    """Return whether a backend belongs in a worker, by its key `worker` or else by its traffic class."""
+    """Return whether a worker serves a backend, by the backend's key `worker` or else by its traffic class."""
     return spec.kind.traffic_class is TrafficClass.BULK if spec.worker is None else spec.worker
 
 

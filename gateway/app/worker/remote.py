@@ -124,7 +124,7 @@ class RemoteForward:
         return self._before.latency.plus(self.last.latency)
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """Set whether to reset clients, including clients that wait already, while the uplink is down."""
+        """Set whether to reset clients while the uplink is down, including clients that already wait."""
         self.fail_fast = enabled
         self._send(Command(WorkerAction.SET_FAIL_FAST, (self.name, enabled)))
 
@@ -134,7 +134,7 @@ class RemoteForward:
         return self.last.consumers
 
     def worker_lost(self) -> None:
-        """Count the connections that ended with the worker's process, and keep the other counters."""
+        """Count the connections that were reset when the worker's process ended, and keep the other counters."""
         resets = self.resets
         resets[CloseReason.ABORTED] += self.last.active
         self._before = ForwardReport(

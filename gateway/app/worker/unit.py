@@ -50,7 +50,7 @@ _SEND_AGAIN = 1.0
 _REAP_POLL = 0.02
 _POLL = 1.0
 _SILENCE = 15.0
-"""Seconds without a report after which a worker counts as stuck. It sends four per second."""
+"""Seconds without a report after which the owner replaces a worker. A worker sends four reports per second."""
 
 
 class WorkerLostError(GatewayError):
@@ -63,7 +63,7 @@ class WorkerUnit:
     Args:
         number: The number of the worker, from 1.
         on_failure: Called with each backend and target where traffic failed (False) or stalled (True).
-        recorder: Records the ends of its clients; None: they are not recorded.
+        recorder: Records the ends of the worker's clients; None: they are not recorded.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class WorkerUnit:
         self._on_failure = on_failure
         self._recorder = recorder or Recorder()
         self._unrecorded = 0
-        """Number of its clients whose end is not recorded yet."""
+        """Number of the worker's clients whose end is not yet in the audit log."""
         self._paths: dict[str | None, RemotePath] = {}
         self._config: Config | None = None
         self._listeners: dict[ListenAddress, Listener] = {}
@@ -89,7 +89,7 @@ class WorkerUnit:
         self._consumers: ConsumerSnapshot | None = None
         self._sent = 0
         self._applied = asyncio.Event()
-        """Set while the process runs the configuration that was sent last."""
+        """Set while the process runs the configuration that the owner sent last."""
         self.on_unknown_source: Callable[[], None] = lambda: None
         """Called when a client has a source address that the worker does not know."""
 
@@ -107,7 +107,7 @@ class WorkerUnit:
         """Start the process, and keep it running until cancelled.
 
         Raises:
-            WorkerLostError: The process ended, or sends no reports.
+            WorkerLostError: The process ended, or has sent no report for too long.
         """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -130,7 +130,8 @@ class WorkerUnit:
                 began = loop.time()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), _POLL)
-                self._last_report += max(0.0, loop.time() - began - _POLL)  # this process was suspended, too
+                # Time in which this process was suspended does not count as silence of the worker.
+                self._last_report += max(0.0, loop.time() - began - _POLL)
             raise WorkerLostError(
                 f"worker {self.number} (process {child.pid}) has ended or does not respond: its clients are reset"
             )
@@ -140,13 +141,13 @@ class WorkerUnit:
             self._applied.set()  # the next process gets the configuration when it starts
             self._on_process_lost()
             try:
-                await _reap(child)  # it sends the events that are not recorded yet
+                await _reap(child)  # before it ends, the process sends its remaining audit events
             finally:
                 messenger.close()
                 self._record_loss()
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> None:
-        """Serve the backends of this configuration."""
+        """Send a configuration, whose backends the worker then serves."""
         self._config, self._listeners = config, listeners
         for name in config.backends:
             self.forwards.setdefault(name, RemoteForward(name, self.send))
@@ -159,12 +160,12 @@ class WorkerUnit:
         self._send_all()
 
     async def settled(self) -> None:
-        """Wait until the process has applied its configuration; return immediately if there is no process."""
+        """Wait until the process has applied its configuration. Return immediately if no process runs."""
         if self.running:
             await self._applied.wait()
 
     def assign_targets(self, assignment: TargetAssignment) -> None:
-        """Set the targets of a backend."""
+        """Send the targets for the clients of a backend."""
         if self._assignments.get(assignment.backend) != assignment:
             self._assignments[assignment.backend] = assignment
             self.send(assignment)
@@ -176,18 +177,18 @@ class WorkerUnit:
             self.send(self._consumers)
 
     def path(self, tunnel: str | None) -> RemotePath:
-        """Return the proxy for one of its uplinks."""
+        """Return the proxy for one of the worker's uplinks."""
         return self._paths.setdefault(tunnel, RemotePath(tunnel, self.dial, lambda: self._describe(tunnel)))
 
     def _describe(self, tunnel: str | None) -> str:
         return self.uplink(tunnel).described if self.running else f"worker {self.number} is being started"
 
     def uplink(self, tunnel: str | None) -> UplinkReport:
-        """Return the last report about one of its uplinks."""
+        """Return the last report about one of the worker's uplinks."""
         return self.report.uplinks.get(tunnel or "", NO_UPLINK)
 
     def uplink_total(self, tunnel: str) -> UplinkReport:
-        """Return the last report about a tunnel, with the counters of the earlier processes added."""
+        """Return the last report about a tunnel, plus the counters of this worker's earlier processes."""
         now, before = self.report.uplinks[tunnel], self._before.get(tunnel, NO_UPLINK)
         return replace(
             now,
@@ -197,7 +198,7 @@ class WorkerUnit:
         )
 
     def send(self, message: Any, fds: list[int] | None = None) -> None:
-        """Send a message if the process runs. A new process gets all current settings."""
+        """Send a message if the process runs. Each new process gets all current settings when it starts."""
         if self._messenger is not None:
             self._messenger.send(message, fds)
 
@@ -224,7 +225,7 @@ class WorkerUnit:
             self._dials.pop(number, None)
 
     def stop_accepting(self) -> None:
-        """Accept no more clients, also not in a process that starts later."""
+        """Stop accepting clients, in the current process and in those that start later."""
         self._listeners = {}
         self.send(Command(WorkerAction.STOP_ACCEPTING))
 
@@ -256,7 +257,7 @@ class WorkerUnit:
                 self.send(Command(WorkerAction.SET_FAIL_FAST, (name, True)))
 
     def _send_again(self, messenger: Messenger) -> None:
-        if messenger is self._messenger:  # a new process has got everything already
+        if messenger is self._messenger:  # a new process has already received all settings
             self._send_all()
 
     def _on_message(self, message: Any, fds: list[int]) -> None:
@@ -264,7 +265,7 @@ class WorkerUnit:
             os.close(fd)
         if isinstance(message, Recorded):
             self._record(message)
-        elif self._messenger is not None:  # otherwise it is ending, and its counters are final
+        elif self._messenger is not None:  # without a messenger, the process is ending, and its counters are final
             self._dispatch(message)
 
     def _dispatch(self, message: Any) -> None:
@@ -305,7 +306,7 @@ class WorkerUnit:
                 sink.count_lost(message.lost, f"worker {self.number} could not send them to the main process")
 
     def _record_loss(self) -> None:
-        """Count the events that the process has not sent before it ended."""
+        """Count the audit events that the process did not send before it ended."""
         lost, self._unrecorded = self._unrecorded, 0
         if lost and self._recorder.sink is not None:
             self._recorder.sink.count_lost(lost, f"worker {self.number} ended with open connections")
@@ -335,9 +336,9 @@ class WorkerUnit:
 
 
 async def _reap(child: "subprocess.Popen[bytes]") -> None:
-    """Wait until the process ends, and kill it if it does not.
+    """Wait until the worker's process ends, and kill the process if it does not end in time.
 
-    A process that cannot be killed is left: `subprocess` reaps it when another process starts.
+    If the process remains even then, `subprocess` reaps it later, when another process starts.
     """
     try:
         await _wait_ended(child, _STOP_TIMEOUT)

@@ -1,4 +1,4 @@
-"""The hazards: each module has functions that yield findings from a snapshot. Pure."""
+"""Finds the hazards: each module has functions that yield findings from a snapshot. Pure."""
 
 from gateway.audit.hazards import access, network, sharing, storage, visibility
 from gateway.audit.model import Snapshot
@@ -9,7 +9,7 @@ _MODULES = (storage, network, sharing, access, visibility)
 
 
 def decide(snapshot: Snapshot) -> Report:
-    """Return all hazards, the most severe first, and where the data is stored."""
+    """Return the report on a snapshot: where containers store data, and all hazards, the most severe first."""
     found = [each for module in _MODULES for each in module.find(snapshot)]
     order = tuple(Severity)
 

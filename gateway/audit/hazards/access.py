@@ -1,4 +1,4 @@
-"""What containers can reach on the host: private keys, the engine's socket, system directories. Pure."""
+"""Finds what containers can access on the host: private keys, the engine's socket, system directories. Pure."""
 
 import re
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    """Yield these hazards."""
+    """Yield the hazards by access to the host."""
     for container in snapshot.containers:
         for mount in container.mounts:
             if mount.kind == "bind" and not container.is_own:

@@ -1,4 +1,4 @@
-"""How hazards make findings about containers."""
+"""Creates findings about containers."""
 
 from collections.abc import Iterator
 
@@ -13,14 +13,14 @@ from gateway.text import one_line
 
 
 def mounts(snapshot: Snapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, Store]]:
-    """Yield each mount of each container, and what holds its data."""
+    """Yield each container and each of its mounts, with what holds the mount's data."""
     for container in snapshot.containers:
         for mount in container.mounts:
             yield container, mount, store_of(snapshot, mount)
 
 
 def database_in(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
-    """Return the database whose files a mount has; empty: none is known."""
+    """Return the kind of database whose files are on a mount; empty: none is known."""
     listed = snapshot.paths.get(store.host_path)
     found = listed.database if listed is not None else ""
     return found or databases.at(mount.path, container.image, container.environment.get("PGDATA", ""))
@@ -38,13 +38,13 @@ def on_container(
     """Return a finding about a container.
 
     Args:
-        snapshot: What the engine has.
+        snapshot: The snapshot.
         rule: The kind of hazard.
-        severity: How soon it does harm.
+        severity: How soon the hazard does harm.
         container: The container.
-        path: The path inside it.
+        path: The path inside the container.
         what: What was found.
-        fix: The commands, or how its mounts must change.
+        fix: The commands of the fix, or how the container's mounts must change.
     """
     commands = fix if isinstance(fix, str) else recreate(snapshot, container, fix)
     source = container.labels.get(FILES, "").partition(",")[0]

@@ -1,4 +1,4 @@
-"""Network mounts: options that hang or corrupt, databases on them, and binds of the host's mounts. Pure."""
+"""Finds hazards of network mounts: unsafe options, databases on them, and binds of the host's mounts. Pure."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ Issue = tuple[Rule, Severity, str]
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    """Yield these hazards."""
+    """Yield the hazards of network mounts."""
     for container, mount, store in mounts(snapshot):
         if store.medium.is_network:
             for rule, severity, what in _issues(snapshot, container, mount, store):
@@ -55,12 +55,12 @@ def _fix(
 
 
 def options(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
-    """Yield what is hazardous in the options of a network mount.
+    """Yield the hazards in the options of a network mount.
 
     Args:
         store: The network mount.
         writable: Whether the container may write to it.
-        database: The database whose files it has; empty: none.
+        database: The kind of database whose files are on the mount; empty: none.
     """
     found = store.options
     if store.medium is Medium.NFS:

@@ -1,4 +1,4 @@
-"""Volumes that several containers write to, and volumes that none uses. Pure."""
+"""Finds volumes that several containers write to, and volumes that no container uses. Pure."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from gateway.text import format_bytes, one_line
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    """Yield these hazards."""
+    """Yield the hazards of shared and unused volumes."""
     yield from _writers(snapshot)
     used = {mount.volume for container in snapshot.containers for mount in container.mounts}
     for volume in snapshot.volumes.values():
@@ -36,7 +36,7 @@ def _writers(snapshot: Snapshot) -> Iterator[Finding]:
         severity = Severity.LOW if running < 2 else (Severity.HIGH if database else Severity.MEDIUM)
         store = group[0][2]
         content = f" ({database} files)" if database else ""
-        # The container that was created last is the one that was added to the others.
+        # The container that was created last was probably added to the others, so the fix changes it.
         container, mount, _ = max(group, key=lambda each: str(each[0].inspection.get("Created", "")))
         what = f"{', '.join(names)} write to {store.title}{content}"
         fix = Change(read_only=frozenset({mount.path}))
@@ -65,7 +65,7 @@ def _unused(snapshot: Snapshot, volume: Volume) -> Finding:
 
 
 def _save_and_remove(snapshot: Snapshot, volume: Volume, remove: str) -> str:
-    """Return commands that save a volume as an archive before they remove it."""
+    """Return commands that save a volume as an archive and then remove the volume."""
     image = next((each.image for each in snapshot.containers if each.image), "busybox")
     helper = f"save-{volume.name[:20]}"
     create = command(snapshot.client, "create", "--name", helper, "-v", f"{volume.name}:/volume:ro", image, "none")

@@ -25,7 +25,7 @@ def explain(
         desired: The desired state.
         observed: The observed state.
         planned: The plan for these two.
-        container: One of `observed`.
+        container: The container, from `observed`.
         facts: The backends.
     """
     subject = Subject(desired, observed, planned, container)

@@ -8,15 +8,15 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True)
 class BackendFact:
-    """What an explanation uses of a backend.
+    """The properties of a backend that an explanation uses.
 
     Args:
-        name: Its name.
-        state: Its state.
-        why: The reason for its state; empty: none.
-        listen: Its listeners, for messages.
+        name: The backend's name.
+        state: The backend's state.
+        why: The reason for the state; empty: none.
+        listen: The backend's listeners, for messages.
         allow: Source networks that may connect; empty: all.
-        label: The label by which it admits containers; None: it does not use one.
+        label: The label by which the backend admits containers; None: it does not use a label.
     """
 
     name: str
@@ -29,12 +29,12 @@ class BackendFact:
 
 @dataclass(frozen=True)
 class Part:
-    """One fact about the container.
+    """The state of one part of the container's setup.
 
     Args:
         part: `container`, `network of`, `label`, `grants`, `network` or `name`.
-        name: Its name.
-        state: Its state, in one or two words.
+        name: The part's name.
+        state: The part's state, in one or two words.
         why: Details.
     """
 
@@ -49,10 +49,10 @@ class Reachability:
     """Whether the container reaches a backend.
 
     Args:
-        backend: Its name.
-        reached: `yes`, `no`, or `maybe` if that depends on something that the gateway does not observe.
-        network: The network over which it reaches the backend; empty: none.
-        why: The reason.
+        backend: The backend's name.
+        reached: `yes`, `no`, or `maybe` if the answer depends on something that the gateway does not observe.
+        network: The network over which the container reaches the backend; empty: none.
+        why: The reason for `reached`.
         remedy: What to do; empty: nothing.
     """
 

@@ -67,7 +67,7 @@ def _shared(subject: Subject, base: Container, backend: str) -> str | None:
 
 
 def _not_admitted(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reachability | None:
-    """Return why `allow` refuses the container; None: it admits it."""
+    """Return why `allow` refuses the container; None: `allow` admits the container."""
     if fact.label is not None:
         who = consumer(base, subject.options.grants, strict=subject.desired.strict)
         if not who.has(fact.label, fact.name):
@@ -92,7 +92,7 @@ def _without_label(subject: Subject, fact: BackendFact, label: str, who: Consume
 
 
 def _unattached(subject: Subject, fact: BackendFact) -> Reachability:
-    """Return why the container shares no network with the gateway on which that has the backend's name."""
+    """Return why the container is on no network where the gateway has the backend's name."""
     configured = [name for name in subject.options.networks if fact.name in backends_on(subject.desired, name)]
     kept = [name for name, backends in subject.networks.items() if fact.name in backends]
     if not configured:
@@ -117,7 +117,7 @@ def _unattached(subject: Subject, fact: BackendFact) -> Reachability:
 
 
 def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reachability:
-    """Return why no network with the backend is desired for the container."""
+    """Return why the desired state attaches the container to no network with the backend."""
     container, mine, enable = subject.container, subject.container.labels, subject.label("enable")
     grant = _grant(container.name, fact)
     instance = mine.get(subject.label("instance"), subject.desired.instance)

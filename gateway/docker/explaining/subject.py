@@ -13,7 +13,7 @@ class Subject:
         desired: The desired state.
         observed: The observed state.
         planned: The plan for these two.
-        container: One of `observed`.
+        container: The container, from `observed`.
     """
 
     def __init__(self, desired: Desired, observed: Observed, planned: Plan, container: Container) -> None:
@@ -22,26 +22,26 @@ class Subject:
         self.options = desired.options
         self.container = container
         self.base = observed.base(container)
-        """The container whose network namespace it uses, which can be itself; None: it is gone."""
+        """The container whose network namespace the container uses; it can be the same one. None: it is gone."""
         self.gateway = observed.own_container
-        """The gateway's own container; None: it runs in no container of this engine."""
+        """The gateway's own container; None: the gateway runs in no container of this engine."""
         self.networks = planned.networks
         """The backends that are reached by name on each managed network."""
         self.attachments = {each.network: each for each in planned.attachments if each.container_id == container.id}
         self.dead = next((each for each in planned.dead if each.container_id == container.id), None)
-        """Why it does not run or has no network; None: it has both, or the cause is another one."""
+        """Why the container is dead, see `gateway.docker.dead`; None: it is not dead."""
         base = self.base.name if self.base is not None else None
         self.name_conflicts = [each for each in planned.name_conflicts if each.container == base]
         prefix = f"{container.name}: "
         found = sorted(each for each in planned.label_errors if each.startswith(prefix))
         self.label_errors = [each.removeprefix(prefix) for each in found]
-        """The errors in its labels."""
+        """The errors in the container's labels."""
         self.grant = granted(self.options.grants, container.name, container.labels)
         rules = () if desired.strict else self.options.attach
         self.rule = labels.by_rules(container.name, container.labels, rules)
 
     def endpoint(self, network: str) -> EndpointInfo | None:
-        """Return its endpoint on a network; None: it is not attached."""
+        """Return the container's endpoint on a network; None: the container is not attached."""
         return self.base.endpoints.get(network) if self.base is not None else None
 
     def label(self, key: str) -> str:

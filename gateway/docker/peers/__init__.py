@@ -1,1 +1,1 @@
-"""The agents of a swarm exchange the addresses of their nodes' containers on shared overlay networks."""
+"""Exchanges the addresses of containers between the agents of a swarm, over the overlay networks that they share."""

@@ -1,4 +1,4 @@
-"""Discovers peers on the shared networks, and sends reports to those that connect."""
+"""Discovers peers on the shared networks, and sends reports to peers that connect."""
 
 import asyncio
 import logging
@@ -24,18 +24,18 @@ _LOOKUP_INTERVAL = 5.0
 _LOOKUP_TIMEOUT = 30.0
 """The timeout of one DNS lookup, in seconds."""
 _MAX_HANDSHAKES = 2
-"""The most concurrent TLS handshakes from one address, which limits the descriptors of a client without the key."""
+"""The most concurrent TLS handshakes from one address, so that one client cannot use all descriptors."""
 _ACCEPT_RETRY = 0.1
 """Seconds to wait after a failed `accept`."""
 _HEARTBEAT = b"\n"
 
 
 class Exchange:
-    """The peers on all shared networks.
+    """Manages the connections to the peers on all shared networks.
 
     Args:
         options: The configuration.
-        group: Owns the tasks.
+        group: Owns the tasks of the connections.
         tls: The TLS contexts of the server and the client.
         changed: Called when a peer's report changes or is dropped.
     """
@@ -63,12 +63,12 @@ class Exchange:
         """Addresses of peers from DNS, by network ID."""
         self._maintained: set[tuple[str, str]] = set()
         self.peers: dict[tuple[str, str], PeerAgent] = {}
-        """By network ID and address."""
+        """The peers, by network ID and address."""
         self.listen_errors: dict[SharedNetwork, str] = {}
-        """Why a network has no listener."""
+        """The reasons why networks have no listener."""
 
     def update(self, lines: dict[SharedNetwork, bytes]) -> None:
-        """Listen on exactly these networks, and send these reports to the peers on them.
+        """Listen on these networks and on no others, and send these reports to the peers on the networks.
 
         Args:
             lines: The encoded report, by network.
@@ -119,7 +119,7 @@ class Exchange:
             while True:
                 try:
                     client, (address, *_) = await loop.sock_accept(sock)
-                except OSError as error:  # out of descriptors, or the client has disconnected
+                except OSError as error:  # the process has no free descriptors, or the client has disconnected
                     log.debug("docker: accept of a peer's connection failed", extra={"detail": str(error)})
                     await asyncio.sleep(_ACCEPT_RETRY)
                     continue
@@ -130,7 +130,7 @@ class Exchange:
                 self._group.create_task(self._handshake(network, client, address))
 
     async def _handshake(self, network: SharedNetwork, client: socket.socket, address: str) -> None:
-        """Complete the TLS handshake, then send reports."""
+        """Complete the TLS handshake of a peer, and send reports until the connection ends."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -144,14 +144,14 @@ class Exchange:
             return
         finally:
             self._handshakes -= Counter({address: 1})
-        # A client with the key is a peer, even if DNS does not list it yet.
+        # A client that has the key is a peer, even if DNS does not list its address yet.
         self._add_peer(network, address)
         if (peer := self.peers.get((network.id, address))) is not None:
             peer.seen.set()
         await self._send_reports(network, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _send_reports(self, network: SharedNetwork, writer: asyncio.StreamWriter) -> None:
-        """Send the report, again after each change, and heartbeats in between."""
+        """Send the report at the start and after each change, and heartbeats in between."""
         sent = _HEARTBEAT
         try:
             while network in self._servers:
@@ -180,7 +180,7 @@ class Exchange:
         return {str(each[4][0]) for each in found}
 
     def _add_peer(self, network: SharedNetwork, address: str) -> None:
-        """Connect to a peer, unless its address is outside the network or it is known."""
+        """Connect to a peer, unless the peer is already known or its address is outside the network."""
         key = (network.id, address)
         if key in self._maintained or not network.holds(address):
             return

@@ -1,4 +1,4 @@
-"""TLS 1.3 between agents, authenticated by a pre-shared key (RFC 8446, section 2.2) and no certificate."""
+"""Creates the TLS 1.3 contexts of agents, which authenticate by a pre-shared key (RFC 8446, section 2.2)."""
 
 import hashlib
 import ssl
@@ -10,12 +10,12 @@ SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
 """Whether the ssl module supports pre-shared keys (Python 3.13)."""
 NOT_SUPPORTED = "requires Python 3.13 or later for TLS with a pre-shared key: use the gateway's image"
 MIN_SECRET_LENGTH = 32
-"""The shortest secret, in characters: a peer in a handshake can test guesses offline."""
+"""The minimum length of the secret, in characters. Whoever takes part in a handshake can test guesses offline."""
 _IDENTITY = "gateway"
 
 
 def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Create the server's and the client's TLS context; may block.
+    """Create the TLS contexts of the server and the client. Blocks while reading the secret.
 
     Args:
         secret: The pre-shared secret, the same on every node.
@@ -39,7 +39,7 @@ def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     for context in (listening, connecting):
         context.minimum_version = ssl.TLSVersion.TLSv1_3
     listening.num_tickets = 0
-    # The client trusts no certificate authority, so a server with a certificate instead of the key is refused.
+    # The client trusts no certificate authority, so it refuses a server that has a certificate instead of the key.
     connecting.check_hostname = False
     connecting.verify_mode = ssl.CERT_REQUIRED
     listening.set_psk_server_callback(lambda _: key, None)

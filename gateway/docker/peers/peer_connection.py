@@ -1,4 +1,4 @@
-"""The connection to one peer, which receives its reports."""
+"""Connects to one peer, and receives the peer's reports."""
 
 import asyncio
 import logging
@@ -12,11 +12,11 @@ from gateway.supervision.backoff import Backoff, BackoffPolicy
 log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL = 1.0
-"""Seconds between lines from an agent; an empty line is a heartbeat."""
+"""Seconds between two lines that an agent sends. An empty line is a heartbeat."""
 PEER_TIMEOUT = 5.0
-"""Seconds without a line after which a peer's report is dropped; also the timeout of connecting."""
+"""Seconds without a line from a peer after which its report is dropped. Connecting has the same timeout."""
 _MAX_REPORT = 64 * 1024 * 1024
-"""The largest report, in bytes; a container needs a few hundred."""
+"""The maximum size of a report, in bytes. One container takes a few hundred bytes."""
 _RECONNECT = BackoffPolicy(first=0.25, cap=5.0, floor=0.05)
 
 
@@ -27,8 +27,8 @@ class PeerAgent:
     Args:
         network: The shared network.
         address: The peer's address on it.
-        report: The last report on the current connection; None: none.
-        problem: Why there is no report; empty: there is a report.
+        report: The last report on the current connection; None: no report was received.
+        problem: Why `report` is None; empty: a report was received.
     """
 
     network: SharedNetwork
@@ -36,13 +36,13 @@ class PeerAgent:
     report: AddressReport | None = None
     problem: str = "not connected yet"
     seen: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the peer connects to this agent, to reconnect to it immediately."""
+    """Set when the peer connects to this agent. This agent then reconnects to the peer immediately."""
 
 
 async def maintain_peer(
     peer: PeerAgent, port: int, tls: ssl.SSLContext, changed: Callable[[], None], wanted: Callable[[], bool]
 ) -> None:
-    """Keep the connection to a peer open, and its report current; reconnect with backoff.
+    """Keep the connection to a peer open and the peer's report current. Reconnect with backoff.
 
     Args:
         peer: The peer; its `report` and `problem` are updated.
@@ -100,7 +100,7 @@ def _named(peer: PeerAgent) -> dict[str, str]:
 
 
 def _explained(error: Exception) -> str:
-    """Return what failed, and what to do."""
+    """Return a message about a failed connection, with what to do."""
     if isinstance(error, TimeoutError):
         return f"no data for {PEER_TIMEOUT:g} s"
     if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionResetError) and not error.args):

@@ -1,4 +1,4 @@
-"""The reports that agents exchange, and their conversion to consumers. Pure."""
+"""Encodes and decodes the reports that agents exchange, and converts reports to consumers. Pure."""
 
 import ipaddress
 import json
@@ -14,7 +14,7 @@ from gateway.text import one_line
 
 @dataclass(frozen=True)
 class SharedNetwork:
-    """A swarm network that this gateway is on, over which it reaches the agents of other nodes.
+    """A swarm network over which this gateway reaches the agents of other nodes.
 
     Args:
         id: The network's ID, the same on every node.
@@ -39,7 +39,7 @@ class AddressEntry:
     """One address of a container.
 
     Args:
-        address: The address, on the network of the report.
+        address: The container's address on the network of the report.
         id: The container's ID.
         name: The container's name.
         labels: The labels that count, see `gateway.docker.images`.
@@ -59,7 +59,7 @@ class AddressReport:
         instance: The agent's name.
         address: The agent's address on the network.
         network: The network's ID.
-        entries: Their addresses.
+        entries: The addresses of the containers.
     """
 
     instance: str
@@ -90,7 +90,7 @@ def build_report(
         instance: This agent's name.
         network: The network.
         observed: The last snapshot of this engine.
-        known: This engine's consumers by address, without those that have ended since the snapshot.
+        known: This engine's consumers by address, without consumers that ended after the snapshot.
     """
     entries = (
         AddressEntry(address, each.id, each.name, dict(each.labels))
@@ -164,7 +164,7 @@ def consumers_of(sent: AddressReport, grants: tuple[Grant, ...], *, strict: bool
 
 
 def merge_consumers(parts: Iterable[Mapping[str, Consumer]]) -> dict[str, Consumer]:
-    """Merge the consumers of all agents, without addresses that two containers claim."""
+    """Merge the consumers of all agents. Omit each address that two containers claim."""
     found: dict[str, Consumer] = {}
     contested: set[str] = set()
     for part in parts:

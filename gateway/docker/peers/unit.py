@@ -1,4 +1,4 @@
-"""Sends the addresses of this node's containers to peers, and adds their containers to the directory of consumers."""
+"""Sends the addresses of this node's containers to peers, and adds the peers' containers to the consumers."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ _SECRET_RETRY = 10.0
 
 
 class Peers:
-    """The agents of other nodes; a `gateway.contracts.unit.Unit`.
+    """Exchanges container addresses with the agents of other nodes; a `gateway.contracts.unit.Unit`.
 
     Args:
         options: The configuration.
@@ -37,7 +37,8 @@ class Peers:
         grants: The configured grants.
         strict: Returns whether only grants count.
         observed: Returns the last snapshot of this node's engine.
-        directory: Consumers by address: those of this node are sent to peers, and those of peers are added.
+        directory: The consumers by address. This unit sends the consumers of this node to peers, and adds the peers'
+            consumers.
     """
 
     def __init__(
@@ -59,10 +60,10 @@ class Peers:
         self._exchange: Exchange | None = None
         self._problem = ""
         self._encoded_from: tuple[Observed | None, Mapping[str, Consumer]] = None, {}
-        """What the reports were encoded from."""
+        """The values from which the current reports were encoded."""
         self._lines: dict[SharedNetwork, bytes] = {}
         self._reports: list[tuple[AddressReport, dict[str, Consumer]]] = []
-        """The last reports of peers, with their consumers."""
+        """The last report of each peer, with its consumers."""
         self._only_grants = False
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -104,7 +105,7 @@ class Peers:
         self._dirty.set()
 
     async def _keys(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        """Read the secret, and retry until it is valid; the rest of the gateway works without it."""
+        """Read the secret, and retry until it is valid. The rest of the gateway works without the secret."""
         while True:
             try:
                 found = await asyncio.to_thread(contexts, self._options.secret)
@@ -118,7 +119,7 @@ class Peers:
                 return found
 
     def _update(self, exchange: Exchange) -> None:
-        """Send the changes on this node, and apply the peers' reports."""
+        """Send this node's changed reports to peers, and apply the peers' reports to the directory."""
         observed, here = self._observed(), self._directory.local
         if observed is not None and (observed is not self._encoded_from[0] or here is not self._encoded_from[1]):
             self._encoded_from = observed, here

@@ -9,21 +9,21 @@ BACKEND = "a backend of the gateway"
 
 
 def remedy(holders: Iterable[str]) -> str:
-    """Return what to do about aliases that others hold.
+    """Return what to do about aliases that other containers or services hold.
 
     Args:
-        holders: Their holders, from `conflicting_holder`.
+        holders: The holders of the aliases, from `conflicting_holder`.
     """
     return "choose another alias" + ("" if BACKEND in holders else ", or list it for both in docker.grants")
 
 
 def age(container: Container) -> tuple[int, str]:
-    """Return a key that sorts containers from old to young, with a stable order within a second."""
+    """Return a key that sorts containers by age, the oldest first. Containers of the same second sort by ID."""
     return container.created, container.id
 
 
 def conflicting_holder(builder: PlanBuilder, container: Container, name: str, alias: str) -> str | None:
-    """Return the holder of an alias on a network that the container may not share; None: the alias is free."""
+    """Return the holder with whom a container may not share an alias on a network; None: the alias is free."""
     own = builder.observed.own
     alias = alias.lower()
     if container.id != own and alias in builder.backend_names(name):
@@ -31,7 +31,7 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
     for other, by_alias in builder.containers_named(name, alias):
         if other.id in (container.id, own):
             continue
-        # A host name does not keep the gateway from its alias; `name_conflicts` warns about it.
+        # The gateway gets its alias even if a container has it as its host name. `name_conflicts` warns about this.
         if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
         if by_alias and not _yields_alias(builder, other, container, name, alias):
@@ -43,14 +43,14 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
 
 
 def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...]) -> None:
-    """Reserve aliases, so that containers that are planned later do not get them."""
+    """Reserve aliases, so that the plan does not give them to later containers."""
     if container.id != builder.observed.own:
         for alias in aliases:
             builder.reserved.setdefault((name, alias.lower()), builder.holder(container))
 
 
 def _yields_alias(builder: PlanBuilder, other: Container, container: Container, name: str, alias: str) -> bool:
-    """Return whether the other container shares the alias, or is younger and got it from the gateway."""
+    """Return whether the other container may share the alias, or is younger and got the alias from the gateway."""
     if builder.desired.owner_alias not in (other.endpoints[name].aliases or ()):
         return False  # an operator or another program set the alias
     if container.id == builder.observed.own:

@@ -15,7 +15,7 @@ from gateway.docker.planning.shared_namespace import report_shared_namespace
 
 
 def attach(builder: PlanBuilder) -> None:
-    """Attach every container to its desired networks, the oldest first, so that they keep their aliases."""
+    """Attach every container to its desired networks. The oldest come first, so that they keep their aliases."""
     for container in sorted(builder.observed.containers, key=age):
         networks = desired_networks(builder, container)
         report_foreign_endpoints(builder, container, networks)
@@ -46,7 +46,7 @@ def detach(builder: PlanBuilder) -> None:
 
 
 def _may_be_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether it may be the gateway's own container, or is a running gateway of the same name."""
+    """Return whether a container may be the gateway's own, or is a running gateway of the same name."""
     own = builder.observed.own
     return (
         (own is None or container.state in RUNNING) and container.id != own and builder.desired.is_gateway(container)
@@ -113,7 +113,10 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
 
 
 def _awaits_replacement(builder: PlanBuilder, container: Container, name: str) -> bool:
-    """Return whether an operator detached it from a network that is being replaced, so that it stays detached."""
+    """Return whether an operator detached a container from a network that is being replaced.
+
+    Such a container stays detached.
+    """
     if name not in builder.outdated or (container.id, name) not in builder.seen:
         return False
     # The gateway stays attached as long as another container is on the network.

@@ -1,4 +1,4 @@
-"""The plan so far, and what its parts share."""
+"""Collects the plan, and has the functions that all parts of the planning share."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from gateway.docker.projects import network_of
 from gateway.text import one_line
 
 _MAX_LABEL_ERRORS = 10
-"""The most lines about one container: its labels must not hide the warnings about others."""
+"""The most lines about one container, so that its labels cannot hide the warnings about other containers."""
 
 
 @dataclass(frozen=True)
 class AliasHolder:
-    """The holder of an alias on a network.
+    """A container or service that holds an alias on a network.
 
     Args:
-        who: For messages.
-        owner: The kind and name of its Compose project or swarm service, or its own ID.
-        listed: The aliases that grants and rules give it.
+        who: The name of the container or service, for messages.
+        owner: The kind and name of its Compose project or swarm service; otherwise, the container's ID.
+        listed: The aliases that grants and rules give the container or service.
     """
 
     who: str
@@ -33,7 +33,7 @@ class AliasHolder:
     listed: frozenset[str] = frozenset()
 
     def shares(self, alias: str, other: "AliasHolder") -> bool:
-        """Return whether both may have the alias: they have the same owner, or the alias is listed for both."""
+        """Return whether both holders may have the alias: they have the same owner, or it is listed for both."""
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
 
@@ -44,7 +44,7 @@ class PlanBuilder:
         desired: The desired state.
         observed: The observed state.
         ours: Endpoints that the gateway created, by the container's ID and the network's name.
-        seen: The ones of `ours` that a snapshot has contained and that the gateway did not detach.
+        seen: The endpoints of `ours` that a snapshot has contained and that the gateway did not detach.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class PlanBuilder:
         self.subnets = [*desired.direct, *(subnet for network in observed.networks for subnet in network.subnets)]
         """The subnets in use, including those of networks that this plan creates."""
         self.creatable: dict[str, NetworkInfo] = {}
-        """Networks that this plan creates, by name; they have no ID yet."""
+        """The networks that this plan creates, by name. They have no ID yet."""
         self.no_free_range: dict[str, str] = {}
-        """Missing networks for which no subnet is free: the reason and remedy, by name."""
+        """The reason and remedy for each missing network for which no subnet is free, by the network's name."""
         self.actions: list[Action] = []
         self.attachments: list[AttachmentStatus] = []
         self.warnings: list[str] = []
@@ -79,7 +79,7 @@ class PlanBuilder:
         self.outdated: set[str] = set()
         """Networks of this gateway that were created with other options."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
-        """See `containers_named`: by network and name."""
+        """The results of `containers_named`, by network and name."""
         self.reserved: dict[tuple[str, str], AliasHolder] = {}
         """The holders of aliases in this plan, by network and alias."""
 
@@ -87,7 +87,7 @@ class PlanBuilder:
         """Return the driver of a network with these options."""
         if options.driver != "auto":
             return options.driver
-        # The leader, which creates overlays, does not see the containers of other nodes; services need an overlay.
+        # Services need an overlay. The leader creates overlays, but does not see the containers of other nodes.
         overlay = self.observed.swarm.member and (options.per is None or self.options.services)
         return "overlay" if overlay else "bridge"
 
@@ -103,12 +103,12 @@ class PlanBuilder:
         )
 
     def request(self, who: str, name: str | None, found: Mapping[str, str]) -> Request | None:
-        """Return the request of a container or service from its labels, grants and rules; None: none.
+        """Return what a container or service requests by its labels, grants and rules; None: nothing.
 
         Args:
-            who: Its name for messages.
-            name: The container's name; None: it is a service.
-            found: Its labels that count.
+            who: The name of the container or service, for messages.
+            name: The container's name; None: a service.
+            found: The labels that count.
         """
         prefix, strict = self.options.label_prefix, self.desired.strict
         given = granted(self.options.grants, name, found)
@@ -124,7 +124,7 @@ class PlanBuilder:
         self.report_label_errors(who, problems)
         instance = found.get(f"{prefix}.instance", self.desired.instance)
         if explicit or given is not None or strict or instance != self.desired.instance:
-            return request  # its own labels and grants take precedence over rules
+            return request  # labels and grants take precedence over rules
         return labels.by_rules(who, found, self.options.attach)
 
     def report_label_errors(self, who: str, problems: Iterable[str]) -> None:
@@ -155,7 +155,7 @@ class PlanBuilder:
         return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)
 
     def holder(self, container: Container) -> AliasHolder:
-        """Return a container as the holder of an alias."""
+        """Return a `Holder` for a container."""
         listed = self.by_configuration(container.name, container.labels)
         return AliasHolder(f"container {container.name}", owner(container.id, container.labels), listed)
 
@@ -164,9 +164,9 @@ class PlanBuilder:
 
         Args:
             request: The request of a container or service.
-            who: Its name for messages.
-            name: Its name, for the networks of projects.
-            found: Its labels that count.
+            who: The name of the container or service, for messages.
+            name: The name of the container or service, for the networks of projects.
+            found: The labels that count.
         """
         configured = self.desired.networks
         unknown = [each for each in request.networks if each not in configured]

@@ -1,4 +1,4 @@
-"""The desired networks of a container, from its labels, grants and rules."""
+"""Returns the desired networks of a container, from its labels, grants and rules."""
 
 from gateway.docker import labels
 from gateway.docker.consumers import client_networks
@@ -37,7 +37,7 @@ def desired_networks_silently(builder: PlanBuilder, container: Container) -> dic
 
 
 def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
-    """Return the desired networks to which a container can be attached; it is not the gateway's own."""
+    """Return the desired networks to which a container other than the gateway's own can be attached."""
     return (
         set()
         if container.joins or container_block_reason(container)[0]
@@ -46,7 +46,7 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 
 
 def _idle(builder: PlanBuilder, container: Container) -> None:
-    """Report labels without effect, unless they may admit the container on a network shared with the gateway."""
+    """Warn about labels that have no effect, unless they may admit the container on a network with the gateway."""
     mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
     shared = client_networks(builder.observed, builder.options) if mistakes else None
     if shared is not None and not container.endpoints.keys() & {*shared, *builder.options.networks}:

@@ -1,4 +1,4 @@
-"""Compares existing networks with the configuration: an engine cannot change a network."""
+"""Compares existing networks with the configuration, because an engine cannot change an existing network."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference, and the setting that accepts it; a network of another program may have more options."""
+    """Yield each difference, and the setting that accepts it. Another program's network may have more options."""
     driver = builder.driver(options)
     if there.driver != driver and (ours or options.driver != "auto"):
         yield f"its driver is {there.driver} instead of {driver}", f"driver: {there.driver}"

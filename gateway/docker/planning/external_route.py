@@ -1,4 +1,4 @@
-"""Whether the gateway's own container has a route out. Pure."""
+"""Decides whether the gateway's own container has a route to outside networks. Pure."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The gateway's own container: its address on each network, and warnings about conflicts."""
+"""Plans the address of the gateway's own container on each network, and warns about conflicts."""
 
 import re
 import shlex
@@ -15,11 +15,13 @@ _FIX = 'see docs/docker.md, "The gateway\'s address"'
 
 
 def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
-    """Return the addresses for the gateway's container on a network; for other address families, the engine chooses.
+    """Return the addresses for the gateway's container on a network.
+
+    For an address family without an address in the result, the engine chooses one.
 
     Args:
         builder: The plan so far.
-        name: The network's name; if this engine does not list it yet, the previous addresses are used.
+        name: The network's name. If this engine does not list the network yet, the previous addresses are returned.
     """
     desired, options = builder.desired, builder.options.networks[name]
     claimed, refused = desired.claimed.get(name, ()), desired.refused.get(name, frozenset())
@@ -32,7 +34,7 @@ def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
 
 
 def reserved_addresses(desired: Desired, observed: Observed) -> dict[str, tuple[str, ...]]:
-    """Return the gateway's current addresses that the engine assigns to no other container, by network."""
+    """Return those of the gateway's current addresses that the engine assigns to no other container, by network."""
     own = observed.own_container
     networks = {each.name: each for each in observed.networks}
     found = {}
@@ -44,7 +46,7 @@ def reserved_addresses(desired: Desired, observed: Observed) -> dict[str, tuple[
 
 
 def address_change(builder: PlanBuilder, name: str, endpoint: EndpointInfo) -> str:
-    """Return why the gateway's endpoint needs another address; empty: it does not."""
+    """Return why the gateway's endpoint needs another address; empty: its address is correct."""
     network, fixed = builder.known.get(name), builder.options.networks[name].address
     if network is None or not endpoint.addresses:
         return ""
@@ -73,7 +75,7 @@ def removed_network_message(builder: PlanBuilder, container: Container, name: st
         builder: The plan so far.
         container: The container.
         name: The network's name.
-        ours: Whether the gateway attached it, and so reattaches it.
+        ours: Whether the gateway attached the container, and therefore reattaches it.
     """
     message = "its network was removed, and it cannot start"
     if is_bound_to_removed_network(builder, container):
@@ -93,7 +95,7 @@ def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> 
 
 
 def reattach_stopped_gateway(builder: PlanBuilder) -> None:
-    """Let `gateway apply` reattach the gateway's stopped container whose network was removed: it cannot start."""
+    """Let `gateway apply` reattach the gateway's stopped container, whose removed network keeps it from starting."""
     if builder.observed.own is not None:
         return
     for container in builder.observed.containers:
@@ -120,7 +122,7 @@ def reattach_stopped_gateway(builder: PlanBuilder) -> None:
 
 
 def address_warnings(builder: PlanBuilder) -> Iterator[str]:
-    """Yield a line for each network on which the gateway's address may change, or become another container's."""
+    """Yield a line for each network on which the gateway's address may change or go to another container."""
     own = builder.observed.own_container
     for name, options in builder.options.networks.items():
         network = builder.known.get(name)
@@ -156,7 +158,7 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
         if endpoint is None or container.id == own.id:
             continue
         got = sorted(builder.desired.refused.get(name, frozenset()).intersection(endpoint.addresses))
-        # Another gateway that had the address first keeps it.
+        # A gateway that had the address before this one requested it keeps the address.
         if got and not any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ()):
             yield (
                 f"network {name}: container {container.name} has {', '.join(got)}, which the gateway requested:"
@@ -165,7 +167,7 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
 
 
 def as_running_gateway(desired: Desired, observed: Observed) -> Observed:
-    """Return `observed` as the running gateway sees it, if a command such as `apply` runs outside its container.
+    """Return `observed` as the running gateway sees it, if a command such as `apply` runs outside the container.
 
     A command runs on the host or in a temporary container, which must not be attached in place of the gateway's.
     `docker.container` takes precedence.
@@ -178,7 +180,7 @@ def as_running_gateway(desired: Desired, observed: Observed) -> Observed:
 
 
 def duplicate_gateways(builder: PlanBuilder) -> Iterator[str]:
-    """Yield a line for each other gateway of the same name: each would undo the changes of the other."""
+    """Yield a line for each other gateway of the same name, because each would undo the changes of the other."""
     own = builder.observed.own
     for container in builder.observed.containers:
         others = own is not None and container.id != own and container.state in RUNNING

@@ -1,4 +1,4 @@
-"""The gateway as a swarm service: the service's specification defines its networks and aliases."""
+"""Checks the gateway's networks and aliases if it is a task of a swarm service, whose specification defines them."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SWARM_SERVICE
@@ -12,7 +12,7 @@ def gateway_task_state(
 ) -> tuple[AttachmentState, BlockedReason | None, str]:
     """Return the state of the gateway's own attachment to a network.
 
-    The engine does not report a task's aliases; a manager knows those of its service.
+    The engine does not report the aliases of a task. Only a manager reports the aliases of the task's service.
 
     Args:
         builder: The plan so far.

@@ -1,4 +1,4 @@
-"""Names that would resolve to two hosts for a container: warn, or do not attach it (`on_name_conflict`)."""
+"""Handles names that would resolve to two hosts for a container: warns, or blocks it (`on_name_conflict`)."""
 
 from collections.abc import Collection, Iterable
 
@@ -12,7 +12,7 @@ _MOST = 5
 
 
 def container_conflicts(builder: PlanBuilder, container: Container, network: str, aliases: Iterable[str]) -> str:
-    """Add a container's name conflicts, and return why it must not be attached; empty: it may be."""
+    """Add a container's name conflicts, and return why it must not be attached; empty: it may be attached."""
     own = container.id == builder.observed.own
     if own:
         _warn_of_hostnames(builder, network)
@@ -53,7 +53,7 @@ def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
 
 
 def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
-    """Add a service's name conflicts, and return why it must not be attached; empty: it may be."""
+    """Add a service's name conflicts, and return why it must not be attached; empty: it may be attached."""
     names = {each.id: each.name for each in builder.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
     who = DnsClient(service.id, f"service {service.name}", _lower(aliases))
@@ -61,7 +61,7 @@ def service_conflicts(builder: PlanBuilder, service: Service, network: str, alia
 
 
 def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return its other networks; a conflict between two networks of the gateway is reported once."""
+    """Return the other networks on which to look for conflicts, so that each conflict is reported only once."""
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 
 

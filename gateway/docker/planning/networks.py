@@ -25,8 +25,8 @@ def create_networks(builder: PlanBuilder) -> None:
 
 
 def remove_networks(builder: PlanBuilder) -> None:
-    """Remove managed networks that are unconfigured and unused; the engine refuses if a container uses one."""
-    # Also by name: the endpoint of a container that was never started has no network ID.
+    """Remove managed networks that are neither configured nor used. The engine refuses to remove a network in use."""
+    # A network also counts as used by its name: a container that was never started has no network ID.
     used = {each.network_id for container in builder.observed.containers for each in container.endpoints.values()}
     used |= {name for container in builder.observed.containers for name in container.endpoints}
     used |= {network_id for service in builder.observed.services for network_id in service.networks}
@@ -42,8 +42,8 @@ def choose_subnet(subnets: Iterable[str], pool: Subnet = _POOL, bits: int = _SUB
 
     Args:
         subnets: The subnets in use.
-        pool: The range that contains it.
-        bits: Its prefix length.
+        pool: The range from which the new subnet is taken.
+        bits: The prefix length of the new subnet.
     """
     size = 1 << (pool.max_prefixlen - bits)
     first = int(pool.network_address)
@@ -109,7 +109,7 @@ def no_overlay(builder: PlanBuilder, name: str) -> str:
 
 
 def _pools(builder: PlanBuilder, options: NetworkOptions, subnet: str) -> list[dict[str, str]]:
-    """Return its subnets, each with its `--ip-range`; an IPv6 network also has an IPv4 subnet."""
+    """Return the subnets of a new network, each with its `--ip-range`. An IPv6 network also has an IPv4 subnet."""
     subnets = [subnet]
     if ":" in subnet and (free := choose_subnet(builder.subnets)) is not None:
         subnets.append(free)

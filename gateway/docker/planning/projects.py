@@ -1,4 +1,4 @@
-"""The networks of projects that a configured network with `per: project` stands for. Pure."""
+"""Replaces each configured network that is `per: project` by the networks of projects. Pure."""
 
 from dataclasses import replace
 
@@ -13,8 +13,8 @@ from gateway.docker.projects import configured_as
 def expand_projects(desired: Desired, observed: Observed) -> Desired:
     """Return the desired state with each network that is `per: project` replaced by the networks of projects.
 
-    These are the networks that containers and services request, and those that a container of this engine is on:
-    agents on other nodes, and Compose files, also create such networks.
+    The networks of projects are those that containers and services request, and those that a container of this engine
+    is on. The latter are necessary because agents on other nodes, and Compose files, also create such networks.
 
     Args:
         desired: The desired state, as configured.

@@ -21,8 +21,8 @@ _FILES = "com.docker.compose.project.config_files"
 def revive(builder: PlanBuilder) -> tuple[Dead, ...]:
     """Return the dead containers, and add the actions to start those that the configuration permits.
 
-    A container that was stopped on purpose has no error, so it is not among them. One without a restart policy is not
-    among them either, because the engine would not start it.
+    A container that was stopped on purpose has no error, so it is not dead. A container without a restart policy is
+    not started, because the engine would not start it either.
 
     Args:
         builder: The plan, complete except for these actions.
@@ -47,7 +47,7 @@ def revive(builder: PlanBuilder) -> tuple[Dead, ...]:
 
 
 def _allowed(builder: PlanBuilder, container: Container, dead: Dead) -> Dead:
-    """Return the container with the state that the configuration and its labels permit."""
+    """Return the dead container with the state that the configuration and the container's labels permit."""
     if dead.state not in (RevivalState.STARTING, RevivalState.WAITING):
         return dead
     options, desired, start = builder.options, builder.desired, container.last_start
@@ -64,7 +64,7 @@ def _allowed(builder: PlanBuilder, container: Container, dead: Dead) -> Dead:
 
 
 def _is_for_other_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether its labels select another gateway."""
+    """Return whether the labels of a container select another gateway."""
     return container.labels.get(builder.label(INSTANCE), builder.desired.instance) != builder.desired.instance
 
 
@@ -97,7 +97,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
         name
         for name, endpoint in container.endpoints.items()
         if failed.network in ("", name, endpoint.network_id) or container.network_mode == failed.network
-    ] or list(container.endpoints)  # it was attached to another network with the same name since
+    ] or list(container.endpoints)  # the container was attached to another network of the same name since
     ours = [
         name
         for name in named
@@ -142,7 +142,7 @@ def _without_namespace(builder: PlanBuilder, container: Container) -> Dead | Non
 
 
 def _running(builder: PlanBuilder, container: Container) -> Dead | None:
-    """Return a running container that has lost the network namespace that it shares; None: it has not."""
+    """Return a running container if it has lost the network namespace that it shares; None: it has not lost it."""
     if not container.joins:
         return None
     owner = _owner(builder, container)
@@ -179,12 +179,12 @@ def _recreate(container: Container, cause: Cause, detail: str) -> Dead:
 
 
 def _owner(builder: PlanBuilder, container: Container) -> Container | None:
-    """Return the container whose network it joins; None: it was removed."""
+    """Return the container whose network namespace a container joins; None: that container was removed."""
     return next((each for each in builder.observed.containers if container.joins in (each.id, each.name)), None)
 
 
 def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
-    """Return whether `owner` is the gateway or on its networks, or a label of `container` asks for revival."""
+    """Return whether `owner` is the gateway or on its networks, or a label of `container` permits revival."""
     base = builder.observed.base(owner)
     if base is None or base.id == builder.observed.own or builder.desired.is_gateway(base):
         return True

@@ -1,4 +1,4 @@
-"""Plans updates of swarm services, whose networks are in their specification."""
+"""Plans updates of swarm services. The specification of a service has its networks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from gateway.docker.planning.name_conflicts import service_conflicts
 
 
 def update_services(builder: PlanBuilder) -> None:
-    """Update each service whose networks differ; every manager reports them, only the leader updates them."""
+    """Update each service whose networks differ. Every manager reports the differences; only the leader updates."""
     if builder.observed.services_hidden:
         builder.warnings.append(
             "services with labels are not listed: the proxy in front of the engine refuses GET /services"
@@ -47,7 +47,7 @@ def _wanted(builder: PlanBuilder, service: Service) -> tuple[Request | None, lis
 
 
 def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Return its networks with aliases, including the requested ones; and the IDs of the requested ones."""
+    """Return a service's networks with aliases, including the requested networks, and the requested networks' IDs."""
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 
     def report(name: str, state: AttachmentState, reason: BlockedReason | None = None, message: str = "") -> None:
@@ -89,7 +89,7 @@ def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozens
 def _block_reason(
     builder: PlanBuilder, service: Service, there: NetworkInfo, request: Request, found: frozenset[str] | None
 ) -> tuple[AttachmentState, BlockedReason, str] | None:
-    """Return its status on a network where its request cannot be met; None: it can be."""
+    """Return the service's status on a network where its request cannot be met; None: the request can be met."""
     if found is None and there.scope != "swarm":
         return AttachmentState.BLOCKED, BlockedReason.LOCAL_NETWORK, _local(builder, there)
     if conflicts := service_conflicts(builder, service, there.name, request.aliases):
@@ -124,7 +124,7 @@ def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, BlockedReason | N
 
 
 def _conflict(builder: PlanBuilder, service: Service, name: str, request: Request, found: frozenset[str]) -> str:
-    """Reserve the service's aliases on a network; return why it cannot have them; empty: it can."""
+    """Reserve the service's aliases on a network. Return why the service cannot have them; empty: it can."""
     taken = [alias for alias in request.aliases if alias.lower() in builder.backend_names(name)]
     if taken:
         return f"{', '.join(taken)}: a backend has that name: choose another alias"
@@ -138,7 +138,7 @@ def _conflict(builder: PlanBuilder, service: Service, name: str, request: Reques
 
 
 def _held(builder: PlanBuilder, service: Service, name: str, alias: str) -> str | None:
-    """Return the holder of an alias on a network that the service may not share; None: the alias is free."""
+    """Return the holder of an alias on a network if the service may not share the alias; None: the alias is free."""
     holder, network, alias = _holder(builder, service), builder.known[name].id, alias.lower()
     holders = [
         _holder(builder, other)
@@ -175,7 +175,7 @@ def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, froze
 
 
 def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
-    """Return the networks that keep a service's route out: without any, that is the default bridge of each node."""
+    """Return the networks that keep a service's route out: without networks, it has each node's default bridge."""
     internal = {each.id for each in builder.observed.networks if each.internal}
     has_external_route = not service.networks or not service.networks.keys() <= internal
     return ("bridge",) if has_external_route and networks and networks.keys() <= internal else ()
@@ -184,7 +184,7 @@ def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozens
 def _with_networks(
     spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]], kept: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return the specification with these networks and `kept`; entries that do not change stay as they are."""
+    """Return the specification with these networks and `kept`. Entries that do not differ remain unchanged."""
     template = dict(spec.get("TaskTemplate", {}))
     before = {each["Target"]: each for each in template.get("Networks") or []}
     template["Networks"] = [{"Target": each} for each in kept] + [

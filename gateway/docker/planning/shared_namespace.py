@@ -1,4 +1,4 @@
-"""Containers in the network namespace of another container (`network_mode: service:…`)."""
+"""Reports the status of containers that use another container's network namespace (`network_mode: service:…`)."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container
@@ -9,13 +9,13 @@ from gateway.docker.planning.builder import PlanBuilder
 def report_shared_namespace(
     builder: PlanBuilder, container: Container, network: str, aliases: tuple[str, ...], *, coming: bool
 ) -> None:
-    """Report the status of such a container's attachment.
+    """Report the status of the attachment of a container that uses another container's network namespace.
 
     Args:
         builder: The plan so far.
-        container: A container that joins another one's network namespace.
-        network: A network that it requests.
-        aliases: The aliases that it requests.
+        container: The container that joins the other container's network namespace.
+        network: A network that the container requests.
+        aliases: The aliases that the container requests.
         coming: Whether the network is desired for the other container.
     """
 

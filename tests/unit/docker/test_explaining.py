@@ -80,7 +80,7 @@ ON_SHOP = {"shop_default": endpoint(network="n2")}
         (container("web", labels={}), {}, "no", "has no label gateway.enable", "gateway.enable=true"),
         (container("web", labels={"gateway.enabled": "true"}), {}, "no", "did you mean gateway.enable?", "correct"),
         (container("web", labels={"gateway.enable": "false"}), {}, "no", "is false", "gateway.enable=true"),
-        (container("web", labels=ORDERS, endpoints=ON_SHOP), {}, "no", "does nothing without", "correct its labels"),
+        (container("web", labels=ORDERS, endpoints=ON_SHOP), {}, "no", "has no effect without", "correct its labels"),
         (container("web", labels={}, image_labels=OPT_IN), {}, "no", "comes from its image", "docker.grants"),
         (container("web", labels={**OPT_IN, "gateway.instance": "b"}), {}, "no", "gateway, b", "query that gateway"),
         (container("web", labels={**OPT_IN, "gateway.backends": "media"}), {"options": {"networks": {

@@ -232,7 +232,7 @@ def test_ineffective_labels_are_reported() -> None:
     alone = container("alone", labels=asking, endpoints={"shop_default": endpoint(network="n2")})
     joined = container("joined", labels=asking, endpoints={"apps": endpoint()})
     found = planned(alone, joined)
-    assert found.warnings == ("alone: gateway.backends does nothing without gateway.enable=true",)
+    assert found.warnings == ("alone: gateway.backends has no effect without gateway.enable=true",)
     assert found.label_errors == frozenset(found.warnings)
 
 
