@@ -20,7 +20,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backends.common.tls import TlsOptions
+from gateway.backend_support.tls import TlsOptions
 from gateway.cli import cli
 from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, OpsTls, TunnelCommon, UnixListener
 from gateway.config.values import Address, LogTarget, Network

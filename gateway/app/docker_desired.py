@@ -1,6 +1,6 @@
 """The desired state of Docker, from a configuration."""
 
-from gateway.backends.common.volume import VolumeOptions, VolumeSpec, mount_address
+from gateway.backend_support.volume import VolumeOptions, VolumeSpec, mount_address
 from gateway.config import Config
 from gateway.contracts.values import Endpoint
 from gateway.docker.dead import MountListener

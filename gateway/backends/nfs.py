@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
-from gateway.backends.common.volume import (
+from gateway.backend_support.volume import (
     ImportedVolume,
     MountKind,
     VolumeOptions,
@@ -15,6 +14,7 @@ from gateway.backends.common.volume import (
     build_volume,
     mount_address,
 )
+from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases

@@ -1,6 +1,6 @@
 """When a server that counts aborted logins is probed again."""
 
-from gateway.backends.common.aborted_logins import AbortedLogins
+from gateway.backend_support.aborted_logins import AbortedLogins
 
 
 def broken(limit: int, count: int) -> AbortedLogins:
