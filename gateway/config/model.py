@@ -276,6 +276,8 @@ class Config:
     """The sources of the configuration."""
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
     """Redacts values from the environment in errors."""
+    direct: tuple[str, ...] = field(default=(), compare=False)
+    """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
 
 
 SECTIONS: dict[str, type] = {

@@ -176,7 +176,8 @@ KIND = TunnelKind(
     WireGuardOptions,
     WireGuardTunnel,
     schemes=("wireguard",),
-    servers=lambda _: (),  # no tunnel can carry its UDP
+    servers=lambda _: (),
+    udp_servers=lambda options: load_wireguard_file(options).endpoints,
     encrypts=True,
     needs_capabilities=True,
     facts=(HANDSHAKE_AGE,),
