@@ -39,7 +39,7 @@ backends:
 
 def test_authorized_keys_need_a_tunnel_with_such_a_file(tmp_path: Path) -> None:
     site = config("backends: {a: {kind: tcp, targets: ['b:1'], listen: '127.0.0.1:7000'}}", tmp_path)
-    with pytest.raises(GatewayError, match="no SSH tunnel is configured"):
+    with pytest.raises(GatewayError, match="no tunnel of kind ssh is configured"):
         authorized_keys(site, [])
 
 
