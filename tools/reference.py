@@ -90,6 +90,9 @@ def _configuration() -> Iterator[str]:
     yield ""
     yield f"Default ports of targets: {', '.join(f'{port} (`{name}`)' for name, port in ports.items())}."
     yield "Targets of other kinds need a port."
+    yield ""
+    holds = {name: kind.hold for name, kind in sorted(backends.KINDS.items())}
+    yield f"Defaults of `hold`: {', '.join(f'{_written(hold)} (`{name}`)' for name, hold in holds.items())}."
     yield from _table("`backends.NAME.check`, every kind", CheckCommon)
     for name, backend in sorted(backends.KINDS.items()):
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):

@@ -66,8 +66,8 @@ def exports(
 ) -> None:
     """Print lines for /etc/exports on the NFS servers.
 
-    They permit only the client that the server sees: the tunnel's SSH server or proxy. Otherwise, give the client with
-    --from.
+    They permit only the client that the server sees: the tunnel's SSH server or proxy. Otherwise, give the client
+    with --from.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.rendering.exports import exports as lines  # noqa: PLC0415 - slow to import
