@@ -44,7 +44,7 @@ _IMPORTED_OPTIONS = frozenset({
     "timeo", "wsize",
 })  # fmt: skip
 """Mount options that an imported volume keeps."""
-WRITABLE = Fact("read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden)
+EXPORT_READ_ONLY = Fact("read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden)
 SPACE = Fact(
     "space_bytes",
     "Space of the export.",
@@ -141,7 +141,7 @@ class NfsBackend:
         changed = _describe_change(self._first_seen.setdefault(target, export), export)
         return ProbeResult(
             facts={
-                WRITABLE: False if self.check.write else None,
+                EXPORT_READ_ONLY: False if self.check.write else None,
                 IDENTITY: export.fsid,
                 SPACE: {"total": export.total, "available": export.available},
                 LEASE: export.lease,
@@ -282,7 +282,7 @@ KIND = BackendKind(
         import_volume=_import_volume,
         render_export=_render_export,
     ),
-    facts=(WRITABLE, IDENTITY, SPACE, LEASE),
+    facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
     tap=RpcTap,
     prompt=1.5,
     imports=ImportRules(keys={"export": "/"}, note="set export to the path that is mounted"),
