@@ -20,7 +20,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backends.common.tls import TlsOptions
+from gateway.backend_support.tls import TlsOptions
 from gateway.cli import cli
 from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, OpsTls, TunnelCommon, UnixListener
 from gateway.config.values import Address, LogTarget, Network
@@ -90,6 +90,9 @@ def _configuration() -> Iterator[str]:
     yield ""
     yield f"Default ports of targets: {', '.join(f'{port} (`{name}`)' for name, port in ports.items())}."
     yield "Targets of other kinds need a port."
+    yield ""
+    holds = {name: kind.hold for name, kind in sorted(backends.KINDS.items())}
+    yield f"Defaults of `hold`: {', '.join(f'{_written(hold)} (`{name}`)' for name, hold in holds.items())}."
     yield from _table("`backends.NAME.check`, every kind", CheckCommon)
     for name, backend in sorted(backends.KINDS.items()):
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):

@@ -1,11 +1,10 @@
 """The desired state of Docker, from a configuration."""
 
-from gateway.backends.common.volume import VolumeOptions, VolumeSpec, mount_address
+from gateway.backend_support.volume import VolumeOptions, VolumeSpec, mount_address
 from gateway.config import Config
 from gateway.contracts.values import Endpoint
 from gateway.docker.dead import MountListener
 from gateway.docker.plan import Desired
-from gateway.relay.resolver import is_address
 
 
 def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
@@ -34,7 +33,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
         volumes(config),
         by_label=by_label,
         strict=config.gateway.strict,
-        direct=direct_addresses(config),
+        direct=config.direct,
         mount_listeners=mount_listeners(config),
     )
 
@@ -49,14 +48,6 @@ def mount_listeners(config: Config) -> tuple[MountListener, ...]:
         addresses = [each for each in spec.listen if isinstance(each, Endpoint)]
         found += [MountListener(name, mount_address(volume, each), each.port) for each in addresses]
     return tuple(found)
-
-
-def direct_addresses(config: Config) -> tuple[str, ...]:
-    """Return the IP addresses in the configuration that the gateway reaches without a tunnel."""
-    endpoints = [each for spec in config.backends.values() if spec.via is None for each in spec.targets]
-    tunnels = [getattr(spec.options, "endpoint", None) for spec in config.tunnels.values() if spec.via is None]
-    endpoints += [each for each in tunnels if isinstance(each, Endpoint)]
-    return tuple(dict.fromkeys(each.host for each in endpoints if is_address(each.host)))
 
 
 def volumes(config: Config) -> tuple[VolumeSpec, ...]:

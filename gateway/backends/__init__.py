@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.backends.common.volume import MountKind, VolumeOptions, VolumeSpec
+from gateway.backend_support.volume import MountKind, VolumeOptions, VolumeSpec
 from gateway.cancel_protocol import CancelProtocol
 from gateway.contracts.backend import Backend
 from gateway.contracts.security import Credential, InsecureSetting

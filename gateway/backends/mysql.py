@@ -19,10 +19,9 @@ import pymysql
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from gateway.backends import BackendKind, ImportRules, NoOptions
-from gateway.backends.common import tls
-from gateway.backends.common.aborted_logins import AbortedLogins
-from gateway.backends.common.database import (
+from gateway.backend_support import tls
+from gateway.backend_support.aborted_logins import AbortedLogins
+from gateway.backend_support.database import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     DatabaseCheck,
@@ -30,9 +29,10 @@ from gateway.backends.common.database import (
     insecure_settings,
     verify,
 )
-from gateway.backends.common.mysql_login import MysqlLogin
-from gateway.backends.common.mysql_status import query_status
-from gateway.backends.common.secrets import PasswordSource
+from gateway.backend_support.mysql_login import MysqlLogin
+from gateway.backend_support.mysql_status import query_status
+from gateway.backend_support.secrets import PasswordSource
+from gateway.backends import BackendKind, ImportRules, NoOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases

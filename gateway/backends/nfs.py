@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
-from gateway.backends.common.volume import (
+from gateway.backend_support.volume import (
     ImportedVolume,
     MountKind,
     VolumeOptions,
@@ -15,6 +14,7 @@ from gateway.backends.common.volume import (
     build_volume,
     mount_address,
 )
+from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -45,7 +45,7 @@ _IMPORTED_OPTIONS = frozenset({
     "timeo", "wsize",
 })  # fmt: skip
 """Mount options that `gateway import` keeps for a volume."""
-WRITABLE = Fact("read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden)
+EXPORT_READ_ONLY = Fact("read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden)
 SPACE = Fact(
     "space_bytes",
     "Space of the export.",
@@ -142,7 +142,7 @@ class NfsBackend:
         changed = _describe_change(self._first_seen.setdefault(target, export), export)
         return ProbeResult(
             facts={
-                WRITABLE: False if self.check.write else None,
+                EXPORT_READ_ONLY: False if self.check.write else None,
                 IDENTITY: export.fsid,
                 SPACE: {"total": export.total, "available": export.available},
                 LEASE: export.lease,
@@ -283,7 +283,7 @@ KIND = BackendKind(
         import_volume=_import_volume,
         render_export=_render_export,
     ),
-    facts=(WRITABLE, IDENTITY, SPACE, LEASE),
+    facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
     tap=RpcTap,
     prompt=1.5,
     imports=ImportRules(keys={"export": "/"}, note="set export to the path that is mounted"),

@@ -23,8 +23,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
-from gateway.backends import BackendKind, ImportRules, NoOptions
-from gateway.backends.common.database import (
+from gateway.backend_support.database import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     LAG,
@@ -35,12 +34,13 @@ from gateway.backends.common.database import (
     parse_lag,
     verify,
 )
-from gateway.backends.common.loopback import loopback_port
-from gateway.backends.common.postgres_cancel import PostgresCancels
-from gateway.backends.common.postgres_certificate import ServerCertificates
-from gateway.backends.common.postgres_errors import NO_PASSWORD, login_error
-from gateway.backends.common.postgres_login import Login
-from gateway.backends.common.secrets import PasswordSource
+from gateway.backend_support.loopback import loopback_port
+from gateway.backend_support.postgres_cancel import PostgresCancels
+from gateway.backend_support.postgres_certificate import ServerCertificates
+from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
+from gateway.backend_support.postgres_login import Login
+from gateway.backend_support.secrets import PasswordSource
+from gateway.backends import BackendKind, ImportRules, NoOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backends import BackendKind, ImportRules, NoOptions
-from gateway.backends.common.volume import (
+from gateway.backend_support.volume import (
     ImportedVolume,
     MountKind,
     VolumeOptions,
@@ -17,6 +16,7 @@ from gateway.backends.common.volume import (
     build_volume,
     mount_address,
 )
+from gateway.backends import BackendKind, ImportRules, NoOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector, Stream
 from gateway.contracts.phases import Phases

@@ -66,7 +66,7 @@ def exports(
 ) -> None:
     """Print lines for /etc/exports on the NFS servers.
 
-    They permit only the client that the server sees: behind an SSH tunnel, the SSH server. Otherwise, give the client
+    They permit only the client that the server sees: the tunnel's SSH server or proxy. Otherwise, give the client
     with --from.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import

@@ -11,6 +11,7 @@ from gateway import backends, tunnels
 from gateway.config import urls
 from gateway.config.build import build
 from gateway.config.decode import Decoder
+from gateway.config.direct import direct_addresses
 from gateway.config.expansion import expand, references
 from gateway.config.files import exposed_secrets
 from gateway.config.model import SECTIONS, Config
@@ -100,7 +101,8 @@ def load(sources: Sources, *, serves: bool = True) -> Config:
     origin = Origin(str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources))
     if problems:
         raise ConfigError(_for_display(problems, redactor), origin)
-    return replace(config, origin=origin, redactor=redactor)
+    direct = direct_addresses(config) if config.docker is not None else ()
+    return replace(config, origin=origin, redactor=redactor, direct=direct)
 
 
 def _variables(sources: Sources, text: str) -> tuple[str, ...]:

@@ -205,7 +205,7 @@ class BackendCommon:
         prefer: The target for new clients: the primary, a replica, any, or the first one that is up.
         listen: Addresses and unix sockets where clients connect; absent: the backend is only checked. A unix socket
             may be a mapping with its consumer and users.
-        hold: How long a new client waits while the path is down; absent: 10s, and 5m for NFS.
+        hold: How long a new client waits while the path is down; absent: the default of the kind.
         max_connections: Maximum number of clients, including waiting ones.
         max_connections_per_consumer: Maximum number of clients of one container (of one address, if containers are
             not known); absent: 80 % of `max_connections` for known containers, so that no container can use all.
@@ -277,6 +277,8 @@ class Config:
     """The sources of the configuration."""
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
     """Redacts values from the environment in errors."""
+    direct: tuple[str, ...] = field(default=(), compare=False)
+    """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
 
 
 SECTIONS: dict[str, type] = {

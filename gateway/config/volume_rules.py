@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from gateway.backends.common.volume import MountKind, VolumeOptions
+from gateway.backend_support.volume import MountKind, VolumeOptions
 from gateway.config.model import BackendSpec, Config
 from gateway.contracts.values import Endpoint
 from gateway.relay.resolver import is_address

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from gateway.backends.common.volume import VolumeSpec
+from gateway.backend_support.volume import VolumeSpec
 from gateway.docker.dead import Dead, MountListener
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container, Observed

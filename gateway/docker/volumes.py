@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gateway.backends.common.volume import VolumeSpec
+from gateway.backend_support.volume import VolumeSpec
 from gateway.docker.labels import INSTANCE, MANAGED_BY, SPEC_HASH
 
 

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from gateway.backend_support.volume import VolumeOptions, VolumeSpec
 from gateway.backends import KINDS
-from gateway.backends.common.volume import VolumeOptions, VolumeSpec
 from gateway.contracts.values import Endpoint
 from gateway.importing.model import ANY_ADDRESS, LOOPBACK
 from gateway.importing.result import ImportResult, split_target

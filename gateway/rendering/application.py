@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from gateway.backends.common.volume import VolumeSpec
+from gateway.backend_support.volume import VolumeSpec
 from gateway.config import Config
 from gateway.contracts.values import Endpoint
 from gateway.relay.resolver import is_loopback

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from gateway.config import Config
 from gateway.errors import GatewayError
+from gateway.tunnels import KINDS
 
 
 def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
@@ -26,7 +27,8 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
                 name, spec.options, _dialed(config, name), sources, unix_sockets=unix_sockets
             )
     if not lines:
-        raise GatewayError("no SSH tunnel is configured: add a tunnel of kind ssh")
+        kinds = " or ".join(name for name, kind in KINDS.items() if kind.render_authorized_keys is not None)
+        raise GatewayError(f"no tunnel of kind {kinds} is configured")
     return lines
 
 

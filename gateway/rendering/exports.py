@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Sequence
 
+from gateway.backends import KINDS
 from gateway.config import Config
 from gateway.contracts.values import Endpoint
 from gateway.errors import UsageError
@@ -31,7 +32,8 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
             clients = list(origins) or [_client(config, name, spec.via, target)]
             lines.setdefault(target.host, []).append(render(spec.options, clients))
     if not lines:
-        raise UsageError("no backend of kind nfs is configured")
+        kinds = " or ".join(name for name, kind in KINDS.items() if kind.mount and kind.mount.render_export)
+        raise UsageError(f"no backend of kind {kinds} is configured")
     return [line for host, found in lines.items() for line in _for_server(host, found)]
 
 
@@ -45,7 +47,7 @@ def _client(config: Config, name: str, via: str | None, target: Endpoint) -> str
     if target.host in _LOOPBACK:
         return "localhost"
     tunnel = config.tunnels[via] if via is not None else None
-    if tunnel is None or tunnel.kind.render_authorized_keys is None:
+    if tunnel is None or not tunnel.kind.server_dials_targets:
         raise UsageError(
             f"backends.{name}: the address from which {target.host} sees the gateway is not in the configuration:"
             " give it with --from"

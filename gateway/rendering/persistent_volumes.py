@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.backends.common.volume import MountKind, VolumeSpec
+from gateway.backend_support.volume import MountKind, VolumeSpec
 from gateway.config import Config
 from gateway.errors import UsageError
 

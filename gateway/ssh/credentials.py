@@ -52,7 +52,7 @@ def load_keys(options: SshOptions) -> list[Any]:
         TunnelError: No credential is configured; or a file is missing, readable by others, encrypted without a
             passphrase, or not a key. Fatal.
     """
-    passphrase = _read("passphrase_file", options.passphrase.reveal) if options.passphrase else None
+    passphrase = read_passphrase(options)
     if not (options.identity_files or options.agent or options.password):
         raise TunnelError(
             Reason.AUTH, "no credentials are configured: set identity_files, agent or password_file", fatal=True
@@ -77,6 +77,15 @@ def load_keys(options: SshOptions) -> list[Any]:
         except (asyncssh.KeyImportError, OSError, ValueError) as error:
             raise TunnelError(Reason.AUTH, f"certificate_files: {error}", fatal=True) from error
     return keys
+
+
+def read_passphrase(options: SshOptions) -> str | None:
+    """Read the passphrase of the private keys. None: none is configured. May block.
+
+    Raises:
+        TunnelError: Its file cannot be read; fatal.
+    """
+    return _read("passphrase_file", options.passphrase.reveal) if options.passphrase else None
 
 
 def certificate_files(options: SshOptions) -> set[Path]:

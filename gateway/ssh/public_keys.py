@@ -6,7 +6,7 @@ import asyncssh
 
 from gateway.errors import GatewayError
 from gateway.secret_files import unreadable
-from gateway.ssh.credentials import error_text
+from gateway.ssh.credentials import error_text, read_passphrase
 from gateway.ssh.options import SshOptions
 
 
@@ -16,18 +16,17 @@ def public_keys(options: SshOptions) -> list[str]:
     A `.pub` file beside the private key takes precedence.
 
     Raises:
-        GatewayError: A key cannot be read.
+        GatewayError: A key, or the passphrase of a private key, cannot be read.
     """
-    passphrase = options.passphrase.reveal() if options.passphrase else None
-    return [_public_key(path, passphrase) for path in options.identity_files]
+    return [_public_key(path, options) for path in options.identity_files]
 
 
-def _public_key(path: Path, passphrase: str | None) -> str:
+def _public_key(path: Path, options: SshOptions) -> str:
     pub_file = path.with_name(path.name + ".pub")
     try:
         if pub_file.exists():
             return pub_file.read_text().strip()
-        return asyncssh.read_private_key(path, passphrase).export_public_key().decode().strip()
+        return asyncssh.read_private_key(path, read_passphrase(options)).export_public_key().decode().strip()
     except (OSError, asyncssh.KeyImportError) as error:
         why = unreadable(path, error) if isinstance(error, OSError) else error_text(error)
         raise GatewayError(f"{path}: {why}") from error

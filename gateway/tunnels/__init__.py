@@ -41,8 +41,10 @@ class TunnelKind:
         options: A frozen dataclass with the keys that the kind accepts.
         create: Creates a tunnel from the options.
         schemes: The URL schemes of the short form.
-        servers: Returns, given the options, the servers that the tunnel dials through `via`. Reads the files that the
-            options name, may block, and raises `GatewayError` if they are not valid.
+        servers: Returns, given the options, the servers that the tunnel dials over TCP, through `via` if it is set.
+            Reads the files that the options name, may block, and raises `GatewayError` if they are not valid.
+        udp_servers: As `servers`, for the servers that the tunnel dials over UDP, which no `via` can carry.
+        server_dials_targets: Whether the tunnel's server dials the targets, and they see its address as the client.
         aliases: Other names of the tunnel, to suggest `name` for.
         encrypts: Whether the traffic through the tunnel is encrypted.
         needs_capabilities: Whether the tunnel needs Linux capabilities, so that restricted pods cannot open it.
@@ -69,6 +71,8 @@ class TunnelKind:
     create: Callable[[Any], Tunnel]
     schemes: tuple[str, ...]
     servers: Callable[[Any], Iterable[Endpoint]]
+    udp_servers: Callable[[Any], Iterable[Endpoint]] = lambda _: ()
+    server_dials_targets: bool = False
     aliases: tuple[str, ...] = ()
     encrypts: bool = False
     needs_capabilities: bool = False

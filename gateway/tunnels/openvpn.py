@@ -22,7 +22,7 @@ from gateway.vpn.network_context import NetworkContext, create_context, new_devi
 from gateway.vpn.openvpn import OpenVpn
 from gateway.vpn.openvpn_file import ClientFile
 from gateway.vpn.openvpn_loader import load_client_file, named_files
-from gateway.vpn.openvpn_remotes import tcp_remotes
+from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
 from gateway.vpn.options import OpenVpnOptions, read_path
 from gateway.vpn.task_scope import background_tasks
 
@@ -242,6 +242,7 @@ KIND = TunnelKind(
     OpenVpnTunnel,
     schemes=("openvpn",),
     servers=lambda options: tcp_remotes(load_client_file(options)),
+    udp_servers=lambda options: udp_remotes(load_client_file(options)),
     encrypts=True,
     needs_capabilities=True,
     verify=_verify,

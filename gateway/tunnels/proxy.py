@@ -77,6 +77,7 @@ KIND = TunnelKind(
     ProxyTunnel,
     schemes=tuple(DEFAULT_PORTS),
     servers=lambda options: (options.endpoint,),
+    server_dials_targets=True,
     aliases=("socks5",),
     insecure_settings=_insecure_settings,
     verify=_verify,

@@ -111,6 +111,7 @@ KIND = TunnelKind(
     SshTunnel,
     schemes=("ssh",),
     servers=lambda options: (options.endpoint,),
+    server_dials_targets=True,
     encrypts=True,
     facts=(CONNECTIONS, CHANNELS, DATA_PLANE),
     render_authorized_keys=render_authorized_keys,

@@ -178,6 +178,7 @@ KIND = TunnelKind(
     WireGuardTunnel,
     schemes=("wireguard",),
     servers=lambda _: (),  # no tunnel can carry WireGuard's UDP packets
+    udp_servers=lambda options: load_wireguard_file(options).endpoints,
     encrypts=True,
     needs_capabilities=True,
     facts=(HANDSHAKE_AGE,),

@@ -15,6 +15,20 @@ def tcp_remotes(file: ClientFile) -> list[Endpoint]:
     Args:
         file: The configuration file.
     """
+    return [endpoint for endpoint, protocol in _file_remotes(file) if protocol.startswith("tcp")]
+
+
+def udp_remotes(file: ClientFile) -> list[Endpoint]:
+    """Return the servers that the client dials over UDP.
+
+    Args:
+        file: The configuration file.
+    """
+    return [endpoint for endpoint, protocol in _file_remotes(file) if not protocol.startswith("tcp")]
+
+
+def _file_remotes(file: ClientFile) -> list[tuple[Endpoint, str]]:
+    """Return each server once, with its protocol."""
     blocks = [each for each in file.directives if each.name == "connection"]
     common = [each for each in file.directives if each.block is None]
     if not blocks:
@@ -26,7 +40,7 @@ def tcp_remotes(file: ClientFile) -> list[Endpoint]:
     )
 
 
-def _remotes(directives: Iterable[Directive]) -> Iterator[Endpoint]:
+def _remotes(directives: Iterable[Directive]) -> Iterator[tuple[Endpoint, str]]:
     remotes: list[tuple[str, ...]] = []
     port, protocol = _DEFAULT_PORT, "udp"
     for each in directives:
@@ -37,5 +51,4 @@ def _remotes(directives: Iterable[Directive]) -> Iterator[Endpoint]:
         elif each.name == "proto":
             protocol = each.values[0]
     for host, *rest in remotes:
-        if (rest[1] if len(rest) > 1 else protocol).startswith("tcp"):
-            yield Endpoint(host, int(rest[0] if rest else port))
+        yield Endpoint(host, int(rest[0] if rest else port)), rest[1] if len(rest) > 1 else protocol

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, replace
 
+from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError
 from gateway.vpn.addressing import IpAddress, IpInterface
 
@@ -58,6 +59,12 @@ class WireGuardFile:
     listen_port: int | None = None
     peers: tuple[WireGuardPeer, ...] = ()
     ignored: tuple[str, ...] = ()
+
+    @property
+    def endpoints(self) -> list[Endpoint]:
+        """The endpoints of the peers, as the file has them."""
+        found = (peer.endpoint.rpartition(":") for peer in self.peers if peer.endpoint is not None)
+        return [Endpoint(host.strip("[]"), int(port)) for host, _, port in found]
 
 
 def parse_wireguard_file(text: str) -> WireGuardFile:

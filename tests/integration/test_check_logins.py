@@ -14,9 +14,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from gateway.backend_support.database import DatabaseCheck
+from gateway.backend_support.tls import TlsOptions
 from gateway.backends import NoOptions
-from gateway.backends.common.database import DatabaseCheck
-from gateway.backends.common.tls import TlsOptions
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.security import Secret

@@ -154,11 +154,29 @@ def test_the_reference_lists_added_kinds(kinds: Path) -> None:
     )  # fmt: skip
     text = done.stdout
     for words in (
-        "### `backends.NAME`, kind `web`", "### `backends.NAME`, kind `web`, `check`", "8000 (`web`)",
+        "### `backends.NAME`, kind `web`", "### `backends.NAME`, kind `web`, `check`", "8000 (`web`)", "10s (`web`)",
         "### `tunnels.NAME`, kind `hop`", "| `gateway_web_file_bytes` | gauge | `backend`, `target` |",
         "| `gateway_hop_info` | gauge | `tunnel`, `mode` |",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_docker_networks_do_not_contain_the_server_of_an_added_tunnel(kinds: Path, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        "tunnels: {near: {kind: hop, host: 10.201.0.5, port: 1}}\ndocker: {networks: {apps: {}}}\n"
+        "backends: {files: {kind: web, via: near, targets: www, listen: 0.0.0.0:8000}}\n"
+    )
+    program = (
+        "import pathlib, sys; from gateway.config import Sources, load;"
+        "from gateway.app.docker_desired import desired;"
+        "print(desired(load(Sources(pathlib.Path(sys.argv[1]), environment={}))).direct)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)], capture_output=True, text=True, timeout=60, check=True,
+        env={**os.environ, **extended(kinds)},
+    )  # fmt: skip
+    assert done.stdout == "('10.201.0.5',)\n"
 
 
 def test_import_writes_added_kinds(kinds: Path, tmp_path: Path) -> None:

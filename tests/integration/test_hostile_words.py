@@ -15,8 +15,8 @@ from typing import Any
 import asyncssh
 import pytest
 
+from gateway.backend_support.database import DatabaseCheck
 from gateway.backends import NoOptions
-from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.states import State

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backends.common.volume import VolumeOptions
+from gateway.backend_support.volume import VolumeOptions
 from gateway.backends.nfs import KIND, NfsOptions
 from gateway.contracts.values import Endpoint
 from gateway.demo.nfs import NfsServer

@@ -14,9 +14,9 @@ from typing import Any
 import pymysql
 import pytest
 
+from gateway.backend_support.database import LAG, DatabaseCheck
+from gateway.backend_support.tls import TlsOptions
 from gateway.backends import NoOptions
-from gateway.backends.common.database import LAG, DatabaseCheck
-from gateway.backends.common.tls import TlsOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend

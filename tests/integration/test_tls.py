@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from gateway.backends.common.tls import TlsOptions, verify
+from gateway.backend_support.tls import TlsOptions, verify
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import State

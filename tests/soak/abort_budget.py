@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gateway.backend_support.aborted_logins import AbortedLogins
 from gateway.backends import NoOptions
-from gateway.backends.common.aborted_logins import AbortedLogins
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.contracts.security import Secret
 from gateway.contracts.states import State

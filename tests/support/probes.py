@@ -5,8 +5,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from gateway.backend_support.database import DatabaseCheck
 from gateway.backends import NoOptions
-from gateway.backends.common.database import DatabaseCheck
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend

@@ -316,22 +316,33 @@ def test_a_subnet_with_host_bits_is_normalized_as_by_the_engine() -> None:
 
 
 def test_a_network_must_not_contain_addresses_that_the_gateway_dials_directly(tmp_path: Path) -> None:
-    file = tmp_path / "gateway.yaml"
+    file, key = tmp_path / "gateway.yaml", "A" * 43 + "="
+    (tmp_path / "office.ovpn").write_text("client\nremote 10.201.8.1 443 tcp\nremote 10.201.12.1 1194 udp\n")
+    (tmp_path / "lab.conf").write_text(
+        f"[Interface]\nAddress = 10.0.0.2/24\nPrivateKey = {key}\n"
+        f"[Peer]\nPublicKey = {key}\nEndpoint = 10.201.16.1:51820\n"
+    )
+    (tmp_path / "lab.conf").chmod(0o600)
     file.write_text(
-        """
+        f"""
         tunnels:
+          office: {{kind: openvpn, config: {tmp_path}/office.ovpn}}
+          lab: {{kind: wireguard, config: {tmp_path}/lab.conf}}
+          lost: {{kind: wireguard, config: {tmp_path}/missing.conf}}
+        """
+        """
           edge: {kind: ssh, host: 10.201.4.9, user: u, insecure_host_key: true}
-          inner: {kind: ssh, via: edge, host: 10.201.8.9, user: u, insecure_host_key: true}
+          inner: {kind: ssh, via: edge, host: 10.201.20.9, user: u, insecure_host_key: true}
         backends:
           orders: {kind: tcp, targets: ["10.201.0.5:3306", "db.internal:3306"], listen: 0.0.0.0:3306}
-          reports: {kind: tcp, via: edge, targets: ["10.201.8.5:3306"], listen: 0.0.0.0:3307}
+          reports: {kind: tcp, via: edge, targets: ["10.201.20.5:3306"], listen: 0.0.0.0:3307}
         docker: {networks: {apps: {}}}
         """
     )
     wanted = wanted_of(load(Sources(file, environment={})))
-    assert wanted.direct == ("10.201.0.5", "10.201.4.9")
+    assert wanted.direct == ("10.201.0.5", "10.201.8.1", "10.201.12.1", "10.201.16.1", "10.201.4.9")
     (action,) = plan(wanted, Observed(), frozenset()).actions
-    assert action.body["IPAM"]["Config"][0]["Subnet"] == "10.201.8.0/22"
+    assert action.body["IPAM"]["Config"][0]["Subnet"] == "10.201.20.0/22"
 
 
 def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> None:

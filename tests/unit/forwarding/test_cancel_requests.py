@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.backends.common.postgres_cancel import PostgresCancels
+from gateway.backend_support.postgres_cancel import PostgresCancels
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
 from gateway.forwarding import cancel_requests, forward

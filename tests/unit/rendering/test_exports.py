@@ -33,6 +33,15 @@ def test_an_export_permits_the_client_of_the_server(backend: str, line: str) -> 
     assert rendered(backend).splitlines()[1] == line
 
 
+@pytest.mark.parametrize(
+    ("tunnel", "client"),
+    [("socks5://proxy.example.com:1080", "proxy.example.com"), ("http://[fd00::1]:3128", "[fd00::1]")],
+)
+def test_a_proxy_is_the_client_of_the_server(tunnel: str, client: str) -> None:
+    text = rendered("m=nfs://nas/media?via=web", arguments=("--tunnel", f"web={tunnel}"))
+    assert text.splitlines()[1] == f"/media {client}(rw,sync,no_subtree_check,insecure)"
+
+
 def test_each_server_has_its_lines_once() -> None:
     text = rendered(
         "a=nfs://nas/a?via=bastion", "b=nfs://nas/b?via=bastion", "c=nfs://other/a?via=bastion", "d=tcp://x:1"
@@ -44,6 +53,8 @@ def test_each_server_has_its_lines_once() -> None:
 def test_a_client_that_is_not_in_the_configuration_must_be_named() -> None:
     with pytest.raises(UsageError, match=r"backends\.m: .* --from"):
         rendered("m=nfs://nas/m")
+    with pytest.raises(UsageError, match=r"backends\.m: .* --from"):
+        rendered("m=nfs://nas/m?via=office", arguments=("--tunnel", "office=openvpn:///office.ovpn"))
     text = rendered("m=nfs://nas/m", arguments=("--from", "10.8.0.0/24", "--from", "host.example.com"))
     assert text.splitlines()[1] == (
         "/m 10.8.0.0/24(rw,sync,no_subtree_check,insecure) host.example.com(rw,sync,no_subtree_check,insecure)"

@@ -39,8 +39,24 @@ backends:
 
 def test_authorized_keys_need_a_tunnel_with_such_a_file(tmp_path: Path) -> None:
     site = config("backends: {a: {kind: tcp, targets: ['b:1'], listen: '127.0.0.1:7000'}}", tmp_path)
-    with pytest.raises(GatewayError, match="no SSH tunnel is configured"):
+    with pytest.raises(GatewayError, match="no tunnel of kind ssh is configured"):
         authorized_keys(site, [])
+
+
+def test_authorized_keys_need_a_readable_passphrase_for_a_private_key_alone(tmp_path: Path) -> None:
+    key, passphrase = tmp_path / "key", tmp_path / "missing"
+    key.write_text("")
+    site = config(
+        f"""
+tunnels: {{edge: {{kind: ssh, host: edge, user: t, identity_files: [{key}], passphrase_file: {passphrase}}}}}
+backends: {{orders: {{kind: tcp, via: edge, targets: ["db:3306"], listen: "127.0.0.1:3306"}}}}
+""",
+        tmp_path,
+    )
+    with pytest.raises(GatewayError, match=f"passphrase_file: {passphrase}: No such file"):
+        authorized_keys(site, [])
+    key.with_name("key.pub").write_text("ssh-ed25519 AAAA test\n")
+    assert authorized_keys(site, [])[-1].endswith(" ssh-ed25519 AAAA test")
 
 
 def test_a_pod_of_podman_may_listen_on_loopback_and_a_service_needs_more(tmp_path: Path) -> None:

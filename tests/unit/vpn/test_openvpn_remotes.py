@@ -2,7 +2,7 @@ import pytest
 
 from gateway.contracts.values import Endpoint
 from gateway.vpn.openvpn_file import parse_client_file
-from gateway.vpn.openvpn_remotes import tcp_remotes
+from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,11 @@ from gateway.vpn.openvpn_remotes import tcp_remotes
 )
 def test_the_servers_of_a_file(text: str, remotes: list[str]) -> None:
     assert [str(each) for each in tcp_remotes(parse_client_file(text))] == remotes
+
+
+def test_the_servers_over_udp() -> None:
+    file = parse_client_file("remote a 1 udp\nremote b 443 tcp\nremote c")
+    assert [str(each) for each in udp_remotes(file)] == ["a:1", "c:1194"]
 
 
 def test_the_ipv6_server_of_a_file() -> None:

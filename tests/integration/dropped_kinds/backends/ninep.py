@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.backend_support.volume import ImportedVolume, MountKind, VolumeOptions, VolumeSpec, build_volume
 from gateway.backends import BackendKind, NoOptions
-from gateway.backends.common.volume import ImportedVolume, MountKind, VolumeOptions, VolumeSpec, build_volume
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases

@@ -126,6 +126,7 @@ KIND = TunnelKind(
     HopTunnel,
     schemes=("hop",),
     servers=lambda options: (options.forwarder,),
+    server_dials_targets=True,
     aliases=("forwarder",),
     facts=(DIALS, MODE),
     insecure_settings=_insecure_settings,

@@ -1,6 +1,6 @@
 """When the gateway probes a server again that counts aborted logins."""
 
-from gateway.backends.common.aborted_logins import AbortedLogins
+from gateway.backend_support.aborted_logins import AbortedLogins
 
 
 def broken(limit: int, count: int) -> AbortedLogins:

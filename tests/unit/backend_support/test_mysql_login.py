@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pymysql.err import MySQLError
 
-from gateway.backends.common.mysql_login import MysqlLogin
+from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.contracts.phases import Phases
 from gateway.errors import ReachError
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway.backends.common import tls
-from gateway.backends.common.password_command import resolve_executable
-from gateway.backends.common.tls import TlsOptions
+from gateway.backend_support import tls
+from gateway.backend_support.password_command import resolve_executable
+from gateway.backend_support.tls import TlsOptions
 from gateway.certificates import ca_credentials
 from gateway.contracts.security import Credential, InsecureSetting, Secret
 from gateway.contracts.values import POSITIVE, Duration

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.backends.common.postgres_cancel import PostgresCancels, PostgresLoginTap
+from gateway.backend_support.postgres_cancel import PostgresCancels, PostgresLoginTap
 from gateway.cancel_protocol import CancelRequest, Classification, EncryptionRequest
 
 SSL, GSS = struct.pack("!II", 8, 80877103), struct.pack("!II", 8, 80877104)

@@ -4,8 +4,8 @@ import asyncio
 import time
 from functools import partial
 
-from gateway.backends.common.database import DatabaseCheck
-from gateway.backends.common.password_command import run_password_command
+from gateway.backend_support.database import DatabaseCheck
+from gateway.backend_support.password_command import run_password_command
 from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint

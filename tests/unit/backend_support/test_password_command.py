@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.backend_support.database import DatabaseCheck, verify
+from gateway.backend_support.password_command import run_password_command
+from gateway.backend_support.secrets import PasswordSource
 from gateway.backends import NoOptions
-from gateway.backends.common.database import DatabaseCheck, verify
-from gateway.backends.common.password_command import run_password_command
-from gateway.backends.common.secrets import PasswordSource
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
 from gateway.config import Sources, load
