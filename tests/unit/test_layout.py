@@ -10,6 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 SHARED = ("support", "soak", "fuzz")
+NO_MODULE = {
+    "importing/test_corpus.py": "imports the files of the folder `corpus/` with the whole command",
+    "test_docs.py": "tests docs/",
+    "test_fuzz.py": "tests tests/fuzz/",
+    "test_layout.py": "tests where tests are",
+    "test_package.py": "tests the wheel, the lock files and the image",
+    "test_security_page.py": "tests docs/security.md",
+    "test_soak_parts.py": "tests tests/soak/",
+    "test_words.py": "tests the words of all text",
+}
+"""Unit tests that have no module of their name, and the reason."""
 MODULES = sorted(path for path in TESTS.rglob("*.py") if path.name.startswith("test_") or path.name == "conftest.py")
 
 
@@ -37,9 +48,18 @@ def forbidden(source: str) -> list[str]:
 
 
 def misplaced(folder: Path, package: Path) -> list[str]:
-    """Return the folders of test modules below `folder` that have no package of that name below `package`."""
-    folders = {path.parent.relative_to(folder) for path in folder.rglob("test_*.py")}
-    return sorted(str(each) for each in folders if not (package / each / "__init__.py").exists())
+    """Return the test modules below `folder` that are not named after a module or package in the same place.
+
+    A test of several modules of a package has the name of the package, in the package's folder or its parent.
+    """
+    found = []
+    for path in folder.rglob("test_*.py"):
+        place = package / path.parent.relative_to(folder)
+        name = path.stem.removeprefix("test_")
+        named = name == place.name or (place / f"{name}.py").exists() or (place / name / "__init__.py").exists()
+        if not (named and (place / "__init__.py").exists()):
+            found.append(str(path.relative_to(folder)))
+    return sorted(found)
 
 
 def shared_names(paths: Iterable[Path]) -> dict[str, list[Path]]:
@@ -85,11 +105,21 @@ def test_shared_modules_import_no_test_modules() -> None:
     assert {str(path): forbidden(path.read_text()) for path in paths if forbidden(path.read_text())} == {}
 
 
-def test_unit_tests_mirror_the_packages(tmp_path: Path) -> None:
-    assert misplaced(TESTS / "unit", ROOT / "gateway") == []
-    (tmp_path / "absent").mkdir()
-    (tmp_path / "absent" / "test_it.py").touch()
-    assert misplaced(tmp_path, ROOT / "gateway") == ["absent"]
+def test_unit_tests_are_named_after_modules() -> None:
+    assert misplaced(TESTS / "unit", ROOT / "gateway") == sorted(NO_MODULE)
+
+
+def test_unit_tests_without_a_module_are_found(tmp_path: Path) -> None:
+    tests, package = tmp_path / "tests", tmp_path / "package"
+    for name in ("__init__.py", "one.py", "inner/__init__.py", "inner/two.py", "plain/three.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).touch()
+    right = ["test_one.py", "test_inner.py", "test_package.py", "inner/test_two.py", "inner/test_inner.py"]
+    wrong = ["absent/test_absent.py", "inner/test_one.py", "plain/test_three.py", "test_two.py"]
+    for name in right + wrong:
+        (tests / name).parent.mkdir(parents=True, exist_ok=True)
+        (tests / name).touch()
+    assert misplaced(tests, package) == wrong
 
 
 def test_class_names_are_unique() -> None:
