@@ -19,7 +19,7 @@ _FATAL_RETRY = 60.0
 """Seconds before the next login after a refused one, because sshd penalizes repeated failures
 (PerSourcePenalties)."""
 
-Dial = Callable[[], Awaitable[PooledConnection]]
+DialConnection = Callable[[], Awaitable[PooledConnection]]
 
 
 class PoolDialer:
@@ -36,7 +36,7 @@ class PoolDialer:
     def __init__(
         self,
         server: Endpoint,
-        dial: Dial,
+        dial: DialConnection,
         missing: Callable[[], int],
         add: Callable[[PooledConnection], None],
         start_task: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],

@@ -1,6 +1,9 @@
-"""Where tests are, what they import, and that each class of the package has a name of its own."""
+"""Where tests are, what they import, and that each type of the package has a name of its own."""
 
 import ast
+import builtins
+import pathlib
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +24,10 @@ NO_MODULE = {
     "test_words.py": "tests the words of all text",
 }
 """Unit tests that have no module of their name, and the reason."""
+STANDARD = frozenset(name for module in (builtins, pathlib) for name in dir(module))
+"""Names of the standard library that a type of the package must not have."""
+TYPE_NAME = re.compile(r"_?[A-Z]\w*[a-z]\w*")
+"""A name in CapWords; a constant has no lower-case letters."""
 MODULES = sorted(path for path in TESTS.rglob("*.py") if path.name.startswith("test_") or path.name == "conftest.py")
 
 
@@ -62,14 +69,26 @@ def misplaced(folder: Path, package: Path) -> list[str]:
     return sorted(found)
 
 
+def type_names(source: str) -> Iterator[str]:
+    """Yield the name of each class, and of each type alias or new type at module level.
+
+    Names of type variables are not included: each is local to the functions of its module.
+    """
+    module = ast.parse(source)
+    yield from (node.name for node in ast.walk(module) if isinstance(node, ast.ClassDef))
+    for node in module.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and "TypeVar(" not in ast.unparse(node.value):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (each.id for each in targets if isinstance(each, ast.Name) and TYPE_NAME.fullmatch(each.id))
+
+
 def shared_names(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Return the classes that several modules, or one module twice, define by the same name."""
+    """Return the types that several modules, or one module twice, define by the same name."""
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                found[node.name].append(path)
-    return {name: where for name, where in found.items() if len(where) > 1}
+        for name in type_names(path.read_text()):
+            found[name].append(path)
+    return {name: where for name, where in found.items() if len(where) > 1 or name in STANDARD}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(TESTS)))
@@ -122,15 +141,17 @@ def test_unit_tests_without_a_module_are_found(tmp_path: Path) -> None:
     assert misplaced(tests, package) == wrong
 
 
-def test_class_names_are_unique() -> None:
+def test_type_names_are_unique() -> None:
     modules = list((ROOT / "gateway").rglob("*.py"))
     assert len(modules) > 1
     assert shared_names(modules) == {}
 
 
-def test_shared_class_names_are_found(tmp_path: Path) -> None:
+def test_shared_type_names_are_found(tmp_path: Path) -> None:
     one, other = tmp_path / "one.py", tmp_path / "other.py"
-    one.write_text("class Pool: ...\nclass Link: ...\n")
-    other.write_text("def make():\n    class Pool: ...\n")
-    assert shared_names([one, other]) == {"Pool": [one, other]}
+    one.write_text("class Pool: ...\nclass Link: ...\nDial = Callable[[], Link]\nLIMIT = 1\n")
+    other.write_text("def make():\n    class Pool: ...\nDial: TypeAlias = Pool\nLIMIT = 2\n")
+    assert shared_names([one, other]) == {"Pool": [one, other], "Dial": [one, other]}
     assert shared_names([one]) == {}
+    one.write_text("Path = tuple[str, ...]\n")
+    assert shared_names([one]) == {"Path": [one]}
