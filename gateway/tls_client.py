@@ -35,14 +35,19 @@ class ClientTls:
         Raises:
             GatewayError: A file cannot be used. The message begins with its key.
         """
-        key = "ca_file"
+        place = f"ca_file: {self.ca_file}"
         try:
             context = client_context(self.ca_file)
             if self.cert_file is not None:
-                key = "cert_file"
+                # The error of `load_cert_chain` does not name the file.
+                for key, path in (("cert_file", self.cert_file), ("key_file", self.key_file)):
+                    place = f"{key}: {path}"
+                    if path is not None:
+                        path.open("rb").close()
+                place = f"cert_file: {self.cert_file}" + (f", key_file: {self.key_file}" if self.key_file else "")
                 context.load_cert_chain(self.cert_file, self.key_file)
-        except OSError as error:  # `OSError` includes `ssl.SSLError`; the error does not name the file
-            raise GatewayError(f"{key}: {getattr(self, key)}: {error.strerror or error}") from error
+        except OSError as error:  # including ssl.SSLError
+            raise GatewayError(f"{place}: {error.strerror or error}") from error
         if not verified:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -23,10 +23,10 @@ from gateway import backends, tunnels
 from gateway.backend_support.tls import TlsOptions
 from gateway.cli import cli
 from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, OpsTls, TunnelCommon, UnixListener
-from gateway.config.values import Address, LogTarget, Network
+from gateway.config.values import LogTarget
 from gateway.contracts.security import Secret
 from gateway.contracts.states import State, TunnelState
-from gateway.contracts.values import Duration, Endpoint, Size
+from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
 from gateway.docker.errors import BlockedReason
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import AttachmentState, Verb
@@ -50,8 +50,8 @@ _NEEDS = {
 }
 _NAMES = {
     str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
-    Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", Network: "network",
-    Address: "IP address", LogTarget: "path, `stdout` or `stderr`",
+    Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", IpNetwork: "network",
+    IpAddress: "IP address", LogTarget: "path, `stdout` or `stderr`",
 }  # fmt: skip
 
 

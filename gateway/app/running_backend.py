@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gateway.app.worker.messages import Login, TargetAssignment
+from gateway.app.worker.messages import CheckLogin, TargetAssignment
 from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerUnit
 from gateway.config import BackendSpec
@@ -77,7 +77,7 @@ class RunningBackend:
         elif self.local is not None:
             self.local.drain_targets(wrong_role)
 
-    def _logins(self) -> tuple[Login, ...]:
+    def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(
             (check.target, check.last_success, check.probe_result.abort_limit)
             for check in self.checks

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
-from gateway.config.values import LogTarget, Network, unix_path
+from gateway.config.values import LogTarget, unix_path
 from gateway.contracts.states import Preference
-from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint
+from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork
 from gateway.docker.options import DockerOptions
 from gateway.errors import Origin
 from gateway.tunnels import TunnelKind
@@ -168,7 +168,7 @@ class Allow:
         label: A label of containers, which lists the backends that they may use. Unknown containers are refused.
     """
 
-    networks: tuple[Network, ...] = ()
+    networks: tuple[IpNetwork, ...] = ()
     label: str | None = None
 
 

@@ -9,7 +9,7 @@ from gateway.config import values
 from gateway.config.suggestions import similar
 from gateway.config.tree import Scalar
 from gateway.contracts.security import Secret
-from gateway.contracts.values import Duration, Endpoint, Size
+from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
 
 SCALARS: dict[Any, Callable[[str], Any]] = {
     str: str,
@@ -21,8 +21,8 @@ SCALARS: dict[Any, Callable[[str], Any]] = {
     Secret: Secret,
     Endpoint: values.endpoint,
     Endpoint | Path: values.listener,
-    values.Network: values.network,
-    values.Address: values.address,
+    IpNetwork: values.network,
+    IpAddress: values.address,
     values.LogTarget: values.log_target,
 }
 """The parser of each type of a single value."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from gateway.config.files import all_secrets, place_of
 from gateway.config.model import Config
 from gateway.config.ops_rules import ops_advice
-from gateway.config.values import Network
+from gateway.contracts.values import IpNetwork
 from gateway.errors import Problem
 from gateway.relay.resolver import is_loopback
 
@@ -29,7 +29,7 @@ class Weakness:
     advised: bool
 
 
-Finding = tuple[str, str, bool]
+StrictFinding = tuple[str, str, bool]
 """The key, a message with the remedy, and whether the setting causes a warning without strict mode."""
 
 
@@ -46,7 +46,7 @@ def weaknesses(config: Config) -> list[Weakness]:
     ]
 
 
-def _kinds_of_tunnel(config: Config) -> Iterator[Finding]:
+def _kinds_of_tunnel(config: Config) -> Iterator[StrictFinding]:
     """Yield the insecure settings that each tunnel's kind finds."""
     for name, spec in config.tunnels.items():
         plain = not _encrypted(config, spec.via)
@@ -54,7 +54,7 @@ def _kinds_of_tunnel(config: Config) -> Iterator[Finding]:
             yield f"tunnels.{name}.{key}", message, advised
 
 
-def _kinds_of_backend(config: Config) -> Iterator[Finding]:
+def _kinds_of_backend(config: Config) -> Iterator[StrictFinding]:
     """Yield the insecure settings that each backend's kind finds."""
     for name, spec in config.backends.items():
         plain = not _encrypted(config, spec.via) and not all(is_loopback(target.host) for target in spec.targets)
@@ -62,7 +62,7 @@ def _kinds_of_backend(config: Config) -> Iterator[Finding]:
             yield f"backends.{name}.{key}", message, advised
 
 
-def _open_listeners(config: Config) -> Iterator[Finding]:
+def _open_listeners(config: Config) -> Iterator[StrictFinding]:
     for name, spec in config.backends.items():
         addresses = [address for address in spec.listen if not isinstance(address, Path)]
         open_to_all = not spec.allow.networks and spec.allow.label is None
@@ -76,7 +76,7 @@ def _open_listeners(config: Config) -> Iterator[Finding]:
             yield f"backends.{name}.allow", message, False
 
 
-def _covered_family(networks: Sequence[Network]) -> str | None:
+def _covered_family(networks: Sequence[IpNetwork]) -> str | None:
     """Return the address family that `networks` cover completely; None if there is none."""
     for version, family in ((4, "IPv4"), (6, "IPv6")):
         merged = ipaddress.collapse_addresses(each for each in networks if each.version == version)  # type: ignore[type-var]
@@ -85,7 +85,7 @@ def _covered_family(networks: Sequence[Network]) -> str | None:
     return None
 
 
-def _plain_engine(config: Config) -> Iterator[Finding]:
+def _plain_engine(config: Config) -> Iterator[StrictFinding]:
     docker = config.docker
     if docker is not None and docker.host.startswith("tcp://") and not docker.tls.is_set:
         message = (
@@ -95,19 +95,19 @@ def _plain_engine(config: Config) -> Iterator[Finding]:
         yield "docker.host", message, True
 
 
-def _inline_secrets(config: Config) -> Iterator[Finding]:
+def _inline_secrets(config: Config) -> Iterator[StrictFinding]:
     for key, secret in all_secrets(config):
         if secret.path is None:
             message = f"is a secret in the configuration or the environment: use {key.rpartition('.')[2]}_file"
             yield key, message, False
 
 
-def _open_ops(config: Config) -> Iterator[Finding]:
+def _open_ops(config: Config) -> Iterator[StrictFinding]:
     for key, message in ops_advice(config.ops):
         yield f"ops.{key}", message, True
 
 
-RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
+RULES: tuple[Callable[[Config], Iterator[StrictFinding]], ...] = (
     _kinds_of_tunnel,
     _kinds_of_backend,
     _open_listeners,

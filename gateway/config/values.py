@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from gateway.contracts.values import Duration, Endpoint, Size
+from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
@@ -18,8 +18,6 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _MAX_PORT = 65535
 _MAX_UNIX_PATH = 107
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 LogTarget = Literal["stdout", "stderr"] | Path
 """The destination of a log: a standard stream or a file."""
 _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
@@ -130,7 +128,7 @@ def unix_path(path: Path) -> Path:
     return path
 
 
-def address(text: str) -> Address:
+def address(text: str) -> IpAddress:
     """Parse `10.0.0.7` or `fd00::7`."""
     try:
         return ipaddress.ip_address(text)
@@ -138,7 +136,7 @@ def address(text: str) -> Address:
         raise ValueError(f"{text!r} is not an IP address such as 10.0.0.7") from None
 
 
-def network(text: str) -> Network:
+def network(text: str) -> IpNetwork:
     """Parse `10.0.0.0/8`, `fd00::/8` or a single address."""
     try:
         return ipaddress.ip_network(text)

@@ -1,7 +1,10 @@
 """Values of a configuration: durations, sizes, endpoints, and the limits of numbers."""
 
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple, NewType
 
+IpAddress = IPv4Address | IPv6Address
+IpNetwork = IPv4Network | IPv6Network
 Duration = NewType("Duration", float)
 """A duration in seconds. A configuration contains it as `500ms`, `10s`, `5m` or `1h`."""
 Size = NewType("Size", int)

@@ -4,8 +4,8 @@ import hashlib
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator
 
+from gateway.contracts.values import IpAddress, IpNetwork
 from gateway.docker.model import NetworkInfo
-from gateway.docker.options import Address, Subnet
 
 _MIN_HOST_BITS = 3
 """The fewest host bits of a subnet that is divided: smaller subnets have too few addresses."""
@@ -13,7 +13,7 @@ _MAX_CANDIDATES = 1 << 16
 """The most addresses of a block that are tried, because an IPv6 subnet has too many to try all."""
 
 
-def range_for_others(subnet: Subnet) -> Subnet | None:
+def range_for_others(subnet: IpNetwork) -> IpNetwork | None:
     """Return the upper half of a subnet, for `--ip-range`, from which the engine assigns addresses to containers.
 
     Args:
@@ -41,7 +41,7 @@ def is_reserved(network: NetworkInfo, address: str) -> bool:
 def choose(
     network: NetworkInfo,
     instance: str,
-    fixed: Address | None = None,
+    fixed: IpAddress | None = None,
     claimed: Collection[str] = (),
     refused: Collection[str] = (),
 ) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ def choose(
     return tuple(found)
 
 
-def _divided(network: NetworkInfo) -> Iterator[tuple[Subnet, Subnet]]:
+def _divided(network: NetworkInfo) -> Iterator[tuple[IpNetwork, IpNetwork]]:
     """Yield each subnet of which the engine assigns only a part, with that part."""
     # Docker before 25 accepted subnets with host bits set, and later versions still report these host bits.
     inner = [ipaddress.ip_network(each, strict=False) for each in network.ip_ranges]
@@ -79,8 +79,8 @@ def _divided(network: NetworkInfo) -> Iterator[tuple[Subnet, Subnet]]:
 
 def _first(
     network: NetworkInfo,
-    subnet: Subnet,
-    inner: Subnet,
+    subnet: IpNetwork,
+    inner: IpNetwork,
     instance: str,
     claimed: Collection[str],
     refused: Collection[str],
@@ -93,10 +93,10 @@ def _first(
     return next(([each] for each in _candidates(subnet, inner, instance) if each not in unusable), [])
 
 
-def _candidates(subnet: Subnet, inner: Subnet, instance: str) -> Iterable[str]:
+def _candidates(subnet: IpNetwork, inner: IpNetwork, instance: str) -> Iterable[str]:
     """Yield the addresses outside the engine's part, starting at one derived from the gateway's name."""
     # Both subnets have the same IP version, see `_divided`.
-    blocks: Iterable[Subnet] = subnet.address_exclude(inner)  # type: ignore[arg-type]
+    blocks: Iterable[IpNetwork] = subnet.address_exclude(inner)  # type: ignore[arg-type]
     block = max(blocks, key=lambda each: each.num_addresses)
     # The skipped addresses may be the network address, the engine's gateway address and the broadcast address.
     count = min(block.num_addresses, _MAX_CANDIDATES) - 3

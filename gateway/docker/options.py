@@ -1,15 +1,11 @@
 """The configuration of Docker."""
 
-import ipaddress
 from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.contracts.security import Secret
-from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration
+from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, IpAddress, IpNetwork
 from gateway.tls_client import ClientTls
-
-Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True)
@@ -39,9 +35,9 @@ class NetworkOptions:
     internal: bool = True
     per: Literal["project"] | None = None
     encrypted: bool = False
-    subnet: Subnet | None = None
-    ip_range: Subnet | None = None
-    address: Address | None = None
+    subnet: IpNetwork | None = None
+    ip_range: IpNetwork | None = None
+    address: IpAddress | None = None
     mtu: int | None = field(default=None, metadata={"least": 576, "most": 65535})
     backends: tuple[str, ...] = ()
 

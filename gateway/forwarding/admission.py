@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from gateway.contracts.values import IpNetwork
 from gateway.relay.sockets import PeerCredentials, peer_of
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _FIRST_UNPRIVILEGED_PORT = 1024
 
 
@@ -129,7 +129,7 @@ class Admission:
     """
 
     backend: str
-    allow: tuple[Network, ...] = ()
+    allow: tuple[IpNetwork, ...] = ()
     label: str | None = None
     max_connections: int = 1000
     per_consumer: int | None = None

@@ -80,7 +80,9 @@ class ImportResult:
         return _unused(short_name(name) or "backend", {*self.backends, *self.reserved})
 
     def add_backend(self, via: str | None, target: str, listen: str) -> str:
-        """Add a backend, whose kind follows from the target's port. Return the backend's name.
+        """Add a backend without the keys that its kind requires. Return its name.
+
+        The kind follows from the target's port.
 
         Args:
             via: The name of the tunnel; None: the backend uses no tunnel.
@@ -97,9 +99,7 @@ class ImportResult:
         keys: dict[str, Any] = {"kind": kind.name}
         if via is not None:
             keys["via"] = via
-        self.backends[name] = {**keys, "targets": [target], "listen": listen, **kind.imports.keys}
-        if kind.imports.note:
-            self.add_note(f"backends.{name}: {kind.imports.note}")
+        self.backends[name] = {**keys, "targets": [target], "listen": listen}
         return name
 
     def add_example(self) -> None:

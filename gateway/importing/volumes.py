@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from gateway.backends import BackendKind, kind_of_file_system
 from gateway.errors import UsageError
 from gateway.importing.model import ImportedClient
-from gateway.importing.result import ImportResult, split_target
+from gateway.importing.result import ImportResult, is_host, split_target
 from gateway.importing.secrecy import redacted
 
 
@@ -50,7 +50,7 @@ def _add_client(
         keys, notes = kind.mount.import_volume(options)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
-    host, port = split_target(keys.pop("targets")[0])
+    host, port = _split_server(keys.pop("targets")[0], kind)
     if volume and not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", volume):
         raise UsageError(f"{where}: {volume!r} is not a name of a volume: letters, digits and _.-, at least two")
     inner = keys.pop("volume", None)
@@ -65,6 +65,12 @@ def _add_client(
     else:
         client.notes = tuple(notes)
     result.clients.append(client)
+
+
+def _split_server(server: str, kind: BackendKind) -> tuple[str, int]:
+    """Split the target of a volume. As in a configuration, the port of a kind with a default port can be absent."""
+    host = server.removeprefix("[").removesuffix("]")
+    return (host, kind.default_port) if kind.default_port and is_host(host) else split_target(server)
 
 
 def is_fstab(text: str) -> bool:

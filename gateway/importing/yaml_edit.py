@@ -8,7 +8,7 @@ import yaml
 
 from gateway.errors import UsageError
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 """The path of a value: the keys of the nested mappings around it."""
 
 
@@ -25,9 +25,9 @@ class YamlEdit:
         self.data: Any = yaml.safe_load(text)
         self._edits: dict[tuple[int, int], str] = {}
         """The new texts, by the range of the old text that each replaces."""
-        self._flows: dict[tuple[int, int], Path] = {}
+        self._flows: dict[tuple[int, int], KeyPath] = {}
         """The ranges of mappings and lists in flow style, which are written again as a whole."""
-        self._added: dict[Path, None] = {}
+        self._added: dict[KeyPath, None] = {}
         """The paths that the old text does not have."""
 
     def get(self, *path: str) -> Any:
@@ -37,7 +37,7 @@ class YamlEdit:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
-    def put(self, path: Path, value: Any) -> None:
+    def put(self, path: KeyPath, value: Any) -> None:
         """Set a value. Create its mapping if that does not exist.
 
         Raises:
@@ -62,7 +62,7 @@ class YamlEdit:
         else:
             self._edits[node.start_mark.index, node.end_mark.index] = _flow(value)
 
-    def remove(self, path: Path) -> None:
+    def remove(self, path: KeyPath) -> None:
         """Remove a value, and its mapping if that becomes empty.
 
         Raises:
@@ -77,7 +77,7 @@ class YamlEdit:
         if not self._in_flow(path):
             self._edits[self._lines(*self._entry(self._node(tuple(outer)), path))] = ""
 
-    def change_items(self, path: Path, change: Callable[[Any], Any]) -> None:
+    def change_items(self, path: KeyPath, change: Callable[[Any], Any]) -> None:
         """Change the items of a list.
 
         Args:
@@ -140,7 +140,7 @@ class YamlEdit:
             raise UsageError("the Compose file cannot be edited in place: its layout is not supported")
         return new
 
-    def _node(self, path: Path) -> yaml.MappingNode:
+    def _node(self, path: KeyPath) -> yaml.MappingNode:
         node = self._root
         for index, key in enumerate(path):
             node = self._entry(node, (*path[:index], key))[1]
@@ -148,14 +148,14 @@ class YamlEdit:
             raise UsageError(f"{'.'.join(path)} is not a mapping")
         return node
 
-    def _entry(self, node: yaml.Node, path: Path) -> tuple[yaml.Node, yaml.Node]:
+    def _entry(self, node: yaml.Node, path: KeyPath) -> tuple[yaml.Node, yaml.Node]:
         """Return the node of the last key of a path, and the node of its value."""
         for key, value in reversed(node.value) if isinstance(node, yaml.MappingNode) else ():
             if key.value == path[-1] and value.start_mark.index >= key.end_mark.index:
                 return key, value
         raise UsageError(f"{'.'.join(path)} comes from an anchor: a change would affect others; change it by hand")
 
-    def _in_flow(self, path: Path) -> bool:
+    def _in_flow(self, path: KeyPath) -> bool:
         """Return whether a value is in a collection in flow style, and mark the outermost one to be written again."""
         node = self._root
         for index, key in enumerate(path):

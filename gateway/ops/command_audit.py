@@ -1,19 +1,19 @@
 """Logs admin commands and passes them to the audit log, with the process that sent them."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from aiohttp import web
 
+from gateway.ops.get_handlers import RequestHandler
 from gateway.relay.sockets import PeerCredentials, peer_of
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
 _RESULTS = {200: "done", 404: "unknown", 409: "failed", 422: "refused"}
 
 
-def audited(handler: Handler, record: Callable[[str, PeerCredentials | None, str], None]) -> Handler:
+def audited(handler: RequestHandler, record: Callable[[str, PeerCredentials | None, str], None]) -> RequestHandler:
     """Return `handler` with an entry in the log and in the audit log for each request.
 
     Args:

@@ -27,7 +27,7 @@ _MAX_MATCHES = 5
 _MAX_DIGITS = 9
 """Maximum number of digits of `min-ready`."""
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+RequestHandler = Callable[[web.Request], Awaitable[web.Response]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class GetHandlers:
         """Remove all cached responses, because a command has changed the state."""
         self._cache.clear()
 
-    def handlers(self, *, probes_only: bool = False) -> dict[str, Handler]:
+    def handlers(self, *, probes_only: bool = False) -> dict[str, RequestHandler]:
         """Return the handler of each path.
 
         Args:

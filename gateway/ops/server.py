@@ -18,7 +18,7 @@ from gateway.ops.access_middleware import AccessMiddleware
 from gateway.ops.authorization import Tokens
 from gateway.ops.command_audit import audited
 from gateway.ops.connection_limits import limits_for
-from gateway.ops.get_handlers import ROLES, GetHandlers, Handler, not_found
+from gateway.ops.get_handlers import ROLES, GetHandlers, RequestHandler, not_found
 from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
 from gateway.ops.service_interface import ControlledService
@@ -88,7 +88,7 @@ class OpsServer:
             listener.abort_certified()
 
     async def _serve_tcp(
-        self, stack: contextlib.AsyncExitStack, key: str, listen: Endpoint, handlers: dict[str, Handler]
+        self, stack: contextlib.AsyncExitStack, key: str, listen: Endpoint, handlers: dict[str, RequestHandler]
     ) -> Endpoint:
         use_tls = key == "ops.listen" and self._settings.tls is not None
         limits = limits_for(_max_descriptors())

@@ -2,6 +2,7 @@
 
 import base64
 import ipaddress
+import re
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
@@ -16,6 +17,7 @@ _REASONS = {
     407: Reason.AUTH,
     504: Reason.TIMEOUT,
 }
+_STATUS_LINE = re.compile(r"HTTP/\S+ +(?P<status>(?P<code>[1-9][0-9]{2})(?: .*)?)")
 _END_OF_HEADERS = b"\r\n\r\n"
 _MAX_HEADERS = 16 * 1024
 
@@ -33,13 +35,15 @@ async def connect(stream: ProxyStream, to: Endpoint, login: ProxyLogin | None) -
         OSError: The connection failed.
     """
     await stream.write(_request(to, login))
-    line = (await _read_headers(stream)).split(b"\r\n", 1)[0].decode("utf-8", "replace")
-    version, _, status = line.partition(" ")
-    code = status.split(maxsplit=1)[0] if status.strip() else ""
-    if not version.startswith("HTTP/") or not (code.isascii() and code.isdigit()):
-        raise ProxyReplyError(Reason.PROTOCOL, f"invalid status line: {line}")
-    if int(code) // 100 != 2:
-        raise ProxyReplyError(_REASONS.get(int(code), Reason.CHANNEL_FAILED), status.strip())
+    code, status = 100, ""
+    while code // 100 == 1:  # interim responses come before the final one (RFC 9110, section 15.2)
+        line = (await _read_headers(stream)).split(b"\r\n", 1)[0].decode("utf-8", "replace")
+        match = _STATUS_LINE.fullmatch(line)
+        if match is None:
+            raise ProxyReplyError(Reason.PROTOCOL, f"invalid status line: {line}")
+        code, status = int(match["code"]), match["status"].strip()
+    if code // 100 != 2:
+        raise ProxyReplyError(_REASONS.get(code, Reason.CHANNEL_FAILED), status)
 
 
 def _request(to: Endpoint, login: ProxyLogin | None) -> bytes:

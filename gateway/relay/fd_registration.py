@@ -2,7 +2,7 @@
 
 import socket
 
-from gateway.relay.poller import EDGE, ERROR, HANGUP, WRITE, Handler, poller
+from gateway.relay.poller import EDGE, ERROR, HANGUP, WRITE, EventHandler, poller
 from gateway.relay.stalled_peers import StalledPeers, stalled_peers
 
 
@@ -19,7 +19,7 @@ class FdRegistration:
 
     __slots__ = ("_fd", "_handler", "_poller", "_registered", "_stalled_peers", "mask")
 
-    def __init__(self, sock: socket.socket, handler: Handler, mask: int) -> None:
+    def __init__(self, sock: socket.socket, handler: EventHandler, mask: int) -> None:
         self._fd = fd = sock.fileno()
         self._stalled_peers: StalledPeers | None = stalled_peers() if sock.family != socket.AF_UNIX else None
         self._handler = handler

@@ -27,7 +27,7 @@ HANGUP = select.EPOLLHUP | ERROR
 EDGE = select.EPOLLET
 """Flag for edge-triggered events: epoll reports a condition once, when it begins (epoll(7))."""
 
-Handler = Callable[[int], None]
+EventHandler = Callable[[int], None]
 """Called with the events that occurred: a mask of READ, WRITE and HANGUP."""
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _MAX_EVENTS = 128
 class Poller(Protocol):
     """Registers file descriptors with handlers. Level-triggered unless the mask contains EDGE."""
 
-    def add(self, fd: int, handler: Handler, mask: int) -> None:
+    def add(self, fd: int, handler: EventHandler, mask: int) -> None:
         """Register `fd`, or replace its handler and mask.
 
         Args:
@@ -63,7 +63,7 @@ class RelaySelector(selectors.EpollSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self._handlers: dict[int, Handler] = {}
+        self._handlers: dict[int, EventHandler] = {}
         self.scheduled = False
         self._at_end: list[Callable[[], None]] = []
 
@@ -79,7 +79,7 @@ class RelaySelector(selectors.EpollSelector):
             except Exception:
                 log.exception("a callback at the end of a loop iteration failed")
 
-    def add(self, fd: int, handler: Handler, mask: int) -> None:
+    def add(self, fd: int, handler: EventHandler, mask: int) -> None:
         """See `Poller`."""
         try:
             self._selector.register(fd, mask)
@@ -183,9 +183,9 @@ class _LoopPoller:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._registered: dict[int, tuple[Handler, int]] = {}
+        self._registered: dict[int, tuple[EventHandler, int]] = {}
 
-    def add(self, fd: int, handler: Handler, mask: int) -> None:
+    def add(self, fd: int, handler: EventHandler, mask: int) -> None:
         if fd in self._registered:
             self.modify(fd, 0)
         self._registered[fd] = (handler, 0)

@@ -18,7 +18,7 @@ from gateway.relay.redial import retry_dial
 from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import SshOptions
-from gateway.ssh.pool_dialer import Dial, PoolDialer
+from gateway.ssh.pool_dialer import DialConnection, PoolDialer
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection
@@ -50,7 +50,7 @@ class SshLink:
         progress: Called when all connections become silent, and when one is heard again.
     """
 
-    def __init__(self, options: SshOptions, network: Network, dial: Dial, progress: Progress) -> None:
+    def __init__(self, options: SshOptions, network: Network, dial: DialConnection, progress: Progress) -> None:
         self.network = network
         self._options = options
         self._loop = asyncio.get_running_loop()

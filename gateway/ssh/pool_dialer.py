@@ -20,7 +20,7 @@ _FATAL_RETRY = 60.0
 """Seconds between a refused login and the next login, because sshd penalizes repeated failures
 (PerSourcePenalties)."""
 
-Dial = Callable[[], Awaitable[PooledConnection]]
+DialConnection = Callable[[], Awaitable[PooledConnection]]
 
 
 class PoolDialer:
@@ -37,7 +37,7 @@ class PoolDialer:
     def __init__(
         self,
         server: Endpoint,
-        dial: Dial,
+        dial: DialConnection,
         missing: Callable[[], int],
         add: Callable[[PooledConnection], None],
         start_task: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],

@@ -1,9 +1,10 @@
 """The network settings of a VPN device: addresses, name servers and MTU."""
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
-IpAddress = IPv4Address | IPv6Address
+from gateway.contracts.values import IpAddress
+
 IpInterface = IPv4Interface | IPv6Interface
 _IPV6_MIN_MTU = 1280
 

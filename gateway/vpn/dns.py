@@ -11,9 +11,9 @@ import dns.message
 import dns.query
 import dns.rdatatype
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.values import Endpoint, IpAddress
 from gateway.relay.resolver import is_address, resolve
-from gateway.vpn.addressing import Addressing, IpAddress
+from gateway.vpn.addressing import Addressing
 from gateway.vpn.network_context import NetworkContext
 
 _QUERY_TIMEOUT = 2.0

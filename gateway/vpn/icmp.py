@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import count
 
-from gateway.vpn.addressing import IpAddress
+from gateway.contracts.values import IpAddress
 from gateway.vpn.network_context import NetworkContext
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,8 @@ import ipaddress
 import re
 from collections.abc import Mapping
 
-from gateway.vpn.addressing import Addressing, IpAddress, IpInterface
+from gateway.contracts.values import IpAddress
+from gateway.vpn.addressing import Addressing, IpInterface
 
 
 def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int | None) -> Addressing:

@@ -4,9 +4,9 @@ import ipaddress
 import re
 from dataclasses import dataclass, replace
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.values import Endpoint, IpAddress
 from gateway.errors import GatewayError
-from gateway.vpn.addressing import IpAddress, IpInterface
+from gateway.vpn.addressing import IpInterface
 
 _IGNORED = {"table", "saveconfig", "fwmark"}
 """Keys of [Interface] that concern the host's routes, which the gateway does not change."""

@@ -188,7 +188,7 @@ def test_import_writes_added_kinds(kinds: Path, tmp_path: Path) -> None:
     compose.write_text("volumes: {media: {driver_opts: {type: 9p, device: nas, o: trans=tcp}}}")
     done = run(kinds, "import", "compose", str(compose))
     assert yaml.safe_load(done.stdout)["backends"]["media"] == {
-        "kind": "ninep", "targets": ["nas"], "tree": "/imported", "listen": "127.0.0.1:20490",
+        "kind": "ninep", "targets": ["nas:564"], "tree": "/imported", "listen": "127.0.0.1:20490",
         "volume": {"name": "media", "read_only": True},
     }  # fmt: skip
     assert "volumes.media: look at tree" in done.stderr

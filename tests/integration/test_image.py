@@ -375,7 +375,7 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
     assert set(installed) <= listed
     labels = json.loads(yard.engine.docker("image", "inspect", "gateway-vpn", "-f", "{{json .Config.Labels}}").stdout)
     assert labels["org.opencontainers.image.title"] == "gateway-vpn"
-    folder, namespace = yard.folder / "vpn", yard.engine.namespace
+    folder, namespace = yard.folder / "vpn-clients", yard.engine.namespace
     folder.mkdir()
     tun = folder / "tun"
     os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))

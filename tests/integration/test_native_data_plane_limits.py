@@ -202,7 +202,7 @@ async def test_received_bytes_count_towards_a_key_exchange(
 ) -> None:
     need_sshd()
     monkeypatch.setattr(packet_transport, "REKEY_BYTES", 1 << 20)
-    said = os.urandom(8 << 20)
+    said = os.urandom(16 << 20)
     bastion = Bastion(tmp_path / "bastion").start()
     try:
         with serving(lambda client: client.sendall(said)) as port:

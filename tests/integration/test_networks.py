@@ -1,7 +1,7 @@
 """A label on a container changes only its access to backends. The tests use two real engines in namespaces.
 
 Docker 26.1 has no gateway priority (API 1.48), so that part is tested against an engine in memory:
-tests/unit/docker/test_networks.py.
+tests/unit/docker/planning/test_networks.py.
 """
 
 import contextlib

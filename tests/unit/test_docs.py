@@ -13,6 +13,7 @@ from gateway.cli import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted(path for name in ("compose", "stack") for path in (ROOT / "configs").rglob(f"{name}.yaml"))
 
 
 @pytest.mark.parametrize("tool", ["reference.py", "chart_readme.py", "chart_schema.py"])
@@ -44,7 +45,14 @@ def test_the_packages_of_the_architecture_page_are_those_of_the_code() -> None:
     assert set(re.findall(r"^  (\w+)/ ", text, re.MULTILINE)) == rooms
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "configs" / "compose").glob("*/*.yaml")), ids=str)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT / "configs")))
 def test_the_gateway_of_an_example_writes_no_core_dump(example: Path) -> None:
-    services = yaml.safe_load(example.read_text()).get("services", {})
-    assert all(each["ulimits"] == {"core": 0} for name, each in services.items() if name.startswith("gateway"))
+    services = yaml.safe_load(example.read_text())["services"]
+    gateways = [each for name, each in services.items() if name.startswith("gateway")]
+    assert gateways
+    assert all(each["ulimits"] == {"core": 0} for each in gateways)
+
+
+def test_each_folder_of_examples_has_a_compose_file() -> None:
+    folders = {path.parent for path in EXAMPLES}
+    assert folders == {path for path in (ROOT / "configs" / "compose").iterdir() if path.is_dir()}

@@ -10,7 +10,8 @@ from gateway import backends, tunnels
 from gateway.backends import kind_of_file_system, kind_of_port
 from gateway.cli import cli
 from gateway.facts import Fact
-from gateway.importing.result import ImportResult
+from gateway.importing.recognition import ImportSource
+from gateway.importing.sources import convert
 from gateway.kinds import Kinds
 
 
@@ -86,12 +87,11 @@ def test_facts_have_samples_and_text() -> None:
 
 
 def test_a_share_is_imported_with_every_required_key() -> None:
-    result = ImportResult()
-    result.add_backend(None, "nas:445", "127.0.0.1:445")
+    result = convert([ImportSource("", "ssh -N -L 445:nas:445 me@bastion", "ssh")])
     assert result.backends["nas"] == {
-        "kind": "smb", "targets": ["nas:445"], "listen": "127.0.0.1:445", "share": "SHARE",
+        "kind": "smb", "via": "bastion", "targets": ["nas:445"], "listen": "127.0.0.1:445", "share": "SHARE",
     }  # fmt: skip
-    assert result.notes == ["backends.nas: set share to the name of the share"]
+    assert "backends.nas: set share to the name of the share" in result.notes
 
 
 def test_a_key_permits_the_servers_of_every_kind_of_inner_tunnel(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
-"""Checks the folders and the imports of tests, and that no two classes of the package have the same name."""
+"""Where tests are, what they import, and that each type of the package has a name of its own."""
 
 import ast
+import builtins
+import pathlib
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +13,22 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 SHARED = ("support", "soak", "fuzz")
+NO_MODULE = {
+    "importing/test_corpus.py": "imports the files of the folder `corpus/` with the whole command",
+    "test_architecture_page.py": "tests docs/architecture.md",
+    "test_docs.py": "tests docs/",
+    "test_fuzz.py": "tests tests/fuzz/",
+    "test_layout.py": "tests the folders and imports of tests",
+    "test_package.py": "tests the wheel, the lock files and the image",
+    "test_security_page.py": "tests docs/security.md",
+    "test_soak_parts.py": "tests tests/soak/",
+    "test_words.py": "tests the words of all text",
+}
+"""Unit tests that have no module of their name, and the reason."""
+STANDARD = frozenset(name for module in (builtins, pathlib) for name in dir(module))
+"""Names of the standard library that a type of the package must not have."""
+TYPE_NAME = re.compile(r"_?[A-Z]\w*[a-z]\w*")
+"""A name in CapWords; a constant has no lower-case letters."""
 MODULES = sorted(path for path in TESTS.rglob("*.py") if path.name.startswith("test_") or path.name == "conftest.py")
 
 
@@ -37,19 +56,40 @@ def forbidden(source: str) -> list[str]:
 
 
 def misplaced(folder: Path, package: Path) -> list[str]:
-    """Return the folders of tests below `folder` for which `package` has no package of the same name."""
-    folders = {path.parent.relative_to(folder) for path in folder.rglob("test_*.py")}
-    return sorted(str(each) for each in folders if not (package / each / "__init__.py").exists())
+    """Return the test modules below `folder` that are not named after a module or package in the same place.
+
+    A test of several modules of a package has the name of the package, in the package's folder or its parent.
+    """
+    found = []
+    for path in folder.rglob("test_*.py"):
+        place = package / path.parent.relative_to(folder)
+        name = path.stem.removeprefix("test_")
+        named = name == place.name or (place / f"{name}.py").exists() or (place / name / "__init__.py").exists()
+        if not (named and (place / "__init__.py").exists()):
+            found.append(str(path.relative_to(folder)))
+    return sorted(found)
+
+
+def type_names(source: str) -> Iterator[str]:
+    """Yield the name of each class, and of each type alias or new type at module level.
+
+    Names of type variables are not included: each is local to the functions of its module.
+    """
+    module = ast.parse(source)
+    yield from (node.name for node in ast.walk(module) if isinstance(node, ast.ClassDef))
+    for node in module.body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and "TypeVar(" not in ast.unparse(node.value):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (each.id for each in targets if isinstance(each, ast.Name) and TYPE_NAME.fullmatch(each.id))
 
 
 def shared_names(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Return the class names that are defined more than once, in one module or in several modules."""
+    """Return the types that several modules, or one module twice, define by the same name."""
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef):
-                found[node.name].append(path)
-    return {name: where for name, where in found.items() if len(where) > 1}
+        for name in type_names(path.read_text()):
+            found[name].append(path)
+    return {name: where for name, where in found.items() if len(where) > 1 or name in STANDARD}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(TESTS)))
@@ -85,22 +125,34 @@ def test_shared_modules_import_no_test_modules() -> None:
     assert {str(path): forbidden(path.read_text()) for path in paths if forbidden(path.read_text())} == {}
 
 
-def test_unit_tests_mirror_the_packages(tmp_path: Path) -> None:
-    assert misplaced(TESTS / "unit", ROOT / "gateway") == []
-    (tmp_path / "absent").mkdir()
-    (tmp_path / "absent" / "test_it.py").touch()
-    assert misplaced(tmp_path, ROOT / "gateway") == ["absent"]
+def test_unit_tests_are_named_after_modules() -> None:
+    assert misplaced(TESTS / "unit", ROOT / "gateway") == sorted(NO_MODULE)
 
 
-def test_class_names_are_unique() -> None:
+def test_unit_tests_without_a_module_are_found(tmp_path: Path) -> None:
+    tests, package = tmp_path / "tests", tmp_path / "package"
+    for name in ("__init__.py", "one.py", "inner/__init__.py", "inner/two.py", "plain/three.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).touch()
+    right = ["test_one.py", "test_inner.py", "test_package.py", "inner/test_two.py", "inner/test_inner.py"]
+    wrong = ["absent/test_absent.py", "inner/test_one.py", "plain/test_three.py", "test_two.py"]
+    for name in right + wrong:
+        (tests / name).parent.mkdir(parents=True, exist_ok=True)
+        (tests / name).touch()
+    assert misplaced(tests, package) == wrong
+
+
+def test_type_names_are_unique() -> None:
     modules = list((ROOT / "gateway").rglob("*.py"))
     assert len(modules) > 1
     assert shared_names(modules) == {}
 
 
-def test_shared_class_names_are_found(tmp_path: Path) -> None:
+def test_shared_type_names_are_found(tmp_path: Path) -> None:
     one, other = tmp_path / "one.py", tmp_path / "other.py"
-    one.write_text("class Pool: ...\nclass Link: ...\n")
-    other.write_text("def make():\n    class Pool: ...\n")
-    assert shared_names([one, other]) == {"Pool": [one, other]}
+    one.write_text("class Pool: ...\nclass Link: ...\nDial = Callable[[], Link]\nLIMIT = 1\n")
+    other.write_text("def make():\n    class Pool: ...\nDial: TypeAlias = Pool\nLIMIT = 2\n")
+    assert shared_names([one, other]) == {"Pool": [one, other], "Dial": [one, other]}
     assert shared_names([one]) == {}
+    one.write_text("Path = tuple[str, ...]\n")
+    assert shared_names([one]) == {"Path": [one]}

@@ -10,12 +10,13 @@ from typing import Any
 import asyncssh
 import pytest
 
+from gateway import secret_files
 from gateway.config.files import check_files
 from gateway.config.load import Sources, load
 from gateway.contracts.security import Secret
 from gateway.demo.sshd import make_key
 from gateway.errors import Reason, TunnelError
-from gateway.secret_files import read_private_key
+from gateway.secret_files import ExposedError, check_not_exposed, read_private_key, read_secret
 from gateway.ssh.credentials import load_keys
 from gateway.ssh.options import SshOptions
 
@@ -142,3 +143,65 @@ def test_an_error_requests_a_passphrase_only_if_it_is_missing(tmp_path: Path) ->
         path.write_bytes(key.export_private_key(form, passphrase="open sesame"))
         with pytest.raises(TunnelError, match="an encrypted key needs passphrase_file"):
             load_keys(options(path))
+
+
+def test_a_folder_that_others_cannot_pass_keeps_its_files(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    path = tmp_path / "password"
+    path.write_text("x")
+    path.chmod(0o644)
+    check_not_exposed(path)
+    assert not secret_files._is_traversable(path)
+    assert secret_files._is_traversable(Path("/etc/passwd"))
+    with pytest.raises(ExposedError):
+        read_secret(Path("/etc/passwd"))
+
+
+MOUNTS = """\
+20 1 0:20 / / rw - overlay overlay rw
+21 20 0:21 / /run rw - tmpfs tmpfs rw
+22 20 0:22 / /run/secrets/password rw - ext4 /dev/vda rw
+23 20 0:23 / /run/secrets/swarm\\040secret ro - tmpfs tmpfs ro
+24 20 0:24 / /run/secrets/kubernetes ro - tmpfs tmpfs rw
+25 20 0:25 / /etc/gateway ro - ext4 /dev/vda rw
+26 20 0:26 / /mnt/ramdisk rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "on_host", "in_pod"),
+    [
+        ("/run/secrets/password", True, True),  # Docker Compose: the file itself is mounted
+        ("/run/secrets/swarm secret", True, True),
+        ("/run/secrets/kubernetes/..data/key", False, True),
+        ("/run/secrets/other", False, True),
+        ("/mnt/ramdisk/key", False, True),
+        ("/etc/gateway/gateway.yaml", False, False),  # a folder of the host
+        ("/srv/secret", False, False),
+    ],
+)
+def test_the_mode_of_a_file_that_a_container_runtime_mounts_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, *, on_host: bool, in_pod: bool
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS)
+    monkeypatch.setattr(secret_files, "_MOUNTS", mounts)
+    monkeypatch.setattr(Path, "resolve", lambda path: path)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    assert secret_files._is_runtime_mount(Path(path)) is on_host
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    assert secret_files._is_runtime_mount(Path(path)) is in_pod
+
+
+def test_a_world_readable_key_that_a_container_runtime_mounts_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"secret")
+    key.chmod(0o444)
+    with pytest.raises(TunnelError, match="chmod 600"):
+        read_private_key(key)
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:1 / {key} ro - ext4 x rw\n")
+    monkeypatch.setattr(secret_files, "_MOUNTS", mounts)
+    assert read_private_key(key) == b"secret"

@@ -77,6 +77,12 @@ def test_the_error_begins_with_the_key_of_the_file(tmp_path: Path) -> None:
         ClientTls(missing).context()
     with pytest.raises(GatewayError, match=rf"^cert_file: {missing}: No such file"):
         ClientTls(cert_file=missing).context()
+    present = tmp_path / "present.pem"
+    present.write_text("none")
+    with pytest.raises(GatewayError, match=rf"^key_file: {missing}: No such file"):
+        ClientTls(cert_file=present, key_file=missing).context()
+    with pytest.raises(GatewayError, match=rf"^cert_file: {present}, key_file: {present}: "):
+        ClientTls(cert_file=present, key_file=present).context()
 
 
 def test_without_verification_any_server_is_accepted() -> None:

@@ -1,9 +1,15 @@
-"""Text uses plain technical English: strings, docstrings and comments of Python code, and Markdown outside code."""
+"""Text uses plain technical English.
+
+The scan covers strings, docstrings and comments of Python code, Markdown outside code, comments of YAML, the chart's
+templates, and the status page.
+"""
 
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -38,36 +44,76 @@ BETTER = {
 }
 """Patterns to avoid, and what to write instead."""
 AVOID = [(re.compile(rf"\b({pattern})\b", re.IGNORECASE), better) for pattern, better in BETTER.items()]
-TEXT_TOKENS = ("STRING", "FSTRING_MIDDLE", "COMMENT")
+TEXT_TOKENS = ("STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END", "COMMENT")
+CODE = "\0"
+"""Replaces what is not text, so that no phrase continues across it."""
 
 
 def covered_files() -> Iterator[Path]:
     for folder in FOLDERS:
-        yield from (each for each in (ROOT / folder).rglob("*") if each.suffix in (".py", ".md"))
+        yield from (each for each in (ROOT / folder).rglob("*") if each.suffix in READERS)
     yield from ROOT.glob("*.md")
+    yield from (each for each in (ROOT / "charts").glob("*/templates/**/*") if each.is_file())
 
 
-def lines_of_python(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of each line in a string or comment."""
+def text_of_python(source: str) -> str:
+    """Return the strings and comments of `source`, with everything else replaced."""
+    lines = [list(re.sub(r"\S", CODE, line)) for line in source.splitlines()]
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if tokenize.tok_name[token.type] in TEXT_TOKENS:
-            yield from enumerate(token.string.splitlines(), token.start[0])
+            text = re.sub("^#", " ", token.string)
+            if re.match("[rR]?[fF]", text):  # Python 3.11: one token, with the expressions
+                text = re.sub(r"\{[^{}\n]*\}", lambda code: CODE * len(code[0]), text)
+            for number, part in enumerate(text.splitlines()):
+                column = 0 if number else token.start[1]
+                lines[token.start[0] - 1 + number][column : column + len(part)] = part
+    joined = "\n".join(map("".join, lines))
+    return re.sub(r"""["'](\s*\n\s*)[A-Za-z]?["']""", r" \1 ", joined)  # adjacent strings are one text
 
 
-def lines_of_markdown(source: str) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of each line outside code blocks and code spans."""
+def text_of_markdown(source: str) -> str:
+    """Return `source` without code blocks and code spans."""
     blocks = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
     without_blocks = blocks.sub(lambda block: "\n" * block[0].count("\n"), source)
-    yield from enumerate(re.sub(r"`[^`\n]*`", "``", without_blocks).splitlines(), 1)
+    return re.sub(r"`[^`\n]*`", CODE, without_blocks)
+
+
+def text_of_yaml(source: str) -> str:
+    """Return the comments of `source`, with everything else replaced."""
+
+    def comment(line: str) -> str:
+        code = re.split(r"(?<!\S)#", line, maxsplit=1)[0]
+        return re.sub(r"\S", CODE, code) + " " + line[len(code) + 1 :]
+
+    return "\n".join(map(comment, source.splitlines()))
+
+
+READERS: dict[str, Callable[[str], str]] = {
+    ".py": text_of_python,
+    ".md": text_of_markdown,
+    ".yaml": text_of_yaml,
+    ".html": str,
+}
+"""Returns the text of a file of each suffix, with the lines of the file. All of a template of the chart is text."""
 
 
 def problems(path: Path, root: Path = ROOT) -> list[str]:
-    lines = lines_of_python if path.suffix == ".py" else lines_of_markdown
-    return [
-        f"{path.relative_to(root)}:{number}: {match[0]!r}: write {better}"
-        for number, line in lines(path.read_text())
+    """Return each phrase to avoid, also one that continues on the next line, with the number of its first line."""
+    read = str if "templates" in path.parts else READERS[path.suffix]
+    words = [
+        (number, word)
+        for number, line in enumerate(read(path.read_text()).splitlines(), 1)
+        for word in line.split() or [CODE]
+    ]
+    starts = list(accumulate((len(word) + 1 for _, word in words), initial=0))
+    text = " ".join(word for _, word in words)
+    found = [
+        (words[bisect_right(starts, match.start()) - 1][0], match[0], better)
         for pattern, better in AVOID
-        if (match := pattern.search(line))
+        for match in pattern.finditer(text)
+    ]
+    return [
+        f"{path.relative_to(root)}:{number}: {phrase!r}: write {better}" for number, phrase, better in sorted(found)
     ]
 
 
@@ -84,10 +130,17 @@ def test_covered_text_avoids_archaic_and_vague_words() -> None:
         ("a.py", '"""The client\nis told."""', [2]),
         ("a.py", "x = f'{1} is no number'  # open it anew", [1, 1]),
         ("a.py", "told = 1\n# there is no tunnel, and it is no longer open", []),
+        ("a.py", "# It\n# is\n# no more.\nx = 'is'\ny = 'no'\nz = ('so '\n     f'many')", [2, 6]),
+        ("a.py", "'It is'\n\n'no'\nf'so {1} many'", []),
+        ("a.yaml", "a: told  # so\nb: 1  # many\nc: [lest]\n# It is\n# no list, anew.", [4, 5]),
+        ("a.html", "<p>It is\n  no list.</p>", [1]),
+        ("templates/a.yaml", 'a: {{ fail "it is no list" }}', [1]),
+        ("a.md", "It is\nno list.\n\nso\n\nmany", [1]),
         ("a.md", "A list\n\n```\ntold\n```\nof `told` and\nso many clients", [7]),
     ],
 )
 def test_the_scan_finds_words_in_text_only(name: str, text: str, expected: list[int], tmp_path: Path) -> None:
     path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     assert [int(problem.split(":")[1]) for problem in problems(path, tmp_path)] == expected

@@ -47,7 +47,7 @@ class Incomplete:
     """The worker lost descriptors and did not apply the configuration. The owner sends the configuration again."""
 
 
-Login = tuple[Endpoint, float, int | None]
+CheckLogin = tuple[Endpoint, float, int | None]
 """A target, the epoch time of a check's last login there, and how many aborted handshakes its server tolerates."""
 
 
@@ -58,7 +58,7 @@ class TargetAssignment:
     backend: str
     targets: tuple[Endpoint, ...]
     wrong_role: frozenset[Endpoint] = frozenset()
-    logins: tuple[Login, ...] = ()
+    logins: tuple[CheckLogin, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from gateway.measure import Histogram, Tally
 from gateway.ops.status_views import ConsumerView
 from gateway.relay.sockets import tune
 
-Dial = Callable[[Stream, str | None, Endpoint], Awaitable[None]]
+DialFromWorker = Callable[[Stream, str | None, Endpoint], Awaitable[None]]
 """Joins a socket to a target through a tunnel of a worker; see `WorkerUnit.dial`."""
 
 
@@ -25,7 +25,7 @@ class RemoteLink:
         dial: Dials from the worker.
     """
 
-    def __init__(self, tunnel: str | None, dial: Dial) -> None:
+    def __init__(self, tunnel: str | None, dial: DialFromWorker) -> None:
         self._tunnel = tunnel
         self._dial = dial
 
@@ -53,7 +53,7 @@ class RemotePath:
         describe: Returns the tunnel's state and its cause in one line.
     """
 
-    def __init__(self, tunnel: str | None, dial: Dial, describe: Callable[[], str]) -> None:
+    def __init__(self, tunnel: str | None, dial: DialFromWorker, describe: Callable[[], str]) -> None:
         self.name = tunnel or "direct"
         self.link: RemoteLink | None = None
         self.settled = asyncio.Event()

@@ -1,9 +1,8 @@
 """The parts of an explanation."""
 
-import ipaddress
 from dataclasses import dataclass, field
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from gateway.contracts.values import IpNetwork
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class BackendFact:
     state: str
     why: str
     listen: tuple[str, ...]
-    allow: tuple[Network, ...] = ()
+    allow: tuple[IpNetwork, ...] = ()
     label: str | None = None
 
 

@@ -4,10 +4,11 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
+from gateway.contracts.values import IpNetwork
 from gateway.docker import labels
 from gateway.docker.addresses import range_for_others
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
-from gateway.docker.options import NetworkOptions, Subnet
+from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import Action, Verb
 from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.differences import differing
@@ -37,7 +38,7 @@ def remove_networks(builder: PlanBuilder) -> None:
             builder.actions.append(Action(Verb.REMOVE_NETWORK, network.name, network.id, why="no longer configured"))
 
 
-def choose_subnet(subnets: Iterable[str], pool: Subnet = _POOL, bits: int = _SUBNET_BITS) -> str | None:
+def choose_subnet(subnets: Iterable[str], pool: IpNetwork = _POOL, bits: int = _SUBNET_BITS) -> str | None:
     """Return the first free subnet for a new network; None: none is free.
 
     Args:

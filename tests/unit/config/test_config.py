@@ -128,6 +128,28 @@ def test_aliases_that_repeat_each_other_are_bounded(tmp_path: Path) -> None:
         read(text, tmp_path)
 
 
+def test_parsing_stops_at_too_many_values(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has more than 100000 values"):
+        read(f"a: [{'x, ' * 250_000}]", tmp_path)
+
+
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    with file.open("wb") as opened:
+        opened.truncate(1 << 32)
+    with pytest.raises(ConfigError, match="is larger than 4 MiB"):
+        load(Sources(file, environment={}))
+
+
+def test_thousands_of_problems_are_reported_in_part(tmp_path: Path) -> None:
+    mistakes = ", ".join(f"targetz{at}: 1" for at in range(60))
+    text = f"d: &d {{kind: mysql, {mistakes}}}\nbackends:\n" + "".join(f"  b{at}: *d\n" for at in range(50))
+    with pytest.raises(ConfigError) as caught:
+        read(text, tmp_path)
+    assert len(caught.value.problems) == 201
+    assert str(caught.value.problems[-1]).endswith("more problems")
+
+
 def test_urls_carry_every_key() -> None:
     config = load(
         Sources(

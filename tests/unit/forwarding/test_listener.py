@@ -16,7 +16,7 @@ from gateway.contracts.values import Endpoint
 from gateway.demo.process import free_port
 from gateway.forwarding import listener as listener_module
 from gateway.forwarding.listener import AcceptHandler, BindError, Listener
-from gateway.relay.poller import Handler, poller
+from gateway.relay.poller import EventHandler, poller
 
 
 def test_localhost_binds_both_addresses_or_none() -> None:
@@ -166,7 +166,7 @@ async def test_registration_with_the_poller_is_retried(monkeypatch: pytest.Monke
     faults = [OSError(errno.ENOSPC, "No space left on device")]
     real = poller()
 
-    def add(fd: int, handler: Handler, mask: int) -> None:
+    def add(fd: int, handler: EventHandler, mask: int) -> None:
         if faults:
             raise faults.pop()
         real.add(fd, handler, mask)

@@ -5,7 +5,8 @@ import socket
 from collections.abc import Callable
 from typing import TypeVar
 
-from gateway.vpn.addressing import Addressing, IpAddress
+from gateway.contracts.values import IpAddress
+from gateway.vpn.addressing import Addressing
 from gateway.vpn.icmp import EchoMonitor
 
 _T = TypeVar("_T")

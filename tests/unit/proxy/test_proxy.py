@@ -164,6 +164,14 @@ async def test_connect_requests_the_target(peer: Peer) -> None:
     assert await peer.unread() == GREETING
 
 
+async def test_connect_ignores_interim_responses(peer: Peer) -> None:
+    peer.send(
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n" + GREETING
+    )
+    await http_connect.connect(peer.stream, DB, None)
+    assert await peer.unread() == GREETING
+
+
 async def test_connect_sends_basic_authentication(peer: Peer) -> None:
     peer.send(b"HTTP/1.0 200\r\n\r\n")
     await http_connect.connect(peer.stream, DB, LOGIN)
@@ -188,6 +196,8 @@ async def test_connect_puts_ipv6_addresses_in_brackets(peer: Peer) -> None:
         (b"HTTP/1.1 302 Found", Reason.CHANNEL_FAILED),
         (b"HTTP/1.1 \xff", Reason.PROTOCOL),
         (b"HTTP/1.1", Reason.PROTOCOL),
+        (b"HTTP/1.1 " + b"2" * 5000 + b" OK", Reason.PROTOCOL),
+        (b"HTTP/1.1 099 OK", Reason.PROTOCOL),
         (b"SSH-2.0 200", Reason.PROTOCOL),
         (b"", Reason.PROTOCOL),
     ],
