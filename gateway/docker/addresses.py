@@ -1,4 +1,4 @@
-"""Chooses the gateway's addresses on a network, outside the range that the engine assigns to containers. Pure."""
+"""Chooses the gateway's addresses on a network, outside the range for containers. Does no I/O."""
 
 import hashlib
 import ipaddress
@@ -8,13 +8,13 @@ from gateway.contracts.values import IpAddress, IpNetwork
 from gateway.docker.model import NetworkInfo
 
 _MIN_HOST_BITS = 3
-"""The fewest host bits of a subnet that is divided: smaller subnets have too few addresses."""
+"""The minimum number of host bits of a subnet that the gateway divides. Smaller subnets have too few addresses."""
 _MAX_CANDIDATES = 1 << 16
-"""The most addresses of a block that are tried, because an IPv6 subnet has too many to try all."""
+"""The maximum number of addresses to try in one block. An IPv6 subnet has too many addresses to try all of them."""
 
 
 def range_for_others(subnet: IpNetwork) -> IpNetwork | None:
-    """Return the upper half of a subnet, for `--ip-range`, from which the engine assigns addresses to containers.
+    """Return the upper half of a subnet, as the range (`--ip-range`) for the addresses of containers.
 
     Args:
         subnet: The network's subnet.
@@ -47,18 +47,19 @@ def choose(
 ) -> tuple[str, ...]:
     """Choose the gateway's addresses, one in each divided subnet.
 
-    The choice is a hash of the gateway's name, so it needs no record, and agents on different nodes rarely choose the
-    same address. If they do, the engine refuses the second agent, which then requests the next address.
+    A hash of the gateway's name selects the address. The selection is repeatable without a record, and agents on
+    different nodes rarely select the same address. If two agents do, the engine refuses the second request, and that
+    agent requests the next address.
 
     Args:
         network: The network on which the gateway gets the addresses.
         instance: The gateway's name.
-        fixed: The configured address; None: no address is configured.
+        fixed: The configured address; None if no address is configured.
         claimed: The gateway's previous addresses on this network, or on an earlier network of that name.
         refused: Addresses that the engine refused.
 
     Returns:
-        The addresses. A subnet without a range or without a free address gets none.
+        The addresses. A subnet without a range or without a free address adds none.
     """
     found = [str(fixed)] if fixed is not None else []
     for subnet, inner in _divided(network):
@@ -68,7 +69,7 @@ def choose(
 
 
 def _divided(network: NetworkInfo) -> Iterator[tuple[IpNetwork, IpNetwork]]:
-    """Yield each subnet of which the engine assigns only a part, with that part."""
+    """Yield each subnet that has an `--ip-range`, together with this range."""
     # Docker before 25 accepted subnets with host bits set, and later versions still report these host bits.
     inner = [ipaddress.ip_network(each, strict=False) for each in network.ip_ranges]
     for subnet in (ipaddress.ip_network(each, strict=False) for each in network.subnets):
@@ -94,11 +95,11 @@ def _first(
 
 
 def _candidates(subnet: IpNetwork, inner: IpNetwork, instance: str) -> Iterable[str]:
-    """Yield the addresses outside the engine's part, starting at one derived from the gateway's name."""
+    """Yield the addresses outside the range `inner`. The first address is derived from the gateway's name."""
     # Both subnets have the same IP version, see `_divided`.
     blocks: Iterable[IpNetwork] = subnet.address_exclude(inner)  # type: ignore[arg-type]
     block = max(blocks, key=lambda each: each.num_addresses)
-    # The skipped addresses may be the network address, the engine's gateway address and the broadcast address.
+    # The skipped addresses can be the network address, the engine's gateway address and the broadcast address.
     count = min(block.num_addresses, _MAX_CANDIDATES) - 3
     first = int.from_bytes(hashlib.sha256(f"{instance} {subnet}".encode()).digest()[:8])
     return (str(block[2 + (first + at) % count]) for at in range(count))

@@ -22,9 +22,9 @@ class Consumer:
     Args:
         name: The container's name.
         id: The container's ID.
-        labels: The container's labels that count, see `gateway.docker.images`.
+        labels: The container's labels that the gateway evaluates, see `gateway.docker.images`.
         granted: The backends that grants allow the container to use.
-        strict: Whether only grants count, and no label.
+        strict: Whether only grants admit containers, and labels do not.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Consumer:
     strict: bool = False
 
     def has(self, label: str, backend: str) -> bool:
-        """Return whether the consumer may use a backend: by a grant, or by a label that names it if labels count."""
+        """Return whether a grant or, unless `strict` is set, a label allows the consumer to use a backend."""
         return backend in self.granted or (not self.strict and backend in listed(self.labels.get(label, "")))
 
 
@@ -44,7 +44,7 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
     Args:
         container: The container.
         grants: The configured grants.
-        strict: Whether only grants count.
+        strict: Whether only grants admit containers, and labels do not.
     """
     given = granted(grants, container.name, container.labels)
     backends = frozenset(given.backends) if given else frozenset()
@@ -52,9 +52,10 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
 
 
 def client_networks(observed: Observed, options: DockerOptions) -> AbstractSet[str] | None:
-    """Return the networks on which a client's address identifies a container of this engine; None: all networks.
+    """Return the networks on which a client's address identifies a container of this engine; None for all networks.
 
-    On other networks, and if the engine runs on another host, another client may have the container's address.
+    On other networks, another client can have the address of a container of this engine. The same applies to every
+    network if the engine runs on another host.
     """
     own = observed.own_container
     if own is not None:
@@ -98,9 +99,9 @@ class ConsumerDirectory:
             containers: The containers in the snapshot.
             began: When the snapshot began, in monotonic seconds. Containers that were removed from this directory
                 after that time are not added again.
-            networks: The networks on which clients connect, see `client_networks`; None: all.
+            networks: The networks on which clients connect, see `client_networks`; None for all networks.
             grants: The configured grants.
-            strict: Whether only grants count.
+            strict: Whether only grants admit containers, and labels do not.
         """
         self._forgotten = {key: at for key, at in self._forgotten.items() if at >= began}
         found = {}
@@ -138,14 +139,14 @@ class ConsumerDirectory:
         updated.set()
 
     def forget(self, container_id: str) -> None:
-        """Remove a container that ended or left a network: the engine may reuse its address immediately."""
+        """Remove a container that exited or left a network, because the engine can immediately reuse its address."""
         self._forgotten[container_id] = time.monotonic()
         self.local = {address: each for address, each in self.local.items() if each.id != container_id}
         if any(each.id == container_id for each in self._by_address.values()):
             self.replace({address: each for address, each in self._by_address.items() if each.id != container_id})
 
     def lookup(self, address: str) -> Consumer | None:
-        """Return the consumer with this address; None: it is unknown."""
+        """Return the consumer with this address; None if it is unknown."""
         return self._by_address.get(address)
 
     def recently_unknown(self, address: str) -> bool:
@@ -153,11 +154,11 @@ class ConsumerDirectory:
         return self._unknown.get(address, 0.0) > time.monotonic()
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:
-        """Return the consumer with this address; wait for a container that has just started.
+        """Return the consumer with this address. If the address is unknown, wait for a snapshot that contains it.
 
         Args:
             address: An IP address.
-            within: The longest wait for a snapshot, in seconds.
+            within: The maximum time to wait for a snapshot, in seconds.
         """
         try:
             async with asyncio.timeout(within):

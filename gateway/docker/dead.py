@@ -1,4 +1,4 @@
-"""Types of dead containers: they do not run or have no network because a volume, network or namespace was missing."""
+"""Types for dead containers, which do not run or have no network because of a missing volume, network or namespace."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from gateway.docker.failed_starts import Cause
 
 
 class RevivalState(StrEnum):
-    """Whether the gateway starts a dead container: a closed list, used in the status."""
+    """Whether the gateway starts a dead container. The status uses these values."""
 
     STARTING = "starting"
     WAITING = "waiting"
@@ -27,8 +27,8 @@ class Dead:
         cause: What was missing.
         detail: What happened.
         state: Whether the gateway starts the container.
-        message: Why the gateway does not start the container now; empty: the gateway starts it.
-        command: The command that starts the container again; empty: none is needed or known.
+        message: Why the gateway does not start the container now; empty if the gateway starts it.
+        command: The command that starts the container again; empty if no command is needed or known.
     """
 
     container: str

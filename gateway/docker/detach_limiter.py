@@ -1,4 +1,4 @@
-"""Limits how many endpoints are detached and not attached again, so that a mistake cannot detach every container."""
+"""Limits how many endpoints are detached without being reattached. A mistake then cannot detach all containers."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ class DetachLimiter:
     """Counts detached endpoints in a sliding window. All times are monotonic, in seconds.
 
     Args:
-        most: The most endpoints that may be detached within `window`.
+        most: The maximum number of endpoints to detach within `window`.
         window: The length of the window, in seconds.
     """
 
@@ -20,7 +20,7 @@ class DetachLimiter:
         self._taken: deque[float] = deque()
 
     def remaining(self, now: float) -> int:
-        """Return how many more endpoints may be detached now."""
+        """Return the number of endpoints that can still be detached now without exceeding the limit."""
         self._forget(now)
         return max(0, self._most - len(self._taken))
 
@@ -29,7 +29,7 @@ class DetachLimiter:
         self._taken.extend([now] * count)
 
     def admit(self, actions: Sequence[Action], now: float) -> tuple[list[Action], list[Action]]:
-        """Split actions into those that may be executed now and those that must wait.
+        """Split actions into those that the limit allows now and those that must wait.
 
         An action that detaches more endpoints than the limit is admitted if nothing else was detached in the window.
         """
@@ -45,7 +45,7 @@ class DetachLimiter:
         return may, held
 
     def wait_time(self, now: float) -> float:
-        """Return the seconds until more endpoints may be detached."""
+        """Return the number of seconds until the limit allows more endpoints to be detached."""
         self._forget(now)
         return self._taken[0] + self._window - now if self._taken else 0.0
 

@@ -19,18 +19,18 @@ from gateway.docker.options import DockerOptions
 from gateway.errors import GatewayError, ReachError
 
 NEWEST = (1, 48)
-"""The newest API version that is supported; `Flavor.oldest` is the oldest."""
+"""The newest API version that the gateway supports. `Flavor.oldest` is the oldest supported version."""
 _CONNECT_TIMEOUT = 5.0
 PING_EVERY = 10.0
 """Seconds without an event after which the gateway pings the engine."""
 
 
 class LinkConnector(aiohttp.BaseConnector):
-    """A connector of aiohttp that connects through a tunnel's link.
+    """An aiohttp connector that connects through a tunnel's link.
 
     Args:
         dial: Returns a connected socket.
-        ssl_context: The TLS context; None: no TLS.
+        ssl_context: The TLS context; None if no TLS.
         host: The host name that the certificate must be valid for.
     """
 
@@ -103,7 +103,7 @@ class Engine:
             params: The query parameters.
 
         Raises:
-            EngineError: The request failed; the message is the engine's.
+            EngineError: The request failed. The error has the engine's message.
         """
         return await self._request(path, params=params, versioned=versioned)
 
@@ -111,7 +111,7 @@ class Engine:
         """Return the response to a POST.
 
         Raises:
-            EngineError: The request failed; the message is the engine's.
+            EngineError: The request failed. The error has the engine's message.
         """
         return await self._request(path, "POST", body=body, params=params)
 
@@ -119,19 +119,19 @@ class Engine:
         """Return the response to a DELETE.
 
         Raises:
-            EngineError: The request failed; the message is the engine's.
+            EngineError: The request failed. The error has the engine's message.
         """
         return await self._request(path, "DELETE", params=params)
 
     async def events(
         self, since: float, kinds: tuple[str, ...], until: float | None = None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield every event of these kinds, until the engine ends the stream or does not answer a ping.
+        """Yield every event of these kinds, until the engine closes the stream or does not answer a ping.
 
         Args:
-            since: The start, in seconds since the epoch; it may be in the past.
+            since: The start of the period, in seconds since the epoch. It can be in the past.
             kinds: The types of objects: `container`, `network`, `service`, `volume`.
-            until: The end, in seconds since the epoch; None: the stream does not end.
+            until: The end of the period, in seconds since the epoch; None for a stream without an end.
 
         Raises:
             EngineError: The connection failed.
@@ -148,7 +148,7 @@ class Engine:
             raise as_engine_error(error) from error
 
     async def _lines(self, content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-        """Yield each line of a stream. A line can have any length: an event has all labels of its container."""
+        """Yield each line of a stream. Lines can have any length, because an event has all labels of a container."""
         pending = bytearray()
         while True:
             try:
@@ -186,7 +186,7 @@ class Engine:
 
 
 async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> Any:
-    """Return the response to a required GET. If a proxy in front of the engine refuses it, the error names the path.
+    """Return the response to a GET. If a proxy in front of the engine refuses the request, the error has the path.
 
     Args:
         engine: The engine.
@@ -211,7 +211,7 @@ async def connected(options: DockerOptions, link_of: Callable[[str], Link | None
 
     Args:
         options: The engine's address and TLS files.
-        link_of: Returns the link of a tunnel by name; None while the tunnel is down.
+        link_of: Returns the link of the tunnel with this name, or None while the tunnel is down.
 
     Raises:
         EngineError: The engine cannot be reached, or its version is not supported.

@@ -12,7 +12,7 @@ from gateway.text import one_line
 
 
 class ErrorKind(StrEnum):
-    """Why a request failed: a closed list, used in metrics."""
+    """The reason why a request failed. Metrics use this fixed set of values."""
 
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
@@ -25,7 +25,7 @@ class ErrorKind(StrEnum):
 
 
 class BlockedReason(StrEnum):
-    """Why a container or service is not attached: a closed list, used in the status."""
+    """The reason why a container or service is not attached. The status uses this fixed set of values."""
 
     SHARED_NETWORK = "shared_namespace"
     HOST_NETWORK = "host_network"
@@ -59,12 +59,12 @@ class EngineError(GatewayError):
 
     @property
     def blocked(self) -> BlockedReason:
-        """Why an attachment failed, according to the engine's message."""
+        """The reason why an attachment failed, according to the engine's message."""
         return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), BlockedReason.REFUSED)
 
     @property
     def may_be_address(self) -> bool:
-        """Whether the requested address may be the cause. A swarm manager reports a refused address as a timeout."""
+        """Whether the requested address is a possible cause. A swarm manager reports refusals of it as timeouts."""
         return self.blocked is BlockedReason.ADDRESS_REFUSED or "attaching to network failed" in self.message
 
 
@@ -95,7 +95,7 @@ _KINDS = {
     503: ErrorKind.UNREACHABLE,
     900: ErrorKind.UNREACHABLE,
 }
-"""The kind of error by the HTTP status of the engine or of a proxy in front of it. aiodocker itself uses 900."""
+"""Maps the HTTP status of the engine, or of a proxy in front of it, to the kind of error. aiodocker adds 900."""
 
 
 def as_engine_error(error: Exception) -> EngineError:

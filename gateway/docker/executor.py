@@ -12,7 +12,7 @@ async def execute(engine: Engine, action: Action) -> None:
     """Execute an action.
 
     Raises:
-        EngineError: The request failed; after a timeout, the engine may have executed it.
+        EngineError: The request failed. After a timeout, it is unknown whether the engine executed the action.
     """
     match action.verb:
         case Verb.CREATE_NETWORK:
@@ -74,7 +74,7 @@ async def _connect(engine: Engine, action: Action) -> None:
 
 
 async def _clear(engine: Engine, action: Action) -> None:
-    """Disconnect a container after a failed connect, because Podman could no longer list containers otherwise."""
+    """Disconnect a container after a failed connect request. Otherwise, Podman can no longer list containers."""
     try:
         await _disconnect(engine, action.network_id, action.container_id)
     except EngineError as error:

@@ -1,4 +1,4 @@
-"""Warnings about containers that can spoof an address, and about labels that come from images. Pure."""
+"""Generates warnings about containers that can spoof an address, and about labels from images. Does no I/O."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -40,7 +40,7 @@ def _names(listed: Any) -> set[str]:
 
 
 def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
-    """Yield a line for each container whose image has labels that would have an effect on the container."""
+    """Yield a line for each container whose image has labels that would take effect as the container's labels."""
     prefix = desired.options.label_prefix
     matter = {f"{prefix}.{key}" for key in KEYS} | set(desired.by_label.values())
     matter |= {label.partition("=")[0] for rule in desired.options.attach for label in rule.labels}
@@ -63,7 +63,7 @@ def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
         if not is_gateway(desired, observed, container) and container.state in RUNNING:
-            # A container that joins another's network namespace has its addresses.
+            # A container that joins another container's network namespace has that container's addresses.
             base = observed.base(container) or container
             for name in base.endpoints:
                 if name not in ("host", "none") and (sources is None or name in sources):
@@ -88,5 +88,5 @@ def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
 
 
 def is_gateway(desired: Desired, observed: Observed, container: Container) -> bool:
-    """Return whether a container is the gateway's: `audit` may run outside it, and then recognizes its aliases."""
+    """Return whether a container is the gateway's. If `audit` runs outside this container, the aliases decide."""
     return container.id == observed.own or desired.is_gateway(container)

@@ -1,4 +1,4 @@
-"""Parses the error of a container that the engine could not start (`State.Error`). Pure.
+"""Parses the error of a container that the engine could not start (`State.Error`). Does no I/O.
 
 The messages are those of Docker Engine 26.1 (`daemon/start.go`, `volume/local`); newer engines put text before them.
 """
@@ -17,7 +17,7 @@ _OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No s
 
 
 class Cause(StrEnum):
-    """Why a container does not run: a closed list, used in the status and in metrics."""
+    """The reason why a container does not run. The status and metrics use this fixed set of values."""
 
     VOLUME = "volume"
     NETWORK = "network"
@@ -26,13 +26,13 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True)
 class FailedStart:
-    """Why a container could not start.
+    """The reason why a container could not start.
 
     Args:
         cause: What was missing.
         network: The ID or name of the network that does not exist or to which the engine did not attach; empty: the
             message does not name it.
-        exists: Whether the network may exist, because only the attachment to it failed.
+        exists: Whether the network possibly exists, because only the attachment to it failed.
         owner: The ID of the container whose network namespace the container uses.
         address: The server of the mount, from the mount option `addr`.
         port: The server's port, from the mount option `port`; 0: not known.
@@ -49,7 +49,7 @@ class FailedStart:
 
 
 def read_error(error: str) -> FailedStart | None:
-    """Return the cause of a failed start; None: the error concerns no volume, network or namespace.
+    """Return the cause of a failed start, or None if the error does not concern a volume, network or namespace.
 
     Args:
         error: `State.Error` of an inspection.

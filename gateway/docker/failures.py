@@ -1,4 +1,4 @@
-"""Failed actions: when to retry each, what to report, and which addresses the engine refused. Pure."""
+"""Records failed actions: when to retry each, what to report, and which addresses the engine refused. Does no I/O."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -50,7 +50,7 @@ class Failures:
             self._failed = {key: each for key, each in self._failed.items() if key[0] != action.key[0]}
 
     def retain(self, actions: Iterable[Action]) -> None:
-        """Remove the failures of all other actions."""
+        """Remove the failures of all actions except these."""
         keys = {action.key for action in actions}
         self._failed = {key: failure for key, failure in self._failed.items() if key in keys}
 
@@ -59,7 +59,7 @@ class Failures:
         return action.key in self._failed
 
     def not_before(self, action: Action) -> float:
-        """Return the time of the next attempt; 0: now."""
+        """Return the time of the next attempt, or 0 if it is due now."""
         return self._failed[action.key][1] if action in self else 0.0
 
     def lines(self) -> list[str]:
@@ -67,7 +67,7 @@ class Failures:
         return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
 
     def is_final(self, action: Action) -> bool:
-        """Return whether an action failed for a reason other than an address that is replaced by another one."""
+        """Return whether an action failed for a reason that another address cannot fix."""
         error = self._last_error(action.network, action.container_id)
         return error is not None and error.blocked is not BlockedReason.ADDRESS_REFUSED
 
@@ -96,7 +96,7 @@ class Failures:
     def _count_address_failure(
         self, action: Action, previous: Mapping[str, tuple[str, ...]], *, certain: bool
     ) -> None:
-        """Exclude an address after a failure, but the gateway's previous address only after several failures."""
+        """Exclude an address after one failure, or after several if it is the gateway's previous address."""
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1
         was_ours = action.addresses == previous.get(action.network)

@@ -1,4 +1,4 @@
-"""Implementations of the Docker API, Docker Engine and Podman, and how they differ. Pure."""
+"""Describes how the two implementations of the Docker API, Docker Engine and Podman, differ. Does no I/O."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ class Flavor:
         name: The name of the implementation, for messages.
         oldest: The oldest API version that the gateway supports.
         release: The release with that version, for messages.
-        has_swarm: Whether it supports swarms, and so overlay networks and services.
+        has_swarm: Whether the implementation supports swarms, and therefore overlay networks and services.
         lists_aliases: Whether its list of containers has aliases but not the network mode; Docker's list has the
             network mode but not aliases. An inspection has both.
         inspection: The prefix for the path of an inspection that reports a container's capabilities.
         ranges: The path, with an API version, of a list of networks with the ranges from which containers get
-            addresses; empty: `/networks` has them.
+            addresses; empty if `/networks` has the ranges.
         leaves_failed_connects: Whether the engine lists a container as connected after the connect has failed.
         command: The command line client, for messages.
         external_network: The predefined network with a route out, for messages.

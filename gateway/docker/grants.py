@@ -1,4 +1,4 @@
-"""Evaluates the rules in `docker.grants`. Pure."""
+"""Evaluates the rules in `docker.grants`. Does no I/O."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping
@@ -15,8 +15,8 @@ class Granted:
     """The union of all matching grants.
 
     Args:
-        backends: The backends that the container or service may use.
-        aliases: The aliases that the container or service may have.
+        backends: The backends that the container or service is allowed to use.
+        aliases: The aliases that the container or service is allowed to have.
     """
 
     backends: tuple[str, ...]
@@ -24,12 +24,12 @@ class Granted:
 
 
 def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]) -> Granted | None:
-    """Return what the grants allow a container or service; None: no grant matches.
+    """Return what the grants allow a container or service; None if no grant matches.
 
     Args:
         grants: The configured grants.
-        name: The container's name; None: it is a service.
-        labels: The labels that count, see `gateway.docker.images`.
+        name: The container's name; None if it is a service.
+        labels: The labels that the gateway evaluates, see `gateway.docker.images`.
     """
     found = [each for each in grants if _matches(each, name, labels)]
     if not found:

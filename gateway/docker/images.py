@@ -8,20 +8,20 @@ from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.model import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
-"""The prefix of the labels that Compose or Swarm sets, and a label with that prefix that it sets on containers only.
+"""Maps the prefix of the labels of Compose or Swarm to a label that this program sets on containers only.
 
-The second label is necessary because Compose also sets its project and service on the images that it builds."""
+The latter label is necessary because Compose also sets its project and service on the images that it builds."""
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the labels of a container that count, and those that do not.
+    """Return the labels of a container that the gateway evaluates, and those that it ignores.
 
-    A label with the same key and value as a label of the image does not count, since the engine does not report who
-    set it. If Compose or Swarm created the container, the labels that they set always count.
+    The gateway ignores a label that the image has with the same value, because the engine does not report whether the
+    label comes from the image. The only exceptions are the labels that Compose or Swarm sets on its containers.
 
     Args:
         labels: The container's labels as the engine lists them, including the image's.
-        image: The image's labels; None: unknown, so that no label of the container counts.
+        image: The image's labels. If they are unknown (None), the gateway ignores all labels of the container.
     """
     own = {} if image is None else {key: text for key, text in labels.items() if image.get(key) != text}
     for prefix, proof in _WRITERS.items():
@@ -35,14 +35,14 @@ class ImageLabels:
 
     def __init__(self) -> None:
         self._labels: dict[str, Mapping[str, str] | None] = {"": None}
-        """By the image's ID; None: the image is gone."""
+        """The labels by the image's ID; None if the image was removed."""
 
     def retain(self, ids: set[str]) -> None:
-        """Remove all other images."""
+        """Remove all images except these from the cache."""
         self._labels = {key: labels for key, labels in self._labels.items() if key in ids or not key}
 
     async def split_labels(self, engine: Engine, listed: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the labels of a container that count, and those that do not, see `split`.
+        """Return the labels of a container that the gateway evaluates, and those that it ignores, see `split`.
 
         Args:
             engine: The engine, for an image that is not in the cache.

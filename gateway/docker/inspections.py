@@ -1,4 +1,4 @@
-"""Caches container inspections, because the values that the gateway uses never change, except for the last start."""
+"""Caches container inspections. The values that the gateway uses never change, except those of the last start."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -42,19 +42,19 @@ class InspectionCache:
         """The last start at the last inspection, and the monotonic time of that inspection, by container ID."""
 
     def cached(self, container: str) -> Inspection | None:
-        """Return the cached inspection of a container; None: there is none."""
+        """Return the cached inspection of a container; None if there is none."""
         return self._found.get(container)
 
     def aliases(self, endpoint: str) -> frozenset[str] | None:
-        """Return the cached aliases of an endpoint; None: there are none."""
+        """Return the cached aliases of an endpoint; None if there are none."""
         return self._aliases.get(endpoint)
 
     def last_start(self, container: str) -> LastStart | None:
-        """Return the last start of a container, as last inspected; None: the container was not inspected."""
+        """Return the last start of a container, as last inspected; None if the container was not inspected."""
         return self._starts[container][1] if container in self._starts else None
 
     def start_inspected_at(self, container: str) -> float:
-        """Return the monotonic time when the gateway last inspected a container's last start; 0: never."""
+        """Return the monotonic time of the latest inspection of a container's last start, or 0 if there was none."""
         return self._starts[container][0] if container in self._starts else 0.0
 
     def forget_start(self, container: str) -> None:
@@ -62,13 +62,13 @@ class InspectionCache:
         self._starts.pop(container, None)
 
     def retain(self, containers: Collection[str], endpoints: Collection[str]) -> None:
-        """Remove all other containers and endpoints."""
+        """Remove all containers and endpoints except these from the cache."""
         self._found = {key: each for key, each in self._found.items() if key in containers}
         self._starts = {key: each for key, each in self._starts.items() if key in containers}
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in endpoints}
 
     async def get(self, engine: Engine, container: str) -> Inspection | None:
-        """Return the inspection of a container, from the cache if possible; None: the container is gone.
+        """Return the inspection of a container, from the cache if possible; None if the container was removed.
 
         Raises:
             EngineError: See `inspect`.
@@ -78,7 +78,7 @@ class InspectionCache:
         return self._found.get(container)
 
     async def inspect(self, engine: Engine, container: str) -> Mapping[str, Any] | None:
-        """Inspect a container, and return its endpoints by network; None: it was removed after it was listed.
+        """Inspect a container, and return its endpoints by network; None if it was removed after it was listed.
 
         Raises:
             EngineError: The engine did not answer, or a proxy in front of the engine refuses the request.
@@ -101,7 +101,7 @@ class InspectionCache:
         )
         networks: Mapping[str, Any] = (found.get("NetworkSettings") or {}).get("Networks") or {}
         for each in networks.values():
-            # A container that is not running has no endpoint yet, so its aliases may still change.
+            # A container that is not running has no endpoint yet, so its aliases can still change.
             if each.get("EndpointID"):
                 self._aliases[each["EndpointID"]] = frozenset(each.get("Aliases") or ())
         return networks
@@ -116,7 +116,7 @@ def last_start(inspection: Mapping[str, Any]) -> LastStart:
 
 
 def _epoch(text: str) -> float:
-    """Convert a time from the engine (RFC 3339) to seconds since the epoch; 0: never."""
+    """Convert a time from the engine (RFC 3339) to seconds since the epoch; 0 stands for no time."""
     try:
         at = datetime.fromisoformat(text).timestamp()
     except ValueError:

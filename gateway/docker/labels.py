@@ -1,4 +1,4 @@
-"""Parses the gateway's labels; a label chooses among what the configuration permits. Pure."""
+"""Parses the gateway's labels. A label can select only what the configuration allows. Does no I/O."""
 
 import difflib
 import fnmatch
@@ -15,13 +15,13 @@ MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
-"""The least similarity of an unknown label to a known one for a suggestion."""
+"""The minimum similarity (0 to 1) of an unknown and a known label at which the error suggests the known label."""
 _MAX_SUGGESTION_KEY = 2 * max(map(len, KEYS))
-"""The longest unknown key for which the error suggests a known key, in characters."""
+"""The maximum length, in characters, of an unknown key for which the error suggests a known key."""
 _MAX_SUGGESTIONS = 3
-"""The most unknown backends of one label for which the error suggests a known backend."""
+"""The maximum number of unknown backends in one label for which the error suggests a known backend."""
 _MAX_SUGGESTION_NAME = 63
-"""The longest name of an unknown backend for which the error suggests a known backend, in characters."""
+"""The maximum length, in characters, of an unknown backend's name for which the error suggests a known backend."""
 ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 """One label of a host name (RFC 1123, section 2.1). Docker also accepts dots, but such names do not resolve."""
 
@@ -31,11 +31,11 @@ class Request:
     """What a container or service requests.
 
     Args:
-        networks: The networks; empty: those that carry one of `backends`.
-        backends: The backends; empty: all.
+        networks: The requested networks. If empty, the request selects every network that carries one of `backends`.
+        backends: The requested backends. If empty, the request selects all backends.
         aliases: The aliases of the container or service on these networks.
         detach_on_stop: Whether the gateway detaches the container when it stops.
-        refused: Why the request is refused; empty: the request is not refused.
+        refused: The reason why the request is refused; empty if it is not refused.
     """
 
     networks: tuple[str, ...] = ()
@@ -51,11 +51,11 @@ def read(
     """Return what the labels request from this gateway, and a line for each error in them.
 
     Args:
-        labels: The labels that count.
+        labels: The labels that the gateway evaluates.
         prefix: The prefix of the gateway's labels.
         instance: This gateway's name; labels can select another gateway.
         backends: The configured backends.
-        granted: Whether a grant opts it in without the label `enable`.
+        granted: Whether a grant opts the container or service in, even without the label `enable`.
     """
     mine = _ours(labels, prefix)
     if mine.get("instance", instance) != instance:
@@ -88,10 +88,10 @@ def read(
 
 
 def revives(labels: Mapping[str, str], prefix: str, *, default: bool) -> bool:
-    """Return whether the gateway may start a container whose start failed.
+    """Return whether the gateway is allowed to start a container whose start failed.
 
     Args:
-        labels: The labels that count.
+        labels: The labels that the gateway evaluates.
         prefix: The prefix of the gateway's labels.
         default: The value of `docker.revive`.
     """
@@ -108,7 +108,7 @@ def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
     """Return a warning if the labels have no effect because the label `enable` is absent.
 
     Args:
-        labels: The labels that count.
+        labels: The labels that the gateway evaluates.
         prefix: The prefix of the gateway's labels.
         instance: This gateway's name.
     """
@@ -124,7 +124,7 @@ def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iterator[str]:
-    """Yield errors in keys and in `enable`; without opt-in, another program may use the prefix."""
+    """Yield errors in keys and in `enable`. Without opt-in, the labels can belong to another program."""
     for key in sorted(mine.keys() - KEYS):
         # A comparison takes longer for a longer key, and the creator of the container chooses the key's length.
         typo = key.lower().replace("_", "-") if len(key) <= _MAX_SUGGESTION_KEY else ""
@@ -146,7 +146,7 @@ def _similar(name: str, known: Collection[str]) -> str:
 
 
 def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> Request | None:
-    """Return the request of the first matching rule in `docker.attach`; None: no rule matches."""
+    """Return the request of the first matching rule in `docker.attach`; None if no rule matches."""
     for rule in rules:
         named = not rule.names or any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.names)
         if named and all(_has(labels, label) for label in rule.labels) and (rule.names or rule.labels):
@@ -155,7 +155,7 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
 
 
 def with_grants(request: Request, given: Granted, *, explicit: bool) -> Request:
-    """Return a request in which grants fill in the backends or aliases that the request does not name.
+    """Return the request. If it has no backends or no aliases, add those of the grants.
 
     Args:
         request: What the labels request.
@@ -171,7 +171,7 @@ def only_granted(request: Request, given: Granted | None, closed: Collection[str
 
     Args:
         request: What the labels request.
-        given: What the grants allow; None: nothing.
+        given: What the grants allow; None if they allow nothing.
         closed: The configured networks that carry none of the granted backends.
     """
     if given is None:

@@ -8,7 +8,7 @@ class LogLimiter:
     """Decides what is logged. Performs no I/O; times are monotonic, in seconds.
 
     Args:
-        most: The most lines that are logged within `window`.
+        most: The maximum number of lines to log within `window`.
         window: The length of the window, in seconds.
         repeat_after: Seconds for which a line must be absent from the plans before it is logged again.
     """
@@ -34,7 +34,7 @@ class LogLimiter:
         return found
 
     def admit(self, now: float) -> bool:
-        """Return whether to log an event; count it if not."""
+        """Return whether to log an event. If not, count the event as suppressed."""
         if self._room(now):
             return True
         self._suppressed += 1

@@ -26,7 +26,7 @@ class EndpointInfo:
         network_id: The network's ID.
         endpoint_id: The endpoint's ID, which changes with each attachment.
         addresses: The endpoint's IP addresses.
-        aliases: The endpoint's aliases; None: not known.
+        aliases: The endpoint's aliases; None if they are not known.
     """
 
     network_id: str
@@ -45,9 +45,9 @@ class LastStart:
     """What an inspection reports about a container's last start.
 
     Args:
-        error: Why the start failed (`State.Error`); empty: it succeeded, or the container was stopped since.
+        error: Why the start failed (`State.Error`); empty if it succeeded, or if the container was stopped afterward.
         restarts: Whether the container has a restart policy other than `no`.
-        at: When a start last succeeded, in seconds since the epoch; 0: never.
+        at: The time of the last successful start, in seconds since the epoch; 0 if no start succeeded.
     """
 
     error: str = ""
@@ -61,18 +61,18 @@ class Container:
 
     Args:
         endpoints: The container's endpoints, by the network's name.
-        labels: The labels that count, see `gateway.docker.images`.
-        network_mode: Its configured network mode: `bridge`, `host`, `none`, `container:ID`, or a network.
-        image_labels: The labels from its image, which do not count.
-        created: The time of its creation, in seconds since the epoch.
-        can_spoof: Whether it can spoof its source address; None: not known.
-        hostname: Its configured host name, in lower case, which resolves on each network like the container's name;
-            empty: none, or not known.
-        hosts: The names in its own hosts file, in lower case; empty if they are not known.
+        labels: The labels that the gateway evaluates, see `gateway.docker.images`.
+        network_mode: The configured network mode: `bridge`, `host`, `none`, `container:ID`, or a network.
+        image_labels: The labels from its image, which the gateway ignores.
+        created: The time of the container's creation, in seconds since the epoch.
+        can_spoof: Whether the container can spoof its source address; None if this is not known.
+        hostname: The configured host name, in lower case, which resolves on each network like the container's name;
+            empty if there is none, or if it is not known.
+        hosts: The names in the container's hosts file, in lower case; empty if they are not known.
         given_names: Aliases that the engine adds on every network, in addition to its short ID.
-        has_volumes: Whether it mounts volumes.
-        exit_success: Whether it exited with code 0.
-        last_start: Its last start; None: not known.
+        has_volumes: Whether the container mounts volumes.
+        exit_success: Whether the container exited with code 0.
+        last_start: The last start of the container; None if it is not known.
     """
 
     id: str
@@ -93,7 +93,7 @@ class Container:
 
     @property
     def joins(self) -> str:
-        """The ID of the container whose network namespace this one joins; empty: this one has its own namespace."""
+        """The ID of the container whose network namespace this container joins; empty if it joins none."""
         kind, _, other = self.network_mode.partition(":")
         return other if kind == "container" else ""
 
@@ -109,7 +109,7 @@ class NetworkInfo:
 
     Args:
         options: The driver's options, as the engine reports them.
-        ip_ranges: The parts of the subnets from which the engine assigns addresses; empty: all of each subnet.
+        ip_ranges: The parts of the subnets from which the engine assigns addresses; empty if it uses whole subnets.
         gateways: The engine's own addresses.
     """
 
@@ -179,11 +179,11 @@ class Observed:
 
     @property
     def own_container(self) -> Container | None:
-        """The gateway's own container; None: the gateway runs in no container of this engine."""
+        """The gateway's own container; None if the gateway runs in no container of this engine."""
         return next((each for each in self.containers if each.id == self.own), None)
 
     def base(self, container: Container) -> Container | None:
-        """Return the container whose network namespace `container` uses; it can be the same one. None: it is gone."""
+        """Return the container, possibly the same, whose network namespace `container` uses; None if removed."""
         if not container.joins:
             return container
         found: Container | None = container

@@ -1,4 +1,4 @@
-"""Finds names that resolve to one host on a network of the gateway, and to another host elsewhere. Pure."""
+"""Finds names that resolve to one host on a network of the gateway, and to another host elsewhere. Does no I/O."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from gateway.docker.plan import OWNER_ALIAS_PREFIX, Desired, NameConflict
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """Docker's predefined networks, on which its DNS server resolves no names."""
 _GATEWAY = "gateway"
-"""The ID that stands for the gateway among the containers and services that hold a name."""
+"""The gateway's ID in the table of the containers and services that hold a name."""
 _BACKEND = "a backend"
 _SHORT_ID = 12
 
 
 def hostname_of(inspection: Mapping[str, Any]) -> str:
-    """Return a container's configured host name, in lower case; empty: the engine chose it.
+    """Return a container's configured host name, in lower case; empty if the engine chose it.
 
     Args:
         inspection: Its inspection.
@@ -110,7 +110,7 @@ class NameTable:
             if place == network or place in WITHOUT_NAMES:
                 continue
             held = self._holders.get(place, {})
-            # An intersection costs as much as its smaller side, and a container may have thousands of aliases.
+            # An intersection costs as much as its smaller side, and a container can have thousands of aliases.
             both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
             for name in sorted(set().union(*both)):
                 others, ours = held[name], there.get(name, {})

@@ -28,9 +28,9 @@ class Observer:
 
     Args:
         options: The configuration.
-        known: Returns the networks in the ownership record, whether they are configured or not.
+        known: Returns the networks in the ownership record, including those that are not configured.
         volumes: Returns whether volumes are configured.
-        consumers: Returns the labels by which backends admit consumers; empty: capabilities are not needed.
+        consumers: Returns the labels by which backends admit consumers. If empty, snapshots omit capabilities.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Observer:
         self._options = options
         self._known = known
         self._compared: set[str] = set()
-        """Networks whose endpoints are compared with the desired state, so that the aliases must be known."""
+        """Networks whose endpoints are compared with the desired state. This comparison requires the aliases."""
         self._images = ImageLabels()
         self._inspections = InspectionCache()
 
@@ -150,7 +150,7 @@ class Observer:
     async def _with_capabilities(
         self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Add to the containers their capabilities if they share a network or network namespace with a consumer."""
+        """Add the capabilities of each container that shares a network or network namespace with a consumer."""
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
         for each in running:
@@ -189,11 +189,11 @@ class Observer:
         return replace(container, endpoints=endpoints)
 
     def _joined(self, container: Container) -> bool:
-        """Return whether a container is on a configured network, whoever attached it."""
+        """Return whether a container is on a configured network, regardless of what attached it."""
         return any(configured_as(self._options.networks, name) is not None for name in container.endpoints)
 
     def _asks(self, container: Container) -> bool:
-        """Return whether a label, a grant or a rule may attach a container."""
+        """Return whether a label, a grant or a rule could attach the container to a network."""
         return (
             f"{self._options.label_prefix}.enable" in container.labels
             or granted(self._options.grants, container.name, container.labels) is not None

@@ -23,7 +23,7 @@ def own_id(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str |
         listed: The engine's containers.
 
     Returns:
-        Its ID; None if this process runs in none of these containers.
+        The container's ID; None if this process runs in none of these containers.
     """
     ids: dict[str, list[str]] = {
         each["Id"]: [name.lstrip("/") for name in each.get("Names") or []] for each in listed
@@ -40,7 +40,7 @@ def own_id(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str |
 
 
 def mounted_id() -> list[str]:
-    """Return the container's ID from the paths of the files that Docker mounts into it; empty: not found."""
+    """Return the container's ID from the paths of the files that Docker mounts into it; empty if there is none."""
     try:
         return _ID.findall(Path("/proc/self/mountinfo").read_text())[:1]
     except OSError:

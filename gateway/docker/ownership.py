@@ -24,9 +24,9 @@ class OwnershipRecord:
         self._endpoints: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
         self.adopting = True
-        """Whether no record existed, so that endpoints with the gateway's owner alias count as the gateway's."""
+        """Whether no record existed. If so, endpoints with the gateway's owner alias count as the gateway's."""
         self.problem: str | None = None
-        """Why the file cannot be used. If so, the gateway detaches nothing that an earlier process attached."""
+        """The reason why the file cannot be used. The gateway then detaches nothing that an earlier process attached."""
         try:
             self._endpoints, self._addresses = self._read()
             self.adopting = False
@@ -78,7 +78,7 @@ class OwnershipRecord:
             self._write()
 
     def retain(self, containers: set[str]) -> None:
-        """Remove the endpoints of all other containers."""
+        """Remove the endpoints of all containers except these."""
         self._merge()
         kept = {(container, network) for container, network in self._endpoints if container in containers}
         if kept != self._endpoints:

@@ -20,7 +20,7 @@ _MARK_LENGTH = 50
 
 
 class Verb(StrEnum):
-    """What an action does: a closed list, used in metrics."""
+    """The operation of an action. Metrics use this fixed set of values."""
 
     CREATE_NETWORK = "create_network"
     REMOVE_NETWORK = "remove_network"
@@ -43,7 +43,7 @@ class Action:
     """One change.
 
     Args:
-        network: The name of the network or volume; empty: the action is on a container.
+        network: The name of the network or volume; empty if the action starts or restarts a container.
         network_id: The ID of the network or volume, or its name if this engine does not list it yet.
         container: The name of the container or service; empty for a network.
         container_id: The ID of the container or service.
@@ -65,7 +65,7 @@ class Action:
     addresses: tuple[str, ...] = ()
     """The endpoint's addresses. For an address family without an address here, the engine chooses one."""
     detaches: int = field(default=0, compare=False)
-    """How many endpoints the action detaches and does not attach again."""
+    """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
     """What was missing when the container last failed to start."""
 
@@ -97,7 +97,7 @@ class AttachmentStatus:
     """The status of a desired attachment.
 
     Args:
-        reason: Why the attachment is blocked or has drifted; None: no known reason.
+        reason: Why the attachment is blocked or has drifted; None if no reason is known.
         message: Details, and what to do.
     """
 
@@ -121,13 +121,13 @@ class Desired:
         volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
         by_label: The label by which a backend admits containers, by backend.
-        strict: Whether only grants count, and no label.
+        strict: Whether only grants admit containers, and labels do not.
         configured: The networks as configured, if `options` has the networks of projects in their place.
         claimed: The gateway's previous addresses, by network.
         refused: The addresses that the engine refused, by network.
-        direct: Addresses that the gateway reaches directly: a new network must not contain them.
+        direct: Addresses that the gateway reaches directly. A new network must not contain these addresses.
         mount_listeners: The listeners that the engine's host mounts.
-        usable: The backends that serve clients now; None: not known.
+        usable: The backends that serve clients now; None if they are not known.
         given_up: IDs of the containers that failed too many times and are not started again.
     """
 
@@ -153,11 +153,11 @@ class Desired:
         return self.configured or self.options.networks
 
     def configured_name(self, name: str) -> str:
-        """Return the name under which a network is configured; if there is none, return the network's own name."""
+        """Return the name under which a network is configured, or `name` if the network is not configured."""
         return configured_as(self.networks, name) or name
 
     def network(self, name: str) -> NetworkOptions:
-        """Return the options of a network, which is given by its own or its configured name."""
+        """Return the options of the network whose actual or configured name is `name`."""
         return self.networks[self.configured_name(name)]
 
     @property
@@ -166,7 +166,7 @@ class Desired:
         return OWNER_ALIAS_PREFIX + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
 
     def is_gateway(self, container: Container) -> bool:
-        """Return whether a container has this gateway's owner alias and a backend's name, so that it is a gateway."""
+        """Return whether a container is a gateway: it has this gateway's owner alias and the name of a backend."""
         backends = {each.lower() for each in self.backends}
         return any(
             self.owner_alias in each.names and not backends.isdisjoint(each.names)

@@ -1,4 +1,4 @@
-"""Executes plans in order: counts every write, records it in the audit log, and records new endpoints as owned."""
+"""Executes plans in order. Counts and audits every write, and adds new endpoints to the ownership record."""
 
 import asyncio
 import logging
@@ -31,7 +31,7 @@ class PlanExecutor:
     """Executes the actions of plans.
 
     Args:
-        ownership: The ownership record, which gets each endpoint before it is created.
+        ownership: The ownership record. It lists each endpoint before the endpoint is created.
         detach_limiter: Counts detached endpoints.
         directory: The consumers, from which detached containers are removed.
         log_limiter: Limits how many lines are logged.
@@ -145,7 +145,7 @@ class PlanExecutor:
         try:
             await execute(engine, action)
         except asyncio.CancelledError:
-            self._record(action, "unknown")  # the engine may have executed it
+            self._record(action, "unknown")  # it is unknown whether the engine executed the action
             raise
         except EngineError as error:
             self._record(action, "unknown" if error.kind in _UNCERTAIN else "error", error)

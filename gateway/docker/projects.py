@@ -1,4 +1,4 @@
-"""Names of the networks of Compose projects, stacks, services and single containers. Pure."""
+"""Returns the names of the networks of Compose projects, stacks, services and single containers. Does no I/O."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def group(name: str, labels: Mapping[str, str]) -> str:
 
     Args:
         name: The name of the container or service.
-        labels: The labels of the container or service that count, see `gateway.docker.images`.
+        labels: The labels that the gateway evaluates, see `gateway.docker.images`.
 
     Raises:
         ValueError: The name of its project, stack or service cannot be part of a network's name.
@@ -41,7 +41,7 @@ def network_of(configured: str, options: NetworkOptions, name: str, labels: Mapp
         configured: The configured name.
         options: The options of the configured network.
         name: The container's or service's name.
-        labels: Its labels that count.
+        labels: The labels that the gateway evaluates.
 
     Raises:
         ValueError: See `group`.
@@ -50,7 +50,7 @@ def network_of(configured: str, options: NetworkOptions, name: str, labels: Mapp
 
 
 def configured_as(networks: Mapping[str, NetworkOptions], name: str) -> str | None:
-    """Return the configured name of a network; None: the network is not configured.
+    """Return the configured name of a network; None if the network is not configured.
 
     Args:
         networks: The configured networks.

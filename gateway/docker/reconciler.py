@@ -36,7 +36,7 @@ _EVENT_OVERLAP = 5.0
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
-"""The most rounds of `apply_once`. If more were needed, another program would be undoing the changes."""
+"""The maximum number of rounds of `apply_once`. More are needed only if another program undoes the changes."""
 _END_EVENTS = ("die", "destroy", "stop", "kill", "remove")
 _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
 """Container events that do not change what a snapshot contains. Some occur many times a minute."""
@@ -79,7 +79,7 @@ class Reconciler:
         self.observed_at: float | None = None
         """The time of the last snapshot, in seconds since the epoch."""
         self.problem: str | None = None
-        """Why the engine cannot be used; None: it can be used."""
+        """The reason why the engine cannot be used; None if it can be used."""
         self._log_limiter = LogLimiter()
         self._executor = PlanExecutor(
             self._ownership,
@@ -105,7 +105,7 @@ class Reconciler:
         )
 
     def trigger(self) -> None:
-        """Request a reconciliation, which starts soon."""
+        """Request a reconciliation. It starts after the debounce time."""
         self._dirty.set()
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -210,7 +210,7 @@ class Reconciler:
 
         Args:
             engine: The engine.
-            once: Whether a command calls this method, on behalf of a gateway that may run in another container.
+            once: Whether a command calls this method. The gateway can then run in another container.
 
         Raises:
             EngineError: A request for the snapshot failed; nothing was executed.
@@ -251,7 +251,7 @@ class Reconciler:
         return max(0.05, min(waits, default=self._options.resync)), done
 
     def _not_before(self, action: Action) -> float:
-        """Return the monotonic time of an action's next attempt; 0: never attempted; `inf`: in progress."""
+        """Return the monotonic time of an action's next attempt; 0 before the first, `inf` during an attempt."""
         if self._executor.is_starting(action):
             return math.inf
         again = self.revivals.not_before(action.container_id) if action.verb in REVIVALS else 0.0

@@ -1,4 +1,4 @@
-"""Converts an engine's responses to the values of `gateway.docker.model`. Pure."""
+"""Converts an engine's responses to the values of `gateway.docker.model`. Does no I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Decides when to attempt the next start of a container, and which containers are not started again. Pure."""
+"""Decides when to attempt the next start of a container, and which containers are not started again. Does no I/O."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20
-"""The most attempts to start a container. With the delays between them, they take about ten minutes."""
+"""The maximum number of attempts to start a container. With the delays in between, they take about ten minutes."""
 STABLE = 600.0
 """Seconds without a failure after which earlier attempts no longer count."""
 
@@ -60,5 +60,5 @@ class Revivals:
             self.revived[action.cause] += 1
 
     def not_before(self, container: str) -> float:
-        """Return the time of the next attempt; 0: now."""
+        """Return the time of the next attempt, or 0 if it is due now."""
         return self._attempts[container].not_before if container in self._attempts else 0.0

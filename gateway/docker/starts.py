@@ -12,7 +12,7 @@ _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
 """Seconds after which the last start of a container is inspected again. A failed start causes no event, and events
 can cause several snapshots a second, so the age of the inspection decides."""
 _MAX_INSPECTIONS = 50
-"""The most inspections in one snapshot. The containers whose inspection is oldest are inspected first."""
+"""The maximum number of inspections in one snapshot. Containers with the oldest inspections come first."""
 
 
 async def with_last_starts(

@@ -1,4 +1,4 @@
-"""Compares existing volumes with the configuration, because the engine cannot change a volume's options. Pure."""
+"""Compares existing volumes with the configuration. The engine cannot change the options of a volume. Does no I/O."""
 
 import hashlib
 import json
@@ -27,9 +27,9 @@ class VolumeStatus:
     """The status of a configured volume.
 
     Args:
-        change: The action to take; None: no action.
-        state: Its state compared with the configuration.
-        message: Reason for `state`; empty if it is `kept`.
+        change: The action to take; None if none is needed.
+        state: The volume's state compared with the configuration.
+        message: The reason for `state`; empty if `state` is `kept`.
     """
 
     spec: VolumeSpec
@@ -87,12 +87,12 @@ def _differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> Iterato
 def mount_problems(
     info: Mapping[str, Any], host: str, own_mode: str | None, specs: tuple[VolumeSpec, ...]
 ) -> Iterator[str]:
-    """Yield a line for each reason that makes mounts fail on this engine, apart from the options of the volumes.
+    """Yield a line for each problem, other than the options of volumes, that makes mounts fail on this engine.
 
     Args:
         info: The response to `/info`.
         host: The engine's address, as configured.
-        own_mode: The network mode of the gateway's own container; None: the gateway runs in no container.
+        own_mode: The network mode of the gateway's own container; None if the gateway runs in no container.
         specs: The configured volumes.
     """
     if not specs:

@@ -1,4 +1,4 @@
-"""Explains why a container reaches a backend or not, and what to do. Pure."""
+"""Explains why a container reaches a backend or not, and what to do. Does no I/O."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from gateway.docker.plan import Desired, Plan
 
 
 def find(observed: Observed, name: str) -> list[Container]:
-    """Return the container with this name, or those with this prefix of their ID."""
+    """Return the container with this name, or all containers with an ID that starts with it."""
     named = [each for each in observed.containers if each.name == name]
     return named or [each for each in observed.containers if name and each.id.startswith(name)]
 
@@ -26,7 +26,7 @@ def explain(
         observed: The observed state.
         planned: The plan for these two.
         container: The container, from `observed`.
-        facts: The backends.
+        facts: The properties of the backends.
     """
     subject = Subject(desired, observed, planned, container)
     found = [reachability(subject, each) for each in facts]

@@ -12,10 +12,10 @@ class BackendFact:
     Args:
         name: The backend's name.
         state: The backend's state.
-        why: The reason for the state; empty: none.
+        why: The reason for the state; empty if there is none.
         listen: The backend's listeners, for messages.
-        allow: Source networks that may connect; empty: all.
-        label: The label by which the backend admits containers; None: it does not use a label.
+        allow: The source networks that are allowed to connect; empty if all are allowed.
+        label: The label by which the backend admits containers; None if it does not use a label.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Part:
     """The state of one part of the container's setup.
 
     Args:
-        part: `container`, `network of`, `label`, `grants`, `network` or `name`.
+        part: The kind of part: `container`, `network of`, `label`, `grants`, `network` or `name`.
         name: The part's name.
         state: The part's state, in one or two words.
         why: Details.
@@ -50,9 +50,9 @@ class Reachability:
     Args:
         backend: The backend's name.
         reached: `yes`, `no`, or `maybe` if the answer depends on something that the gateway does not observe.
-        network: The network over which the container reaches the backend; empty: none.
+        network: The network over which the container reaches the backend; empty if there is none.
         why: The reason for `reached`.
-        remedy: What to do; empty: nothing.
+        remedy: What to do; empty if there is nothing to do.
     """
 
     backend: str

@@ -37,7 +37,7 @@ def reachability(subject: Subject, fact: BackendFact) -> Reachability:
 
 
 def _served(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reachability:
-    """Return as `reachability`, for a network on which the gateway has the backend's name."""
+    """Return the result of `reachability` for a network on which the gateway has the backend's name."""
     found = _not_admitted(subject, fact, network, base)
     state = f"the backend is {fact.state}" + (f": {fact.why}" if fact.why else "")
     if found is None and fact.state not in (*_GOOD, _UNKNOWN):
@@ -140,7 +140,7 @@ def _unasked(subject: Subject, fact: BackendFact, configured: list[str]) -> Reac
 
 
 def _chosen_otherwise(subject: Subject, fact: BackendFact, configured: list[str]) -> Reachability:
-    """Return why its labels, grants or rules select other backends or networks."""
+    """Return why the container's labels, grants or rules select other backends or networks."""
     container, mine = subject.container, subject.container.labels
     for key, choices in (("network", configured), ("backends", [fact.name])):
         label = subject.label(key)

@@ -22,14 +22,14 @@ class Subject:
         self.options = desired.options
         self.container = container
         self.base = observed.base(container)
-        """The container whose network namespace the container uses; it can be the same one. None: it is gone."""
+        """The container, possibly the same, whose network namespace this container uses; None if it was removed."""
         self.gateway = observed.own_container
-        """The gateway's own container; None: the gateway runs in no container of this engine."""
+        """The gateway's own container; None if the gateway runs in no container of this engine."""
         self.networks = planned.networks
         """The backends that are reached by name on each managed network."""
         self.attachments = {each.network: each for each in planned.attachments if each.container_id == container.id}
         self.dead = next((each for each in planned.dead if each.container_id == container.id), None)
-        """Why the container is dead, see `gateway.docker.dead`; None: it is not dead."""
+        """Why the container is dead, see `gateway.docker.dead`; None if it is not dead."""
         base = self.base.name if self.base is not None else None
         self.name_conflicts = [each for each in planned.name_conflicts if each.container == base]
         prefix = f"{container.name}: "
@@ -41,7 +41,7 @@ class Subject:
         self.rule = labels.by_rules(container.name, container.labels, rules)
 
     def endpoint(self, network: str) -> EndpointInfo | None:
-        """Return the container's endpoint on a network; None: the container is not attached."""
+        """Return the container's endpoint on a network; None if the container is not attached."""
         return self.base.endpoints.get(network) if self.base is not None else None
 
     def label(self, key: str) -> str:
@@ -50,5 +50,5 @@ class Subject:
 
 
 def reason(attachment: AttachmentStatus) -> str:
-    """Return the reason and message of an attachment's status; empty: none."""
+    """Return the reason and message of an attachment's status; empty if there is none."""
     return ": ".join(filter(None, (attachment.reason and str(attachment.reason), attachment.message)))

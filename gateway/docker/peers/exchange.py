@@ -24,7 +24,7 @@ _LOOKUP_INTERVAL = 5.0
 _LOOKUP_TIMEOUT = 30.0
 """The timeout of one DNS lookup, in seconds."""
 _MAX_HANDSHAKES = 2
-"""The most concurrent TLS handshakes from one address, so that one client cannot use all descriptors."""
+"""The maximum number of concurrent TLS handshakes of one address. It keeps a client from using all descriptors."""
 _ACCEPT_RETRY = 0.1
 """Seconds to wait after a failed `accept`."""
 _HEARTBEAT = b"\n"
@@ -130,7 +130,7 @@ class Exchange:
                 self._group.create_task(self._handshake(network, client, address))
 
     async def _handshake(self, network: SharedNetwork, client: socket.socket, address: str) -> None:
-        """Complete the TLS handshake of a peer, and send reports until the connection ends."""
+        """Complete the TLS handshake of a peer, and send reports until the connection closes."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -167,7 +167,7 @@ class Exchange:
             writer.transport.abort()
 
     async def _resolve(self, network: SharedNetwork) -> set[str] | None:
-        """Look up the peers on a network; None: the lookup failed."""
+        """Look up the peers on a network; None if the lookup failed."""
         name = f"{self._options.name}.{network.name}"
         loop = asyncio.get_running_loop()
         try:

@@ -27,7 +27,7 @@ class PeerAgent:
     Args:
         network: The shared network.
         address: The peer's address on it.
-        report: The last report on the current connection; None: no report was received.
+        report: The last report on the current connection; None if no report was received.
         problem: Why `report` is None; empty: a report was received.
     """
 

@@ -1,4 +1,4 @@
-"""Encodes and decodes the reports that agents exchange, and converts reports to consumers. Pure."""
+"""Encodes and decodes the reports that agents exchange, and converts reports to consumers. Does no I/O."""
 
 import ipaddress
 import json
@@ -42,7 +42,7 @@ class AddressEntry:
         address: The container's address on the network of the report.
         id: The container's ID.
         name: The container's name.
-        labels: The labels that count, see `gateway.docker.images`.
+        labels: The labels that the gateway evaluates, see `gateway.docker.images`.
     """
 
     address: str
@@ -90,7 +90,7 @@ def build_report(
         instance: This agent's name.
         network: The network.
         observed: The last snapshot of this engine.
-        known: This engine's consumers by address, without consumers that ended after the snapshot.
+        known: This engine's consumers by address, without containers that exited after the snapshot.
     """
     entries = (
         AddressEntry(address, each.id, each.name, dict(each.labels))
@@ -151,13 +151,13 @@ def consumers_of(sent: AddressReport, grants: tuple[Grant, ...], *, strict: bool
     Args:
         sent: The report.
         grants: The configured grants.
-        strict: Whether only grants count.
+        strict: Whether only grants admit containers, and labels do not.
     """
     found = {}
     for each in sent.entries:
         given = granted(grants, each.name, each.labels)
         backends = frozenset(given.backends) if given else frozenset()
-        # Containers on different nodes may have the same name.
+        # Containers on different nodes can have the same name.
         name = f"{each.name}@{sent.instance}"
         found[each.address] = Consumer(name, each.id, dict(each.labels), backends, strict)
     return found

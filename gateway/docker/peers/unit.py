@@ -35,7 +35,7 @@ class Peers:
         options: The configuration.
         instance: This agent's name.
         grants: The configured grants.
-        strict: Returns whether only grants count.
+        strict: Returns whether only grants admit containers, and labels do not.
         observed: Returns the last snapshot of this node's engine.
         directory: The consumers by address. This unit sends the consumers of this node to peers, and adds the peers'
             consumers.

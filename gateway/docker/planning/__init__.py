@@ -1,4 +1,4 @@
-"""Compares the desired state with the observed state, and plans the actions. Pure."""
+"""Compares the desired state with the observed state, and plans the actions. Does no I/O."""
 
 from collections.abc import Iterator
 

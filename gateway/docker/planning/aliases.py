@@ -23,7 +23,7 @@ def age(container: Container) -> tuple[int, str]:
 
 
 def conflicting_holder(builder: PlanBuilder, container: Container, name: str, alias: str) -> str | None:
-    """Return the holder with whom a container may not share an alias on a network; None: the alias is free."""
+    """Return the holder that prevents a container from having an alias on a network; None if the alias is free."""
     own = builder.observed.own
     alias = alias.lower()
     if container.id != own and alias in builder.backend_names(name):
@@ -43,14 +43,14 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
 
 
 def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...]) -> None:
-    """Reserve aliases, so that the plan does not give them to later containers."""
+    """Reserve aliases for a container, to keep the plan from assigning them to the containers that follow."""
     if container.id != builder.observed.own:
         for alias in aliases:
             builder.reserved.setdefault((name, alias.lower()), builder.holder(container))
 
 
 def _yields_alias(builder: PlanBuilder, other: Container, container: Container, name: str, alias: str) -> bool:
-    """Return whether the other container may share the alias, or is younger and got the alias from the gateway."""
+    """Return whether the other container can share the alias, or is younger and got the alias from the gateway."""
     if builder.desired.owner_alias not in (other.endpoints[name].aliases or ()):
         return False  # an operator or another program set the alias
     if container.id == builder.observed.own:

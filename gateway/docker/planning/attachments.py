@@ -15,7 +15,7 @@ from gateway.docker.planning.shared_namespace import report_shared_namespace
 
 
 def attach(builder: PlanBuilder) -> None:
-    """Attach every container to its desired networks. The oldest come first, so that they keep their aliases."""
+    """Attach every container to its desired networks. The oldest containers come first, and keep their aliases."""
     for container in sorted(builder.observed.containers, key=age):
         networks = desired_networks(builder, container)
         report_foreign_endpoints(builder, container, networks)
@@ -46,7 +46,7 @@ def detach(builder: PlanBuilder) -> None:
 
 
 def _may_be_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether a container may be the gateway's own, or is a running gateway of the same name."""
+    """Return whether a container could be the gateway's own, or is a running gateway of the same name."""
     own = builder.observed.own
     return (
         (own is None or container.state in RUNNING) and container.id != own and builder.desired.is_gateway(container)

@@ -10,13 +10,13 @@ _USER_MODE = {"pasta", "slirp4netns"}
 
 
 def block_reason(builder: PlanBuilder, container: Container, name: str) -> tuple[BlockedReason | None, str]:
-    """Return why a container cannot be attached to a network, and a message; None: it can be attached."""
+    """Return why a container cannot be attached to a network, and a message; None if it can be attached."""
     blocked, message = container_block_reason(container)
     return (blocked, message) if blocked is not None else _network_block_reason(builder, name)
 
 
 def container_block_reason(container: Container) -> tuple[BlockedReason | None, str]:
-    """Return why a container cannot be attached to any network, and a message; None: it can be attached."""
+    """Return why a container cannot be attached to any network, and a message; None if it can be attached."""
     mode = container.network_mode
     if mode == "host":
         return BlockedReason.HOST_NETWORK, "it uses the host's network: connect to listeners at the host's addresses"

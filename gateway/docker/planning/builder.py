@@ -1,4 +1,4 @@
-"""Collects the plan, and has the functions that all parts of the planning share."""
+"""Collects the parts of a plan, and contains the functions that all planning modules share."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from gateway.docker.projects import network_of
 from gateway.text import one_line
 
 _MAX_LABEL_ERRORS = 10
-"""The most lines about one container, so that its labels cannot hide the warnings about other containers."""
+"""The maximum number of lines about one container. More lines would hide the warnings about other containers."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class AliasHolder:
     listed: frozenset[str] = frozenset()
 
     def shares(self, alias: str, other: "AliasHolder") -> bool:
-        """Return whether both holders may have the alias: they have the same owner, or it is listed for both."""
+        """Return whether both holders can have the alias: they have the same owner, or both list the alias."""
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
 
@@ -103,12 +103,12 @@ class PlanBuilder:
         )
 
     def request(self, who: str, name: str | None, found: Mapping[str, str]) -> Request | None:
-        """Return what a container or service requests by its labels, grants and rules; None: nothing.
+        """Return what a container or service requests by its labels, grants and rules; None if it requests nothing.
 
         Args:
             who: The name of the container or service, for messages.
-            name: The container's name; None: a service.
-            found: The labels that count.
+            name: The container's name; None for a service.
+            found: The labels that the gateway evaluates.
         """
         prefix, strict = self.options.label_prefix, self.desired.strict
         given = granted(self.options.grants, name, found)
@@ -155,7 +155,7 @@ class PlanBuilder:
         return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)
 
     def holder(self, container: Container) -> AliasHolder:
-        """Return a `Holder` for a container."""
+        """Return the `AliasHolder` of a container."""
         listed = self.by_configuration(container.name, container.labels)
         return AliasHolder(f"container {container.name}", owner(container.id, container.labels), listed)
 
@@ -166,7 +166,7 @@ class PlanBuilder:
             request: The request of a container or service.
             who: The name of the container or service, for messages.
             name: The name of the container or service, for the networks of projects.
-            found: The labels that count.
+            found: The labels that the gateway evaluates.
         """
         configured = self.desired.networks
         unknown = [each for each in request.networks if each not in configured]
@@ -194,7 +194,7 @@ class PlanBuilder:
         return {each.lower() for each in self.gateway_aliases(network)}
 
     def containers_named(self, network: str, name: str) -> list[tuple[Container, bool]]:
-        """Return the containers that a name resolves to on a network, each with whether the name is an alias.
+        """Return the containers that a name resolves to on a network, each with True if the name is an alias.
 
         Args:
             network: The network's name.

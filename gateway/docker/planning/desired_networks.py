@@ -46,7 +46,7 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 
 
 def _idle(builder: PlanBuilder, container: Container) -> None:
-    """Warn about labels that have no effect, unless they may admit the container on a network with the gateway."""
+    """Warn about labels without effect, except if they could admit the container on a network with the gateway."""
     mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
     shared = client_networks(builder.observed, builder.options) if mistakes else None
     if shared is not None and not container.endpoints.keys() & {*shared, *builder.options.networks}:

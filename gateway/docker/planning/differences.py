@@ -32,7 +32,7 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference, and the setting that accepts it. Another program's network may have more options."""
+    """Yield each difference, and the setting that accepts it. Another program's network can have more options."""
     driver = builder.driver(options)
     if there.driver != driver and (ours or options.driver != "auto"):
         yield f"its driver is {there.driver} instead of {driver}", f"driver: {there.driver}"

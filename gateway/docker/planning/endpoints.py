@@ -31,7 +31,7 @@ def reconcile_endpoint(
         name: The network's name.
         endpoint: The container's endpoint on the network.
         free: The desired aliases that the endpoint can have.
-        taken: A message about the desired aliases that other containers hold; empty: there are none.
+        taken: A message about the desired aliases that other containers hold; empty if there are none.
         ours: Whether the gateway created the endpoint.
     """
     there = builder.known.get(name)
@@ -105,7 +105,7 @@ def is_ours(builder: PlanBuilder, container: Container, name: str, endpoint: End
 
 
 def _repair_block(builder: PlanBuilder, container: Container) -> str:
-    """Return why an endpoint must not be detached or reattached; empty: the gateway may detach and reattach it."""
+    """Return why an endpoint must not be detached or reattached; empty if the gateway is allowed to."""
     own = container.id == builder.observed.own
     busy = container.id in builder.desired.busy or (own and builder.desired.serving)
     if builder.options.repair == "disruptive" or (builder.options.repair == "idle" and not busy):

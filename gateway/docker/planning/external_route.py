@@ -1,4 +1,4 @@
-"""Decides whether the gateway's own container has a route to outside networks. Pure."""
+"""Decides whether the gateway's own container has a route to outside networks. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -36,5 +36,5 @@ def is_only_external_route(builder: PlanBuilder, name: str) -> bool:
 
 
 def _outside(builder: PlanBuilder, own: Container) -> set[str]:
-    """Return the networks that may have a route out, including those that this engine does not list."""
+    """Return the networks that possibly have a route out, including those that this engine does not list."""
     return {name for name in own.endpoints if name not in builder.known or not builder.known[name].internal}

@@ -95,7 +95,7 @@ def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> 
 
 
 def reattach_stopped_gateway(builder: PlanBuilder) -> None:
-    """Let `gateway apply` reattach the gateway's stopped container, whose removed network keeps it from starting."""
+    """In `gateway apply`, reattach the gateway's stopped container if a removed network keeps it from starting."""
     if builder.observed.own is not None:
         return
     for container in builder.observed.containers:
@@ -122,7 +122,7 @@ def reattach_stopped_gateway(builder: PlanBuilder) -> None:
 
 
 def address_warnings(builder: PlanBuilder) -> Iterator[str]:
-    """Yield a line for each network on which the gateway's address may change or go to another container."""
+    """Yield a line for each network on which the gateway's address can change or go to another container."""
     own = builder.observed.own_container
     for name, options in builder.options.networks.items():
         network = builder.known.get(name)
@@ -169,7 +169,8 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
 def as_running_gateway(desired: Desired, observed: Observed) -> Observed:
     """Return `observed` as the running gateway sees it, if a command such as `apply` runs outside the container.
 
-    A command runs on the host or in a temporary container, which must not be attached in place of the gateway's.
+    A command runs on the host or in a temporary container. The temporary container must not be attached in place of
+    the gateway's container.
     `docker.container` takes precedence.
     """
     own = observed.own_container

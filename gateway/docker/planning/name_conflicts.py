@@ -8,11 +8,11 @@ from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
 from gateway.docker.planning.builder import PlanBuilder
 
 _MOST = 5
-"""The most names in one message."""
+"""The maximum number of names in one message."""
 
 
 def container_conflicts(builder: PlanBuilder, container: Container, network: str, aliases: Iterable[str]) -> str:
-    """Add a container's name conflicts, and return why it must not be attached; empty: it may be attached."""
+    """Add a container's name conflicts, and return why it must not be attached; empty if it can be attached."""
     own = container.id == builder.observed.own
     if own:
         _warn_of_hostnames(builder, network)
@@ -24,12 +24,12 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
 
 
 def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:
-    """Add the name conflicts of a container on networks of the gateway that the gateway did not attach it to.
+    """Add the name conflicts of a container on the gateway's networks to which the gateway did not attach it.
 
     Args:
         builder: The plan so far.
         container: A container.
-        wanted: Its desired networks, which `container_conflicts` covers.
+        wanted: The container's desired networks, which `container_conflicts` covers.
     """
     for network, endpoint in container.endpoints.items():
         attached = any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ())
@@ -53,7 +53,7 @@ def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
 
 
 def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
-    """Add a service's name conflicts, and return why it must not be attached; empty: it may be attached."""
+    """Add a service's name conflicts, and return why it must not be attached; empty if it can be attached."""
     names = {each.id: each.name for each in builder.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
     who = DnsClient(service.id, f"service {service.name}", _lower(aliases))

@@ -39,7 +39,7 @@ def remove_networks(builder: PlanBuilder) -> None:
 
 
 def choose_subnet(subnets: Iterable[str], pool: IpNetwork = _POOL, bits: int = _SUBNET_BITS) -> str | None:
-    """Return the first free subnet for a new network; None: none is free.
+    """Return the first free subnet for a new network; None if no subnet is free.
 
     Args:
         subnets: The subnets in use.

@@ -1,4 +1,4 @@
-"""Replaces each configured network that is `per: project` by the networks of projects. Pure."""
+"""Replaces each configured network that is `per: project` by the networks of projects. Does no I/O."""
 
 from dataclasses import replace
 

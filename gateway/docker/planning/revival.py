@@ -1,4 +1,4 @@
-"""Decides which containers to start after a volume, a network or a namespace was missing. Pure."""
+"""Decides which containers to start after a volume, a network or a namespace was missing. Does no I/O."""
 
 import shlex
 from dataclasses import replace
@@ -97,7 +97,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
         name
         for name, endpoint in container.endpoints.items()
         if failed.network in ("", name, endpoint.network_id) or container.network_mode == failed.network
-    ] or list(container.endpoints)  # the container was attached to another network of the same name since
+    ] or list(container.endpoints)  # the container was attached to another network of the same name afterward
     ours = [
         name
         for name in named
@@ -142,7 +142,7 @@ def _without_namespace(builder: PlanBuilder, container: Container) -> Dead | Non
 
 
 def _running(builder: PlanBuilder, container: Container) -> Dead | None:
-    """Return a running container if it has lost the network namespace that it shares; None: it has not lost it."""
+    """Return a running container if it has lost the network namespace that it shares; None if it has not lost it."""
     if not container.joins:
         return None
     owner = _owner(builder, container)
@@ -179,7 +179,7 @@ def _recreate(container: Container, cause: Cause, detail: str) -> Dead:
 
 
 def _owner(builder: PlanBuilder, container: Container) -> Container | None:
-    """Return the container whose network namespace a container joins; None: that container was removed."""
+    """Return the container whose network namespace a container joins; None if that container was removed."""
     return next((each for each in builder.observed.containers if container.joins in (each.id, each.name)), None)
 
 

@@ -89,7 +89,7 @@ def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozens
 def _block_reason(
     builder: PlanBuilder, service: Service, there: NetworkInfo, request: Request, found: frozenset[str] | None
 ) -> tuple[AttachmentState, BlockedReason, str] | None:
-    """Return the service's status on a network where its request cannot be met; None: the request can be met."""
+    """Return the service's status on a network where its request cannot be met; None if the request can be met."""
     if found is None and there.scope != "swarm":
         return AttachmentState.BLOCKED, BlockedReason.LOCAL_NETWORK, _local(builder, there)
     if conflicts := service_conflicts(builder, service, there.name, request.aliases):
@@ -124,7 +124,7 @@ def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, BlockedReason | N
 
 
 def _conflict(builder: PlanBuilder, service: Service, name: str, request: Request, found: frozenset[str]) -> str:
-    """Reserve the service's aliases on a network. Return why the service cannot have them; empty: it can."""
+    """Reserve the service's aliases on a network. Return why the service cannot have them; empty if it can."""
     taken = [alias for alias in request.aliases if alias.lower() in builder.backend_names(name)]
     if taken:
         return f"{', '.join(taken)}: a backend has that name: choose another alias"
@@ -138,7 +138,7 @@ def _conflict(builder: PlanBuilder, service: Service, name: str, request: Reques
 
 
 def _held(builder: PlanBuilder, service: Service, name: str, alias: str) -> str | None:
-    """Return the holder of an alias on a network if the service may not share the alias; None: the alias is free."""
+    """Return the holder of an alias on a network if the service must not share it; None if the alias is free."""
     holder, network, alias = _holder(builder, service), builder.known[name].id, alias.lower()
     holders = [
         _holder(builder, other)
