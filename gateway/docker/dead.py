@@ -1,4 +1,4 @@
-"""Types for dead containers, which do not run or have no network because of a missing volume, network or namespace."""
+"""Types for dead containers, which do not run or have no network. A volume, network or namespace was missing."""
 
 import ipaddress
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ class LinkConnector(aiohttp.BaseConnector):
 
     Args:
         dial: Returns a connected socket.
-        ssl_context: The TLS context; None if no TLS.
+        ssl_context: The TLS context; None for a connection without TLS.
         host: The host name that the certificate must be valid for.
     """
 
@@ -41,7 +41,7 @@ class LinkConnector(aiohttp.BaseConnector):
         self._host = host
 
     async def _create_connection(self, req: ClientRequest, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        """Create a connection as aiohttp's `UnixConnector` does, but on a connected socket."""
+        """Create a connection on a connected socket, in the same way as aiohttp's `UnixConnector`."""
         del req, traces, timeout
         sock = await self._dial()
         server_hostname = self._host if self._context else None
@@ -99,7 +99,7 @@ class Engine:
 
         Args:
             path: The path below the API version.
-            versioned: Whether to put the negotiated API version before the path.
+            versioned: Whether to prefix the path with the negotiated API version.
             params: The query parameters.
 
         Raises:
@@ -194,7 +194,7 @@ async def get_required(engine: Engine, path: str, *, versioned: bool = True) -> 
         versioned: See `Engine.get`.
 
     Raises:
-        EngineError: The engine did not answer, or a proxy refuses the request.
+        EngineError: The engine did not answer, or a proxy refused the request.
     """
     try:
         return await engine.get(path, versioned=versioned)

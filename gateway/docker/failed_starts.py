@@ -30,12 +30,12 @@ class FailedStart:
 
     Args:
         cause: What was missing.
-        network: The ID or name of the network that does not exist or to which the engine did not attach; empty: the
-            message does not name it.
+        network: The ID or name of the network that does not exist or to which the engine did not attach; empty
+            if the message does not contain it.
         exists: Whether the network possibly exists, because only the attachment to it failed.
-        owner: The ID of the container whose network namespace the container uses.
+        owner: The ID of the other container whose network namespace this container uses.
         address: The server of the mount, from the mount option `addr`.
-        port: The server's port, from the mount option `port`; 0: not known.
+        port: The server's port, from the mount option `port`; 0 if it is not known.
         detail: The engine's message; for a volume, only the text of the error number.
     """
 

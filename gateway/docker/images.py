@@ -1,4 +1,4 @@
-"""Separates a container's own labels from the labels of its image, which the image's author chose."""
+"""Separates the labels that were set on a container from the labels that the author of its image set."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -62,7 +62,7 @@ async def _of_image(engine: Engine, image: str) -> Mapping[str, str] | None:
     try:
         answer = await get_required(engine, f"images/{image}/json")
     except EngineError as error:
-        if error.kind is ErrorKind.NOT_FOUND:  # removed with force while a stopped container used it
+        if error.kind is ErrorKind.NOT_FOUND:  # the image was force-removed while a stopped container used it
             return None
         raise
     labels: Mapping[str, str] = (answer.get("Config") or {}).get("Labels") or {}

@@ -20,9 +20,9 @@ class Inspection:
     Args:
         can_spoof: Whether the container can spoof its source address.
         hostname: The container's host name, see `hostname_of`.
-        hosts: The names in the container's own hosts file.
+        hosts: The names in the container's hosts file.
         network_mode: The container's network mode.
-        given_hostname: The container's host name as the engine reports it, which can be its short ID.
+        given_hostname: The container's host name as the engine reports it. It can be the container's short ID.
     """
 
     can_spoof: bool
@@ -116,7 +116,7 @@ def last_start(inspection: Mapping[str, Any]) -> LastStart:
 
 
 def _epoch(text: str) -> float:
-    """Convert a time from the engine (RFC 3339) to seconds since the epoch; 0 stands for no time."""
+    """Convert a time from the engine (RFC 3339) to seconds since the epoch; 0 if the text has no time."""
     try:
         at = datetime.fromisoformat(text).timestamp()
     except ValueError:

@@ -1,4 +1,4 @@
-"""The observed state of an engine."""
+"""Defines the observed state of an engine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ TASK_LABEL = "com.docker.swarm.task.id"
 RUNNING = {"running", "paused", "restarting"}
 LIVE = {*RUNNING, "created"}
 """States in which the gateway attaches a container. A stopped container is not attached, because it could not start
-if the network were removed meanwhile."""
+if the network were removed while it is stopped."""
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
 """Options of network drivers."""
@@ -36,7 +36,7 @@ class EndpointInfo:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The aliases in lower case, since names are case-insensitive (RFC 4343); empty if they are not known."""
+        """The aliases in lower case, because names are case-insensitive (RFC 4343); empty if they are not known."""
         return frozenset(each.lower() for each in self.aliases or ())
 
 
@@ -93,7 +93,7 @@ class Container:
 
     @property
     def joins(self) -> str:
-        """The ID of the container whose network namespace this container joins; empty if it joins none."""
+        """The ID of the other container whose network namespace this one joins; empty if this one joins none."""
         kind, _, other = self.network_mode.partition(":")
         return other if kind == "container" else ""
 
@@ -110,7 +110,7 @@ class NetworkInfo:
     Args:
         options: The driver's options, as the engine reports them.
         ip_ranges: The parts of the subnets from which the engine assigns addresses; empty if it uses whole subnets.
-        gateways: The engine's own addresses.
+        gateways: The engine's addresses on the network, which containers use as their default gateway.
     """
 
     id: str
@@ -131,8 +131,8 @@ class Service:
     """A swarm service.
 
     Args:
-        networks: Aliases by network ID, from `TaskTemplate.Networks`.
-        spec: The whole specification, which an update sends back.
+        networks: The service's aliases by network ID, from `TaskTemplate.Networks`.
+        spec: The whole specification. An update sends it to the engine with changes.
     """
 
     id: str
@@ -151,7 +151,7 @@ class Swarm:
     manager: bool = False
     leader: bool = False
     waiting: bool = False
-    """Whether the engine is a swarm member without a connection to a manager, for example after its start."""
+    """Whether the engine is a swarm member without a connection to a manager, for example after the engine starts."""
 
     @property
     def member(self) -> bool:

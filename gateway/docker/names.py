@@ -27,7 +27,7 @@ def hostname_of(inspection: Mapping[str, Any]) -> str:
 
 
 def hosts_of(inspection: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names in a container's own hosts file: its extra hosts and links, in lower case.
+    """Return the names in a container's hosts file: its extra hosts and links, in lower case.
 
     Args:
         inspection: Its inspection.
@@ -51,7 +51,7 @@ class DnsClient:
         id: The ID of the container or service.
         title: The name of the container or service, for messages.
         aliases: The aliases that it requests on the network, in lower case.
-        hosts: The names in the container's own hosts file.
+        hosts: The names in the container's hosts file.
     """
 
     id: str
@@ -118,7 +118,7 @@ class NameTable:
                     ours = {**ours, who.id: "an alias that it requests"}
                 if name in backends:
                     ours = {_GATEWAY: _BACKEND}
-                # A container that holds the name on both networks is the same host.
+                # If one container holds the name on both networks, the name resolves to the same host.
                 what = next((text for key, text in ours.items() if key not in others), None)
                 if what is not None:
                     yield NameConflict(who.title, network, name, what, f"{min(others.values())} on network {place}")

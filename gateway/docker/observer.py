@@ -24,7 +24,7 @@ from gateway.text import one_line
 
 
 class Observer:
-    """Takes snapshots of one engine, and caches what never changes: aliases, labels of images, capabilities.
+    """Takes snapshots of one engine. Caches values that never change: aliases, labels of images, capabilities.
 
     Args:
         options: The configuration.
@@ -50,7 +50,7 @@ class Observer:
         self._inspections = InspectionCache()
 
     async def snapshot(self, engine: Engine) -> Observed:
-        """Return a complete snapshot of the engine.
+        """Take a complete snapshot of the engine.
 
         Raises:
             EngineError: A request failed.
@@ -91,11 +91,11 @@ class Observer:
         )  # fmt: skip
 
     def forget_start(self, container: str) -> None:
-        """Inspect a container again in the next snapshot, because it was started."""
+        """Inspect a container again in the next snapshot, because the container was started."""
         self._inspections.forget_start(container)
 
     async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
-        """Return the swarm's services; None: a proxy refuses the request, and `docker.services` is off."""
+        """Return the swarm's services; None if `docker.services` is off and a proxy refuses the request."""
         try:
             return tuple(responses.service(each) for each in await engine.get("services"))
         except EngineError as error:
@@ -111,7 +111,7 @@ class Observer:
         if engine.flavor.lists_aliases:
             inspection = await self._inspections.get(engine, listed["Id"])
             mode, hostname = (inspection.network_mode, inspection.given_hostname) if inspection else ("", "")
-            # For a container that joins another container's namespace, the list has that other container's networks.
+            # For a container that joins another container's namespace, the engine lists the other's networks.
             networks = {} if mode.startswith("container:") else networks
         else:
             networks = await self._with_aliases(engine, listed["Id"], networks)
@@ -227,7 +227,7 @@ async def _networks(engine: Engine) -> tuple[NetworkInfo, ...]:
 
 
 def _name(listed: Mapping[str, Any]) -> str:
-    """Return a container's own name, without the names `/CONTAINER/ALIAS` that links from other containers add."""
+    """Return a container's name, without the names `/CONTAINER/ALIAS` that links from other containers add."""
     names = [str(each).lstrip("/") for each in listed.get("Names") or ()]
     own = next((each for each in names if "/" not in each), None) or next(iter(names), "")
     return one_line(own) or str(listed["Id"])[:12]

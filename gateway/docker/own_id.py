@@ -9,7 +9,7 @@ from typing import Any
 _ID = re.compile(r"containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
 """Matches the lines of /proc/self/mountinfo for files that Docker mounts into this container.
 
-The pattern does not match the lines that a host has for the files of its containers.
+On a host, the pattern does not match the lines for the files of the host's containers.
 
 Podman's paths have the storage driver's name, as in `overlay-containers`."""
 _SHORT_ID = re.compile(r"[0-9a-f]{12,64}")
@@ -19,7 +19,7 @@ def own_id(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str |
     """Find the gateway's own container in an engine's list.
 
     Args:
-        configured: The configured name or ID; None: find the container by its mounted files or its host name.
+        configured: The configured name or ID. If None, the mounted files and the host name identify the container.
         listed: The engine's containers.
 
     Returns:

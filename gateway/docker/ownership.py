@@ -26,7 +26,7 @@ class OwnershipRecord:
         self.adopting = True
         """Whether no record existed. If so, endpoints with the gateway's owner alias count as the gateway's."""
         self.problem: str | None = None
-        """The reason why the file cannot be used. The gateway then detaches nothing that an earlier process attached."""
+        """Why the file cannot be used. The gateway then detaches nothing that an earlier process attached."""
         try:
             self._endpoints, self._addresses = self._read()
             self.adopting = False
@@ -48,13 +48,13 @@ class OwnershipRecord:
         }
 
     def _merge(self) -> None:
-        """Add the endpoints that another process, such as `gateway apply`, has recorded in the file meanwhile."""
+        """Add the endpoints that other processes, such as `gateway apply`, have added to the file."""
         with contextlib.suppress(OSError, *_UNREADABLE):
             self._endpoints |= self._read()[0]
 
     @property
     def endpoints(self) -> frozenset[tuple[str, str]]:
-        """Endpoints by the container's ID and the network's name."""
+        """The recorded endpoints, each as the container's ID and the network's name."""
         return frozenset(self._endpoints)
 
     @property
@@ -86,7 +86,7 @@ class OwnershipRecord:
             self._write()
 
     def adopt(self, endpoints: set[tuple[str, str]]) -> None:
-        """Record endpoints that an earlier process created and whose record is lost."""
+        """Record endpoints of an earlier process if the record of that process is lost."""
         self._endpoints |= endpoints
         self.adopting = False
         self._write()

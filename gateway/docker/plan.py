@@ -50,7 +50,7 @@ class Action:
         aliases: The endpoint's aliases.
         why: The reason, in a few words.
         body: The request body, to create or update an object.
-        version: The version of the service that the action updates.
+        version: The version of the service's specification that the action updates.
     """
 
     verb: Verb
@@ -67,7 +67,7 @@ class Action:
     detaches: int = field(default=0, compare=False)
     """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
-    """What was missing when the container last failed to start."""
+    """The missing object that made the container's last start fail."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -204,7 +204,7 @@ class Plan:
     attachments: tuple[AttachmentStatus, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
-    """The endpoints whose detaching is postponed by the limit `max_detaches`."""
+    """The number of endpoints that the gateway detaches later because of the limit `max_detaches`."""
     volumes: tuple[VolumeStatus, ...] = ()
     label_errors: frozenset[str] = frozenset()
     """The warnings about labels."""

@@ -35,7 +35,7 @@ def group(name: str, labels: Mapping[str, str]) -> str:
 
 
 def network_of(configured: str, options: NetworkOptions, name: str, labels: Mapping[str, str]) -> str:
-    """Return the name of the network that a container or service gets in place of a configured network.
+    """Return the name of the network to which a container or service is attached instead of a configured network.
 
     Args:
         configured: The configured name.
@@ -54,7 +54,7 @@ def configured_as(networks: Mapping[str, NetworkOptions], name: str) -> str | No
 
     Args:
         networks: The configured networks.
-        name: The network's own name.
+        name: The actual name of the network.
     """
     for each, options in networks.items():
         if name == each if options.per is None else name.startswith(f"{each}-"):

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
 _MAX_CONNECTION_AGE = 600.0
 _EVENT_OVERLAP = 5.0
-"""An event stream starts this many seconds in the past, so that no event between two streams is lost."""
+"""The number of seconds in the past at which an event stream starts. Events between two streams are then not lost."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
@@ -50,7 +50,7 @@ class Reconciler:
         desired: Returns the desired state.
         link_of: Returns the link of a tunnel, for an engine behind a tunnel; None while the tunnel is down.
         state_dir: The directory of the ownership record.
-        recorder: Records each write to the engine in the audit log; None: writes are not recorded.
+        recorder: Records each write to the engine in the audit log; None if writes are not recorded.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Reconciler:
         self._failures, self.revivals = self._executor.failures, self._executor.revivals
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
-        """Set when the gateway's own container is attached, or attaching it has failed."""
+        """Set after the gateway's container was attached, or after an attempt to attach it failed."""
 
     def desired(self) -> Desired:
         """Return the desired state."""
@@ -206,7 +206,7 @@ class Reconciler:
         return replace(self.plan, actions=tuple(done)), self._failures.lines()
 
     async def reconcile(self, engine: Engine, *, once: bool = False) -> tuple[float, list[Action]]:
-        """Take a snapshot, plan and execute. Return the seconds until the next attempt, and the executed actions.
+        """Take a snapshot, then execute a plan. Return the seconds until the next attempt, and the executed actions.
 
         Args:
             engine: The engine.

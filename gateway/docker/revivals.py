@@ -12,7 +12,7 @@ _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20
 """The maximum number of attempts to start a container. With the delays in between, they take about ten minutes."""
 STABLE = 600.0
-"""Seconds without a failure after which earlier attempts no longer count."""
+"""The number of seconds without a failure after which the count of attempts restarts at 0."""
 
 
 @dataclass

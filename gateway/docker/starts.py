@@ -1,4 +1,4 @@
-"""Inspects the last starts of the containers that may have failed because of the gateway."""
+"""Inspects the last start of each container, if this start could have failed because of the gateway."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,7 +48,7 @@ async def with_last_starts(
 
 
 def _candidates(containers: tuple[Container, ...], matters: Callable[[str], bool]) -> list[Container]:
-    """Return the containers that may have failed to start, and those that share a network namespace."""
+    """Return the containers that have possibly failed to start, and those that share a network namespace."""
     joined = {each.joins for each in containers if each.joins and each.state in RUNNING}
     return [
         each

@@ -1,4 +1,4 @@
-"""The parts of an explanation."""
+"""Defines the types of an explanation and of its parts."""
 
 from dataclasses import dataclass, field
 

@@ -8,7 +8,7 @@ from gateway.docker.explaining.subject import Subject, reason
 
 
 def parts(subject: Subject) -> Iterator[Part]:
-    """Yield each fact, the most important first."""
+    """Yield each fact, in order of importance."""
     container, base = subject.container, subject.base
     yield Part("container", container.name, container.state)
     if base is None:

@@ -1,4 +1,4 @@
-"""Decides whether a container reaches a backend, and returns the first obstacle and its remedy."""
+"""Decides whether a container reaches a backend, and returns the first obstacle and the remedy for it."""
 
 import ipaddress
 from dataclasses import replace
@@ -67,7 +67,7 @@ def _shared(subject: Subject, base: Container, backend: str) -> str | None:
 
 
 def _not_admitted(subject: Subject, fact: BackendFact, network: str, base: Container) -> Reachability | None:
-    """Return why `allow` refuses the container; None: `allow` admits the container."""
+    """Return why `allow` refuses the container; None if `allow` admits it."""
     if fact.label is not None:
         who = consumer(base, subject.options.grants, strict=subject.desired.strict)
         if not who.has(fact.label, fact.name):

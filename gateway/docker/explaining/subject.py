@@ -1,4 +1,4 @@
-"""The container to explain, with the state that concerns it."""
+"""Defines the container to explain, with the parts of the state that concern this container."""
 
 from gateway.docker import labels
 from gateway.docker.grants import granted

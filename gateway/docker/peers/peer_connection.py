@@ -28,7 +28,7 @@ class PeerAgent:
         network: The shared network.
         address: The peer's address on it.
         report: The last report on the current connection; None if no report was received.
-        problem: Why `report` is None; empty: a report was received.
+        problem: The reason why `report` is None; empty if a report was received.
     """
 
     network: SharedNetwork

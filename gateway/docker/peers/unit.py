@@ -1,4 +1,4 @@
-"""Sends the addresses of this node's containers to peers, and adds the peers' containers to the consumers."""
+"""Sends the addresses of this node's containers to peers, and adds the peers' containers as consumers."""
 
 import asyncio
 import logging

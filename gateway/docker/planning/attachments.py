@@ -29,7 +29,7 @@ def attach(builder: PlanBuilder) -> None:
 
 
 def detach(builder: PlanBuilder) -> None:
-    """Detach containers that the gateway attached and that no label, grant or rule requests any more."""
+    """Detach each container that the gateway attached if no label, grant or rule still requests the attachment."""
     for container in builder.observed.containers:
         for name, endpoint in container.endpoints.items():
             if (

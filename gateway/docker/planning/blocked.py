@@ -1,4 +1,4 @@
-"""Decides why a container cannot be attached to a network."""
+"""Decides whether a container can be attached to a network, and if not, why."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import Container
@@ -6,7 +6,7 @@ from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.networks import no_overlay
 
 _USER_MODE = {"pasta", "slirp4netns"}
-"""Network modes of Podman without root, where pasta is the default."""
+"""The network modes of rootless Podman. The default is pasta."""
 
 
 def block_reason(builder: PlanBuilder, container: Container, name: str) -> tuple[BlockedReason | None, str]:

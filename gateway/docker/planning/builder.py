@@ -25,7 +25,7 @@ class AliasHolder:
     Args:
         who: The name of the container or service, for messages.
         owner: The kind and name of its Compose project or swarm service; otherwise, the container's ID.
-        listed: The aliases that grants and rules give the container or service.
+        listed: The aliases that grants and rules give to the container or service.
     """
 
     who: str
@@ -33,7 +33,7 @@ class AliasHolder:
     listed: frozenset[str] = frozenset()
 
     def shares(self, alias: str, other: "AliasHolder") -> bool:
-        """Return whether both holders can have the alias: they have the same owner, or both list the alias."""
+        """Return whether both holders can have the alias: they have the same owner, or `listed` of both has it."""
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
 
@@ -149,7 +149,7 @@ class PlanBuilder:
         )
 
     def by_configuration(self, name: str | None, found: Mapping[str, str]) -> frozenset[str]:
-        """Return the aliases that grants or rules give a container or service, in lower case."""
+        """Return the aliases that grants or rules give to a container or service, in lower case."""
         given = granted(self.options.grants, name, found)
         rule = None if given or self.desired.strict else labels.by_rules(name or "", found, self.options.attach)
         return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)

@@ -37,7 +37,7 @@ def desired_networks_silently(builder: PlanBuilder, container: Container) -> dic
 
 
 def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
-    """Return the desired networks to which a container other than the gateway's own can be attached."""
+    """Return the desired networks to which a container can be attached. Do not pass the gateway's container."""
     return (
         set()
         if container.joins or container_block_reason(container)[0]

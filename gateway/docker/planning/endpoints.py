@@ -77,7 +77,7 @@ def reconcile_endpoint(
 
 
 def refuse(builder: PlanBuilder, container: Container, name: str, reason: BlockedReason, message: str) -> None:
-    """Report a container as blocked. Detach it if the gateway attached it and `docker.repair` permits that."""
+    """Report a container as blocked. Detach it if the gateway attached it and `docker.repair` allows the detach."""
     endpoint = container.endpoints.get(name)
     if endpoint is None:
         builder.report_container(container, name, AttachmentState.BLOCKED, reason, message)
@@ -105,7 +105,7 @@ def is_ours(builder: PlanBuilder, container: Container, name: str, endpoint: End
 
 
 def _repair_block(builder: PlanBuilder, container: Container) -> str:
-    """Return why an endpoint must not be detached or reattached; empty if the gateway is allowed to."""
+    """Return why an endpoint must not be detached or reattached; empty if both are allowed."""
     own = container.id == builder.observed.own
     busy = container.id in builder.desired.busy or (own and builder.desired.serving)
     if builder.options.repair == "disruptive" or (builder.options.repair == "idle" and not busy):
@@ -114,7 +114,7 @@ def _repair_block(builder: PlanBuilder, container: Container) -> str:
 
 
 def _stale(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
-    """Reattach a container that could not start because its endpoint is on a removed network of the same name."""
+    """Reattach a container that cannot start because its endpoint is on a removed network of the same name."""
     builder.report_container(
         container, name, AttachmentState.DRIFTED, None, removed_network_message(builder, container, name, ours=ours)
     )
@@ -138,7 +138,7 @@ def _repair(
     builder.report_container(container, name, AttachmentState.DRIFTED, None, why)
     reserve(builder, container, name, aliases)
     marked_aliases = (*aliases, builder.desired.owner_alias)
-    # The endpoint keeps its address if the engine can assign it, so that clients need not resolve the name again.
+    # The endpoint keeps its address if the engine can assign it, to spare clients a new name resolution.
     current = tuple(each for each in endpoint.addresses if "." in each)[:1]
     there = builder.known.get(name)
     addresses = current if there is not None and builder.is_ours(there.labels) else ()

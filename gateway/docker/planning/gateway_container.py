@@ -34,7 +34,7 @@ def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
 
 
 def reserved_addresses(desired: Desired, observed: Observed) -> dict[str, tuple[str, ...]]:
-    """Return those of the gateway's current addresses that the engine assigns to no other container, by network."""
+    """Return the gateway's current addresses, by network, without those that the engine can assign to containers."""
     own = observed.own_container
     networks = {each.name: each for each in observed.networks}
     found = {}
@@ -46,7 +46,7 @@ def reserved_addresses(desired: Desired, observed: Observed) -> dict[str, tuple[
 
 
 def address_change(builder: PlanBuilder, name: str, endpoint: EndpointInfo) -> str:
-    """Return why the gateway's endpoint needs another address; empty: its address is correct."""
+    """Return why the gateway's endpoint needs another address; empty if the address is correct."""
     network, fixed = builder.known.get(name), builder.options.networks[name].address
     if network is None or not endpoint.addresses:
         return ""
@@ -69,7 +69,7 @@ def is_bound_to_removed_network(builder: PlanBuilder, container: Container) -> b
 
 
 def removed_network_message(builder: PlanBuilder, container: Container, name: str, *, ours: bool) -> str:
-    """Return what to do about a stopped container whose network was removed, as `docker network prune` does.
+    """Return what to do about a stopped container whose network was removed, for example by `docker network prune`.
 
     Args:
         builder: The plan so far.
@@ -181,7 +181,7 @@ def as_running_gateway(desired: Desired, observed: Observed) -> Observed:
 
 
 def duplicate_gateways(builder: PlanBuilder) -> Iterator[str]:
-    """Yield a line for each other gateway of the same name, because each would undo the changes of the other."""
+    """Yield a line for each other gateway with the same name. Such gateways undo each other's changes."""
     own = builder.observed.own
     for container in builder.observed.containers:
         others = own is not None and container.id != own and container.state in RUNNING

@@ -1,4 +1,4 @@
-"""Checks the gateway's networks and aliases if it is a task of a swarm service, whose specification defines them."""
+"""Checks the gateway's networks and aliases if the gateway is a task. The specification of its service has them."""
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SWARM_SERVICE

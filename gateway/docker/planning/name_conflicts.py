@@ -1,4 +1,4 @@
-"""Handles names that would resolve to two hosts for a container: warns, or blocks it (`on_name_conflict`)."""
+"""Warns about names that resolve to two hosts for a container, or blocks the container (`on_name_conflict`)."""
 
 from collections.abc import Collection, Iterable
 
@@ -42,7 +42,7 @@ def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted:
 
 
 def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
-    """Warn about containers whose host name is that of a backend on the network."""
+    """Warn about each container on the network that has the name of a backend as its host name."""
     taken = builder.backend_names(network)
     builder.warnings += [
         f"{each.name}: its host name is that of backend {each.hostname}, so clients on network {network} reach"
@@ -61,7 +61,7 @@ def service_conflicts(builder: PlanBuilder, service: Service, network: str, alia
 
 
 def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return the other networks on which to look for conflicts, so that each conflict is reported only once."""
+    """Return the other networks on which to look for conflicts. The selection avoids duplicate reports."""
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 
 

@@ -27,7 +27,7 @@ def create_networks(builder: PlanBuilder) -> None:
 
 def remove_networks(builder: PlanBuilder) -> None:
     """Remove managed networks that are neither configured nor used. The engine refuses to remove a network in use."""
-    # A network also counts as used by its name: a container that was never started has no network ID.
+    # A container that was never started refers to its network by name, because it has no network ID yet.
     used = {each.network_id for container in builder.observed.containers for each in container.endpoints.values()}
     used |= {name for container in builder.observed.containers for name in container.endpoints}
     used |= {network_id for service in builder.observed.services for network_id in service.networks}
@@ -61,7 +61,7 @@ def choose_subnet(subnets: Iterable[str], pool: IpNetwork = _POOL, bits: int = _
 
 
 def _subnet(builder: PlanBuilder, options: NetworkOptions) -> tuple[str | None, str]:
-    """Return a subnet for a new network, None if none is free, and a description of the candidates."""
+    """Return a subnet for a new network (None if no subnet is free), and a description of the candidates."""
     if options.per is None:
         subnet = str(options.subnet) if options.subnet else choose_subnet(builder.subnets)
         return subnet, f"/{_SUBNET_BITS} of {_POOL}"

@@ -1,4 +1,4 @@
-"""Replaces each configured network that is `per: project` by the networks of projects. Does no I/O."""
+"""Replaces each configured network that has `per: project` with the networks of projects. Does no I/O."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from gateway.docker.projects import configured_as
 
 
 def expand_projects(desired: Desired, observed: Observed) -> Desired:
-    """Return the desired state with each network that is `per: project` replaced by the networks of projects.
+    """Return the desired state with each network that has `per: project` replaced with the networks of projects.
 
     The networks of projects are those that containers and services request, and those that a container of this engine
     is on. The latter are necessary because agents on other nodes, and Compose files, also create such networks.

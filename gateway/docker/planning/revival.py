@@ -21,11 +21,11 @@ _FILES = "com.docker.compose.project.config_files"
 def revive(builder: PlanBuilder) -> tuple[Dead, ...]:
     """Return the dead containers, and add the actions to start those that the configuration permits.
 
-    A container that was stopped on purpose has no error, so it is not dead. A container without a restart policy is
+    A container that an operator stopped has no error, so it is not dead. A container without a restart policy is
     not started, because the engine would not start it either.
 
     Args:
-        builder: The plan, complete except for these actions.
+        builder: The plan, which is complete except for the starts of containers.
     """
     if builder.observed.flavor is not DOCKER:
         return ()

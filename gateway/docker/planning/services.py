@@ -1,4 +1,4 @@
-"""Plans updates of swarm services. The specification of a service has its networks."""
+"""Plans updates of swarm services. The specification of a service defines the service's networks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from gateway.docker.planning.name_conflicts import service_conflicts
 
 
 def update_services(builder: PlanBuilder) -> None:
-    """Update each service whose networks differ. Every manager reports the differences; only the leader updates."""
+    """Update each service with other networks. All managers report the differences, but only the leader updates."""
     if builder.observed.services_hidden:
         builder.warnings.append(
             "services with labels are not listed: the proxy in front of the engine refuses GET /services"
@@ -159,7 +159,7 @@ def _holder(builder: PlanBuilder, service: Service) -> AliasHolder:
 
 
 def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> None:
-    """Update the service if its networks differ."""
+    """Plan an update of the service if its networks differ from the desired networks."""
     changed = sorted(each for each in networks.keys() | service.networks.keys()
                      if networks.get(each) != service.networks.get(each))  # fmt: skip
     if changed:
@@ -175,7 +175,7 @@ def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, froze
 
 
 def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
-    """Return the networks that keep a service's route out: without networks, it has each node's default bridge."""
+    """Return the networks that keep a service's route out. A service without networks uses the default bridge."""
     internal = {each.id for each in builder.observed.networks if each.internal}
     has_external_route = not service.networks or not service.networks.keys() <= internal
     return ("bridge",) if has_external_route and networks and networks.keys() <= internal else ()
