@@ -1,4 +1,4 @@
-"""Errors of requests to an engine."""
+"""Defines the errors of requests to an engine."""
 
 import errno
 import re

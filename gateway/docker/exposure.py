@@ -21,8 +21,8 @@ def can_spoof(host: Mapping[str, Any], bounding: Sequence[str] | None = None) ->
 
     Args:
         host: `HostConfig` from its inspection.
-        bounding: The container's bounding set, which Podman reports because its defaults depend on the host. None:
-            the engine is Docker.
+        bounding: The container's bounding set, which Podman reports because its defaults depend on the host. None
+            if the engine is Docker.
     """
     if bounding is not None:
         return bool(_names(bounding) & _SPOOFING)

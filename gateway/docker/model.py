@@ -93,7 +93,7 @@ class Container:
 
     @property
     def joins(self) -> str:
-        """The ID of the other container whose network namespace this one joins; empty if this one joins none."""
+        """The ID of the other container whose network namespace this container joins; empty if there is none."""
         kind, _, other = self.network_mode.partition(":")
         return other if kind == "container" else ""
 

@@ -58,7 +58,7 @@ class PlanExecutor:
         self._changed = changed
         self._on_start = on_start
         self._starts: dict[str, asyncio.Task[bool]] = {}
-        """The tasks that start containers, by container ID. A start can be slow, because the engine mounts volumes."""
+        """The tasks that start containers, by container ID. A start can be slow: the engine mounts volumes."""
         self._start_gate = asyncio.Semaphore(_PARALLEL)
         self.failures = Failures()
         self.revivals = Revivals()

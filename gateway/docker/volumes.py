@@ -19,7 +19,7 @@ class VolumeInfo:
     options: Mapping[str, str]
     labels: Mapping[str, str]
     used: bool
-    """Whether a container refers to the volume, running or not."""
+    """Whether any container, running or not, refers to the volume."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ _UNKNOWN = "unknown"
 
 
 def reachability(subject: Subject, fact: BackendFact) -> Reachability:
-    """Return whether the container reaches the backend by its name."""
+    """Return whether the container reaches the backend by the backend's name."""
     name, base = subject.container.name, subject.base
     if subject.dead is not None:
         return _no(fact, subject.dead.detail, ": ".join(filter(None, (subject.dead.message, subject.dead.command))))

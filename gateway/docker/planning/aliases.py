@@ -31,7 +31,7 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
     for other, by_alias in builder.containers_named(name, alias):
         if other.id in (container.id, own):
             continue
-        # The gateway gets its alias even if a container has it as its host name. `name_conflicts` warns about this.
+        # The gateway gets its alias even if the alias is a container's host name. `name_conflicts` warns about this.
         if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
         if by_alias and not _yields_alias(builder, other, container, name, alias):

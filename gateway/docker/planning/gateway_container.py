@@ -158,7 +158,7 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
         if endpoint is None or container.id == own.id:
             continue
         got = sorted(builder.desired.refused.get(name, frozenset()).intersection(endpoint.addresses))
-        # A gateway that had the address before this one requested it keeps the address.
+        # If another gateway had the address before this gateway requested it, the other gateway keeps it.
         if got and not any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ()):
             yield (
                 f"network {name}: container {container.name} has {', '.join(got)}, which the gateway requested:"

@@ -13,7 +13,7 @@ from gateway.docker.planning.name_conflicts import service_conflicts
 
 
 def update_services(builder: PlanBuilder) -> None:
-    """Update each service with other networks. All managers report the differences, but only the leader updates."""
+    """Update services whose networks differ from the desired ones. Only the leader updates; every manager reports."""
     if builder.observed.services_hidden:
         builder.warnings.append(
             "services with labels are not listed: the proxy in front of the engine refuses GET /services"
