@@ -1,4 +1,4 @@
-"""Types for dead containers, which do not run or have no network. A volume, network or namespace was missing."""
+"""Defines the types of dead containers. They do not run, or have no network, because a dependency was missing."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from gateway.docker.failed_starts import Cause
 
 
 class RevivalState(StrEnum):
-    """Whether the gateway starts a dead container. The status uses these values."""
+    """The decision whether the gateway starts a dead container. The status uses this fixed set of values."""
 
     STARTING = "starting"
     WAITING = "waiting"

@@ -96,7 +96,7 @@ class Failures:
     def _count_address_failure(
         self, action: Action, previous: Mapping[str, tuple[str, ...]], *, certain: bool
     ) -> None:
-        """Exclude an address after one failure, or the gateway's previous address after several uncertain failures."""
+        """Exclude an address after one failure, but the previous address only after several uncertain failures."""
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1
         was_ours = action.addresses == previous.get(action.network)

@@ -28,7 +28,7 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
 
     Args:
         grants: The configured grants.
-        name: The container's name; None if it is a service.
+        name: The container's name; None for a service.
         labels: The labels that the gateway evaluates, see `gateway.docker.images`.
     """
     found = [each for each in grants if _matches(each, name, labels)]
