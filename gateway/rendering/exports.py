@@ -1,4 +1,4 @@
-"""Renders the lines with which file servers export the directories that clients mount through backends. Pure."""
+"""Renders the lines with which file servers export the directories that clients mount through backends. Does no I/O."""
 
 import shlex
 from collections.abc import Iterator, Sequence
