@@ -119,7 +119,7 @@ class Host:
         return "" if Path(path).is_symlink() else self._read(path)[1]
 
     def _read(self, top: str) -> tuple[frozenset[str] | None, str]:
-        """Return the names in a directory, and the kind of database whose files are at any level below the directory."""
+        """Return the names in a directory, and the kind of database whose files are at any level below it."""
         entries: frozenset[str] | None = None
         waiting, names = [("", 0)], list[str]()
         while waiting and len(names) < _MOST_NAMES and not self.is_late:

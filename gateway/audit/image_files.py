@@ -43,7 +43,7 @@ def image_names(host: Host, layers: Iterable[str], path: str) -> set[str] | None
 
 
 def changes(host: Host, layer: str) -> dict[str, int] | None:
-    """Return the size in bytes of each path that a container added or changed; None if the layer cannot be read in time.
+    """Return the paths that a container added or changed, with sizes in bytes; None if the layer is not readable in time.
 
     Args:
         host: The host.

@@ -1,4 +1,4 @@
-"""Builds shell commands from words. Containers can control some of the words, so all words are quoted. Does no I/O."""
+"""Builds shell commands, and quotes their words, because containers control some of the words. Does no I/O."""
 
 import posixpath
 import shlex
@@ -52,16 +52,16 @@ def save(client: str, container: AuditedContainer, path: str) -> str:
 
 
 def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
-    """Return whether the directory is on a tmpfs, which `docker cp` cannot read (docker container cp, "Corner cases")."""
+    """Return whether the directory is a mounted tmpfs, which `docker cp` cannot read ("Corner cases" in its manual)."""
     return container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts)
 
 
 def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str]:
-    """Return commands that read a directory through the host's /proc. The last command writes an archive to stdout."""
+    """Return commands that read a directory through the host's /proc. The last one writes a tar archive to stdout."""
     return [
         f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
         f'exec 3< "/proc/$pid/root"{command(path)}',
-        # A symbolic link in the container can lead to a host file. The container's mount table does not list its mount.
+        # A symbolic link in the container can lead to a host file, whose mount is not in the container's mount table.
         """mount=$(awk '/^mnt_id:/ {print $2}' /proc/self/fdinfo/3)""",
         'grep -q "^$mount " "/proc/$pid/mountinfo"',
         "tar -c -C /proc/self/fd/3 .",

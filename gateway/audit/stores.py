@@ -1,4 +1,4 @@
-"""Determines which storage holds the data of a mount: the host's disk, the host's memory, or a server. Does no I/O."""
+"""Determines which storage holds the data of a mount: local disk, memory, or a server. Does no I/O."""
 
 import posixpath
 import re
@@ -37,7 +37,7 @@ class Store:
         identity: A text that identifies the data. Two mounts of the same data have the same identity.
         options: The mount options of a network file system; empty for other storage.
         host_path: The path on the engine's host; empty if there is no such path.
-        host_mount: The network mount of the host that contains the source of a bind mount; None if there is no such mount.
+        host_mount: The host's network or memory mount that contains `host_path`; None if there is no such mount.
         file_system: The type of a network file system, such as `nfs4`.
     """
 
@@ -61,7 +61,7 @@ _KINDS = {"nfs": Medium.NFS, "smb": Medium.SMB}
 
 
 def medium_of(file_system: str) -> Medium:
-    """Return the kind of storage that a file system type uses. The mount table and `mount -t` use the same type names."""
+    """Return the kind of storage that a file system type uses. The type is named as in `mount -t`."""
     if file_system in _MEMORY:
         return Medium.MEMORY
     kind = kind_of_file_system(file_system)

@@ -9,7 +9,7 @@ _MODULES = (storage, network, sharing, access, visibility)
 
 
 def decide(snapshot: Snapshot) -> Report:
-    """Return the report on a snapshot: where containers store data, and all hazards, starting with the most severe."""
+    """Return the report on a snapshot: where containers store data, and all hazards, most severe first."""
     found = [each for module in _MODULES for each in module.find(snapshot)]
     order = tuple(Severity)
 

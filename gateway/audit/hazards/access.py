@@ -1,4 +1,4 @@
-"""Finds what containers can access on the host: private keys, the engine's socket, system directories. Does no I/O."""
+"""Finds what containers can access on the host: private keys, engine socket, system directories. Does no I/O."""
 
 import re
 from collections.abc import Iterator
