@@ -52,7 +52,7 @@ def save(client: str, container: AuditedContainer, path: str) -> str:
 
 
 def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
-    """Return whether the directory is a mounted tmpfs, which `docker cp` cannot read ("Corner cases" in its manual)."""
+    """Return whether the directory is a mounted tmpfs, which `docker cp` cannot read ("Corner cases")."""
     return container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts)
 
 

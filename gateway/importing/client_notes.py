@@ -28,7 +28,7 @@ def _address(
 
 
 def note_client(client: ImportedClient, result: ImportResult) -> None:
-    """Add a note on the changes that a client needs. Mark as used the parts of the definition that the backend replaces."""
+    """Add a note on the changes that a client needs, and mark the parts that the backend replaces as used."""
     backend = result.backends[client.backend]
     for note in client.notes:
         text = re.sub(r"\bPASSWORD_FILE\b", f"/run/secrets/{client.backend}_password", note)

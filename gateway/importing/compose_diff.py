@@ -17,7 +17,7 @@ from gateway.importing.yaml_edit import YamlEdit
 
 
 def compose_diff(text: str, name: str, result: ImportResult) -> str:
-    """Return a unified diff that changes a Compose file, and that adds the gateway's configuration next to the file.
+    """Return a unified diff that changes a Compose file and adds the gateway's configuration to the same directory.
 
     Args:
         text: The content of the Compose file.
@@ -112,7 +112,7 @@ def _put(edit: YamlEdit, section: str, entries: dict[str, Any]) -> None:
 
 
 def _networks(edit: YamlEdit, result: ImportResult, found: Deployment) -> dict[str, Any]:
-    """Return the networks of the gateway's service: those of the clients and of the services that the gateway replaces."""
+    """Return the networks of the gateway's service: the networks of its clients and of replaced services."""
     used: dict[str, None] = {}
     for container in result.containers:
         if container.is_service and (container.replaced or any(c.container is container for c in result.clients)):
@@ -126,7 +126,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: Deployment) -> dict[s
 
 
 def _ports(result: ImportResult) -> Iterator[str]:
-    """Yield the ports to publish: the published ports of replaced services, and the ports of forwards on this host."""
+    """Yield the ports to publish: ports of replaced services, and ports of forwards on this host."""
     for forward in result.forwards:
         if not forward.backend or forward.listen.startswith("/"):
             continue

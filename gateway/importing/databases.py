@@ -39,7 +39,7 @@ class _Address:
         user: The user; empty if it is not known.
         password: The name of the variable with the password; empty if there is none.
         database: The database; empty if it is not known.
-        parts: The variables that the backend replaces or uses.
+        parts: All variables that describe the database.
         tls: The URL parameter that requests TLS; empty if there is none.
         more: Additional hosts, each with or without a port.
     """

@@ -117,7 +117,7 @@ def _secret(path: str, name: str, found: Deployment) -> str:
 
 
 def volume_of(backend: dict[str, Any], **changes: Any) -> VolumeSpec | None:
-    """Return the Docker volume of a backend; None if its kind has no volumes.
+    """Return the Docker volume of a backend; None if the backend has no volume.
 
     Args:
         backend: The keys of the backend.

@@ -122,7 +122,7 @@ def note_unused(config: HostConfig, where: str, name: str, result: ImportResult)
 
     Args:
         config: The settings.
-        where: How notes name the settings.
+        where: The name of the settings in notes.
         name: The name of the tunnel.
         result: Receives the notes.
     """
@@ -151,7 +151,7 @@ def _server(
         config: The settings for the server.
         via: The tunnel through which the server is reached.
         context: Where ssh runs.
-        result: Gets notes.
+        result: Receives notes.
         command: The settings of the whole command; `config` itself unless the server is a jump host.
     """
     address = config.destination.removeprefix("ssh://").rstrip("/")

@@ -25,7 +25,7 @@ def import_command(words: list[str], context: Context, result: ImportResult, *, 
     Args:
         words: The command line, with or without the name of the program.
         context: Where the command runs.
-        result: Gets the tunnels and forwards.
+        result: Receives the tunnels and forwards.
         need_forward: Whether a command without a local forward is an error.
 
     Raises:

@@ -17,8 +17,8 @@ def import_config(text: str, where: str, result: ImportResult) -> None:
 
     Args:
         text: The content of the file.
-        where: How notes name the file.
-        result: Gets the tunnels and forwards.
+        where: The name of the file in notes.
+        result: Receives the tunnels and forwards.
 
     Raises:
         UsageError: A line cannot be parsed, or no host has a LocalForward.

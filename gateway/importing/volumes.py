@@ -18,7 +18,7 @@ def import_volume(
     Args:
         name: The volume's name.
         options: The options of its driver.
-        where: How notes name the volume.
+        where: The name of the volume in notes.
         result: Receives the client.
         compose: Whether it is a volume of a Compose file.
 
@@ -85,7 +85,7 @@ def import_fstab(text: str, source: str, result: ImportResult) -> None:
     Args:
         text: The content of the file.
         source: How notes name the file.
-        result: Gets the clients and notes.
+        result: Receives the clients and notes.
 
     Raises:
         UsageError: A line is not valid.
@@ -105,8 +105,8 @@ def import_mount_command(words: list[str], where: str, result: ImportResult) -> 
 
     Args:
         words: The words after `mount`.
-        where: How notes name the command.
-        result: Gets the client and notes.
+        where: The name of the command in notes.
+        result: Receives the client and notes.
     """
     options: list[str] = []
     kind, others = "", []
@@ -133,8 +133,8 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
         folder: Where it is mounted.
         file_system: The type of the file system.
         options: The mount options.
-        where: How notes name the mount.
-        result: Gets the client and notes.
+        where: The name of the mount in notes.
+        result: Receives the client and notes.
 
     Raises:
         UsageError: The device or the options are not valid.
