@@ -136,7 +136,7 @@ def _apply_network(container: ImportedContainer, name: str, value: str) -> None:
 def _mounted_by(
     container: ImportedContainer, kind: str, mount: ImportedMount, result: ImportResult
 ) -> tuple[dict[str, str], ImportedMount]:
-    """Add a note with the correct value for a `--mount` of an invalid type. Return the driver options and the mount."""
+    """Add a note that corrects a `--mount` of an invalid type. Return the driver options and the mount."""
     server, _, export = mount.source.rpartition(":")
     name = export.rstrip("/").rpartition("/")[2] or "volume"
     options = {"type": kind, "device": f":{export}" if server else mount.source}
@@ -165,7 +165,7 @@ def _correct(container: ImportedContainer, driver: dict[str, str], result: Impor
 
 
 def published(text: str) -> Iterator[tuple[int, int]]:
-    """Yield pairs of container port and host port from a value of `-p`, which can be a range."""
+    """Yield the container port and the host port in a value of `-p`. Yield nothing if the value has another form."""
     ports = re.fullmatch(r"(?:.*:)?(\d+):(\d+)(?:/tcp)?", text)
     if ports:
         yield int(ports[2]), int(ports[1])

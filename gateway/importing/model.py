@@ -17,7 +17,7 @@ LOOPBACK = frozenset({HERE, "127.0.0.1", "::1"})
 
 
 def home(path: str) -> str:
-    """Return a path with a leading `~` or home directory replaced by `${HOME}`."""
+    """Return a path with a leading `~`, `%d` or `$HOME` replaced by `${HOME}`."""
     return re.sub(r"^(~|%d|\$HOME)(?=/|$)", "${HOME}", path.strip('"'))
 
 
@@ -32,7 +32,7 @@ class Context:
 
     Args:
         where: The name of the command in notes.
-        names: Returns the names and ports at which clients reach a listener. The argument is the port of the listener.
+        names: Returns, for a listener's port, the names and ports at which clients reach the listener.
         path: Converts a path in the command to a path on the host.
         in_container: Whether the command runs in a container.
     """
@@ -119,7 +119,7 @@ class ImportedContainer:
         return ""
 
     def host_path(self, path: str) -> str | None:
-        """Convert a path in the container to a path on the host, and mark the mount as used; None if it is not mounted."""
+        """Convert a path in the container to its path on the host, and mark the mount as used; None if not mounted."""
         for mount in self.mounts:
             if path == mount.target or path.startswith(mount.target.rstrip("/") + "/"):
                 self.use(f"mount.{mount.target}")
