@@ -119,7 +119,7 @@ class ImportedContainer:
         return ""
 
     def host_path(self, path: str) -> str | None:
-        """Convert a path in the container to its path on the host, and mark the mount as used; None if not mounted."""
+        """Convert a path in the container to a path on the host, and mark the mount as used; None if not mounted."""
         for mount in self.mounts:
             if path == mount.target or path.startswith(mount.target.rstrip("/") + "/"):
                 self.use(f"mount.{mount.target}")

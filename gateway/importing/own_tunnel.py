@@ -17,7 +17,7 @@ _USERS = ("SSH_USER", "SSH_USERNAME", "BASTION_USER", "JUMP_USER", "TUNNEL_USER"
 def own_tunnel(
     container: ImportedContainer, database: str, variable_of_host: str, result: ImportResult
 ) -> str | None:
-    """Add the tunnel that a container itself opens, according to its variables. Return its name; None if there is none.
+    """Add the tunnel that a container itself opens. Return the tunnel's name; None if the container opens no tunnel.
 
     Args:
         container: The container.

@@ -29,10 +29,10 @@ class ImportResult:
         clients: The clients of remote services.
         containers: The containers of all sources.
         reserved: Names that a backend must not have.
-        changes: Pairs of a client and a text about the change that this client needs. For services of a Compose file, the
-            diff contains the changes.
+        changes: Pairs of a client and a text about the change that this client needs. For services of a Compose file,
+            the diff contains the changes.
         sections: Additional sections of the configuration.
-        files: The content of each file that the import creates for the configuration, by path. No file contains secrets.
+        files: The content of each file that the configuration needs, by path. No file contains secrets.
     """
 
     tunnels: dict[str, dict[str, Any]] = field(default_factory=dict)

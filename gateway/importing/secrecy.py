@@ -16,7 +16,7 @@ _HIDDEN = (
     re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
     re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)"),
     re.compile(r"((?<![\w/])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # the digest of an image is no host name
-    re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # text after `:` that starts with a slash is a path
+    re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` precedes a path
     re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
     re.compile(rf"(\b(?:mysql|mariadb)\w*\b[^;|&]*?\s-p){_WORD}"),
     re.compile(rf"(\b(?:sshpass|login)\b[^;|&]*?\s-p\s*){_WORD}"),

@@ -17,7 +17,7 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: Deployment, re
 
     Args:
         edit: The edit of the Compose file.
-        client: A client that is a service of the file.
+        client: A client whose container is a service in the file.
         found: The configuration of the gateway's service.
         result: The imported configuration. Receives notes.
 
