@@ -100,7 +100,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
 
 
 def _free_listener(listen: str, where: str, result: ImportResult) -> str:
-    """Return a listener with an unused port. If the port differs from that of `listen` and `where` is set, add a note."""
+    """Return `listen`, with the next unused port if necessary. If the port changes and `where` is set, add a note."""
     if listen.startswith("/"):
         if any(each["listen"] == listen for each in result.backends.values()):
             raise UsageError(f"{where}: another forward listens on {listen}")

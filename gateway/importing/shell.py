@@ -1,4 +1,4 @@
-"""Splits shell scripts into commands, with quotes, comments, continuation lines and variables (POSIX sh, section 2)."""
+"""Splits shell scripts into commands: handles quotes, comments, line continuations, variables (POSIX sh, section 2)."""
 
 import re
 from collections.abc import Iterator

@@ -41,7 +41,7 @@ class YamlEdit:
         """Set the value at a path. Create the parent mapping if it does not exist.
 
         Raises:
-            UsageError: The mapping comes from a YAML alias or merge key. Changing it would also change other mappings.
+            UsageError: The mapping comes from a YAML alias or merge key. A change to it also affects other mappings.
         """
         *outer, key = path
         if not isinstance(self.get(*outer), dict):
