@@ -17,7 +17,7 @@ def env(config: Config, host: str | None) -> list[str]:
 
     Args:
         config: The configuration.
-        host: The address at which containers reach the gateway; None to use the name of each backend as the host name.
+        host: The address at which containers reach the gateway; None to use each backend's name as the host name.
             On the gateway's Docker networks, these names resolve to the gateway.
     """
     lines = []
@@ -106,7 +106,7 @@ def _ports(config: Config) -> Iterator[tuple[str, int]]:
 
 
 def _labels(config: Config) -> dict[str, str]:
-    """Return the labels that attach a container to the gateway; empty if the configuration has no section `docker`."""
+    """Return the labels that attach a container to the gateway; empty if there is no section `docker`."""
     if config.docker is None:
         return {}
     prefix = config.docker.label_prefix

@@ -33,7 +33,7 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
 
 
 def _dialed(config: Config, tunnel: str) -> list[str]:
-    """Return each `host:port` that the gateway dials through a tunnel: inner tunnels' servers, targets, the engine."""
+    """Return each `host:port` that the gateway dials through a tunnel: servers of inner tunnels, targets, engine."""
     targets = [str(target) for spec in config.backends.values() if spec.via == tunnel for target in spec.targets]
     inner = [
         str(server)

@@ -33,10 +33,10 @@ def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool
 
     Args:
         config: The configuration.
-        text: The text of the configuration file for the ConfigMap. The text must not contain secrets, only file paths.
+        text: The text of the configuration file for the ConfigMap. It must not contain secrets, only paths of files.
         name: The name of the workload, the ConfigMap and the Secret.
         image: The container's image.
-        podman: Whether the manifests are for `podman kube play`. Then volumes are Podman volumes.
+        podman: Whether the manifests are for `podman kube play`. Then they contain no Services and no PersistentVolumes.
 
     Raises:
         UsageError: The manifests cannot run this configuration, or Kubernetes cannot mount a volume.
@@ -149,7 +149,7 @@ def _pod(config: Config, name: str, image: str, *, on_nodes: bool) -> dict[str, 
 
 
 def _probe_port(config: Config) -> int:
-    """Return the port of `ops.probe_listen`. If it is not set, return the next unused port above that of `ops.listen`."""
+    """Return the port of `ops.probe_listen`; if not set, the next unused port above that of `ops.listen`."""
     if config.ops.probe_listen is not None:
         return config.ops.probe_listen.port
     addresses = [each for spec in config.backends.values() for each in spec.listen if isinstance(each, Endpoint)]
