@@ -13,7 +13,7 @@ FILES = "com.docker.compose.project.config_files"
 
 
 def override(container: AuditedContainer, change: Change, client: str) -> str:
-    """Return the commands that write the override file and recreate the container.
+    """Return commands that write an override file and recreate the container with the changed mounts.
 
     Args:
         container: A container that has the labels of Compose.

@@ -12,7 +12,7 @@ _MOUNT_OPTIONS = ("VolumeOptions", "BindOptions", "TmpfsOptions", "ClusterOption
 
 
 class NotReproducibleError(Exception):
-    """A command cannot reproduce a container's settings, or the settings hold secrets. The message names them."""
+    """Some settings of a container cannot be reproduced, or they hold secrets. The message names these settings."""
 
 
 def host_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:

@@ -43,7 +43,7 @@ def image_names(host: Host, layers: Iterable[str], path: str) -> set[str] | None
 
 
 def changes(host: Host, layer: str) -> dict[str, int] | None:
-    """Return the paths that a container added or changed, with sizes in bytes; None if its layer cannot be read.
+    """Return the paths that a container added or changed, with sizes in bytes; None if the layer cannot be read.
 
     Args:
         host: The host.

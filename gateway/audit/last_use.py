@@ -1,4 +1,4 @@
-"""Finds the last use of a volume in the engine's events. The engine keeps a few hundred events, until it restarts."""
+"""Finds the last use of a volume in the engine's events. An engine keeps a few hundred events until it restarts."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Writes commands that replace a container with one that has other mounts, and that move its data. Does no I/O.
+"""Writes commands that replace a container, change the mounts, and move the data to the new mounts. Does no I/O.
 
 For a container that Compose created, the commands use an override file. For a task of a swarm service, they use
 `docker service update`. For other containers, they use `docker create` with the container's current options.
@@ -61,7 +61,7 @@ def _run(snapshot: Snapshot, container: AuditedContainer, change: Change) -> str
     ]
     lines = [_create(snapshot, container, change, new), *connects]
     copies = [copy(client, container, new, path) for path in change.copied]
-    # Stopping the container loses its data in memory, so the commands pause it during the copying instead.
+    # A stopped container loses its data in memory, so the commands pause the container while they copy the data.
     is_live = container.running and (container.removed or change.vanishes)
     if is_live:
         lines = [command(client, "pause", name), *lines, *copies]
@@ -94,7 +94,7 @@ def _create(snapshot: Snapshot, container: AuditedContainer, change: Change, new
     create = command(client, "create", *from_stdin, "--name", new, *own, *mounts, container.image, *arguments)
     if not names:
         return create
-    # The values may be secrets, so the command pipes them from the old to the new container and does not print them.
+    # The values can be secrets, so the command does not print them, but pipes them to `docker create`.
     pattern = "|".join(re.escape(each) for each in names)
     listed = command(client, "inspect", "-f", _INSPECT_ENV, container.name)
     return f"{listed} | grep -E {shlex.quote(f'^({pattern})=')} | {create}"

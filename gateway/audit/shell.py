@@ -17,7 +17,7 @@ def command(*words: str) -> str:
 
 
 def copy(client: str, container: AuditedContainer, new: str, path: str) -> str:
-    """Return commands that copy a directory's content, with owners and modes, from one container to another.
+    """Return commands that copy a directory's content, with owners and modes, between two containers.
 
     The commands are lines of a script that stops at the first command that fails.
 
@@ -52,7 +52,7 @@ def save(client: str, container: AuditedContainer, path: str) -> str:
 
 
 def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
-    """Return whether the directory is a mounted tmpfs, which `docker cp` cannot read ("Corner cases")."""
+    """Return whether the directory is a tmpfs that `docker cp` cannot read (docker container cp, "Corner cases")."""
     return container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts)
 
 

@@ -74,7 +74,7 @@ def load_compose(text: str, source: str) -> dict[str, Any]:
     """
     try:
         document = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:  # its message quotes lines of the file, which can contain secrets
+    except yaml.MarkedYAMLError as error:  # the message quotes lines of the file, which can contain secrets
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark is not None else ""
         problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")

@@ -92,7 +92,7 @@ def _by_host(environment: dict[str, str]) -> Iterator[_Address]:
         prefix = match["prefix"]
 
         def first(*ends: str, prefix: str = prefix) -> str:
-            """Return the name of the first variable that is set, among the prefix joined with each suffix."""
+            """Join the prefix with each suffix, and return the first of these names whose variable is set."""
             names = (f"{prefix}{'_' if prefix and prefix != 'PG' else ''}{end}" for end in ends)
             return next((each for each in names if environment.get(each)), "")
 

@@ -1,4 +1,4 @@
-"""Splits shell scripts into commands. Handles quotes, comments, line continuations and variables (POSIX sh, 2)."""
+"""Splits shell scripts into commands. Handles quotes, comments, line continuations and variables (POSIX sh)."""
 
 import re
 from collections.abc import Iterator

@@ -29,7 +29,7 @@ _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
 def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
-    """Convert a container if the container runs an SSH tunnel. Return whether it does.
+    """Convert a container if the container runs an SSH tunnel. Return whether the container runs one.
 
     Args:
         container: The container.

@@ -18,7 +18,7 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
     Args:
         config: The configuration.
         origins: The source addresses, networks or names of the gateway's connections, as servers see them. With a
-            tunnel, these are those of the bastion. Empty to derive the addresses from the configuration.
+            tunnel, servers see the addresses of the bastion. Empty to derive the addresses from the configuration.
 
     Raises:
         UsageError: No backend needs such a line, or the gateway's source address at a server is not known.

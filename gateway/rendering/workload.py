@@ -36,7 +36,7 @@ def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool
         text: The text of the configuration file for the ConfigMap. It must not contain secrets, only paths of files.
         name: The name of the workload, the ConfigMap and the Secret.
         image: The container's image.
-        podman: Whether the manifests are for `podman kube play`. Then they contain no Services and no PersistentVolumes.
+        podman: Whether the manifests are for `podman kube play`. If so, there are no Services or PersistentVolumes.
 
     Raises:
         UsageError: The manifests cannot run this configuration, or Kubernetes cannot mount a volume.

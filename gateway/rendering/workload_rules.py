@@ -34,7 +34,7 @@ def validate(config: Config, name: str, *, services: bool) -> None:
 
     Raises:
         UsageError: The manifests cannot run the configuration, or the configuration contains a secret. Everyone with
-            access to the ConfigMap can read its content.
+            access to the ConfigMap could read the secret.
     """
     if not _is_dns_label(name, _LONGEST_WORKLOAD_NAME):
         raise UsageError(

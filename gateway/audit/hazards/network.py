@@ -1,4 +1,4 @@
-"""Finds hazards of network mounts: unsafe options, databases, bind mounts below them. Does no I/O."""
+"""Finds hazards of network mounts: unsafe options, databases, bind mounts of their directories. Does no I/O."""
 
 from collections.abc import Iterator
 

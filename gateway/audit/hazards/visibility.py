@@ -87,4 +87,4 @@ def _single_file(snapshot: Snapshot, container: AuditedContainer, mount: Audited
 
 _SUFFIXES = {".cfg", ".cnf", ".conf", ".crt", ".db", ".env", ".ini", ".json", ".key", ".ovpn", ".pem", ".sqlite",
              ".toml", ".txt", ".xml", ".yaml", ".yml"}  # fmt: skip
-"""Suffixes of file names. If the audit cannot read the host's files, it takes paths with these suffixes for files."""
+"""Suffixes of file names. If the audit cannot read the host's files, it treats paths with these suffixes as files."""
