@@ -1,4 +1,4 @@
-"""Writes commands that change the mounts of a container that Compose created, with an override file. Pure."""
+"""Writes commands that change the mounts of a Compose container with an override file. Does no I/O."""
 
 import posixpath
 import shlex
@@ -13,10 +13,10 @@ FILES = "com.docker.compose.project.config_files"
 
 
 def override(container: AuditedContainer, change: Change, client: str) -> str:
-    """Return the commands.
+    """Return commands that write an override file and recreate the container with the changed mounts.
 
     Args:
-        container: A container with the labels of Compose.
+        container: A container that has the labels of Compose.
         change: How the mounts change.
         client: The engine's command line client.
     """
@@ -58,7 +58,7 @@ def _copies(container: AuditedContainer, change: Change, client: str) -> list[st
         return []
     helper = f"{container.name}-copy"
     mounts = [argument for path in change.copied for argument in ("-v", f"{change.mounts[path]}:{path}")]
-    # Compose removes the container and its data in memory, so it is paused while its data are copied.
+    # Compose removes the container and its data in memory. The commands pause the container while they copy the data.
     return [
         *([command(client, "pause", container.name)] if container.running else []),
         command(client, "create", "--name", helper, *mounts, container.image, "none"),

@@ -1,4 +1,4 @@
-"""Returns options of `docker create` that create a container like an existing one, except for its mounts. Pure."""
+"""Returns `docker create` options that reproduce an existing container, except for its mounts. Does no I/O."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -11,15 +11,15 @@ _SECRET = re.compile(r"pass|secret|token|credential|private|api.?key|://[^/@\s]+
 
 
 def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], list[str]]:
-    """Return the options, without name, mounts and environment, and the command after the image.
+    """Return the options except for name, mounts and environment, and the words that follow the image.
 
     Args:
         container: The existing container.
         cgroup_mode: See `Snapshot`.
 
     Raises:
-        NotReproducibleError: The container has settings that this module does not translate, or that seem to hold
-            secrets.
+        NotReproducibleError: The container has settings that this module cannot convert, or settings that
+            probably hold secrets.
     """
     found = list(host_options(container.inspection.get("HostConfig") or {}, cgroup_mode))
     entrypoint, command = _command(container)
@@ -47,7 +47,7 @@ def variables(container: AuditedContainer) -> list[str]:
 
 
 def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
-    """Yield each user-defined network, and options of `docker network connect` or `docker create` for it."""
+    """Yield each user-defined network, with its options for `docker network connect` or `docker create`."""
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     for name, endpoint in found.items():
         if name in ("bridge", "host", "none", "podman"):
@@ -80,7 +80,7 @@ def _own(container: AuditedContainer) -> Iterator[str]:
 
 
 def _command(container: AuditedContainer) -> tuple[list[str], list[str]]:
-    """Return the option for the entrypoint, and the command after the image."""
+    """Return the option for the entrypoint, and the words that follow the image on the command line."""
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     command = [str(each) for each in config.get("Cmd") or ()]
     entrypoint = [str(each) for each in config.get("Entrypoint") or ()]

@@ -1,4 +1,4 @@
-"""Recognizes the files of databases by their names, and the directories and images that hold them. Pure."""
+"""Recognizes the files of databases by their names, and the directories and images that hold them. Does no I/O."""
 
 import posixpath
 import re
@@ -38,14 +38,14 @@ _IMAGES = (
     (re.compile(r"^(sonarr|radarr|lidarr|prowlarr|jellyfin|plex|home-assistant)"), "/config", "SQLite"),
 )
 _SYSTEM = ("/usr/", "/etc/", "/var/cache/", "/var/lib/apt/", "/var/lib/dpkg/", "/var/lib/rpm/", "/lib/", "/proc/")
-"""Directories of Linux distributions whose `.db` files are indexes, which the next installation creates again."""
+"""Directories of Linux distributions in which `.db` files are only indexes. Package managers create these again."""
 
 
 def in_files(names: Iterable[str]) -> tuple[str, str]:
-    """Return the kind of database that some files belong to, and the directory of these files; empty: no database.
+    """Return the kind of database that the files belong to, and their directory. Both are empty if there is none.
 
     Args:
-        names: Paths of files. The path nearest to the root decides the directory.
+        names: Paths of files. If several are database files, the one nearest to the root determines the directory.
     """
     for name in sorted(names, key=lambda each: (each.count("/"), each)):
         if name.startswith(_SYSTEM):
@@ -57,12 +57,12 @@ def in_files(names: Iterable[str]) -> tuple[str, str]:
 
 
 def at(path: str, image: str, data_directory: str) -> str:
-    """Return the kind of database that keeps its files at a path of a container; empty: none is known.
+    """Return the kind of database that stores its files at a path in a container; empty if no kind is known.
 
     Args:
         path: The mount point.
         image: The name of the image.
-        data_directory: The value of `PGDATA`; empty: not set.
+        data_directory: The value of `PGDATA`; empty if the variable is not set.
     """
     if data_directory and f"{data_directory}/".startswith(f"{path.rstrip('/')}/"):
         return "PostgreSQL"

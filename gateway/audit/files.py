@@ -1,4 +1,4 @@
-"""Adds to a snapshot what the files of the engine's host show."""
+"""Reads files of the engine's host and adds the results to a snapshot."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -13,16 +13,16 @@ from gateway.audit.places import VOLATILE
 from gateway.audit.stores import is_below, of_volume
 
 _READING = 1.5
-"""The timeout of reading directories, in seconds."""
+"""The timeout for reading directories, in seconds."""
 
 
 def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]) -> Snapshot:
-    """Return the snapshot with what the files of this host show. Blocks while reading them.
+    """Read files of this host, and return the snapshot with the results. Blocks during the reads.
 
     Args:
         snapshot: The snapshot from the engine's responses.
         info: The engine's response to `/info`.
-        unchecked: What the audit could not read so far.
+        unchecked: What the audit could not read so far. The function appends to this list.
     """
     host = Host(snapshot.host_mounts or (), time.monotonic() + _READING)
     volumes = {
@@ -65,7 +65,7 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
 
 
 def _layers(container: AuditedContainer) -> list[str]:
-    """Return the directories of a container's layers, the uppermost first; empty: the engine does not report them."""
+    """Return the directories of a container's layers, uppermost first; empty if the engine does not report them."""
     data = (container.inspection.get("GraphDriver") or {}).get("Data") or {}
     return [each for each in (data.get("UpperDir"), *str(data.get("LowerDir") or "").split(":")) if each]
 

@@ -1,6 +1,6 @@
 """Reads the mount table, mounted directories and image files of this host, if the engine runs on it.
 
-A path on a network file system is never opened: a system call there can wait for a server that does not answer.
+The module opens no path on a network file system. System calls there can block if the server does not respond.
 """
 
 import errno
@@ -20,7 +20,7 @@ from gateway.audit.stores import Medium, medium_of, mount_above, split_options
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
 _MOST_NAMES = 2000
-"""The most names in a directory and its subdirectories. After that, no further subdirectory is read."""
+"""The maximum number of names to read below a directory. After that, the audit reads no further subdirectory."""
 _MOST_ENTRIES = 10000
 _MOST_LEVELS = 3
 _MOST_LINKS = 40
@@ -31,7 +31,7 @@ _KINDS: Mapping[int, Literal["directory", "file", "socket", "other"]] = {
 
 
 def parse_mounts(text: str) -> tuple[HostMount, ...]:
-    """Return the lines of a mount table (proc_pid_mountinfo(5)), without lines in another format."""
+    """Parse a mount table (proc_pid_mountinfo(5)). Skip lines in another format."""
     return tuple(filter(None, map(_parse_line, text.splitlines())))
 
 
@@ -69,16 +69,16 @@ class Host:
 
     @property
     def is_late(self) -> bool:
-        """Whether the deadline has passed, so that directories are not read."""
+        """Whether the deadline has passed. After the deadline, directories are not read."""
         return time.monotonic() > self._deadline
 
     def is_local(self, path: str) -> bool:
-        """Return whether a path, without symbolic links, is on a local file system."""
+        """Return whether a path is on a local file system. The path must not contain symbolic links."""
         above = mount_above(self.mounts, path)
         return above is not None and not _is_remote(above)
 
     def resolve(self, path: str) -> str:
-        """Resolve the symbolic links of a path, up to the first part that is not on a local file system."""
+        """Resolve the symbolic links in a path. Stop at the first part that is not on a local file system."""
         parts, done, links = [each for each in path.split("/") if each], "/", 0
         while parts:
             part = parts.pop(0)
@@ -101,7 +101,7 @@ class Host:
         return done
 
     def inspect(self, path: str) -> HostPath | None:
-        """Return the file or directory at a path; None: it does not exist, is not local, or may not be read."""
+        """Return the file or directory at a path; None if it does not exist, is not local, or cannot be read."""
         if not self.is_local(path):
             return None
         try:
@@ -115,11 +115,11 @@ class Host:
         return HostPath(kind, status.st_uid, status.st_gid, mode, has_acl, entries, database)
 
     def database_below(self, path: str) -> str:
-        """Return the kind of database whose files are in a directory of a container; empty: none is known."""
+        """Return the kind of database whose files are in a directory of a container; empty if no kind is known."""
         return "" if Path(path).is_symlink() else self._read(path)[1]
 
     def _read(self, top: str) -> tuple[frozenset[str] | None, str]:
-        """Return the names in a directory, and the kind of database whose files are in it or its subdirectories."""
+        """Return the names in a directory, and the kind of database whose files are at any level below it."""
         entries: frozenset[str] | None = None
         waiting, names = [("", 0)], list[str]()
         while waiting and len(names) < _MOST_NAMES and not self.is_late:
@@ -141,13 +141,13 @@ class Host:
 
 
 def read_start(path: str, size: int) -> bytes:
-    """Return the first bytes of a regular file. Do not block if a container has replaced it, for example by a FIFO.
+    """Return the first bytes of a regular file. Do not block, even if a container has replaced the file by a FIFO.
 
     Raises:
         OSError: The file cannot be read, or is not a regular file.
     """
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
-    with open(number, "rb") as file:  # noqa: PTH123 - a descriptor
+    with open(number, "rb") as file:  # noqa: PTH123 - `number` is a file descriptor
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         return file.read(size)
@@ -158,7 +158,7 @@ def _is_remote(mount: HostMount) -> bool:
 
 
 def _is_sqlite(entry: "os.DirEntry[str]") -> bool:
-    """Return whether a file has the header of SQLite ("Database File Format", section 1.3), or may not be read."""
+    """Return whether a file has the header of SQLite ("Database File Format", section 1.3), or cannot be read."""
     try:
         if not entry.is_file(follow_symlinks=False):
             return False

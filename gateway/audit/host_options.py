@@ -1,22 +1,22 @@
-"""Converts the `HostConfig` of a container's inspection to options of `docker create`. Pure."""
+"""Converts the `HostConfig` of a container's inspection to options of `docker create`. Does no I/O."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
-"""Keys of `HostConfig` whose values the new mounts replace."""
+"""Keys of `HostConfig` that describe mounts. The new mounts replace their values."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
                "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
-"""Keys of `HostConfig` that the engine sets itself, or that other code converts."""
+"""Keys of `HostConfig` that need no conversion here: the engine sets them, or other code converts them."""
 _MOUNT_OPTIONS = ("VolumeOptions", "BindOptions", "TmpfsOptions", "ClusterOptions", "ImageOptions")
 
 
 class NotReproducibleError(Exception):
-    """A container has settings that no command reproduces, or that hold secrets. The message names the settings."""
+    """Some settings of a container cannot be reproduced, or they hold secrets. The message names these settings."""
 
 
 def host_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
-    """Yield the options, without those of mounts.
+    """Yield the options, except those for mounts.
 
     Args:
         host: The `HostConfig`.
@@ -43,7 +43,7 @@ def host_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
 
 
 def each_of(flag: str) -> Callable[[Any], Iterator[str]]:
-    """Return a function that repeats an option for each value."""
+    """Return a function that yields an option and a value for each of several values."""
 
     def options(values: Any) -> Iterator[str]:
         for value in values:

@@ -1,4 +1,4 @@
-"""Reads the files of an image, if the engine keeps the image's layers in directories of this host."""
+"""Reads the files of an image from its layers, if the engine stores the layers in directories on this host."""
 
 import itertools
 import os
@@ -12,16 +12,16 @@ from gateway.audit.host import Host, read_start
 from gateway.audit.model import User
 
 _LARGEST_TABLE = 256 * 1024
-"""The most bytes of /etc/passwd and of /etc/group that are read."""
+"""The maximum number of bytes to read from /etc/passwd, and also from /etc/group."""
 _MOST_CHANGES = 5000
 
 
 def image_names(host: Host, layers: Iterable[str], path: str) -> set[str] | None:
-    """Return the names in a directory of an image; None: the layers cannot be read.
+    """Return the names in a directory of an image; None if the layers cannot be read.
 
     Args:
         host: The host.
-        layers: Directories of the layers, the uppermost first.
+        layers: Directories of the layers, uppermost first.
         path: The directory inside the image.
     """
     found: set[str] = set()
@@ -43,11 +43,11 @@ def image_names(host: Host, layers: Iterable[str], path: str) -> set[str] | None
 
 
 def changes(host: Host, layer: str) -> dict[str, int] | None:
-    """Return the paths that a container added or changed, with their bytes; None: its layer cannot be read in time.
+    """Return the paths that a container added or changed, with sizes in bytes; None if the layer cannot be read.
 
     Args:
         host: The host.
-        layer: The directory of its writable layer.
+        layer: The directory of the container's writable layer.
     """
     if not os.access(layer, os.R_OK | os.X_OK) or not host.is_local(layer):
         return None
@@ -77,7 +77,7 @@ def _size(entry: "os.DirEntry[str]") -> int:
 
 
 def _is_whiteout(entry: "os.DirEntry[str]") -> bool:
-    """Return whether an entry hides the same name in lower layers. With overlayfs, it is a character device 0/0."""
+    """Return whether an entry hides the same name in lower layers. In overlayfs, this is a 0/0 character device."""
     try:
         status = entry.stat(follow_symlinks=False)
     except OSError:
@@ -86,13 +86,13 @@ def _is_whiteout(entry: "os.DirEntry[str]") -> bool:
 
 
 def user_of(host: Host, layers: Iterable[str], given: str, more_groups: Iterable[Any]) -> User | None:
-    """Return the numeric user of a container; None: its name is not in the image's files.
+    """Return the numeric IDs of a container's user; None if the image's files do not contain the user's name.
 
     Args:
         host: The host.
-        layers: Directories of the container's layers, the uppermost first.
-        given: The user as configured: `USER` or `USER:GROUP`, by name or number; empty: root.
-        more_groups: Further groups, by name or number.
+        layers: Directories of the container's layers, uppermost first.
+        given: The user as configured: `USER` or `USER:GROUP`, by name or number. Empty means root.
+        more_groups: Additional groups, by name or number.
     """
     name, _, group = (given or "0").partition(":")
     layers = list(layers)
@@ -125,7 +125,7 @@ def _table(host: Host, layers: list[str], name: str) -> Iterator[list[str]]:
 
 
 def _directory(host: Host, layer: str, path: str) -> str | None:
-    """Return a directory of a layer; None: it is absent, or its path has a symbolic link from the image."""
+    """Return a directory of a layer; None if it is absent or if its path contains a symbolic link from the image."""
     found = layer if host.is_local(layer) else None
     for part in filter(None, path.split("/")):
         if found is not None:

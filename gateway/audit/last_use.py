@@ -1,4 +1,4 @@
-"""Finds the last use of a volume in the engine's events. The engine keeps a few hundred events until it restarts."""
+"""Finds the last use of a volume in the engine's events. An engine keeps a few hundred events until it restarts."""
 
 import asyncio
 import time
@@ -9,15 +9,15 @@ from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError
 
 _MAX_SECONDS = 10.0
-"""The timeout of reading events, in seconds, because an engine may not end the stream at the present time."""
+"""The timeout for reading events, in seconds. Some engines do not close the stream at the requested end time."""
 
 
 async def last_uses(engine: Engine, names: Mapping[str, str]) -> tuple[dict[str, str], bool]:
-    """Return a text about the last use of each volume, by the volume's name, and whether the events could be read.
+    """Return a description of each volume's last use, by volume name, and whether the events could be read.
 
     Args:
         engine: The engine.
-        names: Names of the containers that exist, by their ID.
+        names: Names of the existing containers, by container ID.
     """
     try:
         async with asyncio.timeout(_MAX_SECONDS):
@@ -27,11 +27,11 @@ async def last_uses(engine: Engine, names: Mapping[str, str]) -> tuple[dict[str,
 
 
 async def collect(events: AsyncIterator[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, str]:
-    """Return a text about the last use of each volume, by the volume's name.
+    """Return a description of each volume's last use, by volume name.
 
     Args:
-        events: Events of volumes and containers, in order of time.
-        names: Names of the containers that exist, by their ID.
+        events: Events of volumes and containers, oldest first.
+        names: Names of the existing containers, by container ID.
     """
     known = dict(names)
     mounted: dict[str, tuple[str, float]] = {}

@@ -1,4 +1,4 @@
-"""The types of the snapshot that an audit examines: containers, volumes and files of the host."""
+"""Defines the snapshot that an audit examines: containers, volumes and files of the host."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class HostMount:
-    """A line of the mount table of the engine's host.
+    """One line of the mount table of the engine's host.
 
     Args:
         point: The mount point.
@@ -32,8 +32,8 @@ class HostPath:
         gid: The ID of the group.
         mode: The permission bits.
         has_acl: Whether an access control list extends the permission bits.
-        entries: The names in the directory; None: there are too many, or the directory may not be read.
-        database: The kind of database whose files are in the directory or a few levels below; empty: none is known.
+        entries: The names in the directory; None if there are too many, or if the directory cannot be read.
+        database: The kind of database whose files are in the directory or a few levels below; empty if none is known.
     """
 
     kind: Literal["directory", "file", "socket", "other"]
@@ -53,10 +53,10 @@ class AuditedMount:
         kind: `volume`, `bind` or `tmpfs`.
         path: The mount point inside the container.
         source: The path on the engine's host; empty for `tmpfs`.
-        volume: The name of the volume; empty for other kinds.
-        writable: Whether the container may write to the mount.
-        hides: Entries of the image's directory at this path that the mounted directory does not have.
-        is_stale: Whether the host's file was replaced since the container mounted it.
+        volume: The name of the volume; empty if `kind` is not `volume`.
+        writable: Whether the mount is writable in the container.
+        hides: Entries that the image has at this path and the mounted directory does not have.
+        is_stale: Whether the host has replaced the file since the container mounted it.
     """
 
     kind: Literal["volume", "bind", "tmpfs"]
@@ -74,7 +74,7 @@ class User:
 
     Args:
         uid: The user's ID.
-        groups: The IDs of its groups.
+        groups: The IDs of the user's groups.
     """
 
     uid: int
@@ -83,23 +83,23 @@ class User:
 
 @dataclass(frozen=True)
 class AuditedContainer:
-    """A container of the engine.
+    """A container, as the audit observes it.
 
     Args:
         id: The container's ID.
         name: The container's name.
         image: The name of the image with which the container was created.
         running: Whether the container runs.
-        removed: Whether the engine removes the container, with its anonymous volumes, when it stops (`--rm`).
+        removed: Whether the engine removes the container and its anonymous volumes when the container stops (`--rm`).
         mounts: The container's mounts.
-        layer: Bytes in the writable layer.
+        layer: The size of the writable layer in bytes.
         changes: Paths that the container added or changed in its layer, each with its size in bytes, or 1 if the size
-            is not known; None: the paths are not known.
-        user: The user of the main process; None: not known.
-        shared_memory: The kind of database whose files are in /dev/shm; empty: none is known.
-        is_own: Whether the container is the gateway of the configuration, which needs keys and the engine's socket.
-        inspection: The engine's inspection of the container, from which the commands of fixes are written.
-        image_config: The configuration of the image; None: not known.
+            is not known; None if the paths are not known.
+        user: The user of the main process; None if it is not known.
+        shared_memory: The kind of database whose files are in /dev/shm; empty if no kind is known.
+        is_own: Whether the container runs the gateway itself, which needs access to keys and to the engine's socket.
+        inspection: The engine's response to an inspect request. The commands of fixes are derived from this response.
+        image_config: The configuration of the image; None if it is not known.
     """
 
     id: str
@@ -118,7 +118,7 @@ class AuditedContainer:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """The container's labels without those of its image, which must not affect a fix; empty if unknown."""
+        """The container's labels, except labels of its image, which must not affect a fix; empty if not known."""
         if self.image_config is None:
             return {}
         from_image: Mapping[str, str] = self.image_config.get("Labels") or {}
@@ -139,18 +139,18 @@ class AuditedContainer:
 
 @dataclass(frozen=True)
 class Volume:
-    """A volume of the engine.
+    """A volume, as the engine reports it.
 
     Args:
         name: The volume's name.
         driver: The volume's driver.
         options: The options of the driver.
         labels: The volume's labels.
-        anonymous: Whether the volume is anonymous: the engine created and named it for a path of a container.
+        anonymous: Whether the engine created and named the volume for a path of a container.
         mountpoint: The volume's directory on the engine's host.
         created: The time of creation, as the engine reports it.
-        size: Bytes in the volume; None: not known.
-        last_use: A text about the volume's last use.
+        size: The size of the volume in bytes; None if it is not known.
+        last_use: A description of the volume's last use; empty if it is not known.
     """
 
     name: str
@@ -171,10 +171,10 @@ class Snapshot:
     Args:
         containers: The containers.
         volumes: The volumes by name.
-        forwards: Names of the gateway's backends by the port of their listener.
-        host_mounts: The mount table of the engine's host; None: not known.
-        paths: The mounted files and directories of the host, by path, without those on network file systems.
-        unchecked: What the audit could not read, and which hazards it therefore does not find.
+        forwards: The name of the gateway's backend for each listener port.
+        host_mounts: The mount table of the engine's host; None if it is not known.
+        paths: The mounted files and directories of the host, by path, except those on network file systems.
+        unchecked: What the audit could not read, and which hazards it cannot find for this reason.
         client: The engine's command line client.
         socket: The path of the engine's socket.
         cgroup_mode: The cgroup namespace mode that containers have by default.

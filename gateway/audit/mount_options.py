@@ -1,4 +1,4 @@
-"""Converts the mounts of a container, with changes, to options of a command line client. Pure."""
+"""Applies changes to a container's mounts, and converts the result to options of `docker create`. Does no I/O."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ from gateway.audit.model import AuditedContainer, AuditedMount
 
 @dataclass(frozen=True)
 class Change:
-    """How the mounts of the new container differ from those of the old one.
+    """The differences between the mounts of the old container and of the new one.
 
     Args:
         mounts: New sources (a volume's name, or a path of the host) by the path inside the container.
-        dropped: Paths whose mounts the new container does not have.
+        dropped: Paths of the mounts that the new container does not have.
         read_only: Paths that the new container mounts read-only.
-        copied: Directories of the container whose content is copied to the new mount there.
+        copied: Paths of directories whose content the fix copies from the old container to the new mount.
         vanishes: Whether the copied content is lost when the container stops.
     """
 
@@ -43,7 +43,7 @@ def volume_options(container: AuditedContainer, change: Change) -> list[str]:
 
 
 def short_mounts(container: AuditedContainer, change: Change) -> Iterator[str]:
-    """Yield the mounts in the short form that `-v` and Compose accept."""
+    """Yield the mounts in the short syntax of `-v` and Compose."""
     given = _given_options(container)
     for mount in container.mounts:
         if mount.kind != "tmpfs" and mount.path not in unmounted_paths(change):
@@ -60,7 +60,7 @@ def _short(source: str, mount: AuditedMount, given: Iterable[str], change: Chang
 
 
 def _given_options(container: AuditedContainer) -> dict[str, list[str]]:
-    """Return the options that follow the path in each `-v` of a container."""
+    """Return the options that follow the path in each `-v` value of a container, by path."""
     found = {}
     for bind in (container.inspection.get("HostConfig") or {}).get("Binds") or ():
         parts = str(bind).split(":")

@@ -1,4 +1,4 @@
-"""Lists where each container's data is stored, and which actions lose it. Pure."""
+"""Lists where each container's data is stored, and which actions delete the data. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -7,16 +7,16 @@ from gateway.audit.report import Place
 from gateway.audit.stores import Medium, Store, is_below, store_of
 from gateway.text import format_bytes
 
-EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - patterns of mounts
-"""Directories of a host that the next boot may empty."""
+EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - compared with the sources of mounts
+"""Directories of a host that are possibly cleared at the next boot."""
 VOLATILE = (
     "/tmp", "/run", "/var/run", "/var/cache", "/var/tmp", "/var/log", "/dev", "/proc", "/sys", "/root/.cache",  # noqa: S108
 )  # fmt: skip
-"""Directories of a container whose content is not worth keeping."""
+"""Directories of a container that hold only temporary data."""
 
 
 def places(snapshot: Snapshot) -> Iterator[Place]:
-    """Yield where each container's data is stored, in the order of containers and paths."""
+    """Yield where each container's data is stored, sorted by container and path."""
     for container in sorted(snapshot.containers, key=lambda each: each.name):
         if container.layer:
             how = "its stop (--rm)" if container.removed else "docker rm, compose up with a new image"

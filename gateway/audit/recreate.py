@@ -1,4 +1,4 @@
-"""Writes commands that replace a container with one that has other mounts, and move the container's data. Pure.
+"""Writes commands that replace a container, change the mounts, and move the data to the new mounts. Does no I/O.
 
 For a container that Compose created, the commands use an override file. For a task of a swarm service, they use
 `docker service update`. For other containers, they use `docker create` with the container's current options.
@@ -29,10 +29,10 @@ def volume_for(snapshot: Snapshot, container: AuditedContainer, path: str) -> st
 
 
 def recreate(snapshot: Snapshot, container: AuditedContainer, change: Change) -> str:
-    """Return the commands that replace a container, for a shell.
+    """Return shell commands that replace a container.
 
     Args:
-        snapshot: The snapshot, which shows which names are free.
+        snapshot: The snapshot. It lists the container and volume names that are in use.
         container: The container.
         change: How the mounts change.
     """
@@ -61,7 +61,7 @@ def _run(snapshot: Snapshot, container: AuditedContainer, change: Change) -> str
     ]
     lines = [_create(snapshot, container, change, new), *connects]
     copies = [copy(client, container, new, path) for path in change.copied]
-    # Data in memory is lost when the container stops, so the container is paused while the data are copied.
+    # A stopped container loses its data in memory, so the commands pause the container while they copy the data.
     is_live = container.running and (container.removed or change.vanishes)
     if is_live:
         lines = [command(client, "pause", name), *lines, *copies]
@@ -94,14 +94,14 @@ def _create(snapshot: Snapshot, container: AuditedContainer, change: Change, new
     create = command(client, "create", *from_stdin, "--name", new, *own, *mounts, container.image, *arguments)
     if not names:
         return create
-    # The values may be secrets, so the command pipes them from the old to the new container and does not print them.
+    # The values can be secrets, so the command does not print them, but pipes them to `docker create`.
     pattern = "|".join(re.escape(each) for each in names)
     listed = command(client, "inspect", "-f", _INSPECT_ENV, container.name)
     return f"{listed} | grep -E {shlex.quote(f'^({pattern})=')} | {create}"
 
 
 def _first_network(container: AuditedContainer) -> str:
-    """Return the name of the network that the container was created with, which may have been given by its ID."""
+    """Return the name of the network that the container was created with, also if the network was given by its ID."""
     mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)

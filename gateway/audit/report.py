@@ -1,11 +1,11 @@
-"""The types of an audit's result: places and findings."""
+"""Defines the result of an audit: places and findings."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Severity(StrEnum):
-    """How soon a hazard does harm: by itself, after a routine command, or only together with another event."""
+    """How soon a hazard causes harm: without any action, after a routine command, or only after another event."""
 
     HIGH = "high"
     MEDIUM = "medium"
@@ -19,15 +19,15 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Place:
-    """Where some of a container's data is stored.
+    """Where a part of a container's data is stored.
 
     Args:
         container: The container's name.
         path: The path inside the container.
         mode: `rw` or `ro`.
         kind: `volume`, `anonymous volume`, `network volume`, `bind`, `network bind`, `tmpfs` or `layer`.
-        place: What holds the data: the name of a volume, a path of the host, a server.
-        lost_by: What loses the data.
+        place: The storage that holds the data: the name of a volume, a path on the host, or a server.
+        lost_by: The actions that delete the data.
     """
 
     container: str
@@ -44,8 +44,8 @@ class Rule:
 
     Args:
         id: The hazard's name in reports, and its anchor in docs/audit.md.
-        title: The hazard in a few words.
-        why: What happens because of it.
+        title: A short description of the hazard.
+        why: The consequences of the hazard.
     """
 
     id: str
@@ -59,12 +59,12 @@ class Finding:
 
     Args:
         rule: The kind of hazard.
-        severity: How soon the hazard does harm.
+        severity: How soon the hazard causes harm.
         subject: The name of the container or of the volume.
-        path: The path inside the container; empty: the finding concerns a whole volume.
-        what: What was found.
+        path: The path inside the container; empty if the finding concerns a whole volume.
+        what: A description of what was found.
         fix: The shell commands that remove the hazard.
-        source: The Compose file that defines the subject; empty: none.
+        source: The Compose file that defines the subject; empty if there is no such file.
     """
 
     rule: Rule
@@ -81,9 +81,9 @@ class Report:
     """The result of an audit.
 
     Args:
-        findings: The hazards, the most severe first.
-        places: Where each container's data is stored.
-        unchecked: See `Snapshot`.
+        findings: The hazards, most severe first.
+        places: The places where the containers store data.
+        unchecked: What the audit could not read. See `Snapshot`.
     """
 
     findings: tuple[Finding, ...]

@@ -1,4 +1,4 @@
-"""The kinds of hazard. Each has a section in docs/audit.md."""
+"""Defines the kinds of hazards. docs/audit.md has a section for each kind."""
 
 from gateway.audit.report import Rule
 

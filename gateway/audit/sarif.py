@@ -1,4 +1,4 @@
-"""Converts reports to SARIF 2.1.0 (OASIS Standard, 27 March 2020), for code scanning. Pure."""
+"""Converts reports to SARIF 2.1.0 (OASIS Standard, 27 March 2020), for code scanning. Does no I/O."""
 
 import hashlib
 import posixpath
@@ -47,7 +47,7 @@ def sarif(report: Report, version: str) -> dict[str, Any]:
 def _result(finding: Finding, index: int) -> dict[str, Any]:
     name = f"{finding.subject}:{finding.path}" if finding.path else finding.subject
     fingerprint = hashlib.sha256(f"{finding.rule.id} {name}".encode()).hexdigest()
-    # Some viewers require a file: the Compose file, or else a name that stands for the container.
+    # Some viewers require a file. Without a Compose file, the location is a name derived from the container.
     file = posixpath.basename(finding.source) or f"containers/{finding.subject}"
     return {
         "ruleId": finding.rule.id,

@@ -1,4 +1,4 @@
-"""Builds shell commands from words that may come from containers. Pure."""
+"""Builds shell commands, and quotes their words, because containers control some of the words. Does no I/O."""
 
 import posixpath
 import shlex
@@ -17,15 +17,15 @@ def command(*words: str) -> str:
 
 
 def copy(client: str, container: AuditedContainer, new: str, path: str) -> str:
-    """Return commands that copy the content of a directory between two containers, with owners and modes.
+    """Return commands that copy a directory's content, with owners and modes, between two containers.
 
     The commands are lines of a script that stops at the first command that fails.
 
     Args:
         client: The engine's command line client.
-        container: The container from which the commands copy.
-        new: The container to which the commands copy.
-        path: The directory, in both.
+        container: The container to read from.
+        new: The name of the container to write to.
+        path: The path of the directory, which is the same in both containers.
     """
     if _is_live_tmpfs(container, path):
         *before, source = _read_tmpfs(client, container, path)
@@ -35,7 +35,7 @@ def copy(client: str, container: AuditedContainer, new: str, path: str) -> str:
 
 
 def save(client: str, container: AuditedContainer, path: str) -> str:
-    """Return commands that save a directory of a container in the current directory.
+    """Return commands that save a directory of a container below the shell's current directory.
 
     The commands are lines of a script that stops at the first command that fails.
 
@@ -52,16 +52,16 @@ def save(client: str, container: AuditedContainer, path: str) -> str:
 
 
 def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
-    """Return whether `docker cp` cannot copy the directory (docker container cp, "Corner cases")."""
+    """Return whether the directory is a tmpfs that `docker cp` cannot read (docker container cp, "Corner cases")."""
     return container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts)
 
 
 def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str]:
-    """Return commands that read a directory through the host's /proc. The last one writes an archive to stdout."""
+    """Return commands that read a directory through the host's /proc. The last one writes a tar archive to stdout."""
     return [
         f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
         f'exec 3< "/proc/$pid/root"{command(path)}',
-        # A link in the container can lead to files of the host. Their mount is not in the container's mount table.
+        # A symbolic link in the container can lead to a host file, whose mount is not in the container's mount table.
         """mount=$(awk '/^mnt_id:/ {print $2}' /proc/self/fdinfo/3)""",
         'grep -q "^$mount " "/proc/$pid/mountinfo"',
         "tar -c -C /proc/self/fd/3 .",

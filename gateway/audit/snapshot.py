@@ -1,4 +1,4 @@
-"""Takes the snapshot of an engine and its host for an audit. It changes nothing on the engine or the host."""
+"""Takes a snapshot of an engine and its host for an audit. The module changes nothing on the engine or the host."""
 
 import asyncio
 import contextlib
@@ -19,20 +19,20 @@ from gateway.text import one_line
 _ANONYMOUS = "com.docker.volume.anonymous"
 _PARALLEL = 8
 _COMPARING = 15.0
-"""The timeout of all requests for changed files together, in seconds."""
+"""The timeout in seconds for all requests for changed files together."""
 _REMOVED = 2
-"""The kind of a change that removes a file of the image."""
+"""The value of `Kind`, in the engine's list of changes, for a removed file."""
 
 
 @dataclass(frozen=True)
 class AuditScope:
-    """What an audit examines in addition to the engine, and what it knows about the gateway.
+    """Defines what an audit examines in addition to the engine, and which objects belong to the gateway.
 
     Args:
-        forwards: Names of the gateway's backends by the port of their listener.
-        socket: The path of the engine's socket; empty: it has none on this host.
+        forwards: The name of the gateway's backend for each listener port.
+        socket: The path of the engine's socket; empty if this host has no socket of the engine.
         is_local: Whether the engine runs on this host.
-        mounts: The mount table of the engine's host; None: this host's, if the engine is here.
+        mounts: The mount table of the engine's host; None to read the table of this host if the engine runs here.
         own: The IDs of the gateway's containers.
     """
 
@@ -44,7 +44,7 @@ class AuditScope:
 
 
 async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
-    """Return a snapshot.
+    """Query the engine, read files of its host, and return the snapshot.
 
     Args:
         engine: The engine.
@@ -82,7 +82,7 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
         each.name: replace(each, last_use=uses.get(each.name, ""))
         for each in _volumes(volume_list or {}, usage or {})
     }
-    # A local socket may belong to an engine in a virtual machine, as with Docker Desktop, or on another host.
+    # The engine behind a local socket can run in a virtual machine, as in Docker Desktop, or on another host.
     is_here = scope.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
     table = MOUNT_TABLE.read_text() if scope.mounts is None and is_here else scope.mounts
     found = Snapshot(
@@ -109,9 +109,9 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
 async def _with_changes(
     engine: Engine, containers: tuple[AuditedContainer, ...], unchecked: list[str]
 ) -> tuple[AuditedContainer, ...]:
-    """Request from the engine the changed files of containers whose layers this process cannot read.
+    """Request the changed files of those containers whose layers this process cannot read.
 
-    The engine compares a layer with the whole image. This takes seconds for a large image, so the time is limited.
+    The engine compares a layer with the whole image. This takes seconds for a large image, so there is a timeout.
     """
     changes: dict[str, Mapping[str, int]] = {}
     waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)
@@ -130,7 +130,7 @@ async def _with_changes(
 
 
 async def _unless_refused(engine: Engine, path: str, **params: Any) -> Any:
-    """Return the response to a GET; None: a proxy refuses the request, or the engine does not support it."""
+    """Return the response to a GET; None if a proxy refuses the request or the engine does not support it."""
     try:
         return await engine.get(path, **params)
     except EngineError as error:
@@ -140,7 +140,7 @@ async def _unless_refused(engine: Engine, path: str, **params: Any) -> Any:
 
 
 def _volumes(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[Volume]:
-    # The engine reports the size -1, or no size, if it does not know the size.
+    # If the engine has not determined the size, it reports -1 or omits the size.
     sizes = {
         str(each["Name"]): int((each.get("UsageData") or {}).get("Size", -1)) for each in usage.get("Volumes") or ()
     }

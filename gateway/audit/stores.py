@@ -1,4 +1,4 @@
-"""Finds out what holds the data behind a mount: the host's disk, its memory, or a server. Pure."""
+"""Determines which storage holds the data of a mount: local disk, memory, or a server. Does no I/O."""
 
 import posixpath
 import re
@@ -11,7 +11,7 @@ from gateway.backends import kind_of_file_system
 
 
 class Medium(StrEnum):
-    """The kinds of storage."""
+    """A kind of storage."""
 
     LOCAL = "local"
     MEMORY = "memory"
@@ -29,15 +29,15 @@ class Medium(StrEnum):
 
 @dataclass(frozen=True)
 class Store:
-    """What holds the data behind a mount.
+    """The storage that holds the data of a mount.
 
     Args:
         medium: The kind of storage.
         title: The name of the storage, for messages.
-        identity: A text that is equal for two mounts of the same data.
-        options: Mount options of a network file system.
-        host_path: The path on the engine's host; empty: none.
-        host_mount: The network mount of the host that a bind is below; None: there is none.
+        identity: A text that identifies the data. Two mounts of the same data have the same identity.
+        options: The mount options of a network file system; empty for other storage.
+        host_path: The path on the engine's host; empty if there is no such path.
+        host_mount: The host's network or memory mount that contains `host_path`; None if there is no such mount.
         file_system: The type of a network file system, such as `nfs4`.
     """
 
@@ -53,7 +53,7 @@ class Store:
 _MEMORY = ("tmpfs", "ramfs")
 _OTHER_NETWORK = {"ceph", "9p", "afs", "lustre", "beegfs", "glusterfs", "gpfs", "coda", "autofs"}
 _LOCAL_FUSE = {"fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.ntfs-3g", "fuse.mergerfs", "fusectl"}
-"""File systems in user space that store on local disks."""
+"""File systems in user space that store data on local disks."""
 _FUSE_DRIVERS = re.compile(r"rclone|s3|sshfs|fuse|gcs|azureblob")
 SECRETS = frozenset({"password", "pass", "passwd", "password2"})
 """Mount options that hold a password (mount.cifs(8))."""
@@ -61,7 +61,7 @@ _KINDS = {"nfs": Medium.NFS, "smb": Medium.SMB}
 
 
 def medium_of(file_system: str) -> Medium:
-    """Return the kind of storage of a type of file system, as `mount -t` and the mount table name it."""
+    """Return the kind of storage that a file system type uses. The type is named as in `mount -t`."""
     if file_system in _MEMORY:
         return Medium.MEMORY
     kind = kind_of_file_system(file_system)
@@ -78,17 +78,17 @@ def split_options(text: str) -> dict[str, str]:
 
 
 def nfs_version(options: Mapping[str, str], file_system: str) -> str:
-    """Return the version of an NFS mount, such as `4.2`; empty: the options name none."""
+    """Return the version of an NFS mount, such as `4.2`; empty if the options do not contain a version."""
     short = (each.removeprefix("v") for each in ("v2", "v3", "v4", "v4.0", "v4.1", "v4.2") if each in options)
     version = options.get("nfsvers") or options.get("vers") or next(short, "4" if file_system == "nfs4" else "")
     return f"{version}.{options['minorversion']}" if version == "4" and "minorversion" in options else version
 
 
 def mount_above(host_mounts: tuple[HostMount, ...], path: str) -> HostMount | None:
-    """Return the mount of the host that a path is on; None: not known.
+    """Return the mount of the host that contains a path; None if it is not known.
 
     Args:
-        host_mounts: The mount table, in which a later mount covers earlier ones.
+        host_mounts: The mount table in mount order. A later mount hides an earlier one at the same path.
         path: An absolute path without symbolic links.
     """
     found: HostMount | None = None
@@ -99,12 +99,12 @@ def mount_above(host_mounts: tuple[HostMount, ...], path: str) -> HostMount | No
 
 
 def is_below(path: str, directory: str) -> bool:
-    """Return whether a path is a directory itself, or below that directory."""
+    """Return whether a path is equal to a directory's path or below the directory."""
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
 def store_of(snapshot: Snapshot, mount: AuditedMount) -> Store:
-    """Return what holds the data behind a mount of a container."""
+    """Return the storage that holds the data of a container's mount."""
     if mount.kind == "tmpfs":
         return Store(Medium.MEMORY, "memory", "")
     volume = snapshot.volumes.get(mount.volume) if mount.kind == "volume" else None
@@ -112,7 +112,7 @@ def store_of(snapshot: Snapshot, mount: AuditedMount) -> Store:
 
 
 def of_volume(snapshot: Snapshot, volume: Volume) -> Store:
-    """Return what holds the data of a volume."""
+    """Return the storage that holds the data of a volume."""
     if volume.driver != "local":
         medium = Medium.FUSE if _FUSE_DRIVERS.search(volume.driver) else Medium.DRIVER
         return Store(medium, f"{volume.name} ({volume.driver})", f"volume {volume.name}")
@@ -149,7 +149,7 @@ def _of_path(snapshot: Snapshot, path: str, title: str, identity: str = "") -> S
 
 
 def _server(device: str, options: Mapping[str, str], medium: Medium, forwards: Mapping[int, str]) -> str:
-    """Return `server:/export`, `//server/share`, or the backend if the mount goes through the gateway."""
+    """Return `server:/export` or `//server/share`, or the backend's name if the mount goes through the gateway."""
     address, port = options.get("addr", ""), options.get("port", "")
     if address.startswith(("127.", "::1", "localhost")) and port.isdecimal() and int(port) in forwards:
         return f"{forwards[int(port)]} of this gateway, {device}"

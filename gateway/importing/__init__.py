@@ -1,1 +1,1 @@
-"""Converts existing setups to configurations: ssh commands, Compose files, docker commands and others. Pure."""
+"""Converts existing setups, such as ssh commands and Compose files, to configurations. Does no I/O."""

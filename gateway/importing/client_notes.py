@@ -1,4 +1,4 @@
-"""Adds notes on what a client must change to use its backend."""
+"""Adds notes on the changes that a client needs in order to use its backend."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ from gateway.importing.volumes import replacement
 def _address(
     client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
-    """Return how a container reaches a backend."""
+    """Return the address at which a container reaches a backend."""
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
         return f"connect to the unix socket {listen} ({variables}): mount its directory"
@@ -28,7 +28,7 @@ def _address(
 
 
 def note_client(client: ImportedClient, result: ImportResult) -> None:
-    """Add a note on what a client must change, and mark the parts of its definition that the backend replaces."""
+    """Add a note on the changes that a client needs, and mark the parts that the backend replaces as used."""
     backend = result.backends[client.backend]
     for note in client.notes:
         text = re.sub(r"\bPASSWORD_FILE\b", f"/run/secrets/{client.backend}_password", note)

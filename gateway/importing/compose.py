@@ -1,4 +1,4 @@
-"""Reads Compose files: services and volumes."""
+"""Reads the services and volumes in Compose files."""
 
 import posixpath
 import re
@@ -23,10 +23,10 @@ def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult
 
     Args:
         text: The content of the file.
-        source: How notes name the file; empty, or with a colon and a space at the end.
-        files: The files with environment variables that are also sources.
+        source: The prefix that names the file in notes. It ends with a colon and a space, or is empty.
+        files: The env files that were passed as sources.
         result: Receives the containers and notes.
-        folder: The directory of the file, which relative paths start from.
+        folder: The directory of the file. Relative paths in the file are relative to this directory.
 
     Returns:
         The driver options of the volumes.
@@ -74,7 +74,7 @@ def load_compose(text: str, source: str) -> dict[str, Any]:
     """
     try:
         document = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:  # the text of the error contains lines of the file
+    except yaml.MarkedYAMLError as error:  # the message quotes lines of the file, which can contain secrets
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark is not None else ""
         problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")
@@ -87,7 +87,7 @@ def load_compose(text: str, source: str) -> dict[str, Any]:
 
 
 def _resolved(path: str, folder: str) -> str:
-    """Return the source of a mount, and resolve a relative path against the directory of the Compose file."""
+    """Return the source of a mount. A relative path is resolved against the directory of the Compose file."""
     return posixpath.normpath(posixpath.join(folder, path)) if re.match(r"\.\.?(/|$)", path) else path
 
 
@@ -126,7 +126,7 @@ def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles) -
 
 
 def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
-    """Read a service's networks and ports: how other containers reach it, and how it reaches other containers."""
+    """Read the networks and ports of a service. They determine which containers can reach each other."""
     container.network = str(service.get("network_mode") or "")
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
     networks = service.get("networks")
@@ -159,7 +159,7 @@ def _mount(value: Any) -> ImportedMount:
 
 
 def _interpolate(value: Any, variables: EnvFiles) -> Any:
-    """Replace the references to variables that are known or have a default. Other references remain `${NAME}`."""
+    """Replace references to variables that are set or have a default. Leave other references as `${NAME}`."""
     if isinstance(value, dict):
         return {key: _interpolate(each, variables) for key, each in value.items()}
     if isinstance(value, list):
@@ -179,7 +179,7 @@ def _interpolate(value: Any, variables: EnvFiles) -> Any:
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
-    """Return a mapping with its keys as texts; an absent value is an empty mapping.
+    """Return a mapping with keys converted to strings; an empty mapping if the value is absent.
 
     Raises:
         UsageError: The value is not a mapping.

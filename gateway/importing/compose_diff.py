@@ -1,4 +1,4 @@
-"""Changes a Compose file so that it uses the gateway, and shows the change as a diff."""
+"""Changes a Compose file to use the gateway, and formats the change as a diff."""
 
 import difflib
 import posixpath
@@ -17,12 +17,12 @@ from gateway.importing.yaml_edit import YamlEdit
 
 
 def compose_diff(text: str, name: str, result: ImportResult) -> str:
-    """Return a unified diff that changes a Compose file, and creates the gateway's configuration in its directory.
+    """Return a unified diff that changes a Compose file and adds the gateway's configuration to the same directory.
 
     Args:
         text: The content of the Compose file.
         name: The name of the Compose file.
-        result: The imported configuration. Receives notes on what the diff cannot change.
+        result: The imported configuration. The function adds notes on what the diff cannot change.
 
     Raises:
         UsageError: The file cannot be edited in place.
@@ -101,7 +101,7 @@ def _configuration(found: Deployment, result: ImportResult) -> str:
 
 
 def _put(edit: YamlEdit, section: str, entries: dict[str, Any]) -> None:
-    """Add entries to a section of the Compose file."""
+    """Add entries to a top-level section of the Compose file."""
     if not isinstance(edit.get(section), dict):
         if entries:
             edit.put((section,), entries)
@@ -112,7 +112,7 @@ def _put(edit: YamlEdit, section: str, entries: dict[str, Any]) -> None:
 
 
 def _networks(edit: YamlEdit, result: ImportResult, found: Deployment) -> dict[str, Any]:
-    """Return the networks of the gateway's service: those of its clients and of the services that it replaces."""
+    """Return the networks of the gateway's service: the networks of its clients and of replaced services."""
     used: dict[str, None] = {}
     for container in result.containers:
         if container.is_service and (container.replaced or any(c.container is container for c in result.clients)):
@@ -121,12 +121,12 @@ def _networks(edit: YamlEdit, result: ImportResult, found: Deployment) -> dict[s
     aliases = [*found.backends, *(n for each in result.containers if each.replaced for n in sorted(each.names))]
     found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
     if "default" not in found_ and all((edit.get("networks", name) or {}).get("internal") for name in found_):
-        found_["default"] = {}  # the default network has a route to the tunnels' servers
+        found_["default"] = {}  # the gateway reaches the tunnels' servers through the default network
     return found_
 
 
 def _ports(result: ImportResult) -> Iterator[str]:
-    """Yield the ports to publish: those of the services that the gateway replaces, and of forwards on this host."""
+    """Yield the ports to publish: ports of replaced services, and ports of forwards on this host."""
     for forward in result.forwards:
         if not forward.backend or forward.listen.startswith("/"):
             continue

@@ -1,4 +1,4 @@
-"""Recognizes the addresses of databases in the environment variables of applications."""
+"""Recognizes database addresses in the environment variables of applications."""
 
 import re
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ _SSH = re.compile(r"(?i)^(ssh|bastion|jump|tunnel)|(^|_)ssh(_|$)")
 _URL = re.compile(r"(?:jdbc:)?(?P<scheme>[a-z][a-z0-9+]*)://")
 _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg2": "postgres", "mysqli": "mysql",
           "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip
-"""The kind of database for each name of a driver."""
+"""The kind of database for each driver name."""
 _TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")
-"""Parameters of a URL that request TLS."""
+"""URL parameters that request TLS."""
 _OTHER_PORTS = {"redis": 6379, "rediss": 6379, "mongodb": 27017, "amqp": 5672}
-"""Default ports of services for which the gateway has no kind."""
+"""Default ports of services for which the gateway has no backend kind."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class _Address:
     """The address of a database.
 
     Args:
-        variables: The variables that hold it: host and port, or a URL.
-        prefix: The beginning of the variables' names.
+        variables: The variables that contain the address: host and port, or a URL.
+        prefix: The common prefix of the variables' names.
         host: The host.
         port: The port; 0 if it is not known.
-        words: The words in the variables that may name the kind or a driver.
+        words: Words from the variables. One of them can be the name of a database kind or of a driver.
         user: The user; empty if it is not known.
         password: The name of the variable with the password; empty if there is none.
         database: The database; empty if it is not known.
-        parts: The variables that the backend uses.
-        tls: The URL's parameter that requests TLS; empty if there is none.
-        more: Further hosts, each with or without a port.
+        parts: All variables that describe the database.
+        tls: The URL parameter that requests TLS; empty if there is none.
+        more: Additional hosts, each with or without a port.
     """
 
     variables: tuple[str, ...]
@@ -58,11 +58,11 @@ class _Address:
 
 
 def find_clients(container: ImportedContainer, result: ImportResult) -> list[ImportedClient]:
-    """Return the remote services whose addresses are in the variables of a container.
+    """Return a client for each remote service whose address is in the variables of a container.
 
     Args:
         container: The container.
-        result: Receives notes, and the tunnels that the container opens itself.
+        result: The function adds notes, and tunnels that the container itself opens.
     """
     found = [*_by_host(container.environment), *_by_url(container.environment)]
     via = own_tunnel(container, found[0].host, found[0].variables[0], result) if found else None
@@ -92,12 +92,12 @@ def _by_host(environment: dict[str, str]) -> Iterator[_Address]:
         prefix = match["prefix"]
 
         def first(*ends: str, prefix: str = prefix) -> str:
-            """Return the name of the first set variable, of those named by the prefix followed by one of the ends."""
+            """Join the prefix with each suffix, and return the first of these names whose variable is set."""
             names = (f"{prefix}{'_' if prefix and prefix != 'PG' else ''}{end}" for end in ends)
             return next((each for each in names if environment.get(each)), "")
 
         port_name = first("PORT", "PORT_NUMBER")
-        value, *more = value.split(",")  # noqa: PLW2901 - keep only the first host
+        value, *more = value.split(",")  # noqa: PLW2901 - `value` keeps only the first host
         host, _, port = value.partition(":") if re.fullmatch(r"[^:]+:\d+", value) else (value, "", "")
         port = port or environment.get(port_name, "")
         if not is_host(host) or not (_DATABASE.search(prefix) or port.isdecimal()):
@@ -154,7 +154,7 @@ def _kind_of_word(word: str) -> BackendKind | None:
 
 
 def _kind(address: _Address) -> tuple[str, int, str]:
-    """Return the kind of a database, its port, and a note if one of them is an assumption."""
+    """Return the kind and port of a database, and a note if the kind or the port is a guess."""
     words = re.findall(r"[a-z0-9]+", address.words.lower())
     kind = next((found for word in words if (found := _kind_of_word(word)) and found.name != "tcp"), None)
     if address.port:
@@ -169,10 +169,10 @@ def _kind(address: _Address) -> tuple[str, int, str]:
 
 def _check(address: _Address, kind: str, container: ImportedContainer) -> dict[str, Any]:
     if not address.user or (kind != "tcp" and not checks_login(kind)):
-        return {}  # for kind tcp, keep the login: the forward may give the backend another kind
+        return {}  # for kind tcp, keep the login, because a forward can still change the kind
     check: dict[str, Any] = {"user": address.user}
     if address.password:
-        check["password_file"] = "PASSWORD_FILE"  # noqa: S105 - replaced when the backend has a name
+        check["password_file"] = "PASSWORD_FILE"  # noqa: S105 - a placeholder, replaced when the backend has a name
     if address.password.endswith("_FILE"):
         path = container.environment[address.password]
         check["password_file"] = container.host_path(path) or path

@@ -1,4 +1,4 @@
-"""Adapts an imported configuration to a gateway that is a service of a Compose file: secrets, listeners, volumes."""
+"""Adapts an imported configuration to a gateway that runs as a Compose service: secrets, listeners, volumes."""
 
 import copy
 import posixpath
@@ -13,27 +13,27 @@ from gateway.importing.model import ANY_ADDRESS, LOOPBACK
 from gateway.importing.result import ImportResult, split_target
 
 BRIDGE = "172.17.0.1"
-"""The address of the host on Docker's default bridge, which `host-gateway` means."""
+"""The address of the host on Docker's default bridge. `host-gateway` resolves to this address."""
 _VPNS = ("openvpn", "wireguard")
 _FILES = {
     "identity_files": "key", "certificate_files": "certificate", "passphrase_file": "passphrase",
     "password_file": "password", "private_key_file": "private_key", "preshared_key_file": "preshared_key",
     "known_hosts": "known_hosts", "config": "config",
 }  # fmt: skip
-"""The keys that name files, and the end of each secret's name."""
+"""The configuration keys that contain file paths, and the suffix of the name of each secret."""
 
 
 @dataclass
 class Deployment:
-    """A configuration for a gateway in a Compose file.
+    """The configuration of a gateway that runs as a Compose service.
 
     Args:
         tunnels: The tunnels.
         backends: The backends.
         folder: The directory of the Compose file.
-        secrets: The path on the host of each secret, by name.
-        agent: Whether a tunnel logs in with the SSH agent.
-        on_host: Whether the gateway runs in the host's network namespace, because kernels mount a backend.
+        secrets: The path on the host of each secret's file, by the secret's name.
+        agent: Whether at least one tunnel logs in with the SSH agent.
+        on_host: Whether the gateway runs in the host's network namespace. A backend that kernels mount requires this.
     """
 
     tunnels: dict[str, dict[str, Any]]
@@ -45,12 +45,12 @@ class Deployment:
 
     @property
     def has_vpn(self) -> bool:
-        """Whether a tunnel is a VPN."""
+        """Whether at least one tunnel is a VPN."""
         return any(keys["kind"] in _VPNS for keys in self.tunnels.values())
 
 
 def deploy(result: ImportResult, folder: str) -> Deployment:
-    """Return the configuration of a gateway that is a service of a Compose file.
+    """Return the configuration of a gateway that runs as a Compose service.
 
     Args:
         result: The imported configuration, which this function does not change.
@@ -59,7 +59,7 @@ def deploy(result: ImportResult, folder: str) -> Deployment:
     found = Deployment(copy.deepcopy(result.tunnels), copy.deepcopy(result.backends), folder)
     found.on_host = any(KINDS[keys["kind"]].kernel_mounts for keys in found.backends.values())
     for keys in found.tunnels.values():
-        if keys.get("config") in result.files:  # the diff creates this file in the directory of the Compose file
+        if keys.get("config") in result.files:  # the diff adds this file to the directory of the Compose file
             keys["config"] = posixpath.join(folder, posixpath.basename(keys["config"]))
     for section in (found.tunnels, found.backends):
         for name, keys in section.items():
@@ -68,7 +68,7 @@ def deploy(result: ImportResult, folder: str) -> Deployment:
                 _move_files(name, keys["check"], found)
     for keys in found.tunnels.values():
         if keys["kind"] in _VPNS and not found.on_host:
-            keys["isolation"] = "device"  # the container already has a network namespace
+            keys["isolation"] = "device"  # the container has a separate network namespace already
     served = {client.backend for client in result.clients if client.container and client.container.network != "host"}
     for name, keys in found.backends.items():
         if "listen" in keys:
@@ -89,7 +89,7 @@ def _listener(keys: dict[str, Any], found: Deployment, *, for_containers: bool) 
 
 
 def _move_files(name: str, keys: dict[str, Any], found: Deployment) -> None:
-    """Replace the paths of files in a configuration by the paths of the Compose file's secrets."""
+    """Replace file paths in a configuration with the paths of the Compose secrets."""
     for key, suffix in _FILES.items():
         if key in keys and key != "known_hosts" and isinstance(keys[key], str):
             keys[key] = _secret(keys[key], f"{name}_{suffix}", found)
@@ -102,7 +102,7 @@ def _move_files(name: str, keys: dict[str, Any], found: Deployment) -> None:
 
 
 def _secret(path: str, name: str, found: Deployment) -> str:
-    """Add a secret for a file, and return the secret's path in the gateway's container."""
+    """Define a Compose secret for a file, and return the secret's path in the gateway's container."""
     if path.startswith("/run/secrets/"):
         name, path = path.rpartition("/")[2], f"./secrets/{path.rpartition('/')[2]}"
     elif not re.match(r"[/$]", path):
@@ -117,11 +117,11 @@ def _secret(path: str, name: str, found: Deployment) -> str:
 
 
 def volume_of(backend: dict[str, Any], **changes: Any) -> VolumeSpec | None:
-    """Return the Docker volume of a backend.
+    """Return the Docker volume of a backend; None if the backend has no volume.
 
     Args:
         backend: The keys of the backend.
-        changes: Keys that differ from those of the backend, such as `export`.
+        changes: Keys that replace those of the backend, such as `export`.
     """
     kind = KINDS[backend["kind"]]
     keys = {**backend, **changes}
@@ -140,8 +140,8 @@ def service(found: Deployment, networks: dict[str, Any], ports: list[str], varia
 
     Args:
         found: The configuration of the gateway.
-        networks: The networks of the service; ignored in the host's network namespace.
-        ports: The ports to publish; ignored in the host's network namespace.
+        networks: The networks of the service; ignored if the gateway runs in the host's network namespace.
+        ports: The ports to publish; ignored if the gateway runs in the host's network namespace.
         variables: The environment variables that the configuration uses.
     """
     keys: dict[str, Any] = {

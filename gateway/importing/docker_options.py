@@ -32,22 +32,22 @@ _WITH_VALUE = frozenset({
 _SERVICE_ONLY = frozenset({"replicas", "mode", "constraint", "placement-pref", "secret", "config", "limit-memory"})
 """Options of `docker service create` that `docker run` does not have."""
 _INVALID = frozenset({"opt", "driver", "o"})
-"""Options of `docker volume create` that are often passed to `docker run` by mistake."""
+"""Options of `docker volume create` that users often pass to `docker run` by mistake."""
 
 
 def read_options(words: list[str], notes: list[str], where: str) -> tuple[list[tuple[str, str]], list[str]]:
-    """Split the words of `docker run`.
+    """Parse the words of a `docker run` command.
 
     Args:
         words: The words after `run`.
-        notes: Receives notes on options that are not valid.
-        where: How notes name the command.
+        notes: The function adds notes on options that are not valid.
+        where: The name of the command in notes.
 
     Returns:
-        The options with their long names, and the words of the image and its command.
+        The options by their long names, and the remaining words: the image and the command.
 
     Raises:
-        UsageError: An option has no value.
+        UsageError: An option that requires a value has none.
     """
     found: list[tuple[str, str]] = []
     rest = list(words)
@@ -100,7 +100,7 @@ def read_mount(text: str) -> tuple[ImportedMount, dict[str, str], dict[str, str]
     """Parse a value of `--mount`.
 
     Returns:
-        The mount, the driver options of its volume, and all fields.
+        The mount, the driver options of the mount's volume, and all fields of the value.
 
     Raises:
         UsageError: The value has no target.

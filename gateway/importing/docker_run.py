@@ -1,4 +1,4 @@
-"""Reads docker command lines: `docker run`, `docker volume create` and others."""
+"""Parses docker command lines, such as `docker run` and `docker volume create`."""
 
 import re
 import shlex
@@ -13,20 +13,20 @@ from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import redacted
 
 Volumes = dict[str, dict[str, str]]
-"""The driver options of volumes, by name."""
+"""The driver options of each volume, by volume name."""
 
 
 def import_docker(words: list[str], source: str, files: EnvFiles, result: ImportResult) -> Volumes:
     """Convert a docker command.
 
     Args:
-        words: The words, beginning with `docker` or `podman`.
-        source: How notes name the source.
-        files: The files with environment variables that are also sources.
+        words: The words of the command. The first word is `docker` or `podman`.
+        source: The prefix that names the source in notes.
+        files: The env files that were passed as sources.
         result: Receives the container and notes.
 
     Returns:
-        The volumes that the command creates.
+        The driver options of each volume that the command creates, by volume name.
 
     Raises:
         UsageError: The command is not valid.
@@ -79,7 +79,7 @@ def _run(words: list[str], source: str, command: str, files: EnvFiles, result: I
 
 
 def _apply(container: ImportedContainer, name: str, value: str, files: EnvFiles, result: ImportResult) -> Volumes:
-    """Read one option. Return the driver options of the volume that the option creates, by the volume's name."""
+    """Apply one option to a container. If the option creates a volume, return the driver options by volume name."""
     match name:
         case "env" | "env-file":
             _apply_variables(container, name, value, files)
@@ -136,7 +136,7 @@ def _apply_network(container: ImportedContainer, name: str, value: str) -> None:
 def _mounted_by(
     container: ImportedContainer, kind: str, mount: ImportedMount, result: ImportResult
 ) -> tuple[dict[str, str], ImportedMount]:
-    """Add a note with the correct value of a `--mount` of invalid type. Return the driver options and the mount."""
+    """Add a note that corrects a `--mount` of an invalid type. Return the driver options and the mount."""
     server, _, export = mount.source.rpartition(":")
     name = export.rstrip("/").rpartition("/")[2] or "volume"
     options = {"type": kind, "device": f":{export}" if server else mount.source}
@@ -151,7 +151,7 @@ def _mounted_by(
 
 
 def _correct(container: ImportedContainer, driver: dict[str, str], result: ImportResult) -> Volumes:
-    """Add a note with the correct commands for `docker run --opt`, which is invalid. Return the intended volume."""
+    """Add a note with the correct commands in place of the invalid `docker run --opt`. Return the intended volume."""
     name = next((mount.source for mount in container.mounts if mount.source and "/" not in mount.source), "volume")
     options = " ".join(f"--opt {shlex.quote(f'{key}={value}')}" for key, value in driver.items())
     container.parts = {
@@ -165,7 +165,7 @@ def _correct(container: ImportedContainer, driver: dict[str, str], result: Impor
 
 
 def published(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the container port and the host port of a published port."""
+    """Yield the container port and the host port in a value of `-p`. Yield nothing if the value has another form."""
     ports = re.fullmatch(r"(?:.*:)?(\d+):(\d+)(?:/tcp)?", text)
     if ports:
         yield int(ports[2]), int(ports[1])

@@ -1,11 +1,11 @@
-"""Reads files with environment variables, as `docker run --env-file` and Compose do."""
+"""Parses env files in the syntax of `docker run --env-file` and Compose."""
 
 import re
 from collections.abc import Mapping
 
 
 def read_env_file(text: str) -> dict[str, str]:
-    """Return the variables of a file.
+    """Return the variables in an env file.
 
     Args:
         text: The content of the file: `NAME=value` lines, with comments, quotes and `export`.
@@ -21,7 +21,7 @@ def read_env_file(text: str) -> dict[str, str]:
 
 
 class EnvFiles:
-    """The files with environment variables that are also sources.
+    """The env files that were passed as sources.
 
     Args:
         texts: The content of each file, by its path.
@@ -33,21 +33,21 @@ class EnvFiles:
         self._unused = dict(self._files.get(".env", {}))
 
     def read(self, path: str) -> dict[str, str] | None:
-        """Return the variables of the file with a name, for a container; None if the file is not a source."""
+        """Return the variables in a container's env file, and record the read; None if the file is not a source."""
         name = path.rpartition("/")[2]
         self._read.add(name)
         return self._files.get(name)
 
     def value(self, name: str) -> str:
-        """Return the value of a variable of `.env`, for a Compose file; empty if it is not set."""
+        """Return the value of a variable in `.env`, and record its use by a Compose file; empty if it is not set."""
         self._unused.pop(name, None)
         return self._files.get(".env", {}).get(name, "")
 
     def is_read(self, path: str) -> bool:
-        """Return whether a container has read a file."""
+        """Return whether a container uses an env file."""
         return path.rpartition("/")[2] in self._read
 
     @property
     def unused(self) -> list[str]:
-        """The variables of `.env` that no Compose file uses."""
+        """The variables in `.env` that no Compose file uses."""
         return [] if self.is_read(".env") else list(self._unused)

@@ -1,4 +1,4 @@
-"""Assigns clients to the forwards and tunnels that they use, and creates the backends."""
+"""Assigns each client to the forward and tunnel that the client uses, and creates the backends."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ def join(result: ImportResult) -> None:
     """Create a backend for each forward, and for each client that uses no forward.
 
     Args:
-        result: Has tunnels, forwards, clients and containers. Receives the backends.
+        result: Contains tunnels, forwards, clients and containers. Receives the backends.
     """
     result.reserved |= {name for each in result.containers if not each.replaced for name in each.names}
     join_networks(result)
@@ -86,7 +86,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
     host = "127.0.0.1" if kernel or on_host else ANY_ADDRESS
     port = _VOLUME_PORT if kernel else client.port
     if via is None and client.host in HOST_NAMES and port == client.port:
-        port += 1  # the listener must not be the target
+        port += 1  # if the listener had the address of the target, the backend would connect to itself
     listen = _free_listener(f"{host}:{port}", "", result)
     name = result.new_backend_name(client.volume or client.name)
     backend: dict[str, Any] = {"kind": client.kind}
@@ -100,7 +100,7 @@ def _add_direct(client: ImportedClient, result: ImportResult) -> None:
 
 
 def _free_listener(listen: str, where: str, result: ImportResult) -> str:
-    """Return a listener whose port no other backend has. If the port changes and `where` is set, add a note."""
+    """Return `listen`, with the next unused port if necessary. If the port changes and `where` is set, add a note."""
     if listen.startswith("/"):
         if any(each["listen"] == listen for each in result.backends.values()):
             raise UsageError(f"{where}: another forward listens on {listen}")
@@ -118,7 +118,7 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
 
 
 def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
-    """Add the keys of a client to a backend."""
+    """Add a client's configuration keys to a backend. Keys that the backend has already do not change."""
     client.backend = name
     backend = result.backends[name]
     if "check" in client.keys and not checks_login(backend["kind"]):
@@ -141,7 +141,7 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
 
 
 def _note_missing(name: str, result: ImportResult) -> None:
-    """Add placeholders for the required keys that are not known, and the kind's note about them."""
+    """Add placeholders for missing required keys, and the note of the backend's kind about these keys."""
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports
     missing = {key: value for key, value in imports.keys.items() if key not in backend}

@@ -1,14 +1,14 @@
-"""Decides which forward and which tunnel a client uses."""
+"""Determines which forward and which tunnel each client uses."""
 
 from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, ImportedClient, ImportedContainer, ImportedForward
 from gateway.importing.result import ImportResult
 
 
 def join_networks(result: ImportResult) -> None:
-    """Set the tunnel of each client and tunnel that is in the network of a VPN container to the VPN.
+    """Route each client and each tunnel in the network of a VPN container through the VPN's tunnel.
 
     Args:
-        result: Has the tunnels and clients, which this function changes.
+        result: Contains the tunnels and clients. The function changes them.
     """
     tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
     for client in result.clients:
@@ -29,7 +29,7 @@ def _shared_tunnel(container: ImportedContainer | None, tunnels: dict[str, str])
 
 
 def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
-    """Run the outermost tunnel of a chain inside another tunnel."""
+    """Route the outermost tunnel of a chain through another tunnel."""
     while "via" in result.tunnels[inner]:
         inner = result.tunnels[inner]["via"]
     if inner != tunnel:
@@ -38,11 +38,11 @@ def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
 
 
 def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
-    """Return the forward to which a client connects; None if it uses none.
+    """Return the forward to which a client connects; None if the client uses no forward.
 
     Args:
         client: The client.
-        result: Has the forwards. Receives notes.
+        result: Contains the forwards. Receives notes.
     """
     container = client.container
     hosts = {client.host}
@@ -55,14 +55,14 @@ def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward 
         hosts |= {name for each in result.containers for name in each.names
                   if each.network.partition(":")[2] in container.names}  # fmt: skip
     if client.via is not None and client.host in LOOPBACK:
-        return None  # the container opens a tunnel itself, so it uses no forward
+        return None  # the container opens its own tunnel and uses no forward
     return next(
         (each for each in result.forwards if any((host, client.port) in each.names for host in hosts)), None
     ) or _forward_of_host(client, result)
 
 
 def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
-    """Return the forward on this host that a container means by 127.0.0.1, which is the container itself."""
+    """Return the forward on this host for a container that, by mistake, connects to its own 127.0.0.1."""
     if client.container is None or client.host not in LOOPBACK:
         return None
     forward = next((each for each in result.forwards if (HERE, client.port) in each.names), None)
@@ -75,11 +75,11 @@ def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedFo
 
 
 def is_remote(client: ImportedClient, result: ImportResult) -> bool:
-    """Return whether a client that uses no forward needs a backend. If not, add a note with the reason.
+    """Return whether a client without a forward needs a backend. If it does not, add a note with the reason.
 
     Args:
         client: The client.
-        result: Has the containers. Receives notes.
+        result: Contains the containers. Receives notes.
     """
     own = next((each for each in result.containers if client.host in each.names and not each.replaced), None)
     address = f"{client.host}:{client.port}"

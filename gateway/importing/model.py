@@ -1,4 +1,4 @@
-"""The types of what sources contain: containers, volumes, forwards, and clients of remote services."""
+"""Defines the objects that sources describe: containers, mounts, forwards, and clients of remote services."""
 
 import re
 from collections.abc import Callable
@@ -6,34 +6,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HERE = "localhost"
-"""The name of this host in `ImportedForward.names` and `ImportedClient.host`."""
+"""The value that represents this host in `ImportedForward.names` and `ImportedClient.host`."""
 HOST_NAMES = frozenset({
     HERE, "127.0.0.1", "::1", "0.0.0.0", "::", "host.docker.internal", "host.containers.internal", "172.17.0.1",  # noqa: S104
     "gateway.docker.internal", "docker.for.mac.localhost",
 })  # fmt: skip
-"""Names and addresses of this host, as processes and containers use them."""
-ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - containers of a network must reach it
+"""Names and addresses that processes and containers use for this host."""
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - containers on a Docker network must reach the listener
 LOOPBACK = frozenset({HERE, "127.0.0.1", "::1"})
 
 
 def home(path: str) -> str:
-    """Return a path in which `${HOME}` replaces the home directory."""
+    """Return a path with a leading `~`, `%d` or `$HOME` replaced by `${HOME}`."""
     return re.sub(r"^(~|%d|\$HOME)(?=/|$)", "${HOME}", path.strip('"'))
 
 
 def names_on_host(port: int) -> set[tuple[str, int]]:
-    """Return the name of this host with a port."""
+    """Return this host's name and a port, in the form of `ImportedForward.names`."""
     return {(HERE, port)}
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where an ssh command runs.
+    """The environment in which an ssh command runs.
 
     Args:
-        where: How notes name the command.
-        names: Returns the names and ports by which clients reach the port of a listener.
-        path: Converts a path in the command to the path on the host.
+        where: The name of the command in notes.
+        names: Returns, for a listener's port, the names and ports at which clients reach the listener.
+        path: Converts a path in the command to a path on the host.
         in_container: Whether the command runs in a container.
     """
 
@@ -45,12 +45,12 @@ class Context:
 
 @dataclass(frozen=True)
 class ImportedMount:
-    """A file system in a container.
+    """A mount of a container.
 
     Args:
-        source: Path on the host or name of a volume; empty for an anonymous volume.
-        target: Path in the container.
-        read_only: Whether the container cannot write to it.
+        source: The path on the host or the name of a volume; empty for an anonymous volume.
+        target: The path in the container.
+        read_only: Whether the mount is read-only.
     """
 
     source: str
@@ -63,20 +63,20 @@ class ImportedContainer:
     """A service of a Compose file, or a container that a command runs.
 
     Args:
-        where: How notes name the container.
-        name: The name by which other containers reach the container.
+        where: The name of the container in notes.
+        name: The host name at which other containers reach the container.
         source: The source that defines the container.
         image: The image.
-        command: Entrypoint and command, as words.
+        command: The words of the entrypoint and the command.
         environment: The environment variables.
         mounts: The mounts.
-        network: The network mode: `host`, `service:NAME`, `container:NAME`; empty for networks.
-        aliases: Further names by which other containers reach the container.
-        published: The ports that are published on the host: container port and host port.
-        parts: The parts of the definition, as notes name them. The import removes the parts that it uses.
-        used: The parts that the import used.
+        network: The network mode: `host`, `service:NAME` or `container:NAME`; empty if the container is on networks.
+        aliases: Additional host names at which other containers reach the container.
+        published: The published ports: pairs of container port and host port.
+        parts: The parts of the definition that the import has not used, each with its name in notes.
+        used: The parts of the definition that the import has used.
         replaced: Whether the gateway replaces the container.
-        tunnel: The tunnel that replaces the container if it is a VPN container; otherwise empty.
+        tunnel: The name of the tunnel that replaces a VPN container; empty for other containers.
     """
 
     where: str
@@ -101,7 +101,7 @@ class ImportedContainer:
 
     @property
     def names(self) -> set[str]:
-        """The names by which other containers reach the container."""
+        """The host names at which other containers reach the container."""
         return {self.name, *self.aliases} - {""}
 
     def use(self, *keys: str) -> None:
@@ -111,7 +111,7 @@ class ImportedContainer:
                 self.used.append(key)
 
     def variable(self, *names: str) -> str:
-        """Return the value of the first variable that is set, and mark it as used; empty if none is set."""
+        """Return the value of the first variable that is set, and mark the variable as used; empty if none is set."""
         for name in names:
             if self.environment.get(name):
                 self.use(f"environment.{name}")
@@ -119,7 +119,7 @@ class ImportedContainer:
         return ""
 
     def host_path(self, path: str) -> str | None:
-        """Return the path on the host of a path in the container, and mark the mount as used; None if not mounted."""
+        """Convert a path in the container to a path on the host, and mark the mount as used; None if not mounted."""
         for mount in self.mounts:
             if path == mount.target or path.startswith(mount.target.rstrip("/") + "/"):
                 self.use(f"mount.{mount.target}")
@@ -133,12 +133,12 @@ class ImportedForward:
     """A local forward.
 
     Args:
-        where: How notes name the forward.
+        where: The name of the forward in notes.
         via: The name of the tunnel.
         listen: The listener: `host:port` or the path of a unix socket.
         target: The target, as `host:port`.
-        names: The names and ports by which clients reach the listener.
-        backend: The name of the backend, once there is one.
+        names: The names and ports at which clients reach the listener.
+        backend: The name of the backend; empty until the import creates the backend.
     """
 
     where: str
@@ -154,24 +154,24 @@ class ImportedClient:
     """A client of a remote service: a volume, or a container with the address of a database.
 
     Args:
-        where: How notes name the client.
+        where: The name of the client in notes.
         name: The name of a new backend for the client.
-        kind: The kind of the backend; empty: take it from the port.
+        kind: The kind of the backend; empty to derive the kind from the port.
         host: The host that the client connects to.
         port: The port that the client connects to.
-        more: Further targets of the backend, as `host:port`.
-        keys: Further keys of the backend.
-        via: The tunnel that the client itself opens; None: none.
-        container: The container that is the client; None: a process or the kernel of this host.
-        login: The variables with the address and with the login of the check.
-        variables: The variables with host and port, for the new Compose file.
+        more: Additional targets of the backend, as `host:port`.
+        keys: Additional configuration keys of the backend.
+        via: The name of the tunnel that the client itself opens; None if the client opens no tunnel.
+        container: The container that is the client; None if the client is a process or the kernel of this host.
+        login: The names of the variables that contain the address and the check's login.
+        variables: The names of the variables that contain host and port. The Compose diff changes these.
         volume: The name of the volume; empty if the client is not a volume.
         compose_volume: Whether the client is a volume of a Compose file.
-        folder: The directory where this host mounts the file system; empty if the host does not mount it.
-        mount_options: The mount options of this host.
-        optional: Whether to import the client only if it uses a forward.
+        folder: The directory on which this host mounts the file system; empty if this host does not mount it.
+        mount_options: The options with which this host mounts the file system.
+        optional: Whether to import the client only if the client uses a forward.
         notes: Notes about the backend.
-        backend: The name of the backend, once there is one.
+        backend: The name of the backend; empty until the import creates the backend.
     """
 
     where: str

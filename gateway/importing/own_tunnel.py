@@ -1,4 +1,4 @@
-"""Recognizes applications that open an SSH tunnel themselves, by their variables."""
+"""Recognizes, by environment variables, applications that open their own SSH tunnel."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ _USERS = ("SSH_USER", "SSH_USERNAME", "BASTION_USER", "JUMP_USER", "TUNNEL_USER"
 def own_tunnel(
     container: ImportedContainer, database: str, variable_of_host: str, result: ImportResult
 ) -> str | None:
-    """Add the tunnel that a container's variables describe and that it opens itself. Return the tunnel's name.
+    """Add the tunnel that a container itself opens. Return the tunnel's name; None if the container opens no tunnel.
 
     Args:
         container: The container.
-        database: The host of the database.
-        variable_of_host: The variable with the host of the database.
+        database: The host name of the database.
+        variable_of_host: The name of the variable that contains this host name.
         result: Receives the tunnel and notes.
     """
     variable = container.variable
@@ -51,7 +51,7 @@ def own_tunnel(
 
 
 def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]:
-    """Return the configuration keys for the tunnel's login."""
+    """Return the configuration keys that log in to the tunnel's server."""
     keys: dict[str, Any] = {}
     context, variable = container_context(container, result), container.variable
     path = variable(*_KEYS)

@@ -1,4 +1,4 @@
-"""Recognizes ProxyCommand lines that connect through a jump host or a proxy."""
+"""Recognizes `ProxyCommand` values that connect through a jump host or a proxy."""
 
 import re
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ _CORKSCREW = re.compile(r"corkscrew\s+(\S+)\s+(\d+)\s+%h\s+%p")
 
 @dataclass(frozen=True)
 class ProxyCommand:
-    """What a ProxyCommand connects through.
+    """The jump host or the proxy of a `ProxyCommand`.
 
     Args:
-        jump: The jump host; empty: the command uses no jump host.
-        url: The URL of the proxy; empty: the command uses no proxy.
+        jump: The jump host; empty if the command uses no jump host.
+        url: The URL of the proxy; empty if the command uses no proxy.
     """
 
     jump: str = ""
@@ -26,10 +26,10 @@ class ProxyCommand:
 
 
 def jump_or_proxy(command: str) -> ProxyCommand:
-    """Return what a ProxyCommand connects through; both fields are empty for another command.
+    """Return the jump host or the proxy of a `ProxyCommand`. Both fields are empty if the command is not recognized.
 
     Args:
-        command: The command, with the tokens of ssh_config(5).
+        command: The command. It can contain the tokens of ssh_config(5), such as `%h`.
     """
     if match := _JUMP.fullmatch(command.strip()):
         return ProxyCommand(jump=match[1] or match[2] or match[3])

@@ -1,4 +1,4 @@
-"""Recognizes the form of a source, such as a Compose file or an ssh command."""
+"""Recognizes the format of a source, such as a Compose file or an ssh command."""
 
 import re
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from gateway.errors import UsageError
 from gateway.importing.volumes import is_fstab
 
 FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
-"""The forms of sources, as the command line names them."""
+"""The names of the source formats on the command line."""
 
 
 @dataclass(frozen=True)
 class ImportSource:
-    """A source to import.
+    """A file, command or list of variables to import.
 
     Args:
-        name: The name of the file; empty for a command or variables on the command line.
+        name: The name of the file; empty if the source was passed on the command line.
         text: The content.
-        form: One of `FORMS`, or `openvpn`, `wireguard`, `systemd`; empty: recognize the form from the text.
+        form: One of `FORMS`, or `openvpn`, `wireguard`, `systemd`; empty to recognize the format from the text.
     """
 
     name: str
@@ -26,10 +26,10 @@ class ImportSource:
 
 
 def recognize(source: ImportSource) -> str:
-    """Return the form of a source.
+    """Return the format of a source.
 
     Raises:
-        UsageError: The form is not known.
+        UsageError: The format cannot be recognized.
     """
     text, name = source.text, source.name.rpartition("/")[2]
     if name.endswith((".yaml", ".yml")) or re.search(r"(?m)^(services|volumes):", text):

@@ -1,4 +1,4 @@
-"""The result of an import: tunnels, backends and notes, and their YAML."""
+"""Defines the result of an import (tunnels, backends and notes), and converts the result to YAML."""
 
 import ipaddress
 import re
@@ -14,12 +14,12 @@ from gateway.importing.model import ImportedClient, ImportedContainer, ImportedF
 from gateway.importing.secrecy import hide_secrets
 
 _HOST = re.compile(r"[\w.%${}-]*[\w}]")
-"""A host name, an IPv4 address, or a variable."""
+"""Matches a host name, an IPv4 address, or a reference to a variable."""
 
 
 @dataclass
 class ImportResult:
-    """Imported tunnels and backends.
+    """The imported tunnels and backends, with the notes for the user.
 
     Args:
         tunnels: The configuration keys of each tunnel, by name.
@@ -29,10 +29,10 @@ class ImportResult:
         clients: The clients of remote services.
         containers: The containers of all sources.
         reserved: Names that a backend must not have.
-        changes: What clients must change, each with its client. For the services of a Compose file, the diff has the
-            changes.
-        sections: Further sections of the configuration.
-        files: The content of files that the configuration names, by path. They contain no secrets.
+        changes: Pairs of a client and a text about the change that this client needs. For services of a Compose file,
+            the diff contains the changes.
+        sections: Additional sections of the configuration.
+        files: The content of each file that the configuration needs, by path. No file contains secrets.
     """
 
     tunnels: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -47,17 +47,17 @@ class ImportResult:
     files: dict[str, str] = field(default_factory=dict)
 
     def add_note(self, text: str) -> None:
-        """Add a note with its secrets hidden, unless the same note is already there."""
+        """Add a note, with secrets replaced by `***`. Ignore a note that was added before."""
         text = hide_secrets(text)
         if text not in self.notes:
             self.notes.append(text)
 
     def add_tunnel(self, keys: dict[str, Any], host: str) -> str:
-        """Add a tunnel, unless there is one with the same keys. Return the tunnel's name.
+        """Add a tunnel, unless a tunnel with the same keys exists. Return the name of the new or existing tunnel.
 
         Args:
             keys: The configuration keys.
-            host: The host, or another name from which to derive the tunnel's name.
+            host: A host name or other text from which the tunnel's name is derived.
 
         Raises:
             UsageError: The host is not valid.
@@ -75,19 +75,19 @@ class ImportResult:
         """Return an unused name for a backend.
 
         Args:
-            name: A host, a volume or another name from which to derive the backend's name.
+            name: A host name, a volume name or other text from which the backend's name is derived.
         """
         return _unused(short_name(name) or "backend", {*self.backends, *self.reserved})
 
     def add_backend(self, via: str | None, target: str, listen: str) -> str:
-        """Add a backend without the keys that its kind requires. Return its name.
+        """Add a backend with target and listener, but without other required keys. Return the backend's name.
 
-        The kind follows from the target's port.
+        The port of the target determines the backend's kind.
 
         Args:
-            via: The name of the tunnel; None: the backend uses no tunnel.
+            via: The name of the tunnel; None if the backend uses no tunnel.
             target: The target, as `host:port`.
-            listen: The listener, in the form of the configuration.
+            listen: The listener, in the syntax of the configuration file.
 
         Raises:
             UsageError: `target` is not valid.
@@ -103,7 +103,7 @@ class ImportResult:
         return name
 
     def add_example(self) -> None:
-        """Add an example backend if there are only tunnels, because a configuration needs a backend."""
+        """Add an example backend if there are only tunnels, because a configuration requires a backend."""
         used = {keys.get("via") for keys in self.tunnels.values()}
         outermost = [name for name in self.tunnels if name not in used]
         if not self.backends and outermost:
@@ -111,13 +111,13 @@ class ImportResult:
             self.add_note(f"backends.example: replace it: no source names a service behind tunnel {outermost[-1]}")
 
     def note_unused_tunnels(self) -> None:
-        """Add a note for each tunnel that neither a backend nor another tunnel uses."""
+        """Add a note for each tunnel that is used by no backend and by no other tunnel."""
         used = {keys.get("via") for keys in (*self.tunnels.values(), *self.backends.values())}
         for name in self.tunnels.keys() - used:
             self.add_note(f"tunnels.{name}: nothing uses it: add `via: {name}` to the backends behind it")
 
     def note_variables(self) -> None:
-        """Add a note on the environment variables that the configuration uses, except variables of a login shell."""
+        """Add a note on the environment variables in the configuration, except those that a login shell sets."""
         text = yaml.safe_dump({"tunnels": self.tunnels, "backends": self.backends})
         names = set(re.findall(r"\$\{(\w+)\}", text)) - {"HOME", "USER", "SSH_AUTH_SOCK"}
         if names:
@@ -128,7 +128,7 @@ class ImportResult:
             )
 
     def to_yaml(self) -> str:
-        """Return the configuration file.
+        """Return the content of the configuration file.
 
         Raises:
             UsageError: The result has no backend.
@@ -143,12 +143,12 @@ class ImportResult:
 
 
 def checks_login(kind: str) -> bool:
-    """Return whether the check of a kind of backend logs in."""
+    """Return whether the health check of a backend kind logs in."""
     return any(each.name == "user" for each in fields(KINDS[kind].check))
 
 
 def is_host(text: str) -> bool:
-    """Return whether a text is a host name, an address without brackets, or a variable."""
+    """Return whether a text is a host name, an address without brackets, or a reference to a variable."""
     if ":" not in text:
         return bool(_HOST.fullmatch(text))
     try:
@@ -162,7 +162,7 @@ def split_target(target: str) -> tuple[str, int]:
     """Split `host:port` or `[v6]:port` into host and port.
 
     Raises:
-        UsageError: The target has another form.
+        UsageError: The target has another syntax.
     """
     match = re.fullmatch(r"\[?([^\]]*)\]?:(\d+)", target)
     if match is None or not is_host(match[1]) or not 0 < int(match[2]) < 65536:
@@ -171,7 +171,7 @@ def split_target(target: str) -> tuple[str, int]:
 
 
 def short_name(host: str) -> str:
-    """Return a name for a host: its first label, or the whole address, with `-` for other characters."""
+    """Return a short name for a host: the first label or the address, with special characters replaced by `-`."""
     numeric = re.fullmatch(r"[0-9.:a-fA-F]*[.:][0-9.:a-fA-F]*", host)
     if match := re.fullmatch(r"\$\{(\w+)\}", host):
         return match[1].lower().replace("_", "-")
@@ -180,7 +180,7 @@ def short_name(host: str) -> str:
 
 
 def _unused(name: str, taken: Iterable[str]) -> str:
-    """Return `name`, with a number appended if it is taken."""
+    """Return `name`, with a number appended if the name is in use."""
     number, candidate = 2, name
     while candidate in taken:
         number, candidate = number + 1, f"{name}-{number}"

@@ -1,4 +1,4 @@
-"""Keeps secrets out of notes and errors."""
+"""Removes secrets from notes and error messages."""
 
 import re
 import shlex
@@ -9,46 +9,46 @@ _SECRET = re.compile(
 )
 _OPTION = r"--?[\w-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|proxy-auth)"
 _END = r"(?=[:)`']*(?:[\s,;]|$))"
-"""Matches the end of a secret, so that punctuation of a note does not count as part of the secret."""
+"""Matches the end of a secret. Punctuation that a note adds after the secret is not part of the secret."""
 _WORD = rf"(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+?{_END})"
 _SETTING = r"\b[\w.-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|_?key)s?\d?"
 _HIDDEN = (
     re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
     re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)"),
-    re.compile(r"((?<![\w/])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # a digest of an image is not a host
-    re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # after `:`, a slash begins a path
+    re.compile(r"((?<![\w/])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # the digest of an image is no host name
+    re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` precedes a path
     re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
     re.compile(rf"(\b(?:mysql|mariadb)\w*\b[^;|&]*?\s-p){_WORD}"),
     re.compile(rf"(\b(?:sshpass|login)\b[^;|&]*?\s-p\s*){_WORD}"),
     re.compile(rf"(\bcurl\b[^;|&]*?\s(?:-u|--user)\s*){_WORD}"),
     re.compile(r"(?i)(\bauthorization\s*:\s*(?:(?:basic|bearer)\s+)?)[^\s'\"]+"),
 )
-"""Patterns of secrets: private keys, passwords in URLs, settings, options of common programs. The group of each one
-matches the text before the secret."""
+"""Patterns of secrets: private keys, passwords in URLs, settings, options of common programs. The group of each
+pattern matches the text before the secret."""
 
 
 def is_secret(name: str) -> bool:
-    """Return whether the value of a variable is probably a secret itself, rather than the path of a secret."""
+    """Return whether a variable's name indicates that the value is a secret, not the path of a file with a secret."""
     return bool(_SECRET.search(name)) and not re.search(r"(?i)(path|file|location|dir)$", name)
 
 
 def is_private_key(text: str) -> bool:
-    """Return whether a text is a private key, in PEM or in base64 of PEM, rather than the path of a key."""
+    """Return whether a text is a private key (PEM, or PEM in base64), not the path of a key file."""
     return "-----BEGIN" in text or text.startswith("LS0tLS1CRUdJTi")
 
 
 def hide_secrets(text: str) -> str:
-    """Return a text with `***` in place of what is probably a secret."""
+    """Return a text in which `***` replaces each part that is probably a secret."""
     for pattern in _HIDDEN:
         text = pattern.sub(r"\1***", text)
     return text
 
 
 def redacted(words: Sequence[str]) -> str:
-    """Return words as a command line, with `***` in place of passwords.
+    """Return words as a command line in which `***` replaces secrets.
 
     Args:
-        words: The words.
+        words: The words of a command.
     """
     shown: list[str] = []
     hide = False

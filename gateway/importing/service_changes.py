@@ -1,4 +1,4 @@
-"""Changes the services and volumes of a Compose file so that they use the gateway."""
+"""Changes the services and volumes in a Compose file to use the gateway."""
 
 import re
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from gateway.importing.yaml_edit import YamlEdit
 
 
 def change_address(edit: YamlEdit, client: ImportedClient, found: Deployment, result: ImportResult) -> None:
-    """Change a service so that its client connects to its backend.
+    """Change the variables of a service to the address of the client's backend.
 
     Args:
         edit: The edit of the Compose file.
-        client: A client in a service of the file.
+        client: A client whose container is a service in the file.
         found: The configuration of the gateway's service.
         result: The imported configuration. Receives notes.
 
@@ -34,7 +34,7 @@ def change_address(edit: YamlEdit, client: ImportedClient, found: Deployment, re
     on_host = container.network == "host"
     host = "127.0.0.1" if on_host else client.backend
     if any(each.replaced and client.host in each.names for each in result.containers) and not on_host:
-        host = client.host  # the gateway's service has this name as an alias
+        host = client.host  # the name is a network alias of the gateway's service
     for variable, value in _new_values(client, container, host, port):
         _set_variable(edit, container.name, variable, value)
     if found.on_host and not on_host:
@@ -78,7 +78,7 @@ def _set_variable(edit: YamlEdit, name: str, variable: str, value: str) -> None:
 
 
 def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment) -> None:
-    """Change a volume so that it mounts its backend.
+    """Change the driver options of a volume to mount the backend.
 
     Args:
         edit: The edit of the Compose file.
@@ -104,7 +104,7 @@ def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment) -> 
 
 
 def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[str], result: ImportResult) -> None:
-    """Remove from a service what it no longer needs with the gateway, and make it depend on the gateway.
+    """Remove from a service the parts that the gateway replaces, and add a dependency on the gateway.
 
     Args:
         edit: The edit of the Compose file.

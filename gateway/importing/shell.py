@@ -1,4 +1,4 @@
-"""Splits shell scripts into commands: quotes, comments, continuation lines and variables (POSIX sh, section 2)."""
+"""Splits shell scripts into commands. Handles quotes, comments, line continuations and variables (POSIX sh)."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _OPERATOR = re.compile(r"&&|\|\||;;|[;&|()\n]|\d*[<>]+&?\S*")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
 _KEYWORDS = frozenset({"do", "then", "else", "!", "{", "exec", "nohup", "sudo", "time", "command", "export"})
-"""Words that may precede a command."""
+"""Keywords and programs that can precede a command on the same line."""
 
 
 @dataclass
@@ -18,9 +18,9 @@ class Script:
     """The commands of a script.
 
     Args:
-        commands: The words of each command, with the variables of the script replaced.
-        notes: Notes on invalid parts with their corrections, and on skipped parts.
-        variables: The variables that the script sets but does not use in a command.
+        commands: The words of each command. References to variables of the script are replaced by the values.
+        notes: Notes on invalid parts, each with a correction, and on skipped parts.
+        variables: The variables that the script sets and that no command uses.
     """
 
     commands: list[list[str]] = field(default_factory=list)
@@ -32,10 +32,10 @@ def read_script(text: str) -> Script:
     """Read a script or a command line.
 
     Args:
-        text: The text.
+        text: The script or command line.
 
     Raises:
-        UsageError: A quote is not closed.
+        UsageError: A quotation mark is not closed.
     """
     script = Script()
     used: set[str] = set()
@@ -98,7 +98,7 @@ def _commands(text: str) -> Iterator[list[str]]:
 
 
 def _tokens(text: str) -> Iterator[str | None]:
-    """Yield words, and None between commands. A word in single quotes begins with a null character."""
+    """Yield words, and None between commands. A null character marks a word that starts with a single quote."""
     position = 0
     while position < len(text):
         if text[position] in " \t":
@@ -115,7 +115,7 @@ def _tokens(text: str) -> Iterator[str | None]:
 
 
 def _word(text: str, position: int) -> tuple[str, int]:
-    """Return the word at a position, without its quotes, and the position after it."""
+    """Return the word at a position, without quotation marks, and the position after the word."""
     parts: list[str] = []
     literal = text[position] == "'"
     while position < len(text) and text[position] not in " \t\n;&|<>()":

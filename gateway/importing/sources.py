@@ -1,4 +1,4 @@
-"""Converts sources to one configuration: reads each source, and connects clients with forwards and tunnels."""
+"""Converts sources to one configuration: reads each source, and assigns clients to forwards and tunnels."""
 
 import posixpath
 import re
@@ -26,7 +26,7 @@ def convert(sources: Sequence[ImportSource]) -> ImportResult:
     """Convert sources to one configuration.
 
     Args:
-        sources: The sources.
+        sources: The files and commands to convert.
 
     Raises:
         UsageError: A source is not valid. The message contains no secret.
@@ -68,7 +68,7 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
 
 
 def _read(source: ImportSource, form: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
-    """Read one source, and return the volumes that the source defines."""
+    """Read one source. Return the driver options of each volume that the source defines, by volume name."""
     match form:
         case "compose":
             return import_compose(source.text, prefix, files, result, posixpath.dirname(source.name))
@@ -92,7 +92,7 @@ def _read(source: ImportSource, form: str, prefix: str, files: EnvFiles, result:
 
 
 def _read_unit(text: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
-    """Read the commands of a systemd unit."""
+    """Read the commands in a systemd unit."""
     lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines()]
     starts = [line.partition("=")[2].lstrip("-@:+!") for line in lines if line.startswith("ExecStart=")]
     others = [_unit_line(line) for line in lines if line and not line.startswith(("ExecStart=", "#", ";", "["))]
@@ -101,7 +101,7 @@ def _read_unit(text: str, prefix: str, files: EnvFiles, result: ImportResult) ->
 
 
 def _unit_line(line: str) -> str:
-    """Return a line of a unit for a note; for `Environment=`, return only the names of the variables."""
+    """Return a line of a unit for use in a note. Omit the values in an `Environment=` line."""
     key, _, value = line.partition("=")
     names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
     return f"Environment {', '.join(names)}" if key == "Environment" else line
@@ -131,7 +131,7 @@ def _read_script(text: str, prefix: str, files: EnvFiles, result: ImportResult, 
 
 
 def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles, result: ImportResult) -> None:
-    """Convert the variables of files that no container reads, as variables of a process on this host."""
+    """Convert env files that no container uses. Treat the variables as those of a process on this host."""
     compose = any(form == "compose" for _, form in given)
     for source, form in given:
         if form != "env" or (source.name and files.is_read(source.name)):
@@ -154,7 +154,7 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Do not replace the VPN containers whose network other containers use for more than backends."""
+    """Keep a VPN container if another container uses the VPN's network and the import found no backend for it."""
     served = {id(client.container) for client in result.clients if client.backend}
     tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}
     for container in result.containers:
@@ -168,10 +168,10 @@ def _keep_shared_networks(result: ImportResult) -> None:
 
 
 def note_rest(result: ImportResult) -> None:
-    """Add a note for each container on the parts of its definition that the import did not use.
+    """Add a note, for each container, on the parts of the definition that the import did not use.
 
     Args:
-        result: Has the containers. Receives the notes.
+        result: Contains the containers. Receives the notes.
     """
     for container in result.containers:
         parts = ", ".join(container.parts.values())

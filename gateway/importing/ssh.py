@@ -19,24 +19,24 @@ _UNNECESSARY = frozenset({
     "preferredauthentications", "pubkeyauthentication", "requesttty", "serveralivecountmax", "serveraliveinterval",
     "sessiontype", "stdinnull", "streamlocalbindunlink", "tcpkeepalive", "updatehostkeys", "visualhostkey",
 })  # fmt: skip
-"""Keywords for which the gateway needs no equivalent."""
+"""Keywords of ssh_config that need no equivalent in the gateway's configuration."""
 _ALGORITHMS = {
     "ciphers": "ciphers",
     "macs": "macs",
     "kexalgorithms": "kex",
     "hostkeyalgorithms": "host_key_algorithms",
 }
-"""The configuration key of a tunnel for each keyword with algorithms."""
+"""The configuration key of a tunnel for each ssh_config keyword that lists algorithms."""
 
 
 @dataclass
 class HostConfig:
-    """The settings of one ssh command, or of one host in a file.
+    """The settings of one ssh command, or of one host in an ssh_config file.
 
     Args:
         destination: The server, as `[user@]host` or an `ssh://` URL.
-        keywords: The ssh_config keywords in lower case, each with its values in order.
-        unused: The keywords that the import has not read, with their original spelling.
+        keywords: The values of each ssh_config keyword, in their original order. The keywords are in lower case.
+        unused: The original spelling of each keyword that the import has not read.
     """
 
     destination: str = ""
@@ -44,16 +44,16 @@ class HostConfig:
     unused: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, value: str) -> None:
-        """Append a value to a keyword."""
+        """Append a value to those of a keyword."""
         self.keywords.setdefault(key.lower(), []).append(value)
         self.unused.setdefault(key.lower(), key)
 
     def first(self, key: str, otherwise: str = "") -> str:
-        """Return the first value of a keyword, because ssh uses the first one."""
+        """Return the first value of a keyword. ssh ignores later values."""
         return (self.all(key) or [otherwise])[0]
 
     def all(self, key: str) -> list[str]:
-        """Return all values of a keyword."""
+        """Return all values of a keyword, and mark the keyword as read."""
         self.unused.pop(key, None)
         return self.keywords.get(key, [])
 
@@ -64,13 +64,13 @@ def add_host(
     result: ImportResult,
     look_up: Callable[[str], HostConfig] = HostConfig,
 ) -> str:
-    """Add the tunnels that lead to a server, and the local forwards of the ssh command.
+    """Add the tunnels to a server and to its jump hosts, and the local forwards of the ssh command.
 
     Args:
-        config: The settings for the server.
-        context: Where ssh runs.
+        config: The settings of the connection to the server.
+        context: The environment in which ssh runs.
         result: Receives tunnels, forwards and notes.
-        look_up: Returns the settings for a jump host.
+        look_up: Returns the settings of the jump host with the given name.
 
     Returns:
         The name of the tunnel to the server.
@@ -122,7 +122,7 @@ def note_unused(config: HostConfig, where: str, name: str, result: ImportResult)
 
     Args:
         config: The settings.
-        where: How notes name the settings.
+        where: The name of the settings in notes.
         name: The name of the tunnel.
         result: Receives the notes.
     """
@@ -148,11 +148,11 @@ def _server(
     """Return the configuration keys of a tunnel to a server.
 
     Args:
-        config: The settings for the server.
-        via: The tunnel through which the server is reached.
-        context: Where ssh runs.
-        result: Gets notes.
-        command: The settings of the whole command; `config` itself unless the server is a jump host.
+        config: The settings of the connection to the server.
+        via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
+        context: The environment in which ssh runs.
+        result: Receives notes.
+        command: The settings of the whole ssh command. For a jump host, they differ from `config`.
     """
     address = config.destination.removeprefix("ssh://").rstrip("/")
     user, at, host = address.rpartition("@")
@@ -184,7 +184,7 @@ def _server(
 
 
 def _login(config: HostConfig, context: Context, result: ImportResult, command: HostConfig) -> dict[str, Any]:
-    """Return the configuration keys for a tunnel's login. See `_server` for the arguments."""
+    """Return the configuration keys that log in to a tunnel's server. The arguments are those of `_server`."""
     keys: dict[str, Any] = {}
     identities = config.all("identityfile") or command.all("identityfile")
     if identities:

@@ -11,7 +11,7 @@ from gateway.importing.ssh import HostConfig, add_host, note_unused
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
 """Options of ssh that take a value (ssh(1), "SYNOPSIS")."""
 _UNNECESSARY = "4AaCfGgKkMNnqsTtvXxYy"
-"""Options for which the gateway needs no equivalent, and `-g`, which `_option` reads."""
+"""Options that need no equivalent in the gateway's configuration, and `-g`, which `_option` handles."""
 _KEYWORDS = {
     "i": "IdentityFile", "p": "Port", "l": "User", "J": "ProxyJump", "L": "LocalForward", "R": "RemoteForward",
     "D": "DynamicForward", "c": "Ciphers", "m": "MACs",
@@ -24,12 +24,12 @@ def import_command(words: list[str], context: Context, result: ImportResult, *, 
 
     Args:
         words: The command line, with or without the name of the program.
-        context: Where the command runs.
-        result: Gets the tunnels and forwards.
+        context: The environment in which the command runs.
+        result: Receives the tunnels and forwards.
         need_forward: Whether a command without a local forward is an error.
 
     Raises:
-        UsageError: The command is not valid, or forwards nothing.
+        UsageError: The command is not valid, or has no local forward although `need_forward` is set.
     """
     config, where = HostConfig(), context.where
     skipped: list[str] = []
@@ -61,7 +61,7 @@ def import_command(words: list[str], context: Context, result: ImportResult, *, 
 def _without_prefix(
     words: list[str], config: HostConfig, skipped: list[str], result: ImportResult, where: str
 ) -> list[str]:
-    """Read the options of autossh and sshpass, and return the words after the name of the program."""
+    """Read the options of autossh and sshpass, and return the words that follow the program name `ssh`."""
     words = list(words)
     program = next((index for index, word in enumerate(words) if word.rpartition("/")[2] in _PROGRAMS), None)
     prefix = words[: program or 0]
@@ -83,10 +83,10 @@ def _without_prefix(
 
 
 def _option(word: str, words: list[str], config: HostConfig, skipped: list[str]) -> list[str]:
-    """Parse a word with one or several options, and return the remaining words."""
+    """Parse a word that contains one or more options, and return the remaining words."""
     letter, rest = word[1], word[2:]
     if letter not in _WITH_VALUE:
-        if letter == "M" and words and words[0].isdecimal():  # autossh accepts -M PORT also after other options
+        if letter == "M" and words and words[0].isdecimal():  # autossh also accepts -M PORT after other options
             skipped += ["-M", words[0]]
             return words[1:]
         if letter not in _UNNECESSARY and letter != "6":

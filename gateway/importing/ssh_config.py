@@ -9,16 +9,16 @@ from gateway.importing.result import ImportResult
 from gateway.importing.ssh import HostConfig, add_host
 
 _Block = tuple[list[str], list[tuple[str, str]]]
-"""The patterns of a `Host` line, and the keywords below it."""
+"""The patterns of a `Host` line, and the keywords below the line."""
 
 
 def import_config(text: str, where: str, result: ImportResult) -> None:
-    """Convert the hosts with a LocalForward of an ssh_config file.
+    """Convert those hosts in an ssh_config file that have a LocalForward.
 
     Args:
         text: The content of the file.
-        where: How notes name the file.
-        result: Gets the tunnels and forwards.
+        where: The name of the file in notes.
+        result: Receives the tunnels and forwards.
 
     Raises:
         UsageError: A line cannot be parsed, or no host has a LocalForward.
@@ -74,7 +74,7 @@ def _blocks(text: str, where: str, result: ImportResult) -> list[_Block]:
 
 
 def _host_config(name: str, blocks: list[_Block]) -> HostConfig:
-    """Collect the settings for one host from all matching blocks of a file (ssh_config(5))."""
+    """Collect the settings of one host from all blocks whose patterns match the host (ssh_config(5))."""
     config = HostConfig(name)
     for patterns, lines in blocks:
         refused = any(fnmatch.fnmatchcase(name, each[1:]) for each in patterns if each.startswith("!"))

@@ -1,19 +1,19 @@
-"""Parses the value of `-L` and LocalForward (ssh(1))."""
+"""Parses the values of `-L` and LocalForward (ssh(1))."""
 
 import ipaddress
 import re
 
 from gateway.errors import UsageError
 
-_ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the command requests it
+_ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - only if the command requests this address
 
 
 def read_forward(text: str, *, any_address: bool) -> tuple[str, str]:
-    """Parse a local forward, such as `[bind:]port:host:hostport`, or with a space as in a file.
+    """Parse a local forward: `[bind:]port:host:hostport`, or `[bind:]port host:hostport` as in ssh_config files.
 
     Args:
         text: The forward.
-        any_address: Whether to listen on all addresses if the forward names none.
+        any_address: Whether to listen on all addresses if the forward contains no bind address.
 
     Returns:
         The listener and the target.

@@ -1,4 +1,4 @@
-"""Recognizes containers that run an SSH tunnel: by their command, or by the variables of common images."""
+"""Recognizes containers that run an SSH tunnel, either by the command or by the variables of common images."""
 
 import re
 
@@ -29,7 +29,7 @@ _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
 def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
-    """Convert a container if it runs an SSH tunnel. Return whether it runs one.
+    """Convert a container if the container runs an SSH tunnel. Return whether the container runs one.
 
     Args:
         container: The container.
@@ -46,7 +46,7 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
 
 
 def container_context(container: ImportedContainer, result: ImportResult) -> Context:
-    """Return the context of an ssh command in a container."""
+    """Return the context of an ssh command that runs in a container."""
 
     def names(port: int) -> set[tuple[str, int]]:
         found = {(name, port) for name in container.names}
@@ -68,7 +68,7 @@ def container_context(container: ImportedContainer, result: ImportResult) -> Con
 
 
 def mounted_key(container: ImportedContainer) -> str:
-    """Return the path in the container of the only mounted private key; empty if there is none."""
+    """Return the path in the container of a mounted private key; empty if no key is mounted."""
     keys = [mount.target for mount in container.mounts if _KEY_NAME.search(mount.target)]
     if keys:
         return keys[0]
@@ -77,7 +77,7 @@ def mounted_key(container: ImportedContainer) -> str:
 
 
 def _by_command(container: ImportedContainer, context: Context, result: ImportResult) -> bool:
-    """Convert an ssh command with a local forward, also if a shell runs the command."""
+    """Convert an ssh command with a local forward. The container can run the command directly or in a shell."""
     words = container.command
     line = next((word for word in words if re.search(r"\bssh\b.*\s-\w*[LRD]", word, re.DOTALL)), None)
     if line is not None:
@@ -104,7 +104,7 @@ def _by_command(container: ImportedContainer, context: Context, result: ImportRe
 
 
 def _convert(words: list[str], container: ImportedContainer, context: Context, result: ImportResult) -> None:
-    """Convert an ssh command. If the command names no key, use the mounted key."""
+    """Convert an ssh command. If the command specifies no key, use the mounted key."""
     key = mounted_key(container)
     if key and not any(re.match(r"-\w*i$|-i.|(-o)?IdentityFile", word) for word in words):
         index = next((at + 1 for at, word in enumerate(words) if re.search(r"(^|/)(auto)?ssh$", word)), 0)
@@ -145,7 +145,7 @@ def _by_variables(container: ImportedContainer, context: Context, result: Import
 
 
 def _add_login(config: HostConfig, container: ImportedContainer, result: ImportResult) -> None:
-    """Add to the tunnel the key, passphrase and password that variables or mounts provide."""
+    """Add the key, passphrase and password from variables or mounts to a tunnel's settings."""
     keys = ("IdentityFile", "PassphraseFile", "PasswordFile")
     for name, value in container.environment.items():
         if not value or not (is_secret(name) or (name in _KEY and is_private_key(value))):
@@ -162,7 +162,7 @@ def _add_login(config: HostConfig, container: ImportedContainer, result: ImportR
 
 
 def _forward(container: ImportedContainer, result: ImportResult) -> str:
-    """Return the local forward that the variables describe; empty if they describe none."""
+    """Return the local forward that the container's variables describe; empty if they describe no forward."""
     mode = container.variable("SSH_MODE", "MODE")
     if mode == "-R" or (not mode and "jnovack/autossh" in container.image) or container.variable("REMOTE"):
         result.add_note(f"{container.where}: a remote forward (-R) is not imported; only local forwards are")

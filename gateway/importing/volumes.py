@@ -1,4 +1,4 @@
-"""Converts Docker volumes and lines of fstab(5) that mount a network file system."""
+"""Converts Docker volumes and fstab(5) lines that mount a network file system."""
 
 import re
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ def import_volume(
 
     Args:
         name: The volume's name.
-        options: The options of its driver.
-        where: How notes name the volume.
+        options: The options of the volume's driver.
+        where: The name of the volume in notes.
         result: Receives the client.
-        compose: Whether it is a volume of a Compose file.
+        compose: Whether a Compose file defines the volume.
 
     Raises:
         UsageError: The options are not valid.
@@ -45,7 +45,7 @@ def _add_client(
     folder: str = "",
 ) -> None:
     assert kind.mount is not None  # noqa: S101 - for the type checker
-    assert kind.mount.import_volume is not None  # noqa: S101 - as above
+    assert kind.mount.import_volume is not None  # noqa: S101 - for the type checker
     try:
         keys, notes = kind.mount.import_volume(options)
     except ValueError as error:
@@ -61,31 +61,31 @@ def _add_client(
             notes.append(f"{key}={options[key]}: not imported")
     client = ImportedClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
     if folder:
-        client.mount_options = options.get("o", "")  # the new line of fstab has the same mount options
+        client.mount_options = options.get("o", "")  # the replacement line for fstab repeats these mount options
     else:
         client.notes = tuple(notes)
     result.clients.append(client)
 
 
 def _split_server(server: str, kind: BackendKind) -> tuple[str, int]:
-    """Split the target of a volume. As in a configuration, the port of a kind with a default port can be absent."""
+    """Split the target of a volume into host and port. If the port is absent, use the default port of the kind."""
     host = server.removeprefix("[").removesuffix("]")
     return (host, kind.default_port) if kind.default_port and is_host(host) else split_target(server)
 
 
 def is_fstab(text: str) -> bool:
-    """Return whether a text consists of lines of fstab(5)."""
+    """Return whether a text is in the format of fstab(5)."""
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
     return bool(lines) and all(4 <= len(line) <= 6 and re.match(r"/|none|swap", line[1]) for line in lines)
 
 
 def import_fstab(text: str, source: str, result: ImportResult) -> None:
-    """Convert the network file systems in the lines of an fstab(5).
+    """Convert the network file systems in an fstab(5) file.
 
     Args:
         text: The content of the file.
-        source: How notes name the file.
-        result: Gets the clients and notes.
+        source: The prefix that names the file in notes.
+        result: Receives the clients and notes.
 
     Raises:
         UsageError: A line is not valid.
@@ -105,8 +105,8 @@ def import_mount_command(words: list[str], where: str, result: ImportResult) -> 
 
     Args:
         words: The words after `mount`.
-        where: How notes name the command.
-        result: Gets the client and notes.
+        where: The name of the command in notes.
+        result: Receives the client and notes.
     """
     options: list[str] = []
     kind, others = "", []
@@ -130,11 +130,11 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
 
     Args:
         device: The device, such as `server:/export`.
-        folder: Where it is mounted.
+        folder: The directory on which the file system is mounted.
         file_system: The type of the file system.
         options: The mount options.
-        where: How notes name the mount.
-        result: Gets the client and notes.
+        where: The name of the mount in notes.
+        result: Receives the client and notes.
 
     Raises:
         UsageError: The device or the options are not valid.
@@ -149,15 +149,15 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
 
 
 def replacement(client: ImportedClient, listen: str, keys: Mapping[str, object]) -> str:
-    """Return the line of fstab(5) that mounts a client's file system through the gateway.
+    """Return the fstab(5) line that mounts a client's file system through the gateway.
 
     Args:
         client: The client.
         listen: The listener, as `host:port`.
-        keys: The keys of the backend.
+        keys: The configuration keys of the backend.
     """
     host, port = split_target(listen)
-    address = "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host  # noqa: S104 - compared
+    address = "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host  # noqa: S104 - only compared, never bound
     kept = [each for each in client.mount_options.split(",") if not re.match(r"(addr|ip|port)=|defaults$|$", each)]
     if client.kind == "nfs":
         version = next((each for each in kept if re.match(r"(nfs)?vers=4\.", each)), "nfsvers=4.2")

@@ -1,4 +1,4 @@
-"""Recognizes containers that open an OpenVPN or WireGuard connection: Gluetun, and images with a mounted file."""
+"""Recognizes OpenVPN and WireGuard containers: Gluetun, and other images with a mounted configuration file."""
 
 import re
 from typing import Any
@@ -10,12 +10,12 @@ from gateway.importing.secrecy import redacted
 _SERVERS = re.compile(r"kylemanna/openvpn|wg-easy|openvpn-as|wg-access-server")
 _CHOICE = ("VPN_SERVICE_PROVIDER", "VPNSP", "SERVER_COUNTRIES", "SERVER_REGIONS", "SERVER_CITIES", "SERVER_HOSTNAMES",
            "SERVER_NAMES", "COUNTRY", "REGION", "CITY", "OWNED_ONLY", "ISP")  # fmt: skip
-"""Variables of Gluetun that choose a server of a provider."""
+"""Variables of Gluetun that select one of a VPN provider's servers."""
 _WIREGUARD_FILE = re.compile(r"(^|/)wg\w*\.conf$")
 
 
 def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
-    """Convert a container if it opens a VPN. Return whether it opens one.
+    """Convert a container if the container opens a VPN connection. Return whether the container opens one.
 
     Args:
         container: The container.

@@ -1,4 +1,4 @@
-"""Edits a YAML text in place: comments, order and quotes of the unchanged parts remain."""
+"""Edits YAML text in place. Preserves comments, order and quotes in the parts that do not change."""
 
 import copy
 from collections.abc import Callable
@@ -9,14 +9,14 @@ import yaml
 from gateway.errors import UsageError
 
 KeyPath = tuple[str, ...]
-"""The path of a value: the keys of the nested mappings around it."""
+"""The path of a value: the keys of the nested mappings, from the outermost to the value's key."""
 
 
 class YamlEdit:
-    """Collects changes to a YAML text.
+    """Collects changes to YAML text, and applies them.
 
     Args:
-        text: The text, whose document is a mapping.
+        text: The YAML text. The document must be a mapping.
     """
 
     def __init__(self, text: str) -> None:
@@ -24,24 +24,24 @@ class YamlEdit:
         self._root: yaml.Node = yaml.compose(text, Loader=yaml.SafeLoader) or yaml.ScalarNode("", "")
         self.data: Any = yaml.safe_load(text)
         self._edits: dict[tuple[int, int], str] = {}
-        """The new texts, by the range of the old text that each replaces."""
+        """New texts. Each key is the range of the old text that the new text replaces."""
         self._flows: dict[tuple[int, int], KeyPath] = {}
-        """The ranges of mappings and lists in flow style, which are written again as a whole."""
+        """Ranges of changed collections in flow style. Each of these collections is rewritten as a whole."""
         self._added: dict[KeyPath, None] = {}
-        """The paths that the old text does not have."""
+        """The paths that do not exist in the old text."""
 
     def get(self, *path: str) -> Any:
-        """Return a value; None: the path does not exist."""
+        """Return the value at a path; None if the path does not exist."""
         value = self.data
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         return value
 
     def put(self, path: KeyPath, value: Any) -> None:
-        """Set a value. Create its mapping if that does not exist.
+        """Set the value at a path. Create the parent mapping if it does not exist.
 
         Raises:
-            UsageError: The mapping comes from an alias or a merge key, so that a change would affect other mappings.
+            UsageError: The mapping comes from a YAML alias or merge key. A change to it also affects other mappings.
         """
         *outer, key = path
         if not isinstance(self.get(*outer), dict):
@@ -63,10 +63,10 @@ class YamlEdit:
             self._edits[node.start_mark.index, node.end_mark.index] = _flow(value)
 
     def remove(self, path: KeyPath) -> None:
-        """Remove a value, and its mapping if that becomes empty.
+        """Remove the value at a path. Also remove the parent mapping if it becomes empty.
 
         Raises:
-            UsageError: As in `put`.
+            UsageError: The mapping comes from a YAML alias or merge key. See `put`.
         """
         *outer, key = path
         mapping = self.get(*outer)
@@ -78,14 +78,14 @@ class YamlEdit:
             self._edits[self._lines(*self._entry(self._node(tuple(outer)), path))] = ""
 
     def change_items(self, path: KeyPath, change: Callable[[Any], Any]) -> None:
-        """Change the items of a list.
+        """Change or remove items of a list.
 
         Args:
             path: The path of the list.
-            change: Returns the new item; None to remove it.
+            change: Returns the new item, or None to remove the item.
 
         Raises:
-            UsageError: As in `put`.
+            UsageError: The mapping comes from a YAML alias or merge key. See `put`.
         """
         old = self.get(*path)
         new = [change(item) for item in old]
@@ -113,7 +113,7 @@ class YamlEdit:
             UsageError: The text cannot be edited in place.
         """
         ranges = dict(self._edits)
-        # Of two entries with the same end, the inner one comes first.
+        # If two entries end at the same position, the inner entry comes first.
         for path in sorted(self._added, key=len, reverse=True):
             mapping = self._node(path[:-1])
             end = self._end(mapping, 0)
@@ -149,14 +149,14 @@ class YamlEdit:
         return node
 
     def _entry(self, node: yaml.Node, path: KeyPath) -> tuple[yaml.Node, yaml.Node]:
-        """Return the node of the last key of a path, and the node of its value."""
+        """Return the nodes of the last key of a path and of the key's value."""
         for key, value in reversed(node.value) if isinstance(node, yaml.MappingNode) else ():
             if key.value == path[-1] and value.start_mark.index >= key.end_mark.index:
                 return key, value
         raise UsageError(f"{'.'.join(path)} comes from an anchor: a change would affect others; change it by hand")
 
     def _in_flow(self, path: KeyPath) -> bool:
-        """Return whether a value is in a collection in flow style, and mark the outermost one to be written again."""
+        """Return whether a value is inside a flow-style collection. If so, mark the outermost one to be rewritten."""
         node = self._root
         for index, key in enumerate(path):
             if isinstance(node, yaml.CollectionNode) and node.flow_style:
@@ -167,17 +167,17 @@ class YamlEdit:
         return False
 
     def _lines(self, key: yaml.Node, value: yaml.Node) -> tuple[int, int]:
-        """Return the range of the lines of an entry."""
+        """Return the range of the text that contains the lines of an entry."""
         return self._text.rfind("\n", 0, key.start_mark.index) + 1, self._end(value, key.end_mark.index)
 
     def _end(self, node: yaml.Node, otherwise: int) -> int:
-        """Return the end of the last line of a node, without the comments after it."""
+        """Return the position where the last line of a node ends. Comments after that line are not included."""
         while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]
             node = last[1] if isinstance(last, tuple) else last
         end = max(node.end_mark.index, otherwise)
         if end and self._text[end - 1] == "\n":
-            return end  # the end of a block scalar is already the end of its last line
+            return end  # a block scalar already ends at the end of its last line
         newline = self._text.find("\n", end)
         return len(self._text) if newline < 0 else newline + 1
 

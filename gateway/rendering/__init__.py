@@ -1,1 +1,1 @@
-"""What `gateway render` prints, from a configuration. Pure, except for the tunnels' keys in `authorized_keys.py`."""
+"""Renders the output of `gateway render` from a configuration. Only `authorized_keys.py` does I/O: it reads keys."""

@@ -1,4 +1,4 @@
-"""Renders what an application needs to use the backends: environment variables, labels and volumes."""
+"""Renders the environment variables, labels and volumes with which an application uses the backends."""
 
 import shlex
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from gateway.relay.resolver import is_loopback
 
 
 def env(config: Config, host: str | None) -> list[str]:
-    """Return `ORDERS_HOST=…` and `ORDERS_PORT=…` for each backend that programs connect to.
+    """Return a host and a port variable, such as `ORDERS_HOST=…`, for each backend that programs connect to.
 
     Args:
         config: The configuration.
-        host: The address at which containers reach the gateway. None: use the name of each backend as its host,
-            because that name resolves on the gateway's Docker networks.
+        host: The address at which containers reach the gateway; None to use each backend's name as the host name.
+            On the gateway's Docker networks, these names resolve to the gateway.
     """
     lines = []
     for name, port in _ports(config):
@@ -28,11 +28,11 @@ def env(config: Config, host: str | None) -> list[str]:
 
 
 def compose(config: Config, host: str | None) -> str:
-    """Return the part of a Compose file for an application: environment, labels, mounts and the volumes.
+    """Return the part of a Compose file that an application needs: environment, labels, mounts and volumes.
 
     Args:
         config: The configuration.
-        host: As for `env`.
+        host: The address at which containers reach the gateway; None to use the names of backends. See `env`.
     """
     specs = _volumes(config)
     app: dict[str, Any] = {"environment": dict(line.split("=", 1) for line in env(config, host))}
@@ -45,7 +45,7 @@ def compose(config: Config, host: str | None) -> str:
                 "source": spec.name,
                 "target": f"/mnt/{spec.name}",
                 "read_only": spec.read_only,
-                # Without nocopy, Docker copies the image's files to the share as root, which most servers refuse.
+                # Without nocopy, Docker copies the image's files to the share as root. Most servers refuse this.
                 "volume": {"nocopy": True},
             }
             for spec in specs
@@ -56,7 +56,7 @@ def compose(config: Config, host: str | None) -> str:
             spec.name: {
                 "name": spec.name,
                 "driver": spec.driver,
-                # Compose expands variables that start with $.
+                # Compose would expand a single $ as the start of a variable.
                 "driver_opts": {key: value.replace("$", "$$") for key, value in spec.driver_options.items()},
             }
             for spec in specs
@@ -65,11 +65,11 @@ def compose(config: Config, host: str | None) -> str:
 
 
 def docker_run(config: Config, host: str | None) -> str:
-    """Return a `docker volume create` command for each volume, and the `docker run` command of an application.
+    """Return a `docker volume create` command for each volume, and a `docker run` command for an application.
 
     Args:
         config: The configuration.
-        host: As for `env`.
+        host: The address at which containers reach the gateway; None to use the names of backends. See `env`.
     """
     commands = []
     specs = _volumes(config)
@@ -87,7 +87,7 @@ def docker_run(config: Config, host: str | None) -> str:
 
 
 def reachability_warnings(config: Config) -> Iterator[str]:
-    """Yield a warning for each listener that containers reach only in the network namespace of the host."""
+    """Yield a warning for each listener that only containers in the host's network namespace can reach."""
     for name, spec in config.backends.items():
         for address in spec.listen:
             if isinstance(address, Endpoint) and is_loopback(address.host) and not spec.kind.kernel_mounts:
@@ -98,7 +98,7 @@ def reachability_warnings(config: Config) -> Iterator[str]:
 
 
 def _ports(config: Config) -> Iterator[tuple[str, int]]:
-    """Yield the name and the first port of each backend that programs connect to."""
+    """Yield the name and the first listener port of each backend that programs connect to."""
     for name, spec in config.backends.items():
         port = next((address.port for address in spec.listen if isinstance(address, Endpoint)), None)
         if port is not None and not spec.kind.kernel_mounts:
@@ -106,7 +106,7 @@ def _ports(config: Config) -> Iterator[tuple[str, int]]:
 
 
 def _labels(config: Config) -> dict[str, str]:
-    """Return the labels by which a container is attached; empty if there is no section `docker`."""
+    """Return the labels that attach a container to the gateway; empty if there is no section `docker`."""
     if config.docker is None:
         return {}
     prefix = config.docker.label_prefix

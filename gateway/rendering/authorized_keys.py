@@ -1,4 +1,4 @@
-"""Renders the lines for authorized_keys that permit the tunnels, restricted to what the configuration uses."""
+"""Renders authorized_keys lines that permit only those connections that the configuration's tunnels need."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ from gateway.tunnels import KINDS
 
 
 def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
-    """Return the lines for each tunnel whose kind renders them (`TunnelKind.render_authorized_keys`).
+    """Return the lines for each tunnel of a kind that supports them (`TunnelKind.render_authorized_keys`).
 
-    The function reads the tunnels' keys, and blocks meanwhile.
+    The function reads the tunnels' key files and blocks until it has read them.
 
     Args:
         config: The configuration.
-        sources: Addresses, networks and patterns from which the keys may log in; empty: from everywhere.
+        sources: Addresses, networks and patterns from which logins with the keys are allowed; empty to allow all.
 
     Raises:
-        GatewayError: No tunnel is of a kind that renders such lines, or rendering the lines of a tunnel failed.
+        GatewayError: No tunnel is of a kind that supports such lines, or the lines of a tunnel cannot be rendered.
     """
     lines: list[str] = []
     for name, spec in config.tunnels.items():
@@ -33,7 +33,7 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
 
 
 def _dialed(config: Config, tunnel: str) -> list[str]:
-    """Return each `host:port` that is dialed through a tunnel: servers of inner tunnels, targets, the engine."""
+    """Return each `host:port` that the gateway dials through a tunnel: servers of inner tunnels, targets, engine."""
     targets = [str(target) for spec in config.backends.values() if spec.via == tunnel for target in spec.targets]
     inner = [
         str(server)

@@ -1,4 +1,4 @@
-"""Renders the lines with which file servers export the directories that clients mount through backends. Pure."""
+"""Renders the configuration lines with which file servers export directories to the gateway. Does no I/O."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -13,15 +13,15 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def exports(config: Config, origins: Sequence[str]) -> list[str]:
-    """Return the lines for the servers of the backends that kernels mount, with comments that name server and file.
+    """Return the lines for each server of a backend that kernels mount, after a comment with the server and the file.
 
     Args:
         config: The configuration.
-        origins: The addresses, networks or names from which the servers see the gateway or its bastion. Empty: take
-            them from the configuration.
+        origins: The source addresses, networks or names of the gateway's connections, as servers see them. With a
+            tunnel, servers see the addresses of the bastion. Empty to derive the addresses from the configuration.
 
     Raises:
-        UsageError: No backend needs such a line, or the address from which a server sees the gateway is not known.
+        UsageError: No backend needs such a line, or the gateway's source address at a server is not known.
     """
     lines: dict[str, list[str]] = {}
     for name, spec in config.backends.items():
@@ -43,7 +43,7 @@ def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _client(config: Config, name: str, via: str | None, target: Endpoint) -> str:
-    """Return the address from which a server sees the connections to a target."""
+    """Return the source address of the connections to a target, as the server sees it."""
     if target.host in _LOOPBACK:
         return "localhost"
     tunnel = config.tunnels[via] if via is not None else None

@@ -9,19 +9,19 @@ from gateway.config import Config
 from gateway.errors import UsageError
 
 _CAPACITY = "1Gi"
-"""The capacity of each volume. Kubernetes requires a value, but does not enforce it for volumes of this kind."""
+"""The capacity of each volume. Kubernetes requires a value, but does not enforce it for network file systems."""
 
 
 def persistent_volumes(config: Config) -> list[dict[str, Any]]:
     """Return a PersistentVolume and a PersistentVolumeClaim for each volume.
 
-    The volumes mount from the gateway's listener on the same node.
+    Each node mounts the volumes from the listener of the gateway that runs on this node.
 
     Args:
-        config: The configuration, in which each backend with a volume has a listener.
+        config: The configuration. Each backend with a volume must have a listener.
 
     Raises:
-        UsageError: Kubernetes cannot mount a volume, or its name is not valid there.
+        UsageError: Kubernetes cannot mount a volume, or the name of a volume is not valid in Kubernetes.
     """
     documents: list[dict[str, Any]] = []
     for spec in config.backends.values():

@@ -1,4 +1,4 @@
-"""Renders Kubernetes manifests that run the gateway, for use without Helm. The chart has more options."""
+"""Renders Kubernetes manifests that run the gateway without Helm. The Helm chart has more options."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from gateway.rendering.persistent_volumes import persistent_volumes
 from gateway.rendering.workload_rules import SECRETS, WRITABLE, needs_secret, privileged_ports, validate
 
 USER = 10001
-"""The ID of the user and of the group as which the image runs."""
+"""The user ID and group ID of the process in the image."""
 _GRACE = 15
-"""Seconds that a stopping pod has in addition to delay and drain. Then Kubernetes kills the pod."""
+"""Seconds to add to `shutdown.delay` and `shutdown.drain`. After the sum, Kubernetes kills a stopping pod."""
 _LOW_PORTS = {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -26,17 +26,17 @@ _RESTRICTED = {
 
 
 def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool = False) -> str:
-    """Return a ConfigMap, the workload that uses it, and what reaches it, as YAML documents.
+    """Return YAML documents: a ConfigMap, the workload that uses the ConfigMap, and Services or volumes for clients.
 
     If kernels mount the backends, the workload is a DaemonSet in the nodes' network, with a PersistentVolume and a
-    claim for each volume. Otherwise, it is a Deployment with a Service for each backend.
+    PersistentVolumeClaim for each volume. Otherwise, the workload is a Deployment, with a Service for each backend.
 
     Args:
         config: The configuration.
-        text: The text of the configuration file, for the ConfigMap. It must contain no secrets, only paths of files.
+        text: The text of the configuration file for the ConfigMap. It must not contain secrets, only paths of files.
         name: The name of the workload, the ConfigMap and the Secret.
         image: The container's image.
-        podman: Whether the manifests are for `podman kube play`, which uses Podman's volumes.
+        podman: Whether the manifests are for `podman kube play`. If so, there are no Services or PersistentVolumes.
 
     Raises:
         UsageError: The manifests cannot run this configuration, or Kubernetes cannot mount a volume.
@@ -73,8 +73,8 @@ def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool
 
 
 def _adapt_to_podman(pod: dict[str, Any]) -> None:
-    """Change a pod to one that `podman kube play` runs."""
-    # Podman ignores fsGroup. The files of a Secret belong to the user root and the group root.
+    """Change a pod so that `podman kube play` can run the pod."""
+    # Podman ignores fsGroup, and the files of a Secret belong to the user and group root.
     del pod["securityContext"]["fsGroup"]
     pod["securityContext"]["supplementalGroups"] = [0]
     (container,) = pod["containers"]
@@ -82,7 +82,7 @@ def _adapt_to_podman(pod: dict[str, Any]) -> None:
         # Podman implements httpGet by running curl in the container, and the image has no curl.
         del container[probe]["httpGet"]
         container[probe]["exec"] = {"command": ["gateway", "healthcheck"]}
-    del container["readinessProbe"]  # not supported by Podman
+    del container["readinessProbe"]  # Podman does not support readiness probes
 
 
 def _pod(config: Config, name: str, image: str, *, on_nodes: bool) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _pod(config: Config, name: str, image: str, *, on_nodes: bool) -> dict[str, 
 
 
 def _probe_port(config: Config) -> int:
-    """Return the port of `ops.probe_listen`, or the first port above `ops.listen` that no other listener uses."""
+    """Return the port of `ops.probe_listen`; if not set, the next unused port above that of `ops.listen`."""
     if config.ops.probe_listen is not None:
         return config.ops.probe_listen.port
     addresses = [each for spec in config.backends.values() for each in spec.listen if isinstance(each, Endpoint)]

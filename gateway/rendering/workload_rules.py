@@ -1,4 +1,4 @@
-"""Checks that the gateway can run with a configuration in a pod of the manifests in `workload.py`."""
+"""Checks whether the gateway can run with a given configuration in the pods that `workload.py` renders."""
 
 import dataclasses
 import re
@@ -13,28 +13,28 @@ from gateway.errors import UsageError
 from gateway.relay.resolver import is_loopback
 
 SECRETS = "/run/secrets"
-"""The directory at which the pod mounts the Secret."""
+"""The directory where the pod mounts the Secret."""
 WRITABLE = {"run": "/run/gateway", "state": "/var/lib/gateway", "tmp": "/tmp"}  # noqa: S108 - in the container
-"""The directories that the container can write to, by the name of the volume."""
+"""The writable directories of the container, by volume name."""
 FIRST_UNPRIVILEGED_PORT = 1024
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-"""The certificate authorities, which are part of the image."""
+"""The file of certificate authorities in the image."""
 _LONGEST_WORKLOAD_NAME = 52
 """The maximum length of a workload's name. Kubernetes appends up to 11 characters, and a label has at most 63."""
 _LONGEST_SERVICE_NAME = 63
 
 
 def validate(config: Config, name: str, *, services: bool) -> None:
-    """Check that the manifests can run a configuration.
+    """Check whether the manifests can run a configuration.
 
     Args:
         config: The configuration.
-        name: The name of the objects.
-        services: Whether clients connect through a Service for each backend, unless kernels mount the backends.
+        name: The name of the Kubernetes objects.
+        services: Whether clients connect through a Service for each backend that kernels do not mount.
 
     Raises:
-        UsageError: The manifests cannot run the configuration, or it contains a secret, which everyone with access
-            to the ConfigMap could read.
+        UsageError: The manifests cannot run the configuration, or the configuration contains a secret. Everyone with
+            access to the ConfigMap could read the secret.
     """
     if not _is_dns_label(name, _LONGEST_WORKLOAD_NAME):
         raise UsageError(
@@ -86,23 +86,23 @@ def _validate_backends(config: Config, *, services: bool) -> None:
 
 
 def needs_secret(config: Config) -> bool:
-    """Return whether the configuration names files in the directory of the Secret."""
+    """Return whether the configuration contains paths of files in the Secret."""
     return any(path != _CERTIFICATES for _, path in _files(config))
 
 
 def privileged_ports(config: Config) -> list[int]:
-    """Return the listeners' ports that need a privilege or a sysctl (ip(7), ip_unprivileged_port_start)."""
+    """Return the listener ports that require a privilege or a sysctl (ip(7), ip_unprivileged_port_start)."""
     addresses = [each for spec in config.backends.values() for each in spec.listen if isinstance(each, Endpoint)]
     return sorted({each.port for each in addresses if each.port < FIRST_UNPRIVILEGED_PORT})
 
 
 def _is_dns_label(name: str, longest: int) -> bool:
-    """Return whether a name is a DNS label of RFC 1035, as Kubernetes requires."""
+    """Return whether a name is a DNS label (RFC 1035), which Kubernetes requires for the names of objects."""
     return len(name) <= longest and re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name) is not None
 
 
 def _files(config: Config) -> Iterator[tuple[str, Path | None]]:
-    """Yield the section and path of each file that the configuration names; None: a secret in place of a file."""
+    """Yield the section and path of each file in the configuration. The path is None for a secret without a file."""
     ops = config.ops
     sections: dict[str, list[Any]] = {
         **{f"tunnels.{name}": [spec.options] for name, spec in config.tunnels.items()},

@@ -1,4 +1,4 @@
-"""Finds the hazards: each module has functions that yield findings from a snapshot. Pure."""
+"""Finds the hazards in a snapshot. Each module has functions that yield findings. Does no I/O."""
 
 from gateway.audit.hazards import access, network, sharing, storage, visibility
 from gateway.audit.model import Snapshot
@@ -9,7 +9,7 @@ _MODULES = (storage, network, sharing, access, visibility)
 
 
 def decide(snapshot: Snapshot) -> Report:
-    """Return the report on a snapshot: where containers store data, and all hazards, the most severe first."""
+    """Return the report on a snapshot: where containers store data, and all hazards, most severe first."""
     found = [each for module in _MODULES for each in module.find(snapshot)]
     order = tuple(Severity)
 

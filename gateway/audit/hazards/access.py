@@ -1,4 +1,4 @@
-"""Finds what containers can access on the host: private keys, the engine's socket, system directories. Pure."""
+"""Finds what containers can access on the host: private keys, engine socket, system directories. Does no I/O."""
 
 import re
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    """Yield the hazards by access to the host."""
+    """Yield the hazards that result from a container's access to the host."""
     for container in snapshot.containers:
         for mount in container.mounts:
             if mount.kind == "bind" and not container.is_own:
@@ -82,12 +82,12 @@ def _not_writable(snapshot: Snapshot, container: AuditedContainer, mount: Audite
 
 
 def _belongs_to_host(path: str) -> bool:
-    """Return whether a directory belongs to the host's system, so that no command may change its owner."""
+    """Return whether a directory belongs to the host's operating system. A fix must not change its owner."""
     return path in (*_SYSTEM, *_SOCKET_DIRECTORIES) or any(is_below(path, each) for each in _SYSTEM_TREES)
 
 
 def may_write(user: User, uid: int, gid: int, mode: int) -> bool:
-    """Return whether a user may create files in a directory, by its owner, group and permission bits (inode(7))."""
+    """Return whether a directory's owner, group and permission bits allow a user to create files in it (inode(7))."""
     if user.uid == 0:
         return True
     needed = 0o3

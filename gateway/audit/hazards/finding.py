@@ -13,14 +13,14 @@ from gateway.text import one_line
 
 
 def mounts(snapshot: Snapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, Store]]:
-    """Yield each container and each of its mounts, with what holds the mount's data."""
+    """Yield each mount of each container, with the storage that holds the mount's data."""
     for container in snapshot.containers:
         for mount in container.mounts:
             yield container, mount, store_of(snapshot, mount)
 
 
 def database_in(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
-    """Return the kind of database whose files are on a mount; empty: none is known."""
+    """Return the kind of database whose files are on a mount; empty if no kind is known."""
     listed = snapshot.paths.get(store.host_path)
     found = listed.database if listed is not None else ""
     return found or databases.at(mount.path, container.image, container.environment.get("PGDATA", ""))
@@ -40,11 +40,11 @@ def on_container(
     Args:
         snapshot: The snapshot.
         rule: The kind of hazard.
-        severity: How soon the hazard does harm.
+        severity: How soon the hazard causes harm.
         container: The container.
         path: The path inside the container.
         what: What was found.
-        fix: The commands of the fix, or how the container's mounts must change.
+        fix: The commands that fix the hazard, or the change of the container's mounts from which to write them.
     """
     commands = fix if isinstance(fix, str) else recreate(snapshot, container, fix)
     source = container.labels.get(FILES, "").partition(",")[0]

@@ -1,4 +1,4 @@
-"""Finds hazards of network mounts: unsafe options, databases on them, and binds of the host's mounts. Pure."""
+"""Finds hazards of network mounts: unsafe options, databases, bind mounts of their directories. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from gateway.audit.stores import SECRETS, Medium, Store, nfs_version, of_volume
 from gateway.text import one_line
 
 Issue = tuple[Rule, Severity, str]
-"""A kind of hazard, its severity, and what was found."""
+"""A kind of hazard, its severity, and a description of what was found."""
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
@@ -59,8 +59,8 @@ def options(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
 
     Args:
         store: The network mount.
-        writable: Whether the container may write to it.
-        database: The kind of database whose files are on the mount; empty: none.
+        writable: Whether the network mount is writable in the container.
+        database: The kind of database whose files are on the mount; empty if there is no database.
     """
     found = store.options
     if store.medium is Medium.NFS:

@@ -1,4 +1,4 @@
-"""Writes commands that replace a hazardous network mount. Pure."""
+"""Writes commands that replace a hazardous network mount. Does no I/O."""
 
 import shlex
 
@@ -13,11 +13,11 @@ _REPLACED = {
     "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "mountport", "mountproto", "mountvers", "mountaddr",
 }  # fmt: skip
 _KEPT_OF_HOST = {"addr", "port", "sec"}
-"""Options of the mount table that a new volume must have. All others are defaults or concern only the old mount."""
+"""Options in the mount table that a new volume needs too. All others are defaults or concern only the old mount."""
 
 
 def safe_volume(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
-    """Return commands that create a volume of the same export or share with safe options, and a container with it."""
+    """Return commands that create a volume with safe options for the same share, and a container that uses it."""
     volume = snapshot.volumes.get(mount.volume)
     name = f"{mount.volume}-2" if mount.volume else volume_for(snapshot, container, mount.path)
     made = command(snapshot.client, "volume", "create", *_driver_options(volume, store), name)
@@ -26,7 +26,7 @@ def safe_volume(snapshot: Snapshot, container: AuditedContainer, mount: AuditedM
 
 
 def safe_replacement(snapshot: Snapshot, volume: Volume, store: Store) -> str:
-    """Return commands that create an unused volume again, with safe options."""
+    """Return commands that recreate an unused volume with safe options."""
     labels = [word for key, value in volume.labels.items() for word in ("--label", f"{key}={value}")]
     remove = command(snapshot.client, "volume", "rm", volume.name)
     if SECRETS & store.options.keys():
@@ -41,7 +41,7 @@ def _driver_options(volume: Volume | None, store: Store) -> tuple[str, ...]:
 
 
 def safe_options(volume: Volume | None, store: Store) -> tuple[str, str, str]:
-    """Return device, type and options of a volume that mounts the same export or share safely."""
+    """Return the device, type and options of a volume that mounts the same export or share with safe options."""
     found = dict(store.options)
     if store.host_mount is not None:
         device, kind = store.identity.partition(" ")[2], store.file_system
@@ -62,7 +62,7 @@ def safe_options(volume: Volume | None, store: Store) -> tuple[str, str, str]:
 
 
 def after_mount(mount: HostMount) -> str:
-    """Return commands that make the engine start after its host's mount (systemd.unit(5), RequiresMountsFor)."""
+    """Return commands that order the engine's start after a host mount (systemd.unit(5), RequiresMountsFor)."""
     folder = "/etc/systemd/system/docker.service.d"
     lines = f"[Unit]\\nRequiresMountsFor={mount.point}\\n"
     return "\n".join((
@@ -72,7 +72,7 @@ def after_mount(mount: HostMount) -> str:
 
 
 def host_mount(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
-    """Return commands that mount a share on the host with a file of credentials, because a volume cannot read one."""
+    """Return commands that mount a share on the host with a credentials file, which a volume cannot use."""
     point, credentials = f"/mnt/{container.name}", f"/etc/{container.name}.credentials"
     line = f"{store.title} {point} cifs credentials={credentials},vers=3.0,_netdev 0 0"
     return "\n".join((

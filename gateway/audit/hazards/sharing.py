@@ -1,4 +1,4 @@
-"""Finds volumes that several containers write to, and volumes that no container uses. Pure."""
+"""Finds volumes that several containers write to, and volumes that no container uses. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
     yield from _writers(snapshot)
     used = {mount.volume for container in snapshot.containers for mount in container.mounts}
     for volume in snapshot.volumes.values():
-        # A volume that mounts a server holds no data itself.
+        # A volume that mounts a network file system holds no data on this host.
         if volume.name not in used and not of_volume(snapshot, volume).medium.is_network:
             yield _unused(snapshot, volume)
 
@@ -36,7 +36,7 @@ def _writers(snapshot: Snapshot) -> Iterator[Finding]:
         severity = Severity.LOW if running < 2 else (Severity.HIGH if database else Severity.MEDIUM)
         store = group[0][2]
         content = f" ({database} files)" if database else ""
-        # The container that was created last was probably added to the others, so the fix changes it.
+        # The fix changes the container that was created last, because it was probably added to an existing setup.
         container, mount, _ = max(group, key=lambda each: str(each[0].inspection.get("Created", "")))
         what = f"{', '.join(names)} write to {store.title}{content}"
         fix = Change(read_only=frozenset({mount.path}))

@@ -1,4 +1,4 @@
-"""Finds data that is lost with a container: in its layer, in anonymous volumes, in memory. Pure."""
+"""Finds data that is lost when a container is removed: in its layer, in anonymous volumes, in memory. Does no I/O."""
 
 import posixpath
 from collections.abc import Iterator, Mapping
@@ -15,15 +15,15 @@ from gateway.audit.stores import Medium, Store, is_below
 from gateway.text import format_bytes
 
 _SMALL = 1 << 20
-"""The most bytes in a writable layer that are not reported, because they may be a log file or a lock file."""
+"""A size in bytes. Smaller layers without database files are not reported: they probably hold only logs or locks."""
 _SHARED = {"/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
            "/usr/src/app", "/var/lib", "/var/log", "/var/run", "/usr/local"}  # fmt: skip
-"""Directories that also hold files of the image, or that programs expect to be empty at the start."""
+"""Directories that also hold files of the image, or that programs expect to be empty when they start."""
 _SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab", "/.dockerenv")
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    """Yield the hazards to data that is lost with a container."""
+    """Yield a finding for data that is lost when a container is removed."""
     for container in snapshot.containers:
         yield from _layer(snapshot, container)
         yield from _shared_memory(snapshot, container)
@@ -57,7 +57,7 @@ def _layer(snapshot: Snapshot, container: AuditedContainer) -> Iterator[Finding]
 
 
 def _main_directory(written: Mapping[str, int]) -> str:
-    """Return the deepest directory that has more than half of the bytes of some files."""
+    """Return the deepest directory that contains more than half of the total bytes of the files."""
     sizes: dict[str, int] = {}
     for name, size in written.items():
         directory = posixpath.dirname(name)
@@ -69,7 +69,7 @@ def _main_directory(written: Mapping[str, int]) -> str:
 
 
 def _move(snapshot: Snapshot, container: AuditedContainer, directory: str) -> str | Change:
-    """Return how to move the content of a directory to a volume: commands with comments, or a change of mounts."""
+    """Return the fix that moves a directory's content to a volume: either commands, or a change of mounts."""
     if not directory.isprintable():
         return "# the name of the directory has control characters: no command is safe to print"
     if directory == "/":
@@ -123,7 +123,7 @@ def _shared_memory(snapshot: Snapshot, container: AuditedContainer) -> Iterator[
 
 
 def _emptied_at_boot(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
-    """Yield a finding for a bind below a directory that hosts empty at boot, on any file system."""
+    """Yield a finding for a bind mount below a directory that hosts clear at boot, such as /tmp."""
     if (
         mount.writable
         and any(is_below(mount.source, each) for each in EMPTIED_AT_BOOT)
@@ -135,7 +135,7 @@ def _emptied_at_boot(snapshot: Snapshot, container: AuditedContainer, mount: Aud
 
 
 def _is_directory(snapshot: Snapshot, mount: AuditedMount) -> bool:
-    """Return whether a bind may hold data. System directories with sockets hold none."""
+    """Return whether a bind mount can hold data. Directories that contain only sockets hold none."""
     found = snapshot.paths.get(mount.source)
     if mount.source in EMPTIED_AT_BOOT or mount.source.endswith((".sock", ".pid", ".lock")):
         return False

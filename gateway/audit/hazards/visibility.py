@@ -1,4 +1,4 @@
-"""Finds files that a container does not see, because a mount hides them or the host has replaced them. Pure."""
+"""Finds files that a container cannot see, because a mount hides them or the host has replaced them. Does no I/O."""
 
 import posixpath
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _MOST_NAMES = 5
 
 
 def find(snapshot: Snapshot) -> Iterator[Finding]:
-    """Yield the hazards of files that a container does not see."""
+    """Yield a finding for files that a container cannot see."""
     for container in snapshot.containers:
         for mount in container.mounts:
             if mount.hides:
@@ -38,7 +38,7 @@ def _hides(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount)
 def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
     """Return commands that copy the hidden entries of the image to the mounted directory.
 
-    The commands let the engine extract the files inside a container, so that links cannot lead to other host files.
+    The engine extracts the files inside a container. There, symbolic links cannot lead to other files of the host.
     """
     source = mount.volume or mount.source
     image, path = container.image, mount.path
@@ -63,7 +63,7 @@ def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount,
 
 
 def _has_program(container: AuditedContainer, path: str) -> bool:
-    """Return whether the image's program or working directory is below a path."""
+    """Return whether the program or the working directory of the image is below a path."""
     config = container.defaults
     words = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()), config.get("WorkingDir") or "")
     return any(is_below(str(each), path) for each in words)
@@ -87,4 +87,4 @@ def _single_file(snapshot: Snapshot, container: AuditedContainer, mount: Audited
 
 _SUFFIXES = {".cfg", ".cnf", ".conf", ".crt", ".db", ".env", ".ini", ".json", ".key", ".ovpn", ".pem", ".sqlite",
              ".toml", ".txt", ".xml", ".yaml", ".yml"}  # fmt: skip
-"""Suffixes of names that count as files, not directories, if the host's files cannot be read."""
+"""Suffixes of file names. If the audit cannot read the host's files, it treats paths with these suffixes as files."""
