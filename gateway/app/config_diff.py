@@ -1,4 +1,4 @@
-"""What a reload starts, changes and stops. Pure."""
+"""Computes what a reload starts, changes and stops. Does no I/O."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,8 @@ from gateway.errors import UsageError
 
 @dataclass(frozen=True)
 class ConfigDiff:
-    """The names of the tunnels, backends and sections that differ between two configurations.
-
-    A reload does not touch the others.
+    """The names of the tunnels, backends and sections that differ between two configurations. A reload changes only
+    these.
 
     Args:
         tunnels_closed: Tunnels to close after their clients have drained.
@@ -64,7 +63,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or new.backends[name].via in reopened
-        or (old.docker is None) != (new.docker is None)  # admission identifies consumers only with a section docker
+        or (old.docker is None) != (new.docker is None)  # admission identifies consumers only if the configuration has a section docker
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

@@ -96,7 +96,8 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list
 
     Args:
         config: The configuration, with a section `docker`.
-        mount_table: A copy of the mount table of the engine's host; None: this host's, if the engine is here.
+        mount_table: A copy of the mount table of the engine's host; None: use the mount table of this host, if the
+            engine runs on it.
 
     Raises:
         EngineError: The engine cannot be reached, or its answers cannot be used.
@@ -157,7 +158,7 @@ async def _with_reconciler(
             async with connected(options, link) as engine:
                 return await job(reconciler, engine)
         except EngineError as error:
-            trouble = error  # raised after the task group ends, because the task group would wrap the exception
+            trouble = error  # raised outside the task group, which would wrap the exception in an ExceptionGroup
     raise trouble
 
 
