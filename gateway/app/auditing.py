@@ -48,8 +48,7 @@ class Auditing:
 
     @property
     def trouble(self) -> list[str]:
-        """The reason why events are currently not written; empty if events are written or the audit log is
-        disabled."""
+        """The reason why no events are written; empty if events are written or the audit log is disabled."""
         trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
@@ -70,8 +69,7 @@ class Auditing:
             writer.begin_close()
 
     async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
-        """Close the current writer and use `writer` instead. Waits up to two seconds until the old writer's events
-        are written.
+        """Use `writer`, and close the current writer, after waiting up to two seconds until its events are written.
 
         Args:
             section: The configuration of `writer`.
@@ -153,8 +151,8 @@ class Auditing:
             )
 
     def refused(self, error: Exception, trigger: str, origin: Origin | None) -> None:
-        """Record that a configuration was rejected. Records only the places of its errors, and no values, because
-        values can be secret.
+        """Record that a configuration was rejected, and the places of its errors. Values are omitted: they can be
+        secret.
 
         Args:
             error: Why the configuration was rejected.
@@ -176,8 +174,7 @@ class Auditing:
 
 @asynccontextmanager
 async def recording(config: Config) -> AsyncIterator[Recorder]:
-    """Open the audit log for one command, and yield a recorder. The recorder does nothing if the log is a standard
-    stream.
+    """Open the audit log for one command, and yield a recorder, which ignores events if the log is a standard stream.
 
     Raises:
         GatewayError: The file cannot be opened.

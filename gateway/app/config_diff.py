@@ -9,12 +9,11 @@ from gateway.errors import UsageError
 
 @dataclass(frozen=True)
 class ConfigDiff:
-    """The names of the tunnels, backends and sections that differ between two configurations. A reload changes only
-    these.
+    """The names of the tunnels, backends and sections that differ between two configurations.
 
     Args:
         tunnels_closed: Tunnels to close after their clients have drained.
-        tunnels_opened: Tunnels to open: new, changed, or inside a changed tunnel.
+        tunnels_opened: Tunnels to open: new tunnels, changed tunnels, and tunnels inside a changed one.
         backends_removed: Backends to drain.
         backends_added: Backends to start.
         backends_changed: Backends to change while their clients stay connected.
@@ -63,7 +62,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or new.backends[name].via in reopened
-        or (old.docker is None) != (new.docker is None)  # admission identifies consumers only if the configuration has a section docker
+        or (old.docker is None) != (new.docker is None)  # only a section docker identifies consumers
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

@@ -88,8 +88,7 @@ class ExpiryMonitor:
 
     @property
     def found(self) -> list[NamedCredential]:
-        """The certificates that were last read from the files, and those that servers presented to the last
-        checks."""
+        """The certificates from the last read of the files, and those that servers presented to checks."""
         return [*self._from_files, *server_credentials(self._backends())]
 
     async def run(self, ready: Callable[[], None]) -> None:

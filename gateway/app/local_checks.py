@@ -24,8 +24,7 @@ class HandshakeBudgets:
         self._budgets: dict[tuple[str | None, Endpoint], HandshakeBudget] = {}
 
     def of(self, spec: BackendSpec) -> dict[Endpoint, HandshakeBudget]:
-        """Return the budgets of a backend's targets; empty if the backend's servers do not count aborted
-        handshakes."""
+        """Return the budgets of a backend's targets; empty if its servers do not count aborted handshakes."""
         limit = spec.kind.abort_limit
         if limit is None:
             return {}
@@ -34,8 +33,7 @@ class HandshakeBudgets:
         }
 
     def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
-        """Record that a check's dial timed out. If the dial connects later, the server counts an aborted
-        handshake."""
+        """Record that a check's dial timed out. If it connects later, the server counts an aborted handshake."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:
             budget.record_abandoned(time.time())

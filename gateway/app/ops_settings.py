@@ -7,8 +7,7 @@ from gateway.ops.tls import TlsFiles
 
 
 def ops_settings(config: Config) -> Settings:
-    """Return the settings of the ops server. The messages of its exceptions do not contain values from the
-    environment."""
+    """Return the settings of the ops server. Error messages do not contain values from the environment."""
     ops = config.ops
 
     def redact(message: str) -> str:

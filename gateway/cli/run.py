@@ -1,4 +1,4 @@
-"""`gateway run`, `gateway validate` and `gateway check`."""
+"""Defines `gateway run`, `gateway validate` and `gateway check`."""
 
 import json
 import logging
@@ -51,7 +51,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
 
 
 def _exit(code: int) -> NoReturn:
-    """Exit immediately. A normal exit would wait for threads that resolve a name."""
+    """Exit without waiting for threads that still resolve a host name."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""`gateway top`: current traffic, from the counters of a running service."""
+"""`gateway top`: shows the current traffic, from the counters of a running service."""
 
 import time
 from typing import Any

@@ -1,4 +1,5 @@
-"""Parses YAML, environment and flags into frozen dataclasses. The error lists all problems with their places."""
+"""Parses YAML, environment and flags into frozen dataclasses. If the configuration is invalid, the error lists all
+problems with their places."""
 
 from gateway.config.load import Sources, load
 from gateway.config.model import BackendSpec, Config, TunnelSpec

@@ -24,7 +24,7 @@ _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
 class UnquotedError(ValueError):
-    """The error of a value. Its message contains no part of the value."""
+    """An error about a value. The message contains no part of the value."""
 
 
 def duration(text: str) -> Duration:
@@ -94,7 +94,7 @@ def listener(text: str) -> Endpoint | Path:
     if text.startswith(("/", "unix:")):
         return unix_path(Path(text.removeprefix("unix://").removeprefix("unix:")))
     match = re.fullmatch(r":?(\d+)", text)
-    found = Endpoint("0.0.0.0", int(match[1])) if match else endpoint(text)  # noqa: S104 - a port alone means all addresses
+    found = Endpoint("0.0.0.0", int(match[1])) if match else endpoint(text)  # noqa: S104 - a port without an address means all addresses
     try:
         ipaddress.ip_address(found.host.partition("%")[0])
     except ValueError:
