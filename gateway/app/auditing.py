@@ -151,7 +151,7 @@ class Auditing:
             )
 
     def refused(self, error: Exception, trigger: str, origin: Origin | None) -> None:
-        """Record that a configuration was rejected, and the places of its errors. Values are omitted: they can be
+        """Record that a configuration was rejected. Records the places of its errors, but no values, which can be
         secret.
 
         Args:

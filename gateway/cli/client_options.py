@@ -12,7 +12,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def admin_socket_option(command: _Command) -> _Command:
-    """Add `--admin-socket`, for commands that change something. The command gets an argument `admin_socket`."""
+    """Add `--admin-socket`, for commands that change something. The command gets `admin_socket` as an argument."""
     return click.option(
         "--admin-socket",
         envvar="GATEWAY_OPS_ADMIN_SOCKET",
@@ -24,8 +24,8 @@ def admin_socket_option(command: _Command) -> _Command:
 
 
 def client_options(command: _Command) -> _Command:
-    """Add options for the admin socket or a URL, for commands that only read. The command gets an argument
-    `client`."""
+    """Add options for the admin socket or a URL, for commands that only read. The command gets `client` as an
+    argument."""
 
     @functools.wraps(command)
     def with_client(

@@ -1,5 +1,4 @@
-"""Prints the output of commands: the option `--output`, and text and tables without control characters from
-servers."""
+"""Prints the output of commands, without control characters from servers, and defines the option `--output`."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

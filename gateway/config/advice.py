@@ -19,8 +19,7 @@ def _peers(config: Config) -> Iterator[str]:
 
 
 def _grants_without_label(config: Config) -> Iterator[str]:
-    """In strict mode, yield a warning for each granted backend without a label, because such a grant has no
-    effect."""
+    """In strict mode, yield a warning for each granted backend without a label: such a grant has no effect."""
     if config.docker is None or not config.gateway.strict:
         return
     granted = {name for grant in config.docker.grants for name in grant.backends}

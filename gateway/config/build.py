@@ -25,8 +25,7 @@ from gateway.docker.options import DockerOptions
 
 
 def build(root: Table, decoder: Decoder) -> Config:
-    """Return the configuration without its invalid parts. Add a problem for each invalid part to the decoder's
-    problems."""
+    """Return the configuration without its invalid parts. Add a problem for each invalid part to the decoder."""
     decoder.check_keys(root, "", [*SECTIONS, "tunnels", "backends", "docker"])
     sections = {
         name: decoder.record(root.entries[name][1], cls, name) if name in root.entries else cls()

@@ -18,8 +18,7 @@ from gateway.errors import Problem
 
 
 class InvalidValue:
-    """Type of `INVALID`, the result for a value that cannot be decoded. The decoder has already recorded the
-    problem."""
+    """Type of `INVALID`, the result for a value that cannot be decoded and whose problem is already recorded."""
 
 
 INVALID = InvalidValue()

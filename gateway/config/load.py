@@ -157,8 +157,7 @@ def _put_setting(root: Table, path: tuple[str, ...], place: str, text: str, prob
 
 
 def _check_variables(sources: Sources, problems: list[Problem]) -> None:
-    """Add a problem if a variable looks like a misspelled setting. Ignore others: other programs can use the same
-    prefix."""
+    """Add a problem for each variable that looks like a misspelled setting. Ignore variables of other programs."""
     known = ["GATEWAY_" + name.replace("-", "_").upper() for name in setting_names()]
     for variable in sources.environment:
         if variable.startswith("GATEWAY_") and variable not in known:

@@ -118,8 +118,7 @@ def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
 
 
 def _is_own_listener(target: Endpoint, listener: Endpoint | Path) -> bool:
-    """Return whether a target is the address of the backend's own listener. A wildcard listener matches this host's
-    loopback addresses."""
+    """Return whether a target is the address of the listener. A wildcard listener matches loopback addresses, too."""
     if isinstance(listener, Path) or not _conflict(target, listener):
         return False
     address = _address(target.host)

@@ -115,7 +115,7 @@ def log_target(text: str) -> LogTarget:
 
 
 def path(text: str) -> Path:
-    """Parse the path of a file. An error does not show the content of a file, because it may be a key."""
+    """Parse the path of a file. Errors do not contain `text`, which can be a pasted private key."""
     if "\n" in text or "-----BEGIN" in text:
         raise UnquotedError("contains the content of a file: save it to a file, and set the path of the file")
     return Path(text)
