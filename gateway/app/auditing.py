@@ -151,8 +151,7 @@ class Auditing:
             )
 
     def refused(self, error: Exception, trigger: str, origin: Origin | None) -> None:
-        """Record that a configuration was rejected. Records the places of its errors, but no values, which can be
-        secret.
+        """Record that a configuration was rejected, and where its errors are. Records no values, which can be secret.
 
         Args:
             error: Why the configuration was rejected.

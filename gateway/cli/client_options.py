@@ -24,8 +24,7 @@ def admin_socket_option(command: _Command) -> _Command:
 
 
 def client_options(command: _Command) -> _Command:
-    """Add options for the admin socket or a URL, for commands that only read. The command gets `client` as an
-    argument."""
+    """Add options for the admin socket or a URL, for commands that only read. The command gets a `Client`."""
 
     @functools.wraps(command)
     def with_client(

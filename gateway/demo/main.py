@@ -30,7 +30,7 @@ def main(*, once: bool) -> int:
     Args:
         once: Exit after the last query, instead of waiting for Ctrl-C.
     """
-    # Restore SIGINT, because a shell can start this process with SIGINT ignored.
+    # Set the handler of SIGINT explicitly, because a shell can start this process with SIGINT ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     try:

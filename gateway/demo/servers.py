@@ -57,7 +57,7 @@ class DemoServers:
 
 @contextlib.contextmanager
 def running_servers(folder: Path) -> Iterator[DemoServers]:
-    """Start all servers that this machine can run. Stop them at the end of the `async with` block.
+    """Start all servers that this machine can run. Stop them at the end of the `with` block.
 
     Args:
         folder: The folder for the servers' files.

@@ -126,7 +126,7 @@ class Bastion:
         self._process.stop(number)
 
     def crash(self) -> None:
-        """Kill the server first, and then its connections. No new connection is accepted after the first kill."""
+        """Kill the server and its connections. The server is suspended first, and accepts no further connection."""
         self.freeze()
         self.kill_sessions()
         self.stop(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Caches responses for a short time, so that many concurrent clients cost little more than one client."""
+"""Caches responses for a short time, because many concurrent clients must not cost much more than one client."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ class _Entry:
 class ResponseCache:
     """Computes each response once for all clients that request it within its maximum age.
 
-    The age counts from the start of the computation (monotonic clock).
+    The age is the time since the start of the computation (monotonic clock).
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,8 @@ class ResponseCache:
         Args:
             key: Identifies the response.
             max_age: Maximum age of a cached response, in seconds.
-            compute: Computes the response. Its exception is raised in all callers that wait, and is not cached.
+            compute: Computes the response. An exception of `compute` is raised in all waiting callers, and is not
+                cached.
         """
         now = time.monotonic()
         entry = self._entries.get(key)
@@ -45,7 +46,8 @@ class ResponseCache:
         return await asyncio.shield(entry.task)
 
     def clear(self) -> None:
-        """Remove all responses, because the state has changed. Callers that wait still get theirs."""
+        """Remove all responses, because the state has changed. Callers that already wait still get the responses
+        that they wait for."""
         self._entries = {}
 
     @staticmethod
@@ -61,7 +63,7 @@ async def _call(compute: Callable[[], Awaitable[Any]]) -> Any:
 
 
 async def encode_in_slices(parts: Iterator[str]) -> bytes:
-    """Return the parts, joined and in UTF-8. Yields to the event loop every half millisecond."""
+    """Join the parts, and return them in UTF-8. Yields to the event loop every half millisecond."""
     done: list[str] = []
     started = time.perf_counter()
     for part in parts:
