@@ -28,8 +28,7 @@ _METRICS_ONLY = "this token is valid for /metrics only: use the token of ops.tok
 
 
 class AccessMiddleware:
-    """Refuses unknown Host headers (421) and unauthorized clients (401, 403), and delays requests above the rate
-    limit.
+    """Refuses unknown Host headers (421) and unauthorized clients (401, 403), and limits the request rate by delays.
 
     Args:
         rules: What the listener requires of its clients.

@@ -91,8 +91,10 @@ def granted_role(rules: AccessRules, tokens: Tokens, authorization: str | None, 
 
 
 def read_token(path: Path | None, key: str) -> str | None:
-    """Return the token in a file; None if `path` is None. Only the owner is allowed to access the file. If another
-    user than that of this process owns the file, the file's group is also allowed to read it.
+    """Return the token in a file; None if `path` is None.
+
+    Only the owner of the file is allowed to access it. If another user than that of this process owns the file (a
+    mounted secret), the group of the file is also allowed to read it.
 
     Args:
         path: The file.

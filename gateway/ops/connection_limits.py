@@ -107,8 +107,7 @@ class ConnectionTable(Generic[Key]):
         self._responding.pop(key, None)
 
     def oldest(self, address: str | None = None) -> Key | None:
-        """Return the connection to close first: the longest idle one; if none is idle, the one with the oldest
-        request.
+        """Return the connection to close first: the longest idle one; if none is idle, that of the oldest request.
 
         Args:
             address: Consider only this peer address; None: consider all connections.

@@ -85,8 +85,7 @@ class HttpListener:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def abort_certified(self) -> None:
-        """Close the connections of clients with a certificate, because the accepted authorities have possibly
-        changed."""
+        """Close the connections of clients with a certificate, because the accepted authorities can have changed."""
         for connection in self._connections:
             transport = connection.transport
             if connection.adopted if transport is None else transport.get_extra_info("peercert"):
@@ -103,7 +102,7 @@ class HttpListener:
         connection.request_received()
         try:
             response = await handler(request)
-        except web.HTTPException as error:  # send the response here, because aiohttp would send it after this method returns
+        except web.HTTPException as error:  # aiohttp would send it after this method returns
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             response = web.Response(
                 status=error.status, text=f"{(error.text or error.reason).rstrip()}\n", headers=allow

@@ -53,8 +53,7 @@ def content_type(accept: str) -> str:
 
 
 def families(view: ServiceView) -> Iterator[Metric]:
-    """Yield every metric with its samples. Metrics that a kind declares are included only if the kind is in the
-    view."""
+    """Yield every metric with its samples. Omit the metrics of kinds that are not in the view."""
     return chain(
         _service(view),
         _tunnels(view.tunnels),

@@ -2,8 +2,7 @@
 
 
 class RateLimiter:
-    """Schedules requests: a burst without delay, further requests at a constant rate. All times are monotonic
-    seconds.
+    """Schedules requests: first a burst without delay, then a constant rate. All times are monotonic, in seconds.
 
     Args:
         rate: Requests per second.

@@ -46,8 +46,7 @@ class ResponseCache:
         return await asyncio.shield(entry.task)
 
     def clear(self) -> None:
-        """Remove all responses, because the state has changed. Callers that already wait still get the responses
-        that they wait for."""
+        """Remove all responses, because the state has changed. Callers that already wait still get a response."""
         self._entries = {}
 
     @staticmethod

@@ -152,7 +152,7 @@ class OpsServer:
             access_log=None,
             logger=_QUIET,
             shutdown_timeout=_SHUTDOWN_TIMEOUT,
-            # Disable aiohttp's timeout, because the deadlines of the listener are shorter.
+            # Effectively disables aiohttp's timeout: the deadlines of the listener are shorter.
             keepalive_timeout=_KEEPALIVE,
             lingering_time=0,
             handler_cancellation=cancel_handlers,
