@@ -101,7 +101,7 @@ class Auditing:
         await self.switch(AuditSection(), None)
 
     def reopen(self) -> None:
-        """Reopen the file before the next write, because it may have been rotated."""
+        """Reopen the file before the next write, because the file was possibly rotated."""
         if self._writer is not None:
             self._writer.reopen()
 
@@ -193,7 +193,7 @@ async def _open(section: AuditSection, instance: str) -> AuditWriter | None:
         return None
     writer = AuditWriter(section.log, instance, section.queue)
     deadline = asyncio.get_running_loop().time() + _OPEN_TIMEOUT
-    # Opening may block the thread without limit. Polling is the simplest way to bound the wait.
+    # Opening the file can block the thread forever. Polling is the simplest way to limit the wait.
     while not writer.opened.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(_POLL)
     error = writer.error

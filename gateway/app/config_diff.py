@@ -44,7 +44,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
     """Return the difference between the configurations `old` and `new`.
 
     Raises:
-        UsageError: A key differs that only a restart can change.
+        UsageError: A key differs whose change requires a restart.
     """
     fixed = [key for key in changed_keys(old, new)["changed"] if key.partition(".")[0] in ("ops", "gateway")]
     if fixed:

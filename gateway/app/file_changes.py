@@ -20,8 +20,8 @@ class FileChanges:
     Args:
         file: The configuration file; None if there is none.
         reloader: Reloads the configuration file.
-        ops: The ops server, which reads its files again.
-        site: The site, whose tunnels use renewed keys and certificates.
+        ops: The ops server. It reads its token and certificate files again.
+        site: The site. Its tunnels start to use renewed keys and certificates.
     """
 
     def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, site: Site) -> None:

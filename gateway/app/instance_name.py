@@ -28,8 +28,7 @@ def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -
 
     Without a section `docker`, the name appears only in logs and status, and this function does not change it. With
     a section `docker`, the gateway recognizes its networks and attachments by the name. The name is the configured
-    one, or
-    else the one recorded in `state_dir`, or else the hostname.
+    one; if none is configured, the one recorded in `state_dir`; if none is recorded, the hostname.
 
     Args:
         config: The configuration from the file, without derived values.

@@ -18,7 +18,7 @@ _FIRST_RESULT_POLL = 0.5
 
 
 class HandshakeBudgets:
-    """The handshake budgets of all targets. Backends that reach a target through the same tunnel share its budget."""
+    """The handshake budgets of all targets. Backends with the same target and the same tunnel share one budget."""
 
     def __init__(self) -> None:
         self._budgets: dict[tuple[str | None, Endpoint], HandshakeBudget] = {}

@@ -62,7 +62,7 @@ async def _check_backends(specs: list[BackendSpec], config: Config) -> list[Chec
 
 
 def plan(config: Config) -> Plan:
-    """Return what the gateway would change in Docker.
+    """Return the changes that `apply` would make in Docker.
 
     Raises:
         EngineError: The engine cannot be reached, or its answers cannot be used.
@@ -92,7 +92,7 @@ async def _apply_and_record(config: Config) -> tuple[Plan, list[str]]:
 
 
 def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list[str]]:
-    """Return the hazards to data and secrets, and a line for each weakness in the identity of consumers.
+    """Return the hazards to data and secrets, and one line of text for each way to forge a consumer's identity.
 
     Args:
         config: The configuration, with a section `docker`.

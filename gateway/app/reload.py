@@ -93,7 +93,7 @@ class Reloader:
             site: The site, to which no configuration has been applied yet.
             docker: Applies the section `docker`.
             ops: The ops server. At each reload, it reads its token and certificate files again.
-            listeners: The bound listeners of the configuration; owned by the site from now on.
+            listeners: The bound listeners of the configuration. The site takes ownership of them.
         """
         self.site, self.docker, self._ops = site, docker, ops
         self._apply_to(site, docker, self.config, listeners)

@@ -16,7 +16,7 @@ _WORKER_REPORT_WAIT = 0.3
 async def shut_down(site: Site, options: ShutdownSection, immediately: asyncio.Event) -> None:
     """Serve clients for `delay`, then accept no new clients, and drain the open connections for up to `drain`.
 
-    Connections that remain at the end are reset. Tunnels stay open.
+    Connections that are still open after that time are reset. Tunnels stay open.
 
     Args:
         site: The running site.
@@ -50,9 +50,9 @@ async def _wait(seconds: float, immediately: asyncio.Event) -> None:
 def idle_threshold(left: float, drain: float) -> float:
     """Return the idle time in seconds after which a connection is reset.
 
-    The connection that has been silent longest is the least likely to be in use, so it is reset first. The threshold
-    falls as the drain's time runs out. It falls early enough to find each connection of a busy pool between two
-    transactions.
+    The connection that has been idle longest is the least likely to be in use, so it is reset first. The threshold
+    decreases during the drain. It decreases early enough to reset each connection of a busy connection pool between
+    two transactions.
 
     Args:
         left: Seconds until the drain ends.

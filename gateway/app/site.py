@@ -57,7 +57,7 @@ class Site:
     Args:
         units: Runs the uplinks and forwards.
         uplinks: The uplinks of this process.
-        config: The configuration that will be applied first.
+        config: The first configuration that will be passed to `apply`.
         identity: Maps source addresses to consumers, while Docker is configured.
         health: Decides to which targets clients connect.
         budgets: The handshake budgets of the targets.
@@ -94,10 +94,10 @@ class Site:
 
         Args:
             config: The new configuration.
-            listeners: Its bound listeners; owned by the site from now on.
+            listeners: The bound listeners of the configuration. The site takes ownership of them.
 
         Raises:
-            UsageError: A key differs that only a restart can change; nothing was changed.
+            UsageError: A key differs whose change requires a restart. Nothing was changed.
         """
         diff = diff_configs(self.config, config)
         drain = config.shutdown.drain
@@ -187,7 +187,7 @@ class Site:
         self._health.update(running, self._checked_uplink(running), keep_results=True)
 
     def stop_accepting(self) -> None:
-        """Close all listeners. Open connections continue."""
+        """Close all listeners. Connections that are already open continue."""
         for listener in self.listeners.values():
             listener.close()
         self.listeners = {}

@@ -77,7 +77,7 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
-    """Return the details of the first link of a tunnel, with the sums of its lanes' additive facts."""
+    """Return the details of a tunnel's first lane. Facts that can be added up are the sums over all lanes."""
     combined = dict(all_details[0]) if all_details else {}
     for key in (fact.key for fact in facts if fact.additive):
         if key in combined:

@@ -1,7 +1,8 @@
 """Decides which lanes a process opens: a tunnel is opened once for each traffic class. Does no I/O.
 
-A query that shares a connection with a bulk transfer waits behind it at both ends, because sshd serves the channels
-of a connection in turn. Therefore each traffic class has its own lane through every tunnel. Two connections to a VPN
+If a query and a bulk transfer share an SSH connection, the query waits at both ends of the connection, because sshd
+serves the channels of a connection in turn. Therefore each traffic class has its own lane through every tunnel. Two
+connections to a VPN
 must not use the same key, so a VPN has one lane for both classes.
 """
 
@@ -30,7 +31,7 @@ def _lane(config: Config, tunnel: str, *, bulk: bool) -> Lane:
 
 
 def uses_single_tunnel(config: Config, backend: str) -> bool:
-    """Return whether the path to a backend includes a tunnel that only one process may open."""
+    """Return whether the path to a backend includes a tunnel that only one process is allowed to open."""
     return any(config.tunnels[name].kind.single for name in required_tunnels(config, [backend]))
 
 

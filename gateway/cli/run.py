@@ -38,7 +38,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     given = config_sources(file, tunnels, backends, settings)
-    # Stat the files before reading them, so that a later write counts as a change.
+    # Stat the files before reading them: otherwise a write during the read would not be detected as a change.
     stamps = stat_files([given.file] if given.file else [])
     config = load(given)
     logs.configure(config.log.level, config.log.format)

@@ -19,7 +19,7 @@ class Redactor:
 
     Args:
         references: References such as `${NAME}`, by the value of each. These values are redacted in all errors.
-        by_place: Further references by value, for each place, such as a variable that contains a URL. These values
+        by_place: For each place, such as a variable that contains a URL, additional references by value. These values
             are redacted only in errors at that place, because other errors need a value if it is a name.
     """
 
@@ -50,7 +50,7 @@ def redact(message: str, references: Mapping[str, str]) -> str:
 
 
 def _forms(value: str) -> set[str]:
-    """Return the forms in which a message may contain a value: as is, as Python's `repr`, or percent-decoded."""
+    """Return the forms in which a message can contain a value: unchanged, as Python's `repr`, or percent-decoded."""
     found = {value, repr(value)[1:-1], unquote(value), repr(unquote(value))[1:-1]}
     return {form for form in found if len(form) >= _MIN_LENGTH and form.lower() not in _COMMON}
 

@@ -25,7 +25,7 @@ class MariaDB:
 
     Args:
         folder: The folder for the server's data.
-        options: Further command line options of mariadbd.
+        options: Additional command-line options of mariadbd.
     """
 
     database = "shop"
@@ -102,7 +102,7 @@ class MariaDB:
                     unix_socket=str(self._socket), user="root", ssl_disabled=True, connect_timeout=10, autocommit=True
                 )
             except pymysql.OperationalError as error:
-                # The server opens its port before its unix socket.
+                # The server starts to listen on its TCP port before its unix socket exists.
                 if error.args[0] not in (2002, 2003) or time.monotonic() > deadline:
                     raise
             time.sleep(0.05)

@@ -46,7 +46,7 @@ def find(program: str, *folders: str) -> str | None:
 
     Args:
         program: The name of the program.
-        folders: Absolute folders to search after PATH and the system folders. They may contain wildcards.
+        folders: Absolute folders to search after PATH and the system folders. Wildcards are allowed.
     """
     places = [str(path) for folder in folders for path in sorted(Path("/").glob(folder.lstrip("/")), reverse=True)]
     search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *places])
@@ -93,7 +93,7 @@ class Process:
 
         Args:
             port: The TCP port.
-            timeout: Seconds.
+            timeout: Maximum time to wait, in seconds.
 
         Raises:
             DemoError: The child has exited, or does not listen in time.
@@ -121,7 +121,7 @@ class Process:
 
         Args:
             port: The TCP port.
-            timeout: Seconds.
+            timeout: Maximum time to wait, in seconds.
 
         Raises:
             DemoError: The child has exited, or does not listen in time.
@@ -188,7 +188,7 @@ def run(arguments: list[str], user: str | None = None, timeout: float = 60.0) ->
     Args:
         arguments: The command line.
         user: The user of the command, if this process is root.
-        timeout: Seconds.
+        timeout: Maximum time to wait, in seconds.
 
     Raises:
         DemoError: The command failed.

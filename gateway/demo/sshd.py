@@ -44,7 +44,7 @@ class Bastion:
     Args:
         folder: The folder for the server's files.
         embedded: Use the server of asyncssh even if sshd is installed.
-        extra: Further lines for sshd_config.
+        extra: Additional lines for sshd_config.
         restrict: Key options in authorized_keys.
         host_ca: The file of a CA key that signs the host key. known_hosts then contains the CA.
     """

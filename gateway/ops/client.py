@@ -39,8 +39,9 @@ class Client:
         url: The HTTP address of the service. None: use the admin socket if it exists, otherwise the address from the
             environment variables.
         admin_socket: Path of the service's admin socket.
-        token_file: File with the bearer token for the HTTP address. None: send no token.
-        ca_file: Certificate authorities for an https:// URL, in PEM. None: those of the system.
+        token_file: File with the bearer token for the HTTP address. None to send no token.
+        ca_file: Certificate authorities for an https:// URL, in PEM. None to use the system's certificate
+            authorities.
     """
 
     url: str | None

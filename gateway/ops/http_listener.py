@@ -85,7 +85,7 @@ class HttpListener:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def abort_certified(self) -> None:
-        """Close the connections of clients with a certificate, because the accepted authorities can have changed."""
+        """Close the connections of clients with a certificate, because the accepted authorities possibly changed."""
         for connection in self._connections:
             transport = connection.transport
             if connection.adopted if transport is None else transport.get_extra_info("peercert"):

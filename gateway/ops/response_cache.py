@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SLICE = 0.0005
-"""Maximum number of seconds for which encoding may block the event loop."""
+"""Maximum number of seconds for which encoding is allowed to block the event loop."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class ResponseCache:
         if entry is None or self._is_expired(entry, now):
             self._entries = {each: held for each, held in self._entries.items() if not self._is_expired(held, now)}
             task = asyncio.ensure_future(_call(compute))
-            # Retrieve the exception, so that asyncio does not log it if all callers were cancelled.
+            # Retrieve the exception: otherwise asyncio would log it if all callers were cancelled.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             entry = self._entries[key] = _Entry(task, now, max_age)
         return await asyncio.shield(entry.task)

@@ -74,7 +74,7 @@ class ConsumerView:
 
 @dataclass(frozen=True)
 class AttachmentView:
-    """A desired attachment of a container to a network, and its state."""
+    """A desired attachment of a container to a network, and the state of the attachment."""
 
     network: str
     container: str
@@ -85,7 +85,7 @@ class AttachmentView:
 
 @dataclass(frozen=True)
 class VolumeView:
-    """A volume of the configuration, and its state."""
+    """A volume of the configuration, and the state of the volume."""
 
     name: str
     state: str

@@ -20,7 +20,7 @@ class Messenger:
     """One end of the transport.
 
     Args:
-        sock: A connected, non-blocking stream socket; owned by the messenger.
+        sock: A connected, non-blocking stream socket. The messenger takes ownership of it.
         on_message: Called with each message and its descriptors, which the callback then owns. If a descriptor is
             lost because a process has reached its descriptor limit, the callback gets no descriptors.
         on_end: Called once when the other end has closed the connection or has sent an invalid message.

@@ -50,7 +50,7 @@ class RemotePath:
     Args:
         tunnel: The tunnel; None for the direct link.
         dial: Dials from the worker.
-        describe: Returns the tunnel's state and its cause in one line.
+        describe: Returns one line with the tunnel's state and the cause of that state.
     """
 
     def __init__(self, tunnel: str | None, dial: DialFromWorker, describe: Callable[[], str]) -> None:

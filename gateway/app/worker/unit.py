@@ -1,4 +1,4 @@
-"""The owner's side of one worker: starts its process, and exchanges messages with it."""
+"""Starts the process of one worker, and exchanges messages with it. Runs in the main process."""
 
 import asyncio
 import contextlib
@@ -336,9 +336,9 @@ class WorkerUnit:
 
 
 async def _reap(child: "subprocess.Popen[bytes]") -> None:
-    """Wait until the worker's process ends, and kill the process if it does not end in time.
+    """Wait until the worker's process exits, and kill the process if it does not exit in time.
 
-    If the process remains even then, `subprocess` reaps it later, when another process starts.
+    If the killed process does not exit immediately, `subprocess` reaps it when another process starts.
     """
     try:
         await _wait_ended(child, _STOP_TIMEOUT)
