@@ -107,7 +107,7 @@ def _exposed(path: Path | None) -> str | None:
             check_not_exposed(path)
     except ExposedError as error:
         return error.strerror
-    except OSError:  # the module that reads the file reports if it is missing
+    except OSError:  # the module that reads the file reports a missing file
         return None
     return None
 
