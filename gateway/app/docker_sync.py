@@ -86,7 +86,7 @@ class DockerSync:
         self._supervisor.start(name, unit)
 
     async def settled(self) -> None:
-        """Wait until the gateway's own container is attached to its networks, or an attempt to attach it has failed."""
+        """Wait until the gateway's own container is attached to its networks, or one attempt has failed."""
         if self.reconciler is not None:
             await self.reconciler.settled.wait()
 
