@@ -1,18 +1,19 @@
-"""Builds the admission rules of a backend from its configuration. Pure."""
+"""Builds the admission rules of a backend from its configuration. Does no I/O."""
 
 from gateway.config import BackendSpec
 from gateway.forwarding.admission import Admission, Identity, SocketConsumer, SocketRule
 
 _DEFAULT_CONSUMER_SHARE = 0.8
-"""Share of a backend's connections that one consumer may use if `max_connections_per_consumer` is absent."""
+"""Fraction of a backend's connections that one consumer is allowed to use if `max_connections_per_consumer` is
+absent."""
 
 
 def build_admission(spec: BackendSpec, identity: Identity | None) -> Admission:
     """Return the admission rules of a backend.
 
     Args:
-        spec: Its configuration.
-        identity: Maps source addresses to containers; None: containers are not known.
+        spec: The configuration of the backend.
+        identity: Maps source addresses to containers; None if Docker is not configured.
     """
     per_consumer = spec.max_connections_per_consumer
     if per_consumer is None and identity is not None:

@@ -1,4 +1,4 @@
-"""The targets that the owner assigns to the backends of a worker."""
+"""Provides the targets that the main process assigns to the backends of a worker process."""
 
 from gateway.app.running_backend import RunningBackend
 from gateway.app.worker.messages import Failed
@@ -8,10 +8,10 @@ from gateway.health.monitor import MonitoredUplink
 
 
 class AssignedTargets:
-    """Uses the targets that the owner of this worker assigns; a `gateway.app.site.TargetHealth`.
+    """Provides the targets that the main process assigns; implements `gateway.app.site.TargetHealth`.
 
     Args:
-        owner: The connection to the owner, which checks the targets.
+        owner: The connection to the main process, which checks the targets.
     """
 
     def __init__(self, owner: Messenger) -> None:
@@ -19,10 +19,10 @@ class AssignedTargets:
         self._owner = owner
 
     def update(self, running: RunningBackend, uplink: MonitoredUplink, *, keep_results: bool) -> None:
-        """See `gateway.app.site.TargetHealth`. The owner checks the targets."""
+        """Do nothing, because the main process checks the targets. See `gateway.app.site.TargetHealth`."""
 
     def remove(self, running: RunningBackend) -> None:
-        """See `gateway.app.site.TargetHealth`. The owner checks the targets."""
+        """Do nothing, because the main process checks the targets. See `gateway.app.site.TargetHealth`."""
 
     def targets(self, running: RunningBackend) -> list[Endpoint]:
         """See `gateway.app.site.TargetHealth`."""

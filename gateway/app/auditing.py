@@ -17,9 +17,11 @@ from gateway.errors import ConfigError, GatewayError, Origin
 from gateway.relay.sockets import PeerCredentials
 
 _OPEN_TIMEOUT = 2.0
-"""Seconds to wait until the thread has opened the file. After that, the gateway starts without it."""
+"""Seconds to wait until the thread has opened the file. After this time, the gateway starts although the file is not
+open."""
 _CLOSE_TIMEOUT = 2.0
-"""Seconds to wait until the thread has written the queued events. After that, they are dropped."""
+"""Seconds to wait until the thread has written the queued events. After this time, the remaining events are
+dropped."""
 _POLL = 0.005
 
 
@@ -37,7 +39,7 @@ class Auditing:
         self._writer: AuditWriter | None = None
         self._closing: list[AuditWriter] = []
         self._dropped = 0
-        """Events that closed writers dropped."""
+        """Number of events that were dropped by writers that are now closed."""
 
     @property
     def dropped(self) -> int:
@@ -46,7 +48,7 @@ class Auditing:
 
     @property
     def trouble(self) -> list[str]:
-        """Why events are currently not written; empty if they are, or if the audit log is disabled."""
+        """The reason why no events are written; empty if events are written or the audit log is disabled."""
         trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
@@ -54,7 +56,7 @@ class Auditing:
         """Open the writer for `section`; return the current writer if `section` has not changed.
 
         Returns:
-            The writer; None: the audit log is disabled. Pass it to `switch` or `discard`.
+            The writer; None if the audit log is disabled. Pass it to `switch` or `discard`.
 
         Raises:
             GatewayError: The file cannot be opened.
@@ -67,7 +69,7 @@ class Auditing:
             writer.begin_close()
 
     async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
-        """Replace the current writer, and close it. Waits up to two seconds until its events are written.
+        """Use `writer`, and close the current writer, after waiting up to two seconds until its events are written.
 
         Args:
             section: The configuration of `writer`.
@@ -87,7 +89,7 @@ class Auditing:
                 self._dropped += before.dropped
 
     async def open(self, section: AuditSection) -> None:
-        """Start to write the audit log.
+        """Start writing the audit log.
 
         Raises:
             GatewayError: The file cannot be opened.
@@ -99,7 +101,7 @@ class Auditing:
         await self.switch(AuditSection(), None)
 
     def reopen(self) -> None:
-        """Reopen the file before the next write, because it may have been rotated."""
+        """Reopen the file before the next write, because the file was possibly rotated."""
         if self._writer is not None:
             self._writer.reopen()
 
@@ -111,7 +113,7 @@ class Auditing:
         """Record the stop of the service.
 
         Args:
-            seconds: Time since its start.
+            seconds: Seconds since the start of the service.
         """
         self.recorder.flush()
         self.recorder.record("stop", pid=os.getpid(), seconds=round(seconds, 3), dropped=self.dropped)
@@ -149,12 +151,12 @@ class Auditing:
             )
 
     def refused(self, error: Exception, trigger: str, origin: Origin | None) -> None:
-        """Record that a configuration was rejected. Records only the places of its problems: values may be secret.
+        """Record that a configuration was rejected, and where its errors are. Records no values, which can be secret.
 
         Args:
-            error: Why it was rejected.
+            error: Why the configuration was rejected.
             trigger: What started the reload.
-            origin: The sources of the configuration; None: not known.
+            origin: The sources of the configuration; None if they are not known.
         """
         problems = error.problems if isinstance(error, ConfigError) else []
         places = [": ".join(part for part in (each.place, each.key) if part) for each in problems]
@@ -171,7 +173,7 @@ class Auditing:
 
 @asynccontextmanager
 async def recording(config: Config) -> AsyncIterator[Recorder]:
-    """Open the audit log for one command, and yield its recorder. It is disabled if the log is a standard stream.
+    """Open the audit log for one command, and yield a recorder, which ignores events if the log is a standard stream.
 
     Raises:
         GatewayError: The file cannot be opened.
@@ -186,12 +188,12 @@ async def recording(config: Config) -> AsyncIterator[Recorder]:
 
 
 async def _open(section: AuditSection, instance: str) -> AuditWriter | None:
-    """Return a writer for `section` after its first attempt to open the file; None: the audit log is disabled."""
+    """Return a writer for `section` after its first attempt to open the file; None if the audit log is disabled."""
     if section.log is None:
         return None
     writer = AuditWriter(section.log, instance, section.queue)
     deadline = asyncio.get_running_loop().time() + _OPEN_TIMEOUT
-    # Opening may block the thread without limit. Polling is the simplest way to bound the wait.
+    # Opening the file can block the thread forever. Polling is the simplest way to limit the wait.
     while not writer.opened.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(_POLL)
     error = writer.error

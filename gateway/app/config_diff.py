@@ -1,4 +1,4 @@
-"""What a reload starts, changes and stops. Pure."""
+"""Computes what a reload starts, changes and stops. Does no I/O."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,9 @@ from gateway.errors import UsageError
 class ConfigDiff:
     """The names of the tunnels, backends and sections that differ between two configurations.
 
-    A reload does not touch the others.
-
     Args:
         tunnels_closed: Tunnels to close after their clients have drained.
-        tunnels_opened: Tunnels to open: new, changed, or inside a changed tunnel.
+        tunnels_opened: Tunnels to open: new tunnels, changed tunnels, and tunnels inside a changed one.
         backends_removed: Backends to drain.
         backends_added: Backends to start.
         backends_changed: Backends to change while their clients stay connected.
@@ -46,7 +44,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
     """Return the difference between the configurations `old` and `new`.
 
     Raises:
-        UsageError: A key differs that only a restart can change.
+        UsageError: A key differs whose change requires a restart.
     """
     fixed = [key for key in changed_keys(old, new)["changed"] if key.partition(".")[0] in ("ops", "gateway")]
     if fixed:
@@ -64,7 +62,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or new.backends[name].via in reopened
-        or (old.docker is None) != (new.docker is None)  # admission identifies consumers only with a section docker
+        or (old.docker is None) != (new.docker is None)  # only a section docker identifies consumers
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

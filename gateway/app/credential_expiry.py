@@ -15,16 +15,16 @@ from gateway.ops.status_json import iso
 log = logging.getLogger(__name__)
 
 _POLL_INTERVAL = 5.0
-"""Seconds between two reads of the files; some certificates are valid for minutes only."""
+"""Seconds between two reads of the files; some certificates are valid only for minutes."""
 _READ_TIMEOUT = 30.0
-"""Seconds to read the files before a warning is logged."""
+"""Seconds after which a warning is logged if the files are still being read."""
 
 NamedCredential = tuple[str, Credential]
 """The name of a tunnel or backend, `docker` or `ops`, and a certificate that it depends on."""
 
 
 def read_credentials(config: Config) -> list[NamedCredential]:
-    """Return the certificates in the files of a configuration, without unreadable files. Blocks while reading."""
+    """Return the certificates in the files of a configuration; skip unreadable files. Blocks while it reads."""
     found = [
         (name, credential)
         for name, tunnel in config.tunnels.items()
@@ -56,7 +56,7 @@ def server_credentials(backends: list[RunningBackend]) -> Iterator[NamedCredenti
 
 
 def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:
-    """Return a warning for each certificate that has expired or expires soon. Pure.
+    """Return a warning for each certificate that has expired or expires soon. Does no I/O.
 
     Args:
         found: The certificates.
@@ -72,7 +72,7 @@ def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:
 
 
 class ExpiryMonitor:
-    """Reads the certificates periodically, and logs warnings; a `gateway.contracts.unit.Unit`.
+    """Reads the certificates periodically, and logs warnings; implements `gateway.contracts.unit.Unit`.
 
     Args:
         config: Returns the current configuration.
@@ -88,7 +88,7 @@ class ExpiryMonitor:
 
     @property
     def found(self) -> list[NamedCredential]:
-        """The certificates from the last read of the files and from the last checks."""
+        """The certificates from the last read of the files, and those that servers presented to checks."""
         return [*self._from_files, *server_credentials(self._backends())]
 
     async def run(self, ready: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The desired state of Docker, from a configuration."""
+"""Computes the desired state of Docker from a configuration."""
 
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec, mount_address
 from gateway.config import Config
@@ -39,7 +39,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
 
 
 def mount_listeners(config: Config) -> tuple[MountListener, ...]:
-    """Return the listeners that the engine's host may mount."""
+    """Return the listeners whose addresses NFS volumes on the engine's host can use."""
     found = []
     for name, spec in config.backends.items():
         if spec.kind.mount is None:

@@ -1,4 +1,4 @@
-"""Explains from the state of the running service why containers reach backends or not."""
+"""Explains why containers can or cannot reach backends, from the state of the running service."""
 
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -20,7 +20,7 @@ def explain_containers(reconciler: Reconciler, backends: Iterable[RunningBackend
         name: The name of a container, or the beginning of its ID.
 
     Returns:
-        The explanations, ready for JSON; an empty list if no snapshot of the engine has succeeded.
+        The explanations, ready for JSON; an empty list if the engine's state has not been read yet.
     """
     observed = reconciler.observed
     if observed is None:

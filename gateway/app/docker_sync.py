@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class DockerSync:
-    """Runs the reconciler while Docker is configured; a `gateway.forwarding.admission.Identity`.
+    """Runs the reconciler while Docker is configured; implements `gateway.forwarding.admission.Identity`.
 
     Args:
         supervisor: Runs the reconciler.
-        group: Owns the tasks that stop it.
+        group: Owns the tasks that stop the reconciler.
         recorder: Records changes in Docker.
     """
 
@@ -50,7 +50,7 @@ class DockerSync:
         for unit in site.workers.units:
             unit.on_unknown_source = self._reconcile_soon
         if unchanged:
-            self._reconcile_soon()  # the backends may have changed
+            self._reconcile_soon()  # the backends can differ even if the section docker does not
             return
         for name in self._units:
             self._group.create_task(self._supervisor.stop(name))
@@ -86,7 +86,7 @@ class DockerSync:
         self._supervisor.start(name, unit)
 
     async def settled(self) -> None:
-        """Wait until the gateway's own container is attached to its networks, or attaching it has failed once."""
+        """Wait until the gateway's own container is attached to its networks, or one attempt has failed."""
         if self.reconciler is not None:
             await self.reconciler.settled.wait()
 
@@ -103,7 +103,7 @@ class DockerSync:
         return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def explain(self, name: str) -> list[dict[str, Any]] | None:
-        """Explain why each container that matches `name` reaches backends or not; None: Docker is not configured.
+        """Explain why matching containers can or cannot reach backends; return None if Docker is not configured.
 
         Args:
             name: The name of a container, or the beginning of its ID.
@@ -115,7 +115,7 @@ class DockerSync:
         return explain_containers(self.reconciler, self._site.backends.values(), name)
 
     def desired(self) -> "Desired":
-        """Return the desired state of Docker now."""
+        """Return the desired state of Docker for the current configuration and connections."""
         from gateway.app.docker_desired import desired  # noqa: PLC0415 - as above
 
         assert self._config is not None  # noqa: S101 - `apply` has set it before it created the reconciler
@@ -124,7 +124,7 @@ class DockerSync:
         return replace(wanted, serving=serving, usable=frozenset(self._usable_backends()))
 
     def _usable_backends(self) -> Iterator[str]:
-        """Yield the backends that serve clients; one whose checks are paused may serve them."""
+        """Yield the backends that can serve clients, including those whose checks are paused."""
         for name, running in self._site.backends.items() if self._site else ():
             if running.evaluate()[0] in (State.UP, State.DEGRADED, State.PAUSED):
                 yield name

@@ -1,4 +1,4 @@
-"""Reloads what depends on a file when the file changes."""
+"""Watches files, and reloads the configuration, keys or certificates that a changed file contains."""
 
 import asyncio
 import logging
@@ -15,13 +15,13 @@ log = logging.getLogger(__name__)
 
 
 class FileChanges:
-    """Handles changes of the configuration file, and of the files of ops and of tunnels.
+    """Handles changes of the configuration file, and of the files that the section `ops` and the tunnels use.
 
     Args:
-        file: The configuration file; None: there is none.
+        file: The configuration file; None if there is none.
         reloader: Reloads the configuration file.
-        ops: The ops server, which reads its files again.
-        site: The site, whose tunnels use renewed keys and certificates.
+        ops: The ops server. It reads its token and certificate files again.
+        site: The site. Its tunnels start to use renewed keys and certificates.
     """
 
     def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, site: Site) -> None:
@@ -31,7 +31,7 @@ class FileChanges:
         self._site = site
 
     def watched(self) -> set[Path]:
-        """Return the files to watch. Blocks while it reads files that name other files."""
+        """Return the files to watch. Blocks, because it reads files that contain the names of other files."""
         config = self._reloader.config
         found = set(self._ops.files)
         if config.gateway.reload_on_change:
@@ -41,7 +41,7 @@ class FileChanges:
         return found
 
     async def on_change(self, changed: set[Path]) -> None:
-        """Reload what depends on the files that have changed."""
+        """Reload the configuration, keys and certificates that the changed files contain."""
         if self._ops.files & changed:
             try:
                 await self._ops.renew()
@@ -62,5 +62,5 @@ class FileChanges:
 
 
 def _files_of(spec: TunnelSpec) -> set[Path]:
-    """Return the files of a tunnel, including the files that those files name. Blocks while reading them."""
+    """Return the files of a tunnel, including the files whose names they contain. Blocks while it reads them."""
     return files_of(spec.options).union(spec.kind.files(spec.options))

@@ -9,19 +9,18 @@ log = logging.getLogger(__name__)
 
 _POLL_INTERVAL = 1.0
 FileStamp = tuple[int, int, int] | None
-"""A file's modification time in nanoseconds, size and inode, at least one of which changes with the content.
-
-None: the file does not exist."""
+"""A file's modification time in nanoseconds, size and inode; None if the file does not exist. If the content
+changes, at least one of the three changes."""
 FileStamps = dict[Path, FileStamp]
 
 
 class FileWatch:
-    """Polls files once a second; a `gateway.contracts.unit.Unit`.
+    """Polls files once per second; implements `gateway.contracts.unit.Unit`.
 
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.
-        on_change: Called and awaited with the files that changed and then stayed the same for one poll.
-        initial: The stamps of the files that the caller read before the first poll.
+        on_change: An async function; called with the files that changed, once they have stayed the same for one poll.
+        initial: The stamps of files that the caller has already read.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class FileWatch:
 
 
 def stat_files(paths: Iterable[Path]) -> FileStamps:
-    """Return the current stamps of files. Blocks while the file system responds."""
+    """Return the current stamps of files. Blocks until the file system responds."""
     return {path: _stamp(path) for path in paths}
 
 

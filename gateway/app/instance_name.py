@@ -1,7 +1,7 @@
 """Chooses the name of this gateway if the configuration has no `gateway.instance`.
 
-The gateway recognizes the Docker objects that it created by its name. Therefore the name must stay the same when the
-gateway's container is recreated.
+The gateway writes its name into the labels of the Docker objects that it creates, and recognizes them by it.
+Therefore the name must stay the same when the gateway's container is recreated.
 """
 
 import logging
@@ -27,13 +27,14 @@ def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -
     """Return the configuration with an instance name that stays the same when the gateway's container is recreated.
 
     Without a section `docker`, the name appears only in logs and status, and this function does not change it. With
-    that section, the gateway recognizes its networks and attachments by the name. The name is the configured one, or
-    else the one recorded in `state_dir`, or else the hostname.
+    a section `docker`, the gateway recognizes its networks and attachments by the name. The name is the configured
+    one; if none is configured, the one recorded in `state_dir`; if none is recorded, the hostname.
 
     Args:
-        config: The configuration as read.
+        config: The configuration from the file, without derived values.
         record: Whether to write the hostname to `state_dir` if it becomes the name.
-        refuse: Whether a hostname that changes is an error. False for commands that change nothing.
+        refuse: Whether to raise an error if the hostname changes with the container. False for commands that change
+            nothing.
 
     Raises:
         ConfigError: The hostname is the container's ID, which changes when the container is recreated.
@@ -88,7 +89,7 @@ def _write(path: Path, name: str) -> None:
         temporary.write_text(f"{name}\n")
         temporary.replace(path)
     except OSError as error:
-        # Without the record, the gateway keeps its name until the hostname changes.
+        # If the file cannot be written, the gateway keeps its name until the hostname changes.
         log.warning(
             "cannot record the name of this gateway", extra={"detail": f"{path}: {error.strerror}: set {_KEY}"}
         )

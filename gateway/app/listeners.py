@@ -43,15 +43,15 @@ def _listener(address: ListenAddress, passed: PassedSockets) -> Listener:
 
 
 def restrict_sockets(config: Config, listeners: dict[ListenAddress, Listener]) -> None:
-    """Set the file mode of each unix socket that `config` restricts to some processes."""
+    """Set the file mode of each unix socket, if `config` allows only some processes to use it."""
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 
 
 def open_sockets(config: Config, listeners: dict[ListenAddress, Listener]) -> None:
-    """Let every process open the unix sockets whose admission checks the credentials of the peer.
+    """Allow every process to connect to the unix sockets for which the admission rules check the peer's credentials.
 
-    Call this function only after `config` is applied: the previous admission rules may not check credentials.
+    Call this function only after `config` is applied: the previous admission rules possibly do not check credentials.
     """
     for address in listeners.keys() & _open_to_all(config):
         listeners[address].set_mode(open_to_all=True)

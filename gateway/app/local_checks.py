@@ -1,4 +1,4 @@
-"""Runs the checks of backends in this process, and the handshake budgets that they share with clients."""
+"""Runs the checks of backends in this process, and owns the handshake budgets that checks and clients share."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _FIRST_RESULT_POLL = 0.5
 
 
 class HandshakeBudgets:
-    """The handshake budgets of all targets. Backends that reach a target through the same tunnel share its budget."""
+    """The handshake budgets of all targets. Backends with the same target and the same tunnel share one budget."""
 
     def __init__(self) -> None:
         self._budgets: dict[tuple[str | None, Endpoint], HandshakeBudget] = {}
@@ -33,14 +33,14 @@ class HandshakeBudgets:
         }
 
     def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
-        """Record that a check's dial timed out: the server counts an aborted handshake if the dial connects later."""
+        """Record that a check's dial timed out. If it connects later, the server counts an aborted handshake."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:
             budget.record_abandoned(time.time())
 
 
 class LocalChecks:
-    """Checks targets in this process; a `gateway.app.site.TargetHealth`.
+    """Checks targets in this process; implements `gateway.app.site.TargetHealth`.
 
     Args:
         units: Runs the checks.
@@ -101,6 +101,6 @@ async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -
         backends: Returns the running backends.
     """
     while waiting := [check for running in backends() for check in running.checks if not check.first_result.is_set()]:
-        # The wait is short, because a reload may replace the check with another object.
+        # The timeout is short, because a reload can replace the check with another object during the wait.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(waiting[0].first_result.wait(), _FIRST_RESULT_POLL)

@@ -62,7 +62,7 @@ async def _check_backends(specs: list[BackendSpec], config: Config) -> list[Chec
 
 
 def plan(config: Config) -> Plan:
-    """Return what the gateway would change in Docker.
+    """Return the changes that `apply` would make in Docker.
 
     Raises:
         EngineError: The engine cannot be reached, or its answers cannot be used.
@@ -92,11 +92,12 @@ async def _apply_and_record(config: Config) -> tuple[Plan, list[str]]:
 
 
 def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list[str]]:
-    """Return the hazards to data and secrets, and a line for each weakness in the identity of consumers.
+    """Return the hazards to data and secrets, and one line of text for each way to forge a consumer's identity.
 
     Args:
         config: The configuration, with a section `docker`.
-        mount_table: A copy of the mount table of the engine's host; None: this host's, if the engine is here.
+        mount_table: A copy of the mount table of the engine's host; None: use the mount table of this host, if the
+            engine runs on it.
 
     Raises:
         EngineError: The engine cannot be reached, or its answers cannot be used.
@@ -157,7 +158,7 @@ async def _with_reconciler(
             async with connected(options, link) as engine:
                 return await job(reconciler, engine)
         except EngineError as error:
-            trouble = error  # raised after the task group ends, because the task group would wrap the exception
+            trouble = error  # raised outside the task group, which would wrap the exception in an ExceptionGroup
     raise trouble
 
 

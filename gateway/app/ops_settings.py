@@ -7,7 +7,7 @@ from gateway.ops.tls import TlsFiles
 
 
 def ops_settings(config: Config) -> Settings:
-    """Return the settings of the ops server. Its error messages do not show values from the environment."""
+    """Return the settings of the ops server. Error messages do not contain values from the environment."""
     ops = config.ops
 
     def redact(message: str) -> str:
@@ -28,7 +28,7 @@ def ops_settings(config: Config) -> Settings:
 
 
 def file_problems(config: Config) -> list[Problem]:
-    """Return the problems of the files that the section `ops` names. Blocks while reading the files."""
+    """Return the errors of the files that the section `ops` uses. Blocks while it reads the files."""
     try:
         read_secrets(ops_settings(config))
     except GatewayError as error:

@@ -20,7 +20,7 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
     """Return the configuration with a listener for each backend that has a volume.
 
     Args:
-        config: The configuration as read.
+        config: The configuration from the file, without derived values.
         record: Whether to write a new port to `state_dir`.
 
     Raises:

@@ -8,7 +8,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 _FILE_THREADS = 16
-"""Number of threads that read files and keys. All of them are busy only while a file system hangs."""
+"""Number of threads that read files and keys. Reads are short, so all threads are busy only while a file system
+hangs."""
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread must release the GIL to a waiting thread. With the default of 5 ms, a thread that
 renders a scrape would delay the event loop by 5 ms after each system call."""
@@ -18,7 +19,7 @@ loop for tens of milliseconds."""
 
 
 class _UnwaitedExecutor(ThreadPoolExecutor):
-    """An executor whose threads do not delay the end of the event loop, because a file system may hang."""
+    """An executor that does not wait for its threads when the event loop closes: a file system can hang forever."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more work, and return without waiting for the threads."""
@@ -32,10 +33,11 @@ _PR_SET_IO_FLUSHER = 57
 def set_io_flusher() -> bool:
     """Mark this process as an I/O flusher (prctl(2), PR_SET_IO_FLUSHER).
 
-    The kernel's write-back to NFS depends on this process, so its memory allocations must not wait for it.
+    The kernel's write-back to NFS depends on this process, so memory allocations of this process must not wait for
+    write-back.
 
     Returns:
-        Whether the kernel accepted it, which needs CAP_SYS_RESOURCE.
+        Whether the kernel accepted the flag. The kernel requires CAP_SYS_RESOURCE.
     """
     return bool(ctypes.CDLL(None).prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)
 

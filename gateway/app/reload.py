@@ -26,7 +26,8 @@ from gateway.ops.server import OpsServer
 log = logging.getLogger(__name__)
 
 _LOAD_TIMEOUT = 30.0
-"""The timeout of reading the configuration, in seconds. A hanging file system would block the read without end."""
+"""Timeout, in seconds, for reading the configuration. Without a timeout, a file system that hangs would block the
+read forever."""
 
 Loader = Callable[[], Config]
 
@@ -37,8 +38,8 @@ class Reloader:
     Args:
         config: The first configuration.
         loader: Reads the configuration; called in a thread.
-        file: The configuration file; None: there is none.
-        auditing: Records the changes, and reopens its file at each reload.
+        file: The configuration file; None if there is none.
+        auditing: Records the changes. At each reload, it reopens the file of the audit log.
         notifier: Reports reloads to systemd.
         stop: Set when the service stops.
         passed: The sockets that systemd bound.
@@ -55,19 +56,20 @@ class Reloader:
         passed: PassedSockets,
     ) -> None:
         self.config = config
-        """The configuration that is applied."""
+        """The configuration that was applied last."""
         self.site: Site | None = None
-        """The site; None before the start."""
+        """The site; None before `start`."""
         self.docker: DockerSync | None = None
-        """Applies the section `docker`; None before the start."""
+        """Applies the section `docker`; None before `start`."""
         self.successful = True
         """Whether the last reload was successful."""
         self.applied_at = time.time()
-        """Epoch seconds of the last successful reload, or of the start."""
+        """When the last successful reload ended, in epoch seconds; before the first reload, when the service
+        started."""
         self.error = ""
         """The error of the last reload; empty if it was successful."""
         self.stale_files: list[str] = []
-        """Warnings about files that were replaced on the host, from the last reload."""
+        """The last reload's warnings about files that were replaced on the host."""
         self.io_flusher = False
         """Whether this process is marked as an I/O flusher."""
         self._loader = loader
@@ -78,20 +80,20 @@ class Reloader:
         self._passed = passed
         self._ops: OpsServer | None = None
         self._last_digest = config.origin.sha256
-        """SHA-256 of the file that was read last, whether it was applied or refused."""
+        """SHA-256 of the configuration file when it was last read, even if the configuration was refused."""
         self._lock = asyncio.Lock()
         self._loading: asyncio.Future[Config] | None = None
         self._workers_behind = asyncio.Event()
-        """Set while a worker may still use the admission rules of the previous configuration."""
+        """Set while a worker possibly still uses the admission rules of the previous configuration."""
 
     def start(self, site: Site, docker: DockerSync, ops: OpsServer, listeners: dict[ListenAddress, Listener]) -> None:
         """Apply the first configuration.
 
         Args:
-            site: The site, to which nothing has been applied.
+            site: The site, to which no configuration has been applied yet.
             docker: Applies the section `docker`.
-            ops: The ops server, which reads its files again at each reload.
-            listeners: The bound listeners of the configuration; owned by the site from now on.
+            ops: The ops server. At each reload, it reads its token and certificate files again.
+            listeners: The bound listeners of the configuration. The site takes ownership of them.
         """
         self.site, self.docker, self._ops = site, docker, ops
         self._apply_to(site, docker, self.config, listeners)
@@ -108,10 +110,10 @@ class Reloader:
         return diff
 
     def check_running(self) -> None:
-        """Check that the service is not stopping.
+        """Raise an error if the service is stopping.
 
         Raises:
-            GatewayError: It is stopping.
+            GatewayError: The service is stopping.
         """
         if self._stop.is_set():
             raise GatewayError("the service is stopping")
@@ -147,7 +149,7 @@ class Reloader:
                 origin = error.origin if isinstance(error, ConfigError) else origin
                 if trigger == "file" and origin and origin.sha256 == last_digest:
                     raise
-                # A bind mount of a replaced file still shows the old file, which may be the cause of the error.
+                # A bind mount of a replaced file still shows the old file. This can be the cause of the error.
                 await self._check_stale_files(self.config)
                 self._auditing.refused(error, trigger, origin)
                 self.successful, self.error = False, str(error)
@@ -161,7 +163,7 @@ class Reloader:
                 self._notifier.ready()
 
     async def reload_quietly(self, trigger: str) -> None:
-        """Load the configuration and apply it. Errors are only logged."""
+        """Load the configuration and apply it. Errors are logged, and not raised."""
         try:
             await self.reload(trigger)
         except GatewayError:
@@ -188,7 +190,7 @@ class Reloader:
             self._auditing.configured(previous, config, trigger)
             if config.audit != previous.audit:
                 await self._auditing.switch(config.audit, writer)
-                self._auditing.configured(previous, config, trigger)  # both logs record it
+                self._auditing.configured(previous, config, trigger)  # the audit log also records the error
         except BaseException:
             self._auditing.discard(writer)
             raise
@@ -201,10 +203,10 @@ class Reloader:
         return str(diff)
 
     async def open_sockets_later(self) -> None:
-        """Open the sockets to all processes after slow workers have applied a configuration. Run until cancelled."""
+        """Open the sockets to all processes after slow workers have applied a configuration. Runs until cancelled."""
         while True:
             await self._workers_behind.wait()
-            assert self.site is not None  # noqa: S101 - only a reload sets the event
+            assert self.site is not None  # noqa: S101 - the event is set only after `start`
             config, listeners = self.site.config, self.site.listeners
             if await self.site.workers.settled() and self.site.config is config:
                 self._workers_behind.clear()
@@ -219,7 +221,7 @@ class Reloader:
         return self.stale_files
 
     async def _load(self) -> Config:
-        """Read the configuration in a thread, at most one at a time, because a file system may hang."""
+        """Read the configuration in a thread, at most one at a time, because a file system can hang."""
         if self._loading is not None and not self._loading.done():
             raise GatewayError(
                 "a previous reload still reads the configuration files: check whether their file system hangs"

@@ -1,4 +1,4 @@
-"""A running backend: passes the results of checks to its forward, and failures of its traffic to the checks."""
+"""Passes the results of a backend's checks to its forward, and failures of its traffic to the checks."""
 
 import time
 from collections.abc import Callable
@@ -22,11 +22,11 @@ class RunningBackend:
     """A running backend.
 
     Args:
-        spec: Its configuration.
-        forward: Serves its clients.
-        worker: The worker that carries its clients; None: this process does.
-        local: `forward` if this process carries the clients; None: a worker does.
-        checks: Its checks, one per target; empty in a worker.
+        spec: The configuration of the backend.
+        forward: Serves the clients of the backend.
+        worker: The worker process that serves the clients; None if this process serves them.
+        local: The same object as `forward` if this process serves the clients; None if a worker serves them.
+        checks: The checks of the backend, one per target; empty in a worker.
         budgets: The handshake budgets of the targets whose servers count aborted handshakes.
         state: The backend's state when it was last computed.
         since: When `state` began, in epoch seconds.
@@ -58,7 +58,7 @@ class RunningBackend:
         ]
 
     def evaluate(self) -> tuple[State, Reason | None, str]:
-        """Return the backend's state, the reason and a line of detail, and record when the state changes."""
+        """Return the backend's state, the reason and a line of detail. If the state has changed, record the time."""
         state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
         if state is not self.state:
             self.state, self.since = state, time.time()
@@ -90,7 +90,7 @@ class RunningBackend:
         Args:
             target: The target.
             at: When the login succeeded, in epoch seconds.
-            limit: How many aborted handshakes its server tolerates; None: not known.
+            limit: How many aborted handshakes the target's server tolerates; None if this is not known.
         """
         budget = self.budgets.get(target)
         if budget is not None:
@@ -104,7 +104,7 @@ class RunningBackend:
     def on_failure(self, target: Endpoint) -> None:
         """Check `target` soon, because real traffic to it failed.
 
-        If the kind has roles, check all targets, because another target may have the role after a failover.
+        If the kind has roles, check all targets, because after a failover another target can have the required role.
         """
         roles = self.spec.kind.has_roles
         for check in self.checks:

@@ -34,9 +34,10 @@ from gateway.supervision.supervisor import Supervisor, supervise
 log = logging.getLogger(__name__)
 
 _LAG_INTERVAL = 0.25
-"""Seconds between two measurements of the loop's lag."""
+"""Seconds between two measurements of the event loop's lag."""
 _DOCKER_TIMEOUT = 10.0
-"""Seconds that the startup waits until the gateway's own container is attached. Clients are served meanwhile."""
+"""Maximum number of seconds that the startup waits until the gateway's own container is attached to its networks.
+The gateway already serves clients during this wait."""
 
 
 class GatewayService:
@@ -45,7 +46,7 @@ class GatewayService:
     Args:
         config: The configuration to run.
         loader: Reads the configuration for a reload; called in a thread.
-        file: The configuration file, which is watched for changes; None: there is none.
+        file: The configuration file, which is watched for changes; None if there is none.
         stamps: The stamp of that file before it was read.
     """
 
@@ -112,7 +113,7 @@ class GatewayService:
             await shut_down(site, self._reloader.config.shutdown, self._control.stop_immediately)
             for task in background:
                 task.cancel()
-        await asyncio.sleep(0)  # let the event loop record the ends of the last clients
+        await asyncio.sleep(0)  # let the event loop record that the last clients have disconnected
 
     def _create_site(self, supervisor: Supervisor, group: asyncio.TaskGroup, docker: DockerSync) -> Site:
         config, recorder = self._reloader.config, self._auditing.recorder
@@ -140,7 +141,7 @@ class GatewayService:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._shutdown_by, number)
         loop.add_signal_handler(signal.SIGHUP, reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a SIGHUP may be pending since the start
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a SIGHUP can have arrived during the start
 
     def _shutdown_by(self, number: signal.Signals) -> None:
         self._auditing.command(number.name, None, "done")
@@ -178,7 +179,7 @@ def run(
         config: The configuration to run.
         loader: Reads the configuration for a reload; called in a thread.
         announce: Called once with the address of the ops server, after all listeners are bound.
-        file: The configuration file, which is watched for changes; None: there is none.
+        file: The configuration file, which is watched for changes; None if there is none.
         stamps: The stamp of that file before it was read.
 
     Raises:

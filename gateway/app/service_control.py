@@ -1,4 +1,4 @@
-"""Status and commands of a running gateway, for the HTTP server and the admin socket."""
+"""Provides the status and the commands of a running gateway to the HTTP server and the admin socket."""
 
 import asyncio
 import logging
@@ -19,14 +19,14 @@ from gateway.relay.sockets import PeerCredentials
 log = logging.getLogger(__name__)
 
 _VIEWS_PER_TURN = 5
-"""Number of backends whose views are built before other tasks of the event loop run."""
+"""Number of backends whose views are built without a pause. In a pause, other tasks of the event loop run."""
 
 
 class ServiceControl:
-    """Status and commands of a running gateway; a `gateway.ops.service_interface.ControlledService`.
+    """The status and the commands of a running gateway; implements `gateway.ops.service_interface.ControlledService`.
 
     Args:
-        reloader: Knows the configuration and the site.
+        reloader: Holds the current configuration and the site.
         auditing: Records commands.
         stop: Set by the first call of `shutdown`.
     """

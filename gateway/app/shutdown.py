@@ -1,4 +1,4 @@
-"""Shuts a site down without interrupting clients that are about to finish."""
+"""Shuts a site down. Gives clients time to finish before it resets their connections."""
 
 import asyncio
 import logging
@@ -16,12 +16,12 @@ _WORKER_REPORT_WAIT = 0.3
 async def shut_down(site: Site, options: ShutdownSection, immediately: asyncio.Event) -> None:
     """Serve clients for `delay`, then accept no new clients, and drain the open connections for up to `drain`.
 
-    Connections that remain at the end are reset. Tunnels stay open.
+    Connections that are still open after that time are reset. Tunnels stay open.
 
     Args:
         site: The running site.
-        options: The seconds that each step may take.
-        immediately: Ends every wait once it is set.
+        options: How long each step of the shutdown is allowed to take, in seconds.
+        immediately: When this event is set, every wait ends immediately.
     """
     log.info("stopping", extra={"delay": options.delay, "drain": options.drain, "clients": site.active})
     await _wait(options.delay, immediately)
@@ -48,14 +48,14 @@ async def _wait(seconds: float, immediately: asyncio.Event) -> None:
 
 
 def idle_threshold(left: float, drain: float) -> float:
-    """Return for how many seconds a connection must have been silent to be reset.
+    """Return the idle time in seconds after which a connection is reset.
 
-    The connection that has been silent longest is the least likely to be in use, so it is reset first. The threshold
-    falls as the drain's time runs out. It falls early enough to find each connection of a busy pool between two
-    transactions.
+    The connection that has been idle longest is the least likely to be in use, so it is reset first. The threshold
+    decreases during the drain. It decreases early enough to reset each connection of a busy connection pool between
+    two transactions.
 
     Args:
-        left: Seconds of the drain that are left.
-        drain: Seconds of the whole drain.
+        left: Seconds until the drain ends.
+        drain: Duration of the whole drain, in seconds.
     """
     return max(drain / 2 * (left / drain) ** 3, _MIN_IDLE)

@@ -1,4 +1,4 @@
-"""The running tunnels, forwards and checks of one configuration, and how another configuration is applied to them."""
+"""Holds the running tunnels, forwards and checks of one configuration, and applies another configuration to them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,10 +27,10 @@ from gateway.supervision.uplink import Uplink
 
 
 class TargetHealth(Protocol):
-    """Decides which targets the clients of a backend get, from checks or from what the owner assigns to a worker."""
+    """Decides to which targets clients connect: from checks, or, in a worker, from the main process's assignments."""
 
     def update(self, running: RunningBackend, uplink: MonitoredUplink, *, keep_results: bool) -> None:
-        """Start checks of the targets of `running.spec`, and stop the earlier checks of that backend.
+        """Start checks of the targets of `running.spec`, and stop the backend's previous checks.
 
         Args:
             running: The backend.
@@ -48,7 +48,7 @@ class TargetHealth(Protocol):
         """Handle a failure of real traffic to `target`."""
 
     def on_stall(self, running: RunningBackend, target: Endpoint) -> None:
-        """Handle a response of `target` that takes too long."""
+        """Handle the event that a response of `target` takes too long."""
 
 
 class Site:
@@ -57,12 +57,12 @@ class Site:
     Args:
         units: Runs the uplinks and forwards.
         uplinks: The uplinks of this process.
-        config: The configuration that will be applied first.
+        config: The first configuration that will be passed to `apply`.
         identity: Maps source addresses to consumers, while Docker is configured.
-        health: Decides which targets clients get.
+        health: Decides to which targets clients connect.
         budgets: The handshake budgets of the targets.
         workers: The workers of this process, already started.
-        recorder: Records the ends of clients.
+        recorder: Records when client connections end.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class Site:
 
         Args:
             config: The new configuration.
-            listeners: Its bound listeners; owned by the site from now on.
+            listeners: The bound listeners of the configuration. The site takes ownership of them.
 
         Raises:
-            UsageError: A key differs that only a restart can change; nothing was changed.
+            UsageError: A key differs whose change requires a restart. Nothing was changed.
         """
         diff = diff_configs(self.config, config)
         drain = config.shutdown.drain
@@ -187,7 +187,7 @@ class Site:
         self._health.update(running, self._checked_uplink(running), keep_results=True)
 
     def stop_accepting(self) -> None:
-        """Close all listeners. Open connections continue."""
+        """Close all listeners. Connections that are already open continue."""
         for listener in self.listeners.values():
             listener.close()
         self.listeners = {}
@@ -208,7 +208,7 @@ class Site:
         return draining + sum(forward.active for forward in self.forwards())
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset the clients, also in workers, that have been silent for `seconds` and do not await a response."""
+        """Reset clients, also in workers, that have sent nothing for `seconds` and do not wait for a response."""
         for each in self._local_forwards_and_workers():
             each.abort_idle(seconds)
 

@@ -1,4 +1,4 @@
-"""Listening sockets that systemd passes to the service: sd_listen_fds(3), systemd.socket(5)."""
+"""Takes over the listening sockets that systemd passes to the service: sd_listen_fds(3), systemd.socket(5)."""
 
 import contextlib
 import ipaddress
@@ -18,18 +18,18 @@ _FIRST = 3
 
 
 class PassedSockets:
-    """Sockets that systemd bound and keeps open while the service restarts, so that clients wait.
+    """Sockets that systemd bound. They stay open while the service restarts, and clients wait in their queues.
 
     Args:
-        sockets: The passed sockets; this object owns them. A listener gets duplicates, so that it can be closed and
-            opened again.
+        sockets: The passed sockets; this object owns them. A listener gets duplicates. Therefore it can be closed
+            and opened again.
     """
 
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
         self._sockets = {key: sock for sock in sockets if (key := _key(sock)) is not None}
 
     def duplicates(self, address: ListenAddress) -> list[socket.socket] | None:
-        """Return new sockets for a listener, which owns them; None: systemd passed none for this address.
+        """Return new sockets for a listener, which owns them; None if systemd passed none for this address.
 
         Raises:
             OSError: A socket cannot be duplicated.
@@ -47,7 +47,7 @@ class PassedSockets:
         return copies or None
 
     def warn_unused(self, addresses: Iterable[ListenAddress]) -> None:
-        """Log each passed socket that no backend uses as a listener: its clients would wait without end."""
+        """Log each passed socket that no backend uses as a listener. Its clients would otherwise wait forever."""
         used = {key for address in addresses for key in _keys(address)}
         for key in sorted(self._sockets.keys() - used):
             detail = f"no backend listens on {key}: remove it from the socket unit, or add a backend"
@@ -55,7 +55,7 @@ class PassedSockets:
 
 
 def passed_sockets() -> PassedSockets:
-    """Return the sockets that systemd passed to this process, which its children do not inherit."""
+    """Return the sockets that systemd passed to this process. Child processes do not inherit them."""
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():
@@ -82,7 +82,7 @@ def passed_sockets() -> PassedSockets:
 
 
 def _key(sock: socket.socket) -> str | None:
-    """Return the address of a listening stream socket; None: it is another type of socket."""
+    """Return the address of a listening stream socket; None for another type of socket."""
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return None
     name = sock.getsockname()

@@ -1,4 +1,4 @@
-"""Finds bind-mounted files that were replaced on the host, so that the container still sees the old file."""
+"""Finds bind-mounted files that were replaced on the host. The container still sees the old file."""
 
 import re
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
 
 
 def find_stale_files(files: Iterable[Path]) -> list[str]:
-    """Return a warning for each file that was replaced on the host, from the mount table of this process. Blocks."""
+    """Return a warning for each file that was replaced on the host. Reads the mount table of this process; blocks."""
     try:
         return stale_files([each.resolve() for each in files], MOUNTS.read_text(errors="surrogateescape"))
     except OSError:  # not Linux, or a hardened /proc

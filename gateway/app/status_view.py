@@ -56,7 +56,7 @@ def tunnel_views(site: Site) -> list[TunnelView]:
 
 
 def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
-    """Combine a tunnel's lanes in this process and in the workers: the tunnel is up if all its lanes are up."""
+    """Combine the lanes of a tunnel, in this process and in the workers. The tunnel is up if all its lanes are up."""
     worst = min(reports, key=lambda each: each.up, default=NO_UPLINK)
     return TunnelView(
         name=spec.name,
@@ -77,7 +77,7 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
-    """Return the details of the first link of a tunnel, with the sums of its lanes' additive facts."""
+    """Return the details of a tunnel's first lane. Facts that can be added up are the sums over all lanes."""
     combined = dict(all_details[0]) if all_details else {}
     for key in (fact.key for fact in facts if fact.additive):
         if key in combined:
@@ -102,7 +102,8 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
 
     Args:
         running: The backend.
-        knows_containers: Whether consumers of TCP listeners are containers. If not, they are addresses, and omitted.
+        knows_containers: Whether consumers of TCP listeners are containers. If not, they are addresses, which the
+            view omits.
     """
     spec, forward = running.spec, running.forward
     state, reason, detail = running.evaluate()

@@ -1,8 +1,9 @@
-"""Decides which lanes a process opens: a tunnel is opened once for each traffic class. Pure.
+"""Decides which lanes a process opens: a tunnel is opened once for each traffic class. Does no I/O.
 
-A query that shares a connection with a bulk transfer waits behind it at both ends, because sshd serves the channels
-of a connection in turn. Therefore each traffic class has its own lane through every tunnel. A VPN must not be open
-twice with the same key, so it has one lane for both classes.
+If a query and a bulk transfer share an SSH connection, the query waits at both ends of the connection, because sshd
+serves the channels of a connection in turn. Therefore each traffic class has its own lane through every tunnel. Two
+connections to a VPN
+must not use the same key, so a VPN has one lane for both classes.
 """
 
 from collections.abc import Collection
@@ -30,7 +31,7 @@ def _lane(config: Config, tunnel: str, *, bulk: bool) -> Lane:
 
 
 def uses_single_tunnel(config: Config, backend: str) -> bool:
-    """Return whether the path to a backend includes a tunnel that only one process may open."""
+    """Return whether the path to a backend includes a tunnel that only one process is allowed to open."""
     return any(config.tunnels[name].kind.single for name in required_tunnels(config, [backend]))
 
 
@@ -40,7 +41,7 @@ def backend_lane(config: Config, backend: str, *, separate_bulk: bool) -> Lane |
     Args:
         config: The configuration.
         backend: The name of the backend.
-        separate_bulk: Whether bulk traffic has lanes of its own.
+        separate_bulk: Whether bulk traffic uses separate lanes.
     """
     spec = config.backends[backend]
     if spec.via is None:
@@ -56,7 +57,7 @@ def required_lanes(config: Config, backends: Collection[str], *, separate_bulk: 
     Args:
         config: The configuration.
         backends: The names of the process's backends.
-        separate_bulk: Whether bulk traffic has lanes of its own.
+        separate_bulk: Whether bulk traffic uses separate lanes.
     """
     found = {
         lane for name in backends if (lane := backend_lane(config, name, separate_bulk=separate_bulk)) is not None

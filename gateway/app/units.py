@@ -14,11 +14,11 @@ _DRAIN_POLL = 0.2
 
 
 class Units:
-    """The units of a site, from start to stop.
+    """Starts the units of a site, and stops them.
 
     Args:
         supervisor: Runs the units.
-        group: Owns the tasks that wait until a unit has drained.
+        group: Owns the tasks that wait until units have drained.
     """
 
     def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup) -> None:
@@ -29,7 +29,7 @@ class Units:
         self._retiring_forwards: set[Forward] = set()
         self._retiring_uplinks: set[Uplink] = set()
         self._stop_early: set[Uplink] = set()
-        """The retiring uplinks that must stop before their successor can start."""
+        """The retiring uplinks that must stop before the uplinks that replace them can start."""
 
     def start(self, name: str, unit: Uplink | Forward | Check) -> None:
         """Run `unit`. A number in the unit's name distinguishes it from a predecessor that still drains."""
@@ -54,7 +54,7 @@ class Units:
             drain: Seconds.
             busy: Returns whether an uplink is in use.
         """
-        # All uplinks are recorded before the first task runs, because one of them may run inside another one.
+        # All uplinks are recorded before the first task runs, because one uplink can run inside another.
         self._retiring_uplinks.update(uplinks)
         for uplink in uplinks:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))
@@ -97,6 +97,7 @@ class Units:
 async def _wait_unused(busy: Callable[[], bool], within: float) -> None:
     """Wait until `busy` returns False, or `within` seconds have passed."""
     deadline = time.monotonic() + within
-    # Polling is the simplest way to wait: clients end in many places, and this loop runs only during a drain.
+    # Polling is the simplest way to wait: client connections end at many places in the code, and this loop runs only
+    # during a drain.
     while time.monotonic() < deadline and busy():  # noqa: ASYNC110 - see above
         await asyncio.sleep(min(_DRAIN_POLL, within))

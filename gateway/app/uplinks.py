@@ -1,4 +1,4 @@
-"""The uplinks of a process: opens, replaces and retires them as the configuration changes."""
+"""Opens, replaces and retires the uplinks of a process when the configuration changes."""
 
 from collections.abc import Callable, Collection
 from weakref import WeakKeyDictionary
@@ -16,7 +16,7 @@ class Uplinks:
 
     Args:
         units: Runs the uplinks.
-        separate_bulk: Whether bulk traffic has lanes of its own.
+        separate_bulk: Whether bulk traffic uses separate lanes.
     """
 
     def __init__(self, units: Units, *, separate_bulk: bool) -> None:
@@ -37,7 +37,8 @@ class Uplinks:
             closed: The names of the tunnels to close.
 
         Returns:
-            The uplinks that are replaced or no longer required. Pass them to `retire` after their users have changed.
+            The uplinks that are replaced or no longer required. Pass them to `retire` after clients and inner
+            uplinks use the new ones.
         """
         self._config = config
         required = required_lanes(config, backends, separate_bulk=self._separate_bulk)
@@ -93,6 +94,6 @@ class Uplinks:
 
 
 def _peer_identity(spec: TunnelSpec) -> object:
-    """Return the identity with which a tunnel must not be open twice; None: the tunnel has no such identity."""
+    """Return the identity that only one open tunnel is allowed to use; None if the tunnel has no such identity."""
     kind = spec.kind
     return (kind.name, kind.identity(spec.options)) if kind.identity else None

@@ -1,4 +1,4 @@
-"""Runs a worker process: `python -m gateway.app.worker_process FD`. The process ends when its owner ends."""
+"""Runs a worker process: `python -m gateway.app.worker_process FD`. The process exits when its owner exits."""
 
 import asyncio
 import contextlib
@@ -139,7 +139,7 @@ class Worker:
         if self._site is None:
             self._site = self._create_site(self._units, message.config)
         self._audit.apply(message.config.audit)
-        self._targets.assigned = {}  # the owner sends the targets of this configuration after this message
+        self._targets.assigned = {}  # the owner sends the new assignments later
         listeners: dict[ListenAddress, Listener] = {}
         for spec in message.config.backends.values():
             for address in spec.listen:
@@ -171,7 +171,7 @@ class Worker:
         site = self._site
         if command.action is WorkerAction.STOP:
             self._stop.set()
-        elif site is not None:  # without a site, the owner sends its first configuration and all settings again
+        elif site is not None:  # if there is none, the owner sends all settings later
             self._run_command(site, command)
 
     def _run_command(self, site: Site, command: Command) -> None:
@@ -219,7 +219,7 @@ class Worker:
         except ReachError as error:
             return DialResult(message.number, error.reason, error.detail, isinstance(error, LinkLostError))
         except Exception as error:
-            # An error of one probe must not stop the worker, because that would reset all its clients.
+            # An error of one probe must not stop the worker, because a stop resets all clients of the worker.
             log.exception("unexpected error while dialing for a probe")
             return DialResult(message.number, Reason.PROTOCOL, f"{type(error).__name__}: {error}")
         return DialResult(message.number)
@@ -268,7 +268,7 @@ def _close(sockets: list[socket.socket]) -> None:
 def main() -> None:
     """Run a worker on the descriptor whose number is the first argument."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The owner decides when the worker stops. The terminal sends SIGINT to the whole process group.
+    # Ignore SIGINT, which a terminal sends to the whole process group: the owner decides when the worker stops.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
@@ -282,7 +282,7 @@ def main() -> None:
 
 async def _work(sock: socket.socket) -> None:
     prepare_loop()
-    handshake_limiter().per_server = 1  # the limit per server is divided among the owner and its workers
+    handshake_limiter().per_server = 1  # the owner and its workers share the limit per server
     await Worker(sock).run()
 
 

@@ -1,4 +1,4 @@
-"""The commands. To keep --help fast, modules are imported on use, and their functions import slow modules."""
+"""The commands. To keep --help fast, a command's module is imported on use, and slow modules inside functions."""
 
 import importlib
 import sys
@@ -24,7 +24,7 @@ _COMMANDS = {
     "demo": ("demo",),
     "completion": ("completion",),
 }
-"""The names of the commands, by the module that defines them."""
+"""For each module, the names of the commands that it defines."""
 
 
 class _Commands(click.Group):
@@ -48,10 +48,10 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. Print an error as a message, and exit with its exit code.
+    """Run a command. If it raises an error, print the error's message, and exit with the error's exit code.
 
     Args:
-        arguments: The arguments; None: those of the process.
+        arguments: The arguments; None to use the arguments of the process.
     """
     try:
         cli.main(arguments, prog_name="gateway")

@@ -1,4 +1,4 @@
-"""The commands that control a running service, by its admin socket."""
+"""Defines the commands that control a running service over its admin socket."""
 
 from urllib.parse import quote
 
@@ -11,7 +11,7 @@ from gateway.ops.client import Client
 
 
 def _post(admin_socket: str, path: str) -> None:
-    """Send a command, and print its result."""
+    """Send a command to the service, and print the result."""
     code, body = Client(None, admin_socket).post(path)
     if code == 422:
         raise UsageError(f"nothing was changed:\n{body['detail']}")
@@ -30,7 +30,7 @@ def _service_command(name: str, text: str) -> click.Command:
 
 
 def _named_command(name: str, collection: str, text: str) -> click.Command:
-    """Create a command for one member of `backends` or `tunnels`."""
+    """Create a command whose argument is the name of a backend or a tunnel."""
 
     @click.command(name, help=text)
     @click.argument("member", metavar="NAME")

@@ -1,4 +1,4 @@
-"""`gateway audit`: hazards to the data and secrets of containers."""
+"""`gateway audit`: finds hazards to the data and secrets of containers."""
 
 import json
 from pathlib import Path
@@ -86,7 +86,8 @@ def _print_finding(finding: "Finding") -> None:
     print_text(f"{finding.severity}  {where}  {finding.rule.title} [{finding.rule.id}]", fg=_COLORS[finding.severity])
     print_text(f"what: {finding.what}")
     print_text(f"why:  {finding.rule.why}")
-    # Print the fix without indentation, because a here-document in it must start at the first column.
+    # Print the fix without indentation, because it can contain a here-document, whose end marker must be at the
+    # first column.
     print_text(f"fix:\n{finding.fix}")
 
 

@@ -1,4 +1,4 @@
-"""Options that select the running service, for the commands that connect to it."""
+"""Defines the options that select a running service, for the commands that connect to one."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def admin_socket_option(command: _Command) -> _Command:
-    """Add `--admin-socket`, for commands that change something. The command gets `admin_socket`."""
+    """Add `--admin-socket`, for commands that change something. The command gets `admin_socket` as an argument."""
     return click.option(
         "--admin-socket",
         envvar="GATEWAY_OPS_ADMIN_SOCKET",
@@ -24,7 +24,7 @@ def admin_socket_option(command: _Command) -> _Command:
 
 
 def client_options(command: _Command) -> _Command:
-    """Add options for the admin socket or a URL, for commands that only read. The command gets a `client`."""
+    """Add options for the admin socket or a URL, for commands that only read. The command gets a `Client`."""
 
     @functools.wraps(command)
     def with_client(

@@ -1,4 +1,4 @@
-"""`gateway completion`: completion scripts for shells."""
+"""`gateway completion`: prints completion scripts for shells."""
 
 import click
 from click.shell_completion import get_completion_class

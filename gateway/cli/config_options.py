@@ -1,4 +1,4 @@
-"""Options that select a configuration, for the commands that read one."""
+"""Defines the options that select a configuration, for the commands that read one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +71,7 @@ def config_options(command: _Command) -> _Command:
 def config_sources(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], settings: dict[str, str | None]
 ) -> "Sources":
-    """Return what the options of one command select.
+    """Return the sources of the configuration that the options of a command select.
 
     Args:
         file: The value of `-c`.

@@ -1,4 +1,4 @@
-"""`gateway demo`: real servers on loopback, and the gateway in front of them."""
+"""`gateway demo`: runs real servers on loopback, and the gateway in front of them."""
 
 import sys
 

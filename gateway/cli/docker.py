@@ -1,4 +1,4 @@
-"""`gateway plan` and `gateway apply`: one operation on an engine, without a running service."""
+"""`gateway plan` and `gateway apply`: read or change a Docker engine once, without a running service."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def configuration(
     serves: bool = True,
     needs_docker: bool = True,
 ) -> "Config":
-    """Return the configuration of a command that needs an engine.
+    """Return the configuration of a command that uses a Docker engine.
 
     Args:
         file: The configuration file.
@@ -75,7 +75,8 @@ def configuration(
         record: Whether to write the name and the ports that this command chooses to `state_dir`.
         refuse: See `with_instance`.
         serves: See `load`.
-        needs_docker: Whether a section `docker` is required. If not, an absent section means this host's engine.
+        needs_docker: Whether a section `docker` is required. If it is neither required nor present, the command uses
+            this host's engine.
 
     Raises:
         UsageError: There is no section `docker`.

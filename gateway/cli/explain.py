@@ -1,4 +1,4 @@
-"""`gateway explain`: the path to a backend, or what a container reaches."""
+"""`gateway explain`: explains the path to a backend, or which backends a container reaches."""
 
 import json
 from typing import Any

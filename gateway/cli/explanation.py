@@ -1,4 +1,4 @@
-"""Computes what `explain` prints: the path to a backend with the root cause of a failure. Pure."""
+"""Computes what `explain` prints: the path to a backend, and the root cause of a failure. Does no I/O."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def chain_json(backend: dict[str, Any], name: str, rows: list[list[str]], cause:
 
     Args:
         backend: The backend in `/api/v1/status`.
-        name: Its name.
+        name: The name of the backend.
         rows: The result of `chain`.
         cause: The result of `root_cause`.
     """
@@ -62,7 +62,7 @@ def hops(status: dict[str, Any], via: str | None) -> list[str]:
 
     Args:
         status: The body of `/api/v1/status`.
-        via: The innermost tunnel; None: direct.
+        via: The innermost tunnel; None if the path has no tunnel.
     """
     found: list[str] = []
     while via is not None and via in status["tunnels"]:
@@ -72,7 +72,7 @@ def hops(status: dict[str, Any], via: str | None) -> list[str]:
 
 
 def root_cause(status: dict[str, Any], name: str) -> str | None:
-    """Return the outermost part of a backend's path that fails, and why; None if no part fails."""
+    """Return the outermost failed part of a backend's path, and the reason; None if no part has failed."""
     backend = status["backends"][name]
     for hop in hops(status, backend["via"]):
         tunnel = status["tunnels"][hop]

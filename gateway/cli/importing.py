@@ -1,4 +1,4 @@
-"""`gateway import`: configurations from existing setups."""
+"""`gateway import`: creates configurations from existing setups."""
 
 import re
 import sys
@@ -51,7 +51,7 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
 
 
 def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
-    """Return the diff of the only Compose file.
+    """Return the diff of the Compose file, which must be the only one.
 
     Raises:
         UsageError: There is not exactly one Compose file with a name.
@@ -66,7 +66,7 @@ def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
 
 
 def _read(words: tuple[str, ...]) -> "list[ImportSource]":
-    """Return the sources that the command line names.
+    """Read and return the sources on the command line.
 
     Raises:
         UsageError: A file cannot be read, or a form has no source.

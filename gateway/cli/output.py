@@ -1,4 +1,4 @@
-"""Output of commands: the option `--output`, and text and tables without control characters from servers."""
+"""Prints the output of commands, without control characters from servers, and defines the option `--output`."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,18 +19,18 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def output_option(*formats: str) -> Callable[[_Command], _Command]:
-    """Add `--output`. The command gets one of the formats, by default the first."""
+    """Add `--output`. The command gets the selected format; the default is the first one."""
     return click.option(
         "-o", "--output", type=click.Choice(formats), default=formats[0], show_default=True, help="Output format."
     )
 
 
 def print_text(text: object, fg: str | None = None, *, err: bool = False) -> None:
-    """Print text that may come from a server.
+    """Print text that can come from a server; remove control characters.
 
     Args:
         text: One or more lines.
-        fg: A color for terminals; None: the default color.
+        fg: A color for terminals; None for the default color.
         err: Whether to print to standard error.
     """
     click.secho(printable(str(text)), fg=fg, err=err)
@@ -55,7 +55,7 @@ def print_table(heads: list[str], rows: list[list[str]]) -> None:
 
 
 def format_reason(part: dict[str, Any]) -> str:
-    """Return why a tunnel, backend or target of `/api/v1/status` is in its state; empty without a reason."""
+    """Return why a tunnel, backend or target in `/api/v1/status` has its state; empty if there is no reason."""
     return f"{part['reason']}: {part['detail']}" if part["reason"] else str(part["detail"])
 
 
@@ -65,7 +65,7 @@ def format_ms(seconds: float | None) -> str:
 
 
 def format_age(time: str) -> str:
-    """Return the time since an RFC 3339 timestamp, in its largest unit."""
+    """Return the time since an RFC 3339 timestamp, in the largest fitting unit."""
     seconds = int((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:

@@ -146,7 +146,8 @@ def kubernetes(
         raise UsageError("the ConfigMap needs a configuration file: add -c FILE")
     if tunnels or backends or any(settings.values()):
         raise UsageError("the ConfigMap contains only the configuration file: move the other options into it")
-    config = load(Sources(file=file, environment={}))  # the pod does not have this environment
+    # Do not use environment variables of this process, because the pod does not have them.
+    config = load(Sources(file=file, environment={}))
     documents = workload.kubernetes(config, file.read_text(), name, image, podman=podman)
     hint = f"create the Secret first: kubectl create secret generic {name} --from-file=DIRECTORY"
     if podman:

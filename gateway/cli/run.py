@@ -1,4 +1,4 @@
-"""`gateway run`, `gateway validate` and `gateway check`."""
+"""Defines `gateway run`, `gateway validate` and `gateway check`."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     given = config_sources(file, tunnels, backends, settings)
-    # Stat the files before reading them, so that a later write counts as a change.
+    # Stat the files before reading them: otherwise a write during the read would not be detected as a change.
     stamps = stat_files([given.file] if given.file else [])
     config = load(given)
     logs.configure(config.log.level, config.log.format)
@@ -51,7 +51,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
 
 
 def _exit(code: int) -> NoReturn:
-    """Exit immediately. A normal exit would wait for threads that resolve a name."""
+    """Exit without waiting for threads that still resolve a host name."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""`gateway status`: tunnels, backends, attachments and consumers of a running service."""
+"""`gateway status`: shows tunnels, backends, attachments and consumers of a running service."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""`gateway top`: current traffic, from the counters of a running service."""
+"""`gateway top`: shows the current traffic, from the counters of a running service."""
 
 import time
 from typing import Any
@@ -47,7 +47,7 @@ def top(client: Client, interval: float, count: int | None) -> None:
 
 
 def _counters(client: Client) -> dict[tuple[str, str], dict[str, float]]:
-    """Return the counters of each backend (with an empty consumer) and of each of its consumers."""
+    """Return the counters of each backend (with an empty consumer name) and of each of the backend's consumers."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     _, status = client.get_json("/api/v1/status")
     for name, backend in status["backends"].items():

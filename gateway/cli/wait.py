@@ -1,4 +1,4 @@
-"""`gateway wait` and `gateway healthcheck`: exit codes for scripts and images."""
+"""`gateway wait` and `gateway healthcheck`: report readiness as exit codes, for scripts and images."""
 
 import time
 from typing import Any
@@ -74,11 +74,11 @@ def healthcheck(client: Client, started: bool) -> None:
 
 
 def _missing(body: dict[str, Any], names: tuple[str, ...]) -> str:
-    """Return what keeps the service from being ready.
+    """Return the reasons why the service is not ready.
 
     Args:
         body: The body of `/readyz`.
-        names: The required backends; empty: name all that are not up.
+        names: The required backends; if empty, the result lists all backends that are not up.
     """
     missing = [
         f"{name} is {backend['status']}" + (f" ({backend['reason']})" if backend["reason"] else "")

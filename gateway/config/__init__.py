@@ -1,4 +1,4 @@
-"""Parses YAML, environment and flags into frozen dataclasses. The error lists all problems with their places."""
+"""Parses YAML, environment variables and flags into frozen dataclasses. Errors list all problems and their places."""
 
 from gateway.config.load import Sources, load
 from gateway.config.model import BackendSpec, Config, TunnelSpec

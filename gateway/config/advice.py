@@ -19,7 +19,7 @@ def _peers(config: Config) -> Iterator[str]:
 
 
 def _grants_without_label(config: Config) -> Iterator[str]:
-    """Yield a warning in strict mode for each granted backend without a label, because grants then have no effect."""
+    """In strict mode, yield a warning for each granted backend without a label: such a grant has no effect."""
     if config.docker is None or not config.gateway.strict:
         return
     granted = {name for grant in config.docker.grants for name in grant.backends}
@@ -32,7 +32,7 @@ def _grants_without_label(config: Config) -> Iterator[str]:
 
 
 def _of_kinds(config: Config) -> Iterator[str]:
-    """Yield the warnings that each kind of backend in use has about its backends."""
+    """Yield the warnings that each configured kind of backend returns about its backends."""
     kinds = {spec.kind.name: spec.kind for spec in config.backends.values()}
     for name, kind in kinds.items():
         yield from kind.advice([spec for spec in config.backends.values() if spec.kind.name == name])

@@ -1,4 +1,4 @@
-"""Builds a `Config` from the parsed tree: sections, then tunnels and backends by their kinds."""
+"""Builds a `Config` from the parsed tree: first the sections, then tunnels and backends by their kinds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ from gateway.docker.options import DockerOptions
 
 
 def build(root: Table, decoder: Decoder) -> Config:
-    """Return the configuration without its invalid parts. Add their problems to those of the decoder."""
+    """Return the configuration without its invalid parts. Add a problem for each invalid part to the decoder."""
     decoder.check_keys(root, "", [*SECTIONS, "tunnels", "backends", "docker"])
     sections = {
         name: decoder.record(root.entries[name][1], cls, name) if name in root.entries else cls()

@@ -18,17 +18,17 @@ from gateway.errors import Problem
 
 
 class InvalidValue:
-    """Type of `INVALID`, which stands for a value that could not be decoded. Its problem is recorded already."""
+    """Type of `INVALID`, the result for a value that cannot be decoded and whose problem is already recorded."""
 
 
 INVALID = InvalidValue()
 
 
 class Decoder:
-    """Decodes values of a tree.
+    """Decodes values of a parsed tree.
 
     Args:
-        problems: Receives the problems.
+        problems: The list to which problems are added.
     """
 
     def __init__(self, problems: list[Problem]) -> None:
@@ -121,12 +121,12 @@ class Decoder:
             return INVALID
         try:
             return cls(**{name: value for name, value in found.items() if value is not None})
-        except ValueError as error:  # `__post_init__` raises it for an invalid combination of fields
+        except ValueError as error:  # `__post_init__` raises this error for an invalid combination of fields
             self.problems.append(at_key(self.places, table.place, key, str(error)))
             return INVALID
 
     def _within(self, value: Any, field: "dataclasses.Field[Any]", table: Table, path: str) -> bool:
-        """Return whether a number is within the bounds in its field's metadata; add a problem if not."""
+        """Return whether a number is within the bounds in its field's metadata; add a problem if it is not."""
         rules = field.metadata
         message = None
         if not isinstance(value, int | float):
@@ -177,9 +177,10 @@ class Decoder:
         if isinstance(tree, Sequence):
             items = [self.value(item, hint, f"{key}[{at}]") for at, item in enumerate(tree.items)]
         elif isinstance(tree, Scalar) and tree.text is not None:
-            items = [self.value(tree, hint, key)]  # a single value stands for a list of one value
+            items = [self.value(tree, hint, key)]  # a single value is allowed instead of a list of one value
         elif isinstance(tree, Table) and dataclasses.is_dataclass(_alternative(tree, get_args(hint) or (hint,))):
-            items = [self.value(tree, hint, f"{key}[0]")]  # a single mapping stands for a list of one mapping
+            # A single mapping is allowed instead of a list of one mapping.
+            items = [self.value(tree, hint, f"{key}[0]")]
         else:
             self.problem(tree.place, key, "must be a value or a list of values")
             return INVALID
@@ -217,7 +218,7 @@ class Decoder:
 
 
 def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Problem:
-    """Return a problem with the place of the key that the message begins with, or else the place of the mapping.
+    """Return a problem at the key with which the message begins; without such a key, at the mapping.
 
     Args:
         places: The place of each key.
@@ -232,7 +233,7 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Pro
 
 
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
-    """Return the types of a union that the tree can have: dataclasses for a mapping, others for a single value."""
+    """Return the types of a union that match the tree: dataclasses for a mapping, other types for a single value."""
     rest = [each for each in arguments if each is not type(None)]
     records = [each for each in rest if dataclasses.is_dataclass(each)]
     if len(records) not in (0, len(rest)):

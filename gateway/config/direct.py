@@ -1,4 +1,4 @@
-"""The addresses that a gateway dials without a tunnel."""
+"""Finds the addresses that a gateway dials without a tunnel."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from gateway.relay.resolver import is_address
 
 
 def direct_addresses(config: Config) -> tuple[str, ...]:
-    """Return the IP addresses of targets and of tunnels' servers that the gateway dials directly. It may block."""
+    """Return the IP addresses of targets and tunnel servers that the gateway dials directly. Can block."""
     endpoints = [each for spec in config.backends.values() if spec.via is None for each in spec.targets]
     for spec in config.tunnels.values():
         if spec.via is None:
@@ -20,5 +20,5 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 def _servers(spec: TunnelSpec) -> Iterable[Endpoint]:
     try:
         return [*spec.kind.servers(spec.options), *spec.kind.udp_servers(spec.options)]
-    except GatewayError:  # opening the tunnel reports it
+    except GatewayError:  # the same error is reported when the tunnel is opened
         return ()

@@ -14,7 +14,7 @@ Violation = tuple[tuple[str, ...], str]
 
 
 def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
-    """Yield the violations of rules in the section.
+    """Yield the rule violations in the section `docker`.
 
     Args:
         config: The whole configuration.

@@ -1,4 +1,4 @@
-"""Expands references to environment variables. Pure."""
+"""Expands references to environment variables. Does no I/O."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,8 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
     Args:
         text: The text.
         environment: The environment variables.
-        used: Receives each value from the environment as a key, with the reference, such as `${NAME}`, as its value.
+        used: The mapping to which each used value is added: the key is the value of the variable, the value is the
+            reference, such as `${NAME}`.
 
     Raises:
         KeyError: A variable without a default is not set.

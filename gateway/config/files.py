@@ -1,4 +1,4 @@
-"""Checks that the files that a configuration names exist and are readable, and that files of secrets are private."""
+"""Checks that the files in a configuration's keys exist and are readable, and that files with secrets are private."""
 
 import dataclasses
 import os
@@ -15,12 +15,12 @@ from gateway.secret_files import ExposedError, check_not_exposed, unreadable
 
 
 def files_of(options: Any) -> set[Path]:
-    """Return the files that the options of a tunnel or backend name."""
+    """Return the files whose paths are in the options of a tunnel or backend."""
     return {path for _, path, _ in _paths(options, "")}
 
 
 def named_files(config: Config) -> set[Path]:
-    """Return the files that a configuration names."""
+    """Return the files whose paths are in a configuration."""
     parts = [config.ops, config.docker.tls if config.docker else None]
     parts += [spec.options for spec in config.tunnels.values()]
     parts += [part for spec in config.backends.values() for part in (spec.options, spec.check_options)]
@@ -28,9 +28,10 @@ def named_files(config: Config) -> set[Path]:
 
 
 def check_files(config: Config) -> list[Problem]:
-    """Return the problems of the files that a configuration names. Blocks while reading the files.
+    """Check the files whose paths are in a configuration, and return the problems. Blocks while it reads the files.
 
-    A running service reports the same problems as errors of single tunnels and backends, and runs the others.
+    A running service reports each such problem as an error of one tunnel or backend, and continues to run the other
+    tunnels and backends.
     """
     problems = [
         Problem(_place(config, where, where), where, message)
@@ -63,7 +64,7 @@ def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str,
 
     Args:
         config: The configuration.
-        file: The configuration file; None: there is none.
+        file: The configuration file; None if there is none.
         literals: The places and keys of secrets that are literals in the configuration.
     """
     problems = []
@@ -106,7 +107,7 @@ def _exposed(path: Path | None) -> str | None:
             check_not_exposed(path)
     except ExposedError as error:
         return error.strerror
-    except OSError:  # the module that reads the file reports that it is missing
+    except OSError:  # the module that reads the file reports a missing file
         return None
     return None
 
@@ -130,7 +131,7 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield each file with its key, and its path as messages show it."""
+    """Yield each file, its key, and its path in the form that messages use."""
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:

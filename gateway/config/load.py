@@ -34,11 +34,12 @@ class Sources:
     """The sources of a configuration.
 
     Args:
-        file: A YAML file; None: there is none.
+        file: A YAML file; None if there is none.
         tunnels: `NAME=URL` of each `--tunnel`.
         backends: `NAME=URL` of each `--backend`.
         settings: Values by flag, such as `{"ops-listen": "127.0.0.1:9090"}`.
-        environment: The environment variables: settings named `GATEWAY_…`, and the variables for `${NAME}`.
+        environment: The environment variables: settings such as `GATEWAY_…`, and the variables to which `${NAME}`
+            refers.
     """
 
     file: Path | None = None
@@ -156,7 +157,7 @@ def _put_setting(root: Table, path: tuple[str, ...], place: str, text: str, prob
 
 
 def _check_variables(sources: Sources, problems: list[Problem]) -> None:
-    """Add a problem if a variable looks like a misspelled setting. Other programs may use the prefix, too."""
+    """Add a problem for each variable that looks like a misspelled setting. Ignore variables of other programs."""
     known = ["GATEWAY_" + name.replace("-", "_").upper() for name in setting_names()]
     for variable in sources.environment:
         if variable.startswith("GATEWAY_") and variable not in known:

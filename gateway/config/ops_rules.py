@@ -1,4 +1,4 @@
-"""Checks the section `ops`. Pure."""
+"""Checks the section `ops`. Does no I/O."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 
 
 def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
-    """Yield each invalid key below `ops`, with a message."""
+    """Yield each key in the section `ops` whose value is invalid, with a message."""
     for host in ops.hosts:
         if not _HOST.fullmatch(host):
             yield "hosts", f"{host!r} is not a host name: write only the name, without scheme, port or wildcard"
@@ -27,7 +27,7 @@ def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
 
 
 def ops_advice(ops: OpsSection) -> Iterator[tuple[str, str]]:
-    """Yield each insecure key below `ops`, with a message."""
+    """Yield each key in the section `ops` whose value is insecure, with a message."""
     if is_loopback(ops.listen.host):
         return
     if not ops.authenticated:

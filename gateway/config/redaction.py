@@ -1,4 +1,4 @@
-"""Redacts values from the environment in error messages, because a value may be a misplaced password. Pure."""
+"""Redacts values from the environment in error messages, because a value can be a misplaced password. Does no I/O."""
 
 import re
 from collections.abc import Mapping
@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 _MIN_LENGTH = 3
-"""The minimum length of a value that is redacted, in characters."""
+"""The minimum length of a redacted value, in characters."""
 _MIN_LENGTH_IN_WORDS = 6
-"""The minimum length of a value that is redacted within words. A shorter value may be a part of any word."""
+"""The minimum length, in characters, of a value that is also redacted inside a longer word. A shorter value could be
+part of an ordinary word."""
 _COMMON = {"true", "false", "yes", "off", "null", "none"}
 
 
@@ -17,21 +18,20 @@ class Redactor:
     """Redacts the values of one configuration.
 
     Args:
-        references: References such as `${NAME}`, by the value that each expanded to. These values are redacted in all
-            errors.
-        by_place: Further references by value, for each place, such as a variable that contains a URL. These values
-            are redacted only in errors at that place, because they may be names that other errors need.
+        references: References such as `${NAME}`, by the value of each. These values are redacted in all errors.
+        by_place: For each place, such as a variable that contains a URL, additional references by value. These values
+            are redacted only in errors at that place, because other errors need a value if it is a name.
     """
 
     references: dict[str, str] = field(default_factory=dict, repr=False)
     by_place: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     def add(self, variable: str, *values: str) -> None:
-        """From now on, redact `values` in errors about the environment variable `variable`."""
+        """Redact `values` in all later errors about the environment variable `variable`."""
         self.by_place.setdefault(variable, {}).update(dict.fromkeys(values, f"${{{variable}}}"))
 
     def redact(self, message: str, place: str) -> str:
-        """Return a message about a value at `place`, in which references replace the values from the environment."""
+        """Replace the values from the environment by their references, in a message about a value at `place`."""
         return redact(message, {**self.references, **self.by_place.get(place, {})})
 
 
@@ -50,7 +50,7 @@ def redact(message: str, references: Mapping[str, str]) -> str:
 
 
 def _forms(value: str) -> set[str]:
-    """Return the forms in which a message may contain a value: as is, as Python's `repr`, or percent-decoded."""
+    """Return the forms in which a message can contain a value: unchanged, as Python's `repr`, or percent-decoded."""
     found = {value, repr(value)[1:-1], unquote(value), repr(unquote(value))[1:-1]}
     return {form for form in found if len(form) >= _MIN_LENGTH and form.lower() not in _COMMON}
 

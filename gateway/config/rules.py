@@ -19,12 +19,13 @@ from gateway.errors import Problem
 def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
     """Add a problem for each violation of a rule to `problems`.
 
-    The references and listeners come from the tree, so that they are also checked in parts with other problems.
+    The function reads references and listeners from the tree. Therefore it checks them also in parts that have other
+    problems.
 
     Args:
         config: The valid parts of the configuration.
         root: The whole tree.
-        problems: Receives the problems.
+        problems: The list to which problems are added.
     """
     vias = _vias(root, "tunnels")
     for section in ("tunnels", "backends"):
@@ -117,7 +118,7 @@ def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
 
 
 def _is_own_listener(target: Endpoint, listener: Endpoint | Path) -> bool:
-    """Return whether a target is the listener itself. A wildcard listener matches this host's loopback addresses."""
+    """Return whether a target is the address of the listener. A wildcard listener matches loopback addresses, too."""
     if isinstance(listener, Path) or not _conflict(target, listener):
         return False
     address = _address(target.host)
@@ -140,7 +141,7 @@ def _conflict(one: Endpoint | Path, other: Endpoint | Path) -> bool:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    with contextlib.suppress(ValueError):  # a host name, which this function does not resolve
+    with contextlib.suppress(ValueError):  # a host name is not resolved here
         return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.partition("%")[0])
     return None
 

@@ -37,8 +37,8 @@ def read_scalar(tree: Scalar, text: str, read: Callable[[str], Any]) -> Any:
         read: The parser.
 
     Raises:
-        ValueError: The value is not valid. The message is for the operator. It contains neither the place and the key
-            nor a value from the environment.
+        ValueError: The value is not valid. The message is for the operator. It does not contain the place, the key,
+        or a value from the environment.
     """
     try:
         _check_text(text)
@@ -66,7 +66,7 @@ def _check_text(text: str) -> None:
 
 
 def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:
-    """Return an error without the value from the environment, because the value may be a misplaced secret."""
+    """Return an error without the value from the environment, because the value can be a misplaced secret."""
     try:
         read(written)
     except ValueError as error:

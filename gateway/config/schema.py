@@ -1,4 +1,4 @@
-"""Lists the keys and types of the configuration's dataclasses. Pure."""
+"""Lists the keys and types of the configuration's dataclasses. Does no I/O."""
 
 import dataclasses
 import typing

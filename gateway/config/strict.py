@@ -1,4 +1,4 @@
-"""Finds insecure settings. Strict mode refuses all of them; without it, some cause a warning. Pure.
+"""Finds insecure settings. Strict mode refuses all of them; without strict mode, some cause a warning. Does no I/O.
 
 A rule is a function that yields findings; `RULES` lists the rules.
 """
@@ -47,7 +47,7 @@ def weaknesses(config: Config) -> list[Weakness]:
 
 
 def _kinds_of_tunnel(config: Config) -> Iterator[StrictFinding]:
-    """Yield the insecure settings that each tunnel's kind finds."""
+    """For each tunnel, yield the insecure settings that the tunnel's kind finds."""
     for name, spec in config.tunnels.items():
         plain = not _encrypted(config, spec.via)
         for key, message, advised in spec.kind.insecure_settings(spec.options, plain):
@@ -55,7 +55,7 @@ def _kinds_of_tunnel(config: Config) -> Iterator[StrictFinding]:
 
 
 def _kinds_of_backend(config: Config) -> Iterator[StrictFinding]:
-    """Yield the insecure settings that each backend's kind finds."""
+    """For each backend, yield the insecure settings that the backend's kind finds."""
     for name, spec in config.backends.items():
         plain = not _encrypted(config, spec.via) and not all(is_loopback(target.host) for target in spec.targets)
         for key, message, advised in spec.kind.insecure_settings(spec.options, spec.check_options, plain):
@@ -77,7 +77,7 @@ def _open_listeners(config: Config) -> Iterator[StrictFinding]:
 
 
 def _covered_family(networks: Sequence[IpNetwork]) -> str | None:
-    """Return the address family that `networks` cover completely; None if there is none."""
+    """Return the IP version whose addresses are all in `networks`; None if there is none."""
     for version, family in ((4, "IPv4"), (6, "IPv6")):
         merged = ipaddress.collapse_addresses(each for each in networks if each.version == version)  # type: ignore[type-var]
         if any(each.prefixlen == 0 for each in merged):
@@ -118,7 +118,7 @@ RULES: tuple[Callable[[Config], Iterator[StrictFinding]], ...] = (
 
 
 def _encrypted(config: Config, via: str | None) -> bool:
-    """Return whether the tunnel `via`, or a tunnel that it runs inside, encrypts."""
+    """Return whether traffic is encrypted by the tunnel `via` or by a tunnel around `via`."""
     seen: set[str] = set()
     while via is not None and via not in seen and via in config.tunnels:
         seen.add(via)

@@ -1,4 +1,4 @@
-"""Suggests known names for misspelled ones. Pure."""
+"""Suggests known names for misspelled ones. Does no I/O."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The parsed configuration: scalars, lists and mappings with their places."""
+"""Defines the parsed configuration: scalars, lists and mappings with their places."""
 
 from dataclasses import dataclass, field
 
@@ -8,10 +8,10 @@ class Scalar:
     """A single value.
 
     Args:
-        place: The file, line and column of the value, or its variable or flag.
-        text: The text of the value; None: the value is empty.
+        place: The file, line and column of the value, or the environment variable or flag that contains it.
+        text: The text of the value; None if the value is empty.
         broken: Whether the value is invalid and its problem has been added.
-        written: The text before the expansion of environment variables; None: it contains no references.
+        written: The text before the expansion of environment variables; None if the text contains no references.
     """
 
     place: str
@@ -22,7 +22,7 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Sequence:
-    """A list."""
+    """A list of values."""
 
     place: str
     items: "list[Tree]"
@@ -30,13 +30,13 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Table:
-    """A mapping. Each entry holds the place of its key."""
+    """A mapping from keys to values. Each entry also contains the place of the key."""
 
     place: str
     entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)
 
     def put(self, key: str, value: "Tree") -> None:
-        """Add or replace an entry. The place of its key is that of the value."""
+        """Add or replace an entry. The place of the value is used as the place of the key."""
         self.entries[key] = (value.place, value)
 
 

@@ -1,4 +1,4 @@
-"""Parses tunnels and backends that are written as URLs. The query of a URL holds their keys."""
+"""Parses tunnels and backends that are written as URLs. The query of a URL contains the other keys."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,7 @@ K = TypeVar("K")
 
 
 def values_in(text: str) -> Iterator[str]:
-    """Yield the values in a URL's query, and the parts of values that contain commas."""
+    """Yield the values in a URL's query, and also the single parts of values that contain commas."""
     for part in text.partition("?")[2].split("&"):
         value = part.partition("=")[2]
         yield from (value, *value.split(","))
@@ -28,9 +28,9 @@ def tunnel_tree(text: str, place: str, kinds: Mapping[str, TunnelKind], problems
 
     Args:
         text: The URL.
-        place: The variable or flag with the URL.
+        place: The environment variable or flag that contains the URL.
         kinds: The kinds of tunnels by name.
-        problems: Receives the problems.
+        problems: The list to which problems are added.
 
     Returns:
         The mapping; None after adding a problem.
@@ -71,9 +71,9 @@ def backend_tree(text: str, place: str, kinds: Mapping[str, BackendKind], proble
 
     Args:
         text: The URL.
-        place: The variable or flag with the URL.
+        place: The environment variable or flag that contains the URL.
         kinds: The kinds of backends by name.
-        problems: Receives the problems.
+        problems: The list to which problems are added.
 
     Returns:
         The mapping; None after adding a problem.
@@ -129,7 +129,7 @@ def _split(
     if "#" in text:
         problems.append(Problem(place, "", "the text after # would be ignored: write %23 instead of #"))
         return None
-    # Most kinds have the same name as their scheme. If a kind has it, no other kind needs to be imported.
+    # Most kinds have the same name as their scheme. If a kind has the name, the other kinds are not imported.
     namesake = kinds.get(parts.scheme)
     if namesake is not None and parts.scheme in schemes_of(namesake):
         schemes = {parts.scheme: namesake}
@@ -153,7 +153,8 @@ def _put_query(table: Table, query: str, keys: Mapping[str, Any], place: str, pr
         if key in seen and not listed:
             problems.append(Problem(place, key, "is given twice: remove one"))
         seen.add(key)
-        # A plus is a plus (RFC 3986), as in fingerprints. Only HTML forms encode a space as a plus.
+        # Do not decode a plus as a space (RFC 3986): only HTML forms use that encoding, and fingerprints contain
+        # plus signs.
         tree: Tree = Scalar(place, unquote(text) or None)
         if listed:
             tree = Sequence(place, [Scalar(place, unquote(each)) for each in text.split(",") if each])
@@ -174,7 +175,7 @@ def _put(table: Table, path: list[str], value: Tree, place: str) -> None:
 
 
 def secrets_in(table: Table, kinds: Mapping[str, TunnelKind] | Mapping[str, BackendKind]) -> list[str]:
-    """Return the keys of a mapping from this module that hold a secret itself, rather than a file with the secret."""
+    """Return the keys, in a mapping from this module, whose value is a secret and not the path of a secret file."""
     kind = kinds[str(table.entries["kind"][1].text)]  # type: ignore[union-attr]
     keys = _keys_of_backend(kind) if isinstance(kind, BackendKind) else _keys_of_tunnel(kind)
     return [key for key in _dotted(table) if key in keys and is_secret(keys[key])]

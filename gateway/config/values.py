@@ -24,7 +24,7 @@ _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
 class UnquotedError(ValueError):
-    """The error of a value. Its message contains no part of the value."""
+    """An error about a value. The message contains no part of the value."""
 
 
 def duration(text: str) -> Duration:
@@ -94,7 +94,7 @@ def listener(text: str) -> Endpoint | Path:
     if text.startswith(("/", "unix:")):
         return unix_path(Path(text.removeprefix("unix://").removeprefix("unix:")))
     match = re.fullmatch(r":?(\d+)", text)
-    found = Endpoint("0.0.0.0", int(match[1])) if match else endpoint(text)  # noqa: S104 - a port alone means all addresses
+    found = Endpoint("0.0.0.0", int(match[1])) if match else endpoint(text)  # noqa: S104 - a port without an address means all addresses
     try:
         ipaddress.ip_address(found.host.partition("%")[0])
     except ValueError:
@@ -115,7 +115,7 @@ def log_target(text: str) -> LogTarget:
 
 
 def path(text: str) -> Path:
-    """Parse the path of a file. An error does not show the content of a file, because it may be a key."""
+    """Parse the path of a file. Errors do not contain `text`, which can be a pasted private key."""
     if "\n" in text or "-----BEGIN" in text:
         raise UnquotedError("contains the content of a file: save it to a file, and set the path of the file")
     return Path(text)

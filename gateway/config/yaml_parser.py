@@ -1,4 +1,4 @@
-"""Reads a YAML file and parses it into a tree with places. Limits the time and memory that a file can take."""
+"""Reads a YAML file and parses it into a tree with places. Limits the time and memory that parsing can take."""
 
 import errno
 import hashlib
@@ -13,7 +13,8 @@ from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.errors import Problem
 
 _MAX_VALUES = 100_000
-"""Maximum number of values in a file. Aliases count expanded, because they can turn a few lines into millions."""
+"""Maximum number of values in a file. An alias counts as all values to which it expands: with aliases, a few lines
+can expand to millions of values."""
 _MAX_SIZE = 4 << 20
 """Maximum size of a file in bytes."""
 
@@ -23,7 +24,7 @@ def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
 
     Args:
         path: The file.
-        problems: Receives a problem if the file cannot be read.
+        problems: The list to which a problem is added if the file cannot be read.
 
     Returns:
         The text, and the SHA-256 of the file's bytes. The text is empty if the file is not UTF-8. The hash is None if
@@ -47,10 +48,10 @@ def parse_yaml(
 
     Args:
         path: The file.
-        text: Its content.
-        problems: Receives the problems.
+        text: The content of the file.
+        problems: The list to which problems are added.
         environment: The environment variables.
-        used: See `expand`.
+        used: As for `expand`.
     """
     empty = Table(str(path))
     try:
@@ -86,7 +87,7 @@ def parse_yaml(
 
 
 def _without_content(message: str) -> str:
-    """Remove quoted names from a message of PyYAML, because an unquoted password may look like an alias or a tag."""
+    """Remove quoted names from a message of PyYAML, because an unquoted password can look like an alias or a tag."""
     hint = " (quote a value that starts with * or !)" if "alias" in message or "tag" in message else ""
     return re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", message) + hint
 

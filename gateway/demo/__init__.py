@@ -1,1 +1,1 @@
-"""Real servers on loopback, as child processes, for `gateway demo` and the tests."""
+"""Runs real servers on loopback, as child processes, for `gateway demo` and the tests."""

@@ -1,4 +1,4 @@
-"""Clients of the demo's backends. They connect through the gateway, as an application does."""
+"""Defines clients of the demo's backends. They connect to the gateway, as an application does."""
 
 import subprocess
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class DemoClient:
 
     Args:
         backend: The name of the backend.
-        query: Sends a query, and returns a line about the result.
+        query: Sends a query, and returns the result as one line of text.
         command: A command line that sends the same query.
     """
 

@@ -1,4 +1,4 @@
-"""An SSH server for machines without sshd: `python -m gateway.demo.embedded_sshd FOLDER PORT`."""
+"""Runs an SSH server on machines without sshd: `python -m gateway.demo.embedded_sshd FOLDER PORT`."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ import asyncssh
 
 
 class _Server(asyncssh.SSHServer):
-    """Permits only connections to loopback."""
+    """An SSH server that forwards connections only to loopback addresses."""
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
         del dest_port, orig_host, orig_port

@@ -25,17 +25,18 @@ _START_TIMEOUT = 30.0
 
 
 def main(*, once: bool) -> int:
-    """Run the demo, and return the exit code.
+    """Run the demo, and return the exit code of the process.
 
     Args:
-        once: Exit when it is done, instead of waiting for Ctrl-C.
+        once: Exit after the last query, instead of waiting for Ctrl-C.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):  # a shell may have started this process with SIGINT ignored
+    # Set the handler of SIGINT explicitly, because a shell can start this process with SIGINT ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="gateway-demo-") as name:
             folder = Path(name)
-            folder.chmod(0o755)  # the database servers run as other users
+            folder.chmod(0o755)  # the database servers run as other users, which need access
             click.secho("1. Servers on loopback, in place of a remote network", bold=True)
             with running_servers(folder) as servers:
                 _print_servers(servers)

@@ -1,4 +1,4 @@
-"""A MariaDB server with one database, a user for clients and a user for checks."""
+"""Runs a MariaDB server with one database, a user for clients and a user for checks."""
 
 import os
 import secrets
@@ -21,11 +21,11 @@ def available() -> bool:
 
 
 class MariaDB:
-    """A server on a free port of 127.0.0.1.
+    """A MariaDB server on a free port of 127.0.0.1.
 
     Args:
-        folder: The folder for its data.
-        options: Further command line options of mariadbd.
+        folder: The folder for the server's data.
+        options: Additional command-line options of mariadbd.
     """
 
     database = "shop"
@@ -41,8 +41,8 @@ class MariaDB:
         folder.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             run(["chown", _OWNER, str(folder)])
-        # Use a separate directory: a server that starts removes the temporary tables of other servers in the same
-        # /tmp.
+        # Use a separate directory, because a starting server removes other servers' temporary tables from its
+        # temporary directory.
         self._tmpdir = f"--tmpdir={folder}"
         self._process = Process(
             [
@@ -61,7 +61,7 @@ class MariaDB:
         return self._process.pid
 
     def start(self) -> "MariaDB":
-        """Start the server. The first time, also create the database and the users."""
+        """Start the server. On the first start, also create the database and the users."""
         new = not (self.folder / "data").exists()
         if new:
             run([find("mariadb-install-db") or "", "--no-defaults", f"--datadir={self.folder}/data", self._tmpdir,
@@ -89,7 +89,7 @@ class MariaDB:
         self._process.send(number)
 
     def execute(self, *statements: str) -> None:
-        """Run statements as root, over the unix socket."""
+        """Run SQL statements as the user root, over the unix socket."""
         with self._as_root() as connection, connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
@@ -102,7 +102,7 @@ class MariaDB:
                     unix_socket=str(self._socket), user="root", ssl_disabled=True, connect_timeout=10, autocommit=True
                 )
             except pymysql.OperationalError as error:
-                # The server opens its port before its unix socket.
+                # The server starts to listen on its TCP port before its unix socket exists.
                 if error.args[0] not in (2002, 2003) or time.monotonic() > deadline:
                     raise
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""An NFSv4 server in user space: NFS-Ganesha. It needs root."""
+"""Runs NFS-Ganesha, an NFSv4 server in user space, which requires root."""
 
 import os
 import signal
@@ -27,13 +27,13 @@ def available() -> bool:
 
 
 class NfsServer:
-    """A server with one export, on a free port of 127.0.0.1.
+    """An NFS server with one export, on a free port of 127.0.0.1.
 
     Args:
-        folder: The folder for its files.
-        export: The directory to export. None: a new one inside the folder.
+        folder: The folder for the server's files.
+        export: The directory to export. None to create one inside `folder`.
         access: `RW` or `RO`.
-        minor_versions: The minor versions of NFSv4 that it supports.
+        minor_versions: The minor versions of NFSv4 that the server supports.
     """
 
     pseudo = "/media"

@@ -1,4 +1,4 @@
-"""A PostgreSQL server with one database, a user for clients and a user for checks."""
+"""Runs a PostgreSQL server with one database, a user for clients and a user for checks."""
 
 import importlib.util
 import os
@@ -34,10 +34,10 @@ def available() -> bool:
 
 
 class Postgres:
-    """A server on a free port of 127.0.0.1.
+    """A PostgreSQL server on a free port of 127.0.0.1.
 
     Args:
-        folder: The folder for its data.
+        folder: The folder for the server's data.
         options: Settings, as in postgresql.conf.
     """
 
@@ -71,7 +71,7 @@ class Postgres:
         return self._process.pid
 
     def start(self) -> "Postgres":
-        """Start the server. The first time, also create the database and the users."""
+        """Start the server. On the first start, also create the database and the users."""
         new = not (self.folder / "data").exists()
         if new:
             secret = self.folder / "superuser"
@@ -96,7 +96,7 @@ class Postgres:
         """Start a hot standby of this server.
 
         Args:
-            folder: The folder for its data.
+            folder: The folder for the server's data.
         """
         other = Postgres(folder)
         other.password, other.check_password = self.password, self.check_password
@@ -111,7 +111,7 @@ class Postgres:
         return other.start()
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
-        """Stop the server: SIGINT is the fast shutdown, SIGQUIT the immediate one."""
+        """Stop the server: SIGINT requests a fast shutdown, SIGQUIT an immediate shutdown."""
         self._process.stop(number)
 
     def send(self, number: signal.Signals) -> None:
@@ -119,7 +119,7 @@ class Postgres:
         self._process.send(number)
 
     def execute(self, *statements: str) -> None:
-        """Run statements as the superuser. Waits while the server starts up."""
+        """Run SQL statements as the superuser. Wait until the server accepts logins."""
         with self._as_superuser() as connection:
             for statement in statements:
                 connection.execute(statement.encode())
@@ -133,7 +133,8 @@ class Postgres:
                     dbname="postgres", autocommit=True, connect_timeout=10,
                 )  # fmt: skip
             except psycopg.OperationalError as error:
-                # The server opens its port before it accepts logins, and reports that with SQLSTATE 57P03.
+                # The server opens its port before it accepts logins, and refuses logins with SQLSTATE 57P03 until
+                # then.
                 if "starting up" not in str(error) or time.monotonic() > deadline:
                     raise
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Child processes that do not outlive this process."""
+"""Runs child processes that do not outlive this process."""
 
 import contextlib
 import ctypes
@@ -20,12 +20,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class DemoError(GatewayError):
-    """A server of the demo cannot start, or does not work."""
+    """A server of the demo cannot start, or fails."""
 
 
 PORTS = range(15000, 32000)
-"""Ports for servers. They are below the range for outgoing connections (ip(7), ip_local_port_range), which could take
-a port before the server binds it."""
+"""Ports for servers. They are below the range that the kernel uses for outgoing connections (ip(7),
+ip_local_port_range). Therefore an outgoing connection cannot take a port before the server binds it."""
 _allocated: set[int] = set()
 
 
@@ -46,7 +46,7 @@ def find(program: str, *folders: str) -> str | None:
 
     Args:
         program: The name of the program.
-        folders: Absolute folders to search after PATH and the system folders. They may contain wildcards.
+        folders: Absolute folders to search after PATH and the system folders. Wildcards are allowed.
     """
     places = [str(path) for folder in folders for path in sorted(Path("/").glob(folder.lstrip("/")), reverse=True)]
     search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *places])
@@ -54,7 +54,7 @@ def find(program: str, *folders: str) -> str | None:
 
 
 class Process:
-    """A server in the foreground, as a child process.
+    """A server that runs in the foreground, as a child process.
 
     Args:
         arguments: The command line.
@@ -93,10 +93,10 @@ class Process:
 
         Args:
             port: The TCP port.
-            timeout: Seconds.
+            timeout: Maximum time to wait, in seconds.
 
         Raises:
-            DemoError: The child has ended, or does not listen in time.
+            DemoError: The child has exited, or does not listen in time.
         """
         self.spawn()
         self.wait_listening(port, timeout)
@@ -110,7 +110,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl, before any thread matters
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - it only calls prctl
                 user=self._user,
                 env=self._environment,
                 cwd="/",
@@ -121,10 +121,10 @@ class Process:
 
         Args:
             port: The TCP port.
-            timeout: Seconds.
+            timeout: Maximum time to wait, in seconds.
 
         Raises:
-            DemoError: The child has ended, or does not listen in time.
+            DemoError: The child has exited, or does not listen in time.
         """
         deadline = time.monotonic() + timeout
         while not listening(port):
@@ -157,7 +157,7 @@ class Process:
             return
         self._child = None
         with contextlib.suppress(ProcessLookupError):
-            if number is not signal.SIGKILL:  # SIGKILL also ends stopped processes
+            if number is not signal.SIGKILL:  # SIGKILL also terminates processes that SIGSTOP has stopped
                 os.killpg(child.pid, signal.SIGCONT)
             os.kill(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -188,7 +188,7 @@ def run(arguments: list[str], user: str | None = None, timeout: float = 60.0) ->
     Args:
         arguments: The command line.
         user: The user of the command, if this process is root.
-        timeout: Seconds.
+        timeout: Maximum time to wait, in seconds.
 
     Raises:
         DemoError: The command failed.

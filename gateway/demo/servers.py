@@ -1,4 +1,4 @@
-"""The servers of the demo, as far as this machine can run them."""
+"""Runs those servers of the demo that this machine can run."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ GREETING = "Hello from the far side of the bastion.\n"
 
 @dataclass
 class DemoServers:
-    """The servers that run, and those that cannot.
+    """The servers of the demo: those that run, and those that cannot run on this machine.
 
     Args:
         folder: The folder for all files.
@@ -25,7 +25,7 @@ class DemoServers:
         mariadb: None if it is not installed.
         postgres: None if it is not installed.
         nfs: None if it is not installed or this process is not root.
-        skipped: The servers that cannot run, and what they need.
+        skipped: The servers that cannot run, and what each of them requires.
         ports: The ports of the gateway, by backend, and `ops`.
     """
 
@@ -57,10 +57,10 @@ class DemoServers:
 
 @contextlib.contextmanager
 def running_servers(folder: Path) -> Iterator[DemoServers]:
-    """Start all servers that this machine can run. Stop them when the block ends.
+    """Start all servers that this machine can run. Stop them at the end of the `with` block.
 
     Args:
-        folder: The folder for their files.
+        folder: The folder for the servers' files.
     """
     with contextlib.ExitStack() as stack:
         servers = DemoServers(folder, Bastion(folder / "bastion").start())

@@ -1,4 +1,4 @@
-"""An SSH bastion: sshd of OpenSSH, or the server of asyncssh if sshd is not installed."""
+"""Runs an SSH bastion: OpenSSH's sshd, or asyncssh's server if sshd is not installed."""
 
 import contextlib
 import functools
@@ -42,9 +42,9 @@ class Bastion:
     """An SSH server on a free port of 127.0.0.1, with a new host key and a new client key.
 
     Args:
-        folder: The folder for its files.
+        folder: The folder for the server's files.
         embedded: Use the server of asyncssh even if sshd is installed.
-        extra: Further lines for sshd_config.
+        extra: Additional lines for sshd_config.
         restrict: Key options in authorized_keys.
         host_ca: The file of a CA key that signs the host key. known_hosts then contains the CA.
     """
@@ -126,7 +126,7 @@ class Bastion:
         self._process.stop(number)
 
     def crash(self) -> None:
-        """Kill the server and its connections. The server accepts no connection in between."""
+        """Kill the server and its connections. The server is suspended first, and accepts no further connection."""
         self.freeze()
         self.kill_sessions()
         self.stop(signal.SIGKILL)
@@ -142,7 +142,7 @@ class Bastion:
         self.kill_sessions(signal.SIGCONT)
 
     def sessions(self) -> list[int]:
-        """Return the IDs of the processes that serve one connection each."""
+        """Return the IDs of the server's child processes; each of them serves one connection."""
         return _children(self._process.pid)
 
     def kill_sessions(self, number: signal.Signals = signal.SIGKILL) -> int:
@@ -187,8 +187,8 @@ def make_key(path: Path, *options: str) -> None:
 def _no_penalties(sshd: str) -> str:
     """Return the sshd_config line that turns off penalties, if sshd has them (OpenSSH 9.8 and later).
 
-    To sshd, a suspended login looks like a crash, after which it refuses the source address for 90 s
-    (sshd_config(5), PerSourcePenalties).
+    sshd handles a suspended login like a crash: it refuses the source address for 90 s (sshd_config(5),
+    PerSourcePenalties).
     """
     done = subprocess.run([sshd, "-V"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603 - fixed
     version = re.search(r"OpenSSH_(\d+)\.(\d+)", done.stdout + done.stderr)
@@ -197,7 +197,7 @@ def _no_penalties(sshd: str) -> str:
 
 
 def _freeze(pid: int) -> None:
-    """Stop a process with SIGSTOP, and wait until it has stopped. Ignores a process that has ended."""
+    """Stop a process with SIGSTOP, and wait until it has stopped. Ignores a process that has exited."""
     deadline = time.monotonic() + _SIGSTOP_TIMEOUT
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         os.kill(pid, signal.SIGSTOP)
@@ -211,6 +211,6 @@ def _freeze(pid: int) -> None:
 def _children(pid: int) -> list[int]:
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # threads may end meanwhile
+        with contextlib.suppress(OSError):  # threads can exit during the loop
             found += [int(child) for child in path.read_text().split()]
     return found

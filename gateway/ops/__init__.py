@@ -1,1 +1,1 @@
-"""HTTP server, admin socket and its client, metrics, logs, status page and sd_notify."""
+"""Implements the HTTP server, the admin socket and its client, metrics, logs, the status page and sd_notify."""

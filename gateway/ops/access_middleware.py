@@ -1,4 +1,4 @@
-"""Middleware of the TCP listeners: checks Host headers and authorization, and limits the request rate."""
+"""HTTP middleware of the TCP listeners: checks Host headers and authorization, and limits the request rate."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,8 +11,8 @@ from gateway.ops.rate_limiter import RateLimiter
 _ROLE = web.RequestKey("role", Role)
 _PROBES_PER_SECOND, _PROBE_BURST = 200, 40
 _READS_PER_SECOND, _READ_BURST = 25, 10
-"""Rate limits of clients that read data, in requests. With them, continuous polling takes about one percent of the
-event loop's time. A scrape needs a few requests."""
+"""Rate limits of clients that read data, in requests per second and in requests. With these limits, a client that
+polls continuously takes about one percent of the event loop's time. A scrape needs a few requests."""
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _UNKNOWN_HOST = """\
 unknown host name: connect to an address or to localhost, or add the name to ops.hosts
@@ -28,12 +28,12 @@ _METRICS_ONLY = "this token is valid for /metrics only: use the token of ops.tok
 
 
 class AccessMiddleware:
-    """Responds 421 to unknown Host headers, 401 and 403 to unauthorized clients, and delays requests above the rate.
+    """Refuses unknown Host headers (421) and unauthorized clients (401, 403), and limits the request rate by delays.
 
     Args:
         rules: What the listener requires of its clients.
-        tokens: Returns the tokens that are accepted now.
-        roles: The role that each path requires. Other paths that are served require `Role.EVERYTHING`.
+        tokens: Returns the tokens that are currently accepted.
+        roles: The role that each path requires. All other paths require `Role.EVERYTHING`.
     """
 
     def __init__(self, rules: AccessRules, tokens: Callable[[], Tokens], roles: Mapping[str, Role]) -> None:
@@ -59,7 +59,7 @@ class AccessMiddleware:
         return response
 
     def _refusal(self, request: web.Request, required: Role) -> web.StreamResponse | None:
-        """Return the response to a request that is refused; None if it is accepted."""
+        """Return the error response if the request is refused; None if it is accepted."""
         if not is_accepted_host(self._rules, request.headers.getall("Host", [])):
             return web.Response(status=421, text=_UNKNOWN_HOST)
         tokens = self._tokens()
@@ -78,7 +78,7 @@ class AccessMiddleware:
 
 
 async def _wait_for_turn(limiter: RateLimiter) -> None:
-    """Wait until `limiter` permits a response. aiohttp cancels this if the client disconnects."""
+    """Wait until `limiter` permits a response. aiohttp cancels this wait if the client disconnects."""
     wait = limiter.reserve(asyncio.get_running_loop().time())
     if not wait:
         return
@@ -90,5 +90,5 @@ async def _wait_for_turn(limiter: RateLimiter) -> None:
 
 
 def may_see_details(request: web.Request) -> bool:
-    """Return whether the client may see hosts, users and paths in errors. Clients of the admin socket may."""
+    """Return whether errors can show hosts, users and paths to the client. Clients of the admin socket see them."""
     return bool(request.get(_ROLE, Role.EVERYTHING) is Role.EVERYTHING)

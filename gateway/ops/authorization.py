@@ -15,7 +15,7 @@ _BEARER = "bearer "
 
 
 class Role(IntEnum):
-    """What a client may read. Each role includes the roles below it."""
+    """What a client is allowed to read. Each role includes the permissions of all roles with a lower value."""
 
     PROBES = 0
     METRICS = 1
@@ -27,8 +27,8 @@ class Tokens:
     """The accepted bearer tokens (RFC 6750), by the role that they grant.
 
     Args:
-        everything: Grants `Role.EVERYTHING`. None: no token does.
-        metrics: Grants `Role.METRICS`. None: no token does.
+        everything: The token that grants `Role.EVERYTHING`; None if there is no such token.
+        metrics: The token that grants `Role.METRICS`; None if there is no such token.
     """
 
     everything: str | None = field(default=None, repr=False)
@@ -54,7 +54,7 @@ def normalize_hosts(names: Iterable[str]) -> frozenset[str]:
 
 
 def is_accepted_host(rules: AccessRules, headers: list[str]) -> bool:
-    """Return whether the Host headers of a request are accepted. This prevents DNS rebinding.
+    """Return whether the Host headers of a request are accepted. The check prevents DNS rebinding.
 
     Browsers always send one Host header, so a request without one is accepted (RFC 9112, section 3.2).
 
@@ -76,7 +76,7 @@ def granted_role(rules: AccessRules, tokens: Tokens, authorization: str | None, 
     Args:
         rules: The rules of the listener.
         tokens: The accepted tokens.
-        authorization: The Authorization header of the request; None if it has none.
+        authorization: The Authorization header of the request; None if the request has none.
         certified: Whether TLS has verified a certificate of the client.
     """
     if certified or not rules.authenticate:
@@ -91,16 +91,17 @@ def granted_role(rules: AccessRules, tokens: Tokens, authorization: str | None, 
 
 
 def read_token(path: Path | None, key: str) -> str | None:
-    """Return the token in a file; None without a file. Only the owner may have access to the file.
+    """Return the token in a file; None if `path` is None.
 
-    If another user owns the file, its group may read it too.
+    Only the owner of the file is allowed to access it. If another user than that of this process owns the file (a
+    mounted secret), the group of the file is also allowed to read it.
 
     Args:
         path: The file.
         key: The configuration key, for errors.
 
     Raises:
-        GatewayError: The file cannot be read, other users can read it, or the token is not valid.
+        GatewayError: The file cannot be read, is readable for other users, or does not contain a valid token.
     """
     if path is None:
         return None

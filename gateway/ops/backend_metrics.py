@@ -1,4 +1,4 @@
-"""Metrics of backends, their checks and their consumers."""
+"""Creates the metrics of backends, their checks and their consumers."""
 
 from collections.abc import Iterator
 

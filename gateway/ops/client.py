@@ -1,4 +1,4 @@
-"""Client of a running service, over its admin socket or HTTP. Uses only the standard library, to start quickly."""
+"""Client of a running service, over the admin socket or HTTP. Uses only the standard library, to start quickly."""
 
 import http.client
 import json
@@ -36,10 +36,12 @@ class Client:
     """Sends requests to one service.
 
     Args:
-        url: Its HTTP address. None: use the admin socket if it exists, otherwise the address from the environment.
-        admin_socket: Path of its admin socket.
-        token_file: File with the bearer token for the HTTP address. None: send no token.
-        ca_file: Certificate authorities for an https:// URL, in PEM. None: those of the system.
+        url: The HTTP address of the service. None: use the admin socket if it exists, otherwise the address from the
+            environment variables.
+        admin_socket: Path of the service's admin socket.
+        token_file: File with the bearer token for the HTTP address. None to send no token.
+        ca_file: Certificate authorities for an https:// URL, in PEM. None to use the system's certificate
+            authorities.
     """
 
     url: str | None
@@ -74,7 +76,7 @@ class Client:
         return code, body
 
     def get_json(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Send a GET request for a path whose body has the key `backends` or `consumers`. Otherwise as `get`.
+        """Send a GET request like `get`, for a path whose response contains the key `backends` or `consumers`.
 
         Raises:
             ServiceUnreachableError: The service does not respond, or the response is not from a gateway.
@@ -91,7 +93,7 @@ class Client:
 
         Raises:
             ServiceUnreachableError: The service does not respond.
-            GatewayError: Its response is not valid.
+            GatewayError: The response is not valid.
         """
         return self._request(_UnixConnection(self.admin_socket), "POST", path, self.admin_socket)
 
@@ -150,7 +152,7 @@ class Client:
 
 
 def _default_url(path: str) -> str:
-    """Return the URL of the service from its environment variables: `probe_listen` if that serves `path`."""
+    """Return the URL of the service from the environment variables; use `probe_listen` if it serves `path`."""
     probes = os.environ.get("GATEWAY_OPS_PROBE_LISTEN")
     if probes and path.startswith(_PROBES):
         return f"http://{_dialable(probes)}"
@@ -159,5 +161,5 @@ def _default_url(path: str) -> str:
 
 
 def _dialable(listen: str) -> str:
-    """Return the address at which a client reaches a listener, for wildcard addresses too."""
+    """Return the address at which a client reaches a listener; for a wildcard address, return a loopback address."""
     return listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")

@@ -14,11 +14,12 @@ _RESULTS = {200: "done", 404: "unknown", 409: "failed", 422: "refused"}
 
 
 def audited(handler: RequestHandler, record: Callable[[str, PeerCredentials | None, str], None]) -> RequestHandler:
-    """Return `handler` with an entry in the log and in the audit log for each request.
+    """Return a handler that calls `handler` and records each request in the log and in the audit log.
 
     Args:
         handler: Executes an admin command.
-        record: Called with the path, the peer and the result after each command, even if it raised.
+        record: Called with the path, the peer and the result after each command, even if the command raised an
+            exception.
     """
 
     async def handle(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Limits the connections of an ops listener, and chooses the connection to close for a new one. Pure."""
+"""Limits the connections of an ops listener, and selects the connection to close for a new one. Does no I/O."""
 
 import resource
 from collections.abc import Hashable, Iterator
@@ -18,12 +18,13 @@ class ConnectionLimits:
     """The limits of one listener. All times are in seconds.
 
     Args:
-        connections: Concurrent connections.
-        per_address: Concurrent connections from one peer address.
-        head: Time to receive the headers of a request, from the accept or from the request's first byte.
+        connections: Maximum number of concurrent connections.
+        per_address: Maximum number of concurrent connections from one peer address.
+        head: Time to receive the headers of a request, from when the connection is accepted or the request's first
+            byte arrives.
         idle: Time between two requests on one connection.
         response: Time from the end of the headers to the last byte of the response.
-        request_bytes: Size of one request, including its body.
+        request_bytes: Maximum size of one request in bytes, including its body.
     """
 
     connections: int
@@ -57,7 +58,7 @@ class ConnectionTable(Generic[Key]):
     def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
         self._idle: dict[Key, str | None] = {}
-        """Connections without a complete request, with their peer address."""
+        """Connections that have not sent a complete request, with their peer addresses."""
         self._responding: dict[Key, str | None] = {}
 
     def __len__(self) -> int:
@@ -74,10 +75,11 @@ class ConnectionTable(Generic[Key]):
 
         Args:
             key: The connection.
-            address: Its peer address; None for a unix socket.
+            address: The connection's peer address; None for a unix socket.
 
         Returns:
-            The connection that the caller must close for it, which is removed; None if there is room.
+            The connection that the caller must close, and that is removed from the table; None if no limit is
+            exceeded.
         """
         evicted = None
         if address is not None and self._count(address) >= self._limits.per_address:
@@ -90,12 +92,12 @@ class ConnectionTable(Generic[Key]):
         return evicted
 
     def request_received(self, key: Key) -> None:
-        """Note that a connection has received a complete request."""
+        """Record that a complete request has arrived on a connection."""
         if key in self._idle:
             self._responding[key] = self._idle.pop(key)
 
     def response_sent(self, key: Key) -> None:
-        """Note that a connection has sent its response, and waits for another request."""
+        """Record that a response was sent on a connection, which now waits for another request."""
         if key in self._responding:
             self._idle[key] = self._responding.pop(key)
 
@@ -105,7 +107,7 @@ class ConnectionTable(Generic[Key]):
         self._responding.pop(key, None)
 
     def oldest(self, address: str | None = None) -> Key | None:
-        """Return the connection to close first: the longest idle one, or else the oldest with a pending response.
+        """Return the connection to close first: the longest idle one; if none is idle, that of the oldest request.
 
         Args:
             address: Consider only this peer address; None: consider all connections.

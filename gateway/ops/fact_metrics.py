@@ -1,4 +1,4 @@
-"""Metrics of the facts that kinds declare."""
+"""Creates metrics from the facts that kinds of tunnels and backends declare."""
 
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -10,7 +10,7 @@ from gateway.ops.status_views import BackendView, TunnelView
 
 
 def fact_families(facts: Iterable[Fact], *labels: str) -> dict[str, GaugeMetricFamily]:
-    """Return an empty metric for each fact that has one, by name.
+    """Return, by name, an empty metric for each fact that is exported as a metric.
 
     Args:
         facts: The facts.

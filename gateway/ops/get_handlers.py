@@ -1,4 +1,4 @@
-"""The handlers of GET requests. They respond from memory, cache responses, and encode them in slices."""
+"""Handles GET requests. The handlers respond from memory, cache responses, and encode them in slices."""
 
 import asyncio
 import importlib.resources
@@ -41,9 +41,10 @@ class GetHandlers:
     """The handlers of all GET requests.
 
     Args:
-        service: The service that they describe.
+        service: The service whose state the responses describe.
         renderer: Renders the metrics.
-        cached: Whether to cache responses. A change of phase, such as draining, is still visible immediately.
+        cached: Whether to cache responses. Even with the cache, a change of phase, such as draining, is visible
+            immediately.
     """
 
     def __init__(self, service: ControlledService, renderer: ThreadPoolExecutor, *, cached: bool) -> None:

@@ -1,4 +1,4 @@
-"""Computes the responses of the health endpoints. Pure."""
+"""Computes the responses of the health endpoints. Does no I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ def readiness(
     *,
     details: bool = True,
 ) -> JsonResponse:
-    """Return the response of `/readyz`. By default, it does not depend on the backends.
+    """Return the response of `/readyz`. By default, the response does not depend on the backends.
 
     Args:
         phase: `starting`, `ready` or `draining`.
@@ -75,7 +75,7 @@ def health(view: ServiceView, require: list[str], min_ready: int) -> JsonRespons
 
     Args:
         view: The state of the service.
-        require: As for `readiness`, which decides the status code.
+        require: As for `readiness`. The result of `readiness` decides the status code.
         min_ready: As for `readiness`.
     """
     ready = readiness(view.status, view.backends, require, min_ready)

@@ -16,20 +16,20 @@ class ConnectionOwner(Protocol):
         """Return the protocol that parses the requests of a new connection."""
 
     def request_received(self, connection: "HttpConnection") -> None:
-        """Note that a complete request has arrived."""
+        """Record that a complete request has arrived on the connection."""
 
     def response_sent(self, connection: "HttpConnection") -> None:
-        """Note that its response is complete."""
+        """Record that the response on the connection is complete."""
 
     def connection_closed(self, connection: "HttpConnection") -> None:
-        """Remove a connection that has ended."""
+        """Remove a connection that is closed."""
 
 
 class HttpConnection(asyncio.Protocol):
-    """One connection. Passes everything on to aiohttp, within the limits.
+    """One connection. Passes the received data to aiohttp, within the limits.
 
     Args:
-        owner: Holds the connection.
+        owner: The listener that owns the connection.
         limits: The limits.
         client: The accepted socket. The transport owns and closes it once `adopted` is true.
 
@@ -46,7 +46,7 @@ class HttpConnection(asyncio.Protocol):
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._received = 0
-        """Bytes since the last complete request."""
+        """Number of bytes received since the last complete request."""
         self._idle = False
         self._timer = self._loop.call_later(limits.head, self.abort)
         self.adopted = False
@@ -63,17 +63,17 @@ class HttpConnection(asyncio.Protocol):
             self.open_task.cancel()
 
     def stop_timer(self) -> None:
-        """Cancel the current deadline."""
+        """Cancel the current timer."""
         self._timer.cancel()
 
     def request_received(self) -> None:
-        """Start the deadline of the response."""
+        """Start the timer for the response."""
         self._received = 0
         self._set_deadline(self._limits.response)
         self._owner.request_received(self)
 
     def response_sent(self) -> None:
-        """Start the deadline of the next request."""
+        """Start the timer for the next request."""
         if self.transport is not None and not self.transport.is_closing():
             self._idle = self._received == 0
             self._set_deadline(self._limits.idle if self._idle else self._limits.head)

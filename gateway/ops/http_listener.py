@@ -28,13 +28,13 @@ _NO_IPV6_ERRNOS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 class HttpListener:
     """Accepts connections on bound sockets, and passes them to an aiohttp server.
 
-    At a limit, a new connection replaces the one that has been idle longest. The listener reserves a few file
-    descriptors, so that it still responds when the rest of the process has used all others.
+    If a limit is reached, a new connection replaces the one that has been idle longest. The listener reserves a few
+    file descriptors. Therefore it still responds when the rest of the process has used all other descriptors.
 
     Args:
         name: The configuration key, for the log.
         limits: The limits.
-        tls: Returns the TLS context for a new connection. None: plain HTTP.
+        tls: Returns the TLS context for a new connection, or None for plain HTTP.
     """
 
     _server: Callable[[], web.RequestHandler]
@@ -53,7 +53,7 @@ class HttpListener:
         self._reserve: list[int] = []
 
     def start(self, sockets: list[socket.socket], server: Callable[[], web.RequestHandler]) -> None:
-        """Start accepting.
+        """Start accepting connections.
 
         Args:
             sockets: Listening sockets. The listener owns them from now on.
@@ -66,7 +66,7 @@ class HttpListener:
             self._register(sock)
 
     def close(self) -> None:
-        """Stop accepting. Connections continue until their deadlines or `abort_all`."""
+        """Stop accepting connections. Open connections continue until their deadlines or `abort_all`."""
         for sock in self._sockets:
             self._loop.remove_reader(sock.fileno())
             sock.close()
@@ -85,7 +85,7 @@ class HttpListener:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def abort_certified(self) -> None:
-        """Close the connections of clients with a certificate, because the accepted authorities may have changed."""
+        """Close the connections of clients with a certificate, because the accepted authorities possibly changed."""
         for connection in self._connections:
             transport = connection.transport
             if connection.adopted if transport is None else transport.get_extra_info("peercert"):
@@ -131,7 +131,7 @@ class HttpListener:
             self._admit(client, peer)
 
     def _accept_without_descriptor(self, sock: socket.socket, error: OSError) -> None:
-        """Accept with a descriptor of the reserve. Without a free descriptor, accept(2) always fails."""
+        """Release a reserved descriptor to accept a connection. Without a free descriptor, accept(2) always fails."""
         if self._reserve:
             os.close(self._reserve.pop())
             try:
@@ -141,14 +141,14 @@ class HttpListener:
             return
         oldest = self._connections.oldest()
         if oldest is not None:
-            oldest.abort()  # the new connection stays in the kernel's queue until then
+            oldest.abort()  # the new connection stays in the kernel's queue until a descriptor is free
             return
         log.error("cannot accept clients", extra={"listener": self._name, "detail": error.strerror})
         self._loop.remove_reader(sock.fileno())
         self._loop.call_later(_ACCEPT_RETRY_DELAY, self._register, sock)
 
     def _fill_reserve(self) -> None:
-        # If no descriptor is free, the end of the next connection fills the reserve.
+        # If no descriptor is free, the next connection that closes returns its descriptor to the reserve.
         with contextlib.suppress(OSError):
             while self._sockets and len(self._reserve) < _RESERVED_DESCRIPTORS:
                 self._reserve.append(os.dup(self._sockets[0].fileno()))

@@ -8,7 +8,8 @@ import structlog
 from gateway.text import one_line, printable
 
 _MAX_LENGTH = 4000
-"""Maximum number of characters of one value, which may contain several configuration errors."""
+"""Maximum number of characters of one value. The limit is large, because a value can contain several configuration
+errors."""
 
 
 def configure(level: str, fmt: str) -> None:
@@ -29,7 +30,7 @@ def configure(level: str, fmt: str) -> None:
     last += (
         [
             _sanitize,
-            # The default tracebacks show local variables, which may contain passwords.
+            # The default tracebacks show local variables, which can contain passwords.
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
             ),
@@ -55,7 +56,7 @@ def configure(level: str, fmt: str) -> None:
 def _sanitize(
     logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Remove control characters, so that a server's text can neither control the terminal nor forge a line."""
+    """Remove control characters, because text from a server must not control the terminal or forge log lines."""
     del logger, method
     return {
         key: value

@@ -1,4 +1,4 @@
-"""Prometheus metrics, created from a view at each scrape, so that they contain only configured objects."""
+"""Creates Prometheus metrics from a view at each scrape. Therefore the metrics contain only configured objects."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -31,7 +31,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SAMPLES_PER_TURN = 100
 _PAUSE = 0.001
-"""Length of a pause in seconds. Rendering a hundred samples takes about half of this time."""
+"""Length in seconds of one pause in rendering. Rendering a hundred samples takes about half of this time."""
 
 
 def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
@@ -53,7 +53,7 @@ def content_type(accept: str) -> str:
 
 
 def families(view: ServiceView) -> Iterator[Metric]:
-    """Yield every metric with its samples; of the kinds' metrics, only those of kinds in the view."""
+    """Yield every metric with its samples. Omit the metrics of kinds that are not in the view."""
     return chain(
         _service(view),
         _tunnels(view.tunnels),
@@ -81,7 +81,7 @@ class _ViewCollector(Collector):
 
 
 class _YieldingSamples(list[Sample]):
-    """Samples that release the GIL regularly while they are rendered, so that the event loop can run."""
+    """Iterates over samples. Pauses regularly and releases the GIL, to let the event loop run."""
 
     def __iter__(self) -> Iterator[Sample]:
         for number, sample in enumerate(super().__iter__()):

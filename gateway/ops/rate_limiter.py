@@ -1,10 +1,8 @@
-"""A token bucket that delays requests instead of rejecting them. Pure."""
+"""Delays requests with a token bucket, and never rejects them. Does no I/O."""
 
 
 class RateLimiter:
-    """Schedules requests: a burst without delay, further requests at a steady rate.
-
-    All times are monotonic, in seconds.
+    """Schedules requests: first a burst without delay, then a constant rate. All times are monotonic, in seconds.
 
     Args:
         rate: Requests per second.

@@ -1,4 +1,4 @@
-"""Caches responses for a short time, so that many concurrent clients cost little more than one client."""
+"""Caches responses for a short time, because many concurrent clients must not cost much more than one client."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _SLICE = 0.0005
-"""Maximum number of seconds for which encoding may block the event loop."""
+"""Maximum number of seconds for which encoding is allowed to block the event loop."""
 
 
 @dataclass
@@ -20,7 +20,7 @@ class _Entry:
 class ResponseCache:
     """Computes each response once for all clients that request it within its maximum age.
 
-    The age counts from the start of the computation (monotonic clock).
+    The age is the time since the start of the computation (monotonic clock).
     """
 
     def __init__(self) -> None:
@@ -32,20 +32,21 @@ class ResponseCache:
         Args:
             key: Identifies the response.
             max_age: Maximum age of a cached response, in seconds.
-            compute: Computes the response. Its exception is raised in all callers that wait, and is not cached.
+            compute: Computes the response. An exception of `compute` is raised in all waiting callers, and is not
+                cached.
         """
         now = time.monotonic()
         entry = self._entries.get(key)
         if entry is None or self._is_expired(entry, now):
             self._entries = {each: held for each, held in self._entries.items() if not self._is_expired(held, now)}
             task = asyncio.ensure_future(_call(compute))
-            # Retrieve the exception, so that asyncio does not log it if all callers were cancelled.
+            # Retrieve the exception: otherwise asyncio would log it if all callers were cancelled.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             entry = self._entries[key] = _Entry(task, now, max_age)
         return await asyncio.shield(entry.task)
 
     def clear(self) -> None:
-        """Remove all responses, because the state has changed. Callers that wait still get theirs."""
+        """Remove all responses, because the state has changed. Callers that already wait still get a response."""
         self._entries = {}
 
     @staticmethod
@@ -61,7 +62,7 @@ async def _call(compute: Callable[[], Awaitable[Any]]) -> Any:
 
 
 async def encode_in_slices(parts: Iterator[str]) -> bytes:
-    """Return the parts, joined and in UTF-8. Yields to the event loop every half millisecond."""
+    """Join the parts, and return them in UTF-8. Yields to the event loop every half millisecond."""
     done: list[str] = []
     started = time.perf_counter()
     for part in parts:

@@ -12,7 +12,7 @@ _SEND_TIMEOUT = 0.2
 
 
 class Notifier:
-    """Sends states to the socket in `$NOTIFY_SOCKET`. Without it, does nothing."""
+    """Sends states to the socket in `$NOTIFY_SOCKET`. Does nothing if the variable is not set."""
 
     def __init__(self) -> None:
         address = os.environ.get("NOTIFY_SOCKET", "")
@@ -20,10 +20,11 @@ class Notifier:
         watchdog = os.environ.get("WATCHDOG_USEC", "")
         for_this_process = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self._interval = int(watchdog) / 3e6 if watchdog.isdigit() and for_this_process else None
-        """Seconds between two keep-alive pings; None: the manager expects none."""
+        """Seconds between two keep-alive pings; None if the service manager expects none."""
         self._due = 0.0
         self._unsent: str | None = None
-        """The last state, if it could not be sent. The manager stops the service if some states do not arrive."""
+        """The last state, if it could not be sent yet. It is sent again, because the service manager stops the
+        service if some states do not arrive."""
 
     def ready(self) -> None:
         """Report that the service has started, or has finished a reload."""
@@ -38,7 +39,7 @@ class Notifier:
         self._send_state("STOPPING=1")
 
     def watchdog(self) -> None:
-        """Report that the event loop is alive, as often as the manager expects it. Call this often."""
+        """Report that the event loop is alive, if the manager's interval has passed. Call this method often."""
         if self._unsent is not None and self._send(self._unsent, timeout=0.0):
             self._unsent = None
         now = time.monotonic()
@@ -56,7 +57,7 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.settimeout(timeout)
                 sock.sendto(message.encode(), self._address)
-        except OSError as error:  # the manager does not read, or no descriptor is free: continue to serve
+        except OSError as error:  # continue to serve if the manager does not read, or no descriptor is free
             log.debug("cannot notify the service manager", extra={"detail": str(error)})
             return False
         return True

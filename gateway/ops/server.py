@@ -1,4 +1,4 @@
-"""The HTTP servers on `ops.listen` and `ops.probe_listen`, and the admin socket."""
+"""Runs the HTTP servers on `ops.listen` and `ops.probe_listen`, and the server on the admin socket."""
 
 import asyncio
 import contextlib
@@ -27,9 +27,9 @@ from gateway.relay.sockets import bind_unix
 
 _OWNER_ONLY = 0o600
 _SHUTDOWN_TIMEOUT = 1.0
-"""Time limit, in seconds, for pending responses when the server stops."""
+"""Seconds for which a stopping server waits for pending responses."""
 _COMMAND_TIMEOUT = 120.0
-"""Time limit of a command in seconds. A reload waits for files and workers."""
+"""Time limit of a command in seconds. It is long, because a reload waits for files and workers."""
 _KEEPALIVE = 3600.0
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
@@ -37,11 +37,11 @@ _QUIET.setLevel(logging.CRITICAL)
 
 
 class OpsServer:
-    """Responds from memory: no request starts a check.
+    """Serves HTTP requests and admin commands. Responds from memory: no request starts a check.
 
     Args:
-        service: The service that it describes and controls.
-        settings: Its addresses, and what they require of clients.
+        service: The service whose state the server returns, and that its commands control.
+        settings: The addresses of the server, and the requirements for clients of each address.
     """
 
     def __init__(self, service: ControlledService, settings: Settings) -> None:
@@ -56,7 +56,7 @@ class OpsServer:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Endpoint]:
-        """Serve until the block ends. Yields the address of `listen` with its actual port.
+        """Serve until the end of the `async with` block. Yields the address of `listen` with its actual port.
 
         Raises:
             GatewayError: An address cannot be bound, or a file with a token or certificate is not valid.
@@ -65,7 +65,8 @@ class OpsServer:
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._renderer.shutdown, wait=False)
             self._secrets = await asyncio.to_thread(read_secrets, settings)
-            # Bind the admin socket first, because clients may expect it to exist once the port responds.
+            # Bind the admin socket first, because a client can expect the admin socket to exist once the TCP port
+            # responds.
             await self._serve_admin(stack, settings.admin_socket)
             if settings.probe_listen is not None:
                 probes = self._cached.handlers(probes_only=True)
@@ -74,7 +75,7 @@ class OpsServer:
 
     @property
     def files(self) -> set[Path]:
-        """The files to watch. Call `renew` when one changes."""
+        """The files to watch. Call `renew` when one of them changes."""
         return self._settings.files
 
     async def renew(self) -> None:
@@ -143,14 +144,16 @@ class OpsServer:
             listener: The listener.
             app: The application.
             sockets: Listening sockets, which the listener owns.
-            cancel_handlers: Whether the end of a connection cancels its handler. Commands are always completed.
+            cancel_handlers: Whether a request's handler is cancelled when its connection closes. False for commands,
+                which are always completed.
         """
         runner = web.AppRunner(
             app,
             access_log=None,
             logger=_QUIET,
             shutdown_timeout=_SHUTDOWN_TIMEOUT,
-            keepalive_timeout=_KEEPALIVE,  # the deadlines of the listener are shorter
+            # Effectively disables aiohttp's timeout: the deadlines of the listener are shorter.
+            keepalive_timeout=_KEEPALIVE,
             lingering_time=0,
             handler_cancellation=cancel_handlers,
             auto_decompress=False,

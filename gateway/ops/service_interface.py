@@ -1,4 +1,4 @@
-"""The interface of the service for the HTTP server and the admin socket."""
+"""Defines the interface of the service that the HTTP server and the admin socket use."""
 
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ class ControlledService(Protocol):
         """
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
-        """Explain for each matching container which backends it reaches and why; None if Docker is not configured.
+        """Explain which backends each matching container reaches, and why; None if Docker is not configured.
 
         Args:
             name: The name of a container, or the beginning of its ID.
@@ -39,8 +39,8 @@ class ControlledService(Protocol):
         """Write an admin command to the audit log.
 
         Args:
-            command: Its path.
-            peer: The process that sent it; None if unknown.
+            command: The path of the command.
+            peer: The process that sent the command; None if it is not known.
             result: `done`, `refused`, `failed`, or `unknown` if the backend or tunnel does not exist.
         """
 
@@ -60,7 +60,7 @@ class ControlledService(Protocol):
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
 
-        Resuming a backend that is not paused checks it as for the first time: this accepts a changed export.
+        Resuming checks that are not paused restarts them; the first check then accepts a changed export.
 
         Returns:
             False if there is no such backend.
@@ -70,14 +70,14 @@ class ControlledService(Protocol):
         """
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Reset the clients of a backend while its path is down, or hold them again.
+        """Set whether to reset the clients of a backend while its path is down, or to hold them.
 
         Returns:
             False if there is no such backend.
         """
 
     def reconnect(self, tunnel: str) -> bool:
-        """Open a tunnel again.
+        """Close and reopen a tunnel, or retry it immediately if it is down.
 
         Returns:
             False if there is no such tunnel.

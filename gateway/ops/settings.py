@@ -1,4 +1,4 @@
-"""Settings of the ops server, and the tokens and certificates that it reads from files."""
+"""Defines the settings of the ops server, and reads its tokens and certificates from files."""
 
 import ssl
 from collections.abc import Callable
@@ -17,14 +17,14 @@ class Settings:
 
     Args:
         listen: Address of the HTTP server.
-        admin_socket: Path of the admin socket. Only its owner can connect.
+        admin_socket: Path of the admin socket. Only the owner of the socket can connect.
         probe_listen: Address of a second HTTP server for probes, without authentication and TLS. None: no server.
         hosts: Accepted Host headers in addition to addresses and localhost.
         token_file: File with the token that grants access to everything.
         metrics_token_file: File with a token that grants access to `/metrics` only.
         tls: Certificate and key of `listen`. None: plain HTTP.
         authenticated: Whether everything on `listen` except probes requires a token or a client certificate.
-        redact: Removes values that must not be shown from an error.
+        redact: Removes from an error the values that must not be shown.
     """
 
     listen: Endpoint
@@ -48,7 +48,7 @@ class Settings:
         """Return what a listener requires of its clients.
 
         Args:
-            probes: Whether it is `probe_listen`, which does not show details to any client.
+            probes: Whether the listener is `probe_listen`, which shows details to no client.
         """
         own = [each.host for each in (self.listen, self.probe_listen) if each is not None]
         return AccessRules(hosts=normalize_hosts([*own, *self.hosts]), authenticate=self.authenticated or probes)
@@ -63,7 +63,7 @@ class Secrets:
 
 
 def read_secrets(settings: Settings) -> Secrets:
-    """Read all files. May block.
+    """Read all files. Can block.
 
     Raises:
         GatewayError: A file cannot be read or is not valid.
@@ -77,4 +77,4 @@ def read_secrets(settings: Settings) -> Secrets:
             tls=server_context(settings.tls) if settings.tls is not None else None,
         )
     except GatewayError as error:
-        raise GatewayError(settings.redact(str(error))) from None  # the cause contains the value
+        raise GatewayError(settings.redact(str(error))) from None  # hide the cause, because it contains the value

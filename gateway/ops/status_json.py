@@ -14,7 +14,7 @@ def iso(seconds: float | None) -> str | None:
     """Return a time in the format of RFC 3339.
 
     Args:
-        seconds: Seconds since the epoch; None if there is none.
+        seconds: Seconds since the epoch; None if there is no time.
     """
     if seconds is None:
         return None
@@ -142,7 +142,7 @@ def consumers_json(view: ServiceView) -> dict[str, Any]:
 
 
 def docker_json(view: DockerView | None) -> dict[str, Any] | None:
-    """Return the engine in `/api/v1/status`; None if Docker is not configured."""
+    """Return the Docker engine in `/api/v1/status`; None if Docker is not configured."""
     if view is None:
         return None
     return {
@@ -170,7 +170,7 @@ def iter_json(body: dict[str, Any]) -> Iterator[str]:
     """Yield a JSON object as text, in short parts: one for each member, and for each member of inner objects.
 
     Args:
-        body: The object. A value may be an iterator of keys and values, which are then computed one at a time.
+        body: The object. A value can be an iterator of keys and values. These are then computed one at a time.
     """
     yield "{"
     for number, (name, value) in enumerate(body.items()):

@@ -1,4 +1,4 @@
-"""The state of the service at one moment, as plain data. Any thread can render it.
+"""Defines the state of the service at one moment, as plain data that any thread can render.
 
 Times are seconds since the epoch; durations are in seconds.
 """
@@ -32,12 +32,12 @@ class TunnelView:
     channel_open: Histogram
     details: dict[str, object]
     facts: tuple[Fact, ...] = ()
-    """The facts that the kind declares. `details` has their values."""
+    """The facts that the kind declares. `details` contains the values of the facts."""
 
 
 @dataclass(frozen=True)
 class TargetView:
-    """One target of a backend, as its check finds it."""
+    """One target of a backend, with the result of its last check."""
 
     target: str
     state: State
@@ -54,7 +54,7 @@ class TargetView:
     attempts: int
     failures: dict[str, int]
     broken_handshakes: int | None
-    """Aborted handshakes since the last login; None if the server does not count them."""
+    """Number of aborted handshakes since the last login; None if the server does not count them."""
     duration: Histogram
     phases: dict[str, tuple[int, float]]
 
@@ -74,7 +74,7 @@ class ConsumerView:
 
 @dataclass(frozen=True)
 class AttachmentView:
-    """A desired attachment of a container to a network, and its state."""
+    """A desired attachment of a container to a network, and the state of the attachment."""
 
     network: str
     container: str
@@ -85,7 +85,7 @@ class AttachmentView:
 
 @dataclass(frozen=True)
 class VolumeView:
-    """A volume of the configuration, and its state."""
+    """A volume of the configuration, and the state of the volume."""
 
     name: str
     state: str
@@ -129,7 +129,7 @@ class DeadContainerView:
 
 @dataclass(frozen=True)
 class KnownConsumer:
-    """A container that may use backends."""
+    """A container that is allowed to use backends."""
 
     id: str
     labels: dict[str, str] = field(hash=False)
@@ -182,7 +182,7 @@ class CredentialView:
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """The part of a backend's state that decides about readiness."""
+    """The part of a backend's state from which readiness is computed."""
 
     name: str
     state: State
@@ -214,7 +214,7 @@ class BackendView:
     latency: Histogram
     failing: bool = False
     facts: tuple[Fact, ...] = ()
-    """The facts that the kind declares. The targets have their values."""
+    """The facts that the kind declares. The targets contain the values of the facts."""
     consumers: dict[str, ConsumerView] = field(default_factory=dict)
 
 
@@ -236,7 +236,7 @@ class ServiceView:
     loop_lag: Histogram
     warnings: list[str] = field(default_factory=list)
     workers: dict[int, int | None] = field(default_factory=dict)
-    """The process ID of each worker; None while it starts."""
+    """The process ID of each worker; None while the worker starts."""
     docker: DockerView | None = None
     credentials: list[CredentialView] = field(default_factory=list)
     """Certificates in the order of their expiry."""
@@ -245,7 +245,8 @@ class ServiceView:
     audit_dropped: int = 0
     """Number of events that were dropped from the audit log."""
     io_flusher: bool = False
-    """Whether the process is an IO flusher (prctl(2), PR_SET_IO_FLUSHER): the kernel's writeback may wait for it."""
+    """Whether the process is an IO flusher (prctl(2), PR_SET_IO_FLUSHER): the kernel's writeback can depend on the
+    process."""
 
     @property
     def status(self) -> str:

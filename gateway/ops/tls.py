@@ -1,4 +1,4 @@
-"""The TLS context of the ops server."""
+"""Creates the TLS context of the ops server."""
 
 import ssl
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from gateway.secret_files import read_private_key
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """The files of certificate and key, in PEM.
+    """The files of a certificate and its key, in PEM format.
 
     Args:
         cert_file: The certificate, followed by intermediate certificates.
-        key_file: Its private key, without a passphrase.
-        client_ca_file: The authorities that sign client certificates. None: the server does not request one.
+        key_file: The private key of the certificate, without a passphrase.
+        client_ca_file: The authorities that sign client certificates. None: the server does not request client
+            certificates.
     """
 
     cert_file: Path
@@ -24,7 +25,7 @@ class TlsFiles:
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return a context for TLS 1.2 and later, which verifies the certificates of clients that send one.
+    """Return a context for TLS 1.2 and later. If a client sends a certificate, the context verifies it.
 
     Args:
         files: Certificate and key.

@@ -1,4 +1,4 @@
-"""The messages between the owner and a worker."""
+"""Defines the messages between the owner (the main process) and a worker."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -20,16 +20,17 @@ from gateway.supervision.uplink import Uplink
 
 @dataclass(frozen=True)
 class Sockets:
-    """The descriptors sent with this message listen on `address`. The next `Apply` uses the listeners."""
+    """The descriptors sent with this message listen on `address`. The next `Apply` message uses these listeners."""
 
     address: ListenAddress
     count: int
-    """The number of descriptors sent. Fewer arrive if the receiving process has reached its limit of descriptors."""
+    """The number of descriptors that were sent. Fewer arrive if the receiving process has reached its descriptor
+    limit."""
 
 
 @dataclass(frozen=True)
 class Apply:
-    """Apply this configuration with the listeners sent before. The worker responds `Applied` or `Incomplete`."""
+    """Apply this configuration with the listeners sent before it. The worker responds `Applied` or `Incomplete`."""
 
     config: Config
     number: int
@@ -37,7 +38,7 @@ class Apply:
 
 @dataclass(frozen=True)
 class Applied:
-    """The worker has applied the configuration with this number: the removed listeners accept no more clients."""
+    """The worker has applied the configuration with this number. The removed listeners no longer accept clients."""
 
     number: int
 
@@ -48,7 +49,8 @@ class Incomplete:
 
 
 CheckLogin = tuple[Endpoint, float, int | None]
-"""A target, the epoch time of a check's last login there, and how many aborted handshakes its server tolerates."""
+"""A target, the time of a check's last login there in epoch seconds, and how many aborted handshakes the server
+tolerates."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,19 @@ class TargetAssignment:
 
 @dataclass(frozen=True)
 class ConsumerSnapshot:
-    """All consumers by address. They replace the consumers of the previous message."""
+    """All consumers, by address. They replace all consumers of the previous message."""
 
     consumers: dict[str, Consumer]
 
 
 @dataclass(frozen=True)
 class UnknownSource:
-    """A client has an unknown source address. The owner reconciles Docker immediately to find its container."""
+    """A client has an unknown source address. The owner immediately reconciles Docker to find its container."""
 
 
 @dataclass(frozen=True)
 class Dial:
-    """Join the descriptor sent with this message to the target `to`, over a tunnel (None: the direct link)."""
+    """Connect the descriptor sent with this message to the target `to`, through a tunnel (None: directly)."""
 
     number: int
     tunnel: str | None
@@ -118,7 +120,7 @@ class DialResult:
 
 @dataclass(frozen=True)
 class Failed:
-    """Traffic to a target failed. With `stalled`, a response from the target takes too long."""
+    """Traffic to a target failed, or, if `stalled` is true, a response from the target takes too long."""
 
     backend: str
     target: Endpoint
@@ -133,7 +135,7 @@ class Recorded:
     lost: int
     """Number of events that the worker dropped because the owner did not read them."""
     open: int
-    """Number of clients whose end is not yet in the audit log."""
+    """Number of clients for which the audit log has no closing event yet."""
 
 
 @dataclass(frozen=True)

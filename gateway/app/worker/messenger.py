@@ -1,4 +1,4 @@
-"""Transport between the owner and a worker: pickled messages over a socket pair, with file descriptors."""
+"""Sends pickled messages and file descriptors between the owner and a worker, over a socket pair."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 _HEAD = struct.Struct(">II")
 _MOST_FDS = 16
-"""The most descriptors of one message. The kernel never merges the descriptors of two messages."""
+"""Maximum number of descriptors in one message. The kernel never merges the descriptors of two messages."""
 _READ = 1 << 16
 
 
@@ -20,9 +20,9 @@ class Messenger:
     """One end of the transport.
 
     Args:
-        sock: A connected, non-blocking stream socket; owned by the messenger.
-        on_message: Called with each message and its descriptors, which the callback then owns. If one descriptor is
-            lost because a process has reached its limit, the callback gets none of them.
+        sock: A connected, non-blocking stream socket. The messenger takes ownership of it.
+        on_message: Called with each message and its descriptors, which the callback then owns. If a descriptor is
+            lost because a process has reached its descriptor limit, the callback gets no descriptors.
         on_end: Called once when the other end has closed the connection or has sent an invalid message.
     """
 
@@ -48,7 +48,7 @@ class Messenger:
 
     @property
     def backlogged(self) -> bool:
-        """Whether messages wait because the other end reads slowly."""
+        """Whether messages are queued because the other end reads slowly."""
         return bool(self._outgoing)
 
     def close(self) -> None:
@@ -101,9 +101,10 @@ class Messenger:
             body = self._incoming[_HEAD.size : _HEAD.size + size]
             del self._incoming[: _HEAD.size + size]
             try:
-                message = pickle.loads(body)  # noqa: S301 - our own process
+                message = pickle.loads(body)  # noqa: S301 - only the owner or its worker writes to the socket
             except Exception:
-                # The processes run different versions, or bytes were lost. The owner replaces the worker.
+                # This happens if the processes run different versions, or bytes were lost. The owner replaces the
+                # worker.
                 log.exception("cannot decode a message: closing the connection to the other process")
                 self._end()
                 return

@@ -12,9 +12,9 @@ _POLL = 0.01
 
 
 class AuditForwarder:
-    """Sends events at the end of each turn of the event loop; a `gateway.audit_log.recorder.Sink`.
+    """Sends events at the end of each iteration of the event loop; implements `gateway.audit_log.recorder.Sink`.
 
-    If the worker is killed, only the events of one turn, and those that the owner has not read, are lost.
+    If the worker is killed, it loses only the events of one iteration and the events that the owner has not read.
 
     Args:
         owner: The connection to the owner.

@@ -18,16 +18,16 @@ from gateway.ssh.handshake_limiter import PER_SERVER, handshake_limiter
 from gateway.supervision.supervisor import Supervisor
 
 _APPLY_TIMEOUT = 2.0
-"""Seconds that a reload waits until the workers have applied the configuration."""
+"""Maximum number of seconds that a reload waits until the workers have applied the configuration."""
 
 
 class Workers:
-    """All workers, and the backends that each of them serves.
+    """Starts all workers, and assigns backends to them.
 
     Args:
         count: The number of workers.
-        on_failure: Called with each backend and target where traffic failed (False) or stalled (True).
-        recorder: Records the ends of the workers' clients.
+        on_failure: Called with the backend, the target, and whether traffic stalled (True) or failed (False).
+        recorder: Records when connections of the workers' clients end.
     """
 
     def __init__(self, count: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: Recorder) -> None:
@@ -46,7 +46,7 @@ class Workers:
             unit.send(message)
 
     def assign(self, config: Config) -> dict[str, WorkerUnit]:
-        """Return the worker of each backend that this process does not serve itself."""
+        """Return the worker of each backend that a worker serves, and not this process."""
         if not self.units:
             return {}
         chosen = [
@@ -58,7 +58,7 @@ class Workers:
         return {name: self.units[zlib.crc32(name.encode()) % len(self.units)] for name in chosen}
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> dict[str, WorkerUnit]:
-        """Send each worker its part of `config`; return the worker of each backend that has one."""
+        """Send each worker its part of `config`. Return the worker of each backend that a worker serves."""
         assigned = self.assign(config)
         for unit in self.units:
             names = {name for name, worker in assigned.items() if worker is unit}
@@ -81,7 +81,7 @@ class Workers:
 
 
 def _uses_worker(spec: BackendSpec) -> bool:
-    """Return whether a worker serves a backend, by the backend's key `worker` or else by its traffic class."""
+    """Return whether a worker serves a backend. The key `worker` decides; without it, the traffic class decides."""
     return spec.kind.traffic_class is TrafficClass.BULK if spec.worker is None else spec.worker
 
 

@@ -1,4 +1,4 @@
-"""Proxies in the owner for the links, uplinks and forwards of a worker."""
+"""Defines the owner's proxies for the links, uplinks and forwards of a worker."""
 
 import asyncio
 import socket
@@ -14,14 +14,14 @@ from gateway.ops.status_views import ConsumerView
 from gateway.relay.sockets import tune
 
 DialFromWorker = Callable[[Stream, str | None, Endpoint], Awaitable[None]]
-"""Joins a socket to a target through a tunnel of a worker; see `WorkerUnit.dial`."""
+"""Connects a socket to a target through a tunnel of a worker; see `WorkerUnit.dial`."""
 
 
 class RemoteLink:
     """A worker's link, for probes; see `gateway.contracts.link.Connector`.
 
     Args:
-        tunnel: The worker's tunnel; None: the direct link.
+        tunnel: The worker's tunnel; None for the direct link.
         dial: Dials from the worker.
     """
 
@@ -30,7 +30,7 @@ class RemoteLink:
         self._dial = dial
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Return one end of a socket pair whose other end the worker joins to `to`. The caller owns it."""
+        """Return one end of a socket pair, which the caller owns. The worker connects the other end to `to`."""
         ours, theirs = socket.socketpair()
         try:
             with (phases or Phases())("channel" if self._tunnel else "tcp"):
@@ -48,9 +48,9 @@ class RemotePath:
     """Proxy for a worker's uplink; see `gateway.health.monitor.MonitoredUplink`.
 
     Args:
-        tunnel: The tunnel; None: the direct link.
+        tunnel: The tunnel; None for the direct link.
         dial: Dials from the worker.
-        describe: Returns the tunnel's state and its cause in one line.
+        describe: Returns one line with the tunnel's state and the cause of that state.
     """
 
     def __init__(self, tunnel: str | None, dial: DialFromWorker, describe: Callable[[], str]) -> None:
@@ -90,7 +90,7 @@ class RemoteForward:
 
     @property
     def active(self) -> int:
-        """Number of clients that are joined or waiting."""
+        """Number of clients that are connected to a target or wait for one."""
         return self.last.active
 
     @property

@@ -1,4 +1,4 @@
-"""The owner's side of one worker: starts its process, and exchanges messages with it."""
+"""Starts the process of one worker, and exchanges messages with it. Runs in the main process."""
 
 import asyncio
 import contextlib
@@ -58,12 +58,12 @@ class WorkerLostError(GatewayError):
 
 
 class WorkerUnit:
-    """One worker process; a `gateway.contracts.unit.Unit`.
+    """One worker process; implements `gateway.contracts.unit.Unit`.
 
     Args:
         number: The number of the worker, from 1.
-        on_failure: Called with each backend and target where traffic failed (False) or stalled (True).
-        recorder: Records the ends of the worker's clients; None: they are not recorded.
+        on_failure: Called with the backend, the target, and whether traffic stalled (True) or failed (False).
+        recorder: Records when connections of the worker's clients end; None to record nothing.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class WorkerUnit:
         self._on_failure = on_failure
         self._recorder = recorder or Recorder()
         self._unrecorded = 0
-        """Number of the worker's clients whose end is not yet in the audit log."""
+        """Number of the worker's clients for which the audit log has no closing event yet."""
         self._paths: dict[str | None, RemotePath] = {}
         self._config: Config | None = None
         self._listeners: dict[ListenAddress, Listener] = {}
@@ -130,7 +130,7 @@ class WorkerUnit:
                 began = loop.time()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), _POLL)
-                # Time in which this process was suspended does not count as silence of the worker.
+                # Do not count the time in which this process was suspended: it could not receive reports.
                 self._last_report += max(0.0, loop.time() - began - _POLL)
             raise WorkerLostError(
                 f"worker {self.number} (process {child.pid}) has ended or does not respond: its clients are reset"
@@ -141,13 +141,13 @@ class WorkerUnit:
             self._applied.set()  # the next process gets the configuration when it starts
             self._on_process_lost()
             try:
-                await _reap(child)  # before it ends, the process sends its remaining audit events
+                await _reap(child)  # before the process exits, it sends its remaining audit events
             finally:
                 messenger.close()
                 self._record_loss()
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> None:
-        """Send a configuration, whose backends the worker then serves."""
+        """Send a configuration to the worker, which then serves the backends in it."""
         self._config, self._listeners = config, listeners
         for name in config.backends:
             self.forwards.setdefault(name, RemoteForward(name, self.send))
@@ -203,16 +203,16 @@ class WorkerUnit:
             self._messenger.send(message, fds)
 
     async def dial(self, client: Stream, tunnel: str | None, to: Endpoint) -> None:
-        """Send a duplicate of `client` to the worker, which joins it to `to`.
+        """Send a duplicate of `client` to the worker, which connects it to `to`.
 
         Args:
-            client: The socket; the caller still owns it.
-            tunnel: The tunnel; None: the direct link.
+            client: The socket. The caller keeps ownership.
+            tunnel: The tunnel; None for the direct link.
             to: The address.
 
         Raises:
             DialError: The target cannot be reached.
-            LinkLostError: The worker, or its link, is down.
+            LinkLostError: The worker or its tunnel is down.
         """
         if self._messenger is None:
             raise LinkLostError("the worker is being started")
@@ -225,12 +225,12 @@ class WorkerUnit:
             self._dials.pop(number, None)
 
     def stop_accepting(self) -> None:
-        """Stop accepting clients, in the current process and in those that start later."""
+        """Stop accepting clients, in the current worker process and in worker processes that start later."""
         self._listeners = {}
         self.send(Command(WorkerAction.STOP_ACCEPTING))
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset the clients that have been silent for `seconds` and do not await a response."""
+        """Reset the clients that have sent nothing for `seconds` and do not wait for a response."""
         self.send(Command(WorkerAction.ABORT_IDLE, seconds))
 
     def abort_all(self) -> None:
@@ -265,7 +265,7 @@ class WorkerUnit:
             os.close(fd)
         if isinstance(message, Recorded):
             self._record(message)
-        elif self._messenger is not None:  # without a messenger, the process is ending, and its counters are final
+        elif self._messenger is not None:  # if there is none, the process is exiting
             self._dispatch(message)
 
     def _dispatch(self, message: Any) -> None:
@@ -306,7 +306,7 @@ class WorkerUnit:
                 sink.count_lost(message.lost, f"worker {self.number} could not send them to the main process")
 
     def _record_loss(self) -> None:
-        """Count the audit events that the process did not send before it ended."""
+        """Count the audit events that the process did not send before it exited."""
         lost, self._unrecorded = self._unrecorded, 0
         if lost and self._recorder.sink is not None:
             self._recorder.sink.count_lost(lost, f"worker {self.number} ended with open connections")
@@ -336,9 +336,9 @@ class WorkerUnit:
 
 
 async def _reap(child: "subprocess.Popen[bytes]") -> None:
-    """Wait until the worker's process ends, and kill the process if it does not end in time.
+    """Wait until the worker's process exits, and kill the process if it does not exit in time.
 
-    If the process remains even then, `subprocess` reaps it later, when another process starts.
+    If the killed process does not exit immediately, `subprocess` reaps it when another process starts.
     """
     try:
         await _wait_ended(child, _STOP_TIMEOUT)
@@ -350,5 +350,5 @@ async def _reap(child: "subprocess.Popen[bytes]") -> None:
 
 async def _wait_ended(child: "subprocess.Popen[bytes]", within: float) -> None:
     deadline = asyncio.get_running_loop().time() + within
-    while child.poll() is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - Popen offers no event
+    while child.poll() is None and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - Popen has no awaitable
         await asyncio.sleep(_REAP_POLL)

@@ -1,1 +1,1 @@
-"""The status page, one self-contained file."""
+"""Contains the status page, one self-contained HTML file."""
