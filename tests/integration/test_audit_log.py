@@ -83,7 +83,7 @@ def test_every_connection_is_recorded_with_its_source_target_and_ending(
         assert echo(sock) == b"hello"
     (line,) = wait_for(gateway, log, "connection", source="unix")
     assert (line["pid"], line["uid"], line["gid"]) == (os.getpid(), os.getuid(), os.getgid())
-    # The first client waits until `hold` ends; the second client disconnects while it waits.
+    # The first client waits for the whole `hold` time; the second client disconnects while it waits.
     assert is_refused(dead)
     (line,) = wait_for(gateway, log, "connection", backend="dead", ending="not_connected")
     assert (line["target"], line["reason"], line["bytes_to_backend"]) == (None, "refused", 0)

@@ -191,7 +191,7 @@ async def test_endless_data_from_a_server_uses_little_memory_and_ends_with_the_c
 
     with serving(serve) as port, within(MOST):
         result = await probe(BACKENDS[kind], port, timeout=5)
-        assert gone.wait(10)  # the server sees that the check has closed the connection
+        assert gone.wait(10)  # the check has closed the connection to the server
     if kind != "tcp":  # a TCP check reads nothing
         assert (result.state, result.reason) in (
             (State.DOWN, Reason.PROTOCOL), (State.DOWN, Reason.RESET), (State.DOWN, Reason.TIMEOUT),

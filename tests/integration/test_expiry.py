@@ -33,7 +33,7 @@ class MinuteCa:
         (self.bastion.folder / "authorized_keys").write_text("")
 
     def sign(self, left: float = LIFETIME) -> float:
-        """Replace the certificate next to the key atomically; return the time at which the new certificate expires."""
+        """Replace the certificate next to the key atomically; return the expiry time of the new certificate."""
         end = int(time.time() + left)
         key, beside = self.bastion.client_key, Path(f"{self.bastion.client_key}-cert.pub")
         made = self._ca.generate_user_certificate(

@@ -155,7 +155,7 @@ def look(gateway: Gateway) -> None:
 
 
 def poisoned(value: Any) -> Any:
-    """Return a copy of a response with control sequences in every string, except timestamps."""
+    """Copy a response, and add control sequences to every string except timestamps; return the modified response."""
     if isinstance(value, dict):
         return {key: poisoned(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -162,7 +162,7 @@ EXPIRED = ["ssh-ed25519", "-V", "20200101:20200201"]
 @pytest.mark.parametrize("certified", [["ssh-ed25519"], EXPIRED], indirect=True, ids=["valid", "expired"])
 @pytest.mark.parametrize("form", ["key", "fingerprint", "known_hosts", "known_hosts and another authority"])
 async def test_a_certificate_is_accepted_if_its_key_is_trusted(certified: Bastion, tmp_path: Path, form: str) -> None:
-    """As in OpenSSH, a key that known_hosts trusts directly stays trusted with an expired certificate."""
+    """If known_hosts contains the key of an expired certificate, the gateway trusts the key, like OpenSSH."""
     key = public(certified, "ssh-ed25519")
     match form:
         case "key":

@@ -1,6 +1,6 @@
 """Tests SSH links with several servers and settings; compares the results with the table in docs/interop.md.
 
-`INTEROP_TABLE=1 pytest tests/integration/test_interop.py` repeats each measurement three times, also measures
+`INTEROP_TABLE=1 pytest tests/integration/test_interop.py` makes each measurement three times, also measures
 `ssh -L`, and writes the table.
 """
 

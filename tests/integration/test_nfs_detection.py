@@ -155,7 +155,7 @@ def test_a_recreated_directory_is_reported_until_checks_are_resumed(
     gateway.wait_state("media", "degraded", "export", timeout=30)
     before = gateway.backend("media")["targets"][0]["attempts"]
     gateway.wait(lambda: gateway.backend("media")["targets"][0]["attempts"] > before + 2)
-    assert gateway.state("media") == ("degraded", "export")  # the state stays, because existing mounts remain stale
+    assert gateway.state("media") == ("degraded", "export")  # still degraded, because existing mounts are stale
     assert gateway.command("resume", "media").returncode == 0
     gateway.wait_up("media")
     assert gateway.backend("media")["targets"][0]["attempts"] > before  # `resume` does not reset the counter

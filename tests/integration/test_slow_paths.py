@@ -128,7 +128,7 @@ def flooding(client: socket.socket) -> None:
 
 @pytest.mark.parametrize("cipher", instrumentation.CIPHERS)
 async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cipher: str) -> None:
-    """The client reads in small steps, so that the gateway adjusts its window continuously."""
+    """The client reads in small steps, which makes the gateway adjust the channel's window continuously."""
     stop = threading.Event()
 
     def read(client: socket.socket) -> None:

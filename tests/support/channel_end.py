@@ -27,8 +27,7 @@ class ChannelEnd(End):
     """The server's end of a channel, which sends exactly the packets of a plan, within the window of the channel.
 
     The end also checks that the relay follows RFC 4254: the relay must not exceed the granted window and packet size,
-    and must not send after a close. An asyncssh server holds the connection, and calls this object as the handler of the
-    channel.
+    and must not send after a close. The server's asyncssh connection calls this object as the handler of the channel.
 
     Args:
         changed: Called after each change of the state of this end.

@@ -72,7 +72,7 @@ class DockerProxy:
                     self._stop.wait(120)
                     return
                 upstream.sendall(head)
-                # Each connection carries one request, so that the proxy checks every request.
+                # The proxy allows one request per connection; otherwise, it would check only the first request.
                 self._pump(client, upstream)
                 return
 

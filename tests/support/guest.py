@@ -48,11 +48,11 @@ class Guest:
             call fails. The number of a block determines its content; the command prints `AT NUMBER` after each block.
         memory: The memory of the machine, in MiB.
         programs: Programs of this host to copy into the machine, with their libraries.
-        forwards: Forwarded ports: each key is a port on this host's loopback, and its value is the port of the machine.
+        forwards: Forwarded ports. Each key is a port on this host's loopback; its value is a port of the machine.
         modules: Modules of the machine's kernel to load, in addition to the NFS modules.
         files: Files or directories of this host to copy into the machine, by their paths in the machine.
         disk: The image of the persistent disk /dev/vda; None means that the machine has no disk.
-        root: The root directory of a Debian system with systemd, which runs the script as a service. None uses busybox.
+        root: The root directory of a Debian system, in which systemd runs the script as a service. None uses busybox.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Guest:
                 self._said.notify_all()
 
     def wait_for(self, text: str, timeout: float = 60.0) -> str:
-        """Wait for the first line that contains `text`, and return it; fail if the machine stops without such a line."""
+        """Wait for the first line with `text`; return this line. Fail if the machine stops without such a line."""
         deadline = time.monotonic() + timeout
         with self._said:
             while True:

@@ -59,7 +59,7 @@ def two() -> Iterator[None]:
         for address in (BEHIND, OUTER_OTHER):
             run(f"iptables -t nat -A PREROUTING -p tcp -d {address} -j DNAT --to-destination 127.0.0.1")
     with inside(near):
-        # The namespace has no name server; without this file, a lookup would fail only after a timeout.
+        # The namespace has no name server; without this rule, a lookup would fail only after a timeout.
         run("iptables -A OUTPUT -o outer -p udp --dport 53 -j REJECT")
     try:
         yield

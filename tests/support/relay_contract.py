@@ -104,7 +104,7 @@ class Trial:
         self.killed = False
 
     async def run(self, plan: list[Step]) -> None:
-        """Execute a plan, then let both ends finish.
+        """Execute a plan; then let the two ends finish.
 
         Raises:
             BrokenContractError: The relay broke a rule; the message names the rule.
@@ -186,7 +186,7 @@ class Trial:
         return receiver is self.client and sender.gone and not self._adaptor.keeps_response
 
     def _may_look_clean(self, receiver: End, sender: End) -> bool:
-        """Return whether the protocol allows that the receiver sees a clean end although data is missing."""
+        """Return whether the protocol allows the receiver to see a clean end although data is missing."""
         if self._adaptor.reports_breaks:
             return receiver is self.far and receiver.gone
         undelivered = self._undeliverable(receiver, sender) and not sender.delivered

@@ -16,8 +16,8 @@ class Shape:
 
     Args:
         delay: The delay in each direction, in seconds.
-        up: Bytes per second from the clients to the server, for all connections together; 0: unlimited.
-        down: Bytes per second from the server to the clients, for all connections together; 0: unlimited.
+        up: Bytes per second from the clients to the server, for all connections together; 0 means unlimited.
+        down: Bytes per second from the server to the clients, for all connections together; 0 means unlimited.
         buffer: The maximum number of bytes in the queue of each direction, for all connections together. Each socket
             also has a buffer of this size, which the kernel doubles.
         loss: The probability that a segment of 1,448 bytes is lost.

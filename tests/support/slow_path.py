@@ -48,7 +48,7 @@ class Path:
         self._epoll.register(0, _IN)
 
     def run(self) -> None:
-        """Move data until the standard input ends."""
+        """Move data until the standard input of this process is closed."""
         while True:
             wait = self._work(time.monotonic())
             for fd, event in self._epoll.poll(wait):

@@ -43,7 +43,7 @@ def two_engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
             ip("-n", space, "link", "set", "eth0", "up")
             ip("-n", space, "route", "add", "default", "via", "10.77.0.254")
             with inside(space):
-                # The namespaces have no name server; without this file, a lookup would fail only after a timeout.
+                # The namespaces have no name server; without this rule, a lookup would fail only after a timeout.
                 for proto in ("udp", "tcp"):
                     run(f"iptables -A OUTPUT -o eth0 -p {proto} --dport 53 -j REJECT")
         for at, space in enumerate(nodes, 1):

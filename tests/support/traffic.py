@@ -1,4 +1,4 @@
-"""Sends known bytes through a tunnel; a separate program, so that clients and tunnel run in different processes.
+"""Sends known bytes through a tunnel; a separate program, because clients and tunnel must run in different processes.
 
 traffic.py serve PORT            run a backend, to which each client first sends its request (`_HEAD`)
 traffic.py both-ways PORT SIZE   transfer SIZE bytes in both directions in parallel; print the seconds

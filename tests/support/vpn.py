@@ -123,7 +123,7 @@ def nothing_outside(path: Path, *marks: str) -> Iterator[None]:
 
     Args:
         path: The file for the output of tcpdump.
-        marks: Strings that no line of the output may contain.
+        marks: Strings that the output of tcpdump must not contain.
     """
     with path.open("w") as out, path.with_suffix(".err").open("w") as err:
         child = subprocess.Popen(["tcpdump", "-i", "outer", "-n", "-l", "ip or ip6"], stdout=out, stderr=err)

@@ -14,7 +14,7 @@ class WireGuardPeer:
     Args:
         folder: The directory for the peer's files.
         port: The UDP port of the peer.
-        network: The first three numbers of the VPN's addresses; the last one is 1 for the peer, and 2 for the gateway.
+        network: The first three numbers of the VPN's addresses. The last number is 1 (peer) or 2 (gateway).
         namespace: The network namespace in which the peer runs.
     """
 
