@@ -1,4 +1,4 @@
-"""Fixtures: real servers on loopback, shared by the whole run, and the gateway as a separate process."""
+"""Defines fixtures: real servers on loopback, which all tests share, and the gateway as a separate process."""
 
 import subprocess
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _LONGEST_FIRST = (
     "test_nfs_mounts", "test_chart", "test_relay_contract", "test_names", "test_swarm", "test_swarm_stable",
     "test_revival_swarm", "test_revival", "test_audit",
 )  # fmt: skip
-"""Modules that take more than half a minute. They start first, so that no test process is idle at the end."""
+"""Test modules that take more than 30 s. They start first, to avoid idle test processes at the end of the run."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
-    """Create a directory that the database servers' users can access, unlike those of pytest."""
+    """Create a directory that the database servers' users can access; they cannot access pytest's directories."""
     with scratch() as folder:
         yield folder
 
@@ -48,7 +48,7 @@ def shared_bastion(server_folder: Path) -> Iterator[Bastion]:
 
 @pytest.fixture
 def bastion(tmp_path: Path) -> Iterator[Bastion]:
-    """An sshd for a single test, which the test may break."""
+    """An sshd that only one test uses; the test is allowed to break this server."""
     need_sshd()
     server = Bastion(tmp_path / "bastion").start()
     yield server
@@ -88,7 +88,7 @@ def shared_nfs(server_folder: Path) -> Iterator[nfs.NfsServer]:
 
 @pytest.fixture
 def nfs_server(tmp_path: Path) -> Iterator[nfs.NfsServer]:
-    """An NFS server with a world-writable export for a single test, which the test may break."""
+    """An NFS server with a world-writable export. Only one test uses this server, and is allowed to break it."""
     need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
     server = nfs.NfsServer(tmp_path / "nfs").start()
     server.export.chmod(0o777)
@@ -98,7 +98,7 @@ def nfs_server(tmp_path: Path) -> Iterator[nfs.NfsServer]:
 
 @pytest.fixture
 def small_export(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
+    """A file system with a size of 2 MiB."""
     need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
     folder = tmp_path / "small"
     image = tmp_path / "image"

@@ -1,4 +1,4 @@
-"""`gateway audit` on a real engine: the audit reports each hazard, and the printed commands remove the hazard."""
+"""Runs `gateway audit` on a real engine: it reports each hazard, and the printed commands remove the hazard."""
 
 import ctypes
 import json
@@ -44,7 +44,7 @@ def clean(engine: Engine) -> Iterator[None]:
 
 @pytest.fixture
 def host(engine: Engine) -> Path:
-    """A directory of the host for bind mounts, outside /tmp, which the next boot would empty."""
+    """A directory of the host for bind mounts. It is not in /tmp, because /tmp is empty after a reboot."""
     folder = Path("/var/lib") / f"gateway-audit-{os.getpid()}-{time.monotonic_ns()}"
     folder.mkdir()
     return folder
@@ -68,7 +68,7 @@ def found(engine: Engine, *options: str) -> dict[tuple[str, str], dict[str, Any]
 
 
 def run_fix(engine: Engine, fix: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run commands like a user who pastes them into a shell, including the commented commands after a check."""
+    """Run the printed commands in a shell, including those that are comments because a user must check them first."""
     wanted = "\n".join(line.partition(": ")[2] if line.startswith("# when ") else line for line in fix.splitlines())
     return subprocess.run(
         ["bash", "-e"], input=wanted, cwd=folder, env={**os.environ, "DOCKER_HOST": engine.url}, text=True,
@@ -127,7 +127,7 @@ def shared_memory(engine: Engine, host: Path) -> tuple[str, str]:
 
 def unused(engine: Engine, host: Path) -> tuple[str, str]:
     engine.docker("run", "--rm", "--init=false", "-v", "left:/data", "busybox", "sh", "-c", "echo content > /data/x")
-    engine.run("other")  # the fix saves the volume with this container's image
+    engine.run("other")  # the fix runs this container's image to save the volume
     return "unused-volume", "left"
 
 
@@ -198,7 +198,7 @@ HAZARDS: Mapping[str, Callable[[Engine, Path], tuple[str, str]]] = {
 }  # fmt: skip
 KEPT = {"layer_database": "/var/lib/mysql/ibdata1", "anonymous_volume": "/data/file", "removed": "/data/file",
         "memory": "/data/file", "memory_volume": "/data/file"}  # fmt: skip
-"""For each hazard, a file whose content must be the same after the fix."""
+"""The path of a file for each hazard; the fix must not change the content of this file."""
 
 
 def wait(condition: Callable[[], bool], timeout: float = 20.0) -> None:
@@ -218,10 +218,10 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
     assert "hunter2" not in str(before)
     paste(engine, finding["fix"], tmp_path)
     after = found(engine)
-    if rule == "single-file":  # the mount is still a single file, but the container sees the new file
+    if rule == "single-file":  # the container still mounts a single file, but now sees its new content
         assert (finding["severity"], after[rule, subject]["severity"]) == ("medium", "low")
         assert engine.docker("exec", subject, "cat", "/app.conf").stdout == "new\n"
-    elif hazard == "shared_memory":  # the fix saves the files, but the program must store them elsewhere
+    elif hazard == "shared_memory":  # the fix saves the files, but the program must then use another directory
         assert (tmp_path / "shm-shm.tar").stat().st_size > 0
     else:
         assert (rule, subject) not in after, after[rule, subject]
@@ -281,7 +281,7 @@ def test_a_mount_table_shows_that_a_bind_is_on_a_server(engine: Engine, host: Pa
 
 @pytest.fixture
 def hung(host: Path) -> Iterator[Path]:
-    """A directory with a FUSE file system without a server, so that a system call on this directory blocks."""
+    """A mounted FUSE file system that has no server; every system call on its directory blocks."""
     need(Path("/dev/fuse").exists(), "/dev/fuse")
     point = host / "hung"
     point.mkdir()
@@ -396,10 +396,10 @@ def test_exit_codes_and_formats(engine: Engine) -> None:
 
 def test_an_audit_of_many_containers_is_fast_and_changes_nothing(engine: Engine) -> None:
     for number in range(300):
-        # The test does not start the containers: the engine reports them in the same way, in a tenth of the time.
+        # The test does not start the containers, because this takes ten times longer and the engine reports the same.
         engine.docker("create", "--name", f"many-{number}", "-v", f"many-{number}:/data", "busybox", "sleep", "1")
     before = engine.docker("ps", "-a", "--no-trunc", "--format", "{{json .ID}} {{.Status}}").stdout
-    audit(engine)  # the first run loads the interpreter's files into the page cache
+    audit(engine)  # an unmeasured run loads the interpreter's files into the page cache
     began = time.monotonic()
     report = audit(engine)
     took = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""The audit log of a running gateway, with real clients, files and failures of files."""
+"""Tests the audit log of a running gateway with real clients, with files, and with errors of file operations."""
 
 import contextlib
 import hashlib
@@ -83,7 +83,7 @@ def test_every_connection_is_recorded_with_its_source_target_and_ending(
         assert echo(sock) == b"hello"
     (line,) = wait_for(gateway, log, "connection", source="unix")
     assert (line["pid"], line["uid"], line["gid"]) == (os.getpid(), os.getuid(), os.getgid())
-    # The first client waits until `hold` ends; the second client disconnects while it waits.
+    # The first client waits for the whole `hold` time; the second client disconnects while it waits.
     assert is_refused(dead)
     (line,) = wait_for(gateway, log, "connection", backend="dead", ending="not_connected")
     assert (line["target"], line["reason"], line["bytes_to_backend"]) == (None, "refused", 0)
@@ -154,7 +154,7 @@ def test_admin_commands_and_configurations_are_recorded(gateway: Gateway, log: P
     assert (change["added"], change["removed"]) == (["backends.two"], [])
     assert change["changed"] == ["backends.one.check.timeout"]
     assert change["sha256"] == hashlib.sha256(gateway.config.read_bytes()).hexdigest()
-    # For a refused configuration, the log records the position of the error, but not the value.
+    # If the gateway refuses a configuration, the log records the position of the error, but not the wrong value.
     gateway.config.write_text(gateway.config.read_text().replace("password: very-secret", "interval: very-secret"))
     os.kill(gateway.pid, signal.SIGHUP)
     (refused,) = wait_for(gateway, log, "configuration", result="error")
@@ -188,7 +188,7 @@ def test_a_configuration_that_is_reloaded_by_command_is_recorded_once(
         gateway.config.write_text(gateway.config.read_text().replace(old, new))
         assert gateway.command("reload").returncode == code
         gateway.wait(lambda: gateway.log.count("files changed") == number)  # noqa: B023 - waits here
-        time.sleep(0.3)  # leave time for a second record, which would be an error
+        time.sleep(0.3)  # wait for a second record, which must not appear
         (line,) = lines(log, "configuration")[number:]
         assert (line["trigger"], line["file"]) == ("admin", str(gateway.config))
         assert line["sha256"] == hashlib.sha256(gateway.config.read_bytes()).hexdigest()
@@ -266,7 +266,7 @@ def test_connections_of_workers_are_recorded(
     assert line["instance"] == "test"
     assert is_refused(bulk, ("127.0.0.2", 0))
     wait_for(gateway, log, "refused", backend="bulk", source="127.0.0.2")
-    # The records of a killed worker are lost, and the log reports the loss.
+    # If a worker is killed, its records are lost, and the log reports that records are missing.
     with connect(bulk) as one, connect(bulk) as two:
         assert echo(one) == echo(two) == b"hello"
         worker = gateway.status()["workers"]["1"]
@@ -320,7 +320,7 @@ def test_after_a_full_disk_the_log_records_how_many_events_are_missing(
             while file.write(bytes(4096)):
                 pass
         sent = 0
-        # The writes fill the rest of the last page, until the log ends in the middle of a line.
+        # The writes fill the file system, so the last line of the log is incomplete.
         while log.read_bytes().endswith(b"\n") or dropped(gateway) < 10:
             exchange(listen, 5)
             sent += 5
@@ -337,7 +337,7 @@ def test_after_a_full_disk_the_log_records_how_many_events_are_missing(
 
 
 def all_accounted(log: Path, connections: int) -> bool:
-    """Check that the log records each connection, or counts it as missing."""
+    """Check that the log contains a record of each connection, or counts the record as missing."""
     missing = sum(int(each["count"]) for each in lines(log, "dropped"))
     return len(lines(log, "connection")) + missing == connections
 
@@ -348,7 +348,7 @@ def test_a_fifo_without_a_reader_does_not_delay_traffic(gateway: Gateway, tmp_pa
     gateway.write(backend(fifo, echo_port, listen, queue=5))
     gateway.start().wait_up("one")
     exchange(listen, 20)
-    missing = 2 + 20 - 5  # start, configuration and clients, minus the events in the queue
+    missing = 2 + 20 - 5  # 2 events of the start and the configuration, 20 of clients, minus 5 in the queue
     gateway.wait(lambda: dropped(gateway) == missing)
     assert any("cannot be opened" in each for each in gateway.status()["warnings"])
     assert "audit log queue full: events dropped" in gateway.log
@@ -376,7 +376,7 @@ def test_after_rotation_the_log_continues_in_a_new_file(gateway: Gateway, log: P
     exchange(listen)
     wait_for(gateway, log, "connection")
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
-    # A reload changes the file of the log.
+    # A reload can change the path of the log.
     other = log.with_name("other.jsonl")
     gateway.config.write_text(gateway.config.read_text().replace(f"log: {log}", f"log: {other}"))
     assert gateway.command("reload").returncode == 0
@@ -385,14 +385,14 @@ def test_after_rotation_the_log_continues_in_a_new_file(gateway: Gateway, log: P
     assert lines(log)[-1]["changed"] == lines(other)[0]["changed"] == ["audit.log"]
     counts = [len(lines(each, "connection")) for each in (first, log, other)]
     assert counts == [1, 1, 1]
-    # A reload refuses a file that cannot be opened, and the log continues in the present file.
+    # If a reload cannot open the new file, the gateway refuses the reload and writes to the present file.
     gateway.config.write_text(gateway.config.read_text().replace(f"log: {other}", f"log: {log.parent}/absent/log"))
     refused = gateway.command("reload")
     assert refused.returncode == 1
     assert "absent/log: No such file or directory" in refused.stderr + refused.stdout
     (line,) = wait_for(gateway, other, "configuration", result="error")
     assert "absent/log" in line["detail"]
-    # If a reload removes the log, its last line records this change.
+    # If a reload disables the log, the last line of the log records this change.
     gateway.config.write_text(re.sub(r"audit: .*", "", gateway.config.read_text()))
     assert gateway.command("reload").returncode == 0
     exchange(listen)

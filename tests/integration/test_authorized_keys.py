@@ -1,4 +1,4 @@
-"""The output of `render authorized-keys` on a real sshd that permits everything else."""
+"""Tests the output of `render authorized-keys` on a real sshd that has no other restrictions."""
 
 import contextlib
 import itertools
@@ -20,12 +20,12 @@ pytestmark = pytest.mark.integration
 
 
 class Permissive:
-    """An sshd whose configuration permits everything, and a client with one key."""
+    """An sshd that permits every request, and a client with one key."""
 
     def __init__(self, folder: Path) -> None:
         self.bastion = Bastion(folder)
         self.shell_user = self.bastion.user
-        # For root, sshd permits listeners on every port, so an unprivileged user logs in.
+        # The client logs in as an unprivileged user, because sshd permits root to listen on every port.
         self.plain_user = "nobody" if os.geteuid() == 0 else self.shell_user
         config = folder / "sshd_config"
         text = config.read_text().replace("AllowTcpForwarding local", "AllowTcpForwarding yes")
@@ -43,7 +43,7 @@ class Permissive:
 
     @contextlib.contextmanager
     def settings(self, rendered: str) -> Iterator[None]:
-        """Append the rendered lines to sshd_config until the block ends."""
+        """Append the rendered lines to sshd_config, and remove them when the block ends."""
         config = self.bastion.folder / "sshd_config"
         before = config.read_text()
         lines = [line.removeprefix("#   ") for line in rendered.splitlines() if line.startswith("#   ")]
@@ -148,7 +148,7 @@ def test_the_rendered_settings_forbid_listeners_on_unix_sockets(server: Permissi
 
     rendered = server.rendered(f"127.0.0.1:{echo_port}", user=server.plain_user)
     server.authorize(rendered)
-    assert listens(server, *wanted())  # authorized_keys has no option that forbids such a listener
+    assert listens(server, *wanted())  # no option of authorized_keys can forbid this listener
     with server.settings(rendered):
         assert not listens(server, *wanted())
         assert not listens(server, "-R", f"{free_port()}:127.0.0.1:{echo_port}")
@@ -199,4 +199,4 @@ def test_a_user_that_authorizes_other_commands_is_refused(server: Permissive) ->
     for target, origin in (('x",command="id:1', "127.0.0.1"), ("*:1", "127.0.0.1"), ("a:1", 'x" ssh-rsa')):
         done = server.render(target, "--from", origin)
         assert done.returncode == 2
-        assert done.stdout == ""  # a user may append the output to authorized_keys
+        assert done.stdout == ""  # standard output must be empty, because users append it to authorized_keys

@@ -1,4 +1,4 @@
-"""Cancel requests for PostgreSQL through the gateway: at a connection limit, and after a change of target."""
+"""Tests PostgreSQL cancel requests through the gateway: at a connection limit, and after a change of target."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ def plain(session: "psycopg.Connection[Any]") -> None:
 
 
 def negotiated(session: "psycopg.Connection[Any]") -> None:
-    """Send a cancel request with PQcancelStart of libpq 17, which requests TLS if the session did."""
+    """Send a cancel request with PQcancelStart of libpq 17, which uses TLS if the session uses TLS."""
     session.cancel_safe(timeout=20)
 
 
@@ -78,7 +78,7 @@ def tls_servers(server_folder: Path) -> Iterator[tuple[Postgres, Postgres]]:
 
 
 class Running:
-    """A database session, and a query of this session that runs in a thread."""
+    """A database session that runs a query in a separate thread."""
 
     def __init__(self, server: Postgres, session: "psycopg.Connection[Any]") -> None:
         self.session = session
@@ -316,7 +316,7 @@ def test_an_unencrypted_request_cancels_an_encrypted_session_at_the_limit(
         assert set(gateway.backend("reports")["connections"]["rejected"]) == {"max_connections"}
         plain(query.session)
         query.wait_cancelled()
-    # The gateway has not requested TLS from the server: each such request would have added an error to the log.
+    # The gateway never requests TLS from the server: the server's log would contain an error for each request.
     assert "could not accept SSL connection" not in log.read_text()[before:]
 
 
@@ -371,7 +371,7 @@ def test_the_cancel_key_appears_in_no_output(
             asking.sendall(b"\0\0\0\x10" + CANCEL + keys[0])
             assert asking.recv(1) == b""
         with socket.create_connection(("127.0.0.1", port), timeout=20) as asking:
-            # The length is wrong, so the gateway refuses the request.
+            # The gateway refuses this request, because its length is wrong.
             asking.sendall(b"\0\0\0\x09" + CANCEL + keys[0])
             with pytest.raises(ConnectionResetError):
                 asking.recv(1)
@@ -380,7 +380,7 @@ def test_the_cancel_key_appears_in_no_output(
     assert len(set(keys)) == 1
     pid, key = keys[0][:4], keys[0][4:]
     assert int.from_bytes(pid, "big") == backend
-    assert "client refused" in texts[0]  # the log contains refusals at level debug
+    assert "client refused" in texts[0]  # the gateway logs refusals at level debug
     forms = [
         key.hex(), repr(key)[2:-1], str(int.from_bytes(key, "big")), str(int.from_bytes(key, "big", signed=True)),
         str(list(key)), key.decode("latin-1"),
@@ -447,4 +447,4 @@ async def test_the_tap_is_dropped_after_the_login(
         watched = Histogram()
         async with joined(link, server, watched, Endless()) as (session, relay):
             assert relay._tap is not None
-            assert watched.count > 0  # the relay measures response times with a tap, too
+            assert watched.count > 0  # the relay also has a tap that measures response times

@@ -1,4 +1,4 @@
-"""The Helm chart with Helm 3 and 4: lint, rendering, Kubernetes schemas, restricted profile, the gateway's parser."""
+"""Tests the Helm chart with Helm 3 and 4: lint, golden files, Kubernetes schemas, pod security, configuration."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def test_every_object_matches_the_schemas_of_kubernetes(version: str) -> None:
     for case in CASES:
         for each in objects((GOLDEN / f"{case}.yaml").read_text()):
             if each["apiVersion"].startswith("monitoring.coreos.com"):
-                continue  # the Kubernetes schemas lack the objects of this operator
+                continue  # the Kubernetes schemas do not contain this operator's objects
             kubernetes_validate.validate(each, version, strict=True)
             seen += 1
     assert seen > 30
@@ -83,7 +83,10 @@ def test_every_object_matches_the_schemas_of_kubernetes(version: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_pods_meet_the_restricted_profile(case: str) -> None:
-    """See https://kubernetes.io/docs/concepts/security/pod-security-standards/; each mode has its own exceptions."""
+    """Check pods against the restricted profile; each mode of the chart has its own exceptions.
+
+    See https://kubernetes.io/docs/concepts/security/pod-security-standards/.
+    """
     for kind, pod in pods((GOLDEN / f"{case}.yaml").read_text()):
         vpn = case == "vpn" and kind == "Deployment"
         assert not pod.get("hostNetwork") or kind == "DaemonSet"
@@ -330,7 +333,7 @@ def test_an_ops_port_with_a_service_appears_once(helms: dict[str, Path]) -> None
 
 
 def test_two_gateways_of_one_release_have_different_names(helms: dict[str, Path], tmp_path: Path) -> None:
-    """A site may use several releases, for example for databases, for NFS and for a VPN."""
+    """Operators can install several releases, for example one for databases, one for NFS and one for a VPN."""
     umbrella = tmp_path / "umbrella"
     umbrella.mkdir()
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]

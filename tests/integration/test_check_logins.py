@@ -1,4 +1,4 @@
-"""Logins of checks: a server that the gateway has not verified never gets the password."""
+"""Tests the logins of checks: the gateway never sends the password to a server that it has not verified."""
 
 import asyncio
 import contextlib
@@ -60,7 +60,7 @@ def checking(password: str, tls: TlsOptions | None = None, key: Path | None = No
 
 @contextlib.contextmanager
 def playing(script: Callable[[MysqlEnd], None]) -> Iterator[tuple[int, list[bytes]]]:
-    """Run a server that follows `script`; yield its port, and the packets that the server received."""
+    """Run a MySQL server that follows `script`; yield the port of the server, and the packets that it received."""
     heard: list[bytes] = []
 
     def play(client: socket.socket) -> None:
@@ -99,7 +99,7 @@ async def test_a_server_cannot_take_the_checks_password(
         result = await probe(checking(password, TlsOptions(mode)), port)
     assert heard
     assert not revealed(heard, password)
-    if "second_switch" in way:  # no honest server sends a second switch
+    if "second_switch" in way:  # a correct server sends at most one switch request
         assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL), result.detail
         return
     assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
@@ -334,7 +334,7 @@ async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
 
 @contextlib.contextmanager
 def in_between(server: postgres.Postgres, authority: certificates.Issued) -> Iterator[int]:
-    """Run a TLS relay with another certificate between client and server; yield the port of the relay."""
+    """Run a TLS relay between client and server, with another certificate; yield the port of the relay."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)
 
@@ -367,7 +367,7 @@ async def test_a_server_in_between_cannot_relay_a_postgres_login(
         result = await probe(postgres_backend(shared_postgres, tls=TlsOptions("require")), port)
         assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
         assert "set check.tls.mode: verify" in result.detail
-        # A pooler has a valid certificate but no channel binding, as this relay does now.
+        # This relay now behaves like a pooler, which has a valid certificate but no channel binding.
         verified = postgres_backend(shared_postgres, tls=TlsOptions("verify", authority.ca, certificates.NAME))
         assert (await probe(verified, port)).state is State.UP
 
@@ -419,9 +419,9 @@ async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the
         again = await probe(backend, port, timeout=1)
         assert (again.state, again.reason) == (State.DOWN, Reason.PROTOCOL), again.detail
         assert "SCRAM iterations" in again.detail
-        assert computing() == 1  # later checks start no other computation
+        assert computing() == 1  # later checks do not start a second computation
     beating.cancel()
     assert longest < result.duration  # the computation did not block the event loop
     async with asyncio.timeout(120):
-        while computing():  # the computation ends with its connection
+        while computing():  # the computation stops when its connection closes
             await asyncio.sleep(0.05)

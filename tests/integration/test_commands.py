@@ -1,4 +1,4 @@
-"""The commands and HTTP endpoints of a running gateway, with their use by scripts and orchestrators."""
+"""Tests the commands and HTTP endpoints of a running gateway, as scripts and orchestrators use them."""
 
 import errno
 import json
@@ -67,7 +67,7 @@ def test_endpoints(running: Gateway) -> None:
     code, page = http.get("/")
     assert code == 200
     assert "<title>Gateway</title>" in page
-    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)  # the page loads nothing from other hosts
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page)  # the page must not load resources from other hosts
 
 
 def test_commands_are_not_available_over_http(running: Gateway) -> None:
@@ -188,7 +188,7 @@ def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals)
                 child.send_signal(number)
                 if number is signal.SIGHUP:
                     deadline = time.monotonic() + 15
-                    while '"reloaded"' not in output.read_text():  # the signal may arrive before the process reads it
+                    while '"reloaded"' not in output.read_text():  # the signal can arrive before the process reads it
                         assert time.monotonic() < deadline, output.read_text()
                         assert child.poll() is None
                         time.sleep(0.05)
@@ -236,7 +236,7 @@ def test_a_second_signal_stops_immediately(gateway: Gateway) -> None:
         with socket.create_connection(("127.0.0.1", listen), timeout=5) as client:
             gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
             gateway.wait(lambda: gateway.http.get("/readyz")[0] == 503)
-            # The gateway is not ready, but serves the connected client and a new client.
+            # The gateway reports that it is not ready, but still serves the connected client and a new client.
             client.sendall(b"x")
             assert client.recv(1) == b"x"
             with socket.create_connection(("127.0.0.1", listen), timeout=5) as another:
@@ -245,7 +245,7 @@ def test_a_second_signal_stops_immediately(gateway: Gateway) -> None:
             started = time.monotonic()
             gateway.process.send(signal.SIGINT)  # type: ignore[union-attr]
             assert child.wait(20) == 0
-            assert time.monotonic() - started < 10  # delay and drain would take 20 s each
+            assert time.monotonic() - started < 10  # `delay` and `drain` are 20 s each
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
 
@@ -385,7 +385,7 @@ def test_a_service_manager_that_does_not_read_does_not_stop_traffic(gateway: Gat
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
-        # The gateway sends several watchdog messages a second, which soon fill the queue of the socket.
+        # The gateway sends several watchdog messages per second, so the queue of the socket is soon full.
         gateway.start(environment={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"})
         longest = 0.0
         for _ in range(100):
@@ -395,10 +395,10 @@ def test_a_service_manager_that_does_not_read_does_not_stop_traffic(gateway: Gat
             time.sleep(0.05)
         assert longest < 5  # a blocking send would never return
         assert gateway.command("reload").returncode == 0
-        # The manager then receives the messages that the gateway could not send before.
+        # When the service manager reads again, it receives the messages that the gateway could not send.
         manager.settimeout(10)
         ready = 0
-        while ready < 2:  # one message for the start, one for the reload
+        while ready < 2:  # the start and the reload send one message each
             ready += manager.recv(1000) == b"READY=1"
         last = b""
         gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
@@ -407,7 +407,7 @@ def test_a_service_manager_that_does_not_read_does_not_stop_traffic(gateway: Gat
 
 
 def test_an_unfinished_read_of_the_configuration_does_not_delay_shutdown(gateway: Gateway) -> None:
-    """A FIFO without a writer simulates a file system that hangs."""
+    """Uses a FIFO without a writer as a file on a file system that hangs: a read of the file blocks."""
     gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
     gateway.start("--reload-on-change", "false")
     gateway.config.unlink()
@@ -423,7 +423,7 @@ def test_an_unfinished_read_of_the_configuration_does_not_delay_shutdown(gateway
 
 
 def _opened(fifo: Path, writers: list[int]) -> bool:
-    """Return whether a process has opened the FIFO for reading, and waits for data."""
+    """Return whether a process has opened the FIFO for reading."""
     try:
         writers.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as error:
@@ -447,7 +447,7 @@ def test_the_demo_ends_with_ctrl_c(server_folder: Path) -> None:
     repository = str(Path(__file__).parents[2])
     place = server_folder / "demo"
     place.mkdir()
-    place.chmod(0o1777)  # the mode of /tmp, because the servers run as other users
+    place.chmod(0o1777)  # use the mode of /tmp, because the servers run as other users
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "gateway", "demo"],
         stdout=subprocess.PIPE,

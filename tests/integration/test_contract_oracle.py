@@ -1,4 +1,4 @@
-"""The relay contract detects faults: a correct simple relay passes, and each variant with one fault fails."""
+"""Tests that the relay contract detects faults: a correct relay passes, and each variant with one fault fails."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ class SimpleRelay:
         client: The accepted socket of the client.
         backend: The connected socket of the backend.
         tap: The tap that observes the bytes.
-        fault: The name of the relay's fault; empty: the relay is correct.
+        fault: The name of the fault that the relay has; empty if the relay is correct.
     """
 
     awaiting_response = False
@@ -55,7 +55,7 @@ class SimpleRelay:
         self._end(close_reason)
 
     async def clear(self) -> None:
-        """Release all resources, also after a fault."""
+        """Release all resources, even if the fault occurred before."""
         jobs = [*self._pumps, self._job]
         for job in jobs:
             job.cancel()
@@ -157,10 +157,10 @@ class Simple(Straight):
     """The adaptor of the simple relay.
 
     Args:
-        fault: The name of the fault of its relays.
+        fault: The name of the fault that each relay has.
     """
 
-    # The simple relay ends when one end closes, so a client can lose a part of its response.
+    # The simple relay stops when one end closes, so a client can lose a part of the response.
     keeps_response = False
 
     def __init__(self, fault: str) -> None:

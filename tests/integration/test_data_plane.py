@@ -1,4 +1,4 @@
-"""The choice of the data plane of an SSH tunnel."""
+"""Tests which data plane an SSH tunnel selects."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ def bastion(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
-    """Both data planes use the same transport, including its key exchanges; only the channels differ."""
+    """The data planes `native` and `asyncssh` share the SSH transport and its key exchanges, but not the channels."""
     monkeypatch.setattr(packet_transport, "REKEY_BYTES", 2 << 20)
     exchanges = 0
     original = ClientConnection.send_newkeys

@@ -1,4 +1,4 @@
-"""Networks, attachments and consumers on real Docker and Podman engines; the gateway runs in a container."""
+"""Tests networks, attachments and consumers on real Docker and Podman engines; the gateway runs in a container."""
 
 import ipaddress
 import json
@@ -51,17 +51,17 @@ def test_a_labeled_container_reaches_backends_by_name_also_after_disconnects_and
     assert set(site.engine.aliases("web", "apps")) == {"www", "gw-owner-site-a"}
     assert set(site.engine.aliases("gateway", "apps")) >= {"orders", "media"}
     site.wait(lambda: site.attachment("web") == ("attached", None))
-    # The gateway attaches a recreated container, which has another ID.
+    # The gateway attaches a container after it is recreated with another ID.
     site.engine.docker("rm", "-f", "web")
     site.engine.run("web", *OPT_IN)
     site.reaches("web")
-    # The gateway attaches the container again after another client has detached it.
+    # If another client of the engine detaches the container, the gateway attaches it again.
     site.engine.docker("network", "disconnect", "apps", "web")
     site.reaches("web")
-    # The gateway serves the container after a restart.
+    # The gateway serves the container after the container restarts.
     site.engine.docker("restart", "-t", "0", "web")
     site.reaches("web")
-    # After a detachment, the gateway attaches its own container again, with its aliases.
+    # If the gateway's container is detached, the gateway attaches it again, with the same aliases.
     site.engine.docker("network", "disconnect", "apps", "gateway")
     site.reaches("web")
     network = json.loads(site.engine.docker("network", "inspect", "apps").stdout)[0]
@@ -69,7 +69,7 @@ def test_a_labeled_container_reaches_backends_by_name_also_after_disconnects_and
     assert network["IPAM"]["Config"][0]["Subnet"] == "10.201.0.0/22"
     writes = site.get("/api/v1/status")["docker"]["writes"]
     time.sleep(2)
-    # The reconciler writes nothing if the plan is empty.
+    # The reconciler changes nothing in Docker if no change is necessary.
     assert site.get("/api/v1/status")["docker"]["writes"] == writes
 
 
@@ -144,7 +144,7 @@ def test_only_containers_with_a_label_for_the_backend_are_admitted(site: Site) -
     site.engine.run("wrong", *OPT_IN, "--label", "gateway.backends=media")
     site.engine.run("guest")
     site.engine.docker("network", "connect", "apps", "guest")
-    # The gateway identifies a container before it refuses its first connection.
+    # The gateway identifies a container before it refuses the first connection of this container.
     site.reaches("good")
     site.wait(lambda: site.engine.attached("wrong", "apps"))
     site.wait(lambda: {"good", "wrong", "guest"} <= site.get("/api/v1/consumers")["consumers"].keys())
@@ -160,7 +160,7 @@ def test_only_containers_with_a_label_for_the_backend_are_admitted(site: Site) -
     assert consumers["wrong"]["backends"]["orders"]["rejected"] == {"not_allowed": 1}
     text = site.get("/metrics")
     assert 'gateway_consumer_bytes_total{backend="media",consumer="wrong",direction="from_backend"}' in text
-    # The audit log names the consumers, and records the changes in Docker.
+    # The audit log contains the names of the consumers and the changes in Docker.
     site.wait(lambda: {each["consumer"] for each in lines(site.audit_log, "refused")} == {"wrong", "guest"})
     served = lines(site.audit_log, "connection", backend="orders", consumer="good")
     assert served[0]["bytes_from_backend"] == len("orders-here\n")
@@ -182,7 +182,7 @@ def build(engine: Engine, folder: Path, image: str, labels: dict[str, str]) -> N
 
 
 def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> None:
-    """Labels of an image do not attach containers, and do not make them consumers or part of a Compose project."""
+    """The gateway ignores the labels of images: only labels of the container attach it or assign it to a project."""
     ours = {"gateway.enable": "true", "gateway.backends": "orders"}
     shop = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
     build(site.engine, tmp_path / "image", "self-serving", {**ours, **shop, "com.docker.compose.config-hash": "1"})
@@ -205,7 +205,7 @@ def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> No
     site.engine.run("guest", image="self-serving")
     site.engine.docker("network", "connect", "apps", "guest")
     site.reaches("good")
-    site.reaches("shop-web-1")  # the project label counts although the built image has the same label
+    site.reaches("shop-web-1")  # the container's project label is valid although the image has it too
     assert "shop" in site.engine.aliases("shop-web-1", "apps")
     assert not site.engine.attached("thief", "apps")
     assert site.says("guest", within=10) == ""
@@ -260,7 +260,7 @@ def test_an_alias_is_shared_within_one_project_only_and_address_spoofing_is_repo
     site.wait(lambda: [each.split(" can spoof")[0] for each in spoofing()] == ["network apps: able"])
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
     assert "warning: network apps: able can spoof another container's address (NET_RAW" in audited.stdout
-    # The audit reports the engine's socket in another container, but not in the gateway's, which needs the socket.
+    # The audit reports containers that mount the engine's socket, except the gateway, which needs the socket.
     site.engine.run("root", "-v", f"{site.engine.folder}:/engine")
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"), "-o", "json")
     with_socket = [each for each in json.loads(audited.stdout)["findings"] if each["rule"] == "engine-socket"]
@@ -345,7 +345,7 @@ def test_volumes_are_created_kept_and_never_taken_from_others(site: Site) -> Non
     )
     assert made["Labels"]["gateway.managed-by"] == "gateway"
     assert "nothing to change" in command("apply", *config).stdout
-    # `apply` re-creates an unused volume, and only reports a used volume.
+    # `apply` recreates an unused volume. If the volume is in use, `apply` only reports the difference.
     write("nconnect=4")
     assert "recreate_volume" in command("apply", *config).stdout
     assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
@@ -358,7 +358,7 @@ def test_volumes_are_created_kept_and_never_taken_from_others(site: Site) -> Non
         True,
     )
     assert "nconnect=4" in engine.docker("volume", "inspect", "shared").stdout
-    # `apply` does not change a volume of another owner.
+    # `apply` does not change a volume that another program created.
     engine.docker("volume", "create", "theirs")
     write("nconnect=2", name="theirs")
     reported = command("apply", *config)
@@ -398,7 +398,7 @@ def test_a_change_of_any_option_of_a_volume_is_detected(site: Site) -> None:
 
 @pytest.mark.parametrize("ciphers", ["aes128-gcm@openssh.com", "aes256-ctr"])
 def test_an_engine_behind_a_tunnel(site: Site, shared_bastion: Bastion, ciphers: str) -> None:
-    """The gateway reaches the engine's unix socket through SSH, with both data planes."""
+    """The gateway connects to the engine's Unix socket through SSH, with each of the two data planes."""
     site.write(host=f"ssh://bastion{site.engine.socket}")
     with (site.folder / "gateway.yaml").open("a") as file:
         file.write(f"tunnels: {{bastion: {ssh_tunnel(shared_bastion, more=f', ciphers: [{ciphers}]')}}}\n")

@@ -1,4 +1,4 @@
-"""A real Docker engine: restarts, the allowlist for its socket, and its TCP listener."""
+"""Tests the gateway with a real Docker engine: restarts, the allowlist for the socket, and the TCP listener."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ def test_containers_are_attached_again_after_the_engine_is_killed(site: Site) ->
         time.sleep(0.5 * (at % 3))
         site.wait(lambda: not site.get("/api/v1/status")["docker"]["reachable"])
         site.engine.start()
-        # Without live-restore, the engine's stop has ended its containers.
+        # Without live-restore, a stop of the engine stops its containers.
         site.engine.docker("start", "gateway", "db")
         site.engine.docker("rm", "-f", "web", check=False)
         site.engine.run("web", *OPT_IN)
@@ -72,7 +72,7 @@ def test_the_shipped_allowlist_is_sufficient_and_minimal(site: Site, tmp_path: P
     for name in ("agent", "leader"):
         shipped = yaml.safe_load((REPOSITORY / f"configs/docker/socket-proxy-{name}.yaml").read_text())
         service = shipped["services"]["socket-proxy"]
-        # The user must choose the image, because a tag can change.
+        # The configuration has no default image, because a tag can later point to another image.
         assert service["image"].startswith("${SOCKET_PROXY_IMAGE:?")
         assert [shipped["networks"][each] for each in service["networks"]] == [{"internal": True}]
     agent = allowlist(REPOSITORY / "configs/docker/socket-proxy-agent.yaml")

@@ -1,4 +1,4 @@
-"""The gateway keeps its name and address over recreations, restarts and removed networks, on a real engine."""
+"""Tests on a real engine that recreations, restarts and removed networks do not change the gateway's address."""
 
 import ipaddress
 import json
@@ -84,7 +84,7 @@ def test_a_network_of_an_earlier_version_is_kept_until_it_is_replaced_as_documen
     assert planned.returncode == 0, planned.stderr
     before = engine.inspect("apps")["Id"]
     time.sleep(1)
-    assert engine.inspect("apps")["Id"] == before  # the gateway does not recreate a network by itself
+    assert engine.inspect("apps")["Id"] == before  # the gateway never recreates a network automatically
     done = as_documented(engine, "replace the network")
     assert done.returncode == 0, done.stderr
     site.reaches("web")
@@ -100,7 +100,7 @@ def test_a_container_reaches_its_backend_immediately_after_its_start(site: Site)
 
 
 def test_startup_is_complete_when_the_backend_names_resolve(site: Site) -> None:
-    """Names resolve when /startupz first succeeds; without an engine, the gateway still starts."""
+    """/startupz succeeds only after the backends' names resolve; without an engine, the gateway still starts."""
     engine = site.engine
     site.write_network("")
     engine.docker("network", "create", "--subnet", "10.92.0.0/24", "--ip-range", "10.92.0.128/25", "apps")
@@ -186,7 +186,7 @@ def test_a_gateway_named_by_its_container_id_is_refused_and_another_name_is_kept
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
     made = engine.inspect("apps")["Labels"]["gateway.instance"]
     engine.docker("rm", "-f", "gateway")
-    # The instance name is in `state_dir`, and outlives the container.
+    # The gateway stores the instance name in `state_dir`, so the name is the same in the next container.
     engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
     assert (made, site.get("/api/v1/status")["instance"]) == ("docker-1", "docker-1")
@@ -205,7 +205,7 @@ def test_without_docker_any_instance_name_is_accepted(site: Site) -> None:
 
 
 def test_after_an_engine_restart_the_app_reaches_the_gateway(site: Site) -> None:
-    """With `restart: always`, the app needs no command, and the gateway keeps its address."""
+    """With `restart: always`, the app restarts without a command, and the gateway keeps the same address."""
     engine = site.engine
     site.write()
     engine.run_gateway("gateway", site.folder, "--network", "far", "--restart", "always")

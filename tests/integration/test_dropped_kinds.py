@@ -1,4 +1,4 @@
-"""Kinds from a directory outside the package `gateway`, with one file for each kind."""
+"""Tests backend and tunnel kinds that are outside the package `gateway`, with one file for each kind."""
 
 import json
 import os
@@ -106,7 +106,7 @@ def test_a_service_checks_shows_and_forwards_added_kinds(
     assert (target["file_bytes"], target["headers"]["Server"]) == (len(HELLO), 1)
     assert target["facts"] == [target["version"], f"file of {len(HELLO)} B", f"{len(target['headers'])} headers"]
     assert (target["lag_seconds"], target["space_bytes"]) == (None, {})
-    # The check and the client dial once each, through different links.
+    # The check and the client each dial once, through different links.
     gateway.wait(lambda: gateway.tunnel("near")["dials"] >= 2)
     tunnel = gateway.tunnel("near")
     assert tunnel["facts"] == [f"{tunnel['dials']} dials", "plain"]

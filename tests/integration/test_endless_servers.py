@@ -1,4 +1,4 @@
-"""Servers that send endless data or single bytes: a check has bounded memory and ends at its deadline."""
+"""Tests checks of servers that send endless data or single bytes: their memory and duration are limited."""
 
 import contextlib
 import socket
@@ -22,7 +22,7 @@ from tests.support.servers import dripping, serving
 pytestmark = pytest.mark.integration
 
 MOST = 32 << 20
-"""The maximum growth of the process by a check, in bytes."""
+"""The maximum number of bytes by which a check can increase the resident memory of the process."""
 BLOCK = bytes(64 * 1024)
 BACKENDS: dict[str, Backend] = {**KINDS, "smb": SmbBackend(SmbOptions(share="media"), NoOptions())}
 
@@ -46,7 +46,7 @@ Script = Callable[[socket.socket], None]
 
 
 def forever(make: Callable[[int], bytes]) -> Script:
-    """Send pieces without end."""
+    """Send the given pieces of data in an endless loop."""
 
     def send(client: socket.socket) -> None:
         number = 0
@@ -191,7 +191,7 @@ async def test_endless_data_from_a_server_uses_little_memory_and_ends_with_the_c
 
     with serving(serve) as port, within(MOST):
         result = await probe(BACKENDS[kind], port, timeout=5)
-        assert gone.wait(10)  # the server sees that the check has closed the connection
+        assert gone.wait(10)  # the check has closed the connection to the server
     if kind != "tcp":  # a TCP check reads nothing
         assert (result.state, result.reason) in (
             (State.DOWN, Reason.PROTOCOL), (State.DOWN, Reason.RESET), (State.DOWN, Reason.TIMEOUT),

@@ -1,4 +1,4 @@
-"""Expiry of SSH certificates that are valid for one minute, and of TLS certificates, in a running gateway."""
+"""Tests a running gateway while SSH certificates (valid for one minute) and TLS certificates expire."""
 
 import re
 import signal
@@ -24,7 +24,7 @@ LIFETIME = 60
 
 
 class MinuteCa:
-    """An authority that signs the client's key for one minute."""
+    """An SSH certificate authority that signs the client's key; each certificate is valid for one minute."""
 
     def __init__(self, folder: Path) -> None:
         make_key(folder / "ca")
@@ -33,7 +33,7 @@ class MinuteCa:
         (self.bastion.folder / "authorized_keys").write_text("")
 
     def sign(self, left: float = LIFETIME) -> float:
-        """Renew the certificate next to the key atomically; return when it expires."""
+        """Replace the certificate next to the key atomically; return the expiry time of the new certificate."""
         end = int(time.time() + left)
         key, beside = self.bastion.client_key, Path(f"{self.bastion.client_key}-cert.pub")
         made = self._ca.generate_user_certificate(
@@ -90,7 +90,7 @@ def test_certificates_that_are_renewed_every_minute_break_no_connection(
             gateway.wait(lambda: expiry(gateway, "ssh_certificate", "bastion") == second)
             gateway.wait(lambda: gateway.status()["warnings"] == [])
             gateway.wait(lambda: time.time() > first)
-            # Connections that logged in with the first certificate stay open; a new one uses the second.
+            # Connections that logged in with the first certificate stay open; a new connection uses the second.
             assert gateway.tunnel("bastion")["connects"] == 1
             assert gateway.tunnel("bastion")["draining_connections"] == 0
             before = set(bastion.sessions())
@@ -119,12 +119,12 @@ def test_a_tunnel_whose_certificate_has_expired_is_up_soon_after_it_is_renewed(
     gateway.wait(lambda: gateway.tunnel("bastion")["state"] == "quarantined")
     gateway.wait(lambda: any("the certificate has expired" in each for each in gateway.status()["warnings"]))
     authority.sign()
-    # Without the new certificate, quarantine lasts at least a minute.
+    # If the certificate had not changed, the quarantine would last at least a minute.
     assert gateway.wait(lambda: gateway.tunnel("bastion")["state"] == "up") < 20
 
 
 def serves(session: int, port: int) -> bool:
-    """Return whether an sshd process, or a child of it, has a connection to the port."""
+    """Return whether an sshd process, or one of its child processes, has a connection to the port."""
     listed = subprocess.run(
         ["ss", "-Htnp", f"dport = :{port}"], capture_output=True, text=True, check=True, timeout=10
     )

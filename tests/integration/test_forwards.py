@@ -1,4 +1,4 @@
-"""The effect of admission, hold, limits and reload on clients of a running gateway."""
+"""Tests how admission, `hold`, limits and reloads affect clients of a running gateway."""
 
 import contextlib
 import os
@@ -52,7 +52,7 @@ def test_limits_are_enforced_and_counted(gateway: Gateway) -> None:
             assert echo(inside) == b"hello"
         assert is_refused(privileged)
         if os.geteuid() == 0:
-            for source in range(1000, 700, -1):  # some ports may be in TIME_WAIT
+            for source in range(1000, 700, -1):  # some of these ports can be in TIME_WAIT
                 with contextlib.suppress(OSError), connect(privileged, ("127.0.0.1", source)) as low:
                     assert echo(low) == b"hello"
                     break
@@ -81,7 +81,7 @@ def test_a_client_is_held_while_the_path_is_down_and_then_reset(gateway: Gateway
         assert is_reset(sock)
     assert 0.9 < time.monotonic() - started < 5  # the default of `hold` is 10 s
     assert gateway.backend("held")["connections"]["rejected"] == {"tunnel": 1}
-    # A client also waits if the target itself is down, and its early data is kept.
+    # A client also waits if only the target is down. The gateway keeps the data that the client sends meanwhile.
     with connect(late) as sock:
         sock.sendall(b"early words")
         time.sleep(0.5)
@@ -91,7 +91,7 @@ def test_a_client_is_held_while_the_path_is_down_and_then_reset(gateway: Gateway
                 accepted, _ = server.accept()
                 with accepted:
                     accepted.settimeout(5)
-                    said = accepted.recv(100)  # a connection without data is a check
+                    said = accepted.recv(100)  # the check opens connections without data
                     if said:
                         assert said == b"early words"
                         accepted.sendall(b"answer")
@@ -192,7 +192,7 @@ def test_reload_changes_only_what_differs(gateway: Gateway, shared_bastion: Bast
                     assert echo(fresh) == b"hello"
         assert gateway.tunnel("bastion")["connects"] == 1
 
-        # A reload refuses an invalid configuration; status, log and exit code show the error.
+        # A reload refuses an invalid configuration; the status, the log and the exit code report the error.
         gateway.write(body.replace("kind: tcp", "kind: tpc") % "")
         gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
         gateway.wait(lambda: not gateway.status()["reload"]["successful"])
@@ -200,7 +200,7 @@ def test_reload_changes_only_what_differs(gateway: Gateway, shared_bastion: Bast
         assert "gateway_config_last_reload_successful 0.0" in gateway.http.get("/metrics")[1]
         refused = gateway.command("reload")
         assert (refused.returncode, "did you mean 'tcp'" in refused.stderr) == (2, True)
-        # A reload refuses an empty file, which it may see while an editor writes the file.
+        # A reload refuses an empty file, because the file can be empty while an editor writes it.
         gateway.config.write_text("")
         assert gateway.command("reload").returncode == 2
         with connect(one) as kept:
@@ -320,7 +320,7 @@ with socket.socket(socket.AF_UNIX) as sock:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run clients as several users")
 def test_a_unix_socket_admits_listed_users_and_counts_as_one_consumer(gateway: Gateway) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="gw-"))  # every user may enter this directory
+    folder = Path(tempfile.mkdtemp(prefix="gw-"))  # every user can access this directory
     folder.chmod(0o755)
     path, plain = folder / "shop.sock", folder / "plain.sock"
 

@@ -1,4 +1,4 @@
-"""Unusual containers on a real engine: huge labels, links, and a second gateway with the same instance name."""
+"""Tests unusual containers on a real engine: huge labels, links, and two gateways with one instance name."""
 
 import sys
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ def test_a_second_gateway_of_the_same_name_is_reported_and_left_attached(site: S
     site.wait(
         lambda: any("container second is a gateway of the same name, site-a" in each for each in plan_warnings(site))
     )
-    # After another snapshot, the plan of the second gateway is empty.
+    # After the second gateway has read the engine's state again, it has no changes to make.
     program = (sys.executable, "-m", "gateway", "plan", "-c", str(other / "gateway.yaml"), "-o", "json")
     site.engine.docker("exec", "second", *program)
     endpoint = site.engine.inspect("gateway")["NetworkSettings"]["Networks"]["apps"]["EndpointID"]

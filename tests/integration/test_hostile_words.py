@@ -1,4 +1,4 @@
-"""Servers with escape sequences in errors, versions and names; no sequence reaches a terminal."""
+"""Tests servers that send escape sequences in errors, versions and names: no sequence reaches a terminal."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ from tests.support.servers import serving, talking
 pytestmark = pytest.mark.integration
 
 ORDERS = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\n\u202eBACKEND up\u200b\x00\x7f"
-"""Contains escape sequences, a forged line, a change of text direction, and invisible characters."""
+"""A text with escape sequences, a forged log line, a change of text direction, and invisible characters."""
 LONG = ORDERS + "x" * 30_000
 
 
@@ -46,7 +46,7 @@ def shown(text: str) -> str:
 
 
 class Hostile(asyncssh.SSHServer):
-    """An SSH server that refuses every channel with a hostile reason."""
+    """An SSH server that refuses every channel; the reason that it sends contains escape sequences."""
 
     def __init__(self, conns: list[asyncssh.SSHServerConnection]) -> None:
         self.conns = conns
@@ -72,7 +72,7 @@ class Hostile(asyncssh.SSHServer):
 
 @asynccontextmanager
 async def hostile_bastion(folder: Path) -> AsyncIterator[str]:
-    """Yield the keys of a tunnel through the hostile server, to which the test appends a user."""
+    """Yield the configuration keys of a tunnel to the hostile server; the test appends a user name to the text."""
     make_key(folder / "key")
     conns: list[asyncssh.SSHServerConnection] = []
     server = await asyncssh.create_server(
@@ -130,13 +130,13 @@ async def test_control_characters_from_servers_are_not_printed(gateway: Gateway)
 
 
 def look(gateway: Gateway) -> None:
-    """Run every command that shows text of servers; return the output."""
+    """Run every command that prints text from servers; return the output of all commands."""
     gateway.start()
     gateway.wait(lambda: "failing" in gateway.backend("one")["detail"])
     gateway.wait(lambda: "blocking" in gateway.backend("five")["detail"])
     gateway.wait(lambda: "denying" in gateway.backend("six")["detail"])
     gateway.wait(lambda: "refusing" in gateway.tunnel("refuses")["detail"])
-    # Until the tunnel is up again, the status shows the error.
+    # The status contains the error until the tunnel is up again.
     gateway.wait(lambda: "dropping ?[2J" in shown(gateway.tunnel("drops")["detail"]))
     gateway.wait(lambda: "Not allowed" in gateway.tunnel("greets")["detail"])
     assert gateway.tunnel("fails")["server"] == "SSH-2.0-Evil_?[31mred?[2J?"
@@ -155,7 +155,7 @@ def look(gateway: Gateway) -> None:
 
 
 def poisoned(value: Any) -> Any:
-    """Return a copy of a response with control sequences in every string, except timestamps."""
+    """Copy a response, and add control sequences to every string except timestamps; return the modified response."""
     if isinstance(value, dict):
         return {key: poisoned(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -164,7 +164,7 @@ def poisoned(value: Any) -> Any:
 
 
 def test_control_characters_from_a_false_gateway_are_not_printed(gateway: Gateway) -> None:
-    """The user can direct a command to any address, so the response may be hostile."""
+    """A user can connect a command to any address, so a malicious server can send the response."""
     gateway.write(f"""
         backends:
           one: {{kind: tcp, targets: ["127.0.0.1:1"], listen: 127.0.0.1:{free_port()}, {CHECK}}}
@@ -211,7 +211,7 @@ ANSWERS: dict[str, Any] = {
 
 
 class Engine(BaseHTTPRequestHandler):
-    """An engine that has a container with a hostile name, and refuses all other requests with a hostile error."""
+    """An engine that sends escape sequences: in the name of a container, and in the error for each other request."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/v1.48")
@@ -230,11 +230,11 @@ class Engine(BaseHTTPRequestHandler):
     do_POST = do_GET  # noqa: N815 - its name in http.server
 
     def log_message(self, *_: object) -> None:
-        """Write no log."""
+        """Discard the log message."""
 
 
 class EngineServer(ThreadingMixIn, UnixStreamServer):
-    """A server that runs the hostile engine on a unix socket."""
+    """An HTTP server on a Unix socket that serves the hostile engine."""
 
     daemon_threads = True
 

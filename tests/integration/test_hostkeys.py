@@ -1,4 +1,4 @@
-"""Host keys that an SSH tunnel trusts: key types, fingerprints, certificates, names and addresses."""
+"""Tests which host keys an SSH tunnel trusts: key types, fingerprints, certificates, names and addresses."""
 
 import asyncio
 import base64
@@ -74,7 +74,7 @@ async def test_trust_in_any_host_key_of_the_server_is_sufficient(usual: Bastion,
 
 
 async def test_the_key_type_of_a_fingerprint_is_searched_once(usual: Bastion) -> None:
-    """A fingerprint has no key type: the gateway requests the types in turn, and remembers the matching type."""
+    """A fingerprint contains no key type, so the gateway requests each type in turn, and stores the matching type."""
     tunnel = SshTunnel(trusting(usual, fingerprint(usual, "ssh-rsa")))
     via = Counting()
     async with tunnel.open(via, lambda *_: None):
@@ -89,7 +89,7 @@ async def test_an_unknown_fingerprint_costs_one_connection_per_key_type(usual: B
     via = Counting()
     with pytest.raises(TunnelError) as caught:
         async with opened(trusting(usual, "SHA256:" + "A" * 43), via):
-            """Never."""
+            """The tunnel never opens."""
     assert (caught.value.reason, caught.value.fatal) == (Reason.HOST_KEY, True)
     assert via.opened == len(KINDS)
     for kind in KINDS:
@@ -101,13 +101,13 @@ async def test_an_untrusted_key_costs_one_connection(usual: Bastion, tmp_path: P
     via = Counting()
     with pytest.raises(TunnelError) as caught:
         async with opened(trusting(usual, (tmp_path / "other.pub").read_text()), via):
-            """Never."""
+            """The tunnel never opens."""
     assert via.opened == 1
     assert f"the server offers ssh-ed25519 {fingerprint(usual, 'ssh-ed25519')};" in caught.value.detail
 
 
 async def test_pinned_keys_and_known_hosts_are_combined(tmp_path: Path) -> None:
-    """Two machines share a name: the key of one is pinned, and known_hosts contains the key of the other."""
+    """Two machines share a host name: the pinned key belongs to one, and the key in known_hosts to the other."""
     with sshd_with(tmp_path / "a", "ssh-rsa") as one, sshd_with(tmp_path / "b", "ecdsa-sha2-nistp256") as other:
         for server, kind in ((one, "ssh-rsa"), (other, "ecdsa-sha2-nistp256")):
             both = trusting(server, public(other, "ecdsa-sha2-nistp256"), listed=f"* {public(one, 'ssh-rsa')}\n")
@@ -126,7 +126,7 @@ async def test_keys_of_types_that_are_not_accepted_are_reported_before_connectin
 
 
 def certify(server: Bastion, authority: Path, *more: str) -> None:
-    """Sign the server's ed25519 key; the server uses the certificate for new connections."""
+    """Create a certificate for the server's Ed25519 key; the server then presents it on new connections."""
     subprocess.run(
         ["ssh-keygen", "-q", "-s", authority, "-I", "host", "-h", "-n", "127.0.0.1", *more,
          server.folder / "ssh-ed25519.pub"],
@@ -162,7 +162,7 @@ EXPIRED = ["ssh-ed25519", "-V", "20200101:20200201"]
 @pytest.mark.parametrize("certified", [["ssh-ed25519"], EXPIRED], indirect=True, ids=["valid", "expired"])
 @pytest.mark.parametrize("form", ["key", "fingerprint", "known_hosts", "known_hosts and another authority"])
 async def test_a_certificate_is_accepted_if_its_key_is_trusted(certified: Bastion, tmp_path: Path, form: str) -> None:
-    """As in OpenSSH, a key that known_hosts trusts directly stays trusted with an expired certificate."""
+    """If known_hosts contains the key of an expired certificate, the gateway trusts the key, like OpenSSH."""
     key = public(certified, "ssh-ed25519")
     match form:
         case "key":
@@ -202,7 +202,7 @@ async def test_an_authority_that_signs_with_sha1_is_trusted_only_if_configured(c
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
     assert "signed with ssh-rsa" in error.detail
     async with opened(replace(chosen, host_key_algorithms=(*chosen.host_key_algorithms, "ssh-rsa"))):
-        """The operator knows."""
+        """The operator has permitted ssh-rsa."""
 
 
 async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
@@ -227,10 +227,10 @@ async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
 async def test_a_key_listed_for_an_address_is_not_trusted_for_a_name_of_that_address(
     usual: Bastion, where: str
 ) -> None:
-    """As in OpenSSH without CheckHostIP; otherwise, the name server would select the trusted key."""
+    """Like OpenSSH without CheckHostIP, the gateway ignores lines for the address to which a host name resolves."""
     listed = f"{where.format(port=usual.port)} {public(usual, 'ssh-ed25519')}\n"
     async with opened(trusting(usual, listed=listed)):
-        """The address itself is what the line is about."""
+        """The tunnel trusts a key that known_hosts lists for the address."""
     error = await refused(trusting(usual, listed=listed, host="localhost"))
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
     assert "the host key is not known" in error.detail
@@ -251,7 +251,7 @@ async def test_a_key_that_is_revoked_for_an_address_is_revoked_for_its_names(usu
 @pytest.mark.parametrize("where", ["localhost", "[localhost]:{port}", "LocalHost"])
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "listed"])
 async def test_a_key_is_revoked_in_every_notation_of_its_host(usual: Bastion, where: str, pinned: bool) -> None:
-    """OpenSSH compares host names without regard to case (match_hostname)."""
+    """The gateway ignores case in host names, like OpenSSH (match_hostname)."""
     key = public(usual, "ssh-ed25519")
     listed = f"@revoked {where.format(port=usual.port)} {key}\n* {key}\n"
     error = await refused(trusting(usual, *([key] if pinned else []), listed=listed, host="LOCALHOST"))
@@ -260,7 +260,7 @@ async def test_a_key_is_revoked_in_every_notation_of_its_host(usual: Bastion, wh
 
 
 async def test_a_large_known_hosts_does_not_block_the_event_loop(usual: Bastion, tmp_path: Path) -> None:
-    """The file has many hashed names, each of which must be compared; a lookup takes most of a second."""
+    """The file has many hashed names. A lookup compares each name, and takes most of a second."""
     path = tmp_path / "known_hosts"
     key = public(usual, "ssh-ed25519")
     salt = base64.b64encode(bytes(20)).decode()
@@ -308,7 +308,7 @@ async def test_a_server_that_signs_with_another_algorithm_than_agreed_is_refused
     chosen = trusting(bastion, key.export_public_key().decode())
     async with server:
         async with opened(chosen):
-            """It signs as it should."""
+            """The server signs with the negotiated algorithm."""
         original = SSHLocalKeyPair.sign
 
         def sign(self: SSHLocalKeyPair, data: bytes) -> bytes:
@@ -318,7 +318,7 @@ async def test_a_server_that_signs_with_another_algorithm_than_agreed_is_refused
         error = await refused(chosen)
         assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
         async with opened(replace(chosen, host_key_algorithms=("ssh-rsa",))):
-            """That is what is agreed now."""
+            """Both sides have negotiated ssh-rsa."""
 
 
 async def test_a_server_that_sends_another_kind_of_key_than_agreed_is_refused(
@@ -330,7 +330,7 @@ async def test_a_server_that_sends_another_kind_of_key_than_agreed_is_refused(
     pins = [each.export_public_key().decode() for each in (key, other)]
     async with server:
         async with opened(trusting(bastion, *pins)):
-            """It sends the key that was agreed."""
+            """The server sends the key of the negotiated type."""
         (theirs,) = asyncssh.public_key.load_keypairs([other])
         monkeypatch.setattr(asyncssh.connection.SSHServerConnection, "get_server_host_key", lambda _: theirs)
         error = await refused(trusting(bastion, *pins))

@@ -1,4 +1,4 @@
-"""The image, built on a Debian base that the test creates, and the Compose and Swarm examples, on a real engine."""
+"""Builds the image on a Debian base that the test creates, and runs the Compose and Swarm examples with it."""
 
 import contextlib
 import datetime as dt
@@ -50,7 +50,7 @@ Record = Callable[[str, object], None]
 COMPOSE = REPOSITORY / "configs" / "compose"
 _SOME = 5
 APP_EXAMPLES = ("sidecar", "labels", "vpn", "legacy")
-"""The examples whose only app is the service `app`."""
+"""The examples that have one app, the service `app`."""
 EPOCH = 1_700_000_000
 REMOTE = "10.66.0.1"
 """The address at which containers reach servers on the loopback of the engine's namespace."""
@@ -92,7 +92,7 @@ print("every query was answered", flush=True)
 
 @dataclass
 class Yard:
-    """An engine that has the image, and servers that its containers can reach."""
+    """An engine with the image of the gateway, and servers that the engine's containers can reach."""
 
     engine: Engine
     folder: Path
@@ -100,7 +100,7 @@ class Yard:
     mariadb: MariaDB
     postgres: Postgres
     place: Path
-    """A directory for servers that run as other users."""
+    """A directory for the files of servers that run as other users."""
 
     def compose(
         self, example: str, *arguments: str, timeout: float = 120, environment: dict[str, str] | None = None
@@ -113,7 +113,7 @@ class Yard:
         )  # fmt: skip
 
     def files(self, example: str) -> list[str]:
-        """Return the build context of an app image, which takes Python from the gateway's image."""
+        """Return Compose's `-f` options; an override file runs each app in the gateway's image, which has Python."""
         override = self.folder / example / "override.json"
         app = {
             "image": "gateway", "entrypoint": ["python3", "-c", "import time; time.sleep(9999)"], "command": [],
@@ -143,7 +143,7 @@ class Yard:
 
     @staticmethod
     def user(example: str) -> int:
-        """Return the user of the gateway: the user of the image, or the user that the examples' README names."""
+        """Return the gateway's user ID: the default of the image, or the ID from the README of the examples."""
         return 0 if example == "vpn" else 10001 if example in ("shared", "swarm") else 4321
 
     def variables(self, example: str) -> dict[str, str]:
@@ -177,8 +177,8 @@ def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Itera
     with contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
         netns = f"/run/netns/{engine.namespace}"
-        # The build downloads packages. slirp4netns connects the namespace in user space, without changes to this
-        # host.
+        # The build downloads packages. slirp4netns connects the namespace to the network in user space, and changes
+        # nothing on this host.
         way_out = Process(
             [find("slirp4netns") or "", "--netns-type=path", "--configure", "--mtu=65520", netns, "tap0"],
             folder / "way-out.log",
@@ -327,7 +327,7 @@ def test_the_image_runs_read_only_without_privileges_and_is_ready_quickly(
         started = dt.datetime.fromisoformat(yard.engine.inspect("alone")["State"]["StartedAt"])
         took = (live - started).total_seconds()
         record_property("seconds_until_live", took)
-        assert took < 3 + machine.sum  # 0.24 s on an idle machine
+        assert took < 3 + machine.sum  # an idle machine needs 0.24 s
         yard.engine.docker("stop", "-t", "30", "alone", timeout=60)
         assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
     finally:
@@ -359,14 +359,14 @@ def test_a_tunnel_and_four_checks_use_little_memory(yard: Yard, record_property:
         resident, own = sizes["VmRSS"], sizes["RssAnon"]
         record_property("resident_kib", resident)
         record_property("own_kib", own)
-        # The kernel decides how much of the libraries is resident.
+        # The resident size of the libraries varies, because the kernel can discard their pages.
         assert (resident < 84 * 1024, own < 54 * 1024) == (True, True), sizes
     finally:
         yard.engine.docker("rm", "-f", "-v", "small", check=False)
 
 
 def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_without_root(yard: Yard) -> None:
-    """OpenVPN and WireGuard carry traffic in a container with no other capabilities."""
+    """OpenVPN and WireGuard tunnels carry traffic in a container that has only the capabilities of the chart."""
     download(*build(yard.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
     installed = yard.engine.docker(
         "run", "--rm", "--entrypoint", "dpkg-query", "gateway-vpn", "-W", "-f=${Package} ${Version}\\n"
@@ -379,7 +379,7 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
     folder.mkdir()
     tun = folder / "tun"
     os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
-    tun.chmod(0o666)  # the mode that udev sets
+    tun.chmod(0o666)  # udev sets this mode
     with contextlib.ExitStack() as stack:
         with inside(namespace):
             run(
@@ -421,7 +421,7 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
 
 @pytest.fixture
 def up(yard: Yard, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The example, started with `docker compose up`."""
+    """Starts the example with `docker compose up`."""
     example: str = request.param
     yard.prepare(example)
     done = yard.compose(example, "up", "-d", "--wait", "--wait-timeout", "60")
@@ -441,7 +441,7 @@ def test_an_app_with_the_gateway_beside_it(yard: Yard, up: str) -> None:
 
 @pytest.mark.parametrize("up", ["sidecar"], indirect=True)
 def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
-    """A client that repeats queries for longer than `shutdown.delay` after SIGTERM gets every response."""
+    """After SIGTERM, a client repeats queries for longer than `shutdown.delay`, and gets every response."""
     command = [
         "docker",
         "-H",
@@ -485,7 +485,7 @@ def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
         assert client.wait(30) == 0, client.stderr.read() if client.stderr else ""
         reader.join(10)
     assert state["ExitCode"] == 0
-    # `shutdown.delay` is 5 s; the client gets responses later, too
+    # `shutdown.delay` is 5 s; the client still gets responses after this time
     assert len([at for at in answers if at > began + 6]) > 3
     assert finished
 
@@ -504,7 +504,7 @@ def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
     for service, query in (("shop", QUERY_SOCKET), ("analysis", QUERY_POSTGRES_SOCKET)):
         done = ask(service, query)
         assert done.stdout.startswith("rows "), done.stderr
-    # The container may connect, but this user may not.
+    # The gateway accepts connections from this container, but not from this user.
     assert ask("shop", QUERY_SOCKET, "-u", "1001:1001").returncode == 1
     assert ask("analysis", "import os; print(os.listdir('/run/databases'))").stdout == "['.s.PGSQL.5432']\n"
     reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
@@ -533,7 +533,7 @@ def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     assert query(yard).returncode == 1
     reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
     assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
-    # The networks are removed while all containers are stopped.
+    # The test removes the networks while all containers are stopped.
     yard.compose(up, "stop")
     engine.docker("network", "prune", "-f")
     assert yard.compose(up, "up", "-d").returncode == 1
@@ -541,7 +541,7 @@ def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     assert done.returncode == 0, done.stderr
     assert at_once().stdout.startswith("rows ")
     assert address() == before
-    # After a crash of the engine, both containers start without a command.
+    # After a crash of the engine, both containers start automatically.
     engine.kill()
     engine.start()
     deadline = time.monotonic() + 60
@@ -607,7 +607,7 @@ def _remove_stack(engine: Engine, name: str) -> None:
 
 @pytest.mark.parametrize("up", ["nfs"], indirect=True)
 def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: str) -> None:
-    """A mount needs a kernel with NFS: `test_the_nfs_example_with_its_mount` mounts the volume in a guest."""
+    """The kernel can lack NFS, so this test mounts nothing; `test_the_nfs_example_with_its_mount` uses a guest."""
     config = json.loads(yard.compose(up, "--profile", "mount", "config", "--format", "json").stdout)
     options = config["volumes"]["media"]["driver_opts"]
     rendered = yard.compose(up, "exec", "-T", "gateway", "gateway", "render", "compose")
@@ -655,7 +655,7 @@ def test_the_vpn_example(yard: Yard) -> None:
 
 
 def test_the_legacy_example_after_its_import(yard: Yard) -> None:
-    """The test imports the file with the addresses and keys of the test's servers. The kernel mounts nothing."""
+    """Import the example's file with the addresses and keys of the test's servers, without an NFS mount."""
     need(shutil.which("patch") is not None, "patch (package patch)")
     yard.prepare("legacy")
     folder = yard.folder / "legacy"
@@ -694,7 +694,7 @@ def test_the_legacy_example_after_its_import(yard: Yard) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
-    """The example runs in a virtual machine, whose kernel can mount NFS."""
+    """Run the example in a virtual machine that has a kernel with NFS."""
     need_guest()
     yard.prepare("nfs")
     bastion, server = Bastion(yard.place / "near"), NfsServer(tmp_path / "nfs")
@@ -736,7 +736,7 @@ compose logs gateway
 
 
 def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, Engine]) -> None:
-    """An app on each node queries databases outside both nodes by the backend's name."""
+    """An app on each node uses the backend's name to query databases that are outside both nodes."""
     yard.prepare("swarm")
     folder = yard.folder / "swarm"
     manager, _ = swarm
@@ -793,7 +793,7 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
 
 @pytest.fixture(scope="module")
 def pods(yard: Yard) -> Iterator[Podman]:
-    """A Podman engine that has the image, in the network namespace of the Docker engine that built it."""
+    """A Podman engine with the gateway's image, in the network namespace of the Docker engine that built it."""
     need_podman()
     engine = Podman(yard.folder / "podman", yard.engine.namespace)
     try:
@@ -829,7 +829,7 @@ def kube_secret(yard: Yard, name: str) -> dict[str, Any]:
 
 
 def serves(yard: Yard, pods: Podman, name: str) -> None:
-    """Check that the pod's probes pass for a kubelet and for Podman, and that a query works."""
+    """Check that the pod's probes succeed for a kubelet and for Podman, and that a query gets a response."""
     networks = pods.inspect(
         pods.podman("pod", "inspect", f"{name}-pod", "-f", "{{.InfraContainerID}}").stdout.strip()
     )

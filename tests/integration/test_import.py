@@ -1,4 +1,4 @@
-"""`gateway import` of common setups: the printed configuration reaches real servers."""
+"""Tests `gateway import` with common setups: a gateway with the printed configuration reaches real servers."""
 
 from pathlib import Path
 

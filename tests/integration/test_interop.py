@@ -1,7 +1,7 @@
-"""The link with several SSH servers and settings; compares the table in docs/interop.md with the results.
+"""Tests SSH links with several servers and settings; compares the results with the table in docs/interop.md.
 
-`INTEROP_TABLE=1 pytest tests/integration/test_interop.py` measures three times instead of once, and
-`ssh -L` too, and writes the table.
+`INTEROP_TABLE=1 pytest tests/integration/test_interop.py` makes each measurement three times, also measures
+`ssh -L`, and writes the table.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ COLUMNS = (
     "half-closes", "new keys: asked by it + by us", "killed",
 )  # fmt: skip
 LASTING = ("cipher", "data plane", "half-closes", "killed")
-"""Columns whose values do not depend on the machine, so that docs/interop.md must contain the test's results."""
+"""The columns that do not depend on the machine; their values in docs/interop.md must equal the results."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Row:
     """One row of the table: a server and its settings.
 
     Args:
-        name: The first cell of the row.
+        name: The text of the first cell of the row.
         make: The function that creates the server in a directory; the function takes the argument `rekey`.
         new_keys: The minimum number of key exchanges that the server starts during 200 MB in both directions.
     """
@@ -107,7 +107,7 @@ def test_the_page_has_exactly_the_tested_rows() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def table() -> Iterator[None]:
-    """Write the table at the end if `INTEROP_TABLE` is set; a failed row has empty cells."""
+    """Write the table after all tests if `INTEROP_TABLE` is set; the cells of a failed row are empty."""
     yield
     if WRITING:
         text = PAGE.read_text()
@@ -196,7 +196,7 @@ async def clients(*arguments: object) -> AsyncIterator[asyncio.subprocess.Proces
 
 
 async def run(*arguments: object) -> str:
-    """Run a client program until it ends; return its output."""
+    """Run a client program until it exits; return its output."""
     async with clients(*arguments) as process:
         said, _ = await process.communicate()
         assert process.returncode == 0, arguments
@@ -205,7 +205,7 @@ async def run(*arguments: object) -> str:
 
 @pytest.fixture
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """The number of later key exchanges of all connections, by their initiator; the first exchange does not count."""
+    """The number of key exchanges after the first one on each connection, by the side that started the exchange."""
     asked = {"us": 0, "them": 0}
     ours: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
     answered: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
@@ -231,7 +231,7 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def through_ssh(peer: Peer, cipher: str, backend: int, folder: Path) -> float:
-    """Return the seconds for 200 MB in both directions through `ssh -L` with this cipher."""
+    """Measure the transfer of 200 MB in both directions through `ssh -L` with this cipher; return the seconds."""
     need(find("ssh") is not None, "ssh (package openssh-client)")
     port = free_port()
     ssh = Process(

@@ -1,4 +1,4 @@
-"""An SSH login that fails or is cancelled at any point leaks no resources."""
+"""Tests that an SSH login leaks no resources if it fails or is cancelled at any suspension point."""
 
 import asyncio
 import os
@@ -147,7 +147,7 @@ async def test_a_fault_at_any_await_of_a_login_leaks_nothing(
 
 
 async def until_only(before: tuple[int, int, int, int], server: Bastion) -> None:
-    """Wait until this process and the server have no more resources than before the login."""
+    """Wait until neither this process nor the server has more resources than before the login."""
     deadline = asyncio.get_running_loop().time() + 20
     while (now := open_things()) != before or server.sessions():
         if asyncio.get_running_loop().time() > deadline:

@@ -1,4 +1,4 @@
-"""Ambiguous names, and explanations of access, on a real engine with the gateway in a container."""
+"""Tests ambiguous names and `explain` on a real engine; the gateway runs in a container."""
 
 import json
 import subprocess
@@ -103,7 +103,7 @@ def test_refuse_does_not_attach_and_detaches_ambiguous_containers(site: Site) ->
     site.wait(lambda: site.attachment("shop-app-1") == ("blocked", "name_conflict"))
     site.wait(lambda: not site.engine.attached("shop-app-1", "apps"))
     assert site.says("shop-app-1") == "the-shops-own"
-    # The gateway attached this container before the name conflict existed.
+    # The gateway attached this container before the name conflict began.
     site.engine.docker("network", "create", "yard")
     site.engine.run("first", "--network", "yard", *OPT_IN)
     site.reaches("first")
@@ -153,7 +153,7 @@ def test_explain_shows_why_a_container_reaches_a_backend_or_does_not(site: Site)
     assert "uses this container's network" in command("explain", "beside", *socket).stdout
     unknown = command("explain", "absent", *socket)
     assert (unknown.returncode, "no container 'absent'" in unknown.stderr) == (2, True)
-    # The log contains each mistake and each attachment once.
+    # The log contains one warning for each unknown label, and a record of each completed attachment.
     assert log_of(site).count("typo: unknown label gateway.enabled: did you mean gateway.enable?") == 1
     assert "docker action completed" in log_of(site)
     engine.docker("stop", "-t", "0", "db")

@@ -1,4 +1,4 @@
-"""The native data plane with real servers carries the same bytes as asyncssh's channels."""
+"""Tests the native data plane with real servers: it carries the same bytes as asyncssh's channels."""
 
 import asyncio
 import contextlib
@@ -55,7 +55,7 @@ def plane(link: SshLink) -> str:
 
 
 async def exchange(link: SshLink, port: int, forth: list[bytes], *, end_first: bool) -> bytes:
-    """Send `forth` to an echo server; return the response. With `end_first`, half-close before reading."""
+    """Send `forth` to an echo server; return the response. If `end_first` is true, half-close before reading."""
     loop = asyncio.get_running_loop()
     sock = await link.socket(Endpoint("127.0.0.1", port))
     got = bytearray()
@@ -195,7 +195,7 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
 
             before, now = -1, 0
             async with asyncio.timeout(20):
-                while not before == now > 0:  # until the flood has filled all buffers
+                while not before == now > 0:  # wait until the flood has filled all buffers
                     await asyncio.sleep(0.2)
                     before, now = now, held()
             took = []
@@ -357,7 +357,7 @@ async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion
         async with opened(options(bastions["openssh"])) as link, asyncio.timeout(20):
             sock = await link.socket(Endpoint("127.0.0.1", port))
             for _ in range(10):
-                time.sleep(0.1)  # noqa: ASYNC251 - the loop stalls, and everything arrives at once
+                time.sleep(0.1)  # noqa: ASYNC251 - block the loop, so that all data arrives together
                 await asyncio.sleep(0)
             got = bytearray()
             while piece := await loop.sock_recv(sock, 65536):
@@ -393,7 +393,7 @@ async def test_a_connection_that_fails_during_uploads_is_noticed(bastions: dict[
 
 
 async def test_a_modified_packet_closes_the_connection(bastions: dict[str, Bastion], tmp_path: Path) -> None:
-    """One bit is flipped on the path, so the tag does not match; no byte of the packet reaches the client."""
+    """If the path flips one bit, the authentication tag does not match, and the client gets no byte of the packet."""
     loop = asyncio.get_running_loop()
     flip = asyncio.Event()
     port = bastions["openssh"].port
@@ -437,7 +437,7 @@ KINDS_OF_PACKET = st.sampled_from([90, 91, 92, 93, 94, 95, 96, 97, 98, 99, 100, 
 def test_any_sequence_of_authentic_packets_is_handled(
     bastions: dict[str, Bastion], packets: list[tuple[int, int, bytes]]
 ) -> None:
-    """A peer that has the keys sends arbitrary packets: its connection stays open, or ends with or without an error.
+    """A peer with the keys can send arbitrary packets: the connection stays open or closes, with or without an error.
 
     The test passes the packets to the native data plane as if it had decrypted them; another connection is
     unaffected.
@@ -488,7 +488,7 @@ def test_any_sequence_of_authentic_packets_is_handled(
 async def test_garbage_instead_of_packets_closes_only_the_connection(
     bastions: dict[str, Bastion],
 ) -> None:
-    """Random bytes of many lengths on the socket after the login have no effect except a closed connection."""
+    """If a server sends random bytes of any length after the login, the only effect is that the connection closes."""
     rng = random.Random(7)
     for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
         async with opened(options(bastions["openssh"], keepalive=PATIENT)) as link:

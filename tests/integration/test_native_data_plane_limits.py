@@ -1,4 +1,4 @@
-"""Memory limits of one SSH connection: buffered bytes for slow clients, and queued replies to the peer."""
+"""Tests memory limits of one SSH connection: buffered bytes for slow clients, and queued replies to the peer."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def clients() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
-    """Create TCP connections on loopback: the client's end with a small buffer, and the gateway's end."""
+    """Create TCP connections on loopback; return the client's ends, with small buffers, and the gateway's ends."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
 
@@ -99,7 +99,7 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
         held.append(conn)
         conn._transport.pause_reading()  # type: ignore[union-attr]
         packets: list[bytes] = []
-        with pytest.MonkeyPatch.context() as patch:  # many writes take quadratic time in asyncio's transport
+        with pytest.MonkeyPatch.context() as patch:  # asyncio's transport takes quadratic time for many writes
             patch.setattr(conn, "_send", packets.append)
             for _ in range(80_000):
                 conn.send_packet(asyncssh_internals.MSG_CHANNEL_REQUEST, UInt32(number), String("x"), Boolean(True))
@@ -115,13 +115,13 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
         for _ in range(100):
             await asyncio.sleep(0.01)
             most = max(most, len(writer._backlog))
-        assert most < packet_writer.MAX_CONTROL_BACKLOG + (1 << 20)  # one more read may add replies
+        assert most < packet_writer.MAX_CONTROL_BACKLOG + (1 << 20)  # one more read can add replies
         held[0]._transport.resume_reading()  # type: ignore[union-attr]
         await until(lambda: not writer.congested)
 
 
 async def test_replies_queued_during_a_key_exchange_are_bounded(tmp_path: Path) -> None:
-    """Replies wait for the end of a key exchange; a peer that sends requests meanwhile is disconnected."""
+    """During a key exchange, replies are queued; if their number exceeds the limit, the peer is disconnected."""
     async with attacked(tmp_path, lambda *_: None) as link:
         conn = link._connections[0]._conn
         assert isinstance(conn, client_connection.ClientConnection)
@@ -179,7 +179,7 @@ async def test_data_held_after_a_channel_closes_is_accounted_until_delivery(tmp_
         assert relay.buffered > 500_000
         assert relay.window.size >= relay.buffered
         assert before - INITIAL_BUDGET.available >= relay.buffered
-        assert await read_all(client) == said  # the client sees a clean end, although the CLOSE had no EOF before it
+        assert await read_all(client) == said  # the client sees a clean end, although the server sent no EOF
         assert await relay.ended is CloseReason.FINISHED
         assert relay.buffered == 0
     assert before == INITIAL_BUDGET.available

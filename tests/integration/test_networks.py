@@ -1,6 +1,6 @@
-"""A label on a container changes only its access to backends. The tests use two real engines in namespaces.
+"""Tests that a label on a container changes only its access to backends, with two real engines in namespaces.
 
-Docker 26.1 has no gateway priority (API 1.48), so that part is tested against an engine in memory:
+Docker 26.1 has no gateway priority (API 1.48). Another module tests the gateway priority with an engine in memory:
 tests/unit/docker/planning/test_networks.py.
 """
 
@@ -32,7 +32,7 @@ PER_PROJECT = "{apps: {per: project}}"
 
 
 def serve_dns(sock: socket.socket, stop: threading.Event) -> None:
-    """Answer every IPv4 query with the server's address, and others with an empty response."""
+    """Answer every query for an IPv4 address with the server's address, and other queries with an empty response."""
     sock.settimeout(0.2)
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
@@ -50,7 +50,7 @@ def outside(words: Path) -> Iterator[None]:
     (words / "name").write_text("outside")
     stop = threading.Event()
     with inside(MIDDLE):
-        # Socket and process stay in the namespace in which they are created.
+        # The socket and the process stay in the namespace in which the test creates them.
         dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server = subprocess.Popen(["busybox", "httpd", "-f", "-p", "8080", "-h", words], stdin=subprocess.DEVNULL)
     names = threading.Thread(target=serve_dns, args=(dns, stop))
@@ -155,7 +155,7 @@ def addresses(engine: Engine, name: str) -> dict[str, str]:
 
 
 def answers(engine: Engine, container: str, targets: set[str]) -> dict[str, str]:
-    """Return the response that a container gets from each of these addresses; empty: no response."""
+    """Return the response that a container gets from each address; a text is empty if there is no response."""
     asked = " ".join(sorted(targets))
     # The requests run in parallel, because a request to an unreachable address takes the whole timeout.
     script = f"for a in {asked}; do (echo $a $(timeout 5 wget -q -O - http://$a:8080/name)) & done; wait"
@@ -167,14 +167,14 @@ def answers(engine: Engine, container: str, targets: set[str]) -> dict[str, str]
 
 
 def everywhere(containers: Mapping[str, Engine], targets: set[str]) -> dict[str, dict[str, str]]:
-    """Return for each container its responses from these addresses."""
+    """Return the responses that each container gets from these addresses."""
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda each: answers(containers[each], each, targets), containers)
         return dict(zip(containers, found, strict=True))
 
 
 def routes(engine: Engine, container: str) -> dict[str, set[str]]:
-    """Return the default routes, and the other routes without values that change at each start."""
+    """Return the default routes, and the other routes; remove values that change at each start of a container."""
     reported = [
         line.split(" metric")[0].split(" src")[0].strip()
         for family in ("-4", "-6")
@@ -212,7 +212,7 @@ def test_labeling_a_container_changes_only_its_access_to_the_backend(site: Netwo
     deploy(engine)
     site.begin()
     before = Seen(engine)
-    # The snapshot shows that apps reach their project and outside servers, except for the sealed app.
+    # In the snapshot, each app reaches its project. Each app except `sealed` also reaches outside servers.
     assert before.reaches["shop-web", "shop-db", "shop_default"] == "shop-db"
     assert before.reaches["shop-web", "blog-web", "blog_default"] == ""
     for place in (OUTSIDE, NAMED):
@@ -220,7 +220,7 @@ def test_labeling_a_container_changes_only_its_access_to_the_backend(site: Netwo
             "shop-web": "outside", "shop-db": "outside", "blog-web": "outside", "sealed": "", "gateway": "outside",
         }  # fmt: skip
     assert before.published == "shop-web"
-    # `sealed` has no default route, `blog` one, and `shop` one more for IPv6
+    # `sealed` has no default route, `blog` has one (IPv4), and `shop` has two (IPv4 and IPv6)
     assert {len(before.routes[each]["default"]) for each in APPS} == {0, 1, 2}
 
     deploy(engine, *OPT_IN)
@@ -255,7 +255,7 @@ def test_labeling_a_container_changes_only_its_access_to_the_backend(site: Netwo
 
 @pytest.fixture
 def skips_iptables(engine: Engine) -> Iterator[None]:
-    """Let bridged packets skip iptables until the block ends, as on a host without br_netfilter."""
+    """Disable iptables for bridged packets until the block ends, as on a host without br_netfilter."""
     setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     with inside(engine.namespace):
         before = setting.read_text()
@@ -271,7 +271,7 @@ SENDING = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendt
 @pytest.mark.usefixtures("skips_iptables")
 @pytest.mark.parametrize("forwards", [True, False])
 def test_a_gateway_without_ip_forwarding_routes_nothing(site: Networks, forwards: bool) -> None:
-    """With IP forwarding and without br_netfilter, packets leave through the gateway, but no reply returns."""
+    """With IP forwarding and without br_netfilter, packets leave through the gateway, but replies do not arrive."""
     engine = site.engine
     site.begin(PER_PROJECT, "--sysctl", f"net.ipv4.ip_forward={forwards:d}")
     engine.docker("network", "create", "--internal", "inner")
@@ -316,7 +316,7 @@ def test_without_isolation_projects_share_the_network_and_nothing_else_changes(s
 
 
 def test_a_network_that_is_not_internal_changes_the_default_route(site: Networks) -> None:
-    """Docker before 28: the network whose name sorts first becomes the default route."""
+    """Docker before version 28 uses the network with the alphabetically first name as the default route."""
     engine = site.engine
     create_networks(engine)
     deploy(engine)
@@ -330,7 +330,7 @@ def test_a_network_that_is_not_internal_changes_the_default_route(site: Networks
     assert after.reaches["sealed", "outside", OUTSIDE] == "outside"
     assert after.routes["blog-web"]["default"] != before.routes["blog-web"]["default"]
     assert site.warnings() == []  # the configuration permits this route
-    # A network whose name sorts last does not change an existing default route.
+    # A network with the alphabetically last name does not change an existing default route.
     site.change("{z-last: {internal: false}}")
     for name in APPS:
         site.wait(lambda name=name: list(addresses(engine, name)).count("a-first") == 0)  # type: ignore[misc]
@@ -474,7 +474,7 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
         sites.append(site)
     leader, other = sites
     assert manager.inspect("mesh")["Internal"] is True
-    # A container on the worker reaches the manager's gateway, and no additional outside addresses.
+    # A container on the worker reaches the manager's gateway. The label adds no access to outside addresses.
     worker.docker("network", "create", "--internal", "--subnet", "10.83.0.0/24", "sealed")
     worker.run("app", "--network", "sealed", *OPT_IN, "--label", "gateway.network=mesh")
     other.wait(lambda: worker.attached("app", "mesh"), timeout=30)
@@ -482,9 +482,9 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
     other.wait(lambda: other.says("app", far) == "orders-here", timeout=60)
     assert routes(worker, "app")["default"] == set()
     assert answers(worker, "app", {OUTSIDE}) == {OUTSIDE: ""}
-    # Neither agent reports that the overlay network has a route out.
+    # Neither agent reports that the overlay network has a route to outside addresses.
     assert not any("not internal" in line for site in sites for line in site.warnings())
-    # The stacks run on both nodes: one has its own route out, one the default route, and one no route.
+    # Each stack runs on both nodes. One stack has its own outside route, one uses the default route, one has none.
     manager.docker("network", "create", "-d", "overlay", "front")
     manager.docker("network", "create", "-d", "overlay", "--internal", "back")
     serve = "echo $(hostname) >/tmp/name && exec httpd -f -p 8080 -h /tmp"
@@ -524,11 +524,11 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
 
 
 STACKS = {"shop": "", "blog": "front", "vault": "back"}
-"""Swarm stacks, with the additional network of each; empty: none."""
+"""The name of each swarm stack, and of its additional network; empty if there is no additional network."""
 
 
 def task(engine: Engine, stack: str, network: str | None = None) -> str:
-    """Return the container ID of a stack's running task on a node and a network; empty: no such task."""
+    """Return the container ID of a stack's running task on a node and a network; empty if there is no such task."""
     on = ("--filter", f"network={network}") if network else ()
     running = ("--filter", "status=running", "--filter", f"name={stack}_web")
     return next(iter(engine.docker("ps", "-q", *running, *on).stdout.split()), "")
@@ -537,6 +537,6 @@ def task(engine: Engine, stack: str, network: str | None = None) -> str:
 def from_tasks(
     tasks: Mapping[tuple[Engine, str], str], targets: set[str]
 ) -> dict[tuple[Engine, str], dict[str, str]]:
-    """Return for each task, by node and stack, its responses from these addresses."""
+    """Return the responses that each task gets from these addresses, by node and stack."""
     found = everywhere({name: place[0] for place, name in tasks.items()}, targets)
     return {place: found[name] for place, name in tasks.items()}

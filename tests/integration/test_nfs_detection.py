@@ -1,4 +1,4 @@
-"""How soon the gateway detects an NFS server that hangs, has ended, is full or is read-only, with default checks."""
+"""Tests how soon default checks detect an NFS server that hangs, has stopped, is full, or is read-only."""
 
 import contextlib
 import signal
@@ -22,7 +22,7 @@ from tests.support.lateness import Lateness
 pytestmark = pytest.mark.integration
 
 SOON = 12.0
-"""The maximum seconds until a detection: ten, and two more for a busy machine."""
+"""The maximum seconds until the gateway detects a failure: 10, and 2 more for a busy machine."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def start(gateway: Gateway, bastion: Bastion, server: NfsServer, check: str, *ar
 
 
 def wait_down(gateway: Gateway, reason: str) -> None:
-    """Check that the backend is down within `SOON`, plus the measured delays of this machine."""
+    """Check that the backend is down within `SOON` seconds plus the measured delays of this machine."""
     with Lateness() as machine:
         took = gateway.wait(lambda: gateway.state("media") == ("down", reason))
     assert took < SOON + machine.sum, gateway.log
@@ -52,8 +52,8 @@ def in_use(port: int, *, waits: bool) -> Iterator[None]:
 
     Args:
         port: The port of the gateway.
-        waits: Whether the client waits for each response before the next request; a mount with many processes does
-            not.
+        waits: Whether the client waits for each response before the next request. A mount that many processes use
+            does not wait.
     """
     done = threading.Event()
 
@@ -155,7 +155,7 @@ def test_a_recreated_directory_is_reported_until_checks_are_resumed(
     gateway.wait_state("media", "degraded", "export", timeout=30)
     before = gateway.backend("media")["targets"][0]["attempts"]
     gateway.wait(lambda: gateway.backend("media")["targets"][0]["attempts"] > before + 2)
-    assert gateway.state("media") == ("degraded", "export")  # the state stays, because existing mounts stay stale
+    assert gateway.state("media") == ("degraded", "export")  # still degraded, because existing mounts are stale
     assert gateway.command("resume", "media").returncode == 0
     gateway.wait_up("media")
     assert gateway.backend("media")["targets"][0]["attempts"] > before  # `resume` does not reset the counter

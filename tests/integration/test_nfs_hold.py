@@ -1,4 +1,4 @@
-"""An NFS mount of a kernel waits for a tunnel while the gateway holds the mount's connection."""
+"""Tests that the kernel's NFS mount waits for a tunnel while the gateway holds the connection of the mount."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(480)]
 def test_the_mount_of_a_volume_waits_as_long_as_hold(
     gateway: Gateway, bastion: Bastion, nfs_server: NfsServer, tmp_path: Path
 ) -> None:
-    """The tunnel opens 4 minutes and 50 seconds after the start of the mount; `hold` is 5 minutes."""
+    """The tunnel opens 4 minutes 50 seconds after the mount starts; `hold` is 5 minutes."""
     need_guest()
     port = free_port()
     write_nfs(gateway, bastion, nfs_server, port)

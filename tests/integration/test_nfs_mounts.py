@@ -1,4 +1,4 @@
-"""Real kernel mounts through the gateway, like those of container volumes."""
+"""Tests mounts by a real kernel through the gateway, with the options of container volumes."""
 
 import hashlib
 import re
@@ -118,8 +118,8 @@ def test_a_lock_is_kept_while_its_tunnel_is_lost_again_and_again(
     write_nfs(gateway, bastion, server, port)
     gateway.start().wait_up("media")
     (server.export / "ledger").touch(0o666)
-    # With `nosharecache`, the server decides about locks of the second mount, and not the guest's kernel.
-    # The script releases the lock only after both mounts have seen the new file, at different times.
+    # With `nosharecache`, the server grants or refuses the locks of the second mount, instead of the guest's kernel.
+    # The two mounts see a new file at different times; the script releases the lock after both have seen it.
     script = f"""
 mkdir /other
 {mount(port, options="actimeo=1")} && {mount(port, target="/other", options="actimeo=1,nosharecache")} && echo MOUNTED

@@ -1,4 +1,4 @@
-"""Docker volumes through the gateway, on an engine in a virtual machine whose kernel can mount NFS."""
+"""Tests Docker volumes through the gateway, on an engine in a virtual machine that has a kernel with NFS."""
 
 import hashlib
 import time

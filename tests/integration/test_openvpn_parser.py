@@ -1,4 +1,4 @@
-"""OpenVPN parses accepted client files as the gateway does, runs no programs, and reads no other files."""
+"""Tests that OpenVPN parses accepted client files like the gateway, runs no programs, and reads no other files."""
 
 import os
 import re
@@ -27,7 +27,7 @@ _OURS = (
     "config =", "persist_tun", "persist_key", "verbosity", "dev =", "dev_type", "resolve_retry", "mute =", "nice =",
     "connect_retry_seconds", "connect_timeout",
 )  # fmt: skip
-"""The settings of directives that the gateway omits."""
+"""The OpenVPN settings of directives that the gateway removes."""
 _UNSAFE = (
     "_file", "script", "plugin", "engine", "ipchange", "tls_verify", "chroot_dir", "cd_dir", "writepid", "username",
     "groupname", "ca_path", "tls_export", "pkcs11", "client_config_dir", "tmp_dir", "log =", "daemon", "management",
@@ -50,7 +50,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def parse(program: str, authority: Authority) -> Parse:
-    """Return a function that runs OpenVPN with a file, and returns the output before the connect."""
+    """Return a function that runs OpenVPN with a file, and returns the output before OpenVPN connects."""
 
     def parse(text: str) -> list[str]:
         memory = os.memfd_create("config")
@@ -74,7 +74,7 @@ def parse(program: str, authority: Authority) -> Parse:
 
 
 def settings_of(lines: list[str]) -> list[str]:
-    """Return the settings in order; empty: OpenVPN refuses the file."""
+    """Return the settings in order; the list is empty if OpenVPN refuses the file."""
     begin = lines.index("Current Parameter Settings:") if "Current Parameter Settings:" in lines else len(lines)
     found = [
         re.sub(r"/dev/fd/\d+", "FILE", line) for line in lines[begin:] if re.match(r"  |Connection profiles", line)
@@ -106,7 +106,7 @@ def test_every_directive_of_openvpn_is_classified(program: str) -> None:
     ],
 )
 def test_directives_that_load_code_are_refused(parse: Parse, text: str) -> None:
-    """The gateway refuses each directive; without the gateway, OpenVPN loads the plugin."""
+    """The gateway refuses each of these directives; OpenVPN alone would load the plugin."""
     text = f"setenv FORWARD_COMPATIBLE 1\n{text}\n"
     with pytest.raises(AssertionError, match="PLUGIN"):
         parse(text)
@@ -162,7 +162,7 @@ _VALUES = {
 
 @st.composite
 def _word(draw: st.DrawFn, word: str) -> str:
-    """Generate a notation for a word: plain, quoted or escaped."""
+    """Generate one way to write a word in a client file: plain, quoted or escaped."""
     ways = ['"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"']
     if "'" not in word:
         ways.append(f"'{word}'")

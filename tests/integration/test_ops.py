@@ -1,4 +1,4 @@
-"""The ops server of a real gateway under attack: floods, foreign hosts, wrong tokens, TLS."""
+"""Tests the ops server of a real gateway under attack: floods, wrong Host headers, wrong tokens, wrong TLS."""
 
 import contextlib
 import http.client
@@ -51,7 +51,7 @@ def test_a_thousand_unfinished_requests_do_not_affect_traffic(
         for number in range(FLOOD):
             attacker = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.ops_port), timeout=WITHIN))
             if number % 2:
-                with contextlib.suppress(ConnectionError):  # a later connection has replaced this one
+                with contextlib.suppress(ConnectionError):  # the server can close older connections
                     attacker.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
             if number % 50 == 0:
                 client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WITHIN))
@@ -90,7 +90,7 @@ def test_probes_are_answered_when_traffic_uses_every_descriptor(
 
 @dataclass
 class Guarded:
-    """A gateway with everything that `ops` can require of clients."""
+    """A gateway with all restrictions that `ops` can configure: host names, tokens and client certificates."""
 
     gateway: Gateway
     folder: Path
@@ -128,7 +128,7 @@ def ask(
 
 
 def write_private(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replace a file atomically, like an update of a mounted Secret."""
+    """Replace a file atomically, as Kubernetes does when a mounted Secret changes."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.write_text(text)
     fresh.chmod(mode)

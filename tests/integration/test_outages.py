@@ -1,4 +1,4 @@
-"""Outages, failovers and changes: they delay only affected clients, and only for seconds."""
+"""Tests that outages, failovers and reloads delay only the affected clients, and only for seconds."""
 
 import contextlib
 import itertools
@@ -35,7 +35,7 @@ QUICK = "interval: 1s, fast_interval: 200ms, down_interval: 300ms, timeout: 1s"
 
 @pytest.fixture(scope="module")
 def pair(server_folder: Path) -> Iterator[tuple[MariaDB, MariaDB]]:
-    """Two databases with the same users; only one accepts writes."""
+    """Two databases with the same users; one accepts writes, and the other is read-only."""
     need(mariadb.available(), "mariadbd (package mariadb-server)")
     one = MariaDB(server_folder / "one").start()
     two = MariaDB(server_folder / "two")
@@ -91,10 +91,10 @@ def test_a_frozen_connection_delays_its_clients_for_seconds(gateway: Gateway, ba
                 started = time.monotonic()
                 with connect(listen) as fresh:
                     assert echo(fresh) == b"hello"
-                assert time.monotonic() - started < 10  # after 10 s, the gateway would reset the client
+                assert time.monotonic() - started < 10  # after 10 s, the gateway would reset a held client
                 held.settimeout(20)
                 assert is_reset(held)
-                assert time.monotonic() - started < 20  # without the other connection, the limit is 60 s
+                assert time.monotonic() - started < 20  # with only one SSH connection, the limit is 60 s
             finally:
                 bastion.kill_sessions(signal.SIGCONT)
         gateway.wait_up("a")
@@ -177,7 +177,7 @@ def test_a_reconnect_command_does_not_disable_the_backoff(gateway: Gateway, bast
 
 
 def test_a_killed_gateway_resets_its_clients(gateway: Gateway) -> None:
-    """The kernel closes the sockets of a killed gateway; its clients must see a reset."""
+    """When the gateway is killed, the kernel closes its sockets; the clients must see a reset."""
     with serving(echoing) as port:
         listen = free_port()
         gateway.write(f"""
@@ -219,7 +219,7 @@ def test_clients_follow_the_primary_role_and_leave_the_old_one_gradually(
         time.sleep(0.05)
     assert len(gone) == 20
     assert gone[-1] > 8
-    assert gone[-1] - gone[len(gone) // 2] > 3  # the gateway closes two clients a second
+    assert gone[-1] - gone[len(gone) // 2] > 3  # the gateway closes two clients per second
     for connection in held:
         with pytest.raises(pymysql.err.OperationalError):
             server_port(connection)
@@ -268,7 +268,7 @@ def test_ordered_targets_fail_over_immediately_and_fail_back_without_resets(
     gateway.wait(lambda: gateway.backend("orders")["targets"][0]["state"] == "up")
     assert server_port(mysql(one, listen)) == one.port
     assert server_port(on_two) == two.port
-    # A frozen database accepts connections but sends nothing; new clients wait for it only briefly.
+    # A frozen database accepts connections but sends nothing; new clients wait only briefly for this database.
     one.send(signal.SIGSTOP)
     try:
         gateway.wait(lambda: gateway.backend("orders")["targets"][0]["state"] == "down", timeout=8)
@@ -279,7 +279,7 @@ def test_ordered_targets_fail_over_immediately_and_fail_back_without_resets(
 
 def test_a_target_that_drops_packets_delays_a_client_by_two_seconds(gateway: Gateway) -> None:
     with serving(echoing) as port, socket.socket() as full:
-        # The accept queue is full, so the kernel neither accepts nor refuses further connections.
+        # The accept queue is full, so the kernel ignores further connection attempts.
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         fillers = [socket.socket() for _ in range(4)]
@@ -373,7 +373,7 @@ def test_ten_failed_targets_of_a_hundred_delay_no_client(gateway: Gateway, basti
 
 
 def test_slow_readers_use_no_more_memory_than_calculated(gateway: Gateway, bastion: Bastion) -> None:
-    """Each slow reader holds 2 MiB, plus its socket buffers; see `gateway/ssh/flow_control.py`."""
+    """The gateway buffers up to 2 MiB for each slow reader, plus socket buffers; see gateway/ssh/flow_control.py."""
 
     def flood(client: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -425,17 +425,17 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
     break_off(listen, 20)
     gateway.wait(lambda: broken("checked") == 20)
     break_off(listen, 40)
-    gateway.wait(lambda: broken("checked") < 20)  # at half of the server's limit, a check logs in early
+    gateway.wait(lambda: broken("checked") < 20)  # when half of the server's limit is used, a check logs in early
     assert query_mysql(shared_mariadb, listen) >= 3
 
-    # A response that is not MySQL does not count as a login either.
+    # A connection with an invalid MySQL response is not a login, so it does not reset the server's count.
     for _ in range(30):
         with connect(listen) as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             client.recv(1000)
     gateway.wait(lambda: broken("checked") >= 30)
 
-    # A backend without a check login admits the last connections before the server's limit one at a time.
+    # If the check has no login, the gateway admits the last connections before the server's limit one at a time.
     gateway.stop()
     gateway.write(f"backends:\n  bare: {{kind: mysql, {target}, listen: 127.0.0.1:{other}, hold: 200ms}}\n")
     gateway.start()
@@ -453,7 +453,7 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
 def test_dials_that_a_frozen_connection_completes_later_are_counted(
     gateway: Gateway, shared_mariadb: MariaDB, bastion: Bastion
 ) -> None:
-    """The clients of these dials moved to another SSH connection, and logged in there."""
+    """The gateway moved the clients of these dials to another SSH connection, and the clients logged in there."""
     listen = free_port()
     check = database_check(shared_mariadb, gateway.folder, "interval: 600s, fast_interval: 600s, timeout: 3s")
     gateway.write(f"""
@@ -479,15 +479,15 @@ def test_dials_that_a_frozen_connection_completes_later_are_counted(
         return int(gateway.backend("orders")["targets"][0][what])
 
     of_clients, checks = target("broken_handshakes"), target("attempts")
-    assert of_clients >= 5  # about half of the clients were dialed on the frozen connection first
+    assert of_clients >= 5  # the gateway first dialed about half of the clients on the frozen connection
     bastion.freeze()
     try:
         gateway.command("resume", "orders")
-        gateway.wait(lambda: target("attempts") > checks)  # the deadline of the check has passed
+        gateway.wait(lambda: target("attempts") > checks)  # wait until the check's deadline has passed
         counted = target("broken_handshakes")
     finally:
         bastion.thaw()
-    gateway.wait(lambda: not gateway.tunnel("bastion")["channels"])  # the frozen dials have completed
+    gateway.wait(lambda: not gateway.tunnel("bastion")["channels"])  # the frozen dials must complete
     assert counted > of_clients
     gateway.wait(lambda: aborted(shared_mariadb) - before >= counted)
     assert query_mysql(shared_mariadb, listen) >= 3

@@ -1,4 +1,4 @@
-"""Checks with `password_command` on real servers."""
+"""Tests checks with `password_command` on real servers."""
 
 import os
 import signal

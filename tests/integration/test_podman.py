@@ -1,4 +1,4 @@
-"""Behavior that only Podman has; test_docker.py also runs on Podman."""
+"""Tests behavior that differs between Podman and Docker; test_docker.py has the tests for both engines."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_containers_keep_access_without_the_api_and_new_ones_are_found_afterward
     engine.kill()
     site.wait(lambda: not site.get("/api/v1/status")["docker"]["reachable"])
     asked = engine.podman("exec", "web", "timeout", "5", "nc", "orders", "3306", check=False)
-    assert asked.stdout == "orders-here\n", asked.stderr  # containers and their name server run without the API
+    assert asked.stdout == "orders-here\n", asked.stderr  # containers and their name server do not need the API
     engine.podman("run", "-d", "--name", "late", *OPT_IN, "docker.io/library/busybox", "sleep", "9999")
     engine.start()
     site.reaches("late")
@@ -61,7 +61,7 @@ def test_a_container_that_shares_a_network_namespace_counts_as_its_owner(site: S
     site.wait(lambda: site.get("/api/v1/consumers")["consumers"]["good"]["backends"]["orders"]["total"] >= 2)
     consumers = site.get("/api/v1/consumers")["consumers"]
     assert "orders" not in consumers.get("sharer", {}).get("backends", {})
-    # After a container has left the network, its address belongs to no consumer.
+    # After a container has left the network, the gateway assigns its former address to no consumer.
     site.engine.docker("rm", "-f", "sharer")
     site.engine.docker("network", "disconnect", "apps", "good")
     site.reaches("good")
@@ -110,7 +110,7 @@ def test_a_pod_is_attached_by_its_infra_container_and_host_names_are_unchanged(s
     engine.podman("run", "-d", "--name", "named", "--hostname", "given", *OPT_IN, "busybox", "sleep", "999")
     site.reaches("web")
     site.reaches("named")
-    # On each network, Podman adds the host name of a container, or the name of a pod, as an alias.
+    # Podman adds an alias on each network: the host name of the container, or the name of its pod.
     for name in ("shop-infra", "named"):
         site.wait(lambda name=name: site.attachment(name) == ("attached", None))  # type: ignore[misc]
     site.wait(lambda: site.attachment("web") == ("attached", None))

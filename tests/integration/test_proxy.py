@@ -1,4 +1,4 @@
-"""Tunnels through proxies: microsocks, tinyproxy, and tinyproxy behind TLS."""
+"""Tests tunnels through proxies: microsocks, tinyproxy, and tinyproxy behind TLS."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ class Proxy:
     """A running proxy.
 
     Args:
-        folder: The directory for the proxy's files.
+        folder: The directory for the files of the proxy.
         scheme: `socks5`, `http`, or `https` (an `http` proxy behind TLS).
         login: Whether the proxy requires a user and a password.
         more: Additional lines for tinyproxy's configuration.
@@ -115,7 +115,7 @@ def test_every_kind_of_backend_through_a_proxy(
 ) -> None:  # fmt: skip
     with Proxy(gateway.folder / "proxy", scheme, login=login).running() as proxy:
         ports = {name: free_port() for name in ("orders", "reports", "media")}
-        # The proxy resolves the target's name; the gateway's host need not know the name.
+        # The proxy resolves the target's name, so the gateway's host does not have to.
         gateway.write(f"""
             tunnels:
               egress: {proxy.keys(f", user: {USER}, password_file: {secret}" if login else "")}
@@ -287,13 +287,13 @@ def test_a_killed_proxy_resets_its_connections(gateway: Gateway, scheme: str, sh
             assert client.recv(65536)
             proxy.process.send(signal.SIGKILL)
             client.settimeout(5)
-            # The kernel ends connections of a killed proxy cleanly if the proxy has read all data.
+            # When the proxy is killed, the kernel sends a reset only if the proxy has unread data.
             with contextlib.suppress(ConnectionResetError):
                 assert client.recv(65536) == b""
 
 
 def test_connections_through_tls_end_with_their_client(gateway: Gateway) -> None:
-    """With a target that sends nothing, neither a check nor a closed client may leave a connection."""
+    """If a target sends nothing, neither a check nor a closed client leaves an open connection."""
     listen = free_port()
     with serving(silent) as port, Proxy(gateway.folder / "proxy", "https").running() as proxy:
         gateway.write(f"""
@@ -308,7 +308,7 @@ def test_connections_through_tls_end_with_their_client(gateway: Gateway) -> None
         for _ in range(20):
             with connect(listen) as client:
                 client.sendall(b"hello")
-        # After a clean end of a client, the gateway waits tls_bridge._SILENCE_TIMEOUT for a response.
+        # After a client closes without a reset, the gateway waits tls_bridge._SILENCE_TIMEOUT for a response.
         gateway.wait(lambda: gateway.descriptors() <= before + 6, 30)
 
 
@@ -349,7 +349,7 @@ def _reset(client: ssl.SSLSocket) -> None:
 async def test_a_response_through_tls_is_complete_or_reset(
     tmp_path: Path, behavior: Callable[[ssl.SSLSocket], None], whole: bool
 ) -> None:
-    """TLS distinguishes a clean end from a truncation (RFC 8446, section 6.1). A slow client gets all data."""
+    """After a truncation (RFC 8446, section 6.1), the client sees a reset. A slow client also gets all data."""
     loop = asyncio.get_running_loop()
     with tls_proxy(tmp_path / "ca", behavior) as (port, authority):
         link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
@@ -371,7 +371,7 @@ async def test_a_response_through_tls_is_complete_or_reset(
                 else:
                     with pytest.raises(ConnectionResetError):
                         while await loop.sock_recv(client, 65536):
-                            """What came before."""
+                            """Discard the data before the reset."""
                 assert await relay.ended is (CloseReason.FINISHED if whole else CloseReason.BACKEND_RESET)
 
 
@@ -414,7 +414,7 @@ async def test_a_reset_client_does_not_end_its_upload_cleanly(tmp_path: Path) ->
     def listen(client: ssl.SSLSocket) -> None:
         try:
             while client.recv(65536):
-                """An upload."""
+                """Discard the data of the upload."""
             ended.append("clean")
         except (ssl.SSLError, OSError):
             ended.append("broken")

@@ -1,4 +1,4 @@
-"""The Quadlet units of configs/quadlet, processed by Podman's real generator."""
+"""Tests the Quadlet units of configs/quadlet with Podman's real generator."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Real servers cause every failure reason of the closed list; each probe keeps its deadline."""
+"""Tests every failure reason with a real server that causes it; each probe completes before its deadline."""
 
 import asyncio
 import contextlib
@@ -104,7 +104,7 @@ async def test_a_frozen_server_is_a_timeout_and_leaves_no_thread(
 
 
 async def test_a_half_open_path_is_a_timeout_within_the_deadline(shared_postgres: Postgres) -> None:
-    """A firewall drops the packets, without a refusal or a reset."""
+    """A firewall rule drops the packets to the server, so the client gets neither a refusal nor a reset."""
     need(shutil.which("iptables") is not None, "iptables, and root to use it")
     rule = ["INPUT", "-i", "lo", "-p", "tcp", "--dport", str(shared_postgres.port), "-j", "DROP"]
     subprocess.run(["iptables", "-w", "-I", *rule], check=True, timeout=10)  # noqa: ASYNC221
@@ -167,7 +167,7 @@ async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
     held: list[Any] = []
     try:
         deadline = time.monotonic() + 10
-        while len(held) < 10:  # the session that set the limit may still be open
+        while len(held) < 10:  # the session that set the limit can still be open
             try:
                 held.append(mysql(shared_mariadb, shared_mariadb.port))
             except pymysql.err.OperationalError as error:
@@ -184,7 +184,7 @@ async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
 
 
 async def test_a_mysql_that_has_blocked_this_host_is_reported() -> None:
-    """The server blocks the bastion's address after too many aborted handshakes, and sends error 1129."""
+    """After too many aborted handshakes, the server blocks the bastion's address and sends error 1129."""
     message = b"Host '10.0.0.1' is blocked because of many connection errors"
     packet = b"\xff" + (1129).to_bytes(2, "little") + message
     with serving(talking(len(packet).to_bytes(3, "little") + b"\x00" + packet)) as port:
@@ -229,7 +229,7 @@ async def test_each_refusal_by_postgres_has_its_reason(
 ) -> None:
     result = await probe(postgres_backend(shared_postgres, **changes), shared_postgres.port)
     assert result.reason is reason
-    assert "127.0.0.1" not in result.detail  # the address of a local socket is not the server's
+    assert "127.0.0.1" not in result.detail  # the text must not contain the address of the local socket
 
 
 async def test_postgres_with_too_many_connections(
@@ -248,7 +248,7 @@ async def test_postgres_with_too_many_connections(
                     dbname=server.database,
                 ))  # fmt: skip
             except psycopg.OperationalError as error:
-                # The connection that created the server's users may not have ended yet.
+                # The connection that created the server's users can still be open.
                 if "slots" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)  # noqa: ASYNC251 - nothing else runs
@@ -268,7 +268,7 @@ async def test_postgres_that_is_starting_up() -> None:
 
 
 async def test_postgres_that_hangs_up_after_the_login() -> None:
-    """The server closes the connection after the login, like pgbouncer when its server is down."""
+    """The server closes the connection after the login, like pgbouncer when the database behind it is down."""
     authenticated = b"R" + (8).to_bytes(4, "big") + (0).to_bytes(4, "big")
     ready = b"Z" + (5).to_bytes(4, "big") + b"I"
 
@@ -309,7 +309,7 @@ async def test_the_postgres_check_never_sends_its_password_unencrypted() -> None
 
 
 async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgres) -> None:
-    """A standby that has lost its primary is an unhealthy replica."""
+    """A standby server that has lost the connection to its primary server is an unhealthy replica."""
     from gateway.backends.postgres import PostgresBackend as Backend_  # noqa: PLC0415 - the pure part
 
     backend = Backend_(NoOptions(), DatabaseCheck(user="u", max_lag=Duration(10.0)))
@@ -324,7 +324,7 @@ async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgr
         assert late.role == "replica"
         assert late.unusable is not None
         assert late.unusable[0] is Reason.LAG
-    # If a replica was up to date a moment ago, the earlier idle time of its primary is not lag.
+    # If a replica was up to date recently, the time in which its primary was idle before is not lag.
     assert backend._evaluate(["t", "on", "17", "0", "t"], here, 100).facts[LAG] == 0
     assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).facts[LAG] == 5
     assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).unusable is None
@@ -349,7 +349,7 @@ async def test_a_disconnected_postgres_standby_is_not_reported_as_current(
         up = await until(lambda result: result.state is State.UP)
         assert up.probe_result is not None
         assert (up.probe_result.role, up.probe_result.facts[LAG]) == ("replica", 0)
-        await asyncio.sleep(1.5)  # a primary without writes causes no lag
+        await asyncio.sleep(1.5)  # while the primary has no writes, there is no lag
         assert (await probe(backend, standby.port)).state is State.UP
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
         down = await until(lambda result: result.state is State.DOWN)
@@ -431,7 +431,7 @@ async def test_nfs_without_version_4_0_is_checked_in_one_long_session(tmp_path: 
         assert len(sessions) == 1
         assert (await probe(nfs_backend("/nowhere"), server.port)).reason is Reason.EXPORT
         server.stop()
-        server.start()  # the new server process does not know the session
+        server.start()  # the new server process has no record of the session
         assert (await probe(backend, server.port)).state is State.UP
     finally:
         server.stop()
@@ -467,7 +467,7 @@ async def test_a_recreated_nfs_directory_is_reported(tmp_path: Path) -> None:
             assert result.state is State.UP, result.detail
             assert result.probe_result is not None
             assert result.probe_result.facts[LEASE] == 60
-        server.stop()  # a running server caches directories for some time
+        server.stop()  # a running server would cache the directory for some time
         shared.rename(server.export / "kept")
         shared.mkdir()
         server.start()

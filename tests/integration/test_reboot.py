@@ -1,4 +1,4 @@
-"""Reboots of a host with NFS volumes: a virtual machine with a kernel, an engine, and a persistent disk."""
+"""Tests reboots of a host with NFS volumes. The host is a virtual machine with an engine and a persistent disk."""
 
 import contextlib
 import logging
@@ -24,10 +24,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 log = logging.getLogger(__name__)
 
 ROUNDS = int(os.environ.get("GATEWAY_REBOOTS", "1"))
-"""The number of reboots for each start order of engine and tunnel."""
+"""The number of reboots for each order in which engine and tunnel can start."""
 SOON, DEADLINE = 60.0, 300.0
-"""Seconds after the start of engine and tunnel in which the gateway starts the containers, and in which they run. An
-emulated machine needs half a minute to start a container while other processes use the processor."""
+"""Two limits in seconds after the start of engine and tunnel: until the gateway starts the containers, and until they
+run. An emulated machine needs 30 s to start a container while other processes use the processor."""
 BOOT = f"""
 mkdir -p /var/lib/docker && mount -t ext4 /dev/vda /var/lib/docker
 {ENGINE}
@@ -42,7 +42,7 @@ i=0; until umount /var/lib/docker 2>/dev/null || [ $i = 20 ]; do
 done
 sync; echo HALTED
 """
-"""The boot script of the machine. A volume named `halt` shuts the machine down cleanly."""
+"""The boot script of the machine. The script shuts the machine down when a volume named `halt` exists."""
 ALIVE = ("always", "unless-stopped")
 
 
@@ -64,7 +64,7 @@ class Host:
 
     @contextlib.contextmanager
     def boot(self) -> Iterator[Guest]:
-        """Run the machine until the block ends; wait until its engine responds."""
+        """Start the machine, wait until its engine responds, and run it until the block ends."""
         self._boots += 1
         with Guest(
             self._folder / f"boot{self._boots}", BOOT, memory=2048, programs=ENGINE_PROGRAMS,
@@ -105,7 +105,7 @@ def server(nfs_server: NfsServer) -> NfsServer:
 def test_containers_with_nfs_volumes_run_after_a_reboot(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
-    """No gateway listens when the engine mounts the volumes, as with a gateway in a container of this engine."""
+    """The engine mounts the volumes before the gateway listens, as if the gateway were a container of this engine."""
     host, port = Host(tmp_path), free_port()
 
     def configure(*, revive: bool) -> None:

@@ -32,7 +32,7 @@ class Kind(NamedTuple):
     Args:
         adaptor: The class of the adaptor.
         arguments: The arguments of the adaptor after its directory.
-        share: The number of connections as a multiple of `EXAMPLES`; slow kinds have fewer connections.
+        share: The number of connections, as a multiple of `EXAMPLES`. Slow kinds have a smaller multiple.
     """
 
     adaptor: type[Straight]
@@ -50,12 +50,12 @@ KINDS = {
     "native, sshd": Kind(OpenSsh, ("native",)),
     "asyncssh, sshd": Kind(OpenSsh, ("asyncssh",)),
 }
-"""The kinds of relays; the names of SSH kinds start with the data plane that carries the channels."""
+"""The kinds of relays by name; the name of an SSH kind starts with the name of the data plane."""
 
 
 @dataclass
 class Bench:
-    """One kind of relay, whose link stays open for many connections."""
+    """One kind of relay with an open link, which many connections share."""
 
     adaptor: Straight
     runner: asyncio.Runner
@@ -76,7 +76,7 @@ def benches(
         # The default interval would delay each lingering connection by 0.25 s.
         patch.setattr(linger, "_SCAN_INTERVAL", 0.01)
         patch.setattr(tls_bridge, "_POLL_INTERVAL", 0.01)
-        patch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.1)  # TLS 1.2 waits for this silence, in seconds
+        patch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.1)  # seconds of silence for which a TLS 1.2 relay waits
 
         def bench(kind: str) -> Bench:
             need_sshd()

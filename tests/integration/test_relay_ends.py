@@ -1,4 +1,4 @@
-"""Ends of connections that plans of the relay contract cannot create: echo backends, broken tunnels, long pauses."""
+"""Tests how connections close in cases that the relay contract cannot create, such as echoes and broken tunnels."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both sockets of a connection: the client's, and the gateway's."""
+    """The two sockets of a client's connection: one of the client, and one of the gateway."""
     with socket.create_server(("127.0.0.1", 0)) as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         client = socket.create_connection(door.getsockname())
@@ -70,7 +70,7 @@ async def test_the_upload_of_a_closed_client_reaches_a_backend_that_sends_first(
 
     def send_first() -> None:
         with backend, contextlib.suppress(OSError):
-            for _ in range(3):  # after the client's reset arrives, a write fails
+            for _ in range(3):  # a write fails after the client's reset arrives
                 backend.sendall(b"x")
                 time.sleep(0.1)
             backend.sendall(bytes(8 << 20))
@@ -131,7 +131,7 @@ async def test_a_lost_ssh_connection_under_a_proxy_resets_the_response(
 async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before_tls_13(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gateway sends close_notify after a silence of the far side; a pause of the client does not count."""
+    """The gateway sends close_notify after a silence of the far side, but not after a pause of the client."""
     monkeypatch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.3)
     monkeypatch.setattr(tls_bridge, "_POLL_INTERVAL", 0.05)
     ends: list[bytes] = []
@@ -140,7 +140,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
         far.settimeout(20)
         assert far.recv(100) == b"question"
         far.sendall(ANSWER)
-        ends.append(far.recv(1))  # returns when close_notify arrives, after some silence
+        ends.append(far.recv(1))  # returns when close_notify arrives
         far.sendall(ANSWER)
         far.unwrap()
 
@@ -166,7 +166,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
 
 
 async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: Path) -> None:
-    """A peer that closes with an exhausted window has not received all data, so the client must see a reset."""
+    """A peer that closes while its window is exhausted has not received all data; the client must see a reset."""
     adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()
     try:
@@ -183,7 +183,7 @@ async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: 
             while joined.client.seen is None:
                 await asyncio.sleep(0.01)
             assert joined.client.received == 100
-            while not joined.client.refused:  # the data of the client is lost, so the client is reset
+            while not joined.client.refused:  # the client's data is lost, so the gateway resets the client
                 joined.client.send(1)
                 await asyncio.sleep(0.05)
         joined.client.dispose()
@@ -195,7 +195,7 @@ async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: 
 
 @contextlib.asynccontextmanager
 async def is_reset(sock: socket.socket) -> AsyncIterator[None]:
-    """Check that `sock` sees a reset after the block, and no further data."""
+    """Check that `sock` receives a reset after the block, and receives no more data."""
     poller = select.poll()
     poller.register(sock, 0)  # without events, poll(2) reports only errors and hang-ups
     assert not poller.poll(0)
@@ -220,7 +220,7 @@ async def test_a_finished_upload_arrives_although_its_client_does_not_read(
             far.settimeout(20)
             assert closed.wait(20)
             for _ in range(3):
-                # The far side may be reset after the upload, because the client is closed.
+                # The gateway can reset the far side after the upload, because the client is closed.
                 with contextlib.suppress(OSError):
                     far.sendall(b"progress")
                 time.sleep(0.1)
@@ -248,7 +248,7 @@ async def test_a_finished_upload_arrives_although_its_client_does_not_read(
 async def test_a_client_with_a_failed_upload_gets_its_response_and_a_reset(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
-    """The gateway discards the client's data if the far side does not read, instead of waiting."""
+    """If the far side does not read, the gateway discards the client's data instead of waiting."""
     client, inner = pair
     loop = asyncio.get_running_loop()
     sent = threading.Event()
@@ -286,7 +286,7 @@ async def test_a_client_with_a_failed_upload_gets_its_response_and_a_reset(
 async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """The gateway refuses the renegotiation, the far side closes, and the client sees a reset."""
+    """The gateway refuses the TLS renegotiation; the far side then closes, and the client sees a reset."""
     openssl = find("openssl")
     need(openssl is not None, "openssl (package openssl)")
     client, inner = pair
@@ -297,7 +297,7 @@ async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
     command = [
         openssl or "", "s_server", "-accept", str(port), "-cert", str(certificate), "-key", str(key), "-tls1_2",
     ]  # fmt: skip
-    with subprocess.Popen(  # noqa: ASYNC220 - it takes no time
+    with subprocess.Popen(  # noqa: ASYNC220 - the start takes little time
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
     ) as server:
         assert server.stdin is not None
@@ -334,7 +334,7 @@ async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
 async def test_a_far_side_that_pauses_is_not_closed(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With TCP_USER_TIMEOUT, the kernel would close the connection although the peer acknowledges every probe."""
+    """If TCP_USER_TIMEOUT were set, the kernel would close the connection although the peer acknowledges probes."""
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
     for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
         monkeypatch.setattr(stalled_peers, name, seconds)
@@ -363,7 +363,7 @@ async def test_a_far_side_that_pauses_is_not_closed(
 
 
 async def test_little_data_is_buffered_between_a_tunnel_and_a_tls_proxy(tmp_path: Path) -> None:
-    """New data of an SSH connection through the proxy would wait behind all buffered data."""
+    """The buffers must be small: new data of an SSH connection through the proxy waits behind all buffered data."""
     stop = threading.Event()
     window = 64 << 10
 
@@ -389,7 +389,7 @@ async def test_little_data_is_buffered_between_a_tunnel_and_a_tls_proxy(tmp_path
 async def test_asyncssh_channels_reset_the_client_if_an_upload_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A channel that the peer has closed refuses data, so the client gets the response and then a reset."""
+    """If the peer has closed a channel, writes to it fail, so the client gets the response and then a reset."""
     adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()
     try:

@@ -1,4 +1,4 @@
-"""Revival of containers that failed because a network, a volume or a namespace was missing, on a real engine."""
+"""Tests on a real engine that the gateway starts containers that failed without a network, volume or namespace."""
 
 import asyncio
 import json
@@ -48,7 +48,7 @@ def site(engine: Engine, tmp_path: Path) -> Site:
 
 
 class Host:
-    """The reconciler of a gateway on the engine's host, which runs only when a test calls it.
+    """The reconciler of a gateway on the engine's host; the reconciler runs only when a test calls it.
 
     Args:
         engine: The engine to reconcile.
@@ -70,11 +70,11 @@ class Host:
         return self._reconciler.revivals
 
     def dead(self) -> dict[str, Dead]:
-        """Return the containers that the last snapshot shows as dead."""
+        """Return the containers that failed to start, according to the last snapshot."""
         return {each.container: each for each in self._reconciler.plan.dead}
 
     def reconcile(self, until: Callable[[], bool], within: float = 30.0) -> int:
-        """Reconcile until a condition holds; return the number of started containers."""
+        """Reconcile until a condition is true; return the number of containers that the reconciler started."""
 
         async def cycles() -> int:
             started, deadline = 0, time.monotonic() + within
@@ -90,7 +90,7 @@ class Host:
         return asyncio.run(cycles())
 
     def reconcile_for(self, seconds: float) -> int:
-        """Reconcile for some time; return the number of started containers."""
+        """Reconcile for some time; return the number of containers that the reconciler started."""
         end = time.monotonic() + seconds
         return self.reconcile(lambda: time.monotonic() > end, seconds + 10)
 
@@ -190,7 +190,7 @@ def test_stopped_containers_and_those_that_fail_for_other_reasons_are_not_starte
 def test_a_container_is_given_up_after_repeated_failures(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each mount fails, because the kernel has no NFS or because no server listens."""
+    """Each mount fails, because the kernel has no NFS client or because no server listens."""
     monkeypatch.setattr(revivals_module, "LIMIT", 3)
     monkeypatch.setattr(revivals_module, "_POLICY", BackoffPolicy(first=0.2, cap=0.4, floor=0.1))
     host = Host(engine, tmp_path)

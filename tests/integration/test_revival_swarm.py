@@ -1,4 +1,4 @@
-"""A swarm worker that boots before its manager: the containers that the gateway attached to an overlay run again."""
+"""Tests a swarm worker that boots before its manager: containers on an overlay network must run again."""
 
 import time
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def test_containers_of_a_worker_run_again_when_its_manager_is_back(
             backends: {{echo: {{kind: tcp, targets: ["127.0.0.1:{port}"], listen: "0.0.0.0:{free_port()}"}}}}
             docker: {{host: "{worker.url}", revive: true, networks: {{mesh: {{driver: overlay}}}}}}
         """)
-        # A worker sees an overlay only while a container of the worker is attached to it.
+        # A worker can inspect an overlay network only while one of its containers is attached to this network.
         worker.run("joined", "--network", "mesh", "--restart=always")
         worker.run("web", *OPT_IN, "--restart=always")
         worker.run("stopped", *OPT_IN, "--restart=unless-stopped")

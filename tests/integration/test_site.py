@@ -1,4 +1,4 @@
-"""A site with backends of every kind behind zero, one and two hops, and the failure of each part."""
+"""Tests a site that has backends of every kind behind zero, one and two tunnels, and the failure of each part."""
 
 import contextlib
 import json
@@ -168,7 +168,7 @@ def test_a_killed_session_is_replaced_within_seconds(site: Site) -> None:
 
 def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site) -> None:
     site.gateway.wait_up("orders", "jumped", "reports", "direct", "media")
-    # A crash of the listening sshd also ends its sessions, which are its child processes.
+    # If the listening sshd crashes, its child processes exit too, and with them all sessions.
     site.bastion.crash()
     try:
         for name in ("orders", "jumped", "reports", "media"):
@@ -179,7 +179,7 @@ def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site)
         assert explained.returncode == 0
         assert "root cause: tunnel bastion: refused" in explained.stdout
         assert query_postgres(site.postgres, site.ports["direct"]) == 2
-        # A new client waits, and is served when the bastion is up again.
+        # A new client waits. The gateway serves this client when the bastion is up again.
         answers: list[int] = []
         waiting = threading.Thread(target=lambda: answers.append(query_mysql(site.mariadb, site.ports["orders"])))
         waiting.start()
@@ -192,7 +192,7 @@ def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site)
     site.gateway.wait_up("orders", "jumped", "reports", "media")
     reported = [json.loads(line) for line in site.gateway.log.splitlines()]
     refused = [line for line in reported if line.get("tunnel") == "bastion" and line.get("reason") == "refused"]
-    # The log contains one line for each traffic class, regardless of the number of refused attempts.
+    # The log contains one line for each traffic class, however many attempts were refused.
     assert sorted(line.get("traffic", "") for line in refused) == ["", "bulk"]
 
 

@@ -1,4 +1,4 @@
-"""SSH on slow paths: fair shares, harmless key exchanges, and one window per slow reader."""
+"""Tests SSH on slow paths: fair shares, key exchanges without errors, and one window for each slow reader."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ NATIVE, ASYNCSSH = instrumentation.CIPHERS
 
 
 def over(path: SlowLink, bastion: Bastion, **changes: Any) -> SshOptions:
-    """Return options for a tunnel with one SSH connection to `bastion` over the slow path."""
+    """Return the options of a tunnel that has one SSH connection to `bastion` over the slow path."""
     pin = (bastion.folder / "host_key.pub").read_text().strip()
     plain = options(bastion, port=path.port, known_hosts=(), host_keys=(pin,), connections=Connections(1, 1))
     return replace(plain, **changes)
@@ -57,11 +57,11 @@ async def test_uploads_share_a_full_uplink_evenly_and_queries_are_answered(basti
 async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
-    """A relay waits for one packet of each other relay, and not for the data of a whole read."""
+    """Before it sends, a relay waits for at most one packet of each other relay, not for the data of a whole read."""
     uploads = 6
     waiting: dict[Sender, int] = {}
     between: list[int] = []
-    """For each wait of a relay, the bytes that the other relays sent meanwhile."""
+    """The bytes that the other relays sent during each wait of a relay."""
     enqueue, serve = PacketWriter.enqueue, PacketWriter._serve_queue
     relays: set[ChannelRelay] = set()
 
@@ -94,7 +94,7 @@ async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
 
 @pytest.mark.parametrize(("who", "cipher"), [("us", NATIVE), ("sshd", NATIVE), ("us", ASYNCSSH)])
 async def test_a_key_exchange_on_a_full_slow_uplink_resets_nothing(tmp_path: Path, who: str, cipher: str) -> None:
-    """Data in flight delays the key exchange; the gateway must not treat this delay as silence."""
+    """Data in flight delays the key exchange; the gateway must not treat this delay as a dead connection."""
     need_sshd()
     limit = 1 << 20
     keepalive = Keepalive(interval=Duration(0.5), suspect=Duration(3.0), replace=Duration(1.5), lost=Duration(60.0))
@@ -128,7 +128,7 @@ def flooding(client: socket.socket) -> None:
 
 @pytest.mark.parametrize("cipher", instrumentation.CIPHERS)
 async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cipher: str) -> None:
-    """The client reads in small steps, so that the gateway adjusts its window continuously."""
+    """The client reads in small steps, which makes the gateway adjust the channel's window continuously."""
     stop = threading.Event()
 
     def read(client: socket.socket) -> None:
@@ -144,7 +144,7 @@ async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cip
             reading = asyncio.create_task(asyncio.to_thread(read, client))
             try:
                 (session,) = instrumentation.sessions(link)
-                fullest = taken = 0.0  # both are numbers of windows
+                fullest = taken = 0.0  # both values are in windows
                 async with asyncio.timeout(40):
                     while fullest < 0.8 or taken < 2:
                         await asyncio.sleep(0.01)

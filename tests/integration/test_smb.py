@@ -1,4 +1,4 @@
-"""SMB backends with Debian's Samba: direct access, and access through the gateway."""
+"""Tests SMB backends with Debian's Samba: direct access, and access through the gateway."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ SMB_MODULES = ("cifs", "md5", "cmac", "hmac", "sha256", "sha512", "ccm", "gcm", 
 
 @pytest.fixture
 def samba(tmp_path: Path) -> Iterator[int]:
-    """The port of a Samba server with one share for guests."""
+    """The port of a Samba server that has one share with guest access."""
     need(find("smbd") is not None and find("smbclient") is not None, "smbd and smbclient (packages samba smbclient)")
     server = Samba(tmp_path / "samba").start()
     yield server.port

@@ -1,4 +1,4 @@
-"""Listeners that systemd binds: `systemd-socket-activate` passes sockets like a socket unit."""
+"""Tests listeners that systemd binds; `systemd-socket-activate` passes sockets in the same way as a socket unit."""
 
 import socket
 import subprocess
@@ -52,7 +52,7 @@ def test_a_client_that_connects_before_the_gateway_starts_waits_and_is_served(
         gateway.wrapper = ["systemd-socket-activate", "-E", f"PYTHONPATH={REPOSITORY}"]
         for address in (tcp, f"127.0.0.1:{unused}", unix):
             gateway.wrapper += ["-l", address]
-        # The first client makes systemd-socket-activate start the gateway.
+        # systemd-socket-activate starts the gateway when the first client connects.
         early = threads.submit(echo, socket.AF_INET, listener)
         gateway.start()
         assert early.result(60) == b"hello"

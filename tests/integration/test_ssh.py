@@ -1,4 +1,4 @@
-"""SSH tunnels to OpenSSH's sshd and asyncssh's server: host keys, credentials, deadlines, leaks."""
+"""Tests SSH tunnels to OpenSSH's sshd and to asyncssh's server: host keys, credentials, deadlines, leaks."""
 
 import asyncio
 import contextlib
@@ -136,7 +136,7 @@ async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(s
 
 
 class Mute(asyncssh.SSHServer):
-    """An SSH server that accepts every login, and does not respond to channel requests."""
+    """An SSH server that accepts every login, and never responds to channel requests."""
 
     async def connection_requested(self, *_: object) -> bool:  # type: ignore[override]
         await asyncio.Event().wait()
@@ -158,7 +158,7 @@ async def test_a_server_that_forbids_forwarding_is_reported(sshd: Bastion) -> No
     async with opened(options(sshd)) as link:
         closed = Endpoint("127.0.0.1", free_port())
         assert (await probe_once(tcp, link, closed, 10)).reason is Reason.REFUSED
-        with frozen(sshd):  # the bastion has answered the last channel request, with a refusal
+        with frozen(sshd):  # the bastion had already refused the last channel request
             result = await probe_once(tcp, link, closed, 0.5)
         assert result.detail == "no answer within 0.5 s (completed: channel)"
 
@@ -184,7 +184,7 @@ async def test_an_unreadable_known_hosts_is_refused(sshd: Bastion) -> None:
 
 
 async def test_an_invalid_line_of_known_hosts_is_reported(sshd: Bastion) -> None:
-    """The invalid line could revoke a key, so the gateway must not ignore it silently."""
+    """The gateway must report an invalid line of known_hosts, because this line could revoke a key."""
     sshd.known_hosts.write_text(f"# ours\n{sshd.known_hosts.read_text()}garbage\n")
     error = await refused(options(sshd))
     assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
@@ -205,7 +205,7 @@ async def test_an_invalid_revocation_line_is_an_error(sshd: Bastion, line: str) 
 async def test_a_key_of_an_unknown_type_is_ignored(sshd: Bastion) -> None:
     sshd.known_hosts.write_text(f"other ssh-new AAAA\n\n# ours\n{sshd.known_hosts.read_text()}")
     async with opened(options(sshd)):
-        """It is trusted by its own line."""
+        """The tunnel trusts the key in the other line."""
 
 
 async def test_a_file_without_a_certificate_is_reported(sshd: Bastion) -> None:
@@ -313,7 +313,7 @@ async def test_a_login_with_a_user_certificate(sshd: Bastion) -> None:
         check=True, timeout=10,
     )  # fmt: skip
     certificate = sshd.folder / "client_key-cert.pub"
-    async with opened(options(sshd)):  # the gateway uses the certificate next to the key
+    async with opened(options(sshd)):  # the gateway finds the certificate in the directory of the key
         pass
     certificate.rename(sshd.folder / "elsewhere.pub")
     async with opened(options(sshd, certificate_files=(sshd.folder / "elsewhere.pub",))):
@@ -393,7 +393,7 @@ async def test_prohibited_refused_and_unknown_targets_have_their_reasons(tmp_pat
 
 
 async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(sshd: Bastion) -> None:
-    """A channel whose open was cancelled must be closed when it opens later (asyncssh #823)."""
+    """If a cancelled channel request succeeds later, the gateway must close the channel (asyncssh #823)."""
     with serving(echoing) as port:
         slow = options(sshd, dial_timeout=Duration(1.5), keepalive=PATIENT)
         async with opened(slow) as link:
@@ -421,7 +421,7 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
 
 @pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com"])
 async def test_a_slow_client_gets_all_data_sent_before_the_end(sshd: Bastion, cipher: str) -> None:
-    """asyncssh drops an EOF that it has not delivered when the channel closes."""
+    """If a channel closes before asyncssh has delivered an EOF, asyncssh discards the EOF."""
     answer = bytes(range(256)) * 6000
 
     def answering(client: socket.socket) -> None:
@@ -440,7 +440,7 @@ async def test_a_slow_client_gets_all_data_sent_before_the_end(sshd: Bastion, ci
                 relay = await link.join(theirs, Endpoint("127.0.0.1", port), Histogram())
                 client.sendall(b"ask")
                 client.shutdown(socket.SHUT_WR)
-                await asyncio.sleep(1)  # the channel ends while most data is still buffered
+                await asyncio.sleep(1)  # the channel closes while most data is still buffered
                 client.setblocking(False)
                 got = bytearray()
                 async with asyncio.timeout(20):
@@ -452,7 +452,7 @@ async def test_a_slow_client_gets_all_data_sent_before_the_end(sshd: Bastion, ci
 
 @pytest.mark.parametrize("complete", [True, False])
 async def test_complete_responses_outlive_the_ssh_connection_and_incomplete_ones_are_reset(*, complete: bool) -> None:
-    """The gateway still buffers a part of each response for a slow client."""
+    """When the connection closes, the gateway still buffers a part of the response for each slow client."""
     answer = bytes(1_500_000)
     conns: list[asyncssh.SSHServerConnection] = []
 
@@ -535,7 +535,7 @@ async def test_a_closed_ssh_connection_is_not_a_failure_of_the_target(sshd: Bast
 
 async def test_a_frozen_connection_is_replaced_and_its_clients_are_reset(sshd: Bastion) -> None:
     with serving(echoing) as port:
-        # Without a replacement of the frozen connection, the dial would wait for ten seconds.
+        # If the pool did not replace the frozen connection, the dial would wait for 10 s.
         keepalive = replace(HASTY, replace=Duration(1.0), lost=Duration(10.0))
         async with opened(options(sshd, keepalive=keepalive)) as link:
             held = await link.socket(Endpoint("127.0.0.1", port))
@@ -601,7 +601,7 @@ async def test_abandoned_dials_of_a_check_that_connect_later_are_reported(sshd: 
             finally:
                 sshd.kill_session(frozen_one, signal.SIGCONT)
             moved_on = len(reported)
-            assert 3 <= moved_on <= 7  # the pool sent other dials to the live connection
+            assert 3 <= moved_on <= 7  # the pool assigned the other dials to the live connection
             for sock in socks:
                 with sock:
                     await asyncio.get_running_loop().sock_sendall(sock, b"x")
@@ -650,7 +650,7 @@ async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> 
                 async with asyncio.timeout(15):
                     while states[-1:] != [TunnelState.SUSPECT]:
                         await asyncio.sleep(0.02)
-                await asyncio.sleep(1.0)  # a single silent connection would be given up earlier
+                await asyncio.sleep(1.0)  # the gateway would close a single silent connection earlier
                 with pytest.raises(LinkLostError):
                     await link.socket(Endpoint("127.0.0.1", port))
                 await loop.sock_sendall(held, b"still there?")
@@ -672,7 +672,7 @@ async def test_a_path_that_stays_silent_is_closed(sshd: Bastion) -> None:
         with frozen(sshd):
             async with asyncio.timeout(20):
                 assert "silent for" in await link.lost()
-            assert time.monotonic() - started > 2.0  # a single silent connection would be given up after 0.8 s
+            assert time.monotonic() - started > 2.0  # the gateway would close a single silent connection after 0.8 s
             with pytest.raises(ReachError):
                 await link.socket(Endpoint("127.0.0.1", 1))
 
@@ -685,7 +685,7 @@ async def test_a_pause_of_the_gateway_does_not_make_connections_suspect(
     with serving(echoing) as port:
         async with opened(options(sshd, keepalive=keepalive)) as link:
             held = await link.socket(Endpoint("127.0.0.1", port))
-            time.sleep(slept)  # noqa: ASYNC251 - the loop is what sleeps
+            time.sleep(slept)  # noqa: ASYNC251 - block the event loop
             await asyncio.sleep(0.5)
             assert link.status().suspect_connections == 0
             loop = asyncio.get_running_loop()
@@ -781,7 +781,7 @@ async def test_at_most_four_concurrent_handshakes_per_server(tmp_path: Path) -> 
 
 @contextlib.contextmanager
 def frozen(server: Bastion) -> Iterator[None]:
-    """Freeze all processes of a bastion, including the listener, until the block ends."""
+    """Stop all processes of a bastion, including the listener, with SIGSTOP until the block ends."""
     server.freeze()
     try:
         yield
@@ -790,7 +790,7 @@ def frozen(server: Bastion) -> Iterator[None]:
 
 
 def sshd_like(folder: Path, port: int) -> Bastion:
-    """Return a bastion that is not started, and supplies only its options."""
+    """Return a bastion that never starts; tests use only its keys and files."""
     made = Bastion(folder / "bastion")
     made.port = port
     return made
@@ -811,7 +811,7 @@ async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bas
 
 
 async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
-    """Clients reset while their channel opens, like health checks with a short timeout."""
+    """Clients reset their connections while the channel opens, like health checks with a short timeout."""
     before = _descriptors()
     with serving(echoing) as port, socket.create_server(("127.0.0.1", 0), backlog=512) as server:
         server.setblocking(False)

@@ -1,4 +1,4 @@
-"""SSH algorithms: modern by default, old ones by configuration; none permits truncation (CVE-2023-48795)."""
+"""Tests SSH algorithms: the default is modern, operators can enable old ones, and none has CVE-2023-48795."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.filterwarnings("ignore:Diffie-Hellman over finite fields")
 async def test_errors_name_the_algorithms_that_an_old_server_lacks(tmp_path: Path) -> None:
-    """Each error names the algorithms, the offer and the configuration key; with all keys set, the login succeeds."""
+    """Each error contains the offered algorithms and the configuration key; with all keys set, the login succeeds."""
     old = {
         "kex": ("KexAlgorithms", "diffie-hellman-group14-sha1", "key exchange"),
         "host_key_algorithms": ("HostKeyAlgorithms", "ssh-rsa", "host key algorithm"),
@@ -62,7 +62,7 @@ async def test_post_quantum_hybrids_come_first(tmp_path: Path, monkeypatch: pyte
 
 
 class Witness(asyncssh.SSHServer):
-    """An SSH server that counts the logins that begin."""
+    """An SSH server that counts the logins that clients have started."""
 
     logins = 0
 
@@ -114,7 +114,7 @@ async def test_ciphers_that_need_strict_key_exchange_are_not_used_without_it(
 
 @pytest.mark.parametrize("chacha", ["to the server", "from the server"])
 async def test_each_direction_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chacha: str) -> None:
-    """A server may offer ChaCha20 for one direction only (RFC 4253, section 7.1)."""
+    """RFC 4253, section 7.1, allows a server to offer ChaCha20 for only one direction."""
     ways = [[b"chacha20-poly1305@openssh.com"], [b"aes128-gcm@openssh.com"]]
     if chacha == "from the server":
         ways.reverse()

@@ -1,4 +1,4 @@
-"""Strict mode and the protection of secrets, in commands and in the running gateway."""
+"""Tests strict mode and the protection of secrets, in commands and in the running gateway."""
 
 import os
 import subprocess
@@ -91,11 +91,11 @@ def test_a_value_from_the_environment_appears_nowhere_when_a_reload_is_refused(g
 @pytest.mark.parametrize(
     ("mount", "pod", "accepted"),
     [
-        ("mount --bind password password", False, True),  # secrets of Docker Compose and of a swarm
+        ("mount --bind password password", False, True),  # Docker Compose and swarms mount secrets in this way
         ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", True, True),
-        # The tmpfs of a host.
+        # A tmpfs of the host is not a secret mount.
         ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", False, False),
-        ("mount --bind . . && cd $PWD", False, False),  # a directory of the host
+        ("mount --bind . . && cd $PWD", False, False),  # a bind mount of a host directory is not a secret mount
     ],
     ids=["file", "kubernetes", "memory", "folder"],
 )

@@ -1,4 +1,4 @@
-"""Two engines in one swarm with a real overlay network, and an agent on each node."""
+"""Tests two engines in one swarm, with a real overlay network and with an agent on each node."""
 
 import sys
 import textwrap
@@ -16,7 +16,7 @@ from tests.support.swarm_agents import Agent, with_peers
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 MADE = ("mesh", "far", "one-node")
-"""Networks that the tests create."""
+"""The names of the networks that the tests create."""
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def clean(swarm: tuple[Engine, Engine]) -> Iterator[None]:
         manager.docker("service", "rm", *services)
     for engine in swarm:
         if ids := engine.docker("ps", "-aq").stdout.split():
-            engine.docker("rm", "-f", *ids, check=False)  # a task may have ended meanwhile
+            engine.docker("rm", "-f", *ids, check=False)  # a task can have exited meanwhile
     deadline = time.monotonic() + 60
     for engine in reversed(swarm):
         while any(each in MADE for each in engine.docker("network", "ls", "--format", "{{.Name}}").stdout.split()):
@@ -58,7 +58,7 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
         manager.docker("network", "inspect", "mesh", "-f", "{{.Driver}} {{.Attachable}}").stdout.strip()
         == "overlay true"
     )
-    # The worker's agent cannot create an overlay, and sees an overlay only after the agent attaches a container.
+    # The worker's agent cannot create an overlay, and can inspect an overlay only after it attaches a container.
     other = Agent(worker, tmp_path / "two", "node-2").begin(
         '{idle: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:13306, hold: 2s}}'
     )
@@ -68,7 +68,7 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
     other.wait(lambda: other.says("app") == "orders-here", timeout=60)
     # Each agent changes only its own engine.
     assert "gw-owner-node-2" in worker.aliases("app", "mesh")
-    # An agent cannot attach an ordinary task, but the leader attaches its service if the label requests it.
+    # An agent cannot attach a task of a service. If the service's label requests it, the leader attaches the service.
     labels = ("--label", "gateway.enable=true", "--container-label", "gateway.enable=true")
     service(manager, "jobs", "--constraint", "node.role==manager", *labels)
     leader.wait(
@@ -85,7 +85,7 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
 
     def attached() -> bool:
         spec = manager.inspect("jobs")["Spec"]["TaskTemplate"]
-        # The service had no network before, so the default bridge is its route out.
+        # The service had no network before, so its route to outside addresses is the default bridge.
         return [each["Target"] for each in spec.get("Networks", [])][1:] == [network]
 
     leader.wait(attached, timeout=30)
@@ -124,7 +124,7 @@ def test_a_labeled_service_is_shown_and_an_impossible_network_blocks_only_itself
     leader.wait(lambda: shown() == {"one-node": ("blocked", "local_network"), "mesh": ("attached", None)}, timeout=30)
     network = manager.docker("network", "inspect", "mesh", "-f", "{{.Id}}").stdout.strip()
     spec = manager.inspect("jobs")["Spec"]["TaskTemplate"]
-    # The default bridge stays the service's route out.
+    # The service's route to outside addresses is still the default bridge.
     assert [each["Target"] for each in spec["Networks"]][1:] == [network]
 
 
@@ -166,7 +166,7 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
     worker.docker("rm", "-f", "app")
     worker.run("thief", "--network", "mesh", "--ip", address)
     assert here.says_in(worker, "thief") == ""
-    # The agent drops the reports of a stopped peer, and rejects a peer with another secret.
+    # The agent discards the reports of a stopped peer, and rejects a peer that has another secret.
     worker.run("app", *labeled)
     here.wait(lambda: here.says_in(worker, "app") == "orders-here", timeout=60)
     worker.docker("kill", "gateway")
@@ -187,7 +187,7 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
 def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_every_node(
     swarm: tuple[Engine, Engine], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    # A short path, because a unix socket's path has at most 107 bytes (unix(7)).
+    # The path is short, because the path of a Unix socket has at most 107 bytes (unix(7)).
     tmp_path = tmp_path_factory.mktemp("g")
     manager, _ = swarm
     manager.docker("network", "create", "-d", "overlay", "--attachable", "--subnet", "10.99.0.0/24", "mesh")
@@ -235,7 +235,7 @@ def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_e
     for agent in agents:
         used = agent.get("/api/v1/consumers")["consumers"]
         assert {name.partition("@")[0] for name, each in used.items() if "orders" in each["backends"]} >= {"app"}
-    # The manager, which can inspect services, reports an alias that the gateway's service lacks.
+    # Only the manager can inspect services, so only the manager reports a missing alias of the gateway's service.
     text = path.read_text()
     path.write_text(
         text.replace(

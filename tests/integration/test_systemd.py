@@ -1,4 +1,4 @@
-"""The unit of configs/systemd with a real systemd in a virtual machine, with its hardening."""
+"""Tests the unit of configs/systemd and its hardening with a real systemd in a virtual machine."""
 
 import shutil
 import sys

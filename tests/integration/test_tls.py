@@ -1,4 +1,4 @@
-"""TLS between checks and databases, in every mode, with a new certificate authority."""
+"""Tests TLS between checks and databases in every mode, with a new certificate authority."""
 
 import ssl
 from collections.abc import Iterator

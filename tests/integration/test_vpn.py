@@ -1,4 +1,4 @@
-"""OpenVPN and WireGuard tunnels to real servers in a namespace with databases and an export, and their failures."""
+"""Tests OpenVPN and WireGuard tunnels, and their failures, with real servers in a network namespace."""
 
 import contextlib
 import ipaddress
@@ -84,7 +84,7 @@ class World:
 
 @pytest.fixture
 def far(world: World) -> World:
-    """The world with both VPN servers; the fixture starts servers that a failed test has stopped."""
+    """The namespaces with both VPN servers; if a failed test has stopped a server, the fixture starts it again."""
     for vpn in (world.openvpn, world.wireguard):
         if not vpn.process.running:
             vpn.start()
@@ -187,7 +187,7 @@ def mysql_backend(world: World, gateway: Gateway, listen: int) -> str:
 def host_network() -> str:
     """Return the routes, rules, addresses and name servers of the host, which other VPN clients change."""
     commands = "ip -4 route show table all; ip -6 route show table all; ip rule; ip -6 rule; cat /etc/resolv.conf"
-    # A device adds its link-local addresses at an unpredictable time.
+    # The kernel adds link-local addresses to a device at an unpredictable time.
     return "".join(line for line in run(commands).splitlines(keepends=True) if "fe80:" not in line)
 
 
@@ -340,10 +340,10 @@ def test_ipv6_traffic_never_bypasses_the_vpn(far: World, gateway: Gateway, kind:
             f"office: {tunnel(far, kind, gateway, f', isolation: {isolation}')}",
             f'six: {{kind: tcp, via: office, targets: ["[{BEHIND_V6}]:4000"], listen: "127.0.0.1:{listen}"}}',
         )
-        # The server is also reachable outside the VPN.
+        # The near side can also reach the server without the VPN.
         with socket.create_connection((BEHIND_V6, 4000), timeout=5) as direct:
             assert direct.recv(10) == b"by v6\n"
-            assert direct.recv(10) == b""  # read the end, so that the capture does not contain it
+            assert direct.recv(10) == b""  # wait for the FIN, so that the capture does not contain it
         with nothing_outside(gateway.folder / "outer.txt"):
             gateway.start().wait_up("six", timeout=UP)
             with socket.create_connection(("127.0.0.1", listen), timeout=5) as client:
@@ -358,7 +358,7 @@ def test_ipv6_traffic_never_bypasses_the_vpn(far: World, gateway: Gateway, kind:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_vpn_is_closed_before_its_successor_opens(far: World, gateway: Gateway, kind: str) -> None:
-    """A reload never connects one identity twice, and keeps unchanged tunnels open."""
+    """During a reload, no VPN identity has two connections, and unchanged tunnels stay open."""
     listen = raw(far, gateway, kind)
     before = vpn_children(gateway)
     gateway.config.write_text(gateway.config.read_text().replace("kind: " + kind, f"kind: {kind}, mtu: 1300"))
@@ -379,7 +379,7 @@ def test_a_changed_vpn_is_closed_before_its_successor_opens(far: World, gateway:
 
 
 def test_replacing_a_child_process_leaves_the_management_of_the_others(far: World, gateway: Gateway) -> None:
-    """Each start of OpenVPN cleans up after killed gateways, which must not affect running clients."""
+    """Each start of OpenVPN removes what killed gateways have left; the removal must not affect running clients."""
     other = OpenVpnServer(gateway.folder / "other", far.authority, port=1350, network="10.38.0").start()
     listen = free_port()
     try:
@@ -453,7 +453,7 @@ def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: 
             assert len({table for _, table in tables}) == 2
             for name, table in tables:
                 assert f"default dev {name}" in run(f"ip route show table {table}")
-            for _ in range(2):  # the second removal must accept missing routes
+            for _ in range(2):  # the second removal must not fail because routes are missing
                 policy_routing.remove_policy_routing(one)
             assert f"default dev {two}" in run(f"ip route show table {dict(tables)[two]}")
             policy_routing.remove_policy_routing(two)
@@ -473,7 +473,7 @@ def _of_one_table() -> tuple[str, str]:
 
 
 def test_the_device_of_a_gateway_that_was_killed_is_removed_and_no_other() -> None:
-    """The test uses devices of another type, because the kernel may lack WireGuard."""
+    """The kernel can lack WireGuard, so the test uses devices of another type."""
     place = Namespace()
     try:
 
@@ -528,8 +528,8 @@ def test_dropped_packets_are_noticed(far: World, gateway: Gateway, kind: str, re
             with pytest.raises(Exception, match=r"refused|Lost connection|timed out|reset"):
                 query_mysql(far.mariadb, listen)
         back = until_a_query_succeeds(far, listen, 20)
-    assert down <= 45  # without the detection, connections would be reset only after 60 s
-    if machine.worst < 1:  # a suspended gateway restarts its timers
+    assert down <= 45  # if the gateway did not detect the failure, it would reset connections only after 60 s
+    if machine.worst < 1:  # after a pause of its process, the gateway restarts its timers
         assert (suspect <= 15, down <= 30) == (True, True), (suspect, down)
     assert vpn_children(gateway) == child
     record_property("took", f"suspect after {suspect:.1f} s, down after {down:.1f} s, back after {back:.1f} s")
@@ -606,7 +606,7 @@ def test_a_new_address_from_openvpn_resets_the_clients_and_the_tunnel_continues(
 
 
 def test_a_wireguard_peer_with_a_changed_address_is_resolved_again(far: World, gateway: Gateway) -> None:
-    """The peer moves to another address, and its name then resolves to this address, as with dynamic DNS."""
+    """The peer moves to a new address. The peer's name then resolves to the new address, as with dynamic DNS."""
     peer = WireGuardPeer(gateway.folder / "peer", port=51821, network="10.23.0").start()
     hosts = gateway.folder / "hosts"
     hosts.write_text(f"{OUTER_FAR} vpn.example\n127.0.0.1 localhost\n")
@@ -635,7 +635,7 @@ def test_a_wireguard_peer_with_a_changed_address_is_resolved_again(far: World, g
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_packets_too_large_for_the_path_are_handled(far: World, gateway: Gateway, kind: str) -> None:
-    """The path silently drops large packets; a smaller `mtu` solves this problem."""
+    """The path drops large packets without an ICMP error; a smaller `mtu` solves this problem."""
     rule = "INPUT -p udp -m length --length 1350: -j DROP"
     try:
         for place in NAMES:
@@ -694,7 +694,7 @@ def test_errors_of_a_vpn_have_their_reason_and_detail(
     gateway.start()
     with Lateness() as machine:
         gateway.wait(lambda: gateway.tunnel("office")["reason"] is not None, 30)
-    if machine.sum < 1:  # a delayed gateway may not have reported details yet
+    if machine.sum < 1:  # if the machine is busy, the gateway can still lack the details
         assert gateway.tunnel("office")["reason"] == reason
     gateway.wait(lambda: gateway.tunnel("office")["reason"] == reason, 30)
     found = gateway.tunnel("office")
@@ -796,7 +796,7 @@ def test_a_user_outside_the_user_namespace_is_not_used() -> None:
 def test_openvpn_as_another_user_reconnects_recreates_its_device_and_ends_with_the_gateway(
     far: World, gateway: Gateway
 ) -> None:
-    notify = "explicit-exit-notify 1"  # otherwise, the client would detect the stop only at its timeout
+    notify = "explicit-exit-notify 1"  # without this message, the client would detect the stop only at its timeout
     first = OpenVpnServer(gateway.folder / "first", far.authority, 1198, network="10.25.0", more=notify).start()
     config = first.client(gateway.folder / "office.ovpn")
     listen = free_port()
@@ -815,7 +815,7 @@ def test_openvpn_as_another_user_reconnects_recreates_its_device_and_ends_with_t
         assert vpn_children(gateway) == child, "the reconnect must not start a new process"
         pid = int(child[0].split()[0])
         assert process_status(str(pid))["Uid"].split()[0] == str(privileges.USER)
-        os.kill(pid, signal.SIGSTOP)  # a stopped client cannot detect the end of the gateway itself
+        os.kill(pid, signal.SIGSTOP)  # a stopped client cannot detect that the gateway has exited
         assert gateway.process is not None
         gateway.process.send(signal.SIGKILL)
         deadline = time.monotonic() + 20

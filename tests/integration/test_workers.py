@@ -1,4 +1,4 @@
-"""Workers move bulk traffic in separate processes, without a change of other behavior."""
+"""Tests workers: they carry bulk traffic in separate processes, and all other behavior stays the same."""
 
 import asyncio
 import errno
@@ -111,7 +111,7 @@ def test_a_killed_worker_resets_only_its_own_connections_and_is_replaced(
             first = worker(gateway)
             os.kill(first, signal.SIGKILL)
             assert is_reset(lost) or lost.recv(1) == b""
-            # Without a running worker, a new client waits in the listener that the owner keeps open.
+            # While no worker runs, a new client waits in the listener, which the main process keeps open.
             with connect(bulk) as patient:
                 assert echo(patient) == b"hello"
             assert echo(kept) == b"hello"
@@ -146,7 +146,7 @@ def test_a_failed_backend_still_resets_clients_after_its_worker_is_replaced(gate
 
 
 async def test_lost_listeners_are_sent_to_the_worker_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first copy of a listener fails for lack of a free descriptor; the owner sends the listener again."""
+    """The first transfer of a listener fails because no descriptor is free; the main process sends it again."""
     lost = iter([True])
     real = socket.dup
     address = Endpoint("127.0.0.1", free_port())
@@ -178,7 +178,7 @@ async def test_lost_listeners_are_sent_to_the_worker_again(monkeypatch: pytest.M
 
 
 class OfAnotherVersion:
-    """A message that the receiver cannot unpickle, as after an update."""
+    """A message that the receiver cannot unpickle, as between two different versions of the gateway."""
 
     def __reduce__(self) -> tuple[type[int], tuple[str]]:
         return int, ("no number",)
@@ -252,11 +252,11 @@ def test_term_drains_workers_and_none_outlives_the_gateway(gateway: Gateway, sha
             assert echo(client) == b"hello"
             gateway.wait(lambda: gateway.backend("one")["connections"]["active"] == 1)
             gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
-            deadline = time.monotonic() + 10  # the admin socket may close first, so poll the listener
+            deadline = time.monotonic() + 10  # the admin socket can close first, so poll the listener
             while not refused(listen):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            time.sleep(1)  # an owner that ignored the workers' clients would stop now
+            time.sleep(1)  # a main process that ignored the workers' clients would exit now
             assert echo(client) == b"hello"
         assert child is not None
         assert child.wait(15) == 0
@@ -311,7 +311,7 @@ def test_a_worker_reports_a_failing_target_to_the_owner_and_routing_follows(gate
         dying.close()
         with connect(listen) as client:
             assert echo(client) == b"hello"
-        # Without a passive failure, the next check would start half a minute later.
+        # If the client's failed dial did not start a check, the next check would start 30 s later.
         gateway.wait(lambda: gateway.backend("one")["targets"][0]["state"] == "down", 15)
 
 
@@ -332,7 +332,7 @@ def test_an_address_that_moves_between_processes_serves_only_its_new_backend(gat
             mine = f'"127.0.0.1:{keep}"' + ("" if listen else f', "127.0.0.1:{moving}"')
             gateway.write(body % (mine, listen))
             assert gateway.client.post("/-/reload")[0] == 200
-            for _ in range(30):  # the previous owner must have released the listener
+            for _ in range(30):  # the process that had the listener before must have closed it
                 with connect(moving) as client:
                     assert client.recv(10) == want
 
@@ -353,7 +353,7 @@ def test_a_reload_is_done_when_every_worker_has_it(gateway: Gateway) -> None:
         assert gateway.client.post("/-/reload")[0] == 200
         assert time.monotonic() - started > 0.6
         timer.join()
-        # The reload reports a hanging worker, and its wait for this worker is limited.
+        # If a worker hangs, the reload waits for it for a limited time, and then reports it.
         os.kill(pid, signal.SIGSTOP)
         try:
             assert gateway.client.post("/-/reload")[0] == 200

@@ -1,4 +1,4 @@
-"""Lines of an audit log."""
+"""Reads the lines of an audit log."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ Line = dict[str, Any]
 
 
 def lines(path: Path, event: str | None = None, **fields: object) -> list[Line]:
-    """Return the complete lines of the log with this event and these fields."""
+    """Return the complete lines of the log that have this event and these values of fields."""
     text = path.read_text() if path.exists() else ""
     found = [json.loads(each) for each in text.splitlines(keepends=True) if each.endswith("\n")]
     return [

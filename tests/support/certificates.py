@@ -1,4 +1,4 @@
-"""Certificates that tests issue."""
+"""Issues certificates for tests."""
 
 import datetime as dt
 import ipaddress
@@ -21,7 +21,7 @@ class Authority:
     """A certificate authority.
 
     Args:
-        folder: The directory for the authority's certificates.
+        folder: The directory for the certificates that the authority issues.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,9 +43,9 @@ class Authority:
 
         Args:
             name: The subject of the certificate, and the base name of both files.
-            server: Whether a server may use the certificate.
-            client: Whether a client may use the certificate; None: only if `server` is false.
-            days: Validity of the certificate in days; negative: the certificate has expired.
+            server: Whether the certificate is valid for a server.
+            client: Whether the certificate is valid for a client; None means the opposite of `server`.
+            days: The validity of the certificate in days; a negative value creates an expired certificate.
             host: The name or address of the server.
         """
         key = ec.generate_private_key(ec.SECP256R1())
@@ -111,7 +111,7 @@ def issue(folder: Path, host: str = NAME, owner: str | None = None) -> Issued:
     Args:
         folder: A new directory for the files, which all users can access.
         host: The name or address of the server.
-        owner: The user that owns the key, if this process runs as root; None: this process's user.
+        owner: If this process runs as root, the user that owns the key file; None means the user of this process.
     """
     authority = Authority(folder)
     folder.chmod(0o755)

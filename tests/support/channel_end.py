@@ -1,4 +1,4 @@
-"""The server's end of an SSH channel."""
+"""Implements the server's end of an SSH channel, which a test controls."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,19 +20,18 @@ _MSG_DEBUG = 4
 _MSG_GLOBAL_REQUEST = 80
 _MSG_CHANNEL_SUCCESS, _MSG_CHANNEL_FAILURE = 99, 100
 _MOST_PACKETS = 400
-"""The maximum number of packets for queued data; larger packets replace smaller ones beyond it."""
+"""The maximum number of packets for queued data; if more would be necessary, this end sends larger packets."""
 
 
 class ChannelEnd(End):
     """The server's end of a channel, which sends exactly the packets of a plan, within the window of the channel.
 
-    The end also checks the relay against RFC 4254: the relay keeps to the granted window and packet size, and sends
-    nothing after a close. An asyncssh server holds the connection, and calls this object as the handler of the
-    channel.
+    The end also checks that the relay follows RFC 4254: the relay must not exceed the granted window and packet size,
+    and must not send after a close. The server's asyncssh connection calls this object as the handler of the channel.
 
     Args:
         changed: Called after each change of the state of this end.
-        conn: The server's connection.
+        conn: The server's side of the SSH connection.
         setup: The initial state of the connection.
     """
 
@@ -71,7 +70,7 @@ class ChannelEnd(End):
         return True
 
     def take(self, size: int) -> bool:
-        """Grant `size` bytes of window once, while this end is paused."""
+        """Grant `size` bytes of window once; this end must be paused."""
         if self.gone or self.reading or self._got_close:
             return False
         self._grant(size)
@@ -83,7 +82,7 @@ class ChannelEnd(End):
         return not self.gone
 
     def extra(self, kind: int) -> bool:
-        """Send a packet without effect: 0 empty data, 1 a channel request, 2 to 4 packets outside the channel."""
+        """Send a packet without effect. Kind 0 is empty data, 1 a channel request, 2 to 4 are outside the channel."""
         if self.gone or self._got_close:
             return False
         match kind:
@@ -102,13 +101,13 @@ class ChannelEnd(End):
         return True
 
     def close(self, _: int = 0) -> bool:
-        """Send an EOF, unless this end has sent one, and then a CLOSE."""
+        """Send an EOF if this end has not sent one, and then a CLOSE."""
         if not (self.gone or self._got_close or self.ended):
             self._say(MSG_CHANNEL_EOF)
         return self.close_only()
 
     def close_only(self, _: int = 0) -> bool:
-        """Send a CLOSE without an EOF before it, as RFC 4254, section 5.3, permits."""
+        """Send a CLOSE without a preceding EOF; RFC 4254, section 5.3, permits this."""
         if self.gone or self._got_close:
             return False
         self.queued = 0
@@ -158,7 +157,7 @@ class ChannelEnd(End):
     # asyncssh calls the methods below.
 
     def log_received_packet(self, *_: Any) -> None:
-        """Ignore the call: this end logs no packets."""
+        """Do nothing, because this end does not log packets."""
 
     log_sent_packet = set_inbound_peer_names = log_received_packet
 

@@ -18,11 +18,11 @@ _PIECE = 65536
 
 
 class Child:
-    """A child process that runs from the start to the end of the context, and never outlives this process.
+    """A child process that runs until its context exits; if this process exits first, the child exits too.
 
     Args:
         module: The name of the Python module to run.
-        arguments: The command line of the module.
+        arguments: The command-line arguments of the module.
     """
 
     def __init__(self, module: str, *arguments: object) -> None:
@@ -69,7 +69,7 @@ class Child:
 
         Raises:
             TimeoutError: The child does not respond.
-            ChildProcessError: The child has ended.
+            ChildProcessError: The child has exited.
         """
         process = self._running()
         if process.stdin is None or process.stdout is None:
@@ -94,13 +94,13 @@ class Child:
 
 
 class Orders:
-    """The child's side of the connection: reads orders from standard input, and responds to them."""
+    """Runs in the child process: reads orders from standard input, and writes the responses."""
 
     def __init__(self) -> None:
         self._buffer = b""
 
     def read(self) -> list[dict[str, Any]] | None:
-        """Read from the input, which must be readable; return the complete orders, or None at its end."""
+        """Read from the input, which must be readable; return the complete orders, or None if the input has ended."""
         data = os.read(0, _PIECE)
         if not data:
             return None
@@ -108,7 +108,7 @@ class Orders:
         return [json.loads(line) for line in lines]
 
     async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield each order when it arrives, until the input ends; needs an event loop."""
+        """Yield each order when it arrives, until the input ends; must run in an event loop."""
         loop = asyncio.get_running_loop()
         came: asyncio.Queue[list[dict[str, Any]] | None] = asyncio.Queue()
         loop.add_reader(0, lambda: came.put_nowait(self.read()))
@@ -121,5 +121,5 @@ class Orders:
 
 
 def answer(**said: object) -> None:
-    """Respond to the last order."""
+    """Write the response to the last order."""
     print(json.dumps(said), flush=True)

@@ -1,4 +1,4 @@
-"""Clients of the gateway: they query databases and read files through a listener, as applications do."""
+"""Provides clients of the gateway, which query databases and read files through a listener like applications."""
 
 import socket
 import subprocess
@@ -60,13 +60,13 @@ def read_nfs(port: int, path: str = "/media/hello.txt") -> str:
 
 
 def touch_nfs(port: int, path: str) -> None:
-    """Create an empty file through the NFS server, because the server caches changes by others for a minute."""
+    """Create an empty file through the NFS server; the server would detect a local change only after a minute."""
     url = f"nfs://127.0.0.1{path}?version=4&nfsport={port}"
     subprocess.run(["nfs-cp", "/dev/null", url], capture_output=True, timeout=TIMEOUT, check=True)
 
 
 def read_smb(port: int, folder: Path) -> str:
-    """Return the content of the file on `servers.Samba`, downloaded to `folder`."""
+    """Download the file from `servers.Samba` to `folder`; return the content of the file."""
     got = folder / "got.txt"
     done = subprocess.run(
         ["smbclient", "//127.0.0.1/media", "-p", str(port), "-N", "-c", f"get hello.txt {got}"],
@@ -98,7 +98,7 @@ def echo(sock: socket.socket, payload: bytes = b"hello") -> bytes:
 
 
 def is_refused(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: float = 5) -> bool:
-    """Return whether the gateway resets a new client, during or after the connect."""
+    """Connect a new client; return whether the gateway resets it, during or after the connect."""
     try:
         with connect(port, source) as sock:
             sock.settimeout(within)

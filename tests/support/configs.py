@@ -1,4 +1,4 @@
-"""Parts of gateway configurations that several tests use."""
+"""Creates parts of gateway configurations that several tests use."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.support.gateway_process import Gateway
 
 
 def ssh_tunnel(bastion: Bastion, via: str | None = None, more: str = "") -> str:
-    """Return the keys of a tunnel through `bastion`, as a flow mapping."""
+    """Return the configuration keys of a tunnel through `bastion`, as a YAML flow mapping."""
     through = f"via: {via}, " if via else ""
     return (
         f"{{kind: ssh, {through}host: 127.0.0.1, port: {bastion.port}, user: {bastion.user}, "
@@ -18,7 +18,7 @@ def ssh_tunnel(bastion: Bastion, via: str | None = None, more: str = "") -> str:
 
 
 def database_check(server: "mariadb.MariaDB | postgres.Postgres", folder: Path, more: str = "interval: 1s") -> str:
-    """Return the keys of a database's check, as a flow mapping."""
+    """Return the configuration keys of a check of a database, as a YAML flow mapping."""
     secret = folder / f"{type(server).__name__}.secret"
     write_secret(secret, server.check_password)
     return f"{{user: {server.check_user}, password_file: {secret}, database: {server.database}, {more}}}"
@@ -33,7 +33,7 @@ def write_nfs(
     volume: str = "",
     docker: str = "",
 ) -> None:
-    """Write a configuration with an NFS export behind a bastion, which admits clients with any source port."""
+    """Write a configuration of an NFS backend behind a bastion; the backend admits clients with any source port."""
     gateway.write(f"""
         tunnels:
           bastion: {ssh_tunnel(bastion)}

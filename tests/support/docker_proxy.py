@@ -1,4 +1,4 @@
-"""A filtering proxy for the Docker socket: forwards the requests that an allowlist permits, and records them."""
+"""Implements a proxy for the Docker socket, which forwards and records the requests that an allowlist permits."""
 
 import contextlib
 import re
@@ -19,7 +19,7 @@ class DockerProxy:
     Args:
         path: The path of the proxy's Unix socket.
         upstream: The path of Docker's Unix socket.
-        rules: The patterns of permitted paths, by HTTP method; None: every request is permitted.
+        rules: The patterns of permitted paths, by HTTP method; None permits every request.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class DockerProxy:
                     self._stop.wait(120)
                     return
                 upstream.sendall(head)
-                # Each connection carries one request, so that the proxy checks every request.
+                # The proxy allows one request per connection; otherwise, it would check only the first request.
                 self._pump(client, upstream)
                 return
 
@@ -104,7 +104,7 @@ class DockerProxy:
 
 
 def allowlist(path: Path) -> dict[str, list[str]]:
-    """Return the patterns of a shipped configuration of wollomatic/socket-proxy, by method."""
+    """Return the path patterns in one of the project's configurations of wollomatic/socket-proxy, by HTTP method."""
     found: dict[str, list[str]] = {}
     for argument in yaml.safe_load(path.read_text())["services"]["socket-proxy"]["command"]:
         match = re.fullmatch(r"-allow(GET|POST|DELETE)=(.*)", argument)

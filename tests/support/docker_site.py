@@ -1,4 +1,4 @@
-"""A gateway in a container of an engine, and a database that the gateway reaches."""
+"""Runs a gateway in a container of an engine, and a simulated database that the gateway can reach."""
 
 import contextlib
 import textwrap
@@ -29,14 +29,14 @@ OPT_IN = ("--label", "gateway.enable=true")
 
 
 class Site:
-    """A gateway in a container, and a database that sends one line."""
+    """A gateway in a container, and a simulated database, which sends one line to each client."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine = engine
         self.folder = folder
         self.audit_log = folder / "audit.jsonl"
         self.client = Client(None, str(folder / "admin.sock"))
-        # Only the gateway and the database use this network. Its fixed subnet keeps addresses over a restart.
+        # Only the gateway and the database use this network. The subnet is fixed, so a restart changes no address.
         engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
         self.database = "10.77.1.10"
         self.serve("orders-here")
@@ -95,7 +95,7 @@ class Site:
             time.sleep(0.05)
 
     def says(self, container: str, name: str = "orders", port: int = 3306, within: int = 1) -> str:
-        """Return the line that a container gets from the backend `name`."""
+        """Connect to the backend `name` from a container; return the line that the backend sends."""
         client = f"timeout {within} nc -w {within} {name} {port} </dev/null"
         return self.engine.docker("exec", container, "sh", "-c", client, check=False, timeout=20).stdout.strip()
 
@@ -104,7 +104,7 @@ class Site:
 
 
 class Patient(Site):
-    """A site with longer deadlines, for a busy machine."""
+    """A site that waits longer for conditions, for tests that need more time on a busy machine."""
 
     def wait(self, condition: Callable[[], bool], timeout: float = 60.0) -> float:
         return super().wait(condition, max(timeout, 60.0))

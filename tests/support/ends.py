@@ -1,4 +1,4 @@
-"""One end of a connection under test: the end sends a known pattern, and checks the data of the other end."""
+"""Defines an end of a connection under test: it sends a known pattern, and checks the data of the other end."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -7,14 +7,14 @@ from math import inf
 
 CHUNK = 128 * 1024
 _PERIOD = 1_000_003
-"""A prime, so that lost, repeated or misplaced bytes differ from the expected ones."""
+"""The period of the pattern in bytes; a prime, so that lost, repeated or misplaced bytes do not match the pattern."""
 
 
 class Pattern:
-    """The data of one direction: every byte is identified by its offset.
+    """The data of one direction; the offset of each byte determines its value.
 
     Args:
-        seed: Selects the pattern; each direction uses another seed.
+        seed: The seed that selects the pattern; each direction has a different seed.
     """
 
     def __init__(self, seed: int) -> None:
@@ -32,14 +32,14 @@ FORTH, BACK = Pattern(1), Pattern(2)
 
 
 class Seen(StrEnum):
-    """How an end saw its incoming direction end."""
+    """The way in which the incoming direction of an end closed."""
 
     END = "an end"
     RESET = "a reset"
 
 
 class End:
-    """The base class of all kinds of ends. A verb returns False if the state of the end does not permit it.
+    """The base class of all kinds of ends. A method for an event returns False if the state forbids the event.
 
     Args:
         name: The name of this end in error messages.
@@ -54,17 +54,17 @@ class End:
         self.reading = True
         self.seen: Seen | None = None
         self.ended = False
-        """This end has sent all its data, and then its end of stream."""
+        """Whether this end has sent all its data and then the end of stream."""
         self.broken = False
-        """This end was reset, so the data that it sent may be lost."""
+        """Whether this end was reset, so that data that it sent can be lost."""
         self.gone = False
-        """This end has closed both directions."""
+        """Whether this end has closed both directions."""
         self.refused = False
-        """The path rejected data of this end."""
+        """Whether the path rejected data of this end."""
         self.delivered = False
-        """This end has closed, and the path had accepted all its data before."""
+        """Whether this end closed after the path had accepted all its data."""
         self.complaint = ""
-        """The error in the received data; empty: no error."""
+        """The error in the received data; empty if there is none."""
         self._ending = False
         self._changed = changed
         self._sends, self._receives = sends, receives
@@ -76,17 +76,17 @@ class End:
 
     @property
     def willing(self) -> float:
-        """Return the total number of bytes that this end receives in its present state."""
+        """Return the maximum number of bytes that this end can receive in its present state, from the start."""
         return inf if self.reading else self.received
 
     @property
     def dropped(self) -> bool:
-        """Return whether the connection of this end is reset, even if this end has not seen the reset."""
+        """Return whether the connection of this end is reset, even if this end has not yet detected the reset."""
         return self.refused or self.seen is Seen.RESET
 
     @property
     def listens(self) -> bool:
-        """Return whether this end would see the other end close."""
+        """Return whether this end can detect in its present state that the other end closes."""
         return self.reading and not self.gone
 
     @property
@@ -94,7 +94,7 @@ class End:
         return self._ending or self.gone or self.refused
 
     def send(self, size: int) -> bool:
-        """Queue `size` bytes, which are sent as soon as the path accepts them."""
+        """Queue `size` bytes, which this end sends as soon as the path accepts them."""
         if self._silent:
             return False
         self.queued += size
@@ -114,15 +114,15 @@ class End:
         raise NotImplementedError
 
     def resume(self, _: int = 0) -> bool:
-        """Receive all data again, after `pause`."""
+        """Resume receiving after `pause`."""
         raise NotImplementedError
 
     def dispose(self) -> None:
-        """Close this end in any state; tests do not check the effects."""
+        """Release the resources of this end in any state, at the end of a test."""
         raise NotImplementedError
 
     def begin(self, *, paused: bool, early: Iterable[tuple[str, str, int]]) -> None:
-        """Apply the events that happen at the moment of the connect."""
+        """Apply the events that must happen immediately after the connect."""
         if paused:
             self.pause()
         for _, verb, size in early:

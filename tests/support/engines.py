@@ -1,4 +1,4 @@
-"""Real Docker engines as child processes, with images that this module builds."""
+"""Runs real Docker engines as child processes, with images that this module builds."""
 
 import contextlib
 import itertools
@@ -24,12 +24,12 @@ _READY = 40.0
 
 
 def available() -> bool:
-    """Return whether an engine can run here."""
+    """Return whether this machine can run an engine."""
     return os.geteuid() == 0 and find("dockerd") is not None and find("busybox") is not None
 
 
 def need_engine() -> None:
-    """Skip the test, or fail it in CI, if no engine can run."""
+    """Skip the test, or fail it in CI, if this machine cannot run an engine."""
     need(available(), "root and a Docker Engine (packages docker.io docker-cli busybox-static)")
 
 
@@ -50,17 +50,17 @@ def running_engine(folder: Path) -> Iterator["Engine"]:
 
 
 class Engine:
-    """A dockerd with its own data and network namespace: the end of the namespace removes its bridges and rules.
+    """A dockerd with separate data and a separate network namespace, whose removal also removes bridges and rules.
 
     Args:
         folder: The directory for the engine's data.
-        namespace: The network namespace in which dockerd starts; None: create a new namespace.
+        namespace: The network namespace in which dockerd starts; None creates a new namespace.
         options: Additional options of dockerd.
     """
 
     def __init__(self, folder: Path, namespace: str | None = None, *options: str) -> None:
         self.folder = folder
-        # A socket path of containerd has at most 104 bytes; in a directory of pytest, the paths would be longer.
+        # containerd limits socket paths to 104 bytes, and paths in pytest's directories are longer.
         self._runtime = Path(tempfile.mkdtemp(prefix="gw-"))
         self.socket = folder / "docker.sock"
         self._own_namespace = namespace is None
@@ -87,7 +87,7 @@ class Engine:
         return self
 
     def boot(self) -> None:
-        """Start the daemon, and do not wait until it responds."""
+        """Start the daemon without waiting for its first response."""
         if self._own_namespace and not Path(f"/var/run/netns/{self.namespace}").exists():
             subprocess.run(["ip", "netns", "add", self.namespace], check=True, timeout=10)
             subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True, timeout=10)
@@ -109,7 +109,7 @@ class Engine:
             time.sleep(0.1)
 
     def shut_down(self) -> None:
-        """Stop the daemon and its containers, like a shutdown of the host; `boot` starts the daemon again."""
+        """Stop the daemon and its containers, like a shutdown of the host; `boot` can start the daemon again."""
         assert self._child is not None
         self._child.terminate()
         self._child.wait(60)
@@ -122,7 +122,7 @@ class Engine:
         (self.folder / "pid").unlink(missing_ok=True)
 
     def stop(self) -> None:
-        """Stop the daemon and everything that it runs."""
+        """Stop the daemon, its containers and its other child processes."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -161,12 +161,12 @@ class Engine:
         return json.loads(self.docker("inspect", what).stdout)[0]
 
     def aliases(self, container: str, network: str) -> list[str]:
-        """Return the aliases of a container's endpoint on a network; without such an endpoint, return none."""
+        """Return the aliases of a container on a network; empty if the container is not on the network."""
         endpoint = self.inspect(container)["NetworkSettings"]["Networks"].get(network)
         return list(endpoint["Aliases"] or []) if endpoint else []
 
     def attached(self, container: str, network: str) -> bool:
-        """Return whether a container has an endpoint on a network."""
+        """Return whether a container is attached to a network."""
         return network in self.inspect(container)["NetworkSettings"]["Networks"]
 
     def remove_all(self) -> None:
@@ -176,7 +176,7 @@ class Engine:
         self.docker("network", "prune", "-f")
 
     def load_busybox(self) -> None:
-        """Create an image `busybox` of two megabytes."""
+        """Create an image `busybox` with a size of 2 MB."""
         root = self.folder / "busybox"
         (root / "bin").mkdir(parents=True, exist_ok=True)
         for folder in ("etc", "tmp", "proc", "dev", "sys"):
@@ -203,7 +203,7 @@ class Engine:
         self.import_root(root, "busybox")
 
     def load_host(self) -> None:
-        """Create an empty image `host`, into which this machine's programs are mounted."""
+        """Create an empty image `host`; its containers mount the programs of this machine."""
         root = self.folder / "host"
         for name in ("usr", "etc", "tmp", "proc", "dev", "sys", "root", "run", "var/run"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -227,14 +227,14 @@ class Engine:
         return self.run(name, *volumes, *options, image="host", command=(sys.executable, "-c", program))
 
     def python(self) -> set[Path]:
-        """Return the directories that this Python and the gateway need, for mounting."""
+        """Return the directories that a container must mount to run this Python interpreter and the gateway."""
         python = Path(sys.base_prefix)
         return {Path("/usr"), REPOSITORY, Path(sys.prefix)} | (
             {python} if not python.is_relative_to("/usr") else set()
         )
 
     def run_gateway(self, name: str, folder: Path, *options: str) -> str:
-        """Start the gateway in a container, with `folder` for its configuration, and this engine's socket."""
+        """Start the gateway in a container that mounts `folder`, with the configuration, and the engine's socket."""
         volumes = [f"-v{path}:{path}" for path in (folder, self.folder)]
         volumes += [f"-v{path}:{path}:ro" for path in self.python()]
         return self.run(

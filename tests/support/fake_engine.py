@@ -1,4 +1,4 @@
-"""An engine in memory with the quirks of a real engine, for tests of tens of thousands of steps."""
+"""Simulates an engine in memory, with the quirks of a real engine, for tests with tens of thousands of steps."""
 
 import itertools
 import random
@@ -41,7 +41,7 @@ class FakeNetwork:
 
 
 class FakeEngine:
-    """An engine with the methods of `gateway.docker.engine.Engine`.
+    """A simulated engine with the methods of `gateway.docker.engine.Engine`.
 
     Args:
         rng: The random generator that selects the requests that fail.
@@ -56,7 +56,7 @@ class FakeEngine:
         self.containers: dict[str, FakeContainer] = {}
         self.networks: dict[str, FakeNetwork] = {}
         self.failing = 0.0
-        """The share of requests that fail. Half of the failing writes fail after the engine has applied them."""
+        """The fraction of requests that fail. Half of the failed writes fail after the engine has applied them."""
         self.writes: list[tuple[str, str, str]] = []
         self.foreign_touched: list[str] = []
         self.swarm = False
@@ -65,7 +65,7 @@ class FakeEngine:
     def number(self) -> str:
         return f"{next(self._numbers):064x}"
 
-    # Changes by other users of the engine.
+    # The methods below simulate changes by other clients of the engine.
 
     def add_network(self, name: str, **more: Any) -> FakeNetwork:
         network = FakeNetwork(self.number(), name, **more)
@@ -87,7 +87,7 @@ class FakeEngine:
         for endpoint in container.endpoints.values():
             endpoint.id = self.number()
 
-    # Requests of the gateway.
+    # The methods below are the requests that the gateway sends.
 
     async def get(self, path: str, **params: Any) -> Any:
         self._maybe_fail()

@@ -1,4 +1,4 @@
-"""TCP listeners on the far side of a connection under test."""
+"""Defines TCP listeners for the far side of a connection under test."""
 
 import asyncio
 import socket
@@ -11,14 +11,14 @@ _SMALL = 16384
 
 
 _SEGMENT = 1400
-"""Bytes in a segment of a small buffer: with the 64 KiB of loopback, a small window opens only after 200 ms."""
+"""The maximum segment size for small buffers, in bytes; the 64 KiB of loopback delay window updates by 200 ms."""
 
 
 class Listener:
     """Two TCP listeners: one whose sockets have small buffers, and one with the kernel's defaults.
 
     Args:
-        near: Whether clients connect to the listener, which then has the socket options of the gateway's listeners.
+        near: Whether the listener simulates a listener of the gateway, and has the same socket options.
     """
 
     def __init__(self, *, near: bool) -> None:
@@ -53,7 +53,7 @@ class Listener:
 
 
 def shrink(sock: socket.socket, *, small: bool) -> None:
-    """Give small buffers to `sock` and to the sockets that it accepts."""
+    """Set small buffers on `sock` and on the sockets that it accepts."""
     if small:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL)

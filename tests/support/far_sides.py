@@ -1,4 +1,4 @@
-"""Creates each kind of relay for the tests of the relay contract; only this module accesses internals of relays.
+"""Creates each kind of relay for the tests of the relay contract; other modules do not access relays' internals.
 
 The far side is a TCP server of the test (behind a real sshd, a SOCKS5 proxy, or nothing), the server's end of a TLS
 connection, or the server's end of an SSH channel that sends exactly the packets of a plan.
@@ -33,7 +33,7 @@ class Straight:
 
     Args:
         folder: The directory for files; an adaptor that needs it creates it.
-        arguments: Arguments of other adaptors, which this one ignores.
+        arguments: Additional arguments, which this adaptor ignores and other adaptors use.
     """
 
     name = "straight"
@@ -81,7 +81,7 @@ class Straight:
             client.dispose()
             inner.close()
             raise
-        backend = getattr(relay, "_backend", None)  # only a relay that has dialed its backend has this socket
+        backend = getattr(relay, "_backend", None)  # a relay has this socket only after it has dialed its backend
         if isinstance(backend, socket.socket) and backend.family == socket.AF_INET and backend.fileno() >= 0:
             shrink(backend, small=setup.small)
         return Joined(client, far, relay)
@@ -90,7 +90,7 @@ class Straight:
         return False
 
     async def restore(self, *, reconnect: bool) -> None:
-        """Do nothing: a direct link keeps no state between two connections."""
+        """Do nothing, because a direct link has no state that outlives a connection."""
 
     def leftovers(self, _: Relay) -> list[str]:
         left = [f"{_watched() - self._watched} descriptors are watched"] if _watched() > self._watched else []
@@ -111,14 +111,14 @@ class Straight:
 
 
 def _watched() -> int:
-    """Return the number of descriptors that the loop watches for relays."""
+    """Return the number of relay descriptors that the event loop polls."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, RelayLoop)
     return len(loop.relays._handlers)
 
 
 class Socks(Straight):
-    """A SOCKS5 proxy (RFC 1928): the far side completes its handshake before it acts as the target."""
+    """A SOCKS5 proxy (RFC 1928): the far side first completes the proxy's handshake, and then acts as the target."""
 
     name = "socks5"
 
@@ -144,7 +144,7 @@ class Socks(Straight):
 
 
 class Tls(Straight):
-    """An HTTP proxy with TLS: the far side completes its handshake before it acts as the target."""
+    """An HTTP proxy with TLS: the far side first completes the proxy's handshake, and then acts as the target."""
 
     name = "tls"
     far_last_verbs = TlsEnd.LAST_VERBS
@@ -188,7 +188,7 @@ class Tls(Straight):
 class Tls12(Tls):
     """An HTTP proxy with TLS 1.2, where the receiver of close_notify must stop sending (RFC 5246, section 7.2.1).
 
-    The relay therefore sends close_notify only after the far side has ended or has been silent for some time.
+    The relay therefore sends close_notify only after the far side has closed, or has been silent for some time.
     """
 
     name = "tls 1.2"

@@ -1,4 +1,4 @@
-"""Directories and files that tests create."""
+"""Creates directories and files for tests."""
 
 import contextlib
 import tempfile
@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Create a directory that the database servers' users can access; remove it after the block."""
+    """Create a directory that the users of database servers can access; remove the directory when the block ends."""
     with tempfile.TemporaryDirectory(prefix="gateway-test-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -18,6 +18,6 @@ def scratch() -> Iterator[Path]:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Write a file that only its owner can read."""
+    """Write a file that only the owner of the file can read."""
     path.touch(mode=0o600)
     path.write_text(text)

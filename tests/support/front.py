@@ -1,4 +1,4 @@
-"""A listener in this process whose clients are joined to one target over a link."""
+"""Runs a listener in this process, and joins each client to one target over a link."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from gateway.relay.redial import retry_dial
 from gateway.relay.sockets import reset, tune
 
 DIAL_WITHIN = 60.0
-"""Seconds that a client waits for its channel."""
+"""The maximum seconds that a client waits for its channel."""
 
 
 class Front:
@@ -29,11 +29,11 @@ class Front:
     def __init__(self, link: Link, to: Endpoint, listener: socket.socket) -> None:
         self.port: int = listener.getsockname()[1]
         self.relays: set[Relay] = set()
-        """Relays that have not ended."""
+        """The open relays."""
         self.endings: Counter[str] = Counter()
-        """Number of ended relays by close reason, and of clients without a relay by error reason."""
+        """The number of closed relays by close reason, and the number of clients without a relay by error reason."""
         self.redialed = 0
-        """Number of channel opens that were repeated because their connection did not respond."""
+        """The number of channel requests that were repeated because their SSH connection did not respond."""
         self._link, self._to, self._listener = link, to, listener
         self._joining: set[asyncio.Task[None]] = set()
 
@@ -43,7 +43,7 @@ class Front:
         return len(self._joining)
 
     async def run(self) -> None:
-        """Accept clients until this task is cancelled; then reset the clients that wait for a channel."""
+        """Accept clients until the task is cancelled; then reset the clients that still wait for a channel."""
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -82,12 +82,12 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def fronting(link: Link, port: int, send_buffer: int = 0) -> AsyncIterator[Front]:
-    """Run a front on 127.0.0.1 that joins clients to `port` on the far side; open relays outlive the front.
+    """Run a `Front` on 127.0.0.1 that joins clients to `port` on the far side; it does not close open relays.
 
     Args:
         link: A live link.
         port: The port of the target on the far side.
-        send_buffer: Size of the kernel's buffer for a client that does not read, in bytes; 0: the kernel's default.
+        send_buffer: The size of the kernel's send buffer for each client, in bytes; 0 means the kernel's default.
     """
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         listener.setblocking(False)

@@ -21,7 +21,7 @@ from tests.support.files import REPOSITORY
 
 @dataclass
 class Gateway:
-    """A `gateway run` process with its own directory.
+    """A `gateway run` process with a separate directory.
 
     Args:
         folder: The directory for the gateway's files.
@@ -32,7 +32,7 @@ class Gateway:
     process: Process | None = None
     started: float = 0.0
     wrapper: list[str] = field(default_factory=list)
-    """A prefix of the command line of the gateway."""
+    """Arguments before the command line of the gateway, such as another program that runs it."""
 
     @property
     def config(self) -> Path:
@@ -98,10 +98,10 @@ class Gateway:
         return dict(self.status()["tunnels"][name])
 
     def wait(self, condition: Callable[[], bool], timeout: float = 30.0) -> float:
-        """Wait until the condition holds; return the duration of the wait in seconds."""
+        """Wait until the condition is true; return the duration of the wait in seconds."""
         started = time.monotonic()
         while True:
-            # Read the clock before the check, because a busy machine may pause between the two.
+            # Read the clock before the check, because a busy machine can pause this process between them.
             late = time.monotonic() - started > timeout
             if condition():
                 return time.monotonic() - started
@@ -124,7 +124,7 @@ class Gateway:
 
 
 def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a gateway command, and wait until it ends."""
+    """Run a gateway command, and wait until it exits."""
     return subprocess.run(
         [sys.executable, "-m", "gateway", *arguments],
         capture_output=True,

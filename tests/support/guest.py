@@ -1,7 +1,7 @@
-"""A virtual machine whose own kernel mounts NFS, because the host's kernel may have no NFS client.
+"""Runs a virtual machine that has a kernel with an NFS client, because the host's kernel can lack one.
 
-The guest runs Debian's cloud kernel with the required modules, an initramfs of busybox, and a script. The end of the
-script stops the guest. The guest reaches this host's loopback as 10.0.2.2.
+The guest runs Debian's cloud kernel with the required modules, an initramfs of busybox, and a script. The guest
+shuts down when the script completes. The guest reaches this host's loopback as 10.0.2.2.
 """
 
 import re
@@ -27,7 +27,7 @@ poweroff -f
 
 
 def need_guest() -> None:
-    """Skip the test, or fail it in CI, if no virtual machine can run."""
+    """Skip the test, or fail it in CI, if this machine cannot run a virtual machine."""
     programs = ("qemu-system-x86_64", "busybox", "cpio", "depmod", "gcc")
     missing = [program for program in programs if find(program) is None]
     need(not missing, f"{', '.join(missing)} (packages qemu-system-x86 busybox-static cpio kmod gcc)")
@@ -45,15 +45,14 @@ class Guest:
         script: A script for busybox's shell, with two additional commands. `lock FILE [STOP]` locks a file and prints
             LOCKED, or prints the error; with STOP, it keeps the lock and writes to the file until STOP exists.
             `scribble FILE STOP MICROSECONDS` writes and syncs blocks of 4 KiB with pauses, until STOP exists or a
-            call
-            fails. The number of a block determines its content; the command prints `AT NUMBER` after each block.
+            call fails. The number of a block determines its content; the command prints `AT NUMBER` after each block.
         memory: The memory of the machine, in MiB.
         programs: Programs of this host to copy into the machine, with their libraries.
-        forwards: Ports of the machine, by the ports of this host's loopback that forward to them.
+        forwards: Forwarded ports. Each key is a port on this host's loopback; its value is a port of the machine.
         modules: Modules of the machine's kernel to load, in addition to the NFS modules.
         files: Files or directories of this host to copy into the machine, by their paths in the machine.
-        disk: The image of the disk /dev/vda, which outlives the machine; None: the machine has no disk.
-        root: The root directory of a Debian system, whose systemd runs the script as a service; None: busybox only.
+        disk: The image of the persistent disk /dev/vda; None means that the machine has no disk.
+        root: The root directory of a Debian system, in which systemd runs the script as a service. None uses busybox.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class Guest:
                 self._said.notify_all()
 
     def wait_for(self, text: str, timeout: float = 60.0) -> str:
-        """Return the first line that contains `text`; fail if the machine ends without it."""
+        """Wait for the first line with `text`; return this line. Fail if the machine stops without such a line."""
         deadline = time.monotonic() + timeout
         with self._said:
             while True:
@@ -128,12 +127,12 @@ class Guest:
                 self._said.wait(0.2)
 
     def said(self, pattern: str) -> list[str]:
-        """Return the first group of the pattern for each line of output that matches."""
+        """Return the text of the pattern's first group from each line of output that matches."""
         return [match[1] for line in self.lines if (match := re.search(pattern, line))]
 
 
 def mount(port: int, target: str = "/mnt", export: str = "/media", options: str = "") -> str:
-    """Return the command that mounts an export in the guest through a port of this host."""
+    """Return the guest's command that mounts an export through a port of this host."""
     more = f",{options}" if options else ""
     options_of_mount = (
         f"vers=4.2,addr={HOST},clientaddr=10.0.2.15,port={port},proto=tcp,hard,timeo=600,retrans=5{more}"

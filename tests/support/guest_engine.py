@@ -1,4 +1,4 @@
-"""A Docker engine in a virtual machine."""
+"""Defines the script that starts a Docker engine in a virtual machine."""
 
 ENGINE_PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc", "docker")
 
@@ -15,4 +15,4 @@ i=0; until docker info >/dev/null 2>&1; do sleep 1; i=$((i+1)); [ $i = 120 ] && 
 tar -C /image -c . | docker import - box >/dev/null && echo ENGINE-READY
 run() { docker run --network none "$@"; }
 """
-"""A shell script that starts an engine with the image `box`, and defines `run`, which runs a container."""
+"""A shell script that starts an engine with the image `box`, and defines the shell function `run` for containers."""

@@ -1,4 +1,4 @@
-"""The kernel and the file system of the virtual machine that `tests.support.guest` runs."""
+"""Builds the kernel and the file system of the virtual machine that `tests.support.guest` runs."""
 
 import lzma
 import os

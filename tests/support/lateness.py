@@ -1,4 +1,4 @@
-"""Measures by how much a busy machine delays this process."""
+"""Measures the delays of this process on a busy machine."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Lateness:
-    """Measures in a thread the delays of this process, independently of the event loop."""
+    """A thread that measures the delays of this process, independently of the event loop."""
 
     def __init__(self) -> None:
         self.worst = self.sum = 0.0

@@ -1,4 +1,4 @@
-"""Scripts of a malicious MySQL server that tries to get the password of a client."""
+"""Defines scripts of malicious MySQL servers that try to get the password of a client."""
 
 from collections.abc import Callable
 
@@ -49,7 +49,7 @@ def by_switch_to_full_caching_sha2(end: MysqlEnd) -> None:
 
 
 def by_second_switch(end: MysqlEnd) -> None:
-    """Request the proof twice, and then the password; the second request contains no plugin name."""
+    """Request a proof of the password twice, and then the password; the second request contains no plugin name."""
     end.greet("mysql_native_password")
     end.switch("caching_sha2_password")
     end.ask(b"\xfe" + SALT + b"\0")

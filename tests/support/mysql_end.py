@@ -1,4 +1,4 @@
-"""A scripted MySQL server, which a test controls packet by packet, as an honest or a malicious server."""
+"""Implements a scripted MySQL server; a test controls each packet, so the server can be correct or malicious."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ class MysqlEnd:
 
     Args:
         sock: The accepted socket.
-        heard: The list to which each packet of the client is appended after TLS decryption; a test can read it.
+        heard: The list to which this end appends each packet of the client, decrypted. Tests can read the list.
     """
 
     sock: socket.socket
@@ -76,7 +76,7 @@ class MysqlEnd:
         return data
 
     def serve(self, lag: str | None = None) -> None:
-        """Answer the queries of a check until the client closes: as a primary, or with `lag` as a replica."""
+        """Answer the queries of a check until the client closes, as a primary or, if `lag` is given, as a replica."""
         self.send(OK)
         while (asked := self.receive())[:1] == b"\3":
             if asked.startswith(b"\3SELECT"):
@@ -94,7 +94,7 @@ class MysqlEnd:
                 self.send(OK)
 
     def columns(self, *names: str) -> None:
-        """Send the head of a result set with these text columns."""
+        """Send the start of a result set: the definitions of these text columns."""
         self.send(bytes([len(names)]))
         for name in names:
             parts = (b"def", b"", b"", b"", name.encode(), name.encode())

@@ -1,4 +1,4 @@
-"""Network namespaces for tests: `near`, with the gateway and its clients, and `far`, behind the VPN."""
+"""Creates network namespaces for tests: `near`, with the gateway and its clients, and `far`, behind the VPN."""
 
 import contextlib
 import subprocess
@@ -35,7 +35,7 @@ def inside(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def two() -> Iterator[None]:
-    """Create both namespaces with a link between them; servers on the loopback of `far` are also at `BEHIND`."""
+    """Create the two namespaces and a link between them; servers on the loopback of `far` also have `BEHIND`."""
     near, far = NAMES
     _remove()
     for name in NAMES:
@@ -45,8 +45,8 @@ def two() -> Iterator[None]:
         f"ip -n {near} addr add {OUTER_NEAR}/24 dev outer; ip -n {near} link set outer up;"
         f"ip -n {far} link set outer up;"
         f"ip -n {far} addr add {BEHIND}/32 dev lo; ip -n {far} addr add {BEHIND_V6}/128 dev lo nodad;"
-        # The route outside the VPN is open, so that a leaked packet arrives.
-        # Without segmentation offload, packets have the size that they have on a real cable.
+        # Packets that leak from the VPN can reach `far` on a direct route, so the tests detect them.
+        # Segmentation offload is off, so packets have the same size as on a real network.
         f"ip -n {near} link set outer gso_max_segs 1; ip -n {far} link set outer gso_max_segs 1;"
         f"ip -n {near} route add default via {OUTER_FAR};"
         f"ip -n {near} addr add fd99::2/64 dev outer nodad; ip -n {far} addr add fd99::1/64 dev outer nodad;"
@@ -59,7 +59,7 @@ def two() -> Iterator[None]:
         for address in (BEHIND, OUTER_OTHER):
             run(f"iptables -t nat -A PREROUTING -p tcp -d {address} -j DNAT --to-destination 127.0.0.1")
     with inside(near):
-        # The namespace has no name server, and lookups must fail immediately.
+        # The namespace has no name server; without this rule, a lookup would fail only after a timeout.
         run("iptables -A OUTPUT -o outer -p udp --dport 53 -j REJECT")
     try:
         yield

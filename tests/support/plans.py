@@ -1,4 +1,4 @@
-"""Events of a connection: steps, and Hypothesis strategies that generate them."""
+"""Defines events of a connection, and Hypothesis strategies that generate them."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -12,9 +12,9 @@ class Step(NamedTuple):
     """One event of a plan.
 
     Args:
-        who: The object of the event: `client`, `far` (the far side), `link` (its tunnel) or `loop` (time passes).
+        who: The object of the event: `client`, `far` (the far side), `link` (the tunnel) or `loop` (time passes).
         verb: The name of the action.
-        size: The size for actions that need one, mostly in bytes.
+        size: The argument of the action, if it needs one; usually a number of bytes.
     """
 
     who: str
@@ -31,12 +31,12 @@ class Setup:
 
     Args:
         small: Whether the sockets of both ends have small buffers.
-        tap: The number of bytes after which the tap is finished; 0: the relay has no tap.
-        paused: Whether the far side starts without reading.
-        early: The events of the far side at the moment of the connect.
-        window: The initial window of a far side that is an SSH channel, in bytes.
-        packet: The maximum packet size of such a far side, in bytes.
-        late_reply: Whether such a far side delays its reply to a close until the trial ends.
+        tap: The number of bytes after which the tap is finished; 0 means that the relay has no tap.
+        paused: Whether the far side does not read at first.
+        early: The events of the far side immediately after the connect.
+        window: If the far side is an SSH channel, its initial window, in bytes.
+        packet: If the far side is an SSH channel, its maximum packet size, in bytes.
+        late_reply: Whether an SSH channel as far side delays its reply to a close until the end of the trial.
     """
 
     small: bool = True
@@ -49,14 +49,14 @@ class Setup:
 
 
 class Verbs(Protocol):
-    """The events that one kind of relay supports, in addition to the events of clients."""
+    """The events that one kind of relay supports; all kinds also support the events of clients."""
 
     far_verbs: tuple[str, ...]
     far_last_verbs: tuple[str, ...]
-    """Events after which the far side does nothing more."""
+    """The events after which the far side has no more events."""
     link_verbs: tuple[str, ...]
     kill_verbs: tuple[str, ...]
-    """Events that end the link of the connection."""
+    """The events that break the link of the connection."""
 
 
 _SIZES = (1, 1000, 32768, 32769, 100_000, 300_000, 1 << 20)
@@ -69,7 +69,7 @@ _SIZED = {
 }
 _WEIGHTS = {"send": 2, "turns": 3, "pause": 10, "resume": 10, "settle": 8, "stall": 8, "unstall": 6}
 _OTHERS_WEIGH = 5
-"""The number of table entries that each verb has for each of its sizes."""
+"""The number of entries in the table for each pair of a verb and one of its sizes."""
 
 
 def _steps(who: str, *verbs: str) -> list[Step]:
@@ -84,7 +84,7 @@ def _steps(who: str, *verbs: str) -> list[Step]:
 def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
     """Generate a setup and its events: ordinary steps, and at most two that end a direction or the connection.
 
-    Each step is one entry of a table, because Hypothesis draws from a table much faster than it combines parts.
+    Each step is one entry of a table, because Hypothesis selects entries much faster than it combines parts of steps.
 
     Args:
         verbs: The events that the kind of relay supports.
@@ -111,7 +111,7 @@ def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
         packet=st.sampled_from([32768, 1000]),
         late_reply=st.booleans(),
     )
-    # With the empty list, many plans have no event that ends the connection early.
+    # The empty list makes many plans without an event that closes the connection early.
     chosen = st.one_of(st.just([]), *(st.lists(st.sampled_from(last), min_size=n, max_size=n) for n in (1, 1, 2)))
     steps = chosen.flatmap(
         lambda some: st.lists(st.sampled_from(ordinary + some * _OTHERS_WEIGH), min_size=12, max_size=40)

@@ -1,4 +1,4 @@
-"""Real Podman engines. Each runs in its own namespaces, whose end stops all processes of the engine."""
+"""Runs real Podman engines in separate namespaces; when the namespaces are removed, all their processes stop."""
 
 import contextlib
 import os
@@ -45,7 +45,7 @@ default_subnet = "10.90.0.0/16"
 
 
 def need_podman() -> None:
-    """Skip the test, or fail it in CI, if Podman cannot run."""
+    """Skip the test, or fail it in CI, if this machine cannot run Podman."""
     programs = all(find(each) is not None for each in ("podman", "runc", "docker", "busybox", "nft"))
     helpers = all(Path("/usr/lib/podman", each).exists() for each in ("netavark", "aardvark-dns"))
     what = "root and Podman (packages podman netavark aardvark-dns runc nftables catatonit docker-cli busybox-static)"
@@ -71,11 +71,11 @@ def running_podman(folder: Path) -> Iterator["Podman"]:
 
 
 class Podman(Engine):
-    """A Podman engine with its own network, mount and PID namespace; Docker's client uses its API.
+    """A Podman engine with separate network, mount and PID namespaces; Docker's client can use the engine's API.
 
     Args:
         folder: The directory for the engine's data.
-        namespace: The network namespace in which Podman runs; None: create a new namespace.
+        namespace: The network namespace in which Podman runs; None creates a new namespace.
         rootless: Whether an unprivileged user runs Podman; this user needs access to `folder`.
     """
 
@@ -91,7 +91,7 @@ class Podman(Engine):
         (folder / "containers.conf").write_text(_CONF)
 
     def start(self) -> "Podman":
-        """Start the API, and wait until it responds; containers run independently of the API."""
+        """Start the API, and wait until it responds; containers continue to run without the API."""
         if self._init is None:
             self._begin()
         with (self.folder / "log").open("ab") as log:
@@ -164,7 +164,7 @@ class Podman(Engine):
         return _children(self._api.pid)[0]
 
     def aliases(self, container: str, network: str) -> list[str]:
-        """Return the aliases of a container's endpoint, except the alias that Podman adds to each container."""
+        """Return the aliases of a container on a network, except the alias that Podman adds to each container."""
         short = self.inspect(container)["Id"][:12]
         return [each for each in super().aliases(container, network) if each != short]
 
@@ -175,13 +175,13 @@ class Podman(Engine):
         self._api.wait(_DIE)
 
     def stop(self) -> None:
-        """Stop the engine and everything that it runs."""
+        """Stop the engine, its containers and its other processes."""
         init = self._init
         if init is None:
             return
         with contextlib.suppress(subprocess.SubprocessError):
             self.podman("pod", "rm", "-fa", "-t", "0", check=False)
-            self.podman("rm", "-fa", "-t", "0", check=False)  # this also removes the cgroups of the containers
+            self.podman("rm", "-fa", "-t", "0", check=False)  # this also removes the containers' cgroups
         self._init = None
         init.kill()
         init.wait(_DIE)

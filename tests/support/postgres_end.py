@@ -1,4 +1,4 @@
-"""A scripted PostgreSQL server, which a test controls message by message until a SCRAM login."""
+"""Implements a scripted PostgreSQL server, which a test controls message by message, up to a SCRAM login."""
 
 import base64
 import socket
@@ -26,7 +26,7 @@ def greet(sock: socket.socket) -> None:
 
 
 def ask_for_iterations(sock: socket.socket, count: int) -> None:
-    """Read the startup packet, and request a SCRAM login with `count` iterations of the password hash."""
+    """Read the startup packet; request a SCRAM login with `count` iterations of the password hash."""
     greet(sock)
     sock.sendall(message(b"R", struct.pack("!I", 10) + b"SCRAM-SHA-256\0\0"))
     _, length = struct.unpack("!cI", exactly(sock, 5))

@@ -1,4 +1,4 @@
-"""The interface between the relay contract and each kind of relay."""
+"""Defines the interface between the relay contract and each kind of relay."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -12,7 +12,7 @@ from tests.support.tcp_end import TcpEnd
 
 
 class Joined(NamedTuple):
-    """A new connection: both ends, and the relay between them."""
+    """A new connection: the two ends, and the relay between them."""
 
     client: TcpEnd
     far: End
@@ -24,17 +24,17 @@ class Adaptor(Verbs, Protocol):
 
     name: str
     lost: CloseReason
-    """The reason with which a relay closes when its link is lost."""
+    """The close reason that a relay reports when its link is lost."""
     shows_loss: bool
-    """Whether the relay can detect data that a closed far side has not read; impossible behind an SSH server."""
+    """Whether the relay can detect that the far side closed without reading all data; false behind an SSH server."""
     reports_breaks: bool
-    """Whether a reset reaches both ends as a reset; behind an SSH server, the far side sees a clean end instead."""
+    """Whether a reset of one end resets the other; behind an SSH server, the far side sees a clean end instead."""
     keeps_response: bool
     """Whether a client gets all data that its backend sent before a close, even if the close resets the client."""
     ends_early: bool
-    """Whether the end of a client reaches the far side before the client has the whole response."""
+    """Whether the far side can see the client's end of stream before the client has the whole response."""
     pace: float
-    """Seconds to wait in each turn of the loop, so that another process can act."""
+    """The seconds to wait in each turn of the loop, to let other processes run."""
     stalled: bool
     """Whether the path to the far side is stalled now."""
 
@@ -54,4 +54,4 @@ class Adaptor(Verbs, Protocol):
         """
 
     def leftovers(self, relay: Relay) -> list[str]:
-        """Return a description of each resource that an ended connection has left; empty: none."""
+        """Return a description of each resource that a closed connection has left; empty if there is none."""

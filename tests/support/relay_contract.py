@@ -1,9 +1,9 @@
-"""The rules that every relay must follow for one connection, for any order of events at both ends.
+"""Defines the rules that every relay must follow for one connection, for any order of events at both ends.
 
 A plan is a list of steps. A `Trial` executes a plan on one connection, and checks that the relay follows these rules:
 
 1. The received data of an end is a prefix of the data that the other end sent.
-2. A receiver that sees a clean end has all data. A receiver that cannot get all data sees a reset.
+2. If a receiver sees a clean end, it has received all data. If a receiver cannot get all data, it sees a reset.
 3. A reset has a cause: a broken link or end, or bytes for a closed end. A client whose backend has sent its
    whole response gets the whole response first. A client whose own bytes were lost is then reset, where the relay can
    detect the loss.
@@ -27,20 +27,20 @@ from tests.support.plans import Setup, Step
 from tests.support.relay_adaptor import Adaptor
 
 PATIENCE = 20.0
-"""Seconds without progress after which a trial fails."""
+"""The seconds without progress after which a trial fails."""
 _PATIENCE_AFTERWARDS = 3.0
-"""The value of `PATIENCE` while Hypothesis minimizes a plan that has failed."""
+"""The shorter `PATIENCE` for the time in which Hypothesis minimizes a failed plan, in seconds."""
 _POLL = 0.01
-"""Seconds between two polls of state that reports no changes."""
+"""The seconds between two polls of state whose changes cause no call."""
 
 
 class BrokenContractError(AssertionError):
-    """A relay broke a rule."""
+    """Reports that a relay broke a rule of the contract."""
 
 
 @dataclass
 class Coverage:
-    """The number of plans, steps and states that a run has covered."""
+    """The numbers of plans, steps and states that a run has covered."""
 
     examples: int = 0
     steps: int = 0
@@ -104,7 +104,7 @@ class Trial:
         self.killed = False
 
     async def run(self, plan: list[Step]) -> None:
-        """Execute a plan, then let both ends finish.
+        """Execute a plan; then let the two ends finish.
 
         Raises:
             BrokenContractError: The relay broke a rule; the message names the rule.
@@ -115,7 +115,7 @@ class Trial:
                 joined = await self._adaptor.join(self._setup, self._happened.set, self._tap)
         except ReachError:
             if any(step.verb in self._adaptor.far_last_verbs for step in self._setup.early):
-                return  # the far side closed before the relay could join it
+                return  # the far side closed before the relay could connect the ends
             raise
         self.client, self.far, self.relay = joined
         self.relay.ended.add_done_callback(lambda _: self._happened.set())
@@ -129,7 +129,7 @@ class Trial:
         finally:
             self.client.dispose()
             self.far.dispose()
-            self.relay.abort(CloseReason.ABORTED)  # a relay that broke a rule may still run
+            self.relay.abort(CloseReason.ABORTED)  # a relay that broke a rule can still run
 
     async def _do(self, step: Step) -> None:
         done = True
@@ -147,7 +147,7 @@ class Trial:
                 self.relay.abort(CloseReason.ABORTED)
             case _:
                 if step.verb in self._adaptor.kill_verbs:
-                    # The relay may have ended before this event, for example after an earlier kill.
+                    # The relay can have closed before this event, for example after an earlier kill.
                     self._killed_late |= not self.killed and self.relay.ended.done()
                     self.killed = True
                 done = self._adaptor.order(step)
@@ -164,7 +164,7 @@ class Trial:
 
     @property
     def _ways(self) -> tuple[tuple[End, End], tuple[End, End]]:
-        """Return both directions, each as its receiver and its sender."""
+        """Return the two directions; each is a pair of receiver and sender."""
         return (self.client, self.far), (self.far, self.client)
 
     @property
@@ -172,28 +172,28 @@ class Trial:
         return self.killed or self._aborted
 
     def _undeliverable(self, sender: End, receiver: End) -> bool:
-        """Return whether the sender has sent bytes that the closed receiver will not read."""
+        """Return whether the sender has sent bytes that the receiver cannot read because it has closed."""
         return receiver.gone and sender.total > receiver.received
 
     def _keeps(self, receiver: End, sender: End) -> bool:
-        """Return whether the receiver must get all data that the sender sent before its close."""
+        """Return whether the receiver must get all data that the sender sent before the sender closed."""
         return receiver is self.client and sender.delivered and not (self._cut or sender.broken)
 
     def _causes(self, receiver: End, sender: End) -> bool:
-        """Return whether a cause exists for a reset at the receiver."""
+        """Return whether the receiver is allowed to see a reset, because an event caused it."""
         if self._cut or sender.broken or self._undeliverable(receiver, sender):
             return True
         return receiver is self.client and sender.gone and not self._adaptor.keeps_response
 
     def _may_look_clean(self, receiver: End, sender: End) -> bool:
-        """Return whether the receiver may see a clean end although data is missing, because of the protocol."""
+        """Return whether the protocol allows the receiver to see a clean end although data is missing."""
         if self._adaptor.reports_breaks:
             return receiver is self.far and receiver.gone
         undelivered = self._undeliverable(receiver, sender) and not sender.delivered
         return sender.broken or undelivered or (receiver is self.far and self._cut)
 
     def _check(self) -> None:
-        """Check the rules that must hold at any moment."""
+        """Check the rules that the relay must follow at any time."""
         for receiver, sender in self._ways:
             self._hold(not receiver.complaint, f"1: {receiver.complaint}")
             count = f"{receiver.name} has {receiver.received} of {sender.sent} bytes"
@@ -220,7 +220,7 @@ class Trial:
         self._hold(right, f"5: {what} {counted}, while {received} of {sent} were received")
 
     def _missing(self) -> str:
-        """Return a description of the first expected event that has not happened yet; empty: none."""
+        """Return a description of the first expected event that has not happened yet; empty if there is none."""
         if self._adaptor.stalled:
             return ""
         for receiver, sender in self._ways:
@@ -232,7 +232,7 @@ class Trial:
             lost = sender.broken or self._undeliverable(receiver, sender)
             if not lost and receiver.received < min(sender.total, receiver.willing):
                 return f"{count} and takes {receiver.willing}"
-            # A relay with an exhausted window need not read from its client, so it may not see the client's end.
+            # While its window is exhausted, a relay can stop reading from its client, and so miss the client's end.
             waits = receiver is self.far and not self._adaptor.ends_early and sender.received < receiver.total
             if sender.ended and sender.total < receiver.willing and not waits:
                 return f"{count} and sees no end"
@@ -242,7 +242,7 @@ class Trial:
         return ""
 
     async def _finish(self) -> None:
-        """Let both ends read and finish; then check that all expected events happen."""
+        """Let the two ends read and finish; then check that all expected events happen."""
         self._adaptor.order(Step("link", "unstall"))
         for end in (self.client, self.far):
             end.resume()
@@ -259,7 +259,7 @@ class Trial:
         await self._until(lambda: ", ".join(self._adaptor.leftovers(self.relay)))
 
     def _unnoticed_loss(self) -> str:
-        """Return a description of lost data for which the client saw no reset; empty: none."""
+        """Return a description of lost data for which the client saw no reset; empty if there is none."""
         client, far, ended = self.client, self.far, self.relay.ended
         if client.ended or client.gone or client.dropped:
             return ""
@@ -294,7 +294,7 @@ class Trial:
             raise BrokenContractError(f"{self._adaptor.name}: rule {rule}")
 
     async def _until(self, missing: Callable[[], str]) -> None:
-        """Wait until `missing` returns an empty text; any progress extends the deadline."""
+        """Wait until `missing` returns an empty text; progress of the connection extends the deadline."""
         since, progress = time.monotonic(), self._progress()
         while wanted := missing():
             self._check()
@@ -326,8 +326,8 @@ async def run(adaptor: Adaptor, plan: list[Step], setup: Setup, coverage: Covera
     """Execute one plan on a new connection.
 
     Raises:
-        BrokenContractError: A rule was broken.
-        AssertionError: The link, which all connections share, was lost.
+        BrokenContractError: The relay broke a rule.
+        AssertionError: The link that all connections share was lost.
     """
     started = time.monotonic()
     trial = Trial(adaptor, setup, coverage)

@@ -1,4 +1,4 @@
-"""Programs and downloads that tests need."""
+"""Checks and downloads what tests need."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from gateway.demo.process import find
 
 
 def need(condition: bool, what: str) -> None:
-    """Skip the test with the missing requirement as the reason; in CI, fail the test."""
+    """If a requirement is missing, skip the test and report the requirement; in CI, fail the test."""
     if condition:
         return
     if os.environ.get("CI"):

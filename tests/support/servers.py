@@ -1,4 +1,4 @@
-"""Samba, and misbehaving servers, each in a thread: silent, slow, resetting, echoing."""
+"""Runs Samba, and simple servers in threads, which send nothing, send slowly, reset connections, or echo."""
 
 import contextlib
 import socket
@@ -52,7 +52,7 @@ def silent(client: socket.socket) -> None:
 
 
 def dripping(first: bytes) -> Behavior:
-    """Send single bytes with pauses, without end."""
+    """Send single bytes with pauses, in an endless loop."""
 
     def drip(client: socket.socket) -> None:
         for byte in first + bytes(1000):
@@ -63,7 +63,7 @@ def dripping(first: bytes) -> Behavior:
 
 
 def resetting(client: socket.socket) -> None:
-    """Reset the connection at the first byte of the client, or after a short time."""
+    """Reset the connection after the first byte of the client, or after a short time without data."""
     client.settimeout(0.05)
     with contextlib.suppress(TimeoutError):
         client.recv(1)
@@ -71,7 +71,7 @@ def resetting(client: socket.socket) -> None:
 
 
 def talking(words: bytes, *, then_close: bool = False) -> Behavior:
-    """Send fixed data; then read until the client closes, or close the connection."""
+    """Send fixed data; then either read until the client closes, or close the connection."""
 
     def talk(client: socket.socket) -> None:
         client.sendall(words)
@@ -82,7 +82,7 @@ def talking(words: bytes, *, then_close: bool = False) -> Behavior:
 
 
 def echoing(client: socket.socket) -> None:
-    """Send all received data back, and answer a half-close with a half-close."""
+    """Send all received data back; after a half-close by the client, half-close too."""
     while data := client.recv(65536):
         client.sendall(data)
     client.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""Measures how uploads and queries share one path; clients and backend run in threads."""
+"""Measures how uploads and queries share a path; the clients and the backend run in threads of this process."""
 
 import contextlib
 import socket
@@ -11,7 +11,7 @@ from typing import Self
 ASK, ANSWER = 200, 4096
 _PIECE = 65536
 _PAUSE = 0.05
-"""Seconds between a response and the next query."""
+"""The seconds between a response and the next query."""
 
 
 class Backend:
@@ -37,7 +37,7 @@ class Backend:
 
     def __exit__(self, *_: object) -> None:
         for sock in self._open:
-            with contextlib.suppress(OSError):  # the connection may have ended
+            with contextlib.suppress(OSError):  # the connection can already be closed
                 sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
@@ -63,7 +63,7 @@ class Backend:
 
 
 class Clients:
-    """Endless uploads, and clients that repeat a query and wait for its response. The end of the context resets all.
+    """Endless uploads, and clients that repeat a query. When the context exits, all connections are reset.
 
     Args:
         ports: The ports to which the clients connect: the ports of the uploads, and then those of the queries.
@@ -88,13 +88,13 @@ class Clients:
 
     def __exit__(self, *_: object) -> None:
         for sock, _thread in self._threads:
-            with contextlib.suppress(OSError):  # the connection may have ended
+            with contextlib.suppress(OSError):  # the connection can already be closed
                 sock.shutdown(socket.SHUT_RDWR)
         for _sock, thread in self._threads:
             thread.join()
 
     def waits(self) -> list[list[float]]:
-        """Return the seconds of each response per querying client; a pending response counts with its age."""
+        """Return the response times of each querying client in seconds; for a pending response, the time so far."""
         now = time.monotonic()
         return [
             [*self._waits[at], *([now - self._asked[at]] if self._asked[at] else [])]
@@ -125,7 +125,7 @@ class Shares:
 
     Args:
         uploads: Bytes received from each upload.
-        waits: For each querying client, the seconds that each response took; a pending response counts with its age.
+        waits: The response times of each querying client in seconds; for a pending response, the time so far.
     """
 
     uploads: list[int]
@@ -138,7 +138,7 @@ class Shares:
         return min(self.uploads) * len(self.uploads) / total if total else 0.0
 
     def wait(self, share: float) -> float:
-        """Return the seconds in which this share of the responses arrived, from 0 to 1."""
+        """Return a quantile of the response times in seconds; the argument is a fraction from 0 to 1."""
         every = sorted(wait for each in self.waits for wait in each)
         return every[min(len(every) - 1, int(len(every) * share))]
 
@@ -151,5 +151,5 @@ def measure(backend: Backend, ports: Sequence[int], uploads: int, seconds: float
 
 
 def _quietly(act: Callable[..., None], sock: socket.socket, *more: object) -> None:
-    with sock, contextlib.suppress(OSError):  # another thread stops this one by shutting the socket down
+    with sock, contextlib.suppress(OSError):  # another thread shuts the socket down to stop this thread
         act(sock, *more)

@@ -1,4 +1,4 @@
-"""One direction of a slow path, and one direction of a connection on this path; see `tests.support.slow_link`."""
+"""Implements one direction of a slow path, and of a connection on the path; see `tests.support.slow_link`."""
 
 import random
 import socket
@@ -8,12 +8,12 @@ from tests.support.slow_link import Shape
 
 SEGMENT = 1448
 _PIECES = 64
-"""The maximum number of buffers for one sendmsg(2)."""
+"""The maximum number of buffers in one sendmsg(2) call."""
 _UNLIMITED = 16 * 1024 * 1024
-"""Maximum bytes in flight on a path without a rate limit, per connection and direction."""
+"""The maximum number of bytes in flight on a path without a rate limit, per connection and direction."""
 _TURN = 256 * 1024
 _TICK = 0.005
-"""Maximum size of one read in seconds of the rate; short reads let connections share the rate evenly."""
+"""The maximum size of a read, as seconds at the path's rate; small reads let connections share the rate evenly."""
 
 
 class Way:
@@ -22,15 +22,15 @@ class Way:
     def __init__(self) -> None:
         self.flows: deque[Flow] = deque()
         self.free = 0.0
-        """The monotonic time at which the last accepted byte leaves the bottleneck."""
+        """The monotonic time at which the last accepted byte leaves the queue."""
         self.moved = self.losses = 0
 
     def set(self, shape: Shape, rate: float) -> None:
-        """Set the properties for later data; `rate` is in bytes per second, and 0 means unlimited."""
+        """Set the properties of this direction for later data; `rate` is in bytes per second, 0 means unlimited."""
         self.delay, self.rate = shape.delay, rate
         self.loss, self.rto = shape.loss, shape.rto
         self.room = shape.buffer / rate if rate else 0.0
-        """The maximum length of the queue, in seconds of the rate."""
+        """The maximum length of the queue, as seconds at the path's rate."""
         self.turn = int(min(_TURN, max(SEGMENT, rate * _TICK))) if rate else _TURN
         self.most = int(shape.buffer + rate * (shape.delay + shape.rto)) if rate else _UNLIMITED
 
@@ -54,11 +54,11 @@ class Flow:
         way.flows.append(self)
 
     def wants(self) -> bool:
-        """Return whether the source has data, and the flow has room for it."""
+        """Return whether the source has data and the flow has free space for the data."""
         return self.readable and not self.ended and self.size < self.way.most
 
     def read(self, now: float, chance: random.Random) -> None:
-        """Read the bytes of one turn from the source. Raises OSError."""
+        """Read the bytes of one turn from the source; raise OSError if the read fails."""
         way = self.way
         try:
             data = self.source.recv(way.turn)
@@ -81,7 +81,7 @@ class Flow:
         return max(self.waiting[0][0], self.held_until)
 
     def deliver(self, now: float) -> None:
-        """Write the bytes that are due to the sink. Raises OSError."""
+        """Write to the sink the bytes whose delay has passed; raise OSError if the write fails."""
         waiting = self.waiting
         while waiting and not self.blocked and self.next_due() <= now:
             pieces: list[memoryview] = []

@@ -1,4 +1,4 @@
-"""A slow, long or lossy path on loopback: a TCP proxy with delay, rate, buffer and loss, in a separate process.
+"""Simulates a slow, long or lossy path with a TCP proxy on loopback, which runs in a separate process.
 
 Two TCP connections on loopback represent one connection over the path. The proxy simulates a lost segment as its
 receiver sees it: a pause of one retransmission timeout, and then all delayed data. Only `cut` loses data.
@@ -15,13 +15,13 @@ class Shape:
     """Properties of the path.
 
     Args:
-        delay: Seconds each way.
-        up: Bytes per second from the clients to the server, for all connections together; 0: unlimited.
-        down: Bytes per second from the server to the clients, for all connections together; 0: unlimited.
-        buffer: Bytes that wait before the limit in each direction, all connections together. The sockets of each
-            connection are given as much besides, which the kernel doubles.
+        delay: The delay in each direction, in seconds.
+        up: Bytes per second from the clients to the server, for all connections together; 0 means unlimited.
+        down: Bytes per second from the server to the clients, for all connections together; 0 means unlimited.
+        buffer: The maximum number of bytes in the queue of each direction, for all connections together. Each socket
+            also has a buffer of this size, which the kernel doubles.
         loss: The probability that a segment of 1,448 bytes is lost.
-        rto: Seconds that the connection pauses in this direction after a loss.
+        rto: The seconds for which the direction of a connection pauses after a loss.
     """
 
     delay: float = 0.0
@@ -54,7 +54,7 @@ class Figures:
 
 
 class SlowLink:
-    """A slow path that exists from the start to the end of the context, and never outlives this process.
+    """A slow path that runs until its context exits; if this process exits first, the path stops too.
 
     Args:
         to: The port on 127.0.0.1 to which the path forwards.
@@ -87,7 +87,7 @@ class SlowLink:
         return self._child.pid
 
     def shape(self, shape: Shape) -> Figures:
-        """Change the properties of the path for later data; data in flight keeps its delay."""
+        """Change the properties of the path for later data; the delay of data in flight does not change."""
         return Figures(**self._child.ask("shape", **asdict(shape)))
 
     def cut(self, count: int = 0) -> Figures:
@@ -95,11 +95,11 @@ class SlowLink:
         return Figures(**self._child.ask("cut", count=count))
 
     def hole(self, seconds: float) -> Figures:
-        """Block all data for `seconds` in both directions, and accept no new connection."""
+        """Block all data in both directions, and accept no connections, for `seconds`."""
         return Figures(**self._child.ask("hole", seconds=seconds))
 
     def stall(self, seconds: float) -> Figures:
-        """Deliver nothing for `seconds`; then deliver without delay all data for which the buffers had room."""
+        """Deliver nothing for `seconds`; then deliver all buffered data without delay."""
         return Figures(**self._child.ask("stall", seconds=seconds))
 
     def figures(self) -> Figures:

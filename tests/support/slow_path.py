@@ -1,4 +1,4 @@
-"""The process behind `tests.support.slow_link`: moves bytes between sockets with delays.
+"""Runs the proxy of `tests.support.slow_link`: moves bytes between sockets with delays.
 
 Usage: python -m tests.support.slow_path TO-PORT SEED; reads orders as JSON lines from its input, and stops when the
 input ends.
@@ -35,7 +35,7 @@ class Path:
         self._up, self._down = Way(), Way()
         self._epoll = select.epoll()
         self._flows: dict[int, tuple[Flow, Flow]] = {}
-        """For each descriptor: the flow that reads from this socket, and the flow that writes to this socket."""
+        """For each descriptor of a socket, the flow that reads from this socket and the flow that writes to it."""
         self._hole_until = 0.0
         self._knocking = False
         self._buffer = 0
@@ -48,7 +48,7 @@ class Path:
         self._epoll.register(0, _IN)
 
     def run(self) -> None:
-        """Move data until the standard input ends."""
+        """Move data until the standard input of this process is closed."""
         while True:
             wait = self._work(time.monotonic())
             for fd, event in self._epoll.poll(wait):
@@ -63,7 +63,7 @@ class Path:
                     writing.blocked = writing.blocked and not event & ~_IN
 
     def _work(self, now: float) -> float | None:
-        """Move the data that is due; return the seconds until more data is due."""
+        """Move the data whose delay has passed; return the seconds until the next data can move."""
         if now < self._hole_until:
             return self._hole_until - now
         if self._knocking:
@@ -116,13 +116,13 @@ class Path:
                 self._made += 1
 
     def _tune(self, sock: socket.socket) -> None:
-        """Set small buffers and even smaller segments, because loopback would use segments of 64 KiB."""
+        """Set small buffers, and even smaller segments, because the default segments of loopback have 64 KiB."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, self._buffer)
 
     def _close(self, sock: socket.socket) -> None:
-        """Close a connection if both sides have ended; otherwise, reset it."""
+        """Close a connection if both directions have ended; otherwise, reset the connection."""
         for flow in self._flows[sock.fileno()]:
             with contextlib.suppress(OSError):
                 if not flow.done:

@@ -1,4 +1,4 @@
-"""An SSH server that violates the protocol."""
+"""Runs an SSH server that violates the protocol."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +13,7 @@ Attack = Callable[[asyncssh.SSHServerConnection, int, asyncssh.SSHTCPChannel[byt
 
 @contextlib.asynccontextmanager
 async def hostile(folder: Path, attack: Attack) -> AsyncIterator[Bastion]:
-    """Run an SSH server that forwards nothing, and runs an attack after the first data of the client."""
+    """Run an SSH server that forwards nothing, and that runs an attack when it receives the client's first data."""
 
     class Session(asyncssh.SSHTCPSession[bytes]):
         def __init__(self, conn: asyncssh.SSHServerConnection) -> None:

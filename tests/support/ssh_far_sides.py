@@ -80,7 +80,7 @@ class OpenSsh(Straight):
 
     async def restore(self, *, reconnect: bool) -> None:
         if not reconnect and self._alive:
-            # A peer that rejects the last data disconnects before it answers this request.
+            # If the peer rejects the last data, it disconnects before it answers this request.
             await self._conn._make_global_request(b"keepalive@openssh.com")
         lost = not self._alive
         if reconnect or lost:
@@ -116,7 +116,7 @@ class OpenSsh(Straight):
 
     @property
     def _conn(self) -> Any:
-        """The client's connection in asyncssh."""
+        """The asyncssh connection object of the client."""
         return self._ssh_link._connections[0]._conn
 
 
@@ -132,7 +132,7 @@ def _rekey(conn: Any) -> bool:
 class Scripted(OpenSsh):
     """An SSH server in the test process, whose channels follow a plan.
 
-    Both sides share an event loop, so the client receives in one read what the server sends in one turn of the loop.
+    The client and the server share an event loop, so data that the server sends in one turn arrives in one read.
     """
 
     far_verbs = ChannelEnd.VERBS
@@ -148,7 +148,7 @@ class Scripted(OpenSsh):
     _next: tuple[Setup, Callable[[], None]]
 
     def _make_bastion(self, folder: Path) -> Bastion:
-        return Bastion(folder, embedded=True)  # supplies the keys
+        return Bastion(folder, embedded=True)  # only the keys of this bastion are used
 
     async def open(self) -> None:
         adaptor, folder = self, self._bastion.folder
@@ -164,7 +164,7 @@ class Scripted(OpenSsh):
                 return end, None
 
         listening = socket.create_server(("127.0.0.1", self._bastion.port))
-        # A small receive buffer fills soon when the server stalls, and then stalls the sender.
+        # If the server stalls, a small receive buffer is soon full, and the sender must wait.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
         self._server = await asyncssh.listen(
             sock=listening,
@@ -186,7 +186,7 @@ class Scripted(OpenSsh):
         if transport is None:
             return False
         if step.verb in self.kill_verbs:
-            self.order(Step("link", "unstall"))  # a stalled server would not see the end of the connection
+            self.order(Step("link", "unstall"))  # a stalled server cannot detect that the link closes
         match step.verb:
             case "rekey_by_peer":
                 return _rekey(self._there)

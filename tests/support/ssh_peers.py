@@ -1,4 +1,4 @@
-"""SSH servers of several implementations, each with new keys and the limits that a test needs."""
+"""Runs SSH servers of several implementations, each with new keys and with the limits that a test needs."""
 
 import os
 import subprocess
@@ -20,15 +20,15 @@ class OpenSsh(Bastion):
     Args:
         folder: The directory for the server's files.
         first: Lines at the start of sshd_config, which take precedence over later lines (sshd_config(5)).
-        rekey: Bytes after which the server starts a key exchange; 0: the server's default.
+        rekey: Bytes after which the server starts a key exchange; 0 means the default of the server.
     """
 
     half_closes = True
-    """Whether the server keeps the other direction open after a half-close by the client."""
+    """Whether the server still sends data after the client half-closes."""
     forks = True
     """Whether the server runs a separate process for each connection."""
     moves_for_keys = 40 << 20
-    """Bytes in each direction after which the server has started a key exchange, with the `rekey` of the tests."""
+    """The bytes in each direction after which the server has started a key exchange, if tests set `rekey`."""
 
     def __init__(self, folder: Path, *, first: str = "", rekey: int = 0, host_ca: Path | None = None) -> None:
         need_sshd()
@@ -39,7 +39,7 @@ class OpenSsh(Bastion):
 
 
 class Certified(OpenSsh):
-    """An sshd whose host and user authenticate only by certificates."""
+    """An sshd that authenticates itself and its user only with certificates."""
 
     def __init__(self, folder: Path, *, rekey: int = 0) -> None:
         need(find("ssh-keygen") is not None, "ssh-keygen (package openssh-client)")
@@ -55,11 +55,11 @@ class Certified(OpenSsh):
 
 
 class SeveralKeys(OpenSsh):
-    """An sshd that offers RSA, ECDSA and Ed25519 host keys, of which its clients know one.
+    """An sshd that offers RSA, ECDSA and Ed25519 host keys; known_hosts contains only one of them.
 
     Args:
         folder: The directory for the server's files.
-        known: The algorithm of the only key in known_hosts.
+        known: The algorithm of the key in known_hosts.
         rekey: See `OpenSsh`.
     """
 
@@ -75,7 +75,7 @@ class SeveralKeys(OpenSsh):
 
 
 class Dropbear(OpenSsh):
-    """Dropbear, which starts a key exchange after 1 GiB in both directions, a compile-time limit (KEX_REKEY_DATA)."""
+    """Dropbear; its compile-time limit KEX_REKEY_DATA starts a key exchange after 1 GiB in both directions."""
 
     moves_for_keys = 560_000_000
 
@@ -86,14 +86,14 @@ class Dropbear(OpenSsh):
         run(["dropbearconvert", "openssh", "dropbear", str(folder / "host_key"), str(folder / "dropbear_key")])
 
     def _command(self) -> list[str]:
-        # Dropbear rejects authorized_keys if another user may write to a parent directory, as to /tmp. A path through
-        # /proc avoids the check.
+        # Dropbear rejects authorized_keys if other users can write to a parent directory, such as /tmp. A path
+        # through /proc avoids this check.
         start = f'cd "$1" && exec "$0" -F -E -s -m -r dropbear_key -D /proc/$$/cwd -P pid -p 127.0.0.1:{self.port}'
         return ["sh", "-c", start, find("dropbear") or "dropbear", str(self.folder)]
 
 
 class AsyncSsh(Bastion):
-    """A server on asyncssh."""
+    """An SSH server based on asyncssh."""
 
     half_closes, forks, moves_for_keys = True, False, OpenSsh.moves_for_keys
 
@@ -106,14 +106,14 @@ class AsyncSsh(Bastion):
 
 
 class Paramiko(AsyncSsh):
-    """A server on paramiko."""
+    """An SSH server based on paramiko."""
 
     def _command(self) -> list[str]:
         return [sys.executable, str(PEERS / "paramiko_sshd.py"), str(self.folder), str(self.port), str(self._rekey)]
 
 
 class Go(AsyncSsh):
-    """A server on golang.org/x/crypto/ssh, built from Debian's packages without the network."""
+    """An SSH server based on golang.org/x/crypto/ssh; the build uses Debian's packages, and no network."""
 
     half_closes = False
 
@@ -127,7 +127,7 @@ class Go(AsyncSsh):
 
 
 def build_go() -> Path:
-    """Build the Go server, and return its path; Go's build cache is outside the repository."""
+    """Build the Go server; return the path of the program. Go's build cache is outside the repository."""
     source = Path("/usr/share/gocode")
     need(
         find("go") is not None and (source / "src/golang.org/x/crypto/ssh").is_dir(),

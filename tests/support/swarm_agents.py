@@ -1,4 +1,4 @@
-"""Agents of the gateway on the nodes of a swarm."""
+"""Runs agents of the gateway on the nodes of a swarm."""
 
 import textwrap
 from pathlib import Path
@@ -8,7 +8,7 @@ from tests.support.engines import Engine
 
 
 class Agent(Site):
-    """The gateway of one node; its database is a container on the overlay network."""
+    """The gateway on one node; the simulated database is a container on the overlay network."""
 
     def __init__(self, engine: Engine, folder: Path, instance: str) -> None:
         self.engine, self.folder = engine, folder
@@ -21,7 +21,7 @@ class Agent(Site):
         folder.mkdir(exist_ok=True)
 
     def own(self) -> tuple[str, str]:
-        """Return the state and the message of the attachment of the agent's own container."""
+        """Return the state and the message of the attachment of the gateway's container."""
         own = self.get("/api/v1/status")["docker"]["container"]
         name = self.engine.inspect(own)["Name"].lstrip("/")
         (found,) = [each for each in self.get("/api/v1/plan")["attachments"] if each["container"] == name]
@@ -33,7 +33,7 @@ class Agent(Site):
         return {each["instance"]: each["containers"] for each in peers if each["instance"]}
 
     def says_in(self, engine: Engine, container: str) -> str:
-        """Return the line that a container on any node receives from `orders`."""
+        """Return the line that a container receives from `orders`; the container can be on any node."""
         client = "timeout 5 nc -w 5 orders 3306 </dev/null"
         return engine.docker("exec", container, "sh", "-c", client, check=False, timeout=20).stdout.strip()
 
@@ -56,7 +56,7 @@ class Agent(Site):
 
 
 def with_peers(agent: Agent, secret: str = "0123456789abcdef" * 2) -> Agent:
-    """Configure an agent to exchange reports with its peers."""
+    """Configure the agent to exchange reports with the agents of other nodes."""
     (agent.folder / "peers").write_text(secret)
     (agent.folder / "peers").chmod(0o600)
     agent.peers = f"peers: {{secret_file: {agent.folder}/peers}}\n"

@@ -1,4 +1,4 @@
-"""Two engines, each in its own network namespace, connected by a bridge; also both engines as nodes of one swarm."""
+"""Runs two engines in separate network namespaces that a bridge connects, and joins them to a swarm."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from tests.support.netns import inside, run
 BRIDGE = "gw-swbr"
 """The bridge that connects the engines, in the namespace `SPACES[0]`."""
 SPACES = [f"gw-{os.getpid()}-sw{number}" for number in range(3)]
-"""The namespaces of the bridge and of both engines; each test process uses different names."""
+"""The names of the namespaces for the bridge and for the two engines; each test process uses different names."""
 
 
 def ip(*arguments: str) -> None:
@@ -43,7 +43,7 @@ def two_engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
             ip("-n", space, "link", "set", "eth0", "up")
             ip("-n", space, "route", "add", "default", "via", "10.77.0.254")
             with inside(space):
-                # The namespaces have no name server and no registry, and lookups must fail immediately.
+                # The namespaces have no name server; without this rule, a lookup would fail only after a timeout.
                 for proto in ("udp", "tcp"):
                     run(f"iptables -A OUTPUT -o eth0 -p {proto} --dport 53 -j REJECT")
         for at, space in enumerate(nodes, 1):

@@ -1,4 +1,4 @@
-"""A TCP socket as one end of a connection under test."""
+"""Implements an end of a connection under test on a TCP socket."""
 
 import asyncio
 import fcntl
@@ -52,14 +52,14 @@ class TcpEnd(End):
         return True
 
     def take(self, size: int) -> bool:
-        """Read up to `size` bytes once, while this end is paused."""
+        """Read up to `size` bytes once; this end must be paused."""
         if self.gone or self.reading or self.seen is not None:
             return False
         self._read(size)
         return True
 
     def close(self, _: int = 0) -> bool:
-        """Close the socket; if data is unread, the kernel sends a reset (RFC 1122, section 4.2.2.13)."""
+        """Close the socket; if it has unread data, the kernel sends a reset (RFC 1122, section 4.2.2.13)."""
         if self.gone:
             return False
         self._send_goodbye()
@@ -101,7 +101,7 @@ class TcpEnd(End):
         self._loop.remove_writer(self._sock)
 
     def _count(self, what: int) -> int:
-        """Return the number of unread (SIOCINQ) or unacknowledged (SIOCOUTQ) bytes in the kernel, see tcp(7)."""
+        """Return the number of unread (SIOCINQ) or unacknowledged (SIOCOUTQ) bytes in the kernel; see tcp(7)."""
         return int(struct.unpack("i", fcntl.ioctl(self._sock, what, bytes(4)))[0])
 
     def _on_readable(self) -> None:
@@ -138,7 +138,7 @@ class TcpEnd(End):
             self._loop.add_writer(self._sock, self._flush)
             return
         except OSError as error:
-            # The kernel reports a reset once. Later reads return the data received before, and then a clean end.
+            # The kernel reports a reset only once. Later reads return the earlier data, and then a clean end.
             self._was_reset |= isinstance(error, ConnectionResetError)
             self._refuse()
         self._loop.remove_writer(self._sock)
@@ -148,10 +148,10 @@ class TcpEnd(End):
         return self._sock.send(data)
 
     def _push_rest(self) -> None:
-        """Send the data that `_push` has kept. A plain socket keeps none."""
+        """Send the data that `_push` has stored; this class stores no data, but subclasses can."""
 
     def _send_end(self) -> None:
         self._sock.shutdown(socket.SHUT_WR)
 
     def _send_goodbye(self) -> None:
-        """Send the messages that precede a close. A plain socket sends none."""
+        """Send the messages that the protocol requires before a close; this class has none, but subclasses can."""

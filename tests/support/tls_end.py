@@ -1,4 +1,4 @@
-"""The server's end of a TLS connection."""
+"""Implements the server's end of a TLS connection."""
 
 import contextlib
 import socket
@@ -12,7 +12,7 @@ _RECORD = 16 * 1024
 
 
 class TlsEnd(TcpEnd):
-    """An end that processes TLS records itself, so that it can end a single direction (RFC 8446, section 6.1).
+    """An end that processes TLS records without an SSL socket, to close only one direction (RFC 8446, section 6.1).
 
     Args:
         changed: Called after each change of the state of this end.
@@ -37,7 +37,7 @@ class TlsEnd(TcpEnd):
         super().__init__("far side", changed, BACK, FORTH, sock)
 
     def cut(self, _: int = 0) -> bool:
-        """Close the socket without close_notify, like an attacker on the path."""
+        """Close the socket without close_notify, as if an attacker had truncated the connection."""
         if self.gone:
             return False
         self.broken = True

@@ -1,4 +1,4 @@
-"""Sends known bytes through a tunnel; a separate program, so that clients and tunnel run in different processes.
+"""Sends known bytes through a tunnel; a separate program, because clients and tunnel must run in different processes.
 
 traffic.py serve PORT            run a backend, to which each client first sends its request (`_HEAD`)
 traffic.py both-ways PORT SIZE   transfer SIZE bytes in both directions in parallel; print the seconds
@@ -26,7 +26,7 @@ _HEAD = struct.Struct(">cQ")
 """The request of a client: an action and a size in bytes. The backend closes first, except for ECHO and ASK."""
 BOTH_WAYS, ENDLESS, ECHO, ECHO_COUNTED, ASK = b"B", b"F", b"E", b"C", b"A"
 _PERIOD = 1_000_003
-"""A prime, so that a stream with a lost, repeated or swapped packet differs from the expected one."""
+"""The period of a stream in bytes; a prime, so that lost, repeated or swapped packets change the stream."""
 _PIECE = 256 * 1024
 _PATIENCE = 50.0
 _FLOWING = 1 << 20
@@ -67,7 +67,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
     """Receive exactly `size` bytes; return their SHA-256.
 
     Raises:
-        EOFError: The stream ended before.
+        EOFError: The stream ended before `size` bytes.
     """
     got, room, left = hashlib.sha256(), memoryview(bytearray(_PIECE)), size
     while left:
@@ -83,7 +83,7 @@ def exactly(sock: socket.socket, size: int) -> bytes:
     """Receive exactly `size` bytes.
 
     Raises:
-        EOFError: The stream ended before.
+        EOFError: The stream ended before `size` bytes.
     """
     got = b""
     while len(got) < size:
@@ -201,13 +201,13 @@ def endless(port: int, count: int) -> None:
 
     def one(number: int) -> str:
         with connected(port, ENDLESS, 0) as sock, ThreadPoolExecutor(1) as other:
-            # Half of the clients send nothing, because a close with unread data of the client would always be a
-            # reset.
+            # Half of the clients send nothing: if the backend closed with unread data of a client, it would always
+            # send a reset.
             pushing = other.submit(send, sock, UP, (number % 2) << 62)
             end = watch(sock, lambda: flowing.wait(_PATIENCE))
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            # The kernel reports a reset once: to this thread, or to the thread that sends.
+            # The kernel reports a reset only once: either to this thread, or to the thread that sends.
             return "reset" if isinstance(pushing.exception(), ConnectionResetError) else end
 
     with ThreadPoolExecutor(count) as many:
@@ -215,7 +215,7 @@ def endless(port: int, count: int) -> None:
 
 
 def watch(sock: socket.socket, flows: Callable[[], object]) -> str:
-    """Compare the received with the expected bytes until the stream ends; return how the stream ended."""
+    """Compare the received bytes with the expected bytes until the stream ends; return the type of the end."""
     stream, at, room = cycle(DOWN), 0, bytearray(_PIECE)
     while True:
         try:

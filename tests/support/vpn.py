@@ -1,4 +1,4 @@
-"""VPN servers in a namespace: OpenVPN, and WireGuard in user space."""
+"""Runs VPN servers in a network namespace: OpenVPN, and WireGuard in user space."""
 
 import contextlib
 import subprocess
@@ -99,7 +99,7 @@ class OpenVpnServer:
     def client(
         self, path: Path, *more: str, certificate: tuple[Path, Path] | None = None, host: str = OUTER_FAR
     ) -> Path:
-        """Write the configuration file of a client, like the operator of a VPN provides."""
+        """Write a client's configuration file, in the form that operators of VPNs provide."""
         authority = self.authority
         identity = ""
         if self._login is None:
@@ -119,11 +119,11 @@ class OpenVpnServer:
 
 @contextlib.contextmanager
 def nothing_outside(path: Path, *marks: str) -> Iterator[None]:
-    """Check that only packets of the VPN itself pass the outer link of `near` during the block.
+    """Check that only encrypted packets of the VPN use the outer link of `near` during the block.
 
     Args:
         path: The file for the output of tcpdump.
-        marks: Strings that no line of the output may contain.
+        marks: Strings that the output of tcpdump must not contain.
     """
     with path.open("w") as out, path.with_suffix(".err").open("w") as err:
         child = subprocess.Popen(["tcpdump", "-i", "outer", "-n", "-l", "ip or ip6"], stdout=out, stderr=err)

@@ -1,4 +1,4 @@
-"""A WireGuard peer in user space, in a network namespace."""
+"""Runs a WireGuard peer in user space, in a network namespace."""
 
 import subprocess
 import time
@@ -9,12 +9,12 @@ from tests.support.netns import BEHIND, NAMES, OUTER_FAR, inside, run
 
 
 class WireGuardPeer:
-    """A WireGuard peer in the namespace `far`, which wireguard-go runs.
+    """A WireGuard peer that wireguard-go implements, in the namespace `far`.
 
     Args:
         folder: The directory for the peer's files.
         port: The UDP port of the peer.
-        network: The first three numbers of the VPN's addresses; the peer is .1, and the gateway is .2.
+        network: The first three numbers of the VPN's addresses. The last number is 1 (peer) or 2 (gateway).
         namespace: The network namespace in which the peer runs.
     """
 

@@ -1,4 +1,4 @@
-"""An SSH server on asyncssh that forwards: `asyncssh_sshd.py FOLDER PORT REKEY_BYTES` (0: asyncssh's default)."""
+"""Runs an asyncssh server that forwards: `asyncssh_sshd.py FOLDER PORT REKEY_BYTES`; 0 bytes means the default."""
 
 import asyncio
 import sys
@@ -8,7 +8,7 @@ import asyncssh
 
 
 class Server(asyncssh.SSHServer):
-    """An SSH server that permits every destination, and forwards with asyncssh's own code."""
+    """An SSH server that permits every destination, and forwards with asyncssh's default implementation."""
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
         return True

@@ -1,5 +1,5 @@
-// An SSH server on golang.org/x/crypto/ssh that forwards as bastions in Go commonly do: where one direction ends, the
-// channel is closed at once, without an EOF before it (RFC 4254, section 5.3 allows that). So a half-close is an end.
+// Runs an SSH server on golang.org/x/crypto/ssh that forwards like common bastions in Go: when one direction ends,
+// it closes the channel immediately, without an EOF (RFC 4254, section 5.3, allows this). Half-closes are impossible.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// target is the payload of a direct-tcpip request (RFC 4254, section 7.2).
+// target is the payload of a direct-tcpip channel request (RFC 4254, section 7.2).
 type target struct {
 	Host       string
 	Port       uint32

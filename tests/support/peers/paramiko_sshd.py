@@ -1,4 +1,4 @@
-"""An SSH server on paramiko that forwards: `paramiko_sshd.py FOLDER PORT REKEY_BYTES` (0: paramiko's default)."""
+"""Runs a paramiko server that forwards: `paramiko_sshd.py FOLDER PORT REKEY_BYTES`; 0 bytes means the default."""
 
 import contextlib
 import socket
@@ -37,7 +37,7 @@ class Server(paramiko.ServerInterface):  # type: ignore[misc,unused-ignore]
 
 
 def forward(channel: Any, backend: socket.socket) -> None:
-    """Forward both directions of a connection; each direction ends independently."""
+    """Forward both directions of a connection; each direction can close independently of the other."""
 
     def to_backend() -> None:
         with contextlib.suppress(OSError):

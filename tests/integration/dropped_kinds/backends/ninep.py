@@ -1,4 +1,4 @@
-"""`kind: ninep`: a 9P file server, which kernels mount. The probe negotiates the version (version(5) of Plan 9)."""
+"""`kind: ninep`: a 9P file server. The probe negotiates the protocol version (version(5) of Plan 9)."""
 
 import struct
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ class NinepOptions:
 
     Args:
         tree: The file tree.
-        volume: A Docker volume for the tree.
+        volume: A Docker volume that mounts the file tree.
     """
 
     tree: str = "/"

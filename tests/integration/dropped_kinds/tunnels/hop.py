@@ -29,7 +29,7 @@ class HopOptions:
     Args:
         host: Name or address of the forwarder.
         port: TCP port of the forwarder.
-        comment: Text for people.
+        comment: A comment for operators, which the gateway ignores.
     """
 
     host: str
@@ -75,7 +75,7 @@ class HopLink:
         return await self._via.lost()
 
     def status(self) -> "HopStatus":
-        """Return what the link reports about itself. The round-trip time is not measured."""
+        """Return the status of the link. This kind of link does not measure the round-trip time."""
         return HopStatus(dials=self._dials, mode="plain")
 
 
@@ -84,8 +84,8 @@ class HopStatus(LinkStatus):
     """Status of a forwarder.
 
     Args:
-        dials: Connections to the forwarder.
-        mode: How the forwarder is reached.
+        dials: The number of connections to the forwarder.
+        mode: The way in which the link reaches the forwarder.
     """
 
     dials: int
