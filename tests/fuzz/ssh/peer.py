@@ -1,4 +1,4 @@
-"""An SSH server for the fuzzer: it can encrypt any packet, legal or not, and checks every packet of the gateway."""
+"""Implement the fuzzer's SSH server, which can send any packet, legal or not, and checks the gateway's packets."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -71,7 +71,7 @@ class Peer:
         self.out = bytearray()
         """Sealed bytes that have not been sent."""
         self.answers = False
-        """Whether `out` contains a part of a key exchange, which must not wait."""
+        """Whether `out` contains a packet of a key exchange. Such a packet must be sent immediately."""
         self.asked: list[Line] = []
         """Channels that the gateway requested, in order."""
         self.lines: dict[int, Line] = {}
@@ -97,7 +97,8 @@ class Peer:
         Args:
             payload: The content of the packet.
             padding: See `Seal.seal`.
-            now: Send during a key exchange, which RFC 4253, section 7.1 forbids, unless other packets already wait.
+            now: Whether to send the packet during a key exchange if no other packet waits. RFC 4253, section 7.1
+                forbids this.
         """
         if self._ours and payload[:1] > bytes([NEWKEYS]) and (self._deferred or not now):
             self._deferred.append((payload, padding))
@@ -214,5 +215,5 @@ class Peer:
 
 
 def to_channel(kind: int, number: int, body: bytes = b"") -> bytes:
-    """Return the payload of a packet of the channel protocol, for the gateway's `number`."""
+    """Return the payload of a packet of the channel protocol, for the channel with the gateway's `number`."""
     return bytes([kind]) + UInt32(number) + body
