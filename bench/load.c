@@ -8,7 +8,7 @@
  *   load idle PORT CONNECTIONS PINGS           opens connections, prints "open", waits for a line, pings one random
  *                                              connection at a time, prints p50 us, p99 us; then waits for the end
  *                                              of stdin
- *   load delay PORT TO MICROSECONDS            runs a proxy with a constant delay in each direction and unlimited bandwidth
+ *   load delay PORT TO MICROSECONDS            runs a proxy with a constant delay each way, without a bandwidth limit
  *
  * A connection begins with 17 bytes: 's' (sink), 'r' (source) or 'e' (echo), a count, and two sizes.
  */

@@ -1,4 +1,4 @@
-"""The protocol of the soak's clients and backend: a head, then bytes whose pattern identifies the stream."""
+"""Implements the protocol of the soak's clients and backend: a head, then bytes in a pattern unique to the stream."""
 
 import asyncio
 import random
@@ -18,11 +18,13 @@ FORTH, BACK = 0, 1
 
 
 class Kind(StrEnum):
-    """How the backend serves a stream of `up` bytes to the backend and `down` bytes from it.
+    """How the backend serves a stream that has `up` bytes to the backend and `down` bytes from the backend.
 
-    `ASK`: the backend answers each request of `up` bytes with `down` bytes until the client ends. `FIRST`: it reads
-    `up` and the client's end, then sends `down` and ends. `LAST`: it sends `down` and ends, then reads `up`.
-    `BOTH`: it sends and reads at the same time. `DRIP`: as `BOTH`, and it sends one byte at a time.
+    `ASK`: The backend answers each request of `up` bytes with `down` bytes until the client half-closes.
+    `FIRST`: The backend reads `up` bytes and end-of-file, then sends `down` bytes and half-closes.
+    `LAST`: The backend sends `down` bytes and half-closes, then reads `up` bytes.
+    `BOTH`: The backend sends and reads at the same time.
+    `DRIP`: The backend sends and reads at the same time, and sends one byte at a time.
     """
 
     ASK = "a"
@@ -33,7 +35,7 @@ class Kind(StrEnum):
 
 
 class EarlyEndError(Exception):
-    """The other side ended cleanly before all data had arrived."""
+    """The other side ended the stream without a reset before all data had arrived."""
 
 
 class WrongBytesError(Exception):
@@ -133,7 +135,7 @@ class End:
                 await asyncio.sleep(pause)
 
     async def take_end(self) -> None:
-        """Wait for the other side's end.
+        """Wait for the end-of-file from the other side.
 
         Raises:
             WrongBytesError, OSError: The other side sent more data, or reset the stream.

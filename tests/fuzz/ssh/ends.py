@@ -74,7 +74,7 @@ class End:
         self.end = ""
         """How the stream ended for the client: `clean` or `reset`; empty while the stream is open."""
         self.shut = self.gone = self.hard = False
-        """Whether the client has half-closed its socket, has closed its socket, and has closed its socket with a reset."""
+        """Whether the client has half-closed its socket, has closed it, and has closed it with a reset."""
         self._checked = 0
         self._refused = False
 

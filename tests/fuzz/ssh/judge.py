@@ -107,7 +107,7 @@ def _confirm_closes(drive: Drive) -> None:
 
 
 def _missing(drive: Drive, side: Side) -> list[str]:
-    """Return what one connection failed to deliver. Return nothing after an illegal step, or if the connection closed."""
+    """Return what one connection failed to deliver; an empty list after an illegal step, or if it is closed."""
     if drive.illegal or not side.alive or side.connection.pooled.closing:
         return []
     return [

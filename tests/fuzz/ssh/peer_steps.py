@@ -30,7 +30,7 @@ class PeerSteps(Turns):
         return legal or step.illegal
 
     def _closing(self, step: Step) -> bool:
-        """Return whether the gateway has possibly closed the channel. If so, asyncssh checks less than the native code."""
+        """Return whether the gateway can have closed the channel. If so, asyncssh checks less than the native code."""
         slot = self.current.get(step.slot)
         if slot is None:
             return False
@@ -52,7 +52,7 @@ class PeerSteps(Turns):
         self._say(to_channel(kind, slot.number or 0, body), step)
 
     def _prepare(self, step: Step) -> int | None:
-        """Return the wrong padding length for the next packet, or None; record each reason why the packet is illegal."""
+        """Return the wrong padding length for the next packet, or None; record why the packet is illegal."""
         padding, self._padding = self._padding, None
         if padding is not None:
             self.illegal.append("padding")

@@ -1,4 +1,4 @@
-"""Fuzz the parser of configuration files: it accepts every file, or refuses it with a position for each error."""
+"""Fuzz the parser of configuration files: it must accept the file, or report each error with a position."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ _LINE_ENDS = (b"\n", b"\r", b"\xc2\x85", b"\xe2\x80")
 
 
 def describe(data: bytes) -> str:
-    """Return the text."""
+    """Return the configuration file as text."""
     return data.decode("utf-8", "replace")
 
 
