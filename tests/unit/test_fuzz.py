@@ -97,7 +97,7 @@ def test_an_injected_defect_is_detected(mutation: Mutation, steps: tuple[Step, .
         ssh_receive.check(script)
 
 
-# The tools of the fuzzers.
+# Tests of the tools of the fuzzers.
 
 
 def test_scripts_survive_encoding_and_mutation() -> None:

@@ -1,4 +1,4 @@
-"""A login to MySQL against every short sequence of packets that a hostile server can send."""
+"""Tests a login to MySQL with every short sequence of packets that a hostile server can send."""
 
 import contextlib
 import itertools
@@ -42,7 +42,7 @@ def served(end: socket.socket, plugin: bytes, words: tuple[bytes, ...], heard: l
         word: bytes | None = next(said)
         while word is not None:
             end.sendall(len(word).to_bytes(3, "little") + bytes([sequence % 256]) + word)
-            if word in (FAST, OK):  # A client does not respond to these.
+            if word in (FAST, OK):  # A client does not respond to these packets.
                 sequence += 1
                 word = next(said, None)
                 continue

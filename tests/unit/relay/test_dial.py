@@ -1,4 +1,4 @@
-"""Tests of dialing: connections to itself, leaked sockets, and reasons of errors."""
+"""Tests of dialing: sockets that connect to themselves, leaked sockets, and reasons of errors."""
 
 import errno
 import socket

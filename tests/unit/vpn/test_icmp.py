@@ -1,4 +1,4 @@
-"""Which hosts receive echo requests, so that their silence means that the VPN is down."""
+"""Tests which hosts receive echo requests. If these hosts do not reply, the gateway considers the VPN down."""
 
 import ipaddress
 import socket

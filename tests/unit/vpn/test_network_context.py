@@ -1,4 +1,4 @@
-"""What happens to the jobs of a network context when the context is closed."""
+"""Tests what happens to the jobs of a network context when the context is closed."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from gateway.vpn.network_context import NetnsContext
 
 
 class Here(Namespace):
-    """Threads that stay in the network namespace of the process, which needs no privilege."""
+    """Threads that stay in the network namespace of the process, so they do not need privileges."""
 
     def __init__(self) -> None:
         self.fd = -1
