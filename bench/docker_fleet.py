@@ -6,7 +6,7 @@ re-created, after the engine is killed, and if the engine sends no event.
 
 Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS] [--projects N] [--per-project]
 
-Requires root; starts its own engine.
+Requires root; starts a separate engine.
 """
 
 import argparse

@@ -1,8 +1,11 @@
 """Measure how uploads and queries share a slow uplink, through the gateway and through `ssh -L`.
 
-The variants run one after the other on the same link: the gateway with one SSH connection, `ssh -L` with one
-connection for all clients, and `ssh -L` with one connection per client. Each program uses its default socket options
-and ciphers.
+The variants run one after the other on the same link:
+- the gateway with one SSH connection
+- `ssh -L` with one connection for all clients
+- `ssh -L` with one connection per client
+
+Each program uses its default socket options and ciphers.
 
 Usage: python bench/fair_share.py [--seconds N] [--rate BYTES] [--uploads N] [--queries N]
 """

@@ -63,7 +63,7 @@ def main(backends: int, pollers: int, seconds: float) -> None:
 
 
 class _Pollers:
-    """Run pollers in a separate process; in this process, they would share the GIL with the measured clients."""
+    """Run the pollers in a separate process, because the measured clients must not share a GIL with the pollers."""
 
     def __init__(self, port: int, count: int) -> None:
         self.answers = 0

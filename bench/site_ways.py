@@ -72,7 +72,7 @@ class Way:
 
 
 def build() -> None:
-    """Compile the load program if its binary is missing or older than its source."""
+    """Compile the load program if the binary is missing or older than the source."""
     source = ROOT / "bench" / "load.c"
     if LOAD.exists() and LOAD.stat().st_mtime > source.stat().st_mtime:
         return
@@ -87,7 +87,7 @@ Start = Callable[..., Process]
 
 
 def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
-    """Return a function that starts a process and waits for its ports; the exit stack stops the process."""
+    """Return a function that starts a process and waits until its ports are open; the exit stack stops the process."""
 
     def start(arguments: list[str], name: str, *ports: int, root: Path = ROOT) -> Process:
         process = Process(arguments, folder / f"{name}.log", environment={"PYTHONPATH": str(root)})

@@ -4,8 +4,8 @@ Part one measures which of two gateways Docker's name server returns to a contai
 the container's node stops. The container is on an overlay network and on a network of the node.
 
 Part two measures how soon an agent admits a container of the other node by the container's labels. The measurement
-begins when the container starts, or when either agent restarts. Part two also measures how soon the agent removes a
-container that has stopped.
+begins when the container starts, or when either agent restarts. Part two also measures how soon the agent stops
+admitting a container after the container is removed.
 
 Usage: python bench/swarm_ways.py [ROUNDS]     (requires root; starts two engines)
 """

@@ -76,7 +76,7 @@ def fuzz(name: str, folder: Path, seconds: int, options: list[str]) -> Outcome:
 
 
 def distil(name: str, folder: Path) -> str:
-    """Replace the corpus in the repository with the smallest set of all known inputs that has the same coverage."""
+    """Replace the corpus in the repository with the smallest subset of all known inputs that has the same coverage."""
     with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryDirectory() as findings:
         inputs = [fresh, str(CORPUS / name), str(folder / "corpus")]
         log = folder / "log"
@@ -89,7 +89,7 @@ def distil(name: str, folder: Path) -> str:
 
 
 def replay(name: str, path: Path) -> int:
-    """Run one input, and print its description and its failure."""
+    """Run one input, and print the description of the input and the failure."""
     target = importlib.import_module(f"tests.fuzz.targets.{name}")
     data = path.read_bytes()
     print(target.describe(data))

@@ -45,7 +45,7 @@ class Turn:
 
     Args:
         seen: The snapshot of the relay.
-        waits: Whether the client has unread data in its socket, and the peer's window accepts it.
+        waits: Whether the gateway has not read all data from the client's socket, although the peer's window is open.
         since: When the client began to wait, in monotonic seconds.
         passed: Bytes that other clients have sent since the client began to wait.
         ignored: Whether the client's socket was writable while the relay held data for the client.

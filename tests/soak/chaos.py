@@ -32,7 +32,7 @@ KEPT, NEW = 4, 2
 
 @dataclass
 class Row:
-    """Results of one kind of fault, over all its injections."""
+    """Total results of all injections of one kind of fault."""
 
     times: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -92,7 +92,7 @@ def strike(
 
 
 def unbearable(load: list[Client]) -> list[str]:
-    """Return the client attempts whose outcome is never allowed, during a fault or otherwise."""
+    """Return the client attempts with an outcome that is not allowed, even during a fault."""
     return [
         f"{client.kind}: {attempt.outcome}: {attempt.detail}"
         for client in load

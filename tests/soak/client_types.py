@@ -185,9 +185,9 @@ ALL: tuple[ClientType, ...] = (
 )  # fmt: skip
 CLIENT_TYPES: dict[str, ClientType] = {each.__name__: each for each in ALL}
 GIVE_UP = {"deaf", "sip", "drip", "reset", "touch"}
-"""Client types that reset their streams."""
+"""Client types that reset the streams that they open."""
 UNSURE = {"late"}
-"""Client types that cannot determine whether all their data arrived."""
+"""Client types that cannot determine whether all data arrived."""
 MIX = {
     "idle": 240, "query": 200, "upload": 100, "download": 80, "half": 60, "late": 60, "duplex": 40, "slow": 40,
     "tiny": 30, "deaf": 60, "sip": 40, "drip": 30, "reset": 10, "touch": 10,

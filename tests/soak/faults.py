@@ -17,7 +17,7 @@ from tests.soak.chaos_site import Site
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to break the site.
+    """A fault that the chaos tests can inject into the site.
 
     Args:
         name: Name in the table and for `--only`.

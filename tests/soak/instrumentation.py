@@ -16,7 +16,7 @@ from gateway.ssh.pool import SshLink
 from gateway.ssh.pooled_connection import PooledConnection
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
-"""One relay class for the native data plane, and one for asyncssh's channels."""
+"""The relay class of the native data plane, and the relay class of asyncssh's channels."""
 QUANTUM = MAX_SEND_PACKET
 """Maximum number of bytes that one client sends in a turn if several clients wait."""
 MIB = 1 << 20
@@ -30,13 +30,13 @@ class Seen:
         relay: The relay.
         fd: The descriptor of the client's socket.
         size: Size of the relay's receive window in bytes.
-        granted: Bytes of the window that the peer may still send.
+        granted: Bytes of the window that the peer is still allowed to send.
         owed: Bytes that the client has taken, but that the relay has not granted to the peer again.
         held: Bytes that the relay has received, but that the client has not taken.
         up: Bytes that the relay has read from the client.
         down: Bytes that the client has taken.
-        may_send: Whether the peer's window is open, and the client has not ended its stream.
-        ended: Whether the backend has ended its stream, so that the relay grants no more bytes.
+        may_send: Whether the peer's window is open, and the client has not half-closed the stream.
+        ended: Whether the backend has half-closed the stream. If so, the relay grants no more bytes.
     """
 
     relay: ChannelRelay

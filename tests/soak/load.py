@@ -86,7 +86,7 @@ class Client(threading.Thread):
         self._stop.set()
 
     def waits(self, since: float, until: float) -> list[float]:
-        """Return the seconds from each failed attempt in the period to the end of the next successful one."""
+        """Return the seconds from each failed attempt in the period to the end of the next successful attempt."""
         found, broke = [], None
         for each in self.attempts:
             if each.outcome != "ok" and broke is None and since <= each.ended <= until:
@@ -201,7 +201,7 @@ class PostgresStep(Step):
 
 @dataclass
 class NfsStep(Step):
-    """Reads a file over NFS and compares its checksum."""
+    """Reads a file over NFS, and compares the file's checksum with the expected checksum."""
 
     port: int
     path: str
@@ -221,7 +221,7 @@ class NfsStep(Step):
 
 
 def random_file(path: Path, size: int) -> str:
-    """Write a file of `size` random bytes; return its checksum."""
+    """Write a file of `size` random bytes; return the checksum of the file."""
     data = random.randbytes(size)
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()

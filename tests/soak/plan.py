@@ -1,4 +1,4 @@
-"""Parts of a soak: rounds, their shared state, and their results."""
+"""Defines the parts of a soak: rounds, the state that rounds share, and the results of rounds."""
 
 import random
 from dataclasses import dataclass, field

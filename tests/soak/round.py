@@ -1,4 +1,4 @@
-"""One round of the soak: opens a tunnel over the slow link, loads and disturbs it, and closes it."""
+"""Runs one round of the soak: opens a tunnel over the slow link, loads and disturbs the tunnel, and closes it."""
 
 import asyncio
 import logging

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 _LENGTH = 1_048_573
-"""Period of the pattern in bytes. The period is a prime, so that packet sizes do not divide it."""
+"""Period of the pattern in bytes. The period is a prime number, so it is not a multiple of a packet size."""
 PIECE = 65536
 RECEIPT = 8
 """Number of bytes with which the backend confirms that a complete upload arrived."""
@@ -64,7 +64,7 @@ def put_head(kind: Kind, stream: int, up: int, down: int) -> bytes:
 
 
 async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
-    """Run two coroutines concurrently; if one raises, cancel the other and wait for its end before raising."""
+    """Run two coroutines concurrently; if one raises an error, cancel and await the other, and then raise the error."""
     tasks = [asyncio.ensure_future(each) for each in (one, other)]
     try:
         await asyncio.gather(*tasks)

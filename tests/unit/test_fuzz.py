@@ -1,4 +1,4 @@
-"""Every saved input of the fuzzers passes, and their oracles detect injected defects; see docs/testing.md."""
+"""Tests that each saved input of the fuzzers passes, and that the oracles detect defects; see docs/testing.md."""
 
 import importlib
 from collections.abc import Callable

@@ -88,7 +88,7 @@ _NOBODY = 65534
 
 @contextmanager
 def as_nobody() -> Iterator[int]:
-    """Run the block as a user who may not read the file; yield the user ID."""
+    """Run the block as a user without permission to read the file; yield the user ID."""
     uid = os.geteuid()
     if uid == 0:
         os.seteuid(_NOBODY)

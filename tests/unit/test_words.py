@@ -99,7 +99,7 @@ text."""
 
 
 def problems(path: Path, root: Path = ROOT) -> list[str]:
-    """Return each phrase to avoid, also one that continues on the next line, with the number of its first line."""
+    """Return each phrase to avoid with its first line number. A phrase can continue on the next line."""
     read = str if "templates" in path.parts else READERS[path.suffix]
     words = [
         (number, word)

@@ -95,7 +95,7 @@ async def _options() -> SSHClientConnectionOptions:
 
 
 class Connection:
-    """One SSH connection as its peer sees it, and its session.
+    """One SSH connection from the view of its peer, and the gateway's object for the connection.
 
     Args:
         name: `native` or `asyncssh`.
@@ -251,7 +251,7 @@ def _waiting(relay: object) -> list[Any]:
 
 
 def holds(relay: ChannelRelay) -> int:
-    """Return how many bytes a relay and its asyncssh channel hold for a client that does not read."""
+    """Return how many bytes a relay and the relay's asyncssh channel hold for a client that does not read."""
     return relay.buffered + sum(map(len, _waiting(relay)))
 
 

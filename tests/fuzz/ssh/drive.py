@@ -13,7 +13,7 @@ _METHODS = {op: op.name.lower() for op in Op} | {Op.OPEN: "open_", Op.GLOBAL: "g
 
 
 class Drive(PeerSteps):
-    """One execution of a script. `Turns` documents the arguments."""
+    """Executes a script. The docstring of `Turns` describes the arguments."""
 
     async def run(self) -> None:
         """Execute every step.

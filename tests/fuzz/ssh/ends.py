@@ -1,4 +1,4 @@
-"""The two ends of one channel: the client's socket, and the bytes that the peer sends."""
+"""Represent the two ends of one channel: the client's socket, and the bytes that the peer sends."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Check the results of a script once both connections are idle, and again once they are closed."""
+"""Check the results of a script when both connections are idle, and again when both connections are closed."""
 
 import asyncio
 import time
@@ -43,7 +43,7 @@ async def settle(drive: Drive) -> None:
 
 
 async def receive_ends(drive: Drive) -> None:
-    """Let clients receive the remaining data and the ends of their streams after the connection has closed.
+    """Let clients receive the remaining data and the ends of the streams after the connection has closed.
 
     Raises:
         OracleError: See `Turns.turn`.
@@ -107,7 +107,7 @@ def _confirm_closes(drive: Drive) -> None:
 
 
 def _missing(drive: Drive, side: Side) -> list[str]:
-    """Return what one connection failed to deliver; an empty list after an illegal step, or if it is closed."""
+    """Return what one connection failed to deliver; an empty list after an illegal step or a close."""
     if drive.illegal or not side.alive or side.connection.pooled.closing:
         return []
     return [

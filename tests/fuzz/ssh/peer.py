@@ -38,12 +38,12 @@ class Line:
 
     Args:
         number: The gateway's number of the channel.
-        window: Bytes that the peer may send.
+        window: Number of bytes that the peer is still allowed to send.
         size: The initial value of `window`.
-        most: Bytes that the peer may send in one packet.
-        may_send: Bytes that the gateway may send.
-        max_packet: Bytes that the gateway may send in one packet.
-        got: Bytes that the gateway sent.
+        most: Maximum number of bytes that the peer is allowed to send in one packet.
+        may_send: Number of bytes that the gateway is still allowed to send.
+        max_packet: Maximum number of bytes that the gateway is allowed to send in one packet.
+        got: Number of bytes that the gateway has sent.
         eof: Whether the gateway sent CHANNEL_EOF.
         close: Whether the gateway sent CHANNEL_CLOSE.
     """
@@ -60,7 +60,7 @@ class Line:
 
 
 class Peer:
-    """The server's side of one connection.
+    """The server side of one connection.
 
     Args:
         keys: The keys until the first key exchange.
@@ -69,7 +69,7 @@ class Peer:
 
     def __init__(self, keys: Keys, client_version: bytes) -> None:
         self.out = bytearray()
-        """Sealed bytes that have not been sent."""
+        """Encrypted bytes that have not been sent."""
         self.answers = False
         """Whether `out` contains a packet of a key exchange. Such a packet must be sent immediately."""
         self.asked: list[Line] = []

@@ -136,7 +136,7 @@ class Turns:
         raise OracleError("the gateway opens a channel without a client")
 
     def _check(self, side: Side) -> None:
-        """Check how many bytes one connection holds for clients, and how much memory they use."""
+        """Check how many bytes one connection holds for clients, and how much memory these bytes use."""
         total = 0
         for end in side.ends:
             end.check_upload()

@@ -1,4 +1,4 @@
-"""The role and health of a MySQL server, as derived from its replication status."""
+"""Tests how the gateway derives the role and health of a MySQL server from the server's replication status."""
 
 from typing import Any, Self
 

@@ -152,7 +152,7 @@ def test_a_stream_without_a_key_uses_no_memory() -> None:
     assert tap.finished
 
 
-# Classification of a connection by its first bytes.
+# Tests of the classification of a connection by its first bytes.
 
 
 @given(st.integers(0, 2**32 - 1), KEYS, st.binary(max_size=20))

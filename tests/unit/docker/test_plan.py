@@ -499,7 +499,7 @@ def test_the_ownership_record_survives_restarts_and_an_invalid_one_detaches_noth
 
 
 class Fleet(RuleBasedStateMachine):
-    """Containers start and stop, the engine fails, other clients change its state; the gateway converges."""
+    """Check convergence when containers start and stop, the engine fails, or other clients change the engine's state."""
 
     NAMES = ("a", "b", "c", "d", "e")
 
@@ -651,7 +651,7 @@ def test_any_sequence_of_docker_events_converges(monkeypatch: pytest.MonkeyPatch
 
 
 class CountedEndpoints(dict[str, EndpointInfo]):
-    """Endpoints of a container that count how often code reads them."""
+    """A dictionary of a container's endpoints that counts reads."""
 
     asked = 0
 

@@ -117,7 +117,8 @@ def missing_words(text: str, output: str) -> list[str]:
     """Return the words of a command or a file that are not in the output.
 
     For `NAME=VALUE`, the output must contain the value if `import` used it, or otherwise the name. For
-    `SOURCE:TARGET`, the output must contain the source. It must contain the names of passwords, but not their values.
+    `SOURCE:TARGET`, the output must contain the source. The output must contain the names of secret variables, but not
+    the secrets.
     """
     missing = []
     output = re.sub(r"[\"']", "", output)
@@ -179,7 +180,7 @@ def test_a_damaged_source_gives_a_configuration_or_an_error(path: Path, tmp_path
     converted = 0
     for index, (name, body) in enumerate(given):
         words = re.split(r"(\s+)", body)
-        step = len(words) // 8 | 1  # odd, so that words and spaces are removed in turn
+        step = len(words) // 8 | 1  # an odd step removes words and spaces alternately
         for at in range(0, len(words), step):
             damaged = "".join(words[:at] + words[at + 1 :])
             others = [ImportSource(*each) for each in given]

@@ -39,7 +39,7 @@ class Busy:
         return self._going.wait(30)
 
     async def begun(self) -> None:
-        """Wait until the thread runs the first job, so that closing the context does not cancel that job."""
+        """Wait until the thread runs the first job. If the context closed before, it would cancel that job."""
         assert await asyncio.to_thread(self._begun.wait, 30)
 
     async def finish(self) -> bool:
