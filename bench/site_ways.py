@@ -87,7 +87,7 @@ Start = Callable[..., Process]
 
 
 def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
-    """Return a function that starts a process and waits until its ports are open; the exit stack stops the process."""
+    """Return a function that starts a process and waits until its ports are open. The exit stack stops it."""
 
     def start(arguments: list[str], name: str, *ports: int, root: Path = ROOT) -> Process:
         process = Process(arguments, folder / f"{name}.log", environment={"PYTHONPATH": str(root)})

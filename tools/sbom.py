@@ -3,9 +3,10 @@
 Usage: python tools/sbom.py ROOT PACKAGES [--with-files]
 
 ROOT is the directory of the image's files. PACKAGES is the output of `cyclonedx-py environment` for the packages
-in ROOT/opt/gateway. The result is ROOT/opt/gateway/sbom.cdx.json, in CycloneDX format. Without `--with-files`, the SBOM
-contains all installed Debian packages. With `--with-files`, the SBOM contains only the Debian packages that have files
-in ROOT, and lists the files of each component.
+in ROOT/opt/gateway. The result is ROOT/opt/gateway/sbom.cdx.json, in CycloneDX format.
+
+Without `--with-files`, the SBOM contains all installed Debian packages. With `--with-files`, it contains only the
+Debian packages that have files in ROOT, and lists the files of each component.
 
 Runs in the image build, with the packages of requirements-build.lock. Fails if a file belongs to no component.
 """

@@ -29,7 +29,7 @@ def inputs(target: ModuleType, corpus: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def _mutated(data: bytes, rng: random.Random, words: Sequence[bytes], other: bytes) -> bytes:
-    """Return `data` with one part removed, repeated, or replaced by a word, by random bytes, or by a part of `other`."""
+    """Return `data` with one part removed, repeated, or replaced by a word, random bytes, or a part of `other`."""
     start, stop = sorted((rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)))
     near = min(stop, start + rng.randrange(9))
     match rng.randrange(6):

@@ -76,7 +76,7 @@ def fuzz(name: str, folder: Path, seconds: int, options: list[str]) -> Outcome:
 
 
 def distil(name: str, folder: Path) -> str:
-    """Replace the corpus in the repository with the smallest subset of all known inputs that has the same coverage."""
+    """Replace the corpus in the repository with the smallest subset of the known inputs that has equal coverage."""
     with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryDirectory() as findings:
         inputs = [fresh, str(CORPUS / name), str(folder / "corpus")]
         log = folder / "log"

@@ -1,6 +1,7 @@
 """Probes a MySQL server that blocks an address after ten aborted handshakes; the server must never block the gateway.
 
-The server listens on an address other than loopback, because MySQL does not count errors from loopback. Requires root.
+The server listens on an address other than loopback, because MySQL does not count errors from loopback. The program
+requires root.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Runs the site for chaos tests: a bastion, two databases, an NFS export on a separate file system, and a gateway."""
+"""Runs the site for chaos tests: a bastion, two databases, an NFS server, and a gateway."""
 
 import contextlib
 import shutil

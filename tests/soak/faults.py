@@ -1,4 +1,4 @@
-"""The faults that chaos tests inject into the site: each is reverted after some seconds."""
+"""Defines the faults that chaos tests inject into the site. Each fault is reverted after some seconds."""
 
 import contextlib
 import os

@@ -69,7 +69,7 @@ class Growth(threading.Thread):
         self.join(10)
 
     def summary(self) -> tuple[str, bool]:
-        """Return the medians of the first and last third of the samples, the extremes, and whether any median grew."""
+        """Return the medians of the first and last third of the samples, the extremes, and whether a median grew."""
         third = len(self.samples) // 3
         if not third:
             return "the run was too short to measure growth", False

@@ -1,4 +1,4 @@
-"""Reads and changes internals of the SSH data path for the soak; other modules of the soak must not use internals."""
+"""Reads and changes internals of the SSH data path; other modules of the soak do not access these internals."""
 
 import asyncio
 from dataclasses import dataclass

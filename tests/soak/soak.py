@@ -34,9 +34,9 @@ _HEAD = (
     "cipher", "path", "trouble", "streams", "MB", "s", "keys", "conns", "channels", "redialed", "held", "memory",
     "waited", "turns", "query p50", "p99", "max", "check p50", "max",
 )  # fmt: skip
-"""Columns of the table. `held` and `memory` are in MiB; `memory` is the increase, and the allowed increase. `waited` is
-the longest time in seconds that a client with data to send waited for a turn. `turns` is the maximum number of turns
-that each other waiting client could have had during such a wait."""
+"""Columns of the table. `held` and `memory` are in MiB; `memory` is the increase, and the allowed increase. `waited`
+is the longest time in seconds that a client with data to send waited for a turn. `turns` is the maximum number of
+turns that each other waiting client could have had during such a wait."""
 
 
 def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:

@@ -64,7 +64,7 @@ def put_head(kind: Kind, stream: int, up: int, down: int) -> bytes:
 
 
 async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
-    """Run two coroutines concurrently; if one raises an error, cancel and await the other, and then raise the error."""
+    """Run two coroutines concurrently. If one raises an error, cancel and await the other, then raise the error."""
     tasks = [asyncio.ensure_future(each) for each in (one, other)]
     try:
         await asyncio.gather(*tasks)

@@ -256,6 +256,6 @@ def holds(relay: ChannelRelay) -> int:
 
 
 def costs(relay: ChannelRelay) -> int:
-    """Return the memory size of a relay's chunks, except the first chunk, because a part of it can be sent already."""
+    """Return the memory size of a relay's chunks, except the first chunk, which can be partly sent already."""
     chunks = relay._send_buffer._chunks if relay._send_buffer is not None else ()
     return sum(map(sys.getsizeof, [*chunks, *_waiting(relay)][1:]))

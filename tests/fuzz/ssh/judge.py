@@ -165,8 +165,8 @@ def compare(drive: Drive) -> None:
     After an illegal step of the peer, this function compares only how the connections ended. `_CLOSED_BY_BOTH`
     contains the illegal steps after which both asyncssh and the native data plane close the connection. After the
     other illegal steps, the native data plane can differ. It ignores a second CHANNEL_EOF, data of length zero after
-    CHANNEL_EOF, extended data (which a TCP channel does not use), and bytes beyond the end of a message. It answers an
-    unexpected reply with MSG_UNIMPLEMENTED. None of these differences is harmful.
+    CHANNEL_EOF, extended data (which a TCP channel does not use), and bytes beyond the end of a message. It answers
+    an unexpected reply with MSG_UNIMPLEMENTED. None of these differences is harmful.
 
     Raises:
         OracleError: The results differ.

@@ -30,7 +30,10 @@ class PeerSteps(Turns):
         return legal or step.illegal
 
     def _closing(self, step: Step) -> bool:
-        """Return whether the gateway can have closed the channel. If so, asyncssh checks less than the native code."""
+        """Return whether the gateway can have closed the channel.
+
+        In this case, asyncssh omits a check that the native data plane makes.
+        """
         slot = self.current.get(step.slot)
         if slot is None:
             return False

@@ -91,14 +91,14 @@ class Step:
 
     @property
     def size(self) -> int:
-        """Return a number of bytes, derived from the step's parameters; it is small or near a limit of the protocol."""
+        """Return a number of bytes, derived from the step's parameters; it is small or near a protocol limit."""
         return (0, 1, 2, 17, 255, self.c, self.c * 16, self.c * 256, 32767, 32768, 32769, 131072, 1 << 20)[
             self.b % 13
         ]
 
     @property
     def word(self) -> int:
-        """Return a 32-bit number, derived from the step's parameters; it is small or near a limit of the protocol."""
+        """Return a 32-bit number, derived from the step's parameters; it is small or near a protocol limit."""
         return (0, 1, self.c, 1000, 32768, 1 << 20, 0x7FFFFFFF, 0xFFFFFFFF)[self.b % 8]
 
     def __str__(self) -> str:

@@ -499,7 +499,7 @@ def test_the_ownership_record_survives_restarts_and_an_invalid_one_detaches_noth
 
 
 class Fleet(RuleBasedStateMachine):
-    """Check convergence when containers start and stop, the engine fails, or other clients change the engine's state."""
+    """Check convergence when containers start and stop, the engine fails, or other clients change its state."""
 
     NAMES = ("a", "b", "c", "d", "e")
 
@@ -722,7 +722,7 @@ def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, tex
 
 
 def test_the_names_of_an_endpoint_are_computed_once() -> None:
-    """The plan reads the names for each alias. If each read computed them, thousands of reads would block the loop."""
+    """The plan reads the names once per alias. If it computed them each time, it would block the event loop."""
     endpoint = EndpointInfo("n1", "e1", ("10.0.0.2",), frozenset({"Web", "web-1"}))
     assert endpoint.names == {"web", "web-1"}
     assert endpoint.names is endpoint.names

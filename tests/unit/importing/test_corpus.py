@@ -117,8 +117,8 @@ def missing_words(text: str, output: str) -> list[str]:
     """Return the words of a command or a file that are not in the output.
 
     For `NAME=VALUE`, the output must contain the value if `import` used it, or otherwise the name. For
-    `SOURCE:TARGET`, the output must contain the source. The output must contain the names of secret variables, but not
-    the secrets.
+    `SOURCE:TARGET`, the output must contain the source. The output must contain the names of passwords, but not the
+    passwords.
     """
     missing = []
     output = re.sub(r"[\"']", "", output)

@@ -5,8 +5,8 @@ from gateway.ssh.options import Keepalive
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION, ConnectionHealth, choose_connection, evaluate
 
 KEEPALIVE = Keepalive()
-"""A silent connection is suspect after 6 s. The policy aborts it after 9 s if other connections get replies, and after
-60 s otherwise."""
+"""A silent connection is suspect after 6 s. The policy aborts it after 9 s if other connections get replies, and
+after 60 s otherwise."""
 
 
 def test_connections_that_reply_are_used_and_silent_ones_are_replaced() -> None:

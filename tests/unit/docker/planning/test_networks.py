@@ -259,7 +259,7 @@ def test_stacks_and_services_get_their_own_overlays() -> None:
         ("update_service", "apps--stack-shop", "service shop_web"),
         ("update_service", "apps--stack-shop", "service shop_db"),
     ]
-    # Tasks also have the labels for the stack and the service. On a worker node, the gateway joins the tasks' network.
+    # Tasks have the stack and service labels, too. On a worker node, the gateway joins the network of the tasks.
     task = container(
         "jobs.1", labels={SWARM_SERVICE: "jobs", "com.docker.swarm.task.id": "t"},
         endpoints={"apps--service-jobs": on("apps--service-jobs", "gw-owner-leader")},
