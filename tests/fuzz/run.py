@@ -18,7 +18,7 @@ TARGETS = ("ssh_receive", "config", "urls", "openvpn_file", "rpc", "smb", "known
 _SSH = TARGETS[0]
 _CI_SECONDS = dict.fromkeys(TARGETS, 10) | {_SSH: 120}
 _CI_RUNS = dict.fromkeys(TARGETS, 4000) | {_SSH: 10_000}
-"""Maximum number of inputs in CI. With this limit, a fast machine runs the same inputs as a slow machine."""
+"""Maximum number of inputs in CI. Without this limit, a fast machine would run more inputs than a slow machine."""
 _GRACE = 120
 """Seconds from the time limit of a child process until the child process is killed."""
 _PROGRESS = re.compile(r"#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)")

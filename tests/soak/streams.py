@@ -20,7 +20,7 @@ FORTH, BACK = 0, 1
 class Kind(StrEnum):
     """How the backend serves a stream that has `up` bytes to the backend and `down` bytes from the backend.
 
-    `ASK`: The backend answers each request of `up` bytes with `down` bytes until the client half-closes.
+    `ASK`: The backend answers each request of `up` bytes with `down` bytes until the client ends the stream.
     `FIRST`: The backend reads `up` bytes and end-of-file, then sends `down` bytes and half-closes.
     `LAST`: The backend sends `down` bytes and half-closes, then reads `up` bytes.
     `BOTH`: The backend sends and reads at the same time.

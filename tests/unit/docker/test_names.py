@@ -104,7 +104,7 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")
     assert standing(planned(thief), "web") == (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
-    # If the backend is added after the attachment, the gateway detaches the container unless a client uses it.
+    # If the backend is added after the attachment, the gateway detaches the container unless the container is in use.
     there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     found = planned(there, ours=("gateway", "web"))
     assert standing(found, "web") == (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
@@ -292,7 +292,7 @@ async def test_containers_detached_for_a_network_replacement_stay_detached_until
     options[0] = NetworkOptions(mtu=1400)
     await settle()
     assert "docker network rm apps" in reconciler.plan.warnings[0]
-    # The gateway attaches itself again while another container is on the network, because it can need the gateway.
+    # The gateway attaches itself again while other containers on the network can need the gateway.
     await engine.post("networks/apps/disconnect", {"Container": there[0].id})
     await settle()
     assert "apps" in there[0].endpoints

@@ -267,7 +267,7 @@ def test_stacks_and_services_get_their_own_overlays() -> None:
     own = gateway("far")
     on_worker = planned(own, task, there=(network("far"), overlays[0]), swarm=Swarm(active=True))
     assert ("connect", "apps--service-jobs", "gateway") in made(on_worker)
-    # Without services, bridge networks suffice, because an agent serves only the containers of one node.
+    # Without services, bridge networks suffice, because an agent can ignore the containers of other nodes.
     alone = planned(container("web", "shop"), swarm=Swarm(active=True))
     assert [each.body["Driver"] for each in alone.actions if each.verb is Verb.CREATE_NETWORK] == ["bridge"]
 
