@@ -1,11 +1,12 @@
-"""Attach containers to an overlay network of a real engine, and measure delays and cost.
+"""Attach containers to an overlay network of a real engine; measure delays and CPU use of the gateway.
 
-Measures how soon the gateway attaches all containers, the CPU use of the idle gateway, and how soon the gateway
-serves a new container: after a start, after a re-creation, after the engine was killed, and without an event.
+Measures the time until the gateway has attached all containers, and the CPU use of the idle gateway. Also measures
+the time until the gateway serves a new container, in four cases: after the container starts, after the container is
+re-created, after the engine is killed, and if the engine sends no event.
 
 Usage: python bench/docker_fleet.py [CONTAINERS] [KILLS] [--projects N] [--per-project]
 
-Requires root; starts its own engine.
+Requires root; starts a separate engine.
 """
 
 import argparse
@@ -39,7 +40,7 @@ class Fleet(Site):
             path.write_text(path.read_text().replace(one, each))
 
     def attachment(self, name: str) -> tuple[str, str | None] | None:
-        """Return an attachment to wait for; None before the first project, when the gateway has no network."""
+        """Return the attachment to wait for; None if the gateway has no network yet because no project exists."""
         return super().attachment(name) or (("attached", None) if self.per_project else None)
 
 
@@ -115,7 +116,7 @@ def started(engine: Engine, site: Site) -> None:
 
 
 def deaf(engine: Engine, site: Site, folder: Path) -> None:
-    """Measure how soon a container is served with the default resync, if no event of the engine arrives."""
+    """Measure how soon the default resync makes the gateway serve a container if the engine sends no event."""
     engine.docker("rm", "-f", "web", "gateway", check=False)
     with DockerProxy(folder / "proxy.sock", engine.socket) as proxy:
         proxy.drop_events = True

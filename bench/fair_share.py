@@ -1,8 +1,11 @@
 """Measure how uploads and queries share a slow uplink, through the gateway and through `ssh -L`.
 
-The variants run one after the other on the same link: the gateway with one SSH connection, `ssh -L` with one
-connection for all clients, and `ssh -L` with one connection per client. Each program uses its default socket options
-and ciphers.
+The variants run one after the other on the same link:
+- the gateway with one SSH connection
+- `ssh -L` with one connection for all clients
+- `ssh -L` with one connection per client
+
+Each program uses its default socket options and ciphers.
 
 Usage: python bench/fair_share.py [--seconds N] [--rate BYTES] [--uploads N] [--queries N]
 """
@@ -25,10 +28,10 @@ from tests.support.share import Backend, measure
 from tests.support.slow_link import Shape, SlowLink
 
 FAIR, PROMPT = 0.5, 2.0
-"""Goals of the gateway: the rate of the slowest upload relative to the mean, and the 99th percentile of the query
-latency in seconds."""
+"""Goals of the gateway: the rate of the slowest upload divided by the mean rate of the uploads, and the 99th
+percentile of the query latency in seconds."""
 SETTLE = 2.0
-"""Seconds to wait between two variants, until the link has sent the data that it still buffers."""
+"""Seconds to wait between two variants. During this time, the link sends the data that it still buffers."""
 HEAD = ("", "SSH connections", "MB/s", "slowest upload / mean", "answers", "p50 s", "p99 s", "max s", "CPU s")
 
 
@@ -58,7 +61,7 @@ backends:
 
 @contextlib.contextmanager
 def ssh(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int) -> Iterator[list[Way]]:
-    """Run `count` processes of `ssh -L`, each with its own connection."""
+    """Run `count` processes of `ssh -L`, each with a separate SSH connection."""
     ways = []
     with contextlib.ExitStack() as stack:
         for _ in range(count):
@@ -80,7 +83,7 @@ WAYS = {
     "`ssh -L`, one connection": (ssh, False),
     "`ssh -L`, one for each client": (ssh, True),
 }
-"""How to start each variant, and whether the variant uses one connection per client."""
+"""For each variant: the function that starts it, and whether the variant uses one connection per client."""
 
 
 def compare(asked: argparse.Namespace, folder: Path) -> bool:

@@ -1,6 +1,6 @@
 /* The load generator of the benchmark. It uses little CPU time, and only the loopback interface.
  *
- *   load serve PORT                            serves sink, source or echo, as each connection requests
+ *   load serve PORT                            serves each connection as the sink, source or echo that it requests
  *   load up|down PORT FLOWS BYTES              prints MB/s
  *   load pp PORT CONNECTIONS REQUEST ANSWER SECONDS    prints round trips/s, p50 us, p99 us
  *   load conn PORT CONCURRENCY COUNT           opens connections, sends one byte each way, and closes them; prints
@@ -8,7 +8,7 @@
  *   load idle PORT CONNECTIONS PINGS           opens connections, prints "open", waits for a line, pings one random
  *                                              connection at a time, prints p50 us, p99 us; then waits for the end
  *                                              of stdin
- *   load delay PORT TO MICROSECONDS            runs a proxy with a constant delay each way and unlimited bandwidth
+ *   load delay PORT TO MICROSECONDS            runs a proxy with a constant delay each way, without a bandwidth limit
  *
  * A connection begins with 17 bytes: 's' (sink), 'r' (source) or 'e' (echo), a count, and two sizes.
  */

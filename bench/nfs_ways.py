@@ -1,4 +1,4 @@
-"""Compare kernel NFS mounts: through the gateway and through `ssh -L`, and without a tunnel.
+"""Compare the speed of kernel NFS mounts through the gateway, through `ssh -L`, and without a tunnel.
 
 Usage: sudo python bench/nfs_ways.py [--rounds N] [--megabytes N]
 
@@ -32,7 +32,7 @@ now() { cut -d" " -f1 /proc/uptime; }
 
 
 def step(way: str, mounted: str, megabytes: int) -> str:
-    """Write a file and read the file, each through a new mount, so that the kernel has nothing in its cache."""
+    """Return a script that writes and reads a file. Each step uses a new mount, so the kernel's cache is empty."""
     size = megabytes << 20
     return f"""
 {mounted}

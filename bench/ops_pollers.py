@@ -1,4 +1,4 @@
-"""Measure how much polling of the status delays traffic. The traffic is small requests through a forward.
+"""Measure how much status polling delays traffic that consists of small requests through a forward.
 
 Usage: python bench/ops_pollers.py [BACKENDS] [POLLERS] [SECONDS]
 """
@@ -22,12 +22,12 @@ from gateway.demo.process import Process, free_port
 _ROUNDS = 7
 _CLIENTS = 8
 _PAUSE = 0.001
-"""Seconds between two requests of a client, so that the clients do not saturate the forward."""
+"""Seconds between two requests of a client. Without this pause, the clients would saturate the forward."""
 _PATH = "/api/v1/status"
 
 
 def main(backends: int, pollers: int, seconds: float) -> None:
-    """Print the latency of the traffic, alternating between no pollers and all pollers."""
+    """Measure and print the latency of the traffic in alternate rounds: without pollers, and with all pollers."""
     with tempfile.TemporaryDirectory() as name:
         folder, port, ops = Path(name), free_port(), free_port()
         echo = subprocess.Popen([sys.executable, __file__, "--echo", str(echo_port := free_port())])
@@ -63,7 +63,7 @@ def main(backends: int, pollers: int, seconds: float) -> None:
 
 
 class _Pollers:
-    """Run pollers in a separate process, so that they do not share the GIL with the measured clients."""
+    """Run the pollers in a separate process, because the measured clients must not share a GIL with the pollers."""
 
     def __init__(self, port: int, count: int) -> None:
         self.answers = 0

@@ -1,6 +1,7 @@
 """Profile the gateway under load: python bench/profile_load.py [up|down|pp|conn] [SECONDS].
 
-Runs the service under cProfile, which makes the service several times slower: compare shares, not seconds.
+Runs the service under cProfile, which makes the service several times slower. Therefore, compare the functions'
+shares of the time, not the seconds.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ MODES = {
 
 
 def main(mode: str, seconds: float) -> None:
-    """Profile one kind of load, and print the forty functions that use the most time without their callees."""
+    """Profile one kind of load; print the forty functions with the most time, excluding calls to other functions."""
     build()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)

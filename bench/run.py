@@ -31,7 +31,7 @@ from gateway.demo.process import find
 
 Measure = Callable[[Way], float]
 Begin = Callable[[Path], contextlib.AbstractContextManager[list[Way]]]
-"""Function that starts the paths of a section; its argument is a directory for their files."""
+"""Function that starts the paths of a section. The argument is a directory for the files of the paths."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def cpu_per_round_trip(connections: int, ask: int, answer: int) -> Measure:
 
 
 def idle(connections: int, *, memory: bool) -> Measure:
-    """Return a function that measures KiB per idle connection, or the median time of a query beside them."""
+    """Return a function that measures KiB per idle connection, or the median query time during idle connections."""
 
     def measure(way: Way) -> float:
         before = way.memory()

@@ -1,4 +1,4 @@
-"""Measure how much a scrape of many checks delays the event loop, with the service's own histogram of the loop's lag.
+"""Measure how much a scrape of many checks delays the event loop, from the service's histogram of event loop lag.
 
 Usage: python bench/scrape.py [CHECKS] [SCRAPES]
 """
@@ -25,7 +25,7 @@ def main(checks: int, scrapes: int) -> None:
             "shutdown: {delay: 0s}",
             "backends:",
         ]
-        # All checks probe the service's own ops port, because a target only has to accept connections.
+        # A check of kind tcp needs only a target that accepts connections, such as the ops port of the service.
         lines += [f"  b{at}: {{kind: tcp, targets: ['127.0.0.1:{ops}']}}" for at in range(checks)]
         (folder / "c.yaml").write_text("\n".join(lines))
         root = str(Path(__file__).parents[1])

@@ -1,4 +1,4 @@
-"""The load server of the benchmark, and the paths to the load server that the benchmark compares, all on loopback."""
+"""Start the benchmark's load server, and the paths to this server that the benchmark compares, all on loopback."""
 
 import contextlib
 import importlib.util
@@ -32,7 +32,7 @@ class Way:
         delayed: Ports of the same path with a delay, by round-trip time in milliseconds.
         process: The process whose CPU time and memory are measured; None for the direct path.
         database: Port of a PostgreSQL server; 0 if the server does not run.
-        bulk: Port for a bulk transfer that runs during queries; 0 for the port of the queries.
+        bulk: Port for a bulk transfer that runs during queries; 0 if the transfer uses the port of the queries.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Way:
 
 
 def build() -> None:
-    """Compile the load program if its binary is missing or older than its source."""
+    """Compile the load program if the binary is missing or older than the source."""
     source = ROOT / "bench" / "load.c"
     if LOAD.exists() and LOAD.stat().st_mtime > source.stat().st_mtime:
         return
@@ -87,7 +87,7 @@ Start = Callable[..., Process]
 
 
 def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
-    """Return a function that starts a process and waits for its ports; the exit stack stops the process."""
+    """Return a function that starts a process and waits until its ports are open. The exit stack stops it."""
 
     def start(arguments: list[str], name: str, *ports: int, root: Path = ROOT) -> Process:
         process = Process(arguments, folder / f"{name}.log", environment={"PYTHONPATH": str(root)})
@@ -105,7 +105,7 @@ def running(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
     """Start the load server and all paths; stop them at the end of the block.
 
     Args:
-        folder: Directory for its files.
+        folder: Directory for the files of the server and the paths.
         other: Another checkout, whose gateway replaces ssh in the comparison.
     """
     build()
@@ -142,7 +142,7 @@ def running(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
 
 @contextlib.contextmanager
 def with_cipher(folder: Path, cipher: str) -> Iterator[list[Way]]:
-    """Run the gateway and `ssh -L`, both with only this cipher."""
+    """Run the gateway and `ssh -L`; both allow only the cipher `cipher`."""
     build()
     with contextlib.ExitStack() as stack:
         start = _starter(folder, stack)
@@ -180,10 +180,10 @@ def beside_sshtunnel(folder: Path) -> Iterator[list[Way]]:
 
 @contextlib.contextmanager
 def straight(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
-    """Run the load server, the gateway without a tunnel, and HAProxy in TCP mode if it is installed.
+    """Run the load server, the gateway without a tunnel, and HAProxy in TCP mode if HAProxy is installed.
 
     Args:
-        folder: Directory for its files.
+        folder: Directory for the files of these programs.
         other: Another checkout, whose gateway replaces HAProxy in the comparison.
     """
     build()
@@ -225,7 +225,7 @@ def _name(root: Path) -> str:
 
 
 def _database(folder: Path, stack: contextlib.ExitStack) -> int:
-    """Start a PostgreSQL server with pgbench's tables; return its port, or 0 if PostgreSQL is not installed."""
+    """Start a PostgreSQL server with pgbench's tables; return the port, or 0 if PostgreSQL is not installed."""
     pgbench = find("pgbench", "/usr/lib/postgresql/*/bin")
     if not postgres.available() or pgbench is None:
         return 0
@@ -273,7 +273,7 @@ def _gateway(
     (folder / "gateway.yaml").write_text("\n".join(lines) + "\n")
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
     process = start(arguments, _name(root), ops, listen, *delayed.values(), root=root)
-    time.sleep(1.5)  # To open and measure a slow tunnel, the gateway needs several round trips.
+    time.sleep(1.5)  # The gateway needs several round trips to open and measure a slow tunnel.
     return Way(_name(root), listen, delayed, process, queries if database else 0, bulk)
 
 

@@ -1,8 +1,11 @@
 """Compare two ways to identify clients on other nodes: a gateway on each node, and address reports between agents.
 
-Part one measures which of two gateways Docker's name server returns to a container on an overlay network and on a
-network of its node, before and after the gateway of the node stops. Part two measures how soon an agent admits a
-container of the other node by label after its start or a restart of either agent, and how soon the agent removes it.
+Part one measures which of two gateways Docker's name server returns to a container, before and after the gateway on
+the container's node stops. The container is on an overlay network and on a network of the node.
+
+Part two measures how soon an agent admits a container of the other node by the container's labels. The measurement
+begins when the container starts, or when either agent restarts. Part two also measures how soon the agent stops
+admitting a container after the container is removed.
 
 Usage: python bench/swarm_ways.py [ROUNDS]     (requires root; starts two engines)
 """
@@ -71,14 +74,14 @@ def by_name(manager: Engine, worker: Engine) -> None:
 
 
 def resolved(engine: Engine, container: str) -> str:
-    """Return the first address of `orders`."""
+    """Return the first address that the container's name server returns for the backend `orders`."""
     told = engine.docker("exec", container, "nslookup", "-type=a", "orders", check=False).stdout
     found = [line.split()[-1] for line in told.partition("Name:")[2].splitlines() if line.startswith("Address")]
     return found[0] if found else ""
 
 
 def agents(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
-    """Measure how soon agents that exchange reports admit and remove containers."""
+    """Measure how soon agents admit and remove containers if the agents exchange address reports."""
     manager.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
     manager.run_python("db", SAYING.format(words="orders-here", seconds=0), "--network", "far", "--ip", "10.77.1.10")
     backend = (

@@ -1,9 +1,10 @@
-"""Compare the throughput of the gateway's VPN tunnels with that of the VPN client alone: interleaved, medians.
+"""Compare the throughput of the gateway's VPN tunnels with the throughput of VPN clients without the gateway.
 
 Usage: sudo python bench/vpn_ways.py [--rounds N] [--megabytes N]
 
 Uses two connected network namespaces: the VPN servers and the data source are in one, and the clients in the other.
-The VPN client alone sets up its own routes, as users run it without a gateway.
+Without the gateway, the VPN client sets its routes, as in normal use. The runs are interleaved; the results are
+medians.
 """
 
 import argparse

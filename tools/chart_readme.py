@@ -1,4 +1,4 @@
-"""Writes charts/gateway/README.md from the comments in its values.yaml.
+"""Writes charts/gateway/README.md from the comments in charts/gateway/values.yaml.
 
 Usage: python tools/chart_readme.py          writes the file
        python tools/chart_readme.py --check  fails if the file is out of date

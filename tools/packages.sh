@@ -1,5 +1,5 @@
 #!/bin/sh
-# As root, installs the missing Debian packages that a target of the Makefile needs. Otherwise, prints their names.
+# Installs the missing Debian packages for a target of the Makefile if it runs as root; otherwise, prints their names.
 # Usage: tools/packages.sh venv PYTHON | demo | test | bench
 set -eu
 
@@ -34,7 +34,7 @@ elif [ "$(id -u)" -ne 0 ]; then
     echo "To install them: sudo apt-get install$missing" >&2
 else
     echo "Installing$missing" >&2
-    # Keep Debian from starting the servers: the demo and the tests start their own.
+    # Debian must not start the servers after installation, because the demo and the tests start servers themselves.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ]; then
         printf '#!/bin/sh\nexit 101\n' > $policy

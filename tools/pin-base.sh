@@ -1,8 +1,8 @@
 #!/bin/sh
 # Writes the digest of the base image's tag into the Dockerfile. Usage: tools/pin-base.sh [TAG | --check]
 # Without an argument, uses the tag that is in the Dockerfile. TAG is another tag, such as python:3.13.16-slim-trixie.
-# With --check, the script changes nothing, and fails if the tag has a new digest: the base image then has fixes.
-# Queries the registry of the tag.
+# With --check, the script changes no file, and fails if the tag has a new digest, which means a newer base image.
+# The script sends a request to the registry of the base image.
 set -eu
 cd "$(dirname "$0")/.."
 pinned=$(sed -n 's/^ARG BASE=//p' Dockerfile)

@@ -24,7 +24,7 @@ _UNUSED = {
 }  # fmt: skip
 """Parts of the standard library that the gateway does not import."""
 _DLOPENED = ("libgcc_s.so.1",)
-"""Libraries that programs load by name at run time. glibc needs libgcc_s to end threads."""
+"""Libraries that programs load by name at run time. glibc needs libgcc_s to cancel and exit threads."""
 _USER = 10001
 _UNCHECKED_HASH = (0b01).to_bytes(4, "little")
 _FILES = {
@@ -59,14 +59,14 @@ def main(root: Path, environment: Path) -> None:
         elif Path("/", name).exists():
             _copy(Path("/", name), root)
     subprocess.run(["/sbin/ldconfig", "-r", str(root)], check=True)  # noqa: S603 - our own command line
-    # The cache contains inodes and times of the build.
+    # The cache contains inode numbers and times of the build, so it differs between builds.
     shutil.rmtree(root / "var/cache/ldconfig", ignore_errors=True)
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)
     for name in ("var/lib/gateway", "run/gateway"):
         (root / name).mkdir(parents=True)
         os.chown(root / name, _USER, _USER)
-        (root / name).chmod(0o1777)  # Any user ID may run the image. The socket has mode 0600.
+        (root / name).chmod(0o1777)  # The image can run as any user ID. The socket has mode 0600.
     (root / "etc/gateway").mkdir(exist_ok=True)
     compile_all(root)
 
@@ -100,7 +100,7 @@ def _drop_docstrings(tree: ast.Module) -> None:
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             and ast.get_docstring(node, clean=False) is not None
         ):
-            # For a dataclass without a docstring, Python generates a longer one.
+            # For a dataclass without a docstring, Python generates a docstring that is longer than "-".
             short: list[ast.stmt] = [ast.Expr(ast.Constant("-"))] if isinstance(node, ast.ClassDef) else []
             node.body[:1] = short or ([] if node.body[1:] else [ast.Pass()])
             ast.fix_missing_locations(node)

@@ -3,8 +3,10 @@
 Usage: python tools/sbom.py ROOT PACKAGES [--with-files]
 
 ROOT is the directory of the image's files. PACKAGES is the output of `cyclonedx-py environment` for the packages
-in ROOT/opt/gateway. The result, in CycloneDX, is ROOT/opt/gateway/sbom.cdx.json. With `--with-files`, it contains the
-Debian packages with files in ROOT, and lists each component's files; without it, all installed packages.
+in ROOT/opt/gateway. The result is ROOT/opt/gateway/sbom.cdx.json, in CycloneDX format.
+
+Without `--with-files`, the SBOM contains all installed Debian packages. With `--with-files`, it contains only the
+Debian packages that have files in ROOT, and lists the files of each component.
 
 Runs in the image build, with the packages of requirements-build.lock. Fails if a file belongs to no component.
 """
@@ -33,7 +35,7 @@ _FIELDS = (
 _GENERATED = {"/etc/ssl/certs/ca-certificates.crt": "ca-certificates"}
 """Files that Debian packages create during installation."""
 _KEPT = ("type", "name", "version", "purl", "cpe", "licenses", "hashes")
-"""Fields that the SBOM keeps of a component that a wheel declares."""
+"""If a wheel declares a component, the SBOM keeps these fields of the component."""
 Component = dict[str, Any]
 
 
@@ -142,7 +144,7 @@ def _normal(name: str) -> str:
 
 
 def _said(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - our own
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - fixed program
 
 
 def main(root: Path, packages: Path, *, with_files: bool) -> None:

@@ -2,8 +2,9 @@
 
 libFuzzer generates the inputs, guided by coverage; with `--fixed`, it only measures the coverage of `fixed.py`.
 
-A failing input is minimized and written to FOLDER with its failure, and the search continues: one run may find
-several defects. A crash of the interpreter, a hang and lack of memory end the run; libFuzzer saves those inputs.
+If an input fails, the program minimizes the input, writes it to FOLDER with a description of the failure, and
+continues, so one run can find several defects. If an input crashes the interpreter, hangs, or exhausts the memory,
+libFuzzer saves the input, and the run ends.
 """
 
 import importlib
@@ -20,7 +21,7 @@ from tests.fuzz.run import CORPUS
 
 _FIXED = "--fixed"
 _TURN = 2
-"""Targets with a mutator of their own use libFuzzer's mutator for every second mutation."""
+"""If a target defines a mutator, libFuzzer's mutator makes every second mutation."""
 
 
 def main() -> None:
@@ -57,7 +58,7 @@ def main() -> None:
         words.write_bytes(b"".join(b'"%s"\n' % _quoted(word) for word in target.WORDS))
         options.append(f"-dict={words}")
     own = {"custom_mutator": mutate} if hasattr(target, "mutate") else {}
-    # To merge corpora, libFuzzer starts its first argument again in a shell.
+    # To merge corpora, libFuzzer runs the first argument again, as a shell command.
     again = shlex.join([sys.executable, "-m", "tests.fuzz.child", name, str(folder)])
     atheris.Setup([again, *options], test, **own)
     atheris.Fuzz()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a file of its own in it
+_MEMORY = Path("/dev/shm")  # noqa: S108 - `as_file` creates files with unpredictable names
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Name the failures of fuzz targets, and reduce an input to the smallest one that still fails in the same way."""
+"""Name the failures of fuzz targets, and reduce a failing input to the smallest input with the same failure."""
 
 import hashlib
 import re
@@ -22,11 +22,11 @@ Check = Callable[[bytes], None]
 
 
 class GreedyError(AssertionError):
-    """The execution of a small input took too much time or memory."""
+    """The execution of an input took too much time or memory for the size of the input."""
 
 
 def failure(check: Check, data: bytes) -> Exception | None:
-    """Return the error that an input causes; None if the input passes."""
+    """Return the error that an input causes, or None if the input causes no error."""
     started, before = time.process_time(), _memory()
     try:
         check(data)

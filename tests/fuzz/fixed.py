@@ -1,4 +1,4 @@
-"""Generate the inputs of CI, which do not depend on coverage or the machine's speed: each run uses the same ones."""
+"""Generate the same inputs in each run of CI. The inputs do not depend on coverage or on the machine's speed."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ _MOST = 8
 
 
 def inputs(target: ModuleType, corpus: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield every input of the corpus, and then mutations of these inputs without end.
+    """Yield every input of the corpus, and then an endless sequence of mutations of these inputs.
 
     Args:
         target: One of `tests.fuzz.targets`.
@@ -29,7 +29,7 @@ def inputs(target: ModuleType, corpus: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def _mutated(data: bytes, rng: random.Random, words: Sequence[bytes], other: bytes) -> bytes:
-    """Return `data` with one piece removed, repeated, or replaced by a word, random bytes or a part of `other`."""
+    """Return `data` with one part removed, repeated, or replaced by a word, random bytes, or a part of `other`."""
     start, stop = sorted((rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)))
     near = min(stop, start + rng.randrange(9))
     match rng.randrange(6):

@@ -1,4 +1,4 @@
-"""A server that probes connect to, and that responds with a fuzzer's input."""
+"""Probe a server that responds with a fuzzer's input."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from gateway.relay.poller import RelayLoop
 _TARGET = Endpoint("server", 1)
 _PATIENCE = 30
 Answer = Callable[[bytes], tuple[bytes, bool]]
-"""Function of a server: takes the bytes received; returns the bytes to send, and whether to close afterwards."""
+"""Function of a server: takes the received bytes; returns the response, and whether to close after the response."""
 
 
 class _Near:

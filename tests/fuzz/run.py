@@ -18,9 +18,9 @@ TARGETS = ("ssh_receive", "config", "urls", "openvpn_file", "rpc", "smb", "known
 _SSH = TARGETS[0]
 _CI_SECONDS = dict.fromkeys(TARGETS, 10) | {_SSH: 120}
 _CI_RUNS = dict.fromkeys(TARGETS, 4000) | {_SSH: 10_000}
-"""Maximum number of inputs in CI. A fast machine must not run inputs that slow machines never run."""
+"""Maximum number of inputs in CI. Without this limit, a fast machine would run more inputs than a slow machine."""
 _GRACE = 120
-"""Seconds after its time limit when a child process is killed."""
+"""Seconds from the time limit of a child process until the child process is killed."""
 _PROGRESS = re.compile(r"#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)")
 
 
@@ -76,7 +76,7 @@ def fuzz(name: str, folder: Path, seconds: int, options: list[str]) -> Outcome:
 
 
 def distil(name: str, folder: Path) -> str:
-    """Replace the corpus in the repository with the smallest set of all known inputs that has the same coverage."""
+    """Replace the corpus in the repository with the smallest subset of the known inputs that has equal coverage."""
     with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryDirectory() as findings:
         inputs = [fresh, str(CORPUS / name), str(folder / "corpus")]
         log = folder / "log"
@@ -89,7 +89,7 @@ def distil(name: str, folder: Path) -> str:
 
 
 def replay(name: str, path: Path) -> int:
-    """Run one input, and print its description and its failure."""
+    """Run one input, and print the description of the input and the failure."""
     target = importlib.import_module(f"tests.fuzz.targets.{name}")
     data = path.read_bytes()
     print(target.describe(data))

@@ -1,6 +1,7 @@
 """Probes a MySQL server that blocks an address after ten aborted handshakes; the server must never block the gateway.
 
-The server listens on an address other than loopback, because MySQL does not count errors from loopback. Needs root.
+The server listens on an address other than loopback, because MySQL does not count errors from loopback. The program
+requires root.
 """
 
 import argparse
@@ -46,7 +47,7 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
 
     def checking(**changes: Any) -> MysqlBackend:
         backend = MysqlBackend(NoOptions(), replace(good, **changes))
-        backend._aborted = aborted  # The server counts the aborted logins of all these checks together.
+        backend._aborted = aborted  # The server has one counter for the aborted logins of all these checks.
         return backend
 
     ways = {

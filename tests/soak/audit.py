@@ -17,9 +17,9 @@ from tests.soak.instrumentation import MIB, QUANTUM, Budgets, Seen
 _SLACK = 64 * MIB
 """Resident memory in bytes allowed beyond the windows, for buffers of the connections and Python's allocator."""
 _ROUNDS = 4
-"""Maximum number of turns of each waiting client during which one waiting client may send nothing."""
+"""Maximum number of turns that each other waiting client can have while one waiting client sends nothing."""
 _STUCK = 30.0
-"""Seconds after which a connection is stuck if it sends nothing while clients wait to send."""
+"""A connection is considered stuck if it sends nothing for this number of seconds while clients wait to send."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -41,13 +41,13 @@ def descriptors() -> int:
 
 @dataclass
 class Turn:
-    """What the audit knows about one relay after its last check.
+    """The state of one relay at the last check of the audit.
 
     Args:
-        seen: The relay's state at that check.
-        waits: Whether the client has unread data in its socket, and the peer's window accepts it.
+        seen: The snapshot of the relay.
+        waits: Whether the gateway has not read all data from the client's socket, although the peer's window is open.
         since: When the client began to wait, in monotonic seconds.
-        passed: Bytes that other clients have sent since then.
+        passed: Bytes that other clients have sent since the client began to wait.
         ignored: Whether the client's socket was writable while the relay held data for the client.
     """
 
@@ -93,7 +93,7 @@ class Audit:
         self.examples.setdefault(what, example)
 
     def look(self, link: SshLink) -> None:
-        """Check all invariants once. The caller runs on the event loop, so no relay changes meanwhile."""
+        """Check all invariants once. The caller runs on the event loop, so relays do not change during the checks."""
         now = time.monotonic()
         turns: dict[int, Turn] = {}
         held = 0
@@ -118,7 +118,7 @@ class Audit:
             self.note("the budget does not match the open windows", f"by {lost:,} bytes")
 
     def _look_up(self, seen: list[Seen], turns: dict[int, Turn], now: float) -> None:
-        """Check that every client with data to send gets its turn."""
+        """Check that every client with data to send gets turns to send."""
         before = self._turns
         moved = sum(each.up - before[key].seen.up for each in seen if (key := id(each.relay)) in before)
         now_turns = [Turn(each, each.may_send and _unread(each.fd) > 0, now) for each in seen]

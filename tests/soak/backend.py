@@ -1,4 +1,4 @@
-"""The soak's backend in a separate process: serves its side of each stream, and compares every byte.
+"""Runs the soak's backend in a separate process: serves the backend's side of each stream, and compares every byte.
 
 Usage: python -m tests.soak.backend SEED
 """

@@ -1,7 +1,7 @@
-"""Injects faults into a real site under load, in a seeded random order, and reports any loss: `make chaos`.
+"""Injects faults into a real site under load, in a seeded random order, and reports failures: `make chaos`.
 
-Every response must be correct, every attempt must end within its deadline, no connection may be refused, and after
-each fault the site must recover by itself.
+Every response must be correct, every attempt must finish within its deadline, and connections must not be refused.
+After each fault, the site must recover without help.
 """
 
 import argparse
@@ -27,12 +27,12 @@ SETTLE = 30.0
 """Seconds after a fault within which every backend must be up again."""
 CALM = (0.3, 1.5)
 KEPT, NEW = 4, 2
-"""Number of clients per database with a persistent connection, and with a new one each time."""
+"""Number of clients per database with a persistent connection, and with a new connection for each attempt."""
 
 
 @dataclass
 class Row:
-    """Results of one kind of fault, over all its injections."""
+    """Total results of all injections of one kind of fault."""
 
     times: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -92,7 +92,7 @@ def strike(
 
 
 def unbearable(load: list[Client]) -> list[str]:
-    """Return the client attempts whose outcome is never allowed, during a fault or otherwise."""
+    """Return the client attempts with an outcome that is not allowed, even during a fault."""
     return [
         f"{client.kind}: {attempt.outcome}: {attempt.detail}"
         for client in load
@@ -166,7 +166,7 @@ def _joined(client: Client) -> bool:
 
 @contextlib.contextmanager
 def pgbench(site: chaos_site.Site) -> Iterator[Callable[[], None]]:
-    """Run four pgbench clients; yield a function that restarts pgbench if a fault has ended it."""
+    """Run four pgbench clients; yield a function that restarts pgbench if a fault made pgbench exit."""
     program = find("pgbench", "/usr/lib/postgresql/*/bin")
     if program is None:
         yield lambda: None
@@ -201,8 +201,8 @@ def pgbench(site: chaos_site.Site) -> Iterator[Callable[[], None]]:
 
 
 def wrong_rows(site: chaos_site.Site) -> list[str]:
-    """Return inconsistencies that the transactions left behind."""
-    import psycopg  # noqa: PLC0415 - once, at the end
+    """Return the inconsistencies in the database after the transactions."""
+    import psycopg  # noqa: PLC0415 - imported once, at the end of a run
 
     with psycopg.connect(
         host="127.0.0.1", port=site.postgres.port, user=site.postgres.user, password=site.postgres.password,

@@ -1,4 +1,4 @@
-"""The site for chaos tests: a bastion, two databases, an export on its own file system, a gateway."""
+"""Runs the site for chaos tests: a bastion, two databases, an NFS server, and a gateway."""
 
 import contextlib
 import shutil
@@ -109,7 +109,7 @@ def _nfs(folder: Path, stack: contextlib.ExitStack) -> nfs.NfsServer | None:
         return None
     export = folder / "export"
     export.mkdir()
-    # A fault fills the export, so the export has its own file system. tmpfs has no file handles for NFS-Ganesha.
+    # A fault fills the export, so the export has a separate file system. tmpfs has no file handles for NFS-Ganesha.
     image = folder / "export.img"
     with image.open("wb") as file:
         file.truncate(16 << 20)

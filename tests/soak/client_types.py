@@ -1,4 +1,4 @@
-"""The client types of the soak: each function runs one stream from its first byte to its last."""
+"""Implements the client types of the soak: each function runs one stream from the first to the last byte."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ class Play:
     def __init__(self, chance: random.Random, port: int, most: int) -> None:
         self.chance, self.most = chance, most
         self.winding = asyncio.Event()
-        """Set at the end of a round, so that clients that last the whole round finish."""
+        """Event that is set at the end of a round. Clients that run for the whole round wait for this event."""
         self.waits: list[float] = []
         """Seconds that each response took."""
         self._port = port
@@ -55,7 +55,7 @@ class Play:
         await asyncio.get_running_loop().sock_sendall(end.sock, put_head(kind, end.stream, up, down))
 
     async def ask(self, end: End, up: int, down: int) -> None:
-        """Send one query, and record how long the response took. Raises as `End.take`."""
+        """Send one query, and record the time until the response. Raises the errors of `End.take`."""
         began = time.monotonic()
         await end.send(up)
         await end.take(down)
@@ -64,7 +64,7 @@ class Play:
     async def end_first(
         self, end: End, up: int, down: int, buffer: int = 0, piece: int = PIECE, pause: float = 0.0
     ) -> None:
-        """Send all data and half-close, then receive the response. Raises as `End.take`."""
+        """Send all data and half-close, then receive the response. Raises the errors of `End.take`."""
         await self.begin(end, Kind.FIRST, up, down, buffer)
         await end.send(up)
         end.finish()
@@ -84,7 +84,7 @@ async def query(play: Play, end: End) -> None:
 
 
 async def idle(play: Play, end: End) -> None:
-    """Send one query, stay idle for the rest of the round, and send another."""
+    """Send one query, stay idle for the rest of the round, and send another query."""
     await play.begin(end, Kind.ASK, 100, 100)
     await play.ask(end, 100, 100)
     await play.winding.wait()
@@ -114,7 +114,7 @@ async def slow(play: Play, end: End) -> None:
 
 
 async def late(play: Play, end: End) -> None:
-    """Continue to send after the backend has ended."""
+    """Continue to send after the backend has half-closed the stream."""
     up, down = play.size(), play.chance.randint(0, 5000)
     await play.begin(end, Kind.LAST, up, down)
 
@@ -185,9 +185,9 @@ ALL: tuple[ClientType, ...] = (
 )  # fmt: skip
 CLIENT_TYPES: dict[str, ClientType] = {each.__name__: each for each in ALL}
 GIVE_UP = {"deaf", "sip", "drip", "reset", "touch"}
-"""Client types that reset their streams."""
+"""Client types that reset the streams that they open."""
 UNSURE = {"late"}
-"""Client types that cannot determine whether all their data arrived."""
+"""Client types that cannot determine whether all data arrived."""
 MIX = {
     "idle": 240, "query": 200, "upload": 100, "download": 80, "half": 60, "late": 60, "duplex": 40, "slow": 40,
     "tiny": 30, "deaf": 60, "sip": 40, "drip": 30, "reset": 10, "touch": 10,

@@ -1,4 +1,4 @@
-"""The soak's TCP clients in a separate process: each opens one stream after the other until the round ends.
+"""Runs the soak's TCP clients in a separate process: each opens one stream after the other until the round ends.
 
 Usage: python -m tests.soak.clients SEED
 """
@@ -22,7 +22,7 @@ class Clients:
         play: State that the clients share.
         pattern: The byte pattern of the run.
         first: The number of the first stream.
-        patience: Seconds that an open stream may take to finish after the round ends.
+        patience: Maximum seconds after the end of the round until an open stream must finish.
     """
 
     def __init__(self, play: Play, pattern: Pattern, first: int, patience: float) -> None:

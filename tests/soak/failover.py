@@ -1,4 +1,4 @@
-"""Kills the database that clients use, repeatedly, and measures how soon clients reach the other one, and return."""
+"""Kills the database in use repeatedly; measures how soon clients reach the other database, and later return."""
 
 import argparse
 import random
@@ -19,7 +19,7 @@ from tests.soak.load import Client, MySqlStep
 from tests.support.files import REPOSITORY, scratch, write_secret
 
 P95 = 5.0
-"""Maximum of the 95th percentile of the time in seconds until clients reach the other database."""
+"""Limit in seconds for the 95th percentile of the time until clients reach the other database."""
 
 
 def failover(count: int, folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""The faults that chaos tests inject into the site: each is reverted after some seconds."""
+"""Defines the faults that chaos tests inject into the site. Each fault is reverted after some seconds."""
 
 import contextlib
 import os
@@ -17,19 +17,20 @@ from tests.soak.chaos_site import Site
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to break the site.
+    """A fault that the chaos tests can inject into the site.
 
     Args:
         name: Name in the table and for `--only`.
         injected: Context manager that injects the fault.
         lasts: Minimum and maximum duration in seconds.
         possible: Whether this machine supports the fault.
-        only_asked: The fault is injected only if `--only` names it.
-        failures: How many attempts of one client may fail: by default the attempt in progress. After that, the
-            gateway must hold the client until it can serve the client.
-        silence: Seconds that a client may be without a success, in addition to the duration of the fault.
-        replaced: The gateway works around the fault instead of waiting: `silence` counts from the fault's beginning.
-        own_words: Error messages of the server while it stops or starts; they do not count as failures.
+        only_asked: Whether the fault is injected only if `--only` names the fault.
+        failures: Number of attempts of one client that are allowed to fail; by default, only the attempt in progress.
+            After these failures, the gateway must hold the client until the gateway can serve the client.
+        silence: Maximum time in seconds without a success of a client, in addition to the duration of the fault.
+        replaced: Whether the gateway works around the fault instead of waiting. If so, `silence` counts from the
+            beginning of the fault.
+        own_words: Error messages of the server while the server stops or starts; these do not count as failures.
     """
 
     name: str
@@ -198,7 +199,7 @@ def _reload(site: Site) -> Iterator[None]:
 
 @contextmanager
 def _gateway_stopped(site: Site) -> Iterator[None]:
-    """Suspend the gateway's process, as when a container is paused: the process sees its clocks jump."""
+    """Suspend the gateway's process, as a pause of its container does. For the process, the clocks then jump."""
     site.gateway.send(signal.SIGSTOP)
     try:
         yield

@@ -10,7 +10,8 @@ from pathlib import Path
 
 EVERY = 5.0
 MORE_TASKS, MORE_DESCRIPTORS, MORE_MEMORY = 60, 40, 80
-"""Allowed increase of a median from the first to the last third: temporary connections and Python's allocator."""
+"""Allowed increase of each median from the first to the last third of the samples. The increase is due to temporary
+connections and Python's allocator."""
 _NAMES = ("tasks", "descriptors", "MiB")
 
 
@@ -68,7 +69,7 @@ class Growth(threading.Thread):
         self.join(10)
 
     def summary(self) -> tuple[str, bool]:
-        """Return the medians of the first and last third of the samples, the extremes, and whether any grew."""
+        """Return the medians of the first and last third of the samples, the extremes, and whether a median grew."""
         third = len(self.samples) // 3
         if not third:
             return "the run was too short to measure growth", False

@@ -1,4 +1,4 @@
-"""Reads and changes internals of the SSH data path for the soak; other modules of the soak do not use its fields."""
+"""Reads and changes internals of the SSH data path; other modules of the soak do not access these internals."""
 
 import asyncio
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from gateway.ssh.pool import SshLink
 from gateway.ssh.pooled_connection import PooledConnection
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
-"""One relay class for the native data plane, and one for asyncssh's channels."""
+"""The relay class of the native data plane, and the relay class of asyncssh's channels."""
 QUANTUM = MAX_SEND_PACKET
-"""Maximum bytes that one client sends before another's turn, if several wait."""
+"""Maximum number of bytes that one client sends in a turn if several clients wait."""
 MIB = 1 << 20
 
 
@@ -30,13 +30,13 @@ class Seen:
         relay: The relay.
         fd: The descriptor of the client's socket.
         size: Size of the relay's receive window in bytes.
-        granted: Bytes of the window that the peer may still send.
+        granted: Bytes of the window that the peer is still allowed to send.
         owed: Bytes that the client has taken, but that the relay has not granted to the peer again.
         held: Bytes that the relay has received, but that the client has not taken.
         up: Bytes that the relay has read from the client.
         down: Bytes that the client has taken.
-        may_send: Whether the peer's window is open, and the client has not ended its stream.
-        ended: Whether the backend has ended its stream, so that the relay grants no more bytes.
+        may_send: Whether the peer's window is open, and the client has not half-closed the stream.
+        ended: Whether the backend has half-closed the stream. If so, the relay grants no more bytes.
     """
 
     relay: ChannelRelay
@@ -51,7 +51,7 @@ class Seen:
     ended: bool
 
     def unbalanced(self) -> str | None:
-        """Return how the window's bytes do not add up; None if they do."""
+        """Return an error if the bytes of the relay do not add up to the size of the window; otherwise None."""
         account = f"size {self.size:,}, granted {self.granted:,}, owed {self.owed}, held {self.held:,}"
         if self.held > self.size:
             return f"holds more than its window: {account}"
@@ -94,12 +94,12 @@ def sessions(link: SshLink) -> list[PooledConnection]:
 
 
 def channels(link: SshLink) -> int:
-    """Return the number of channels, including channels that open or close at the moment."""
+    """Return the number of channels, including channels that are being opened or closed."""
     return sum(len(_windows(session)) + _unknown(session) for session in link._connections)
 
 
 def _unknown(session: PooledConnection) -> int:
-    """Return the number of opening channels without an accessible window: asyncssh hides them until they are open."""
+    """Return the number of channels that are being opened, and that asyncssh therefore hides."""
     return 0 if session.data_plane() == "native" else session._opener.opening_count
 
 
@@ -115,7 +115,7 @@ def _windows(session: PooledConnection) -> dict[int, flow_control.Window]:
 
 
 class Budgets:
-    """Reduces the window budgets of this process, so that a run reaches them.
+    """Reduces the window budgets of this process, so that a run uses them up.
 
     Args:
         first: Budget for the initial windows of channels, in bytes.
@@ -151,7 +151,7 @@ class Budgets:
 
     @property
     def taken(self) -> int:
-        """Return the bytes of the budgets in use: what windows have beyond `MIN_WINDOW` each."""
+        """Return the bytes of the budgets in use: the sum of each window's size minus `MIN_WINDOW`."""
         return (
             self._first + self._process - flow_control.INITIAL_BUDGET.available - flow_control.GROWTH_BUDGET.available
         )

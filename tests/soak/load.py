@@ -1,4 +1,4 @@
-"""Clients that work without pause, know the expected responses, and record each attempt."""
+"""Runs clients without pauses, compares each response with the expected response, and records each attempt."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
 
 PATIENCE = 25
-"""Seconds that a client waits for a response. Every attempt must end soon after this time."""
+"""Seconds that a client waits for a response. Every attempt must finish within this time plus a margin."""
 MARGIN = 5.0
 _PAUSE = 0.02
 
@@ -51,7 +51,7 @@ class Client(threading.Thread):
     Args:
         kind: Name of the client's kind in the table.
         step: Makes one attempt; raises if it fails.
-        margin: Seconds that an attempt may take beyond the patience of the step.
+        margin: Maximum seconds that an attempt takes in addition to the patience of the step.
     """
 
     def __init__(self, kind: str, step: "Step", margin: float = MARGIN) -> None:
@@ -71,7 +71,7 @@ class Client(threading.Thread):
                 self._step()
             except WrongAnswerError as error:
                 outcome, detail = "wrong", str(error)
-            except Exception as error:  # noqa: BLE001 - whatever a driver makes of a broken connection
+            except Exception as error:  # noqa: BLE001 - a driver can raise any error
                 detail = f"{type(error).__name__}: {error}"
                 outcome = "refused" if "refused" in detail.lower() else "failed"
             ended = time.monotonic()
@@ -86,7 +86,7 @@ class Client(threading.Thread):
         self._stop.set()
 
     def waits(self, since: float, until: float) -> list[float]:
-        """Return the seconds from each failed attempt in the period to the end of the next successful one."""
+        """Return the seconds from each failed attempt in the period to the end of the next successful attempt."""
         found, broke = [], None
         for each in self.attempts:
             if each.outcome != "ok" and broke is None and since <= each.ended <= until:
@@ -122,7 +122,7 @@ class Step:
 
 @dataclass
 class MySqlStep(Step):
-    """Queries a token from MariaDB, over a persistent connection or a new one each time."""
+    """Queries a token from MariaDB, over a persistent connection or over a new connection for each attempt."""
 
     server: MariaDB
     port: int
@@ -160,7 +160,7 @@ class MySqlStep(Step):
 
 @dataclass
 class PostgresStep(Step):
-    """Writes a row in a transaction and reads it back, over a persistent connection or a new one each time."""
+    """Writes and reads a row in a transaction, over a persistent connection or a new connection for each attempt."""
 
     server: Postgres
     port: int
@@ -201,7 +201,7 @@ class PostgresStep(Step):
 
 @dataclass
 class NfsStep(Step):
-    """Reads a file over NFS and compares its checksum."""
+    """Reads a file over NFS, and compares the file's checksum with the expected checksum."""
 
     port: int
     path: str
@@ -221,7 +221,7 @@ class NfsStep(Step):
 
 
 def random_file(path: Path, size: int) -> str:
-    """Write a file of `size` random bytes; return its checksum."""
+    """Write a file of `size` random bytes; return the checksum of the file."""
     data = random.randbytes(size)
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()

@@ -1,8 +1,8 @@
-"""Kernel NFS mounts through the gateway while the tunnel goes down and up; needs root, and QEMU for its kernel.
+"""Tests kernel NFS mounts through the gateway while the tunnel goes down and up. Requires root and QEMU.
 
-`outages` stops the bastion repeatedly while a program writes and syncs blocks of 4 KiB, and measures the time from
-the tunnel's return to the next block on the server's disk. `race` boots a machine that mounts before its tunnel
-is up.
+`outages` stops the bastion repeatedly while a program writes and syncs blocks of 4 KiB. It measures the time from
+the tunnel's return to the next block on the server's disk. `race` boots a virtual machine that mounts the export
+before the tunnel is up.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def _content(number: int) -> bytes:
 
 
 def race(folder: Path, delays: list[float], at_once: int = 4) -> list[float]:
-    """Boot a machine for each of `delays`; each delay is the time in seconds from the mount's start to its tunnel.
+    """Boot a machine for each of `delays`: the seconds from the start of the mount to the start of the tunnel.
 
     Returns:
         For each machine, the seconds from the return of the tunnel until the machine read its first file.

@@ -1,4 +1,4 @@
-"""Checks every packet that AES-GCM seals in this process: no key and counter may be used twice (RFC 5647, 7.1)."""
+"""Checks that AES-GCM in this process never uses a counter twice with the same key (RFC 5647, section 7.1)."""
 
 import hashlib
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from gateway.ssh.gcm import COUNTER_AT, Gcm
 
 
 class Nonces:
-    """Checks packets from the entry of its context to the exit."""
+    """Context manager that checks all packets that are encrypted while the context is open."""
 
     def __init__(self) -> None:
         self.sealed = 0

@@ -1,4 +1,4 @@
-"""Parts of a soak: rounds, their shared state, and their results."""
+"""Defines the parts of a soak: rounds, the state that rounds share, and the results of rounds."""
 
 import random
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ PATHS = {
 }
 TROUBLES = ("steady", "stalls", "cuts")
 _FIRST_CHECK = 1 << 31
-"""The numbers of the checks' streams; clients use smaller ones."""
+"""The numbers of the streams that health checks use; clients use smaller numbers."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Round:
         cipher: The SSH cipher; it decides which data plane carries the channels.
         path: Delay, rate and loss of the path: one of PATHS.
         trouble: How the round disturbs the path: one of TROUBLES.
-        seconds: How long clients begin new streams.
+        seconds: Time in seconds during which clients open new streams.
     """
 
     cipher: str
@@ -40,7 +40,7 @@ class Round:
 
 @dataclass
 class Bench:
-    """What all rounds of a run share.
+    """The resources and settings that all rounds of a run share.
 
     Args:
         bastion: The SSH server behind the slow link.

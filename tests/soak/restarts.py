@@ -28,7 +28,7 @@ _THINK = (0.0, 0.1)
 
 
 class Pooled(threading.Thread):
-    """Runs transactions of three statements, with a pause between two of them."""
+    """Runs transactions of three statements, with a pause between two of the statements."""
 
     def __init__(self, server: Postgres, port: int) -> None:
         super().__init__(daemon=True)
@@ -47,7 +47,7 @@ class Pooled(threading.Thread):
                 continue
             try:
                 connection.execute("BEGIN")
-            except psycopg.OperationalError:  # A restart may close a connection while no transaction uses it.
+            except psycopg.OperationalError:  # A restart can close a connection that no transaction uses.
                 self._drop()
                 continue
             try:
@@ -110,7 +110,7 @@ def restarts(count: int, folder: Path) -> int:
             codes.append(_terminate(process))
             process.start(ops)
             _wait_ready(ops)
-            time.sleep(1.2)  # HAProxy needs this long to notice that the gateway is ready.
+            time.sleep(1.2)  # HAProxy needs this time to detect that the gateway is ready.
         for client in clients:
             client.stop()
         for client in clients:

@@ -1,4 +1,4 @@
-"""One round of the soak: opens a tunnel over the slow link, loads and disturbs it, and closes it."""
+"""Runs one round of the soak: opens a tunnel over the slow link, loads and disturbs the tunnel, and closes it."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from tests.support.ssh_sessions import options
 _PATIENCE = 90.0
 """Seconds after the start of the last stream within which all open streams must end."""
 _SEND_BUFFER = 32 << 10
-"""Size of each client's socket buffer: small, so that the gateway buffers unread data, not the kernel."""
+"""Size of each client's socket buffer. Because it is small, the gateway buffers unread data, not the kernel."""
 _REST = 30.0
 """Seconds after the end of the last stream within which the gateway must release all resources."""
 
@@ -40,7 +40,7 @@ async def play(bench: Bench, chosen: Round) -> Outcome:
             link = tunnel.link
             assert isinstance(link, SshLink)
             await _load(bench, chosen, link, outcome)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other rounds are still of use
+    except Exception as error:  # noqa: BLE001 - after any error, the other rounds must run
         audit.note("the round was not played to its end", f"{type(error).__name__}: {error}")
     finally:
         log.removeHandler(warnings)

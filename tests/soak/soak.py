@@ -34,8 +34,9 @@ _HEAD = (
     "cipher", "path", "trouble", "streams", "MB", "s", "keys", "conns", "channels", "redialed", "held", "memory",
     "waited", "turns", "query p50", "p99", "max", "check p50", "max",
 )  # fmt: skip
-"""Held and memory are in MiB; memory is what was added, of what is allowed. Waited is the longest time in seconds for
-which a client with something to send got no turn, and turns how many all others had meanwhile."""
+"""Columns of the table. `held` and `memory` are in MiB; `memory` is the increase, and the allowed increase. `waited`
+is the longest time in seconds that a client with data to send waited for a turn. `turns` is the maximum number of
+turns that each other waiting client could have had during such a wait."""
 
 
 def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:
@@ -93,7 +94,7 @@ def row(chosen: Round, outcome: Outcome, took: float) -> str:
 
 
 def part(ordered: Sequence[float], share: float) -> float:
-    """Return the quantile `share` of the sorted values; 0 if there are none."""
+    """Return the quantile `share` of the sorted values; 0 if there are no values."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 

@@ -1,4 +1,4 @@
-"""The protocol of the soak's clients and backend: a head, then bytes whose pattern identifies the stream."""
+"""Implements the protocol of the soak's clients and backend: a head, then bytes in a pattern unique to the stream."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 _LENGTH = 1_048_573
-"""Period of the pattern in bytes. The period is a prime, so that packet sizes do not divide it."""
+"""Period of the pattern in bytes. The period is a prime number, so it is not a multiple of a packet size."""
 PIECE = 65536
 RECEIPT = 8
 """Number of bytes with which the backend confirms that a complete upload arrived."""
@@ -18,11 +18,13 @@ FORTH, BACK = 0, 1
 
 
 class Kind(StrEnum):
-    """How the backend serves a stream of `up` bytes to the backend and `down` bytes from it.
+    """How the backend serves a stream that has `up` bytes to the backend and `down` bytes from the backend.
 
-    `ASK`: the backend answers each request of `up` bytes with `down` bytes until the client ends. `FIRST`: it reads
-    `up` and the client's end, then sends `down` and ends. `LAST`: it sends `down` and ends, then reads `up`.
-    `BOTH`: it sends and reads at the same time. `DRIP`: as `BOTH`, and it sends one byte at a time.
+    `ASK`: The backend answers each request of `up` bytes with `down` bytes until the client ends the stream.
+    `FIRST`: The backend reads `up` bytes and end-of-file, then sends `down` bytes and half-closes.
+    `LAST`: The backend sends `down` bytes and half-closes, then reads `up` bytes.
+    `BOTH`: The backend sends and reads at the same time.
+    `DRIP`: The backend sends and reads at the same time, and sends one byte at a time.
     """
 
     ASK = "a"
@@ -33,7 +35,7 @@ class Kind(StrEnum):
 
 
 class EarlyEndError(Exception):
-    """The other side ended cleanly before all data had arrived."""
+    """The other side ended the stream without a reset before all data had arrived."""
 
 
 class WrongBytesError(Exception):
@@ -62,7 +64,7 @@ def put_head(kind: Kind, stream: int, up: int, down: int) -> bytes:
 
 
 async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
-    """Run two coroutines concurrently; if one raises, cancel the other and wait for its end before raising."""
+    """Run two coroutines concurrently. If one raises an error, cancel and await the other, then raise the error."""
     tasks = [asyncio.ensure_future(each) for each in (one, other)]
     try:
         await asyncio.gather(*tasks)
@@ -133,7 +135,7 @@ class End:
                 await asyncio.sleep(pause)
 
     async def take_end(self) -> None:
-        """Wait for the other side's end.
+        """Wait for the end-of-file from the other side.
 
         Raises:
             WrongBytesError, OSError: The other side sent more data, or reset the stream.

@@ -9,7 +9,7 @@ from tests.soak.plan import Outcome, Round
 from tests.support.front import Front
 
 _OURS = {CloseReason.FINISHED, CloseReason.CLIENT_RESET}
-"""How relays may end while the path is not cut."""
+"""The allowed ways for a relay to end while the path is not cut."""
 
 
 class Warnings(logging.Handler):

@@ -11,7 +11,7 @@ PAGE = (ROOT / "docs/architecture.md").read_text()
 
 
 def named_paths(page: str) -> set[str]:
-    """Return the paths of modules and folders in code spans outside code blocks. A module may have no folder."""
+    """Return the paths of modules and folders in code spans outside code blocks. A module can be without a folder."""
     text = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
     return set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", text))
 

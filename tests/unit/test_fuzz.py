@@ -1,4 +1,4 @@
-"""Every saved input of the fuzzers passes, and their oracles detect injected defects; see docs/testing.md."""
+"""Tests that each saved input of the fuzzers passes, and that the oracles detect defects; see docs/testing.md."""
 
 import importlib
 from collections.abc import Callable
@@ -97,7 +97,7 @@ def test_an_injected_defect_is_detected(mutation: Mutation, steps: tuple[Step, .
         ssh_receive.check(script)
 
 
-# The tools of the fuzzers.
+# Tests of the tools of the fuzzers.
 
 
 def test_scripts_survive_encoding_and_mutation() -> None:

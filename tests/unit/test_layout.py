@@ -1,4 +1,4 @@
-"""Where tests are, what they import, and that each type of the package has a name of its own."""
+"""Tests where test modules are, what test modules import, and that type names in the package are unique."""
 
 import ast
 import builtins
@@ -24,7 +24,7 @@ NO_MODULE = {
     "test_soak_parts.py": "tests tests/soak/",
     "test_words.py": "tests the words of all text",
 }
-"""Unit tests that have no module of their name, and the reason."""
+"""Unit tests that are not named after a module, and the reason for each."""
 STANDARD = frozenset(name for module in (builtins, pathlib) for name in dir(module))
 """Names of the standard library that a type of the package must not have."""
 TYPE_NAME = re.compile(r"_?[A-Z]\w*[a-z]\w*")

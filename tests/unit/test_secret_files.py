@@ -88,7 +88,7 @@ _NOBODY = 65534
 
 @contextmanager
 def as_nobody() -> Iterator[int]:
-    """Run the block as a user who may not read the file; yield the user ID."""
+    """Run the block as a user without permission to read the file; yield the user ID."""
     uid = os.geteuid()
     if uid == 0:
         os.seteuid(_NOBODY)
@@ -111,7 +111,7 @@ def test_an_unreadable_key_is_reported_with_the_user_and_advice() -> None:
             f"{path}: the gateway runs as uid {uid}, which may not read it (owner {owner}, mode 0200): chown {uid}"
             f" {path}, or run the gateway as uid {owner}"
         )
-        # `validate` and reading a password report the same error.
+        # `gateway validate` reports the same error as the code that reads a password.
         with as_nobody():
             url = f"bastion=ssh://u@h?identity_files={path}&known_hosts={path}"
             problems = check_files(
@@ -121,7 +121,7 @@ def test_an_unreadable_key_is_reported_with_the_user_and_advice() -> None:
                 Secret(path=path).reveal()
         assert str(path) in str(refused.value.filename)
         assert any(f"chown {uid} {path}" in each.message for each in problems)
-        # If the configuration names the file by a variable, the error shows the variable, not the path.
+        # If the configuration gives the path as a variable, the error shows the variable, not the path.
         with as_nobody(), pytest.raises(OSError, match=r"chown \d+ \$\{KEY\}") as hidden:
             Secret(path=path, unexpanded_path="${KEY}").reveal()
         assert str(path) not in str(hidden.value)

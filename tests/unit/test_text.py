@@ -66,7 +66,7 @@ def test_truncated_text_ends_with_an_ellipsis() -> None:
     assert one_line("a" + " " * 10_000) == "a…"  # The function does not read the whole text.
 
 
-# The places where text from outside is received, and where it is printed.
+# Tests of the code that receives text from outside, and of the code that prints the text.
 
 
 @pytest.mark.parametrize(

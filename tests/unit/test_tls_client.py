@@ -17,7 +17,7 @@ PLAIN = "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n[ca]\nbasicCons
 
 @pytest.fixture
 def server(tmp_path: Path) -> object:
-    """Run an HTTPS server at 127.0.0.1, whose CA has no extension "key usage"; return its port."""
+    """Run an HTTPS server at 127.0.0.1 with a CA certificate without the extension "key usage"; return the port."""
     (tmp_path / "plain.cnf").write_text(PLAIN)
     new = ["-newkey", "rsa:2048", "-nodes"]
     for command in (

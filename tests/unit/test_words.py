@@ -1,4 +1,4 @@
-"""Text uses plain technical English.
+"""Tests that all text uses plain technical English.
 
 The scan covers strings, docstrings and comments of Python code, Markdown outside code, comments of YAML, the chart's
 templates, and the status page.
@@ -46,7 +46,7 @@ BETTER = {
 AVOID = [(re.compile(rf"\b({pattern})\b", re.IGNORECASE), better) for pattern, better in BETTER.items()]
 TEXT_TOKENS = ("STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END", "COMMENT")
 CODE = "\0"
-"""Replaces what is not text, so that no phrase continues across it."""
+"""Replacement for everything that is not text. It separates phrases before and after the replaced part."""
 
 
 def covered_files() -> Iterator[Path]:
@@ -94,11 +94,12 @@ READERS: dict[str, Callable[[str], str]] = {
     ".yaml": text_of_yaml,
     ".html": str,
 }
-"""Returns the text of a file of each suffix, with the lines of the file. All of a template of the chart is text."""
+"""For each file suffix, the function that returns the text of a file and keeps the lines. Chart templates are all
+text."""
 
 
 def problems(path: Path, root: Path = ROOT) -> list[str]:
-    """Return each phrase to avoid, also one that continues on the next line, with the number of its first line."""
+    """Return each phrase to avoid with its first line number. A phrase can continue on the next line."""
     read = str if "templates" in path.parts else READERS[path.suffix]
     words = [
         (number, word)

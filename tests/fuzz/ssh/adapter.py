@@ -1,8 +1,8 @@
 """The only module of the SSH fuzzer that uses internals of the gateway and of asyncssh.
 
-`connect` returns a connection that is already logged in: it sets the keys without a key exchange, so that one
-execution takes milliseconds. The connection `native` carries its channels on the gateway's native data plane, and
-the connection `asyncssh` on asyncssh's channels.
+`connect` returns a connection that is already logged in. `connect` sets the keys without a key exchange; therefore,
+one execution takes only milliseconds. The connection `native` carries channels on the gateway's native data plane.
+The connection `asyncssh` carries channels on asyncssh's channels.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Owner(asyncssh.SSHClient):
 
 @contextmanager
 def small_windows(size: int) -> Iterator[None]:
-    """Give each new channel a window of `size` bytes, so that the window fills quickly, and reset the budgets."""
+    """Reset the budgets, and give each new channel a window of only `size` bytes, which fills quickly."""
     flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available = (
         flow_control.INITIAL_BUDGET_BYTES,
         flow_control.GROWTH_BUDGET_BYTES,
@@ -83,7 +83,7 @@ def least() -> int:
 
 
 async def _options() -> SSHClientConnectionOptions:
-    global _OPTIONS  # noqa: PLW0603 - made once per process: it takes longer than an execution
+    global _OPTIONS  # noqa: PLW0603 - created once per process, because creating it takes longer than an execution
     if _OPTIONS is None:
         _OPTIONS = await SSHClientConnectionOptions.construct(
             None, config=None, host=_SSH.host, port=_SSH.port, username=_SSH.user, client_keys=None, agent_path=None,
@@ -95,7 +95,7 @@ async def _options() -> SSHClientConnectionOptions:
 
 
 class Connection:
-    """One SSH connection as its peer sees it, and its session.
+    """One SSH connection from the view of its peer, and the gateway's object for the connection.
 
     Args:
         name: `native` or `asyncssh`.
@@ -126,7 +126,7 @@ class Connection:
             frames = traceback.extract_tb(info[2])
             if any(
                 frame.filename.startswith(GATEWAY) for frame in frames
-            ):  # Without a frame of the gateway, asyncssh reports a packet that it cannot parse.
+            ):  # If no frame is from the gateway, asyncssh only reports a packet that asyncssh cannot parse.
                 problems.append("".join(traceback.format_exception(*info)))
             original(exc_info, error_logger)
 
@@ -142,7 +142,7 @@ class Connection:
             self.push()
 
     def push(self) -> bool:
-        """Send the bytes that the socket did not accept before; return whether the socket accepted some."""
+        """Send the bytes that the socket did not accept before; return whether the socket accepts any now."""
         if not self._unsent or self._sock is None:
             return False
         try:
@@ -155,7 +155,7 @@ class Connection:
         return True
 
     def take(self) -> bytes:
-        """Return what the gateway has sent since the last call."""
+        """Return the bytes that the gateway has sent since the last call."""
         if self._pipe is not None:
             data = bytes(self._pipe.written)
             self._pipe.written.clear()
@@ -195,7 +195,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
 
     Args:
         name: `native` or `asyncssh`.
-        wired: Whether `asyncssh` uses the gateway's own transport, as in production; `native` always does.
+        wired: Whether `asyncssh` uses the gateway's transport, as in production; `native` always uses this transport.
         keys: The keys until the first key exchange.
         narrow: Whether the gateway's socket has a small send buffer.
         problems: See `Connection`.
@@ -229,7 +229,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
 
 
 def _log_in(conn: Any, keys: Keys) -> None:
-    """Set the state that a handshake and a login would set."""
+    """Set the state that a connection has after a handshake and a login."""
     conn._server_version = SERVER_VERSION
     conn._session_id = SESSION_ID
     conn._send_encryption = get_encryption(CIPHER, keys.to_server, keys.iv_to_server)
@@ -251,11 +251,11 @@ def _waiting(relay: object) -> list[Any]:
 
 
 def holds(relay: ChannelRelay) -> int:
-    """Return how many bytes a relay and its asyncssh channel hold for a client that does not read."""
+    """Return how many bytes a relay and the relay's asyncssh channel hold for a client that does not read."""
     return relay.buffered + sum(map(len, _waiting(relay)))
 
 
 def costs(relay: ChannelRelay) -> int:
-    """Return the memory size of the chunks that a relay holds. Omits the first chunk, which may be partly sent."""
+    """Return the memory size of a relay's chunks, except the first chunk, which can be partly sent already."""
     chunks = relay._send_buffer._chunks if relay._send_buffer is not None else ()
     return sum(map(sys.getsizeof, [*chunks, *_waiting(relay)][1:]))

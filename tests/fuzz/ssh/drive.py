@@ -1,4 +1,4 @@
-"""Execute a script on both connections; this module has the steps of clients and of the gateway's calling code."""
+"""Execute a script on both connections. Implements the steps of clients, and of the code that uses connections."""
 
 import asyncio
 from dataclasses import replace
@@ -13,7 +13,7 @@ _METHODS = {op: op.name.lower() for op in Op} | {Op.OPEN: "open_", Op.GLOBAL: "g
 
 
 class Drive(PeerSteps):
-    """One execution of a script. `Turns` documents the arguments."""
+    """Executes a script. The docstring of `Turns` describes the arguments."""
 
     async def run(self) -> None:
         """Execute every step.
@@ -34,7 +34,7 @@ class Drive(PeerSteps):
     def _ends(self, step: Step) -> list[End]:
         return [end for side in self.sides if (end := self.end_of(side, step)) is not None]
 
-    # Clients.
+    # Steps of clients.
 
     def read(self, step: Step) -> None:
         for end in self._ends(step):
@@ -56,7 +56,7 @@ class Drive(PeerSteps):
         for end in self._ends(step):
             end.leave(hard=False)
 
-    # The gateway's owner.
+    # Steps of the gateway's code that opens channels and closes connections.
 
     async def open_(self, step: Step) -> None:
         old = self.current.get(step.slot)

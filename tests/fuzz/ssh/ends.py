@@ -1,4 +1,4 @@
-"""The two ends of one channel: the client's socket, and the bytes that the peer sends."""
+"""Represent the two ends of one channel: the client's socket, and the bytes that the peer sends."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ _TARGET = Endpoint("db", 3306)
 
 
 def pattern(stream: int, at: int, size: int) -> bytes:
-    """Return `size` bytes of a stream from offset `at`; no piece of one stream equals a piece of another."""
+    """Return `size` bytes of a stream from offset `at`. No piece of one stream equals a piece of another stream."""
     start = (stream * _STRIDE + at) % _PERIOD
     return _PATTERN[start : start + size]
 
@@ -68,13 +68,13 @@ class End:
         self.failed: BaseException | None = None
         self.joining = asyncio.ensure_future(self._join(session))
         self.fed = self.complete = 0
-        """Bytes that the peer has sent, and their number at its first CHANNEL_EOF or CHANNEL_CLOSE."""
+        """Number of bytes that the peer has sent: now, and before its first CHANNEL_EOF or CHANNEL_CLOSE."""
         self.got = self.sent = 0
-        """Bytes that the client has received and sent."""
+        """Number of bytes that the client has received, and number of bytes that the client has sent."""
         self.end = ""
-        """What the client saw after the last byte: `clean` or `reset`."""
+        """How the stream ended for the client: `clean` or `reset`; empty while the stream is open."""
         self.shut = self.gone = self.hard = False
-        """Whether the client has half-closed; whether it has closed, and whether by a reset."""
+        """Whether the client has half-closed its socket, has closed it, and has closed it with a reset."""
         self._checked = 0
         self._refused = False
 
@@ -95,7 +95,7 @@ class End:
         return self.relay.ended.result() if self.relay is not None and self.relay.ended.done() else None
 
     def read(self, most: int) -> bool:
-        """Let the client receive; return whether the client received data, an end of the stream, or a reset.
+        """Let the client receive; return whether data, an end of the stream, or a reset arrived.
 
         Raises:
             OracleError: The client received bytes that the peer did not send.
@@ -110,7 +110,7 @@ class End:
             self.end = "reset"
             return True
         if not data:
-            # A socket pair cannot report a reset. TCP reports a reset once, perhaps to an earlier send.
+            # A socket pair cannot report a reset. TCP reports a reset only once, which can be to an earlier send.
             hidden = self.unix and self.ending not in (None, CloseReason.FINISHED)
             self.end = "reset" if hidden or self._refused else "clean"
             return True

@@ -1,4 +1,4 @@
-"""Check the results of a script once both connections are idle, and again once they are closed."""
+"""Check the results of a script when both connections are idle, and again when both connections are closed."""
 
 import asyncio
 import time
@@ -43,7 +43,7 @@ async def settle(drive: Drive) -> None:
 
 
 async def receive_ends(drive: Drive) -> None:
-    """Let clients receive the remaining data and the ends of their streams after the connection has closed.
+    """Let clients receive the remaining data and the ends of the streams after the connection has closed.
 
     Raises:
         OracleError: See `Turns.turn`.
@@ -94,7 +94,7 @@ def _grant(drive: Drive) -> None:
 def _confirm_closes(drive: Drive) -> None:
     """Confirm the close of each channel that the gateway has closed on both connections.
 
-    If the gateway has closed a channel on one connection only, the confirmation would be illegal on the other.
+    If the gateway has closed a channel on one connection only, a confirmation is illegal on the other connection.
     """
     alive = [side for side in drive.sides if side.alive]
     for slot in drive.slots:
@@ -107,7 +107,7 @@ def _confirm_closes(drive: Drive) -> None:
 
 
 def _missing(drive: Drive, side: Side) -> list[str]:
-    """Return what one connection should have delivered but did not; nothing after an illegal step or a close."""
+    """Return what one connection failed to deliver; an empty list after an illegal step or a close."""
     if drive.illegal or not side.alive or side.connection.pooled.closing:
         return []
     return [
@@ -158,15 +158,15 @@ def judge_open(drive: Drive) -> None:
 def compare(drive: Drive) -> None:
     """Compare the results of each channel on the two connections.
 
-    Events within one turn of the event loop may take effect in either order. Therefore, this function does not
-    compare a channel whose open was abandoned or that was aborted, a client that left, or an upload to a peer that
-    closed.
+    Events within one turn of the event loop can take effect in either order. Therefore, this function does not
+    compare abandoned requests for channels, aborted channels, clients that left, and uploads to a peer that closed
+    the channel.
 
-    After an illegal step of the peer, only the ends of the connections are compared. asyncssh and the native data
-    plane close connections for the same reasons, except those that `_CLOSED_BY_BOTH` does not contain. The native
-    data plane ignores a second CHANNEL_EOF, data of length zero after CHANNEL_EOF, extended data (which a TCP channel
-    does not use), and bytes beyond the end of a message. It answers an unexpected reply with MSG_UNIMPLEMENTED. None
-    of these differences is harmful.
+    After an illegal step of the peer, this function compares only how the connections ended. `_CLOSED_BY_BOTH`
+    contains the illegal steps after which both asyncssh and the native data plane close the connection. After the
+    other illegal steps, the native data plane can differ. It ignores a second CHANNEL_EOF, data of length zero after
+    CHANNEL_EOF, extended data (which a TCP channel does not use), and bytes beyond the end of a message. It answers
+    an unexpected reply with MSG_UNIMPLEMENTED. None of these differences is harmful.
 
     Raises:
         OracleError: The results differ.
@@ -198,7 +198,7 @@ def judge_closed(drive: Drive) -> None:
 
     Raises:
         OracleError: An invariant is violated.
-        Exception: `PooledConnection.join` raised an error that it must not raise; this function raises it again.
+        Exception: `PooledConnection.join` raised an unexpected error; this function raises the same error.
     """
     for side in drive.sides:
         for slot, end in zip(drive.slots, side.ends, strict=True):

@@ -1,4 +1,4 @@
-"""An SSH server for the fuzzer: it can encrypt any packet, legal or not, and checks every packet of the gateway."""
+"""Implement the fuzzer's SSH server, which can send any packet, legal or not, and checks the gateway's packets."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -38,12 +38,12 @@ class Line:
 
     Args:
         number: The gateway's number of the channel.
-        window: Bytes that the peer may send.
+        window: Number of bytes that the peer is still allowed to send.
         size: The initial value of `window`.
-        most: Bytes that the peer may send in one packet.
-        may_send: Bytes that the gateway may send.
-        max_packet: Bytes that the gateway may send in one packet.
-        got: Bytes that the gateway sent.
+        most: Maximum number of bytes that the peer is allowed to send in one packet.
+        may_send: Number of bytes that the gateway is still allowed to send.
+        max_packet: Maximum number of bytes that the gateway is allowed to send in one packet.
+        got: Number of bytes that the gateway has sent.
         eof: Whether the gateway sent CHANNEL_EOF.
         close: Whether the gateway sent CHANNEL_CLOSE.
     """
@@ -60,7 +60,7 @@ class Line:
 
 
 class Peer:
-    """The server's side of one connection.
+    """The server side of one connection.
 
     Args:
         keys: The keys until the first key exchange.
@@ -69,9 +69,9 @@ class Peer:
 
     def __init__(self, keys: Keys, client_version: bytes) -> None:
         self.out = bytearray()
-        """Sealed bytes that have not been sent."""
+        """Encrypted bytes that have not been sent."""
         self.answers = False
-        """Whether `out` contains a part of a key exchange, which must not wait."""
+        """Whether `out` contains a packet of a key exchange. Such a packet must be sent immediately."""
         self.asked: list[Line] = []
         """Channels that the gateway requested, in order."""
         self.lines: dict[int, Line] = {}
@@ -97,7 +97,8 @@ class Peer:
         Args:
             payload: The content of the packet.
             padding: See `Seal.seal`.
-            now: Send during a key exchange, which RFC 4253, section 7.1 forbids, unless other packets already wait.
+            now: Whether to send the packet during a key exchange if no other packet waits. RFC 4253, section 7.1
+                forbids this.
         """
         if self._ours and payload[:1] > bytes([NEWKEYS]) and (self._deferred or not now):
             self._deferred.append((payload, padding))
@@ -214,5 +215,5 @@ class Peer:
 
 
 def to_channel(kind: int, number: int, body: bytes = b"") -> bytes:
-    """Return the payload of a packet of the channel protocol, for the gateway's `number`."""
+    """Return the payload of a packet of the channel protocol, for the channel with the gateway's `number`."""
     return bytes([kind]) + UInt32(number) + body

@@ -30,7 +30,10 @@ class PeerSteps(Turns):
         return legal or step.illegal
 
     def _closing(self, step: Step) -> bool:
-        """Whether the gateway may have closed the channel. asyncssh then omits a check of the native data plane."""
+        """Return whether the gateway can have closed the channel.
+
+        In this case, asyncssh omits a check that the native data plane makes.
+        """
         slot = self.current.get(step.slot)
         if slot is None:
             return False
@@ -52,7 +55,7 @@ class PeerSteps(Turns):
         self._say(to_channel(kind, slot.number or 0, body), step)
 
     def _prepare(self, step: Step) -> int | None:
-        """Return the padding length of the next packet if it is to be wrong, and record why the packet is illegal."""
+        """Return the wrong padding length for the next packet, or None; record why the packet is illegal."""
         padding, self._padding = self._padding, None
         if padding is not None:
             self.illegal.append("padding")
@@ -61,7 +64,7 @@ class PeerSteps(Turns):
         return padding
 
     def end_stream(self, slot: Slot) -> None:
-        """Record how much the peer has sent before its first CHANNEL_EOF or CHANNEL_CLOSE."""
+        """Record how many bytes the peer has sent before its first CHANNEL_EOF or CHANNEL_CLOSE."""
         if not (slot.eof or slot.close):
             for side in self.sides:
                 side.ends[slot.index].complete = side.ends[slot.index].fed
@@ -101,7 +104,7 @@ class PeerSteps(Turns):
         asked = step.size if wanted is None else wanted
         lines = [line for side in self.sides if (line := side.ends[slot.index].line) is not None]
         if any(asked > line.window for line in lines) and self._allowed(step, "window", legal=False):
-            # Exceed the whole window, so that a pending grant of the gateway cannot make the data legal.
+            # Exceed the whole window; otherwise, a pending window grant of the gateway could make the data legal.
             asked = max(asked, *(line.size + 1 for line in lines))
         for side in self.sides:
             end = side.ends[slot.index]

@@ -1,6 +1,6 @@
-"""The script of one execution, encoded as bytes: one byte of settings, then four bytes for each step.
+"""Encode the script of one execution as bytes: one byte of settings, then four bytes for each step.
 
-A mutation of a byte therefore changes one step and leaves the others unchanged.
+Because of this encoding, a mutation of one byte changes one step, and leaves the other steps unchanged.
 """
 
 import random
@@ -22,7 +22,7 @@ class Op(IntEnum):
     TRICKLE = auto()
     """The peer sends many short packets, each in a separate turn."""
     BURST = auto()
-    """The peer sends many short packets at once."""
+    """The peer sends many short packets in one turn."""
     EXTENDED = auto()
     ADJUST = auto()
     EOF = auto()
@@ -30,17 +30,17 @@ class Op(IntEnum):
     REQUEST = auto()
     GLOBAL = auto()
     OTHER = auto()
-    """The peer sends a packet that concerns no channel of the gateway."""
+    """The peer sends a packet that does not refer to a channel of the gateway."""
     RAW = auto()
     """The peer sends a packet of any type, with any content."""
     PADDING = auto()
     """The next packet has a wrong padding length."""
     CORRUPT = auto()
-    """Flips a bit of the sealed bytes that have not been sent."""
+    """The step flips a bit of the encrypted bytes that have not been sent."""
     TRUNCATE = auto()
-    """Drops the end of the sealed bytes that have not been sent."""
+    """The step drops the last part of the encrypted bytes that have not been sent."""
     SPLIT = auto()
-    """Sends only a part of the sealed bytes: a TCP segment can end anywhere."""
+    """The peer sends only a part of the encrypted bytes, because a TCP segment can end within a packet."""
     READ = auto()
     SEND = auto()
     HALF_CLOSE = auto()
@@ -52,9 +52,9 @@ class Op(IntEnum):
     REKEY = auto()
     OUR_REKEY = auto()
     GIVE_UP = auto()
-    """The gateway gives up all pending channels."""
+    """The gateway abandons the requests for all pending channels."""
     CANCEL = auto()
-    """The gateway gives up one pending channel."""
+    """The gateway abandons the request for one pending channel."""
     ABORT = auto()
     TURN = auto()
     LOSE = auto()
@@ -73,9 +73,9 @@ class Step:
 
     Args:
         op: The operation.
-        slot: Which of four channels the operation uses.
-        hold: Execute the next step in the same turn of the event loop.
-        illegal: Execute the step although the protocol forbids it.
+        slot: Number, from 0 to 3, of the channel that the operation uses.
+        hold: Whether to execute the next step in the same turn of the event loop.
+        illegal: Whether to execute the step even if the protocol forbids the step.
         a: First parameter of the operation, from 0 to 63.
         b: Second parameter of the operation, from 0 to 255.
         c: Third parameter of the operation, from 0 to 255.
@@ -91,14 +91,14 @@ class Step:
 
     @property
     def size(self) -> int:
-        """Return a number of bytes from the step's parameters: small, or near a limit."""
+        """Return a number of bytes, derived from the step's parameters; it is small or near a protocol limit."""
         return (0, 1, 2, 17, 255, self.c, self.c * 16, self.c * 256, 32767, 32768, 32769, 131072, 1 << 20)[
             self.b % 13
         ]
 
     @property
     def word(self) -> int:
-        """Return a 32-bit number from the step's parameters: small, or near a limit."""
+        """Return a 32-bit number, derived from the step's parameters; it is small or near a protocol limit."""
         return (0, 1, self.c, 1000, 32768, 1 << 20, 0x7FFFFFFF, 0xFFFFFFFF)[self.b % 8]
 
     def __str__(self) -> str:
@@ -115,7 +115,7 @@ class Script:
         unix: Whether clients use unix socket pairs rather than TCP.
         window: Initial window of each channel in bytes.
         narrow: See `adapter.connect`.
-        end: Which of four ways ends the connection after the last step.
+        end: Number, from 0 to 3, of the way to close the connection after the last step.
         steps: The steps in the order of execution.
     """
 

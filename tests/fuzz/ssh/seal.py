@@ -1,4 +1,4 @@
-"""AES-GCM for SSH (RFC 5647) without the gateway's code, so that an error in that code does not hide itself."""
+"""Implement AES-GCM for SSH (RFC 5647) without the gateway's code, so the fuzzer detects errors in that code."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ class Seal:
 
         Args:
             payload: The content of the packet.
-            padding: The padding length to write into the packet, which may be wrong; None for the correct one.
+            padding: The padding length to write into the packet, which can be wrong; None for the correct length.
         """
         fill = -(1 + len(payload)) % _BLOCK
         fill += _BLOCK if fill < _LEAST_PADDING else 0

@@ -1,4 +1,4 @@
-"""Feeds both connections, runs the event loop until it is idle, and checks the invariants."""
+"""Send data to both connections, run the event loop until it is idle, and check the invariants."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.fuzz.ssh.seal import OracleError
 _VAIN = 1000
 """Number of turns without progress after which the event loop is considered stuck in a busy loop."""
 _OVERHEAD = 4096
-"""Memory in bytes that buffering may use beyond twice the buffered bytes."""
+"""Maximum memory in bytes that buffers are allowed to use in addition to twice the buffered bytes."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Turns:
 
     Args:
         script: The script to execute.
-        idle: Returns whether the event loop has nothing to do.
+        idle: Function that returns whether the event loop has no work.
     """
 
     def __init__(self, script: Script, idle: Callable[[], bool]) -> None:
@@ -72,7 +72,7 @@ class Turns:
         self.current: dict[int, Slot] = {}
         """The last channel of each slot of the script."""
         self.illegal: list[str] = []
-        """What the peer did although the protocol forbids it."""
+        """The forbidden actions of the peer."""
         self._idle = idle
 
     async def turn(self, most: int | None = None) -> None:
@@ -99,7 +99,7 @@ class Turns:
             self._check(side)
 
     def end_of(self, side: Side, step: Step) -> End | None:
-        """Return the end of the channel that a step uses; None if the channel does not exist."""
+        """Return the `End` that belongs to a step's channel; None if the channel does not exist."""
         slot = self.current.get(step.slot)
         return side.ends[slot.index] if slot is not None else None
 
@@ -136,7 +136,7 @@ class Turns:
         raise OracleError("the gateway opens a channel without a client")
 
     def _check(self, side: Side) -> None:
-        """Check how many bytes one connection holds for clients, and how much memory they use."""
+        """Check how many bytes one connection holds for clients, and how much memory these bytes use."""
         total = 0
         for end in side.ends:
             end.check_upload()

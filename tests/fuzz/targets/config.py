@@ -1,4 +1,4 @@
-"""Fuzz the parser of configuration files: it accepts every file, or refuses it with a position for each error."""
+"""Fuzz the parser of configuration files: it must accept the file, or report each error with a position."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 2048, 1, 0
 KINDS = [*tunnels.KINDS.values(), *backends.KINDS.values()]
-"""The modules of all kinds, imported here so that libFuzzer measures their coverage."""
+"""The modules of all kinds. libFuzzer measures coverage only of modules that are imported here."""
 WORDS = (
     "tunnels:", "backends:", "docker:", "gateway:", "ops:", "kind: ", "ssh", "mysql", "postgres", "nfs", "smb", "tcp",
     "openvpn", "wireguard", "socks5", "via: ", "listen: ", "targets: ", "check: ", "127.0.0.1:3306", "[fd00::1]:22",
@@ -25,7 +25,7 @@ _LINE_ENDS = (b"\n", b"\r", b"\xc2\x85", b"\xe2\x80")
 
 
 def describe(data: bytes) -> str:
-    """Return the text."""
+    """Return the configuration file as text."""
     return data.decode("utf-8", "replace")
 
 

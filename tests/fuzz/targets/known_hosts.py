@@ -1,4 +1,4 @@
-"""Fuzz the parser of known_hosts: it parses every line, or refuses the file with the number of the line."""
+"""Fuzz the parser of known_hosts: it must parse every line, or refuse the file with the number of a line."""
 
 import re
 
@@ -16,7 +16,7 @@ _SERVERS = (("host", 22, "10.0.0.1"), ("host", 2222, ""), ("10.0.0.1", 22, "10.0
 
 
 def describe(data: bytes) -> str:
-    """Return the text."""
+    """Return the known_hosts file as text."""
     return repr(data.decode("utf-8", "replace"))
 
 

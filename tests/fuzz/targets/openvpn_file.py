@@ -1,4 +1,4 @@
-"""Fuzz the parser of OpenVPN client files: it finds the same directives as OpenVPN, or refuses the file."""
+"""Fuzz the parser of OpenVPN client files: it must find the same directives as OpenVPN, or refuse the file."""
 
 import io
 import re
@@ -18,7 +18,7 @@ _SPACE = b" \t\n\v\f\r"
 
 
 def describe(data: bytes) -> str:
-    """Return the text."""
+    """Return the OpenVPN client file as text."""
     return repr(data.decode("utf-8", "replace"))
 
 
@@ -47,7 +47,7 @@ class _RefusedError(Exception):
 
 
 def _directives(config: bytes) -> list[str]:
-    """Return the directives that OpenVPN 2.6 and 2.7 find (as their `read_config_file`), except inline blocks."""
+    """Return the directives that `read_config_file` of OpenVPN 2.6 and 2.7 finds, except inline blocks."""
     stream, found, first = io.BytesIO(config), [], True
     while line := stream.readline(_LINE):
         line = line.partition(b"\0")[0]
@@ -78,7 +78,7 @@ def _skip(stream: io.BytesIO, name: bytes) -> None:
 def _words(line: bytes) -> list[bytes]:
     """Return the words of a line, as OpenVPN's `parse_line` does."""
     words: list[bytes] = []
-    word, state, backslash = b"", "", False  # the state: a quote, a space within a plain word, or empty
+    word, state, backslash = b"", "", False  # `state`: the open quote, a space in a plain word, or empty
     for at in range(len(line) + 1):
         character = line[at : at + 1]
         out, done, blank = b"", False, character == b"" or character in _SPACE

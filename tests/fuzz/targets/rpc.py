@@ -1,4 +1,4 @@
-"""Fuzz the NFS probe and the NFS tap: a hostile server responds to the probe, and the tap observes the same bytes."""
+"""Fuzz the NFS probe and the NFS tap: a hostile server responds to the probe, and the tap reads the same bytes."""
 
 import struct
 from itertools import pairwise
@@ -21,7 +21,7 @@ def describe(data: bytes) -> str:
 
 
 def _replies(data: bytes) -> list[tuple[int, bytes]]:
-    """Split an input into one byte for the kind of check, and flags, a length and a body for each reply."""
+    """Split an input: the first byte selects the kind of check; then each reply has flags, a length and a body."""
     found, at = [], 1
     while at + 2 <= len(data):
         flags, length = data[at], data[at + 1] * 2

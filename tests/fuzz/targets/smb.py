@@ -1,4 +1,4 @@
-"""Fuzz the negotiation with an SMB server: every response gives a result, or an error with a reason."""
+"""Fuzz the negotiation with an SMB server: each response must cause a result, or an error with a reason."""
 
 from gateway.backends import NoOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
@@ -17,7 +17,7 @@ def describe(data: bytes) -> str:
 
 
 def _answer(data: bytes) -> bytes:
-    """Return the bytes that the server sends; with a flag, a valid header with changes."""
+    """Return the bytes that the server sends. If the first flag is set, the input changes bits of a valid header."""
     flags, body = data[:1] or b"\0", data[1:]
     if flags[0] & 1:
         body = bytes(a ^ b for a, b in zip(_HEADER, body.ljust(64, b"\0"), strict=False)) + body[64:]

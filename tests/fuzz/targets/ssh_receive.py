@@ -81,7 +81,7 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
 
 
 async def _end(drive: Drive) -> None:
-    """End the connection in the way that the script chooses; at the end, the peer closes it in any case."""
+    """Close the connections in the way that the script selects; then close the peer's sockets in any case."""
     for side in drive.sides:
         if drive.script.end == 1:
             await side.connection.pooled.close()

@@ -60,7 +60,7 @@ NAMES = ("a", "b", "c", "d")
 
 @st.composite
 def sites(draw: st.DrawFn) -> Config:
-    """Generate a valid configuration: each tunnel may run inside an earlier one."""
+    """Generate a valid configuration, in which a tunnel can run inside an earlier tunnel."""
     names = draw(st.lists(st.sampled_from(NAMES), unique=True))
     tunnels = []
     for at, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Certificates: when they expire, and when a warning is logged."""
+"""When certificates expire, and when the gateway logs a warning about their expiry."""
 
 import asyncio
 import contextlib
@@ -119,7 +119,7 @@ def test_a_file_of_authorities_is_valid_until_the_last_expires(tmp_path: Path) -
     der = data.public_bytes(serialization.Encoding.DER)
     assert (
         der_validity(der.replace(b"20600102000000Z", b"00000102000000Z")) is None
-    )  # Python's datetime has no year 0.
+    )  # Python's datetime does not support year 0.
 
 
 def test_the_certificates_of_a_configuration(tmp_path: Path) -> None:

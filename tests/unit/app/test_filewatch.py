@@ -18,7 +18,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def watching(path: Path, act: Callable[[], object], expected: int = 0) -> list[set[Path]]:
-    """Run `act`, and return the changes of `path` that are reported, once `expected` changes are reported."""
+    """Run `act`, wait until `expected` changes of `path` are reported, and return the reported changes."""
     reported: list[set[Path]] = []
 
     async def note(changed: set[Path]) -> None:

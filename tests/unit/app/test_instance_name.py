@@ -1,4 +1,4 @@
-"""The instance name of the gateway survives the container if Docker objects depend on it."""
+"""Tests that the gateway's instance name stays the same in a new container if Docker objects depend on the name."""
 
 import re
 import socket
@@ -20,7 +20,7 @@ DOCKER = "docker: {networks: {apps: {}}}\n"
 
 @pytest.fixture
 def inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulate a container that was started without a hostname."""
+    """Simulate a container that was started without the option `--hostname`."""
     monkeypatch.setattr(socket, "gethostname", lambda: ID)
     monkeypatch.setattr(own_id, "mounted_id", lambda: [ID + "0" * 52])
 
@@ -36,7 +36,7 @@ def configured(
     config = load(Sources(file, environment=environment or {}))
     if "gateway.instance" in config.places:
         return config
-    return replace(config, gateway=replace(config.gateway, instance=socket.gethostname()))  # The default instance.
+    return replace(config, gateway=replace(config.gateway, instance=socket.gethostname()))  # the default name
 
 
 def test_a_hostname_that_is_the_container_id_is_refused_with_advice(inside: None, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The order in which a stopping site closes clients."""
+"""Tests of the idle time after which a gateway that shuts down closes a client."""
 
 from hypothesis import given
 from hypothesis import strategies as st

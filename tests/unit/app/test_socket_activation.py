@@ -34,7 +34,7 @@ def test_a_listener_gets_the_socket_of_its_address(listening: socket.socket) -> 
     first = passed.duplicates(Endpoint("127.0.0.1", port))
     assert first is not None
     first[0].close()
-    # A listener that is removed and added again gets the same socket, with the clients that connected meanwhile.
+    # A listener that is removed and added again gets the same socket. Clients that connected in between are kept.
     with socket.create_connection(("127.0.0.1", port)) as client:
         (again,) = passed.duplicates(Endpoint("localhost", port)) or []
         again.settimeout(5)

@@ -1,4 +1,4 @@
-"""The gateway detects mounted files that the host has replaced, so that its container still has the old file."""
+"""The gateway detects a mounted file that the host has replaced while the container still has the old file."""
 
 from pathlib import Path
 

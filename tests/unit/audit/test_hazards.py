@@ -1,4 +1,4 @@
-"""Tests of each hazard, on a snapshot with the hazard and on one without it."""
+"""Tests each hazard with a snapshot that has the hazard, and with a snapshot that does not have it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -342,9 +342,9 @@ def test_no_command_changes_the_owner_of_a_system_directory(source: str) -> None
 def test_permission_bits_are_read_as_the_kernel_does() -> None:
     user = User(1000, frozenset({50}))
     assert may_write(user, 1000, 0, 0o300)
-    assert not may_write(user, 1000, 50, 0o077)  # The owner's mode bits apply, although the group has more.
+    assert not may_write(user, 1000, 50, 0o077)  # The owner's mode bits apply, although the group's bits permit more.
     assert may_write(user, 0, 50, 0o030)
-    assert not may_write(user, 0, 50, 0o020)  # A process needs x on the directory to create a file.
+    assert not may_write(user, 0, 50, 0o020)  # To create a file, a process needs the x permission on the directory.
     assert may_write(user, 0, 0, 0o003)
     assert may_write(User(0, frozenset()), 1000, 1000, 0)
 

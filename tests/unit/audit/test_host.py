@@ -1,4 +1,4 @@
-"""Tests of the mount table, and of reading files of the host that containers may have changed."""
+"""Tests of the mount table, and of reading files of the host that containers can change."""
 
 import os
 import sqlite3

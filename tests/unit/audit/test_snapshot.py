@@ -1,4 +1,4 @@
-"""Tests of the snapshot from answers of an engine that runs elsewhere, or behind a proxy that refuses requests."""
+"""Tests of snapshots of a remote engine, and of an engine behind a proxy that refuses some requests."""
 
 import asyncio
 import socket

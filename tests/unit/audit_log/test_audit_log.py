@@ -1,4 +1,4 @@
-"""Tests of the parts of the audit log that need no gateway: encoding, refusals, destinations, queue."""
+"""Tests of the parts of the audit log that work without a gateway: encoding, refusals, destinations, queue."""
 
 import asyncio
 import json
@@ -119,7 +119,7 @@ def test_an_incomplete_line_is_completed_or_terminated(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match="No space"):
         destination.write(lines)
     assert (path.read_bytes(), list(lines)) == (b"one\ntwo\nt", [b"three\n"])
-    # The next write may come from another process, or go to another file, so it starts with the whole line.
+    # Another process can do the next write, or the file can be new, so the next write repeats the whole line.
     room[0] = 100
     Destination(path).write(deque([b"four\n"]))
     assert path.read_bytes() == b"one\ntwo\nt\nfour\n"
@@ -225,7 +225,7 @@ async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monke
     monkeypatch.setattr(auditing, "_OPEN_TIMEOUT", 0.01)
     monkeypatch.setattr(auditing, "_CLOSE_TIMEOUT", 0.1)
     path = tmp_path / "fifo"
-    os.mkfifo(path)  # A FIFO without a reader.
+    os.mkfifo(path)  # The FIFO has no reader, so opening it for writing does not succeed.
     ours = auditing.Auditing("site-a")
     await ours.open(AuditSection(log=path, queue=1))
     for _ in range(5):
@@ -235,8 +235,8 @@ async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monke
     await asyncio.sleep(0)
     assert ours.dropped == 4
     await closing
-    assert ours.dropped == 5  # The queued lines are lost, too.
-    await asyncio.to_thread(path.read_bytes)  # A reader lets the writer thread continue and end.
+    assert ours.dropped == 5  # The lines in the queue are lost, too.
+    await asyncio.to_thread(path.read_bytes)  # Reading unblocks the writer thread, which then exits.
 
 
 async def test_a_reload_that_fails_late_leaves_no_writer(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""When the gateway probes a server again that counts aborted logins."""
+"""Tests the time until the gateway probes a server again if the server counts aborted logins."""
 
 from gateway.backend_support.aborted_logins import AbortedLogins
 

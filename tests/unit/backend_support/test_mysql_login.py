@@ -1,4 +1,4 @@
-"""A login to MySQL against every short sequence of packets that a hostile server can send."""
+"""Tests a login to MySQL with every short sequence of packets that a hostile server can send."""
 
 import contextlib
 import itertools
@@ -32,7 +32,7 @@ ASKS_FOR_KEY = (b"\1", b"\2")
 
 
 def served(end: socket.socket, plugin: bytes, words: tuple[bytes, ...], heard: list[bytes]) -> None:
-    """Run a server that greets, sends the packets, and sends a key to a client that requests one."""
+    """Run a server that sends a greeting and the packets, and that sends a key to a client that requests a key."""
     able = 0x88200
     fixed = struct.pack("<HBHHB", able & 0xFFFF, 45, 2, able >> 16, len(SALT) + 1)
     greeting = b"\x0a8.4.0\0" + bytes(4) + SALT[:8] + b"\0" + fixed + bytes(10) + SALT[8:] + b"\0" + plugin + b"\0"
@@ -42,7 +42,7 @@ def served(end: socket.socket, plugin: bytes, words: tuple[bytes, ...], heard: l
         word: bytes | None = next(said)
         while word is not None:
             end.sendall(len(word).to_bytes(3, "little") + bytes([sequence % 256]) + word)
-            if word in (FAST, OK):  # A client does not respond to these.
+            if word in (FAST, OK):  # A client does not respond to these packets.
                 sequence += 1
                 word = next(said, None)
                 continue

@@ -1,4 +1,4 @@
-"""The role and health of a MySQL server, as derived from its replication status."""
+"""Tests how the gateway derives the role and health of a MySQL server from the server's replication status."""
 
 from typing import Any, Self
 
@@ -25,7 +25,7 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Do nothing: there is no resource."""
+        """Do nothing, because the substitute has no resources."""
 
     def execute(self, statement: str) -> None:
         self._asked = statement.split(maxsplit=1)[0]

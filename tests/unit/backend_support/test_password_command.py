@@ -1,4 +1,4 @@
-"""`password_command`: how the program runs, what it inherits, and how long its password is cached."""
+"""Tests of `password_command`: how the program runs, what it inherits, and how long the password is cached."""
 
 import asyncio
 import logging
@@ -91,7 +91,7 @@ async def test_the_program_and_its_children_are_killed_at_the_deadline(tmp_path:
     for within in (1, 5, 25):
         assert f"did not end within {within} s" in await failure(script(tmp_path, body), within=within)
         if mark.exists():
-            break  # On a slow machine, the timeout may end the program before it writes the file.
+            break  # On a slow machine, the timeout can stop the program before it writes the file.
     for pid in mark.read_text().split():
         await gone(int(pid))
 
@@ -192,7 +192,7 @@ def test_password_command_and_password_exclude_each_other() -> None:
 def test_a_world_writable_program_is_not_run(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & stat.S_IXOTH:
-            folder.chmod(0o711)  # Other users can reach the directory, as they can /usr/local/bin.
+            folder.chmod(0o711)  # Other users can access the directory, as with /usr/local/bin.
     path = Path(script(tmp_path, "echo hunter2"))
     link = tmp_path / "link"
     link.symlink_to(path)

@@ -1,4 +1,4 @@
-"""The tap of PostgreSQL logins finds the cancel key for any segmentation, and ends at invalid data."""
+"""The tap of PostgreSQL logins finds the cancel key for any segmentation, and stops at invalid data."""
 
 import itertools
 import struct
@@ -106,7 +106,7 @@ def test_a_cancel_request_is_not_a_session() -> None:
 @pytest.mark.parametrize(
     ("forth", "back"),
     [
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b""),  # A TLS ClientHello without an SSLRequest.
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b""),  # The client sends a TLS ClientHello without an SSLRequest.
         (b"", message(b"K", bytes(8))),  # The server sends data before the client.
         (startup(2 << 16), b""),
         (struct.pack("!II", 9, 80877103), b""),
@@ -152,7 +152,7 @@ def test_a_stream_without_a_key_uses_no_memory() -> None:
     assert tap.finished
 
 
-# Classification of a connection by its first bytes.
+# Tests of the classification of a connection by its first bytes.
 
 
 @given(st.integers(0, 2**32 - 1), KEYS, st.binary(max_size=20))

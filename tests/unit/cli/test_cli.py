@@ -1,4 +1,4 @@
-"""Help pages fit a terminal, and import no slow module."""
+"""Tests that help pages fit a terminal, and that showing a help page does not import slow modules."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Accepted configurations, and the corpus of invalid ones."""
+"""Tests of valid configurations, and of the corpus of invalid configurations."""
 
 import re
 from itertools import pairwise
@@ -31,7 +31,7 @@ def read(text: str, tmp_path: Path, **environment: str) -> Config:
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
 def test_each_violated_rule_is_reported_with_its_position(path: Path) -> None:
-    """Every `# expect:` line of a file is one problem, and no other problem exists."""
+    """Check that the gateway reports one problem for each `# expect:` line of a file, and no other problem."""
     expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
     assert expected
     with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""Files with secrets of the configuration are refused if all users can read them."""
+"""The gateway refuses a configuration or password file if the file contains a secret and all users can read it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from gateway.errors import ConfigError
 
 @pytest.fixture
 def open_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that the code considers reachable by all users, wherever it is."""
+    """Return a folder that the code considers accessible to all users, even if a parent folder is private."""
     monkeypatch.setattr(secret_files, "_is_traversable", lambda path: path.is_relative_to(tmp_path / "open"))
     folder = tmp_path / "open"
     folder.mkdir()
@@ -30,7 +30,7 @@ def test_a_world_readable_password_file_is_refused_with_advice(open_folder: Path
     wanted = rf"gateway.yaml:1:74: backends.a.check.password_file: .*\(mode 0644\): chmod 640 {password}$"
     with pytest.raises(ConfigError, match=wanted):
         load(Sources(file, environment={}))
-    # Its mode may change while the service runs.
+    # The mode of the password file can change while the service runs.
     with pytest.raises(OSError, match="chmod 640"):
         Secret(path=password).reveal()
     password.chmod(0o640)
@@ -43,7 +43,7 @@ def test_a_world_readable_configuration_with_a_secret_is_refused(open_folder: Pa
     for text, mode, refused in (
         (literal, 0o644, True),
         (literal, 0o640, False),
-        (literal.replace("hunter2", "'${DBPW}'"), 0o644, False),  # it does not stand in the file
+        (literal.replace("hunter2", "'${DBPW}'"), 0o644, False),  # the file does not contain the secret
         (literal.replace(", password: hunter2", ""), 0o644, False),
     ):
         file.write_text(text)

@@ -24,7 +24,7 @@ def errors(text: str, folder: Path, **environment: str) -> list[str]:
     return [str(each) for each in caught.value.problems]
 
 
-# Errors do not show values from the environment.
+# Tests that errors do not show values from the environment.
 
 
 @pytest.mark.parametrize(

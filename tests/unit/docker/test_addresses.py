@@ -1,4 +1,4 @@
-"""The gateway's address on a network is outside the range of containers, and stays the same after a re-creation."""
+"""The gateway's address on a network is outside the range of containers, and does not change on a re-creation."""
 
 import ipaddress
 import random
@@ -188,7 +188,7 @@ async def test_after_a_conflict_the_next_address_is_used_and_kept(tmp_path: Path
     assert reconciler.settled.is_set()
     await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert OwnershipRecord(tmp_path).addresses == {"apps": (asked[1],)}
-    # After a re-creation, the first address is free again, but the gateway requests the one that clients know.
+    # After a re-creation, the first address is free again, but the gateway requests the address that clients use.
     del own.endpoints["apps"]
     taken.clear()
     await Reconciler(want.options, lambda: want, lambda _: None, tmp_path).reconcile(engine)  # type: ignore[arg-type]

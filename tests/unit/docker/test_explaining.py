@@ -1,4 +1,4 @@
-"""Explanations why a container reaches a backend, or does not."""
+"""Tests the explanations of why a container can or cannot reach a backend."""
 
 import ipaddress
 from dataclasses import replace
@@ -157,7 +157,7 @@ def test_a_container_is_found_by_name_or_by_the_beginning_of_its_id() -> None:
 
 
 def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_ones() -> None:
-    """For example, the plan has one network for each project."""
+    """Use a plan with one network for each project, which the configuration does not list."""
     web = container("web", endpoints={"apps-shop": endpoint(MARK)})
     own = replace(GATEWAY, endpoints={"apps-shop": endpoint(MARK)})
     wanted = Desired("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))

@@ -133,7 +133,7 @@ def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
     [
         (ErrorKind.FAILED, PODMAN, True),  # Podman responds 500.
         (ErrorKind.FORBIDDEN, PODMAN, False),  # The container is already connected.
-        (ErrorKind.UNREACHABLE, PODMAN, False),  # The engine may have executed the request.
+        (ErrorKind.UNREACHABLE, PODMAN, False),  # It is possible that the engine executed the request.
         (ErrorKind.FAILED, DOCKER, False),
     ],
 )

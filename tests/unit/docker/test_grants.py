@@ -59,10 +59,10 @@ def test_labels_that_equal_the_images_do_not_count() -> None:
 
 
 def test_labels_of_compose_and_swarm_count_on_their_own_containers() -> None:
-    """Compose also writes its labels for project and service to the images that it builds."""
+    """Compose also adds the labels for project and service to the images that Compose builds."""
     made = {**SHOP, "com.docker.compose.config-hash": "1"}
     assert split(made, SHOP)[0] == made
-    assert split(made, made)[0] == {}  # `docker run` of an image that has all these labels.
+    assert split(made, made)[0] == {}  # The image has all these labels, and `docker run` created the container.
     task = {SWARM_SERVICE: "jobs", "com.docker.swarm.task.id": "t"}
     assert split(task, {SWARM_SERVICE: "jobs"})[0] == task
 
@@ -250,12 +250,12 @@ def test_containers_that_can_spoof_a_consumer_are_reported() -> None:
     assert "network orders-net: sharer can spoof" in line
     assert (
         spoofing(good, container("sharer", network_mode="container:id-good", can_spoof=True)) == ()
-    )  # `sharer` can spoof only the container whose network it shares.
+    )  # `sharer` can spoof only `good`, because both use one network namespace.
 
 
 async def test_the_capabilities_of_neighbors_are_queried_once(tmp_path: Path) -> None:
     class Counting(FakeEngine):
-        asked: list[str] = []  # noqa: RUF012 - of one test
+        asked: list[str] = []  # noqa: RUF012 - used in only one test
 
         async def get(self, path: str, **params: Any) -> Any:
             if path.startswith("containers/") and path.endswith("/json") and path != "containers/json":

@@ -104,7 +104,7 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")
     assert standing(planned(thief), "web") == (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
-    # If the backend is added after the container was attached, the container is detached, unless it is in use.
+    # If the backend is added after the attachment, the gateway detaches the container unless the container is in use.
     there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     found = planned(there, ours=("gateway", "web"))
     assert standing(found, "web") == (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
@@ -125,7 +125,7 @@ def test_one_container_with_one_name_on_two_networks_is_not_ambiguous() -> None:
     )
     observed = Observed((gateway_there, WEB, peer), (APPS, SHOP), own=GATEWAY.id)
     assert plan(desired(), observed, frozenset()).name_conflicts == ()
-    # A container may request its service name of the project as an alias, alone or with its replicas.
+    # A container is allowed to request its Compose service name as an alias, even if replicas request the same name.
     asking = replace(WEB, labels={**OPT_IN, "gateway.aliases": "app"})
     replica = container("web-2", endpoints={"apps": endpoint("app", MARK), **WEB.endpoints})
     assert planned(asking).name_conflicts == planned(asking, replica).name_conflicts == ()
@@ -207,7 +207,7 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
         )
 
 
-# Mistakes in labels.
+# Tests of mistakes in labels.
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_ineffective_labels_are_reported() -> None:
     assert found.label_errors == frozenset(found.warnings)
 
 
-# Containers that share the network namespace of another container.
+# Tests of containers that share the network namespace of another container.
 
 
 def test_a_container_in_the_network_of_one_that_is_attached_is_attached() -> None:
@@ -248,7 +248,7 @@ def test_a_container_in_the_network_of_one_that_is_attached_is_attached() -> Non
         "it uses the network of container web, which is attached"
     ]
     assert found.actions == ()
-    # A container in a shared namespace cannot have its own alias.
+    # A container that uses the network namespace of another container cannot have aliases.
     named = replace(side, labels={**OPT_IN, "gateway.aliases": "side"})
     assert standing(planned(there, named, ours=("web",)), "side") == (
         AttachmentState.DRIFTED,
@@ -265,7 +265,7 @@ def test_a_blocked_container_names_the_owner_of_its_network_namespace() -> None:
     assert "that is gone" in found.attachments[-1].message
 
 
-# A network that must be re-created to apply its options.
+# Tests of networks that must be re-created before changed options apply.
 
 
 def outdated(tmp_path: Path) -> tuple[FakeEngine, Reconciler, list[FakeContainer], list[NetworkOptions]]:
@@ -292,7 +292,7 @@ async def test_containers_detached_for_a_network_replacement_stay_detached_until
     options[0] = NetworkOptions(mtu=1400)
     await settle()
     assert "docker network rm apps" in reconciler.plan.warnings[0]
-    # The gateway attaches itself again as long as a container on the network may need it.
+    # The gateway attaches itself again while other containers on the network can need the gateway.
     await engine.post("networks/apps/disconnect", {"Container": there[0].id})
     await settle()
     assert "apps" in there[0].endpoints
@@ -301,7 +301,7 @@ async def test_containers_detached_for_a_network_replacement_stay_detached_until
         await settle()
         assert "apps" not in each.endpoints
     assert {each.state for each in reconciler.plan.attachments} == {AttachmentState.PENDING}
-    newcomer = engine.add_container("new", OPT_IN)  # A new container is served meanwhile.
+    newcomer = engine.add_container("new", OPT_IN)  # The gateway still serves new containers.
     await settle()
     assert "apps" in newcomer.endpoints
     await engine.post("networks/apps/disconnect", {"Container": newcomer.id})
@@ -333,14 +333,14 @@ async def test_containers_that_the_gateway_detached_are_attached_again(tmp_path:
     assert "apps" in there[1].endpoints
 
 
-# The limit for log lines.
+# Tests of the limit for log lines.
 
 
 def test_warnings_are_logged_once_and_at_a_limited_rate() -> None:
     limiter = LogLimiter(most=3, window=60, repeat_after=600)
     assert limiter.select(["a", "b"], 0) == ["a", "b"]
     assert limiter.select(["a"], 10) == []
-    assert limiter.select(["a", "b"], 20) == []  # "b" returned before `repeat_after`.
+    assert limiter.select(["a", "b"], 20) == []  # The last "b" was less than `repeat_after` ago.
     assert limiter.select(["a", "c", "d"], 30) == ["c"]
     assert limiter.select(["d"], 40) == []
     assert limiter.select(["d"], 61) == ["d"]  # The limit delayed "d", but did not drop it.
@@ -441,7 +441,7 @@ def test_a_container_that_joined_the_network_by_itself_is_warned_for_and_left_al
     assert found.actions == ()
 
 
-# Commands in messages, and problems that only the operator can fix.
+# Tests of commands in messages, and of problems that only the operator can fix.
 
 
 def test_a_command_in_another_container_uses_the_running_gateway() -> None:

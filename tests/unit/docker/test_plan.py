@@ -173,7 +173,7 @@ def test_wrong_aliases_are_repaired_if_no_client_is_affected() -> None:
     assert standing(plan(busy, seen, ownership)) == [("web", AttachmentState.DRIFTED, None)]
     assert made(plan(busy, seen, ownership)) == []
     assert made(plan(desired(repair="never"), seen, ownership)) == []
-    assert made(plan(desired(), seen, NOTHING)) == []  # The gateway has no record that it created the endpoint.
+    assert made(plan(desired(), seen, NOTHING)) == []  # No record shows that the gateway created the endpoint.
 
 
 def test_labels_select_backends_and_never_define_them() -> None:
@@ -246,7 +246,7 @@ def test_the_gateway_never_detaches_itself_and_keeps_its_address() -> None:
     assert made(unknown) == []
     assert "docker.container" in unknown.warnings[0]
     assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ownership)) == []
-    # A backend is added, then removed: the gateway's aliases change while no client is connected.
+    # The test adds and removes a backend, so the gateway's aliases change while no client is connected.
     for backends in (("orders", "media", "more"), ("orders",)):
         wanted = Desired("site-a", desired().options, backends)
         assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ownership)) == [
@@ -353,7 +353,7 @@ async def test_a_stopped_container_is_not_a_consumer_and_watchers_are_notified()
     directory.forget(there.id)
     assert directory.lookup("10.0.0.2") is None
     assert reported[-1] == {}
-    directory.update((there,), began, None)  # The snapshot began before the container ended.
+    directory.update((there,), began, None)  # The snapshot is older than the exit of the container.
     assert directory.lookup("10.0.0.2") is None
     directory.update((there,), time.monotonic() + 1, None)
     assert directory.lookup("10.0.0.2") is not None
@@ -499,7 +499,7 @@ def test_the_ownership_record_survives_restarts_and_an_invalid_one_detaches_noth
 
 
 class Fleet(RuleBasedStateMachine):
-    """Containers start and stop, the engine fails, other clients change its state; the gateway converges."""
+    """Check convergence when containers start and stop, the engine fails, or other clients change its state."""
 
     NAMES = ("a", "b", "c", "d", "e")
 
@@ -651,7 +651,7 @@ def test_any_sequence_of_docker_events_converges(monkeypatch: pytest.MonkeyPatch
 
 
 class CountedEndpoints(dict[str, EndpointInfo]):
-    """Endpoints of a container that count how often code reads them."""
+    """A dictionary of a container's endpoints that counts reads."""
 
     asked = 0
 
@@ -722,7 +722,7 @@ def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, tex
 
 
 def test_the_names_of_an_endpoint_are_computed_once() -> None:
-    """A plan needs the names for each alias. If it computed them each time, thousands would block the event loop."""
+    """The plan reads the names once per alias. If it computed them each time, it would block the event loop."""
     endpoint = EndpointInfo("n1", "e1", ("10.0.0.2",), frozenset({"Web", "web-1"}))
     assert endpoint.names == {"web", "web-1"}
     assert endpoint.names is endpoint.names

@@ -119,7 +119,7 @@ class Gate:
         sock = socket.socket()
         self.clients.append(sock)
         sock.bind((source, 0))
-        sock.connect(("127.0.0.1", self.port))  # The kernel accepts; the gateway may refuse later.
+        sock.connect(("127.0.0.1", self.port))  # The kernel accepts; the gateway can refuse later.
         sock.setblocking(False)
         for each in said:
             sock.sendall(each)
@@ -176,7 +176,7 @@ async def is_reset(sock: socket.socket) -> bool:
         return True
 
 
-# Cancel requests of clients beyond a limit.
+# Tests of cancel requests from clients beyond a limit.
 
 
 async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
@@ -186,7 +186,7 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
         monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 60.0)
         await at.session()
         silent = [at.connect() for _ in range(20)]
-        await until(lambda: at.rejected == {"max_connections": 4})  # The reserve admits 16 from one address.
+        await until(lambda: at.rejected == {"max_connections": 4})  # The reserve admits 16 clients from one address.
         assert (at.forward.active, len(at.forward._acceptor.reserve)) == (17, 16)
         cancelling = at.connect(request(server.name), source="127.0.0.2")
         assert await answer(cancelling) == b""
@@ -194,7 +194,7 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
         cancelling.close()
         await until(lambda: len(at.forward._acceptor.reserve) == 16)
         more = [at.connect(source=f"127.0.0.{number}") for number in range(3, 27)]
-        await until(lambda: at.rejected == {"max_connections": 12})  # The reserve admits 32 in all.
+        await until(lambda: at.rejected == {"max_connections": 12})  # The reserve admits 32 clients in total.
         assert server.accepted == 2
         for each in silent + more:
             reset(each)
@@ -317,7 +317,7 @@ async def test_reads_the_request_of_a_unix_client_that_has_closed(tmp_path: Path
         await until(lambda: server.seen[-1] == request(server.name))
 
 
-# The target that a cancel request is sent to.
+# Tests of the target to which the gateway sends a cancel request.
 
 
 async def test_does_not_wait_for_first_bytes_while_all_sessions_are_on_the_default_target(
@@ -337,7 +337,7 @@ async def test_does_not_wait_for_first_bytes_while_all_sessions_are_on_the_defau
         monkeypatch.setattr(cancel_requests, "_CLASSIFY_TIMEOUT", 0.3)
         at.targets = [other]
         silent = at.connect()
-        await until(lambda: other.accepted == 1)  # A silent client is joined after the timeout.
+        await until(lambda: other.accepted == 1)  # After the timeout, the gateway joins a silent client to a target.
         silent.sendall(START)
         assert await answer(silent) != b""
         assert other.seen == [START]
@@ -394,7 +394,7 @@ async def test_a_request_does_not_wait_for_a_target_for_new_clients() -> None:
         assert server.seen[-1] == request(server.name)
 
 
-# Clients that send SSLRequest before the cancel request.
+# Tests of clients that send SSLRequest before the cancel request.
 
 
 async def test_reads_the_request_after_refusing_encryption_for_a_server_without_tls(
@@ -429,7 +429,7 @@ async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
         at.targets = [one]
         for number in range(3):
             await at.session(SSL)
-            # The first SSLRequest is the gateway's. After that, each client's session shows that the server has TLS.
+            # The gateway sends only the first SSLRequest itself. Later, each client's session shows that TLS works.
             assert one.seen == [SSL] * (number + 2)
 
 
@@ -468,7 +468,7 @@ async def test_at_the_limit_a_storm_of_clients_does_not_reach_the_server(
                 assert await answer(cancelling) == b""
                 assert server.seen[-1] == request(server.name)
             asking = at.connect()
-            for _ in range(3):  # A third SSLRequest of a client is one too many.
+            for _ in range(3):  # A client is allowed to send only two SSLRequests.
                 asking.sendall(SSL)
                 assert await answer(asking) == b"N"
             assert await is_reset(asking)

@@ -22,7 +22,7 @@ def test_a_login_does_not_reset_a_dial_that_may_still_connect() -> None:
     budget.record_abandoned(50.0)
     budget.record_aborted(51.0)
     budget.record_login(55.0)
-    assert budget.aborted == 1  # The dial may connect later and abort.
+    assert budget.aborted == 1  # The dial can still connect later, and then abort.
     budget.record_login(60.5)
     assert budget.aborted == 0
 

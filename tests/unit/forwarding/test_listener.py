@@ -20,7 +20,7 @@ from gateway.relay.poller import EventHandler, poller
 
 
 def test_localhost_binds_both_addresses_or_none() -> None:
-    port = free_port()  # A port that the kernel chooses for IPv6 may be in use for IPv4.
+    port = free_port()  # If the kernel chose a port for IPv6, the port could be in use for IPv4.
     with socket.socket(socket.AF_INET6) as taken:
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         taken.bind(("::1", port))
@@ -67,7 +67,7 @@ def test_set_mode_only_acts_on_changes(tmp_path: Path) -> None:
     assert mode(path) == 0o666
     path.chmod(0o600)
     listener.set_mode(open_to_all=True)
-    assert mode(path) == 0o600  # The mode that the operator set.
+    assert mode(path) == 0o600  # The operator has set this mode.
     listener.set_mode(open_to_all=False)
     assert mode(path) == 0o660
     listener.close()

@@ -1,4 +1,4 @@
-"""Ownership of a client's socket until it is joined."""
+"""Tests the ownership of a client's socket until the gateway joins the client to a target."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Refused clients in the log: one line for each source and reason, and a limited number of lines."""
+"""The log has one line for each source and reason of refused clients, and a limited number of such lines."""
 
 import logging
 import socket

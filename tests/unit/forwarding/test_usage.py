@@ -49,7 +49,7 @@ def test_the_quota_applies_per_consumer_also_among_others() -> None:
 @pytest.mark.timeout(20)
 def test_a_burst_does_not_exceed_the_quota() -> None:
     class NoLink:
-        """An uplink that is always down, so that the gateway holds clients."""
+        """An uplink that is always down. Therefore, the gateway holds clients."""
 
         tunnel_name: str | None = None
         link: Link | None = None

@@ -78,7 +78,7 @@ async def test_a_failed_check_updates_the_role() -> None:
         assert (check.verdict.state, check.probe_result.role) == (State.UP, "primary")
         check.check_soon()
         await until(lambda: check.probe_result.role == "replica")
-        assert check.verdict.state is State.UP  # `fall` is 3.
+        assert check.verdict.state is State.UP  # `fall` is 3 failed checks.
         await until(lambda: check.verdict.state is State.DOWN)
         assert (check.verdict.reason, check.verdict.detail) == (Reason.LAG, "replication is stopped")
         assert check.probe_result.read_only
@@ -133,7 +133,7 @@ async def test_a_failed_login_of_the_check_makes_the_target_degraded() -> None:
         await until(lambda: check.attempts > 1)
         assert (check.verdict.state, check.verdict.reason) == (State.DEGRADED, Reason.AUTH)
         assert (check.failures[Reason.AUTH], check.last_success) == (1, succeeded)
-        assert check.probe_result.role == "primary"  # The role of the last successful probe.
+        assert check.probe_result.role == "primary"  # The last successful probe found this role.
 
 
 async def test_a_target_recovers_although_the_login_of_the_check_fails() -> None:

@@ -108,7 +108,7 @@ def test_primary_excludes_replicas_only(candidates: list[Candidate], prefer: Pre
 def test_clients_leave_a_target_that_lost_its_role() -> None:
     was, now = candidate(ONE, role="replica", read_only=True), candidate(TWO, role="primary")
     assert wrong_role_targets([was, now], "primary") == {ONE}
-    assert wrong_role_targets([was], "primary") == {ONE}  # ONE is a replica, where writes fail.
+    assert wrong_role_targets([was], "primary") == {ONE}  # ONE is a replica, which refuses writes.
     assert wrong_role_targets([was, now], "replica") == {TWO}
     assert wrong_role_targets([now], "replica") == frozenset()
     for prefer in ("any", "order"):

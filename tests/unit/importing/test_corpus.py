@@ -26,13 +26,13 @@ WORDS = frozenset({
     "nfs4", "cifs", "localhost", "ssh-config", "false", "true", "command", "container_name", "defaults", "rw",
     "pgsql", "dev", "tun", "while", "do", "done",
 })  # fmt: skip
-"""Words of the syntax, and values that say what the import does anyway."""
+"""Words of the syntax, and values that request the default behavior of the import."""
 OPTIONS = frozenset({
     "name", "env", "cap-add", "opt", "mount", "config", "target", "HostName", "IdentityFile", "LocalForward", "addr",
     "SSH_KEY_PATH", "SSH_PRIVATE_KEY_PATH", "OPENVPN_CUSTOM_CONFIG", "!other", "ProxyJump", "ProxyCommand",
     "env-file", "MYSQL_SSL_MODE", "./app.env",
 })  # fmt: skip
-"""Options and keywords whose value is in the output."""
+"""Options and keywords for which only the value must be in the output."""
 UNNAMED = frozenset({"environment", "volumes", "driver_opts", "command"})
 """Keys of Compose files whose values must be in the output."""
 SHORT_OPTIONS = frozenset("DJLRWXcdegilmoptvx")
@@ -117,7 +117,8 @@ def missing_words(text: str, output: str) -> list[str]:
     """Return the words of a command or a file that are not in the output.
 
     For `NAME=VALUE`, the output must contain the value if `import` used it, or otherwise the name. For
-    `SOURCE:TARGET`, the output must contain the source. It must contain the names of passwords, but not their values.
+    `SOURCE:TARGET`, the output must contain the source. The output must contain the names of passwords, but not the
+    passwords.
     """
     missing = []
     output = re.sub(r"[\"']", "", output)
@@ -133,7 +134,7 @@ def missing_words(text: str, output: str) -> list[str]:
             found = found[: len(re.findall(r"[\w.-]{2,}", word.partition(":")[0]))]
         absent = [part for part in found if part.lower().strip("-") not in output.lower() and part not in WORDS]
         if word.startswith("/") and absent and word.rpartition("/")[2] in output:
-            absent = []  # The output has the path on the host instead of this path in a container.
+            absent = []  # The output contains the path on the host instead of the path in the container.
         if re.fullmatch(r"-\w{1,3}", word) and word not in output:
             absent = [f"-{letter}" for letter in set(word[1:]) - SHORT_OPTIONS if f"-{letter}" not in output]
         if absent and name not in OPTIONS and not (equals and name in output) and word != "s3cretvalue":
@@ -179,7 +180,7 @@ def test_a_damaged_source_gives_a_configuration_or_an_error(path: Path, tmp_path
     converted = 0
     for index, (name, body) in enumerate(given):
         words = re.split(r"(\s+)", body)
-        step = len(words) // 8 | 1  # odd, so that words and spaces are removed in turn
+        step = len(words) // 8 | 1  # an odd step removes words and spaces alternately
         for at in range(0, len(words), step):
             damaged = "".join(words[:at] + words[at + 1 :])
             others = [ImportSource(*each) for each in given]

@@ -1,4 +1,4 @@
-"""RPC and XDR messages of servers, valid and invalid."""
+"""Tests of valid and invalid RPC and XDR messages from servers."""
 
 import asyncio
 import socket

@@ -64,7 +64,7 @@ def test_the_oldest_unanswered_call_is_known_during_other_traffic() -> None:
         tap.on_request(memoryview(record(CALL, xid, 10)), float(at))
     tap.on_response(memoryview(record(REPLY, 3, 10)), 5.0)
     assert tap.oldest_pending() == 0.0
-    tap.on_response(memoryview(record(CALL, 9, 10)), 5.0)  # A call of the server, and the client's reply.
+    tap.on_response(memoryview(record(CALL, 9, 10)), 5.0)  # The server calls the client, and the client replies.
     tap.on_request(memoryview(record(REPLY, 9, 10)), 5.0)
     tap.on_response(memoryview(record(REPLY, 1, 10)), 6.0)
     assert tap.oldest_pending() == 1.0

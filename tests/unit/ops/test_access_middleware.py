@@ -1,4 +1,4 @@
-"""The checks that the ops server makes before a handler runs, on real sockets."""
+"""Tests, on real sockets, of the checks that the ops server makes before it runs a handler."""
 
 import asyncio
 import socket

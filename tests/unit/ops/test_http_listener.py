@@ -1,4 +1,4 @@
-"""The deadlines and limits of one listener of the ops server, on real sockets."""
+"""Tests, on real sockets, of the deadlines and limits of one listener of the ops server."""
 
 import asyncio
 import contextlib

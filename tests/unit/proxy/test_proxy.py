@@ -41,7 +41,7 @@ class Peer:
             return b""
 
     async def unread(self) -> bytes:
-        """Return the bytes that the dialog did not consume, which belong to the client."""
+        """Return the bytes that remain after the dialog with the proxy; these bytes belong to the client."""
         return await asyncio.get_running_loop().sock_recv(self.stream.sock, 65536)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Tests of dialing: connections to itself, leaked sockets, and reasons of errors."""
+"""Tests of dialing: sockets that connect to themselves, leaked sockets, and reasons of errors."""
 
 import errno
 import socket
@@ -27,7 +27,7 @@ async def test_a_connection_to_itself_is_refused() -> None:
 
 
 def test_a_connection_that_fails_immediately_leaves_no_open_socket() -> None:
-    sock = socket.socket()  # An unconnected socket fails like one whose peer reset the connection.
+    sock = socket.socket()  # An unconnected socket fails in the same way as a socket after a reset.
     with pytest.raises(OSError, match="not connected"):
         _reject_self_connection(sock)
     assert sock.fileno() == -1

@@ -1,4 +1,4 @@
-"""Tests of the lingering close: a client gets the whole response after its backend has closed."""
+"""Tests of the lingering close: a client gets the whole response even if the backend closes first."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Each event loop has its own state, and releases the state when the loop is deleted."""
+"""Each event loop has a separate state, which is released when the event loop is deleted."""
 
 import asyncio
 import gc

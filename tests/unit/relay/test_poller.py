@@ -25,7 +25,7 @@ async def test_handlers_and_timers_share_the_loop() -> None:
         late = time.monotonic() - started - 0.05
         poller().remove(near.fileno())
     assert calls > 100
-    assert late < 20  # If handlers ran until no socket is ready, the timer would never run.
+    assert late < 20  # If the poller ran handlers until no socket is ready, the timer would never run.
 
 
 async def test_a_handler_can_wake_a_task() -> None:

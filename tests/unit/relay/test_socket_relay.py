@@ -187,7 +187,7 @@ async def test_a_finished_tap_is_dropped() -> None:
                 await loop.sock_sendall(backend, back)
                 assert await loop.sock_recv(client, 10) == back
             assert ear.seen == b"abcde"
-            assert latency.count == 2  # Requests are measured with and without the tap.
+            assert latency.count == 2  # The relay measures requests both with and without the tap.
             sending = asyncio.ensure_future(loop.sock_sendall(backend, bytes(8 << 20)))
             got = 0
             while got < 8 << 20:

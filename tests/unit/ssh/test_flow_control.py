@@ -18,7 +18,7 @@ def plenty() -> Budget:
 
 
 def take(window: Window, count: int, now: float, round_trip: float | None) -> int:
-    """Report `count` bytes to the window, as a relay does when its client has taken them."""
+    """Report to the window that the client has taken `count` bytes, as a relay does."""
     window.consumed += count
     return window.grant(now, round_trip) if window.consumed >= window.adjust_threshold else 0
 

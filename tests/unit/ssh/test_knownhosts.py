@@ -1,4 +1,4 @@
-"""known_hosts files: which keys the gateway trusts for a server, and when it reads the files again."""
+"""Tests of known_hosts files: which keys the gateway trusts for a server, and when it reads the files again."""
 
 import base64
 import hashlib
@@ -87,7 +87,7 @@ def test_a_key_is_valid_for_the_configured_name(
      hashed("10.0.0.5"), hashed("[bastion.example.com]:2222")],
 )  # fmt: skip
 def test_a_key_is_revoked_under_every_name_and_address_of_the_server(tmp_path: Path, pattern: str) -> None:
-    """The key is revoked although another line, with or without the port, lists a trusted key."""
+    """The key is revoked even if another line, with or without the port, lists the key as trusted."""
     path = tmp_path / "known_hosts"
     for listed in ("bastion.example.com", "[bastion.example.com]:2222"):
         path.write_text(f"@revoked {pattern} {LINE}\n{listed} {OTHER_LINE}\n")
@@ -116,12 +116,12 @@ def test_a_certificate_is_revoked_with_its_key_and_never_listed(tmp_path: Path) 
         read_trust(options)
 
 
-# When the gateway reads known_hosts again.
+# Tests of when the gateway reads known_hosts again.
 
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list to which the parser's texts are added, in the order of parsing."""
+    """Return a list to which each text is added when the parser parses it."""
     seen: list[str] = []
     original = asyncssh.import_known_hosts
 
@@ -164,14 +164,14 @@ def test_a_changed_known_hosts_file_is_read_again(tmp_path: Path, monkeypatch: p
             other.write_text(text)
             other.replace(path)
         case _:
-            while path.stat().st_ctime_ns == before.st_ctime_ns:  # The times of files may have a coarse resolution.
+            while path.stat().st_ctime_ns == before.st_ctime_ns:  # File times can have a coarse resolution.
                 path.write_text(text)
     os.utime(path, ns=(0, 10**18))
     assert revoked(path, "h")
 
 
 def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, parsed: list[str]) -> None:
-    """A second change within the time resolution of the file system would not change the file's times."""
+    """Test the reason for this: a second change within the resolution of file times would not change the times."""
     path = tmp_path / "known_hosts"
     path.write_text(f"h {LINE}\n")
     for _ in range(3):

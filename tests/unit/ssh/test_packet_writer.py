@@ -19,7 +19,7 @@ class Relay:
     def __init__(self, writer: PacketWriter) -> None:
         self._writer = writer
         self.short: list[bool] = []
-        """For each turn, whether the writer asked for a short turn."""
+        """For each turn: whether the writer requested a short turn."""
 
     def resume_sending(self) -> None:
         self.short.append(self._writer.contended)
@@ -30,7 +30,7 @@ class Relay:
 
 
 def fill(writer: PacketWriter) -> None:
-    """Send until the socket is full."""
+    """Send data until the socket accepts no more data."""
     while not writer.blocked:
         writer.write(bytes(32 * 1024))
         writer.flush()
@@ -57,7 +57,7 @@ async def test_turns_stay_short_when_a_slow_path_takes_a_burst() -> None:
                 fill(writer)
                 for relay in relays:
                     writer.enqueue(relay)
-                time.sleep(pause)  # noqa: ASYNC251 - the loop has nothing else to do
+                time.sleep(pause)  # noqa: ASYNC251 - the event loop has no other task
                 drain(writer, peer)
             await asyncio.sleep(0)
             assert [relay.short for relay in relays] == [[True, True], [True, True]]

@@ -5,7 +5,8 @@ from gateway.ssh.options import Keepalive
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION, ConnectionHealth, choose_connection, evaluate
 
 KEEPALIVE = Keepalive()
-"""A silent connection is suspect after 6 s. It is aborted after 9 s if others get replies, or after 60 s if not."""
+"""A silent connection is suspect after 6 s. The policy aborts it after 9 s if other connections get replies, and
+after 60 s otherwise."""
 
 
 def test_connections_that_reply_are_used_and_silent_ones_are_replaced() -> None:
@@ -24,10 +25,10 @@ def test_connections_that_are_silent_together_are_kept_until_the_path_is_lost() 
     for each in both:
         each.stalled, each.silence = True, 59.0
     actions = evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2)
-    assert actions.abort == []  # A third connection gets replies, so the path is back, and these two may recover.
+    assert actions.abort == []  # A third connection gets replies, so the path works again, and these two can recover.
     both[0].silence_at_recovery, both[0].silence = 12.0, 26.9
     assert evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2).abort == []
-    both[0].silence = 27.1  # TCP has retransmitted since the path is back.
+    both[0].silence = 27.1  # TCP has retransmitted since the path works again.
     assert evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2).abort == [0]
     both[0].silence_at_recovery = 0.0
     both[0].silence = 60.0
@@ -89,7 +90,7 @@ def test_the_least_loaded_connection_gets_the_next_channel(loads: list[int], mos
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 6))
 def test_placement_keeps_connections_level(opens: list[bool], most: int) -> None:
-    """The loads of connections stay close for any order of opening and closing channels, the fullest first."""
+    """Check that the loads of connections stay close. Channels open in any order and close on the fullest first."""
     loads = [0]
     for opening in opens:
         if opening:

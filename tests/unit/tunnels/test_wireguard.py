@@ -12,7 +12,7 @@ from gateway.vpn.options import WireGuardOptions
 
 
 async def test_a_tunnel_inside_another_is_refused_and_the_error_names_the_outer_one() -> None:
-    """WireGuard uses UDP, which no tunnel carries."""
+    """Test this because WireGuard uses UDP, and tunnels do not carry UDP."""
     outer = DirectLink()
     outer.network = Network(("tunnel@bastion:22",))
     tunnel = WireGuardTunnel(WireGuardOptions(config=Path("wg0.conf")))

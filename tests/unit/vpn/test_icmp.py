@@ -1,4 +1,4 @@
-"""Which hosts receive echo requests, so that their silence means that the VPN is down."""
+"""Tests which hosts receive echo requests. If these hosts do not reply, the gateway considers the VPN down."""
 
 import ipaddress
 import socket
@@ -14,7 +14,7 @@ HOST = ipaddress.ip_address("10.9.0.5")
 
 
 class Nowhere:
-    """A network context without echo sockets, so that no echo request gets a reply."""
+    """A network context without echo sockets. Therefore, echo requests get no reply."""
 
     async def configure_device(self, device: str, addressing: Addressing) -> None:
         """Do nothing: there is no device."""

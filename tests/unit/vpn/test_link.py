@@ -1,4 +1,4 @@
-"""Which results of connect(2) show that a VPN is up."""
+"""Tests which results of connect(2) show that a VPN is up."""
 
 import errno
 import socket

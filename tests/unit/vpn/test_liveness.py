@@ -17,7 +17,7 @@ def test_silence_without_a_pending_request_is_ignored() -> None:
 def test_overdue_echo_replies_advance_the_stage() -> None:
     liveness = Liveness(THRESHOLDS, 0)
     liveness.record_echo_request(100)
-    liveness.record_echo_request(104)  # The first unanswered request counts.
+    liveness.record_echo_request(104)  # The stage depends on the first unanswered request.
     seen = [liveness.stage(100 + after) for after in (4.9, 5, 7, 22, 60, 300)]
     assert seen == [Stage.FINE, Stage.SUSPECT, Stage.RECONNECT, Stage.DOWN, Stage.LOST, Stage.RESTART]
     liveness.record_reply(401)
@@ -37,7 +37,7 @@ def test_bytes_are_a_sign_of_life_only_when_they_grow() -> None:
     liveness.record_echo_request(10)
     liveness.record_received(1000, 18)
     assert liveness.stage(18) is Stage.RECONNECT
-    liveness.record_received(20, 19)  # The kernel has reset the counter.
+    liveness.record_received(20, 19)  # The lower number means that the kernel has reset the counter.
     assert liveness.stage(19) is Stage.RECONNECT
     liveness.record_received(21, 20)
     assert liveness.stage(20) is Stage.FINE

@@ -24,7 +24,7 @@ class Link:
         self.acts: list[str] = []
 
     def send_echo_requests(self) -> None:
-        """Send no echo request: no host can receive one."""
+        """Do nothing, because no host can receive an echo request."""
 
     def reset_all(self) -> None:
         self.acts.append("reset")

@@ -1,4 +1,4 @@
-"""What happens to the jobs of a network context when the context is closed."""
+"""Tests what happens to the jobs of a network context when the context is closed."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from gateway.vpn.network_context import NetnsContext
 
 
 class Here(Namespace):
-    """Threads that stay in the network namespace of the process, which needs no privilege."""
+    """Threads that stay in the network namespace of the process, so they do not need privileges."""
 
     def __init__(self) -> None:
         self.fd = -1
@@ -39,7 +39,7 @@ class Busy:
         return self._going.wait(30)
 
     async def begun(self) -> None:
-        """Wait until the thread runs the first job, so that closing the context does not cancel that job."""
+        """Wait until the thread runs the first job. If the context closed before, it would cancel that job."""
         assert await asyncio.to_thread(self._begun.wait, 30)
 
     async def finish(self) -> bool:

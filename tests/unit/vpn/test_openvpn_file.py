@@ -1,4 +1,4 @@
-"""How the gateway rewrites OpenVPN client files, including files from untrusted sources."""
+"""Tests how the gateway rewrites OpenVPN client files, including files from untrusted sources."""
 
 import base64
 import contextlib
@@ -32,7 +32,7 @@ STATIC = "\n".join(
 EVIL = "plugin /tmp/evil.so"
 
 
-# Directives with which the author of a file could attack the gateway's host.
+# Tests of directives with which the author of a file could attack the gateway's host.
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ EVIL = "plugin /tmp/evil.so"
         ("compat-mode 2.3.0", "line 1: compat-mode disables"),
         ("secret static.key", "line 1: secret is a static key without forward secrecy"),
         ("remote-cert-tls client", "line 1: remote-cert-tls is not"),
-        # Lines that OpenVPN parses differently from how they look.
+        # OpenVPN does not parse the following lines as a reader expects.
         (f"remote {' '.join('x' * 16)}", "line 1: has more than 16 words"),
         ("remote a 65536", "line 1: remote is not of the form `remote HOST .PORT. .PROTOCOL.`"),
         ("remote a 1 tcp-server", "line 1: remote is not"),
@@ -129,7 +129,7 @@ def test_any_text_is_read_or_refused_with_its_line(text: str) -> None:
     assert re.match(r"line [1-9]\d*: .", refusal) or openvpn_file.parse_client_file(file.text).text == file.text
 
 
-# What the gateway keeps of a file.
+# Tests of the directives that the gateway keeps.
 
 
 NYR = """client
@@ -361,7 +361,7 @@ def test_words_are_split_as_by_openvpn(line: str, words: list[str]) -> None:
     assert split_words(line) == words
 
 
-# Files that an OpenVPN file refers to.
+# Tests of files to which an OpenVPN file refers.
 
 
 @pytest.fixture
@@ -434,7 +434,7 @@ def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
 
 
 def test_a_symbolic_link_swapped_during_the_open_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gateway checks the file that it opened, not the earlier target of the link."""
+    """The gateway checks the opened file, not the file that was the target of the link before."""
     (folder / "login").write_text("me\nsecret\n")
     (folder / "login").chmod(0o600)
     real_open = os.open
@@ -478,7 +478,7 @@ def test_other_files_are_not_read(folder: Path, name: str) -> None:
 
 
 def test_a_file_of_another_name_in_the_same_folder_is_not_a_login(folder: Path) -> None:
-    """The author of the OpenVPN file may know the paths of other secrets."""
+    """Test this because the author of the OpenVPN file can know the paths of other secrets."""
     (folder / "database_password").write_text("secret\n")
     with pytest.raises(TunnelError, match="line 1: auth-user-pass: needs two lines") as caught:
         from_disk(folder, "auth-user-pass database_password\n")

@@ -27,7 +27,7 @@ def wireguard(interface: str = "", peer: str = "") -> str:
     )
 
 
-# Messages of OpenVPN's management interface.
+# Tests of messages from OpenVPN's management interface.
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_pushed_options_are_parsed() -> None:
     assert [str(each) for each in parse_updown({}, dns=("9.9.9.9",), mtu=1200).name_servers] == ["9.9.9.9"]
 
 
-# WireGuard's configuration file.
+# Tests of WireGuard's configuration file.
 
 
 @given(st.text(string.printable))

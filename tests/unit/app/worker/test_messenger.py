@@ -1,4 +1,4 @@
-"""Messages between the owner and a worker."""
+"""Messages between the main process and a worker process."""
 
 import asyncio
 import logging
@@ -37,7 +37,7 @@ async def test_an_invalid_message_closes_the_connection(caplog: pytest.LogCaptur
     reader, writer = os.pipe()
     with far, caplog.at_level(logging.ERROR):
         heard = Heard(near)
-        # A message class of another version, which this version does not know. A second message follows it directly.
+        # The class of this message exists only in another version of the gateway. Another message follows directly.
         strange = packed(b"cgateway.app.worker.messages\nOfAnotherVersion\n.", 1)
         socket.send_fds(
             far, [packed(pickle.dumps("before"), 0) + strange + packed(pickle.dumps("after"), 0)], [writer]

@@ -83,7 +83,7 @@ def test_networks_of_the_gateway_are_internal_by_default() -> None:
 
 @pytest.mark.parametrize(("version", "priority"), [("1.45", None), ("1.48", -1), ("1.51", -1)])
 async def test_engines_with_gateway_priority_keep_the_default_route(version: str, priority: int | None) -> None:
-    """The engine is in memory, because gateway priority needs API 1.48 (Docker 28)."""
+    """Use an engine in memory, because gateway priority requires API 1.48 (Docker 28)."""
     sent: list[dict[str, Any]] = []
 
     class Recording(FakeEngine):
@@ -116,13 +116,13 @@ def test_an_existing_network_that_is_not_internal_is_kept_with_a_warning() -> No
     assert "set internal: false to keep it" in line
     assert "another name in docker.networks" in line
     assert "attach the gateway's container to another network" not in line
-    # An engine with gateway priority keeps default routes, but does not isolate containers without another route.
+    # With gateway priority, the engine keeps default routes. A container without another route is still not isolated.
     (line,) = planned(*there, networks=static, there=(old, network("far")), gateway_priority=True).warnings
     assert "containers have a route out through it:" in line
     # An option that the operator sets explicitly causes no warning.
     accepted = {"apps": NetworkOptions(internal=False)}
     assert planned(*there, networks=accepted, there=(old, network("far"))).warnings == ()
-    # To replace the gateway's only network with a route out would cut off the gateway.
+    # If the gateway has only one network with a route out, replacing that network would disconnect the gateway.
     alone = (there[0], gateway("apps"))
     (line,) = planned(*alone, networks=static, there=(old,)).warnings
     assert "to replace it, attach the gateway's container to another network with a route out, then" in line
@@ -191,7 +191,7 @@ def test_each_project_gets_a_network_and_the_gateway_joins_all() -> None:
 def test_labels_and_rules_name_the_network_of_the_configuration() -> None:
     two = {**PER_PROJECT, "media-only": NetworkOptions(backends=("media",))}
     asked = container("web", "shop", labels={"gateway.network": "apps"})
-    # No container requests media-only: the gateway creates the network, but attaches no container.
+    # No container requests media-only, so the gateway creates the network, but does not attach containers.
     assert {each[1] for each in made(planned(asked, networks=two))} == {"media-only", "apps-shop"}
     assert ("connect", "apps-shop", "web") in made(planned(asked, networks=two))
     other = container("web", "shop", labels={"gateway.network": "apps-blog"})
@@ -220,7 +220,7 @@ def test_a_network_of_a_project_goes_with_its_last_container() -> None:
 
 
 def test_the_gateway_joins_networks_with_attached_containers() -> None:
-    """Agents of other nodes and Compose files create such networks."""
+    """Agents of other nodes and Compose files create networks with containers that the gateway did not attach."""
     guest = container("web", labels={"gateway.enable": "false"}, endpoints={"apps-shop": on("apps-shop", "web")})
     found = planned(gateway("far"), guest, there=(network("far"), network("apps-shop", internal=True)))
     assert made(found) == [("connect", "apps-shop", "gateway")]
@@ -259,7 +259,7 @@ def test_stacks_and_services_get_their_own_overlays() -> None:
         ("update_service", "apps--stack-shop", "service shop_web"),
         ("update_service", "apps--stack-shop", "service shop_db"),
     ]
-    # A task has labels for its stack and service, too. The gateway on a worker node joins the network of its tasks.
+    # Tasks have the stack and service labels, too. On a worker node, the gateway joins the network of the tasks.
     task = container(
         "jobs.1", labels={SWARM_SERVICE: "jobs", "com.docker.swarm.task.id": "t"},
         endpoints={"apps--service-jobs": on("apps--service-jobs", "gw-owner-leader")},
@@ -267,7 +267,7 @@ def test_stacks_and_services_get_their_own_overlays() -> None:
     own = gateway("far")
     on_worker = planned(own, task, there=(network("far"), overlays[0]), swarm=Swarm(active=True))
     assert ("connect", "apps--service-jobs", "gateway") in made(on_worker)
-    # Without services, bridge networks suffice, because an agent need not know the containers of other nodes.
+    # Without services, bridge networks suffice, because an agent can ignore the containers of other nodes.
     alone = planned(container("web", "shop"), swarm=Swarm(active=True))
     assert [each.body["Driver"] for each in alone.actions if each.verb is Verb.CREATE_NETWORK] == ["bridge"]
 
@@ -288,7 +288,7 @@ def test_a_service_keeps_its_default_route() -> None:
         return [each["Target"] for each in update.body["TaskTemplate"]["Networks"]]
 
     assert targets() == ["bridge", "id-inner"]
-    assert targets("old") == ["bridge", "id-inner"]  # The network "old" was the route out.
+    assert targets("old") == ["bridge", "id-inner"]  # The service used the network "old" as its route out.
     assert targets("front") == ["id-front", "id-inner"]
     assert targets("back") == ["id-back", "id-inner"]
     assert targets("the-bridge-of-every-node", "back") == ["id-the-bridge-of-every-node", "id-back", "id-inner"]
@@ -311,7 +311,7 @@ def test_exhausted_address_ranges_block_and_name_the_setting() -> None:
     assert blocked.message == (
         "every /24 of 10.9.0.0/23 is in use: set docker.networks.apps.subnet to a larger range"
     )
-    # The subnet of a project's network is part of the configured range, so it is not a difference.
+    # The subnet of a project's network is part of the configured range, so the gateway must not report a difference.
     there = network("apps-a", internal=True, labels=OURS, subnets=("10.9.1.0/24",))
     assert planned(three[0], networks=narrow, there=(there,)).warnings == ()
     static = planned(three[0], networks={"x": NetworkOptions()}, there=(network("y", subnets=("10.201.0.0/16",)),))

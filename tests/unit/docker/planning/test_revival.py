@@ -113,7 +113,7 @@ def test_it_is_started_only_when_the_backend_is_up() -> None:
     made = planned(failed(REFUSED), wanted=desired(usable=frozenset()))
     assert starts(made) == []
     assert (only_dead(made).state, only_dead(made).message) == (RevivalState.WAITING, "backend media is not up")
-    # `gateway plan` does not know the states of backends, so it assumes that they are up.
+    # `gateway plan` cannot read the states of backends, so it assumes that all backends are up.
     assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(Verb.START, "web")]
 
 

@@ -1,4 +1,4 @@
-"""Swarm services, and the gateway as a service: the status shows each service, with a reason if it is not managed."""
+"""Tests of Swarm services, and of the gateway as a service. The status gives a reason for each unmanaged service."""
 
 import random
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_a_labeled_service_is_shown_even_if_it_is_not_managed() -> None:
         [("service jobs", "mesh", AttachmentState.BLOCKED, BlockedReason.SERVICES_OFF)],
     )
     assert "docker.services is false" in off.attachments[0].message
-    # A service that joins the network by its own specification needs no action. Earlier attachments stay.
+    # If the service's specification includes the network, no action is needed. Earlier attachments stay.
     for there in (frozenset[str](), MARK):
         on = planned(service({"m1": there}, enable="true"), MESH)
         assert (on.actions, standing(on)) == ((), [("service jobs", "mesh", AttachmentState.ATTACHED, None)])
