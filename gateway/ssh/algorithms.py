@@ -64,7 +64,7 @@ HOST_KEYS = (*(f"{name.removesuffix('@openssh.com')}{_CERTIFICATE}" for name in 
 """The default host key algorithms, in OpenSSH's order (ssh_config(5), HostKeyAlgorithms)."""
 
 DEFAULTS = {"kex": KEX, "ciphers": CIPHERS, "macs": MACS, "host_key_algorithms": HOST_KEYS}
-"""Default algorithms by configuration key, in order of preference. They exclude SHA-1, DSA, MD5, and MACs with 64-bit tags."""
+"""Default algorithms by configuration key, in order of preference. They exclude SHA-1, DSA, MD5 and 64-bit MAC tags."""
 _SUPPORTED: dict[str, Callable[[], Sequence[bytes]]] = {
     "kex": get_kex_algs,
     "ciphers": get_encryption_algs,

@@ -1,7 +1,8 @@
 """Receive windows of SSH channels: initial sizes, growth from measured throughput, and memory budgets. Does no I/O.
 
-A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window occupies
-memory only when the client reads slowly. A window grows only if the channel uses most of it within one round trip.
+A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window occupies memory only
+when the client reads slowly. A window grows only if the channel uses more than half of it within one round trip,
+which happens only on a path with a long round trip.
 
 The budgets bound the memory that slow clients can occupy. N channels hold at most `INITIAL_BUDGET_BYTES` +
 `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW`, plus a tenth of that for the Python objects. In numbers: 2 MiB for each of
@@ -16,15 +17,15 @@ INITIAL_BUDGET_BYTES = 512 * 1024 * 1024
 """Limit, in bytes, on the sum of the initial windows of all channels, without `MIN_WINDOW` for each channel."""
 MAX_WINDOW = 32 * 1024 * 1024
 MAX_RECEIVE_PACKET = 128 * 1024
-"""Maximum packet size that the gateway offers, in bytes. With 32 KiB and a large window, sshd uses several times the CPU
-time."""
+"""Maximum packet size that the gateway offers, in bytes. With 32 KiB and a large window, sshd uses several times the
+CPU time."""
 ADJUST_BYTES = 256 * 1024
 """Bytes consumed before a window adjust. Many implementations adjust at half of the window. The sender is then idle for
 half of each round trip."""
 GROWTH_BUDGET_BYTES = 512 * 1024 * 1024
 """Limit, in bytes, on the growth of all windows of this process together, beyond their initial sizes."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
-"""Limit, in bytes, on the window growth of one SSH connection. It prevents one long path from using the whole budget."""
+"""Limit, in bytes, on the window growth of one SSH connection. It keeps one long path from using the whole budget."""
 
 
 class Budget:

@@ -51,8 +51,9 @@ class KnownHosts:
     def look_up(self, name: str, port: int, address: str) -> KnownHostEntries:
         """Return the entries for a server.
 
-        A key is trusted if it is listed for the configured name. An entry for the address of that name does not make a key trusted, as in OpenSSH without CheckHostIP. A key is revoked if an entry revokes it for the
-        name or for the address, with or without the port. Names are not case-sensitive, as in OpenSSH.
+        A key is trusted if it is listed for the configured name. An entry for the address of that name does not
+        make a key trusted, as in OpenSSH without CheckHostIP. A key is revoked if an entry revokes it for the name or
+        for the address, with or without the port. Names are not case-sensitive, as in OpenSSH.
 
         Args:
             name: The configured host name or address.

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 MAX_SEND_PACKET = 32 * 1024
 """Data bytes per sent packet: the maximum that OpenSSH accepts."""
 SLOTS = 4
-"""Maximum number of packets that one relay reads and sends in a turn. On a slow path, if other relays wait, the limit is
-one packet."""
+"""Maximum number of packets that one relay reads and sends in a turn. The limit is one packet if the path is slow and
+other relays wait."""
 DATA_HEADER = 14
 """Bytes before the data: packet length, padding length, message number, channel, data length (RFC 4253, section 6;
 RFC 4254, section 5.2)."""
@@ -42,8 +42,8 @@ _SLOW_DRAIN = 0.02
 _SLOW_PERIOD = 1.0
 """Seconds for which a path counts as slow after such a backlog, because slow paths often accept data in bursts."""
 _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
-"""Limit on unsent bytes in the kernel on a fast path. A larger limit causes fewer wakeups per byte, and on a fast path the
-kernel still sends this data within milliseconds."""
+"""Limit on unsent bytes in the kernel on a fast path. A larger limit causes fewer wakeups per byte, and the kernel
+still sends this data within milliseconds."""
 _FAST_DRAIN = 0.001
 """Seconds to send half of `NOTSENT_LOWAT`. If it takes less time, the path is fast (above 64 MB/s)."""
 _NOT_FAST_DRAIN = 0.01
@@ -125,7 +125,7 @@ class PacketWriter:
 
     @property
     def congested(self) -> bool:
-        """Whether the backlog is so large that receiving must stop, because replies to received packets would add to it."""
+        """Whether the backlog is so large that receiving must stop, because replies would make it larger."""
         return self.blocked and len(self._backlog) > MAX_CONTROL_BACKLOG
 
     def enqueue(self, sender: Sender) -> None:
@@ -161,8 +161,8 @@ class PacketWriter:
     def send_control(self, msg_type: int, payload: bytes) -> None:
         """Encrypt and batch a short packet of the connection protocol.
 
-        During a key exchange, or if the cipher is not AES-GCM, this method passes the packet to asyncssh, which sends it as
-        soon as it can.
+        During a key exchange, or if the cipher is not AES-GCM, this method passes the packet to asyncssh, which sends
+        the packet as soon as possible.
 
         Args:
             msg_type: The SSH message number.

@@ -33,7 +33,7 @@ class ChannelOpener(Protocol):
 
     @property
     def opening_count(self) -> int:
-        """Number of channel opens to which the server has not replied. Includes opens whose callers have stopped waiting."""
+        """Number of channel opens without a reply from the server. Includes those whose callers no longer wait."""
 
     async def open(
         self,
