@@ -1,4 +1,4 @@
-"""One direction of a socket relay: reads from one socket and writes to another, and copies the data as rarely as possible.
+"""One direction of a socket relay: reads from one socket and writes to another.
 
 Small messages pass through one shared buffer with `recv_into` and `send`. If two consecutive
 reads return 64 KiB or more, the direction carries bulk data. It then switches to `splice` through a pipe, which does
@@ -32,7 +32,7 @@ class Direction:
     """One direction of a relay: from `source` to `sink`."""
 
     reverse: "Direction"
-    """The opposite direction, which reads from `sink`. The relay sets this attribute, and deletes it when the relay ends."""
+    """The opposite direction, which reads from `sink`. The relay sets this attribute, and deletes it at the end."""
 
     __slots__ = (
         "bulk_reads", "byte_count", "discarding", "fin_detector", "on_data", "pending", "pipe", "pipe_bytes",
@@ -48,7 +48,7 @@ class Direction:
         """Number of bytes in the pipe."""
         self.pipe: tuple[int, int] | None = None
         self.fin_detector: FinDetector | None = None
-        """Detects whether the sink received the peer's FIN. It is needed because `splice` can drop the error of a reset."""
+        """Detects whether the sink received the peer's FIN, because `splice` can drop the error of a reset."""
         self.bulk_reads = 0
         """Number of consecutive bulk reads."""
         self.byte_count = 0
@@ -57,7 +57,7 @@ class Direction:
         self.source_eof = False
         self.sink_shut = False
         self.undelivered = False
-        """Whether some data from the source was discarded, because the sink did not accept it."""
+        """Whether the sink did not accept all data from the source."""
         self.discarding = False
         """Whether the sink accepts no more data, so that further data from the source is discarded."""
 
@@ -131,15 +131,15 @@ class Direction:
     def abandon(self) -> None:
         """Discard pending data and all later data from the source, because the sink accepts no more data.
 
-        The direction still reads from the source. Otherwise the source's peer might block while it sends, and then never
-        read the data of the other direction.
+        The direction still reads from the source. Otherwise the source's peer might block while it sends, and then
+        never read the data of the other direction.
         """
         self.close()
         self.pending, self.pipe_bytes = None, 0
         self.discarding = self.sink_shut = self.undelivered = True
 
     def sink_was_reset(self) -> bool:
-        """Return whether the sink's peer reset the connection before the end of its stream, and `splice` dropped the error.
+        """Return whether the sink's peer reset the connection before its end-of-file, and `splice` dropped the error.
 
         Call this only after the sink has failed, or after a read from the sink has returned end-of-file.
         """
@@ -216,6 +216,6 @@ def _open_pipe() -> tuple[int, int] | None:
         pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with contextlib.suppress(OSError):  # the user's limit on pipe memory is reached (pipe(7)); the default size also works
+    with contextlib.suppress(OSError):  # the user's limit on pipe memory is reached (pipe(7)): use the default size
         fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     return pipe

@@ -22,7 +22,7 @@ from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, 
 LINGER_TIMEOUT = 60.0
 """Seconds without progress before a socket is closed: the kernel's default tcp_fin_timeout (tcp(7))."""
 _MAX_SOCKETS = 4096
-"""Maximum number of lingering sockets per event loop. If a further socket is added, the closer closes the oldest one."""
+"""Maximum number of lingering sockets per event loop. To add a further socket, the closer closes the oldest one."""
 _SCAN_INTERVAL = 0.25
 _DISCARD_SIZE = 256 * 1024
 _TCP_CLOSE = 7
@@ -154,14 +154,14 @@ def lingering_closer(loop: asyncio.AbstractEventLoop) -> LingeringCloser:
 
 
 def _is_closed(sock: socket.socket) -> bool:
-    """Return whether the kernel has closed the connection. Unacknowledged data then stays in the send buffer (tcp(7))."""
+    """Return whether the kernel has closed the connection. Unacknowledged data then stays in its buffer (tcp(7))."""
     if sock.family == socket.AF_UNIX:
         return False
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
 
 
 def _unacknowledged(sock: socket.socket) -> int:
-    """Return the number of sent bytes that the peer's kernel has not acknowledged; the FIN counts (tcp(7), SIOCOUTQ)."""
+    """Return the number of sent bytes, including the FIN, that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
     try:
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
     except OSError:

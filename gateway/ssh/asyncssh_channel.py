@@ -101,7 +101,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._update_interest()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Handle the close of the channel or the loss of its connection. Buffer data that asyncssh has not delivered."""
+        """Handle the close of the channel or the loss of its connection. Buffer undelivered data of asyncssh."""
         del exc
         unread = take_unread_data(self._channel)
         for piece in unread.data:
