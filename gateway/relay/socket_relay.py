@@ -87,7 +87,7 @@ class SocketRelay:
         return self._upload.sink_shut and not self._upload.undelivered
 
     def fail_upload(self) -> None:
-        """Reset the client after it has received the whole response, because some of its data did not reach the backend.
+        """Reset the client after it has received the whole response, because the backend did not get all its data.
 
         Until the reset, the relay reads and discards data from the client.
         """
