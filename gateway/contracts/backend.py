@@ -25,7 +25,8 @@ class ProbeResult:
         degraded: Reason and detail that make the target `degraded` instead of `up`.
         unusable: Reason and detail that make the target `down`, although it answers.
         unprobed: Why the target was not probed; the state of the target is then `unknown`.
-        abort_limit: Consecutive aborted handshakes after which the server blocks this host; None if it does not count them.
+        abort_limit: Consecutive aborted handshakes after which the server blocks this host; None if it does not
+            count them.
         certificate: Validity period of the server's certificate; None if the server presented none.
     """
 

@@ -20,7 +20,8 @@ class Network:
     """A network in which links connect sockets. The same address in two networks belongs to two different hosts.
 
     Args:
-        hops: The far sides of the tunnels that lead to the network, outermost first; empty for the network of this host.
+        hops: The far sides of the tunnels that lead to the network, outermost first; empty for the network of this
+            host.
     """
 
     hops: tuple[str, ...] = ()
@@ -58,7 +59,7 @@ class Relay(Protocol):
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time since which the client has waited for a response; None if it does not wait or this is unknown."""
+        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
 
     @property
     def to_backend(self) -> int:

@@ -96,7 +96,8 @@ class InsecureSetting(NamedTuple):
 
     Args:
         key: The configuration key, relative to the tunnel or backend.
-        message: The problem, and the setting to use instead. Output puts the key before this text, and both form one sentence.
+        message: The problem, and the setting to use instead. In output, this text follows the key, and both form one
+            sentence.
         advised: Whether to warn about the setting if strict mode is off.
     """
 

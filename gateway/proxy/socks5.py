@@ -58,7 +58,7 @@ async def log_in(stream: ProxyStream, login: ProxyLogin | None) -> None:
 
 
 async def connect(stream: ProxyStream, to: Endpoint) -> None:
-    """Request a connection to a target (RFC 1928, sections 4 to 6). If the target is a host name, the proxy resolves it.
+    """Request a connection to a target (RFC 1928, sections 4 to 6). The proxy resolves host names.
 
     Args:
         stream: A connection to the proxy, after `log_in`.

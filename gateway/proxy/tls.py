@@ -35,7 +35,7 @@ class TlsSocket:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._unsent = SendBuffer()
         self._sent: asyncio.Future[None] | None = None
-        """Future that is done when the socket has accepted all of `_unsent` or has failed. None if no data is unsent."""
+        """Done when the socket has accepted all of `_unsent` or has failed. None if no data is unsent."""
         self._has_writer = False
         """Whether a writer callback for the socket is registered with the event loop."""
         self._plaintext = bytearray()
@@ -84,7 +84,7 @@ class TlsSocket:
             The decrypted data; empty if the peer has ended its direction with close_notify.
 
         Raises:
-            OSError: The connection failed, or ended without close_notify. A missing close_notify can be a truncation attack.
+            OSError: The connection failed, or ended without close_notify. The latter can be a truncation attack.
         """
         while not self._plaintext:
             if self._read_error is not None:

@@ -92,7 +92,7 @@ class TlsBridge:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
         if not upload.done() and download.result() is _Download.COMPLETE:
-            while not (upload.done() or self._tls.was_reset):  # poll, because a reset is not reported while no read is pending
+            while not (upload.done() or self._tls.was_reset):  # poll: without a pending read, no event reports a reset
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
         elif not upload.done() and download.result() is _Download.UNREAD:
             await self._wait_for_upload(upload)
@@ -105,7 +105,7 @@ class TlsBridge:
         await self._wait_for_download(download, inf)
 
     async def _wait_for_upload(self, upload: "asyncio.Task[bool]") -> None:
-        """Wait until the data that the user sent before its close is delivered, or the far side accepts no more data."""
+        """Wait until all data from the user is delivered, or the far side accepts no more data for a while."""
         before = -1
         while not upload.done() and self._uploaded != before:
             before = self._uploaded

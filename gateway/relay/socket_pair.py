@@ -24,8 +24,8 @@ def socket_pair(backlog: int | None = None) -> tuple[PairSocket, socket.socket]:
     """Create a pair of connected non-blocking sockets.
 
     Args:
-        backlog: Approximate limit, in bytes, on data that is written to the user's end and not yet read from the tunnel's
-            end. None means the kernel's default.
+        backlog: Approximate limit, in bytes, on data that is written to the user's end and not yet read from the
+            tunnel's end. None means the kernel's default.
 
     Returns:
         The user's end and the tunnel's end. The caller owns both.
