@@ -32,7 +32,7 @@ _LIMITS = (Refusal.MAX_CONNECTIONS, Refusal.CONSUMER_QUOTA)
 
 
 class _OverLimit(NamedTuple):
-    """A client that exceeds a limit: the refusal, and the counters for it. It is refused if it sends no cancel request."""
+    """A client that exceeds a limit: the refusal that applies if it sends no cancel request, and its counters."""
 
     refusal: Refusal
     address: str | None
@@ -191,7 +191,7 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
     ) -> tuple[Refusal, Usage] | None:
-        """Give the client a slot of its consumer. If the client is refused, return the refusal and the counters for it."""
+        """Give the client a slot of its consumer. If it is refused, return the refusal and the counters for it."""
         if client.record is not None:
             client.record.consumer = consumer
         # If containers are not known, the address identifies the consumer. The status omits such consumers.

@@ -71,7 +71,7 @@ class CancelRouter:
         """Return the targets that must receive a cancel request.
 
         If a known session has the key of the request, the request goes only to the target of this session. Otherwise
-        it goes to every target that has a session with an unknown key; a server ignores a request with a wrong key. If
+        it goes to every target that has a session whose key is not known; a server ignores a request with a wrong key. If
         there is no such target, the request goes to `default`.
 
         Args:
@@ -134,7 +134,7 @@ class CancelRouter:
             first = self._protocol.classify(data)
             if first is not Classification.INCOMPLETE:
                 return first
-            await asyncio.sleep(_POLL_INTERVAL)  # the socket stays readable because the bytes are not consumed, so poll for more
+            await asyncio.sleep(_POLL_INTERVAL)  # unconsumed bytes keep the socket readable, so poll for more
         return Classification.SESSION
 
     async def _reply_to(self, request: EncryptionRequest, link: Link, routed: RoutedTarget) -> bytes:

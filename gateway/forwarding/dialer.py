@@ -46,7 +46,7 @@ class Dialer:
 
     Args:
         route: The current route.
-        make_tap: Creates the taps that measure latency; None if the relay measures latency by the direction of the data.
+        make_tap: Creates the taps that measure latency; None if the relay measures latency by data direction.
         cancels: Routes cancel requests; None if the kind sends none on separate connections.
     """
 
