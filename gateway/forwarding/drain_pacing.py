@@ -27,5 +27,5 @@ class DrainPace:
 
 
 def drain_order(relays: list[Relay], count: int) -> list[Relay]:
-    """Return the `count` connections to close first: idle connections before those with a pending response, oldest first."""
+    """Return the `count` connections to close first: idle ones before those with a pending response, oldest first."""
     return sorted(relays, key=lambda relay: (relay.awaiting_response, relay.last_active))[:count]

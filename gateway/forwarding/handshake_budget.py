@@ -13,7 +13,7 @@ from collections import deque
 _THROTTLE_SHARE = 0.9
 """Fraction of the limit above which the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
-"""Minimum seconds between two clients that the budget admits one at a time. A successful login lifts this restriction."""
+"""Minimum seconds between two clients that the budget admits one at a time. A successful login lifts this limit."""
 _MAX_COUNT = 10_000
 _ABANDONED_DIAL_DELAY = 10.0
 """Seconds within which an abandoned dial might still connect. The server might then count the aborted handshake after a
@@ -52,7 +52,7 @@ class HandshakeBudget:
         self._aborted = deque((each for each in self._aborted if each > at), maxlen=_MAX_COUNT)
 
     def allows(self, now: float) -> bool:
-        """Return whether another client is allowed to connect at the time `now`. Near the limit, True uses up the turn."""
+        """Return whether another client can connect at the time `now`. Near the limit, True counts as its admission."""
         if self.aborted < self.limit * _THROTTLE_SHARE:
             return True
         if now < self._next_admission:

@@ -23,13 +23,13 @@ class PendingClient:
         self.sock = sock
         self.watcher = DisconnectWatcher(sock)
         self.record: ConnectionRecord | None = None
-        """The client's record for the audit log; None if the audit log is disabled, or if the client's end was recorded."""
+        """The client's record for the audit log; None if the audit log is disabled or the end was recorded."""
         self.slot: ConnectionSlot | None = None
         """The slot of the client's consumer; None if consumers are not counted."""
         self.request: CancelRequest | None = None
         """The client's cancel request; None if none was read."""
         self.classified = False
-        """Whether the client's first bytes have been checked for a cancel request, so that no further check is needed."""
+        """Whether no check of the client's first bytes for a cancel request is needed any more."""
         self._owned = True
 
     async def join(

@@ -33,7 +33,7 @@ class TargetDialer:
         self._routed: dict[Endpoint, RoutedTarget] = {}
 
     def routed(self, target: Endpoint) -> RoutedTarget:
-        """Return `target` with the uplink. Each call returns the same object, which saves memory per connection."""
+        """Return `target` with the uplink. Each call for one target returns the same object, to save memory."""
         existing = self._routed.get(target)
         if existing is None:
             existing = self._routed[target] = RoutedTarget(self.route.uplink, target)
