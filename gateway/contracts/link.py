@@ -112,7 +112,8 @@ class Link(Connector, Protocol):
         Args:
             client: A non-blocking stream socket.
             to: The target.
-            latency: Records the response latencies: from the last byte of a request to the first byte of its response.
+            latency: Records the response latencies: from the last byte of a request to the first byte of its
+                response.
             within: Seconds for the dial. The link's own deadline may be shorter.
             tap: Observes the bytes until the tap is finished.
 

@@ -30,7 +30,7 @@ class Secret:
 
     @property
     def display_path(self) -> str:
-        """The path for messages. A path without a slash is hidden, because it might be a password in the wrong key."""
+        """The path for messages. A path without a slash is hidden: it might be a password in the wrong key."""
         if self.unexpanded_path is not None:
             return self.unexpanded_path
         return str(self.path) if "/" in str(self.path) else "a file in the working directory"
@@ -68,7 +68,7 @@ class Validity(NamedTuple):
     expires: float
 
     def expires_soon(self, now: float) -> bool:
-        """Return whether to warn about the expiry: in the last third of the period, and at most a week before the end.
+        """Return whether to warn about expiry: in the last third of the period, and at most a week before the end.
 
         Args:
             now: Seconds since the epoch.

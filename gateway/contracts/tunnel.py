@@ -17,7 +17,8 @@ class OpenTunnel:
     Args:
         link: Connects to addresses on the far side.
         status: Returns the status of the link.
-        renew: Makes the tunnel use keys or certificates that have changed on disk. Closes no connection that is in use.
+        renew: Makes the tunnel use keys or certificates that have changed on disk. Closes no connection that is in
+            use.
     """
 
     link: Link
@@ -42,8 +43,8 @@ class Tunnel(Protocol):
     def open(self, via: Link, progress: Progress) -> AbstractAsyncContextManager[OpenTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.
 
-        If the peer of an open tunnel stops answering, the tunnel reports `suspect` to `progress`. When the peer answers
-        again, it reports `up`.
+        If the peer of an open tunnel stops answering, the tunnel reports `suspect` to `progress`. When the peer
+        answers again, it reports `up`.
 
         Args:
             via: The link through which the tunnel dials its server.

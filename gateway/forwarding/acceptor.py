@@ -158,7 +158,7 @@ class Acceptor:
     async def _run_guarded(
         self, client: PendingClient, job: Callable[[PendingClient], Coroutine[None, None, None]]
     ) -> None:
-        """Run `job`. After an unexpected exception, reset only this client, so that other clients are not affected."""
+        """Run `job`. After an unexpected exception, reset only this client, so that others are not affected."""
         try:
             await job(client)
         except Exception:

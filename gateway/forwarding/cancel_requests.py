@@ -71,8 +71,8 @@ class CancelRouter:
         """Return the targets that must receive a cancel request.
 
         If a known session has the key of the request, the request goes only to the target of this session. Otherwise
-        it goes to every target that has a session whose key is not known. A server ignores a request with a wrong key.
-        If there is no such target, the request goes to `default`.
+        it goes to every target that has a session whose key is not known. A server ignores a request with a wrong
+        key. If there is no such target, the request goes to `default`.
 
         Args:
             request: The cancel request.

@@ -85,7 +85,7 @@ class ConnectionAudit:
             self._write(record, None, None, ending, reason)
 
     def joined(self, record: ConnectionRecord | None) -> ConnectionRecord | None:
-        """Record that a client was joined, and return the record, which `ended` takes when the connection has ended."""
+        """Record that a client was joined. Return the record, which `ended` takes when the connection has ended."""
         if record is not None:
             record.pending = False
         return record

@@ -173,7 +173,7 @@ class Dialer:
     async def _cancel_request(
         self, client: PendingClient, link: Link, routed: RoutedTarget | None
     ) -> CancelRequest | None:
-        """Return the client's cancel request. Read it only if its session might be on a target other than `routed`."""
+        """Return the client's cancel request. Read it only if its session might not be on `routed`."""
         cancels = self._cancels
         if (
             client.request is None

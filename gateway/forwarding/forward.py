@@ -30,7 +30,8 @@ _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
 """Minimum seconds between two stall reports for one target. It prevents continuous checks of a slow server."""
 _RESERVE_TIMEOUT = 10.0
-"""Seconds after which the forward resets a client that exceeds a limit, even if the server has not closed its side."""
+"""Seconds after which the forward resets a client that exceeds a limit, even if the server has not closed its
+side."""
 
 
 class Forward:
@@ -118,7 +119,7 @@ class Forward:
                 self.abort_all()
 
     async def _report_stalls(self) -> None:
-        """Report targets that do not answer. This detects servers that hang, because they do not reset connections."""
+        """Report targets that do not answer. A server that hangs does not reset its connections."""
         if self._prompt is None:
             await asyncio.Event().wait()
             return

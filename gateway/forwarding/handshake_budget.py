@@ -16,8 +16,8 @@ _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between two clients that the budget admits one at a time. A successful login lifts this limit."""
 _MAX_COUNT = 10_000
 _ABANDONED_DIAL_DELAY = 10.0
-"""Seconds within which an abandoned dial might still connect. The server might then count the aborted handshake after a
-later login has reset the count."""
+"""Seconds within which an abandoned dial might still connect. The server might then count the aborted handshake after
+a later login has reset the count."""
 LOGIN_RESPONSES = 2
 """Number of responses after which a client has certainly logged in: one to the login, and one to the next request."""
 
@@ -52,7 +52,7 @@ class HandshakeBudget:
         self._aborted = deque((each for each in self._aborted if each > at), maxlen=_MAX_COUNT)
 
     def allows(self, now: float) -> bool:
-        """Return whether another client can connect at the time `now`. Near the limit, True counts as its admission."""
+        """Return whether another client can connect at the time `now`. Near the limit, True counts as admission."""
         if self.aborted < self.limit * _THROTTLE_SHARE:
             return True
         if now < self._next_admission:

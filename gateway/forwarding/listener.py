@@ -67,7 +67,8 @@ class Listener:
         not changed.
 
         Args:
-            open_to_all: Whether every user can connect to the socket, because admission checks the peer's credentials.
+            open_to_all: Whether every user can connect to the socket, because admission checks the peer's
+                credentials.
         """
         if self._file is None or open_to_all == self._open_to_all:
             return

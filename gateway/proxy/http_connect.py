@@ -65,12 +65,12 @@ def _is_ipv6(host: str) -> bool:
 async def _read_headers(stream: ProxyStream) -> bytes:
     """Read the status line and the headers, but no byte after the headers.
 
-    If the target sends data first (MySQL, SSH), the same TCP segment can contain its first bytes. These bytes must stay
-    unread, because they are for the client.
+    If the target sends data first (MySQL, SSH), the same TCP segment can contain its first bytes. These bytes must
+    stay unread, because they are for the client.
     """
     headers = bytearray()
     while len(headers) < _MAX_HEADERS:
-        headers += await stream.read_exactly(1)  # reading single bytes is fast enough for a response of about 50 bytes
+        headers += await stream.read_exactly(1)  # single bytes are fast enough: a response has about 50 bytes
         if headers.endswith(_END_OF_HEADERS):
             return bytes(headers)
     raise ProxyReplyError(Reason.PROTOCOL, f"the headers of the response are longer than {_MAX_HEADERS} bytes")

@@ -82,7 +82,7 @@ async def connect(stream: ProxyStream, to: Endpoint) -> None:
 
 
 def _encoded(host: str) -> bytes:
-    """Encode `host` as an address type, followed by the address or by the length and the name (RFC 1928, section 5)."""
+    """Encode `host` as address type, then the address or the length and the name (RFC 1928, section 5)."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

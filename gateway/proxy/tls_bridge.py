@@ -92,7 +92,7 @@ class TlsBridge:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
         if not upload.done() and download.result() is _Download.COMPLETE:
-            while not (upload.done() or self._tls.was_reset):  # poll: without a pending read, no event reports a reset
+            while not (upload.done() or self._tls.was_reset):  # poll: a reset causes no event without a read
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
         elif not upload.done() and download.result() is _Download.UNREAD:
             await self._wait_for_upload(upload)

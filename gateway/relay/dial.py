@@ -92,8 +92,8 @@ async def _connect(addresses: list[Any], socket_factory: SocketFactory) -> Strea
 def _reject_self_connection(sock: Stream) -> None:
     """Raise if a socket is connected to itself, after closing it.
 
-    A socket can connect to itself if the target is on this host, no process listens on the target port, and the kernel
-    chooses this port as the source port (RFC 9293, section 3.5: simultaneous open).
+    A socket can connect to itself if the target is on this host, no process listens on the target port, and the
+    kernel chooses this port as the source port (RFC 9293, section 3.5: simultaneous open).
 
     Raises:
         ConnectionRefusedError: The socket is connected to itself.

@@ -31,10 +31,10 @@ class FdRegistration:
     def set_events(self, mask: int, *, shut: bool) -> None:
         """Set the events to wait for.
 
-        With an empty mask, the poller still watches a TCP socket for failure. If the socket's write side is also shut,
-        epoll continuously reports the peer's normal end-of-file as a hang-up. The registration is then edge-triggered,
-        and `is_failure` distinguishes end-of-file from failure. With an empty mask, the poller does not watch a unix
-        socket, because epoll reports a hang-up when the peer closes, even if unread data remains.
+        With an empty mask, the poller still watches a TCP socket for failure. If the socket's write side is also
+        shut, epoll continuously reports the peer's normal end-of-file as a hang-up. The registration is then
+        edge-triggered, and `is_failure` distinguishes end-of-file from failure. With an empty mask, the poller does
+        not watch a unix socket, because epoll reports a hang-up when the peer closes, even if unread data remains.
 
         Args:
             mask: READ, WRITE, both, or 0.

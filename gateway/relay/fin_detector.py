@@ -1,9 +1,9 @@
 """Detects whether a failed TCP socket received the peer's FIN before it failed, and so the peer's whole stream.
 
 If the socket fails after `splice` has written some data to it, `splice` returns the number of bytes, and the kernel
-drops the error (ECONNRESET). Later writes report EPIPE, and reads report end-of-file, as after a FIN. The kernel counts
-a FIN as one received byte, but not as an unread byte. So the counters of TCP_INFO and FIONREAD distinguish a FIN from a
-reset.
+drops the error (ECONNRESET). Later writes report EPIPE, and reads report end-of-file, as after a FIN. The kernel
+counts a FIN as one received byte, but not as an unread byte. So the counters of TCP_INFO and FIONREAD distinguish a
+FIN from a reset.
 """
 
 import fcntl
@@ -23,7 +23,8 @@ class FinDetector:
 
     Args:
         sock: A TCP socket, owned by the caller.
-        baseline: The number of received bytes, minus the unread bytes, the bytes that the caller has read, and the FIN.
+        baseline: The number of received bytes, minus the unread bytes, the bytes that the caller has read, and the
+            FIN.
     """
 
     __slots__ = ("_baseline", "_sock")

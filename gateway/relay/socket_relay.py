@@ -144,8 +144,8 @@ class SocketRelay:
     def _stop_writing_to(self, sock: socket.socket, error: OSError | None = None) -> None:
         """Handle a socket that accepts no more data.
 
-        If the peer of `sock` had ended its stream before, deliver the rest of the stream to the other socket. Otherwise
-        reset both sockets.
+        If the peer of `sock` had ended its stream before, deliver the rest of the stream to the other socket.
+        Otherwise reset both sockets.
 
         Args:
             sock: The client's or the backend's socket.

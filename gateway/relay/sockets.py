@@ -16,7 +16,8 @@ KEEPALIVE_IDLE = 30
 KEEPALIVE_INTERVAL = 10
 KEEPALIVE_COUNT = 3
 USER_TIMEOUT_MS = 60_000
-"""TCP_USER_TIMEOUT: time for which data can stay unacknowledged before the kernel closes the connection (RFC 5482)."""
+"""TCP_USER_TIMEOUT: time for which data can stay unacknowledged before the kernel closes the connection (RFC
+5482)."""
 
 
 def tune(sock: socket.socket) -> None:

@@ -1,10 +1,10 @@
 """Suspends TCP_USER_TIMEOUT for peers that acknowledge data but do not read it.
 
-The kernel closes a connection if the peer's receive window has been zero for TCP_USER_TIMEOUT, even if the peer answers
-every window probe (tcp(7)). A consumer can legitimately pause for minutes, and RFC 9293, section 3.8.6.1, requires a
-sender to keep the connection open while probes are acknowledged. If a socket has accepted no data for a while, and its
-peer has acknowledged a probe in that time, this module disables the timeout until the socket accepts data again. If the
-peer stops answering in the meantime, the kernel detects this by its unanswered probes.
+The kernel closes a connection if the peer's receive window has been zero for TCP_USER_TIMEOUT, even if the peer
+answers every window probe (tcp(7)). A consumer can legitimately pause for minutes, and RFC 9293, section 3.8.6.1,
+requires a sender to keep the connection open while probes are acknowledged. If a socket has accepted no data for a
+while, and its peer has acknowledged a probe in that time, this module disables the timeout until the socket accepts
+data again. If the peer stops answering in the meantime, the kernel detects this by its unanswered probes.
 """
 
 import asyncio

@@ -64,7 +64,8 @@ HOST_KEYS = (*(f"{name.removesuffix('@openssh.com')}{_CERTIFICATE}" for name in 
 """The default host key algorithms, in OpenSSH's order (ssh_config(5), HostKeyAlgorithms)."""
 
 DEFAULTS = {"kex": KEX, "ciphers": CIPHERS, "macs": MACS, "host_key_algorithms": HOST_KEYS}
-"""Default algorithms by configuration key, in order of preference. They exclude SHA-1, DSA, MD5 and 64-bit MAC tags."""
+"""Default algorithms by configuration key, in order of preference. They exclude SHA-1, DSA, MD5 and 64-bit MAC
+tags."""
 _SUPPORTED: dict[str, Callable[[], Sequence[bytes]]] = {
     "kex": get_kex_algs,
     "ciphers": get_encryption_algs,
@@ -202,7 +203,7 @@ def _choose(key: str, client: Mapping[str, Sequence[bytes]], server: Sequence[by
 def needs_strict_kex(cipher: str, mac: str) -> bool:
     """Return whether an attacker can drop packets if the key exchange is not strict (CVE-2023-48795).
 
-    An attacker can drop packets with ChaCha20 and with an encrypt-then-MAC algorithm. AES-GCM is not affected, because
-    it counts packets separately from the sequence number.
+    An attacker can drop packets with ChaCha20 and with an encrypt-then-MAC algorithm. AES-GCM is not affected,
+    because it counts packets separately from the sequence number.
     """
     return cipher.startswith("chacha20") or mac.endswith("-etm@openssh.com")

@@ -57,9 +57,9 @@ def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
     """Stop new channels of `conn` from sending window adjusts. The caller must call `send_window_adjust` instead.
 
     asyncssh grants a full window for each packet that a session reads, regardless of the data that asyncssh still
-    buffers. If a session read slowly, the peer could therefore send without limit. This function also changes when new
-    channels call their session's `resume_writing`: whenever the window for sending opens. Without the change, asyncssh
-    calls `resume_writing` only when its send buffer drains.
+    buffers. If a session read slowly, the peer could therefore send without limit. This function also changes when
+    new channels call their session's `resume_writing`: whenever the window for sending opens. Without the change,
+    asyncssh calls `resume_writing` only when its send buffer drains.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
         setattr(conn, name, partial(_create_without_auto_adjust, getattr(conn, name)))

@@ -1,8 +1,8 @@
 """The client side of a channel relay: delivers data to the client and closes the client's connection.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
-backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the backend's
-stream, whether or not CHANNEL_EOF came first.
+backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the
+backend's stream, whether or not CHANNEL_EOF came first.
 """
 
 import asyncio
@@ -67,8 +67,8 @@ class ChannelRelay:
         self._client: socket.socket | None = None
         self._watch: FdRegistration | None = None
         self._send_buffer: SendBuffer | None = None
-        """Data that the client's socket has not accepted. The buffer is created on first use, because most relays never
-        need one."""
+        """Data that the client's socket has not accepted. The buffer is created on first use, because most relays
+        never need one."""
         self._client_eof = False
         """Whether the client has ended its stream."""
         self._client_unwritable = False
@@ -174,7 +174,7 @@ class ChannelRelay:
         self._propagate_end()
 
     def _on_link_lost(self) -> None:
-        """Handle the loss of the SSH connection: deliver the response first if it is complete, and reset the client."""
+        """Handle the loss of the SSH connection: reset the client, but first deliver a complete response."""
         if self._channel_closed:
             return  # the peer closed the channel before: the SSH connection is not needed any more
         self._link_lost = self._channel_unwritable = True
@@ -191,7 +191,7 @@ class ChannelRelay:
     # Methods for events of the client.
 
     def resume_sending(self) -> None:
-        """Read from the client once and send the data. `PacketWriter` calls this method when it is the relay's turn."""
+        """Read from the client once and send the data. `PacketWriter` calls this when it is the relay's turn."""
         if not self.ended.done():
             self._read_client()
             self._update_interest()
@@ -243,8 +243,8 @@ class ChannelRelay:
         """Stop sending to the client.
 
         If the client had ended its stream earlier, it might have closed the connection normally. The relay then still
-        delivers the client's data to the backend. After a reset, the relay sends what the channel accepts immediately,
-        and aborts, because SSH cannot forward a reset (RFC 4254, section 5.3).
+        delivers the client's data to the backend. After a reset, the relay sends what the channel accepts
+        immediately, and aborts, because SSH cannot forward a reset (RFC 4254, section 5.3).
 
         Args:
             error: The socket's error, if a system call returned it. The kernel reports the error only once.

@@ -26,8 +26,8 @@ OpenSSH adds the length of the next packet in bytes to a count of blocks (packet
 small RekeyLimit, every long packet therefore starts a key exchange."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
-"""Maximum number of packets that asyncssh can delay during a key exchange. Replies to the peer's requests are delayed,
-too. Above this number, the connection is closed."""
+"""Maximum number of packets that asyncssh can delay during a key exchange. Replies to the peer's requests are
+delayed, too. Above this number, the connection is closed."""
 
 
 class ControlWriter(Protocol):
@@ -142,8 +142,8 @@ class ClientConnection(SSHClientConnection):
     def _validate_openssh_host_certificate(self, host: str, addr: str, port: int, cert: Any) -> Any:
         """Validate a host certificate. If the certificate is not valid, accept its key if that key itself is trusted.
 
-        OpenSSH does the same (sshconnect.c, check_host_key). A pinned key therefore stays trusted after its certificate
-        has expired.
+        OpenSSH does the same (sshconnect.c, check_host_key). A pinned key therefore stays trusted after its
+        certificate has expired.
         """
         verifier: Any = self._owner
         refusal = verifier.signature_problem(cert)
@@ -277,8 +277,8 @@ class ClientConnection(SSHClientConnection):
 
         Args:
             channel: Handles the channel's packets.
-            host: A host name or address, or with a leading slash the path of a unix socket (OpenSSH's PROTOCOL, section
-                2.4).
+            host: A host name or address, or with a leading slash the path of a unix socket (OpenSSH's PROTOCOL,
+                section 2.4).
             port: The TCP port; ignored for a unix socket.
             window: The initial window in bytes.
             max_packet: The maximum packet size in bytes.

@@ -98,7 +98,7 @@ async def _connect(
 
 
 def _ensure_user_environment() -> None:
-    """Set LOGNAME and HOME if they are missing. asyncssh reads both variables, although it does not need them here."""
+    """Set LOGNAME and HOME if they are missing. asyncssh reads both, although it does not need them here."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -146,7 +146,7 @@ async def _log_in(
 
 
 def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
-    """Close the connection and socket of a failed login. Does not wait, so that a cancellation cannot interrupt it."""
+    """Close the connection and socket of a failed login. Does not await, so a cancellation cannot interrupt it."""
     if isinstance(conn, ClientConnection):
         close_now(conn)
     elif conn is not None:

@@ -49,8 +49,8 @@ def load_keys(options: SshOptions) -> list[Any]:
     """Load the key pairs of the identity files, with their certificates. Blocks.
 
     Raises:
-        TunnelError: No credential is configured; or a file is missing, is readable by other users, is encrypted and no
-            passphrase is configured, or is not a key. Fatal.
+        TunnelError: No credential is configured; or a file is missing, is readable by other users, is encrypted and
+            no passphrase is configured, or is not a key. Fatal.
     """
     passphrase = read_passphrase(options)
     if not (options.identity_files or options.agent or options.password):

@@ -20,8 +20,8 @@ MAX_RECEIVE_PACKET = 128 * 1024
 """Maximum packet size that the gateway offers, in bytes. With 32 KiB and a large window, sshd uses several times the
 CPU time."""
 ADJUST_BYTES = 256 * 1024
-"""Bytes consumed before a window adjust. Many implementations adjust at half of the window. The sender is then idle for
-half of each round trip."""
+"""Bytes consumed before a window adjust. Many implementations adjust at half of the window. The sender is then idle
+for half of each round trip."""
 GROWTH_BUDGET_BYTES = 512 * 1024 * 1024
 """Limit, in bytes, on the growth of all windows of this process together, beyond their initial sizes."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
@@ -88,7 +88,8 @@ class Window:
         """Value of `consumed` at which the relay sends a window adjust."""
         self._initial_budget = initial_budget
         self.remaining = self.size
-        """Bytes that the peer is still allowed to send. A negative value means that the peer violated the protocol."""
+        """Bytes that the peer is still allowed to send. A negative value means that the peer violated the
+        protocol."""
         self.consumed = 0
         """Bytes delivered to the client since the last window adjust."""
         self._growth_budget = growth_budget

@@ -34,8 +34,8 @@ class Trust:
     ) -> list[str]:
         """Return the host key algorithms to propose. Algorithms with a trusted key come first, as in OpenSSH.
 
-        The other algorithms follow. Without them, a server that has no trusted key would present no key at all, and the
-        error message could not describe the server's key.
+        The other algorithms follow. Without them, a server that has no trusted key would present no key at all, and
+        the error message could not describe the server's key.
 
         Args:
             allowed: The configured algorithms, in order of preference.
@@ -57,7 +57,8 @@ def read_trust(options: SshOptions, address: str = "") -> Trust:
 
     Args:
         options: The tunnel's options.
-        address: The server's IP address, if known. A key that is revoked for the address is also revoked for the name.
+        address: The server's IP address, if known. A key that is revoked for the address is also revoked for the
+            name.
 
     Raises:
         TunnelError: A file or a pinned key is not valid, or no key is trusted; fatal.
@@ -93,7 +94,8 @@ class HostKeyMemory:
     """Stores data for host key verification from one connection of a tunnel to the next.
 
     Args:
-        key_type: The type of the host key that most recently matched a pinned fingerprint; None before the first match.
+        key_type: The type of the host key that most recently matched a pinned fingerprint; None before the first
+            match.
     """
 
     key_type: str | None = None

@@ -1,4 +1,4 @@
-"""Native data plane: relays between a client and an SSH channel without tasks, queues or unnecessary copies of data."""
+"""Native data plane: relays between a client and an SSH channel without tasks, queues or unnecessary copies."""
 
 import asyncio
 import socket
@@ -26,8 +26,8 @@ _SAMPLE_EVERY = 4
 """The relay records the latency of one in four responses, starting with the first. If it recorded every response, it
 would relay 3 % fewer responses per second."""
 _MAX_PIECES = 64
-"""Maximum number of buffers for one call of sendmsg(2). With more buffers, it is faster to join them first. The kernel
-refuses more than 1024."""
+"""Maximum number of buffers for one call of sendmsg(2). With more buffers, it is faster to join them first. The
+kernel refuses more than 1024."""
 RoundTrip = Callable[[], float | None]
 """Returns the last measured round trip of a connection in seconds, or None."""
 

@@ -19,7 +19,8 @@ REKEY_BYTES = 16 << 30
 """Bytes in each direction between two key exchanges. This value is far below the limit of one AES-GCM key (NIST SP
 800-38D, section 8.3), and large enough that key exchanges do not affect throughput."""
 _FAILED = "the data plane failed; its SSH connection is closed"
-"""Log message for an unexpected exception. After it, the state of the reader and of the relays can be inconsistent."""
+"""Log message for an unexpected exception. After it, the state of the reader and of the relays can be
+inconsistent."""
 
 
 class PacketTransport(asyncio.Transport):
@@ -94,7 +95,7 @@ class PacketTransport(asyncio.Transport):
     # ClientConnection calls this method.
 
     def schedule_resume(self) -> None:
-        """Dispatch the buffered packets in the next iteration of the loop, after asyncssh has processed its packet."""
+        """Dispatch the buffered packets in the next loop iteration, after asyncssh has processed its packet."""
         if self.reader.buffered:
             self._loop.call_soon(self._resume)
 

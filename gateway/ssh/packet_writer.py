@@ -1,8 +1,8 @@
 """Encrypts and sends packets on one SSH connection, many packets per system call.
 
 Packets of asyncssh and of the native data plane go into one batch, in the order of encryption. The writer sends the
-batch at the end of the event loop's iteration, or when the batch is full. Data that the socket does not accept waits in
-a backlog. While there is a backlog, relays that have data to send wait in a queue. They send in round-robin order.
+batch at the end of the event loop's iteration, or when the batch is full. Data that the socket does not accept waits
+in a backlog. While there is a backlog, relays that have data to send wait in a queue. They send in round-robin order.
 """
 
 import logging
@@ -312,7 +312,8 @@ class PacketWriter:
         if self._packets_sent and not self._closed:
             packets, self._packets_sent = self._packets_sent, 0
             size, self._bytes_sent = self._bytes_sent, 0
-            # Count the packets last: counting can start a key exchange, and no data must be sent during a key exchange.
+            # Count the packets last: counting can start a key exchange, and no data must be sent during a key
+            # exchange.
             self._conn.count_sent(packets, size)
         self.flush()
 

@@ -184,7 +184,7 @@ class PooledConnection:
             self.round_trip = self._last_heard - self._keepalive_sent
 
     def keepalive_wait(self, now: float) -> float:
-        """Return the seconds since the pending keepalive or the last data from the peer; 0 if no keepalive is pending.
+        """Return the seconds since the pending keepalive or the peer's last data; 0 if no keepalive is pending.
 
         Args:
             now: The monotonic time, in seconds.
