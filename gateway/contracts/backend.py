@@ -16,17 +16,18 @@ from gateway.text import one_line
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe reports about a target that answers. Text from the server is sanitized to one printable line.
+    """The result of a probe of a target that answers. Text from the server is sanitized to one printable line.
 
     Args:
         role: The database's role; None if the kind has no roles.
         read_only: Whether the database refuses writes, so that clients of a primary must not connect.
-        facts: The facts that the kind declares, as far as they are known.
+        facts: Values of the facts that the kind declares. Unknown facts are missing.
         degraded: Reason and detail that make the target `degraded` instead of `up`.
         unusable: Reason and detail that make the target `down`, although it answers.
-        unprobed: Why the target was not probed; its state is then `unknown`.
-        abort_limit: Consecutive aborted handshakes after which the server blocks this host, if it counts them.
-        certificate: Validity of the server's certificate, if it presented one.
+        unprobed: Why the target was not probed; the state of the target is then `unknown`.
+        abort_limit: Consecutive aborted handshakes after which the server blocks this host; None if it does not
+            count them.
+        certificate: Validity period of the server's certificate; None if the server presented none.
     """
 
     role: DatabaseRole | None = None
@@ -44,12 +45,12 @@ class ProbeResult:
 
 
 class Backend(Protocol):
-    """A service that containers use, with its options. `probe` checks one target."""
+    """A service that containers use, and the options of the service. `probe` checks one target."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """Check through `link`, as real traffic would, whether clients can use `target`.
+        """Check whether clients can use `target`, over the same link as their traffic.
 
-        The caller sets the deadline by cancelling; the probe then releases all its resources immediately.
+        The caller enforces the deadline by cancelling this method, which then releases all its resources immediately.
 
         Args:
             link: The link that carries the traffic.

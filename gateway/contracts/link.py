@@ -1,4 +1,4 @@
-"""The interface of a link, and of the connections that it joins."""
+"""Interfaces of a link, and of the relays that carry its connections."""
 
 import asyncio
 import socket
@@ -20,14 +20,15 @@ class Network:
     """A network in which links connect sockets. The same address in two networks belongs to two different hosts.
 
     Args:
-        hops: The tunnels on the way, outermost first; empty for the network of this host.
+        hops: The far sides of the tunnels that lead to the network, outermost first; empty for the network of this
+            host.
     """
 
     hops: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:
-        """Whether this host is in the network."""
+        """Whether this is the network of this host, which no tunnel leads to."""
         return not self.hops
 
     def behind(self, hop: str) -> "Network":
@@ -39,7 +40,7 @@ class Network:
         return Network((*self.hops, hop))
 
     def __str__(self) -> str:
-        """Return the far sides of the tunnels, for messages."""
+        """Return the far sides of the tunnels as text for messages."""
         return " > ".join(self.hops) or "this host"
 
 
@@ -47,32 +48,32 @@ class Relay(Protocol):
     """A client socket joined to a target. It forwards bytes until both directions have ended."""
 
     last_active: float
-    """Monotonic time of the last activity on either side."""
+    """Monotonic time of the last activity on either side, in seconds."""
     ended: "asyncio.Future[CloseReason]"
     responses: int
     """Number of times that the backend responded after the client had sent data."""
 
     @property
     def awaiting_response(self) -> bool:
-        """Whether the client sent data last, and so probably waits for a response."""
+        """Whether the client was the last side to send data, and so probably waits for a response."""
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time since which the client has waited for a response; None if it does not wait or is unknown."""
+        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
 
     @property
     def to_backend(self) -> int:
-        """Bytes read from the client."""
+        """Number of bytes read from the client."""
 
     @property
     def from_backend(self) -> int:
-        """Bytes read from the backend."""
+        """Number of bytes read from the backend."""
 
     def abort(self, close_reason: CloseReason) -> None:
-        """Reset both sides immediately.
+        """Reset both sides immediately, except after `LINK_LOST` with a complete response.
 
-        Exception: with `LINK_LOST`, a client whose response was received completely first gets the rest of it.
-        `ended` is set after that.
+        If the whole response was received before the link was lost, the client first gets the rest of the response.
+        The result of `ended` is set after that.
         """
 
 
@@ -84,7 +85,7 @@ class Connector(Protocol):
 
         Args:
             to: The target.
-            phases: Receives the durations of the phases of the dial.
+            phases: Records the durations of the phases of the dial.
 
         Returns:
             The connected socket. The caller owns it.
@@ -104,16 +105,17 @@ class Link(Connector, Protocol):
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """Dial `to` and forward bytes between it and `client`.
+        """Dial `to`, and forward bytes between the target and `client`.
 
-        Nothing is read from `client` until the target is connected.
+        No data is read from `client` before the target is connected.
 
         Args:
             client: A non-blocking stream socket.
             to: The target.
-            latency: Receives the response latencies: from the last byte of a request to the first of its response.
+            latency: Records the response latencies: from the last byte of a request to the first byte of its
+                response.
             within: Seconds for the dial. The link's own deadline may be shorter.
-            tap: Sees the bytes until it is finished.
+            tap: Observes the bytes until the tap is finished.
 
         Returns:
             The relay. It owns `client`. If this method raises, the caller still owns `client`.
@@ -130,15 +132,15 @@ class Link(Connector, Protocol):
 
 @dataclass(frozen=True)
 class LinkStatus:
-    """What a link reports about itself. Each kind of tunnel adds its own fields. They contain no secrets.
+    """The status of a link. Each kind of tunnel adds more fields. No field contains a secret.
 
     Args:
-        rtt: The last measured round-trip time to the far side in seconds; None: not known.
+        rtt: The last measured round-trip time to the far side in seconds; None if it is not known.
     """
 
     rtt: float | None = None
 
     @property
     def details(self) -> dict[str, object]:
-        """The fields that the kind has added, by name. None: not known."""
+        """The fields that the kind of tunnel adds, by name. A value is None if it is not known."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "rtt"}

@@ -12,8 +12,8 @@ class Phases:
 
     Args:
         seconds: Duration of each phase in seconds.
-        on_abandoned: Called for each dial of the probe that was abandoned and may still connect.
-        timeout_hint: Likely cause if the current phase times out; empty: unknown.
+        on_abandoned: Called for each dial of the probe that was abandoned but might still connect.
+        timeout_hint: Likely cause if the current phase times out; empty if it is unknown.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Phases:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Time a `with` block as the phase `name`, also if it raises."""
+        """Measure the duration of a `with` block as the phase `name`, even if the block raises."""
         start = time.perf_counter()
         try:
             yield

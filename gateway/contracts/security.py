@@ -11,7 +11,7 @@ _WEEK = 7 * 86400.0
 
 
 class Secret:
-    """Secret that does not appear in its `repr`. Each use reads the secret's file, so that operators can rotate it.
+    """A secret, which `repr` hides. Each use reads the file of the secret, so that operators can replace the secret.
 
     Args:
         value: The secret; None if `path` contains it.
@@ -30,13 +30,13 @@ class Secret:
 
     @property
     def display_path(self) -> str:
-        """The path for messages. A path without a slash is hidden: it may be a password in the wrong key."""
+        """The path for messages. A path without a slash is hidden: it might be a password in the wrong key."""
         if self.unexpanded_path is not None:
             return self.unexpanded_path
         return str(self.path) if "/" in str(self.path) else "a file in the working directory"
 
     def reveal(self) -> str:
-        """Return the secret; read its file, if it has one.
+        """Return the secret. If the secret is in a file, read the file.
 
         Raises:
             OSError: The file cannot be read, is readable by every user, or is not UTF-8. Its `filename` is
@@ -68,7 +68,7 @@ class Validity(NamedTuple):
     expires: float
 
     def expires_soon(self, now: float) -> bool:
-        """Return whether to warn about renewal: in the last third of the period, but at most a week before its end.
+        """Return whether to warn about expiry: in the last third of the period, and at most a week before the end.
 
         Args:
             now: Seconds since the epoch.
@@ -78,12 +78,12 @@ class Validity(NamedTuple):
 
 @dataclass(frozen=True)
 class Credential:
-    """Certificate whose expiry the gateway monitors: its own certificate, or one that a server presented.
+    """A certificate whose expiry the gateway monitors: one that the gateway uses, or one that a server presented.
 
     Args:
         kind: `ssh_certificate`, `tls` or `vpn`.
-        name: Its file, or the server that presented it.
-        validity: Its validity period.
+        name: The certificate's file, or the server that presented the certificate.
+        validity: The certificate's validity period.
     """
 
     kind: str
@@ -95,9 +95,10 @@ class InsecureSetting(NamedTuple):
     """A setting that strict mode refuses.
 
     Args:
-        key: The key, below the tunnel or backend.
-        message: The problem, and what to set instead. The message follows the key in a sentence.
-        advised: Whether to warn about the setting without strict mode.
+        key: The configuration key, relative to the tunnel or backend.
+        message: The problem, and the setting to use instead. In output, this text follows the key, and both form one
+            sentence.
+        advised: Whether to warn about the setting if strict mode is off.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""Closed lists of states, roles and classes."""
+"""Enumerations of states, roles, traffic classes and close reasons."""
 
 from enum import StrEnum
 from typing import Literal
@@ -16,9 +16,9 @@ class State(StrEnum):
 
 
 DatabaseRole = Literal["primary", "replica"]
-"""Role of a database, as its check finds it."""
+"""Role of a database, as its health check determines it."""
 Preference = Literal["primary", "replica", "any", "order"]
-"""Which target new clients get; see the key `prefer`."""
+"""Which target the gateway chooses for new clients; see the key `prefer`."""
 
 
 class TunnelState(StrEnum):
@@ -38,16 +38,16 @@ class TunnelState(StrEnum):
 
 
 class TrafficClass(StrEnum):
-    """What the clients of a backend do with its bytes."""
+    """The kind of traffic that the clients of a backend cause."""
 
     INTERACTIVE = "interactive"
-    """Queries, whose latency counts."""
+    """Queries, for which low latency matters."""
     BULK = "bulk"
-    """Transfers, which would delay queries on the same connection or CPU core."""
+    """Bulk transfers. On the same connection or CPU core as queries, they would delay the queries."""
 
 
 class CloseReason(StrEnum):
-    """Why a joined connection ended."""
+    """Reason for which a joined connection ended."""
 
     FINISHED = "finished"
     CLIENT_RESET = "client_reset"

@@ -12,12 +12,13 @@ from gateway.errors import Reason
 
 @dataclass(frozen=True)
 class OpenTunnel:
-    """An open tunnel, for the uplink that keeps it open.
+    """An open tunnel, as the uplink uses it.
 
     Args:
         link: Connects to addresses on the far side.
-        status: Returns what the link reports about itself.
-        renew: Uses keys or certificates that have changed on disk, without closing connections.
+        status: Returns the status of the link.
+        renew: Makes the tunnel use keys or certificates that have changed on disk. Closes no connection that is in
+            use.
     """
 
     link: Link
@@ -26,14 +27,14 @@ class OpenTunnel:
 
 
 class Progress(Protocol):
-    """Callback for state changes of a tunnel: its progress while it opens, then `up` and `suspect`."""
+    """Callback for state changes of a tunnel: the states while it opens, and later `up` and `suspect`."""
 
     def __call__(self, state: TunnelState, reason: Reason | None = None, detail: str = "", /) -> None:
         """Report a new state, its reason and one line of detail."""
 
 
 class Tunnel(Protocol):
-    """A configured way into a remote network."""
+    """A configured path into a remote network."""
 
     @property
     def far_side(self) -> str:
@@ -42,10 +43,11 @@ class Tunnel(Protocol):
     def open(self, via: Link, progress: Progress) -> AbstractAsyncContextManager[OpenTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.
 
-        An open tunnel whose peer stops answering reports `suspect` to `progress`, and `up` when it answers again.
+        If the peer of an open tunnel stops answering, the tunnel reports `suspect` to `progress`. When the peer
+        answers again, it reports `up`.
 
         Args:
-            via: The link to dial through.
+            via: The link through which the tunnel dials its server.
             progress: Receives the tunnel's states.
 
         Raises (on entry):

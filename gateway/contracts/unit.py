@@ -11,5 +11,5 @@ class Unit(Protocol):
         """Run until cancelled.
 
         Args:
-            ready: Call it when the unit works. Only the first call has an effect.
+            ready: Called by the unit when it works. Only the first call has an effect.
         """

@@ -18,7 +18,7 @@ PORT = {"least": 1, "most": 65535}
 
 
 class Endpoint(NamedTuple):
-    """Host name or address and TCP port; a host that starts with a slash is the path of a unix socket."""
+    """A host name or address, and a TCP port. A host that starts with a slash is the path of a unix socket."""
 
     host: str
     port: int

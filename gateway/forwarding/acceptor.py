@@ -1,4 +1,4 @@
-"""Admits the clients of one backend: refuses them, or starts a task that joins them to a target."""
+"""Accepts or refuses the clients of one backend, and starts tasks that join accepted clients to a target."""
 
 import asyncio
 import contextlib
@@ -23,16 +23,16 @@ from gateway.measure import Tally
 log = logging.getLogger(__name__)
 
 _IDENTIFY_TIMEOUT = 3.0
-"""Seconds for which a client waits until its container is known, if admission depends on the container."""
+"""Maximum seconds that a client waits until its container is known, if admission depends on the container."""
 _SHORT_IDENTIFY_TIMEOUT = 0.5
-"""Seconds for which a client waits until its container is known, if only the counters depend on the container."""
+"""Maximum seconds that a client waits until its container is known, if only counters depend on the container."""
 _ANY_SOURCE = Source()
 """Placeholder for the source of a client, if no rule depends on the source."""
 _LIMITS = (Refusal.MAX_CONNECTIONS, Refusal.CONSUMER_QUOTA)
 
 
 class _OverLimit(NamedTuple):
-    """A client beyond a limit: the reason for a refusal, and the counters for it. A cancel request is not refused."""
+    """A client that exceeds a limit: the refusal that applies if it sends no cancel request, and its counters."""
 
     refusal: Refusal
     address: str | None
@@ -46,7 +46,7 @@ class Acceptor:
         backend: The backend's name.
         admission: The admission rules.
         dialer: Reads cancel requests.
-        connections: The joined clients, which count towards the limits.
+        connections: The joined clients, which count toward the limits.
         audit: Records clients in the audit log.
         join: Joins an admitted client to a target. Runs in a task of the client.
     """
@@ -65,11 +65,11 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         self.reserve = CancelReserve()
-        """Clients beyond a limit. The key is the client's task, or the relay's `ended` once the client is joined."""
+        """Clients that exceed a limit. The key is the client's task; after the join, it is the relay's `ended`."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not joined yet."""
         self.group: asyncio.TaskGroup | None = None
-        """Task group that runs the tasks of the clients. None: the acceptor resets every client."""
+        """Task group that runs the tasks of the clients. If it is None, the acceptor resets every client."""
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
@@ -79,17 +79,17 @@ class Acceptor:
 
     @property
     def active(self) -> int:
-        """Current clients, joined or waiting."""
+        """Number of current clients, joined or waiting."""
         return len(self._connections) + len(self.pending)
 
     def abort_all(self) -> None:
-        """Reset every client that waits."""
+        """Reset every client that is not joined yet."""
         for task in self.pending:
             if task is not None:
                 task.cancel()
 
     def accept(self, sock: Stream) -> None:
-        """Admit or refuse a client, and own its socket until it is joined or reset."""
+        """Admit or refuse a client. The acceptor owns the client's socket until the client is joined or reset."""
         client, admission, group = PendingClient(sock), self.admission, self.group
         source = Source.of(sock) if admission.needs_source or self._audit.enabled else _ANY_SOURCE
         client.record = self._audit.accepted(source)
@@ -119,7 +119,7 @@ class Acceptor:
             self._refuse_or_reserve(client, *refused)
 
     def _refuse_or_reserve(self, client: PendingClient, refusal: Refusal, usage: Usage | None = None) -> None:
-        """Refuse a client. If only a limit refuses it, first read whether it sends a cancel request."""
+        """Refuse a client. If it only exceeds a limit, first check whether it sends a cancel request."""
         over_limit = self._over_limit(client, refusal, usage)
         if over_limit is None or self.group is None:
             self._refuse(client, refusal, usage)
@@ -128,7 +128,7 @@ class Acceptor:
         self.reserve.add(task, over_limit.address)
 
     def _over_limit(self, client: PendingClient, refusal: Refusal, usage: Usage | None) -> "_OverLimit | None":
-        """Return the refusal of a client that may send a cancel request; None: refuse the client immediately."""
+        """Return the refusal of a client that might send a cancel request; None to refuse the client immediately."""
         source = Source.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
@@ -141,12 +141,12 @@ class Acceptor:
         client: PendingClient,
         job: Callable[[PendingClient], Coroutine[None, None, None]],
     ) -> "asyncio.Task[None]":
-        """Run `job` in a task. When the task ends in any way, reset the client unless it was joined."""
+        """Run `job` in a task. When the task ends, even by an exception, reset the client if it was not joined."""
 
         def on_done(task: asyncio.Task[None]) -> None:
             self.pending.discard(task)
             self.reserve.remove(task)
-            if task.cancelled():  # the cancellation may precede the start of the job
+            if task.cancelled():  # the task might have been cancelled before the job started
                 self._audit.not_joined(client.record, CloseReason.ABORTED)
             client.reset()
 
@@ -158,7 +158,7 @@ class Acceptor:
     async def _run_guarded(
         self, client: PendingClient, job: Callable[[PendingClient], Coroutine[None, None, None]]
     ) -> None:
-        """Run `job`. An unexpected exception ends only its client, so that other clients are not affected."""
+        """Run `job`. After an unexpected exception, reset only this client, so that others are not affected."""
         try:
             await job(client)
         except Exception:
@@ -175,7 +175,7 @@ class Acceptor:
         client.reset()
 
     async def _identify_and_connect(self, client: PendingClient, address: str) -> None:
-        """Wait until the client's container is known, which may have just started; then admit and join the client."""
+        """Wait until the client's container, which might be starting, is known. Then admit and join the client."""
         identity = self.admission.identity
         within = _IDENTIFY_TIMEOUT if self.admission.label is not None else _SHORT_IDENTIFY_TIMEOUT
         consumer = await identity.wait_for(address, within) if identity else None
@@ -191,10 +191,10 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
     ) -> tuple[Refusal, Usage] | None:
-        """Give the client a slot of its consumer, or return the refusal and the counters for it."""
+        """Give the client a slot of its consumer. If it is refused, return the refusal and the counters for it."""
         if client.record is not None:
             client.record.consumer = consumer
-        # Without a directory of containers, the address identifies the consumer. The status omits such consumers.
+        # If containers are not known, the address identifies the consumer. The status omits such consumers.
         name = consumer.name if consumer else (UNKNOWN if self.admission.identity or address is None else address)
         container_id = consumer.id if consumer else ""
         refusal = self.admission.consumer_refusal(consumer, self.consumers.active[name])
@@ -204,20 +204,20 @@ class Acceptor:
         return None
 
     async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimit") -> None:
-        """Join a client beyond a limit if it sends a cancel request; otherwise refuse it."""
+        """Join a client that exceeds a limit if it sends a cancel request; otherwise refuse the client."""
         if await self._has_label(over_limit.address):
             with contextlib.suppress(DialError):  # the client has disconnected
                 await self._dialer.read_cancel_request(client)
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # Clients beyond other limits were counted when they were accepted.
+        # Clients that exceed other limits were counted when they were accepted.
         if over_limit.refusal is Refusal.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)
 
     async def _has_label(self, address: str | None) -> bool:
-        """Return whether the consumer rules admit a client beyond a limit, apart from the quota."""
+        """Return whether the rules for consumers, except the quota, admit a client that exceeds a limit."""
         admission, consumer = self.admission, None
         if admission.label is None or address is None:
             return True

@@ -1,4 +1,4 @@
-"""Decides which clients are admitted, and how many. Pure. The caller counts connections."""
+"""Decides which clients are admitted, and how many. Does no I/O. The caller counts connections."""
 
 import ipaddress
 import socket
@@ -28,14 +28,14 @@ class ClientConsumer(Protocol):
 
     @property
     def name(self) -> str:
-        """The name, for messages and metrics."""
+        """The name of the consumer, for messages and metrics."""
 
     @property
     def id(self) -> str:
-        """Distinguishes consumers of the same name, for example the container ID."""
+        """An ID that distinguishes consumers with the same name, for example the container ID."""
 
     def has(self, label: str, backend: str) -> bool:
-        """Return whether the consumer may use `backend`, by its label `label` or by a grant."""
+        """Return whether the consumer is allowed to use `backend`, by its label `label` or by a grant."""
 
 
 class Identity(Protocol):
@@ -53,7 +53,7 @@ class Identity(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Source of a client: IP address and port, or the path of its unix socket and the peer's credentials."""
+    """The source of a client: IP address and port, or the path of its unix socket and the credentials of the peer."""
 
     address: str | None = None
     port: int = 0
@@ -67,7 +67,7 @@ class Source:
 
     @classmethod
     def of(cls, client: socket.socket) -> "Source | None":
-        """Return the source of `client`; None if it has disconnected."""
+        """Return the source of `client`; None if the client has disconnected."""
         try:
             if client.family == socket.AF_UNIX:
                 peer = peer_of(client)
@@ -80,7 +80,7 @@ class Source:
 
 @dataclass(frozen=True)
 class SocketConsumer:
-    """`ClientConsumer` that is identified by the unix socket that it connects to."""
+    """A `ClientConsumer` that the gateway identifies by the unix socket to which the client connects."""
 
     name: str
     id: str = ""
@@ -96,9 +96,9 @@ class SocketRule:
     """Access rule of one unix socket.
 
     Args:
-        consumer: The consumer that its connections are counted for; None if they are not counted separately.
-        uids: User IDs that may connect; empty: all.
-        gids: Primary group IDs that may connect; empty: all.
+        consumer: The consumer to which the socket's connections are counted; None if they are not counted separately.
+        uids: User IDs that are allowed to connect; empty to allow all.
+        gids: Primary group IDs that are allowed to connect; empty to allow all.
     """
 
     consumer: SocketConsumer | None = None
@@ -106,7 +106,7 @@ class SocketRule:
     gids: frozenset[int] = frozenset()
 
     def admits(self, source: Source) -> bool:
-        """Return whether the peer's user and group may connect."""
+        """Return whether the peer's user and group are allowed to connect."""
         peer = source.peer
         if peer is None:
             return not self.uids and not self.gids
@@ -119,12 +119,12 @@ class Admission:
 
     Args:
         backend: The backend's name.
-        allow: Networks that may connect; empty: all.
-        label: The label that must name the backend on a consumer; None: no label is required.
+        allow: Networks that are allowed to connect; empty to allow all.
+        label: The label of a consumer that must contain the backend's name; None if no label is required.
         max_connections: Limit on concurrent connections.
-        per_consumer: Limit on concurrent connections of one consumer; None: no limit.
-        privileged_only: Whether to admit only source ports below 1024, which need privileges to bind.
-        identity: Maps source addresses to consumers; None: consumers are unknown.
+        per_consumer: Limit on concurrent connections of one consumer; None for no limit.
+        privileged_only: Whether to admit only source ports below 1024, which only privileged processes can bind.
+        identity: Maps source addresses to consumers; None if consumers are not known.
         sockets: Access rules of unix sockets by path. Only file permissions protect other sockets.
     """
 
@@ -153,7 +153,7 @@ class Admission:
 
         Args:
             source: The client's source; None if it is unknown or does not matter.
-            open_connections: Current connections of the backend.
+            open_connections: Number of current connections of the backend.
 
         Returns:
             Why to refuse the client; None if these rules admit it.
@@ -178,7 +178,7 @@ class Admission:
 
         Args:
             consumer: The client's consumer; None if it is unknown.
-            open_connections: Current connections of this consumer.
+            open_connections: Number of current connections of this consumer.
 
         Returns:
             Why to refuse the client; None if these rules admit it.

@@ -1,4 +1,4 @@
-"""Routes cancel requests, which arrive on separate connections, to the targets of their sessions."""
+"""Routes each cancel request, which arrives on a separate connection, to the target of the session to cancel."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ _COPY_TIMEOUT = 2.0
 
 
 class _CachedReply:
-    """A target's last reply to one encryption request, and when it was received by the loop's clock."""
+    """A target's last reply to an encryption request, and the time of the event loop's clock when it arrived."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -57,7 +57,7 @@ class CancelRouter:
         self._sessions.setdefault(routed, set()).add(login)
 
     def remove_session(self, routed: RoutedTarget, login: LoginTap) -> None:
-        """Remove a connection that has ended, with its cancel key."""
+        """Remove a connection that has ended, and its cancel key."""
         logins = self._sessions[routed]
         logins.discard(login)
         if not logins:
@@ -70,9 +70,9 @@ class CancelRouter:
     def targets_for(self, request: CancelRequest, default: RoutedTarget | None) -> list[RoutedTarget]:
         """Return the targets that must receive a cancel request.
 
-        If a known session has the key of the request, only the target of this session must receive it. Otherwise
-        every target that has a session with a hidden key must receive it, because a server ignores an unknown key. If
-        there is no such target, `default` must receive it.
+        If a known session has the key of the request, the request goes only to the target of this session. Otherwise
+        it goes to every target that has a session whose key is not known. A server ignores a request with a wrong
+        key. If there is no such target, the request goes to `default`.
 
         Args:
             request: The cancel request.
@@ -89,8 +89,8 @@ class CancelRouter:
         """Wait for a client's first bytes, and return its cancel request. The bytes stay unread.
 
         A client may first request encryption. If the target refuses encryption, this method sends the refusal, and
-        the client continues unencrypted. With any other reply, the client's request will be encrypted. The client
-        then sends the encryption request to the target itself.
+        the client continues unencrypted. With any other reply, the client's cancel request will be encrypted,
+        and this method returns None. The target then gets the encryption request from the client.
 
         Args:
             client: The client's socket.
@@ -134,13 +134,13 @@ class CancelRouter:
             first = self._protocol.classify(data)
             if first is not Classification.INCOMPLETE:
                 return first
-            await asyncio.sleep(_POLL_INTERVAL)  # the peeked bytes keep the socket readable, so poll for more
+            await asyncio.sleep(_POLL_INTERVAL)  # unconsumed bytes keep the socket readable, so poll for more
         return Classification.SESSION
 
     async def _reply_to(self, request: EncryptionRequest, link: Link, routed: RoutedTarget) -> bytes:
-        """Return the target's reply to an encryption request; empty if it was not sent or there is no reply."""
+        """Return the target's reply to an encryption request; empty if the request was not sent or has no reply."""
         if any(login.key_hidden for login in self._sessions.get(routed, ())):
-            return b""  # a target that encrypts would log an error for each of the gateway's connections
+            return b""  # a target that supports encryption would log an error for each such connection
         loop = asyncio.get_running_loop()
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
@@ -178,4 +178,4 @@ async def _send_encryption_request(request: EncryptionRequest, link: Link, route
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
     except (ReachError, OSError, TimeoutError):
-        return b""  # the session fails in the same way and reports the error
+        return b""  # the client's own connection then fails with the same error, and reports it

@@ -1,16 +1,17 @@
-"""Connection slots beyond a backend's limits, for clients that may send a cancel request. Pure."""
+"""Counts connections beyond a backend's limits, for clients that might send a cancel request. Does no I/O."""
 
 from collections.abc import Hashable
 
 _MAX_CLIENTS = 32
 _MAX_PER_ADDRESS = _MAX_CLIENTS // 2
-"""Maximum number of clients from one address, so that one address that sends nothing cannot use up the reserve."""
+"""Maximum number of clients from one address. It prevents idle clients of one address from filling the reserve."""
 
 
 class CancelReserve:
-    """Clients beyond the limits of one backend, from accept to close.
+    """The clients that exceed the limits of one backend, from accept to close.
 
-    Each client is identified by a hashable key: its task at first, its relay's `ended` future after it is joined.
+    A hashable key identifies each client. At first, the key is the client's task. After the client is joined, the key
+    is the `ended` future of its relay.
     """
 
     def __init__(self) -> None:
@@ -20,7 +21,7 @@ class CancelReserve:
         return len(self._addresses)
 
     def has_room(self, address: str | None) -> bool:
-        """Return whether the reserve has room for a client from `address`; None: the client uses a unix socket."""
+        """Return whether the reserve has room for a client from `address`. None means that it uses a unix socket."""
         from_address = sum(each == address for each in self._addresses.values())
         return len(self) < _MAX_CLIENTS and from_address < _MAX_PER_ADDRESS
 
@@ -29,12 +30,12 @@ class CancelReserve:
         self._addresses[key] = address
 
     def rekey(self, old: Hashable, new: Hashable) -> bool:
-        """Change a client's key; return False if `old` is not in the reserve."""
+        """Change a client's key from `old` to `new`. Return False if `old` is not in the reserve."""
         if old not in self._addresses:
             return False
         self._addresses[new] = self._addresses.pop(old)
         return True
 
     def remove(self, key: Hashable) -> None:
-        """Remove a client. Do nothing if it is not in the reserve."""
+        """Remove a client. Do nothing if the client is not in the reserve."""
         self._addresses.pop(key, None)

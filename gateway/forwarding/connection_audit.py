@@ -17,13 +17,13 @@ NOT_CONNECTED = "not_connected"
 
 @dataclass
 class ConnectionRecord:
-    """What the audit log needs to know about one open connection.
+    """Data about one open connection that the audit log needs.
 
     Args:
-        source: Where the client connects from; None if it disconnected before this could be read.
+        source: The client's source; None if the client disconnected before the source could be read.
         accepted_at: Monotonic time at which the client was accepted.
         consumer: The client's container or the consumer of its unix socket; None if unknown.
-        pending: Whether the client is not joined, and its end is not recorded.
+        pending: Whether the client is not joined yet, and no end of the client is recorded.
     """
 
     __slots__ = ("accepted_at", "consumer", "pending", "source")
@@ -51,7 +51,7 @@ class ConnectionAudit:
         return self._recorder.enabled
 
     def accepted(self, source: Source | None) -> ConnectionRecord | None:
-        """Return the record of a client that was accepted; None while the audit log is disabled."""
+        """Return a record for a client that was accepted; None while the audit log is disabled."""
         if not self._recorder.enabled:
             return None
         self._recorder.open_clients += 1
@@ -74,18 +74,18 @@ class ConnectionAudit:
             self._recorder.record_refusal(key)
 
     def not_joined(self, record: ConnectionRecord | None, ending: str, reason: Reason | None = None) -> None:
-        """Record that a client ended without being joined. Do nothing if its end was recorded before.
+        """Record that a client was closed before it was joined. Do nothing if this was recorded before.
 
         Args:
             record: The client's record.
             ending: The field `ending` of the event: a `CloseReason` or `NOT_CONNECTED`.
-            reason: Why the client could not be joined, if that is the cause.
+            reason: Why the client could not be joined; None if there was another cause.
         """
         if record is not None and self._end(record):
             self._write(record, None, None, ending, reason)
 
     def joined(self, record: ConnectionRecord | None) -> ConnectionRecord | None:
-        """Record that a client was joined, and return the record. Pass it to `ended` when the connection ends."""
+        """Record that a client was joined. Return the record, which `ended` takes when the connection has ended."""
         if record is not None:
             record.pending = False
         return record

@@ -1,4 +1,4 @@
-"""The joined clients of one backend: how many, where, how long they wait, and how they are closed."""
+"""Tracks the joined clients of one backend: counts them, finds stalled targets, and resets clients."""
 
 import asyncio
 import random
@@ -25,10 +25,10 @@ class Connection:
     Args:
         relay: Carries the bytes.
         routed: The target.
-        slot: The slot of its consumer; None if consumers are not counted.
-        began: When it was joined, in seconds since the epoch.
-        login: Watches its login; None if that is not needed.
-        record: Its record for the audit log; None if the audit log is disabled.
+        slot: The slot of the client's consumer; None if consumers are not counted.
+        began: When the client was joined, in seconds since the epoch.
+        login: Observes the client's login; None if that is not needed.
+        record: The client's record for the audit log; None if the audit log is disabled.
     """
 
     __slots__ = ("began", "login", "record", "relay", "routed", "slot")
@@ -59,12 +59,12 @@ class JoinedConnections:
 
     @property
     def to_backend(self) -> int:
-        """Bytes sent to the backend since the start."""
+        """Number of bytes sent to the backend since the start."""
         return self._ended_to_backend + sum(each.relay.to_backend for each in self)
 
     @property
     def from_backend(self) -> int:
-        """Bytes received from the backend since the start."""
+        """Number of bytes received from the backend since the start."""
         return self._ended_from_backend + sum(each.relay.from_backend for each in self)
 
     def add(self, connection: Connection) -> None:
@@ -72,7 +72,7 @@ class JoinedConnections:
         self._by_ended[connection.relay.ended] = connection
 
     def remove(self, ended: asyncio.Future[CloseReason]) -> Connection:
-        """Remove and return the connection of the relay that has ended; keep its byte counts."""
+        """Remove and return the connection whose relay has ended. Its byte counts remain in the totals."""
         connection = self._by_ended.pop(ended)
         self._ended_to_backend += connection.relay.to_backend
         self._ended_from_backend += connection.relay.from_backend
@@ -88,7 +88,7 @@ class JoinedConnections:
             each.relay.abort(CloseReason.ABORTED)
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset the clients that do not await a response and have been silent for this many seconds."""
+        """Reset the clients that do not wait for a response and have been silent for `seconds`."""
         before = time.monotonic() - seconds
         for relay in [each.relay for each in self]:
             if relay.last_active < before and not relay.awaiting_response:
@@ -104,7 +104,7 @@ class JoinedConnections:
     async def drain(self) -> None:
         """Reset the clients of `drained_targets`, a few at a time, so that they reconnect to the right target.
 
-        Do nothing if another call is still running, because that call resets them.
+        Do nothing if another call is still running, because that call also resets these clients.
         """
         if self._draining:
             return

@@ -20,9 +20,9 @@ _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
 _RETRY_FACTOR = 2.0
 _NEXT_TARGET_AFTER = 2.0
-"""Time limit, in seconds, for a dial to a target while another target remains to try."""
+"""Time limit, in seconds, for a dial to a target if another target can be tried after it."""
 _CANCEL_DIAL_TIMEOUT = 5.0
-"""Time limit, in seconds, for a dial with a cancel request. A later request might cancel the session's next query."""
+"""Time limit, in seconds, for a dial with a cancel request. A late request might cancel the session's next query."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {Reason.CHANNEL_PROHIBITED}
 """Reasons for which a retry does not help."""
@@ -38,7 +38,7 @@ class JoinedClient(NamedTuple):
     routed: RoutedTarget
     relay: Relay
     login: LoginTap | None = None
-    """Watches the login; None if the login need not be watched, or if the client sends a cancel request."""
+    """Observes the login; None if this is not needed, or if the client sends a cancel request."""
 
 
 class Dialer:
@@ -46,8 +46,8 @@ class Dialer:
 
     Args:
         route: The current route.
-        make_tap: Creates the taps that measure latency; None: the relay measures it by direction.
-        cancels: Routes cancel requests; None: the kind has none on separate connections.
+        make_tap: Creates the taps that measure latency; None if the relay measures latency by data direction.
+        cancels: Routes cancel requests; None if the kind sends none on separate connections.
     """
 
     def __init__(self, route: Route, make_tap: TapFactory | None = None, cancels: CancelRouter | None = None) -> None:
@@ -58,7 +58,7 @@ class Dialer:
         self.fail_fast = False
         """Whether clients are reset instead of held while the uplink is down."""
         self._changed = asyncio.Event()
-        """Set, and replaced, when the route or `fail_fast` changes."""
+        """Event that is set when the route or `fail_fast` changes. It is then replaced by a new event."""
 
     @property
     def knows_cancel_requests(self) -> bool:
@@ -66,7 +66,7 @@ class Dialer:
         return self._cancels is not None
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """Set whether to reset clients, including clients that wait already, while the uplink is down."""
+        """Set whether to reset clients while the uplink is down. Also applies to clients that already wait."""
         self.fail_fast = enabled
         self._wake_waiting()
 
@@ -75,7 +75,7 @@ class Dialer:
         self._changed = asyncio.Event()
 
     def set_route(self, route: Route) -> None:
-        """Replace the route, also for clients that wait."""
+        """Replace the route. Also applies to clients that already wait."""
         self.target_dialer = TargetDialer(route)
         self._wake_waiting()
 
@@ -83,7 +83,7 @@ class Dialer:
         """Read the client's cancel request, if it sends one. The bytes stay unread.
 
         Args:
-            client: The client. Its `request` stays None if it sends something else.
+            client: The client. If it sends other data, its `request` stays None.
 
         Raises:
             DialError: The client has disconnected.
@@ -102,7 +102,7 @@ class Dialer:
 
         Args:
             client: The client.
-            latency: Receives the response latencies.
+            latency: Records the response latencies.
 
         Raises:
             DialError: No target could be joined.
@@ -111,7 +111,7 @@ class Dialer:
         deadline = loop.time() + self.target_dialer.route.hold
         pause = _FIRST_RETRY
         while True:
-            dialer = self.target_dialer  # a reload may have replaced it
+            dialer = self.target_dialer  # a reload might have replaced it
             route = dialer.route
             link = route.uplink.link
             if link is None and self.fail_fast:
@@ -138,7 +138,7 @@ class Dialer:
     async def _dial(
         self, client: PendingClient, dialer: TargetDialer, link: Link, latency: Histogram, deadline: float
     ) -> JoinedClient:
-        """Join the client to the first target that accepts, or a cancel request to the target of its session."""
+        """Join the client to the first target that accepts it. Join a cancel request to the target of its session."""
         failure: DialError | None = None
         permanent = True
         route = dialer.route
@@ -173,7 +173,7 @@ class Dialer:
     async def _cancel_request(
         self, client: PendingClient, link: Link, routed: RoutedTarget | None
     ) -> CancelRequest | None:
-        """Return the client's cancel request; read it only if its session may be on a target other than `routed`."""
+        """Return the client's cancel request. Read it only if its session might not be on `routed`."""
         cancels = self._cancels
         if (
             client.request is None
@@ -194,7 +194,7 @@ class Dialer:
         latency: Histogram,
         default: RoutedTarget | None,
     ) -> JoinedClient:
-        """Join a cancel request to one target, and send copies to the other targets that may have the session."""
+        """Join a cancel request to one target, and send copies to the other targets that might have the session."""
         candidates = self._cancels.targets_for(request, default) if self._cancels else []
         if not candidates:
             raise DialError(Reason.ROLE, _NO_PRIMARY)
@@ -222,7 +222,7 @@ class Dialer:
         return JoinedClient(chosen, relay)
 
     async def _wait_link(self, uplink: LinkSource) -> Link | None:
-        """Wait for the uplink's link; None if the route or `fail_fast` changes first."""
+        """Wait for the uplink's link, and return it; None if the route or `fail_fast` changes first."""
         waiting = [asyncio.ensure_future(uplink.wait_link()), asyncio.ensure_future(self._changed.wait())]
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Detects that a waiting client has disconnected, without reading its data."""
+"""Detects, without reading data, that a waiting client has disconnected."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ class DisconnectWatcher:
     """Cancels the current task when its client resets the connection.
 
     Args:
-        client: The socket to watch, until a relay registers it.
+        client: The socket to watch until a relay registers it with the poller.
     """
 
     def __init__(self, client: Stream) -> None:
@@ -20,7 +20,7 @@ class DisconnectWatcher:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start watching, and cancel the current task on a reset. Do nothing if already started."""
+        """Start watching, and cancel the current task after a reset. Do nothing if watching has already started."""
         if not self._watching:
             self._watching = True
             self._task = asyncio.current_task()
@@ -38,7 +38,7 @@ class DisconnectWatcher:
             within: Seconds to wait.
 
         Returns:
-            False if the time expired.
+            False if `within` seconds have passed without such an event.
         """
         fd = self._client.fileno()
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -1,17 +1,17 @@
-"""Paces the closing of connections, so that their clients do not all reconnect at once. Pure."""
+"""Decides when to close which connections, so that clients do not all reconnect at the same time. Does no I/O."""
 
 from gateway.contracts.link import Relay
 
 SHARE_PER_SECOND = 0.1
-"""Share of the initial connections to close per second."""
+"""Fraction of the initial connections to close per second."""
 
 
 class DrainPace:
-    """Number of connections that are due to be closed.
+    """Calculates how many connections are due to be closed.
 
     Args:
-        clients: Connections at the start.
-        now: Monotonic time of the start.
+        clients: Number of connections at the start.
+        now: Monotonic time of the start, in seconds.
     """
 
     def __init__(self, clients: int, now: float) -> None:
@@ -27,5 +27,5 @@ class DrainPace:
 
 
 def drain_order(relays: list[Relay], count: int) -> list[Relay]:
-    """Return the `count` connections to close first: idle ones before those that await a response, oldest first."""
+    """Return the `count` connections to close first: idle ones before those with a pending response, oldest first."""
     return sorted(relays, key=lambda relay: (relay.awaiting_response, relay.last_active))[:count]

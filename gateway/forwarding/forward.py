@@ -1,4 +1,4 @@
-"""Runs one backend's listeners: admits clients, joins them to targets, closes them, and counts."""
+"""Serves one backend: accepts clients on its listeners, joins them to targets, resets them, and counts them."""
 
 import asyncio
 import logging
@@ -28,23 +28,24 @@ log = logging.getLogger(__name__)
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
-"""Seconds between two reports of a stall at one target, so that checks of a slow server do not run continuously."""
+"""Minimum seconds between two stall reports for one target. It prevents continuous checks of a slow server."""
 _RESERVE_TIMEOUT = 10.0
-"""Seconds after which the forward resets a client beyond a limit, even if the server keeps the connection open."""
+"""Seconds after which the forward resets a client that exceeds a limit, even if the server has not closed its
+side."""
 
 
 class Forward:
-    """The connections of one backend; a `gateway.contracts.unit.Unit`.
+    """Serves the connections of one backend. Implements `gateway.contracts.unit.Unit`.
 
     Args:
         name: The backend's name.
-        listeners: Bound listeners. The caller closes them.
+        listeners: Bound listeners. The caller owns and closes them.
         admission: The admission rules.
         route: How to reach the targets.
-        tap: Creates the taps that measure latency; None: the relay measures it by direction.
-        prompt: Seconds without a response after which a target is reported as stalled; None: never.
-        cancels: The protocol of cancel requests; None: the kind has none on separate connections.
-        recorder: Records clients in the audit log; None: they are not recorded.
+        tap: Creates the taps that measure latency; None if the relay measures latency by data direction.
+        prompt: Seconds without a response after which a target is reported as stalled; None to report none.
+        cancels: The protocol of cancel requests; None if the kind sends none on separate connections.
+        recorder: Records clients in the audit log; None if they are not recorded.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Forward:
         self.resets: Tally = Tally()
         self._latency = Histogram()
         self._connections = JoinedConnections()
-        self._on_ended = self._ended  # one bound method for all connections saves memory
+        self._on_ended = self._ended  # one bound method that all connections share saves memory
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
         self._prompt = prompt
@@ -72,17 +73,17 @@ class Forward:
 
     @property
     def active(self) -> int:
-        """Current clients, joined or waiting."""
+        """Number of current clients, joined or waiting."""
         return self._acceptor.active
 
     @property
     def accepted(self) -> int:
-        """Clients that were accepted since the start."""
+        """Number of clients that were accepted since the start."""
         return self._acceptor.accepted
 
     @property
     def rejected(self) -> Tally:
-        """Clients that were not joined, by reason."""
+        """Number of clients that were not joined, by reason."""
         return self._acceptor.rejected
 
     @property
@@ -97,16 +98,16 @@ class Forward:
 
     @property
     def to_backend(self) -> int:
-        """Bytes sent to the backend since the start."""
+        """Number of bytes sent to the backend since the start."""
         return self._connections.to_backend
 
     @property
     def from_backend(self) -> int:
-        """Bytes received from the backend since the start."""
+        """Number of bytes received from the backend since the start."""
         return self._connections.from_backend
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Accept clients until cancelled, then reset all of them. The listeners stay bound."""
+        """Accept clients until this method is cancelled, then reset all clients. The listeners stay bound."""
         async with asyncio.TaskGroup() as group:
             self._acceptor.group = group
             self._start_accepting()
@@ -118,7 +119,7 @@ class Forward:
                 self.abort_all()
 
     async def _report_stalls(self) -> None:
-        """Report targets that do not answer, because a server that hangs does not reset its connections."""
+        """Report targets that do not answer. A server that hangs does not reset its connections."""
         if self._prompt is None:
             await asyncio.Event().wait()
             return
@@ -134,7 +135,7 @@ class Forward:
     def update(self, listeners: list[Listener], admission: Admission, route: Route) -> None:
         """Replace listeners, admission rules and route for new clients. Joined clients are not affected.
 
-        Listeners that are no longer in the list are not closed: another backend may have taken them over.
+        Listeners that are no longer in the list are not closed, because another backend might use them now.
         """
         self.listeners, self._acceptor.admission = listeners, admission
         self._dialer.set_route(route)
@@ -150,7 +151,7 @@ class Forward:
         self._connections.abort_all()
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset the joined clients that do not await a response and have been silent for this many seconds."""
+        """Reset the joined clients that do not wait for a response and have been silent for `seconds`."""
         self._connections.abort_idle(seconds)
 
     @property
@@ -175,7 +176,7 @@ class Forward:
                 listener.start(self._acceptor.accept)
 
     async def _connect(self, client: PendingClient) -> None:
-        """Join one client within the hold time, or count why it was not joined."""
+        """Join one client within the hold time. If this fails, count the reason."""
         task = asyncio.current_task()
         try:
             latency = client.slot.usage.latency if client.slot else self._latency
@@ -206,7 +207,7 @@ class Forward:
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         relay.ended.add_done_callback(self._on_ended)
-        if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
+        if routed.target in self._connections.drained_targets:  # the target has lost its role during the dial
             self.drain_targets(self._connections.drained_targets)
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:

@@ -1,4 +1,4 @@
-"""Limits aborted handshakes, so that a server does not block every client behind the gateway's address. Pure.
+"""Limits aborted handshakes, so that a server does not block all clients of the gateway. Does no I/O.
 
 MySQL counts connections that end during their handshake by source address. At `max_connect_errors` it refuses all
 connections from that address with error 1129 until an operator flushes its host cache. A successful login resets the
@@ -11,19 +11,19 @@ All times are seconds since the epoch (`time.time()`), because they are compared
 from collections import deque
 
 _THROTTLE_SHARE = 0.9
-"""Share of the limit above which the budget admits clients one at a time."""
+"""Fraction of the limit above which the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
-"""Seconds between two clients that the budget admits one at a time. A successful login ends this restriction."""
+"""Minimum seconds between two clients that the budget admits one at a time. A successful login lifts this limit."""
 _MAX_COUNT = 10_000
 _ABANDONED_DIAL_DELAY = 10.0
-"""Seconds within which an abandoned dial may still connect. The server may count its handshake after a later
-login."""
+"""Seconds within which an abandoned dial might still connect. The server might then count the aborted handshake after
+a later login has reset the count."""
 LOGIN_RESPONSES = 2
-"""Responses after which a client has certainly logged in: one to its login, and one to its next request."""
+"""Number of responses after which a client has certainly logged in: one to the login, and one to the next request."""
 
 
 class HandshakeBudget:
-    """Count of aborted handshakes at one server, as seen through one tunnel.
+    """Counts the aborted handshakes at one server, as seen through one tunnel.
 
     Args:
         limit: Number of aborted handshakes at which the server blocks the gateway's address.
@@ -36,23 +36,23 @@ class HandshakeBudget:
 
     @property
     def aborted(self) -> int:
-        """Handshakes aborted since the last known login."""
+        """Number of handshakes that were aborted since the last known login."""
         return len(self._aborted)
 
     def record_aborted(self, at: float) -> None:
-        """Count a client that disconnected at the time `at`, before it had certainly logged in."""
+        """Count a client that disconnected at the time `at`, before it was certain that the client had logged in."""
         self._aborted.append(at)
 
     def record_abandoned(self, at: float) -> None:
-        """Count a dial that was abandoned at the time `at`. It may still connect; its handshake is then aborted."""
+        """Count a dial that was abandoned at the time `at`. If it still connects, its handshake is aborted."""
         self._aborted.append(at + _ABANDONED_DIAL_DELAY)
 
     def record_login(self, at: float) -> None:
-        """Remove the handshakes that were aborted before the time `at` of a successful login from the count."""
+        """Record a successful login at the time `at`: no longer count the handshakes that were aborted before."""
         self._aborted = deque((each for each in self._aborted if each > at), maxlen=_MAX_COUNT)
 
     def allows(self, now: float) -> bool:
-        """Return whether another client may connect at the time `now`; near the limit, this admits that client."""
+        """Return whether another client can connect at the time `now`. Near the limit, True counts as admission."""
         if self.aborted < self.limit * _THROTTLE_SHARE:
             return True
         if now < self._next_admission:

@@ -1,4 +1,4 @@
-"""Listening sockets. They are bound at startup, before any tunnel opens, and stay bound while tunnels come and go."""
+"""Listening sockets. They are bound at startup, before tunnels open, and stay bound while tunnels open and close."""
 
 import asyncio
 import errno
@@ -27,15 +27,15 @@ AcceptHandler = Callable[[socket.socket], None]
 
 
 class BindError(GatewayError):
-    """An address cannot be bound. The operator must free it or configure another."""
+    """An address cannot be bound. The operator must free the address or configure another one."""
 
 
 class Listener:
-    """One listen address of a backend. Accepts clients from `start` until `stop` or `close`.
+    """Listens on one address of a backend. Accepts clients from `start` until `stop` or `close`.
 
     Args:
-        address: Where to listen.
-        sockets: Sockets that another process has bound; None: bind `address`.
+        address: The address to listen on.
+        sockets: Sockets that another process has bound; None to bind `address`.
 
     Raises:
         BindError: The address cannot be bound.
@@ -57,7 +57,7 @@ class Listener:
 
     @property
     def descriptors(self) -> list[int]:
-        """File descriptors of its sockets, to pass to another process that accepts from them."""
+        """File descriptors of the sockets, for another process that accepts clients from these sockets."""
         return [sock.fileno() for sock in self._sockets]
 
     def set_mode(self, *, open_to_all: bool) -> None:
@@ -67,7 +67,8 @@ class Listener:
         not changed.
 
         Args:
-            open_to_all: Whether every user may connect, because peer credentials decide about admission.
+            open_to_all: Whether every user can connect to the socket, because admission checks the peer's
+                credentials.
         """
         if self._file is None or open_to_all == self._open_to_all:
             return
@@ -80,7 +81,7 @@ class Listener:
             self._open_to_all = open_to_all
 
     def start(self, on_accept: AcceptHandler) -> None:
-        """Start to accept, or replace the handler.
+        """Start to accept clients. If already started, replace the handler.
 
         Args:
             on_accept: Called with each accepted socket, which is non-blocking. The handler owns the socket; if it
@@ -93,13 +94,13 @@ class Listener:
                 self._register(sock)
 
     def stop(self) -> None:
-        """Stop accepting, but keep the sockets bound: another owner or process may accept from the same sockets."""
+        """Stop accepting, but keep the sockets bound, because another process or listener can accept from them."""
         self._on_accept = None
         for sock in self._sockets:
             poller().remove(sock.fileno())
 
     def close(self) -> None:
-        """Close the sockets; the kernel then refuses new connections."""
+        """Close the sockets. The kernel then refuses new connections."""
         for sock in self._sockets:
             if sock.fileno() >= 0 and self._on_accept is not None:
                 poller().remove(sock.fileno())
@@ -139,7 +140,7 @@ class Listener:
                 reset(client)
 
     def _pause(self, sock: socket.socket, error: Exception) -> None:
-        """Log the error and stop accepting for a moment."""
+        """Log the error, and stop accepting for a short time."""
         detail = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         log.error("cannot accept clients", extra={"listener": str(self.address), "detail": detail})
         poller().remove(sock.fileno())

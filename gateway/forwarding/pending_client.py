@@ -1,4 +1,4 @@
-"""A client between accept and its relay: the only owner of the client's socket in that time."""
+"""An accepted client that has no relay yet. The only owner of the client's socket until then."""
 
 from math import inf
 
@@ -13,7 +13,7 @@ from gateway.relay.sockets import reset
 
 
 class PendingClient:
-    """A client that no relay carries yet. Owns its socket until `join` returns, or until `reset`.
+    """A client that has no relay yet. Owns the client's socket until `join` returns or `reset` is called.
 
     Args:
         sock: The accepted socket.
@@ -23,13 +23,13 @@ class PendingClient:
         self.sock = sock
         self.watcher = DisconnectWatcher(sock)
         self.record: ConnectionRecord | None = None
-        """Its record for the audit log; None if the audit log is disabled, or the client's end was recorded."""
+        """The client's record for the audit log; None if the audit log is disabled or the end was recorded."""
         self.slot: ConnectionSlot | None = None
-        """The slot of its consumer; None if consumers are not counted."""
+        """The slot of the client's consumer; None if consumers are not counted."""
         self.request: CancelRequest | None = None
-        """Its cancel request, if it was read."""
+        """The client's cancel request; None if none was read."""
         self.classified = False
-        """Whether its first bytes need not be read again."""
+        """Whether no check of the client's first bytes for a cancel request is needed any more."""
         self._owned = True
 
     async def join(
@@ -41,7 +41,7 @@ class PendingClient:
         return relay
 
     def reset(self) -> None:
-        """Release what the client holds, and reset its connection. Do nothing if a relay owns the socket."""
+        """Release the client's slot, and reset its connection. Do nothing if a relay owns the socket."""
         if self._owned:
             self._owned = False
             self.watcher.stop()

@@ -8,7 +8,7 @@ from gateway.forwarding.admission import Refusal, Source
 log = logging.getLogger(__name__)
 
 _REPEAT = 600.0
-"""Seconds until the same source and reason are logged again."""
+"""Seconds after which the same source and reason are logged again."""
 _WINDOW = 60.0
 _MAX_LINES = 10
 """Maximum number of lines within `_WINDOW` seconds. Further sources and reasons are counted and reported in one
@@ -16,7 +16,7 @@ line."""
 
 
 class RefusalLog:
-    """Logs each source and reason once in ten minutes. Times are monotonic, in seconds.
+    """Logs each combination of source and reason once in ten minutes. Times are monotonic, in seconds.
 
     Args:
         backend: The backend's name.
@@ -29,12 +29,12 @@ class RefusalLog:
         self._lines = self._omitted = 0
 
     def refused(self, client: Stream, refusal: Refusal, now: float) -> None:
-        """Log a refused client, unless its source and reason were logged before.
+        """Log a refused client. Do nothing if its source and reason were logged before.
 
         Args:
-            client: The client's socket, not closed yet.
+            client: The client's socket, which is not closed yet.
             refusal: Why the client is refused.
-            now: The current time.
+            now: The current monotonic time, in seconds.
         """
         if now >= self._window_ends:
             self._start_window(now)

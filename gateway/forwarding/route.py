@@ -14,11 +14,11 @@ class Route:
 
     Args:
         uplink: The uplink that leads to the targets.
-        targets: Returns the targets to try now, best first.
+        targets: Returns the targets to try now, in order of preference.
         on_failure: Called with each target that cannot be dialed or that resets a connection.
-        hold: Seconds that a client waits while the uplink is down.
+        hold: Maximum seconds that a client waits while the uplink is down.
         budget: Returns the handshake budget of a target; None if its server does not count aborted handshakes.
-        on_stall: Called with each target that has not answered a request in time.
+        on_stall: Called with each target that has not answered a request within the time limit.
     """
 
     uplink: LinkSource

@@ -15,7 +15,7 @@ from gateway.measure import Histogram, Tap
 from gateway.relay.redial import retry_dial
 
 MIN_DIAL = 0.05
-"""Minimum time limit of a dial in seconds, even if the hold time has passed or is zero."""
+"""Minimum time limit for a dial, in seconds. It applies even if the hold time has passed or is zero."""
 _DIALS_PER_TARGET = 64
 """Maximum number of concurrent dials per target. After an outage, all held clients dial at the same moment."""
 
@@ -33,7 +33,7 @@ class TargetDialer:
         self._routed: dict[Endpoint, RoutedTarget] = {}
 
     def routed(self, target: Endpoint) -> RoutedTarget:
-        """Return `target` with the uplink; always the same object, because every connection keeps a reference."""
+        """Return `target` with the uplink. Each call for one target returns the same object, to save memory."""
         existing = self._routed.get(target)
         if existing is None:
             existing = self._routed[target] = RoutedTarget(self.route.uplink, target)
@@ -54,12 +54,12 @@ class TargetDialer:
             client: The client.
             link: The link to the target.
             target: The target.
-            latency: Receives the response latencies.
+            latency: Records the response latencies.
             within: Seconds for the dial.
             tap: See `gateway.contracts.link.Link.join`.
 
         Raises:
-            DialError: The target cannot be reached, or may not be dialed now.
+            DialError: The target cannot be reached, or must not be dialed now.
             LinkLostError: The link failed during the dial.
         """
         budget = self.route.budget(target)
@@ -102,9 +102,9 @@ class TargetDialer:
             budget.record_login(began)
 
     def _count_aborted(self, target: Endpoint, record: Callable[[HandshakeBudget, float], None]) -> None:
-        """Count a handshake that was aborted or may still be aborted."""
+        """Count a handshake that was aborted or might still be aborted."""
         budget = self.route.budget(target)
         if budget is not None:
             record(budget, time.time())
             if budget.needs_login:
-                self.route.on_failure(target)  # triggers a check; its login resets the server's count
+                self.route.on_failure(target)  # triggers a check, whose login resets the server's count

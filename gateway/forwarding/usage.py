@@ -1,4 +1,4 @@
-"""Usage of one backend by consumer: connections, bytes, latency. The number of consumers is bounded."""
+"""Counts connections, bytes and latency of one backend for each consumer, for a limited number of consumers."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ MAX_CONSUMERS = 256
 """Maximum number of consumers with separate counters. Connections of further consumers count as `OTHERS`."""
 OTHERS = "others"
 UNKNOWN = "unknown"
-"""Name for clients that are not a known container."""
+"""Consumer name for clients that do not belong to a known container."""
 
 
 @dataclass
@@ -32,17 +32,17 @@ class Usage:
 
     @property
     def active(self) -> int:
-        """Current connections, including those that wait for a target."""
+        """Number of current connections, including connections that wait for a target."""
         return self.waiting + len(self.relays)
 
     @property
     def to_backend(self) -> int:
-        """Bytes sent to the backend."""
+        """Number of bytes sent to the backend."""
         return self.ended_to_backend + sum(relay.to_backend for relay in self.relays)
 
     @property
     def from_backend(self) -> int:
-        """Bytes received from the backend."""
+        """Number of bytes received from the backend."""
         return self.ended_from_backend + sum(relay.from_backend for relay in self.relays)
 
     def ended(self, relay: Relay) -> None:
@@ -56,9 +56,9 @@ class ConnectionSlot:
     """One connection of one consumer, from admission to close.
 
     Args:
-        active: Current connections of each consumer. The slot adds itself.
+        active: Number of current connections of each consumer. The slot adds its connection.
         name: The consumer's name.
-        usage: The counters for the connection; possibly those of `OTHERS`.
+        usage: The counters for the connection. These can be the counters of `OTHERS`.
     """
 
     def __init__(self, active: Counter[str], name: str, usage: Usage) -> None:
@@ -72,7 +72,7 @@ class ConnectionSlot:
         usage.waiting += 1
 
     def join(self, relay: Relay) -> None:
-        """Record that the connection no longer waits: `relay` carries it."""
+        """Record that the connection no longer waits, because `relay` carries it."""
         self.usage.waiting -= 1
         self.usage.relays.add(relay)
         self._relay = relay
@@ -102,10 +102,10 @@ class ConsumerUsage(dict[str, Usage]):
     def __init__(self) -> None:
         super().__init__()
         self.active: Counter[str] = Counter()
-        """Current connections of each consumer, including consumers that are counted as `OTHERS`."""
+        """Number of current connections of each consumer, including consumers that are counted as `OTHERS`."""
 
     def admit(self, name: str, container_id: str) -> ConnectionSlot:
-        """Count one more connection, and return its slot.
+        """Count one more connection of a consumer, and return the connection's slot.
 
         Args:
             name: The consumer's name.

@@ -15,7 +15,7 @@ from gateway.tls_client import ClientTls
 
 @contextlib.asynccontextmanager
 async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[ProxyStream]:
-    """Connect to the proxy, and close the connection if the block raises. Otherwise the block takes ownership of it.
+    """Connect to the proxy. If the `with` block raises, close the connection; otherwise the block must close it.
 
     Args:
         options: The options of the tunnel.
@@ -40,12 +40,12 @@ async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[Pr
 
 
 async def _start_tls(options: ProxyOptions, sock: Stream) -> ProxyStream:
-    """Return a stream over `sock`, with TLS if the URL requires it; close `sock` on failure."""
+    """Return a stream over `sock`, with TLS if the URL requires TLS. Close `sock` on failure."""
     if not options.tls:
         return ProxyStream(sock)
     try:
         context = ClientTls(options.ca_file).context()
-        # Disable renegotiation, because an SSLObject accepts no data to send during a renegotiation.
+        # Disable renegotiation: during a renegotiation, an `SSLObject` accepts no data to send.
         context.options |= ssl.OP_NO_RENEGOTIATION
         tls = TlsSocket(sock, context, options.endpoint.host)
         await tls.handshake()

@@ -23,12 +23,12 @@ _MAX_HEADERS = 16 * 1024
 
 
 async def connect(stream: ProxyStream, to: Endpoint, login: ProxyLogin | None) -> None:
-    """Request a connection to a target. The proxy resolves a name.
+    """Request a connection to a target. If the target is a host name, the proxy resolves it.
 
     Args:
         stream: A new connection to the proxy.
         to: The target.
-        login: The login; None: send none.
+        login: The login; None to send no login.
 
     Raises:
         ProxyReplyError: The proxy refuses, or its response is invalid.
@@ -63,10 +63,10 @@ def _is_ipv6(host: str) -> bool:
 
 
 async def _read_headers(stream: ProxyStream) -> bytes:
-    """Read the status line and the headers, and no byte after them.
+    """Read the status line and the headers, but no byte after the headers.
 
-    If the target speaks first (MySQL, SSH), its first bytes may be in the same segment. These bytes belong to the
-    client.
+    If the target sends data first (MySQL, SSH), the same TCP segment can contain its first bytes. These bytes must
+    stay unread, because they are for the client.
     """
     headers = bytearray()
     while len(headers) < _MAX_HEADERS:

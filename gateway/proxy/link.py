@@ -1,4 +1,4 @@
-"""A proxy as a link: each connection to a target is a new connection to the proxy."""
+"""A link through a proxy. Each connection to a target uses a new connection to the proxy."""
 
 import asyncio
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class ProxyLink:
         self.network = via.network.behind(options.url)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.link.Link`; times the phase `channel`."""
+        """See `gateway.contracts.link.Link`. Measures the phase `channel`."""
         timed = phases or Phases()
         with timed("channel"):
             sock, _ = await retry_dial(
@@ -74,7 +74,7 @@ class ProxyLink:
         *,
         short: bool,
     ) -> tuple[Stream, TlsBridge | None]:
-        """Connect to a target; return the socket, and the bridge behind it if the proxy uses TLS."""
+        """Connect to a target. Return the socket, and the TLS bridge at its other end if the proxy uses TLS."""
         try:
             async with asyncio.timeout(timeout), proxy_connection(self._options, self._via) as stream:
                 login = read_login(self._options)
@@ -100,7 +100,7 @@ class ProxyLink:
             raise LinkLostError(error.detail) from error
 
     async def probe(self) -> None:
-        """Connect to the proxy, and log in if it is a SOCKS5 proxy, where the login precedes the target.
+        """Connect to the proxy. Also log in to a SOCKS5 proxy, because its login does not need a target.
 
         Raises:
             TunnelError: The proxy cannot be used.
@@ -138,15 +138,15 @@ class ProxyLink:
     async def lost(self) -> str:
         """See `gateway.contracts.link.Link`.
 
-        Open connections continue, because they may work although a probe has failed.
+        Open connections are not closed, because they might still work after a probe has failed.
         """
         return await asyncio.shield(self._lost)
 
     def status(self) -> ProxyStatus:
-        """Return what the link reports about itself. The round-trip time is not measured."""
+        """Return the status of the link, without a round-trip time."""
         return ProxyStatus(encrypted=self._options.tls)
 
 
 def _upload_continues(relay: SocketRelay) -> bool:
-    """Return whether the bridge must still deliver an ended relay's upload, because the client ended it cleanly."""
+    """Return whether the bridge must still deliver the upload of an ended relay, because the upload ended cleanly."""
     return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)

@@ -22,7 +22,7 @@ class ProxyLogin:
 
 
 def read_login(options: ProxyOptions) -> ProxyLogin | None:
-    """Read the password file, if there is one, and return the login. None: the proxy needs no login.
+    """Read the password file, if one is configured. Return the login; None if no login is configured.
 
     Args:
         options: The options of the tunnel.

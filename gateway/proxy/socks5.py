@@ -24,7 +24,7 @@ _REPLIES = {
     7: (Reason.CHANNEL_FAILED, "command not supported"),
     8: (Reason.CHANNEL_FAILED, "address type not supported"),
 }
-"""Reason and message of each reply that is a failure (RFC 1928, section 6)."""
+"""The reason and the message for each reply code that reports a failure (RFC 1928, section 6)."""
 
 
 async def log_in(stream: ProxyStream, login: ProxyLogin | None) -> None:
@@ -32,7 +32,7 @@ async def log_in(stream: ProxyStream, login: ProxyLogin | None) -> None:
 
     Args:
         stream: A new connection to the proxy.
-        login: The login; None: offer only connections without a login.
+        login: The login; None to offer only the method without authentication.
 
     Raises:
         ProxyReplyError: The proxy refuses the login, or its reply is invalid.
@@ -58,7 +58,7 @@ async def log_in(stream: ProxyStream, login: ProxyLogin | None) -> None:
 
 
 async def connect(stream: ProxyStream, to: Endpoint) -> None:
-    """Request a connection to a target (RFC 1928, sections 4 to 6). The proxy resolves a name.
+    """Request a connection to a target (RFC 1928, sections 4 to 6). The proxy resolves host names.
 
     Args:
         stream: A connection to the proxy, after `log_in`.
@@ -82,7 +82,7 @@ async def connect(stream: ProxyStream, to: Endpoint) -> None:
 
 
 def _encoded(host: str) -> bytes:
-    """Return the type and the address, or the length and the name, in the encoding of RFC 1928, section 5."""
+    """Encode `host` as address type, then the address or the length and the name (RFC 1928, section 5)."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -94,7 +94,7 @@ def _encoded(host: str) -> bytes:
 
 
 async def _skip_address(stream: ProxyStream) -> None:
-    """Read the address and the port that the proxy connects from."""
+    """Read and discard the address and the port from which the proxy connects."""
     (kind,) = await stream.read_exactly(1)
     if kind == _NAME:
         (size,) = await stream.read_exactly(1)

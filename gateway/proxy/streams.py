@@ -1,4 +1,4 @@
-"""Connections to a proxy during the dial, with and without TLS. They read only the bytes that the caller requests."""
+"""Streams to a proxy during a dial, with and without TLS. A stream reads only the bytes that the caller requests."""
 
 import asyncio
 import socket
@@ -10,7 +10,7 @@ class ProxyStream:
     """A connection without TLS.
 
     Args:
-        sock: Connected and non-blocking. The stream owns it until the dial is complete.
+        sock: A connected, non-blocking socket. The stream owns it until the dial is complete.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -29,7 +29,7 @@ class ProxyStream:
         """Read exactly `count` bytes.
 
         Raises:
-            OSError: The connection failed, or ended before that.
+            OSError: The connection failed, or ended before `count` bytes arrived.
         """
         data = bytearray()
         while len(data) < count:

@@ -1,4 +1,4 @@
-"""A TLS connection that supports half-close: each direction ends separately (RFC 8446, section 6.1).
+"""A TLS connection that supports half-close: each direction can end separately (RFC 8446, section 6.1).
 
 asyncio's TLS transport ends both directions together, and discards received data when the connection fails.
 """
@@ -16,14 +16,14 @@ from gateway.relay.stalled_peers import stalled_peers
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
-"""Limit on unsent bytes in the kernel. It is lower than for a plain SSH socket, because the bridge buffers more."""
+"""Limit on unsent bytes in the kernel. It is lower than for SSH without TLS, because the bridge also buffers data."""
 
 
 class TlsSocket:
-    """The client side of a TLS connection. One task may read while another writes.
+    """The client side of a TLS connection. One task can read while another task writes.
 
     Args:
-        sock: Connected and non-blocking. The connection owns it.
+        sock: A connected, non-blocking socket. The TLS connection owns it.
         context: The TLS settings of the client.
         name: The server name to verify.
     """
@@ -35,26 +35,26 @@ class TlsSocket:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._unsent = SendBuffer()
         self._sent: asyncio.Future[None] | None = None
-        """Done when the socket has accepted all of `_unsent`, or has failed. None: nothing is unsent."""
+        """Done when the socket has accepted all of `_unsent` or has failed. None if no data is unsent."""
         self._has_writer = False
-        """Whether the event loop waits until the socket accepts more data."""
+        """Whether a writer callback for the socket is registered with the event loop."""
         self._plaintext = bytearray()
         self._read_error: ssl.SSLError | None = None
         self._at_end = False
 
     def limit_unsent(self) -> None:
-        """Limit the unsent data in the kernel, and retransmit early after a stall, for SSH over this connection."""
+        """Prepare the socket for SSH: limit the unsent data in the kernel, and the time between retransmissions."""
         cap_retransmit_interval(self._sock)
         limit_unsent(self._sock, _BACKLOG)
 
     @property
     def supports_half_close(self) -> bool:
-        """Whether the peer may send after it receives a close_notify: only in TLS 1.3 (RFC 5246, section 7.2.1)."""
+        """Whether the peer can send after it receives a close_notify: only with TLS 1.3 (RFC 5246, section 7.2.1)."""
         return self._tls.version() == "TLSv1.3"
 
     @property
     def was_reset(self) -> bool:
-        """Whether the connection failed, so that sent data may be lost."""
+        """Whether the connection failed. If so, sent data might be lost."""
         poller = select.poll()
         poller.register(self._sock, 0)  # an empty mask reports only errors (poll(2))
         return any(event & select.POLLERR for _, event in poller.poll(0))
@@ -75,16 +75,16 @@ class TlsSocket:
         self._process_incoming()
 
     async def read(self, max_bytes: int = _CHUNK) -> bytes:
-        """Wait for plaintext.
+        """Wait for decrypted data.
 
         Args:
-            max_bytes: Largest number of bytes to return.
+            max_bytes: Maximum number of bytes to return.
 
         Returns:
-            The plaintext. Empty: the peer has ended its direction with close_notify.
+            The decrypted data; empty if the peer has ended its direction with close_notify.
 
         Raises:
-            OSError: The connection failed, or ended without close_notify, which may be a truncation attack.
+            OSError: The connection failed, or ended without close_notify. The latter can be a truncation attack.
         """
         while not self._plaintext:
             if self._read_error is not None:
@@ -107,7 +107,7 @@ class TlsSocket:
         await self._flush()
 
     async def end(self) -> None:
-        """Send close_notify; the peer's direction stays open.
+        """Send close_notify. The peer's direction stays open.
 
         Raises:
             OSError: The connection failed.
@@ -119,7 +119,7 @@ class TlsSocket:
         await self._flush()
 
     def close(self) -> None:
-        """Close the socket in a way that delivers all sent data."""
+        """Close the socket. The kernel still delivers all sent data."""
         self._stop_sending()
         lingering_closer().close_later(self._sock, reset_after=False)
 
@@ -145,7 +145,7 @@ class TlsSocket:
         self._incoming.write(data)
 
     def _process_incoming(self) -> None:
-        """Decrypt all received data; send a resulting alert or KeyUpdate."""
+        """Decrypt all received data. If this produces an alert or a KeyUpdate, send it."""
         self._decrypt()
         self._send_outgoing()
 
@@ -169,7 +169,7 @@ class TlsSocket:
             await asyncio.shield(self._sent)
 
     def _send_outgoing(self) -> None:
-        """Send the outgoing data that the socket accepts now, and the rest when it accepts more."""
+        """Send the outgoing data that the socket accepts now. Send the rest when the socket accepts more."""
         data = self._outgoing.read()
         if not data:
             return
@@ -205,13 +205,13 @@ class TlsSocket:
             sent.set_result(None)
 
     def _fail(self, error: OSError) -> None:
-        """Make this write and all later ones fail."""
+        """Make the current write and all later writes fail."""
         sent = self._sent
         self._stop_sending()
         self._sent = sent
         if sent is not None:
             sent.set_exception(error)
-            sent.exception()  # mark it as retrieved, because no task may wait for it
+            sent.exception()  # mark it as retrieved, because possibly no task waits for it
 
     def _stop_sending(self) -> None:
         self._sent = None

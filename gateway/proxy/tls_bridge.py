@@ -16,11 +16,11 @@ from gateway.relay.socket_pair import socket_pair
 _CHUNK = 128 * 1024
 _SHORT_CHUNK = 16 * 1024
 _SHORT_BACKLOG = 16 * 1024
-"""Limit on the bytes in a short socket pair. Urgent data waits behind these bytes, one write and the TCP socket."""
+"""Limit on the bytes in a socket pair if `short` is true. Urgent data waits until these bytes have been sent."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
-"""Seconds without data from the far side, after the user has ended its stream, until the bridge sends this end to the
-far side. Only for versions before TLS 1.3."""
+"""Seconds without data from the far side after which the bridge ends the TLS connection, if the user has ended its
+stream. Applies only to TLS versions before 1.3."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -30,7 +30,7 @@ class _Download(enum.Enum):
     COMPLETE = enum.auto()
     BROKEN = enum.auto()
     UNREAD = enum.auto()
-    """The user closed its socket before it had read everything."""
+    """The user closed its socket before it had read all data."""
 
 
 class TlsBridge:
@@ -47,25 +47,25 @@ class TlsBridge:
             tls.limit_unsent()
         self._chunk = _SHORT_CHUNK if short else _CHUNK
         self.sock, self._inner = socket_pair(_SHORT_BACKLOG if short else None)
-        """The user's end of a socket pair, which the user owns, and the bridge's end."""
+        """The end of a socket pair for the user. The user owns this end, and the bridge owns the other end."""
         self.sock.broken = lambda: self._broken
         self._broken = False
         self.on_upload_lost: Callable[[], None] = lambda: None
-        """Called if the far side does not accept everything that the user sends. The download may continue."""
+        """Called if the far side does not accept all data from the user. The download can continue after this."""
         self.upload_is_complete: Callable[[], bool] = lambda: True
-        """Returns whether the user ended its stream cleanly. A socket pair shows a reset as an end."""
+        """Returns whether the user ended its stream cleanly. On a socket pair, a reset looks like end-of-file."""
         self._uploaded = 0
         self._tls = tls
         self._reading_since: float | None = None
-        """Monotonic time since which the bridge waits for data from the far side. None: the bridge waits for the
-        user."""
+        """Monotonic time, in seconds, since which the bridge waits for data from the far side. None while the bridge
+        waits for the user."""
         self._task = asyncio.get_running_loop().create_task(self._run())
         _tasks.add(self._task)
         self._task.add_done_callback(_tasks.discard)
 
     def abort(self) -> None:
         """Reset the TLS connection, because the user's stream did not end cleanly."""
-        # Delay the cancellation: a task that is cancelled before its first step never runs its `finally` block.
+        # Delay the cancellation: if a task is cancelled before its first step, its `finally` block never runs.
         asyncio.get_running_loop().call_soon(self._task.cancel)
 
     async def _run(self) -> None:
@@ -89,10 +89,10 @@ class TlsBridge:
                 raise failure
 
     async def _wait_for_both(self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_Download]") -> None:
-        """Wait until both directions have ended, or one of them can no longer make progress."""
+        """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
         if not upload.done() and download.result() is _Download.COMPLETE:
-            while not (upload.done() or self._tls.was_reset):  # poll, because no pending read would report a reset
+            while not (upload.done() or self._tls.was_reset):  # poll: a reset causes no event without a read
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
         elif not upload.done() and download.result() is _Download.UNREAD:
             await self._wait_for_upload(upload)
@@ -105,18 +105,18 @@ class TlsBridge:
         await self._wait_for_download(download, inf)
 
     async def _wait_for_upload(self, upload: "asyncio.Task[bool]") -> None:
-        """Wait for the data that the user sent before it closed its socket, while the far side accepts some of it."""
+        """Wait until all data from the user is delivered, or the far side accepts no more data for a while."""
         before = -1
         while not upload.done() and self._uploaded != before:
             before = self._uploaded
             await asyncio.wait({upload}, timeout=LINGER_TIMEOUT)
 
     async def _wait_for_download(self, download: "asyncio.Task[_Download]", silence_timeout: float) -> None:
-        """Wait for the rest of the download, while the user's socket is open.
+        """Wait for the rest of the download. Return early if the user closes its socket.
 
         Args:
             download: The task.
-            silence_timeout: Seconds without data from the far side after which to return.
+            silence_timeout: Seconds without data from the far side after which this method returns.
         """
         poller = select.poll()
         poller.register(self._inner, 0)  # an empty mask reports only a hang-up (poll(2))
@@ -128,7 +128,7 @@ class TlsBridge:
             await asyncio.wait({download}, timeout=_POLL_INTERVAL)
 
     async def _upload(self) -> bool:
-        """Copy data from the user to the far side; return whether the far side accepted all of it."""
+        """Copy data from the user to the far side. Return whether the far side accepted all data."""
         try:
             while data := await self._read_from_user():
                 await self._tls.write(data)
@@ -138,8 +138,8 @@ class TlsBridge:
             if self._tls.supports_half_close:
                 await self._tls.end()
         except OSError:
-            # Make further writes of the user fail, so that the user does not wait for a far side that accepts
-            # nothing.
+            # Make further writes of the user fail. Otherwise the user would wait for a far side that accepts no
+            # more data.
             _discard_unread(self._inner)
             self.on_upload_lost()
             return False
@@ -148,11 +148,11 @@ class TlsBridge:
     async def _read_from_user(self) -> bytes:
         try:
             return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
-        except OSError:  # all data has arrived; the user closed its socket with unread data
+        except OSError:  # the user closed its socket with unread data, but all data from the user has arrived
             return b""
 
     async def _download(self) -> _Download:
-        """Copy data from the far side to the user."""
+        """Copy data from the far side to the user, and return how the direction ended."""
         loop = asyncio.get_running_loop()
         while True:
             self._reading_since = time.monotonic()
@@ -183,12 +183,12 @@ class TlsBridge:
 
 
 def _result(task: "asyncio.Task[bool] | asyncio.Task[_Download]") -> object:
-    """Return the result or the exception of a task; None if it was cancelled or still runs."""
+    """Return the result or the exception of a task; None if the task was cancelled or is still running."""
     return None if not task.done() or task.cancelled() else task.exception() or task.result()
 
 
 def _discard_unread(sock: socket.socket) -> bool:
-    """Shut down reading, and discard unread data: a close with unread data would reset the peer too early.
+    """Shut down reading, and discard unread data, because a close with unread data would reset the peer too early.
 
     Returns:
         Whether data was discarded.

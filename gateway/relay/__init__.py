@@ -1,1 +1,1 @@
-"""Moves bytes between sockets: the event loop's poller, socket options, and the socket relay."""
+"""Relays bytes between sockets: the event loop's poller, socket options, name resolution, and the socket relay."""

@@ -1,4 +1,4 @@
-"""Dials a host and port over TCP, times the phases, and maps every failure to a reason."""
+"""Dials a host and port over TCP, measures the phases, and maps every failure to a reason."""
 
 import asyncio
 import errno
@@ -22,7 +22,7 @@ DIAL_TIMEOUT = 10.0
 Resolver = Callable[[Endpoint], Awaitable[list[Any]]]
 """Resolves an endpoint to addresses in the format of `socket.getaddrinfo`."""
 SocketFactory = Callable[[int, int, int], socket.socket]
-"""Creates a socket from a family, type and protocol, in the network namespace or on the device to dial from."""
+"""Creates a socket from a family, type and protocol. The factory chooses the network namespace or the device."""
 _HAPPY_EYEBALLS_DELAY = 0.25
 """Connection Attempt Delay in seconds (RFC 8305, section 8)."""
 _ERRNO_PATTERN = re.compile(r"\[Errno (\d+)\]")
@@ -40,7 +40,7 @@ async def dial(
 
     Args:
         to: The host and port.
-        phases: Receives the durations of the phases `dns` and `tcp`.
+        phases: Records the durations of the phases `dns` and `tcp`.
         timeout: Seconds for name resolution and connection together.
         resolver: Resolves the host.
         socket_factory: Creates the socket.
@@ -71,7 +71,7 @@ async def dial(
 
 
 async def _connect(addresses: list[Any], socket_factory: SocketFactory) -> Stream:
-    """Connect to the first address that answers; race several addresses against each other (RFC 8305)."""
+    """Connect to several addresses in parallel, and keep the first connection that succeeds (RFC 8305)."""
     if len(addresses) > 1:
         return await aiohappyeyeballs.start_connection(
             addresses,
@@ -90,10 +90,10 @@ async def _connect(addresses: list[Any], socket_factory: SocketFactory) -> Strea
 
 
 def _reject_self_connection(sock: Stream) -> None:
-    """Close a socket that connected to itself, and raise.
+    """Raise if a socket is connected to itself, after closing it.
 
-    This happens on one host when nothing listens on the port and the kernel chose it as the source port (RFC 9293,
-    section 3.5: simultaneous open).
+    A socket can connect to itself if the target is on this host, no process listens on the target port, and the
+    kernel chooses this port as the source port (RFC 9293, section 3.5: simultaneous open).
 
     Raises:
         ConnectionRefusedError: The socket is connected to itself.

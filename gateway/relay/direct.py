@@ -1,4 +1,4 @@
-"""The direct link, which dials from this host without a tunnel. It is the first link of every chain of tunnels."""
+"""The direct link, which dials from this host without a tunnel. Every chain of tunnels starts with this link."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from gateway.relay.socket_relay import SocketRelay
 
 
 class DirectLink:
-    """Link that dials from this host and is never lost; a `gateway.contracts.link.Link`.
+    """A link that dials from this host and is never lost. It implements `gateway.contracts.link.Link`.
 
     Args:
         timeout: Seconds for one dial.
@@ -28,7 +28,7 @@ class DirectLink:
         self._timeout = timeout
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.link.Link`; times the phases `dns` and `tcp`."""
+        """See `gateway.contracts.link.Link`. Measures the phases `dns` and `tcp`."""
         return await dial(to, phases or Phases(), self._timeout)
 
     async def join(
@@ -44,7 +44,7 @@ class DirectLink:
 
 
 class DirectTunnel:
-    """Tunnel that is always open and yields a `DirectLink`; a `gateway.contracts.tunnel.Tunnel`."""
+    """A tunnel that is always open and yields a `DirectLink`. It implements `gateway.contracts.tunnel.Tunnel`."""
 
     far_side = "this host"
 

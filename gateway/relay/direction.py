@@ -1,7 +1,8 @@
-"""One direction of a socket relay: reads from one socket and writes to another, with few copies.
+"""One direction of a socket relay: reads from one socket and writes to another.
 
-Small messages pass through one shared buffer with `recv_into` and `send`. A direction whose reads return 64 KiB or
-more twice in a row carries bulk data. It switches to `splice` through a pipe, so the bytes do not enter this process.
+Small messages pass through one shared buffer with `recv_into` and `send`. If two consecutive
+reads return 64 KiB or more, the direction carries bulk data. It then switches to `splice` through a pipe, which does
+not copy the bytes into this process.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ class Direction:
     """One direction of a relay: from `source` to `sink`."""
 
     reverse: "Direction"
-    """The other direction, whose source is the sink; the relay sets it, and deletes it at the end."""
+    """The opposite direction, which reads from `sink`. The relay sets this attribute, and deletes it at the end."""
 
     __slots__ = (
         "bulk_reads", "byte_count", "discarding", "fin_detector", "on_data", "pending", "pipe", "pipe_bytes",
@@ -42,37 +43,37 @@ class Direction:
         self.source = source
         self.sink = sink
         self.pending: memoryview | None = None
-        """Data that was read and that the sink has not accepted."""
+        """Data that was read from the source and that the sink has not accepted."""
         self.pipe_bytes = 0
-        """Bytes in the pipe."""
+        """Number of bytes in the pipe."""
         self.pipe: tuple[int, int] | None = None
         self.fin_detector: FinDetector | None = None
-        """Detects whether the sink received the peer's FIN: `splice` may drop the error of a reset."""
+        """Detects whether the sink received the peer's FIN, because `splice` can drop the error of a reset."""
         self.bulk_reads = 0
-        """Consecutive bulk reads."""
+        """Number of consecutive bulk reads."""
         self.byte_count = 0
-        """Bytes read from the source."""
+        """Number of bytes read from the source."""
         self.on_data: Callable[[memoryview, float], None] | None = None
         self.source_eof = False
         self.sink_shut = False
         self.undelivered = False
-        """Whether the sink did not accept everything that the source sent."""
+        """Whether the sink did not accept all data from the source."""
         self.discarding = False
         """Whether the sink accepts no more data, so that further data from the source is discarded."""
 
     @property
     def blocked(self) -> bool:
-        """Whether data waits for the sink."""
+        """Whether data waits until the sink accepts more."""
         return self.pending is not None or self.pipe_bytes > 0
 
     def pump(self) -> None:
-        """Read once from the source, and write what the sink accepts.
+        """Read once from the source, and write as much as the sink accepts.
 
         Raises:
             BlockingIOError: The source has no data.
             SocketError: The source or the sink failed.
         """
-        # A tap needs the bytes, which `splice` does not return.
+        # A tap needs the bytes, but `splice` does not return them.
         if self.bulk_reads >= _BULK_AFTER and self.on_data is None and not self.discarding:
             self._splice_in()
             return
@@ -128,18 +129,19 @@ class Direction:
             self._shut_sink()
 
     def abandon(self) -> None:
-        """Discard pending data and everything that the source still sends: the sink accepts no more data.
+        """Discard pending data and all later data from the source, because the sink accepts no more data.
 
-        The source is still read. A peer that blocks on sending might never read what the other direction delivers.
+        The direction still reads from the source. Otherwise the source's peer might block while it sends, and then
+        never read the data of the other direction.
         """
         self.close()
         self.pending, self.pipe_bytes = None, 0
         self.discarding = self.sink_shut = self.undelivered = True
 
     def sink_was_reset(self) -> bool:
-        """Return whether `splice` has dropped a reset by the sink's peer, before the end of the peer's stream.
+        """Return whether the sink's peer reset the connection before its end-of-file, and `splice` dropped the error.
 
-        Only valid if the sink has failed, or if reading from it returns end-of-file.
+        Call this only after the sink has failed, or after a read from the sink has returned end-of-file.
         """
         return self.fin_detector is not None and not self.fin_detector.has_fin(self.reverse.byte_count)
 
@@ -164,7 +166,7 @@ class Direction:
             raise SocketError(self.sink, error, writing=True) from error
 
     def _start_splicing(self) -> tuple[int, int] | None:
-        """Open the pipe; return None if there are no descriptors, or the sink has failed already."""
+        """Open the pipe. Return None if no descriptors are available, or if the sink has already failed."""
         if self.sink.family != socket.AF_UNIX:
             self.fin_detector = FinDetector.of(self.sink, self.reverse.byte_count)
             if self.fin_detector is None:
@@ -199,7 +201,7 @@ class SocketError(Exception):
     Args:
         sock: The socket.
         error: The error.
-        writing: Whether writing to it failed; otherwise reading from it failed.
+        writing: Whether a write to the socket failed. If not, a read from the socket failed.
     """
 
     def __init__(self, sock: socket.socket, error: OSError, *, writing: bool) -> None:
@@ -214,6 +216,6 @@ def _open_pipe() -> tuple[int, int] | None:
         pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with contextlib.suppress(OSError):  # the user's pipe limit is reached (pipe(7)); the default size works too
+    with contextlib.suppress(OSError):  # the user's limit on pipe memory is reached (pipe(7)): use the default size
         fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
     return pipe

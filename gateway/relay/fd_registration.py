@@ -1,4 +1,4 @@
-"""Registration of one socket with the poller, with an event mask that changes and may be empty."""
+"""Registration of one socket with the poller. The event mask can change, and can be empty."""
 
 import socket
 
@@ -9,7 +9,7 @@ from gateway.relay.stalled_peers import StalledPeers, stalled_peers
 class FdRegistration:
     """Registration of one socket with the running loop's poller, from creation until `close`.
 
-    It replaces any handler that was registered for the descriptor before.
+    A new registration replaces the handler that was registered for the same descriptor before.
 
     Args:
         sock: The socket. It must stay open until `close`.
@@ -31,14 +31,14 @@ class FdRegistration:
     def set_events(self, mask: int, *, shut: bool) -> None:
         """Set the events to wait for.
 
-        With an empty mask, a TCP socket is still watched for failure. If the socket's write side is also shut, epoll
-        reports the peer's normal end-of-file as a continuous hang-up. The registration is then edge-triggered, and
-        `is_failure` separates end-of-file from failure. A unix socket is not watched with an empty mask: it reports a
-        hang-up whenever the peer closes, even while data remains to be read.
+        With an empty mask, the poller still watches a TCP socket for failure. If the socket's write side is also
+        shut, epoll continuously reports the peer's normal end-of-file as a hang-up. The registration is then
+        edge-triggered, and `is_failure` distinguishes end-of-file from failure. With an empty mask, the poller does
+        not watch a unix socket, because epoll reports a hang-up when the peer closes, even if unread data remains.
 
         Args:
             mask: READ, WRITE, both, or 0.
-            shut: Whether the write side of the socket is shut.
+            shut: Whether the write side of the socket has been shut down.
         """
         if mask == 0 and self._stalled_peers is not None:
             mask = HANGUP | EDGE if shut else HANGUP

@@ -1,9 +1,9 @@
-"""Lingering close: keeps a client's socket open after its backend has closed, until the response is delivered.
+"""Lingering close: keeps a client's socket open after the backend has closed, until the response is delivered.
 
 When a socket is closed with unread data, or receives data after the close, the kernel sends a reset, and the reset
 discards data that the client has not received (RFC 1122, section 4.2.2.13). So the socket stays open for a while: the
 client receives the rest of the response and end-of-file, and late data from the client is read and discarded. If data
-from the client was discarded, the client is reset, but only after it has acknowledged the whole response.
+from the client was discarded, the socket ends in a reset after the client has acknowledged the whole response.
 """
 
 import asyncio
@@ -22,23 +22,23 @@ from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, 
 LINGER_TIMEOUT = 60.0
 """Seconds without progress before a socket is closed: the kernel's default tcp_fin_timeout (tcp(7))."""
 _MAX_SOCKETS = 4096
-"""Maximum number of lingering sockets per event loop. A further socket makes the closer close the oldest one."""
+"""Maximum number of lingering sockets per event loop. To add a further socket, the closer closes the oldest one."""
 _SCAN_INTERVAL = 0.25
 _DISCARD_SIZE = 256 * 1024
 _TCP_CLOSE = 7
-"""TCP_CLOSE of enum tcp_state (linux/tcp_states.h)."""
+"""The value of TCP_CLOSE in enum tcp_state (linux/tcp_states.h)."""
 
 
 @dataclass
 class _LingeringSocket:
-    """One socket that waits for the client's end-of-file.
+    """One socket that stays open until the client sends end-of-file.
 
     Args:
-        sock: The socket; its write side is shut.
-        deadline: Monotonic time at which to close it.
+        sock: The socket. Its write side has been shut down.
+        deadline: Monotonic time at which to close the socket, in seconds.
         reset_after: Whether data from the client did not reach the backend, so that the client must be reset.
-        reading: Whether the poller watches it for data from the client.
-        unacknowledged: Bytes that the client had not acknowledged at the last extension of the deadline.
+        reading: Whether the poller watches the socket for data from the client.
+        unacknowledged: Number of bytes that the client had not acknowledged when the deadline was last extended.
     """
 
     sock: socket.socket
@@ -49,7 +49,7 @@ class _LingeringSocket:
 
 
 class LingeringCloser:
-    """Sockets of one event loop that are being closed.
+    """Closes sockets of one event loop after the client has received the response.
 
     Args:
         loop: The event loop.
@@ -67,12 +67,12 @@ class LingeringCloser:
     def close_later(self, sock: socket.socket, *, reset_after: bool) -> None:
         """Take ownership of `sock`, shut its write side, and close it when the client sends end-of-file.
 
-        After `LINGER_TIMEOUT` without progress the socket is closed in any case. The kernel still delivers the data
-        in its send buffer, unless `reset_after` is set.
+        The socket is also closed after `LINGER_TIMEOUT` without progress. The kernel then still delivers the data in
+        its send buffer, except if `reset_after` is true.
 
         Args:
             sock: A non-blocking socket that is not registered with the poller.
-            reset_after: Whether to end with a reset, because data from the client was lost.
+            reset_after: Whether to close the socket with a reset, because data from the client was lost.
         """
         shutdown_write(sock)
         if len(self._sockets) >= _MAX_SOCKETS:
@@ -86,7 +86,7 @@ class LingeringCloser:
             self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
     def close_all(self) -> None:
-        """Close every socket; the kernel still delivers the data in its send buffers."""
+        """Close every socket. The kernel still delivers the data in its send buffers."""
         for each in self._sockets.values():
             close_gracefully(each.sock)
         self._sockets.clear()
@@ -136,7 +136,7 @@ class LingeringCloser:
                 self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
     def _close_or_extend(self, fd: int, each: _LingeringSocket, now: float) -> None:
-        """Close a socket, or extend its deadline while a client that must be reset still acknowledges data."""
+        """Close a socket. If it must be reset and its client still acknowledges data, extend its deadline instead."""
         left = _unacknowledged(each.sock)
         if each.reset_after and 0 < left < each.unacknowledged and not _is_closed(each.sock):
             each.unacknowledged, each.deadline = left, now + LINGER_TIMEOUT
@@ -154,14 +154,14 @@ def lingering_closer(loop: asyncio.AbstractEventLoop) -> LingeringCloser:
 
 
 def _is_closed(sock: socket.socket) -> bool:
-    """Return whether the kernel has closed the connection; unacknowledged data then stays in its buffer (tcp(7))."""
+    """Return whether the kernel has closed the connection. Unacknowledged data then stays in its buffer (tcp(7))."""
     if sock.family == socket.AF_UNIX:
         return False
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
 
 
 def _unacknowledged(sock: socket.socket) -> int:
-    """Return the sent bytes that the peer's kernel has not acknowledged, including the FIN (tcp(7), SIOCOUTQ)."""
+    """Return the number of sent bytes, including the FIN, that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
     try:
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
     except OSError:

@@ -4,5 +4,5 @@ import mmap
 
 
 def mmap_buffer(size: int) -> mmap.mmap:
-    """Return a buffer of `size` bytes; the kernel allocates each page when it is first written."""
+    """Return a buffer of `size` bytes. The kernel allocates each page when the page is first written."""
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

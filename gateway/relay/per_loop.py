@@ -1,4 +1,4 @@
-"""State that each event loop has once, such as its poller."""
+"""Creates objects that each event loop needs exactly once, such as its poller."""
 
 import asyncio
 import functools
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 def per_loop(create: Callable[[asyncio.AbstractEventLoop], _T]) -> Callable[[], _T]:
     """Turn `create` into a function without arguments that returns the object of the running loop.
 
-    The object is created on first use. The loop holds it, so both are released together.
+    The object is created on first use. The loop keeps a reference to the object, so both are released together.
 
     Args:
         create: Creates the object for a loop.

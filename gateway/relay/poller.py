@@ -1,10 +1,11 @@
 """An event loop whose selector runs relay handlers itself.
 
-A relay handles an event with one or two system calls. Dispatching the event through asyncio's handles and queues
-costs more than these calls. So the selector calls the relay handlers inside `select()`, and returns to asyncio only
-when asyncio has work: a ready descriptor that asyncio registered, a timer, or a callback that a handler scheduled.
+A relay handles an event with one or two system calls. If asyncio dispatched the event through its handles and
+queues, this would take longer than these calls. So the selector calls the relay handlers inside `select()`. It
+returns to asyncio only when asyncio has work: a descriptor that asyncio registered is ready, a timer is due, or a
+handler has scheduled a callback.
 
-On any other loop, `poller()` provides the same interface on top of `add_reader` and `add_writer`.
+On any other event loop, `poller()` provides the same interface on top of `add_reader` and `add_writer`.
 """
 
 import asyncio
@@ -25,23 +26,23 @@ ERROR = select.EPOLLERR
 HANGUP = select.EPOLLHUP | ERROR
 """Event mask of a hang-up or an error. epoll always reports both, even if the mask does not contain them."""
 EDGE = select.EPOLLET
-"""Flag for edge-triggered events: epoll reports a condition once, when it begins (epoll(7))."""
+"""Flag for edge-triggered events: epoll reports a condition only once, when the condition begins (epoll(7))."""
 
 EventHandler = Callable[[int], None]
-"""Called with the events that occurred: a mask of READ, WRITE and HANGUP."""
+"""A function that is called with the events that occurred, as a mask of READ, WRITE and HANGUP."""
 
 log = logging.getLogger(__name__)
 _MAX_EVENTS = 128
 
 
 class Poller(Protocol):
-    """Registers file descriptors with handlers. Level-triggered unless the mask contains EDGE."""
+    """Registers handlers for file descriptors. Events are level-triggered if the mask does not contain EDGE."""
 
     def add(self, fd: int, handler: EventHandler, mask: int) -> None:
-        """Register `fd`, or replace its handler and mask.
+        """Register `fd`. If `fd` is already registered, replace its handler and mask.
 
         Args:
-            fd: The file descriptor. Remove it before closing it.
+            fd: The file descriptor. The caller must call `remove` before it closes the descriptor.
             handler: Called with the events that occurred. It must not block.
             mask: READ, WRITE, EDGE or a combination. Hang-ups and errors are always reported.
         """
@@ -50,16 +51,16 @@ class Poller(Protocol):
         """Replace the event mask of `fd`."""
 
     def remove(self, fd: int) -> None:
-        """Remove `fd`; its handler is not called again. Do nothing if `fd` is not registered."""
+        """Remove `fd`. Its handler is not called again. Do nothing if `fd` is not registered."""
 
     def at_iteration_end(self, callback: Callable[[], None]) -> None:
-        """Call `callback` after the handlers of this iteration, for example to send what they queued in one batch."""
+        """Call `callback` after all handlers of this iteration, for example to send the data that they queued."""
 
 
 class RelaySelector(selectors.EpollSelector):
     """Epoll selector that runs relay handlers inside `select()`."""
 
-    _selector: select.epoll  # a private attribute of EpollSelector, unchanged since Python 3.4
+    _selector: select.epoll  # a private attribute of `EpollSelector`, unchanged since Python 3.4
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class RelaySelector(selectors.EpollSelector):
         self._handlers[fd] = handler
 
     def modify_mask(self, fd: int, mask: int) -> None:
-        """See `Poller.modify`; the selector itself already has a method `modify`."""
+        """See `Poller.modify`. `EpollSelector` already has another method with the name `modify`."""
         self._selector.modify(fd, mask)
 
     def remove(self, fd: int) -> None:
@@ -99,7 +100,7 @@ class RelaySelector(selectors.EpollSelector):
             self._selector.unregister(fd)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Run relay handlers until asyncio has work or `timeout` seconds have passed; None: no timeout."""
+        """Run relay handlers until asyncio has work or `timeout` seconds have passed. None means no timeout."""
         deadline = math.inf if timeout is None else time.monotonic() + max(timeout, 0.0)
         wait = -1.0 if timeout is None else max(timeout, 0.0)
         poll = self._selector.poll
@@ -108,7 +109,7 @@ class RelaySelector(selectors.EpollSelector):
         while True:
             if self._at_end:
                 self._end_iteration()
-            # Round up to milliseconds: rounding down would busy-loop until the timer is due.
+            # Round up to milliseconds. If the timeout were rounded down, the loop would spin until the timer is due.
             for fd, event in poll(wait if wait < 0 else math.ceil(wait * 1e3) * 1e-3, _MAX_EVENTS):
                 handler = handler_of(fd)
                 if handler is None:
@@ -117,7 +118,7 @@ class RelaySelector(selectors.EpollSelector):
                 try:
                     handler(event)
                 except Exception:
-                    # All relays share the loop, so a defect in one relay must not stop the loop.
+                    # All relays share the event loop, so an error in one relay must not stop the loop.
                     log.exception("a relay handler failed: its descriptor is no longer polled")
                     if self._handlers.get(fd) is handler:
                         self.remove(fd)
@@ -149,7 +150,7 @@ class RelayLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.relays = RelaySelector()
         self.on_close: list[Callable[[], None]] = []
-        """Callbacks to run before the loop closes, while descriptors can still be removed."""
+        """Callbacks that run before the loop closes, while the poller can still remove descriptors."""
         super().__init__(self.relays)
 
     def close(self) -> None:
@@ -214,5 +215,5 @@ class _LoopPoller:
 
 @per_loop
 def poller(loop: asyncio.AbstractEventLoop) -> Poller:
-    """Return the poller of the running loop; on a `RelayLoop` it uses the loop's selector."""
+    """Return the poller of the running loop. On a `RelayLoop`, the poller uses the loop's selector."""
     return _SelectorPoller(loop.relays) if isinstance(loop, RelayLoop) else _LoopPoller(loop)

@@ -1,4 +1,4 @@
-"""Reading a fixed number of bytes from a socket."""
+"""Reads a fixed number of bytes from a socket."""
 
 import asyncio
 import socket
@@ -12,7 +12,7 @@ async def receive_exactly(sock: socket.socket, count: int) -> bytes:
         count: The number of bytes.
 
     Raises:
-        ConnectionResetError: The peer closed the connection before that.
+        ConnectionResetError: The peer closed the connection before all bytes arrived.
         OSError: The connection failed.
     """
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Retries dials that lost their connection to failover, and reports abandoned dials to the caller."""
+"""Retries dials after their connection was replaced, and reports abandoned dials to the caller."""
 
 import asyncio
 import time
@@ -19,17 +19,17 @@ async def retry_dial(
     """Dial, and dial again immediately after each `RedialError`.
 
     Args:
-        dial: Makes one attempt. Takes the time that remains, in seconds.
-        on_abandoned: Called for each attempt that was abandoned and may still connect. The connection then closes
-            without a login, which some servers count as an aborted handshake.
-        within: Seconds for all attempts together. The link's own deadline also limits each attempt.
+        dial: Makes one attempt. Its argument is the remaining time, in seconds.
+        on_abandoned: Called for each abandoned attempt that might still connect. Such a connection closes without a
+            login, and some servers count this as an aborted handshake.
+        within: Seconds for all attempts together. In addition, the link limits the duration of each attempt.
 
     Returns:
         What `dial` returns.
 
     Raises:
         DialError: `dial` raised it.
-        LinkLostError: `dial` raised it. This includes a `RedialError` when no time remains.
+        LinkLostError: `dial` raised it, or `dial` raised `RedialError` and no time remains.
     """
     deadline = time.monotonic() + within
     left = within

@@ -1,7 +1,7 @@
-"""Resolves host names in dedicated threads, with one lookup at a time per name.
+"""Resolves host names in dedicated threads, with at most one concurrent lookup for each name.
 
 A lookup blocks its thread while the name server does not answer. Concurrent requests for one name share one lookup,
-so they occupy one thread, and lookups do not block other users of the loop's default executor.
+and so occupy only one thread. Lookups do not block the threads of the loop's default executor.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from gateway.relay.per_loop import per_loop
 
 _THREADS = ThreadPoolExecutor(64, thread_name_prefix="resolver")
 Addresses = list[Any]
-"""Address list in the format of `socket.getaddrinfo`."""
+"""A list of addresses in the format of `socket.getaddrinfo`."""
 
 
 @per_loop
@@ -29,7 +29,7 @@ def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[Endpoint, asyncio.Future
 
 
 def is_address(host: str) -> bool:
-    """Return whether `host` is an IP address, possibly with a zone (RFC 4007), and not a name."""
+    """Return whether `host` is an IP address, with or without a zone (RFC 4007), instead of a name."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -38,12 +38,12 @@ def is_address(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether `host` is `localhost` or a loopback address. Other names are not resolved."""
+    """Return whether `host` is `localhost` or a loopback address. Does not resolve other names."""
     return host == "localhost" or (is_address(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback)
 
 
 async def resolve(to: Endpoint) -> Addresses:
-    """Resolve `to`. Shuffle the addresses of each family, so that dials do not always try an unreachable one first.
+    """Resolve `to`. Shuffle the addresses of each family, so that dials do not all start with the same address.
 
     Raises:
         socket.gaierror: The name does not resolve.
@@ -60,7 +60,7 @@ async def resolve(to: Endpoint) -> Addresses:
         def on_done(done: asyncio.Future[Addresses]) -> None:
             in_flight.pop(to, None)
             if not done.cancelled():
-                done.exception()  # mark it as retrieved: every waiter may have been cancelled
+                done.exception()  # mark it as retrieved, because every task that waits for it might be cancelled
 
         lookup.add_done_callback(on_done)
     return _shuffled(await asyncio.shield(lookup))
@@ -72,7 +72,7 @@ async def _look_up(to: Endpoint) -> Addresses:
 
 
 def _shuffled(addresses: Addresses) -> Addresses:
-    """Shuffle the addresses of each family; keep the families in the system's preferred order (RFC 6724)."""
+    """Shuffle the addresses of each family, but keep the families in the system's preferred order (RFC 6724)."""
     result: Addresses = []
     for _, group in groupby(addresses, key=lambda each: each[0]):
         same_family = list(group)
@@ -83,7 +83,7 @@ def _shuffled(addresses: Addresses) -> Addresses:
 
 @lru_cache(maxsize=1024)
 def _literal(to: Endpoint) -> Addresses:
-    """Return the address if the host is an IP address, else an empty list. This never blocks."""
+    """Return the address if the host is an IP address; otherwise an empty list. Never blocks."""
     try:
         return socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):

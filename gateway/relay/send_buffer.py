@@ -5,9 +5,9 @@ from collections import deque
 from itertools import islice
 
 _CHUNK = 64 * 1024
-"""Bytes per chunk. Short pieces share a chunk: one object per piece would use many times its size in memory."""
+"""Bytes per chunk. Short pieces of data share a chunk, because one object per piece would use much more memory."""
 _MAX_IOVECS = 16
-"""Chunks per call of sendmsg(2)."""
+"""Maximum number of chunks per call of sendmsg(2)."""
 
 
 class SendBuffer:
@@ -18,7 +18,7 @@ class SendBuffer:
     def __init__(self) -> None:
         self._chunks: deque[bytearray] = deque()
         self._sent = 0
-        """Bytes of the first chunk that have been sent."""
+        """Number of bytes of the first chunk that have been sent."""
         self._size = 0
 
     def __len__(self) -> int:
@@ -41,7 +41,7 @@ class SendBuffer:
             The number of bytes sent.
 
         Raises:
-            OSError: The socket failed. Discard the buffer.
+            OSError: The socket failed. The caller must discard the buffer.
         """
         sent = 0
         while self._chunks:

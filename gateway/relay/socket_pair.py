@@ -1,4 +1,4 @@
-"""Socket pair, one end of which acts as a connection through a tunnel."""
+"""Creates a socket pair. One end of the pair represents a connection through a tunnel."""
 
 import socket
 from collections.abc import Callable
@@ -11,21 +11,21 @@ def _never_broken() -> bool:
 
 
 class PairSocket(socket.socket):
-    """The user's end of a socket pair.
+    """The end of a socket pair that the caller uses like a TCP connection.
 
-    On a socket pair, a reset looks like end-of-file. After reading end-of-file, call `broken` to distinguish them.
+    On a socket pair, a reset looks like end-of-file. After end-of-file, `broken` returns whether there was a reset.
     """
 
     broken: Callable[[], bool] = staticmethod(_never_broken)
-    """Returns whether the tunneled stream ended in a reset. Valid after end-of-file."""
+    """Returns whether the tunneled stream ended in a reset. Call it only after end-of-file."""
 
 
 def socket_pair(backlog: int | None = None) -> tuple[PairSocket, socket.socket]:
     """Create a pair of connected non-blocking sockets.
 
     Args:
-        backlog: Approximate limit, in bytes, on data from the user that the tunnel has not read; None: the kernel's
-            default.
+        backlog: Approximate limit, in bytes, on data that is written to the user's end and not yet read from the
+            tunnel's end. None means the kernel's default.
 
     Returns:
         The user's end and the tunnel's end. The caller owns both.
@@ -33,7 +33,7 @@ def socket_pair(backlog: int | None = None) -> tuple[PairSocket, socket.socket]:
     ours, theirs = socket.socketpair()
     user = PairSocket(fileno=ours.detach())
     if backlog is not None:
-        # On unix sockets the kernel limits queued data by the sender's buffer (unix(7)).
+        # On unix sockets, the size of the sender's buffer limits the queued data (unix(7)).
         user.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, backlog)
     tune(user)
     tune(theirs)

@@ -1,4 +1,4 @@
-"""The socket relay: joins two sockets in the event loop's selector, without a task."""
+"""Joins two sockets. The event loop's selector runs the relay, without a task."""
 
 import asyncio
 import logging
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 
 class SocketRelay:
-    """Joins a client to a backend socket; a `gateway.contracts.link.Relay`.
+    """Joins a client to a backend socket. Implements `gateway.contracts.link.Relay`.
 
     Args:
         client: The accepted socket, non-blocking. The relay owns it.
         backend: The dialed socket, non-blocking. The relay owns it.
-        latency: Receives the response latencies.
-        tap: Sees the bytes until it is finished.
+        latency: Histogram that records the response latencies.
+        tap: Observes the bytes until the tap is finished.
     """
 
     __slots__ = (
@@ -47,19 +47,19 @@ class SocketRelay:
         if tap is not None:
             self._upload.on_data, self._download.on_data = tap.on_request, tap.on_response
         self._request_at = 0.0
-        """Monotonic time of the last request byte that has no response yet; 0: there is none."""
+        """Monotonic time of the last request byte without a response, in seconds; 0 if no response is pending."""
         self._close_reason = CloseReason.FINISHED
         self._client_registration = FdRegistration(client, self._on_client, READ)
         self._backend_registration = FdRegistration(backend, self._on_backend, READ)
 
     @property
     def to_backend(self) -> int:
-        """Bytes read from the client."""
+        """Number of bytes read from the client."""
         return self._upload.byte_count
 
     @property
     def from_backend(self) -> int:
-        """Bytes read from the backend."""
+        """Number of bytes read from the backend."""
         return self._download.byte_count
 
     @property
@@ -83,13 +83,13 @@ class SocketRelay:
 
     @property
     def upload_complete(self) -> bool:
-        """Whether the client sent end-of-file and the backend's socket accepted everything before it."""
+        """Whether the client sent end-of-file, and the backend's socket accepted all data that came before."""
         return self._upload.sink_shut and not self._upload.undelivered
 
     def fail_upload(self) -> None:
-        """Reset the client after it has received the whole response: the backend did not get all of its data.
+        """Reset the client after it has received the whole response, because the backend did not get all its data.
 
-        Until then, data from the client is read and discarded.
+        Until the reset, the relay reads and discards data from the client.
         """
         if not self.ended.done():
             self._upload.abandon()
@@ -144,11 +144,12 @@ class SocketRelay:
     def _stop_writing_to(self, sock: socket.socket, error: OSError | None = None) -> None:
         """Handle a socket that accepts no more data.
 
-        If its own stream had ended before, deliver that to the other side; otherwise reset both sides.
+        If the peer of `sock` had ended its stream before, deliver the rest of the stream to the other socket.
+        Otherwise reset both sockets.
 
         Args:
             sock: The client's or the backend's socket.
-            error: The error, if a system call raised it. The kernel reports a socket error only once.
+            error: The socket's error, if a system call raised it. The kernel reports a socket error only once.
         """
         upload, download = self._upload, self._download
         reads, writes = (upload, download) if sock is self._client else (download, upload)
@@ -161,7 +162,7 @@ class SocketRelay:
             self._close_reason = reason
 
     def _update(self) -> None:
-        """Finish if both directions are done; otherwise update the event masks."""
+        """Finish if both directions have ended; otherwise update the event masks."""
         if self.ended.done():
             return
         upload, download = self._upload, self._download
@@ -182,7 +183,7 @@ class SocketRelay:
         self._backend_registration.close()
         for each in (self._upload, self._download):
             each.close()
-            del each.reverse  # they refer to each other
+            del each.reverse  # break the reference cycle between the two directions
 
 
 def _mask(reads: Direction, writes: Direction) -> int:

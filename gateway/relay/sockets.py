@@ -16,11 +16,12 @@ KEEPALIVE_IDLE = 30
 KEEPALIVE_INTERVAL = 10
 KEEPALIVE_COUNT = 3
 USER_TIMEOUT_MS = 60_000
-"""TCP_USER_TIMEOUT: the kernel closes a connection whose data stays unacknowledged for this long (RFC 5482)."""
+"""TCP_USER_TIMEOUT: time for which data can stay unacknowledged before the kernel closes the connection (RFC
+5482)."""
 
 
 def tune(sock: socket.socket) -> None:
-    """Make `sock` non-blocking. On TCP, set TCP_NODELAY, keepalive and TCP_USER_TIMEOUT."""
+    """Make `sock` non-blocking. If it is a TCP socket, set TCP_NODELAY, keepalive and TCP_USER_TIMEOUT."""
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -32,7 +33,7 @@ def tune(sock: socket.socket) -> None:
 
 
 _TCP_RTO_MAX_MS = 44
-"""Socket option of Linux 6.15 and later. Python's `socket` module does not define it."""
+"""A socket option of Linux 6.15 and later. Python's `socket` module does not define it."""
 _RTO_MAX_MS = 2000
 
 
@@ -54,8 +55,8 @@ def limit_unsent(sock: socket.socket, backlog: int = NOTSENT_LOWAT) -> None:
     """Limit unsent data in the kernel, so that urgent data does not queue behind it (tcp(7), TCP_NOTSENT_LOWAT).
 
     Args:
-        sock: Any socket; a socket other than TCP is left unchanged.
-        backlog: Bytes that may wait in the kernel before they are first sent.
+        sock: Any socket. If it is not a TCP socket, it is left unchanged.
+        backlog: Maximum number of bytes that wait in the kernel before they are sent for the first time.
     """
     with contextlib.suppress(OSError):  # not a TCP socket
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, backlog)
@@ -71,10 +72,10 @@ def reset(sock: socket.socket) -> None:
 
 
 def reset_on_process_exit(listener: socket.socket) -> None:
-    """Make sockets that `listener` accepts end in a reset if the process is killed.
+    """Make the kernel reset connections that `listener` accepts if this process is killed.
 
     Without this, the kernel closes the sockets of a killed process with a FIN, which looks like normal end-of-file.
-    Accepted sockets inherit the option. `close_gracefully` reverts it.
+    Accepted sockets inherit the option. `close_gracefully` reverts the option for one socket.
     """
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)
@@ -87,26 +88,26 @@ def deliver_after_close(sock: socket.socket) -> None:
 
 
 def close_gracefully(sock: socket.socket) -> None:
-    """Close `sock` with a FIN; the kernel delivers the data in its send buffer first."""
+    """Close `sock` with a FIN. The kernel first delivers the data in the send buffer."""
     deliver_after_close(sock)
     sock.close()
 
 
 def was_reset(sock: socket.socket, error: OSError | None) -> bool:
-    """Return whether a failed socket was reset before the peer ended its stream.
+    """Return whether the peer reset the connection of a failed socket before it ended its stream.
 
     EPIPE means that the peer had already ended its stream.
 
     Args:
         sock: The failed socket.
-        error: The error that a system call raised; None: read SO_ERROR.
+        error: The error that a system call raised. If it is None, this function reads SO_ERROR.
     """
     code = error.errno if error is not None else sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return code not in (0, errno.EPIPE)
 
 
 def shutdown_write(sock: socket.socket) -> None:
-    """Shut the write side of `sock`. Do nothing if the connection has already failed."""
+    """Shut down the write side of `sock`. Do nothing if the connection has already failed."""
     try:
         sock.shutdown(socket.SHUT_WR)
     except OSError:
@@ -118,16 +119,16 @@ _UCRED = struct.Struct("iII")
 
 
 class PeerCredentials(NamedTuple):
-    """Credentials of the process that connected to a unix socket, at the time it connected (unix(7), SO_PEERCRED)."""
+    """Credentials of a process when it connected to a unix socket (unix(7), SO_PEERCRED)."""
 
     pid: int
-    """Process ID of the peer; 0 if the peer is in a PID namespace that this process cannot see."""
+    """Process ID of the peer; 0 if this process cannot see the peer's PID namespace."""
     uid: int
     gid: int
 
 
 def peer_of(sock: socket.socket | TransportSocket) -> PeerCredentials | None:
-    """Return the credentials of a unix socket's peer; None if the socket is closed or is not a unix socket."""
+    """Return the credentials of a unix socket's peer; None if `sock` is closed or is not a unix socket."""
     if sock.family != socket.AF_UNIX:
         return None
     try:
@@ -137,19 +138,19 @@ def peer_of(sock: socket.socket | TransportSocket) -> PeerCredentials | None:
 
 
 def bind_unix(path: Path, mode: int) -> socket.socket:
-    """Bind a non-blocking unix socket at `path`. The file has the permissions `mode` from its creation.
+    """Bind a non-blocking unix socket at `path`. The socket file is created with the permissions `mode`.
 
-    Replaces the socket file of a process that has ended.
+    If no process uses an existing socket file at `path`, this function replaces it.
 
     Args:
         path: Where to create the socket file.
-        mode: Its permissions.
+        mode: The permissions of the socket file.
 
     Returns:
         The bound socket, which does not listen yet. The caller owns it.
 
     Raises:
-        OSError: The file exists and is not a socket, another process listens on it, or the directory is not writable.
+        OSError: `path` exists and is not a socket, another process listens on it, or the directory is not writable.
     """
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX)

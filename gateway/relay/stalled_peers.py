@@ -1,10 +1,10 @@
 """Suspends TCP_USER_TIMEOUT for peers that acknowledge data but do not read it.
 
-The kernel closes a connection whose receive window has been zero for TCP_USER_TIMEOUT, although the peer answers
-every window probe (tcp(7)). A consumer may legitimately pause for minutes, and RFC 9293, section 3.8.6.1, requires a
-sender to keep the connection open while probes are acknowledged. When a socket has accepted no data for a while and
-its peer has acknowledged a probe in that time, the timeout is disabled until the socket accepts data again. If the
-peer dies in the meantime, the kernel's unanswered probes detect it.
+The kernel closes a connection if the peer's receive window has been zero for TCP_USER_TIMEOUT, even if the peer
+answers every window probe (tcp(7)). A consumer can legitimately pause for minutes, and RFC 9293, section 3.8.6.1,
+requires a sender to keep the connection open while probes are acknowledged. If a socket has accepted no data for a
+while, and its peer has acknowledged a probe in that time, this module disables the timeout until the socket accepts
+data again. If the peer stops answering in the meantime, the kernel detects this by its unanswered probes.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ _SCAN_INTERVAL = 10.0
 _STALLED_AFTER = 30.0
 """Seconds without progress after which a socket is considered stalled."""
 _ACK_MARGIN = 5.0
-"""Seconds after the start of a stall. An acknowledgment after this time answers a window probe; an earlier
-acknowledgment may answer data that was sent before the window closed."""
+"""Seconds after the start of a stall. An acknowledgment after this time answers a window probe. An earlier
+acknowledgment might answer data that was sent before the window closed."""
 _LAST_ACK_OFFSET = 56
 """Offset of `tcpi_last_ack_recv`, in milliseconds, in `struct tcp_info` (linux/tcp.h)."""
 
 
 class StalledPeers:
-    """Sockets of one event loop that currently accept no data.
+    """Tracks the sockets of one event loop that currently accept no data.
 
     Args:
         loop: The event loop.
@@ -37,7 +37,7 @@ class StalledPeers:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._blocked_since: dict[int, float] = {}
-        """Monotonic time at which each descriptor stopped accepting data."""
+        """Monotonic time, in seconds, at which each descriptor stopped accepting data."""
         self._suspended: set[int] = set()
         """Descriptors whose TCP_USER_TIMEOUT is disabled."""
         self._scanning = False
@@ -79,7 +79,7 @@ def stalled_peers(loop: asyncio.AbstractEventLoop) -> StalledPeers:
 
 
 def _seconds_since_ack(fd: int) -> float:
-    """Return the seconds since the peer last acknowledged anything."""
+    """Return the seconds since the last acknowledgment from the peer."""
     with _borrowed(fd) as sock:
         tcp_info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK_OFFSET + 4)
     return float(struct.unpack_from("=I", tcp_info, _LAST_ACK_OFFSET)[0]) / 1000
@@ -92,7 +92,7 @@ def _set_user_timeout(fd: int, milliseconds: int) -> None:
 
 @contextmanager
 def _borrowed(fd: int) -> Iterator[socket.socket]:
-    """Yield a socket object for `fd` that does not close it."""
+    """Yield a socket object for `fd`. The object does not close `fd`."""
     sock = socket.socket(fileno=fd)
     try:
         yield sock

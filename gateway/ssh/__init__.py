@@ -1,1 +1,1 @@
-"""SSH: host keys, credentials, connections, and the channels that carry clients. Only this package uses asyncssh."""
+"""SSH: host keys, credentials, connections and channels. Only this package uses asyncssh."""

@@ -1,4 +1,4 @@
-"""SSH algorithms: the defaults, what asyncssh supports on this machine, and the negotiation with a server."""
+"""SSH algorithms: the defaults, the algorithms that asyncssh supports on this machine, and the negotiation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -38,8 +38,8 @@ CIPHERS = (
     "aes192-ctr",
     "aes128-ctr",
 )
-"""The default ciphers. AES-GCM is first: on processors with AES instructions, it is several times faster than the
-other ciphers."""
+"""The default ciphers. AES-GCM is first, because it is several times faster than the other ciphers on processors
+with AES instructions."""
 MACS = (
     "hmac-sha2-256-etm@openssh.com",
     "hmac-sha2-512-etm@openssh.com",
@@ -64,7 +64,8 @@ HOST_KEYS = (*(f"{name.removesuffix('@openssh.com')}{_CERTIFICATE}" for name in 
 """The default host key algorithms, in OpenSSH's order (ssh_config(5), HostKeyAlgorithms)."""
 
 DEFAULTS = {"kex": KEX, "ciphers": CIPHERS, "macs": MACS, "host_key_algorithms": HOST_KEYS}
-"""Default algorithms by configuration key, in order of preference. They exclude SHA-1, DSA, MD5 and 64-bit tags."""
+"""Default algorithms by configuration key, in order of preference. They exclude SHA-1, DSA, MD5 and 64-bit MAC
+tags."""
 _SUPPORTED: dict[str, Callable[[], Sequence[bytes]]] = {
     "kex": get_kex_algs,
     "ciphers": get_encryption_algs,
@@ -81,7 +82,7 @@ class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
 
     Args:
         key: The configuration key of the category.
-        offered: The server's list.
+        offered: The server's list of algorithms.
     """
 
     def __init__(self, key: str, offered: Sequence[bytes]) -> None:
@@ -104,10 +105,10 @@ def validate(key: str, names: Sequence[str]) -> None:
         names: The list.
 
     Raises:
-        ValueError: asyncssh does not know a name, or supports none of them on this machine.
+        ValueError: asyncssh does not implement an algorithm in the list, or supports none of them on this machine.
     """
     available = supported(key)
-    # A default algorithm that this machine's OpenSSL lacks is not an error: several machines may use one
+    # A default algorithm that this machine's OpenSSL lacks is not an error, because several machines can share one
     # configuration.
     for name in names:
         if name not in available and name not in DEFAULTS[key]:
@@ -139,7 +140,7 @@ def signature_algorithm_of(algorithm: str) -> str:
 
 
 def key_type_of(algorithm: str) -> str:
-    """Return the key type of a host key algorithm; several algorithms use RSA keys (RFC 8332, section 3)."""
+    """Return the key type of a host key algorithm. Several algorithms use RSA keys (RFC 8332, section 3)."""
     name = signature_algorithm_of(algorithm).removeprefix("webauthn-")
     return "ssh-rsa" if name.startswith(("rsa-sha2-", "ssh-rsa-sha")) else name
 
@@ -200,8 +201,9 @@ def _choose(key: str, client: Mapping[str, Sequence[bytes]], server: Sequence[by
 
 
 def needs_strict_kex(cipher: str, mac: str) -> bool:
-    """Return whether an attacker can drop packets unless the key exchange is strict (CVE-2023-48795).
+    """Return whether an attacker can drop packets if the key exchange is not strict (CVE-2023-48795).
 
-    This applies to ChaCha20 and to ciphers with an encrypt-then-MAC algorithm. AES-GCM has its own packet counter.
+    An attacker can drop packets with ChaCha20 and with an encrypt-then-MAC algorithm. AES-GCM is not affected,
+    because it counts packets separately from the sequence number.
     """
     return cipher.startswith("chacha20") or mac.endswith("-etm@openssh.com")

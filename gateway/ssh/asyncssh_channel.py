@@ -1,4 +1,4 @@
-"""Relays between a client and an asyncssh channel: slower than the native data plane, but for all ciphers."""
+"""Relays between a client and an asyncssh channel. Supports all ciphers, but is slower than the native data plane."""
 
 import asyncio
 import socket
@@ -26,13 +26,13 @@ _READ_SIZE = 64 * 1024
 class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
     """Relays between a client socket and an asyncssh channel; see `gateway.contracts.link.Relay`.
 
-    asyncssh calls it as the channel's session. These methods must not raise: an exception would close the whole SSH
-    connection. The relay owns the client from `attach` on.
+    asyncssh uses this object as the channel's session. The methods that asyncssh calls must not raise, because an
+    exception would close the whole SSH connection. The relay owns the client's socket after `attach`.
 
     Args:
         latency: The histogram for response latency.
         writer: Schedules the relays of the connection for sending; None if the gateway does not own the SSH socket.
-        tap: Observes the bytes, until it is finished.
+        tap: Observes the bytes until the tap is finished.
     """
 
     def __init__(self, latency: Histogram, writer: PacketWriter | None, tap: Tap | None = None) -> None:
@@ -41,7 +41,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
         self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self._window_full = False
 
-    # asyncssh calls these methods, except `attach`.
+    # asyncssh calls the methods below, except `attach`.
 
     def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
         """Pause the new channel until a client is attached."""
@@ -55,7 +55,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._channel.resume_reading()
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        """Send `data` from the backend to the client, and buffer what the client's socket does not accept."""
+        """Send `data` from the backend to the client. Buffer the part that the client's socket does not accept."""
         del datatype
         client = self._client
         if client is None or self.ended.done():
@@ -90,18 +90,18 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self.responses += 1
 
     def eof_received(self) -> bool:
-        """Handle CHANNEL_EOF. Returns True, which keeps the other direction open."""
+        """Handle CHANNEL_EOF. Return True, so that asyncssh keeps the other direction open."""
         self._on_backend_eof(close=False)
         return True
 
     def resume_writing(self) -> None:
-        """Resume reading from the client: the window for sending is open again."""
+        """Resume reading from the client, because the window for sending is open again."""
         if self._window_full:
             self._window_full = False
             self._update_interest()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Handle the close of the channel or the loss of its connection; buffer what asyncssh has not delivered."""
+        """Handle the close of the channel or the loss of its connection. Buffer undelivered data of asyncssh."""
         del exc
         unread = take_unread_data(self._channel)
         for piece in unread.data:
@@ -112,7 +112,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._backend_eof |= unread.eof
             self._on_link_lost()
 
-    # ChannelRelay calls these methods.
+    # `ChannelRelay` calls the methods below.
 
     def _read_client(self) -> None:
         client, channel, writer = self._client, self._channel, self._writer
@@ -123,7 +123,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
             self._update_interest()
             return
         room = send_window(channel)
-        if not room:  # asyncssh would buffer the data, bypass the send queue, and lose it if the peer closes
+        if not room:  # else asyncssh would buffer data outside the send queue, and lose it if the peer closes
             self._window_full = True
             self._update_interest()
             return
@@ -144,7 +144,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
         self.to_backend += len(data)
         try:
             channel.write(data)
-        except BrokenPipeError:  # the peer closed the channel; its earlier data is still on the way to the client
+        except BrokenPipeError:  # the peer closed the channel; data that it sent before still goes to the client
             self._client_data_lost = self._window_full = True
             self._update_interest()
 
@@ -191,7 +191,7 @@ class AsyncsshChannelOpener:
 
     @property
     def opening_count(self) -> int:
-        """Number of channel opens without a reply from the server, even if their callers have stopped waiting."""
+        """Number of channel opens without a reply from the server. Includes those whose callers no longer wait."""
         return len(self._opening)
 
     async def open(
@@ -203,8 +203,8 @@ class AsyncsshChannelOpener:
     ) -> AsyncsshChannel:
         """See `gateway.ssh.pooled_connection.ChannelOpener`."""
         relay = AsyncsshChannel(latency, self._writer, tap)
-        # asyncssh leaks the channel if its open is cancelled (asyncssh #823). So the open runs in its own task. If
-        # the caller stops waiting, the task aborts the channel as soon as the channel is open.
+        # asyncssh leaks the channel if the opening task is cancelled (asyncssh #823). So a separate task opens the
+        # channel. If the caller stops waiting, the channel is aborted as soon as it is open.
         opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._open_channel(relay, to))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)

@@ -8,7 +8,8 @@ import asyncssh
 from asyncssh.packet import UInt32
 
 SUPPORTED_VERSIONS = ("2.24.",)
-"""Releases of asyncssh whose internals the native data plane supports; with others, asyncssh carries the channels."""
+"""Releases of asyncssh whose internals the native data plane supports. With other releases, asyncssh carries the
+channels."""
 
 MSG_IGNORE, MSG_KEXINIT = 2, 20
 MSG_CHANNEL_OPEN, MSG_CHANNEL_OPEN_CONFIRMATION = 90, 91
@@ -29,12 +30,12 @@ def has_strict_kex(conn: asyncssh.SSHClientConnection) -> bool:
 
 
 class UnreadData(NamedTuple):
-    """Data that an asyncssh channel has received and not delivered.
+    """Data that an asyncssh channel has received but not delivered.
 
     Args:
         data: The received pieces, in order.
-        eof: Whether the data is complete: the peer has sent EOF or closed the channel.
-        closed: Whether the peer has closed the channel; if not, the connection has ended.
+        eof: Whether the data is complete, because the peer has sent EOF or closed the channel.
+        closed: Whether the peer has closed the channel. If not, the SSH connection was lost.
     """
 
     data: list[Any]
@@ -43,7 +44,7 @@ class UnreadData(NamedTuple):
 
 
 def take_unread_data(channel: Any) -> UnreadData:
-    """Remove and return the undelivered data of a closed or lost channel; empty for None."""
+    """Remove and return the undelivered data of a closed or lost channel. If `channel` is None, return no data."""
     if channel is None:
         return UnreadData([], eof=False, closed=False)
     data, channel._recv_buf = [piece for piece, _ in channel._recv_buf], []  # noqa: SLF001 - asyncssh has no public API for it
@@ -53,11 +54,12 @@ def take_unread_data(channel: Any) -> UnreadData:
 
 
 def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
-    """Stop new channels of `conn` from sending window adjusts; the caller uses `send_window_adjust` instead.
+    """Stop new channels of `conn` from sending window adjusts. The caller must call `send_window_adjust` instead.
 
-    asyncssh grants a full window for each packet that a session reads, regardless of the data that it still buffers.
-    A session that reads slowly would let the peer send without limit. In addition, the sessions of these channels get
-    `resume_writing` whenever the window for sending opens; asyncssh itself calls it only for its own buffer.
+    asyncssh grants a full window for each packet that a session reads, regardless of the data that asyncssh still
+    buffers. If a session read slowly, the peer could therefore send without limit. This function also changes when
+    new channels call their session's `resume_writing`: whenever the window for sending opens. Without the change,
+    asyncssh calls `resume_writing` only when its send buffer drains.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
         setattr(conn, name, partial(_create_without_auto_adjust, getattr(conn, name)))

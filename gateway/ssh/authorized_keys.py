@@ -10,7 +10,7 @@ from gateway.ssh.public_keys import public_keys
 _NO_LISTENER = "none.invalid:1"
 """Value of permitlisten that allows no listener. Without a permitlisten, sshd allows all listeners. The value `none`
 is valid only in sshd_config (PermitListen). The host name in this value never resolves (RFC 6761, section 6.4). Only
-root may listen on the port in this value, and sshd then binds the port on loopback."""
+root can listen on the port in this value. If root does, sshd binds the port on the loopback address."""
 _HOST = re.compile(r"[\w.:%\[\]-]+")
 _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
 
@@ -18,11 +18,11 @@ _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
 def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
     """Return key options that permit connections to `targets`, and no shell, TCP listener, agent or terminal.
 
-    No key option forbids listeners on unix sockets; `sshd_config_lines` does.
+    No key option forbids listeners on unix sockets. The lines from `sshd_config_lines` forbid them.
 
     Args:
         targets: At least one `host:port`.
-        sources: Addresses, networks and patterns from which the key may log in; empty for any.
+        sources: Addresses, networks and patterns from which the key is allowed to log in; empty to allow any address.
 
     Raises:
         UsageError: A target or a source is not valid in authorized_keys.
@@ -41,7 +41,7 @@ def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
 
 
 def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
-    """Return the sshd_config(5) lines that complete the key options, none of which covers unix sockets.
+    """Return the sshd_config(5) lines that control unix sockets, because key options cannot do this.
 
     Args:
         user: The login user.
@@ -57,15 +57,15 @@ def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
 def render_authorized_keys(
     name: str, options: SshOptions, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
 ) -> list[str]:
-    """Return what permits a tunnel on its server: lines for authorized_keys, and sshd_config(5) lines as comments.
+    """Return lines for authorized_keys that permit a tunnel on its server, with sshd_config(5) lines as comments.
 
-    Reads the tunnel's keys, and may block.
+    Reads the tunnel's keys, and can block.
 
     Args:
         name: The tunnel's name.
         options: The tunnel's options.
         targets: Each `host:port` that the tunnel dials.
-        sources: Addresses, networks and patterns from which the key may log in; empty for any.
+        sources: Addresses, networks and patterns from which the key is allowed to log in; empty to allow any address.
         unix_sockets: Whether the tunnel connects to a unix socket on the server.
 
     Raises:

@@ -1,8 +1,8 @@
-"""The client side of a channel relay: delivers data to the client and ends its connection.
+"""The client side of a channel relay: delivers data to the client and closes the client's connection.
 
-The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response, and
-data that the backend sent before it stopped reading is still delivered. CHANNEL_CLOSE ends the backend's stream, with
-or without CHANNEL_EOF before it.
+The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
+backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the
+backend's stream, whether or not CHANNEL_EOF came first.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ class ChannelRelay:
 
     Args:
         latency: The histogram for response latency.
-        window: The channel's receive window. The relay closes it when it ends.
-        tap: Observes the bytes, until it is finished.
+        window: The channel's receive window. When the relay ends, it closes the window.
+        tap: Observes the bytes until the tap is finished.
     """
 
     __slots__ = (
@@ -67,26 +67,26 @@ class ChannelRelay:
         self._client: socket.socket | None = None
         self._watch: FdRegistration | None = None
         self._send_buffer: SendBuffer | None = None
-        """Data that the client's socket has not accepted. Created on first use, because most relays never need a
-        buffer."""
+        """Data that the client's socket has not accepted. The buffer is created on first use, because most relays
+        never need one."""
         self._client_eof = False
-        """The client has ended its stream."""
+        """Whether the client has ended its stream."""
         self._client_unwritable = False
-        """The client accepts no more data."""
+        """Whether the client accepts no more data."""
         self._client_was_reset = False
-        """The client's connection was reset: its stream ended without EOF."""
+        """Whether the client's connection was reset, so that the client's stream ended without EOF."""
         self._backend_eof = False
-        """The backend has ended its stream, by CHANNEL_EOF or CHANNEL_CLOSE."""
+        """Whether the backend has ended its stream, by CHANNEL_EOF or CHANNEL_CLOSE."""
         self._channel_closed = False
-        """The peer has sent CHANNEL_CLOSE."""
+        """Whether the peer has sent CHANNEL_CLOSE."""
         self._link_lost = False
-        """The SSH connection is lost."""
+        """Whether the SSH connection is lost."""
         self._channel_unwritable = False
-        """The channel accepts no more data."""
+        """Whether the channel accepts no more data."""
         self._client_data_lost = False
-        """Some of the client's data did not reach the backend."""
+        """Whether some of the client's data did not reach the backend."""
         self._eof_delivered = False
-        """The end of the backend's stream was passed on to the client."""
+        """Whether the relay has passed the end of the backend's stream on to the client."""
 
     @property
     def awaiting_response(self) -> bool:
@@ -100,12 +100,12 @@ class ChannelRelay:
 
     @property
     def buffered(self) -> int:
-        """Bytes that wait for the client's socket."""
+        """Number of bytes that the client's socket has not accepted yet."""
         return len(self._send_buffer) if self._send_buffer is not None else 0
 
     @property
     def cut_short(self) -> bool:
-        """Whether the relay ended before the end of the backend's stream was passed on to the client."""
+        """Whether the relay ended before it passed the end of the backend's stream on to the client."""
         return self.ended.done() and not self._eof_delivered
 
     def attach(self, client: socket.socket) -> None:
@@ -120,9 +120,9 @@ class ChannelRelay:
         self._propagate_end()
 
     def abort(self, close_reason: CloseReason) -> None:
-        """Reset the client and close the channel now.
+        """Reset the client and close the channel now, except after `LINK_LOST` with a complete response.
 
-        Exception: with `LINK_LOST`, a client whose response is complete first gets the rest of it.
+        If the whole response was received before the link was lost, the client first gets the rest of the response.
         """
         if self.ended.done():
             return
@@ -139,7 +139,7 @@ class ChannelRelay:
         raise NotImplementedError
 
     def _accepts_data(self) -> bool:
-        """Return whether the channel accepts data now."""
+        """Return whether the channel can accept data now."""
         raise NotImplementedError
 
     def _send_eof(self) -> None:
@@ -158,7 +158,7 @@ class ChannelRelay:
         """Count bytes as consumed, and send a window adjust when one is due.
 
         Args:
-            count: Bytes that were delivered to the client, or dropped because it accepts no more.
+            count: Bytes that were delivered to the client, or dropped because the client accepts no more data.
             now: The monotonic time, in seconds.
         """
         raise NotImplementedError
@@ -166,7 +166,7 @@ class ChannelRelay:
     # Subclasses call these methods for events of the channel.
 
     def _on_backend_eof(self, *, close: bool) -> None:
-        """Handle the end of the backend's stream; with `close`, the peer has closed the channel."""
+        """Handle the end of the backend's stream; if `close` is true, the peer has also closed the channel."""
         self._backend_eof = True
         if close:
             self._channel_closed = self._channel_unwritable = True
@@ -174,13 +174,13 @@ class ChannelRelay:
         self._propagate_end()
 
     def _on_link_lost(self) -> None:
-        """Handle the loss of the SSH connection: reset the client, but deliver a complete response first."""
+        """Handle the loss of the SSH connection: reset the client, but first deliver a complete response."""
         if self._channel_closed:
-            return  # a closed channel does not depend on the connection
+            return  # the peer closed the channel before: the SSH connection is not needed any more
         self._link_lost = self._channel_unwritable = True
         self._leave_send_queue()
         if self._client is None:
-            if not self._send_buffer:  # `attach` may never be called
+            if not self._send_buffer:  # `attach` might never be called: release the window now
                 self.window.close()
             return
         if self._backend_eof and not self._client_unwritable:
@@ -191,7 +191,7 @@ class ChannelRelay:
     # Methods for events of the client.
 
     def resume_sending(self) -> None:
-        """Read from the client once and send the data. `PacketWriter` calls this when the relay's turn comes."""
+        """Read from the client once and send the data. `PacketWriter` calls this when it is the relay's turn."""
         if not self.ended.done():
             self._read_client()
             self._update_interest()
@@ -242,12 +242,12 @@ class ChannelRelay:
     def _on_client_unwritable(self, error: OSError | None = None) -> None:
         """Stop sending to the client.
 
-        A client that ended its stream earlier may have closed normally: its data is still delivered to the backend.
-        After a reset, the relay forwards what it can send immediately and aborts: SSH cannot forward a reset (RFC
-        4254, section 5.3).
+        If the client had ended its stream earlier, it might have closed the connection normally. The relay then still
+        delivers the client's data to the backend. After a reset, the relay sends what the channel accepts
+        immediately, and aborts, because SSH cannot forward a reset (RFC 4254, section 5.3).
 
         Args:
-            error: The socket's error, if the caller saw one; the kernel reports it only once.
+            error: The socket's error, if a system call returned it. The kernel reports the error only once.
         """
         client = self._client
         if client is None or self.ended.done():
@@ -285,7 +285,7 @@ class ChannelRelay:
             self._propagate_end()
 
     def _buffer(self, data: bytes | memoryview) -> None:
-        """Append `data` to the send buffer; drop it if the client accepts no more data."""
+        """Append `data` to the send buffer; drop `data` if the client accepts no more data."""
         if self.ended.done() or self._client_unwritable:
             return
         if self._send_buffer is None:
@@ -315,7 +315,7 @@ class ChannelRelay:
             self._update_interest()
 
     def _finish(self, close_reason: CloseReason) -> None:
-        """Release the client, with a clean end or with a reset, and resolve `ended`."""
+        """Close the client's connection normally or with a reset, and set the result of `ended`."""
         if self.ended.done():
             return
         self._leave_send_queue()

@@ -1,8 +1,8 @@
 """asyncssh's client connection, extended for the native data plane and with stricter host key checks.
 
-asyncssh handles the handshake, key exchanges, global requests and disconnects. It writes through `PacketTransport` as
-through any transport. It receives every packet that the native data plane does not handle, still encrypted, so all of
-its checks apply.
+asyncssh handles the handshake, key exchanges, global requests and disconnects. asyncssh writes through
+`PacketTransport` as through any asyncio transport. Every packet that the native data plane does not handle goes to
+asyncssh, still encrypted, so all checks of asyncssh apply.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from gateway.ssh.gcm import Gcm
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _STREAMLOCAL_RESERVED = String("") + UInt32(0)
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
-"""A key exchange after fewer bytes and fewer seconds than these counts as frequent. OpenSSH counts the bytes of the
-next packet as blocks (packet.c, ssh_packet_need_rekeying). With a small RekeyLimit, every long packet therefore
-starts a key exchange."""
+"""A key exchange counts as frequent if fewer bytes and fewer seconds than these have passed since the previous one.
+OpenSSH adds the length of the next packet in bytes to a count of blocks (packet.c, ssh_packet_need_rekeying). With a
+small RekeyLimit, every long packet therefore starts a key exchange."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
-"""Maximum number of packets that asyncssh may delay during a key exchange. If the peer's requests cause more replies,
-the connection is closed."""
+"""Maximum number of packets that asyncssh can delay during a key exchange. Replies to the peer's requests are
+delayed, too. Above this number, the connection is closed."""
 
 
 class ControlWriter(Protocol):
@@ -59,7 +59,7 @@ class ClientConnection(SSHClientConnection):
 
     Args:
         options: asyncssh's options.
-        native: Whether the native data plane may carry the channels if AES-GCM is negotiated.
+        native: Whether the native data plane carries the channels if AES-GCM is negotiated.
     """
 
     packet_transport: ConnectionTransport
@@ -78,7 +78,7 @@ class ClientConnection(SSHClientConnection):
         self.kex_started = 0.0
         """The monotonic time at which the last key exchange started, in seconds."""
         self.rekeys_often = False
-        """Whether the last two key exchanges were frequent, so that the peer should send short packets."""
+        """Whether the last two key exchanges were frequent. If so, the peer should send short packets."""
         self._last_rekey_soon = False
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
         self.bytes_until_rekey = self._rekey_bytes
@@ -111,7 +111,7 @@ class ClientConnection(SSHClientConnection):
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
         """Negotiate algorithms when the server's proposal arrives, then call asyncssh's method.
 
-        asyncssh negotiates later, in a task. By then, a server without a common algorithm may have disconnected.
+        asyncssh negotiates later, in a task. By then, a server without a common algorithm might have disconnected.
         Also, asyncssh does not report the server's host key algorithms.
         """
         if pkttype == MSG_KEXINIT:
@@ -127,7 +127,7 @@ class ClientConnection(SSHClientConnection):
         return super().process_packet(pkttype, pktid, packet)
 
     def validate_server_host_key(self, key_data: bytes) -> Any:
-        """Check that key type and signature are those negotiated (RFC 4253, section 7.1; RFC 8332, section 3).
+        """Check that key type and signature algorithm are as negotiated (RFC 4253, section 7.1; RFC 8332, section 3).
 
         Raises:
             asyncssh.HostKeyNotVerifiable: The key is not trusted.
@@ -140,10 +140,10 @@ class ClientConnection(SSHClientConnection):
         return _SingleAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
 
     def _validate_openssh_host_certificate(self, host: str, addr: str, port: int, cert: Any) -> Any:
-        """Validate a host certificate; if it is not valid, accept its key when that key itself is trusted.
+        """Validate a host certificate. If the certificate is not valid, accept its key if that key itself is trusted.
 
-        OpenSSH does the same (sshconnect.c, check_host_key). So a pinned key stays trusted when its certificate has
-        expired.
+        OpenSSH does the same (sshconnect.c, check_host_key). A pinned key therefore stays trusted after its
+        certificate has expired.
         """
         verifier: Any = self._owner
         refusal = verifier.signature_problem(cert)
@@ -173,14 +173,14 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def native_ready(self) -> bool:
-        """Whether the native data plane may handle the packets that follow."""
+        """Whether the native data plane can handle the packets that follow."""
         return bool(self._auth_complete) and self.has_native_ciphers and self.between_packets
 
     # Receiving.
 
     @property
     def between_packets(self) -> bool:
-        """Whether asyncssh has processed every packet it received."""
+        """Whether asyncssh has processed every packet that it received."""
         return not self._inpbuf and self._recv_handler == self._recv_pkthdr
 
     @property
@@ -189,7 +189,7 @@ class ClientConnection(SSHClientConnection):
         return self._max_recv_pktlen
 
     def allow_packet_size(self, size: int) -> None:
-        """Accept packets with up to `size` bytes of channel data."""
+        """Allow the peer to send packets with up to `size` bytes of channel data."""
         self._update_recv_pktlen(size)
 
     def count_received(self, count: int) -> None:
@@ -204,7 +204,7 @@ class ClientConnection(SSHClientConnection):
 
     @property
     def may_send_data(self) -> bool:
-        """Whether channel data may be sent now: not during a key exchange (RFC 4253, section 7.1)."""
+        """Whether channel data can be sent now. During a key exchange, it must not (RFC 4253, section 7.1)."""
         return bool(self._kex_complete)
 
     def count_sent(self, count: int, size: int) -> None:
@@ -220,13 +220,13 @@ class ClientConnection(SSHClientConnection):
             self.rekey()
 
     def rekey(self) -> None:
-        """Start a key exchange, unless one is under way or the login is not complete."""
+        """Start a key exchange. Do nothing if one is in progress or the login is not complete."""
         if self._kex_complete and self._auth_complete and self._transport:
             self._send_kexinit()
             self._kexinit_sent = True
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        """Send a packet without the empty MSG_IGNORE that asyncssh sends before it: only CBC needs MSG_IGNORE."""
+        """Send a packet without asyncssh's empty MSG_IGNORE packet before it: only CBC ciphers need that packet."""
         if pkttype == MSG_IGNORE and self.send_cipher is not None:
             return
         super().send_packet(pkttype, *args, handler=handler)
@@ -273,11 +273,12 @@ class ClientConnection(SSHClientConnection):
     # Channels.
 
     def request_channel(self, channel: Any, host: str, port: int, window: int, max_packet: int) -> int:
-        """Send a CHANNEL_OPEN for a TCP port or unix socket of the server's network (RFC 4254, section 7.2).
+        """Send a CHANNEL_OPEN for a TCP port or for a unix socket on the server (RFC 4254, section 7.2).
 
         Args:
             channel: Handles the channel's packets.
-            host: A host name or address; with a leading slash, a unix socket (OpenSSH's PROTOCOL, section 2.4).
+            host: A host name or address, or with a leading slash the path of a unix socket (OpenSSH's PROTOCOL,
+                section 2.4).
             port: The TCP port; ignored for a unix socket.
             window: The initial window in bytes.
             max_packet: The maximum packet size in bytes.
@@ -305,7 +306,7 @@ class ClientConnection(SSHClientConnection):
 
 
 class _SingleAlgorithmKey:
-    """A host key that verifies signatures of one algorithm. asyncssh accepts any algorithm that the key supports.
+    """A host key that accepts signatures of one algorithm only. asyncssh accepts any algorithm that the key supports.
 
     Args:
         key: The trusted key.

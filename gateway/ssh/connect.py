@@ -1,4 +1,4 @@
-"""Connects and logs in to an SSH server over a socket of another link."""
+"""Connects to an SSH server over a socket of another link, and logs in."""
 
 import asyncio
 import getpass
@@ -21,7 +21,7 @@ from gateway.ssh.packet_transport import close_now, log_in
 
 
 class _TryOtherKeyTypeError(TunnelError):
-    """The host key is not trusted, but the server may have a trusted host key of another type."""
+    """The host key is not trusted, but the server might have a trusted host key of another type."""
 
 
 async def connect(
@@ -36,7 +36,7 @@ async def connect(
         options: The tunnel's options.
         dial: Opens a connected, non-blocking socket to the server. The SSH connection owns it.
         progress: Called when the login starts.
-        memory: The tunnel's host key memory; updated after a success.
+        memory: The tunnel's host key memory. It is updated after a successful login.
 
     Returns:
         An authenticated connection; the caller must close it. Its extra info `verifier` is a `HostKeyVerifier`.
@@ -59,14 +59,15 @@ async def _connect(
     memory: HostKeyMemory,
     refusals: list[HostKeyVerifier],
 ) -> asyncssh.SSHClientConnection:
-    """Connect once, and free everything on failure.
+    """Connect once. On failure, close the connection and the socket.
 
     Args:
         options: The tunnel's options.
-        sock: The socket to the server; owned by this function.
+        sock: The socket to the server. This function takes ownership of it.
         progress: Called when the login starts.
         memory: The tunnel's host key memory.
-        refusals: Verifiers of earlier connections; gets this one if another key type may be trusted.
+        refusals: Verifiers of earlier connections. This function adds its verifier if a key of
+            another type might be trusted.
     """
     conn: asyncssh.SSHClientConnection | None = None
     verifier: HostKeyVerifier | None = None
@@ -97,7 +98,7 @@ async def _connect(
 
 
 def _ensure_user_environment() -> None:
-    """Set LOGNAME and HOME where they are missing: asyncssh reads both, although it does not need them here."""
+    """Set LOGNAME and HOME if they are missing. asyncssh reads both, although it does not need them here."""
     try:
         getpass.getuser()
     except (KeyError, OSError):
@@ -109,7 +110,7 @@ def _ensure_user_environment() -> None:
 
 
 def _peer_address(sock: socket.socket) -> str:
-    """Return the IP address of the peer; empty for a socket that is not TCP or not connected."""
+    """Return the IP address of the peer; an empty string if the socket is not TCP or not connected."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return ""
     try:
@@ -145,7 +146,7 @@ async def _log_in(
 
 
 def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
-    """Close the connection and socket of a failed login, without an await that could be cancelled."""
+    """Close the connection and socket of a failed login. Does not await, so a cancellation cannot interrupt it."""
     if isinstance(conn, ClientConnection):
         close_now(conn)
     elif conn is not None:
@@ -155,7 +156,7 @@ def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> 
 
 
 def _tunnel_error(error: Exception, options: SshOptions, verifier: HostKeyVerifier) -> TunnelError:
-    """Translate an error of the login."""
+    """Convert an error of the login to a `TunnelError`."""
     where = str(options.endpoint)
     match error:
         case asyncssh.HostKeyNotVerifiable() if verifier.offered is None:
@@ -201,4 +202,4 @@ _LOGIN_REFUSED = {
     asyncssh.DISC_ILLEGAL_USER_NAME,
 }
 _OPENSSH_REFUSALS = ("Not allowed at this time", "Exceeded MaxStartups")
-"""Texts that OpenSSH sends instead of its version: to a client with a penalty, and when too many clients log in."""
+"""Texts that OpenSSH sends instead of its version to a client with a penalty, or when too many clients log in."""

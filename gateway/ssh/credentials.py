@@ -49,8 +49,8 @@ def load_keys(options: SshOptions) -> list[Any]:
     """Load the key pairs of the identity files, with their certificates. Blocks.
 
     Raises:
-        TunnelError: No credential is configured; or a file is missing, readable by others, encrypted without a
-            passphrase, or not a key. Fatal.
+        TunnelError: No credential is configured; or a file is missing, is readable by other users, is encrypted and
+            no passphrase is configured, or is not a key. Fatal.
     """
     passphrase = read_passphrase(options)
     if not (options.identity_files or options.agent or options.password):
@@ -80,21 +80,21 @@ def load_keys(options: SshOptions) -> list[Any]:
 
 
 def read_passphrase(options: SshOptions) -> str | None:
-    """Read the passphrase of the private keys. None: none is configured. May block.
+    """Read the passphrase of the private keys; None if none is configured. Can block.
 
     Raises:
-        TunnelError: Its file cannot be read; fatal.
+        TunnelError: The passphrase file cannot be read; fatal.
     """
     return _read("passphrase_file", options.passphrase.reveal) if options.passphrase else None
 
 
 def certificate_files(options: SshOptions) -> set[Path]:
-    """Return the paths where certificates exist or may appear: the configured files, and those beside the keys."""
+    """Return all paths from which certificates are read: the configured files, and `KEY-cert.pub` for each key."""
     return {*options.certificate_files, *map(_certificate_path, options.identity_files)}
 
 
 def certificates(options: SshOptions) -> list[Credential]:
-    """Return the certificates that expire. Files that cannot be read are skipped. Blocks."""
+    """Return the certificates that have an expiry date. Files that cannot be read are skipped. Blocks."""
     credentials = []
     for path in sorted(certificate_files(options)):
         try:
@@ -119,7 +119,7 @@ def _certificate_path(path: Path) -> Path:
 
 
 def _key_pairs(path: Path, content: bytes, passphrase: str | None) -> Sequence[Any]:
-    """Return the key pairs of an identity file: with the certificate beside the file, if it exists, and without."""
+    """Return the key pairs of an identity file: with the certificate `KEY-cert.pub`, if it exists, and without."""
     certificate = _certificate_path(path)
     return asyncssh.load_keypairs(
         [(content, _certificates(certificate)[0] if certificate.exists() else b"")], passphrase
@@ -139,7 +139,7 @@ def _certificates(path: Path) -> Sequence[Any]:
 
 
 def error_text(error: Exception) -> str:
-    """Return the message of an error; for a system error, without its number and file name."""
+    """Return the message of an error. For a system error, omit the error number and the file name."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

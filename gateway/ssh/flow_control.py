@@ -1,8 +1,8 @@
-"""Receive windows of SSH channels: initial sizes, growth from measured throughput, and memory budgets. Pure.
+"""Receive windows of SSH channels: initial sizes, growth from measured throughput, and memory budgets. Does no I/O.
 
-A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window costs memory only
-when the client reads slowly. So a window grows only on a long path, and only when the channel uses most of it within
-one round trip.
+A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window occupies memory only
+when the client reads slowly. A window grows only if the channel uses more than half of it within one round trip,
+which happens only on a path with a long round trip.
 
 The budgets bound the memory that slow clients can occupy. N channels hold at most `INITIAL_BUDGET_BYTES` +
 `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW`, plus a tenth of that for the Python objects. In numbers: 2 MiB for each of
@@ -14,25 +14,26 @@ INITIAL_WINDOW = 2 * 1024 * 1024
 MIN_WINDOW = 256 * 1024
 """The initial window of a channel, in bytes, when `INITIAL_BUDGET_BYTES` is used up."""
 INITIAL_BUDGET_BYTES = 512 * 1024 * 1024
-"""Limit on the initial windows of all channels together, beyond `MIN_WINDOW` for each."""
+"""Limit, in bytes, on the sum of the initial windows of all channels, without `MIN_WINDOW` for each channel."""
 MAX_WINDOW = 32 * 1024 * 1024
 MAX_RECEIVE_PACKET = 128 * 1024
-"""Maximum packet size that the gateway offers. With 32 KiB and a large window, sshd needs several times the CPU."""
+"""Maximum packet size that the gateway offers, in bytes. With 32 KiB and a large window, sshd uses several times the
+CPU time."""
 ADJUST_BYTES = 256 * 1024
-"""Bytes consumed before a window adjust. Adjusting at half of the window, as is common, idles the sender for half of
-each round trip."""
+"""Bytes consumed before a window adjust. Many implementations adjust at half of the window. The sender is then idle
+for half of each round trip."""
 GROWTH_BUDGET_BYTES = 512 * 1024 * 1024
-"""Limit on what the windows of this process may grow by, beyond their initial sizes."""
+"""Limit, in bytes, on the growth of all windows of this process together, beyond their initial sizes."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
-"""Limit on the window growth of one SSH connection, so that one long path does not use up the growth budget."""
+"""Limit, in bytes, on the window growth of one SSH connection. It keeps one long path from using the whole budget."""
 
 
 class Budget:
-    """A byte budget that windows take from and return to.
+    """A budget of bytes. Windows take bytes from it, and return them.
 
     Args:
         size: Bytes that are available at the start.
-        parent: A larger budget; what this one hands out is also taken from the parent.
+        parent: A larger budget. Bytes that are taken from this budget are also taken from the parent.
     """
 
     def __init__(self, size: int, parent: "Budget | None" = None) -> None:
@@ -43,7 +44,7 @@ class Budget:
         """Take up to `size` bytes.
 
         Returns:
-            The bytes taken; fewer than `size` when the budget or its parent runs out.
+            The number of bytes taken. It is less than `size` if the budget or its parent runs out.
         """
         taken = min(size, self.available)
         if self._parent is not None:
@@ -52,7 +53,7 @@ class Budget:
         return taken
 
     def release(self, size: int) -> None:
-        """Return `size` bytes that `take` handed out."""
+        """Return to the budget `size` bytes that were taken."""
         self.available += size
         if self._parent is not None:
             self._parent.release(size)
@@ -65,7 +66,7 @@ GROWTH_BUDGET = Budget(GROWTH_BUDGET_BYTES)
 
 
 class Window:
-    """The receive window of one channel. The owner must call `close`.
+    """The receive window of one channel. The relay that owns it must call `close`.
 
     Args:
         growth_budget: The budget for growth.
@@ -84,10 +85,11 @@ class Window:
             extra = 0
         self.size = self._initial_size = MIN_WINDOW + extra
         self.adjust_threshold = min(ADJUST_BYTES, self.size // 4)
-        """Value of `consumed` at which the owner sends a window adjust."""
+        """Value of `consumed` at which the relay sends a window adjust."""
         self._initial_budget = initial_budget
         self.remaining = self.size
-        """Bytes that the peer may still send; a negative value is a protocol violation by the peer."""
+        """Bytes that the peer is still allowed to send. A negative value means that the peer violated the
+        protocol."""
         self.consumed = 0
         """Bytes delivered to the client since the last window adjust."""
         self._growth_budget = growth_budget
@@ -97,11 +99,11 @@ class Window:
     def grant(self, now: float, round_trip: float | None) -> int:
         """Return the size of the next window adjust, and count it as granted.
 
-        The adjust covers the consumed bytes, plus growth where the window is too small for the path.
+        The adjust covers the consumed bytes, plus growth if the window is too small for the path.
 
         Args:
             now: The monotonic time, in seconds.
-            round_trip: The measured round trip to the peer, in seconds; None when unknown, which prevents growth.
+            round_trip: The measured round trip to the peer, in seconds; None if it is unknown, which prevents growth.
         """
         count, self.consumed = self.consumed, 0
         count += self._growth(count, now, round_trip)
@@ -109,7 +111,7 @@ class Window:
         return count
 
     def close(self) -> None:
-        """Release everything to the budgets. Further calls have no effect."""
+        """Return all bytes to the budgets. Further calls have no effect."""
         self._growth_budget.release(self.size - self._initial_size)
         self._initial_budget.release(self._initial_size - MIN_WINDOW)
         self.size = self._initial_size = MIN_WINDOW

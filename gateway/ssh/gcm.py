@@ -1,4 +1,4 @@
-"""AES-GCM for SSH (RFC 5647): one cipher object per direction, an integer nonce counter, no copies of packets."""
+"""AES-GCM for SSH (RFC 5647) with one cipher object per direction and an integer nonce counter. Copies no packets."""
 
 import struct
 
@@ -48,19 +48,19 @@ class Gcm(Encryption):
     # asyncssh calls these methods.
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
-        """Encrypt a packet; return header with ciphertext, and the tag."""
+        """Encrypt a packet. Return the header followed by the ciphertext, and the tag."""
         del seq
         sealed = self._encrypt(self.nonce, packet, header)
         self.advance()
         return header + sealed[:-TAG], sealed[-TAG:]
 
     def decrypt_header(self, seq: int, first_block: bytes, header_len: int) -> tuple[bytes, bytes]:
-        """Return the header as it is: AES-GCM does not encrypt the packet length."""
+        """Return the header unchanged, because AES-GCM does not encrypt the packet length."""
         del seq
         return first_block, first_block[:header_len]
 
     def decrypt_packet(self, seq: int, first: bytes, rest: bytes, header_len: int, mac: bytes) -> bytes | None:
-        """Verify and decrypt a packet. Returns None if the tag does not match."""
+        """Verify and decrypt a packet. Return None if the tag does not match."""
         del seq
         try:
             opened = self._decrypt(self.nonce, first[header_len:] + rest + mac, first[:header_len])

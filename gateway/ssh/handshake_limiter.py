@@ -12,27 +12,27 @@ PER_SERVER = 4
 """Maximum number of concurrent handshakes with one server. The limit is well below sshd's MaxStartups, above which
 sshd drops connections at random (sshd_config(5))."""
 PER_PROCESS = 64
-"""Maximum number of concurrent handshakes in one event loop. Each handshake blocks the loop for milliseconds, but a
-handshake that waits for a dead server costs nothing."""
+"""Maximum number of concurrent handshakes in one event loop. Each handshake blocks the loop for milliseconds. A
+handshake that waits for a server that does not answer does not block the loop."""
 
 
 class HandshakeLimiter:
-    """Limits the handshakes of one event loop. Each handshake must end by its own deadline."""
+    """Limits the handshakes of one event loop. The caller must give each handshake a deadline."""
 
     def __init__(self) -> None:
         self.per_server = PER_SERVER
-        """Maximum number of concurrent handshakes with one server. A change applies to a server once no handshake
-        with that server is pending."""
+        """Maximum number of concurrent handshakes with one server. A change takes effect for a server when
+        no handshake with that server is pending."""
         self._servers: dict[tuple[Network, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}
         self._all = asyncio.Semaphore(PER_PROCESS)
 
     @asynccontextmanager
     async def slot(self, server: Endpoint, network: Network) -> AsyncIterator[None]:
-        """Wait for a slot, and hold it until the context ends.
+        """Wait for a slot, and occupy the slot until the context exits.
 
         Args:
             server: The server's address.
-            network: The network in which that address is valid.
+            network: The network in which the server's address is valid.
         """
         key = (network, server)
         semaphore, users = self._servers.setdefault(key, (asyncio.Semaphore(self.per_server), []))

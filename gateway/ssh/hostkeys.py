@@ -19,7 +19,7 @@ class Trust:
 
     Args:
         keys: Keys that are pinned or listed in known_hosts.
-        fingerprints: Pinned fingerprints, which do not reveal the type of their key.
+        fingerprints: Pinned fingerprints. A fingerprint does not reveal the type of its key.
         listed: The entries of the known_hosts files.
         insecure: Whether every key is accepted.
     """
@@ -34,11 +34,12 @@ class Trust:
     ) -> list[str]:
         """Return the host key algorithms to propose. Algorithms with a trusted key come first, as in OpenSSH.
 
-        The others follow, so that a server without a trusted key presents one that an error can name.
+        The other algorithms follow. Without them, a server that has no trusted key would present no key at all, and
+        the error message could not describe the server's key.
 
         Args:
             allowed: The configured algorithms, in order of preference.
-            remembered: The type of the key that was trusted last.
+            remembered: The type of the key that was most recently trusted.
             refused: Types of keys that the server has presented and that are not trusted.
         """
         key_types = {key.get_algorithm() for key in self.keys}
@@ -56,7 +57,8 @@ def read_trust(options: SshOptions, address: str = "") -> Trust:
 
     Args:
         options: The tunnel's options.
-        address: The server's IP address, if known. Keys revoked for the address are revoked for the name, too.
+        address: The server's IP address, if known. A key that is revoked for the address is also revoked for the
+            name.
 
     Raises:
         TunnelError: A file or a pinned key is not valid, or no key is trusted; fatal.
@@ -89,10 +91,11 @@ def read_trust(options: SshOptions, address: str = "") -> Trust:
 
 @dataclass
 class HostKeyMemory:
-    """The part of host key verification that a tunnel keeps between connections.
+    """Stores data for host key verification from one connection of a tunnel to the next.
 
     Args:
-        key_type: The type of the host key that matched a pinned fingerprint last; None before the first match.
+        key_type: The type of the host key that most recently matched a pinned fingerprint; None before the first
+            match.
     """
 
     key_type: str | None = None
@@ -105,7 +108,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         trust: The trusted host keys.
         options: The tunnel's options.
         memory: The tunnel's host key memory.
-        before: The verifiers of earlier connections to this server, whose keys were not trusted.
+        before: The verifiers of earlier connections on which this server presented an untrusted key.
     """
 
     def __init__(
@@ -117,9 +120,9 @@ class HostKeyVerifier(asyncssh.SSHClient):
         self.refused_key: str | None = None
         """A description of the untrusted key, for messages."""
         self.close_error: Exception | None = None
-        """The error that closed the connection; None if there is none."""
+        """The error that closed the connection; None if it is open or closed without an error."""
         self.greeting: Callable[[], bytes] = bytes
-        """Returns the start of the server's first data."""
+        """Returns the first bytes that the server sent."""
         self._memory = memory
         self._conn: Any = None
         self._refused_before = [each.refused_key for each in before if each.refused_key]
@@ -135,7 +138,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
 
     @property
     def has_other_key_types(self) -> bool:
-        """Whether the server has a key of another type, which may match a pinned fingerprint."""
+        """Whether the server has a key of another type, which might match a pinned fingerprint."""
         if self.refused_key_type is None or not self.trust.fingerprints:
             return False
         theirs = getattr(self._conn, "host_keys_offered", ())
@@ -164,7 +167,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         return False
 
     def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """Return whether to accept a certificate of an unlisted CA."""
+        """Return whether to accept a certificate from a CA that is not in the trusted list."""
         del host, addr, port
         self.refused_key = f"a certificate signed by {_described(key)}"
         return self.trust.insecure
@@ -176,7 +179,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         return None if accepted else f"it is signed with {name}, which is not in host_key_algorithms"
 
     def record_refused_certificate(self, certificate: Any, reason: str) -> None:
-        """Record a refused certificate whose key is not trusted either, for messages."""
+        """Record a refused certificate for error messages. The key in the certificate is not trusted either."""
         key, authority = _described(certificate.key), _described(certificate.signing_key)
         self.refused_key = f"{key} with a certificate signed by {authority} ({reason})"
 

@@ -20,7 +20,8 @@ _PARSE_ERRORS = (ValueError, NameError)
 for X.509 is not installed."""
 _SSH_PORT = 22
 _MTIME_SETTLED_NS = 2_000_000_000
-"""Nanoseconds after a change of a file. File times are coarse: only a change later than this surely alters them."""
+"""Nanoseconds for which a changed file must be read again at each use. File times are coarse: a second change within
+this time might leave them unaltered."""
 _MAX_CACHED_LOOKUPS = 64
 _Stamp = tuple[tuple[int, ...], ...]
 
@@ -40,7 +41,7 @@ class KnownHosts:
 
     Args:
         hosts: asyncssh's representation.
-        stamp: Identifies the version of the files; None if they changed so recently that they must be read again.
+        stamp: Identifies the version of the files; None if a file changed so recently that it must be read again.
     """
 
     hosts: Any
@@ -50,14 +51,14 @@ class KnownHosts:
     def look_up(self, name: str, port: int, address: str) -> KnownHostEntries:
         """Return the entries for a server.
 
-        A key is trusted for the configured name only, as in OpenSSH without CheckHostIP, and not for the address that
-        the name resolves to. A key is revoked if it is revoked for the name or the address, with or without the port.
-        Names are not case-sensitive, as in OpenSSH.
+        A key is trusted if it is listed for the configured name. An entry for the address of that name does not
+        make a key trusted, as in OpenSSH without CheckHostIP. A key is revoked if an entry revokes it for the name or
+        for the address, with or without the port. Names are not case-sensitive, as in OpenSSH.
 
         Args:
             name: The configured host name or address.
             port: The server's port.
-            address: The server's IP address; empty if not known.
+            address: The server's IP address; empty if it is not known.
 
         Raises:
             TunnelError: A line lists an OpenSSH certificate instead of a key; fatal.
@@ -115,7 +116,7 @@ def known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
 
 
 def _with_lower_hosts(text: str) -> str:
-    """Convert host patterns to lower case, because asyncssh is case-sensitive. Hashes are of lower-case names."""
+    """Convert host patterns to lower case, because asyncssh is case-sensitive. Hashes are left unchanged."""
     return "\n".join(map(_with_lower_host, text.splitlines()))
 
 
@@ -150,10 +151,10 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
 def _read(path: Path) -> tuple[str, tuple[int, ...] | None]:
     """Read and validate a file.
 
-    Invalid lines are errors: such a line might be meant to revoke a key.
+    An invalid line is an error, because the operator might have written it to revoke a key.
 
     Returns:
-        The text, and a stamp of the file's version; None as stamp if the file changed recently.
+        The text, and a stamp that identifies the file's version. The stamp is None if the file changed recently.
     """
     try:
         with path.open("rb") as file:
@@ -190,7 +191,7 @@ def _is_key(data: str) -> bool:
 
 
 def _literal(name: str) -> str:
-    """Return an IP address in canonical form; empty for a name."""
+    """Return an IP address in canonical form; an empty string if `name` is a host name."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:

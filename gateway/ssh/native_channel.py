@@ -1,4 +1,4 @@
-"""Native data plane: relays between a client and an SSH channel without a task, a queue or an unneeded copy."""
+"""Native data plane: relays between a client and an SSH channel without tasks, queues or unnecessary copies."""
 
 import asyncio
 import socket
@@ -23,11 +23,11 @@ from gateway.ssh.packet_transport import PacketTransport
 from gateway.ssh.packet_writer import MAX_SEND_PACKET, SLOT_VIEWS, SLOTS
 
 _SAMPLE_EVERY = 4
-"""The relay records the latency of one in four responses, starting with the first. Recording the latency of every
-response would reduce the rate by 3 %."""
+"""The relay records the latency of one in four responses, starting with the first. If it recorded every response, it
+would relay 3 % fewer responses per second."""
 _MAX_PIECES = 64
-"""Maximum number of buffers for one sendmsg(2). Joining more buffers is cheaper; the kernel refuses more than
-1024."""
+"""Maximum number of buffers for one call of sendmsg(2). With more buffers, it is faster to join them first. The
+kernel refuses more than 1024."""
 RoundTrip = Callable[[], float | None]
 """Returns the last measured round trip of a connection in seconds, or None."""
 
@@ -35,15 +35,15 @@ RoundTrip = Callable[[], float | None]
 class NativeChannel(ChannelRelay):
     """A channel of the native data plane; see `gateway.contracts.link.Relay`.
 
-    asyncssh calls it as a channel's handler.
+    asyncssh uses this object as the handler of the channel.
 
     Args:
         conn: The SSH connection.
-        transport: Its transport.
+        transport: The transport of `conn`.
         latency: The histogram for response latency.
         round_trip: Returns the connection's last measured round trip.
-        growth_budget: The budget for growth of the receive window.
-        tap: Observes the bytes, until it is finished.
+        growth_budget: The budget from which the receive window takes bytes when it grows.
+        tap: Observes the bytes until the tap is finished.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class NativeChannel(ChannelRelay):
         self._local_id = self._remote_id = -1
         self._remote_window = self._remote_max_packet = 0
         self.incoming: list[memoryview] = []
-        """Channel data received in this turn of the event loop; valid until `deliver`."""
+        """Channel data received in this iteration of the event loop; valid until `deliver` returns."""
         self._bulk = self._sent_close = self._freed = False
 
     def request(self, host: str, port: int) -> None:
@@ -89,14 +89,14 @@ class NativeChannel(ChannelRelay):
         super().attach(client)
 
     def fail_open(self, error: Exception) -> None:
-        """Fail the pending open with `error`. If the channel opens later, close it immediately."""
+        """Make the pending channel open fail with `error`. If the channel opens later, it is closed immediately."""
         if self.opened is not None and not self.opened.done():
             self.opened.set_exception(error)
 
-    # Data from the channel to the client. `PacketReader` calls these methods.
+    # Data from the channel to the client. `PacketReader` calls the methods below.
 
     def deliver(self) -> None:
-        """Send `incoming` to the client, and buffer a copy of the data that the client's socket does not accept."""
+        """Send `incoming` to the client. Buffer a copy of the data that the client's socket does not accept."""
         incoming, client = self.incoming, self._client
         now = time.monotonic()
         if self._tap is not None:
@@ -141,7 +141,7 @@ class NativeChannel(ChannelRelay):
         self._request_time = 0.0
 
     def _buffer_incoming(self, sent: int) -> None:
-        """Buffer `incoming` without its first `sent` bytes; drop it if the client accepts no more data."""
+        """Buffer `incoming` without its first `sent` bytes. Drop the data if the client accepts no more data."""
         if self._client_unwritable or self.ended.done():
             self._consumed(sum(map(len, self.incoming)), self.last_active)
         else:
@@ -160,7 +160,7 @@ class NativeChannel(ChannelRelay):
             self._update_interest()
 
     def on_open_confirmed(self, peer: int, window: int, max_packet: int) -> None:
-        """Mark the channel as open. If its open has failed meanwhile, for example by timeout, close the channel.
+        """Mark the channel as open. If `fail_open` was called before, for example after a timeout, close the channel.
 
         Raises:
             asyncssh.ProtocolError: The peer's maximum packet size is 0.
@@ -176,14 +176,14 @@ class NativeChannel(ChannelRelay):
             self.opened.set_result(None)
 
     def on_peer_end(self, *, close: bool) -> None:
-        """Handle CHANNEL_EOF or, with `close`, CHANNEL_CLOSE (RFC 4254, section 5.3)."""
-        self.window.remaining = 0  # data after EOF violates the protocol, as data beyond the window does
+        """Handle CHANNEL_CLOSE if `close` is true; otherwise handle CHANNEL_EOF (RFC 4254, section 5.3)."""
+        self.window.remaining = 0  # any data after EOF is a protocol violation, like data beyond the window
         if close:
             self._send_close()
             self._free()
         self._on_backend_eof(close=close)
 
-    # asyncssh calls these methods.
+    # asyncssh calls the methods below.
 
     def log_received_packet(self, *args: Any) -> None:
         """Do nothing: logging would cost more than receiving."""
@@ -191,7 +191,7 @@ class NativeChannel(ChannelRelay):
     log_sent_packet = log_received_packet
 
     def close(self) -> None:
-        """Close the channel before its connection is closed."""
+        """Close the channel. asyncssh calls this before it closes the SSH connection."""
         self._send_close()
 
     def process_open_confirmation(self, peer: int, window: int, max_packet: int, packet: SSHPacket) -> None:
@@ -218,10 +218,10 @@ class NativeChannel(ChannelRelay):
         self._on_link_lost()
 
     def process_packet(self, pkttype: int, number: int, packet: SSHPacket) -> bool:
-        """Handle a packet that `PacketReader` passed to asyncssh; return whether its type is supported.
+        """Handle a packet that `PacketReader` passed to asyncssh. Return whether the packet type is supported.
 
         Raises:
-            asyncssh.ProtocolError: The peer may not send this packet now.
+            asyncssh.ProtocolError: The peer must not send this packet now.
         """
         del number
         if self._remote_id < 0:
@@ -240,7 +240,7 @@ class NativeChannel(ChannelRelay):
             self.on_peer_end(close=pkttype == asyncssh_internals.MSG_CHANNEL_CLOSE)
         elif pkttype == asyncssh_internals.MSG_CHANNEL_EXTENDED_DATA:
             packet.get_uint32()
-            size = len(packet.get_string())  # forwarded channels have no stderr: drop the data
+            size = len(packet.get_string())  # forwarded channels have no stderr, so drop the data
             self.window.remaining -= size
             if self.window.remaining < 0:
                 raise asyncssh.ProtocolError("more data than the window allows")
@@ -285,7 +285,7 @@ class NativeChannel(ChannelRelay):
         self._remote_window = window - count
         if count == window:
             self._update_interest()
-        # A full read indicates a bulk transfer: the next read may fill several packets.
+        # A full read indicates a bulk transfer, so the next read probably fills several packets.
         self._bulk = count >= limit == MAX_SEND_PACKET
         slot = 0
         while count > MAX_SEND_PACKET:
@@ -295,7 +295,7 @@ class NativeChannel(ChannelRelay):
         writer.send_data(self._remote_id, slot, count)
 
     def _feed_tap(self, count: int) -> None:
-        """Pass the `count` bytes that were read to the tap."""
+        """Pass the `count` bytes that were last read to the tap."""
         tap = self._tap
         for slot in SLOT_VIEWS:
             if count <= 0 or tap is None:

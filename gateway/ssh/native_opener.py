@@ -16,7 +16,7 @@ class NativeChannelOpener:
 
     Args:
         conn: The SSH connection.
-        transport: Its transport.
+        transport: The transport of `conn`.
         round_trip: Returns the connection's last measured round trip.
     """
 
@@ -28,7 +28,7 @@ class NativeChannelOpener:
 
     @property
     def opening_count(self) -> int:
-        """Number of channel opens without a reply from the server, even if their callers have stopped waiting."""
+        """Number of channel opens without a reply from the server. Includes those whose callers no longer wait."""
         return len(self._transport.reader.opening)
 
     async def open(

@@ -1,7 +1,7 @@
 """Receives packets on one SSH connection, and dispatches each to its channel or to asyncssh.
 
-Once AES-GCM is negotiated and asyncssh is between two packets, channel packets go directly to their channel. Every
-other packet goes to asyncssh, still encrypted.
+Once AES-GCM is negotiated and asyncssh has processed all data that it received, channel packets go directly to their
+channel. Every other packet goes to asyncssh, still encrypted.
 """
 
 import socket
@@ -29,7 +29,7 @@ _BUFFER_SIZE = 512 * 1024
 _PLAIN_SIZE = _BUFFER_SIZE + 64 * 1024
 _MAX_GREETING = 255
 
-# All connections share this scratch space for decrypted packets: it is empty between two events.
+# All connections share this scratch space for decrypted packets. No data stays in it after an event is handled.
 _PLAIN = mmap_buffer(_PLAIN_SIZE)
 _PLAIN_VIEW = memoryview(_PLAIN)
 
@@ -48,22 +48,22 @@ class Receiver(Protocol):
     window: Window
     """The receive window."""
     incoming: list[memoryview]
-    """Channel data received in this turn of the event loop; valid until `deliver`."""
+    """Channel data received in this iteration of the event loop; valid until `deliver` returns."""
 
     def deliver(self) -> None:
-        """Take `incoming`."""
+        """Consume the data in `incoming`."""
 
     def on_window_adjust(self, count: int) -> None:
         """Add `count` bytes to the window for sending."""
 
     def on_peer_end(self, *, close: bool) -> None:
-        """Handle CHANNEL_EOF or, with `close`, CHANNEL_CLOSE."""
+        """Handle CHANNEL_CLOSE if `close` is true; otherwise handle CHANNEL_EOF."""
 
     def on_open_confirmed(self, peer: int, window: int, max_packet: int) -> None:
         """Handle CHANNEL_OPEN_CONFIRMATION."""
 
     def fail_open(self, error: Exception) -> None:
-        """Fail the pending open with `error`."""
+        """Make the pending channel open fail with `error`."""
 
 
 class PacketReader:
@@ -81,37 +81,37 @@ class PacketReader:
         self.channels: dict[int, Receiver] = {}
         """Open channels, by their local channel number."""
         self.opening: dict[int, Receiver] = {}
-        """Channels whose open is pending, by their local channel number."""
+        """Channels for which CHANNEL_OPEN has no reply yet, by their local channel number."""
         self.last_received = time.monotonic()
         """The monotonic time of the last received data, in seconds."""
         self.greeting = b""
-        """The start of the peer's first data. A server that refuses the connection may send the reason in it."""
+        """The first bytes that the peer sent. A server that refuses the connection can send the reason in them."""
         self._sock = sock
         self._conn = conn
         self._on_end = on_end
         self._closed = False
         self._native = False
-        """Whether this reader parses packets itself. Until then, asyncssh receives all data."""
+        """Whether this reader parses packets. If not, asyncssh receives all data."""
         self._buffer = mmap_buffer(_BUFFER_SIZE)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
 
     @property
     def buffered(self) -> int:
-        """Bytes received and not yet dispatched."""
+        """Number of bytes that were received and not yet dispatched."""
         return self._end - self._start
 
     @property
     def full(self) -> bool:
-        """Whether the buffer is full, so that nothing can be received."""
+        """Whether the buffer is full. If it is, no data can be received."""
         return self._end - self._start == _BUFFER_SIZE
 
     def is_closed(self) -> bool:
-        """Return whether the socket is closed; handling a packet may close it."""
+        """Return whether the socket is closed. Handling a packet can close the socket."""
         return self._closed
 
     def close(self) -> None:
-        """Stop receiving; called when the socket is closed."""
+        """Stop receiving. Called when the socket is closed."""
         self._closed = True
 
     def receive(self) -> None:
@@ -164,7 +164,7 @@ class PacketReader:
             self._conn.data_received(data)
 
     def _parse(self) -> None:
-        """Decrypt and dispatch complete packets, until asyncssh must finish a packet before the next one."""
+        """Decrypt and dispatch complete packets. Stop at a packet that asyncssh must process before the next one."""
         conn, channels, buffer, view = self._conn, self.channels, self._buffer, self._view
         with_data: list[Receiver] = []
         packets = used = 0
@@ -261,7 +261,7 @@ class PacketReader:
             self._start = self._end = 0
 
     def _finish_batch(self, with_data: list[Receiver], packets: int) -> None:
-        """Deliver pending data, and count `packets` that asyncssh has not seen."""
+        """Deliver pending data, and add `packets` that bypassed asyncssh to the sequence number."""
         self._deliver(with_data)
         self._conn.count_received(packets)
 

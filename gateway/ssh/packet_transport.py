@@ -19,7 +19,7 @@ REKEY_BYTES = 16 << 30
 """Bytes in each direction between two key exchanges. This value is far below the limit of one AES-GCM key (NIST SP
 800-38D, section 8.3), and large enough that key exchanges do not affect throughput."""
 _FAILED = "the data plane failed; its SSH connection is closed"
-"""Log message for an unexpected exception, after which the state of the reader and of the relays may be
+"""Log message for an unexpected exception. After it, the state of the reader and of the relays can be
 inconsistent."""
 
 
@@ -27,7 +27,7 @@ class PacketTransport(asyncio.Transport):
     """Owns the socket of one SSH connection. asyncssh uses it as the transport of the connection.
 
     Args:
-        sock: A connected, non-blocking socket; closed with the transport.
+        sock: A connected, non-blocking socket. The transport owns it, and closes it.
         conn: The asyncssh connection.
     """
 
@@ -68,7 +68,7 @@ class PacketTransport(asyncio.Transport):
         self.writer.write(data)
 
     def abort(self) -> None:
-        """Try to write the batch, then close the socket. Does not wait."""
+        """Try once to write the batch, then close the socket."""
         if self._closed:
             return
         self.writer.flush()
@@ -79,11 +79,11 @@ class PacketTransport(asyncio.Transport):
     def last_heard(self, within: float) -> float:
         """Return when the peer last showed that it is alive.
 
-        During a key exchange, received data counts for a limited time only. Nothing can be sent until the peer
-        completes the exchange, but on a slow path the peer first sends everything that it has queued.
+        During a key exchange, received data counts as a sign of life only for `within` seconds: nothing can be sent
+        until the peer completes the exchange. On a slow path, the peer first sends all the data that it has queued.
 
         Args:
-            within: Seconds that a key exchange may take.
+            within: Maximum duration of a key exchange, in seconds.
 
         Returns:
             The monotonic time, in seconds.
@@ -95,7 +95,7 @@ class PacketTransport(asyncio.Transport):
     # ClientConnection calls this method.
 
     def schedule_resume(self) -> None:
-        """Dispatch the buffered packets soon, after asyncssh has finished the packet before them."""
+        """Dispatch the buffered packets in the next loop iteration, after asyncssh has processed its packet."""
         if self.reader.buffered:
             self._loop.call_soon(self._resume)
 
@@ -122,7 +122,7 @@ class PacketTransport(asyncio.Transport):
                 self._update_interest()
             if event & ~WRITE and not self._closed:
                 self.reader.receive()
-                # In the common case, data may be sent and there is no backlog, so the mask stays.
+                # In the common case, data can be sent and there is no backlog, so the event mask does not change.
                 if self._mask != READ or not self.writer.may_send or self.reader.full:
                     self._update_interest()
         except Exception as error:
@@ -144,8 +144,8 @@ async def log_in(sock: socket.socket, *, native: bool, **arguments: Any) -> Clie
     """Connect and log in over `sock`, as `asyncssh.connect` does, with a `ClientConnection` and its transport.
 
     Args:
-        sock: A connected, non-blocking socket; closed with the connection, or when this function raises.
-        native: Whether the native data plane may carry the channels.
+        sock: A connected, non-blocking socket. It is closed when the connection closes, or when this function raises.
+        native: Whether the native data plane carries the channels if the negotiated cipher is AES-GCM.
         arguments: Arguments of `asyncssh.connect`.
 
     Raises:
@@ -167,7 +167,7 @@ async def log_in(sock: socket.socket, *, native: bool, **arguments: Any) -> Clie
 
 
 def transport_of(conn: asyncssh.SSHClientConnection) -> PacketTransport | None:
-    """Return the transport of a connection that `log_in` has opened; None if `asyncssh.connect` has opened it."""
+    """Return the transport of a connection from `log_in`; None if the connection is from `asyncssh.connect`."""
     transport = conn.packet_transport if isinstance(conn, ClientConnection) else None
     return transport if isinstance(transport, PacketTransport) else None
 

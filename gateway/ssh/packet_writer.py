@@ -1,8 +1,8 @@
 """Encrypts and sends packets on one SSH connection, many packets per system call.
 
 Packets of asyncssh and of the native data plane go into one batch, in the order of encryption. The writer sends the
-batch at the end of the event loop's turn, or when the batch is full. Unsent data waits in a backlog. While there is a
-backlog, relays that have data to send wait in a queue, and get one turn each in round-robin order.
+batch at the end of the event loop's iteration, or when the batch is full. Data that the socket does not accept waits
+in a backlog. While there is a backlog, relays that have data to send wait in a queue. They send in round-robin order.
 """
 
 import logging
@@ -27,31 +27,31 @@ log = logging.getLogger(__name__)
 MAX_SEND_PACKET = 32 * 1024
 """Data bytes per sent packet: the maximum that OpenSSH accepts."""
 SLOTS = 4
-"""Packets that one relay may read and send in a turn. If other relays wait on a slow path, the limit is one
-packet."""
+"""Maximum number of packets that one relay reads and sends in a turn. The limit is one packet if the path is slow and
+other relays wait."""
 DATA_HEADER = 14
 """Bytes before the data: packet length, padding length, message number, channel, data length (RFC 4253, section 6;
 RFC 4254, section 5.2)."""
 _CONTROL_OVERHEAD = 2
-"""Bytes of padding length and message number, which every packet has beside its payload."""
+"""Bytes of padding length and message number, which every packet contains in addition to its payload."""
 _SLOT_SIZE = DATA_HEADER + MAX_SEND_PACKET + 2 * TAG
 _BATCH_SIZE = 8 * (MAX_SEND_PACKET + 64)
 _SLOW_BATCH_SIZE = 2 * (MAX_SEND_PACKET + 64)
 _SLOW_DRAIN = 0.02
-"""Seconds for writing a backlog, above which the path counts as slow. On a slow path, turns and batches are short."""
+"""Seconds to write a backlog. If it takes longer, the path counts as slow: turns and batches are then short."""
 _SLOW_PERIOD = 1.0
-"""Seconds for which a path counts as slow after such a backlog: slow paths often take data in bursts."""
+"""Seconds for which a path counts as slow after such a backlog, because slow paths often accept data in bursts."""
 _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
-"""Limit on unsent bytes in the kernel on a fast path: a larger limit needs fewer wakeups per byte, and the kernel
-still holds only milliseconds of data."""
+"""Limit on unsent bytes in the kernel on a fast path. A larger limit causes fewer wakeups per byte, and the kernel
+still sends this data within milliseconds."""
 _FAST_DRAIN = 0.001
-"""Seconds for half of `NOTSENT_LOWAT`, below which the path is fast (64 MB/s)."""
+"""Seconds to send half of `NOTSENT_LOWAT`. If it takes less time, the path is fast (above 64 MB/s)."""
 _NOT_FAST_DRAIN = 0.01
-"""Seconds for half of `_FAST_NOTSENT_LOWAT`, above which the path is not fast any more (26 MB/s)."""
+"""Seconds to send half of `_FAST_NOTSENT_LOWAT`. If it takes longer, the path is no longer fast (below 26 MB/s)."""
 MAX_CONTROL_BACKLOG = 1024 * 1024
-"""Bytes of backlog above which receiving stops, to bound the replies to a peer that does not read."""
+"""Backlog in bytes above which receiving stops. This limits the replies that wait for a peer that does not read."""
 
-# All connections share this scratch space for packets to encrypt: it is empty between two events.
+# All connections share this scratch space for packets to encrypt. No data stays in it after an event is handled.
 _SCRATCH = mmap_buffer(_SLOT_SIZE * SLOTS)
 _SCRATCH_VIEW = memoryview(_SCRATCH)
 SLOT_VIEWS = [
@@ -93,7 +93,7 @@ class PacketWriter:
         self._queue: dict[Sender, None] = {}
         """Relays that wait to send, in order of arrival."""
         self.may_send = False
-        """Whether channel data may be sent now; see `update_may_send`."""
+        """Whether channel data can be sent now; see `update_may_send`."""
         self.blocked = False
         """Whether encrypted data waits in the backlog."""
         self._sock = sock
@@ -120,12 +120,12 @@ class PacketWriter:
 
     @property
     def contended(self) -> bool:
-        """Whether turns must be short: the path is slow, and relays wait in the queue."""
+        """Whether turns must be short, because the path is slow and relays wait in the queue."""
         return self._batch_limit == _SLOW_BATCH_SIZE and (self._round_size > 1 or bool(self._queue))
 
     @property
     def congested(self) -> bool:
-        """Whether the backlog is so large that receiving must stop, since replies would add to it."""
+        """Whether the backlog is so large that receiving must stop, because replies would make it larger."""
         return self.blocked and len(self._backlog) > MAX_CONTROL_BACKLOG
 
     def enqueue(self, sender: Sender) -> None:
@@ -137,15 +137,15 @@ class PacketWriter:
         return sender in self._queue
 
     def dequeue(self, sender: Sender) -> None:
-        """Remove `sender` from the queue, if it is in it."""
+        """Remove `sender` from the queue. Do nothing if `sender` is not queued."""
         self._queue.pop(sender, None)
 
     def update_may_send(self) -> None:
-        """Set `may_send`: false while the socket is full or closed, and during a key exchange."""
+        """Set `may_send`: False while the socket is full or closed, and during a key exchange; otherwise True."""
         self.may_send = not (self.blocked or self._closed or self._conn.transport_closed) and self._conn.may_send_data
 
     def write(self, data: Any) -> None:
-        """Add a packet from asyncssh to the batch, encrypted or, before the first key exchange, in plain text."""
+        """Add a packet from asyncssh to the batch. asyncssh encrypts packets after the first key exchange."""
         size = len(data)
         if self._closed:
             return
@@ -161,7 +161,8 @@ class PacketWriter:
     def send_control(self, msg_type: int, payload: bytes) -> None:
         """Encrypt and batch a short packet of the connection protocol.
 
-        With another cipher than AES-GCM, or during a key exchange, asyncssh takes the packet and sends it later.
+        During a key exchange, or if the cipher is not AES-GCM, this method passes the packet to asyncssh, which sends
+        the packet as soon as possible.
 
         Args:
             msg_type: The SSH message number.
@@ -201,7 +202,7 @@ class PacketWriter:
             size: Bytes to send, up to `MAX_SEND_PACKET`.
         """
         cipher = self._conn.send_cipher
-        if cipher is None:  # a key exchange has changed the cipher: asyncssh supports all of them
+        if cipher is None:  # a key exchange has changed the cipher, and only asyncssh supports the new one
             self._conn.send_packet(
                 MSG_CHANNEL_DATA, channel.to_bytes(4, "big"), size.to_bytes(4, "big"), bytes(SLOT_VIEWS[slot][:size])
             )
@@ -230,7 +231,7 @@ class PacketWriter:
         self._count_sealed(out, length)
 
     def flush(self) -> None:
-        """Write the batch to the socket, and append the data that the socket does not accept to the backlog."""
+        """Write the batch to the socket. Data that the socket does not accept is appended to the backlog."""
         size, self._batched = self._batched, 0
         if not size or self._closed:
             return
@@ -248,7 +249,7 @@ class PacketWriter:
             self._append_backlog(self._batch_view[sent:size])
 
     def drain(self) -> None:
-        """Write the backlog to the socket, which is writable again; then give the queued relays their turns."""
+        """Write the backlog to the socket when it is writable again; then give the queued relays their turns."""
         try:
             self._backlog.send_to(self._sock)
         except OSError as error:
@@ -263,11 +264,11 @@ class PacketWriter:
         self._serve_queue()
 
     def schedule_queue(self) -> None:
-        """Give the queued relays their turns at the end of this turn of the loop; called after a key exchange."""
+        """Give the queued relays their turns at the end of this loop iteration. Called after a key exchange."""
         self._ready.at_iteration_end(self._serve_queue)
 
     def close(self) -> None:
-        """Stop sending, and drop all data; called when the socket is closed."""
+        """Stop sending, and drop all data. Called when the socket is closed."""
         self._closed = True
         self._backlog = SendBuffer()
         self._batched = 0
@@ -275,7 +276,7 @@ class PacketWriter:
         self.update_may_send()
 
     def _adapt(self, seconds: float) -> None:
-        """Choose the sizes of batches and of the kernel's backlog for the path.
+        """Adapt the batch size and the limit on unsent data in the kernel to the speed of the path.
 
         Args:
             seconds: How long the socket was full.
@@ -297,7 +298,7 @@ class PacketWriter:
         self._batched = out + 4 + length + TAG
         self._packets_sent += 1
         self._bytes_sent += length
-        if not self._flush_scheduled:  # inlined _schedule_flush: this runs for every packet
+        if not self._flush_scheduled:  # `_schedule_flush` is inlined here, because this code runs for every packet
             self._flush_scheduled = True
             self._ready.at_iteration_end(self._end_turn)
 
@@ -311,7 +312,8 @@ class PacketWriter:
         if self._packets_sent and not self._closed:
             packets, self._packets_sent = self._packets_sent, 0
             size, self._bytes_sent = self._bytes_sent, 0
-            # Count the packets last: this may start a key exchange, during which no data may be sent.
+            # Count the packets last: counting can start a key exchange, and no data must be sent during a key
+            # exchange.
             self._conn.count_sent(packets, size)
         self.flush()
 

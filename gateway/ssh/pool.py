@@ -27,11 +27,12 @@ log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
 _SLOW_OPEN = 0.4
-"""Seconds for which an open may be pending before the pool checks whether its connection is alive."""
+"""Seconds to wait for the reply to a channel open before the pool checks whether the SSH connection is alive."""
 _TIMER_SLACK = 0.01
-"""Maximum number of seconds by which the event loop may run a timer before its time."""
+"""Maximum number of seconds by which the event loop can run a timer too early."""
 _LATE_TICK = 1.0
-"""A tick that is this many seconds late, or by half of `suspect`, means that this process was suspended."""
+"""Seconds of delay of a tick after which the pool assumes that this process was suspended. If half of
+`keepalive.suspect` is shorter, half of `keepalive.suspect` applies."""
 _NO_ANSWER_HINT = (
     "the SSH server has not answered any channel open yet: check that it allows TCP forwarding, "
     "and that the target's firewall does not drop packets"
@@ -47,7 +48,7 @@ class SshLink:
         options: The tunnel's options.
         network: See `gateway.contracts.link.Link`.
         dial: Opens a connection; raises `ReachError`.
-        progress: Called when all connections become silent, and when one is heard again.
+        progress: Called when all connections become silent, and when one of them receives data again.
     """
 
     def __init__(self, options: SshOptions, network: Network, dial: DialConnection, progress: Progress) -> None:
@@ -66,10 +67,10 @@ class SshLink:
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshLink"]:
-        """Maintain the pool until the context ends, then close the pool's connections.
+        """Maintain the pool until the context exits, then close the pool's connections.
 
         Args:
-            first: An open connection, which the pool takes over.
+            first: An open connection. The pool takes ownership of it.
         """
         self._add(first)
         background = {self._start_task(self._send_keepalives()), self._start_task(self._dialer.run())}
@@ -103,7 +104,7 @@ class SshLink:
 
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()
-        # Do not wait for the next tick: before it, the client might be sent to another target.
+        # Check without waiting for the next tick: by then, the dialer might have tried another target.
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
@@ -139,7 +140,7 @@ class SshLink:
         self._dialer.renew()
 
     def status(self) -> SshStatus:
-        """Return what the link reports about itself."""
+        """Return the status of the link."""
         suspect = self._options.keepalive.suspect
         return pool_status(self._connections, self._usable, suspect, self._dialer.last_error)
 
@@ -152,7 +153,7 @@ class SshLink:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # Nothing maintains the pool now: report the link as lost, so that the tunnel is opened again.
+            # No task maintains the pool any more. Report the link as lost: the uplink then opens the tunnel again.
             log.error("the connection pool of %s failed", self._options.endpoint, exc_info=error)
             if not self._lost.done():
                 self._lost.set_result(f"{type(error).__name__}: {error}")
@@ -222,7 +223,7 @@ class SshLink:
         self._report_silence(min(pool[at].silence for at in actions.suspect) if all_silent else None)
 
     def _report_silence(self, silence: float | None) -> None:
-        """Report when all connections become silent, and when one is heard again.
+        """Report when all connections become silent, and when one of them receives data again.
 
         Args:
             silence: The shortest silence in seconds if all connections are silent; otherwise None.

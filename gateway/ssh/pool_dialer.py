@@ -14,11 +14,11 @@ from gateway.text import one_line
 log = logging.getLogger(__name__)
 
 _MIN_RETRY, _MAX_RETRY = 0.25, 10.0
-"""Lower and upper bound, in seconds, of the maximum retry delay. The delay itself is random, from 0 to this
-maximum."""
+"""Lower and upper bound, in seconds, of the maximum retry delay. The delay is random, between 0
+seconds and the maximum."""
 _FATAL_RETRY = 60.0
-"""Seconds between a refused login and the next login, because sshd penalizes repeated failures
-(PerSourcePenalties)."""
+"""Seconds between a refused login and the next login. The wait is long because sshd penalizes repeated failures
+(sshd_config(5), PerSourcePenalties)."""
 
 DialConnection = Callable[[], Awaitable[PooledConnection]]
 
@@ -30,8 +30,8 @@ class PoolDialer:
         server: The server's address, for the log.
         dial: Opens a connection; raises `ReachError`.
         missing: Returns how many connections the pool lacks. A connection that is being opened counts as missing.
-        add: Takes over an open connection.
-        start_task: Runs a job in a task. The pool handles its errors.
+        add: Takes ownership of an open connection, and adds it to the pool.
+        start_task: Runs a job in a task. The pool handles errors of the job.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PoolDialer:
         self.wake()
 
     async def run(self) -> None:
-        """Dial while connections are missing. Dials run in parallel, so that no dial delays the others."""
+        """Dial while the pool lacks connections. Dials run in parallel, so that no dial delays another."""
         while True:
             self._wake.clear()
             while self._missing() > len(self.tasks):
@@ -89,7 +89,7 @@ class PoolDialer:
         except Exception as error:
             self.last_error = one_line(str(error))
             expected = isinstance(error, (ReachError, OSError))
-            # The open connections stay in use, so not even an unexpected error ends the pool.
+            # An unexpected error must not close the pool, because its open connections are still in use.
             log.log(
                 logging.INFO if expected else logging.ERROR,
                 "opening another SSH connection to %s failed: %s", self._server, self.last_error,
@@ -102,5 +102,5 @@ class PoolDialer:
                 await asyncio.wait_for(self._renewed.wait(), pause)
         else:
             self._retry_delay, self.last_error = _MIN_RETRY, ""
-            connection.outdated = renewals != self._renewals  # the login may have used the old credentials
+            connection.outdated = renewals != self._renewals  # the login might have used the old credentials
             self._add(connection)

@@ -1,8 +1,8 @@
-"""Decides which SSH connections of a pool to use, how many to dial, and which to abort. Pure.
+"""Decides which SSH connections of a pool to use, how many to dial, and which to abort. Does no I/O.
 
 A silent connection is suspect: it gets no new channels, and the pool dials a replacement. If other connections
-answer, only the silent connection is broken, and the pool aborts it soon. If no connection answers, the path itself
-has stalled. The pool then keeps its connections for longer, because all their channels resume when the stall ends.
+answer, only the silent connection is broken, and the pool aborts it soon. If no connection answers, the network path
+has stalled. The pool then waits longer before it aborts connections, because their channels resume after the stall.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from gateway.ssh.options import Keepalive
 
 CHANNELS_PER_CONNECTION = 64
-"""Channels per connection above which the pool grows. sshd polls all channels of a connection in each turn of its
-loop, so latency grows with the number of channels."""
+"""Channels per connection above which the pool opens another connection. sshd polls all channels of a connection
+in each iteration of its loop, so latency grows with the number of channels."""
 REPLACEMENT_TIME = 1.0
-"""Seconds within which a replacement connects if only the old connections are broken. If it takes longer, the path
-has stalled."""
+"""Seconds within which a replacement connects if only the old connections are broken. If it takes longer, the network
+path has stalled."""
 SLOW_KEEPALIVE = 0.8
 """Seconds without a keepalive reply after which new channels use another connection."""
 
@@ -25,12 +25,13 @@ class ConnectionHealth:
     """The state of one connection.
 
     Args:
-        silence: Seconds since the peer was last heard.
+        silence: Seconds since the last data from the peer arrived.
         load: Channels that are open or opening.
-        outdated: Its credentials were replaced: it gets no new channels, and closes when its last channel has ended.
-        stalled: It fell silent together with all other connections, so the path is at fault.
-        silence_at_recovery: Its seconds of silence when another connection was heard again; 0 before that.
-        keepalive_wait: Seconds for which a keepalive has had no reply.
+        outdated: Whether its credentials were replaced. If so, it gets no new channels, and closes after its last
+            channel.
+        stalled: Whether it became silent together with all other connections, so that the network path has stalled.
+        silence_at_recovery: Its silence, in seconds, when another connection received data again; 0 before that.
+        keepalive_wait: Seconds for which a keepalive has had no reply; 0 if none is pending.
     """
 
     silence: float
@@ -43,16 +44,16 @@ class ConnectionHealth:
 
 @dataclass(frozen=True)
 class PoolActions:
-    """What to do with the pool; the lists hold positions of connections.
+    """Actions on a pool. Each list contains indexes of connections in the pool.
 
     Args:
-        usable: Connections that may get new channels.
+        usable: Connections that can get new channels.
         suspect: Connections that are silent.
-        slow: Connections whose pending opens go elsewhere, because other connections reply sooner.
-        abort: Connections to abort: silent for too long.
-        close: Connections to close: outdated, without channels.
+        slow: Connections whose pending channel opens move to other connections, because these reply sooner.
+        abort: Connections to abort, because they have been silent for too long.
+        close: Connections to close, because they are outdated and have no channels.
         dial: How many connections to open.
-        stalled: Connections to mark as stalled: silent together with all others.
+        stalled: Connections to mark as stalled, because all connections are silent.
     """
 
     usable: list[int]
@@ -65,7 +66,7 @@ class PoolActions:
 
 
 def evaluate(pool: Sequence[ConnectionHealth], keepalive: Keepalive, target_size: int) -> PoolActions:
-    """Decide what to do with a pool.
+    """Decide which actions a pool needs.
 
     Args:
         pool: The live connections.
@@ -108,11 +109,11 @@ def choose_connection(loads: Sequence[int], max_connections: int) -> tuple[int, 
     """Choose the connection for the next channel.
 
     Args:
-        loads: Channels of each usable connection; at least one connection.
-        max_connections: Upper limit of the pool.
+        loads: Number of channels of each usable connection. The list must not be empty.
+        max_connections: Maximum number of connections in the pool.
 
     Returns:
-        The position of the least loaded connection, and whether the pool should grow.
+        The index of the least loaded connection, and whether the pool should open another connection.
     """
     chosen = min(range(len(loads)), key=loads.__getitem__)
     return chosen, loads[chosen] >= CHANNELS_PER_CONNECTION - 1 and len(loads) < max_connections

@@ -14,13 +14,13 @@ class SshStatus(LinkStatus):
 
     Args:
         connections: Open connections.
-        suspect_connections: Those that have been silent for longer than `keepalive.suspect`.
-        draining_connections: Those that take no more channels, because their credentials are outdated.
+        suspect_connections: Connections that have been silent for longer than `keepalive.suspect`.
+        draining_connections: Connections that get no new channels, because their credentials are outdated.
         channels: Open channels.
-        cipher: The cipher; None: not connected.
-        data_plane: What carries the channels: `native` or `asyncssh`; None: not connected.
-        server: The server's version string; None: not connected.
-        pool_error: Why the last dial of another connection failed; None: it did not.
+        cipher: The cipher for sending; None if not connected.
+        data_plane: The data plane, `native` or `asyncssh`; None if not connected.
+        server: The server's version string; None if not connected.
+        pool_error: Why the last dial of an additional connection failed; None if it succeeded.
     """
 
     connections: int
@@ -36,13 +36,13 @@ class SshStatus(LinkStatus):
 def pool_status(
     connections: Sequence[PooledConnection], usable: Sequence[PooledConnection], suspect: float, error: str
 ) -> SshStatus:
-    """Return the status.
+    """Return the status of a pool.
 
     Args:
         connections: All connections of the pool.
-        usable: Those that may get new channels.
+        usable: The connections that can get new channels.
         suspect: Seconds of silence after which a connection is suspect.
-        error: Why the last dial of another connection failed; empty: it did not.
+        error: Why the last dial of an additional connection failed; empty if it succeeded.
     """
     alive = [connection for connection in connections if connection.alive]
     now = time.monotonic()

@@ -1,4 +1,4 @@
-"""One SSH connection of a pool: opens channels, measures liveness, and closes."""
+"""One SSH connection of a pool: opens channels, and measures how long the peer has been silent."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _KEEPALIVE = b"keepalive@openssh.com"
 _RECENTLY_HEARD = 0.3
-"""Seconds of silence up to which a connection needs no extra keepalive."""
+"""Maximum silence, in seconds, after which a connection still needs no extra keepalive."""
 
 
 class ChannelOpener(Protocol):
@@ -33,7 +33,7 @@ class ChannelOpener(Protocol):
 
     @property
     def opening_count(self) -> int:
-        """Number of channel opens without a reply from the server, even if their callers have stopped waiting."""
+        """Number of channel opens without a reply from the server. Includes those whose callers no longer wait."""
 
     async def open(
         self,
@@ -42,16 +42,16 @@ class ChannelOpener(Protocol):
         timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,
     ) -> ChannelRelay:
-        """Open a channel to `to`. If the channel opens after this method has raised, it is closed immediately.
+        """Open a channel to `to`. A channel that opens after this method has raised is closed immediately.
 
         Args:
             to: The target.
             latency: The histogram for response latency.
-            timeout: Seconds to wait for the open.
-            tap: Observes the bytes, until it is finished.
+            timeout: Seconds to wait until the channel is open.
+            tap: Observes the bytes until the tap is finished.
 
         Returns:
-            A relay without a client; the caller must call `attach` or `abort`.
+            A relay without a client. The caller must call the relay's `attach` or `abort`.
 
         Raises:
             TimeoutError: The channel did not open within `timeout`.
@@ -63,10 +63,10 @@ class ChannelOpener(Protocol):
 
 
 class PooledConnection:
-    """Opens channels on one SSH connection, and tracks whether the peer is alive.
+    """Opens channels on one SSH connection, and tracks whether the peer answers.
 
     Args:
-        conn: An authenticated connection; this object closes it.
+        conn: An authenticated connection. This object owns it, and closes it.
         options: The tunnel's options.
     """
 
@@ -75,7 +75,7 @@ class PooledConnection:
         self._options = options
         self._verifier: HostKeyVerifier = conn.get_extra_info("verifier")
         self._relays: dict[asyncio.Future[CloseReason], ChannelRelay] = {}
-        self._on_relay_ended = self._remove_relay  # one bound method for all relays saves memory
+        self._on_relay_ended = self._remove_relay  # one bound method that all relays share saves memory
         self.round_trip: float | None = None
         """The round trip of the last keepalive, in seconds."""
         self.closing = False
@@ -105,10 +105,10 @@ class PooledConnection:
 
     @property
     def alive(self) -> bool:
-        """Whether channels can still be opened."""
+        """Whether the connection is open, so that channels can still be opened."""
         if self.closing or self._conn.is_closed():
             return False
-        # `is_closed` changes one turn of the loop after the transport has closed.
+        # `is_closed` returns True only one iteration of the loop after the transport has closed.
         return not (isinstance(self._conn, ClientConnection) and self._conn.transport_closed)
 
     async def join(
@@ -129,7 +129,7 @@ class PooledConnection:
         except (asyncssh.Error, OSError) as error:
             raise LinkLostError(str(error), dial_in_progress=dialed) from error
         self.has_answered_open = True
-        if self.closing:  # asyncssh may have dropped data of the channel
+        if self.closing:  # asyncssh might have dropped data of the channel
             relay.abort(CloseReason.ABORTED)
             raise LinkLostError(dial_in_progress=dialed)
         self._relays[relay.ended] = relay
@@ -154,7 +154,7 @@ class PooledConnection:
         return DialError(_connect_reason(text), f"{to}: {text}")
 
     def silence(self, now: float) -> float:
-        """Return the seconds since the peer was last heard.
+        """Return the seconds since the last data from the peer arrived.
 
         Args:
             now: The monotonic time, in seconds.
@@ -168,7 +168,7 @@ class PooledConnection:
         self._last_heard += seconds
 
     def keepalive_due(self, before: float) -> bool:
-        """Return whether the last keepalive was sent before the monotonic time `before` and has a reply."""
+        """Return whether the last keepalive has a reply and was sent before the monotonic time `before`."""
         return self._keepalive_sent < before and (self._keepalive_task is None or self._keepalive_task.done())
 
     def send_keepalive(self) -> None:
@@ -184,7 +184,7 @@ class PooledConnection:
             self.round_trip = self._last_heard - self._keepalive_sent
 
     def keepalive_wait(self, now: float) -> float:
-        """Return the seconds for which a keepalive has had no reply and nothing else was heard; 0 if none is pending.
+        """Return the seconds since the pending keepalive or the peer's last data; 0 if no keepalive is pending.
 
         Args:
             now: The monotonic time, in seconds.
@@ -194,13 +194,13 @@ class PooledConnection:
         return min(now - self._keepalive_sent, self.silence(now))
 
     def check_alive(self) -> None:
-        """Send a keepalive because a channel opens slowly, unless the peer was heard recently."""
+        """Send a keepalive because a channel opens slowly. Do nothing if data from the peer arrived recently."""
         now = time.monotonic()
         if self.alive and self.silence(now) > _RECENTLY_HEARD and self.keepalive_due(now):
             self.send_keepalive()
 
     def fail_over_opens(self) -> None:
-        """Fail pending opens with `RedialError`, so that their callers dial again on another connection."""
+        """Make pending channel opens raise `RedialError`. Their callers then dial again on another connection."""
         if self._opener.opening_count:
             self._opener.fail_opens(RedialError())
 
@@ -216,7 +216,7 @@ class PooledConnection:
         """Reset every client and close the connection immediately, without a disconnect message.
 
         Args:
-            reason: The cause, for the log and for `lost`.
+            reason: The cause, which is logged and which `lost` returns.
         """
         log.warning("closing an SSH connection to %s: %s", self._options.endpoint, reason)
         self._close_reason = reason
@@ -226,13 +226,13 @@ class PooledConnection:
         self._conn.abort()
 
     def start_closing(self) -> None:
-        """Start `close` in a task; `lost` waits for it."""
+        """Start `close` in a task. `lost` waits for this task."""
         if not self.closing:
             self.closing = True
             self._closing_task = asyncio.ensure_future(self.close())
 
     async def close(self) -> None:
-        """Reset every client and close the connection. Waits up to one second for asyncssh to close it cleanly."""
+        """Reset every client and close the connection. After one second without a clean close, abort it."""
         self.closing = True
         for relay in list(self._relays.values()):
             relay.abort(CloseReason.LINK_LOST)
@@ -244,7 +244,7 @@ class PooledConnection:
             self._conn.abort()
 
     def data_plane(self) -> str:
-        """Return what carries the channels: `native` or `asyncssh`."""
+        """Return which data plane carries the channels: `native` or `asyncssh`."""
         return "native" if isinstance(self._opener, NativeChannelOpener) else "asyncssh"
 
     def cipher(self) -> str:
@@ -270,7 +270,7 @@ _CONNECT_REASONS = {
 
 
 def _connect_reason(text: str) -> Reason:
-    """Map the text of a CHANNEL_OPEN_FAILURE to a reason; OpenSSH sends the text of strerror or gai_strerror."""
+    """Map the text of a CHANNEL_OPEN_FAILURE to a reason. OpenSSH sends the text of strerror or gai_strerror."""
     lowered = text.lower()
     for phrase, reason in _CONNECT_REASONS.items():
         if phrase in lowered:

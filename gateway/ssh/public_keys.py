@@ -13,7 +13,7 @@ from gateway.ssh.options import SshOptions
 def public_keys(options: SshOptions) -> list[str]:
     """Return the public key of each identity file, as a line in OpenSSH's format.
 
-    A `.pub` file beside the private key takes precedence.
+    If the private key's directory contains its `.pub` file, the `.pub` file takes precedence.
 
     Raises:
         GatewayError: A key, or the passphrase of a private key, cannot be read.
