@@ -74,7 +74,7 @@ class VpnResolver:
         return [host, *qualified] if "." in host else [*qualified, host]
 
     async def _query_server(self, name: str, server: IpAddress) -> list[tuple[int, str]]:
-        """Return the address families and addresses of a name; raise if the IPv4 query and the IPv6 query both fail."""
+        """Return the addresses of a name, each with its family; raise if the A query and the AAAA query both fail."""
         both = await asyncio.gather(
             *(self._context.run_blocking(partial(self._query, name, kind, server)) for kind, _ in _FAMILIES),
             return_exceptions=True,

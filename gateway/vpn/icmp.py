@@ -61,14 +61,14 @@ class EchoMonitor:
         del self._unanswered[address]
 
     def send_requests(self) -> bool:
-        """Send a request to each host; return whether a reply is expected, because one of the hosts has answered before."""
+        """Send a request to each host; return whether a host that has answered before is among them."""
         for address in self._responds:
             self._send(address)
             self._unanswered[address] += 1
         return any(self._responds.values())
 
     def ignore_unresponsive_hosts(self) -> None:
-        """Stop expecting replies from hosts that do not answer while other traffic arrives: they are probably down."""
+        """Expect no more replies from hosts that do not answer while other traffic arrives, as if they are down."""
         for address, requests in self._unanswered.items():
             if requests >= _MAX_UNANSWERED and self._responds.get(address):
                 self._responds[address] = False

@@ -73,7 +73,7 @@ class LivenessMonitor:
                 self._link.liveness.record_reply(now)  # this process was suspended, so that the replies are not late
             liveness = self._link.liveness
             if not self._connected:
-                liveness.record_echo_request(now)  # the reply is expected until the client reports that it is connected
+                liveness.record_echo_request(now)  # expect the reply until the client reports that it is connected
             received = await self._received()
             # Ignore bytes that arrive during a reconnect, because they belong to the handshake.
             if self._connected and liveness.record_received(received, now):

@@ -64,7 +64,7 @@ class Namespace:
             raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from error
 
     def submit(self, job: Callable[[], _T]) -> "Future[_T]":
-        """Run a blocking function in a thread of the namespace. Child processes of the function inherit the namespace.
+        """Run a blocking function in a thread of the namespace. Its child processes inherit the namespace.
 
         Args:
             job: The function.

@@ -67,7 +67,9 @@ class NetworkContext(Protocol):
         """
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """Create a socket that sends only through the device. Without the device, packets are dropped. The caller owns it.
+        """Create a socket that sends only through the device, and drops packets while the device is missing.
+
+        The caller must close the socket.
 
         Args:
             family: As for `socket.socket`.
