@@ -1,7 +1,7 @@
 """Parses OpenVPN's configuration files into directives, as OpenVPN 2.6 does (options.c). Does no I/O.
 
-This parser rejects input that OpenVPN parses in a way that authors do not expect. For example, OpenVPN splits a long
-line into two lines, ignores a seventeenth word, and accepts a backslash before a comment.
+This parser rejects input that OpenVPN parses in an unexpected way. Examples are a long line, which OpenVPN splits; a
+seventeenth word, which OpenVPN ignores; and a backslash before a comment.
 """
 
 import re
@@ -48,8 +48,8 @@ def parse_directives(text: str) -> Iterator[Directive]:
         text: The text of the file.
 
     Raises:
-        GatewayError: A line is not valid, or OpenVPN would parse it in an unexpected way. The message contains the line
-            number.
+        GatewayError: A line is not valid, or OpenVPN would parse it in an unexpected way. The message gives the
+            line number.
     """
     lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
     return _parse_lines(enumerate(lines, 1))
@@ -133,8 +133,8 @@ def _check_line(line: str) -> str:
 def split_words(line: str) -> list[str]:
     """Split a line into words, as OpenVPN's `parse_line` does.
 
-    A quotation mark starts a quoted word only at the start of a word, and the closing quotation mark ends that word. A
-    backslash escapes the next character, except in single quotes. A comment starts only at the position of a new word.
+    Only a quotation mark at the start of a word quotes the word, and the closing mark ends it. A backslash escapes the
+    next character, except in single quotes. A comment can start only where a new word can start.
 
     Args:
         line: One line.
