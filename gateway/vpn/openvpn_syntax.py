@@ -133,8 +133,8 @@ def _check_line(line: str) -> str:
 def split_words(line: str) -> list[str]:
     """Split a line into words, as OpenVPN's `parse_line` does.
 
-    Only a quotation mark at the start of a word quotes the word, and the closing mark ends it. A backslash escapes the
-    next character, except in single quotes. A comment can start only where a new word can start.
+    Only a quotation mark at the start of a word quotes the word, and the closing mark ends it. A backslash escapes
+    the next character, except in single quotes. A comment can start only where a new word can start.
 
     Args:
         line: One line.

@@ -1,4 +1,4 @@
-"""Executes a command and kills it when the parent process dies.
+"""Executes a command that the kernel kills when the parent process exits.
 
 Usage: `python pdeathsig_exec.py PARENT PRIVILEGES COMMAND…`
 

@@ -68,7 +68,7 @@ def configure_in_host(name: str, addressing: Addressing) -> None:
             )  # fmt: skip
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
         for each in addressing.usable_addresses:
-            # The kernel's own replies to late packets are bound to no device.
+            # The kernel replies to late packets without a socket. Rules for the source addresses cover these replies.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,

@@ -37,8 +37,8 @@ class WireGuardGo:
         """Start the process, and wait until it has created the device.
 
         Args:
-            prefix: Prefix of the device names. No other program uses this prefix. The method removes sockets of killed
-                gateways, whose names have this prefix too.
+            prefix: Prefix of the device names. No other program uses this prefix. Sockets of killed gateways
+                have it as well, and this method removes them.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.
