@@ -228,7 +228,7 @@ def _bitmap(*attributes: int) -> bytes:
 async def _compound(
     client: RpcClient, operations: list[_Operation], session: Nfs41Session | None = None, minor: int = 0
 ) -> Reader:
-    """Send a COMPOUND request; return a reader at the first result, or at the result after SEQUENCE."""
+    """Send a COMPOUND request; return a reader at the first result that does not belong to SEQUENCE."""
     if session is not None:
         minor, operations = 1, [(SEQUENCE, session.sequence_arguments()), *operations]
     body = b"".join(uint(number) + arguments for number, arguments in operations)
