@@ -1,9 +1,9 @@
 """Logs in to MySQL and MariaDB, sends no password to an unverified server, and limits the received data.
 
 PyMySQL uses any authentication plugin that the server requests. With some plugins, PyMySQL sends the password in
-plaintext. With others, it encrypts the password with a key that the unverified server has sent. `MysqlLogin` sends the
-password only over verified TLS, or encrypted with a public key of the server from the configuration (MySQL Reference Manual, "Caching SHA-2 Pluggable
-Authentication"; MariaDB documentation, "Authentication Plugins").
+plaintext. With others, it encrypts the password with a key that the unverified server has sent. `MysqlLogin` sends
+the password only over verified TLS, or encrypted with a public key of the server from the configuration (MySQL
+Reference Manual, "Caching SHA-2 Pluggable Authentication"; MariaDB documentation, "Authentication Plugins").
 """
 
 import contextlib

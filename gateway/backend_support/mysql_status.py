@@ -23,7 +23,7 @@ def query_status(
     Args:
         connection: A connection that has logged in.
         max_lag: Largest lag of a usable replica, in seconds. None: no limit.
-        has_password: Whether the login has used a password. If so, report a server that accepts logins without one.
+        has_password: Whether the login has used a password. If so, report a server that accepts every login.
 
     Raises:
         MySQLError: A query failed.

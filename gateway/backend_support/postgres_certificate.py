@@ -24,8 +24,8 @@ _INTERVAL_BEFORE_EXPIRY = 60.0
 class ServerCertificates:
     """Fetches the certificates of one backend's servers periodically, on separate connections.
 
-    Each connection is closed before a session starts, so that the server does not count or log it (PostgreSQL manual, chapter
-    "Frontend/Backend Protocol", "SSL Session Encryption"). This class does not verify the certificates.
+    Each connection is closed before a session starts, so that the server does not count or log it (PostgreSQL manual,
+    chapter "Frontend/Backend Protocol", "SSL Session Encryption"). This class does not verify the certificates.
     """
 
     def __init__(self) -> None:
