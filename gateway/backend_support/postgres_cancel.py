@@ -3,8 +3,8 @@
 See the PostgreSQL manual, chapter "Frontend/Backend Protocol", sections 54.2.9 "Canceling Requests in Progress" and
 54.7 "Message Formats". A client sends a cancel request on a separate connection. Each connection starts with
 packets that have a length and a code. First, the client can send SSLRequest and GSSENCRequest. The server answers
-each with one byte. Then the client sends StartupMessage or CancelRequest. After StartupMessage, the server sends messages
-that have a type and a length. The key is in BackendKeyData, the second to last message of the login.
+each with one byte. Then the client sends StartupMessage or CancelRequest. After StartupMessage, the server sends
+messages that have a type and a length. The key is in BackendKeyData, the second to last message of the login.
 """
 
 import struct

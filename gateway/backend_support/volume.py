@@ -65,13 +65,13 @@ class MountKind:
     """How kernels mount backends of one kind. The options of the kind have a field `volume: VolumeOptions | None`.
 
     Args:
-        file_systems: Types of file systems, as arguments of `mount -t`. A longer type that starts with one of them, such as
-            `nfs4`, also counts.
+        file_systems: Types of file systems, as arguments of `mount -t`. A longer type with the same
+            prefix, such as `nfs4`, counts too.
         build: Receives the options, the listener's address and `hold` in seconds. Returns the volume, or None if no
             volume is configured.
         versions: The protocol versions that are allowed in mount options.
-        reserved: Mount options that the user must not set, in addition to those of all kinds. Either the gateway sets
-            them, or they cannot work through the gateway.
+        reserved: Mount options that users must not set, in addition to those of all kinds. They cannot work
+            through the gateway, or the gateway sets them.
         problems: Receives the options. Yields each invalid key and the problem, if there is a volume.
         persistent_volume: Returns the source of a Kubernetes PersistentVolume. Raises `UsageError` if
             Kubernetes has no such source.

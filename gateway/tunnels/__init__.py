@@ -24,7 +24,7 @@ class RenderAuthorizedKeys(Protocol):
             name: The tunnel's name.
             options: The tunnel's options.
             targets: Each `host:port` that the tunnel dials.
-            sources: Addresses, networks and patterns from which the server accepts the login. Empty: from any address.
+            sources: Addresses, networks and patterns from which the server accepts the login. Empty: all.
             unix_sockets: Whether the tunnel connects to a unix socket on the server.
 
         Raises:
@@ -41,25 +41,25 @@ class TunnelKind:
         options: A frozen dataclass with the keys that the kind accepts.
         create: Returns a new tunnel with the given options.
         schemes: The URL schemes of the short form.
-        servers: Receives the options, and returns the servers that the tunnel dials over TCP (through `via`, if set).
+        servers: Receives the options, and returns the servers that the tunnel dials over TCP, through `via` if set.
             Reads the files that the options name, and can block. Raises `GatewayError` if a file is not valid.
         udp_servers: Like `servers`, for the servers that the tunnel dials over UDP. No `via` can carry UDP.
-        server_dials_targets: Whether the tunnel's server dials the targets. If so, the targets see the server's address
-            as the address of the client.
+        server_dials_targets: Whether the tunnel's server dials the targets. If so, the targets see the server's
+            address as the address of the client.
         aliases: Other names of the kind. If the configuration uses one as `kind`, the error suggests `name`.
         encrypts: Whether the traffic through the tunnel is encrypted.
         needs_capabilities: Whether the tunnel needs Linux capabilities. If so, restricted pods cannot open it.
         facts: The fields of the link's status that the status page shows and metrics export.
-        render_authorized_keys: Renders the output of `gateway render authorized-keys`. None: servers of this kind have
-            no such file.
-        insecure_settings: Receives the options, and whether the path to the tunnel's server is unencrypted. Yields the
-            insecure settings.
+        render_authorized_keys: Renders the output of `gateway render authorized-keys`. None: servers of this kind
+            have no such file.
+        insecure_settings: Receives the options, and whether the path to the tunnel's server is unencrypted. Yields
+            the insecure settings.
         verify: Checks the options and the files that they name. Raises `GatewayError` if they cannot work
             without a change by the operator.
-        read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the configuration
-            keys. None: the URL contains user, host and port.
-        identity: Receives the options, and returns an identity. Only one connection with this identity is allowed at a
-            time. Therefore the tunnel is opened once for all traffic classes, and not in workers. After a change of
+        read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the
+            configuration keys. None: the URL contains user, host and port.
+        identity: Receives the options, and returns an identity. Only one connection with this identity is allowed at
+            a time. Therefore the tunnel is opened once for all traffic classes, and not in workers. After a change of
             its configuration, it opens when the previous tunnel is closed. None: any number of connections is allowed.
         credentials: Reads the certificate files that the options name. Skips unreadable files. Can block.
         renewed: Returns the certificate files that are renewed without a new key. After such a renewal, open

@@ -159,7 +159,7 @@ class _Client:
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
     def _report_failure(self, progress: Progress) -> None:
-        """Report why there is no connection. Keep the child, because it reconnects faster than a new child process."""
+        """Report why there is no connection. Keep the child process, because it reconnects faster than a new one."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)

@@ -142,7 +142,7 @@ class _ActiveDevice:
         try:
             await self._wireguard.reconnect()
         except TunnelError as error:
-            log.warning("%s", error.detail)  # the monitor tries again, and replaces the device if this fails repeatedly
+            log.warning("%s", error.detail)  # the monitor tries again, and later replaces the device
 
     def renew(self) -> None:
         """Apply changed files: set new keys and peers in place, replace the device for other changes."""
