@@ -48,13 +48,13 @@ class CheckResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the check itself succeeded. It can fail although clients can use the target, for example if only its
+        """Whether the check itself succeeded. It can fail although clients can use the target, for example if its
         password is wrong."""
         return self.passed and self.reason is not Reason.AUTH
 
 
 class History:
-    """The latest results. If it is full, `add` removes the oldest success, or the oldest failure if none succeeded."""
+    """The latest results. A full history drops the oldest success; if there is none, the oldest failure."""
 
     def __init__(self, size: int = HISTORY) -> None:
         self._size = size

@@ -5,8 +5,8 @@
     idle → waiting (for its via) → connecting → authenticating → up ⇄ suspect → backoff → connecting …
                                         └ host key mismatch, authentication failure → quarantined → connecting …
 
-While a tunnel is suspect, the uplink does not publish the link: users of the link wait, as they do while the tunnel is
-down. If a tunnel is removed from the configuration, it stays open, in the state draining, until its clients have
+While a tunnel is suspect, the uplink does not publish the link: users of the link wait, as they do while the tunnel
+is down. If a tunnel is removed from the configuration, it stays open, in the state draining, until its clients have
 disconnected.
 """
 
@@ -156,7 +156,7 @@ class Uplink:
         return await self.via.wait_link()
 
     async def _keep_open(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
-        """Open the tunnel and wait for its loss; return for how many seconds it was open, and the cause of the loss."""
+        """Open the tunnel and wait for its loss; return the seconds that it was open, and the cause of the loss."""
         async with AsyncExitStack() as stack:
             # Only the direct tunnel has no `via`, and it ignores the argument.
             opened = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
