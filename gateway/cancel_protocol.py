@@ -17,7 +17,7 @@ class Classification(Enum):
 
 @dataclass(frozen=True)
 class CancelRequest:
-    """A request to cancel the query of another session. It arrives on a separate connection. Contains a secret key."""
+    """A request to cancel the query of another session, on a separate connection. Contains a secret key."""
 
     data: bytes = field(repr=False)
 

@@ -20,7 +20,7 @@ class Tap(Protocol):
 
     @property
     def tracker(self) -> "RequestTracker | None":
-        """Matches requests with responses. None: requests and responses alternate, so that no matching is necessary."""
+        """Matches requests with responses. None: requests and responses alternate, and need no matching."""
 
     def on_request(self, data: memoryview, now: float, /) -> None:
         """Observe `data` from the client, received at the monotonic time `now`."""

@@ -45,7 +45,7 @@ class Destination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # write the complete line to the new file, because the old file has the first part
+            self._first_line_written = 0  # the new file does not have the first part of the line
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:

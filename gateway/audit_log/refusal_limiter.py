@@ -33,7 +33,7 @@ class RefusalLogLimiter:
         return bool(self._windows)
 
     def add(self, key: RefusalKey, now: float) -> RefusalKey | None:
-        """Count a refusal at the monotonic time `now`. Return the key of the line to write now; None: write no line."""
+        """Count a refusal at the monotonic time `now`. Return the key of the line to write; None: write no line."""
         if key not in self._windows and len(self._windows) >= _MAX_KEYS:
             key = key._replace(source=OTHERS, path=None, uid=None, consumer=None)
         due, waiting = self._windows.get(key, (0.0, 0))

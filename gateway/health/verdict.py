@@ -48,8 +48,7 @@ class CheckResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the check itself succeeded. It can fail although clients can use the target, for example if its
-        password is wrong."""
+        """Whether the check succeeded. With a wrong password, it fails although clients can use the target."""
         return self.passed and self.reason is not Reason.AUTH
 
 

@@ -59,8 +59,8 @@ class TunnelKind:
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the
             configuration keys. None: the URL contains user, host and port.
         identity: Receives the options, and returns an identity. Only one connection with this identity is allowed at
-            a time. Therefore the tunnel is opened once for all traffic classes, and not in workers. If its
-            configuration changes, it opens when the previous tunnel is closed. None: any number of connections is allowed.
+            a time. Therefore the tunnel is opened once for all traffic classes, and not in workers. A changed
+            tunnel opens when the previous tunnel is closed. None: any number of connections is allowed.
         credentials: Reads the certificate files that the options name. Skips unreadable files. Can block.
         renewed: Returns the certificate files that are renewed without a new key. After such a renewal, open
             connections need no new login.
