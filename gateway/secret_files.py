@@ -1,11 +1,11 @@
 """Checks who can read files that contain secrets, and reads them.
 
-Private keys follow OpenSSH's rule: only the owner may read them. Passwords and configurations with secrets must not
+Private keys follow OpenSSH's rule: only the owner can read them. Passwords and configurations with secrets must not
 be readable by everybody. A file is readable by everybody if the mode of the file permits others to read it, and the
 mode of each parent directory permits others to traverse the directory.
 
-Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container, which has no
-other users. The checks accept such mounts: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory
+Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container, which has no other
+users. The checks accept such mounts: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory
 file system (Kubernetes). On a host, an in-memory file system gives no protection from other users.
 """
 
@@ -65,7 +65,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_private_key(path: Path, what: str = "private key") -> bytes:
-    """Read a file that only its owner may read, as OpenSSH does.
+    """Read a file; refuse it if users other than its owner can read it, as OpenSSH does.
 
     If another user owns the file (a mounted secret), its group is allowed to read it, but not everybody. The function
     opens the file only once, so that it reads the file that it has checked.

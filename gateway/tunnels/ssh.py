@@ -50,7 +50,7 @@ class SshTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`. Keeps a pool of connections until the context ends."""
+        """See `gateway.contracts.tunnel.Tunnel`. Keeps a pool of connections until the context manager exits."""
         first = await self._connect(via, progress)
         link = SshLink(
             self._options, via.network.behind(self.far_side), lambda: self._connect(via, _ignore_progress), progress
