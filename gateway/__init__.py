@@ -1,3 +1,3 @@
-"""A remote storage connectivity gateway: tunnels, forwards, checks and metrics for a fleet of containers."""
+"""Connects containers to remote storage and databases: tunnels, forwarding, health checks and metrics."""
 
 __version__ = "0.1.0"

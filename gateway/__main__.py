@@ -6,14 +6,14 @@ import sys
 
 
 def main() -> None:
-    """Run a command."""
+    """Run the command from the command line."""
     if sys.argv[1:2] == ["run"]:
         # Set the handlers before the slow imports: HUP must wait until the service can reload, and TERM must always
         # stop it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         for number in (signal.SIGTERM, signal.SIGINT):
-            # TERM must not raise an exception: Python ignores exceptions in destructors, which may run during
-            # imports.
+            # TERM must not raise an exception: destructors can run during imports, and Python ignores their
+            # exceptions.
             signal.signal(number, lambda *_: os._exit(0))
     from gateway.cli import main as cli  # noqa: PLC0415 - slow to import
 

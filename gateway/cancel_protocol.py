@@ -1,4 +1,4 @@
-"""Interface of protocols whose clients send cancel requests on separate connections."""
+"""Defines the interface of protocols whose clients send cancel requests on separate connections."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -8,7 +8,7 @@ from gateway.measure import Tap
 
 
 class Classification(Enum):
-    """Classification of a connection's first bytes that are neither a cancel request nor an encryption request."""
+    """Classifies first bytes of a connection that are neither a cancel request nor an encryption request."""
 
     SESSION = "session"
     INCOMPLETE = "incomplete"
@@ -17,17 +17,17 @@ class Classification(Enum):
 
 @dataclass(frozen=True)
 class CancelRequest:
-    """Request that cancels the query of another session, sent on a separate connection. Contains a secret key."""
+    """A request to cancel the query of another session, on a separate connection. Contains a secret key."""
 
     data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
 class EncryptionRequest:
-    """Request for encryption that a client sends before its actual request.
+    """A request for encryption, which a client sends before other requests.
 
     Args:
-        request: The client's bytes.
+        request: The bytes that the client has sent.
         refusal: The server's response after which the client continues unencrypted.
     """
 
@@ -36,11 +36,11 @@ class EncryptionRequest:
 
 
 class LoginTap(Tap, Protocol):
-    """Tap that watches a login until it has seen the key that cancels the session's queries."""
+    """A tap that reads a login until the server has sent the key for cancel requests."""
 
     @property
     def key_hidden(self) -> bool:
-        """Whether this is a session whose cancel key could not be read, for example because it is encrypted."""
+        """Whether the connection is a session with an unreadable cancel key, for example because of encryption."""
 
     def matches(self, request: CancelRequest) -> bool:
         """Return whether `request` cancels a query of this session."""

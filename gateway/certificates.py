@@ -11,12 +11,12 @@ from gateway.contracts.security import Credential, Validity
 _PEM = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.*?)-----END", re.DOTALL)
 
 _LARGEST = 4 << 20
-"""Maximum size of a file in bytes; a system's CA bundle has a quarter of a megabyte."""
+"""Maximum size of a certificate file, in bytes. The CA bundle of a system has about 256 KiB."""
 
 
 def der_validity(data: bytes) -> Validity | None:
     """Return the validity of a DER certificate; None if `data` is not a certificate."""
-    from cryptography import x509  # noqa: PLC0415 - only where there are certificates
+    from cryptography import x509  # noqa: PLC0415 - import only if there are certificates
 
     try:
         certificate = x509.load_der_x509_certificate(data)
@@ -49,7 +49,7 @@ def file_validities(path: Path | None) -> list[Validity]:
 
 
 def _content(path: Path) -> bytes:
-    """Read a regular file. Returns nothing for other files, such as a FIFO, and does not block on them."""
+    """Read a regular file. For other files, such as a FIFO, return an empty value, and do not block."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         usable = stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST
@@ -57,10 +57,10 @@ def _content(path: Path) -> bytes:
 
 
 def ca_credentials(path: Path | None) -> list[Credential]:
-    """Return a CA file as one credential, or nothing if it has no certificate.
+    """Return a CA file as one credential; return an empty list if the file contains no certificate.
 
-    Its validity is that of the certificate that expires last: any CA in the file may have signed the peer's
-    certificate.
+    The credential expires with the last certificate in the file, because any CA in the file can be the one that has
+    signed the peer's certificate.
     """
     validities = file_validities(path)
     return [Credential("tls", str(path), max(validities, key=lambda each: each.expires))] if validities else []

@@ -1,4 +1,4 @@
-"""Exceptions, grouped by who must act.
+"""Defines the exceptions, grouped by who must act.
 
 ::
 
@@ -21,7 +21,7 @@ from gateway.text import one_line
 
 
 class Reason(StrEnum):
-    """Why a target, tunnel or connection failed. Metrics, status and HTTP responses use this closed list."""
+    """Why a target, tunnel or connection failed. Metrics, status and HTTP responses use no other reasons."""
 
     TIMEOUT = "timeout"
     REFUSED = "refused"
@@ -71,10 +71,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Origin:
-    """Sources of a configuration. Contains names only, because values may be secret.
+    """The sources of a configuration. Contains only names, because values can be secret.
 
     Args:
-        file: The configuration file; None if there is none.
+        file: The configuration file; None if the configuration has no file.
         sha256: SHA-256 of the file's content in hexadecimal, as `sha256sum` prints it; None if it was not read.
         environment: Names of the environment variables used.
         flags: Names of the flags used.
@@ -113,7 +113,8 @@ class ReachError(GatewayError):
 
     Args:
         reason: The reason, for metrics and status.
-        detail: What happened, without secrets. It may come from a server: it is sanitized to one printable line.
+        detail: What happened, without secrets. The text can come from a server. It is sanitized to one
+            printable line.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -141,7 +142,8 @@ class LinkLostError(ReachError):
 
     Args:
         detail: One line of text, without secrets.
-        dial_in_progress: Whether the far side may still complete the dial. It then closes the connection.
+        dial_in_progress: Whether the far side can still complete the dial. In that case, the far side then closes the
+            connection.
     """
 
     def __init__(self, detail: str = "the link was lost", *, dial_in_progress: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Facts about targets and tunnels. Each kind declares its facts; status, JSON, page and metrics show them alike."""
+"""Defines facts about targets and tunnels. Each kind declares facts for status, JSON, status page and metrics."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ class Fact:
 
     Args:
         key: The key in JSON.
-        help: What the value means. The documentation of the metric.
+        help: The meaning of the value; also the help text of the metric.
         metric: Name of the gauge. Empty: the fact has no metric.
-        label: Label of the gauge for the value itself if it is text, or for the keys if it is a mapping.
-        describe: Returns a few words for the status and the page; empty for a value that they do not show.
-        additive: Whether to add up the values of a tunnel's links, if it has several.
+        label: Name of a label of the gauge. It contains the value if the value is text, or the keys of a mapping.
+        describe: Returns a few words for the status and the page; empty if they must not show the value.
+        additive: Whether to add the values of all links, if a tunnel has several links.
     """
 
     key: str
@@ -47,7 +47,7 @@ class Fact:
 
 
 def hidden(value: object) -> str:
-    """Return an empty text. Facts that only JSON shows use this function as `describe`."""
+    """Return an empty text. This is the `describe` of facts that only JSON shows."""
     del value
     return ""
 

@@ -15,7 +15,7 @@ class Kinds(Mapping[str, K]):
 
     Args:
         package: The package's name.
-        path: The package's `__path__`. Folders may be appended to it at any time. Subpackages are ignored.
+        path: The package's `__path__`. It can grow at any time. The registry ignores subpackages.
     """
 
     def __init__(self, package: str, path: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ class Tap(Protocol):
 
     @property
     def tracker(self) -> "RequestTracker | None":
-        """Matches requests with responses; None: the direction of the bytes is enough."""
+        """Matches requests with responses. None: requests and responses alternate, and need no matching."""
 
     def on_request(self, data: memoryview, now: float, /) -> None:
         """Observe `data` from the client, received at the monotonic time `now`."""
@@ -30,7 +30,7 @@ class Tap(Protocol):
 
 
 class RequestTracker(Protocol):
-    """Matches requests with responses on a connection that carries several requests at once."""
+    """Matches requests with responses on a connection with several concurrent requests."""
 
     @property
     def parseable(self) -> bool:
@@ -45,11 +45,11 @@ TapFactory = Callable[[Callable[[float], None]], Tap]
 
 
 def waiting_since(tap: Tap | None, request_at: float) -> float | None:
-    """Return the monotonic time since which a client has waited for a response; None if it does not wait.
+    """Return the monotonic time since which a client has waited for a response; None if the client does not wait.
 
     Args:
         tap: The connection's tap, if it has one.
-        request_at: Monotonic time of the last request byte that has no response yet; 0: there is none.
+        request_at: Monotonic time of the last request byte that has no response yet; 0: there is no such byte.
     """
     tracker = tap.tracker if tap is not None else None
     if tracker is not None:

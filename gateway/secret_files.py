@@ -1,10 +1,10 @@
 """Checks who can read files that contain secrets, and reads them.
 
-Private keys follow OpenSSH's rule: only the owner may read them. Passwords and configurations with secrets must not
-be readable by everybody. A file is readable by everybody if its mode lets others read it and every directory above it
-lets others pass.
+Private keys follow OpenSSH's rule: only the owner can read them. Passwords and configurations with secrets must not
+be readable by everybody. A file is readable by everybody if the mode of the file permits others to read it, and the
+mode of each parent directory permits others to traverse the directory.
 
-Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container that has no other
+Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container, which has no other
 users. The checks accept such mounts: a mount of a single file (Docker, Compose, swarm) or, in a pod, an in-memory
 file system (Kubernetes). On a host, an in-memory file system gives no protection from other users.
 """
@@ -53,7 +53,7 @@ def check_not_exposed(path: Path, status: os.stat_result | None = None) -> None:
 
 
 def read_secret(path: Path) -> bytes:
-    """Read a password file. Opens the file once, so that the checked file is the one that is read.
+    """Read a password file. Opens the file only once, so that it reads the file that it has checked.
 
     Raises:
         ExposedError: Everybody can read the file.
@@ -65,10 +65,10 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_private_key(path: Path, what: str = "private key") -> bytes:
-    """Read a file that only its owner may read, as OpenSSH does.
+    """Read a file; refuse it if users other than its owner can read it, as OpenSSH does.
 
-    A file of another user (a mounted secret) may be readable by its group, but not by everybody. The function opens
-    the file once, so that the checked file is the one that is read.
+    If another user owns the file (a mounted secret), its group is allowed to read it, but not everybody. The function
+    opens the file only once, so that it reads the file that it has checked.
 
     Args:
         path: The file.
@@ -86,7 +86,7 @@ def read_private_key(path: Path, what: str = "private key") -> bytes:
 
 
 def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
-    """Return why a file cannot be read, and what to do.
+    """Return the reason why a file cannot be read, and the remedy.
 
     Args:
         path: The file.
@@ -108,7 +108,7 @@ def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
 
 
 def check_owner_only(path: Path, status: os.stat_result, what: str = "private key") -> None:
-    """Raise an error if others can read a file whose content has turned out to be secret.
+    """Raise an error if users other than the owner can read a file. Call this after finding a secret in the file.
 
     Args:
         path: The file.
@@ -152,7 +152,7 @@ def world_writable_problem(path: Path) -> str | None:
 
 
 def _is_traversable(path: Path) -> bool:
-    """Return whether every directory above a file lets others pass."""
+    """Return whether the modes of all parent directories permit others to traverse them."""
     return all(each.stat().st_mode & stat.S_IXOTH for each in path.resolve().parents)
 
 
@@ -164,7 +164,7 @@ def _is_runtime_mount(path: Path) -> bool:
 
 
 def _mount(path: Path) -> tuple[str, str]:
-    """Return mount point and file system type of a file's mount (proc_pid_mountinfo(5)); empty if not known."""
+    """Return the mount point and file system type of a file (proc_pid_mountinfo(5)); empty texts if not known."""
     ancestors = {str(path), *map(str, path.parents)}
     mount = ("", "")
     try:

@@ -1,4 +1,4 @@
-"""Sanitizes external text for terminals, logs and HTML pages. Pure functions.
+"""Sanitizes external text for terminals, logs and HTML pages. Does no I/O.
 
 A server can send any text as an error message, version or name: terminal escape sequences, line breaks that forge log
 lines, bidirectional or invisible characters, or megabytes of data.
@@ -7,7 +7,7 @@ lines, bidirectional or invisible characters, or megabytes of data.
 _MAX_LENGTH = 500
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
-"""`one_line` examines at most this multiple of the maximum length, regardless of the length of the text."""
+"""Limits the part of a text that `one_line` examines to the maximum length multiplied by this number."""
 _RANGES = (
     (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2800, 0x2800), (0x3164, 0x3164),
     (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0100, 0xE01EF),

@@ -1,4 +1,4 @@
-"""TLS settings that all TLS clients of Gateway use."""
+"""Defines TLS settings and contexts for all TLS clients of Gateway."""
 
 import ssl
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ class ClientTls:
     Args:
         ca_file: Certificate authorities to trust. Default: those of the system.
         cert_file: The client's own certificate, if the server requests one.
-        key_file: Its private key.
+        key_file: The private key of the certificate in `cert_file`.
     """
 
     ca_file: Path | None = None
@@ -33,7 +33,7 @@ class ClientTls:
             verified: Whether to verify the server's certificate and host name.
 
         Raises:
-            GatewayError: A file cannot be used. The message begins with its key.
+            GatewayError: A file cannot be used. The message begins with the configuration key of the file.
         """
         place = f"ca_file: {self.ca_file}"
         try:

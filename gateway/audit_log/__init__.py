@@ -1,1 +1,1 @@
-"""Audit log: one JSON line per event. Standard library only; see docs/audit-log.md for the fields."""
+"""Writes the audit log: one JSON line per event (see docs/audit-log.md). Imports only the standard library."""

@@ -1,4 +1,4 @@
-"""Destination of the audit log: a file that may be rotated, a FIFO, standard output or standard error."""
+"""Writes to the destination of the audit log: a file, a FIFO, standard output or standard error."""
 
 import os
 import select
@@ -10,32 +10,32 @@ _STANDARD = {"stdout": 1, "stderr": 2}
 _MODE = 0o600
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
 _MAX_WRITE = 64 * 1024
-"""Maximum number of bytes per write to a file. The limit for a pipe is PIPE_BUF, up to which writes are atomic,
-because several processes may write to the pipe."""
+"""Maximum number of bytes per write to a file. For a pipe the limit is PIPE_BUF: writes up to this size are
+atomic, even if several processes write to the pipe."""
 _POLL_TIMEOUT = 1000
-"""Milliseconds to wait for a pipe that another process has made non-blocking."""
+"""Milliseconds to wait until a pipe is writable, if another process has made the pipe non-blocking."""
 
 
 class Destination:
-    """One destination of the log. Its methods may block; call them from one thread only.
+    """One destination of the log. All methods can block. Call them from one thread only.
 
     Args:
-        target: A path, or `stdout` or `stderr`.
+        target: The path of a file or FIFO, or `stdout` or `stderr`.
     """
 
     def __init__(self, target: Path | str) -> None:
         self._target = target
         self._fd: int | None = None
         self._file: tuple[int, int] | None = None
-        """Device and inode of a regular file."""
+        """Device number and inode number of the open regular file; None for other destinations."""
         self._first_line_written = 0
-        """Bytes of the first line that have been written."""
+        """Number of bytes of the first line that have already been written."""
 
     def open(self) -> None:
         """Open or reopen the destination.
 
         Raises:
-            OSError: It cannot be opened.
+            OSError: The destination cannot be opened.
         """
         self.close()
         if isinstance(self._target, str):
@@ -45,27 +45,27 @@ class Destination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # write the whole line again: the new file does not have its first part
+            self._first_line_written = 0  # the new file does not have the first part of the line
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:
-                os.write(fd, b"\n")  # completes the line in which an earlier process stopped
+                os.write(fd, b"\n")  # complete the line that an earlier process left incomplete
             except OSError:
                 self.close()  # the next write opens the file and repeats this step
                 raise
 
     def close(self) -> None:
-        """Close the file or FIFO. A standard stream stays open."""
+        """Close the file or FIFO. Do not close a standard stream."""
         if self._fd is not None and not isinstance(self._target, str):
             os.close(self._fd)
         self._fd = None
 
     def write(self, lines: deque[bytes]) -> None:
-        """Write `lines`, and remove each line once it is written completely.
+        """Write `lines`. Remove each line from `lines` when the line is written completely.
 
         Raises:
-            OSError: The lines that remain in `lines` are not written. The first may be written in part; the next call
-                writes the rest of it.
+            OSError: The lines that remain in `lines` are not written. It is possible that a part of the first line
+                is written. The next call writes the rest of this line.
         """
         if self._fd is None or self._rotated():
             self.open()
@@ -77,7 +77,7 @@ class Destination:
             raise
 
     def _rotated(self) -> bool:
-        """Return whether the path now refers to another file or to none."""
+        """Return whether the path refers to a file other than the open one, or to no file."""
         if self._file is None or isinstance(self._target, str):
             return False
         try:
@@ -108,7 +108,7 @@ class Destination:
 
 
 def _ends_mid_line(path: Path) -> bool:
-    """Return whether the file does not end with a newline; False if this process may not read it."""
+    """Return whether a file does not end with a newline; False if this process has no permission to read it."""
     try:
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""Events of the audit log and their encoding. Pure."""
+"""Defines and encodes the events of the audit log. Does no I/O."""
 
 import json
 from datetime import UTC, datetime
@@ -6,18 +6,18 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 MAX_TEXT = 500
-"""Maximum number of characters of external text, such as a requested path."""
+"""Maximum length of external text in an event, in characters. An example of such a text is a requested path."""
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str).encode
 
 
 @lru_cache(maxsize=2)
 def _date(second: int) -> str:
-    """Format in RFC 3339 without a fraction. Cached, because many events share a second."""
+    """Format a time as in RFC 3339, without a fraction. Cached, because many events have the same second."""
     return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 class Event(NamedTuple):
-    """One event.
+    """One event of the audit log.
 
     Args:
         at: Time in seconds since the epoch.

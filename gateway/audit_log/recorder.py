@@ -1,4 +1,4 @@
-"""Records audit events of one process. Does nothing while the audit log is disabled."""
+"""Records the audit events of one process, except while the audit log is disabled."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ class Sink(Protocol):
         """Queue an event, or count it as dropped."""
 
     def count_lost(self, count: int, why: str) -> None:
-        """Count events that were lost before they reached the sink, and record that in the log.
+        """Count events that were lost before they reached the sink, and record the loss in the log.
 
         Args:
             count: The number of events.
@@ -29,9 +29,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.sink: Sink | None = None
-        """Receives the events; None: the audit log is disabled."""
+        """The receiver of the events. None: the audit log is disabled."""
         self.open_clients = 0
-        """Clients whose end is not recorded yet."""
+        """Number of clients whose disconnection is not recorded yet."""
         self.on_client_opened: Callable[[], None] = lambda: None
         """Called when `open_clients` increases."""
         self._refusals = RefusalLogLimiter()

@@ -1,16 +1,16 @@
-"""Limits refusal events to one line per second for each backend, source and reason. Pure."""
+"""Limits refusal events to one line per second for each backend, source and reason. Does no I/O."""
 
 from typing import NamedTuple
 
 WINDOW = 1.0
-"""Seconds between two lines for the same key."""
+"""Minimum time between two lines for the same key, in seconds."""
 _MAX_KEYS = 1024
 OTHERS = "others"
-"""Source in the common key that counts refusals when there are too many keys."""
+"""The value of `source` in a common key. This key counts further refusals if there are too many keys."""
 
 
 class RefusalKey(NamedTuple):
-    """Key by which refusals are counted. The field names are those of the audit event."""
+    """The key by which refusals are counted. It has the same field names as the audit event."""
 
     backend: str
     source: str | None
@@ -23,7 +23,7 @@ class RefusalKey(NamedTuple):
 
 
 class RefusalLogLimiter:
-    """Counts the refusals between two lines for the same key."""
+    """Counts refusals by key, and limits the log lines for each key to one per second."""
 
     def __init__(self) -> None:
         self._windows: dict[RefusalKey, tuple[float, int]] = {}
@@ -33,7 +33,7 @@ class RefusalLogLimiter:
         return bool(self._windows)
 
     def add(self, key: RefusalKey, now: float) -> RefusalKey | None:
-        """Count one refusal at the monotonic time `now`; return the key to write a line for, or None."""
+        """Count a refusal at the monotonic time `now`. Return the key of the line to write; None: write no line."""
         if key not in self._windows and len(self._windows) >= _MAX_KEYS:
             key = key._replace(source=OTHERS, path=None, uid=None, consumer=None)
         due, waiting = self._windows.get(key, (0.0, 0))
@@ -44,7 +44,7 @@ class RefusalLogLimiter:
         return None
 
     def due(self, now: float) -> list[tuple[RefusalKey, int]]:
-        """Return the lines to write at the monotonic time `now`, each with its number of refusals."""
+        """Return the key and the number of refusals for each line to write at the monotonic time `now`."""
         expired = {key: waiting for key, (due, waiting) in self._windows.items() if now >= due}
         for key, waiting in expired.items():
             if waiting:
@@ -54,7 +54,7 @@ class RefusalLogLimiter:
         return [(key, waiting) for key, waiting in expired.items() if waiting]
 
     def drain(self) -> list[tuple[RefusalKey, int]]:
-        """Return all unwritten refusals, due or not, and forget all keys."""
+        """Return the keys and numbers of all refusals that are not written yet, and remove all keys."""
         unwritten = [(key, waiting) for key, (_, waiting) in self._windows.items() if waiting]
         self._windows = {}
         return unwritten

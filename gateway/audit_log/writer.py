@@ -14,7 +14,7 @@ from gateway.audit_log.events import Event, encode_line
 log = logging.getLogger(__name__)
 
 _BATCH_DELAY = 0.05
-"""Seconds for which the writer collects events into one write."""
+"""Seconds for which the writer collects events before it writes them together."""
 _RETRY_DELAY = 1.0
 _LOG_INTERVAL = 60.0
 _STUCK_AFTER = 5.0
@@ -25,21 +25,21 @@ MISCONFIGURED = frozenset(
         errno.ENAMETOOLONG, errno.ENXIO, errno.EBADF,
     }
 )  # fmt: skip
-"""Error numbers that the configuration causes. Other errors mean that the disk is full or faulty."""
+"""Error numbers that indicate a wrong configuration. Other errors indicate a full or faulty disk."""
 
 
 class AuditWriter:
-    """Queues events from the event loop and writes them in a thread; a `gateway.audit_log.recorder.Sink`.
+    """Queues events from the event loop, and writes them in a thread. Implements `gateway.audit_log.recorder.Sink`.
 
     Args:
-        target: A path, or `stdout` or `stderr`.
+        target: The path of a file or FIFO, or `stdout` or `stderr`.
         instance: This gateway's name, a field of each line.
-        max_queued: Limit on queued events. Further events are dropped and counted.
+        max_queued: Maximum number of queued events. The writer drops and counts further events.
     """
 
     def __init__(self, target: Path | str, instance: str, max_queued: int) -> None:
         self.dropped = 0
-        """Events that were not written."""
+        """Number of events that were dropped."""
         self.opened = threading.Event()
         """Set after the first attempt to open the target."""
         self.error: OSError | None = None
@@ -51,9 +51,9 @@ class AuditWriter:
         self._lock = threading.Lock()
         self._queue: list[Event] = []
         self._unreported = 0
-        """Events dropped since the last `dropped` event."""
+        """Number of events that were dropped after the last `dropped` event."""
         self._writing: deque[bytes] = deque()
-        """Lines that the thread is writing."""
+        """Lines that the thread is writing now."""
         self._progress = time.monotonic()
         self._reopen = False
         self._closing = threading.Event()
@@ -90,12 +90,12 @@ class AuditWriter:
         self._wake.set()
 
     def reopen(self) -> None:
-        """Reopen the target before the next write, because it may have been rotated."""
+        """Reopen the target before the next write, because it is possible that the file was rotated."""
         self._reopen = True
 
     @property
     def fault(self) -> str | None:
-        """Why lines are currently not written, in one line; None if they are."""
+        """One line with the reason why the log is not written now; None if it is written."""
         error = self.error
         if not self.alive and not self._closing.is_set():
             return f"the audit log {self._target} is not written, because its thread has ended: restart the gateway"
@@ -117,12 +117,12 @@ class AuditWriter:
         return self._thread.is_alive()
 
     def begin_close(self) -> None:
-        """Start to write the queued events and end the thread. `alive` becomes false when it has ended."""
+        """Request that the thread writes the queued events and exits. `alive` is false after the exit."""
         self._closing.set()
         self._wake.set()
 
     def abandon(self) -> int:
-        """Drop all unwritten events after the thread did not end in time; return their number."""
+        """Drop all unwritten events, and return their number. Call this if the thread did not exit in time."""
         with self._lock:
             left = len(self._queue) + len(self._writing)
             self.dropped += left
@@ -163,7 +163,7 @@ class AuditWriter:
         with self._lock:
             events, self._queue = self._queue, []
             unreported, self._unreported = self._unreported, 0
-        if unreported:  # dropped after the queued events
+        if unreported:  # these events were dropped after the queued events
             events.append(Event(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
         self._progress = time.monotonic()
         for each in events:
@@ -174,7 +174,7 @@ class AuditWriter:
                 self.count_lost(1, "not_encodable")
 
     def _write_all(self) -> None:
-        """Retry until all lines are written. While closing, retry once, then drop them."""
+        """Write all lines, and retry until this succeeds. During `begin_close`, retry once, then drop the lines."""
         last = False
         while self._writing:
             try:
@@ -196,7 +196,7 @@ class AuditWriter:
                     log.info("audit log is written again", extra={"file": str(self._target)})
 
     def _drop_all(self) -> None:
-        """Drop all events that are not written."""
+        """Drop all events that are not written yet."""
         with self._lock:
             left = len(self._writing) + len(self._queue)
             self.dropped += left

@@ -1,1 +1,1 @@
-"""Code that several kinds of backend share."""
+"""Contains code that several kinds of backend use."""

@@ -1,14 +1,14 @@
-"""Pauses between logins to a server that counts aborted logins. Pure.
+"""Calculates pauses between logins to a server that counts aborted logins. Does no I/O.
 
-A check aborts its login at its deadline if the server has not answered. A server that was suspended counts all
-aborted logins when it resumes, and blocks the source address at `max_connect_errors` (MySQL Reference Manual, "The
-Host Cache"). A successful login resets the count.
+If the server does not answer, a check aborts its login at the deadline. A server that was suspended counts all
+aborted logins when it resumes. If the count reaches `max_connect_errors`, the server blocks the source address (MySQL
+Reference Manual, "The Host Cache"). A successful login resets the count.
 """
 
 _FREE_FRACTION = 4
-"""Divisor of the limit. There are no pauses until the count exceeds the quotient."""
+"""Pauses begin when the count exceeds `limit` divided by this number."""
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
-"""Length of the first and of the longest pause, in seconds. The pause doubles after each aborted login."""
+"""Duration of the first pause and of the longest pause, in seconds. Each aborted login doubles the duration."""
 
 
 class AbortedLogins:
@@ -35,5 +35,5 @@ class AbortedLogins:
         self.count, self._not_before = 0, 0.0
 
     def pause(self, now: float) -> float:
-        """Return the seconds from the monotonic time `now` to the earliest next login; 0 if it may start now."""
+        """Return the seconds from the monotonic time `now` to the earliest next login; 0 if a login can start now."""
         return max(0.0, self._not_before - now)

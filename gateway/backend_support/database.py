@@ -1,4 +1,4 @@
-"""The check options that all kinds of database share."""
+"""Defines the check options that all kinds of database use."""
 
 import math
 import re
@@ -79,10 +79,10 @@ def parse_lag(value: Any) -> float:
     """Convert the replication lag that a server reports to seconds.
 
     Args:
-        value: A number, or its text.
+        value: The lag in seconds, as a number or as text.
 
     Raises:
-        ValueError: It is not a finite number.
+        ValueError: The value is not a finite number.
     """
     lag = float(value)
     if not math.isfinite(lag):
@@ -104,7 +104,7 @@ def verify(options: object, check: Any) -> None:
         check: A `DatabaseCheck`.
 
     Raises:
-        GatewayError: One of them cannot be used.
+        GatewayError: The program or one of the files cannot be used.
     """
     tls.verify(options, check)
     if check.password_command:
@@ -114,7 +114,7 @@ def verify(options: object, check: Any) -> None:
 
 
 def insecure_settings(options: object, check: Any, plain: bool) -> Iterator[InsecureSetting]:
-    """Yield the insecure TLS settings of a check with a password; see `BackendKind.insecure_settings`.
+    """Yield the insecure TLS settings, if the check has a password; see `BackendKind.insecure_settings`.
 
     Args:
         options: Not used.
@@ -135,7 +135,7 @@ def insecure_settings(options: object, check: Any, plain: bool) -> Iterator[Inse
 def _why_not_found(command: tuple[str, ...]) -> str:
     name = command[0]
     if len(command) == 1 and len(name.split()) > 1:
-        first = name.split()[0]  # the rest may come from the environment
+        first = name.split()[0]  # the rest can be a value from the environment
         return (
             f"{first!r} and the text after it are one word, because there is no shell: write [program, argument, …]"
         )

@@ -1,4 +1,4 @@
-"""A loopback port that leads through a link, for libraries that create their sockets themselves."""
+"""Forwards a loopback port through a link, for libraries that do not accept an existing socket."""
 
 import asyncio
 import socket
@@ -17,12 +17,12 @@ from gateway.relay.sockets import tune
 
 @dataclass(frozen=True)
 class LoopbackPort:
-    """A loopback port that accepts only connections of this process.
+    """A loopback port that accepts connections only from this process.
 
     Args:
         port: The port on 127.0.0.1 to connect to.
-        join: Accepts the connection with a given local address, and joins it to the target. Call it after the
-            connection was started.
+        join: Receives the local address of a client socket, accepts the connection of this socket, and connects it
+            to the target. Call `join` after the client socket has started to connect.
     """
 
     port: int
@@ -31,7 +31,7 @@ class LoopbackPort:
 
 @asynccontextmanager
 async def loopback_port(link: Connector, target: Endpoint, phases: Phases) -> AsyncIterator[LoopbackPort]:
-    """Open a loopback port to a target; its connections are aborted when the block ends.
+    """Open a loopback port to a target. At the end of the `with` block, abort all connections through the port.
 
     Args:
         link: The link through which the target is reached.
@@ -78,7 +78,7 @@ async def _join(
 
 
 async def _accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-    """Accept a connection. Unlike `loop.sock_accept`, this function loses no accepted connection when cancelled."""
+    """Accept a connection. Unlike `loop.sock_accept`, do not leak an accepted connection if cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         try:

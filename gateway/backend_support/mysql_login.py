@@ -1,9 +1,9 @@
-"""A MySQL or MariaDB login that sends no password to an unverified server, and limits what it reads.
+"""Logs in to MySQL and MariaDB, sends no password to an unverified server, and limits the received data.
 
-PyMySQL uses any authentication plugin that the server requests. With some plugins it sends the password in plaintext,
-with others encrypted with a key that the same server has just sent. Here, plugins that transmit the password require
-verified TLS, or a configured public key of the server (MySQL Reference Manual, "Caching SHA-2 Pluggable
-Authentication"; MariaDB documentation, "Authentication Plugins").
+PyMySQL uses any authentication plugin that the server requests. With some plugins, PyMySQL sends the password in
+plaintext. With others, it encrypts the password with a key that the unverified server has sent. `MysqlLogin` sends
+the password only over verified TLS, or encrypted with a public key of the server from the configuration (MySQL
+Reference Manual, "Caching SHA-2 Pluggable Authentication"; MariaDB documentation, "Authentication Plugins").
 """
 
 import contextlib
@@ -22,34 +22,34 @@ from gateway.contracts.security import Validity
 from gateway.errors import ProbeError, Reason
 
 MAX_BYTES = 1 << 20
-"""Maximum number of bytes that a server may send for one login and its queries. A usual check reads less than 16
+"""Maximum number of bytes to accept from a server for one login and its queries. A usual check receives less than 16
 KiB."""
 MAX_PACKETS = 512
-"""Maximum number of packets that a server may send for one login and its queries. An empty row uses far more memory
-than its size."""
+"""Maximum number of packets to accept from a server for one login and its queries. `MAX_BYTES` alone does not limit
+the memory, because an empty row uses far more memory than the bytes of its packet."""
 
 _NATIVE, _CACHING, _SHA256, _ED25519 = (
     "mysql_native_password", "caching_sha2_password", "sha256_password", "client_ed25519",
 )  # fmt: skip
 _CHALLENGE_RESPONSE = (_NATIVE, _CACHING, _ED25519)
-"""Plugins that do not transmit the password; `caching_sha2_password` only without full authentication."""
+"""Plugins that do not transmit the password, except `caching_sha2_password` with full authentication."""
 _WITH_PUBLIC_KEY = (_CACHING, _SHA256)
-"""Plugins that encrypt the password with the server's public key if the connection has no TLS."""
+"""Plugins that encrypt the password with the server's public key if the connection does not use TLS."""
 _CLEAR = "mysql_clear_password"
 _PLAINTEXT = (_CLEAR, "dialog")
 _FAST_AUTH_SUCCESS, _FULL_AUTHENTICATION = b"\x01\x03", b"\x01\x04"
-"""AuthMoreData packets: fast_auth_success and perform_full_authentication."""
+"""The payloads of the AuthMoreData packets fast_auth_success and perform_full_authentication."""
 _EMPTY_PASSWORD = b"\0"
 _ED25519_SIGNATURE_SIZE = 64
 
 
 class MysqlLogin(pymysql.connections.Connection):
-    """A PyMySQL connection that times its phases, limits what it reads, and restricts the authentication plugins.
+    """A PyMySQL connection that records phases, limits the received data, and restricts authentication plugins.
 
-    It overrides five private methods of PyMySQL 1.2.
+    The class overrides five private methods of PyMySQL 1.2.
 
     Args:
-        phases: Where to record the time of each phase.
+        phases: Receives the duration of each phase.
         verified: Whether TLS verifies the server.
         server_public_key: The server's public RSA key in PEM, for connections without TLS.
         arguments: The arguments of `pymysql.connect`.
@@ -58,10 +58,10 @@ class MysqlLogin(pymysql.connections.Connection):
     def __init__(self, phases: Phases, *, verified: bool, server_public_key: bytes | None, **arguments: Any) -> None:
         plugins: dict[str, Any] = {_CACHING: _CachingSha2, _SHA256: _Sha256}
         self.logged_in = False
-        """Whether the handshake is complete. The server counts connections that end before the handshake is
+        """Whether the handshake is complete. The server counts connections that are closed before the handshake is
         complete."""
         self.certificate: Validity | None = None
-        """The validity of the server's certificate, if it has presented one."""
+        """The validity of the server's certificate. None: the server has presented no certificate."""
         self._phases = phases
         self._verified = verified
         self._has_public_key = server_public_key is not None
@@ -86,14 +86,15 @@ class MysqlLogin(pymysql.connections.Connection):
         return self._read_packet()
 
     def check_plugin(self, plugin: str, *, transmits_password: bool = True) -> None:
-        """End the login if the plugin is not permitted.
+        """Refuse the login if the plugin is not permitted.
 
         Args:
             plugin: The authentication plugin that the server requests.
             transmits_password: Whether the next packet would contain the password.
 
         Raises:
-            ProbeError: The plugin is not supported, or would send the password to an unverified server.
+            ProbeError: The plugin is not supported, or the next packet would send the password to an unverified
+                server.
         """
         verified = self._verified and self._secure  # type: ignore[attr-defined]
         if not transmits_password or (verified and plugin in (*_WITH_PUBLIC_KEY, *_PLAINTEXT)):
@@ -109,9 +110,10 @@ class MysqlLogin(pymysql.connections.Connection):
         self.refuse(f"the server requests the password itself ({plugin}{cached}), but is not verified: {remedy}")
 
     def send_password(self, plugin: str) -> MysqlPacket:
-        """Send the password, if the plugin is permitted, and return the response. Only this method sends it.
+        """Send the password if the plugin is permitted, and return the response.
 
-        Over TLS the password is sent in plaintext, and without TLS encrypted with the configured public key.
+        No other method sends the password. Over TLS, the password is in plaintext. Without TLS, this method encrypts
+        it with the configured public key.
 
         Args:
             plugin: The authentication plugin that the server requests.
@@ -127,16 +129,16 @@ class MysqlLogin(pymysql.connections.Connection):
         return self.exchange(_auth.sha2_rsa_encrypt(self.password, login.salt, login.server_public_key))
 
     def refuse(self, why: str, response: bytes = _EMPTY_PASSWORD) -> NoReturn:
-        """End the login with a wrong response. The server would count a handshake that ends without one.
+        """Send a wrong response, and raise. The server would count a handshake that is closed without a response.
 
         Args:
-            why: The detail of the error.
+            why: The text for `detail` of the error.
             response: A valid response of the plugin that does not contain the password.
 
         Raises:
             ProbeError: Always.
         """
-        self._phases.timeout_hint = why  # the check may time out, because the server may delay its error
+        self._phases.timeout_hint = why  # some servers delay the error, so that the check can time out
         with contextlib.suppress(pymysql.err.MySQLError):  # the expected error
             self.exchange(response)
         raise ProbeError(Reason.AUTH, why)
@@ -144,8 +146,8 @@ class MysqlLogin(pymysql.connections.Connection):
     def _get_server_information(self) -> None:
         with self._phases("greeting"):
             super()._get_server_information()  # type: ignore[misc]
-        # The greeting names the server's default plugin. For a user with another one the server requests a switch.
-        # With sha256_password as the default, PyMySQL would send the password immediately.
+        # The greeting contains the server's default plugin. If the user has a different plugin, the server requests a
+        # switch later. If the default is sha256_password, PyMySQL would send the password immediately.
         login: Any = self
         if login._auth_plugin_name not in ("", _NATIVE, _CACHING):  # noqa: SLF001
             login._auth_plugin_name = _NATIVE  # noqa: SLF001
@@ -200,9 +202,9 @@ class MysqlLogin(pymysql.connections.Connection):
 
 
 class _CachingSha2:
-    """An authentication plugin for `auth_plugin_map` of `pymysql.connect`: `caching_sha2_password`.
+    """The plugin `caching_sha2_password`, for the argument `auth_plugin_map` of `pymysql.connect`.
 
-    PyMySQL's own plugin would handle a second switch request itself, without `MysqlLogin.check_plugin`.
+    It replaces PyMySQL's plugin, which does not call `MysqlLogin.check_plugin` after a second switch request.
     """
 
     def __init__(self, login: MysqlLogin) -> None:
@@ -224,9 +226,9 @@ class _CachingSha2:
 
 
 class _Sha256:
-    """An authentication plugin for `auth_plugin_map` of `pymysql.connect`: `sha256_password`.
+    """The plugin `sha256_password`, for the argument `auth_plugin_map` of `pymysql.connect`.
 
-    PyMySQL's own plugin would encrypt the password with a key that the server sends.
+    It replaces PyMySQL's plugin, which encrypts the password with a key that the unverified server sends.
     """
 
     def __init__(self, login: MysqlLogin) -> None:
@@ -241,7 +243,7 @@ class _Sha256:
 
 
 class _TimedContext:
-    """The methods of `ssl.SSLContext` that PyMySQL calls. Records handshake time and certificate of the server."""
+    """Wraps an `ssl.SSLContext` for PyMySQL, and records the handshake time and the server's certificate."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context

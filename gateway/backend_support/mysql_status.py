@@ -1,4 +1,4 @@
-"""The status of a MySQL or MariaDB server: role, version and replication lag."""
+"""Queries the status of a MySQL or MariaDB server: role, version and replication lag."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from gateway.errors import Reason
 from gateway.facts import IDENTITY, VERSION
 
 _NO_GRANTS = ("skip-grants user@", "@")
-"""Prefixes of CURRENT_USER() with `--skip-grant-tables`, in MySQL and in MariaDB."""
+"""Prefixes of CURRENT_USER() on a server that runs with `--skip-grant-tables`, in MySQL and in MariaDB."""
 
 
 def query_status(
@@ -21,9 +21,9 @@ def query_status(
     """Query role, version and replication lag. Blocks.
 
     Args:
-        connection: A connection after its login.
+        connection: A connection that has logged in.
         max_lag: Largest lag of a usable replica, in seconds. None: no limit.
-        has_password: Whether the login used a password, so that a server that accepts any login is reported.
+        has_password: Whether the login has used a password. If so, report a server that accepts every login.
 
     Raises:
         MySQLError: A query failed.
@@ -42,7 +42,8 @@ def query_status(
     if failure and (read_only or max_lag is not None):
         unusable = (Reason.LAG, failure)
     elif failure:
-        # A server that accepts writes may be part of circular replication. It stays usable if the other server fails.
+        # A server that accepts writes can be part of circular replication. It is usable even if the other server
+        # fails.
         degraded = (Reason.LAG, f"{failure}; if the server was promoted, run RESET REPLICA ALL")
     elif is_replica and max_lag is not None and lag is not None and lag > max_lag:
         unusable = (Reason.LAG, f"{lag:g} s behind its source (max_lag {max_lag:g} s)")
@@ -78,7 +79,7 @@ def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | No
         except pymysql.err.ProgrammingError:  # MySQL before 8.0.22 and MariaDB before 10.5.1
             continue
         except (pymysql.err.OperationalError, pymysql.err.InternalError):
-            return None, False, None  # the user lacks REPLICATION CLIENT; the role follows from read_only
+            return None, False, None  # the user lacks REPLICATION CLIENT, so derive the role from read_only
     if not status:
         return None, False, None
     behind = status.get("Seconds_Behind_Source", status.get("Seconds_Behind_Master"))

@@ -1,4 +1,4 @@
-"""Runs a program that prints a password, such as a token that is valid for some minutes."""
+"""Runs a program that prints a password, for example a token that expires after a few minutes."""
 
 import asyncio
 import contextlib
@@ -18,23 +18,23 @@ from gateway.vpn.child import find_program, minimal_environment
 log = logging.getLogger(__name__)
 
 _MAX_OUTPUT = 64 * 1024
-"""Maximum number of bytes that a program may print. A cloud provider's token has about 1000 bytes."""
+"""Maximum size of a program's standard output, in bytes. A cloud provider's token has about 1000 bytes."""
 _MAX_STDERR = 4096
-"""Maximum number of bytes of the standard error to log."""
+"""Maximum number of bytes of a program's standard error to log."""
 _KILL_TIMEOUT = 3.0
-"""Seconds to wait for a killed process."""
+"""Seconds to wait for the exit of a process after SIGKILL."""
 _STDERR_TIMEOUT = 0.5
-"""Seconds to wait for the end of the standard error after the program has ended."""
+"""Seconds to wait for end-of-file on the standard error after the program has exited."""
 
 
 def resolve_executable(name: str) -> str:
     """Return the path of a program.
 
     Args:
-        name: Its name or path, from `check.password_command`.
+        name: The name or path of the program, from `check.password_command`.
 
     Raises:
-        ReachError: It is not installed, or every user can change it, and so could steal or set the password.
+        ReachError: The program is not installed, or every user can change it and thereby steal the password.
     """
     found = find_program(name)
     if found is None:
@@ -48,12 +48,12 @@ def resolve_executable(name: str) -> str:
 async def run_password_command(command: Sequence[str], inherited: Sequence[str], timeout: float) -> str:  # noqa: ASYNC109
     """Run a program without a shell, and return the line that it prints.
 
-    The program has its own process group, which is killed at the time limit, when this is cancelled, and when the
-    gateway ends. If the program fails, its standard error is logged. Its standard output is never logged.
+    The program runs in a separate process group. The group is killed at the time limit, on cancellation, and when the
+    gateway exits. If the program fails, its standard error is logged. Its standard output is never logged.
 
     Args:
         command: The program and its arguments.
-        inherited: Names of environment variables to pass on, in addition to PATH, HOME and the locale.
+        inherited: Names of environment variables to pass to the program, in addition to PATH, HOME and the locale.
         timeout: Time limit in seconds.
 
     Raises:
@@ -86,7 +86,7 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
             await _kill_group(process)
         await asyncio.wait({stderr_reader}, timeout=_STDERR_TIMEOUT)
         stderr_reader.cancel()
-        # Another process may hold the pipes open, and there is no public method to close them.
+        # Close the pipes, because another process can hold the other ends open. There is no public method for this.
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
     if len(output) > _MAX_OUTPUT:
         failure = f"{name} printed more than {_MAX_OUTPUT >> 10} KiB"
@@ -130,7 +130,7 @@ async def _read_stderr(stream: asyncio.StreamReader | None, stderr: bytearray) -
 
 
 async def _kill_group(process: asyncio.subprocess.Process) -> None:
-    """Kill the process group, which may contain children of the program that outlive it."""
+    """Kill the process group, because child processes of the program can run longer than the program."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(TimeoutError):

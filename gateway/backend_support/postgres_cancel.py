@@ -1,9 +1,10 @@
-"""PostgreSQL's cancel requests: a client sends one on a separate connection, with the key from the session's login.
+"""Recognizes PostgreSQL's cancel requests, and reads from logins the keys that cancel requests contain.
 
 See the PostgreSQL manual, chapter "Frontend/Backend Protocol", sections 54.2.9 "Canceling Requests in Progress" and
-54.7 "Message Formats". A connection starts with packets that have a length and a code: SSLRequest and GSSENCRequest,
-which the server answers with one byte, followed by StartupMessage or CancelRequest. After StartupMessage the server
-sends messages with a type and a length. BackendKeyData is the last but one message of the login.
+54.7 "Message Formats". A client sends a cancel request on a separate connection. Each connection starts with
+packets that have a length and a code. First, the client can send SSLRequest and GSSENCRequest. The server answers
+each with one byte. Then the client sends StartupMessage or CancelRequest. After StartupMessage, the server sends
+messages that have a type and a length. The key is in BackendKeyData, the second to last message of the login.
 """
 
 import struct
@@ -20,18 +21,18 @@ _REFUSED = b"N"
 """The response to SSLRequest and GSSENCRequest after which the client continues without encryption."""
 _PID_SIZE = 4
 _KEY_SIZES = range(4, 256 + 1)
-"""Allowed sizes of a key in bytes: 4 before protocol 3.2, and up to 32 in PostgreSQL 18."""
+"""Allowed sizes of a key in bytes. Before protocol 3.2 a key has 4 bytes, and in PostgreSQL 18 up to 32 bytes."""
 _BEFORE_KEY = b"RSvN"
-"""Types of the messages before the key: Authentication, ParameterStatus, NegotiateProtocolVersion, NoticeResponse."""
+"""Types of messages before the key: Authentication, ParameterStatus, NegotiateProtocolVersion, NoticeResponse."""
 _BACKEND_KEY_DATA, _READY_FOR_QUERY, _ERROR_RESPONSE = b"K", b"Z", b"E"
 _MAX_LOGIN = 1 << 20
-"""Maximum number of bytes that the server sends before the key."""
+"""Maximum number of bytes from the server before the key. After more bytes, the tap stops."""
 
 
 class PostgresLoginTap:
     """A tap that finds the cancel key in a session's login; see `gateway.cancel_protocol.LoginTap`.
 
-    It stores at most a part of one message header or of one key.
+    The tap stores at most a part of one message header or of one key.
     """
 
     __slots__ = (
@@ -46,15 +47,15 @@ class PostgresLoginTap:
         self._packet = b""
         """The received part of the client's packet header."""
         self._message = b""
-        """The received part of the server's message."""
+        """The received part of the current message from the server."""
         self._needed = _MESSAGE.size
-        """Number of bytes of the message that the tap needs."""
+        """Number of bytes of the current message that the tap must read before it can continue."""
         self._unanswered = 0
-        """SSLRequest and GSSENCRequest packets without a response so far."""
+        """Number of SSLRequest and GSSENCRequest packets that the server has not answered yet."""
         self._started = False
         """Whether the client has sent StartupMessage."""
         self._skip = 0
-        """Bytes left in the body of the current message."""
+        """Number of bytes to skip until the next message begins."""
         self._remaining = _MAX_LOGIN
         self._key: bytes | None = None
         """The process ID and the secret key, as a cancel request contains them."""
@@ -64,7 +65,7 @@ class PostgresLoginTap:
         return self._key is not None and compare_digest(self._key, request.data[_PACKET.size :])
 
     def on_request(self, data: memoryview, now: float) -> None:
-        """See `gateway.measure.Tap`. The tap does not read data after StartupMessage, such as a password."""
+        """See `gateway.measure.Tap`. The tap reads no data after StartupMessage, and therefore no password."""
         del now
         position = 0
         while position < len(data) and not (self._started or self.finished):
@@ -143,7 +144,7 @@ class PostgresCancels:
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
         """See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
-            # Direct TLS or another protocol, because valid packets are shorter than 16 MiB.
+            # The client uses direct TLS or another protocol, because valid packets are shorter than 16 MiB.
             return Classification.SESSION
         if len(first) < _PACKET.size:
             return Classification.INCOMPLETE

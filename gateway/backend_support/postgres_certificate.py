@@ -1,4 +1,4 @@
-"""The certificates of PostgreSQL servers, which libpq does not make available."""
+"""Fetches the certificates of PostgreSQL servers, because libpq does not return them."""
 
 import asyncio
 import contextlib
@@ -15,17 +15,17 @@ from gateway.errors import ReachError
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
 _TIMEOUT = 1.0
-"""Time limit of one connection in seconds. The check waits for the connection."""
+"""Time limit of one connection, in seconds. The limit is short, because the check waits for the connection."""
 _INTERVAL = 600.0
 _INTERVAL_BEFORE_EXPIRY = 60.0
-"""Seconds between two connections: the usual interval, and the interval if the certificate expires soon."""
+"""Minimum seconds between two connections: usually, and if the certificate expires soon."""
 
 
 class ServerCertificates:
     """Fetches the certificates of one backend's servers periodically, on separate connections.
 
-    A connection ends before a session starts, and the server neither counts nor logs it (PostgreSQL manual, chapter
-    "Frontend/Backend Protocol", "SSL Session Encryption"). This class does not verify the certificates.
+    Each connection is closed before a session starts, so that the server does not count or log it (PostgreSQL manual,
+    chapter "Frontend/Backend Protocol", "SSL Session Encryption"). This class does not verify the certificates.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,8 @@ class ServerCertificates:
             target: The server.
 
         Returns:
-            The validity, which may be from the cache. None: the server has no certificate, or it was never fetched.
+            The validity, possibly from the cache. None: the server has no certificate, or no attempt to fetch the
+            certificate has succeeded.
         """
         now = time.time()
         fetched_at, validity = self._cache.get(target, (0.0, None))

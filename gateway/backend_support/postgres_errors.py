@@ -1,4 +1,4 @@
-"""Derives the errors of failed PostgreSQL logins from libpq's messages, because libpq provides no SQLSTATE."""
+"""Derives the reasons of failed PostgreSQL logins from libpq's messages, because libpq provides no SQLSTATE."""
 
 from gateway.errors import ProbeError, Reason
 
@@ -31,7 +31,7 @@ _REASONS = {
     "connection reset": Reason.RESET,
     "could not receive data": Reason.RESET,
 }
-"""Reasons by a phrase in the message of the server or libpq. The first match applies."""
+"""Maps a phrase in a message of the server or of libpq to a reason. The first match applies."""
 _REMEDIES = {
     "requested a hashed password": "the server requests MD5 authentication, which is weak: set password_encryption ="
     " 'scram-sha-256', set the user's password again, and write scram-sha-256 in pg_hba.conf",
@@ -40,7 +40,7 @@ _REMEDIES = {
     " for a pooler or proxy without channel binding, set check.tls.mode: verify",
     "authenticated client without channel binding": NO_PASSWORD,
 }
-"""The remedy for an error, by a phrase in the message of libpq."""
+"""Maps a phrase in a message of libpq to the remedy for the error."""
 
 
 def login_error(text: str) -> ProbeError:

@@ -1,8 +1,8 @@
-"""A login with libpq. Each step runs in a thread, because the server determines how long it takes.
+"""Logs in with libpq. Each step runs in a thread, because the server determines the duration of the step.
 
 In SCRAM the server chooses how many times the client hashes its password (RFC 5802, section 3). libpq accepts up to
-2³¹ iterations, which take half an hour and cannot be interrupted. psycopg holds the GIL during the call. ctypes
-releases it, so that the event loop continues.
+2³¹ iterations. They take half an hour and cannot be interrupted. psycopg holds the GIL during such a call and would
+block the event loop. Therefore this module calls libpq with ctypes, which releases the GIL.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ class Login:
     """A libpq connection during its login.
 
     Args:
-        conn: The connection from `connect_start`. The login owns it until `finish`.
+        conn: The connection from `connect_start`. `finish` closes the connection.
     """
 
     def __init__(self, conn: PGconn) -> None:
@@ -45,7 +45,7 @@ class Login:
 
     @property
     def is_computing(self) -> bool:
-        """Whether a call of `PQconnectPoll` is in progress. The connection must not be used meanwhile."""
+        """Whether a call of `PQconnectPoll` is in progress. During the call, the connection must not be used."""
         return self._polling is not None and not self._polling.done()
 
     async def poll(self, phases: Phases) -> pq.PollingStatus:
@@ -54,7 +54,7 @@ class Login:
         If the caller is cancelled, the call continues with the lowest priority until libpq returns.
 
         Args:
-            phases: Where to set the hint for a timeout.
+            phases: Receives a hint for the message of a timeout.
 
         Raises:
             psycopg.Error: The connection is closed.
@@ -80,14 +80,14 @@ class Login:
             result: pq.PollingStatus = await asyncio.shield(polling)
         except asyncio.CancelledError:
             if thread.native_id is not None:
-                with contextlib.suppress(OSError):  # the thread has ended, or the call is not permitted
+                with contextlib.suppress(OSError):  # the thread has exited, or the call is not permitted
                     os.setpriority(os.PRIO_PROCESS, thread.native_id, _LOWEST_PRIORITY)
             raise
         phases.timeout_hint = hint
         return result
 
     def finish(self) -> None:
-        """Close the connection: immediately, or when libpq returns from a call in progress."""
+        """Close the connection immediately, except during a call of libpq: then close it when the call returns."""
         if self._polling is None or self._polling.done():
             self.conn.finish()
         else:

@@ -19,7 +19,7 @@ def reveal(password: Secret | None) -> str:
         password: The `password` of a check.
 
     Raises:
-        ReachError: Its file cannot be read.
+        ReachError: The password file cannot be read.
     """
     if password is None:
         return ""
@@ -30,10 +30,10 @@ def reveal(password: Secret | None) -> str:
 
 
 class PasswordSource:
-    """The passwords for one backend's targets. The output of `password_command` is cached.
+    """Gets the passwords for one backend's targets, and caches the output of `password_command`.
 
-    If the program takes longer than a check, it continues up to its own time limit, and the next check uses its
-    output.
+    If a check times out before the program exits, the program continues until `password_timeout`. A later check then
+    uses the output.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class PasswordSource:
         Args:
             check: The check of the backend.
             target: The target.
-            phases: Where to set the hint for a timeout.
+            phases: Receives a hint for the message of a timeout.
 
         Raises:
             ReachError: The file cannot be read, or the program fails.
@@ -76,7 +76,7 @@ class PasswordSource:
             self._cache[command] = (started, task.result())
 
     def report(self, check: DatabaseCheck, target: Endpoint, error: BaseException | None) -> None:
-        """Report the outcome of a login; after an authentication error, the next one does not use the cache.
+        """Report the outcome of a login; after an authentication error, the next login does not use the cache.
 
         Args:
             check: The check of the backend.

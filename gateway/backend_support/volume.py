@@ -36,8 +36,8 @@ class VolumeSpec:
         options: The options of mount(2), in order.
         address: Address at which the engine's host reaches the listener.
         port: Port of the listener.
-        export: The export or share.
-        read_only: Whether it is mounted read-only.
+        export: Path of the NFS export, or name of the SMB share.
+        read_only: Whether to mount the volume read-only.
     """
 
     name: str
@@ -62,21 +62,23 @@ ImportedVolume = tuple[dict[str, Any], list[str]]
 
 @dataclass(frozen=True)
 class MountKind:
-    """How kernels mount the backends of a kind. Their options have a field `volume: VolumeOptions | None`.
+    """How kernels mount backends of one kind. The options of the kind have a field `volume: VolumeOptions | None`.
 
     Args:
-        file_systems: Types of file systems, as `mount -t` accepts them. A type may also start with one of them.
-        build: Returns the volume for the options, the listener's address and `hold` in seconds; None if none is
-            configured.
-        versions: The versions of the protocol that mount options may name.
-        reserved: The mount options that the gateway sets or that cannot work through it, beyond those of every kind.
-        problems: Yields each invalid key of the options, if there is a volume, and the problem.
-        persistent_volume: Returns the source of a Kubernetes PersistentVolume. Raises `UsageError` if Kubernetes has
-            none.
-        import_volume: Returns a backend from the driver options of a Docker volume. Raises `ValueError` if they are
-            not valid. None: volumes are not imported.
-        render_export: Returns the line that exports a backend on its server, given the options and the addresses of
-            the clients. None: the server has no such line.
+        file_systems: Types of file systems, as arguments of `mount -t`. A longer type with the same
+            prefix, such as `nfs4`, counts too.
+        build: Receives the options, the listener's address and `hold` in seconds. Returns the volume, or None if no
+            volume is configured.
+        versions: The protocol versions that are allowed in mount options.
+        reserved: Mount options that users must not set, in addition to those of all kinds. They cannot work
+            through the gateway, or the gateway sets them.
+        problems: Receives the options. Yields each invalid key and the problem, if there is a volume.
+        persistent_volume: Returns the source of a Kubernetes PersistentVolume. Raises `UsageError` if
+            Kubernetes has no such source.
+        import_volume: Returns a backend from the driver options of a Docker volume. Raises `ValueError` if the
+            driver options are not valid. None: `gateway import` does not import volumes of this kind.
+        render_export: Receives the options and the addresses of the clients. Returns the line for the export in the
+            server's configuration. None: the server's configuration needs no such line.
     """
 
     file_systems: tuple[str, ...]
@@ -89,13 +91,13 @@ class MountKind:
     render_export: Callable[[Any, Sequence[str]], str] | None = None
 
     def mounts(self, file_system: str) -> bool:
-        """Return whether a type of file system is of this kind."""
+        """Return whether backends of this kind are mounted with a type of file system."""
         return file_system.startswith(self.file_systems)
 
 
 _VERSION_OPTIONS = ("vers=", "nfsvers=")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - keys, not bound
-"""Addresses that replace listener addresses in mount options, which do not accept the latter."""
+"""Maps listener addresses that mount options do not accept to addresses that they accept."""
 
 
 def mount_address(volume: VolumeOptions, listener: Endpoint) -> str:
@@ -119,7 +121,7 @@ def build_volume(
         kind: Type of the file system.
         export: The export or share.
         device: The device argument of mount(2).
-        options: Options of mount(2) for the file system. Address, port, mode and `mount_options` are added.
+        options: Options of mount(2) for the file system. This function adds address, port, mode and `mount_options`.
     """
     address = mount_address(volume, listener)
     mode = "ro" if volume.read_only else "rw"

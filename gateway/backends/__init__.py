@@ -1,4 +1,4 @@
-"""The kinds of backend. Each module defines one kind as `KIND`."""
+"""Defines the kinds of backend. Each module of this package defines one kind as `KIND`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from gateway.measure import TapFactory
 
 
 class ConfiguredBackend(Protocol):
-    """The parts of a backend's configuration that advice depends on."""
+    """The parts of a backend's configuration that `BackendKind.advice` reads."""
 
     @property
     def name(self) -> str:
@@ -25,7 +25,7 @@ class ConfiguredBackend(Protocol):
 
     @property
     def via(self) -> str | None:
-        """The tunnel; None: direct."""
+        """Name of the tunnel to the targets. None: the gateway connects to the targets directly."""
 
     @property
     def targets(self) -> tuple[Endpoint, ...]:
@@ -34,12 +34,12 @@ class ConfiguredBackend(Protocol):
 
 @dataclass(frozen=True)
 class ImportRules:
-    """How `gateway import` writes a backend of a kind.
+    """How `gateway import` writes a backend of one kind.
 
     Args:
-        other_ports: Ports of the service beside `default_port`.
-        keys: Required keys, with values that the user must replace.
-        note: What the user must change or add. Empty: nothing.
+        other_ports: Usual ports of the service in addition to `default_port`.
+        keys: Required keys, with placeholder values that the user must replace.
+        note: What the user must change or add. Empty if there is nothing to change.
     """
 
     other_ports: tuple[int, ...] = ()
@@ -48,14 +48,14 @@ class ImportRules:
 
 
 def without_path(scheme: str, path: str) -> dict[str, str]:
-    """Return no keys, and refuse a path. Kinds whose URLs have no path use this function as `read_url`.
+    """Refuse a path in a URL; return no keys. This is the `read_url` of kinds whose URLs have no path.
 
     Args:
         scheme: The scheme of the URL.
         path: The path of the URL.
 
     Raises:
-        ValueError: There is a path.
+        ValueError: The URL contains a path.
     """
     if path.strip("/"):
         raise ValueError(f"a {scheme} URL has no path: remove {path!r}")
@@ -72,31 +72,30 @@ class BackendKind:
         check: A frozen dataclass with the keys of `check` that only this kind has.
         create: Creates a backend from the options and the check.
         schemes: The URL schemes of the short form.
-        default_port: The port of targets that name none. 0: every target must name one.
-        aliases: Other names of the service, to suggest `name` for.
-        read_url: Returns configuration keys, with dots for nested ones, from a URL's scheme and its decoded path,
-            which is empty or starts with a slash. Raises `ValueError` if the path is not valid.
-        hold: How long clients wait by default while the path is down.
-        has_roles: Whether a target is either a primary or a replica.
-        traffic_class: `BULK`: the backend's clients get SSH connections and, if there are workers, processes of
-            their own.
-        mount: How kernels mount the backend. None: programs connect to it.
-        facts: The facts that probes report, in the order in which they are shown.
-        privileged_only: Returns, given the options, whether only source ports below 1024 may connect.
+        default_port: The port of targets without a port in the configuration. 0: every target must have a port.
+        aliases: Other names of the service. If the configuration uses one as `kind`, the error suggests `name`.
+        read_url: Receives the scheme and the decoded path of a URL, and returns configuration keys, with dots for
+            nested keys. The path is empty or starts with a slash. Raises `ValueError` if the path is not valid.
+        hold: Default of the key `hold`: how long clients wait while the path to the backend is down.
+        has_roles: Whether each target has a role: primary or replica.
+        traffic_class: `BULK`: the backend's clients use separate SSH connections and, if there are workers, separate
+            processes.
+        mount: How kernels mount the backend. None: programs connect to the backend.
+        facts: The facts that probes report, in display order.
+        privileged_only: Receives the options, and returns whether the listener refuses source ports above 1023.
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
-            None: servers do not count them.
+            None: servers of this kind do not count aborted handshakes.
         tap: Creates a tap that measures latency in the traffic. None: the protocol alternates requests and responses.
-        cancels: Recognizes cancel requests on separate connections. Excludes `tap`.
-        prompt: Seconds without a response to a client after which the target is suspect. None: responses may take any
-            time.
+        cancels: Recognizes cancel requests on separate connections. Must be None if `tap` is set.
+        prompt: Seconds without a response to a client after which the target is suspect. None: there is no limit.
         imports: How `gateway import` writes a backend.
-        advice: Yields warnings about all configured backends of this kind. Each names the backend and the remedy.
-        insecure_settings: Yields the insecure settings in the options and the check, given whether the path to a
-            target is unencrypted and leaves this host.
-        credentials: Reads the certificates that options and check name, and skips those that cannot be read. May
-            block.
-        verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if they can never
-            work.
+        advice: Receives all configured backends of this kind, and yields warnings. Each warning names the backend
+            and the remedy.
+        insecure_settings: Receives the options, the check, and whether the path to a target is unencrypted and leaves
+            this host. Yields the insecure settings.
+        credentials: Reads the certificate files from the options and the check. Skips unreadable files. Can block.
+        verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if they cannot
+            work without a change by the operator.
     """
 
     name: str
@@ -125,26 +124,26 @@ class BackendKind:
 
     @property
     def kernel_mounts(self) -> bool:
-        """Whether kernels mount the backend, so that it must be reachable from the network namespace of the host."""
+        """Whether kernels mount the backend. If so, it must be reachable from the network namespace of the host."""
         return self.mount is not None
 
     @property
     def ports(self) -> frozenset[int]:
-        """The ports at which a service is probably of this kind."""
+        """The usual ports of services of this kind."""
         return frozenset((self.default_port, *self.imports.other_ports)) - {0}
 
     def volume_options(self, options: Any) -> VolumeOptions | None:
-        """Return the Docker volume that the options configure; None if there is none."""
+        """Return the options of the Docker volume; None if the backend configures no volume."""
         volume: VolumeOptions | None = options.volume if self.mount else None
         return volume
 
     def volume(self, options: Any, listen: Sequence[Endpoint | Path], hold: float) -> VolumeSpec | None:
-        """Return the definition of that volume; None if there is none, or if the backend has no address.
+        """Return the definition of the Docker volume; None if there is no volume, or if no listener has an address.
 
         Args:
             options: The options.
-            listen: The listeners of the backend. The volume mounts from the first address.
-            hold: The seconds for which the backend holds a client.
+            listen: The listeners of the backend. The volume uses the first one with an address.
+            hold: Seconds for which a client waits while the path to the backend is down.
         """
         listener = next((address for address in listen if isinstance(address, Endpoint)), None)
         return self.mount.build(options, listener, hold) if self.mount and listener else None
@@ -157,15 +156,15 @@ KINDS: Kinds[BackendKind] = Kinds(__name__, __path__)
 
 
 def kind_of_port(port: int) -> BackendKind:
-    """Return the kind of backend that usually has this port; `tcp` for any other port."""
+    """Return the kind of backend that usually listens on this port; `tcp` if no other kind does."""
     return next((kind for kind in KINDS.values() if port in kind.ports), KINDS["tcp"])
 
 
 def kind_of_file_system(file_system: str) -> BackendKind | None:
-    """Return the kind of backend that a Docker volume mounts.
+    """Return the kind of backend that a Docker volume mounts; None if no kind supports the file system.
 
     Args:
-        file_system: The value of the volume's option `type`.
+        file_system: The value of the volume's driver option `type`.
     """
     return next((kind for kind in KINDS.values() if kind.mount and kind.mount.mounts(file_system)), None)
 

@@ -1,8 +1,8 @@
-"""`kind: mysql`: MySQL and MariaDB. The probe logs in and runs a query.
+"""Defines `kind: mysql` for MySQL and MariaDB. The probe logs in and runs a query.
 
-A server counts each connection that ends during its handshake, and blocks the source address at `max_connect_errors`.
-Through a bastion this affects every client. Therefore the probe never closes a connection before the login is
-complete, except at its deadline.
+A server counts each connection that is closed during the handshake. If the count reaches `max_connect_errors`, the
+server blocks the source address. All clients behind a bastion have the same source address. Therefore, except at its
+deadline, the probe never closes a connection before the login is complete.
 """
 
 import asyncio
@@ -40,9 +40,9 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, ReachError, Reason
 
 _IO_TIMEOUT = 3600.0
-"""Seconds for which PyMySQL may block in one operation. The deadline of the check ends the operation earlier."""
+"""Time limit of one blocking operation of PyMySQL, in seconds. The check closes the socket earlier."""
 _THREAD_TIMEOUT = 1.0
-"""Seconds to wait for a thread after its socket was shut down. The thread ends immediately unless the machine is
+"""Seconds to wait for a thread after its socket was shut down. The thread exits immediately, except if the machine is
 busy."""
 _PROTOCOL_ERRORS = (
     OSError, ValueError, LookupError, AssertionError, TypeError, AttributeError, RuntimeError, ArithmeticError,
@@ -74,9 +74,10 @@ _REASONS = {
     2006: Reason.RESET,
     2013: Reason.RESET,
 }
-"""Server and client error numbers from the MySQL and MariaDB manuals. Any other number is a failed query.
+"""Server and client error numbers from the MySQL and MariaDB manuals. Any other number is the error of a
+failed query.
 
-Error 1130 rejects all users from the source address, so that clients cannot connect either.
+With error 1130 the server rejects all users from the source address. Clients therefore cannot connect either.
 """
 
 
@@ -97,7 +98,7 @@ class MysqlBackend:
     """See `gateway.contracts.backend.Backend`.
 
     Args:
-        options: This kind has none.
+        options: An empty object, because this kind has no options.
         check: The check of the backend.
     """
 
@@ -107,14 +108,14 @@ class MysqlBackend:
         self._aborted: dict[Endpoint, AbortedLogins] = {}
         self._passwords = PasswordSource()
         self._file_thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-files")
-        """Executor with one thread that reads the files of logins. If their file system hangs, only this thread
-        blocks."""
+        """Executor with one thread, which reads the files that logins need. If the file system hangs, it blocks only
+        this thread."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: log in, and query role, version and lag.
+        """See `gateway.contracts.backend.Backend`: log in, and query role, version and replication lag.
 
-        The server and this method count each login that the deadline aborts. After several consecutive aborted
-        logins, probes pause.
+        The server and this method both count each login that is aborted at the deadline. After several consecutive
+        aborted logins, this method pauses between logins.
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
@@ -126,7 +127,7 @@ class MysqlBackend:
                 f"the last {aborted.count} logins timed out, and the server counts them (max_connect_errors): the"
                 f" next login follows in {pause:.0f} s",
             )
-        # Get the password before the connection, because the server counts every failure after the connection.
+        # Get the password before connecting, because the server counts every failure after the connection is open.
         password = await self._passwords.get(self.check, target, phases)
         loop = asyncio.get_running_loop()
         login = await loop.run_in_executor(self._file_thread, self._create_login, target, phases, password)
@@ -143,7 +144,7 @@ class MysqlBackend:
         try:
             finding = await asyncio.shield(query)
         except asyncio.CancelledError:
-            with contextlib.suppress(OSError):  # the socket may be closed already
+            with contextlib.suppress(OSError):  # the socket is possibly closed already
                 handle.shutdown(socket.SHUT_RDWR)  # unblocks the thread
             if not login.logged_in:
                 phases.on_abandoned()
@@ -157,7 +158,7 @@ class MysqlBackend:
         return finding
 
     def _create_login(self, target: Endpoint, phases: Phases, password: str) -> MysqlLogin:
-        """Return a login that is not connected yet. Reads files, and may block."""
+        """Return a login that is not connected yet. Reads files, and can block."""
         check = self.check
         context = tls.context(check.tls)
         return MysqlLogin(
@@ -197,7 +198,7 @@ class MysqlBackend:
 
 
 def _close(query: "asyncio.Future[ProbeResult]", *sockets: socket.socket) -> None:
-    """Close the sockets of a thread that has ended, and mark the thread's exception as retrieved."""
+    """Close the sockets of a thread after its exit, and mark its exception as retrieved."""
     for each in sockets:
         each.close()
     if not query.cancelled():
@@ -208,7 +209,7 @@ def _read_public_key(file: Path | None) -> bytes | None:
     """Read a public RSA key in PEM.
 
     Raises:
-        ReachError: The file cannot be read, or contains something else.
+        ReachError: The file cannot be read, or does not contain such a key.
     """
     if file is None:
         return None
@@ -245,7 +246,7 @@ def _probe_error(error: pymysql.err.MySQLError) -> ReachError:
         return ProbeError(Reason.TLS, str(original))
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
-    if not number:  # an error of PyMySQL itself: the server's data is not valid
+    if not number:  # PyMySQL itself has raised the error, because the server sent invalid data
         return ProbeError(Reason.PROTOCOL, str(error))
     return ProbeError(_REASONS.get(number, Reason.QUERY), f"{text} (error {number})")
 

@@ -1,4 +1,4 @@
-"""`kind: nfs`: an NFSv4 export. The probe sends RPC calls, without a mount that could hang in the kernel."""
+"""Defines `kind: nfs` for NFSv4 exports. The probe sends RPC calls. It needs no mount, which can hang."""
 
 import math
 import re
@@ -155,17 +155,17 @@ class NfsBackend:
 
 
 def _describe_change(first: v4.Export, now: v4.Export) -> str:
-    """Return the change that makes existing mounts stale; empty if nothing has changed."""
+    """Describe a change of the export that makes existing mounts stale; return an empty text if there is none."""
     if first.fsid != now.fsid:
         return f"the target exports another file system than before ({first.fsid}, now {now.fsid})"
     return "the target exports another directory than before" if first.handle != now.handle else ""
 
 
 def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
-    """Return the volume. Its mount waits for at least as long as the gateway holds its connection.
+    """Return the definition of the volume. Its mount waits at least as long as the gateway holds its connection.
 
     Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
-    The version is always set, because the default of the kernel is 3.
+    The definition always contains the NFS version, because the kernel's default is version 3.
     """
     volume = options.volume
     if volume is None:
@@ -178,10 +178,11 @@ def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec 
 
 
 def _retrans(hold: float) -> int:
-    """Return the number of retransmissions before a call fails (nfs(5), `retrans`).
+    """Return the value of the mount option `retrans`: the number of retransmissions before a call fails (nfs(5)).
 
-    On TCP, a call fails `_TIMEO * (1 + retrans)` seconds after it was sent, and after 600 s at the latest
-    (`NFS_MAX_TCP_TIMEOUT`). With `hard`, calls of an existing mount are then repeated, but mount(2) fails.
+    Over TCP, a call fails `_TIMEO * (1 + retrans)` seconds after it was sent, and after 600 s at the latest
+    (`NFS_MAX_TCP_TIMEOUT`). With the option `hard`, the kernel then repeats calls of an existing mount. A call of
+    mount(2) fails.
     """
     return min(max(2, math.ceil(hold / _TIMEO)), _MAX_RETRANS)
 
@@ -226,7 +227,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
 
 
 def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """Return the mount options to keep, and notes on the others."""
+    """Return the mount options to keep, and a note for each other option."""
     written = {name: f"{name}={value}" if value else name for name, value in mount.items()}
     kept = [text for name, text in written.items() if name in _IMPORTED_OPTIONS]
     others = [text for name, text in written.items() if name not in {*_IMPORTED_OPTIONS, "ro", "rw", "hard", ""}]
@@ -236,7 +237,7 @@ def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
 def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
     """See `MountKind.render_export`: a line of exports(5).
 
-    `insecure`: sshd and the gateway connect from ports above 1023.
+    The line contains the option `insecure`, because sshd and the gateway connect from ports above 1023.
     """
     mode = "ro" if options.volume is not None and options.volume.read_only else "rw"
     path = re.sub(r'[\s"#\\]', lambda match: f"\\{ord(match[0]):03o}", options.export)
@@ -244,13 +245,13 @@ def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """See `BackendKind.read_url`: the path is the export."""
+    """See `BackendKind.read_url`: return the path as the key `export`."""
     del scheme
     return {"export": path} if path.strip("/") else {}
 
 
 def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
-    """Warn about a server of several backends: kernels treat its ports as one server (RFC 8881, section 2.10.5)."""
+    """Warn if backends share an NFS server: kernels treat all its ports as one server (RFC 8881, section 2.10.5)."""
     first: dict[object, str] = {}
     for backend in backends:
         for target in backend.targets:

@@ -1,12 +1,12 @@
-"""`kind: postgres`: PostgreSQL. The probe logs in and runs a query, with the non-blocking interface of libpq.
+"""Defines `kind: postgres`. The probe logs in and runs a query, with the non-blocking interface of libpq.
 
-The only permitted authentication is SCRAM (RFC 5802), in which the server also proves that it knows the password.
-Over TLS, channel binding ties SCRAM to the server's certificate (RFC 5929, tls-server-end-point), so that a man in
-the middle cannot relay the login. The probe requires channel binding if it does not verify the certificate. Otherwise
-channel binding is optional, because poolers may not support it.
+The probe permits only SCRAM authentication (RFC 5802), which also authenticates the server. Over TLS, channel binding
+ties SCRAM to the server's certificate (RFC 5929, tls-server-end-point), so that a man in the middle cannot relay the
+login. The probe requires channel binding if it does not verify the certificate. Otherwise channel binding is
+optional, because some connection poolers do not support it.
 
-psycopg's connection waits for the server when it is cancelled, for eleven seconds if the server is silent. Therefore
-the event loop drives libpq directly, and `finish()` ends the connection immediately, unless libpq is computing.
+If a psycopg connection is cancelled and the server is silent, psycopg waits for eleven seconds. Therefore the event
+loop calls libpq directly, and `finish()` closes the connection immediately, except during a computation in libpq.
 """
 
 import asyncio
@@ -70,7 +70,7 @@ _SQLSTATES = {
 }
 """Reasons by SQLSTATE (PostgreSQL manual, appendix A)."""
 _MAX_BYTES = 64 * 1024
-"""Maximum number of bytes that a server may send for one login and its query. A usual check reads less than 8 KiB."""
+"""Maximum number of bytes to accept from a server in one check. A usual check receives less than 8 KiB."""
 _STILL_COMPUTING = (
     "the previous login is still computing: the server requests too many SCRAM iterations (if you trust the server,"
     " lower scram_iterations and set the user's password again)"
@@ -90,7 +90,7 @@ class PostgresBackend:
     """See `gateway.contracts.backend.Backend`.
 
     Args:
-        options: This kind has none.
+        options: An empty object, because this kind has no options.
         check: The check of the backend.
     """
 
@@ -98,14 +98,14 @@ class PostgresBackend:
         self.options = options
         self.check = check
         self._last_in_sync: dict[Endpoint, float] = {}
-        """Monotonic time at which each standby last had all data of its primary."""
+        """For each standby: the monotonic time at which it last had all data of its primary."""
         self._passwords = PasswordSource()
         self._certificates = ServerCertificates()
         self._logins: dict[Endpoint, Login] = {}
-        """The last login to each target, which may still be computing."""
+        """The last login to each target. Its computation in libpq is possibly still running."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: log in, and query role, version and lag."""
+        """See `gateway.contracts.backend.Backend`: log in, and query role, version and replication lag."""
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set")
         if target in self._logins and self._logins[target].is_computing:
@@ -128,7 +128,7 @@ class PostgresBackend:
     async def _query(
         self, link: Connector, target: Endpoint, phases: Phases, password: str
     ) -> tuple[list[str | None], bool]:
-        """Return the row that `_QUERY` selects, and whether the server requested the password."""
+        """Log in and run `_QUERY`. Return the selected row, and whether the server has requested the password."""
         async with loopback_port(link, target, phases) as local:
             conn = pq.PGconn.connect_start(self._conninfo(target, local.port, password))
             login = self._logins[target] = Login(conn)
@@ -169,14 +169,14 @@ class PostgresBackend:
         return make_conninfo("", **arguments).encode()
 
     def _evaluate(self, row: list[str | None], target: Endpoint, now: float) -> ProbeResult:
-        """Convert the row that `_QUERY` selects; `now` is monotonic."""
+        """Convert the row that `_QUERY` has selected to a probe result. `now` is a monotonic time."""
         in_recovery, default_read_only, version, lag_text, streaming = row
         read_only = in_recovery == "t" or default_read_only == "t"
         lag = parse_lag(lag_text) if lag_text is not None else None
         if streaming == "t" and lag == 0:
             self._last_in_sync[target] = now
         elif streaming == "f" and target in self._last_in_sync:
-            # The age of the last transaction is not the lag: a primary may write nothing for an hour.
+            # The age of the last transaction is not the lag, because an idle primary writes no transactions.
             lag = min(now - self._last_in_sync[target], math.inf if lag is None else lag)
         max_lag = self.check.max_lag
         unusable = None
@@ -193,11 +193,11 @@ class PostgresBackend:
 
 
 async def _wait_ready(sock: socket.socket, *, write: bool) -> None:
-    """Wait until libpq can read from or write to its connection.
+    """Wait until the connection of libpq is readable or writable.
 
     Args:
         sock: A duplicate of the connection's socket.
-        write: Whether libpq waits to write. Otherwise it waits to read.
+        write: Whether to wait until the socket is writable. False: wait until it is readable.
 
     Raises:
         ProbeError: The server has sent more than a check needs.
@@ -230,8 +230,8 @@ async def _wait_event(fd: int, *, write: bool) -> None:
 
 
 async def _connect(login: Login, sock: socket.socket, phases: Phases) -> None:
-    """Log in, and time the phases of the login."""
-    # libpq requires its caller to wait for writing first, then for the event of the last poll (section 34.1).
+    """Log in, and record the duration of each phase of the login."""
+    # libpq requires that its caller first waits for writability, then for what the last poll returned (section 34.1).
     conn, write = login.conn, True
     while True:
         started = time.perf_counter()
@@ -248,7 +248,7 @@ async def _connect(login: Login, sock: socket.socket, phases: Phases) -> None:
 
 
 async def _run_query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str | None]:
-    """Run a query, and return the first row as text."""
+    """Run a query, and return the values of the first row as text."""
     conn.send_query(sql)
     while conn.flush():
         await _wait_ready(sock, write=True)

@@ -1,4 +1,4 @@
-"""`kind: smb`: an SMB 2 or SMB 3 share. The probe negotiates a dialect ([MS-SMB2]) and mounts nothing."""
+"""Defines `kind: smb` for SMB 2 and SMB 3 shares. The probe negotiates a dialect ([MS-SMB2]) without a mount."""
 
 import asyncio
 import re
@@ -32,13 +32,14 @@ _MAGIC = b"\xfeSMB"
 _NEGOTIATE = 0
 _PORT = 445
 _NOT_SUPPORTED = 0xC00000BB
-"""STATUS_NOT_SUPPORTED: the server supports none of the offered dialects (3.3.5.4)."""
+"""STATUS_NOT_SUPPORTED: the server supports none of the offered dialects ([MS-SMB2] 3.3.5.4)."""
 _DIALECTS = {0x0202: "2.0.2", 0x0210: "2.1", 0x0300: "3.0", 0x0302: "3.0.2"}
 _VERSIONS = ("2.0", "2.1", "3", "3.0", "3.0.2", "3.1.1")
 _SIGNING_ENABLED = 1
 _SIGNING_REQUIRED = 2
 _RESPONSE = struct.Struct("<HHHH16s")
-"""The start of a NEGOTIATE response: structure size, security mode, dialect, context count, server GUID (2.2.4)."""
+"""The first fields of a NEGOTIATE response: structure size, security mode, dialect, context count, server GUID
+([MS-SMB2] 2.2.4)."""
 _MAX_RESPONSE = 64 * 1024
 
 
@@ -61,7 +62,7 @@ class SmbBackend:
 
     Args:
         options: The options of the backend.
-        check: This kind has none.
+        check: An empty object, because this kind has no check options.
     """
 
     def __init__(self, options: SmbOptions, check: NoOptions) -> None:
@@ -89,16 +90,16 @@ class SmbBackend:
 
 
 class _UnsupportedDialectError(Exception):
-    """The server supports only dialects newer than those offered. SMB 3.1.1 requires another form of the request."""
+    """The server supports only SMB 3.1.1 or newer, which requires a different form of the NEGOTIATE request."""
 
 
 async def _negotiate(sock: Stream) -> bytes:
-    """Send a NEGOTIATE request, and return the response with its header.
+    """Send a NEGOTIATE request, and return the response, including the SMB2 header.
 
     Raises:
         ProbeError: The response is not valid, or the server refuses to negotiate.
         _UnsupportedDialectError: The server supports none of the offered dialects.
-        OSError: The connection failed.
+        OSError: The connection has failed.
     """
     loop = asyncio.get_running_loop()
     header = _HEADER.pack(_MAGIC, 64, 0, 0, _NEGOTIATE, 1, 0, 0, 0, 0, 0, 0, bytes(16))
@@ -106,7 +107,7 @@ async def _negotiate(sock: Stream) -> bytes:
         f"<HHHHI16sQ{len(_DIALECTS)}H",
         36, len(_DIALECTS), _SIGNING_ENABLED, 0, 0, secrets.token_bytes(16), 0, *_DIALECTS,
     )  # fmt: skip
-    # Direct TCP transport: a zero byte, and the length in three bytes ([MS-SMB2] 2.1).
+    # The header of the Direct TCP transport: a zero byte, and the length in three bytes ([MS-SMB2] 2.1).
     await loop.sock_sendall(sock, struct.pack(">I", len(header) + len(body)) + header + body)
     length = int.from_bytes(await receive_exactly(sock, 4), "big")
     if not _HEADER.size <= length <= _MAX_RESPONSE:
@@ -169,7 +170,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """See `BackendKind.read_url`: the path is the name of the share."""
+    """See `BackendKind.read_url`: return the path as the key `share`."""
     del scheme
     return {"share": path.removeprefix("/")} if path.strip("/") else {}
 

@@ -1,4 +1,4 @@
-"""`kind: tcp`: any TCP service."""
+"""Defines `kind: tcp` for any TCP service."""
 
 from gateway.backends import BackendKind, NoOptions
 from gateway.contracts.backend import ProbeResult
@@ -11,8 +11,8 @@ class TcpBackend:
     """See `gateway.contracts.backend.Backend`.
 
     Args:
-        options: This kind has none.
-        check: This kind has none.
+        options: An empty object, because this kind has no options.
+        check: An empty object, because this kind has no check options.
     """
 
     def __init__(self, options: NoOptions, check: NoOptions) -> None:
@@ -22,7 +22,7 @@ class TcpBackend:
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.backend.Backend`.
 
-        Connect and close. Without a protocol, nothing else can be checked.
+        Open a connection and close it. The protocol is unknown, so that the probe cannot check anything else.
         """
         (await link.socket(target, phases)).close()
         return ProbeResult()

@@ -1,4 +1,4 @@
-"""Runs the scheduled check of one target, through the link that its traffic takes."""
+"""Runs the scheduled check of one target, through the same link as the traffic to the target."""
 
 import asyncio
 import contextlib
@@ -25,12 +25,12 @@ _FIRST_SPREAD = 0.2
 """Maximum random delay of the first check in seconds, which spreads the first round of checks."""
 
 _MIN_INTERVAL = 1.0
-"""Upper bound, in seconds, of the minimum interval between checks that failing traffic triggers."""
+"""Upper limit, in seconds, of the minimum interval between checks that traffic failures trigger."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to check; durations in seconds. See `check:` in the configuration."""
+    """The intervals and limits of a check, in seconds. See `check:` in the configuration."""
 
     interval: float
     fast_interval: float
@@ -49,23 +49,23 @@ class MonitoredUplink(Protocol):
 
     @property
     def link(self) -> Connector | None:
-        """The current link; None while there is none."""
+        """The current link. None while the tunnel has no link."""
 
     def describe(self) -> str:
-        """Return the tunnel's state and its cause in one line."""
+        """Return one line with the tunnel's state and the cause of the state."""
 
 
 class Check:
-    """Scheduled check of one target of one backend; a `gateway.contracts.unit.Unit`.
+    """Checks one target of one backend on a schedule; implements `gateway.contracts.unit.Unit`.
 
     Args:
         name: The backend's name.
-        backend: The backend, which knows how to probe.
+        backend: The backend, which implements the probe.
         target: The target.
         uplink: The uplink that leads to the target.
-        schedule: When to check.
+        schedule: The intervals and limits of the check.
         on_change: Called after each check.
-        on_abandoned: Called for each dial of a check that was abandoned and may still connect.
+        on_abandoned: Called for each dial that the check has abandoned although the dial can still succeed.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Check:
         self.duration = Histogram()
         self.phases: dict[str, Summary] = {}
         self.first_result = asyncio.Event()
-        """Set once the first check has finished, whether or not it succeeded."""
+        """Set when the first check has finished, with or without success."""
         self.paused = False
         self._backend = backend
         self.uplink = uplink
@@ -101,13 +101,13 @@ class Check:
         self._on_abandoned = on_abandoned
         self._wake = asyncio.Event()
         self._immediate = False
-        """Whether the next check may follow without the minimum interval."""
+        """Whether the next check can start before the minimum interval has elapsed."""
         self._probe_started = 0.0
         self._lost_links = 0
-        """Number of consecutive probes that lost their connection while the uplink had other connections."""
+        """Number of consecutive probes whose connection was lost while the uplink had other connections."""
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Check until cancelled."""
+        """Check the target on schedule until cancelled."""
         self.uplink.watchers.append(self._check_now)
         try:
             await asyncio.sleep(random.uniform(0, _FIRST_SPREAD))  # noqa: S311 - spread, not a secret
@@ -122,7 +122,7 @@ class Check:
             self.uplink.watchers.remove(self._check_now)
 
     def inherit(self, other: "Check") -> None:
-        """Copy the state and the counters from the check that served this target before a reload."""
+        """Copy the state and the counters from another check, which checked this target before a reload."""
         self.probe_result, self.last, self.last_success = other.probe_result, other.last, other.last_success
         self.history, self.since = other.history, other.since
         self.attempts, self.failures, self.duration, self.phases = (
@@ -135,31 +135,31 @@ class Check:
             self.first_result.set()
 
     def check_soon(self) -> None:
-        """Check soon, because traffic failed. Repeated calls do not shorten the minimum interval between checks."""
+        """Schedule an early check, because traffic has failed. The minimum interval between checks still applies."""
         self._wake.set()
 
     def _check_now(self) -> None:
-        """Check immediately: the uplink changed, or an operator requested it."""
+        """Start a check immediately, because the uplink has changed or an operator has requested a check."""
         self._immediate = True
         self._wake.set()
 
     def report_stall(self) -> None:
-        """Check soon, because traffic is stalled, and count the stall as one failed check."""
+        """Schedule an early check, because traffic is stalled. Count the stall as one failed check."""
         self.verdict.record_stall()
         self.check_soon()
 
     def pause(self) -> None:
-        """Stop checking, and set the state to paused, until `resume`."""
+        """Stop checking until `resume`, and set the state to paused."""
         self.paused = True
         self._check_now()
 
     def resume(self) -> None:
-        """Check again."""
+        """Resume checking after `pause`."""
         self.paused = False
         self._check_now()
 
     async def _check_once(self) -> bool:
-        """Check once, or set the state that prevents a check; return whether the state changed."""
+        """Check once, or set the state if a check is not possible; return whether the state has changed."""
         if self.paused:
             return self._publish(self.verdict.override(State.PAUSED, None, "paused by an operator"))
         await self.uplink.settled.wait()
@@ -170,7 +170,7 @@ class Check:
         try:
             timeout = self.schedule.timeout
             result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
-        except LinkLostError:  # the loss of the link says nothing about the target
+        except LinkLostError:  # the loss of the link does not show the state of the target
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
                 return self._block()
@@ -199,14 +199,14 @@ class Check:
             self.failures[result.reason] += 1
 
     def _publish(self, changed: bool) -> bool:
-        """Log a changed state and call `on_change`; return `changed`."""
+        """Log the state if it has changed, and call `on_change`; return `changed`."""
         if changed:
             self.since = time.time()
             verdict = self.verdict
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
-            # A blocked target needs no warning, because its tunnel has logged one.
+            # Log no warning for a blocked target, because its tunnel has already logged one.
             quiet = verdict.state in (State.UP, State.UNKNOWN, State.PAUSED, State.BLOCKED)
             log.log(logging.INFO if quiet else logging.WARNING, "target %s", verdict.state, extra=extra)
         self._on_change()
@@ -229,7 +229,7 @@ class Check:
                 await self._wake.wait()
         except TimeoutError:
             return
-        # A burst of traffic failures may have woken this check: keep the minimum interval.
+        # Wait for the minimum interval, because a burst of traffic failures can wake this check too early.
         earliest = self._probe_started + min(schedule.fast_interval, _MIN_INTERVAL)
         while not self._immediate and (left := earliest - time.monotonic()) > 0:
             self._wake.clear()

@@ -1,4 +1,4 @@
-"""One check of a target, and what its outcome means."""
+"""Checks a target once, and converts the outcome to a result."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from gateway.text import one_line
 log = logging.getLogger(__name__)
 
 _LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
-"""Reasons for which the check's login fails although logins of clients may succeed."""
+"""Reasons for which the check's login fails although logins of clients possibly succeed."""
 
 
 async def probe_once(
@@ -30,14 +30,14 @@ async def probe_once(
     """Check a target once.
 
     Args:
-        backend: The backend, which knows how to probe.
+        backend: The backend, which implements the probe.
         link: The link to the target.
         target: The target.
-        timeout: Seconds for the whole check.
+        timeout: Time limit of the check, in seconds.
         on_abandoned: See `gateway.contracts.phases.Phases`.
 
     Raises:
-        LinkLostError: The link was lost. This says nothing about the target.
+        LinkLostError: The link was lost, so that the state of the target is unknown.
     """
     phases = Phases(on_abandoned=on_abandoned)
     started = time.perf_counter()
@@ -65,7 +65,7 @@ async def probe_once(
     except OSError as error:
         state, reason, detail = State.DOWN, Reason.RESET, str(error)
     except Exception as error:
-        # A client library may raise anything on malformed data. That counts against the target; the check continues.
+        # A client library can raise any exception if data is malformed. Count this as a failure of the target.
         log.exception("a check raised an unexpected error", extra={"target": str(target)})
         state, reason, detail = State.DOWN, Reason.PROTOCOL, f"{type(error).__name__}: {error}"
     return CheckResult(

@@ -1,4 +1,4 @@
-"""Orders the targets for new clients, and derives a backend's state from the states of its targets. Pure."""
+"""Orders the targets for new clients, and derives a backend's state from the states of its targets. Does no I/O."""
 
 from dataclasses import dataclass
 
@@ -25,9 +25,9 @@ class Candidate:
 def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candidate]:
     """Return the targets to try for a new client, best first.
 
-    A target that is down comes last but stays in the list: its check may fail although traffic would succeed, for
-    example because of a wrong check password. If roles do not matter, a target that has not been checked keeps its
-    position. With `primary`, targets that are known to be read-only are excluded.
+    The list also contains targets that are down, at the end: sometimes only the check fails, for example if its
+    password is wrong, and traffic succeeds. If `prefer` does not depend on roles, a target that has not been checked
+    keeps its position. With `primary`, the list excludes targets that are known to be read-only.
 
     Args:
         candidates: The targets in the order of the configuration.
@@ -44,7 +44,7 @@ def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candi
 
 
 def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> frozenset[Endpoint]:
-    """Return the targets whose clients must move because of the role; this includes targets that are down.
+    """Return the targets with the wrong role, from which clients must move. The result can contain down targets.
 
     Args:
         candidates: The targets in the order of the configuration.
@@ -53,14 +53,14 @@ def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> froze
     if prefer == "primary":
         return frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
     first = next(iter(order_targets(candidates, prefer)), None)
-    # If every replica ranks below the primary, new clients go to the primary, so existing clients may stay there.
+    # If every replica ranks below the primary, the primary gets the new clients, and keeps the existing ones.
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()
 
 
 def backend_state(candidates: list[Candidate], prefer: Preference) -> tuple[State, Reason | None, str]:
-    """Return the state of a backend, its reason and one line of detail.
+    """Return the state of a backend, the reason for the state, and one line of detail.
 
     Args:
         candidates: The targets in the order of the configuration.

@@ -1,4 +1,4 @@
-"""Derives a target's state from check results: rise and fall, flapping, history. Pure."""
+"""Derives a target's state from check results: rise and fall, flapping, history. Does no I/O."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,15 +16,15 @@ Flapping")."""
 
 
 _IMMEDIATE = (Reason.NO_SPACE, Reason.READ_ONLY)
-"""Reasons that take a target down immediately. The server itself reports them, so another check is useless."""
+"""Reasons for which a single check takes a target down. The server itself reports them, so they are certain."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Result of one check.
+    """The result of one check.
 
     Args:
-        at: End of the check, in seconds since the epoch.
+        at: Time at the end of the check, in seconds since the epoch.
         duration: Duration of the check in seconds.
         state: The state that follows from this check alone.
         reason: Why the state is not `up`.
@@ -48,12 +48,12 @@ class CheckResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the check itself succeeded. Its login may fail although logins of clients succeed."""
+        """Whether the check succeeded. With a wrong password, it fails although clients can use the target."""
         return self.passed and self.reason is not Reason.AUTH
 
 
 class History:
-    """The latest results. When it is full, the oldest success is dropped first, then the oldest failure."""
+    """The latest results. A full history drops the oldest success; if there is none, the oldest failure."""
 
     def __init__(self, size: int = HISTORY) -> None:
         self._size = size
@@ -72,7 +72,7 @@ class History:
 
 
 class Verdict:
-    """State of one target.
+    """The state of one target, derived from its check results.
 
     Args:
         rise: Consecutive successes that take the target up.
@@ -91,7 +91,7 @@ class Verdict:
         self._recent: deque[bool] = deque(maxlen=_FLAP_WINDOW)
 
     def add(self, result: CheckResult) -> bool:
-        """Update the state with a result; return whether it changed."""
+        """Update the state with a result; return whether the state has changed."""
         before = self.state
         if result.state is State.UNKNOWN:
             self._set(result)
@@ -120,7 +120,7 @@ class Verdict:
 
         Args:
             state: The new state.
-            reason: Its reason; None if it needs none.
+            reason: The reason for the state; None if the state needs no reason.
             detail: One line of text.
 
         Returns:
@@ -145,7 +145,7 @@ class Verdict:
         if len(results) < _FLAP_WINDOW:
             return
         changes = [before != after for before, after in pairwise(results)]
-        # Weight changes from 0.8 (oldest) to 1.2 (newest), as Nagios does.
+        # The weights of the changes increase from 0.8 (oldest) to 1.2 (newest), as in Nagios.
         weights = [0.8 + 0.4 * at / (len(changes) - 1) for at in range(len(changes))]
         share = sum(weight for weight, changed in zip(weights, changes, strict=True) if changed) / len(changes)
         self.flapping = share > (_FLAP_STOP if self.flapping else _FLAP_START)

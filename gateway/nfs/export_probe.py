@@ -1,4 +1,4 @@
-"""Queries an export as a check does, with NFSv4.0 or in a session of NFSv4.1."""
+"""Queries an NFS export for health checks, with NFSv4.0 or with an NFSv4.1 session."""
 
 import hashlib
 import secrets
@@ -12,40 +12,40 @@ from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient
 
 CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
-"""Name of the directory that the write check creates. It depends on the host, because several gateways may check one
-export."""
+"""Name of the directory that the write check creates. The name depends on the host, so that several gateways can
+check the same export."""
 _INSTANCE_ID = secrets.token_hex(4)
-"""Part of the client owner of NFSv4.1 sessions that distinguishes this process from others."""
+"""Part of the client owner in NFSv4.1 sessions. It distinguishes this process from other clients."""
 
 
 class ExportProbe:
-    """Queries one export on its targets.
+    """Queries one NFS export on each of its targets.
 
     Args:
         path: Path of the exported directory in the server's pseudo file system.
-        write: Whether to create and remove a directory, unless the export is full.
+        write: Whether to create and remove a directory in each query, except while the export is full.
     """
 
     def __init__(self, path: str, *, write: bool) -> None:
         self._path = path
         self._write = write
         self._sessions: dict[Endpoint, Nfs41Session] = {}
-        """A session for each target without NFSv4.0. Probes reuse it, because servers keep each session for some
-        time."""
+        """The NFSv4.1 session for each target that does not support NFSv4.0. Probes reuse a session, because a server
+        keeps the state of each session for some time."""
 
     async def query(self, client: RpcClient, target: Endpoint, phases: Phases) -> v4.Export:
-        """Query the export with NFSv4.0, which needs no session, or with NFSv4.1 if the server requires that.
+        """Query the export with NFSv4.0; with an NFSv4.1 session if the server does not support NFSv4.0.
 
         Args:
-            client: A connection to the target.
+            client: The RPC client, connected to the target.
             target: The target.
-            phases: Receives the phases `rpc` and, with `write`, `query`.
+            phases: Receives the durations of the phases: `rpc`, and `query` if `write` is true.
 
         Raises:
-            ProbeError: Permission to read is denied.
+            ProbeError: The server denies permission to read the export.
             NfsError: The server refuses a call.
             RpcError, XdrError: The server does not understand a call, or its reply is invalid.
-            OSError: The connection failed.
+            OSError: The connection has failed.
         """
         if target not in self._sessions:
             try:
@@ -67,10 +67,10 @@ class ExportProbe:
     async def _query_with(
         self, session: Nfs41Session | None, client: RpcClient, target: Endpoint, phases: Phases
     ) -> v4.Export:
-        """Query the export with a session, or with NFSv4.0.
+        """Query the export with an NFSv4.1 session, or with NFSv4.0 if there is no session.
 
-        The probe keeps the session only if the server has replied and still knows the session. Otherwise the state of
-        the session is unknown.
+        Keep the session only if the server has replied and has not discarded the session. In all other cases the
+        state of the session is unknown.
         """
         try:
             with phases("rpc"):

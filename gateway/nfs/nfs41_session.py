@@ -1,4 +1,4 @@
-"""A session of NFSv4.1 (RFC 8881), for servers without NFSv4.0: one slot, no file state, reused by many probes."""
+"""An NFSv4.1 session (RFC 8881) with one slot and no open files, for servers that do not support NFSv4.0."""
 
 import secrets
 
@@ -10,7 +10,7 @@ NFS4ERR_SEQ_MISORDERED, NFS4ERR_CONN_NOT_BOUND = 10063, 10055
 SESSION_LOST = {
     NFS4ERR_BADSESSION, NFS4ERR_STALE_CLIENTID, NFS4ERR_DEADSESSION, NFS4ERR_SEQ_MISORDERED, NFS4ERR_CONN_NOT_BOUND,
 }  # fmt: skip
-"""Errors after which a new session is necessary."""
+"""NFS errors after which the client must create a new session."""
 _SESSION_ID_SIZE = 16
 _VERIFIER_SIZE = 8
 _MAX_SIZE = 1 << 20
@@ -21,10 +21,10 @@ no callbacks."""
 
 
 class Nfs41Session:
-    """The client's state of a session.
+    """The client side of an NFSv4.1 session.
 
     Args:
-        owner: The client owner. The server discards the state of an earlier client with the same owner.
+        owner: The client owner. If an earlier client has used the same owner, the server discards its state.
     """
 
     def __init__(self, owner: str) -> None:
@@ -36,10 +36,10 @@ class Nfs41Session:
         self._client_sequence = 0
         self._slot_sequence = 0
 
-    # Requests: each method returns the encoded arguments of an operation.
+    # Methods for requests: each returns the encoded arguments of an operation.
 
     def exchange_id_arguments(self) -> bytes:
-        """Return the arguments of EXCHANGE_ID, without state protection and implementation ID."""
+        """Return the arguments of EXCHANGE_ID, without state protection and without implementation ID."""
         return self._verifier + opaque(self._owner) + uint(0) + uint(0) + uint(0)
 
     def create_session_arguments(self) -> bytes:
@@ -53,7 +53,7 @@ class Nfs41Session:
         self._slot_sequence += 1
         return self.session_id + uint(self._slot_sequence) + uint(0) + uint(0) + uint(0)
 
-    # Replies: the reader is after the status of the operation.
+    # Methods for replies: each reads the results that follow the status of the operation.
 
     def read_exchange_id(self, reply: Reader) -> None:
         """Read the results of EXCHANGE_ID."""

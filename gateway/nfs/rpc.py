@@ -1,4 +1,4 @@
-"""An ONC RPC version 2 client over TCP (RFC 5531): one call at a time on one socket."""
+"""Implements an ONC RPC version 2 client over TCP (RFC 5531), with one call at a time on a socket."""
 
 import asyncio
 import secrets
@@ -13,7 +13,8 @@ _AUTH_NONE, _AUTH_SYS = 0, 1
 _LAST_FRAGMENT = 0x80000000
 _MAX_REPLY = 1 << 20
 _MAX_FRAGMENTS = 1024
-"""Maximum number of fragments in one reply. Without a limit, empty fragments could block the event loop."""
+"""Maximum number of fragments in one reply. Without this limit, a server could block the event
+loop with an endless sequence of empty fragments."""
 _ACCEPT_ERRORS = {
     1: "the server does not support this RPC program",
     2: "the server does not support this version of the RPC program",
@@ -42,10 +43,10 @@ class RpcClient:
     """A client of one RPC program.
 
     Args:
-        sock: A connected, non-blocking stream socket. The caller owns it.
+        sock: A connected, non-blocking stream socket. The caller must close it.
         program: Number of the RPC program.
         version: Version of the RPC program.
-        machine: Machine name for AUTH_SYS (RFC 5531, appendix A).
+        machine: Machine name in AUTH_SYS credentials (RFC 5531, appendix A).
     """
 
     def __init__(self, sock: socket.socket, program: int, version: int, machine: str = "gateway") -> None:
@@ -69,7 +70,7 @@ class RpcClient:
         Raises:
             RpcError: The server refuses the call or cannot execute it.
             XdrError: The reply is not a valid RPC reply.
-            OSError: The connection failed.
+            OSError: The connection has failed.
         """
         self._xid = (self._xid + 1) & 0xFFFFFFFF
         credentials = uint(_AUTH_SYS) + self._auth_sys if auth_sys else uint(_AUTH_NONE) + uint(0)

@@ -1,14 +1,14 @@
-"""Latency of NFS traffic: the time from each call to its reply, matched by XID (RFC 5531, sections 8 and 11).
+"""Measures the latency of NFS traffic: the time from an RPC call to the reply with the same XID (RFC 5531).
 
-The tap reads the headers of RPC records as they pass, and copies nothing else. It stops when the bytes are not RPC,
-for example because of TLS.
+The tap reads only the headers of RPC records (sections 8 and 11), and copies no other data. It stops measuring if the
+bytes are not RPC, for example if the connection uses TLS.
 """
 
 from collections.abc import Callable, Iterator
 
 _LAST_FRAGMENT = 0x80000000
 _FIRST_HEADER = 12
-"""Bytes of the fragment header, the XID and the message type at the start of a record."""
+"""Total size, in bytes, of the fragment header, the XID and the message type at the start of a record."""
 _CALL, _REPLY = 0, 1
 _FRAGMENT_HEADER = 4
 _MAX_PENDING = 1024
@@ -16,24 +16,24 @@ _MAX_FRAGMENT = 64 << 20
 
 
 class RecordScanner:
-    """Finds RPC records in the stream of one direction."""
+    """Finds RPC records in one direction of a connection."""
 
     __slots__ = ("_first", "_header", "_remaining", "is_rpc")
 
     def __init__(self) -> None:
         self._remaining = 0
-        """Bytes left in the current fragment."""
+        """Number of bytes in the current fragment that have not arrived yet."""
         self._header = b""
         self._first = True
         """Whether the next fragment is the first one of a record."""
         self.is_rpc = True
-        """Whether all bytes so far were RPC."""
+        """Whether all bytes so far conform to RPC."""
 
     def records(self, data: memoryview) -> Iterator[tuple[int, int]]:
         """Yield the XID and the message type of each record that begins in `data`.
 
         Args:
-            data: The next bytes of the direction.
+            data: The next bytes in this direction.
         """
         position, end = 0, len(data)
         while position < end and self.is_rpc:
@@ -70,14 +70,14 @@ class RpcTap:
 
     __slots__ = ("_observe", "_pending", "_requests", "_responses")
     finished = False
-    """See `gateway.measure.Tap`. This tap measures until the connection ends."""
+    """See `gateway.measure.Tap`. This tap measures until the connection is closed."""
 
     def __init__(self, observe: Callable[[float], None]) -> None:
         self._observe = observe
         self._requests = RecordScanner()
         self._responses = RecordScanner()
         self._pending: dict[int, float] = {}
-        """Monotonic time at which each call without a reply passed the tap, by XID."""
+        """For the XID of each unanswered call: the monotonic time at which the call passed the tap."""
 
     def on_request(self, data: memoryview, now: float) -> None:
         """See `gateway.measure.Tap`."""

@@ -1,6 +1,6 @@
-"""NFSv4 requests for health checks (RFC 7530, RFC 8881): query an export, and create and remove a directory.
+"""Sends NFSv4 requests for health checks: query an export, and create and remove a directory.
 
-Without a session the requests are NFSv4.0 and stateless. With a session they are NFSv4.1.
+Requests without a session use NFSv4.0 and are stateless (RFC 7530). Requests with a session use NFSv4.1 (RFC 8881).
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ _ACCESS_READ, _ACCESS_LOOKUP = 0x1, 0x2
 _TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL = 1, 8, 10, 42, 44
 _MODE = 33
 _CREATE_ATTEMPTS = 5
-"""Number of attempts to create a directory. The server reports a missing directory if another client removes the
-directory immediately after its creation."""
+"""Number of attempts to create a directory. Another attempt is necessary if another client removes the
+directory immediately after its creation, because the server then reports a missing directory."""
 
 NFS4ERR_PERM, NFS4ERR_NOENT, NFS4ERR_ACCESS, NFS4ERR_EXIST = 1, 2, 13, 17
 NFS4ERR_NOTDIR, NFS4ERR_NOSPC, NFS4ERR_ROFS, NFS4ERR_DQUOT = 20, 28, 30, 69
@@ -54,15 +54,15 @@ _STATUS_TEXTS = {
 
 @dataclass(frozen=True)
 class Export:
-    """The properties of an export.
+    """The properties of an NFS export.
 
     Args:
-        readable: Whether its directory may be read.
+        readable: Whether the server permits reading the exported directory.
         fsid: The identity of the file system.
-        handle: The file handle of the directory. Clients keep using it while the export is mounted.
-        total: Size in bytes.
-        available: Free bytes for the gateway's user.
-        lease: Lease time in seconds: how long the server keeps the state of a client that it does not hear from.
+        handle: The file handle of the directory. Clients use the same handle as long as the export is mounted.
+        total: Size of the file system, in bytes.
+        available: Free space for the gateway's user, in bytes.
+        lease: Lease time in seconds. The server can discard the state of a client that is silent for longer.
     """
 
     readable: bool
@@ -74,12 +74,12 @@ class Export:
 
     @property
     def is_full(self) -> bool:
-        """Whether no byte is free. False if the server does not report the size."""
+        """Whether no space is free. False if the server does not report the size."""
         return bool(self.total and not self.available)
 
 
 async def null(client: RpcClient) -> None:
-    """Call the procedure that does nothing, to find out whether the server supports NFSv4.
+    """Call the NULL procedure, to find out whether the server supports NFSv4.
 
     Args:
         client: The RPC client.
@@ -100,7 +100,7 @@ async def open_session(client: RpcClient, session: Nfs41Session) -> None:
         session: A new session.
 
     Raises:
-        NfsError: The server refuses it.
+        NfsError: The server refuses the session.
         RpcError: As `RpcClient.call`.
         XdrError: As `RpcClient.call`.
         OSError: As `RpcClient.call`.
@@ -169,8 +169,8 @@ async def query_export(client: RpcClient, path: str, session: Nfs41Session | Non
 async def create_and_remove(client: RpcClient, path: str, name: str, session: Nfs41Session | None = None) -> None:
     """Create a directory and remove it.
 
-    It is not an error if the directory exists already or another client removes it first. It is an error if a file of
-    this name exists.
+    The function succeeds if the directory already exists, or if another client removes the directory first. It fails
+    if a file with this name exists.
 
     Args:
         client: The RPC client.
@@ -197,7 +197,7 @@ async def create_and_remove(client: RpcClient, path: str, name: str, session: Nf
             if error.status != NFS4ERR_NOENT or not attempts_left:
                 raise
     try:
-        await query_export(client, f"{path}/{name}", session)  # raises if it is not a directory
+        await query_export(client, f"{path}/{name}", session)  # raises an error if the path is not a directory
         await _compound(client, [*lookups, (_REMOVE, opaque(name.encode()))], session)
     except NfsError as error:
         if error.status not in (NFS4ERR_NOENT, NFS4ERR_STALE):
@@ -228,7 +228,7 @@ def _bitmap(*attributes: int) -> bytes:
 async def _compound(
     client: RpcClient, operations: list[_Operation], session: Nfs41Session | None = None, minor: int = 0
 ) -> Reader:
-    """Send a COMPOUND request; return a reader at the first result after that of SEQUENCE."""
+    """Send a COMPOUND request; return a reader at the first result that does not belong to SEQUENCE."""
     if session is not None:
         minor, operations = 1, [(SEQUENCE, session.sequence_arguments()), *operations]
     body = b"".join(uint(number) + arguments for number, arguments in operations)

@@ -1,13 +1,14 @@
-"""XDR encoding (RFC 4506) of the types in ONC RPC and NFSv4."""
+"""Encodes and decodes the XDR types (RFC 4506) of ONC RPC and NFSv4."""
 
 import struct
 
 _MAX_BITMAP_WORDS = 8
-"""Maximum number of words in a bitmap. NFSv4.2 needs three (RFC 7862). Each word decodes to up to 32 numbers."""
+"""Maximum number of words in a bitmap. NFSv4.2 needs three words (RFC 7862). A word can contain up to 32
+attribute numbers."""
 
 
 class XdrError(ValueError):
-    """Received data that does not conform to the protocol."""
+    """The received data does not conform to the protocol."""
 
 
 def uint(value: int) -> bytes:
@@ -64,7 +65,7 @@ class Reader:
         return self.fixed(self.uint())
 
     def bitmap(self) -> list[int]:
-        """Decode an NFSv4 attribute bitmap to attribute numbers, in ascending order.
+        """Decode an NFSv4 attribute bitmap; return the attribute numbers in ascending order.
 
         Raises:
             XdrError: The bitmap is too long.

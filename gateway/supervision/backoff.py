@@ -1,4 +1,4 @@
-"""Exponential backoff with full jitter. Pure, except for random numbers."""
+"""Calculates exponential backoff with full jitter. Does no I/O."""
 
 import math
 import random
@@ -10,11 +10,11 @@ class BackoffPolicy:
     """Parameters of a backoff, in seconds.
 
     Args:
-        first: Upper bound of the first delay. It doubles with each failure.
-        cap: Limit of the upper bound.
+        first: Upper bound of the first delay. Each failure doubles the upper bound.
+        cap: Maximum of the upper bound.
         floor: Minimum delay.
-        forgive_every: Seconds of success that offset one failure. A flapping component is therefore retried at
-            increasing intervals, and a component that ran for a while is retried immediately.
+        forgive_every: Seconds of success that offset one failure. Therefore a flapping component is retried at
+            increasing intervals, and a component that ran for a long time is retried soon.
     """
 
     first: float = 0.25
@@ -25,7 +25,7 @@ class BackoffPolicy:
 
 RECONNECT = BackoffPolicy()
 QUARANTINE = BackoffPolicy(first=60.0, cap=600.0, floor=60.0)
-"""Backoff after a failure that only an operator can fix: a host key mismatch, an authentication failure."""
+"""Backoff after a failure that only an operator can fix, such as a host key mismatch."""
 RESTART = BackoffPolicy(first=0.5, cap=30.0, floor=0.1)
 """Backoff after a crash of a unit."""
 
@@ -35,7 +35,7 @@ class Backoff:
 
     Args:
         policy: The parameters.
-        rng: The source of jitter.
+        rng: The random number generator for the jitter.
     """
 
     def __init__(self, policy: BackoffPolicy, rng: random.Random | None = None) -> None:
@@ -52,5 +52,5 @@ class Backoff:
         return max(self.policy.floor, self._rng.uniform(0.0, ceiling))
 
     def succeeded(self, lasted: float) -> None:
-        """Reduce the count of failures after a success that lasted this many seconds."""
+        """Reduce the count of failures after a success. `lasted` is the duration of the success, in seconds."""
         self.attempts = max(0, self.attempts - int(lasted / self.policy.forgive_every))

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Owns the task of every unit. Use `async with supervise() as supervisor`.
+    """Runs a task for each unit. Create a supervisor with `async with supervise() as supervisor`.
 
     Args:
         group: The task group that runs the units.
@@ -24,7 +24,7 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def start(self, name: str, unit: Unit) -> asyncio.Event:
-        """Run `unit` until `stop(name)`.
+        """Start a unit, and restart it after crashes, until `stop(name)` is called.
 
         Args:
             name: A unique name, for `stop` and for the log.
@@ -43,7 +43,7 @@ class Supervisor:
         return ready
 
     async def stop(self, name: str) -> None:
-        """Cancel the unit and wait until it has cleaned up. Do nothing if it is not running."""
+        """Cancel a unit, and wait until its cleanup is complete. Do nothing if the unit is not running."""
         task = self._tasks.pop(name, None)
         if task is not None:
             task.cancel()
@@ -51,7 +51,7 @@ class Supervisor:
 
     async def stop_all(self) -> None:
         """Cancel all units concurrently and wait for them."""
-        while self._tasks:  # the cleanup of one unit may start another
+        while self._tasks:  # the cleanup of a unit can start another unit
             await asyncio.gather(*(self.stop(name) for name in list(self._tasks)))
 
     async def _run_unit(self, name: str, unit: Unit, ready: asyncio.Event) -> None:
@@ -64,8 +64,8 @@ class Supervisor:
             except asyncio.CancelledError:
                 if is_being_cancelled():
                     raise
-                # The cancellation comes from inside the unit, not from `stop`. Restart the unit, or it stays down
-                # unnoticed.
+                # The cancellation comes from inside the unit, not from `stop`. Restart the unit, because
+                # otherwise it would stay down without an error.
                 log.exception("unit crashed", extra={"unit": name})
             except Exception:
                 log.exception("unit crashed", extra={"unit": name})

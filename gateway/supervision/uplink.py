@@ -5,8 +5,9 @@
     idle → waiting (for its via) → connecting → authenticating → up ⇄ suspect → backoff → connecting …
                                         └ host key mismatch, authentication failure → quarantined → connecting …
 
-While a tunnel is suspect, its link is withheld: users wait, as they do while it is down. A tunnel that was removed
-from the configuration stays open in the state draining until its clients have disconnected.
+While a tunnel is suspect, the uplink does not publish the link: users of the link wait, as they do while the tunnel
+is down. If a tunnel is removed from the configuration, it stays open, in the state draining, until its clients have
+disconnected.
 """
 
 import asyncio
@@ -28,15 +29,16 @@ log = logging.getLogger(__name__)
 
 
 class Uplink:
-    """Keeps one tunnel open; a `gateway.contracts.unit.Unit`.
+    """Keeps one tunnel open; implements `gateway.contracts.unit.Unit`.
 
     Args:
         name: The tunnel's name in the configuration.
         tunnel: The tunnel.
         via: The uplink that the tunnel goes through; None for the direct tunnel.
-        quiet: Whether not to log state changes.
+        quiet: True: do not log state changes.
         traffic: The traffic class, for the log, if the tunnel is opened once per class.
-        after: Waits until tunnels that must not be open at the same time are closed; None: there are none.
+        after: Waits until the tunnels that must not be open at the same time as this one are closed. None: there
+            are no such tunnels.
     """
 
     def __init__(
@@ -63,16 +65,16 @@ class Uplink:
         self.channel_open = Histogram()
         self.link: Link | None = None
         self.settled = asyncio.Event()
-        """Set once the first attempt has succeeded or failed."""
+        """Set when the first attempt has succeeded or failed."""
         self.watchers: list[Callable[[], None]] = []
-        """Callbacks that the uplink calls after each change that users of the link must know."""
+        """Callbacks. The uplink calls them after each change that concerns users of the link."""
         self._has_link = asyncio.Event()
         self._quiet = quiet
         self._traffic = traffic
         self._last_logged: tuple[TunnelState, Reason | None] | None = None
         self._retry_now = asyncio.Event()
         self.opened: OpenTunnel | None = None
-        """The open tunnel, whether its link is published in `link` or withheld."""
+        """The open tunnel, even while its link is not published in `link`. None: the tunnel is not open."""
         self._draining = False
         self._after = after
 
@@ -109,20 +111,20 @@ class Uplink:
             self._become(TunnelState.STOPPED)
 
     async def wait_link(self) -> Link:
-        """Wait until there is a link, and return it. The caller sets the deadline."""
+        """Wait until a link is available, and return the link. The caller sets the deadline."""
         while self.link is None:
             await self._has_link.wait()
         return self.link
 
     def describe(self) -> str:
-        """Return the state and its cause in one line."""
+        """Return one line with the state and the cause of the state."""
         if self.state is TunnelState.WAITING and self.via is not None:
             return self.via.describe()  # the root cause
         detail = f": {self.detail}" if self.detail else ""
         return f"tunnel {self.name} is {self.state}{detail}"
 
     def renew(self) -> None:
-        """Use keys or certificates that have changed on disk, without closing connections."""
+        """Use keys and certificates that have changed on disk. Do not close connections."""
         if self.opened is not None:
             log.info("tunnel reloads its credentials", extra={"tunnel": self.name})
             self.opened.renew()
@@ -130,7 +132,7 @@ class Uplink:
             self._retry_now.set()
 
     def retry(self) -> None:
-        """Retry now with renewed certificates, if the tunnel is down. An open tunnel reads them at its next login."""
+        """If the tunnel is down, retry immediately. An open tunnel reads renewed certificates at its next login."""
         if self.opened is None:
             self._retry_now.set()
 
@@ -141,7 +143,7 @@ class Uplink:
             self._become(TunnelState.DRAINING)
 
     def reconnect(self) -> None:
-        """Reopen an open tunnel; retry a tunnel in backoff immediately."""
+        """Reopen the tunnel if it is open; retry immediately if it is in backoff."""
         self._retry_now.set()
 
     async def _wait_for_via(self) -> Link | None:
@@ -154,7 +156,7 @@ class Uplink:
         return await self.via.wait_link()
 
     async def _keep_open(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
-        """Open the tunnel and wait until it is lost; return the seconds that it was open, and the cause."""
+        """Open the tunnel and wait for its loss; return the seconds that it was open, and the cause of the loss."""
         async with AsyncExitStack() as stack:
             # Only the direct tunnel has no `via`, and it ignores the argument.
             opened = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
@@ -205,10 +207,10 @@ class Uplink:
             self._has_link.set()
 
     def _become(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-        """Change the state, and log each change once. Only this method changes the state.
+        """Change the state, and log each change once. No other method changes the state.
 
-        A new attempt keeps the reason of the previous failure. `since` is when the tunnel last went up or down,
-        regardless of the attempts in between.
+        During a new attempt, the reason of the previous failure remains. `since` is the time at which the tunnel last
+        went up or down. Attempts do not change `since`.
         """
         if _availability(state) is not _availability(self.state):
             self.since = time.time()
@@ -243,6 +245,6 @@ _ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHEN
 
 
 def _availability(state: TunnelState) -> TunnelState:
-    """Map every state that is neither up nor final to `BACKOFF`."""
+    """Return `BACKOFF` for every state that is neither up nor final, and other states unchanged."""
     final = {TunnelState.UP, TunnelState.DRAINING, TunnelState.QUARANTINED, TunnelState.STOPPED}
     return state if state in final else TunnelState.BACKOFF

@@ -1,4 +1,4 @@
-"""The kinds of tunnel. Each module defines one kind as `KIND`."""
+"""Defines the kinds of tunnel. Each module of this package defines one kind as `KIND`."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from gateway.kinds import Kinds
 
 
 class RenderAuthorizedKeys(Protocol):
-    """Renders the lines with which a server permits a tunnel."""
+    """Renders configuration lines for a server, so that the server permits a tunnel."""
 
     def __call__(
         self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
     ) -> list[str]:
-        """Return the lines to paste on the server, and comments that name the files for these lines.
+        """Return the lines for files on the server, and comments with the paths of these files.
 
         Args:
             name: The tunnel's name.
             options: The tunnel's options.
             targets: Each `host:port` that the tunnel dials.
-            sources: Addresses, networks and patterns from which the tunnel may log in; empty for any.
+            sources: Addresses, networks and patterns from which the server accepts the login. Empty: all.
             unix_sockets: Whether the tunnel connects to a unix socket on the server.
 
         Raises:
@@ -39,31 +39,33 @@ class TunnelKind:
     Args:
         name: The value of `kind` in a configuration.
         options: A frozen dataclass with the keys that the kind accepts.
-        create: Creates a tunnel from the options.
+        create: Returns a new tunnel with the given options.
         schemes: The URL schemes of the short form.
-        servers: Returns, given the options, the servers that the tunnel dials over TCP, through `via` if it is set.
-            Reads the files that the options name, may block, and raises `GatewayError` if they are not valid.
-        udp_servers: As `servers`, for the servers that the tunnel dials over UDP, which no `via` can carry.
-        server_dials_targets: Whether the tunnel's server dials the targets, and they see its address as the client.
-        aliases: Other names of the tunnel, to suggest `name` for.
+        servers: Receives the options, and returns the servers that the tunnel dials over TCP, through `via` if set.
+            Reads the files that the options name, and can block. Raises `GatewayError` if a file is not valid.
+        udp_servers: Like `servers`, for the servers that the tunnel dials over UDP. No `via` can carry UDP.
+        server_dials_targets: Whether the tunnel's server dials the targets. If so, the targets see the server's
+            address as the address of the client.
+        aliases: Other names of the kind. If the configuration uses one as `kind`, the error suggests `name`.
         encrypts: Whether the traffic through the tunnel is encrypted.
-        needs_capabilities: Whether the tunnel needs Linux capabilities, so that restricted pods cannot open it.
-        facts: The fields of the link's status that the status page shows and that have metrics, by key.
-        render_authorized_keys: Renders what `gateway render authorized-keys` prints. None: the server has no such
-            file.
-        insecure_settings: Yields the insecure settings in the options, given whether the path to the tunnel's server
-            is unencrypted.
-        verify: Checks the options and the files that they name. Raises `GatewayError` if they can never work.
-        read_url: Returns the keys in a URL, given its scheme and its rest without the query. None: the URL contains
-            user, host and port.
-        identity: Returns an identity from the options, of which only one connection may exist at a time. Then the
-            tunnel has a single lane, no worker opens it, and a changed tunnel waits for its predecessor to close.
-            None: any number of connections is allowed.
-        credentials: Reads the certificates that the options name, and skips those that cannot be read. May block.
-        renewed: Returns the certificate files that are renewed without a new key, so that open connections need no
-            new login.
-        files: Returns the files that the files in the options name. A change of one of them renews the tunnel. May
-            block.
+        needs_capabilities: Whether the tunnel needs Linux capabilities. If so, restricted pods cannot open it.
+        facts: The fields of the link's status that the status page shows and metrics export.
+        render_authorized_keys: Renders the output of `gateway render authorized-keys`. None: servers of this kind
+            have no such file.
+        insecure_settings: Receives the options, and whether the path to the tunnel's server is unencrypted. Yields
+            the insecure settings.
+        verify: Checks the options and the files that they name. Raises `GatewayError` if they cannot work
+            without a change by the operator.
+        read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the
+            configuration keys. None: the URL contains user, host and port.
+        identity: Receives the options, and returns an identity. Only one connection with this identity is allowed at
+            a time. Therefore the tunnel is opened once for all traffic classes, and not in workers. A changed
+            tunnel opens when the previous tunnel is closed. None: any number of connections is allowed.
+        credentials: Reads the certificate files that the options name. Skips unreadable files. Can block.
+        renewed: Returns the certificate files that are renewed without a new key. After such a renewal, open
+            connections need no new login.
+        files: Returns the files whose paths are in the files that the options name. If one of them changes, the
+            gateway calls `renew` of the open tunnel. Can block.
     """
 
     name: str
@@ -88,7 +90,7 @@ class TunnelKind:
 
     @property
     def single(self) -> bool:
-        """Whether only one connection may exist at a time."""
+        """Whether only one connection with the same identity is allowed at a time."""
         return self.identity is not None
 
     def __reduce__(self) -> tuple[Callable[[str], "TunnelKind"], tuple[str]]:

@@ -1,4 +1,4 @@
-"""`kind: openvpn`: the OpenVPN client as a child process, with its device in a network context."""
+"""Defines `kind: openvpn`: runs the OpenVPN client as a child process, with its device in a network context."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""The tunnel's state for each state of OpenVPN before it is connected."""
+"""Maps each state of OpenVPN before the first connection to a state of the tunnel."""
 
 
 class OpenVpnTunnel:
@@ -71,7 +71,7 @@ class OpenVpnTunnel:
 
 
 class _Client:
-    """The OpenVPN client, from the start of its process to its end."""
+    """An OpenVPN client, from the start to the exit of its process."""
 
     def __init__(self, options: OpenVpnOptions, file: ClientFile, forward: LocalForward | None, via: Network) -> None:
         self._options = options
@@ -92,12 +92,12 @@ class _Client:
         Args:
             options: The options of the tunnel.
             via: The link through which the server is reached.
-            stack: Receives the callbacks that stop the child.
+            stack: Receives the callbacks that stop the child process.
 
         Raises:
             TunnelError: The child process cannot be started.
         """
-        # The child cannot use another link, so it connects to a local forward.
+        # The child process cannot dial through a link, so it connects to a local forward instead.
         forward = None if via.network.is_local else await stack.enter_async_context(LocalForward(via))
         file = load_client_file(options)
         if forward is not None and file.uses_proxy:
@@ -122,7 +122,7 @@ class _Client:
         return self._forward.set_target(server)
 
     async def _next_state(self) -> str | None:
-        """Wait for the next state of OpenVPN; return None once the child has ended."""
+        """Wait for the next state of OpenVPN; return None after the exit of the child process."""
         state = asyncio.ensure_future(self._states.get())
         either: set[asyncio.Future[Any]] = {state, self._ended}
         try:
@@ -135,10 +135,10 @@ class _Client:
         """Wait for the first connection.
 
         Args:
-            progress: Called with the states before that, and with failures.
+            progress: Called with the states before the first connection, and with failures.
 
         Raises:
-            TunnelError: The child has ended, or `silence.restart` has elapsed.
+            TunnelError: The child process has exited, or `silence.restart` has elapsed.
         """
         options = self._options
         self._schedule_failure_report(progress)
@@ -159,17 +159,17 @@ class _Client:
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
     def _report_failure(self, progress: Progress) -> None:
-        """Report why there is no connection. The child continues, because it reconnects faster than a new child."""
+        """Report why there is no connection. Keep the child process, because it reconnects faster than a new one."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
-        self._schedule_failure_report(progress)  # report again later, because a more specific failure may follow
+        self._schedule_failure_report(progress)  # report again later, because a more specific failure can follow
 
     async def configure(self, link: VpnLink) -> None:
         """Configure the device with the settings that the server has pushed.
 
         Args:
-            link: The link, which uses the same settings.
+            link: The link to update with the same settings.
 
         Raises:
             TunnelError: The server has pushed no address, or the device cannot be configured.
@@ -183,7 +183,7 @@ class _Client:
         self._link = link
 
     async def follow_states(self, link: VpnLink, monitor: LivenessMonitor) -> None:
-        """Act on the states of OpenVPN until the child ends; then report the link as lost."""
+        """React to the states of OpenVPN until the child process exits; then report the link as lost."""
         while (state := await self._next_state()) is not None:
             if state == "CONNECTED":
                 await self.configure(link)
@@ -199,7 +199,7 @@ class _Client:
         return self._vpn.received
 
     async def restart_in_place(self) -> None:
-        """Reconnect; the device stays."""
+        """Reconnect, and keep the device."""
         self._vpn.restart_in_place()
 
     def renew(self) -> None:

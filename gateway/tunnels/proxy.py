@@ -1,4 +1,4 @@
-"""`kind: proxy`: a SOCKS5 proxy (RFC 1928, RFC 1929) or an HTTP proxy with CONNECT (RFC 9110, section 9.3.6)."""
+"""Defines `kind: proxy`: SOCKS5 (RFC 1928, RFC 1929) and HTTP with CONNECT (RFC 9110, section 9.3.6)."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ class ProxyTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`: connect to the proxy once, and then probe it periodically."""
+        """See `gateway.contracts.tunnel.Tunnel`: connect to the proxy once, then probe the proxy periodically."""
         progress(TunnelState.CONNECTING)
         link = ProxyLink(self._options, via)
         await link.probe()
@@ -52,7 +52,7 @@ def _verify(options: ProxyOptions) -> None:
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:
-    """Return the options in a URL: everything but the user stays in `url`."""
+    """Return the options from a URL: the user name, and the rest of the URL as `url`."""
     user, at, host = authority.rpartition("@")
     return {"url": f"{scheme}://{host}"} | ({"user": unquote(user)} if at else {})
 

@@ -1,4 +1,4 @@
-"""`kind: ssh`: an SSH server that forwards TCP connections (RFC 4254, section 7.2)."""
+"""Defines `kind: ssh` for SSH servers that forward TCP connections (RFC 4254, section 7.2)."""
 
 import asyncio
 import contextlib
@@ -45,12 +45,12 @@ class SshTunnel:
 
     @property
     def far_side(self) -> str:
-        """`user@host:port`."""
+        """The SSH server as `user@host:port`."""
         return f"{self._options.user}@{self._options.endpoint}"
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`. Keeps a pool of connections until the context ends."""
+        """See `gateway.contracts.tunnel.Tunnel`. Keeps a pool of connections until the context manager exits."""
         first = await self._connect(via, progress)
         link = SshLink(
             self._options, via.network.behind(self.far_side), lambda: self._connect(via, _ignore_progress), progress
@@ -82,7 +82,7 @@ class SshTunnel:
 
 
 def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
-    """Ignore progress: opening another connection of the pool does not change the tunnel's state."""
+    """Ignore progress, because another connection of the pool does not change the tunnel's state."""
     del state, reason, detail
 
 
@@ -94,7 +94,7 @@ def _verify(options: SshOptions) -> None:
 
 def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:
     """See `TunnelKind.insecure_settings`."""
-    del plain  # SSH encrypts the path itself
+    del plain  # irrelevant, because SSH encrypts its traffic
     if options.insecure_host_key:
         message = "is on: an attacker on the path can read and change everything: use known_hosts or host_keys"
         yield InsecureSetting("insecure_host_key", message, advised=True)

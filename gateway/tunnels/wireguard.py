@@ -1,4 +1,4 @@
-"""`kind: wireguard`: a WireGuard device of the kernel or of wireguard-go, in a network context."""
+"""Defines `kind: wireguard`, with a WireGuard device of the kernel or of wireguard-go in a network context."""
 
 import asyncio
 import contextlib
@@ -32,8 +32,8 @@ HANDSHAKE_AGE = Fact(
 )
 
 _HANDSHAKE_TIMEOUT = 5.0
-"""Seconds to wait for the first handshake before the tunnel resolves the endpoints again, because their addresses may
-have changed."""
+"""Seconds to wait for the first handshake before the tunnel resolves the endpoints again, because their addresses
+possibly have changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class WireGuardStatus(VpnStatus):
     """Status of a WireGuard device.
 
     Args:
-        device: `kernel` or `wireguard-go`.
-        handshake_age_seconds: Seconds since the last handshake of a peer; None: not known yet.
+        device: The provider of the device: `kernel` or `wireguard-go`.
+        handshake_age_seconds: Seconds since the last handshake with any peer. None: not known yet.
     """
 
     device: str
@@ -95,7 +95,7 @@ class WireGuardTunnel:
         """Wait for the first handshake.
 
         Raises:
-            TunnelError: There is no handshake within `silence.restart`.
+            TunnelError: `silence.restart` has elapsed without a handshake.
         """
         silence, started = self._options.silence, time.monotonic()
         reported = False
@@ -115,7 +115,7 @@ class WireGuardTunnel:
 
 
 class _ActiveDevice:
-    """A device after its first handshake, and its link."""
+    """A WireGuard device after the first handshake. Updates the status of its link."""
 
     def __init__(self, wireguard: WireGuard) -> None:
         self._wireguard = wireguard
@@ -138,11 +138,11 @@ class _ActiveDevice:
         return status.received
 
     async def reconnect(self) -> None:
-        """Set the peers again, at the current addresses of their endpoints."""
+        """Resolve the endpoints of the peers again, and set the peers of the device again."""
         try:
             await self._wireguard.reconnect()
         except TunnelError as error:
-            log.warning("%s", error.detail)  # the monitor tries again, and finally replaces the device
+            log.warning("%s", error.detail)  # the monitor tries again, and later replaces the device
 
     def renew(self) -> None:
         """Apply changed files: set new keys and peers in place, replace the device for other changes."""
@@ -162,7 +162,7 @@ class _ActiveDevice:
             self._renewal.cancel()
 
     async def wait_for_child(self) -> None:
-        """Report the link as lost when wireguard-go ends."""
+        """Wait until wireguard-go exits, and report the link as lost."""
         why = await self._wireguard.wait()
         if self.link is not None:
             self.link.mark_lost(why)

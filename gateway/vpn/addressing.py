@@ -11,15 +11,15 @@ _IPV6_MIN_MTU = 1280
 
 @dataclass(frozen=True)
 class Addressing:
-    """The network settings of a device.
+    """The network settings of one VPN device.
 
     Args:
         addresses: Addresses of the device, with their prefix lengths.
-        gateways: Next hops of the default routes. Only Ethernet devices (`tap`) have any.
-        peers: Addresses on the far side that probably answer echo requests.
+        gateways: Next hops of the default routes. Empty, except for Ethernet devices (`tap`).
+        peers: Addresses behind the VPN that probably answer ICMP echo requests.
         name_servers: DNS servers that are reached through the device.
-        search_domains: Domains to append to names that have no dot or do not resolve.
-        mtu: Largest packet in bytes. None: keep the MTU of the device.
+        search_domains: Domains to append to a host name if the name has no dot or does not resolve.
+        mtu: Size of the largest packet, in bytes. None: do not change the MTU of the device.
     """
 
     addresses: tuple[IpInterface, ...]
@@ -31,7 +31,7 @@ class Addressing:
 
     @property
     def usable_addresses(self) -> tuple[IpInterface, ...]:
-        """The addresses that the MTU permits: IPv6 requires 1280 bytes (RFC 8200, section 5)."""
+        """The addresses that the MTU permits: without IPv6 if the MTU is below 1280 bytes (RFC 8200, section 5)."""
         allows_ipv6 = (self.mtu or _IPV6_MIN_MTU) >= _IPV6_MIN_MTU
         return tuple(each for each in self.addresses if each.version == 4 or allows_ipv6)
 
@@ -43,7 +43,7 @@ def parse_addresses(texts: tuple[str, ...]) -> tuple[IpAddress, ...]:
         texts: The addresses, without prefix lengths.
 
     Raises:
-        ValueError: A text is not an IP address.
+        ValueError: One of the texts is not an IP address.
     """
     return tuple(ip_address(text) for text in texts)
 

@@ -1,4 +1,4 @@
-"""Child processes that end with the gateway, and whose output goes to a callback."""
+"""Child processes that exit when the gateway exits. A callback receives their output."""
 
 import asyncio
 import logging
@@ -16,18 +16,18 @@ log = logging.getLogger(__name__)
 _PDEATHSIG_EXEC = Path(__file__).with_name("pdeathsig_exec.py")
 _TERMINATE_TIMEOUT = 3.0
 _MAX_LINE = 1000
-"""Maximum number of characters of an output line that the callback receives."""
+"""Maximum length of an output line, in characters. The callback receives no more of a longer line."""
 _INHERITED = ("LANG", "LC_ALL", "TZ")
-"""Environment variables that a child process inherits. Other variables may contain passwords (`GATEWAY_…`)."""
+"""Environment variables that a child process inherits. Other variables can contain passwords (`GATEWAY_…`)."""
 
 
 def find_program(name: str) -> str | None:
-    """Return the path of a program from PATH, /usr/sbin or /sbin; None if it is not installed."""
+    """Search PATH, /usr/sbin and /sbin for a program; return its path, or None if it is not installed."""
     return shutil.which(name, path=_path())
 
 
 def minimal_environment() -> dict[str, str]:
-    """Return an environment without the gateway's own variables: PATH, locale and time zone."""
+    """Return an environment that contains only PATH, the locale and the time zone."""
     return {"PATH": _path()} | {name: os.environ[name] for name in _INHERITED if name in os.environ}
 
 
@@ -39,7 +39,7 @@ class Child:
     """A running child process.
 
     Args:
-        process: The process, with its output on a pipe. The child owns it.
+        process: The process, with its output on a pipe. `Child` terminates it in `stop`.
         on_line: Called with each line of output.
     """
 
@@ -83,7 +83,7 @@ class Child:
             env={**minimal_environment(), **(environment or {})},
             cwd="/",
             pass_fds=pass_fds,
-            start_new_session=True,  # Ctrl-C must reach only the gateway, which stops its children in order
+            start_new_session=True,  # Ctrl-C must reach only the gateway, which then stops each child itself
         )  # fmt: skip
         return cls(process, on_line)
 
@@ -93,12 +93,12 @@ class Child:
             on_line(one_line(line.decode(errors="replace"), _MAX_LINE))
 
     async def wait(self) -> int:
-        """Wait until the process has ended and its output has been read; return its exit code."""
+        """Wait until the process has exited and all its output has been read; return the exit code."""
         await asyncio.wait({self._reader})
         return await self._process.wait()
 
     async def stop(self) -> None:
-        """Terminate the process, and kill it if it does not end within 3 seconds."""
+        """Send SIGTERM to the process, and SIGKILL if it does not exit within 3 seconds."""
         if self._process.returncode is None:
             self._process.terminate()
             try:

@@ -1,7 +1,7 @@
-"""Locks on device names. A lock shows that the gateway that created the device still runs.
+"""Locks on device names. While a device name is locked, the gateway that created the device is running.
 
-A lock is an abstract unix socket (unix(7)). The kernel releases the lock when the process ends. Unlike a lock file,
-the lock is visible only in the network namespace of the device, and there to every container.
+A lock is an abstract unix socket (unix(7)). The kernel releases the lock when the process exits. Unlike a
+lock file, the lock is visible only in the network namespace of the device. There, every container sees it.
 """
 
 import errno
@@ -9,13 +9,13 @@ import socket
 
 
 class DeviceLock:
-    """A lock on a device name, held until it is closed or the process ends.
+    """A lock on a device name, held until `close` or the exit of the process.
 
     Args:
         device: Name of the device.
 
     Raises:
-        OSError: EADDRINUSE: another process holds the lock.
+        OSError: The lock is unavailable; EADDRINUSE if another process holds it.
     """
 
     def __init__(self, device: str) -> None:

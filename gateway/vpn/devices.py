@@ -50,11 +50,11 @@ def add_wireguard(name: str) -> bool:
 
 
 def remove_stale(kind: str, prefix: str, is_locked: Callable[[str], bool]) -> None:
-    """Remove the devices of gateways that were killed: the kernel keeps a device, with its keys, until it is removed.
+    """Remove the devices of gateways that were killed. Otherwise the kernel keeps each device and its keys.
 
     Args:
-        kind: The kernel's name for the kind of device.
-        prefix: Prefix of the device names. Only the gateway uses it.
+        kind: The kernel's name for the device type, such as `wireguard`.
+        prefix: Prefix of the device names. No other program uses this prefix.
         is_locked: Returns whether a running gateway uses the device with this name.
 
     Raises:
@@ -85,7 +85,7 @@ def remove(name: str) -> None:
 
 
 def prepare_namespace() -> None:
-    """Prepare a new network namespace: bring up loopback, permit echo sockets, and probe the path MTU.
+    """Prepare a new network namespace: bring up loopback, permit ping sockets, and enable path MTU probing.
 
     Raises:
         TunnelError: The loopback device cannot be brought up.
@@ -96,13 +96,13 @@ def prepare_namespace() -> None:
         ("ipv4/ping_group_range", "0 2147483647"),
         ("ipv4/tcp_mtu_probing", "1"),
     ):
-        # In a container /proc/sys may be read-only. The VPN then works without echo requests and MTU probing.
+        # In a container /proc/sys can be read-only. Then the VPN works without echo requests and MTU probing.
         with contextlib.suppress(OSError):
             Path("/proc/sys/net", key).write_text(value)
 
 
 def configure_in_namespace(name: str, addressing: Addressing) -> None:
-    """Configure a device in its own network namespace: set its addresses and route all traffic through it.
+    """Configure a device in a separate network namespace: set its addresses and route all traffic through it.
 
     Args:
         name: Name of the device.
@@ -124,9 +124,9 @@ def bring_up(netlink: IPRoute, index: int, addressing: Addressing) -> None:
     """Set the MTU, bring the device up, and remove the addresses that `addressing` does not contain.
 
     Args:
-        netlink: An open socket.
+        netlink: An open netlink socket.
         index: Index of the device.
-        addressing: Its settings.
+        addressing: The settings of the device.
     """
     if addressing.mtu:
         netlink.link("set", index=index, mtu=addressing.mtu)
@@ -138,7 +138,7 @@ def bring_up(netlink: IPRoute, index: int, addressing: Addressing) -> None:
 
 
 def default_routes(addressing: Addressing) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the address family and the `gateway` argument of each default route through a device.
+    """Yield each default route through a device: the address family, and the `gateway` argument for netlink.
 
     Args:
         addressing: The settings of the device.

@@ -17,7 +17,7 @@ from gateway.vpn.addressing import Addressing
 from gateway.vpn.network_context import NetworkContext
 
 _QUERY_TIMEOUT = 2.0
-"""Seconds for each query to one name server."""
+"""Time limit of one query to one name server, in seconds."""
 _FAMILIES = ((dns.rdatatype.A, socket.AF_INET), (dns.rdatatype.AAAA, socket.AF_INET6))
 
 
@@ -25,7 +25,7 @@ class VpnResolver:
     """Resolves names with the VPN's name servers, or with the host's resolver if the VPN has none.
 
     Args:
-        context: The network context that the queries leave from.
+        context: The network context that creates the sockets of the queries.
     """
 
     def __init__(self, context: NetworkContext) -> None:
@@ -44,10 +44,10 @@ class VpnResolver:
             to: A host name or an IP address, and the port.
 
         Returns:
-            Entries as `socket.getaddrinfo` returns them.
+            A list in the format of `socket.getaddrinfo`.
 
         Raises:
-            socket.gaierror: No name server answers, or none knows the name.
+            socket.gaierror: No name server answers, or the name has no address.
             UnicodeError: The name is not a valid host name.
         """
         if not self._name_servers or is_address(to.host):
@@ -67,14 +67,14 @@ class VpnResolver:
         raise socket.gaierror(socket.EAI_NONAME, failure)
 
     def _candidates(self, host: str) -> list[str]:
-        """Return the names to look up, as resolv.conf(5) orders them with `ndots:1`."""
+        """Return the names to look up, in the order that resolv.conf(5) defines for `ndots:1`."""
         if host.endswith("."):
             return [host]
         qualified = [f"{host}.{domain}" for domain in self._search_domains]
         return [host, *qualified] if "." in host else [*qualified, host]
 
     async def _query_server(self, name: str, server: IpAddress) -> list[tuple[int, str]]:
-        """Return the addresses of a name, with their families; raise only if the queries for both families fail."""
+        """Return the addresses of a name, each with its family; raise if the A query and the AAAA query both fail."""
         both = await asyncio.gather(
             *(self._context.run_blocking(partial(self._query, name, kind, server)) for kind, _ in _FAMILIES),
             return_exceptions=True,
@@ -89,7 +89,7 @@ class VpnResolver:
         ]
 
     def _query(self, name: str, kind: dns.rdatatype.RdataType, server: IpAddress) -> Sequence[str]:
-        """Send a query over UDP, and over TCP if the answer is truncated. Blocks."""
+        """Send a query over UDP; repeat it over TCP if the answer is truncated. Blocks."""
         query = dns.message.make_query(name, kind)
         family = socket.AF_INET if server.version == 4 else socket.AF_INET6
         with self._context.create_socket(family, socket.SOCK_DGRAM) as sock:

@@ -1,4 +1,4 @@
-"""ICMP echo requests (RFC 792, RFC 4443), which check hosts behind the VPN without connections."""
+"""ICMP echo requests (RFC 792, RFC 4443), which check hosts behind the VPN without TCP connections."""
 
 import asyncio
 import contextlib
@@ -21,14 +21,14 @@ _V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
 _V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
 _MAX_PENDING = 64
 _MAX_UNANSWERED = 3
-"""Number of unanswered requests after which a host counts as unresponsive, if other traffic arrives meanwhile."""
+"""Number of unanswered requests after which a host counts as unresponsive, if other traffic still arrives."""
 
 
 class EchoMonitor:
     """Sends echo requests to up to four responsive and four unresponsive hosts, and tracks which of them respond.
 
     Args:
-        context: The network context that the requests leave from.
+        context: The network context that creates the sockets of the requests.
         on_reply: Called with the round-trip time of each reply, in seconds.
     """
 
@@ -47,7 +47,7 @@ class EchoMonitor:
         self._warned = False
 
     def add_host(self, address: IpAddress) -> None:
-        """Add a host behind the VPN; beyond the limit, drop the oldest one."""
+        """Add a host behind the VPN. If the limit is exceeded, remove the host that was added first."""
         if address in self._responds:
             return
         self._responds[address] = False
@@ -61,14 +61,14 @@ class EchoMonitor:
         del self._unanswered[address]
 
     def send_requests(self) -> bool:
-        """Send a request to each host; return whether a reply is due because one of them has answered before."""
+        """Send a request to each host; return whether a host that has answered before is among them."""
         for address in self._responds:
             self._send(address)
             self._unanswered[address] += 1
         return any(self._responds.values())
 
     def ignore_unresponsive_hosts(self) -> None:
-        """Expect no replies from hosts that do not answer while other traffic arrives: they are probably down."""
+        """Expect no more replies from hosts that do not answer while other traffic arrives, as if they are down."""
         for address, requests in self._unanswered.items():
             if requests >= _MAX_UNANSWERED and self._responds.get(address):
                 self._responds[address] = False
@@ -83,7 +83,7 @@ class EchoMonitor:
         if len(self._pending) > _MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         packet = struct.pack("!BBH2sH", request, 0, 0, self._identifier, sequence)
-        # A request that cannot be sent (no route, full queue) counts as one without a reply.
+        # A request that cannot be sent (no route, full queue) counts as an unanswered request.
         with contextlib.suppress(OSError):
             sock.sendto(_with_checksum(packet) if family == socket.AF_INET else packet, (str(address), 0))
 
@@ -133,7 +133,7 @@ class EchoMonitor:
                     self._on_reply(time.monotonic() - sent_at)
 
     def close(self) -> None:
-        """Close the sockets."""
+        """Close the ICMP sockets."""
         for sock in self._sockets.values():
             asyncio.get_running_loop().remove_reader(sock)
             sock.close()
@@ -141,7 +141,7 @@ class EchoMonitor:
 
 
 def _with_checksum(packet: bytes) -> bytes:
-    """Return an ICMP packet with its checksum (RFC 1071)."""
+    """Return a copy of an ICMP packet, with the checksum field filled in (RFC 1071)."""
     total = sum(struct.unpack("!4H", packet))
     total = (total & 0xFFFF) + (total >> 16)
     return packet[:2] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + packet[4:]

@@ -23,20 +23,20 @@ from gateway.vpn.liveness import Liveness, Thresholds
 from gateway.vpn.network_context import NetworkContext
 
 _ERRORS_FROM_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
-"""Socket errors that only a packet from the far side causes. For a missing route, the local kernel reports other
+"""Socket errors that only a packet from the far side causes. If a route is missing, the local kernel reports other
 errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VpnStatus(LinkStatus):
-    """Status of a VPN; its round-trip time is that of the last echo reply.
+    """Status of a VPN. The round-trip time comes from the last ICMP echo reply.
 
     Args:
-        server: The server's address, or the endpoints of the peers; None: not known yet.
+        server: The server's address, or the endpoints of the WireGuard peers. None: not known yet.
         addresses: Addresses of the device.
         name_servers: Name servers that are reached through the device.
-        connections: Open connections to the server.
-        clients: Connections through the VPN.
+        connections: Number of open connections to the server.
+        clients: Number of client connections through the VPN.
     """
 
     server: str | None
@@ -52,7 +52,7 @@ class VpnLink:
     Args:
         context: The network context that creates the sockets. The caller closes it.
         network: See `gateway.contracts.link.Link`.
-        thresholds: When the VPN counts as unresponsive.
+        thresholds: Seconds without an expected reply after which the VPN counts as unresponsive.
     """
 
     def __init__(self, context: NetworkContext, network: Network, thresholds: Thresholds) -> None:
@@ -69,10 +69,10 @@ class VpnLink:
         self._addressing: Addressing | None = None
 
     def set_addressing(self, addressing: Addressing) -> None:
-        """Use the name servers and echo hosts of new device settings; reset all clients if the addresses changed.
+        """Apply new device settings: name servers and hosts to ping. Reset all clients if the addresses have changed.
 
         Args:
-            addressing: The settings that the device has now.
+            addressing: The current settings of the device.
         """
         if self._addressing is not None and self._addressing.addresses != addressing.addresses:
             self.reset_all()
@@ -82,7 +82,7 @@ class VpnLink:
             self._echo.add_host(peer)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.link.Link`; times the phases `dns` and `tcp`."""
+        """See `gateway.contracts.link.Link`; records the durations of the phases `dns` and `tcp`."""
         return await self._dial(to, phases or Phases(), DIAL_TIMEOUT)
 
     async def join(
@@ -103,12 +103,12 @@ class VpnLink:
                 self.liveness.record_reply(time.monotonic())
             raise
         self.liveness.record_reply(time.monotonic())
-        with contextlib.suppress(ValueError, OSError):  # the address has a scope, or the socket was reset already
+        with contextlib.suppress(ValueError, OSError):  # the address has a scope ID, or the socket was already reset
             self._echo.add_host(ipaddress.ip_address(sock.getpeername()[0]))
         return sock
 
     def send_echo_requests(self) -> None:
-        """Send echo requests through the VPN."""
+        """Send ICMP echo requests through the VPN."""
         if self._echo.send_requests():
             self.liveness.record_echo_request(time.monotonic())
 
@@ -124,7 +124,7 @@ class VpnLink:
         """Report the link as lost.
 
         Args:
-            why: The cause, as `lost` returns it.
+            why: The cause, which `lost` returns.
         """
         if not self._lost.done():
             self._lost.set_result(why)
@@ -139,7 +139,7 @@ class VpnLink:
         return await asyncio.shield(self._lost)
 
     def status(self) -> VpnStatus:
-        """Return what the link reports about itself."""
+        """Return the current status of the VPN."""
         addressing = self._addressing
         return VpnStatus(
             rtt=self._rtt,

@@ -1,4 +1,4 @@
-"""Liveness of a VPN: measures how long expected replies have been missing, and derives the stage. Pure."""
+"""Liveness of a VPN: measures how long expected replies have been missing. Does no I/O."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +10,7 @@ class Thresholds:
 
     Args:
         suspect: New clients wait.
-        reconnect: The VPN reconnects in place, at an interval.
+        reconnect: The VPN reconnects in place, repeatedly, and keeps its device.
         down: The tunnel is reported as down.
         lost: Existing clients are reset.
         restart: The child process and the device are replaced.
@@ -24,14 +24,14 @@ class Thresholds:
 
 
 DIAL_GRACE = 4.0
-"""Seconds to add to each threshold if only a connection attempt expects a reply: the target may be down, not the VPN.
-A VPN peer sends a packet at least every ten seconds."""
+"""Seconds to add to each threshold if only a connection attempt expects a reply. In this case it is possible that the
+target is down and not the VPN. A VPN peer sends a packet at least every ten seconds."""
 RECONNECT_INTERVAL = 6.0
 """Seconds between two attempts to reconnect in place."""
 
 
 class Stage(StrEnum):
-    """The consequence of missing replies, from the mildest to the most severe."""
+    """The reactions to missing replies, in order of increasing severity."""
 
     FINE = "fine"
     SUSPECT = "suspect"
@@ -42,11 +42,11 @@ class Stage(StrEnum):
 
 
 class Liveness:
-    """The requests and replies of one VPN. All times are monotonic, in seconds.
+    """Records when requests and replies of one VPN pass. All times are monotonic, in seconds.
 
     Args:
         thresholds: When each stage begins.
-        now: The current time.
+        now: The current monotonic time.
     """
 
     def __init__(self, thresholds: Thresholds, now: float) -> None:
@@ -58,16 +58,16 @@ class Liveness:
         self._last_reconnect = 0.0
 
     def record_reply(self, now: float) -> None:
-        """Record that a packet arrived through the VPN, so that no reply is due any more."""
+        """Record that a packet has arrived through the VPN. After this call, no reply is expected."""
         self.last_reply = now
         self._echo_sent = self._dialed = None
         self._last_reconnect = 0.0
 
     def record_received(self, total: int, now: float) -> bool:
-        """Record the receive counter; an increase counts as a reply.
+        """Record the current value of the receive counter. An increase counts as a reply.
 
         Args:
-            total: Bytes received so far. A lower value than before means that the counter was reset.
+            total: Bytes received so far. If the value is lower than before, the counter was reset.
             now: The current time.
 
         Returns:
@@ -80,7 +80,7 @@ class Liveness:
         return increased
 
     def record_echo_request(self, now: float) -> None:
-        """Record an echo request to a host that has answered before, so that a reply is due."""
+        """Record an echo request to a host that has answered before. After this call, a reply is expected."""
         if self._echo_sent is None:
             self._echo_sent = now
 
@@ -90,7 +90,7 @@ class Liveness:
             self._dialed = now
 
     def overdue(self, now: float) -> float:
-        """Return for how many seconds a reply has been due; 0 if no reply is due."""
+        """Return the seconds for which an expected reply has been missing; 0 if no reply is expected."""
         echo = now - self._echo_sent if self._echo_sent is not None else 0.0
         dial = now - self._dialed - DIAL_GRACE if self._dialed is not None else 0.0
         return max(0.0, echo, dial)
@@ -110,7 +110,7 @@ class Liveness:
         return Stage.FINE
 
     def start_reconnect(self, now: float) -> bool:
-        """Return whether to reconnect in place now; if so, record it as the last attempt."""
+        """Return whether to reconnect in place now. If the result is true, record the time of this attempt."""
         if self.overdue(now) < self._thresholds.reconnect or now - self._last_reconnect < RECONNECT_INTERVAL:
             return False
         self._last_reconnect = now

@@ -1,4 +1,4 @@
-"""Monitors an open VPN: sends echo requests, reports its state, and reconnects in place before it gives up."""
+"""Monitors an open VPN: sends echo requests, reports the state, reconnects in place, and at last reports the loss."""
 
 import asyncio
 import logging
@@ -19,13 +19,13 @@ _ECHO_INTERVAL = 10.0
 
 
 class LivenessMonitor:
-    """The liveness monitor of one link.
+    """Monitors the liveness of one VPN link.
 
     Args:
-        link: The link.
+        link: The link to monitor.
         progress: Called when the VPN stops responding, and when it responds again.
         received: Returns the number of bytes received so far.
-        reconnect: Reconnects in place, so that the device and the connections through it stay.
+        reconnect: Reconnects in place: the device and the connections through it remain open.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class LivenessMonitor:
         self._progress(TunnelState.UP)
 
     def on_reconnecting(self, why: str) -> None:
-        """Handle the VPN client's report that it reconnects: from now on, a reply is due.
+        """Handle the VPN client's report that it reconnects. From then on, a reply is expected.
 
         Args:
-            why: The cause, for the tunnel's `detail`.
+            why: The cause, for the field `detail` of the tunnel's status.
         """
         if self._connected:
             self._connected = False
@@ -70,10 +70,10 @@ class LivenessMonitor:
             await asyncio.sleep(_INTERVAL)
             now = time.monotonic()
             if now - before > 2 * _INTERVAL + 1:
-                self._link.liveness.record_reply(now)  # this process was suspended, so no reply is overdue
+                self._link.liveness.record_reply(now)  # this process was suspended, so that the replies are not late
             liveness = self._link.liveness
             if not self._connected:
-                liveness.record_echo_request(now)  # a reply stays due until the client reports that it is connected
+                liveness.record_echo_request(now)  # expect the reply until the client reports that it is connected
             received = await self._received()
             # Ignore bytes that arrive during a reconnect, because they belong to the handshake.
             if self._connected and liveness.record_received(received, now):

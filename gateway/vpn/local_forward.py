@@ -20,10 +20,10 @@ _ACCEPT_RETRY = 0.2
 
 
 class LocalForward:
-    """Accepts connections on 127.0.0.1, and joins each to a target behind a link.
+    """Accepts connections on 127.0.0.1, and connects each of them to a target behind a link.
 
     Args:
-        via: The link.
+        via: The link to the target.
     """
 
     def __init__(self, via: Link) -> None:

@@ -1,7 +1,8 @@
-"""Anonymous network namespaces. The kernel removes each one with its last user, even if the gateway is killed.
+"""Anonymous network namespaces. The kernel removes an unused one, even if the gateway was killed.
 
-A thread can be in another network namespace than its process (network_namespaces(7)). A socket stays in the namespace
-in which it was created. Therefore a thread in the namespace creates the sockets, and the event loop uses them.
+A thread can be in a different network namespace from the rest of its process (network_namespaces(7)). A socket stays
+in the namespace in which it was created. Therefore a thread in the namespace creates the sockets, and the event loop
+uses these sockets.
 """
 
 import ctypes
@@ -23,13 +24,13 @@ class Namespace:
     """A new network namespace, with only a loopback device.
 
     Raises:
-        TunnelError: The gateway lacks the capabilities to create one; fatal.
+        TunnelError: The gateway lacks the capabilities to create a network namespace; fatal.
     """
 
     def __init__(self) -> None:
         self.fd = -1
-        # A separate thread creates sockets, so that a socket, which takes microseconds, does not wait for a DNS
-        # query.
+        # Creating a socket takes microseconds, a DNS query takes seconds. A separate thread creates sockets, so
+        # that they do not wait for DNS queries.
         self._socket_thread = ThreadPoolExecutor(1, "vpn-socket", self._enter)
         self._workers = ThreadPoolExecutor(_WORKERS, "vpn", self._enter)
         try:
@@ -63,7 +64,7 @@ class Namespace:
             raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from error
 
     def submit(self, job: Callable[[], _T]) -> "Future[_T]":
-        """Run a blocking function in a thread of the namespace; its child processes are in the namespace as well.
+        """Run a blocking function in a thread of the namespace. Its child processes inherit the namespace.
 
         Args:
             job: The function.
@@ -77,7 +78,7 @@ class Namespace:
             raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from error
 
     def close(self) -> None:
-        """Release the namespace: the kernel removes it, with its devices, when its last socket is closed."""
+        """Release the namespace. The kernel removes it, and its devices, when the last of its sockets is closed."""
         self._socket_thread.shutdown(wait=False, cancel_futures=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
         if self.fd >= 0:
@@ -96,7 +97,7 @@ def _set_namespace(fd: int) -> None:
 
 
 def _libc() -> ctypes.CDLL:
-    # os.unshare and os.setns require Python 3.12.
+    # The alternatives os.unshare and os.setns require Python 3.12.
     return ctypes.CDLL(None, use_errno=True)
 
 

@@ -1,4 +1,4 @@
-"""The netlink socket, and helpers for all modules that use it. All functions block."""
+"""Opens netlink sockets, and contains functions for all modules that use netlink. All functions block."""
 
 import errno
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def netlink_socket() -> Iterator[IPRoute]:
     """Open a netlink socket for the network namespace of this thread.
 
     Raises:
-        TunnelError: The kernel refuses a request of the block; fatal if the process lacks the privilege.
+        TunnelError: The kernel refuses a request from the `with` block; fatal if the process lacks the privilege.
     """
     try:
         with IPRoute() as netlink:
@@ -32,7 +32,7 @@ def device_index(netlink: IPRoute, name: str) -> int:
     """Return the index of a network device.
 
     Args:
-        netlink: An open socket.
+        netlink: An open netlink socket.
         name: Name of the device.
 
     Raises:
@@ -46,7 +46,7 @@ def device_index(netlink: IPRoute, name: str) -> int:
 
 @contextmanager
 def ignore_missing() -> Iterator[None]:
-    """Ignore the error for a missing object: another gateway or the kernel may have removed the object already."""
+    """Ignore the error for a missing object: another gateway or the kernel can remove the object first."""
     try:
         yield
     except NetlinkError as error:

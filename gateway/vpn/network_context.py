@@ -1,6 +1,7 @@
 """Network contexts: where a VPN device is, and how to create sockets that use only this device.
 
-The device is either in a separate network namespace, or in the host's namespace, with sockets bound to the device.
+The device is either in a separate network namespace or in the host's namespace. In the host's namespace, the sockets
+are bound to the device.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ def create_context(isolation: Isolation, device: str) -> "NetworkContext":
 
     Args:
         isolation: The configuration's `isolation`.
-        device: Name of the device, which need not exist yet.
+        device: Name of the device. It is not necessary that the device exists.
 
     Raises:
         TunnelError: The gateway lacks the capabilities to create a network namespace.
@@ -55,18 +56,20 @@ class NetworkContext(Protocol):
     """Creates sockets that use only the VPN device."""
 
     async def configure_device(self, device: str, addressing: Addressing) -> None:
-        """Move the device here if necessary, and configure it; repeat this when its settings change.
+        """Move the device to this context if necessary, and configure it. Call this again when the settings change.
 
         Args:
             device: Name of the device.
-            addressing: Its settings.
+            addressing: The settings of the device.
 
         Raises:
             TunnelError: The device cannot be configured.
         """
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """Create a socket whose packets leave through the device or are dropped; the caller owns it.
+        """Create a socket that sends only through the device, and drops packets while the device is missing.
+
+        The caller must close the socket.
 
         Args:
             family: As for `socket.socket`.
@@ -88,7 +91,7 @@ class NetworkContext(Protocol):
         """
 
     async def release_device(self) -> None:
-        """Undo `configure_device` after the device has disappeared; another device may follow."""
+        """Undo `configure_device` after the device has disappeared. The context can then configure another device."""
 
     def close(self) -> None:
         """Release the context permanently."""
@@ -122,7 +125,7 @@ class NetnsContext:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            # Closing the namespace cancels a job that has not started.
+            # `Namespace.close` cancels each job that has not started.
             if future.cancelled() and not is_being_cancelled():
                 raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
             raise
@@ -137,7 +140,7 @@ class NetnsContext:
 
 
 class BoundDeviceContext:
-    """The host's network namespace, with sockets bound to the device and a routing table that only they use.
+    """The host's network namespace, with sockets bound to the device and a routing table that only these sockets use.
 
     Args:
         device: Name of the device.

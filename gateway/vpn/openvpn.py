@@ -19,22 +19,22 @@ from gateway.vpn.options import OpenVpnOptions
 log = logging.getLogger(__name__)
 
 _LOG_DELAY = 0.3
-"""Seconds to wait, after the child has ended, for its last messages on the management interface."""
+"""Seconds to wait for the last messages on the management interface after the child process has exited."""
 _RETRY_PAUSE = 1.0
-"""Seconds between two connection attempts of the child."""
+"""Seconds between two connection attempts of the child process."""
 
 
 class OpenVpn:
-    """The child process and its state.
+    """An `openvpn` child process, and the state that it reports.
 
     Args:
         options: The options of the tunnel.
         file: The client's configuration file.
         device: The name for the device.
-        redirect: Returns the address to connect to instead of a server, given the server and the protocol; None:
-            connect to the server itself. Raises `TunnelError` if the server cannot be reached in this way.
-        on_state: Called with each state of the connection, as `>STATE:` names it, and with `DOWN` when the device is
-            about to disappear.
+        redirect: Receives a server and its protocol, and returns the address to connect to instead of the server.
+            None: connect to the server itself. Raises `TunnelError` if a redirect is not possible.
+        on_state: Called with each connection state from `>STATE:` notifications, and with `DOWN` before OpenVPN
+            removes the device.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class OpenVpn:
         self.failure: Failure | None = None
         """The most specific failure since the last successful connection."""
         self.addressing: Addressing | None = None
-        """The device settings that the server pushed last."""
+        """The device settings that the server has pushed most recently. None: it has pushed none."""
         self.server: Endpoint | None = None
         self._options = options
         self._file = file if options.user is None else file.with_login_query()
@@ -67,13 +67,13 @@ class OpenVpn:
         """Start the child process.
 
         Raises:
-            TunnelError: It cannot be started.
+            TunnelError: The child process cannot be started.
         """
         file = self._file
         for name in file.ignored:
             log.warning("%s: %s is ignored (docs/vpn.md)", self._options.config, name)
         user = await self._management.listen()
-        # An in-memory file, because the configuration may contain keys.
+        # Use an in-memory file, because the configuration can contain keys.
         memory = os.memfd_create("openvpn")
         try:
             os.write(memory, file.text.encode())
@@ -87,7 +87,7 @@ class OpenVpn:
 
     def _command(self, memory: int) -> list[str]:
         return [
-            # Options that a <connection> block inherits must precede the file.
+            # <connection> blocks inherit only options that precede them, so these options precede the file.
             "openvpn", "--connect-retry", "1", "2", "--server-poll-timeout", "5", "--allow-compression", "no",
             "--config", f"/dev/fd/{memory}",
             "--dev", self._device, "--dev-type", self._file.layer, "--ifconfig-noexec", "--route-noexec",
@@ -99,7 +99,7 @@ class OpenVpn:
         ]  # fmt: skip
 
     async def wait(self) -> TunnelError:
-        """Wait until the child process ends by itself; return the cause."""
+        """Wait until the child process exits without a request to stop; return the cause."""
         code = await self._child.wait() if self._child else 0
         await asyncio.sleep(_LOG_DELAY)
         return self.error(f"openvpn ended with exit code {code}")
@@ -114,7 +114,7 @@ class OpenVpn:
         return TunnelError(failure.reason, failure.detail, fatal=failure.fatal)
 
     def restart_in_place(self) -> None:
-        """Reconnect; the device, its addresses and the connections through it stay (persist-tun)."""
+        """Reconnect. The device, its addresses and the connections through the device remain (persist-tun)."""
         self._management.send("signal SIGUSR1")
 
     async def stop(self) -> None:
@@ -131,7 +131,7 @@ class OpenVpn:
             self.failure = more_specific(self.failure, failure)
 
     def _config_location(self, found: re.Match[str]) -> str:
-        """Return the operator's file and line for a location in the file that the child reads."""
+        """Convert a location in the generated file to the file name and line of the operator's file."""
         line = f":{self._file.source_line(int(found[1]))}" if found[1] else ""
         return f"{self._options.config}{line}"
 
@@ -164,7 +164,7 @@ class OpenVpn:
         self._on_state(state)
 
     def _on_remote(self, text: str) -> None:
-        """Choose the address that the child connects to."""
+        """Choose the address to which the child process connects."""
         host, port, protocol = text.split(",")[:3]
         self.server = Endpoint(host, int(port))
         try:
@@ -175,7 +175,7 @@ class OpenVpn:
         self._management.send(f"remote MOD {address.host} {address.port}" if address else "remote ACCEPT")
 
     def _on_password(self, text: str) -> None:
-        """Answer a request for a login or a passphrase."""
+        """Answer a request for a user name and password, or for a passphrase."""
         request = re.match(r"Need '([^']+)' (username/password|password)", text)
         if request is None:
             if text.startswith("Verification Failed"):
@@ -184,7 +184,7 @@ class OpenVpn:
             return
         kind, fields = request[1], request[2]
         options = self._options
-        # The gateway has no login for other kinds, such as a proxy that the file names.
+        # For other kinds of request, such as a login at an HTTP proxy, the gateway has no credentials.
         secret = {"Private Key": options.key_password, "Auth": options.password}.get(kind)
         key = {"Private Key": "key_password_file", "Auth": "user and password_file"}.get(kind, "a login in the file")
         if secret is None or (fields.startswith("username") and options.user is None):

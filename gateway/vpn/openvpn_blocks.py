@@ -1,4 +1,4 @@
-"""The content of OpenVPN's inline blocks: keys, certificates and logins, parsed and written in normal form. Pure."""
+"""Normalizes the content of OpenVPN's inline blocks: keys, certificates and logins. Does no I/O."""
 
 import base64
 import re
@@ -18,28 +18,28 @@ _SECTIONS = {
     "crl-verify": (_CRL,), "tls-auth": (_STATIC,), "tls-crypt": (_STATIC,),
     "tls-crypt-v2": (_CLIENT_V2,),
 }  # fmt: skip
-"""The PEM sections that each directive uses. The parser ignores other sections, as OpenVPN does."""
+"""Labels of the PEM sections that each directive uses. The parser and OpenVPN ignore other sections."""
 _SINGLE_SECTION = {"key", "tls-auth", "tls-crypt", "tls-crypt-v2"}
-"""Directives that use only the first section."""
+"""Directives that use only the first PEM section of their content."""
 _STATIC_DIGITS = 512
 _WIDTH = 64
 _MAX_LOGIN = 127
 """Maximum length of a user name or a password, in bytes (USER_PASS_LEN in misc.h)."""
 _SEQUENCE = b"\x30"
-"""The tag at the start of certificates, keys and PKCS #12 (X.690, section 8.9)."""
+"""The first byte of DER certificates, DER keys and PKCS #12 files: the tag SEQUENCE (X.690, section 8.9)."""
 _COPY_AGAIN = "get a new copy from the VPN's operator"
 _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){19,31}")
 
 
 def normalize_block(name: str, text: str) -> tuple[str, ...]:
-    """Parse the content of a block, and return it as lines in normal form.
+    """Parse the content of a block, and return the content as lines in normal form.
 
     Args:
-        name: The directive.
-        text: The content of its block or file.
+        name: Name of the directive.
+        text: The content of the directive's block or file.
 
     Raises:
-        GatewayError: The content is not valid for the directive. The message contains no part of it.
+        GatewayError: The content is not valid for the directive. The message contains no part of the content.
     """
     if name == "pkcs12":
         return _normalize_base64(text, "PKCS #12 in base64", _SEQUENCE)

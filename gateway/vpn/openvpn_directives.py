@@ -1,4 +1,4 @@
-"""The directives of an OpenVPN client's file: whether the gateway keeps, ignores or refuses each of them. Pure."""
+"""Classifies the directives of an OpenVPN client's file as kept, ignored or refused. Does no I/O."""
 
 from gateway.errors import GatewayError
 from gateway.vpn.openvpn_grammar import BLOCK_DIRECTIVES, IGNORED_VARIABLES, check_values, is_allowed
@@ -17,16 +17,16 @@ _IGNORED = {
     # Connection attempts.
     "connect-retry", "connect-retry-max", "connect-timeout", "server-poll-timeout", "resolv-retry", "auth-retry",
     "auth-nocache", "single-session", "ping-exit", "preresolve", "ip-remote-hint",
-    # Directives without effect: those for Windows, and those that OpenVPN itself ignores.
+    # Directives without effect on Linux: those for Windows, and those that OpenVPN ignores.
     "ip-win32", "route-method", "register-dns", "block-outside-dns", "dhcp-renew", "dhcp-release", "dhcp-pre-release",
     "show-net-up", "tap-sleep", "pause-exit", "service", "win-sys", "windows-driver", "tun-ipv6", "http-proxy-retry",
     "http-proxy-timeout", "socks-proxy-retry", "max-routes", "prng", "mtu-test", "comp-noadapt",
     "ignore-unknown-option",
 }  # fmt: skip
-"""Ignored directives: the gateway sets them itself, they would disturb its control of the process, or they have no
+"""Ignored directives. The gateway sets them, they interfere with its control of the process, or they have no
 effect."""
 REPORTED = {"up", "down", "route-up", "route-pre-down", "ipchange", "dns-updown"}
-"""Ignored directives that the operator may miss. A warning names them."""
+"""Ignored directives whose effect the operator probably expects. The gateway logs a warning that lists them."""
 _REFUSED = {
     "loads code into the client": {"plugin", "providers", "engine", "pkcs11-providers", "pkcs11-id"},
     "runs a program": {"iproute"},
@@ -65,30 +65,30 @@ _REFUSED = {
         "mtu-dynamic", "use-prediction-resistance",
     },
 }  # fmt: skip
-"""Refused directives, by the reason. A directive that is in none of these tables is refused as well."""
+"""Refused directives, grouped by the reason. Directives that are in no table are refused too."""
 
 
 def is_ignored(directive: Directive) -> bool:
-    """Return whether to ignore a directive: the gateway sets it itself, or it has no effect."""
+    """Return whether the gateway ignores a directive, instead of keeping or refusing it."""
     if directive.name == "setenv":
         return not IGNORED_VARIABLES.isdisjoint(directive.values[:1])
     return directive.block is None and directive.name in _IGNORED
 
 
 def is_known(name: str) -> bool:
-    """Return whether a directive of this name is in one of the tables."""
+    """Return whether one of the tables contains a directive with this name."""
     return is_allowed(name) or name in _IGNORED or _refusal(name) is not None
 
 
 def check_allowed(directive: Directive, *, connection: bool = False) -> None:
-    """Check that a client's file may contain a directive. The content of blocks is not checked here.
+    """Check that a directive is allowed in a client's file. Does not check the content of blocks.
 
     Args:
         directive: A directive that is not ignored.
         connection: Whether the directive is in a `<connection>` block.
 
     Raises:
-        GatewayError: The directive is not allowed. The message says why and what to do.
+        GatewayError: The directive is not allowed. The message contains the reason and the remedy.
     """
     name = directive.name
     if (refusal := _refusal(name)) is not None:

@@ -1,8 +1,9 @@
-"""The configuration file of an OpenVPN client, reduced to its safe directives. Pure, except for the files it names.
+"""Reduces the configuration file of an OpenVPN client to its safe directives.
 
 OpenVPN never reads the original text. The gateway parses each directive (`openvpn_syntax.py`), checks it
-(`openvpn_directives.py`), and writes it in a form that OpenVPN cannot read in another way. It also parses the content
-of blocks and of named files, and writes it as blocks (`openvpn_blocks.py`).
+(`openvpn_directives.py`), and writes it in a form that OpenVPN parses in the same way. It also parses the content of
+blocks and of files that directives name, and writes the content as blocks (`openvpn_blocks.py`). A callback reads the
+files; the module does no other I/O.
 """
 
 from collections.abc import Callable
@@ -28,14 +29,14 @@ _PROXIES = {"http-proxy", "socks-proxy"}
 
 @dataclass(frozen=True)
 class ClientFile:
-    """The configuration file that OpenVPN receives.
+    """The generated configuration file that OpenVPN receives.
 
     Args:
-        directives: Its directives. Named files are replaced by blocks.
-        layer: `tun` or `tap`.
+        directives: The directives of the file. Blocks replace the names of files.
+        layer: The type of the device: `tun` or `tap`.
         has_secrets: Whether the operator's file contains private keys or passwords.
-        secret_files: Named files with private keys or passwords, as the operator's file writes them.
-        uses_proxy: Whether it connects through an HTTP or SOCKS proxy.
+        secret_files: Paths of files with private keys or passwords, as they are written in the operator's file.
+        uses_proxy: Whether OpenVPN connects through an HTTP or SOCKS proxy.
         requires_login: Whether the server requires a login that the file does not contain.
         ignored: Directives that were removed although they have an effect, in the order of the file.
     """
@@ -54,7 +55,7 @@ class ClientFile:
         return "".join(f"{line}\n" for each in self.directives for line in to_lines(each))
 
     def source_line(self, number: int) -> int:
-        """Return the line of the operator's file that a line of `text` comes from.
+        """Return the line number in the operator's file from which a line of `text` was generated.
 
         Args:
             number: Line number in `text`, from 1.
@@ -66,7 +67,7 @@ class ClientFile:
         return 0
 
     def with_login_query(self) -> "ClientFile":
-        """Return a copy with which OpenVPN requests the login from the management interface."""
+        """Return a copy of the file in which OpenVPN requests the login from the management interface."""
         others = tuple(each for each in self.directives if each.name != _LOGIN)
         return replace(self, directives=(*others, Directive(0, _LOGIN)), requires_login=True)
 
@@ -80,7 +81,8 @@ def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_fil
 
     Args:
         text: The text of the file.
-        read_file: Returns the content of a file that a directive names. Raises `GatewayError` if this is impossible.
+        read_file: Returns the content of a file, given a path from a directive. Raises `GatewayError` if the file
+            cannot be read.
 
     Raises:
         GatewayError: The file contains something that is not allowed. The message names the line.
@@ -102,7 +104,7 @@ class _Parser:
         self._file_count = 0
         self._secret_files: list[str] = []
         self._optional: set[str] = set()
-        """Names from `ignore-unknown-option`."""
+        """Names of directives that `ignore-unknown-option` lists."""
         self._device = self._device_type = ""
         self._requires_login = self._uses_proxy = self._has_secrets = False
 
@@ -110,7 +112,7 @@ class _Parser:
         """Check and add the next directive.
 
         Raises:
-            GatewayError: It is not allowed.
+            GatewayError: The directive is not allowed.
         """
         if not self._ignore(directive):
             check_allowed(directive)
@@ -120,7 +122,7 @@ class _Parser:
                 self._directives.append(each)
 
     def _ignore(self, directive: Directive) -> bool:
-        """Return whether to ignore the directive, and record what it means for the others."""
+        """Return whether to ignore the directive. Record its effect on the conversion of other directives."""
         name, values = directive.name, directive.values
         if directive.block is not None:
             return False
@@ -138,7 +140,7 @@ class _Parser:
         return is_ignored(directive)
 
     def _convert(self, directive: Directive) -> list[Directive]:
-        """Return the directives to write for a directive."""
+        """Return the directives that replace a directive in the generated file."""
         name, values = directive.name, directive.values
         if name == "connection":
             return [self._convert_connection(directive)]
@@ -149,7 +151,8 @@ class _Parser:
             return [replace(directive, block=normalize_block(name, "\n".join(directive.block)))]
         if name not in FILE_DIRECTIVES or not values:
             return [directive]
-        # OpenVPN reads `tls-auth FILE 1` in this way. Before 2.5 it also read `tls-auth [inline] 1`.
+        # OpenVPN parses the 1 in `tls-auth FILE 1` as `key-direction 1`, and before 2.5 also in
+        # `tls-auth [inline] 1`.
         direction = [Directive(directive.line, "key-direction", values[1:])] if values[1:] else []
         return direction if values[0] == "[inline]" else [*direction, self._inline_file(directive)]
 
@@ -181,7 +184,7 @@ class _Parser:
         return replace(block, block=tuple(lines))
 
     def result(self) -> ClientFile:
-        """Return the file."""
+        """Return the generated file."""
         return ClientFile(
             directives=tuple(self._directives),
             layer="tap" if (self._device_type or self._device).startswith("tap") else "tun",

@@ -1,4 +1,4 @@
-"""The directives that an OpenVPN client's file may contain, and their allowed values (openvpn(8) of 2.6). Pure."""
+"""Defines the allowed directives of an OpenVPN client's file, and their values (openvpn(8) of 2.6). Does no I/O."""
 
 import re
 
@@ -10,7 +10,7 @@ FILE_DIRECTIVES = {
     "tls-auth": "FILE [0|1]", "tls-crypt": "FILE", "tls-crypt-v2": "FILE",
     "auth-user-pass": "[FILE]", "http-proxy-user-pass": "FILE",
 }  # fmt: skip
-"""Directives that name a file, or contain it as a block."""
+"""Directives that contain the path of a file, or the content of the file as a block."""
 BLOCK_DIRECTIVES = {*FILE_DIRECTIVES, "peer-fingerprint", "verify-hash", "connection"}
 SECRET_DIRECTIVES = {
     "key", "pkcs12", "tls-auth", "tls-crypt", "tls-crypt-v2", "auth-user-pass", "http-proxy-user-pass",
@@ -47,7 +47,7 @@ _ALLOWED = FILE_DIRECTIVES | _CONNECTION_DIRECTIVES | {
     "sndbuf": "NUMBER", "rcvbuf": "NUMBER", "socket-flags": "[TCP_NODELAY]", "tcp-nodelay": "", "fast-io": "",
     "txqueuelen": "NUMBER", "shaper": "NUMBER", "passtos": "", "persist-local-ip": "", "persist-remote-ip": "",
     "disable-occ": "",
-    # Addresses, routes and name servers. OpenVPN processes them, and the gateway configures the device.
+    # Addresses, routes and name servers. OpenVPN reports them, and the gateway configures the device.
     "ifconfig": "HOST HOST", "ifconfig-ipv6": "HOST HOST", "topology": "subnet|net30|p2p",
     "route": "HOST [HOST] [HOST] [HOST]", "route-ipv6": "HOST [HOST] [HOST]", "route-gateway": "HOST",
     "route-ipv6-gateway": "HOST", "route-metric": "NUMBER", "route-delay": "[NUMBER] [NUMBER]", "route-nopull": "",
@@ -68,9 +68,9 @@ _PATTERNS = {
     "SUITES": rf"{_SUITE}(:{_SUITE})*", "NAMES": r"[A-Za-z0-9_-]+(:[A-Za-z0-9_-]+)*",
     "VARIABLE": r"UV_[A-Za-z0-9_]+|PUSH_PEER_INFO|REMOTE_RANDOM_HOSTNAME",
 }  # fmt: skip
-"""The patterns of the placeholders in the tables above."""
+"""A pattern for the values of each placeholder in the tables above, such as NUMBER."""
 IGNORED_VARIABLES = {"FORWARD_COMPATIBLE", "SERVER_POLL_TIMEOUT", "CLIENT_CERT", "FRIENDLY_NAME"}
-"""Variables of `setenv` that are for other clients, or that the gateway sets itself."""
+"""Variables of `setenv` to ignore: they are for other clients, or the gateway sets them."""
 _CIPHER = "AES in GCM or CBC mode, or ChaCha20-Poly1305"
 _EXPLANATIONS = {
     "compress": "compression leaks encrypted data (VORACLE); only its stubs are allowed",
@@ -86,11 +86,11 @@ _EXPLANATIONS = {
     "remote-cert-tls": "the peer is a server",
     "setenv": f"VARIABLE is UV_…, PUSH_PEER_INFO, REMOTE_RANDOM_HOSTNAME, {', '.join(sorted(IGNORED_VARIABLES))}",
 }  # fmt: skip
-"""Why the values of a directive are restricted, for messages."""
+"""The reason for the restriction of a directive's values, for error messages."""
 
 
 def is_allowed(name: str) -> bool:
-    """Return whether a client's file may contain a directive or a block of this name."""
+    """Return whether a directive or a block with this name is allowed in a client's file."""
     return name in _ALLOWED or name in BLOCK_DIRECTIVES
 
 
@@ -102,7 +102,7 @@ def check_values(directive: Directive, *, connection: bool) -> None:
         connection: Whether the directive is in a `<connection>` block.
 
     Raises:
-        GatewayError: The directive or one of its values is not allowed. The message says what is.
+        GatewayError: The directive or one of its values is not allowed. The message contains the reason.
     """
     name = directive.name
     syntax = (_CONNECTION_DIRECTIVES if connection else _ALLOWED).get(name)
@@ -115,7 +115,7 @@ def check_values(directive: Directive, *, connection: bool) -> None:
 
 
 def _matches(values: tuple[str, ...], syntax: str) -> bool:
-    """Return whether values match a syntax such as `HOST [PORT]`; `…` repeats the last word."""
+    """Return whether values match a syntax such as `HOST [PORT]`. In a syntax, `…` repeats the last word."""
     words = syntax.split()
     if words and words[-1].endswith("…"):
         words += words[-1:] * (len(values) - len(words))

@@ -1,7 +1,7 @@
-"""Loads an OpenVPN client's file from disk, with the files that it names: only those below its own directory.
+"""Loads an OpenVPN client's file, and the files that its directives name, if they are below its directory.
 
-The loader opens each file once, so that it checks and reads the same file, even if another file replaces it
-meanwhile.
+The loader opens each file only once. Therefore it reads the file that it has checked, even if another process
+replaces the file meanwhile.
 """
 
 import os
@@ -17,19 +17,19 @@ from gateway.vpn.openvpn_syntax import parse_directives
 from gateway.vpn.options import OpenVpnOptions
 
 _MAX_CONFIG_SIZE = 1 << 18
-"""Maximum size of the configuration file, in bytes. Parsing a file of this size takes a moment."""
+"""Maximum size of the configuration file, in bytes. Parsing takes noticeable time at this size."""
 _MAX_NAMED_SIZE = 1 << 20
-"""Maximum size of a named file, in bytes. Certificate revocation lists can be long."""
+"""Maximum size of a file that a directive names, in bytes. Certificate revocation lists can be long."""
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file that was read.
+    """The content of a file, with its path and status.
 
     Args:
-        path: Its path, without symbolic links.
-        data: Its content.
-        status: The status of the open file.
+        path: The path of the file, without symbolic links.
+        data: The content of the file.
+        status: The result of fstat(2) for the open file.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class _File:
 
 
 def load_client_file(options: OpenVpnOptions) -> ClientFile:
-    """Load the configuration file. May block.
+    """Load the configuration file. Can block.
 
     Args:
         options: The options of the tunnel.
@@ -66,13 +66,13 @@ def load_client_file(options: OpenVpnOptions) -> ClientFile:
 
 
 def named_files(options: OpenVpnOptions) -> set[Path]:
-    """Return the files that the configuration file names, whether they exist or not. May block.
+    """Return the paths of all files that the configuration file names, even of missing ones. Can block.
 
     Args:
         options: The options of the tunnel.
 
     Returns:
-        The paths. If the configuration file cannot be parsed, those before the error.
+        The paths. If the configuration file cannot be parsed, only the paths before the first error.
     """
     found: set[Path] = set()
     try:
@@ -112,14 +112,14 @@ def _read_below(directory: Path, name: str) -> _File:
 def _read(path: Path, max_size: int, directory: Path | None = None) -> _File:
     """Read a regular file.
 
-    The descriptor is checked before the file is opened for reading, so that devices and FIFOs are never opened
-    (O_PATH in open(2)).
+    The function opens the path with O_PATH (open(2)) and checks its type before it opens the file for reading.
+    Therefore it never opens devices and FIFOs for reading.
 
     Args:
         path: Path of the file.
-        max_size: Largest size in bytes.
-        directory: The directory that must contain the file after symbolic links are followed; without symbolic links
-            itself. None: any.
+        max_size: Maximum size in bytes.
+        directory: The directory that must contain the file after symbolic links are resolved. This path must not
+            contain symbolic links. None: the file can be in any directory.
 
     Raises:
         OSError: The file is missing or not readable.

@@ -1,4 +1,4 @@
-"""OpenVPN's log messages, as failures with a reason. Pure."""
+"""Converts OpenVPN's log messages to failures with a reason. Does no I/O."""
 
 import re
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ class Failure:
     """A failure that OpenVPN reports.
 
     Args:
-        reason: The reason for status and metrics.
+        reason: The reason that status and metrics show.
         detail: One line for the operator.
-        fatal: Whether another attempt soon is useless.
-        specificity: How much the message explains, from 1 to 5. A message does not replace a more specific one.
+        fatal: Whether an immediate retry cannot succeed.
+        specificity: How precisely the message explains the failure, from 1 (least) to 5 (most).
     """
 
     reason: Reason
@@ -42,13 +42,13 @@ _PATTERNS: list[tuple[str, Reason, bool, int]] = [
     (r"Inactivity timeout|\[soft,ping-restart\]", Reason.TIMEOUT, False, 2),
     (r"TLS (Error|handshake failed|object)", Reason.TLS, False, 1),
 ]
-"""The pattern of a message, and the reason, `fatal` and specificity of its failure."""
+"""For each message: a pattern, and the `reason`, `fatal` and `specificity` of the failure."""
 
 
 def parse_failure(line: str) -> Failure | None:
     """Return the failure that a log line reports; None if it reports none."""
     if re.match(r"\S*\s*\S*\s*(MANAGEMENT|PUSH|OPTIONS IMPORT|Timers)\b", line):
-        return None  # an echo of the management interface, or only information
+        return None  # a log line of the management interface, or not a failure
     for pattern, reason, fatal, specificity in _PATTERNS:
         if re.search(pattern, line):
             detail = re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line.strip())

@@ -1,7 +1,7 @@
-"""OpenVPN's management interface, on a unix socket that OpenVPN connects to (management-notes.txt).
+"""The server side of OpenVPN's management interface, on a unix socket (management-notes.txt).
 
-OpenVPN is the client of this socket and exits when the connection closes. Therefore OpenVPN ends when the gateway
-ends.
+OpenVPN is the client of this socket, and exits when the connection closes. Therefore OpenVPN exits when the gateway
+exits.
 """
 
 import asyncio
@@ -42,13 +42,13 @@ class ManagementInterface:
         return self._directory.path / "m.sock"
 
     async def listen(self) -> int | None:
-        """Listen for the child process.
+        """Listen for the connection of the child process.
 
         Returns:
-            The ID of the user to run the child as, or None to keep the gateway's own user.
+            The ID of the user to run the child as, or None to run the child as the gateway's user.
 
         Raises:
-            TunnelError: The directory for temporary files cannot hold the socket; fatal.
+            TunnelError: The socket cannot be created in the directory for temporary files; fatal.
         """
         try:
             self._directory = RuntimeDirectory(_PREFIX)
@@ -75,7 +75,7 @@ class ManagementInterface:
         writer.close()
 
     def send(self, command: str) -> None:
-        """Send a command if the child is connected. Notifications show its effect."""
+        """Send a command if the child process is connected. Does not wait for a response."""
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(command.encode() + b"\n")
 
@@ -84,7 +84,7 @@ class ManagementInterface:
 
         Args:
             field: `username` or `password`.
-            kind: What the credential is for, as the request names it.
+            kind: The purpose of the credential, from the request, such as `Auth`.
             value: The user name or the password.
         """
         self.send(f'{field} "{kind}" "{value.translate(_QUOTED)}"')

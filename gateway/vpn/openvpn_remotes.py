@@ -1,4 +1,4 @@
-"""The servers in an OpenVPN client's configuration file. Pure."""
+"""Finds the servers in an OpenVPN client's configuration file. Does no I/O."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,7 +10,7 @@ _DEFAULT_PORT = "1194"
 
 
 def tcp_remotes(file: ClientFile) -> list[Endpoint]:
-    """Return the servers that the client dials over TCP, which other tunnels can carry.
+    """Return the servers that the client dials over TCP. Another tunnel can carry such connections.
 
     Args:
         file: The configuration file.
@@ -28,12 +28,12 @@ def udp_remotes(file: ClientFile) -> list[Endpoint]:
 
 
 def _file_remotes(file: ClientFile) -> list[tuple[Endpoint, str]]:
-    """Return each server once, with its protocol."""
+    """Return each server and its protocol, without duplicates."""
     blocks = [each for each in file.directives if each.name == "connection"]
     common = [each for each in file.directives if each.block is None]
     if not blocks:
         return list(dict.fromkeys(_remotes(common)))
-    # With blocks, OpenVPN ignores `remote` outside of them.
+    # If there are <connection> blocks, OpenVPN ignores `remote` outside of them.
     common = [each for each in common if each.name != "remote"]
     return list(
         dict.fromkeys(each for block in blocks for each in _remotes([*common, *connection_directives(block)]))

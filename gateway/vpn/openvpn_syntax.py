@@ -1,7 +1,7 @@
-"""The syntax of OpenVPN's configuration files: lines, words and blocks, as OpenVPN 2.6 parses them (options.c). Pure.
+"""Parses OpenVPN's configuration files into directives, as OpenVPN 2.6 does (options.c). Does no I/O.
 
-Input that OpenVPN parses in an unexpected way is an error here, for example a long line (two lines), a seventeenth
-word (dropped), or a backslash before a comment.
+This parser rejects input that OpenVPN parses in an unexpected way. Examples are a long line, which OpenVPN splits; a
+seventeenth word, which OpenVPN ignores; and a backslash before a comment.
 """
 
 import re
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from gateway.errors import GatewayError
 
 _MAX_LINE = 254
-"""Maximum length of a line, in bytes. OpenVPN reads 255 bytes (OPTION_LINE_SIZE) and parses the rest as a new
-line."""
+"""Maximum length of a line, in bytes. OpenVPN reads 255 bytes (OPTION_LINE_SIZE) and parses the rest of the line
+as a new line."""
 _MAX_WORDS = 16
-"""Maximum number of words in a line. OpenVPN drops further words (MAX_PARMS)."""
+"""Maximum number of words in a line. OpenVPN ignores all words after these (MAX_PARMS)."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
@@ -29,10 +29,10 @@ class Directive:
     """A directive or a block.
 
     Args:
-        line: Number of its first line, from 1.
-        name: Its name, without leading dashes.
+        line: Number of the first line of the directive, from 1.
+        name: Name of the directive, without leading dashes.
         values: The words after the name.
-        block: The lines between `<name>` and `</name>`. None: not a block.
+        block: The lines between `<name>` and `</name>`. None if the directive is not a block.
     """
 
     line: int
@@ -48,7 +48,8 @@ def parse_directives(text: str) -> Iterator[Directive]:
         text: The text of the file.
 
     Raises:
-        GatewayError: OpenVPN rejects a line, or parses it in an unexpected way. The message names the line.
+        GatewayError: A line is not valid, or OpenVPN would parse it in an unexpected way. The message gives the
+            line number.
     """
     lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n")
     return _parse_lines(enumerate(lines, 1))
@@ -104,12 +105,12 @@ def _block_lines(end: str, first: int, lines: Iterable[tuple[int, str]]) -> Iter
 
 
 class _LocatedError(GatewayError):
-    """An error whose message names the line."""
+    """An error whose message contains the line number."""
 
 
 @contextmanager
 def located(line: int) -> Iterator[None]:
-    """Add the line number to the message of a `GatewayError`, unless it has one."""
+    """Add the line number to the message of each `GatewayError`, unless the message already contains one."""
     try:
         yield
     except _LocatedError:
@@ -119,7 +120,7 @@ def located(line: int) -> Iterator[None]:
 
 
 def _check_line(line: str) -> str:
-    """Return a line without its carriage return; raise if it is too long or contains control characters."""
+    """Remove the carriage return from a line; raise if the line is too long or contains control characters."""
     if len(line.encode(errors="surrogatepass")) > _MAX_LINE:
         why = "which OpenVPN reads as two lines: shorten it, or wrap a key at 64 characters"
         raise GatewayError(f"has more than {_MAX_LINE} bytes, {why}")
@@ -132,14 +133,14 @@ def _check_line(line: str) -> str:
 def split_words(line: str) -> list[str]:
     """Split a line into words, as OpenVPN's `parse_line` does.
 
-    A quote has its meaning only at the start of a word, and the closing quote ends the word. A backslash escapes the
-    next character, except in single quotes. A comment starts only where a word could start.
+    Only a quotation mark at the start of a word quotes the word, and the closing mark ends it. A backslash escapes
+    the next character, except in single quotes. A comment can start only where a new word can start.
 
     Args:
         line: One line.
 
     Raises:
-        GatewayError: OpenVPN rejects the line, or drops a part of it.
+        GatewayError: OpenVPN rejects the line, or ignores a part of it.
     """
     words: list[str] = []
     position = 0
@@ -158,7 +159,7 @@ def split_words(line: str) -> list[str]:
 
 
 def _read_word(line: str, position: int, quote: str) -> tuple[str, int]:
-    """Return the word that starts at a position, and the position after it."""
+    """Return the word that starts at a position, and the position after the word."""
     word = ""
     while position < len(line):
         character = line[position]
@@ -177,7 +178,7 @@ def _read_word(line: str, position: int, quote: str) -> tuple[str, int]:
 
 
 def to_lines(directive: Directive) -> list[str]:
-    """Return the lines of a directive.
+    """Convert a directive to lines of a configuration file.
 
     Args:
         directive: The directive.
@@ -198,5 +199,5 @@ def _quote(word: str) -> str:
 
 
 def printable_name(name: str) -> str:
-    """Return a directive's name for a message; `it` if the name may be part of a misplaced key or password."""
+    """Return a directive's name for a message; the word `it` if the name can be part of a misplaced secret."""
     return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"

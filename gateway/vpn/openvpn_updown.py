@@ -1,4 +1,4 @@
-"""The device settings that an OpenVPN server pushes, from the environment of an `up` script. Pure."""
+"""Derives the device settings that an OpenVPN server pushes from the environment of `up`. Does no I/O."""
 
 import ipaddress
 import re
@@ -12,7 +12,7 @@ def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int 
     """Convert the variables from `>UPDOWN:ENV` to device settings.
 
     Args:
-        environment: The variables, as openvpn(8) describes them for scripts.
+        environment: The environment variables that openvpn(8) documents for scripts.
         dns: Name servers to use instead of the pushed ones.
         mtu: MTU to use instead of the negotiated one.
     """
@@ -42,7 +42,7 @@ def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int 
 
 
 def _valid_addresses(*texts: str | None) -> tuple[IpAddress, ...]:
-    """Return the texts that are IP addresses, without duplicates."""
+    """Parse texts as IP addresses; skip texts that are not addresses, and duplicates."""
     found: list[IpAddress] = []
     for text in texts:
         try:
@@ -55,6 +55,6 @@ def _valid_addresses(*texts: str | None) -> tuple[IpAddress, ...]:
 
 
 def _number(key: str) -> int:
-    """Return the number at the end of a variable name: the order of the options."""
+    """Return the number at the end of a variable name. Sorting by this number gives the order of the options."""
     digits = re.search(r"\d+$", key)
     return int(digits[0]) if digits else 0

@@ -34,7 +34,7 @@ class Silence:
 
     @property
     def thresholds(self) -> Thresholds:
-        """The thresholds for the liveness monitor."""
+        """The durations in the form that the liveness monitor uses."""
         return Thresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 

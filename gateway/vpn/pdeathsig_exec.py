@@ -1,11 +1,13 @@
-"""Executes a command that is killed when its parent dies: `python pdeathsig_exec.py PARENT PRIVILEGES COMMAND…`.
+"""Executes a command that the kernel kills when the parent process exits.
 
-Only a process itself can request this signal (PR_SET_PDEATHSIG in prctl(2)), and code between fork and exec is unsafe
-in a program with threads. Therefore this program requests the signal and then executes the command. It uses only the
-standard library, so that it starts quickly.
+Usage: `python pdeathsig_exec.py PARENT PRIVILEGES COMMAND…`
+
+A process must request its parent-death signal itself (PR_SET_PDEATHSIG in prctl(2)). In a program with threads, it is
+unsafe to run Python code between fork and exec. Therefore this separate program requests the signal and then executes
+the command. The program imports only the standard library, so that it starts quickly.
 
 PARENT is the process ID of the parent. PRIVILEGES is `all`, `net_admin` (CAP_NET_ADMIN and no other capability), or
-`net_admin:ID` (the same, with the user and group ID).
+`net_admin:ID` (only CAP_NET_ADMIN, and ID as the user ID and the group ID).
 """
 
 import ctypes
@@ -28,7 +30,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(parent: int, privileges: str, command: list[str]) -> None:
-    """Execute a command, unless its parent has already ended.
+    """Execute a command, unless the parent process has already exited.
 
     Args:
         parent: Process ID of the parent.
@@ -40,22 +42,22 @@ def main(parent: int, privileges: str, command: list[str]) -> None:
     """
     if privileges != "all":
         _drop_privileges(privileges.partition(":")[2])
-    # Request the signal after the change of user, because that change clears the signal.
+    # Request the signal after the change of the user ID, because the change cancels an earlier request.
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == parent:
-        os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
+        os.execvp(command[0], command)  # noqa: S606 - the command needs no shell
 
 
 def _drop_privileges(user: str) -> None:
     """Drop all capabilities except CAP_NET_ADMIN, for this program and its descendants (capabilities(7)).
 
-    If this process lacks CAP_NET_ADMIN, keep no capability; the command then reports the missing capability itself.
+    If this process does not have CAP_NET_ADMIN, drop all capabilities. The command then reports the missing one.
     """
     # Without this step, a set-user-ID program could regain the capabilities.
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     for capability in range(_MAX_CAPABILITY + 1):
         if capability != _CAP_NET_ADMIN:
-            # This call fails without CAP_SETPCAP. That is acceptable, because it is only defense in depth.
+            # Ignore the failure of this call without CAP_SETPCAP, because the call is only defense in depth.
             _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     if user:
         _check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))

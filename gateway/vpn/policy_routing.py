@@ -1,4 +1,4 @@
-"""A device in the host's network namespace: a routing table and rules for the sockets that are bound to it.
+"""Policy routing in the host's network namespace: a routing table and rules for the sockets of one VPN device.
 
 All functions block.
 """
@@ -19,22 +19,22 @@ from gateway.vpn.netlink import device_index, ignore_missing, netlink_socket
 _NO_PREFIX_ROUTE = 0x200
 """IFA_F_NOPREFIXROUTE: the kernel adds no route for the prefix of the address."""
 _PROTOCOL = 0x67
-"""The protocol number (rt_protos) of the gateway's rules and routes. After a gateway was killed, the cleanup finds
-them by this number."""
+"""The protocol number (rt_protos) of the gateway's rules and routes. After a gateway was killed, the cleanup uses
+this number to find them."""
 _FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
 """The range of routing tables that the gateway uses."""
 _table_lock = threading.Lock()
 """Lock that a thread holds while it selects a table, because the selection depends on the existing rules."""
 _UNREACHABLE_METRIC = 4096
-"""Metric of the `unreachable` route. It is high, so that the kernel prefers the route through the device."""
+"""Metric of the `unreachable` route. The kernel prefers the route through the device, which has a lower metric."""
 
 
 def configure_in_host(name: str, addressing: Addressing) -> None:
-    """Configure a device in the host's network namespace, with a routing table for sockets that are bound to it.
+    """Configure a device in the host's network namespace. Add a routing table for sockets bound to the device.
 
     Args:
         name: Name of the device.
-        addressing: Its settings.
+        addressing: The settings of the device.
 
     Raises:
         TunnelError: The device does not exist or cannot be configured.
@@ -68,7 +68,7 @@ def configure_in_host(name: str, addressing: Addressing) -> None:
             )  # fmt: skip
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
         for each in addressing.usable_addresses:
-            # The kernel's own replies to late packets are bound to no device.
+            # The kernel replies to late packets without a socket. Rules for the source addresses cover these replies.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,
@@ -77,13 +77,13 @@ def configure_in_host(name: str, addressing: Addressing) -> None:
 
 
 def remove_policy_routing(name: str) -> None:
-    """Remove the routing table and the rules of a device, if there are any.
+    """Remove the routing table and the rules of a device, if they exist.
 
     Args:
         name: Name of the device.
 
     Raises:
-        TunnelError: They cannot be removed.
+        TunnelError: The table or a rule cannot be removed.
     """
     with _table_lock, netlink_socket() as netlink:
         table = _table_of(netlink, name)
@@ -92,7 +92,7 @@ def remove_policy_routing(name: str) -> None:
 
 
 def _table_of(netlink: IPRoute, name: str) -> int | None:
-    """Return the routing table that the gateway's rules assign to the device."""
+    """Return the number of the routing table that the gateway's rules assign to the device."""
     for rule in _rules(netlink):
         if rule.get_attr("FRA_OIFNAME") == name and rule.get_attr("FRA_PROTOCOL") == _PROTOCOL:
             return int(rule.get_attr("FRA_TABLE"))
@@ -100,9 +100,9 @@ def _table_of(netlink: IPRoute, name: str) -> int | None:
 
 
 def _free_table(netlink: IPRoute, name: str) -> int:
-    """Return a routing table that no rule uses."""
+    """Return the number of a routing table that no rule uses."""
     used = {rule.get_attr("FRA_TABLE") for rule in _rules(netlink)}
-    start = zlib.crc32(name.encode())  # two gateways that start together are unlikely to select the same table
+    start = zlib.crc32(name.encode())  # gateways that start at the same time probably select different tables
     return next(
         table
         for offset in range(_TABLE_COUNT)
@@ -115,7 +115,7 @@ def _rules(netlink: IPRoute) -> list[Any]:
 
 
 def _remove_table(netlink: IPRoute, table: int) -> None:
-    """Remove a table and its rules, and the tables and rules of killed gateways, whose devices no longer exist."""
+    """Remove a table and its rules. Also remove tables and rules whose devices no longer exist."""
     device_names = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
     for family in (socket.AF_INET, socket.AF_INET6):
         rules = [rule for rule in netlink.get_rules(family=family) if rule.get_attr("FRA_PROTOCOL") == _PROTOCOL]
@@ -130,7 +130,7 @@ def _remove_table(netlink: IPRoute, table: int) -> None:
 
 
 def _rule_key(rule: Any) -> dict[str, Any]:
-    """Return the arguments of `IPRoute.rule` that identify a rule."""
+    """Return the arguments with which `IPRoute.rule` identifies a rule."""
     key = {
         "oifname": rule.get_attr("FRA_OIFNAME"), "src": rule.get_attr("FRA_SRC"),
         "table": rule.get_attr("FRA_TABLE"), "priority": rule.get_attr("FRA_PRIORITY"),

@@ -1,7 +1,7 @@
 """The privileges of the OpenVPN process: only CAP_NET_ADMIN and, where possible, an unprivileged user.
 
-OpenVPN parses input from untrusted hosts. It needs CAP_NET_ADMIN to create its device at the start, and again if the
-server assigns another address. It needs no other capability.
+OpenVPN parses input from untrusted hosts. OpenVPN needs CAP_NET_ADMIN to create its device: at the start, and later
+if the server assigns another address. It needs no other capability.
 """
 
 import logging
@@ -11,9 +11,10 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 USER = 65533
-"""User and group ID of the child process. No account has this ID, so that the child shares it with no service."""
+"""User and group ID of the child process. No account has this ID, so that no service runs as the same user."""
 _CAPABILITIES = {"CAP_CHOWN": 0, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
-"""Capabilities with which the gateway switches to the user, and signals the child afterwards (capabilities(7))."""
+"""Capabilities that the gateway needs to switch to the user, and later to send signals to the child process
+(capabilities(7))."""
 _OTHERS_READ_WRITE = 0o006
 _OTHERS_ENTER = 0o001
 _TUN = Path("/dev/net/tun")
@@ -28,7 +29,7 @@ def unprivileged_user(directory: Path) -> int | None:
         directory: The directory of the child's management socket.
 
     Returns:
-        The user ID, or None to keep the gateway's own user.
+        The user ID, or None if the child must run as the gateway's user.
     """
     if os.geteuid() != 0:
         return None
@@ -41,11 +42,11 @@ def unprivileged_user(directory: Path) -> int | None:
 
 
 def grant_access(path: Path, mode: int) -> None:
-    """Set the group of a path to the child's group; the owner stays.
+    """Set the group of a path to the child's group, and set the permission bits; do not change the owner.
 
     Args:
         path: A file, socket or directory.
-        mode: Its new permission bits.
+        mode: The new permission bits of the path.
 
     Raises:
         OSError: The group or the mode cannot be changed.
@@ -55,7 +56,7 @@ def grant_access(path: Path, mode: int) -> None:
 
 
 def _obstacle(directory: Path) -> str | None:
-    """Return why the child cannot run as the unprivileged user; None if it can."""
+    """Return the reason why the child cannot run as the unprivileged user; None if there is no obstacle."""
     effective = _effective_capabilities()
     missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
     if missing:
@@ -80,7 +81,7 @@ def _effective_capabilities() -> int:
 
 
 def _is_mapped(kind: str) -> bool:
-    """Return whether the user namespace maps the ID (user_namespaces(7)).
+    """Return whether the user namespace maps the ID of the unprivileged user (user_namespaces(7)).
 
     Args:
         kind: `uid` or `gid`.

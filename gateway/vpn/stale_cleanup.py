@@ -1,4 +1,4 @@
-"""Runtime directories and sockets, and the removal of those that killed gateways left behind."""
+"""Creates runtime directories, and removes runtime directories and sockets of gateways that were killed."""
 
 import contextlib
 import errno
@@ -16,20 +16,20 @@ _LOCK = "lock"
 _RUN = Path("/run/gateway")
 """Directory for runtime files, writable even in a container with a read-only root file system and without /tmp."""
 _MIN_AGE = 30.0
-"""Age in seconds from which the cleanup removes files: the owner of a newer directory may not have locked it yet, and
-a newer socket may not listen yet."""
+"""Minimum age, in seconds, of files that the cleanup removes. It is possible that a newer directory is not locked
+yet, or that no process listens on a newer socket yet."""
 
 
 class RuntimeDirectory:
     """A temporary directory that is locked while this process runs.
 
-    Creating one removes the directories of killed gateways.
+    The constructor also removes the directories of killed gateways.
 
     Args:
-        prefix: Prefix of the directory names. Only the gateway uses it.
+        prefix: Prefix of the directory names. No other program uses this prefix.
 
     Raises:
-        TunnelError: The directory cannot be created; `fatal` if waiting does not help.
+        TunnelError: The directory cannot be created; fatal if a later attempt cannot succeed either.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -43,7 +43,7 @@ class RuntimeDirectory:
             permanent = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
             detail = f"{error}: make the directory for temporary files (TMPDIR) or {_RUN} writable"
             raise TunnelError(Reason.PERMISSION if permanent else Reason.PROTOCOL, detail, fatal=permanent) from error
-        # Held until the descriptor is closed, at the latest when the process ends (flock(2)).
+        # The lock exists until the descriptor is closed, at the latest at the exit of the process (flock(2)).
         self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -81,7 +81,7 @@ def remove_stale_sockets(directory: Path, pattern: str) -> None:
 
     Args:
         directory: The directory of the sockets.
-        pattern: Glob pattern of their names. Only the gateway uses such names.
+        pattern: Glob pattern for the names of the sockets. No other program uses such names.
     """
     for path in directory.glob(pattern):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Background tasks of an open link. They end with the link, and the link is lost when one of them fails."""
+"""Runs background tasks of an open link. The link is lost if a task fails; the tasks are cancelled with the link."""
 
 import asyncio
 import contextlib
@@ -15,10 +15,10 @@ async def background_tasks(link: VpnLink, *jobs: Coroutine[Any, Any, None]) -> A
 
     Args:
         link: The link.
-        jobs: The coroutines to run.
+        jobs: The coroutines to run as tasks.
 
     Raises:
-        Exception: When the block ends, if a task failed with anything but a `ReachError`.
+        Exception: At the end of the block, if a task has failed with an exception other than `ReachError`.
     """
     tasks = [asyncio.create_task(job) for job in jobs]
 

@@ -1,4 +1,4 @@
-"""A WireGuard device: of the kernel or of wireguard-go, configured with `wg`."""
+"""Manages a WireGuard device of the kernel or of wireguard-go, and configures it with `wg`."""
 
 import asyncio
 import logging
@@ -26,11 +26,11 @@ _PREFIX = device_prefix("w")
 _POLL_INTERVAL = 0.05
 _RESOLVE_TIMEOUT = 4.0
 _DEFAULT_MTU = 1420
-"""The default of wg-quick: 80 bytes less than the MTU of Ethernet."""
+"""MTU in bytes if the file sets none, as in wg-quick: 80 bytes less than the MTU of Ethernet."""
 
 
 class WireGuard:
-    """A WireGuard device, and the wireguard-go process if there is one.
+    """A WireGuard device, and the wireguard-go process if the kernel does not support WireGuard.
 
     Args:
         options: The options of the tunnel.
@@ -38,7 +38,7 @@ class WireGuard:
         context: The network context for the device. The caller closes it.
 
     Raises:
-        TunnelError: As `load_wireguard_file`.
+        TunnelError: `load_wireguard_file` cannot load the configuration file.
     """
 
     def __init__(self, options: WireGuardOptions, device: str, context: NetworkContext) -> None:
@@ -54,10 +54,10 @@ class WireGuard:
         self.in_kernel = False
         """Whether the kernel provides the device."""
         self.server = ""
-        """The resolved endpoints of the peers, for messages."""
+        """The resolved endpoints of all peers as one text, for messages."""
 
     async def start(self) -> Addressing:
-        """Create and configure the device. The handshake follows.
+        """Create and configure the device, without waiting for the handshake.
 
         Returns:
             The settings of the device.
@@ -86,7 +86,7 @@ class WireGuard:
         try:
             self.in_kernel = await asyncio.shield(creation)
         except asyncio.CancelledError:
-            self.in_kernel = await creation  # wait, because `stop` must know whether the device exists
+            self.in_kernel = await creation  # wait, so that `stop` removes the device if it was created
             raise
 
     def _addressing(self) -> Addressing:
@@ -100,7 +100,7 @@ class WireGuard:
         )
 
     async def configure_peers(self) -> None:
-        """Resolve the endpoints of the peers, and set the keys and peers of the device. New handshakes follow.
+        """Resolve the endpoints of the peers, and set the keys and peers of the device. Do not wait for handshakes.
 
         Raises:
             TunnelError: An endpoint cannot be resolved, or `wg` fails.
@@ -108,7 +108,7 @@ class WireGuard:
         await self._set_peers(await self._resolve_endpoints())
 
     async def _resolve_endpoints(self) -> dict[str, str]:
-        """Return the address of each peer by public key; if resolution fails, its last known address."""
+        """Return the address of each peer by public key. If a name does not resolve, use the last known address."""
         found = {}
         for peer in self._file.peers:
             if peer.endpoint is None:
@@ -130,7 +130,7 @@ class WireGuard:
         await self._wg("setconf", self._device, "/dev/stdin", stdin=to_setconf(self._file, endpoints))
 
     async def reconnect(self) -> None:
-        """Remove the peers with their sessions, and add the peers again; the device and its addresses stay.
+        """Remove all peers and their sessions, and add the peers again. Keep the device and its addresses.
 
         Raises:
             TunnelError: An endpoint cannot be resolved, or `wg` fails.
@@ -141,13 +141,13 @@ class WireGuard:
         await self._set_peers(endpoints)
 
     def reload_file(self) -> bool:
-        """Load the configuration file again. May block.
+        """Load the configuration file again. Can block.
 
         Returns:
-            Whether only keys and peers have changed, so that the device can stay.
+            Whether the device can remain, because only keys and peers have changed.
 
         Raises:
-            TunnelError: As `load_wireguard_file`.
+            TunnelError: `load_wireguard_file` cannot load the configuration file.
         """
         before, self._file = self._file, load_wireguard_file(self._options)
         after = self._file
@@ -181,7 +181,7 @@ class WireGuard:
                 env=minimal_environment(),
             )  # fmt: skip
             if done.returncode:
-                # The quoted value may be a key.
+                # The quoted value is possibly a key.
                 message = re.sub(r"`[^']*'", "a value", done.stderr.strip().partition("\n")[0])
                 raise TunnelError(Reason.PROTOCOL, f"wg {arguments[0]}: {message}")
             return done.stdout
@@ -192,7 +192,7 @@ class WireGuard:
             raise TunnelError(Reason.TIMEOUT, f"wg {arguments[0]} did not end within {_WG_TIMEOUT:g} s") from error
 
     async def wait(self) -> str:
-        """Wait until wireguard-go ends; return the cause. With a kernel device, wait until cancelled."""
+        """Wait until wireguard-go exits; return the cause. For a device of the kernel, wait until cancelled."""
         return await self._process.wait()
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""WireGuard configuration files (wg-quick(8)), the input of `wg setconf`, and the output of `wg show`. Pure."""
+"""Parses WireGuard files (wg-quick(8)) and `wg show`, and writes input of `wg setconf`. Does no I/O."""
 
 import ipaddress
 import re
@@ -14,17 +14,18 @@ _SCRIPTS = {"preup", "postup", "predown", "postdown"}
 _PEER_KEYS = {"publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"}
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _DEFAULT_KEEPALIVE = 25
-"""Default interval of keepalives, in seconds. Without keepalives, an idle peer looks like a dead peer."""
+"""Default interval of keepalives, in seconds. Without keepalives, the gateway cannot distinguish an idle
+peer from a dead peer."""
 
 
 @dataclass(frozen=True)
 class WireGuardPeer:
-    """A peer.
+    """A peer in a WireGuard file.
 
     Args:
-        public_key: Its public key.
-        endpoint: `host:port`, as the file has it. None: the peer connects to the gateway.
-        allowed: The networks behind it.
+        public_key: The public key of the peer.
+        endpoint: `host:port`, as written in the file. None: the peer connects to the gateway.
+        allowed: The networks behind the peer.
         keepalive: Seconds between two keepalive packets.
         preshared_key: The preshared key.
     """
@@ -41,14 +42,14 @@ class WireGuardFile:
     """A parsed configuration file.
 
     Args:
-        private_key: The private key of the device. None: the configuration names another file.
+        private_key: The private key of the device. None: the key is in another file, named in the configuration.
         addresses: The addresses of the device.
         name_servers: The name servers behind the VPN.
         search_domains: The search domains.
-        mtu: Largest packet in bytes.
-        listen_port: The UDP port of the device. None: any.
+        mtu: Size of the largest packet, in bytes. None: the file sets none.
+        listen_port: The UDP port of the device. None: the kernel selects a port.
         peers: The peers.
-        ignored: Keys that would run commands.
+        ignored: Keys in the file that contain commands. The gateway does not run the commands.
     """
 
     private_key: str | None = None
@@ -62,7 +63,7 @@ class WireGuardFile:
 
     @property
     def endpoints(self) -> list[Endpoint]:
-        """The endpoints of the peers, as the file has them."""
+        """The endpoints of the peers, as written in the file."""
         found = (peer.endpoint.rpartition(":") for peer in self.peers if peer.endpoint is not None)
         return [Endpoint(host.strip("[]"), int(port)) for host, _, port in found]
 
@@ -74,7 +75,7 @@ def parse_wireguard_file(text: str) -> WireGuardFile:
         text: The text of the file.
 
     Raises:
-        GatewayError: The file is not valid. The message names the line, and contains no key.
+        GatewayError: The file is not valid. The message contains the line number, and no WireGuard key.
     """
     file, section = WireGuardFile(), ""
     for number, line in enumerate(text.splitlines(), 1):
@@ -164,14 +165,14 @@ def _set_peer_key(peer: WireGuardPeer, key: str, value: str) -> WireGuardPeer:
 
 
 def check_key(value: str, name: str) -> str:
-    """Return a key if it has the form of one.
+    """Return `value` if it has the form of a WireGuard key.
 
     Args:
         value: The key.
-        name: What to call it in the message.
+        name: The name of the key for the message.
 
     Raises:
-        GatewayError: It has not. The message does not contain the value.
+        GatewayError: The value does not have the form of a key. The message does not contain the value.
     """
     if not _KEY.fullmatch(value):
         raise GatewayError(f"{name} is not a valid key: a key has 44 characters of base64")
@@ -179,7 +180,7 @@ def check_key(value: str, name: str) -> str:
 
 
 def _printable_key(name: str) -> str:
-    """Return the name of an unknown key for a message; nothing if it may be part of a misplaced secret."""
+    """Return the name of an unknown key for a message; empty if the name can be part of a misplaced secret."""
     return f" {name}" if re.fullmatch(r"[A-Za-z]{1,24}", name) else ""
 
 
@@ -188,7 +189,7 @@ def _split(value: str) -> list[str]:
 
 
 def to_setconf(file: WireGuardFile, endpoints: dict[str, str]) -> str:
-    """Return the input of `wg setconf`.
+    """Convert a configuration file to the input of `wg setconf`.
 
     Args:
         file: The configuration file.
@@ -210,7 +211,7 @@ def to_setconf(file: WireGuardFile, endpoints: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """The status of a device.
+    """The status of a WireGuard device.
 
     Args:
         last_handshake: Time of the last handshake with any peer, in seconds since the epoch. 0: none yet.
@@ -224,7 +225,7 @@ class DeviceStatus:
 
 
 def parse_dump(text: str) -> DeviceStatus:
-    """Parse the output of `wg show DEVICE dump`. The first line, which contains the private key, is skipped."""
+    """Parse the output of `wg show DEVICE dump`. Skip the first line, because it contains the private key."""
     rows = [line.split("\t") for line in text.splitlines()[1:]]
     return DeviceStatus(
         last_handshake=max((int(row[4]) for row in rows), default=0),

@@ -1,4 +1,4 @@
-"""The process wireguard-go, which provides a WireGuard device if the kernel does not."""
+"""Runs wireguard-go, a process that provides a WireGuard device if the kernel does not support WireGuard."""
 
 import asyncio
 import errno
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 _SOCKET_DIRECTORY = Path("/var/run/wireguard")
 """The directory in which wireguard-go creates its socket (see the README of wireguard-go)."""
 _START_TIMEOUT = 5.0
-"""Seconds for wireguard-go to create its device."""
+"""Time limit for wireguard-go to create its device, in seconds."""
 _POLL_INTERVAL = 0.05
 
 
@@ -37,7 +37,8 @@ class WireGuardGo:
         """Start the process, and wait until it has created the device.
 
         Args:
-            prefix: Prefix of the device names. Only the gateway uses it. The sockets of killed gateways are removed.
+            prefix: Prefix of the device names. No other program uses this prefix. Sockets of killed gateways
+                have it as well, and this method removes them.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.
@@ -77,7 +78,7 @@ class WireGuardGo:
         log.debug("wireguard-go: %s", line)
 
     async def wait(self) -> str:
-        """Wait until the process ends; return the cause. Without a process, wait until cancelled."""
+        """Wait until the process exits; return the cause. If there is no process, wait until cancelled."""
         if self._child is None:
             await asyncio.Event().wait()
             return ""
@@ -85,7 +86,7 @@ class WireGuardGo:
         return f"wireguard-go ended with exit code {code}: {self._last_output}"
 
     async def stop(self) -> None:
-        """Stop the process, if it was started. The device disappears with it."""
+        """Stop the process, if it was started. The kernel then removes the device of the process."""
         if self._child is not None:
             await self._child.stop()
             self._socket.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Loads WireGuard files, with the keys that the options of the tunnel name."""
+"""Loads WireGuard files, and the key files that the options of the tunnel name."""
 
 import os
 from dataclasses import replace
@@ -11,15 +11,15 @@ from gateway.vpn.wireguard_file import WireGuardFile, check_key, parse_wireguard
 
 
 def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
-    """Load the configuration file, with the keys from other files. May block.
+    """Load the configuration file, and keys from other files. Can block.
 
-    The loader opens each file once, so that it checks and uses the same file.
+    The loader opens each file only once, so that it reads the file that it has checked.
 
     Args:
         options: The options of the tunnel.
 
     Raises:
-        TunnelError: A file cannot be read or parsed, or a key is readable by others; fatal.
+        TunnelError: A file cannot be read or parsed, or users other than the owner can read a key; fatal.
     """
     try:
         with options.config.open() as opened:
@@ -34,7 +34,7 @@ def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
 
 
 def _with_keys(file: WireGuardFile, options: WireGuardOptions) -> WireGuardFile:
-    """Return the file with the keys that the options name."""
+    """Return the file, completed with the keys from the options."""
     if options.private_key is not None:
         file = replace(file, private_key=check_key(_reveal(options.private_key), "private_key"))
     if options.preshared_key is not None:
