@@ -15,7 +15,7 @@ _SETTING = r"\b[\w.-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|_?key)s?\d?"
 _HIDDEN = (
     re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
     re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)"),
-    re.compile(r"((?<![\w/])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # the digest of an image is no host name
+    re.compile(r"((?<![\w/])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # not the digest of an image
     re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` precedes a path
     re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
     re.compile(rf"(\b(?:mysql|mariadb)\w*\b[^;|&]*?\s-p){_WORD}"),
