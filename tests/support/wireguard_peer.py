@@ -1,11 +1,15 @@
 """Runs a WireGuard peer in user space, in a network namespace."""
 
+import itertools
+import os
 import subprocess
 import time
 from pathlib import Path
 
 from gateway.demo.process import Process
 from tests.support.netns import BEHIND, NAMES, OUTER_FAR, inside, run
+
+_COUNTER = itertools.count()
 
 
 class WireGuardPeer:
@@ -22,7 +26,8 @@ class WireGuardPeer:
         folder.mkdir()
         self.namespace = namespace
         self.folder, self.port, self.network = folder, port, network
-        self.device = f"wgs{port}"
+        # Sockets of wireguard-go are in one directory, whatever the namespace: the name must be unique on this host.
+        self.device = f"wgs{os.getpid()}n{next(_COUNTER)}"
         self.key, self.client_key = _wg_key(), _wg_key()
         self.process = Process(["/usr/bin/wireguard-go", "-f", self.device], folder / "log")
 
