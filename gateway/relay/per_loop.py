@@ -16,7 +16,7 @@ def per_loop(create: Callable[[asyncio.AbstractEventLoop], _T]) -> Callable[[], 
     Args:
         create: Creates the object for a loop.
     """
-    name = f"_gateway_{create.__name__}"
+    name = f"{create.__module__}.{create.__qualname__}"
 
     @functools.wraps(create)
     def current() -> _T:

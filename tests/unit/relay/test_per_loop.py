@@ -24,6 +24,24 @@ def other(loop: asyncio.AbstractEventLoop) -> State:
     return State(loop)
 
 
+class Elsewhere:
+    """A place with a function of the same name."""
+
+    @staticmethod
+    @per_loop
+    def state(loop: asyncio.AbstractEventLoop) -> State:
+        return State(loop)
+
+
+async def both() -> tuple[State, State]:
+    return state(), Elsewhere.state()
+
+
+def test_functions_of_one_name_have_separate_objects() -> None:
+    first, second = asyncio.run(both())
+    assert first is not second
+
+
 async def current() -> tuple[State, State, State]:
     return state(), state(), other()
 
