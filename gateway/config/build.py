@@ -124,7 +124,7 @@ def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
         kind=kind,
         via=common.via,
         targets=targets,
-        prefer=common.prefer or ("primary" if kind.has_roles and len(targets) > 1 else "order"),
+        prefer=common.prefer or ("primary" if kind.has_roles(check_options) and len(targets) > 1 else "order"),
         listen=tuple(each.unix if isinstance(each, UnixListener) else each for each in common.listen),
         sockets=tuple(each for each in common.listen if isinstance(each, UnixListener)),
         hold=kind.hold if common.hold is None else common.hold,

@@ -9,6 +9,7 @@ from gateway.config import values
 from gateway.config.docker_rules import docker_problems
 from gateway.config.model import Config
 from gateway.config.ops_rules import ops_problems
+from gateway.config.schema import known_keys
 from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Sequence, Table
 from gateway.config.volume_rules import volume_problems
@@ -97,8 +98,9 @@ def _listeners(table: Table) -> Iterator[tuple[str, Endpoint | Path]]:
 
 def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
     for name, spec in config.backends.items():
-        if not spec.kind.has_roles and spec.prefer not in ("any", "order"):
-            message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: use any or order"
+        if not spec.kind.has_roles(spec.check_options) and spec.prefer not in ("any", "order"):
+            remedy = "set check.role" if "role" in known_keys(spec.kind.check) else "use any or order"
+            message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: {remedy}"
             problems.append(Problem(_place(root, "backends", name, "prefer"), f"backends.{name}.prefer", message))
         if spec.allow.label is not None and "docker" not in root.entries:
             place = _place(root, "backends", name, "allow")

@@ -34,7 +34,13 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
 
 def _dialed(config: Config, tunnel: str) -> list[str]:
     """Return each `host:port` that the gateway dials through a tunnel: servers of inner tunnels, targets, engine."""
-    targets = [str(target) for spec in config.backends.values() if spec.via == tunnel for target in spec.targets]
+    targets = [
+        str(endpoint)
+        for spec in config.backends.values()
+        if spec.via == tunnel
+        for target in spec.targets
+        for endpoint in spec.kind.endpoints(spec.check_options, target)
+    ]
     inner = [
         str(server)
         for spec in config.tunnels.values()

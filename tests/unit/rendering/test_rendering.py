@@ -30,11 +30,13 @@ tunnels:
   egress: {{kind: proxy, via: edge, url: "socks5://proxy:1080"}}
 backends:
   orders: {{kind: tcp, via: edge, targets: ["db:3306"], listen: "127.0.0.1:3306"}}
+  shop: {{kind: postgres, via: edge, targets: [pg-1, pg-2], check: {{via_http: {{port: 8008}}}}}}
 """,
         tmp_path,
     )
     permits = [line for line in authorized_keys(site, []) if "permitopen" in line]
-    assert [each in permits[0] for each in ('"inner:2222"', '"proxy:1080"', '"db:3306"')] == [True] * 3
+    permitted = ("inner:2222", "proxy:1080", "db:3306", "pg-1:5432", "pg-1:8008", "pg-2:5432", "pg-2:8008")
+    assert [each for each in permitted if f'"{each}"' not in permits[0]] == []
 
 
 def test_authorized_keys_need_a_tunnel_with_such_a_file(tmp_path: Path) -> None:
