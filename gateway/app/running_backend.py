@@ -61,6 +61,7 @@ class RunningBackend:
                 read_only=check.probe_result.read_only,
                 promoted=check.promoted,
                 probed=check.probed,
+                failing=check.last is not None and not check.last.passed,
             )
             for check in self.checks
         ]

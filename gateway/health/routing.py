@@ -18,6 +18,7 @@ class Candidate:
         promoted: Monotonic time at which a check found that the target had been promoted from replica to primary; 0
             if no check has.
         probed: Monotonic time at which the last probe with a result started.
+        failing: Whether this probe failed.
     """
 
     target: Endpoint
@@ -28,6 +29,7 @@ class Candidate:
     read_only: bool | None = None
     promoted: float = 0.0
     probed: float = 0.0
+    failing: bool = False
 
 
 def superseded_primaries(
@@ -41,13 +43,13 @@ def superseded_primaries(
     Args:
         candidates: The targets in the order of the configuration.
         prefer: Which targets are preferred.
-        confirmed: Return only the primaries that were probed after that promotion.
+        confirmed: Return only the primaries that were probed after that promotion, or whose last probe failed. The
+            others are possibly demoted already.
     """
     primaries = [each for each in candidates if prefer == "primary" and each.role == "primary"]
     latest = max((each.promoted for each in primaries if each.state is not State.DOWN), default=0.0)
-    return frozenset(
-        each.target for each in primaries if each.promoted < latest and (each.probed > latest or not confirmed)
-    )
+    superseded = [each for each in primaries if each.promoted < latest]
+    return frozenset(each.target for each in superseded if not confirmed or each.failing or each.probed > latest)
 
 
 def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candidate]:

@@ -71,6 +71,8 @@ def test_a_primary_that_was_replaced_gets_no_clients() -> None:
     unprobed = [replace(old, probed=9.0), new]
     assert superseded_primaries(unprobed, "primary") == {ONE}
     assert superseded_primaries(unprobed, "primary", confirmed=True) == frozenset()
+    failing = [replace(old, probed=9.0, failing=True), new]
+    assert superseded_primaries(failing, "primary", confirmed=True) == {ONE}
     # The old primary is used again if the new one is down, or after its next promotion.
     assert targets(order_targets([old, replace(new, state=State.DOWN)], "primary")) == [ONE, TWO]
     assert targets(order_targets([replace(old, promoted=30.0), new], "primary")) == [ONE]
