@@ -17,6 +17,7 @@ from gateway.health.monitor import Check
 from gateway.health.routing import (
     Candidate,
     backend_state,
+    lacks_primary,
     order_targets,
     superseded_primaries,
     wrong_role_targets,
@@ -61,7 +62,7 @@ class RunningBackend:
                 read_only=check.probe_result.read_only,
                 promoted=check.promoted,
                 probed=check.probed,
-                failing=check.last is not None and not check.last.passed,
+                failing=check.failing,
             )
             for check in self.checks
         ]
@@ -92,10 +93,17 @@ class RunningBackend:
             self.worker.assign_targets(assignment)
         elif self.local is not None:
             self.local.move_clients(wrong_role, left)
-        without_primary = prefer == "primary" and not order_targets(candidates, prefer)
-        unconfirmed = superseded_primaries(candidates, prefer) - left
+        self._set_urgent(candidates)
+
+    def _set_urgent(self, candidates: list[Candidate]) -> None:
+        """Check often the targets that can become the primary, and a superseded primary that is possibly demoted."""
+        prefer = self.spec.prefer
+        lacking = lacks_primary(candidates, prefer)
+        unconfirmed = superseded_primaries(candidates, prefer) - superseded_primaries(
+            candidates, prefer, confirmed=True
+        )
         for check in self.checks:
-            check.set_urgent(urgent=without_primary or check.target in unconfirmed)
+            check.set_urgent(urgent=(lacking and not check.failing) or check.target in unconfirmed)
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(
@@ -136,3 +144,4 @@ class RunningBackend:
         for check in self.checks:
             if check.target == target:
                 check.report_stall()
+        self._set_urgent(self.candidates())
