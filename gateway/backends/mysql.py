@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from gateway.backend_support import tls
 from gateway.backend_support.aborted_logins import AbortedLogins
 from gateway.backend_support.database import DATABASE_FACTS, IMPORT_NOTE, DatabaseCheck, endpoints, verify
-from gateway.backend_support.http_role import with_http_role
 from gateway.backend_support.login import credentials, insecure_settings
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.secrets import PasswordSource
+from gateway.backend_support.via_http import with_http_role
 from gateway.backends import BackendKind, ImportRules, NoOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
