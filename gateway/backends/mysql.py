@@ -21,8 +21,15 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backend_support import tls
 from gateway.backend_support.aborted_logins import AbortedLogins
-from gateway.backend_support.database import DATABASE_FACTS, IMPORT_NOTE, DatabaseCheck, endpoints, verify
-from gateway.backend_support.login import credentials, insecure_settings
+from gateway.backend_support.database import (
+    DATABASE_FACTS,
+    IMPORT_NOTE,
+    DatabaseCheck,
+    credentials,
+    endpoints,
+    verify,
+)
+from gateway.backend_support.login import insecure_settings
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.secrets import PasswordSource
