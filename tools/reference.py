@@ -22,7 +22,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gateway import backends, tunnels
 from gateway.backend_support.tls import TlsOptions
 from gateway.cli import cli
-from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, OpsTls, TunnelCommon, UnixListener
+from gateway.config.model import (
+    SECTIONS,
+    Allow,
+    BackendCommon,
+    CheckCommon,
+    ConfiguredTarget,
+    OpsTls,
+    TunnelCommon,
+    UnixListener,
+)
 from gateway.config.values import LogTarget
 from gateway.contracts.security import Secret
 from gateway.contracts.states import State, TunnelState
@@ -106,6 +115,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.peers`", PeerOptions)
     yield from _table("`docker.tls`", ClientTls)
     yield from _table("`allow`", Allow)
+    yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
 
 
