@@ -20,6 +20,7 @@ from tests.support.servers import echoing, serving
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
+QUICK = ", keepalive: {interval: 200ms, suspect: 2s, replace: 1s}"
 Pair = tuple[Bastion, Bastion]
 
 
@@ -53,9 +54,9 @@ def test_one_way_is_enough_and_each_way_is_shown(gateway: Gateway, pair: Pair) -
         listen = {name: free_port() for name in ("both", "deep", "split")}
         gateway.write(f"""
             tunnels:
-              a: {ssh_tunnel(pair[0])}
-              b: {ssh_tunnel(pair[1])}
-              inner: {ssh_tunnel(pair[1], via="[a, b]")}
+              a: {ssh_tunnel(pair[0], more=QUICK)}
+              b: {ssh_tunnel(pair[1], more=QUICK)}
+              inner: {ssh_tunnel(pair[1], via="[a, b]", more=QUICK)}
             backends:
               both:
                 {{kind: tcp, via: [a, b], targets: ["127.0.0.1:{port}"], {CHECK},
@@ -76,10 +77,16 @@ def test_one_way_is_enough_and_each_way_is_shown(gateway: Gateway, pair: Pair) -
         checked = command("check", "-c", str(gateway.config), "both")
         assert re.findall(r"^both +127\S+ +(\w) +up", checked.stdout, re.MULTILINE) == ["a", "b"]
 
-        pair[0].crash()
-        gateway.wait(lambda: way(gateway, "both", "b") == (True, True))
+        pair[0].freeze()
+        gateway.wait(lambda: gateway.tunnel("a")["state"] == "suspect")
+        assert way(gateway, "both", "b") == (True, True)
         for each in listen.values():
-            served(each)  # the inner tunnel has reconnected through the other bastion
+            served(each)
+        assert gateway.tunnel("inner")["connects"] == 1  # new connections use the other bastion
+        pair[0].crash()
+        gateway.wait(lambda: gateway.tunnel("a")["state"] == "backoff")
+        for each in listen.values():
+            served(each)
         gateway.wait(lambda: gateway.tunnel("inner")["state"] == "up")
         assert gateway.state("both") == ("up", None)
         assert gateway.state("split")[0] == "degraded"
