@@ -7,7 +7,7 @@ from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check
-from gateway.health.routing import Candidate
+from gateway.health.target_selection import Candidate
 from gateway.health.ways import WayChoice, WayHealth
 from gateway.supervision.uplink import describe_all
 

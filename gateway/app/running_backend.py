@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.worker.messages import CheckLogin, TargetAssignment
 from gateway.app.worker.remote import RemoteForward
-from gateway.app.worker.unit import WorkerUnit
+from gateway.app.worker.unit import WorkerSupervisor
 from gateway.config import BackendSpec
 from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
@@ -16,7 +16,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check
-from gateway.health.routing import Candidate, backend_state, order_targets, wrong_role_targets
+from gateway.health.target_selection import Candidate, backend_state, order_targets, wrong_role_targets
 
 
 @dataclass
@@ -38,7 +38,7 @@ class RunningBackend:
 
     spec: BackendSpec
     forward: Forward | RemoteForward
-    worker: WorkerUnit | None = None
+    worker: WorkerSupervisor | None = None
     local: Forward | None = None
     targets: list[MonitoredTarget] = field(default_factory=list)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)

@@ -126,7 +126,7 @@ class AuditSection:
 
 
 @dataclass(frozen=True)
-class TunnelCommon:
+class CommonTunnelOptions:
     """The keys of all kinds of tunnels.
 
     Args:
@@ -140,7 +140,7 @@ class TunnelCommon:
 
 
 @dataclass(frozen=True)
-class CheckCommon:
+class CommonCheckOptions:
     """The keys of `check:` of all kinds of backends.
 
     Args:
@@ -209,7 +209,7 @@ class ConfiguredTarget:
 
 
 @dataclass(frozen=True)
-class BackendCommon:
+class CommonBackendOptions:
     """The keys of all kinds of backends.
 
     Args:
@@ -272,7 +272,7 @@ class BackendSpec:
     max_connections_per_consumer: int | None
     allow: Allow
     worker: bool | None
-    check: CheckCommon
+    check: CommonCheckOptions
     options: Any
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()
