@@ -28,6 +28,7 @@ from gateway.config.model import (
     CommonBackendOptions,
     CommonCheckOptions,
     CommonTunnelOptions,
+    ConfiguredTarget,
     OpsTls,
     UnixListener,
 )
@@ -114,6 +115,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.peers`", PeerOptions)
     yield from _table("`docker.tls`", ClientTls)
     yield from _table("`allow`", Allow)
+    yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
 
 

@@ -23,9 +23,8 @@ class ConfiguredBackend(Protocol):
     def name(self) -> str:
         """The backend's name."""
 
-    @property
-    def via(self) -> str | None:
-        """Name of the tunnel to the targets. None: the gateway connects to the targets directly."""
+    def ways(self, target: Endpoint) -> tuple[str, ...]:
+        """Return the tunnels to a target. Empty: the gateway connects to the target directly."""
 
     @property
     def targets(self) -> tuple[Endpoint, ...]:

@@ -80,7 +80,7 @@ def test_error_details_are_one_line(error: Exception) -> None:
 
 
 async def test_a_tunnels_detail_is_one_line() -> None:
-    uplink = Uplink("bastion", DirectTunnel(), None, quiet=True)
+    uplink = Uplink("bastion", DirectTunnel(), quiet=True)
     uplink._progress(TunnelState.SUSPECT, Reason.TIMEOUT, f"it says {HOSTILE}")
     assert uplink.detail.startswith("it says ?[2J")
     assert uplink.detail.isprintable()
