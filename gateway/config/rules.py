@@ -96,6 +96,9 @@ def _listeners(table: Table) -> Iterator[tuple[str, Endpoint | Path]]:
 
 
 def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
+    for name, tunnel in config.tunnels.items():
+        if tunnel.via is not None and (why := tunnel.kind.refuses_via(tunnel.options)):
+            problems.append(Problem(_place(root, "tunnels", name, "via"), f"tunnels.{name}.via", why))
     for name, spec in config.backends.items():
         if not spec.kind.has_roles and spec.prefer not in ("any", "order"):
             message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: use any or order"

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
+from gateway.processes.child import Child
 from gateway.vpn.addressing import Addressing
-from gateway.vpn.child import Child
 from gateway.vpn.openvpn_file import ClientFile
 from gateway.vpn.openvpn_log import Failure, more_specific, parse_failure
 from gateway.vpn.openvpn_management import ManagementInterface

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
+from gateway.processes.child import Child
 from gateway.vpn import stale_cleanup
-from gateway.vpn.child import Child
 
 log = logging.getLogger(__name__)
 
