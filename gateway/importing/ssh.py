@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import UsageError
-from gateway.importing.model import Context, ImportedForward, home
+from gateway.importing.model import ImportContext, ImportedForward, home
 from gateway.importing.proxy_command import jump_or_proxy, program
 from gateway.importing.result import ImportResult, split_target
 from gateway.importing.secrecy import hide_secrets
@@ -63,7 +63,7 @@ class HostConfig:
 
 def add_host(
     config: HostConfig,
-    context: Context,
+    context: ImportContext,
     result: ImportResult,
     look_up: Callable[[str], HostConfig] = HostConfig,
 ) -> str:
@@ -109,7 +109,7 @@ def add_host(
 
 def _path(
     config: HostConfig,
-    context: Context,
+    context: ImportContext,
     result: ImportResult,
     look_up: Callable[[str], HostConfig],
     command: HostConfig,
@@ -158,7 +158,7 @@ def _path(
     return via, {}
 
 
-def _program_keys(command: str, config: HostConfig, context: Context, result: ImportResult) -> dict[str, Any]:
+def _program_keys(command: str, config: HostConfig, context: ImportContext, result: ImportResult) -> dict[str, Any]:
     """Return the configuration keys of a ProxyCommand that is a program."""
     where = f"{context.where}: ProxyCommand {command}"
     if hide_secrets(command) != command:
@@ -212,7 +212,7 @@ def note_unused(config: HostConfig, where: str, name: str, result: ImportResult)
 
 
 def _server(
-    config: HostConfig, via: str | None, context: Context, result: ImportResult, command: HostConfig
+    config: HostConfig, via: str | None, context: ImportContext, result: ImportResult, command: HostConfig
 ) -> dict[str, Any]:
     """Return the configuration keys of a tunnel to a server.
 
@@ -252,7 +252,7 @@ def _server(
     return keys
 
 
-def _login(config: HostConfig, context: Context, result: ImportResult, command: HostConfig) -> dict[str, Any]:
+def _login(config: HostConfig, context: ImportContext, result: ImportResult, command: HostConfig) -> dict[str, Any]:
     """Return the configuration keys that log in to a tunnel's server. The arguments are those of `_server`."""
     keys: dict[str, Any] = {}
     identities = config.all("identityfile") or command.all("identityfile")

@@ -13,12 +13,12 @@ from gateway.processes.programs import environment_of_user, fill_placeholders, r
 from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.ssh.connect import connect
-from gateway.ssh.hostkeys import HostKeyMemory
+from gateway.ssh.host_keys import HostKeyHistory
 from gateway.ssh.options import SshOptions
 
 
 async def connect_through_program(
-    options: SshOptions, children: Children, output: OutputLog, progress: Progress, memory: HostKeyMemory
+    options: SshOptions, children: Children, output: OutputLog, progress: Progress, memory: HostKeyHistory
 ) -> asyncssh.SSHClientConnection:
     """Start the program, and log in to the server over its standard input and output.
 

@@ -19,7 +19,7 @@ from gateway.facts import IDENTITY, VERSION
 from gateway.health.probe import probe_once
 from gateway.ops import logs
 from gateway.processes.child import Child
-from gateway.relay.direct import DirectLink, DirectTunnel
+from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision.uplink import Uplink
 from gateway.text import one_line, printable
 
