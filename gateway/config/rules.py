@@ -35,7 +35,8 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
         problems.append(Problem(_place(root, "ops", "admin_socket"), "ops.admin_socket", str(error)))
     for key, message in ops_problems(config.ops):
         problems.append(Problem(_place(root, "ops", *key.split(".")), f"ops.{key}", message))
-    _check_specs(config, root, problems)
+    _check_tunnels(config, root, problems)
+    _check_backends(config, root, problems)
     for name, key, message in volume_problems(config):
         place = _place(root, "backends", name, *key.split("."))
         problems.append(Problem(place, f"backends.{name}.{key}", message))
@@ -74,7 +75,13 @@ def _listeners(table: Table) -> Iterator[tuple[str, Endpoint | Path]]:
                 yield item.place, values.listener(item.text)
 
 
-def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
+def _check_tunnels(config: Config, root: Table, problems: list[Problem]) -> None:
+    for name, tunnel in config.tunnels.items():
+        if tunnel.via and (why := tunnel.kind.refuses_via(tunnel.options)):
+            problems.append(Problem(_place(root, "tunnels", name, "via"), f"tunnels.{name}.via", why))
+
+
+def _check_backends(config: Config, root: Table, problems: list[Problem]) -> None:
     for name, spec in config.backends.items():
         if not spec.kind.has_roles and spec.prefer not in ("any", "order"):
             message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: use any or order"
