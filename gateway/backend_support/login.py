@@ -13,7 +13,7 @@ from gateway.certificates import ca_credentials
 from gateway.contracts.security import Credential, InsecureSetting, Secret
 from gateway.contracts.values import POSITIVE, Duration
 from gateway.errors import GatewayError
-from gateway.vpn.child import find_program
+from gateway.vpn.child_process import find_program
 
 PLACEHOLDERS = ("host", "port", "user")
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")

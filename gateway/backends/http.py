@@ -8,7 +8,7 @@ from gateway.backend_support.http_role import HttpExpectation, check_status, rol
 from gateway.backend_support.login import LoginCheck, credentials, insecure_settings, verify
 from gateway.backend_support.role_facts import READ_ONLY
 from gateway.backend_support.secrets import PasswordSource
-from gateway.backends import BackendKind, NoOptions
+from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -42,7 +42,7 @@ class HttpBackend:
         check: The check of the backend.
     """
 
-    def __init__(self, options: NoOptions, check: HttpCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: HttpCheck) -> None:
         self.options = options
         self.check = check
         self._passwords = PasswordSource()
@@ -74,7 +74,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 
 KIND = BackendKind(
     "http",
-    NoOptions,
+    EmptyOptions,
     HttpCheck,
     HttpBackend,
     schemes=("http", "https"),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from gateway.backend_support.tls import TlsOptions
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.redis import RedisBackend, RedisCheck
 from gateway.contracts.security import Secret
 from gateway.contracts.states import State
@@ -68,7 +68,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 def backend(server: Redis, **changes: object) -> RedisBackend:
     check = RedisCheck(user=server.check_user, password=Secret(server.check_password))
-    return RedisBackend(NoOptions(), replace(check, **changes))  # type: ignore[arg-type] # any field
+    return RedisBackend(EmptyOptions(), replace(check, **changes))  # type: ignore[arg-type] # any field
 
 
 async def test_a_check_reports_role_lag_memory_and_replication_problems(pair: Pair) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.backend_support.http_role import HttpRole, ViaHttp, with_http_role
 from gateway.backend_support.tls import TlsOptions
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.http import KIND, HttpBackend, HttpCheck
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -70,7 +70,7 @@ def http_server(context: ssl.SSLContext | None = None) -> Iterator[int]:
 
 
 def backend(path: str = "/", **changes: object) -> HttpBackend:
-    return HttpBackend(NoOptions(), HttpCheck(path=path, **changes))  # type: ignore[arg-type] # any field
+    return HttpBackend(EmptyOptions(), HttpCheck(path=path, **changes))  # type: ignore[arg-type] # any field
 
 
 async def test_status_role_login_and_host() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.backend_support.tls import TlsOptions
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.tcp import TcpBackend, TcpCheck, unescape
 from gateway.contracts.states import State
 from gateway.errors import Reason
@@ -17,7 +17,7 @@ from tests.support.servers import dripping, serving, talking
 
 
 def backend(send: str | None = None, expect: str | None = None, tls: TlsOptions | None = None) -> TcpBackend:
-    return TcpBackend(NoOptions(), TcpCheck(send, expect, tls or TlsOptions()))
+    return TcpBackend(EmptyOptions(), TcpCheck(send, expect, tls or TlsOptions()))
 
 
 def ponging(client: socket.socket) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from gateway.contracts.states import DatabaseRole, Preference, State
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
-from gateway.health.routing import (
+from gateway.health.target_selection import (
     Candidate,
     backend_state,
     order_targets,
