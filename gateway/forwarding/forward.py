@@ -164,11 +164,17 @@ class Forward:
         """See `gateway.forwarding.dialer.Dialer.set_fail_fast`."""
         self._dialer.set_fail_fast(enabled=enabled)
 
-    def drain_targets(self, targets: frozenset[Endpoint]) -> None:
-        """Reset the clients of `targets`, a few at a time, so that they reconnect to the right target."""
-        self._connections.drained_targets = targets
+    def move_clients(self, drained: frozenset[Endpoint], left: frozenset[Endpoint] = frozenset()) -> None:
+        """Reset the clients of targets that have the wrong role, so that they reconnect to the right target.
+
+        Args:
+            drained: The targets whose clients are reset a few at a time.
+            left: The targets whose clients are reset at once.
+        """
+        self._connections.drained_targets, self._connections.left_targets = drained, left
+        self._connections.abort_left()
         group = self._acceptor.group
-        if targets and group is not None:
+        if drained and group is not None:
             group.create_task(self._connections.drain())
 
     def _start_accepting(self) -> None:
@@ -209,7 +215,7 @@ class Forward:
             relay.ended.add_done_callback(lambda _: timer.cancel())
         relay.ended.add_done_callback(self._on_ended)
         if routed.target in self._connections.drained_targets:  # the target has lost its role during the dial
-            self.drain_targets(self._connections.drained_targets)
+            self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:
         connection, close_reason = self._connections.remove(ended), ended.result()
