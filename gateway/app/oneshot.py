@@ -47,7 +47,7 @@ def check(config: Config, names: tuple[str, ...]) -> list[CheckedTarget]:
     unknown = [name for name in names if name not in config.backends]
     if unknown:
         known = ", ".join(sorted(config.backends)) or "none"
-        raise UsageError(f"there is no backend {unknown[0]!r} (known: {known})")
+        raise UsageError(f"there is no backend {unknown[0]!r}: use one of {known}")
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
         return runner.run(_check_backends([config.backends[name] for name in names or config.backends], config))
 

@@ -15,6 +15,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.health.monitor import Check
 from gateway.health.routing import Candidate, backend_state, order_targets, wrong_role_targets
+from gateway.health.state_clock import StateClock
 
 
 @dataclass
@@ -28,9 +29,8 @@ class RunningBackend:
         local: The same object as `forward` if this process serves the clients; None if a worker serves them.
         checks: The checks of the backend, one per target; empty in a worker.
         budgets: The handshake budgets of the targets whose servers count aborted handshakes.
-        state: The backend's state when it was last computed.
-        since: When `state` began, in epoch seconds.
-        on_state_change: Called when `state` changes.
+        clock: The backend's state when it was last computed, and since when.
+        on_state_change: Called when the state changes.
     """
 
     spec: BackendSpec
@@ -39,8 +39,7 @@ class RunningBackend:
     local: Forward | None = None
     checks: list[Check] = field(default_factory=list)
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
-    state: State = State.UNKNOWN
-    since: float = field(default_factory=time.time)
+    clock: StateClock = field(default_factory=lambda: StateClock(time.time()))
     on_state_change: Callable[[], None] = lambda: None
 
     def candidates(self) -> list[Candidate]:
@@ -60,8 +59,7 @@ class RunningBackend:
     def evaluate(self) -> tuple[State, Reason | None, str]:
         """Return the backend's state, the reason and a line of detail. If the state has changed, record the time."""
         state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
-        if state is not self.state:
-            self.state, self.since = state, time.time()
+        if self.clock.enter(state, time.time()):
             self.on_state_change()
         return state, reason, detail
 

@@ -94,7 +94,7 @@ def credential_views(found: list[NamedCredential]) -> list[CredentialView]:
 def backend_status(running: RunningBackend) -> BackendStatus:
     """Return the state of one backend."""
     state, reason, detail = running.evaluate()
-    return BackendStatus(running.spec.name, state, reason, detail, running.since)
+    return BackendStatus(running.spec.name, state, reason, detail, running.clock.since)
 
 
 def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendView:
@@ -116,7 +116,7 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         state=state,
         reason=reason,
         detail=detail,
-        since=running.since,
+        since=running.clock.since,
         facts=spec.kind.facts,
         targets=[_target(check, running.budgets.get(check.target)) for check in running.checks],
         connections=forward.active,
@@ -126,6 +126,8 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency.copy(),
+        waiting=forward.waiting,
+        max_connections=spec.max_connections,
         failing=forward.fail_fast,
         consumers={
             name: each
@@ -193,7 +195,7 @@ def _target(check: Check, budget: HandshakeBudget | None) -> TargetView:
         state=verdict.state,
         reason=verdict.reason,
         detail=check.uplink.describe() if verdict.state is State.BLOCKED else verdict.detail,
-        since=check.since,
+        since=check.clock.since,
         flapping=verdict.flapping,
         role=probe_result.role,
         facts=probe_result.facts,

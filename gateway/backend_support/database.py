@@ -48,7 +48,7 @@ class DatabaseCheck:
             locale.
         password_timeout: Time limit for the program.
         password_cache: How long to reuse the printed password, unless a login with it is refused.
-        database: The database to connect to. Default: none for MySQL, the one named like the user for PostgreSQL.
+        database: The database to connect to. Default: none for MySQL, `postgres` for PostgreSQL.
         tls: TLS settings of the check's connection. They do not affect clients.
         max_lag: Largest replication lag. A replica with a larger lag is `down`.
     """
@@ -73,6 +73,25 @@ class DatabaseCheck:
                     known = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
                     message = f"{{{name}}} is not a placeholder (use {known}); for literal braces, write {{ {name} }}"
                     raise ValueError(f"password_command: {message}")
+
+
+def without_database(scheme: str, path: str) -> dict[str, str]:
+    """Refuse a path in a URL; return no keys. This is the `read_url` of databases.
+
+    Args:
+        scheme: The scheme of the URL.
+        path: The path of the URL.
+
+    Raises:
+        ValueError: The URL contains a path.
+    """
+    name = path.strip("/")
+    if name:
+        raise ValueError(
+            f"a {scheme} URL has no path: remove {path!r}; if the check needs this database, write"
+            f" check.database={name}"
+        )
+    return {}
 
 
 def parse_lag(value: Any) -> float:
@@ -140,5 +159,5 @@ def _why_not_found(command: tuple[str, ...]) -> str:
             f"{first!r} and the text after it are one word, because there is no shell: write [program, argument, …]"
         )
     if "/" not in name:
-        return f"{name} is not installed"
+        return f"{name} is not installed: install it, or write its path"
     return f"{name}: {'cannot be executed' if Path(name).exists() else 'no such file'}"

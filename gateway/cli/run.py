@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from gateway.cli.completion import complete_backends
 from gateway.cli.config_options import config_options, config_sources
 from gateway.cli.output import output_option, print_table, print_text
 from gateway.errors import ConfigError
@@ -85,7 +86,7 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_backends)
 @config_options
 @output_option("table", "json")
 @click.option("--nagios", is_flag=True, help="Print one line, and exit with a code for Nagios.")

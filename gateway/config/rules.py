@@ -31,7 +31,7 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
     for section in ("tunnels", "backends"):
         for name, via in _vias(root, section).items():
             if via is not None and via not in vias:
-                message = f"there is no tunnel {via!r}{suggest(via, vias)}"
+                message = f"there is no tunnel {via!r}{suggest(via, vias) or ': add it to tunnels'}"
                 problems.append(Problem(_place(root, section, name, "via"), f"{section}.{name}.via", message))
     _check_loops(vias, root, problems)
     _check_listeners(config, root, problems)
@@ -157,7 +157,7 @@ def _vias(root: Table, section: str) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for name, table in _tables(root, section):
         tree = table.entries.get("via", ("", None))[1]
-        found[name] = tree.text if isinstance(tree, Scalar) else None
+        found[name] = (tree.text or None) if isinstance(tree, Scalar) else None
     return found
 
 

@@ -149,9 +149,13 @@ class PooledConnection:
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return DialError(
                 Reason.CHANNEL_PROHIBITED,
-                f"the SSH server forbids {to} (permitopen, AllowTcpForwarding): {text}",
+                f"the SSH server forbids {to}, and says {text!r}: permit it with permitopen in authorized_keys, and"
+                " with PermitOpen and AllowTcpForwarding in sshd_config",
             )
-        return DialError(_connect_reason(text), f"{to}: {text}")
+        return DialError(
+            _connect_reason(text),
+            f"{to}: the SSH server cannot connect, and says {text!r}: check the address and port there",
+        )
 
     def silence(self, now: float) -> float:
         """Return the seconds since the last data from the peer arrived.

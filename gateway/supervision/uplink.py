@@ -120,8 +120,9 @@ class Uplink:
         """Return one line with the state and the cause of the state."""
         if self.state is TunnelState.WAITING and self.via is not None:
             return self.via.describe()  # the root cause
+        state = "retrying" if self.state is TunnelState.BACKOFF else str(self.state)
         detail = f": {self.detail}" if self.detail else ""
-        return f"tunnel {self.name} is {self.state}{detail}"
+        return f"tunnel {self.name} is {state}{detail}"
 
     def renew(self) -> None:
         """Use keys and certificates that have changed on disk. Do not close connections."""
@@ -245,6 +246,5 @@ _ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHEN
 
 
 def _availability(state: TunnelState) -> TunnelState:
-    """Return `BACKOFF` for every state that is neither up nor final, and other states unchanged."""
-    final = {TunnelState.UP, TunnelState.DRAINING, TunnelState.QUARANTINED, TunnelState.STOPPED}
-    return state if state in final else TunnelState.BACKOFF
+    """Return `BACKOFF` for every state in which the tunnel is down, and other states unchanged."""
+    return state if state in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF

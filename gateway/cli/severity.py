@@ -1,0 +1,87 @@
+"""Orders tunnels and backends by their state, worst first, and sums up the state of a service. Does no I/O."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from gateway.cli.output import format_age, format_clock, format_count, format_reason, format_state
+
+_BACKENDS = ("down", "blocked", "degraded", "unknown", "paused", "up")
+_TUNNELS = ("quarantined", "backoff", "suspect", "waiting", "up")
+_OPEN = ("up", "draining", "stopped")
+"""States of a tunnel that need no action."""
+
+
+def backends_by_severity(status: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the backends in `/api/v1/status`, worst first, then by name."""
+    return sorted(status["backends"].items(), key=lambda each: (backend_rank(each[1]["state"]), each[0]))
+
+
+def tunnels_by_severity(status: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the tunnels in `/api/v1/status`, worst first, then by name."""
+    return sorted(status["tunnels"].items(), key=lambda each: (_rank(_TUNNELS, each[1]["state"]), each[0]))
+
+
+def backend_rank(state: str) -> int:
+    """Return the position of a state of a backend in the order from worst to best."""
+    return _rank(_BACKENDS, state)
+
+
+def headline(status: dict[str, Any]) -> str:
+    """Return one line about the service: its phase, age and version, and the time of the answer."""
+    age, began = format_age(status["started_at"]), format_clock(status["started_at"])
+    return f"{status['instance']}: {status['status']} since {began} ({age}), version {status['version']}"
+
+
+def verdict(status: dict[str, Any]) -> list[str]:
+    """Return what does not work, one line for each cause, then the number of backends and clients.
+
+    A tunnel that is down is one cause, with the number of the backends that are blocked.
+    """
+    return [*_causes(status), _totals(status)]
+
+
+def _causes(status: dict[str, Any]) -> Iterator[str]:
+    for name, tunnel in tunnels_by_severity(status):
+        outer = status["tunnels"].get(tunnel["via"] or "")
+        if tunnel["state"] in _OPEN or (outer is not None and outer["state"] != "up"):
+            continue
+        blocked = sum(name in hops(status, each["via"]) for each in status["backends"].values())
+        effect = f": {format_count(blocked, 'backend')} blocked" if blocked else ""
+        yield f"tunnel {name} is {_since(tunnel)}{effect}: {format_reason(tunnel)}"
+    for name, backend in backends_by_severity(status):
+        if backend["state"] in ("down", "degraded"):
+            yield f"backend {name} is {_since(backend)}: {format_reason(backend)}"
+
+
+def _since(part: dict[str, Any]) -> str:
+    return f"{format_state(part['state'])} since {format_clock(part['since'])}"
+
+
+def _totals(status: dict[str, Any]) -> str:
+    backends = status["backends"].values()
+    counts = Counter(each["state"] for each in backends)
+    states = ", ".join(f"{counts[state]} {state}" for state in _BACKENDS if counts[state])
+    active = sum(each["connections"]["active"] for each in backends)
+    waiting = sum(each["connections"]["waiting"] for each in backends)
+    clients = f"{format_count(active - waiting, 'client')} connected, {waiting} waiting"
+    return f"{format_count(len(status['backends']), 'backend')}: {states or 'none'}; {clients}"
+
+
+def hops(status: dict[str, Any], via: str | None) -> list[str]:
+    """Return the tunnels of a chain, outermost first.
+
+    Args:
+        status: The body of `/api/v1/status`.
+        via: The innermost tunnel; None if the path has no tunnel.
+    """
+    found: list[str] = []
+    while via is not None and via in status["tunnels"]:
+        found.insert(0, via)
+        via = status["tunnels"][via]["via"]
+    return found
+
+
+def _rank(order: tuple[str, ...], state: str) -> int:
+    """Return the position of a state; states that are not in `order` come before the last one."""
+    return order.index(state) if state in order else len(order) - 1
