@@ -47,9 +47,9 @@ def explain(name: str, client: Client, output: str) -> None:
 
 def _print(status: dict[str, Any], name: str) -> None:
     backend, explained = status["backends"][name], explanation(status, name)
-    print_text(headline(status))
+    print_wrapped(headline(status))
     began, age = format_clock(backend["since"]), format_age(backend["since"])
-    print_text(f"{name} ({backend['kind']}) is {backend['state']} since {began} ({age})")
+    print_wrapped(f"{name} ({backend['kind']}) is {backend['state']} since {began} ({age})")
     click.echo()
     rows = [[each.part, each.name, each.state, format_clock(each.since)] for each in explained.parts]
     notes = [each.why for each in explained.parts]

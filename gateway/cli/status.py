@@ -56,7 +56,7 @@ def status(client: Client, output: str, watch: bool) -> None:
 
 
 def _print_status(service: dict[str, Any], *, wide: bool) -> None:
-    print_text(headline(service))
+    print_wrapped(headline(service))
     *causes, totals = verdict(service)
     for line in causes:
         print_wrapped(line, fg="red")

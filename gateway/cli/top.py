@@ -40,7 +40,7 @@ def top(client: Client, interval: float, count: int | None) -> None:
         status, rows = meter.rates()
         if count is None:
             click.clear()
-        print_text(headline(status))
+        print_wrapped(headline(status))
         *causes, totals = verdict(status)
         for line in causes:
             print_wrapped(line, fg="red")
