@@ -16,6 +16,7 @@ _COLORS = {
     "backoff": "red", "waiting": "yellow", "connecting": "yellow", "authenticating": "yellow", "suspect": "yellow",
     "full": "red",
 }  # fmt: skip
+_DOWN = ("backoff", "waiting", "resolving", "connecting", "authenticating")
 _MAX_CELL_LENGTH = 1000
 _MIN_CELL_LENGTH = 8
 _WIDTH = 80
@@ -114,8 +115,8 @@ def format_ms(seconds: float | None) -> str:
 
 
 def format_state(state: str) -> str:
-    """Return a state for a sentence: `backoff` is `retrying`."""
-    return "retrying" if state == "backoff" else state
+    """Return a state for a sentence: a tunnel that retries, or waits for another tunnel, is `down`."""
+    return "down" if state in _DOWN else state
 
 
 def format_clock(time: str | None) -> str:

@@ -104,7 +104,9 @@ def _ask_keys(cls: type, keys: Iterable[str], before: dict[str, Any]) -> dict[st
         hint = hints[key]
         secret = Secret in (hint, *get_args(hint))
         name = f"{key}_file" if secret else key
-        print_wrapped(f"{name}: {_description(cls, key)}")
+        print_wrapped(
+            f"{name}: {'A file, which is created if it is missing. ' if secret else ''}{_description(cls, key)}"
+        )
         required = key in _required(cls)
         default = before.get(name, _default(cls, key))
         text = click.prompt(

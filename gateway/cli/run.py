@@ -138,13 +138,13 @@ def _as_json(each: "CheckedTarget") -> dict[str, object]:
 
 
 def _print_table(checked: "list[CheckedTarget]") -> None:
-    rows = []
+    rows, notes = [], []
     for each in checked:
         result = each.result
         phases = "  ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in result.phases.items())
-        why = f"{result.reason}: {result.detail}" if result.reason else result.detail
-        rows.append([each.backend, str(each.target), str(result.state), f"{result.duration * 1e3:.1f}", phases, why])
-    print_table(["BACKEND", "TARGET", "STATE", "MS", "PHASES (MS)", "WHY"], rows)
+        notes.append(f"{result.reason}: {result.detail}" if result.reason else result.detail)
+        rows.append([each.backend, str(each.target), str(result.state), f"{result.duration * 1e3:.1f}", phases])
+    print_table(["BACKEND", "TARGET", "STATE", "MS", "PHASES (MS)"], rows, notes)
 
 
 def _print_nagios(checked: "list[CheckedTarget]") -> int:

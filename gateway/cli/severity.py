@@ -52,6 +52,8 @@ def _causes(status: dict[str, Any]) -> Iterator[str]:
     for name, backend in backends_by_severity(status):
         if backend["state"] in ("down", "degraded"):
             yield f"backend {name} is {_since(backend)}: {format_reason(backend)}"
+        if not backend["holds_clients"]:
+            yield f"backend {name} does not hold clients while its path is down (gateway fail {name} --undo)"
 
 
 def _since(part: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import asyncssh
 
 from gateway.errors import Reason, TunnelError
+from gateway.ssh.credentials import error_text
 from gateway.ssh.hostkeys import HostKeyVerifier
 from gateway.ssh.options import SshOptions
 
@@ -41,7 +42,7 @@ def login_error(error: Exception, options: SshOptions, verifier: HostKeyVerifier
         case asyncssh.DisconnectError() if error.code in _LOGIN_REFUSED or "authentication" in error.reason:
             return _refusal(options, tried, error.reason)
         case TimeoutError():
-            return TunnelError(Reason.TIMEOUT, f"{where}: {error}")
+            return TunnelError(Reason.TIMEOUT, f"{where}: {error_text(error)}: check the network and firewalls")
         case _:
             return _connection_error(error, where, verifier)
 
@@ -95,5 +96,7 @@ def _connection_error(error: Exception, where: str, verifier: HostKeyVerifier) -
     if not isinstance(error, (asyncssh.ConnectionLost, OSError)):
         return TunnelError(Reason.PROTOCOL, f"{where}: the server violates the SSH protocol: {error}")
     when = "during the login" if greeting else "before it sent its SSH version"
-    detail = f"{where}: the connection was lost {when} ({error}): check host and port, and the log of the server"
+    detail = (
+        f"{where}: the connection was lost {when} ({error_text(error)}): check host and port, and the server's log"
+    )
     return TunnelError(Reason.RESET, detail)

@@ -15,6 +15,7 @@ from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.client_connection import ClientConnection
+from gateway.ssh.credentials import error_text
 from gateway.ssh.hostkeys import HostKeyVerifier
 from gateway.ssh.native_opener import NativeChannelOpener
 from gateway.ssh.options import SshOptions
@@ -214,7 +215,7 @@ class PooledConnection:
         if self._closing_task is not None:
             await asyncio.wait({self._closing_task})
         error = self._verifier.close_error
-        return self._close_reason or (str(error) if error else "the SSH connection was closed")
+        return self._close_reason or (error_text(error) if error else "the SSH connection was closed")
 
     def abort(self, reason: str) -> None:
         """Reset every client and close the connection immediately, without a disconnect message.

@@ -120,7 +120,8 @@ class Uplink:
         """Return one line with the state and the cause of the state."""
         if self.state is TunnelState.WAITING and self.via is not None:
             return self.via.describe()  # the root cause
-        state = "retrying" if self.state is TunnelState.BACKOFF else str(self.state)
+        down = self.state in (*_ATTEMPTING, TunnelState.BACKOFF, TunnelState.WAITING)
+        state = "down" if down else str(self.state)
         detail = f": {self.detail}" if self.detail else ""
         return f"tunnel {self.name} is {state}{detail}"
 

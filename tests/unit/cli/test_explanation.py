@@ -61,7 +61,7 @@ def test_the_explanation_shows_that_a_backend_holds_no_clients() -> None:
     ("states", "cause"),
     [
         (("quarantined", "waiting", "blocked"), "tunnel edge is quarantined: host_key: because"),
-        (("up", "backoff", "blocked"), "tunnel bastion is retrying: timeout: because"),
+        (("up", "backoff", "blocked"), "tunnel bastion is down: timeout: because"),
         (("up", "up", "down"), "target db:3306 is down: refused: no"),
         (("up", "up", "degraded"), "target db:3306 is degraded: refused: no"),
     ],
@@ -84,7 +84,7 @@ def test_a_quarantined_tunnel_is_to_be_reconnected() -> None:
 
 def test_one_tunnel_that_is_down_is_one_cause() -> None:
     cause, totals = verdict(site("backoff", "waiting", "blocked", "tunnel"))
-    assert cause == "tunnel edge is retrying since 2020-01-01 00:00: 1 backend blocked: host_key: because"
+    assert cause == "tunnel edge is down since 2020-01-01 00:00: 1 backend blocked: host_key: because"
     assert totals == "1 backend: 1 blocked; 2 clients connected, 1 waiting"
     assert [name for name, _ in tunnels_by_severity(site("up", "suspect", "blocked"))] == ["bastion", "edge"]
 
