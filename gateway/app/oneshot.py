@@ -173,7 +173,7 @@ def _open_tunnel(name: str | None, config: Config, uplinks: dict[str | None, Upl
         return
     spec = config.tunnels[name]
     _open_tunnel(spec.via, config, uplinks, supervisor)
-    uplinks[name] = Uplink(name, spec.kind.create(spec.options), uplinks[spec.via])
+    uplinks[name] = Uplink(name, spec.kind.create(spec.options), uplinks[spec.via], quiet=True)
     supervisor.start(name, uplinks[name])
 
 

@@ -12,7 +12,7 @@ import click
 
 from gateway.cli.completion import complete_backends
 from gateway.cli.config_options import config_options, config_sources
-from gateway.cli.output import output_option, print_table, print_text
+from gateway.cli.output import format_reason, output_option, print_table, print_text
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _print_table(checked: "list[CheckedTarget]") -> None:
     for each in checked:
         result = each.result
         phases = "  ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in result.phases.items())
-        notes.append(f"{result.reason}: {result.detail}" if result.reason else result.detail)
+        notes.append(format_reason({"reason": result.reason, "detail": result.detail}))
         rows.append([each.backend, str(each.target), str(result.state), f"{result.duration * 1e3:.1f}", phases])
     print_table(["BACKEND", "TARGET", "STATE", "MS", "PHASES (MS)"], rows, notes)
 
