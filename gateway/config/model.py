@@ -129,7 +129,7 @@ class AuditSection:
 
 
 @dataclass(frozen=True)
-class TunnelCommon:
+class CommonTunnelOptions:
     """The keys of all kinds of tunnels.
 
     Args:
@@ -142,7 +142,7 @@ class TunnelCommon:
 
 
 @dataclass(frozen=True)
-class CheckCommon:
+class CommonCheckOptions:
     """The keys of `check:` of all kinds of backends.
 
     Args:
@@ -198,7 +198,7 @@ class UnixListener:
 
 
 @dataclass(frozen=True)
-class BackendCommon:
+class CommonBackendOptions:
     """The keys of all kinds of backends.
 
     Args:
@@ -254,7 +254,7 @@ class BackendSpec:
     max_connections_per_consumer: int | None
     allow: Allow
     worker: bool | None
-    check: CheckCommon
+    check: CommonCheckOptions
     options: Any
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()
