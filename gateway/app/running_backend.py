@@ -14,7 +14,6 @@ from gateway.errors import Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.health.monitor import Check
-from gateway.health.state_clock import StateClock
 from gateway.health.target_selection import Candidate, backend_state, order_targets, wrong_role_targets
 
 

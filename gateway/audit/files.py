@@ -71,8 +71,8 @@ def _layers(container: AuditedContainer) -> list[str]:
 
 
 def _container_files(
-    host: HostFiles, container: AuditedContainer, layers: list[str], paths: Mapping[str, HostPath], snapshot: AuditSnapshot,
-    *, knows_users: bool,
+    host: HostFiles, container: AuditedContainer, layers: list[str], paths: Mapping[str, HostPath],
+    snapshot: AuditSnapshot, *, knows_users: bool,
 ) -> AuditedContainer:  # fmt: skip
     pid = int((container.inspection.get("State") or {}).get("Pid") or 0)
     try:

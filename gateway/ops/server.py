@@ -24,7 +24,6 @@ from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.settings import HttpSettings, Secrets, read_secrets
-from gateway.relay.bind_errors import describe_bind_error
 from gateway.relay.sockets import bind_unix
 
 _OWNER_ONLY = 0o600

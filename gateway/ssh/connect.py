@@ -16,7 +16,6 @@ from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.host_keys import HostKeyHistory, HostKeyVerifier, read_trust
-from gateway.ssh.login_errors import TryOtherKeyTypeError, login_error
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import close_now, log_in
 

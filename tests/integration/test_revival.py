@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway.docker import revivals as revivals_module
+from gateway.docker import start_attempts as revivals_module
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine import connected
 from gateway.docker.options import DockerOptions, NetworkOptions

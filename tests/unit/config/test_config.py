@@ -10,6 +10,7 @@ from gateway import backends, tunnels
 from gateway.cli.config_options import SETTINGS
 from gateway.config import Config, Sources, load
 from gateway.config.advice import advice
+from gateway.config.load import setting_names
 from gateway.config.model import SECTIONS, CommonBackendOptions, CommonCheckOptions, CommonTunnelOptions, OpsTls
 from gateway.config.schema import hints_by_key
 from gateway.config.variables import setting_names

@@ -90,8 +90,8 @@ def starts(made: Plan) -> list[tuple[Verb, str]]:
         (NETWORK, FailedStart(FailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
         (STOPPED_OWNER, FailedStart(FailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
         (REMOVED_OWNER, FailedStart(FailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
-        (f"failed to set up container networking: {NETWORK}",
-         FailedStart(FailureCause.NETWORK, network=GONE_ID, detail=f"failed to set up container networking: {NETWORK}")),
+        (f"failed to set up container networking: {NETWORK}", FailedStart(
+            FailureCause.NETWORK, network=GONE_ID, detail=f"failed to set up container networking: {NETWORK}")),
         (OWN_FAULT, None),
         ("", None),
     ],
