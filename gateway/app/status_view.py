@@ -126,6 +126,8 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency.copy(),
+        waiting=forward.waiting,
+        max_connections=spec.max_connections,
         failing=forward.fail_fast,
         consumers={
             name: each

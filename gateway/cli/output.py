@@ -11,7 +11,7 @@ from gateway.text import one_line, printable
 _COLORS = {
     "up": "green", "ready": "green", "degraded": "yellow", "unknown": "yellow", "paused": "yellow",
     "starting": "yellow", "draining": "yellow", "down": "red", "blocked": "red", "quarantined": "red",
-    "backoff": "red", "waiting": "yellow", "connecting": "yellow", "authenticating": "yellow",
+    "backoff": "red", "unreachable": "red", "waiting": "yellow", "connecting": "yellow", "authenticating": "yellow",
 }  # fmt: skip
 _MAX_CELL_LENGTH = 1000
 

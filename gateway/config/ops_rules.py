@@ -1,9 +1,10 @@
-"""Checks the section `ops`. Does no I/O."""
+"""Checks the sections `ops` and `fleet`. Does no I/O."""
 
 import re
 from collections.abc import Iterator
 
 from gateway.config.model import OpsSection
+from gateway.fleet.options import FleetOptions
 from gateway.relay.resolver import is_loopback
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
@@ -24,6 +25,16 @@ def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
             "metrics_token_file",
             "is the same file as token_file, which gives access to everything: use another file",
         )
+
+
+def fleet_advice(fleet: FleetOptions) -> Iterator[tuple[str, str]]:
+    """Yield each key in the section `fleet` whose value is insecure, with a message."""
+    if fleet.token_file is None:
+        return
+    for each in fleet.members:
+        if each.scheme == "http" and not is_loopback(each.endpoint.host):
+            yield "token_file", f"the token is sent to {each} without encryption: use https://, and set ops.tls there"
+            return
 
 
 def ops_advice(ops: OpsSection) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from gateway.cancel_protocol import CancelRequest, LoginTap
 from gateway.contracts.link import Link, Relay
 from gateway.contracts.states import CloseReason
+from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.forwarding.cancel_requests import CancelRouter, send_copy
 from gateway.forwarding.pending_client import PendingClient
@@ -117,6 +118,7 @@ class Dialer:
             if link is None and self.fail_fast:
                 raise DialError(Reason.TUNNEL, "the path is down, and gateway fail has disabled the hold")
             if link is None:
+                client.enter(HOLD)
                 client.watcher.start()
                 try:
                     async with asyncio.timeout_at(deadline):
@@ -131,6 +133,7 @@ class Dialer:
                 permanent = isinstance(error, _PermanentDialError) or client.request is not None
                 if permanent or self.fail_fast or loop.time() + pause > deadline:
                     raise
+            client.enter(DIAL)
             client.watcher.start()
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
             pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
@@ -146,6 +149,7 @@ class Dialer:
         if not targets and (request := await self._cancel_request(client, link, None)) is not None:
             return await self._join_cancel(client, request, dialer, link, latency, None)
         for target in targets:
+            client.enter(DIAL)
             routed = dialer.routed(target)
             if (request := await self._cancel_request(client, link, routed)) is not None:
                 return await self._join_cancel(client, request, dialer, link, latency, routed)

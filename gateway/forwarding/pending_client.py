@@ -23,7 +23,7 @@ class PendingClient:
         self.sock = sock
         self.watcher = DisconnectWatcher(sock)
         self.record: ConnectionRecord | None = None
-        """The client's record for the audit log; None if the audit log is disabled or the end was recorded."""
+        """The client's record for the audit log and the trace; None if both are disabled."""
         self.slot: ConnectionSlot | None = None
         """The slot of the client's consumer; None if consumers are not counted."""
         self.request: CancelRequest | None = None
@@ -31,6 +31,11 @@ class PendingClient:
         self.classified = False
         """Whether no check of the client's first bytes for a cancel request is needed any more."""
         self._owned = True
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase of the client's trace, if it has one. See `gateway.contracts.tracing`."""
+        if self.record is not None and self.record.trace is not None:
+            self.record.trace.enter(phase)
 
     async def join(
         self, link: Link, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None

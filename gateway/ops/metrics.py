@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -29,6 +29,8 @@ from gateway.ops.status_views import (
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
+_PROCESS = ProcessCollector(registry=None)
+"""Reads the CPU time, memory and file descriptors of this process from /proc."""
 _SAMPLES_PER_TURN = 100
 _PAUSE = 0.001
 """Length in seconds of one pause in rendering. Rendering a hundred samples takes about half of this time."""
@@ -64,6 +66,7 @@ def families(view: ServiceView) -> Iterator[Metric]:
         target_fact_metrics(view.backends),
         _docker(view.docker),
         _credentials(view.credentials),
+        _PROCESS.collect(),
     )
 
 
@@ -107,7 +110,11 @@ def _service(view: ServiceView) -> Iterator[Metric]:
         value=view.reload_success_at,
     )
     yield CounterMetricFamily("gateway_audit_dropped", "Events dropped from the audit log.", value=view.audit_dropped)
-    yield GaugeMetricFamily("gateway_tasks", "Tasks of the event loop; grows only with clients.", value=view.tasks)
+    yield GaugeMetricFamily(
+        "gateway_tasks",
+        "Tasks of the event loop; grows only with clients and with members of the fleet.",
+        value=view.tasks,
+    )
     lag = HistogramMetricFamily("gateway_event_loop_lag_seconds", "Delay of timers in the event loop.")
     lag.add_metric([], view.loop_lag.cumulative(), view.loop_lag.sum)
     yield lag
@@ -121,7 +128,7 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     connects = CounterMetricFamily("gateway_tunnel_connects", "Successful connects of the tunnel.", labels=["tunnel"])
     failures = CounterMetricFamily(
         "gateway_tunnel_failures",
-        "Failed connects and losses of the tunnel, by reason.",
+        "Failed connects and losses of the tunnel, by reason; tunnel: this tunnel, or the one around it, was lost.",
         labels=["tunnel", "reason"],
     )
     rtt = GaugeMetricFamily(

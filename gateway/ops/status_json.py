@@ -94,6 +94,8 @@ def backend_json(view: BackendView) -> dict[str, Any]:
         "targets": [target_json(target, view.facts) for target in view.targets],
         "connections": {
             "active": view.connections,
+            "waiting": view.waiting,
+            "limit": view.max_connections,
             "total": view.connections_total,
             "rejected": view.rejected,
             "reset": view.resets,

@@ -189,6 +189,7 @@ class ForwardReport:
     """The counters of a backend's clients in a worker."""
 
     active: int = 0
+    waiting: int = 0
     accepted: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     resets: dict[str, int] = field(default_factory=dict)
