@@ -51,13 +51,16 @@ SETTINGS = {
 
 The configuration model has the same settings, but is slow to import; a test compares the two.
 """
+_HIDDEN = ("fleet-", "traces-")
+"""Prefixes of flags that only docs/reference.md lists, so that a help page fits a terminal."""
 
 
 def config_options(command: _Command) -> _Command:
     """Add `-c`, `--tunnel`, `--backend` and a flag for each setting."""
     for name, (metavar, text) in reversed(SETTINGS.items()):
         form: dict[str, Any] = {"flag_value": "true"} if metavar is None else {"metavar": metavar}
-        command = click.option(f"--{name}", default=None, help=text, **form)(command)
+        hidden = name.startswith(_HIDDEN)
+        command = click.option(f"--{name}", default=None, help=text, hidden=hidden, **form)(command)
     command = click.option(
         "--backend",
         "backends",
