@@ -46,12 +46,14 @@ def main(members: int, dead: int) -> None:
 
 
 def _measure_command(folder: Path) -> None:
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "gateway", "fleet", "--file", str(folder / "members")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
     seconds = time.perf_counter() - started
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"  gateway fleet: {seconds:.2f} s, {memory:.0f} MB, {len(done.stdout.splitlines()) - 1} rows")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    rows = len(done.stdout.splitlines()) - 1
+    print(f"  gateway fleet: {seconds:.2f} s ({cpu:.2f} s of CPU time), {used.ru_maxrss / 1024:.0f} MiB, {rows} rows")
 
 
 def _measure_service(folder: Path, members: int) -> None:
