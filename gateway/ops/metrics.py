@@ -189,7 +189,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
 def _credentials(credentials: list[CredentialView]) -> Iterator[Metric]:
     expiry = GaugeMetricFamily(
         "gateway_credential_expiry_timestamp_seconds",
-        "Earliest expiry of the certificates that a tunnel, a backend, docker or ops uses.",
+        "Earliest expiry of the certificates of a tunnel, a backend or a section (docker, fleet, ops, traces).",
         labels=["kind", "name"],
     )
     first: dict[tuple[str, str], float] = {}

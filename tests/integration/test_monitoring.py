@@ -18,6 +18,7 @@ from gateway.measure import Histogram
 from gateway.ops.fact_metrics import fact_families
 from gateway.ops.metrics import families
 from gateway.ops.status_views import ServiceView
+from tests.support import certificates
 from tests.support.clients import connect_unix, is_refused, query_mysql, read_nfs
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.files import REPOSITORY
@@ -36,15 +37,14 @@ from tests.support.requirements import need
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 WITHOUT_DATA = {
-    "backend/Replication lag/0": "needs a replica: test_check_logins.py reads the metric",
-    "consumer/Engine/0": "needs Docker: test_docker.py reads the metrics of an engine",
+    "backend/Replication lag/0": "needs a replica: test_reasons.py measures the lag of real replicas",
+    "consumer/Engine/0": "needs Docker: test_docker.py checks that its metrics have samples",
     "consumer/Attachments by state/0": "needs Docker",
     "consumer/Changes and errors/0": "needs Docker",
     "consumer/Changes and errors/1": "needs Docker, and a failed change",
-    "consumer/Containers that do not run/0": "needs Docker: test_revival.py reads the metric",
+    "consumer/Containers that do not run/0": "needs Docker",
     "consumer/Containers that the gateway started/0": "needs Docker",
     "consumer/Rejected clients/0": "a consumer of a unix socket has no quota here",
-    "fleet/Certificates: time left/0": "needs a certificate: test_expiry.py reads the metric",
 }
 """Queries that return no data on the site of this module, and the reason."""
 BLOCKED = 50
@@ -218,10 +218,11 @@ def monitored(
     folder = tmp_path_factory.mktemp("monitored")
     gateway = Gateway(folder)
     ports = {name: free_port() for name in ("orders", "media", "closed", "private", "unused")}
+    issued = certificates.issue(folder / "certificates")
     sock = folder / "reports.sock"
     times = "interval: 500ms, fast_interval: 500ms, down_interval: 500ms"
     gateway.write(f"""
-        fleet: {{members: ["127.0.0.1:{gateway.ops_port}"], interval: 1s}}
+        fleet: {{members: ["127.0.0.1:{gateway.ops_port}"], interval: 1s, tls: {{ca_file: {issued.ca}}}}}
         tunnels:
           bastion: {ssh_tunnel(shared_bastion)}
           dead: {{kind: ssh, host: 127.0.0.1, port: {ports["unused"]}, user: x, agent: {folder}/agent,

@@ -81,6 +81,11 @@ def run_rule_tests(folder: Path, tests: Mapping[str, tuple[Series, int, list[str
     return promtool("test", "rules", str(path))
 
 
+def sampled(metrics: str) -> set[str]:
+    """Return the names of the metrics that have samples in a response of `/metrics`."""
+    return set(re.findall(r"^(\w+)[{ ]", metrics, re.MULTILINE))
+
+
 def scraped_series(metrics: str, minutes: int) -> dict[str, str]:
     """Return the samples of a response of `/metrics` as series that do not change.
 
