@@ -23,11 +23,6 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     state = GaugeMetricFamily(
         "gateway_backend_state", "1 for the current state of the backend.", labels=["backend", "state"]
     )
-    info = GaugeMetricFamily(
-        "gateway_backend_info",
-        "Kind and tunnel of the backend; tunnel is empty if the gateway reaches the backend directly.",
-        labels=["backend", "kind", "tunnel"],
-    )
     active = GaugeMetricFamily("gateway_connections_active", "Connected and waiting clients.", labels=["backend"])
     waiting = GaugeMetricFamily(
         "gateway_connections_waiting", "Clients that are not connected to a target yet.", labels=["backend"]
@@ -60,7 +55,6 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
         up.add_metric([each.name], float(each.state in _USABLE))
         for value in State:
             state.add_metric([each.name, value], float(value is each.state))
-        info.add_metric([each.name, each.kind, each.via or ""], 1)
         active.add_metric([each.name], each.connections)
         waiting.add_metric([each.name], each.waiting)
         limit.add_metric([each.name], each.max_connections)
@@ -72,7 +66,26 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
         moved.add_metric([each.name, "to_backend"], each.to_backend)
         moved.add_metric([each.name, "from_backend"], each.from_backend)
         latency.add_metric([each.name], each.latency.cumulative(), each.latency.sum)
-    yield from (up, state, info, active, waiting, limit, total, rejected, resets, moved, latency)
+    yield from (up, state, active, waiting, limit, total, rejected, resets, moved, latency)
+
+
+def way_metrics(backends: list[BackendView]) -> Iterator[Metric]:
+    """Yield the metrics of the ways to the targets of each backend."""
+    names = ["backend", "tunnel"]
+    up = GaugeMetricFamily(
+        "gateway_way_up",
+        "1 if new clients of the backend can use the tunnel. It does not depend on the state of the targets, except"
+        " if they work only through another tunnel.",
+        labels=names,
+    )
+    switches = CounterMetricFamily(
+        "gateway_way_switches", "Moves of new clients of the backend to the tunnel.", labels=names
+    )
+    for each in backends:
+        for way in each.ways:
+            up.add_metric([each.name, way.tunnel], float(way.up))
+            switches.add_metric([each.name, way.tunnel], way.switches)
+    yield from (up, switches)
 
 
 def consumer_metrics(backends: list[BackendView]) -> Iterator[Metric]:

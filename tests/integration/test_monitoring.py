@@ -126,7 +126,10 @@ CASES: dict[str, tuple[Series, Series]] = {
     "GatewayMissing": ({'up{job="node",instance="a"}': "1x60"}, GATEWAY),
     "GatewayTunnelDown": (
         # An inner tunnel waits for the outer one, and 50 backends are blocked, reject clients and reach their limits.
-        {**tunnel("edge", up=0), **tunnel("bastion", up=0, waiting=1), **NOT_UP, **state("blocked"), **BIG,
+        {**tunnel("edge", up=0), **tunnel("bastion", up=0, waiting=1), **NOT_UP,
+         series("gateway_way_up", tunnel="edge", backend="other"): "0x60",
+         series("gateway_backend_up", backend="other"): "1x60",
+         series("gateway_backend_state", backend="other", state="degraded"): "1x60", **state("blocked"), **BIG,
          **rejected("tunnel"), **rejected("max_connections"), **clients(100)},
         {**one("gateway_tunnel_up", "1x35 0x1 1x60", tunnel="edge"), **tunnel("bastion", up=1)},
     ),
@@ -136,6 +139,10 @@ CASES: dict[str, tuple[Series, Series]] = {
         {**NOT_UP, **state("blocked")},
     ),
     "GatewayBackendDegraded": ({**UP, **state("degraded"), **failing("refused")}, {**UP, **state("up")}),
+    "GatewayWayDown": (
+        {**UP, **tunnel("edge", up=1), **one("gateway_way_up", "0x60", tunnel="edge", **ORDERS)},
+        {**UP, **tunnel("edge", up=1), **one("gateway_way_up", "1x60", tunnel="edge", **ORDERS)},
+    ),
     "GatewayHostBlocked": ({**NOT_UP, **state("down"), **failing("host_blocked")}, {**UP, **failing("timeout", 1)}),
     "GatewayCheckCannotLogIn": ({**UP, **state("degraded"), **failing("auth")}, {**UP, **failing("auth", 0)}),
     "GatewayReplicationLag": (
@@ -151,7 +158,7 @@ CASES: dict[str, tuple[Series, Series]] = {
          series("gateway_connections_rejected_total", backend="idle", reason="timeout"): "0+0.01x60"},
     ),
     "GatewayBackendLatencyBurn": (
-        {**UP, **latency(20), **one("gateway_backend_info", "1x60", kind="mysql", tunnel="edge", **ORDERS),
+        {**UP, **latency(20), **one("gateway_way_up", "1x60", tunnel="edge", **ORDERS),
          **tunnel("edge", up=1)},
         {**UP, **latency(2)},
     ),
