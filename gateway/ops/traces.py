@@ -1,6 +1,7 @@
 """Sends a span for each client connection to an OpenTelemetry collector. Imported only if traces are configured."""
 
 import asyncio
+import logging
 import threading
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from gateway.tls_client import ClientTls
 _SHUTDOWN_TIMEOUT = 3.0
 """Seconds for which a stop waits until the collector has the last spans."""
 _NANOSECONDS = 1e9
+_SDK_LOG = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+_SDK_LOG.setLevel(logging.ERROR)
+"""The SDK logs a warning for each retry, and an error when it drops a batch."""
 _SUCCESSFUL = (CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.MOVED)
 
 
