@@ -42,6 +42,7 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import AttachmentState, Verb
 from gateway.errors import Reason
+from gateway.fleet.members import MemberAddress
 from gateway.forwarding.admission import Refusal
 from gateway.measure import Histogram
 from gateway.ops.authorization import Role
@@ -62,7 +63,7 @@ _NEEDS = {
 _NAMES = {
     str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
     Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", IpNetwork: "network",
-    IpAddress: "IP address", LogTarget: "path, `stdout` or `stderr`",
+    IpAddress: "IP address", MemberAddress: "address of a gateway", LogTarget: "path, `stdout` or `stderr`",
 }  # fmt: skip
 
 _DEFAULTS = {
@@ -124,7 +125,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.attach`, each rule", AttachRule)
     yield from _table("`docker.grants`, each grant", Grant)
     yield from _table("`docker.peers`", PeerOptions)
-    yield from _table("`docker.tls`", ClientTls)
+    yield from _table("`fleet.tls`, `docker.tls`", ClientTls)
     yield from _table("`allow`", Allow)
     yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)

@@ -52,7 +52,9 @@ def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[Problem]:
     seen: set[str] = set()
     for tunnel, place in _items(tree):
         if tunnel not in known:
-            yield Problem(place, key, f"there is no tunnel {tunnel!r}{suggest(tunnel, known) or ': add it to tunnels'}")
+            yield Problem(
+                place, key, f"there is no tunnel {tunnel!r}{suggest(tunnel, known) or ': add it to tunnels'}"
+            )
         elif tunnel in seen:
             yield Problem(place, key, f"{tunnel} is given twice: remove one")
         seen.add(tunnel)

@@ -8,6 +8,7 @@ from functools import reduce
 from gateway.audit_log.recorder import Recorder
 from gateway.cancel_protocol import CancelProtocol
 from gateway.contracts.states import CloseReason
+from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
@@ -43,6 +44,7 @@ class Forward:
         prompt: Seconds without a response after which a target is reported as stalled; None to report none.
         cancels: The protocol of cancel requests; None if the kind sends none on separate connections.
         recorder: Records clients in the audit log; None if they are not recorded.
+        exporter: Receives the spans of clients; None if there are no traces.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Forward:
         prompt: float | None = None,
         cancels: CancelProtocol | None = None,
         recorder: Recorder | None = None,
+        exporter: TraceExporter | None = None,
     ) -> None:
         self.name = name
         self.listeners = listeners
@@ -65,7 +68,7 @@ class Forward:
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
         self._prompt = prompt
-        self._audit = ConnectionAudit(name, recorder or Recorder())
+        self._audit = ConnectionAudit(name, recorder or Recorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
 
     @property

@@ -15,7 +15,7 @@ from gateway.errors import Reason
 from gateway.forwarding.admission import Refusal
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted(path for name in ("compose", "stack") for path in (ROOT / "configs").rglob(f"{name}.yaml"))
 
 
