@@ -1,6 +1,5 @@
 """Reads a YAML file and parses it into a tree with places. Limits the time and memory that parsing can take."""
 
-import errno
 import hashlib
 import re
 from collections.abc import Mapping
@@ -11,12 +10,7 @@ import yaml
 from gateway.config.expansion import expand
 from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.errors import Problem
-
-_MAX_VALUES = 100_000
-"""Maximum number of values in a file. An alias counts as all values to which it expands: with aliases, a few lines
-can expand to millions of values."""
-_MAX_SIZE = 4 << 20
-"""Maximum size of a file in bytes."""
+from gateway.input_limits import MAX_VALUES, LimitedLoader, TooLargeError, read_limited
 
 
 def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
@@ -32,7 +26,7 @@ def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
     """
     digest = None
     try:
-        data = _content(path)
+        data = read_limited(path)
         digest = hashlib.sha256(data).hexdigest()
         return data.decode(), digest
     except (OSError, UnicodeDecodeError) as error:
@@ -55,7 +49,7 @@ def parse_yaml(
     """
     empty = Table(str(path))
     try:
-        root = yaml.compose(text, Loader=_Loader)
+        root = yaml.compose(text, Loader=LimitedLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -64,7 +58,7 @@ def parse_yaml(
     except RecursionError:
         problems.append(Problem(str(path), "", "is nested too deeply"))
         return empty
-    except _TooLargeError as error:
+    except TooLargeError as error:
         problems.append(Problem(str(path), "", str(error)))
         return empty
     except yaml.YAMLError as error:
@@ -77,7 +71,7 @@ def parse_yaml(
     except RecursionError:
         problems.append(Problem(str(path), "", "is nested too deeply"))
         return empty
-    except _TooLargeError as error:
+    except TooLargeError as error:
         problems.append(Problem(str(path), "", str(error)))
         return empty
     if not isinstance(tree, Table):
@@ -90,36 +84,6 @@ def _without_content(message: str) -> str:
     """Remove quoted names from a message of PyYAML, because an unquoted password can look like an alias or a tag."""
     hint = " (quote a value that starts with * or !)" if "alias" in message or "tag" in message else ""
     return re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", message) + hint
-
-
-def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(_MAX_SIZE + 1)
-    if len(data) > _MAX_SIZE:
-        raise OSError(errno.EFBIG, f"is larger than {_MAX_SIZE >> 20} MiB")
-    return data
-
-
-class _TooLargeError(Exception):
-    """The tree has more than `_MAX_VALUES` values."""
-
-    def __init__(self) -> None:
-        super().__init__(f"has more than {_MAX_VALUES} values, including those that aliases repeat")
-
-
-class _Loader(yaml.SafeLoader):
-    """A loader that stops reading a document that has too many values."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._nodes = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self._nodes += 1
-        # A mapping has two nodes for each of its values, because its keys are nodes, too.
-        if self._nodes > 2 * _MAX_VALUES:
-            raise _TooLargeError
-        return super().compose_node(parent, index)
 
 
 class _Reader:
@@ -135,8 +99,8 @@ class _Reader:
 
     def tree(self, node: yaml.Node, key: str) -> Tree:
         self._count += 1
-        if self._count > _MAX_VALUES:
-            raise _TooLargeError
+        if self._count > MAX_VALUES:
+            raise TooLargeError
         place = self._place(node)
         if node in self._within:
             self._problems.append(Problem(place, key, "refers to itself"))

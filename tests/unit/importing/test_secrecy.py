@@ -132,7 +132,7 @@ def test_a_note_contains_no_control_character() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [(b"ssh \xff", "standard input: "), (b"services: &a {x: *a}", "nested too deeply")]
+    ("text", "words"), [(b"ssh \xff", "standard input: "), (b"services: &a {x: *a}", "contains itself")]
 )
 def test_a_damaged_source_on_standard_input_is_an_error(text: bytes, words: str) -> None:
     done = CliRunner().invoke(cli, ["import", "-"], input=text)
