@@ -1,5 +1,6 @@
 """Tests each hazard with a snapshot that has the hazard, and with a snapshot that does not have it."""
 
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +162,19 @@ def test_a_bind_of_a_network_mount_is_found() -> None:
     by_volume = volume(options={"type": "none", "o": "bind", "device": "/mnt/nas/media"})
     places = decide(Snapshot((container(on_volume()),), {"data": by_volume}, host_mounts=(ROOT, mounted))).places
     assert places[0].place == "/mnt/nas/media (nas:/x/media, nfs4)"
+
+
+@pytest.mark.parametrize(
+    ("point", "path"),
+    [("/mnt/share", "/mnt/share"), ("/mnt/a b%c'd", "/mnt/a b%%c'd"), ('/mnt/"x\\', '/mnt/\\"x\\\\')],
+)
+def test_the_engine_starts_after_a_mount_of_the_host(point: str, path: str, tmp_path: Path) -> None:
+    mounted = HostMount(point, "fuse.sshfs", "nas:/x", {})
+    (finding,) = findings(container(bind(f"{point}/x")), mounts=(ROOT, mounted))
+    line = finding.fix.splitlines()[0].replace("/etc/systemd/system", str(tmp_path))
+    subprocess.run(["sh", "-c", line], check=True, timeout=10)
+    written = (tmp_path / "docker.service.d" / "audit-mounts.conf").read_text()
+    assert written == f'[Unit]\nRequiresMountsFor="{path}"\n'
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Tests of the commands that fix hazards."""
 
+import csv
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -211,6 +213,18 @@ def test_a_task_of_a_service_is_changed_by_its_service() -> None:
     ]
 
 
+def test_a_value_of_mount_is_quoted_for_a_task_of_a_service() -> None:
+    app = container(AuditedMount("bind", "/x", '/srv/a,"b'), Labels={"com.docker.swarm.service.name": "shop_db"})
+    (line,) = lines(app, Change(read_only=frozenset({"/x"})))
+    assert next(csv.reader([shlex.split(line)[-2]])) == ["type=bind", 'source=/srv/a,"b', "target=/x", "readonly"]
+
+
+@pytest.mark.parametrize("mount", [AuditedMount("bind", "/x", "/srv:/x"), AuditedMount("volume", "/x:ro", "", "v")])
+def test_a_path_with_a_colon_gives_no_command(mount: AuditedMount) -> None:
+    (only,) = lines(container(mount), MOVE)
+    assert only.startswith("# db: a path has a colon")
+
+
 def test_a_path_with_control_characters_gives_no_command() -> None:
     (only,) = lines(container(), Change({"/x\nFIX\nrm -rf ~": "v"}))
     assert only.startswith("# db: ")
@@ -246,4 +260,4 @@ def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() ->
     sshfs = HostMount("/mnt/nas", "fuse.sshfs", "me@nas:", {})
     (finding,) = decide(Snapshot((app,), host_mounts=(sshfs,))).findings
     assert finding.fix == after_mount(sshfs)
-    assert "RequiresMountsFor=/mnt/nas" in finding.fix
+    assert 'RequiresMountsFor="/mnt/nas"' in finding.fix
