@@ -339,6 +339,8 @@ def test_a_user_that_cannot_write_is_found() -> None:
     app = container(bind("/srv/x"), user=User(1000, frozenset({1000})))
     assert found(app, paths={"/srv/x": directory()}) == {("not-writable", "medium")}
     assert findings(app, paths={"/srv/x": directory()})[0].fix == "chown -h 1000:1000 /srv/x"
+    forged = container(bind("/srv/x\nrm"), user=User(1000, frozenset({1000})))
+    assert findings(forged, paths={"/srv/x\nrm": directory()})[0].fix.startswith("# the name of the directory")
     assert found(app, paths={"/srv/x": directory(uid=1000)}) == set()
     assert found(app, paths={"/srv/x": directory(mode=0o777)}) == set()
     assert found(app, paths={"/srv/x": directory(has_acl=True)}) == set()
