@@ -205,6 +205,13 @@ def test_labels_of_an_image_do_not_change_commands() -> None:
         assert not [each for each in lines(app, MOVE) if "compose -p" in each or "service update" in each]
 
 
+def test_a_container_of_an_image_that_compose_built_gets_an_override_file() -> None:
+    """Compose sets its project and service on the image, too."""
+    built = {"Labels": {key: COMPOSE[key] for key in COMPOSE if not key.endswith("files")}}
+    app = container(image=built, Labels={**COMPOSE, "com.docker.compose.config-hash": "0"})
+    assert "docker compose -p shop" in "\n".join(lines(app, MOVE))
+
+
 def test_a_task_of_a_service_is_changed_by_its_service() -> None:
     app = container(AuditedMount("bind", "/key", "/srv/key"), Labels={"com.docker.swarm.service.name": "shop_db"})
     assert lines(app, Change(dropped=frozenset({"/key"}))) == ["docker service update --mount-rm /key shop_db"]
