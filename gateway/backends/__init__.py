@@ -12,7 +12,7 @@ from gateway.contracts.security import Credential, InsecureSetting
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import Fact
-from gateway.kinds import Kinds
+from gateway.kinds import KindRegistry
 from gateway.measure import TapFactory
 
 
@@ -23,9 +23,8 @@ class ConfiguredBackend(Protocol):
     def name(self) -> str:
         """The backend's name."""
 
-    @property
-    def via(self) -> str | None:
-        """Name of the tunnel to the targets. None: the gateway connects to the targets directly."""
+    def ways(self, target: Endpoint) -> tuple[str, ...]:
+        """Return the tunnels to a target. Empty: the gateway connects to the target directly."""
 
     @property
     def targets(self) -> tuple[Endpoint, ...]:
@@ -154,7 +153,7 @@ class BackendKind:
         return (KINDS.__getitem__, (self.name,))
 
 
-KINDS: Kinds[BackendKind] = Kinds(__name__, __path__)
+KINDS: KindRegistry[BackendKind] = KindRegistry(__name__, __path__)
 
 
 def kind_of_port(port: int) -> BackendKind:
@@ -172,5 +171,5 @@ def kind_of_file_system(file_system: str) -> BackendKind | None:
 
 
 @dataclass(frozen=True)
-class NoOptions:
+class EmptyOptions:
     """A dataclass without keys, for kinds that define no options or no check keys."""

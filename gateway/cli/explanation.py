@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gateway.cli.output import format_clock, format_count, format_ms, format_reason, format_state
-from gateway.cli.severity import hops
+from gateway.cli.tunnel_paths import describe_way, failed_tunnels, hops_of_backend
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
 
 _USABLE = {"up", "degraded"}
@@ -16,7 +16,7 @@ class PathPart:
     """One part of the path to a backend.
 
     Args:
-        part: `listener`, `admission`, `tunnel`, `target`, `phase` or `name`.
+        part: `listener`, `admission`, `tunnel`, `way`, `target`, `phase` or `name`.
         name: The address, tunnel, target, phase or container.
         state: The state; for a phase, its duration.
         since: When the state began, in the format of RFC 3339; None if this is not known.
@@ -74,9 +74,12 @@ def _parts(status: dict[str, Any], name: str) -> Iterator[PathPart]:
     backend = status["backends"][name]
     yield from (PathPart("listener", address, "open") for address in backend["listen"] or [])
     yield _admission(backend)
-    for hop in hops(status, backend["via"]):
+    for hop in hops_of_backend(status, backend):
         tunnel = status["tunnels"][hop]
         yield PathPart("tunnel", hop, tunnel["state"], tunnel["since"], format_reason(tunnel) or tunnel["far_side"])
+    if len(backend["ways"]) > 1:
+        for way in backend["ways"]:
+            yield PathPart("way", way["tunnel"], "up" if way["up"] else "down", None, describe_way(way))
     for target in backend["targets"]:
         facts = [target["role"], *target.get("facts", ())]
         why = format_reason(target) or ", ".join(filter(None, facts))
@@ -116,33 +119,32 @@ def _phases(target: dict[str, Any]) -> Iterator[PathPart]:
 
 
 def root_cause(status: dict[str, Any], name: str) -> str | None:
-    """Return the outermost failed part of a backend's path, and the reason; None if no part has failed."""
-    failed = _failed_part(status, name)
-    if failed is None:
-        return None
-    what, part = failed
-    return f"{what} is {format_state(part['state'])}: {format_reason(part) or 'no reason is known'}"
+    """Return the outermost failed parts of the ways to a backend, and their reasons; None if no part has failed."""
+    causes = [
+        f"{what} is {format_state(part['state'])}: {format_reason(part) or 'no reason is known'}"
+        for what, part in _failed_parts(status, name)
+    ]
+    return "; ".join(causes) or None
 
 
-def _failed_part(status: dict[str, Any], name: str) -> tuple[str, dict[str, Any]] | None:
-    """Return the outermost part that has failed, with a description; None if there is none."""
+def _failed_parts(status: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the outermost parts that have failed, each with a description."""
     backend = status["backends"][name]
-    for hop in hops(status, backend["via"]):
-        tunnel = status["tunnels"][hop]
-        if tunnel["state"] != "up":
-            return f"tunnel {hop}", tunnel
+    tunnels = dict.fromkeys(each for way in backend["ways"] for each in failed_tunnels(status, way["tunnel"]))
+    if tunnels:
+        return [(f"tunnel {each}", status["tunnels"][each]) for each in tunnels]
     for states in (("down", "blocked", "unknown", "paused"), ("degraded",)):
         for target in backend["targets"]:
-            if target["state"] in states and target["state"] != "up":
-                return f"target {target['target']}", target
-    return None if backend["state"] == "up" else (f"backend {name}", backend)
+            if target["state"] in states:
+                return [(f"target {target['target']}", target)]
+    return [] if backend["state"] == "up" else [(f"backend {name}", backend)]
 
 
 def _to_do(status: dict[str, Any], name: str) -> Iterator[str]:
     """Yield what to do, as sentences in the imperative."""
-    backend, failed = status["backends"][name], _failed_part(status, name)
-    if failed is not None:
-        yield from _repair(name, *failed)
+    backend = status["backends"][name]
+    for what, part in _failed_parts(status, name):
+        yield from _repair(name, what, part)
     if not backend["holds_clients"]:
         yield f"run gateway fail {name} --undo to hold clients again while the path is down"
     if backend["connections"]["active"] >= backend["connections"]["limit"]:

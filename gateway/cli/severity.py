@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.cli.output import format_age, format_clock, format_count, format_reason, format_state
+from gateway.cli.tunnel_paths import failed_tunnels, hops_of_backend
 
 _BACKENDS = ("down", "blocked", "degraded", "unknown", "paused", "up")
 _TUNNELS = ("quarantined", "backoff", "suspect", "waiting", "up")
@@ -43,10 +44,12 @@ def verdict(status: dict[str, Any]) -> list[str]:
 
 def _causes(status: dict[str, Any]) -> Iterator[str]:
     for name, tunnel in tunnels_by_severity(status):
-        outer = status["tunnels"].get(tunnel["via"] or "")
-        if tunnel["state"] in _OPEN or (outer is not None and outer["state"] != "up"):
+        if tunnel["state"] in _OPEN or name not in failed_tunnels(status, name):
             continue
-        blocked = sum(name in hops(status, each["via"]) for each in status["backends"].values())
+        blocked = sum(
+            each["state"] == "blocked" and name in hops_of_backend(status, each)
+            for each in status["backends"].values()
+        )
         effect = f": {format_count(blocked, 'backend')} blocked" if blocked else ""
         yield f"tunnel {name} is {_since(tunnel)}{effect}: {format_reason(tunnel)}"
     for name, backend in backends_by_severity(status):
@@ -68,20 +71,6 @@ def _totals(status: dict[str, Any]) -> str:
     waiting = sum(each["connections"]["waiting"] for each in backends)
     clients = f"{format_count(active - waiting, 'client')} connected, {waiting} waiting"
     return f"{format_count(len(status['backends']), 'backend')}: {states or 'none'}; {clients}"
-
-
-def hops(status: dict[str, Any], via: str | None) -> list[str]:
-    """Return the tunnels of a chain, outermost first.
-
-    Args:
-        status: The body of `/api/v1/status`.
-        via: The innermost tunnel; None if the path has no tunnel.
-    """
-    found: list[str] = []
-    while via is not None and via in status["tunnels"]:
-        found.insert(0, via)
-        via = status["tunnels"][via]["via"]
-    return found
 
 
 def _rank(order: tuple[str, ...], state: str) -> int:

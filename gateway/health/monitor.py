@@ -1,10 +1,12 @@
-"""Runs the scheduled check of one target, through the same link as the traffic to the target."""
+"""Runs the scheduled check of one target through one tunnel, over the same link as the traffic."""
 
 import asyncio
 import contextlib
 import logging
 import random
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -25,6 +27,7 @@ _JITTER = 0.05
 _FIRST_SPREAD = 0.2
 """Maximum random delay of the first check in seconds, which spreads the first round of checks."""
 
+_LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
 """Upper limit, in seconds, of the minimum interval between checks that traffic failures trigger."""
 
@@ -57,7 +60,7 @@ class MonitoredUplink(Protocol):
 
 
 class Check:
-    """Checks one target of one backend on a schedule; implements `gateway.contracts.unit.Unit`.
+    """Checks one target of one backend through one tunnel; implements `gateway.contracts.unit.Unit`.
 
     Args:
         name: The backend's name.
@@ -89,6 +92,14 @@ class Check:
         self.probe_result = ProbeResult()
         """Result of the last check that the target answered."""
         self.last_success: float | None = None
+        self.answered_at = 0.0
+        """Time of `probe_result`, in seconds since the epoch."""
+        self.every = 1
+        """The check runs at every n-th interval. A way that clients do not use is checked less often."""
+        self.latency: float | None = None
+        """Median duration of the last successful checks in seconds; None if there were none."""
+        self.durations: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
+        """Durations of the last successful checks in seconds."""
         self.attempts = 0
         self.failures: Tally = Tally()
         self.duration = Histogram()
@@ -125,6 +136,7 @@ class Check:
     def inherit(self, other: "Check") -> None:
         """Copy the state and the counters from another check, which checked this target before a reload."""
         self.probe_result, self.last, self.last_success = other.probe_result, other.last, other.last_success
+        self.answered_at, self.latency, self.durations = other.answered_at, other.latency, other.durations
         self.history, self.clock = other.history, other.clock
         self.attempts, self.failures, self.duration, self.phases = (
             other.attempts, other.failures, other.duration, other.phases,
@@ -193,9 +205,11 @@ class Check:
         for phase, seconds in result.phases.items():
             self.phases.setdefault(phase, Summary()).observe(seconds)
         if result.probe_result is not None:
-            self.probe_result = result.probe_result
+            self.probe_result, self.answered_at = result.probe_result, result.at
         if result.succeeded:
             self.last_success = result.at
+            self.durations.append(result.duration)
+            self.latency = statistics.median(self.durations)
         elif result.reason is not None:
             self.failures[result.reason] += 1
 
@@ -221,9 +235,9 @@ class Check:
         if changed or self.verdict.state is State.BLOCKED or self.verdict.pending or self._lost_links:
             seconds = schedule.fast_interval
         elif self.verdict.state is State.DOWN:
-            seconds = min(schedule.down_interval, schedule.interval)
+            seconds = min(schedule.down_interval, schedule.interval) * self.every
         else:
-            seconds = schedule.interval
+            seconds = schedule.interval * self.every
         seconds *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter, not a secret
         try:
             async with asyncio.timeout(seconds):

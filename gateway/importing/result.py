@@ -122,7 +122,7 @@ class ImportResult:
     def note_variables(self) -> None:
         """Add a note on the environment variables in the configuration, except those that a login shell sets."""
         text = yaml.safe_dump({"tunnels": self.tunnels, "backends": self.backends})
-        names = set(re.findall(r"\$\{(\w+)\}", text)) - {"HOME", "USER", "SSH_AUTH_SOCK"}
+        names = set(re.findall(r"(?<!\$)\$\{(\w+)\}", text)) - {"HOME", "USER", "SSH_AUTH_SOCK"}
         if names:
             shown = ", ".join(f"${{{name}}}" for name in sorted(names))
             self.add_note(

@@ -4,7 +4,7 @@ import asyncssh
 
 from gateway.errors import Reason, TunnelError
 from gateway.ssh.credentials import error_text
-from gateway.ssh.hostkeys import HostKeyVerifier
+from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.options import SshOptions
 
 _LOGIN_REFUSED = {

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from gateway.cli.explanation import explanation, explanation_json
-from gateway.cli.severity import hops, tunnels_by_severity, verdict
+from gateway.cli.severity import tunnels_by_severity, verdict
+from gateway.cli.tunnel_paths import hops
 from gateway.errors import Reason
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
 
@@ -19,7 +20,7 @@ def site(edge: str, bastion: str, target: str, reason: str | None = "refused") -
         "tunnels": {"bastion": tunnel("edge", bastion, "timeout"), "edge": tunnel(None, edge, "host_key")},
         "backends": {
             "orders": {
-                "via": "bastion", "listen": ["127.0.0.1:3306"], "kind": "mysql", "since": SINCE,
+                "ways": [{"tunnel": "bastion"}], "listen": ["127.0.0.1:3306"], "kind": "mysql", "since": SINCE,
                 "state": target, "reason": reason, "detail": "no",
                 "connections": {"active": 3, "waiting": 1, "limit": 10, "rejected": {"not_allowed": 2}},
                 "holds_clients": True,

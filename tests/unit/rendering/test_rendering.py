@@ -1,5 +1,6 @@
 """What `gateway render` prints for configurations with backends of several kinds."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,16 @@ def test_authorized_keys_permit_the_servers_of_inner_tunnels_of_any_kind(tmp_pat
 tunnels:
   edge: {{kind: ssh, host: edge, user: t, identity_files: [{key}], known_hosts: [/h]}}
   inner: {{kind: ssh, via: edge, host: inner, port: 2222, user: t, identity_files: [{key}], known_hosts: [/h]}}
-  egress: {{kind: proxy, via: edge, url: "socks5://proxy:1080"}}
+  egress: {{kind: proxy, via: [inner, edge], url: "socks5://proxy:1080"}}
 backends:
-  orders: {{kind: tcp, via: edge, targets: ["db:3306"], listen: "127.0.0.1:3306"}}
+  orders: {{kind: tcp, via: [inner, edge], targets: ["db:3306"], listen: "127.0.0.1:3306"}}
+  split: {{kind: tcp, targets: ["a:1", {{address: "b:1", via: edge}}], via: inner, listen: "127.0.0.1:3307"}}
 """,
         tmp_path,
     )
     permits = [line for line in authorized_keys(site, []) if "permitopen" in line]
-    assert [each in permits[0] for each in ('"inner:2222"', '"proxy:1080"', '"db:3306"')] == [True] * 3
+    for line, dialed in zip(permits, ("inner:2222 proxy:1080 db:3306 b:1", "proxy:1080 db:3306 a:1"), strict=True):
+        assert re.findall(r'permitopen="(\S+?)"', line) == dialed.split()
 
 
 def test_authorized_keys_need_a_tunnel_with_such_a_file(tmp_path: Path) -> None:
