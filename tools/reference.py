@@ -20,6 +20,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
+from gateway.backend_support.http_role import HttpRole, ViaHttp
 from gateway.backend_support.tls import TlsOptions
 from gateway.cli import cli
 from gateway.config.model import (
@@ -41,6 +42,7 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import AttachmentState, Verb
 from gateway.errors import Reason
+from gateway.fleet.members import MemberAddress
 from gateway.forwarding.admission import Refusal
 from gateway.measure import Histogram
 from gateway.ops.authorization import Role
@@ -61,7 +63,7 @@ _NEEDS = {
 _NAMES = {
     str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
     Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", IpNetwork: "network",
-    IpAddress: "IP address", LogTarget: "path, `stdout` or `stderr`",
+    IpAddress: "IP address", MemberAddress: "address of a gateway", LogTarget: "path, `stdout` or `stderr`",
 }  # fmt: skip
 
 _DEFAULTS = {
@@ -115,13 +117,15 @@ def _configuration() -> Iterator[str]:
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
-    yield from _table("`check.tls`", TlsOptions)
+    yield from _table("`check.tls`, `check.via_http.tls`", TlsOptions)
+    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", ViaHttp)
+    yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRole)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)
     yield from _table("`docker.grants`, each grant", Grant)
     yield from _table("`docker.peers`", PeerOptions)
-    yield from _table("`docker.tls`", ClientTls)
+    yield from _table("`fleet.tls`, `docker.tls`", ClientTls)
     yield from _table("`allow`", Allow)
     yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)

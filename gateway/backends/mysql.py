@@ -25,11 +25,12 @@ from gateway.backend_support.database import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     DatabaseCheck,
-    credentials,
-    insecure_settings,
+    endpoints,
     verify,
     without_database,
 )
+from gateway.backend_support.http_role import with_http_role
+from gateway.backend_support.login import credentials, insecure_settings
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status
@@ -157,8 +158,7 @@ class MysqlBackend:
         try:
             login.connect(sock)
             with phases("query"):
-                has_password = self.check.password is not None or bool(self.check.password_command)
-                found = query_status(login, self.check.max_lag, has_password=has_password)
+                found = query_status(login, self.check.max_lag, has_password=self.check.has_password)
             return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
             raise ProbeError(Reason.TLS, tls.describe_tls_error(error)) from error
@@ -217,12 +217,13 @@ KIND = BackendKind(
     "mysql",
     EmptyOptions,
     MysqlCheck,
-    MysqlBackend,
+    lambda options, check: with_http_role(MysqlBackend(options, check), check.via_http),
     schemes=("mysql",),
     read_url=without_database,
     default_port=3306,
     aliases=("mariadb", "percona"),
-    has_roles=True,
+    endpoints=endpoints,
+    has_roles=lambda _: True,
     facts=DATABASE_FACTS,
     imports=ImportRules(other_ports=(33060,), note=IMPORT_NOTE),
     insecure_settings=insecure_settings,

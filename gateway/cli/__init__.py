@@ -17,6 +17,7 @@ _COMMANDS = {
     "audit": ("audit",),
     "status": ("status",),
     "explain": ("explain",),
+    "fleet": ("fleet",),
     "wait": ("wait", "healthcheck"),
     "admin": ("reload", "drain", "undrain", "shutdown", "pause", "resume", "reconnect", "fail"),
     "top": ("top",),

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gateway.cli.output import format_clock, format_count, format_ms, format_reason, format_state
-from gateway.cli.tunnel_paths import describe_way, failed_tunnels, hops_of_backend
+from gateway.cli.severity import root_tunnels, way_hops, way_rows
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
 
 _USABLE = {"up", "degraded"}
@@ -70,16 +70,15 @@ def explanation_json(status: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _parts(status: dict[str, Any], name: str) -> Iterator[PathPart]:
-    """Yield the path: listeners, admission, tunnels (outermost first), and each target with its phases."""
+    """Yield the path: listeners, admission, tunnels (outermost first), ways, and each target with its phases."""
     backend = status["backends"][name]
     yield from (PathPart("listener", address, "open") for address in backend["listen"] or [])
     yield _admission(backend)
-    for hop in hops_of_backend(status, backend):
+    for hop in way_hops(status, backend):
         tunnel = status["tunnels"][hop]
         yield PathPart("tunnel", hop, tunnel["state"], tunnel["since"], format_reason(tunnel) or tunnel["far_side"])
-    if len(backend["ways"]) > 1:
-        for way in backend["ways"]:
-            yield PathPart("way", way["tunnel"], "up" if way["up"] else "down", None, describe_way(way))
+    for part, tunnel_name, state, why in way_rows("way", backend):
+        yield PathPart(part, tunnel_name, state, None, why)
     for target in backend["targets"]:
         facts = [target["role"], *target.get("facts", ())]
         why = format_reason(target) or ", ".join(filter(None, facts))
@@ -119,23 +118,24 @@ def _phases(target: dict[str, Any]) -> Iterator[PathPart]:
 
 
 def root_cause(status: dict[str, Any], name: str) -> str | None:
-    """Return the outermost failed parts of the ways to a backend, and their reasons; None if no part has failed."""
+    """Return the outermost failed part of each way to a backend, and the reason; None if no part has failed."""
+    failed = _failed_parts(status, name)
     causes = [
         f"{what} is {format_state(part['state'])}: {format_reason(part) or 'no reason is known'}"
-        for what, part in _failed_parts(status, name)
+        for what, part in failed
     ]
     return "; ".join(causes) or None
 
 
 def _failed_parts(status: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the outermost parts that have failed, each with a description."""
+    """Return the outermost parts that have failed, with a description of each."""
     backend = status["backends"][name]
-    tunnels = dict.fromkeys(each for way in backend["ways"] for each in failed_tunnels(status, way["tunnel"]))
-    if tunnels:
-        return [(f"tunnel {each}", status["tunnels"][each]) for each in tunnels]
+    roots = dict.fromkeys(root for way in backend["ways"] for root in root_tunnels(status, way["tunnel"]))
+    if roots:
+        return [(f"tunnel {root}", status["tunnels"][root]) for root in roots]
     for states in (("down", "blocked", "unknown", "paused"), ("degraded",)):
         for target in backend["targets"]:
-            if target["state"] in states:
+            if target["state"] in states and target["state"] != "up":
                 return [(f"target {target['target']}", target)]
     return [] if backend["state"] == "up" else [(f"backend {name}", backend)]
 

@@ -13,8 +13,8 @@ from gateway.text import one_line, printable
 _COLORS = {
     "up": "green", "ready": "green", "degraded": "yellow", "unknown": "yellow", "paused": "yellow",
     "starting": "yellow", "draining": "yellow", "down": "red", "blocked": "red", "quarantined": "red",
-    "backoff": "red", "waiting": "yellow", "connecting": "yellow", "authenticating": "yellow", "suspect": "yellow",
-    "full": "red",
+    "backoff": "red", "unreachable": "red", "waiting": "yellow", "connecting": "yellow", "authenticating": "yellow",
+    "suspect": "yellow", "full": "red",
 }  # fmt: skip
 _DOWN = ("backoff", "waiting", "resolving", "connecting", "authenticating")
 _MAX_CELL_LENGTH = 1000

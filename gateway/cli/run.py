@@ -69,12 +69,13 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
     """
     from gateway.app import credential_expiry  # noqa: PLC0415 - slow to import
     from gateway.app.ops_settings import file_problems  # noqa: PLC0415 - slow to import
+    from gateway.app.tracing import trace_problems  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config.advice import advice  # noqa: PLC0415 - slow to import
     from gateway.config.files import check_files  # noqa: PLC0415 - slow to import
 
     config = load(config_sources(file, tunnels, backends, settings))
-    problems = file_problems(config) + check_files(config)
+    problems = file_problems(config) + trace_problems(config) + check_files(config)
     if problems:
         raise ConfigError(problems)
     for sentence in (

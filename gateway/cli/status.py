@@ -17,8 +17,7 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
-from gateway.cli.severity import backends_by_severity, headline, tunnels_by_severity, verdict
-from gateway.cli.tunnel_paths import describe_way, outer_tunnels
+from gateway.cli.severity import backends_by_severity, headline, outer_tunnels, tunnels_by_severity, verdict, way_rows
 from gateway.cli.watch import watching
 from gateway.ops.client import Client
 from gateway.text import format_bytes
@@ -71,8 +70,8 @@ def _print_status(service: dict[str, Any], *, wide: bool) -> None:
         click.echo()
         rows = [
             [name, each["state"], format_clock(each["since"]), ", ".join(outer_tunnels(each)) or "-",
-             format_ms(each["rtt_seconds"]), each["far_side"],
-             *([each["kind"], ", ".join(each.get("facts", ())) or "-"] if wide else [])]
+             format_ms(each["rtt_seconds"]),
+             each["far_side"], *([each["kind"], ", ".join(each.get("facts", ())) or "-"] if wide else [])]
             for name, each in tunnels_by_severity(service)
         ]  # fmt: skip
         heads = ["TUNNEL", "STATE", "SINCE", "VIA", "RTT", "FAR SIDE", *(["KIND", "FACTS"] if wide else [])]
@@ -84,13 +83,10 @@ def _print_status(service: dict[str, Any], *, wide: bool) -> None:
             rows.append(_backend_row(name, each, target, first=index == 0, wide=wide))
             notes.append(_note(name, each, target, first=index == 0))
     print_table(_HEADS + (_WIDE_HEADS if wide else []), rows, notes, width)
-    ways = [
-        (name, way) for name, each in backends_by_severity(service) for way in each["ways"] if len(each["ways"]) > 1
-    ]
+    ways = [row for name, each in backends_by_severity(service) for row in way_rows(name, each)]
     if ways:
         click.echo()
-        rows = [[name, way["tunnel"], "up" if way["up"] else "down"] for name, way in ways]
-        print_table(["BACKEND", "WAY", "STATE"], rows, [describe_way(way) for _, way in ways], width)
+        print_table(["BACKEND", "WAY", "STATE"], [row[:3] for row in ways], [row[3] for row in ways], width)
 
 
 def _print_docker(docker: dict[str, Any] | None, *, wide: bool) -> None:

@@ -126,7 +126,7 @@ def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
         via=common.via or (),
         targets=tuple(targets),
         own_ways={target: via for target, via in targets.items() if via is not None},
-        prefer=common.prefer or ("primary" if kind.has_roles and len(targets) > 1 else "order"),
+        prefer=common.prefer or ("primary" if kind.has_roles(check_options) and len(targets) > 1 else "order"),
         listen=tuple(each.unix if isinstance(each, UnixListener) else each for each in common.listen),
         sockets=tuple(each for each in common.listen if isinstance(each, UnixListener)),
         hold=kind.hold if common.hold is None else common.hold,

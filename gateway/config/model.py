@@ -1,5 +1,6 @@
 """The model of a valid configuration: frozen dataclasses, which a reload compares by value."""
 
+import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from gateway.contracts.states import Preference, WayPreference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork
 from gateway.docker.options import DockerOptions
 from gateway.errors import Origin
+from gateway.fleet.options import FleetOptions
+from gateway.tls_client import ClientTls
 from gateway.tunnels import TunnelKind
 
 
@@ -69,7 +72,7 @@ class OpsSection:
             localhost. Requests to other names get 421.
         token_file: A file with a token, which clients send as `Authorization: Bearer`. It gives access to everything.
             Without the token, only probes are answered.
-        metrics_token_file: A file with another token, which gives access to `/metrics` only.
+        metrics_token_file: A file with another token, which gives access to `/metrics` and `/api/v1/sd` only.
         tls: Certificate and key for `listen`; absent: plain HTTP.
     """
 
@@ -126,6 +129,27 @@ class AuditSection:
 
     log: LogTarget | None = None
     queue: int = field(default=10_000, metadata=AT_LEAST_ONE)
+
+
+@dataclass(frozen=True)
+class TracesSection:
+    """Traces: one span for each client connection; see docs/traces.md. Needs the extra `otel`.
+
+    Args:
+        endpoint: The URL of an OpenTelemetry collector (OTLP over HTTP), with its path; absent: no traces.
+        token_file: A file with the token that the gateway sends as `Authorization: Bearer`.
+        tls: Certificates for an `https://` URL.
+        sample_percent: The share of connections that have a span.
+    """
+
+    endpoint: str | None = None
+    token_file: Path | None = None
+    tls: ClientTls = field(default_factory=ClientTls)
+    sample_percent: int = field(default=100, metadata={"least": 1, "most": 100})
+
+    def __post_init__(self) -> None:
+        if self.endpoint is not None and not re.match(r"https?://[^/?#@\s]+/\S", self.endpoint):
+            raise ValueError("endpoint: must be a URL with its path, as in http://collector:4318/v1/traces")
 
 
 @dataclass(frozen=True)
@@ -308,6 +332,8 @@ class Config:
     shutdown: ShutdownSection = field(default_factory=ShutdownSection)
     log: LogSection = field(default_factory=LogSection)
     audit: AuditSection = field(default_factory=AuditSection)
+    fleet: FleetOptions = field(default_factory=FleetOptions)
+    traces: TracesSection = field(default_factory=TracesSection)
     docker: DockerOptions | None = None
     tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
     backends: dict[str, BackendSpec] = field(default_factory=dict)
@@ -327,5 +353,7 @@ SECTIONS: dict[str, type] = {
     "shutdown": ShutdownSection,
     "log": LogSection,
     "audit": AuditSection,
+    "fleet": FleetOptions,
+    "traces": TracesSection,
 }
 """The sections with one value per key: each is also a flag and an environment variable."""

@@ -37,7 +37,7 @@ def _vias(table: Table, key: str) -> Iterator[tuple[str, Tree]]:
 
 def _items(tree: Tree) -> Iterator[_WrittenWay]:
     for each in tree.items if isinstance(tree, Sequence) else [tree]:
-        if isinstance(each, Scalar) and each.text:
+        if isinstance(each, Scalar) and each.text:  # the decoder reports an empty text
             yield _WrittenWay(each.text, each.place)
 
 

@@ -8,6 +8,7 @@ from functools import reduce
 from gateway.audit_log.recorder import Recorder
 from gateway.cancel_protocol import CancelProtocol
 from gateway.contracts.states import CloseReason
+from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
@@ -43,6 +44,7 @@ class Forward:
         prompt: Seconds without a response after which a target is reported as stalled; None to report none.
         cancels: The protocol of cancel requests; None if the kind sends none on separate connections.
         recorder: Records clients in the audit log; None if they are not recorded.
+        exporter: Receives the spans of clients; None if there are no traces.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Forward:
         prompt: float | None = None,
         cancels: CancelProtocol | None = None,
         recorder: Recorder | None = None,
+        exporter: TraceExporter | None = None,
     ) -> None:
         self.name = name
         self.listeners = listeners
@@ -65,7 +68,7 @@ class Forward:
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
         self._prompt = prompt
-        self._audit = ConnectionAudit(name, recorder or Recorder())
+        self._audit = ConnectionAudit(name, recorder or Recorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
 
     @property
@@ -166,11 +169,17 @@ class Forward:
         """See `gateway.forwarding.dialer.Dialer.set_fail_fast`."""
         self._dialer.set_fail_fast(enabled=enabled)
 
-    def drain_targets(self, targets: frozenset[Endpoint]) -> None:
-        """Reset the clients of `targets`, a few at a time, so that they reconnect to the right target."""
-        self._connections.drained_targets = targets
+    def move_clients(self, drained: frozenset[Endpoint], left: frozenset[Endpoint] = frozenset()) -> None:
+        """Reset the clients of targets that have the wrong role, so that they reconnect to the right target.
+
+        Args:
+            drained: The targets whose clients are reset a few at a time.
+            left: The targets whose clients are reset at once.
+        """
+        self._connections.drained_targets, self._connections.left_targets = drained, left
+        self._connections.abort_left()
         group = self._acceptor.group
-        if targets and group is not None:
+        if drained and group is not None:
             group.create_task(self._connections.drain())
 
     def _start_accepting(self) -> None:
@@ -206,7 +215,7 @@ class Forward:
             relay.ended.add_done_callback(lambda _: timer.cancel())
         relay.ended.add_done_callback(self._on_ended)
         if routed.target in self._connections.drained_targets:  # the target has lost its role during the dial
-            self.drain_targets(self._connections.drained_targets)
+            self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:
         connection, close_reason = self._connections.remove(ended), ended.result()

@@ -147,7 +147,12 @@ class ImportResult:
 
 def checks_login(kind: str) -> bool:
     """Return whether the health check of a backend kind logs in."""
-    return any(each.name == "user" for each in fields(KINDS[kind].check))
+    return has_check_key(kind, "user")
+
+
+def has_check_key(kind: str, key: str) -> bool:
+    """Return whether the section `check` of a backend kind has a key."""
+    return any(each.name == key for each in fields(KINDS[kind].check))
 
 
 def is_host(text: str) -> bool:

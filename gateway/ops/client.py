@@ -77,13 +77,13 @@ class Client:
         return code, body
 
     def get_json(self, path: str) -> tuple[int, dict[str, Any]]:
-        """Send a GET request like `get`, for a path whose response contains the key `backends` or `consumers`.
+        """Send a GET request like `get`, for a path whose response contains `backends`, `consumers` or `members`.
 
         Raises:
             ServiceUnreachableError: The service does not respond, or the response is not from a gateway.
         """
         status, body = self.get(path)
-        if not isinstance(body, dict) or not ({"backends", "consumers"} & body.keys()):
+        if not isinstance(body, dict) or not ({"backends", "consumers", "members"} & body.keys()):
             raise ServiceUnreachableError(
                 f"the responding server is not a gateway: {path} returned {status} {str(body)[:60]!r}"
             )

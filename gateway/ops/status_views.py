@@ -232,10 +232,10 @@ class BackendView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    ways: list[WayView] = field(default_factory=list)
     waiting: int = 0
     """Number of clients that are not connected to a target yet. `connections` includes these clients."""
     max_connections: int = 0
-    ways: list[WayView] = field(default_factory=list)
     failing: bool = False
     facts: tuple[Fact, ...] = ()
     """The facts that the kind declares. The targets contain the values of the facts."""

@@ -104,8 +104,7 @@ def check_environment(key: str, names: Sequence[str]) -> None:
     for number, name in enumerate(names):
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             place = f"{key}[{number}]" if len(names) > 1 else key
-            shown = name.partition("=")[0]
-            raise ValueError(f"{place}: {shown!r} is not the name of a variable: write a name such as AWS_PROFILE")
+            raise ValueError(f"{place}: {name.partition('=')[0]!r} is not the name of an environment variable")
 
 
 def _existing(names: Sequence[str]) -> dict[str, str]:
@@ -125,4 +124,6 @@ def _why_not_found(command: Sequence[str]) -> str:
         )
     if "/" not in name:
         return f"{name} is not installed: install it, or write its path"
-    return f"{name}: {'cannot be executed' if Path(name).exists() else 'no such file'}"
+    if Path(name).exists():
+        return f"{name}: cannot be executed: chmod +x it"
+    return f"{name}: no such file: correct the path"

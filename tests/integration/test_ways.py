@@ -93,9 +93,9 @@ def test_one_way_is_enough_and_each_way_is_shown(gateway: Gateway, pair: Pair) -
         assert way(gateway, "both", "a") == (False, False)
         explained = gateway.command("explain", "both").stdout
         assert re.search(r"^way +a +down +-\n +tunnel a is down: ", explained, re.MULTILINE), explained
-        assert re.search(r"^way +b +up +-\n +clients: \d, switches: 1, used by new clients$", explained, re.MULTILINE), (
-            explained
-        )
+        assert re.search(
+            r"^way +b +up +-\n +clients: \d, switches: 1, used by new clients$", explained, re.MULTILINE
+        ), explained
         assert explained.count("root cause: tunnel a is down: ") == 1
         assert re.search(r"^both +b +up\n +clients: \d, switches: 1,", gateway.command("status").stdout, re.MULTILINE)
         _, metrics = gateway.http.get("/metrics")

@@ -3,8 +3,7 @@ from typing import Any
 import pytest
 
 from gateway.cli.explanation import explanation, explanation_json
-from gateway.cli.severity import tunnels_by_severity, verdict
-from gateway.cli.tunnel_paths import hops
+from gateway.cli.severity import hops, tunnels_by_severity, verdict
 from gateway.errors import Reason
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
 
