@@ -79,7 +79,9 @@ def test_commands_are_not_available_over_http(running: Gateway) -> None:
 
 
 def test_status_and_explain(running: Gateway) -> None:
-    table = running.command("status")
+    socket_path = {"GATEWAY_OPS_ADMIN_SOCKET": str(running.admin_socket)}
+    terminal = {**socket_path, "COLUMNS": "80"}
+    table = command("status", environment=terminal)
     assert table.returncode == 0
     assert re.search(r"^backend bad is down since \d\d:\d\d:\d\d: refused: ", table.stdout, re.MULTILINE)
     assert re.search(r"^2 backends: 1 down, 1 up; 0 clients connected, 0 waiting$", table.stdout, re.MULTILINE)
@@ -90,7 +92,7 @@ def test_status_and_explain(running: Gateway) -> None:
     assert json.loads(running.command("status", "-o", "json").stdout)["backends"]["good"]["state"] == "up"
     by_url = command("status", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
     assert json.loads(by_url.stdout)["instance"] == "test"
-    explained = running.command("explain", "bad")
+    explained = command("explain", "bad", environment=terminal)
     assert re.search(r"^root cause: target 127\.0\.0\.1:\d+ is down: refused: ", explained.stdout, re.MULTILINE)
     assert explained.stdout.endswith("to do: start the server, or correct the address in targets\n")
     assert max(map(len, explained.stdout.splitlines())) <= 80
@@ -110,7 +112,6 @@ def test_status_and_explain(running: Gateway) -> None:
     unknown = running.command("explain", "gone")
     assert (unknown.returncode, "the backends are bad, good" in unknown.stderr) == (2, True)
     words = {"_GATEWAY_COMPLETE": "bash_complete", "COMP_WORDS": "gateway pause b", "COMP_CWORD": "2"}
-    socket_path = {"GATEWAY_OPS_ADMIN_SOCKET": str(running.admin_socket)}
     assert command(environment={**words, **socket_path}).stdout == "plain,bad\n"
 
 
