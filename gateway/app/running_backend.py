@@ -31,6 +31,7 @@ class RunningBackend:
         state: The backend's state when it was last computed.
         since: When `state` began, in epoch seconds.
         on_state_change: Called when `state` changes.
+        on_result: Called after each check.
     """
 
     spec: BackendSpec
@@ -42,6 +43,7 @@ class RunningBackend:
     state: State = State.UNKNOWN
     since: float = field(default_factory=time.time)
     on_state_change: Callable[[], None] = lambda: None
+    on_result: Callable[[], None] = lambda: None
 
     def candidates(self) -> list[Candidate]:
         """Return the targets with the results of their last checks."""
@@ -76,6 +78,7 @@ class RunningBackend:
             self.worker.assign_targets(TargetAssignment(self.spec.name, tuple(self.targets()), wrong_role, logins))
         elif self.local is not None:
             self.local.drain_targets(wrong_role)
+        self.on_result()
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(

@@ -57,7 +57,7 @@ def tunnel_views(site: Site) -> list[TunnelView]:
 
 def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
     """Combine the lanes of a tunnel, in this process and in the workers. The tunnel is up if all its lanes are up."""
-    worst = min(reports, key=lambda each: each.up, default=NO_UPLINK)
+    worst = _worst(reports)
     return TunnelView(
         name=spec.name,
         kind=spec.kind.name,
@@ -74,6 +74,16 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
         details=_details([each.link.details for each in reports if each.link.details], spec.kind.facts),
         facts=spec.kind.facts,
     )
+
+
+def worst_report(site: Site, tunnel: str) -> UplinkReport | None:
+    """Return the report of the lane that determines the state of a tunnel; None if the tunnel has no lane."""
+    reports = [*map(uplink_report, site.uplinks.of_tunnel(tunnel)), *site.workers.reports(tunnel)]
+    return _worst(reports) if reports else None
+
+
+def _worst(reports: list[UplinkReport]) -> UplinkReport:
+    return min(reports, key=lambda each: each.up, default=NO_UPLINK)
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
@@ -120,6 +130,7 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         facts=spec.kind.facts,
         targets=[_target(check, running.budgets.get(check.target)) for check in running.checks],
         connections=forward.active,
+        waiting=forward.waiting,
         connections_total=forward.accepted,
         rejected=dict(forward.rejected),
         resets=dict(forward.resets),
@@ -206,6 +217,7 @@ def _target(check: Check, budget: HandshakeBudget | None) -> TargetView:
         broken_handshakes=budget.aborted if budget else None,
         duration=check.duration.copy(),
         phases={name: (summary.count, summary.sum) for name, summary in check.phases.items()},
+        history=check.history.results(),
     )
 
 

@@ -22,6 +22,8 @@ class Uplinks:
     def __init__(self, units: Units, *, separate_bulk: bool) -> None:
         self.direct = Uplink("direct", DirectTunnel(), None, quiet=True)
         self.by_lane: dict[Lane, Uplink] = {}
+        self.on_change: Callable[[str], None] = lambda _: None
+        """Called with the name of a tunnel when its state has possibly changed."""
         self._units = units
         self._separate_bulk = separate_bulk
         self._config = Config()
@@ -58,6 +60,7 @@ class Uplinks:
         via = self.by_lane[outer] if outer else self.direct
         traffic = "bulk" if lane.bulk else ""
         uplink = Uplink(spec.name, spec.kind.create(spec.options), via, traffic=traffic, after=after)
+        uplink.watchers.append(lambda: self.on_change(spec.name))
         self.by_lane[lane] = uplink
         self._specs[uplink] = spec
         self._units.start(f"tunnel {spec.name}", uplink)

@@ -250,6 +250,7 @@ def report(site: Site) -> WorkerReport:
 def _forward(forward: Forward) -> ForwardReport:
     return ForwardReport(
         active=forward.active,
+        waiting=forward.waiting,
         accepted=forward.accepted,
         rejected=dict(forward.rejected),
         resets=dict(forward.resets),

@@ -77,6 +77,11 @@ class Forward:
         return self._acceptor.active
 
     @property
+    def waiting(self) -> int:
+        """Number of current clients that are not joined to a target yet."""
+        return len(self._acceptor.pending)
+
+    @property
     def accepted(self) -> int:
         """Number of clients that were accepted since the start."""
         return self._acceptor.accepted

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.resources
 import json
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from aiohttp import web
 from gateway.ops import health, metrics
 from gateway.ops.access_middleware import may_see_details
 from gateway.ops.authorization import Role
+from gateway.ops.event_streams import EventStreams
+from gateway.ops.page.render import SECURITY_POLICY, render_backend, render_index, render_login, render_missing
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.status_json import consumers_json, iter_json, plan_json, service_json
@@ -27,7 +30,8 @@ _MAX_MATCHES = 5
 _MAX_DIGITS = 9
 """Maximum number of digits of `min-ready`."""
 
-RequestHandler = Callable[[web.Request], Awaitable[web.Response]]
+_HTML = "text/html; charset=utf-8"
+RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,26 @@ class GetHandlers:
         renderer: Renders the metrics.
         cached: Whether to cache responses. Even with the cache, a change of phase, such as draining, is visible
             immediately.
+        max_streams: Maximum number of clients that read events.
     """
 
-    def __init__(self, service: ControlledService, renderer: ThreadPoolExecutor, *, cached: bool) -> None:
+    def __init__(
+        self, service: ControlledService, renderer: ThreadPoolExecutor, *, cached: bool, max_streams: int
+    ) -> None:
         self._service = service
         self._renderer = renderer
         self._cache = ResponseCache()
         self._cached = cached
-        self._page = importlib.resources.files("gateway.ops.page").joinpath("page.html").read_text()
+        self._streams = EventStreams(service.events, max_streams)
+        self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
 
     def clear_cache(self) -> None:
         """Remove all cached responses, because a command has changed the state."""
         self._cache.clear()
+
+    async def close_streams(self, _: web.Application) -> None:
+        """End the event streams, because the server stops."""
+        self._streams.close()
 
     def handlers(self, *, probes_only: bool = False) -> dict[str, RequestHandler]:
         """Return the handler of each path.
@@ -140,9 +152,52 @@ class GetHandlers:
         found = self._service.history(name)
         return not_found("backend", name) if found is None else json_response({"backend": name, "targets": found})
 
-    async def _index(self, _: web.Request) -> web.Response:
-        headers = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
-        return web.Response(text=self._page, content_type="text/html", headers=headers)
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        return await self._streams.respond(request)
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._api, content_type="application/yaml", charset="utf-8")
+
+    async def _index(self, request: web.Request) -> web.Response:
+        async def compute() -> _Rendered:
+            view, service = await self._page_view(), self._service
+            parts = render_index(view, service.events.latest(), service.configuration(), time.time())
+            return _Rendered(200, await encode_in_slices(parts), _HTML)
+
+        return await self._page(request, "/", compute, "")
+
+    async def _backend_page(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+
+        async def compute() -> _Rendered:
+            view, service = await self._page_view(), self._service
+            backend = next((each for each in view.backends if each.name == name), None)
+            if backend is None:
+                return _Rendered(404, render_missing("../").encode(), _HTML)
+            parts = render_backend(view, backend, service.events.latest(), service.configuration(), time.time())
+            return _Rendered(200, await encode_in_slices(parts), _HTML)
+
+        return await self._page(request, f"/backends/{name}", compute, "../")
+
+    async def _page(
+        self, request: web.Request, path: str, compute: Callable[[], Awaitable[_Rendered]], root: str
+    ) -> web.Response:
+        """Return a page; without authorization, return the login page, which contains no data."""
+        if may_see_details(request):
+            response = await self._respond((path, self._service.phase(), self._service.events.last_id), compute)
+        else:
+            response = web.Response(body=render_login(root).encode(), headers={"Content-Type": _HTML})
+        response.headers["Content-Security-Policy"] = SECURITY_POLICY
+        response.headers["Referrer-Policy"] = "no-referrer"
+        return response
+
+    async def _page_view(self) -> ServiceView:
+        """Return a view that is not older than the latest event."""
+        if not self._cached:
+            return await self._service.view()
+        key = ("view", self._service.phase(), self._service.events.last_id)
+        view: ServiceView = await self._cache.get(key, _MAX_AGE, self._service.view)
+        return view
 
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
         async def compute() -> _Rendered:
@@ -175,13 +230,16 @@ class GetHandlers:
         "/api/v1/plan": (_plan, Role.EVERYTHING),
         "/api/v1/containers/{container}": (_container, Role.EVERYTHING),
         "/api/v1/consumers": (_consumers, Role.EVERYTHING),
+        "/api/v1/events": (_events, Role.EVERYTHING),
+        "/openapi.yaml": (_openapi, Role.PROBES),
         "/": (_index, Role.PROBES),
+        "/backends/{name}": (_backend_page, Role.PROBES),
     }
 
 
 ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
-"""The role that each path requires. The page `/` contains no data, and prompts for a token if necessary."""
-PROBES = tuple(path for path, role in ROLES.items() if role is Role.PROBES and path != "/")
+"""The role that each path requires. Without `Role.EVERYTHING`, pages contain no data and prompt for a token."""
+PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 """The paths of `ops.probe_listen`."""
 
 

@@ -94,6 +94,11 @@ class RemoteForward:
         return self.last.active
 
     @property
+    def waiting(self) -> int:
+        """Number of clients that wait for a target."""
+        return self.last.waiting
+
+    @property
     def accepted(self) -> int:
         """Number of clients since the start, in all processes of this worker."""
         return self._before.accepted + self.last.accepted
