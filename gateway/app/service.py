@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway import __version__
-from gateway.app.auditing import Auditing
+from gateway.app.auditing import AuditLog
 from gateway.app.docker_sync import DockerSync
 from gateway.app.file_changes import FileChanges
-from gateway.app.filewatch import FileStamps, FileWatch
+from gateway.app.file_watcher import FileStamps, FileWatcher
 from gateway.app.listeners import bind_listeners
 from gateway.app.local_checks import HandshakeBudgets, LocalChecks, wait_first_results
 from gateway.app.ops_settings import ops_settings
@@ -62,7 +62,7 @@ class GatewayService:
         self._stop = asyncio.Event()
         self._notifier = Notifier()
         self._passed = passed_sockets()
-        self._auditing = Auditing(config.gateway.instance)
+        self._auditing = AuditLog(config.gateway.instance)
         self._events = EventLog()
         self._reloader = Reloader(
             config, loader, file, self._auditing, self._notifier, self._stop, self._passed, self._events
@@ -108,7 +108,7 @@ class GatewayService:
             supervisor.start("certificates", self._control.expiry)
             supervisor.start("events file", events_file)
             changes = FileChanges(self._file, self._reloader, self._ops, site)
-            supervisor.start("file watch", FileWatch(changes.watched, changes.on_change, self._stamps))
+            supervisor.start("file watch", FileWatcher(changes.watched, changes.on_change, self._stamps))
             background = {
                 group.create_task(self._measure_lag()),
                 group.create_task(self._await_startup(site, docker)),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway.app import status_view
-from gateway.app.auditing import Auditing
+from gateway.app.auditing import AuditLog
 from gateway.app.config_view import config_text
 from gateway.app.credential_expiry import ExpiryMonitor, expiry_warnings
 from gateway.app.reload import Reloader
@@ -35,7 +35,7 @@ class ServiceControl:
         events: The log of transitions.
     """
 
-    def __init__(self, reloader: Reloader, auditing: Auditing, stop: asyncio.Event, events: EventLog) -> None:
+    def __init__(self, reloader: Reloader, auditing: AuditLog, stop: asyncio.Event, events: EventLog) -> None:
         self.started_at = time.time()
         """Epoch seconds."""
         self.startup_done = False

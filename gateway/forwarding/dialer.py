@@ -143,14 +143,15 @@ class Dialer:
         permanent = True
         route = dialer.route
         targets = route.targets()
-        if not targets and (request := await self._cancel_request(client, link, None)) is not None:
+        cancels = self._cancels
+        if not targets and cancels and (request := await self._cancel_request(client, link, None)) is not None:
             return await self._join_cancel(client, request, dialer, link, latency, None)
         for target in targets:
             routed = dialer.routed(target)
-            if (request := await self._cancel_request(client, link, routed)) is not None:
+            if cancels and (request := await self._cancel_request(client, link, routed)) is not None:
                 return await self._join_cancel(client, request, dialer, link, latency, routed)
             started = time.perf_counter()
-            login = self._cancels.login_tap() if self._cancels else None
+            login = cancels.login_tap() if cancels else None
             tap = login or (self._make_tap(latency.observe) if self._make_tap else None)
             try:
                 within = max(deadline - asyncio.get_running_loop().time(), MIN_DIAL)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gateway.atomic_file import replace_file
 from gateway.ops.events import MAX_EVENTS, EventLog, EventSubject, EventType, Transition
 from gateway.text import one_line
 
@@ -164,8 +165,5 @@ def _append(path: Path, text: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
+    replace_file(path, text)
+    path.chmod(0o600)

@@ -14,7 +14,7 @@ from gateway.ops import event_streams, server
 from gateway.ops.connection_limits import ConnectionLimits
 from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.server import OpsServer
-from gateway.ops.settings import Settings
+from gateway.ops.settings import HttpSettings
 
 WITHIN = 20.0
 ORDERS = EventSubject(EventType.BACKEND, "orders")
@@ -23,7 +23,7 @@ Reader = asyncio.StreamReader
 
 @contextlib.asynccontextmanager
 async def serving(folder: Path, log: EventLog) -> AsyncIterator[Endpoint]:
-    settings = Settings(listen=Endpoint("127.0.0.1", 0), admin_socket=folder / "admin.sock")
+    settings = HttpSettings(listen=Endpoint("127.0.0.1", 0), admin_socket=folder / "admin.sock")
     async with OpsServer(Mock(events=log), settings).serving() as address:
         yield address
 
