@@ -50,12 +50,14 @@ class EventStreams:
         if len(self._wakes) >= self._limit:
             text = f"at most {self._limit} clients can read events at the same time: close another one\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "10"})
-        wake = asyncio.Event()
-        self._wakes.add(wake)
-        self._events.watchers.append(wake.set)
         response = web.StreamResponse(
             headers={**HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
         )
+        if request.method == "HEAD":
+            return response
+        wake = asyncio.Event()
+        self._wakes.add(wake)
+        self._events.watchers.append(wake.set)
         _shrink_send_buffer(request)
         try:
             await response.prepare(request)

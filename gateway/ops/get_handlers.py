@@ -3,7 +3,6 @@
 import asyncio
 import importlib.resources
 import json
-import time
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from gateway.ops import health, metrics
 from gateway.ops.access_middleware import may_see_details
 from gateway.ops.authorization import Role
 from gateway.ops.event_streams import EventStreams
-from gateway.ops.page.render import SECURITY_POLICY, render_backend, render_index, render_login, render_missing
+from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.status_json import consumers_json, iter_json, plan_json, service_json
@@ -30,7 +29,6 @@ _MAX_MATCHES = 5
 _MAX_DIGITS = 9
 """Maximum number of digits of `min-ready`."""
 
-_HTML = "text/html; charset=utf-8"
 RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -59,6 +57,7 @@ class GetHandlers:
         self._renderer = renderer
         self._cache = ResponseCache()
         self._cached = cached
+        self._pages = PageHandlers(service, self._cache if cached else None)
         self._streams = EventStreams(service.events, max_streams)
         self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
 
@@ -159,45 +158,10 @@ class GetHandlers:
         return web.Response(body=self._api, content_type="application/yaml", charset="utf-8")
 
     async def _index(self, request: web.Request) -> web.Response:
-        async def compute() -> _Rendered:
-            view, service = await self._page_view(), self._service
-            parts = render_index(view, service.events.latest(), service.configuration(), time.time())
-            return _Rendered(200, await encode_in_slices(parts), _HTML)
-
-        return await self._page(request, "/", compute, "")
+        return await self._pages.index(request)
 
     async def _backend_page(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-
-        async def compute() -> _Rendered:
-            view, service = await self._page_view(), self._service
-            backend = next((each for each in view.backends if each.name == name), None)
-            if backend is None:
-                return _Rendered(404, render_missing("../").encode(), _HTML)
-            parts = render_backend(view, backend, service.events.latest(), service.configuration(), time.time())
-            return _Rendered(200, await encode_in_slices(parts), _HTML)
-
-        return await self._page(request, f"/backends/{name}", compute, "../")
-
-    async def _page(
-        self, request: web.Request, path: str, compute: Callable[[], Awaitable[_Rendered]], root: str
-    ) -> web.Response:
-        """Return a page; without authorization, return the login page, which contains no data."""
-        if may_see_details(request):
-            response = await self._respond((path, self._service.phase(), self._service.events.last_id), compute)
-        else:
-            response = web.Response(body=render_login(root).encode(), headers={"Content-Type": _HTML})
-        response.headers["Content-Security-Policy"] = SECURITY_POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
-
-    async def _page_view(self) -> ServiceView:
-        """Return a view that is not older than the latest event."""
-        if not self._cached:
-            return await self._service.view()
-        key = ("view", self._service.phase(), self._service.events.last_id)
-        view: ServiceView = await self._cache.get(key, _MAX_AGE, self._service.view)
-        return view
+        return await self._pages.backend(request)
 
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
         async def compute() -> _Rendered:

@@ -39,6 +39,17 @@ async def subscribe(
         return reader, writer, await reader.readuntil(b"\r\n\r\n")
 
 
+async def test_a_head_request_ends(tmp_path: Path) -> None:
+    log = EventLog()
+    async with serving(tmp_path, log) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"HEAD /api/v1/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(WITHIN):
+            assert b"text/event-stream" in await reader.read()
+        assert log.watchers == []
+        writer.close()
+
+
 async def block(reader: Reader) -> dict[str, str]:
     """Return the fields of the next event that has any."""
     async with asyncio.timeout(WITHIN):
