@@ -20,6 +20,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
+from gateway.backend_support.http_role import HttpRole, ViaHttp
 from gateway.backend_support.tls import TlsOptions
 from gateway.cli import cli
 from gateway.config.model import (
@@ -28,6 +29,7 @@ from gateway.config.model import (
     CommonBackendOptions,
     CommonCheckOptions,
     CommonTunnelOptions,
+    ConfiguredTarget,
     OpsTls,
     UnixListener,
 )
@@ -106,7 +108,9 @@ def _configuration() -> Iterator[str]:
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
-    yield from _table("`check.tls`", TlsOptions)
+    yield from _table("`check.tls`, `check.via_http.tls`", TlsOptions)
+    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", ViaHttp)
+    yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRole)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)
@@ -114,6 +118,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.peers`", PeerOptions)
     yield from _table("`docker.tls`", ClientTls)
     yield from _table("`allow`", Allow)
+    yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
 
 

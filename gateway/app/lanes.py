@@ -2,8 +2,7 @@
 
 If a query and a bulk transfer share an SSH connection, the query waits at both ends of the connection, because sshd
 serves the channels of a connection in turn. Therefore each traffic class has its own lane through every tunnel. Two
-connections to a VPN
-must not use the same key, so a VPN has one lane for both classes.
+connections to a VPN must not use the same key, so a VPN has one lane for both classes.
 """
 
 from collections.abc import Collection
@@ -20,10 +19,9 @@ class Lane(NamedTuple):
     bulk: bool
 
 
-def outer_lane(config: Config, lane: Lane) -> Lane | None:
-    """Return the lane that `lane` runs inside; None if it uses the direct link."""
-    via = config.tunnels[lane.tunnel].via
-    return _lane(config, via, bulk=lane.bulk) if via else None
+def outer_lanes(config: Config, lane: Lane) -> list[Lane]:
+    """Return the lanes inside which `lane` can run, in order of preference; empty if it uses the direct link."""
+    return [_lane(config, via, bulk=lane.bulk) for via in config.tunnels[lane.tunnel].via]
 
 
 def _lane(config: Config, tunnel: str, *, bulk: bool) -> Lane:
@@ -35,8 +33,8 @@ def uses_single_tunnel(config: Config, backend: str) -> bool:
     return any(config.tunnels[name].kind.single for name in required_tunnels(config, [backend]))
 
 
-def backend_lane(config: Config, backend: str, *, separate_bulk: bool) -> Lane | None:
-    """Return the lane of a backend's clients and checks; None if they use the direct link.
+def backend_lanes(config: Config, backend: str, *, separate_bulk: bool) -> dict[str, Lane]:
+    """Return the lanes of a backend's clients and checks, by tunnel; empty if they use the direct link.
 
     Args:
         config: The configuration.
@@ -44,9 +42,8 @@ def backend_lane(config: Config, backend: str, *, separate_bulk: bool) -> Lane |
         separate_bulk: Whether bulk traffic uses separate lanes.
     """
     spec = config.backends[backend]
-    if spec.via is None:
-        return None
-    return _lane(config, spec.via, bulk=separate_bulk and spec.kind.traffic_class is TrafficClass.BULK)
+    bulk = separate_bulk and spec.kind.traffic_class is TrafficClass.BULK
+    return {name: _lane(config, name, bulk=bulk) for name in spec.tunnels}
 
 
 def required_lanes(config: Config, backends: Collection[str], *, separate_bulk: bool) -> list[Lane]:
@@ -59,31 +56,25 @@ def required_lanes(config: Config, backends: Collection[str], *, separate_bulk: 
         backends: The names of the process's backends.
         separate_bulk: Whether bulk traffic uses separate lanes.
     """
-    found = {
-        lane for name in backends if (lane := backend_lane(config, name, separate_bulk=separate_bulk)) is not None
-    }
+    found = {lane for name in backends for lane in backend_lanes(config, name, separate_bulk=separate_bulk).values()}
     unused = config.tunnels.keys() - set(required_tunnels(config, config.backends))
     found |= {Lane(name, bulk=False) for name in unused}
     complete: set[Lane] = set()
-    for lane in found:
-        step: Lane | None = lane
-        while step is not None and step not in complete:
-            complete.add(step)
-            step = outer_lane(config, step)
+    while found:
+        complete |= found
+        found = {outer for lane in found for outer in outer_lanes(config, lane)} - complete
     return sorted(complete, key=lambda lane: (_depth(config, lane.tunnel), lane))
 
 
 def required_tunnels(config: Config, backends: Collection[str]) -> list[str]:
     """Return the tunnels on the paths to these backends, in the order of the configuration."""
     needed: set[str] = set()
-    for name in backends:
-        via = config.backends[name].via
-        while via is not None and via not in needed:
-            needed.add(via)
-            via = config.tunnels[via].via
+    found = {tunnel for name in backends for tunnel in config.backends[name].tunnels}
+    while found:
+        needed |= found
+        found = {outer for name in found for outer in config.tunnels[name].via} - needed
     return [name for name in config.tunnels if name in needed]
 
 
 def _depth(config: Config, tunnel: str) -> int:
-    via = config.tunnels[tunnel].via
-    return 0 if via is None else 1 + _depth(config, via)
+    return max((1 + _depth(config, via) for via in config.tunnels[tunnel].via), default=0)

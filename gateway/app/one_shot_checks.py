@@ -31,15 +31,18 @@ from gateway.supervision.uplink import Uplink
 
 @dataclass(frozen=True)
 class CheckedTarget:
-    """The result of one target's check."""
+    """The result of one target's check through one tunnel; without a tunnel, `way` is None."""
 
     backend: str
     target: Endpoint
+    way: str | None
     result: CheckResult
 
 
 def check(config: Config, names: tuple[str, ...]) -> list[CheckedTarget]:
     """Check each target of the backends `names` once; without names, check the targets of all backends.
+
+    If several tunnels lead to a target, check the target through each of them.
 
     Raises:
         UsageError: A name is not configured.
@@ -55,10 +58,15 @@ def check(config: Config, names: tuple[str, ...]) -> list[CheckedTarget]:
 async def _check_backends(specs: list[BackendSpec], config: Config) -> list[CheckedTarget]:
     async with supervise() as supervisor:
         uplinks = _direct_uplink(supervisor)
-        for spec in specs:
-            _open_tunnel(spec.via, config, uplinks, supervisor)
-        targets = [(spec, target) for spec in specs for target in spec.targets]
-        return list(await asyncio.gather(*(_check_target(spec, each, uplinks[spec.via]) for spec, each in targets)))
+        for tunnel in {tunnel for spec in specs for tunnel in spec.tunnels}:
+            _open_tunnel(tunnel, config, uplinks, supervisor)
+        checks = [
+            _check_target(spec, target, way, uplinks[way])
+            for spec in specs
+            for target in spec.targets
+            for way in spec.ways(target) or (None,)
+        ]
+        return list(await asyncio.gather(*checks))
 
 
 def plan(config: Config) -> Plan:
@@ -163,30 +171,30 @@ async def _with_reconciler(
 
 
 def _direct_uplink(supervisor: Supervisor) -> dict[str | None, Uplink]:
-    uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectTunnel(), None, quiet=True)}
+    uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectTunnel(), quiet=True)}
     supervisor.start("direct", uplinks[None])
     return uplinks
 
 
-def _open_tunnel(name: str | None, config: Config, uplinks: dict[str | None, Uplink], supervisor: Supervisor) -> None:
-    if name is None or name in uplinks:
+def _open_tunnel(name: str, config: Config, uplinks: dict[str | None, Uplink], supervisor: Supervisor) -> None:
+    if name in uplinks:
         return
     spec = config.tunnels[name]
-    _open_tunnel(spec.via, config, uplinks, supervisor)
-    uplinks[name] = Uplink(name, spec.kind.create(spec.options), uplinks[spec.via])
+    for via in spec.via:
+        _open_tunnel(via, config, uplinks, supervisor)
+    uplinks[name] = Uplink(name, spec.kind.create(spec.options), [uplinks[via] for via in spec.via or (None,)])
     supervisor.start(name, uplinks[name])
 
 
-async def _check_target(spec: BackendSpec, target: Endpoint, uplink: Uplink) -> CheckedTarget:
+async def _check_target(spec: BackendSpec, target: Endpoint, way: str | None, uplink: Uplink) -> CheckedTarget:
     # The tunnel's own deadlines limit this wait, which ends when the tunnel first opens or first fails.
     await uplink.settled.wait()
     if uplink.link is not None:
         backend = spec.kind.create(spec.options, spec.check_options)
         try:
-            return CheckedTarget(
-                spec.name, target, await probe_once(backend, uplink.link, target, spec.check.timeout)
-            )
+            result = await probe_once(backend, uplink.link, target, spec.check.timeout)
+            return CheckedTarget(spec.name, target, way, result)
         except LinkLostError:
             pass
     blocked = CheckResult(at=0, duration=0, state=State.BLOCKED, reason=Reason.TUNNEL, detail=uplink.describe())
-    return CheckedTarget(spec.name, target, blocked)
+    return CheckedTarget(spec.name, target, way, blocked)

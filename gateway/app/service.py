@@ -136,7 +136,7 @@ class GatewayService:
         def on_worker_failure(backend: str, target: Endpoint, stalled: bool) -> None:
             running = site.backends.get(backend)
             if running is not None:
-                (running.on_stall if stalled else running.on_failure)(target)
+                (running.on_stall if stalled else running.on_failure)(target)  # a worker has one way to each target
 
         workers = Workers(config.gateway.workers, on_worker_failure, recorder)
         workers.start(supervisor)

@@ -4,7 +4,6 @@ from gateway.app.running_backend import RunningBackend
 from gateway.app.site import Site
 from gateway.app.status_view import worst_report
 from gateway.contracts.states import State, TunnelState
-from gateway.health.monitor import Check
 from gateway.ops.events import EventLog, EventSubject, EventType
 
 _IGNORED = (
@@ -39,11 +38,12 @@ class Transitions:
 
     def _observe_backend(self, running: RunningBackend) -> None:
         name = running.spec.name
-        checked = [check for check in running.checks if _is_checked(check)]
-        for check in checked:
-            verdict, subject = check.verdict, EventSubject(EventType.TARGET, name, str(check.target))
-            self._events.observe(subject, verdict.state, verdict.reason, verdict.detail)
-        if len(checked) == len(running.checks):
+        states = [(each, each.candidate()) for each in running.targets]
+        checked = [state for target, state in states if target.is_checked or state.state is not State.UNKNOWN]
+        for state in checked:
+            subject = EventSubject(EventType.TARGET, name, str(state.target))
+            self._events.observe(subject, state.state, state.reason, state.detail)
+        if len(checked) == len(states):  # otherwise, the state of the backend is not the result of checks yet
             self._events.observe(EventSubject(EventType.BACKEND, name), *running.evaluate())
 
     def _observe_tunnels(self) -> None:
@@ -54,8 +54,3 @@ class Transitions:
         report = worst_report(self._site, name)
         if report is not None and report.state not in _IGNORED:
             self._events.observe(EventSubject(EventType.TUNNEL, name), report.state, report.reason, report.detail)
-
-
-def _is_checked(check: Check) -> bool:
-    """Return whether the state of the target is the result of a check, and not the initial state."""
-    return check.verdict.state is not State.UNKNOWN or check.first_result.is_set()

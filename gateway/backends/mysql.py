@@ -21,14 +21,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backend_support import tls
 from gateway.backend_support.aborted_logins import AbortedLogins
-from gateway.backend_support.database import (
-    DATABASE_FACTS,
-    IMPORT_NOTE,
-    DatabaseCheck,
-    credentials,
-    insecure_settings,
-    verify,
-)
+from gateway.backend_support.database import DATABASE_FACTS, IMPORT_NOTE, DatabaseCheck, endpoints, verify
+from gateway.backend_support.http_role import with_http_role
+from gateway.backend_support.login import credentials, insecure_settings
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.secrets import PasswordSource
@@ -183,8 +178,7 @@ class MysqlBackend:
         try:
             login.connect(sock)
             with phases("query"):
-                has_password = self.check.password is not None or bool(self.check.password_command)
-                found = query_status(login, self.check.max_lag, has_password=has_password)
+                found = query_status(login, self.check.max_lag, has_password=self.check.has_password)
             return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
             raise ProbeError(Reason.TLS, str(error)) from error
@@ -255,11 +249,12 @@ KIND = BackendKind(
     "mysql",
     EmptyOptions,
     MysqlCheck,
-    MysqlBackend,
+    lambda options, check: with_http_role(MysqlBackend(options, check), check.via_http),
     schemes=("mysql",),
     default_port=3306,
     aliases=("mariadb", "percona"),
-    has_roles=True,
+    endpoints=endpoints,
+    has_roles=lambda _: True,
     facts=DATABASE_FACTS,
     imports=ImportRules(other_ports=(33060,), note=IMPORT_NOTE),
     insecure_settings=insecure_settings,

@@ -255,7 +255,9 @@ def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
     first: dict[object, str] = {}
     for backend in backends:
         for target in backend.targets:
-            other = first.setdefault((backend.via, target), backend.name)
+            servers = [(way, target) for way in backend.ways(target) or (None,)]
+            other = next((first[each] for each in servers if each in first), backend.name)
+            first = dict.fromkeys(servers, backend.name) | first
             if other != backend.name:
                 yield (
                     f"backend {backend.name}: {target} is also the server of backend {other}, and a kernel"

@@ -14,6 +14,7 @@ from gateway.config.model import (
     CommonCheckOptions,
     CommonTunnelOptions,
     Config,
+    ConfiguredTarget,
     TunnelSpec,
     UnixListener,
 )
@@ -97,7 +98,7 @@ def _tunnel(name: str, table: Table, decoder: Decoder) -> TunnelSpec | None:
     options = decoder.fields(table, kind.options, key)
     if common is INVALID or options is INVALID:
         return None
-    return TunnelSpec(name, kind, common.via, options, table.place)
+    return TunnelSpec(name, kind, common.via or (), options, table.place)
 
 
 def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
@@ -122,15 +123,17 @@ def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
     return BackendSpec(
         name=name,
         kind=kind,
-        via=common.via,
-        targets=targets,
-        prefer=common.prefer or ("primary" if kind.has_roles and len(targets) > 1 else "order"),
+        via=common.via or (),
+        targets=tuple(targets),
+        own_ways={target: via for target, via in targets.items() if via is not None},
+        prefer=common.prefer or ("primary" if kind.has_roles(check_options) and len(targets) > 1 else "order"),
         listen=tuple(each.unix if isinstance(each, UnixListener) else each for each in common.listen),
         sockets=tuple(each for each in common.listen if isinstance(each, UnixListener)),
         hold=kind.hold if common.hold is None else common.hold,
         max_connections=common.max_connections,
         max_connections_per_consumer=common.max_connections_per_consumer,
         allow=common.allow,
+        prefer_way=common.prefer_way,
         worker=common.worker,
         check=check,
         options=options,
@@ -140,11 +143,13 @@ def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
 
 
 def _targets(
-    table: Table, texts: tuple[str, ...], kind: BackendKind, key: str, decoder: Decoder
-) -> tuple[Endpoint, ...] | None:
+    table: Table, items: tuple[str | ConfiguredTarget, ...], kind: BackendKind, key: str, decoder: Decoder
+) -> dict[Endpoint, tuple[str, ...] | None] | None:
+    """Return the targets, each with its own tunnels if it has some; None after adding a problem."""
     place = table.entries["targets"][1].place
-    found: list[Endpoint] = []
-    for text in texts:
+    found: dict[Endpoint, tuple[str, ...] | None] = {}
+    for item in items:
+        text, via = (item, None) if isinstance(item, str) else (item.address, item.via)
         try:
             target = values.endpoint(text, kind.default_port)
         except ValueError as error:
@@ -153,8 +158,8 @@ def _targets(
         if target in found:
             decoder.problem(place, f"{key}.targets", f"{target} is given twice: remove one")
             return None
-        found.append(target)
+        found[target] = via
     if not found:
         decoder.problem(place, f"{key}.targets", "needs at least one host:port")
         return None
-    return tuple(found)
+    return found

@@ -10,9 +10,9 @@ from gateway.relay.resolver import is_address
 
 def direct_addresses(config: Config) -> tuple[str, ...]:
     """Return the IP addresses of targets and tunnel servers that the gateway dials directly. Can block."""
-    endpoints = [each for spec in config.backends.values() if spec.via is None for each in spec.targets]
+    endpoints = [each for spec in config.backends.values() for each in spec.targets if not spec.ways(each)]
     for spec in config.tunnels.values():
-        if spec.via is None:
+        if not spec.via:
             endpoints += _servers(spec)
     return tuple(dict.fromkeys(each.host for each in endpoints if is_address(each.host)))
 

@@ -23,7 +23,7 @@ class TunnelView:
 
     name: str
     kind: str
-    via: str | None
+    via: tuple[str, ...]
     far_side: str
     state: TunnelState
     reason: str | None
@@ -68,9 +68,11 @@ class PastCheck(Protocol):
 
 @dataclass(frozen=True)
 class TargetView:
-    """One target of a backend, with the result of its last check."""
+    """One target of a backend, with the result of its last check through the way that new clients use."""
 
     target: str
+    way: str | None
+    """The tunnel that new clients use; None if they use no tunnel."""
     state: State
     reason: str | None
     detail: str
@@ -90,6 +92,22 @@ class TargetView:
     phases: dict[str, tuple[int, float]]
     history: Sequence[PastCheck] = ()
     """The latest checks, oldest first."""
+
+
+@dataclass(frozen=True)
+class WayView:
+    """One tunnel through which new clients of a backend can reach its targets."""
+
+    tunnel: str
+    up: bool
+    """Whether new clients reach a target through the tunnel, or would reach it if the target worked."""
+    reason: str | None
+    detail: str
+    in_use: bool
+    """Whether new clients of a target use this way."""
+    clients: int
+    switches: int
+    """How often new clients of a target moved to this way."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +250,7 @@ class BackendView:
 
     name: str
     kind: str
-    via: str | None
+    via: tuple[str, ...]
     listen: list[str]
     prefer: str
     state: State
@@ -247,6 +265,7 @@ class BackendView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    ways: list[WayView] = field(default_factory=list)
     failing: bool = False
     waiting: int = 0
     """Number of clients that wait for a target. `connections` includes them."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
-from gateway.vpn.child_process import ChildProcess
+from gateway.processes.child_process import ChildProcess
 from gateway.vpn.device_addresses import DeviceAddresses
 from gateway.vpn.openvpn_file import ClientFile
 from gateway.vpn.openvpn_log import OpenVpnFailure, more_specific, parse_failure

@@ -8,9 +8,9 @@ import subprocess
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
+from gateway.processes.programs import find_program, minimal_environment
 from gateway.relay.resolver import resolve
 from gateway.vpn import devices
-from gateway.vpn.child_process import find_program, minimal_environment
 from gateway.vpn.device_addresses import DeviceAddresses, likely_peers, parse_addresses
 from gateway.vpn.device_lock import DeviceLock, is_locked
 from gateway.vpn.network_context import NetworkContext, device_prefix

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
+from gateway.processes.child_process import ChildProcess
 from gateway.vpn import stale_cleanup
-from gateway.vpn.child_process import ChildProcess
 
 log = logging.getLogger(__name__)
 

@@ -101,7 +101,7 @@ def open_things() -> tuple[int, int, int, int]:
 
 
 def connecting(chosen: SshOptions) -> Coroutine[Any, Any, PooledConnection]:
-    return SshTunnel(chosen)._connect(DirectLink(), lambda *_: None)
+    return SshTunnel(chosen)._connect(DirectLink(), None, lambda *_: None)
 
 
 @pytest.mark.parametrize(

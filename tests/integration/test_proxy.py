@@ -308,7 +308,7 @@ def test_connections_through_tls_end_with_their_client(gateway: Gateway) -> None
         for _ in range(20):
             with connect(listen) as client:
                 client.sendall(b"hello")
-        # After a client closes without a reset, the gateway waits tls_bridge._SILENCE_TIMEOUT for a response.
+        # After a client closes without a reset, the gateway waits stream_bridge._SILENCE_TIMEOUT for a response.
         gateway.wait(lambda: gateway.descriptors() <= before + 6, 30)
 
 

@@ -244,6 +244,29 @@ def test_a_bastion_behind_a_vpn(far: World, gateway: Gateway, kind: str) -> None
         use_all(far, ports, gateway.folder)
 
 
+def test_a_vpn_and_a_bastion_are_two_ways_to_the_same_servers(far: World, gateway: Gateway) -> None:
+    known = gateway.folder / "known_hosts"
+    known.write_text(far.bastion.known_hosts.read_text().replace("127.0.0.1", OUTER_OTHER))
+    bastion = (
+        f"{{kind: ssh, host: {OUTER_OTHER}, port: {far.bastion.port}, user: {far.bastion.user}, "
+        f"identity_files: [{far.bastion.client_key}], known_hosts: [{known}]}}"
+    )
+    text, ports = backends(far, gateway, "[office, bastion]")
+    write(gateway, f"office: {tunnel(far, 'openvpn', gateway)}\nbastion: {bastion}", text)
+
+    def in_use(tunnel: str) -> bool:
+        ways = [way for name in ports for way in gateway.backend(name)["ways"] if way["tunnel"] == tunnel]
+        return all(way["up"] and way["in_use"] for way in ways)
+
+    gateway.start().wait_up(*ports, timeout=UP)
+    gateway.wait(lambda: in_use("office"), UP)
+    use_all(far, ports, gateway.folder)
+    assert gateway.tunnel("office")["connects"] == 1  # one connection for queries and transfers
+    far.openvpn.stop()
+    gateway.wait(lambda: in_use("bastion"), UP)
+    use_all(far, ports, gateway.folder)
+
+
 def test_openvpn_through_an_ssh_tunnel(far: World, gateway: Gateway) -> None:
     server = OpenVpnServer(gateway.folder / "server", far.authority, port=1195, protocol="tcp", network="10.18.0")
     server.start()

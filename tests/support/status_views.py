@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.contracts.states import State, TunnelState
 from gateway.measure import Histogram
-from gateway.ops.status_views import BackendView, ConsumerView, ServiceView, TargetView, TunnelView
+from gateway.ops.status_views import BackendView, ConsumerView, ServiceView, TargetView, TunnelView, WayView
 
 NOW = 1_800_000_000.0
 
@@ -29,7 +29,7 @@ class Checked:
 
 def target(address: str = "db.internal:3306", state: State = State.UP, **changes: Any) -> TargetView:
     view = TargetView(
-        target=address, state=state, reason=None, detail="", since=NOW, flapping=False, role=None, facts={},
+        target=address, way=None, state=state, reason=None, detail="", since=NOW, flapping=False, role=None, facts={},
         last_check=NOW, last_success=NOW, last_duration=0.01, last_phases={"tcp": 0.002, "auth": 0.008}, attempts=100,
         failures={}, broken_handshakes=None, duration=Histogram(), phases={"tcp": (2, 0.004)},
         history=[Checked(state)] * 100,
@@ -37,9 +37,11 @@ def target(address: str = "db.internal:3306", state: State = State.UP, **changes
     return replace(view, **changes)
 
 
-def backend(name: str = "orders", state: State = State.UP, **changes: Any) -> BackendView:
+def backend(name: str = "orders", state: State = State.UP, *, via: Sequence[str] = (), **changes: Any) -> BackendView:
+    """Return the view of a backend whose targets can be reached through the tunnels `via`."""
     view = BackendView(
-        name=name, kind="mysql", via=None, listen=["127.0.0.1:3306"], prefer="primary", state=state, reason=None,
+        name=name, kind="mysql", via=tuple(via), ways=[way(each) for each in via],
+        listen=["127.0.0.1:3306"], prefer="primary", state=state, reason=None,
         detail="", since=NOW, targets=[target(state=state)], connections=0, connections_total=0, rejected={},
         resets={}, to_backend=0, from_backend=0, latency=Histogram(),
     )  # fmt: skip
@@ -48,10 +50,14 @@ def backend(name: str = "orders", state: State = State.UP, **changes: Any) -> Ba
 
 def tunnel(name: str = "bastion", state: TunnelState = TunnelState.UP, **changes: Any) -> TunnelView:
     view = TunnelView(
-        name=name, kind="ssh", via=None, far_side="user@host:22", state=state, reason=None, detail="", since=NOW,
+        name=name, kind="ssh", via=(), far_side="user@host:22", state=state, reason=None, detail="", since=NOW,
         connects=1, failures={}, rtt=0.01, channel_open=Histogram(), details={},
     )  # fmt: skip
     return replace(view, **changes)
+
+
+def way(tunnel: str, *, up: bool = True, in_use: bool = True) -> WayView:
+    return WayView(tunnel, up, None, "", in_use, clients=0, switches=0)
 
 
 def consumer(active: int, waiting: int = 0) -> ConsumerView:

@@ -52,7 +52,7 @@ class Workers:
         chosen = [
             name
             for name, spec in config.backends.items()
-            if _uses_worker(spec) and not uses_single_tunnel(config, name)
+            if _uses_worker(spec) and not spec.has_several_ways and not uses_single_tunnel(config, name)
         ]
         # A hash of the name selects the worker, so that a backend keeps its worker when others are added or removed.
         return {name: self.units[zlib.crc32(name.encode()) % len(self.units)] for name in chosen}

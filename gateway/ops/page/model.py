@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gateway.ops.events import EventType, Transition
-from gateway.ops.page.verdict import SEVERITY, chain
+from gateway.ops.page.verdict import SEVERITY, chain, ways
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CHANGES = 30
@@ -14,20 +14,17 @@ _SAME_TIME = 5.0
 
 @dataclass(frozen=True)
 class TunnelGroup:
-    """The backends that need the same tunnel.
+    """The backends that use the same tunnels.
 
     Args:
-        tunnels: The tunnels of the path, outermost first; empty if the backends need no tunnel.
+        ways: The tunnels through which the targets can be reached; empty if the backends need no tunnel.
+        tunnels: These tunnels and all tunnels around them, outermost first.
         backends: The backends, worst first.
     """
 
+    ways: tuple[str, ...]
     tunnels: list[TunnelView]
     backends: list[BackendView]
-
-    @property
-    def key(self) -> str:
-        """Identifies the group on the page."""
-        return self.tunnels[-1].name if self.tunnels else ""
 
 
 @dataclass
@@ -59,15 +56,15 @@ class ConsumerRow:
 def groups(view: ServiceView) -> list[TunnelGroup]:
     """Return the backends by tunnel, and the tunnels that no backend needs; the worst group first."""
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
-    by_via: dict[str | None, list[BackendView]] = {}
+    by_ways: dict[tuple[str, ...], list[BackendView]] = {}
     for backend in sorted(view.backends, key=lambda each: (SEVERITY.index(each.state), each.name)):
-        by_via.setdefault(backend.via if backend.via in tunnels else None, []).append(backend)
-    used = {tunnel.name for via in by_via for tunnel in chain(tunnels, via)}
-    found = [TunnelGroup(chain(tunnels, via), backends) for via, backends in by_via.items()]
-    found += [TunnelGroup(chain(tunnels, name), []) for name in tunnels if name not in used]
+        by_ways.setdefault(tuple(ways(backend)), []).append(backend)
+    found = [TunnelGroup(names, chain(tunnels, names), backends) for names, backends in by_ways.items()]
+    used = {tunnel.name for group in found for tunnel in group.tunnels}
+    found += [TunnelGroup((name,), chain(tunnels, [name]), []) for name in tunnels if name not in used]
     return sorted(
         found,
-        key=lambda each: (SEVERITY.index(each.backends[0].state) if each.backends else len(SEVERITY), each.key),
+        key=lambda each: (SEVERITY.index(each.backends[0].state) if each.backends else len(SEVERITY), each.ways),
     )
 
 

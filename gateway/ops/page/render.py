@@ -15,7 +15,16 @@ from gateway.ops.page import model
 from gateway.ops.page.charts import history_chart, milliseconds, phases_chart
 from gateway.ops.page.clock import clock_time
 from gateway.ops.page.reasons import cause, remedy, state_name
-from gateway.ops.page.verdict import backend_level, chain, event_level, failed_tunnel, plural, tunnel_level, verdict
+from gateway.ops.page.verdict import (
+    backend_level,
+    chain,
+    event_level,
+    plural,
+    root_causes,
+    tunnel_level,
+    verdict,
+    ways,
+)
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView, TunnelView
 from gateway.text import format_bytes
@@ -47,6 +56,14 @@ SECURITY_POLICY = "; ".join(
 """The Content-Security-Policy of all pages. It permits only the style and the script of this package."""
 
 
+def _heading(group: model.TunnelGroup) -> str:
+    return f"Through {' or '.join(group.ways)}" if group.ways else "Without a tunnel"
+
+
+def _used_ways(backend: BackendView) -> str:
+    return f"via {', '.join(way.tunnel for way in backend.ways if way.in_use) or 'no tunnel'}"
+
+
 def _facts(backend: BackendView, target: TargetView) -> str:
     return ", ".join(filter(None, (fact.text(target.facts.get(fact)) for fact in backend.facts)))
 
@@ -74,6 +91,8 @@ _templates.globals.update(
     some=model.some,
     state_name=state_name,
     facts=_facts,
+    heading=_heading,
+    used_ways=_used_ways,
 )
 _INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")
 
@@ -120,11 +139,11 @@ def render_backend(
     """
     longest = max((target.last_duration or 0.0 for target in backend.targets), default=0.0)
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
-    failed = failed_tunnel(tunnels, backend.via)
+    failed = root_causes(tunnels, backend)
     yield from _BACKEND.generate(
         **_common(view, events, now, "../"),
         backend=backend,
-        tunnels=chain(tunnels, backend.via),
+        tunnels=chain(tunnels, ways(backend)),
         failed=failed,
         todo=_what_to_do(backend, failed),
         history=_history,
@@ -150,10 +169,9 @@ def render_missing(root: str) -> str:
     return _templates.get_template("missing.html").render(root=root, event=0, title="Not found")
 
 
-def _what_to_do(backend: BackendView, failed: TunnelView | None) -> str:
-    if failed is not None:
-        return remedy(failed.name, failed.state, failed.reason, is_tunnel=True)
-    return remedy(backend.name, backend.state, backend.reason, is_tunnel=False)
+def _what_to_do(backend: BackendView, failed: Sequence[TunnelView]) -> str:
+    remedies = [remedy(each.name, each.state, each.reason, is_tunnel=True) for each in failed]
+    return "; ".join(remedies) or remedy(backend.name, backend.state, backend.reason, is_tunnel=False)
 
 
 def _common(view: ServiceView, events: Sequence[Transition], now: float, root: str) -> dict[str, Any]:

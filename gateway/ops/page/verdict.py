@@ -3,7 +3,8 @@
 Does no I/O. Times are in seconds since the epoch.
 """
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -93,23 +94,44 @@ def verdict(view: ServiceView) -> PageVerdict:
     return PageVerdict(level, _headline(view), causes[:MAX_CAUSES], max(0, len(causes) - MAX_CAUSES))
 
 
-def chain(tunnels: dict[str, TunnelView], via: str | None) -> list[TunnelView]:
-    """Return the tunnels of a path, outermost first.
+def ways(backend: BackendView) -> list[str]:
+    """Return the names of the tunnels through which the targets of a backend can be reached."""
+    return [way.tunnel for way in backend.ways]
+
+
+def chain(tunnels: Mapping[str, TunnelView], names: Iterable[str]) -> list[TunnelView]:
+    """Return the tunnels of one or several ways, with all tunnels around them, outermost first.
 
     Args:
         tunnels: All tunnels by name.
-        via: The innermost tunnel; None if the path has no tunnel.
+        names: The innermost tunnel of each way.
     """
-    found: list[TunnelView] = []
-    while via in tunnels and tunnels[via] not in found:
-        found.insert(0, tunnels[via])
-        via = tunnels[via].via
-    return found
+    found: dict[str, TunnelView] = {}
+    for name in names:
+        if name in tunnels:
+            found |= {each.name: each for each in chain(tunnels, tunnels[name].via)}
+            found[name] = tunnels[name]
+    return list(found.values())
 
 
-def failed_tunnel(tunnels: dict[str, TunnelView], via: str | None) -> TunnelView | None:
-    """Return the outermost tunnel of a path that is not open. The arguments are those of `chain`."""
-    return next((tunnel for tunnel in chain(tunnels, via) if tunnel.state not in _OPEN), None)
+def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelView]:
+    """Return why a tunnel is down: the outermost tunnels that have failed; empty if the tunnel is open.
+
+    Args:
+        tunnels: All tunnels by name.
+        name: The tunnel.
+    """
+    tunnel = tunnels.get(name)
+    if tunnel is None or tunnel.state in _OPEN:
+        return []
+    outer = [failed_tunnels(tunnels, via) for via in tunnel.via]
+    return list(itertools.chain.from_iterable(outer)) if outer and all(outer) else [tunnel]
+
+
+def root_causes(tunnels: Mapping[str, TunnelView], backend: BackendView) -> list[TunnelView]:
+    """Return the tunnels that block a backend; empty if it is not blocked, or if the cause is not known."""
+    failed = [failed_tunnels(tunnels, name) for name in ways(backend)] if backend.state is State.BLOCKED else []
+    return list({each.name: each for tunnels_of_way in failed for each in tunnels_of_way}.values())
 
 
 def backend_level(state: State) -> Level:
@@ -161,25 +183,22 @@ def _headline(view: ServiceView) -> str:
 def _tunnel_causes(view: ServiceView, tunnels: dict[str, TunnelView]) -> Iterator[FailedPart]:
     affected: dict[str, list[BackendView]] = {}
     for backend in view.backends:
-        failed = failed_tunnel(tunnels, backend.via)
-        if failed is not None:
+        for failed in root_causes(tunnels, backend):
             affected.setdefault(failed.name, []).append(backend)
     for tunnel in view.tunnels:
-        outer = failed_tunnel(tunnels, tunnel.via)
-        if tunnel.state in _OPEN or outer is not None:
+        if failed_tunnels(tunnels, tunnel.name) != [tunnel]:
             continue
         backends = affected.get(tunnel.name, [])
-        blocked = sum(each.state is State.BLOCKED for each in backends)
         waiting, waiters = _waiting(view, backends)
         yield FailedPart(
-            level=Level.BAD if blocked else Level.WARNING,
+            level=Level.BAD if backends else Level.WARNING,
             part="tunnel",
             name=tunnel.name,
             state=tunnel.state,
             since=tunnel.since,
             cause=cause(tunnel.reason, tunnel.state),
             detail=tunnel.detail,
-            blocked=blocked,
+            blocked=len(backends),
             waiting=waiting,
             waiters=waiters,
             remedy=remedy(tunnel.name, tunnel.state, tunnel.reason, is_tunnel=True),
@@ -188,9 +207,8 @@ def _tunnel_causes(view: ServiceView, tunnels: dict[str, TunnelView]) -> Iterato
 
 def _backend_causes(view: ServiceView, tunnels: dict[str, TunnelView]) -> Iterator[FailedPart]:
     for backend in view.backends:
-        explained = backend.state is State.BLOCKED and failed_tunnel(tunnels, backend.via) is not None
         unchecked = backend.state is State.UNKNOWN and not view.startup_done
-        if backend.state is State.UP or explained or unchecked:
+        if backend.state is State.UP or root_causes(tunnels, backend) or unchecked:
             continue
         waiting, waiters = _waiting(view, [backend])
         yield FailedPart(

@@ -10,14 +10,16 @@ from gateway.errors import Reason
 from gateway.ops.events import EventLog
 
 
-def check(target: str, state: State, *, finished: bool = True) -> Any:
-    verdict = SimpleNamespace(state=state, reason=None, detail="")
-    return SimpleNamespace(target=target, verdict=verdict, first_result=SimpleNamespace(is_set=lambda: finished))
+def checked(address: str, state: State, *, finished: bool = True) -> Any:
+    candidate = SimpleNamespace(target=address, state=state, reason=None, detail="")
+    return SimpleNamespace(candidate=lambda: candidate, is_checked=finished)
 
 
-def running(state: State, *checks: Any) -> Any:
+def running(state: State, *targets: Any) -> Any:
     return SimpleNamespace(
-        spec=SimpleNamespace(name="orders"), checks=checks, evaluate=lambda: (state, Reason.REFUSED, "cannot connect")
+        spec=SimpleNamespace(name="orders"),
+        targets=targets,
+        evaluate=lambda: (state, Reason.REFUSED, "cannot connect"),
     )
 
 
@@ -34,12 +36,12 @@ def brief(log: EventLog) -> list[tuple[str, str | None, str]]:
 def test_a_backend_without_a_result_causes_no_event() -> None:
     site = Mock()
     _, log = observed(site)
-    unfinished = check("b:1", State.UNKNOWN, finished=False)
+    unfinished = checked("b:1", State.UNKNOWN, finished=False)
     site.on_check_result(running(State.UNKNOWN, unfinished))
-    site.on_check_result(running(State.DOWN, check("a:1", State.DOWN), unfinished))
+    site.on_check_result(running(State.DOWN, checked("a:1", State.DOWN), unfinished))
     assert brief(log) == [("target", "a:1", "down")]
-    site.on_check_result(running(State.UP, check("a:1", State.DOWN), check("b:1", State.UP)))
-    site.on_check_result(running(State.DOWN, check("a:1", State.DOWN), check("b:1", State.DOWN)))
+    site.on_check_result(running(State.UP, checked("a:1", State.DOWN), checked("b:1", State.UP)))
+    site.on_check_result(running(State.DOWN, checked("a:1", State.DOWN), checked("b:1", State.DOWN)))
     assert brief(log)[1:] == [("target", "b:1", "down"), ("backend", "orders", "down")]
     assert log.latest()[-1].reason == "refused"
 

@@ -7,19 +7,20 @@ from tests.support.status_views import backend, consumer, service, tunnel
 
 
 def test_backends_are_grouped_by_tunnel_and_the_worst_come_first() -> None:
-    tunnels = [tunnel("edge"), tunnel("inner", via="edge"), tunnel("unused")]
+    tunnels = [tunnel("edge"), tunnel("inner", via=["edge"]), tunnel("unused"), tunnel("other")]
     backends = [
-        backend("a", via="edge"),
-        backend("b", State.DEGRADED, via="inner"),
-        backend("c", State.DOWN, via="inner"),
+        backend("a", via=["edge"]),
+        backend("b", State.DEGRADED, via=["inner"]),
+        backend("c", State.DOWN, via=["inner"]),
         backend("d"),
-        backend("e", via="removed"),
+        backend("e", via=["edge", "other"]),
     ]
     found = groups(service(tunnels, backends))
     assert [([each.name for each in group.tunnels], [each.name for each in group.backends]) for group in found] == [
         (["edge", "inner"], ["c", "b"]),
-        ([], ["d", "e"]),
+        ([], ["d"]),
         (["edge"], ["a"]),
+        (["edge", "other"], ["e"]),
         (["unused"], []),
     ]
 

@@ -16,7 +16,7 @@ from gateway.ops.page.render import (
     render_missing,
 )
 from gateway.ops.status_views import DeadContainerView, DockerView
-from tests.support.status_views import NOW, Checked, backend, consumer, service, target, tunnel
+from tests.support.status_views import NOW, Checked, backend, consumer, service, target, tunnel, way
 
 EVIL = "<script>alert(1)</script>\"'&<img src=x onerror=y>"
 
@@ -37,7 +37,7 @@ def test_text_from_outside_is_escaped() -> None:
     history = [Checked(State.DOWN, detail=EVIL, reason=EVIL)]
     bad = target(EVIL, State.DOWN, role=EVIL, last_phases={EVIL: 0.1}, history=history, **evil)
     shown = backend(
-        EVIL, State.DOWN, kind=EVIL, via=EVIL, listen=[EVIL], targets=[bad], consumers={EVIL: consumer(2, 1)},
+        EVIL, State.DOWN, kind=EVIL, via=[EVIL], listen=[EVIL], targets=[bad], consumers={EVIL: consumer(2, 1)},
         rejected={EVIL: 1}, resets={EVIL: 1}, failing=True, **evil,
     )  # fmt: skip
     view = service(
@@ -76,7 +76,7 @@ def test_a_page_with_500_failed_backends_has_less_than_300_kb() -> None:
     history = [Checked(State.DOWN if number % 3 else State.UP) for number in range(100)]
     backends = [
         backend(
-            f"backend-number-{number:03}", State.DOWN, via="bastion", reason="timeout", detail="x" * 500,
+            f"backend-number-{number:03}", State.DOWN, via=["bastion"], reason="timeout", detail="x" * 500,
             targets=[target(f"db-{number}.internal:3306", State.DOWN, history=history)], connections=3, waiting=1,
             consumers={f"container-with-a-name-{number}": consumer(3, 1)},
         )
@@ -91,10 +91,20 @@ def test_a_page_with_500_failed_backends_has_less_than_300_kb() -> None:
 
 
 def test_a_backend_page_shows_the_root_cause() -> None:
-    shown = backend("orders", State.BLOCKED, via="inner", reason="tunnel")
+    shown = backend("orders", State.BLOCKED, via=["inner"], reason="tunnel")
     tunnels = [
         tunnel("edge", TunnelState.BACKOFF, reason="refused"),
-        tunnel("inner", TunnelState.WAITING, via="edge"),
+        tunnel("inner", TunnelState.WAITING, via=["edge"]),
     ]
     page = "".join(render_backend(service(tunnels, [shown]), shown, [], {}, NOW))
     assert "To do: start the tunnel&#39;s server" in page
+
+
+def test_several_ways_are_shown_with_the_one_in_use() -> None:
+    ways = [way("edge-a", up=False, in_use=False), way("edge-b")]
+    shown = backend("orders", via=["edge-a", "edge-b"], ways=ways)
+    view = service([tunnel("edge-a", TunnelState.BACKOFF), tunnel("edge-b")], [shown])
+    index = "".join(render_index(view, [], {}, NOW))
+    assert "Through edge-a or edge-b" in index
+    assert "via edge-b" in index
+    assert "used by new clients" in "".join(render_backend(view, shown, [], {}, NOW))
