@@ -69,6 +69,7 @@ class Check:
         schedule: The intervals and limits of the check.
         on_change: Called after each check.
         on_abandoned: Called for each dial that the check has abandoned although the dial can still succeed.
+        turn: Lock of the checks of one target through several ways. Their probes take turns.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Check:
         schedule: Schedule,
         on_change: Callable[[], object] = lambda: None,
         on_abandoned: Callable[[], None] = lambda: None,
+        turn: asyncio.Lock | None = None,
     ) -> None:
         self.name = name
         self.target = target
@@ -110,6 +112,7 @@ class Check:
         self.uplink = uplink
         self._on_change = on_change
         self._on_abandoned = on_abandoned
+        self._turn = turn or asyncio.Lock()
         self._wake = asyncio.Event()
         self._immediate = False
         """Whether the next check can start before the minimum interval has elapsed."""
@@ -178,10 +181,11 @@ class Check:
         link = self.uplink.link
         if link is None:
             return self._block()
-        self._probe_started = time.monotonic()
         try:
-            timeout = self.schedule.timeout
-            result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
+            async with self._turn:
+                self._probe_started = time.monotonic()
+                timeout = self.schedule.timeout
+                result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
         except LinkLostError:  # the loss of the link does not show the state of the target
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
