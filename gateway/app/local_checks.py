@@ -81,6 +81,7 @@ class LocalChecks:
                     running.on_check_result,
                     partial(self._budgets.record_abandoned_dial, way, target),
                     turn,
+                    way,
                 )
                 for way in choice.names
             ]

@@ -70,6 +70,7 @@ class Check:
         on_change: Called after each check.
         on_abandoned: Called for each dial that the check has abandoned although the dial can still succeed.
         turn: Lock of the checks of one target through several ways. Their probes take turns.
+        tunnel: The tunnel of the way; None if the check uses no tunnel.
     """
 
     def __init__(
@@ -82,9 +83,11 @@ class Check:
         on_change: Callable[[], object] = lambda: None,
         on_abandoned: Callable[[], None] = lambda: None,
         turn: asyncio.Lock | None = None,
+        tunnel: str | None = None,
     ) -> None:
         self.name = name
         self.target = target
+        self.tunnel = tunnel
         self.schedule = schedule
         self.verdict = Verdict(schedule.rise, schedule.fall)
         self.history = History()
@@ -222,6 +225,8 @@ class Check:
             self.since = time.time()
             verdict = self.verdict
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
+            if self.tunnel is not None:
+                extra["tunnel"] = self.tunnel
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
             # Log no warning for a blocked target, because its tunnel has already logged one.
