@@ -8,7 +8,7 @@ from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check
-from gateway.health.routing import Candidate
+from gateway.health.target_selection import Candidate
 from gateway.health.ways import WayChoice, WayHealth
 from gateway.supervision.uplink import describe_all
 
@@ -98,6 +98,9 @@ class MonitoredTarget:
             detail=describe_all(each.uplink for each in self.checks) if blocked else verdict.detail,
             role=result.role,
             read_only=result.read_only,
+            promoted=min((each.promoted for each in self.checks if each.promoted), default=0.0),
+            probed=max(each.probed for each in self.checks),
+            failing=check.last is not None and not check.last.passed,
         )
 
     @property

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway.app import status_view
-from gateway.app.auditing import Auditing
+from gateway.app.auditing import AuditLog
 from gateway.app.credential_expiry import ExpiryMonitor, expiry_warnings
 from gateway.app.reload import Reloader
 from gateway.app.running_backend import RunningBackend
 from gateway.config.advice import advice
+from gateway.fleet.poller import FleetPoller
+from gateway.fleet.view import FleetView
 from gateway.measure import Histogram
 from gateway.ops.status_views import BackendStatus, BackendView, ServiceView, phase
 from gateway.relay.sockets import PeerCredentials
@@ -31,7 +33,7 @@ class ServiceControl:
         stop: Set by the first call of `shutdown`.
     """
 
-    def __init__(self, reloader: Reloader, auditing: Auditing, stop: asyncio.Event) -> None:
+    def __init__(self, reloader: Reloader, auditing: AuditLog, stop: asyncio.Event) -> None:
         self.started_at = time.time()
         """Epoch seconds."""
         self.startup_done = False
@@ -41,6 +43,7 @@ class ServiceControl:
         self.lag = Histogram()
         """Lag of the event loop, in seconds."""
         self.expiry = ExpiryMonitor(lambda: reloader.config, lambda: list(self._running()))
+        self.fleet_poller = FleetPoller(lambda: reloader.config.fleet)
         self._reloader = reloader
         self._auditing = auditing
         self._stop = stop
@@ -112,6 +115,10 @@ class ServiceControl:
         """See `gateway.ops.service_interface.ControlledService`."""
         docker = self._reloader.docker
         return docker.explain(name) if docker else None
+
+    def fleet(self) -> FleetView:
+        """See `gateway.ops.service_interface.ControlledService`."""
+        return self.fleet_poller.view()
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
         """See `gateway.ops.service_interface.ControlledService`."""

@@ -14,9 +14,10 @@ from gateway.app.uplinks import Uplinks
 from gateway.app.worker.messages import Command, WorkerAction
 from gateway.app.worker.owner import Workers
 from gateway.app.worker.remote import RemoteForward
-from gateway.app.worker.unit import WorkerUnit
+from gateway.app.worker.unit import WorkerSupervisor
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
+from gateway.contracts.tracing import TraceExporter
 from gateway.forwarding.admission import Admission, Identity
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener
@@ -68,6 +69,7 @@ class Site:
         budgets: The handshake budgets of the targets.
         workers: The workers of this process, already started.
         recorder: Records when client connections end.
+        exporter: Receives the spans of client connections; None if there are no traces.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Site:
         budgets: HandshakeBudgets,
         workers: Workers,
         recorder: Recorder,
+        exporter: TraceExporter | None = None,
     ) -> None:
         self.config = replace(config, tunnels={}, backends={})
         self.uplinks = uplinks
@@ -93,6 +96,7 @@ class Site:
         self._health = health
         self._budgets = budgets
         self._recorder = recorder
+        self._exporter = exporter
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> ConfigDiff:
         """Apply `config`. Units that are the same in both configurations continue to run.
@@ -133,14 +137,15 @@ class Site:
         spec: BackendSpec,
         admission: Admission,
         listeners: dict[ListenAddress, Listener],
-        worker: WorkerUnit | None,
+        worker: WorkerSupervisor | None,
     ) -> None:
         if worker is not None:
             running = RunningBackend(spec, worker.forwards[spec.name], worker)
         else:
             route = Route((), list, lambda _: None, spec.hold)  # `_change` replaces it before the forward starts
             kind = spec.kind
-            forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, self._recorder)
+            records = self._recorder, self._exporter
+            forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, *records)
             running = RunningBackend(spec, forward, local=forward)
         running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the site's callback may change
         self.backends[spec.name] = running
@@ -229,7 +234,7 @@ class Site:
         for each in self._local_forwards_and_workers():
             each.abort_all()
 
-    def _local_forwards_and_workers(self) -> list[Forward | WorkerUnit]:
+    def _local_forwards_and_workers(self) -> list[Forward | WorkerSupervisor]:
         return [*self._local_forwards(), *self.workers.units]
 
     def _local_forwards(self) -> list[Forward]:

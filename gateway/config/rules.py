@@ -9,6 +9,7 @@ from gateway.config import values
 from gateway.config.docker_rules import docker_problems
 from gateway.config.model import Config
 from gateway.config.ops_rules import ops_problems
+from gateway.config.schema import known_keys
 from gateway.config.tree import Scalar, Sequence, Table, tables
 from gateway.config.volume_rules import volume_problems
 from gateway.config.way_rules import way_problems
@@ -35,7 +36,8 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
         problems.append(Problem(_place(root, "ops", "admin_socket"), "ops.admin_socket", str(error)))
     for key, message in ops_problems(config.ops):
         problems.append(Problem(_place(root, "ops", *key.split(".")), f"ops.{key}", message))
-    _check_specs(config, root, problems)
+    _check_tunnels(config, root, problems)
+    _check_backends(config, root, problems)
     for name, key, message in volume_problems(config):
         place = _place(root, "backends", name, *key.split("."))
         problems.append(Problem(place, f"backends.{name}.{key}", message))
@@ -74,10 +76,17 @@ def _listeners(table: Table) -> Iterator[tuple[str, Endpoint | Path]]:
                 yield item.place, values.listener(item.text)
 
 
-def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
+def _check_tunnels(config: Config, root: Table, problems: list[Problem]) -> None:
+    for name, tunnel in config.tunnels.items():
+        if tunnel.via and (why := tunnel.kind.refuses_via(tunnel.options)):
+            problems.append(Problem(_place(root, "tunnels", name, "via"), f"tunnels.{name}.via", why))
+
+
+def _check_backends(config: Config, root: Table, problems: list[Problem]) -> None:
     for name, spec in config.backends.items():
-        if not spec.kind.has_roles and spec.prefer not in ("any", "order"):
-            message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: use any or order"
+        if not spec.kind.has_roles(spec.check_options) and spec.prefer not in ("any", "order"):
+            remedy = "set check.role" if "role" in known_keys(spec.kind.check) else "use any or order"
+            message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: {remedy}"
             problems.append(Problem(_place(root, "backends", name, "prefer"), f"backends.{name}.prefer", message))
         if spec.worker and spec.has_several_ways:
             message = "cannot be true, because a worker supports only one tunnel for a backend: remove worker"

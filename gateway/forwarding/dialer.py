@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gateway.cancel_protocol import CancelRequest, LoginTap
 from gateway.contracts.link import Relay
+from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
 from gateway.forwarding.cancel_join import join_cancel_request
 from gateway.forwarding.cancel_requests import CancelRouter
@@ -116,6 +117,7 @@ class Dialer:
             if all(each.link is None for each in uplinks):
                 if self.fail_fast:
                     raise DialError(Reason.TUNNEL, "the path is down, and gateway fail has disabled the hold")
+                client.enter(HOLD)
                 client.watcher.start()
                 try:
                     async with asyncio.timeout_at(deadline):
@@ -129,6 +131,7 @@ class Dialer:
                 permanent = isinstance(error, _PermanentDialError) or client.request is not None
                 if permanent or self.fail_fast or loop.time() + pause > deadline:
                     raise
+            client.enter(DIAL)
             client.watcher.start()
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
             pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
@@ -143,13 +146,14 @@ class Dialer:
     ) -> JoinedClient:
         """Join the client through the first way that succeeds. Join a cancel request to the target of its session."""
         if not routes:
-            if (request := await self._cancel_request(client, None)) is not None:
+            if self._cancels and (request := await self._cancel_request(client, None)) is not None:
                 return await self._join_cancel(client, request, dialer, latency)
             raise DialError(Reason.ROLE, _NO_PRIMARY)
         failures: dict[RoutedTarget, ReachError] = {}
         dialed = [each for each in routes if each.uplink.link is not None]
         for routed in dialed:
-            if (request := await self._cancel_request(client, routed)) is not None:
+            client.enter(DIAL)
+            if self._cancels and (request := await self._cancel_request(client, routed)) is not None:
                 return await self._join_cancel(client, request, dialer, latency, routed)
             within = max(deadline - asyncio.get_running_loop().time(), MIN_DIAL)
             try:

@@ -3,7 +3,8 @@
 import asyncio
 import importlib.resources
 import json
-from collections.abc import Awaitable, Callable, Hashable
+import time
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from aiohttp import web
 from gateway.ops import health, metrics
 from gateway.ops.access_middleware import may_see_details
 from gateway.ops.authorization import Role
+from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.status_json import consumers_json, iter_json, plan_json, service_json
@@ -24,6 +26,8 @@ _READINESS_MAX_AGE = 0.25
 _SHORT_ID = 12
 _MAX_MATCHES = 5
 """Maximum number of containers that the error message for an ambiguous ID lists."""
+_MAX_NAMES = 20
+"""Maximum number of names that the error message for an unknown name lists."""
 _MAX_DIGITS = 9
 """Maximum number of digits of `min-ready`."""
 
@@ -52,7 +56,9 @@ class GetHandlers:
         self._renderer = renderer
         self._cache = ResponseCache()
         self._cached = cached
-        self._page = importlib.resources.files("gateway.ops.page").joinpath("page.html").read_text()
+        pages = importlib.resources.files("gateway.ops.page")
+        self._page = pages.joinpath("page.html").read_text()
+        self._fleet_page = pages.joinpath("fleet.html").read_text()
 
     def clear_cache(self) -> None:
         """Remove all cached responses, because a command has changed the state."""
@@ -140,9 +146,23 @@ class GetHandlers:
         found = self._service.history(name)
         return not_found("backend", name) if found is None else json_response({"backend": name, "targets": found})
 
+    async def _summary(self, _: web.Request) -> web.Response:
+        return await self._json("/api/v1/summary", summary_json)
+
+    async def _fleet(self, _: web.Request) -> web.Response:
+        async def compute() -> _Rendered:
+            return await _render(health.JsonResponse(200, fleet_json(self._service.fleet(), time.time())))
+
+        return await self._respond("/api/v1/fleet", compute)
+
+    async def _discovery(self, _: web.Request) -> web.Response:
+        return json_response(discovery_json(self._service.fleet()))
+
     async def _index(self, _: web.Request) -> web.Response:
-        headers = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
-        return web.Response(text=self._page, content_type="text/html", headers=headers)
+        return _html(self._page)
+
+    async def _fleet_index(self, _: web.Request) -> web.Response:
+        return _html(self._fleet_page)
 
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
         async def compute() -> _Rendered:
@@ -175,18 +195,28 @@ class GetHandlers:
         "/api/v1/plan": (_plan, Role.EVERYTHING),
         "/api/v1/containers/{container}": (_container, Role.EVERYTHING),
         "/api/v1/consumers": (_consumers, Role.EVERYTHING),
+        "/api/v1/summary": (_summary, Role.EVERYTHING),
+        "/api/v1/fleet": (_fleet, Role.EVERYTHING),
+        "/api/v1/sd": (_discovery, Role.METRICS),
         "/": (_index, Role.PROBES),
+        "/fleet": (_fleet_index, Role.PROBES),
     }
 
 
 ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
-"""The role that each path requires. The page `/` contains no data, and prompts for a token if necessary."""
-PROBES = tuple(path for path, role in ROLES.items() if role is Role.PROBES and path != "/")
+"""The role that each path requires. Pages contain no data, and prompt for a token if necessary."""
+_PAGES = ("/", "/fleet")
+PROBES = tuple(path for path, role in ROLES.items() if role is Role.PROBES and path not in _PAGES)
 """The paths of `ops.probe_listen`."""
 
 
 async def _render(response: health.JsonResponse, content_type: str = _Rendered.content_type) -> _Rendered:
     return _Rendered(response.status, await encode_in_slices(iter_json(response.body)), content_type)
+
+
+def _html(page: str) -> web.Response:
+    headers = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
+    return web.Response(text=page, content_type="text/html", headers=headers)
 
 
 def json_response(body: object, *, status: int = 200) -> web.Response:
@@ -196,14 +226,17 @@ def json_response(body: object, *, status: int = 200) -> web.Response:
     )
 
 
-def not_found(what: str, name: str) -> web.Response:
+def not_found(what: str, name: str, known: Iterable[str] = ()) -> web.Response:
     """Return a response with status 404.
 
     Args:
         what: `backend`, `tunnel` or `container`.
         name: The name in the request.
+        known: The names that exist, if the client can see them.
     """
-    return json_response({"status": "unknown", "detail": f"there is no {what} {name!r}"}, status=404)
+    names = ", ".join(sorted(known)[:_MAX_NAMES])
+    detail = f"there is no {what} {name!r}" + (f": use one of {names}" if names else "")
+    return json_response({"status": "unknown", "detail": detail}, status=404)
 
 
 def _readiness_query(request: web.Request) -> tuple[list[str], int]:

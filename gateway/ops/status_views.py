@@ -88,6 +88,8 @@ class ConsumerView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    waiting: int = 0
+    """Number of connections that wait for a target. `active` includes them."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class ShadowView:
 
 @dataclass(frozen=True)
 class DeadContainerView:
-    """A container that does not run or has no network, see `gateway.docker.dead`."""
+    """A container that does not run or has no network, see `gateway.docker.dead_containers`."""
 
     container: str
     cause: str
@@ -231,6 +233,9 @@ class BackendView:
     from_backend: int
     latency: Histogram
     ways: list[WayView] = field(default_factory=list)
+    waiting: int = 0
+    """Number of clients that are not connected to a target yet. `connections` includes these clients."""
+    max_connections: int = 0
     failing: bool = False
     facts: tuple[Fact, ...] = ()
     """The facts that the kind declares. The targets contain the values of the facts."""

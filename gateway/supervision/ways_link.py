@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Protocol, TypeVar
 
-from gateway.contracts.link import Link, Network, Relay, Stream
+from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
@@ -35,7 +35,7 @@ class WaysLink:
         network: The network on the far side of the tunnels. All of them lead to this network.
     """
 
-    def __init__(self, ways: Sequence[OuterTunnel], network: Network) -> None:
+    def __init__(self, ways: Sequence[OuterTunnel], network: NetworkId) -> None:
         self.network = network
         self._ways = list(ways)
 

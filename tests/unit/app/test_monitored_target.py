@@ -14,7 +14,7 @@ from gateway.errors import Reason
 from gateway.health.monitor import Check, Schedule
 from gateway.health.verdict import CheckResult
 from gateway.health.ways import WayChoice
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 
 TARGET = Endpoint("db", 3306)
 SCHEDULE = Schedule(interval=10, fast_interval=1, down_interval=5, timeout=3, rise=1, fall=1)

@@ -8,7 +8,7 @@ from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.errors import Reason, TunnelError
-from gateway.relay.direct import DirectLink, DirectTunnel
+from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
 from gateway.supervision.backoff import BackoffPolicy
@@ -80,10 +80,13 @@ async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
 
 async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> None:
     link = Losing()
-    uplink = Uplink("t", Flaky(TunnelError(Reason.HOST_KEY, "changed", fatal=True), link))
+    failures = TunnelError(Reason.REFUSED, "no"), TunnelError(Reason.HOST_KEY, "changed", fatal=True)
+    uplink = Uplink("t", Flaky(*failures, link))
+    began = uplink.since
     async with supervise() as units:
         units.start("t", uplink)
         await until(lambda: uplink.state is TunnelState.QUARANTINED)
+        assert uplink.since == began  # the tunnel was down before, too
         assert (uplink.reason, uplink.detail) == (Reason.HOST_KEY, "changed")
         await asyncio.sleep(0.05)
         assert uplink.link is None

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts.link import Link, Network, Stream
+from gateway.contracts.link import Link, NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.measure import Histogram
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from gateway.supervision import ways_link
 from gateway.supervision.ways_link import WaysLink
 
@@ -49,7 +49,7 @@ class Outer:
 
 async def test_the_next_tunnel_is_used_at_once_and_stays_in_use() -> None:
     broken, good, closed = Scripted(LinkLostError()), Scripted(), Outer(None)
-    link = WaysLink([Outer(broken), closed, Outer(good)], Network(("a",)))
+    link = WaysLink([Outer(broken), closed, Outer(good)], NetworkId(("a",)))
     for _ in range(3):
         (await link.socket(TO)).close()
     assert (broken.dials, good.dials) == (1, 3)
@@ -66,7 +66,7 @@ async def test_the_next_tunnel_is_used_at_once_and_stays_in_use() -> None:
 async def test_a_tunnel_that_does_not_answer_does_not_use_up_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ways_link, "_NEXT_WAY_AFTER", 0.05)
     silent, good = Scripted(hangs=True), Scripted()
-    link = WaysLink([Outer(silent), Outer(good)], Network(("a",)))
+    link = WaysLink([Outer(silent), Outer(good)], NetworkId(("a",)))
     async with asyncio.timeout(5):
         (await link.socket(TO)).close()
     assert (silent.dials, good.dials) == (1, 1)
@@ -74,4 +74,4 @@ async def test_a_tunnel_that_does_not_answer_does_not_use_up_the_time(monkeypatc
 
 async def test_without_an_open_tunnel_the_link_is_lost() -> None:
     with pytest.raises(LinkLostError, match="none of the tunnels is open"):
-        await WaysLink([Outer(None), Outer(None)], Network(("a",))).socket(TO)
+        await WaysLink([Outer(None), Outer(None)], NetworkId(("a",))).socket(TO)
