@@ -100,7 +100,7 @@ class MonitoredTarget:
             read_only=result.read_only,
             promoted=min((each.promoted for each in self.checks if each.promoted), default=0.0),
             probed=max(each.probed for each in self.checks),
-            failing=check.last is not None and not check.last.passed,
+            failing=check.failing,
         )
 
     @property

@@ -148,6 +148,11 @@ class Check:
         finally:
             self.uplink.watchers.remove(self._check_now)
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last probe failed, or a client has waited too long for a response since then."""
+        return self.verdict.pending or (self.last is not None and not self.last.passed)
+
     def inherit(self, other: "Check") -> None:
         """Copy the state and the counters from another check, which checked this target before a reload."""
         self.probe_result, self.last, self.last_success = other.probe_result, other.last, other.last_success
