@@ -130,4 +130,5 @@ KIND = BackendKind(
     insecure_settings=insecure_settings,
     verify=verify,
     credentials=credentials,
+    init_keys=("user", "password"),
 )
