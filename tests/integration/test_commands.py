@@ -16,12 +16,12 @@ import pytest
 
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import free_port
+from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import query_mysql
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway, command
-from tests.support.requirements import need, need_sshd
+from tests.support.requirements import download, need, need_sshd
 from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration
@@ -400,6 +400,48 @@ backends:
         assert command("check", "-c", str(file), "orders").returncode == 0
     finally:
         server.stop()
+
+
+def test_render_exports_is_accepted_by_the_kernels_nfs_server(tmp_path: Path) -> None:
+    """The package of exportfs conflicts with NFS-Ganesha, so the test unpacks it. It changes only a copy of /etc."""
+    need(os.geteuid() == 0 and find("apt-get") is not None, "root, and apt-get")
+    download("apt-get", "download", "-q", "-o", "Acquire::Retries=3", "nfs-kernel-server", cwd=tmp_path)
+    (package,) = tmp_path.glob("nfs-kernel-server*.deb")
+    subprocess.run(["dpkg", "-x", str(package), str(tmp_path / "unpacked")], check=True, timeout=30)
+    backends = ("media=nfs://localhost/media", "odd=nfs://nas/a%20b%22c%23d?volume.name=odd&volume.read_only=true")
+    given = [word for each in backends for word in ("--backend", each)]
+    rendered = command("render", "exports", *given, "--from", "localhost", "--from", "fd00::/64")
+    assert rendered.returncode == 0, rendered.stderr
+    for name in ("etc", "state"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "etc/exports").write_text(rendered.stdout)
+    (tmp_path / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    (tmp_path / "state/etab").touch()
+    # Also without an NFS server in the kernel, exportfs reads /etc/exports and writes etab.
+    script = (
+        "mkdir -p /var/lib/nfs && mount --bind etc /etc && mount --bind state /var/lib/nfs;"
+        "unpacked/usr/sbin/exportfs -ra"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert "/etc/exports" not in done.stderr, done.stderr
+    exported = [
+        (path, client, options.split(",")[0])
+        for path, client, options in re.findall(
+            r"^(\S+)\t(\S+)\((.*)\)$", (tmp_path / "state/etab").read_text(), re.MULTILINE
+        )
+    ]
+    assert sorted(exported) == sorted(
+        (path, client, mode)
+        for path, mode in (("/media", "rw"), ("/a\\040b\\042c\\043d", "ro"))
+        for client in ("localhost", "fd00::/64")
+    )
 
 
 def test_notifications_for_a_service_manager(gateway: Gateway, tmp_path: Path) -> None:
