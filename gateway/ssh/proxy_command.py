@@ -15,6 +15,7 @@ from gateway.relay.stream_bridge import StreamBridge
 from gateway.ssh.connect import connect
 from gateway.ssh.host_keys import HostKeyHistory
 from gateway.ssh.options import SshOptions
+from gateway.text import error_text
 
 
 async def connect_through_program(
@@ -41,7 +42,7 @@ async def connect_through_program(
                 children, command, environment_of_user(options.environment), output.on_line
             )
         except OSError as error:
-            raise TunnelError(Reason.RESET, f"proxy_command: {error}") from error
+            raise TunnelError(Reason.RESET, f"proxy_command: {error_text(error)}") from error
         streams.append(stream)
         return StreamBridge(stream, short=True).sock
 
