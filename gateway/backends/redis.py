@@ -131,4 +131,5 @@ KIND = BackendKind(
     insecure_settings=insecure_settings,
     verify=verify,
     credentials=credentials,
+    init_keys=("user", "password"),
 )
