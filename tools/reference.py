@@ -20,6 +20,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
+from gateway.backend_support.http_role import HttpRole, ViaHttp
 from gateway.backend_support.tls import TlsOptions
 from gateway.cli import cli
 from gateway.config.model import (
@@ -33,6 +34,7 @@ from gateway.config.model import (
     UnixListener,
 )
 from gateway.config.values import LogTarget
+from gateway.config.variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.contracts.security import Secret
 from gateway.contracts.states import State, TunnelState
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
@@ -63,6 +65,13 @@ _NAMES = {
     Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", IpNetwork: "network",
     IpAddress: "IP address", MemberAddress: "address of a gateway", LogTarget: "path, `stdout` or `stderr`",
 }  # fmt: skip
+
+_DEFAULTS = {
+    "instance": "the hostname",
+    "state_dir": "`/var/lib/gateway`",
+    "admin_socket": "`/run/gateway/admin.sock`",
+}
+"""Defaults that depend on the host or the user."""
 
 
 def text() -> str:
@@ -108,7 +117,9 @@ def _configuration() -> Iterator[str]:
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
-    yield from _table("`check.tls`", TlsOptions)
+    yield from _table("`check.tls`, `check.via_http.tls`", TlsOptions)
+    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", ViaHttp)
+    yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRole)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)
@@ -118,6 +129,19 @@ def _configuration() -> Iterator[str]:
     yield from _table("`allow`", Allow)
     yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
+    yield from _variables()
+
+
+def _variables() -> Iterator[str]:
+    yield from ("", "### Environment variables", "")
+    yield "Other variables that start with `GATEWAY_` are errors, except those that the configuration mentions, and"
+    yield "those that Kubernetes sets for Services. Flags override variables, and variables override the file."
+    yield from ("", "| variable | |", "| --- | --- |")
+    yield "| `GATEWAY_TUNNEL_NAME`, `GATEWAY_BACKEND_NAME` | The URL of a tunnel or backend. |"
+    for name, path in setting_names().items():
+        yield f"| `{variable_of(name)}` | The key `{'.'.join(path)}`. |"
+    for name, text in OTHER_VARIABLES.items():
+        yield f"| `{name}` | {text} |"
 
 
 def _table(title: str, cls: type) -> Iterator[str]:
@@ -156,8 +180,8 @@ def _type(hint: Any) -> str:
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:
-    if field.name == "instance":
-        return "the hostname"
+    if field.name in _DEFAULTS:
+        return _DEFAULTS[field.name]
     if field.default is not dataclasses.MISSING:
         value = field.default
     elif field.default_factory is not dataclasses.MISSING:

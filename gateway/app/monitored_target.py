@@ -86,6 +86,9 @@ class MonitoredTarget:
             detail=describe_all(each.uplink for each in self.checks) if blocked else verdict.detail,
             role=result.role,
             read_only=result.read_only,
+            promoted=min((each.promoted for each in self.checks if each.promoted), default=0.0),
+            probed=max(each.probed for each in self.checks),
+            failing=check.last is not None and not check.last.passed,
         )
 
     @property

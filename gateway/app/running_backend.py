@@ -16,7 +16,14 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check
-from gateway.health.target_selection import Candidate, backend_state, order_targets, wrong_role_targets
+from gateway.health.state_clock import StateClock
+from gateway.health.target_selection import (
+    Candidate,
+    backend_state,
+    order_targets,
+    superseded_primaries,
+    wrong_role_targets,
+)
 
 
 @dataclass
@@ -31,9 +38,8 @@ class RunningBackend:
         targets: The targets with their checks; empty in a worker.
         routes: The ways to each target, as clients use them; empty if a worker serves the clients.
         budgets: The handshake budgets of the targets whose servers count aborted handshakes.
-        state: The backend's state when it was last computed.
-        since: When `state` began, in epoch seconds.
-        on_state_change: Called when `state` changes.
+        clock: The backend's state when it was last computed, and since when.
+        on_state_change: Called when the state changes.
     """
 
     spec: BackendSpec
@@ -43,8 +49,7 @@ class RunningBackend:
     targets: list[MonitoredTarget] = field(default_factory=list)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
-    state: State = State.UNKNOWN
-    since: float = field(default_factory=time.time)
+    clock: StateClock = field(default_factory=lambda: StateClock(time.time()))
     on_state_change: Callable[[], None] = lambda: None
 
     @property
@@ -59,24 +64,32 @@ class RunningBackend:
     def evaluate(self) -> tuple[State, Reason | None, str]:
         """Return the backend's state, the reason and a line of detail. If the state has changed, record the time."""
         state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
-        if state is not self.state:
-            self.state, self.since = state, time.time()
+        if self.clock.enter(state, time.time()):
             self.on_state_change()
         return state, reason, detail
 
     def on_check_result(self) -> None:
-        """Update the state and the order of targets, and drain the clients of targets that have the wrong role."""
+        """Update the state and the order of targets, and move the clients of targets that have the wrong role.
+
+        The clients of a superseded primary are reset at once, because it accepts writes that are lost later. Other
+        clients are drained.
+        """
         self.evaluate()
         logins = self._logins()
         for target, at, limit in logins:
             self.record_login(target, at, limit)
-        wrong_role = wrong_role_targets(self.candidates(), self.spec.prefer)
+        candidates, prefer = self.candidates(), self.spec.prefer
+        wrong_role = wrong_role_targets(candidates, prefer)
+        left = superseded_primaries(candidates, prefer, confirmed=True)
         if self.worker is not None:
-            self.worker.assign_targets(
-                TargetAssignment(self.spec.name, tuple(self.ordered_targets()), wrong_role, logins)
-            )
+            assignment = TargetAssignment(self.spec.name, tuple(self.ordered_targets()), wrong_role, left, logins)
+            self.worker.assign_targets(assignment)
         elif self.local is not None:
-            self.local.drain_targets(wrong_role)
+            self.local.move_clients(wrong_role, left)
+        without_primary = prefer == "primary" and not order_targets(candidates, prefer)
+        unconfirmed = superseded_primaries(candidates, prefer) - left
+        for check in self.checks:
+            check.set_urgent(urgent=without_primary or check.target in unconfirmed)
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(
@@ -112,8 +125,9 @@ class RunningBackend:
 
         If the kind has roles, check all targets, because after a failover another target can have the required role.
         """
+        roles = self.spec.kind.has_roles(self.spec.check_options)
         for each in self.targets:
-            if self.spec.kind.has_roles or each.target == target:
+            if roles or each.target == target:
                 each.check_soon(all_ways=each.target == target)
 
     def on_stall(self, target: Endpoint, tunnel: str | None = None) -> None:

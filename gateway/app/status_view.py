@@ -95,7 +95,7 @@ def credential_views(found: list[NamedCredential]) -> list[CredentialView]:
 def backend_status(running: RunningBackend) -> BackendStatus:
     """Return the state of one backend."""
     state, reason, detail = running.evaluate()
-    return BackendStatus(running.spec.name, state, reason, detail, running.since)
+    return BackendStatus(running.spec.name, state, reason, detail, running.clock.since)
 
 
 def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendView:
@@ -117,7 +117,7 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         state=state,
         reason=reason,
         detail=detail,
-        since=running.since,
+        since=running.clock.since,
         facts=spec.kind.facts,
         targets=[_target(each, running.budgets.get(each.target)) for each in running.targets],
         ways=way_views(running),
@@ -201,7 +201,7 @@ def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> Targe
         state=candidate.state,
         reason=candidate.reason,
         detail=candidate.detail,
-        since=check.since,
+        since=check.clock.since,
         flapping=check.verdict.flapping,
         role=probe_result.role,
         facts=probe_result.facts,

@@ -133,7 +133,7 @@ class Worker:
         self._targets.assigned[assignment.backend] = assignment.targets
         running = self._site.backends.get(assignment.backend) if self._site else None
         if running is not None and running.local is not None:
-            running.local.drain_targets(assignment.wrong_role)
+            running.local.move_clients(assignment.wrong_role, assignment.left)
             for login in assignment.logins:
                 running.record_login(*login)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from gateway import default_paths
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
 from gateway.config.values import LogTarget, unix_path
@@ -25,7 +26,8 @@ class GatewaySection:
     Args:
         instance: The gateway's name in logs, status and labels. With a section `docker`, the gateway records the
             hostname in `state_dir` and keeps it as its name. It refuses a hostname that is the ID of the container.
-        state_dir: Folder for data that must survive a restart.
+        state_dir: Folder for data that must survive a restart. The default for a user who may not write to
+            /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
         workers: Number of additional processes that carry the traffic of bulk backends; 0: one process does
             everything.
         reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
@@ -34,7 +36,7 @@ class GatewaySection:
     """
 
     instance: str = field(default_factory=socket.gethostname)
-    state_dir: Path = Path("/var/lib/gateway")
+    state_dir: Path = field(default_factory=default_paths.state_dir)
     workers: int = 0
     reload_on_change: bool = True
     strict: bool = False
@@ -64,7 +66,8 @@ class OpsSection:
         listen: Address of the HTTP server for health, metrics and status.
         probe_listen: Address of a second HTTP server for `/livez`, `/startupz` and `/readyz` only, without TLS and
             authentication.
-        admin_socket: Unix socket for commands. Only the owner of the socket can use it.
+        admin_socket: Unix socket for commands. Only the owner of the socket can use it. The default for a user who
+            may not write to /run/gateway is `$XDG_RUNTIME_DIR/gateway/admin.sock`, or /tmp/gateway-UID/admin.sock.
         hosts: Names that `listen` and `probe_listen` accept in the Host header, in addition to their addresses and
             localhost. Requests to other names get 421.
         token_file: A file with a token, which clients send as `Authorization: Bearer`. It gives access to everything.
@@ -75,7 +78,7 @@ class OpsSection:
 
     listen: Endpoint = Endpoint("127.0.0.1", 9090)
     probe_listen: Endpoint | None = None
-    admin_socket: Path = Path("/run/gateway/admin.sock")
+    admin_socket: Path = field(default_factory=default_paths.admin_socket)
     hosts: tuple[str, ...] = ()
     token_file: Path | None = None
     metrics_token_file: Path | None = None

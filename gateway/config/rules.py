@@ -9,6 +9,7 @@ from gateway.config import values
 from gateway.config.docker_rules import docker_problems
 from gateway.config.model import Config
 from gateway.config.ops_rules import ops_problems
+from gateway.config.schema import known_keys
 from gateway.config.tree import Scalar, Sequence, Table, tables
 from gateway.config.volume_rules import volume_problems
 from gateway.config.way_rules import way_problems
@@ -83,8 +84,9 @@ def _check_tunnels(config: Config, root: Table, problems: list[Problem]) -> None
 
 def _check_backends(config: Config, root: Table, problems: list[Problem]) -> None:
     for name, spec in config.backends.items():
-        if not spec.kind.has_roles and spec.prefer not in ("any", "order"):
-            message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: use any or order"
+        if not spec.kind.has_roles(spec.check_options) and spec.prefer not in ("any", "order"):
+            remedy = "set check.role" if "role" in known_keys(spec.kind.check) else "use any or order"
+            message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: {remedy}"
             problems.append(Problem(_place(root, "backends", name, "prefer"), f"backends.{name}.prefer", message))
         if spec.worker and spec.has_several_ways:
             message = "cannot be true, because a worker supports only one tunnel for a backend: remove worker"

@@ -1,7 +1,6 @@
 """Serves one backend: accepts clients on its listeners, joins them to targets, resets them, and counts them."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from functools import reduce
@@ -15,7 +14,7 @@ from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import Admission
 from gateway.forwarding.cancel_requests import CancelRouter
-from gateway.forwarding.connection_audit import NOT_CONNECTED, ConnectionAudit
+from gateway.forwarding.connection_audit import ConnectionAudit
 from gateway.forwarding.connections import Connection, JoinedConnections
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.listener import Listener
@@ -24,8 +23,6 @@ from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 from gateway.forwarding.usage import ConsumerUsage
 from gateway.measure import Histogram, Tally, TapFactory
-
-log = logging.getLogger(__name__)
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
@@ -172,11 +169,17 @@ class Forward:
         """See `gateway.forwarding.dialer.Dialer.set_fail_fast`."""
         self._dialer.set_fail_fast(enabled=enabled)
 
-    def drain_targets(self, targets: frozenset[Endpoint]) -> None:
-        """Reset the clients of `targets`, a few at a time, so that they reconnect to the right target."""
-        self._connections.drained_targets = targets
+    def move_clients(self, drained: frozenset[Endpoint], left: frozenset[Endpoint] = frozenset()) -> None:
+        """Reset the clients of targets that have the wrong role, so that they reconnect to the right target.
+
+        Args:
+            drained: The targets whose clients are reset a few at a time.
+            left: The targets whose clients are reset at once.
+        """
+        self._connections.drained_targets, self._connections.left_targets = drained, left
+        self._connections.abort_left()
         group = self._acceptor.group
-        if targets and group is not None:
+        if drained and group is not None:
             group.create_task(self._connections.drain())
 
     def _start_accepting(self) -> None:
@@ -191,12 +194,7 @@ class Forward:
             latency = client.slot.usage.latency if client.slot else self._latency
             routed, relay, login = await self._dialer.join(client, latency)
         except DialError as error:
-            self.rejected[error.reason] += 1
-            self._audit.not_joined(client.record, NOT_CONNECTED, error.reason)
-            log.debug(
-                "client not connected",
-                extra={"backend": self.name, "reason": error.reason, "detail": error.detail},
-            )
+            self._acceptor.record_failure(client, error)
             return
         except asyncio.CancelledError:
             close_reason = CloseReason.CLIENT_RESET if client.watcher.disconnected else CloseReason.ABORTED
@@ -217,7 +215,7 @@ class Forward:
             relay.ended.add_done_callback(lambda _: timer.cancel())
         relay.ended.add_done_callback(self._on_ended)
         if routed.target in self._connections.drained_targets:  # the target has lost its role during the dial
-            self.drain_targets(self._connections.drained_targets)
+            self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:
         connection, close_reason = self._connections.remove(ended), ended.result()

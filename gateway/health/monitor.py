@@ -13,10 +13,11 @@ from typing import Protocol
 
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Connector
-from gateway.contracts.states import State
+from gateway.contracts.states import DatabaseRole, State
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.probe import probe_once
+from gateway.health.state_clock import StateClock
 from gateway.health.verdict import CheckResult, History, Verdict
 from gateway.measure import Histogram, Summary, Tally
 
@@ -86,10 +87,15 @@ class Check:
         self.schedule = schedule
         self.verdict = Verdict(schedule.rise, schedule.fall)
         self.history = History()
-        self.since = time.time()
+        self.clock = StateClock(time.time())
         self.last: CheckResult | None = None
         self.probe_result = ProbeResult()
         """Result of the last check that the target answered."""
+        self.promoted = 0.0
+        """Monotonic time at which a check found that the target, which was a replica, had become the primary; 0 if no
+        check has."""
+        self.last_role: DatabaseRole | None = None
+        """The last known role of the target."""
         self.last_success: float | None = None
         self.answered_at = 0.0
         """Time of `probe_result`, in seconds since the epoch."""
@@ -114,6 +120,10 @@ class Check:
         self._immediate = False
         """Whether the next check can start before the minimum interval has elapsed."""
         self._probe_started = 0.0
+        self.probed = 0.0
+        """Monotonic time at which the last probe with a result started."""
+        self.urgent = False
+        """Whether checks follow each other after `fast_interval`; see `set_urgent`."""
         self._lost_links = 0
         """Number of consecutive probes whose connection was lost while the uplink had other connections."""
 
@@ -136,10 +146,11 @@ class Check:
         """Copy the state and the counters from another check, which checked this target before a reload."""
         self.probe_result, self.last, self.last_success = other.probe_result, other.last, other.last_success
         self.answered_at, self.latency, self.durations = other.answered_at, other.latency, other.durations
-        self.history, self.since = other.history, other.since
+        self.history, self.clock = other.history, other.clock
         self.attempts, self.failures, self.duration, self.phases = (
             other.attempts, other.failures, other.duration, other.phases,
         )  # fmt: skip
+        self.promoted, self.last_role = other.promoted, other.last_role
         self.verdict = other.verdict
         self.verdict.rise, self.verdict.fall = self.schedule.rise, self.schedule.fall
         self.paused = other.paused
@@ -149,6 +160,12 @@ class Check:
     def check_soon(self) -> None:
         """Schedule an early check, because traffic has failed. The minimum interval between checks still applies."""
         self._wake.set()
+
+    def set_urgent(self, *, urgent: bool) -> None:
+        """Set whether clients depend on the next result, for example because they wait for a primary."""
+        if urgent and not self.urgent:
+            self.check_soon()
+        self.urgent = urgent
 
     def _check_now(self) -> None:
         """Start a check immediately, because the uplink has changed or an operator has requested a check."""
@@ -198,6 +215,7 @@ class Check:
 
     def _count(self, result: CheckResult) -> None:
         self.attempts += 1
+        self.probed = self._probe_started
         self.last = result
         self.history.add(result)
         self.duration.observe(result.duration)
@@ -205,6 +223,7 @@ class Check:
             self.phases.setdefault(phase, Summary()).observe(seconds)
         if result.probe_result is not None:
             self.probe_result, self.answered_at = result.probe_result, result.at
+            self._record_role(result.probe_result.role)
         if result.succeeded:
             self.last_success = result.at
             self.durations.append(result.duration)
@@ -212,11 +231,16 @@ class Check:
         elif result.reason is not None:
             self.failures[result.reason] += 1
 
+    def _record_role(self, role: DatabaseRole | None) -> None:
+        if role == "primary" and self.last_role == "replica":
+            self.promoted = time.monotonic()
+        self.last_role = role or self.last_role
+
     def _publish(self, changed: bool) -> bool:
         """Log the state if it has changed, and call `on_change`; return `changed`."""
         if changed:
-            self.since = time.time()
             verdict = self.verdict
+            self.clock.enter(verdict.state, time.time())
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
@@ -231,7 +255,8 @@ class Check:
         if self.paused or self.uplink.link is None:
             await self._wake.wait()
             return
-        if changed or self.verdict.state is State.BLOCKED or self.verdict.pending or self._lost_links:
+        unsettled = self.verdict.state is State.BLOCKED or self.verdict.pending or self._lost_links > 0
+        if changed or unsettled or self.urgent:
             seconds = schedule.fast_interval
         elif self.verdict.state is State.DOWN:
             seconds = min(schedule.down_interval, schedule.interval) * self.every

@@ -12,7 +12,14 @@ _USABLE = (State.UP, State.DEGRADED)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A target and the result of its checks."""
+    """A target and the result of its checks.
+
+    Args:
+        promoted: Monotonic time at which a check found that the target had been promoted from replica to primary; 0
+            if no check has.
+        probed: Monotonic time at which the last probe with a result started.
+        failing: Whether this probe failed.
+    """
 
     target: Endpoint
     state: State
@@ -20,6 +27,29 @@ class Candidate:
     detail: str = ""
     role: DatabaseRole | None = None
     read_only: bool | None = None
+    promoted: float = 0.0
+    probed: float = 0.0
+    failing: bool = False
+
+
+def superseded_primaries(
+    candidates: list[Candidate], prefer: Preference, *, confirmed: bool = False
+) -> frozenset[Endpoint]:
+    """Return the primaries that another target has replaced, but that are not known to be demoted.
+
+    A primary that was unreachable during a failover accepts writes until it is demoted, and these writes are lost
+    later. It is superseded if another target was promoted later and is not down.
+
+    Args:
+        candidates: The targets in the order of the configuration.
+        prefer: Which targets are preferred.
+        confirmed: Return only the primaries that were probed after that promotion, or whose last probe failed. The
+            others are possibly demoted already.
+    """
+    primaries = [each for each in candidates if prefer == "primary" and each.role == "primary"]
+    latest = max((each.promoted for each in primaries if each.state is not State.DOWN), default=0.0)
+    superseded = [each for each in primaries if each.promoted < latest]
+    return frozenset(each.target for each in superseded if not confirmed or each.failing or each.probed > latest)
 
 
 def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candidate]:
@@ -27,13 +57,15 @@ def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candi
 
     The list also contains targets that are down, at the end: sometimes only the check fails, for example if its
     password is wrong, and traffic succeeds. If `prefer` does not depend on roles, a target that has not been checked
-    keeps its position. With `primary`, the list excludes targets that are known to be read-only.
+    keeps its position. With `primary`, the list excludes targets that are known to be read-only, and superseded
+    primaries.
 
     Args:
         candidates: The targets in the order of the configuration.
         prefer: Which targets are preferred.
     """
-    usable = [each for each in candidates if prefer != "primary" or not (each.read_only or each.role == "replica")]
+    wrong = wrong_role_targets(candidates, prefer) if prefer == "primary" else frozenset()
+    usable = [each for each in candidates if each.target not in wrong]
 
     def rank(candidate: Candidate) -> tuple[int, int]:
         wrong_role = prefer == "replica" and candidate.role == "primary"
@@ -51,7 +83,8 @@ def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> froze
         prefer: Which targets are preferred.
     """
     if prefer == "primary":
-        return frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
+        read_only = frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
+        return read_only | superseded_primaries(candidates, prefer)
     first = next(iter(order_targets(candidates, prefer)), None)
     # If every replica ranks below the primary, the primary gets the new clients, and keeps the existing ones.
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
@@ -79,6 +112,11 @@ def backend_state(candidates: list[Candidate], prefer: Preference) -> tuple[Stat
             return State.DEGRADED, bad.reason, f"{bad.target} is {bad.state}: {bad.detail}"
         if prefer == "replica" and first.role == "primary":
             return State.DEGRADED, Reason.ROLE, "no replica is up: the primary answers"
+        superseded = superseded_primaries(candidates, prefer)
+        if superseded:
+            others = ", ".join(sorted(map(str, superseded)))
+            detail = f"{others} was not demoted: {first.target} was promoted later and gets all clients"
+            return State.DEGRADED, Reason.ROLE, detail
         return State.UP, None, ""
     for state in (State.DOWN, State.BLOCKED, State.PAUSED):
         bad = next((each for each in chosen if each.state is state), None)

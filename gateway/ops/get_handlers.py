@@ -4,7 +4,7 @@ import asyncio
 import importlib.resources
 import json
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,6 +26,8 @@ _READINESS_MAX_AGE = 0.25
 _SHORT_ID = 12
 _MAX_MATCHES = 5
 """Maximum number of containers that the error message for an ambiguous ID lists."""
+_MAX_NAMES = 20
+"""Maximum number of names that the error message for an unknown name lists."""
 _MAX_DIGITS = 9
 """Maximum number of digits of `min-ready`."""
 
@@ -224,14 +226,17 @@ def json_response(body: object, *, status: int = 200) -> web.Response:
     )
 
 
-def not_found(what: str, name: str) -> web.Response:
+def not_found(what: str, name: str, known: Iterable[str] = ()) -> web.Response:
     """Return a response with status 404.
 
     Args:
         what: `backend`, `tunnel` or `container`.
         name: The name in the request.
+        known: The names that exist, if the client can see them.
     """
-    return json_response({"status": "unknown", "detail": f"there is no {what} {name!r}"}, status=404)
+    names = ", ".join(sorted(known)[:_MAX_NAMES])
+    detail = f"there is no {what} {name!r}" + (f": use one of {names}" if names else "")
+    return json_response({"status": "unknown", "detail": detail}, status=404)
 
 
 def _readiness_query(request: web.Request) -> tuple[list[str], int]:

@@ -140,6 +140,7 @@ def consumers_json(view: ServiceView) -> dict[str, Any]:
         for name, usage in backend.consumers.items():
             found.setdefault(name, {"id": usage.id or None, "backends": {}})["backends"][backend.name] = {
                 "active": usage.active,
+                "waiting": usage.waiting,
                 "total": usage.total,
                 "rejected": usage.rejected,
                 "bytes_to_backend": usage.to_backend,

@@ -88,6 +88,8 @@ class ConsumerView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    waiting: int = 0
+    """Number of connections that wait for a target. `active` includes them."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,11 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
 def _dialed(config: Config, tunnel: str) -> list[str]:
     """Return each `host:port` that the gateway dials through a tunnel: servers of inner tunnels, targets, engine."""
     targets = [
-        str(target) for spec in config.backends.values() for target in spec.targets if tunnel in spec.ways(target)
+        str(endpoint)
+        for spec in config.backends.values()
+        for target in spec.targets
+        if tunnel in spec.ways(target)
+        for endpoint in spec.kind.endpoints(spec.check_options, target)
     ]
     inner = [
         str(server)

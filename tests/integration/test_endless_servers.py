@@ -160,6 +160,10 @@ def attributes(client: socket.socket) -> None:
         client.sendall(struct.pack("!I", 0x80000000 + len(body)) + body)
 
 
+def talk_http(client: socket.socket) -> None:
+    client.sendall(b"HTTP/1.1 200 OK\r\n")
+
+
 ENDLESS: list[tuple[str, Script]] = [
     ("mysql", joined_packets),
     ("mysql", after_login(empty_rows)),
@@ -171,7 +175,10 @@ ENDLESS: list[tuple[str, Script]] = [
     ("postgres", then(queried, huge)),
     ("nfs", fragments),
     ("nfs", attributes),
-    *((kind, forever(lambda _: BLOCK)) for kind in ("mysql", "postgres", "nfs", "smb", "tcp")),
+    ("redis", forever(lambda _: b"*1000\r\n")),
+    ("http", then(talk_http, forever(lambda number: b"X-%d: y\r\n" % number))),
+    ("http", then(talk_http, forever(lambda _: b"\r\n" + BLOCK))),
+    *((kind, forever(lambda _: BLOCK)) for kind in ("mysql", "postgres", "nfs", "smb", "redis", "http", "tcp")),
 ]
 
 
@@ -199,8 +206,12 @@ async def test_endless_data_from_a_server_uses_little_memory_and_ends_with_the_c
 
 
 @pytest.mark.parametrize(
-    ("kind", "first"), [("smb", b"\0\0\0\x80\xfeSMB"), ("mysql", b"\x4a\0\0\0\x0a8.0.30\0"), ("tcp", b"")]
-)
+    ("kind", "first"),
+    [
+        ("smb", b"\0\0\0\x80\xfeSMB"), ("mysql", b"\x4a\0\0\0\x0a8.0.30\0"), ("redis", b"*9\r\n$99\r\n"),
+        ("http", b"HTTP/1.1 200 OK\r\n"), ("tcp", b""),
+    ],
+)  # fmt: skip
 async def test_a_check_of_a_server_that_sends_single_bytes_ends_at_the_deadline(kind: str, first: bytes) -> None:
     with serving(dripping(first)) as port:
         started = time.monotonic()

@@ -14,7 +14,8 @@ from typing import Any
 import pymysql
 import pytest
 
-from gateway.backend_support.database import LAG, DatabaseCheck
+from gateway.backend_support.database import DatabaseCheck
+from gateway.backend_support.role_facts import LAG
 from gateway.backend_support.tls import TlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
@@ -43,7 +44,7 @@ from tests.support.servers import dripping, resetting, serving, silent, talking
 pytestmark = pytest.mark.integration
 
 MYSQL_GREETING = b"\x4a\x00\x00\x00\x0a8.0.30\x00"
-PROTOCOLS = ["mysql", "postgres", "nfs"]
+PROTOCOLS = ["mysql", "postgres", "nfs", "redis"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

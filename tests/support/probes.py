@@ -7,10 +7,12 @@ from typing import Any
 
 from gateway.backend_support.database import DatabaseCheck
 from gateway.backends import EmptyOptions
+from gateway.backends.http import HttpBackend, HttpCheck
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
-from gateway.backends.tcp import TcpBackend
+from gateway.backends.redis import RedisBackend, RedisCheck
+from gateway.backends.tcp import TcpBackend, TcpCheck
 from gateway.contracts.backend import Backend
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint
@@ -28,7 +30,9 @@ KINDS: dict[str, Backend] = {
     "mysql": MysqlBackend(EmptyOptions(), MysqlCheck(user="u", password=Secret("p"))),
     "postgres": PostgresBackend(EmptyOptions(), DatabaseCheck(user="u", password=Secret("p"))),
     "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheck()),
-    "tcp": TcpBackend(EmptyOptions(), EmptyOptions()),
+    "tcp": TcpBackend(EmptyOptions(), TcpCheck()),
+    "redis": RedisBackend(EmptyOptions(), RedisCheck(password=Secret("p"))),
+    "http": HttpBackend(EmptyOptions(), HttpCheck()),
 }
 
 

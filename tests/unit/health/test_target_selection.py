@@ -1,10 +1,18 @@
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.contracts.states import DatabaseRole, Preference, State
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
-from gateway.health.target_selection import Candidate, backend_state, order_targets, wrong_role_targets
+from gateway.health.target_selection import (
+    Candidate,
+    backend_state,
+    order_targets,
+    superseded_primaries,
+    wrong_role_targets,
+)
 
 ONE, TWO, THREE = (Endpoint("db", port) for port in (1, 2, 3))
 STATES = st.sampled_from(list(State))
@@ -48,6 +56,30 @@ def test_clients_leave_a_demoted_target_that_is_down() -> None:
     demoted = candidate(ONE, State.DOWN, role="replica", read_only=True)
     assert wrong_role_targets([demoted, candidate(TWO, role="primary")], "primary") == {ONE}
     assert targets(order_targets([demoted, candidate(TWO, State.DOWN, role="primary")], "primary")) == [TWO]
+
+
+def test_a_primary_that_was_replaced_gets_no_clients() -> None:
+    old = Candidate(ONE, State.UP, role="primary", probed=20.0)
+    new = Candidate(TWO, State.UP, role="primary", promoted=10.0, probed=20.0)
+    both = [old, new]
+    assert targets(order_targets(both, "primary")) == [TWO]
+    assert superseded_primaries(both, "primary") == superseded_primaries(both, "primary", confirmed=True) == {ONE}
+    assert wrong_role_targets(both, "primary") == {ONE}
+    state, reason, detail = backend_state(both, "primary")
+    assert (state, reason, detail.split()[0]) == (State.DEGRADED, Reason.ROLE, "db:1")
+    # Without a probe since the promotion, the old primary can already be demoted.
+    unprobed = [replace(old, probed=9.0), new]
+    assert superseded_primaries(unprobed, "primary") == {ONE}
+    assert superseded_primaries(unprobed, "primary", confirmed=True) == frozenset()
+    failing = [replace(old, probed=9.0, failing=True), new]
+    assert superseded_primaries(failing, "primary", confirmed=True) == {ONE}
+    # The old primary is used again if the new one is down, or after its next promotion.
+    assert targets(order_targets([old, replace(new, state=State.DOWN)], "primary")) == [ONE, TWO]
+    assert targets(order_targets([replace(old, promoted=30.0), new], "primary")) == [ONE]
+    assert targets(order_targets([replace(old, state=State.DOWN), new], "primary")) == [TWO]
+    for prefer in ("any", "order", "replica"):
+        assert superseded_primaries(both, prefer) == frozenset()
+    assert superseded_primaries([replace(new, promoted=0.0), old], "primary") == frozenset()
 
 
 def test_clients_stay_on_a_primary_that_new_clients_use() -> None:

@@ -32,11 +32,14 @@ tunnels:
 backends:
   orders: {{kind: tcp, via: [inner, edge], targets: ["db:3306"], listen: "127.0.0.1:3306"}}
   split: {{kind: tcp, targets: ["a:1", {{address: "b:1", via: edge}}], via: inner, listen: "127.0.0.1:3307"}}
+  shop: {{kind: postgres, via: edge, targets: [pg-1, pg-2], check: {{via_http: {{port: 8008}}}}}}
 """,
         tmp_path,
     )
     permits = [line for line in authorized_keys(site, []) if "permitopen" in line]
-    for line, dialed in zip(permits, ("inner:2222 proxy:1080 db:3306 b:1", "proxy:1080 db:3306 a:1"), strict=True):
+    shop = "pg-1:5432 pg-1:8008 pg-2:5432 pg-2:8008"
+    of_edge, of_inner = f"inner:2222 proxy:1080 db:3306 b:1 {shop}", "proxy:1080 db:3306 a:1"
+    for line, dialed in zip(permits, (of_edge, of_inner), strict=True):
         assert re.findall(r'permitopen="(\S+?)"', line) == dialed.split()
 
 
