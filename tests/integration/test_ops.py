@@ -166,14 +166,23 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 
 def test_roles(guarded: Guarded) -> None:
-    for path in ("/livez", "/startupz", "/readyz", "/"):
+    for path in ("/livez", "/startupz", "/readyz", "/", "/fleet"):
         assert guarded.ask(path) == 200
-    data = ("/api/v1/status", "/api/v1/consumers", "/api/v1/plan", "/api/v1/checks/bad/history", "/health")
+    data = (
+        "/api/v1/fleet",
+        "/api/v1/summary",
+        "/api/v1/status",
+        "/api/v1/consumers",
+        "/api/v1/plan",
+        "/api/v1/checks/bad/history",
+        "/health",
+    )
     for path in data:
         assert (guarded.ask(path), guarded.ask(path, "x" * 40), guarded.ask(path, METRICS)) == (401, 401, 403)
         assert guarded.ask(path, TOKEN) == guarded.ask(path, certificate=guarded.clients) == 200
     assert "ops.metrics_token_file" in ask(guarded.gateway.ops_port, "/metrics", context=guarded.context())[1]
-    assert [guarded.ask("/metrics", token) for token in ("", "x" * 40, METRICS, TOKEN)] == [401, 401, 200, 200]
+    for path in ("/metrics", "/api/v1/sd"):
+        assert [guarded.ask(path, token) for token in ("", "x" * 40, METRICS, TOKEN)] == [401, 401, 200, 200]
     assert guarded.ask("/gone") == 404
 
 
