@@ -1,6 +1,7 @@
 """Tests the fleet with real gateways, and with members that are dead, slow, hostile, or redirect."""
 
 import contextlib
+import html
 import json
 import socket
 import time
@@ -159,7 +160,15 @@ def test_service_discovery_lists_all_members(fleet: Fleet) -> None:
     assert by_target[fleet.address("other")]["__meta_gateway_host"] == "localhost"
     assert by_target[fleet.address("dead")]["__scheme__"] == "http"
     assert {fleet.address(name) for name in ("silent", "redirecting", "hostile", "endless")} <= by_target.keys()
-    assert "api/v1/fleet" in fleet.main.http.get("/fleet")[1]
+
+
+def test_the_page_shows_members_and_escapes_their_answers(fleet: Fleet) -> None:
+    fleet.main.wait(lambda: "evil forged" in fleet.main.http.get("/fleet")[1], 20)
+    code, page = fleet.main.http.get("/fleet")
+    assert code == 200
+    for text in ("<script>", "unreachable", "no answer within 1 s", fleet.address("dead"), "backend closed is down"):
+        assert html.escape(text) in page, text
+    assert "<td>1 <script>" not in page
 
 
 def test_a_member_that_stops_keeps_its_last_answer_with_its_age(fleet: Fleet) -> None:
