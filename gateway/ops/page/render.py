@@ -1,4 +1,4 @@
-"""Renders the status page, the pages of backends and the login page from templates, with automatic escaping."""
+"""Renders the pages (status, backends, fleet, login) from templates, with automatic escaping."""
 
 import base64
 import hashlib
@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from gateway.fleet.view import FleetView, MemberView
 from gateway.ops.events import Transition
 from gateway.ops.page import model
 from gateway.ops.page.charts import history_chart, milliseconds, phases_chart
@@ -68,6 +69,22 @@ def _facts(backend: BackendView, target: TargetView) -> str:
     return ", ".join(filter(None, (fact.text(target.facts.get(fact)) for fact in backend.facts)))
 
 
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in found.items())
+
+
+def _fails(member: MemberView) -> bool:
+    """Return whether a member has answered, and something does not work there."""
+    summary = member.summary
+    return not member.error and summary is not None and bool(summary.problems or not summary.reload_successful)
+
+
+def _member_level(member: MemberView) -> str:
+    if member.error:
+        return "bad"
+    return "good" if member.state == "ready" and not _fails(member) else "warning"
+
+
 _templates = Environment(
     loader=PackageLoader("gateway.ops", "page"),
     autoescape=True,
@@ -93,8 +110,11 @@ _templates.globals.update(
     facts=_facts,
     heading=_heading,
     used_ways=_used_ways,
+    counts=_counts,
+    member_level=_member_level,
 )
 _INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")
+_FLEET = _templates.get_template("fleet.html")
 
 
 def render_index(
@@ -152,6 +172,25 @@ def render_backend(
         consumers=list(model.consumer_rows([backend])),
         changes=[each for each in reversed(events) if each.subject.name == backend.name],
         configuration={f"backends.{backend.name}": configuration.get(f"backends.{backend.name}", [])},
+    )
+
+
+def render_fleet(view: ServiceView, fleet: FleetView, events: Sequence[Transition], now: float) -> Iterator[str]:
+    """Yield the parts of the page of the fleet.
+
+    Args:
+        view: The state of this service.
+        fleet: The members.
+        events: As for `render_index`.
+        now: As for `render_index`.
+    """
+    levels = [_member_level(each) for each in fleet.members]
+    yield from _FLEET.generate(
+        **_common(view, events, now, ""),
+        fleet=fleet,
+        level=next((each for each in ("bad", "warning") if each in levels), "good" if levels else "warning"),
+        unreachable=sum(bool(each.error) for each in fleet.members),
+        failing=sum(map(_fails, fleet.members)),
     )
 
 
