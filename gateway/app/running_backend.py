@@ -40,6 +40,7 @@ class RunningBackend:
         budgets: The handshake budgets of the targets whose servers count aborted handshakes.
         clock: The backend's state when it was last computed, and since when.
         on_state_change: Called when the state changes.
+        on_result: Called after each check.
     """
 
     spec: BackendSpec
@@ -51,6 +52,7 @@ class RunningBackend:
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
     clock: StateClock = field(default_factory=lambda: StateClock(time.time()))
     on_state_change: Callable[[], None] = lambda: None
+    on_result: Callable[[], None] = lambda: None
 
     @property
     def checks(self) -> list[Check]:
@@ -90,6 +92,7 @@ class RunningBackend:
         unconfirmed = superseded_primaries(candidates, prefer) - left
         for check in self.checks:
             check.set_urgent(urgent=without_primary or check.target in unconfirmed)
+        self.on_result()
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway import __version__
 from gateway.app.auditing import AuditLog
 from gateway.app.docker_sync import DockerSync
 from gateway.app.file_changes import FileChanges
@@ -21,6 +22,7 @@ from gateway.app.shutdown import shut_down
 from gateway.app.site import Site
 from gateway.app.socket_activation import passed_sockets
 from gateway.app.tracing import exporting
+from gateway.app.transitions import Transitions
 from gateway.app.units import Units
 from gateway.app.uplinks import Uplinks
 from gateway.app.worker.owner import Workers
@@ -28,6 +30,8 @@ from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
+from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events_file import EventsFile
 from gateway.ops.sd_notify import Notifier
 from gateway.ops.server import OpsServer
 from gateway.relay.poller import RelayLoop
@@ -61,8 +65,11 @@ class GatewayService:
         self._notifier = Notifier()
         self._passed = passed_sockets()
         self._auditing = AuditLog(config.gateway.instance)
-        self._reloader = Reloader(config, loader, file, self._auditing, self._notifier, self._stop, self._passed)
-        self._control = ServiceControl(self._reloader, self._auditing, self._stop)
+        self._events = EventLog()
+        self._reloader = Reloader(
+            config, loader, file, self._auditing, self._notifier, self._stop, self._passed, self._events
+        )
+        self._control = ServiceControl(self._reloader, self._auditing, self._stop, self._events)
         self._ops = OpsServer(self._control, ops_settings(config))
 
     async def run(self, announce: Callable[[Endpoint], None] | None = None) -> None:
@@ -88,6 +95,9 @@ class GatewayService:
         config = self._reloader.config
         listeners = bind_listeners(config, {}, self._passed)
         self._passed.warn_unused(listeners)
+        events_file = EventsFile(config.gateway.state_dir, self._events)
+        await events_file.load()
+        self._events.record(EventSubject(EventType.START), "started", detail=f"version {__version__}")
         async with (
             exporting(config) as exporter,
             self._ops.serving() as address,
@@ -96,9 +106,11 @@ class GatewayService:
         ):
             docker = DockerSync(supervisor, group, self._auditing.recorder)
             site = self._create_site(supervisor, group, docker, exporter)
+            transitions = Transitions(site, self._events)
             self._reloader.start(site, docker, self._ops, listeners)
             supervisor.start("certificates", self._control.expiry)
             supervisor.start("fleet", self._control.fleet_poller)
+            supervisor.start("events file", events_file)
             changes = FileChanges(self._file, self._reloader, self._ops, site)
             supervisor.start("file watch", FileWatcher(changes.watched, changes.on_change, self._stamps))
             background = {
@@ -112,9 +124,11 @@ class GatewayService:
             if announce:
                 announce(address)
             await self._stop.wait()
-            self._control.draining = True
+            self._control.set_draining(draining=True)
             self._notifier.stopping()
             await shut_down(site, self._reloader.config.shutdown, self._control.stop_immediately)
+            transitions.close()
+            await events_file.write()
             for task in background:
                 task.cancel()
         await asyncio.sleep(0)  # let the event loop record that the last clients have disconnected

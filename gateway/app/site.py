@@ -91,6 +91,8 @@ class Site:
         self.workers = workers
         self.on_state_change: Callable[[], None] = lambda: None
         """Called when the state of a backend changes."""
+        self.on_check_result: Callable[[RunningBackend], None] = lambda _: None
+        """Called after each check."""
         self._units = units
         self._identity = identity
         self._health = health
@@ -148,6 +150,7 @@ class Site:
             forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, *records)
             running = RunningBackend(spec, forward, local=forward)
         running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the site's callback may change
+        running.on_result = lambda: self.on_check_result(running)
         self.backends[spec.name] = running
         self._change(running, spec, admission, listeners)
         if running.local is not None:

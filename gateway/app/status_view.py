@@ -58,7 +58,7 @@ def tunnel_views(site: Site) -> list[TunnelView]:
 
 def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
     """Combine the lanes of a tunnel, in this process and in the workers. The tunnel is up if all its lanes are up."""
-    worst = min(reports, key=lambda each: each.up, default=NO_UPLINK)
+    worst = _worst(reports)
     return TunnelView(
         name=spec.name,
         kind=spec.kind.name,
@@ -75,6 +75,16 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
         details=_details([each.link.details for each in reports if each.link.details], spec.kind.facts),
         facts=spec.kind.facts,
     )
+
+
+def worst_report(site: Site, tunnel: str) -> UplinkReport | None:
+    """Return the report of the lane that determines the state of a tunnel; None if the tunnel has no lane."""
+    reports = [*map(uplink_report, site.uplinks.of_tunnel(tunnel)), *site.workers.reports(tunnel)]
+    return _worst(reports) if reports else None
+
+
+def _worst(reports: list[UplinkReport]) -> UplinkReport:
+    return min(reports, key=lambda each: each.up, default=NO_UPLINK)
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
@@ -122,13 +132,13 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         targets=[_target(each, running.budgets.get(each.target)) for each in running.targets],
         ways=way_views(running),
         connections=forward.active,
+        waiting=forward.waiting,
         connections_total=forward.accepted,
         rejected=dict(forward.rejected),
         resets=dict(forward.resets),
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency.copy(),
-        waiting=forward.waiting,
         max_connections=spec.max_connections,
         failing=forward.fail_fast,
         consumers={
@@ -214,6 +224,7 @@ def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> Targe
         broken_handshakes=budget.aborted if budget else None,
         duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
         phases=_phases(checks),
+        history=check.history.results(),
     )
 
 

@@ -14,7 +14,9 @@ from aiohttp import web
 from gateway.ops import health, metrics
 from gateway.ops.access_middleware import may_see_details
 from gateway.ops.authorization import Role
+from gateway.ops.event_streams import EventStreams
 from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
+from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.status_json import consumers_json, iter_json, plan_json, service_json
@@ -31,7 +33,7 @@ _MAX_NAMES = 20
 _MAX_DIGITS = 9
 """Maximum number of digits of `min-ready`."""
 
-RequestHandler = Callable[[web.Request], Awaitable[web.Response]]
+RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
@@ -49,20 +51,29 @@ class GetHandlers:
         renderer: Renders the metrics.
         cached: Whether to cache responses. Even with the cache, a change of phase, such as draining, is visible
             immediately.
+        max_streams: Maximum number of clients that read events.
     """
 
-    def __init__(self, service: ControlledService, renderer: ThreadPoolExecutor, *, cached: bool) -> None:
+    def __init__(
+        self, service: ControlledService, renderer: ThreadPoolExecutor, *, cached: bool, max_streams: int
+    ) -> None:
         self._service = service
         self._renderer = renderer
         self._cache = ResponseCache()
         self._cached = cached
         pages = importlib.resources.files("gateway.ops.page")
-        self._page = pages.joinpath("page.html").read_text()
         self._fleet_page = pages.joinpath("fleet.html").read_text()
+        self._pages = PageHandlers(service, self._cache if cached else None)
+        self._streams = EventStreams(service.events, max_streams)
+        self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
 
     def clear_cache(self) -> None:
         """Remove all cached responses, because a command has changed the state."""
         self._cache.clear()
+
+    async def close_streams(self, _: web.Application) -> None:
+        """End the event streams, because the server stops."""
+        self._streams.close()
 
     def handlers(self, *, probes_only: bool = False) -> dict[str, RequestHandler]:
         """Return the handler of each path.
@@ -158,11 +169,20 @@ class GetHandlers:
     async def _discovery(self, _: web.Request) -> web.Response:
         return json_response(discovery_json(self._service.fleet()))
 
-    async def _index(self, _: web.Request) -> web.Response:
-        return _html(self._page)
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        return await self._streams.respond(request)
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._api, content_type="application/yaml", charset="utf-8")
+
+    async def _index(self, request: web.Request) -> web.Response:
+        return await self._pages.index(request)
 
     async def _fleet_index(self, _: web.Request) -> web.Response:
         return _html(self._fleet_page)
+
+    async def _backend_page(self, request: web.Request) -> web.Response:
+        return await self._pages.backend(request)
 
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
         async def compute() -> _Rendered:
@@ -198,15 +218,17 @@ class GetHandlers:
         "/api/v1/summary": (_summary, Role.EVERYTHING),
         "/api/v1/fleet": (_fleet, Role.EVERYTHING),
         "/api/v1/sd": (_discovery, Role.METRICS),
+        "/api/v1/events": (_events, Role.EVERYTHING),
+        "/openapi.yaml": (_openapi, Role.PROBES),
         "/": (_index, Role.PROBES),
         "/fleet": (_fleet_index, Role.PROBES),
+        "/backends/{name}": (_backend_page, Role.PROBES),
     }
 
 
 ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
-"""The role that each path requires. Pages contain no data, and prompt for a token if necessary."""
-_PAGES = ("/", "/fleet")
-PROBES = tuple(path for path, role in ROLES.items() if role is Role.PROBES and path not in _PAGES)
+"""The role that each path requires. Without `Role.EVERYTHING`, pages contain no data and prompt for a token."""
+PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 """The paths of `ops.probe_listen`."""
 
 

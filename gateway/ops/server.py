@@ -19,7 +19,7 @@ from gateway.ops.access_middleware import AccessMiddleware
 from gateway.ops.authorization import Tokens
 from gateway.ops.command_audit import audited
 from gateway.ops.connection_limits import limits_for
-from gateway.ops.get_handlers import ROLES, GetHandlers, RequestHandler, not_found
+from gateway.ops.get_handlers import PROBES, ROLES, GetHandlers, RequestHandler, not_found
 from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
 from gateway.ops.service_interface import ControlledService
@@ -33,6 +33,8 @@ _SHUTDOWN_TIMEOUT = 1.0
 _COMMAND_TIMEOUT = 120.0
 """Time limit of a command in seconds. It is long, because a reload waits for files and workers."""
 _KEEPALIVE = 3600.0
+_STREAM_SHARE = 4
+"""At most this fraction (1/4) of a listener's connections are event streams."""
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
 """aiohttp logs a traceback for each invalid request. `HttpListener.complete_response` logs errors of the handlers."""
@@ -53,8 +55,9 @@ class OpsServer:
         self._tls_listeners: list[HttpListener] = []
         # Rendering many metrics takes tens of milliseconds, too long for the event loop.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
-        self._uncached = GetHandlers(service, self._renderer, cached=False)
-        self._cached = GetHandlers(service, self._renderer, cached=True)
+        streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
+        self._uncached = GetHandlers(service, self._renderer, cached=False, max_streams=streams)
+        self._cached = GetHandlers(service, self._renderer, cached=True, max_streams=streams)
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Endpoint]:
@@ -100,9 +103,10 @@ class OpsServer:
             self._tls_listeners.append(listener)
         probes = key == "ops.probe_listen"
         tokens = Tokens if probes else (lambda: self._secrets.tokens)
-        access = AccessMiddleware(self._settings.rules(probes=probes), tokens, ROLES)
+        access = AccessMiddleware(self._settings.rules(probes=probes), tokens, ROLES, PROBES)
         app = web.Application(middlewares=[listener.complete_response, access.handle])
         app.add_routes([web.get(path, handler) for path, handler in handlers.items()])
+        app.on_shutdown.append(self._cached.close_streams)
         try:
             sockets = await bind(listen)
         except OSError as error:
@@ -115,6 +119,7 @@ class OpsServer:
         listener = HttpListener("ops.admin_socket", limits_for(_max_descriptors(), response=_COMMAND_TIMEOUT))
         app = web.Application(middlewares=[listener.complete_response, self._clear_cache])
         app.add_routes([web.get(path, handler) for path, handler in self._uncached.handlers().items()])
+        app.on_shutdown.append(self._uncached.close_streams)
         record = self._service.record_command
         app.add_routes(
             [web.post(path, audited(handler.__get__(self), record)) for path, handler in self._ADMIN.items()]
