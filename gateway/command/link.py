@@ -26,7 +26,6 @@ from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import fill_placeholders
 from gateway.relay.redial import retry_dial
 from gateway.relay.stream_bridge import StreamBridge
-from gateway.text import error_text
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +157,6 @@ class CommandLink:
         except TimeoutError as error:
             detail = f"{to}: {self._context.name} did not connect within {timeout:.3g} s"
             raise DialError(Reason.TIMEOUT, detail) from error
-        except OSError as error:
-            raise DialError(Reason.RESET, f"{to}: {self._context.name}: {error_text(error)}") from error
         except TunnelError as error:
             if self._lost.done():
                 raise LinkLostError(error.detail) from error
