@@ -16,6 +16,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check
+from gateway.health.state_clock import StateClock
 from gateway.health.target_selection import (
     Candidate,
     backend_state,
@@ -37,9 +38,8 @@ class RunningBackend:
         targets: The targets with their checks; empty in a worker.
         routes: The ways to each target, as clients use them; empty if a worker serves the clients.
         budgets: The handshake budgets of the targets whose servers count aborted handshakes.
-        state: The backend's state when it was last computed.
-        since: When `state` began, in epoch seconds.
-        on_state_change: Called when `state` changes.
+        clock: The backend's state when it was last computed, and since when.
+        on_state_change: Called when the state changes.
         on_result: Called after each check.
     """
 
@@ -50,8 +50,7 @@ class RunningBackend:
     targets: list[MonitoredTarget] = field(default_factory=list)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
-    state: State = State.UNKNOWN
-    since: float = field(default_factory=time.time)
+    clock: StateClock = field(default_factory=lambda: StateClock(time.time()))
     on_state_change: Callable[[], None] = lambda: None
     on_result: Callable[[], None] = lambda: None
 
@@ -67,8 +66,7 @@ class RunningBackend:
     def evaluate(self) -> tuple[State, Reason | None, str]:
         """Return the backend's state, the reason and a line of detail. If the state has changed, record the time."""
         state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
-        if state is not self.state:
-            self.state, self.since = state, time.time()
+        if self.clock.enter(state, time.time()):
             self.on_state_change()
         return state, reason, detail
 

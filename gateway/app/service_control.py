@@ -14,6 +14,8 @@ from gateway.app.reload import Reloader
 from gateway.app.running_backend import RunningBackend
 from gateway.config import Config
 from gateway.config.advice import advice
+from gateway.fleet.poller import FleetPoller
+from gateway.fleet.view import FleetView
 from gateway.measure import Histogram
 from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.status_views import BackendStatus, BackendView, ConfigText, ServiceView, phase
@@ -46,6 +48,7 @@ class ServiceControl:
         """Lag of the event loop, in seconds."""
         self.expiry = ExpiryMonitor(lambda: reloader.config, lambda: list(self._running()))
         self.events = events
+        self.fleet_poller = FleetPoller(lambda: reloader.config.fleet)
         self._reloader = reloader
         self._auditing = auditing
         self._stop = stop
@@ -126,6 +129,10 @@ class ServiceControl:
         """See `gateway.ops.service_interface.ControlledService`."""
         docker = self._reloader.docker
         return docker.explain(name) if docker else None
+
+    def fleet(self) -> FleetView:
+        """See `gateway.ops.service_interface.ControlledService`."""
+        return self.fleet_poller.view()
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
         """See `gateway.ops.service_interface.ControlledService`."""

@@ -17,6 +17,7 @@ from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerSupervisor
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
+from gateway.contracts.tracing import TraceExporter
 from gateway.forwarding.admission import Admission, Identity
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener
@@ -68,6 +69,7 @@ class Site:
         budgets: The handshake budgets of the targets.
         workers: The workers of this process, already started.
         recorder: Records when client connections end.
+        exporter: Receives the spans of client connections; None if there are no traces.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Site:
         budgets: HandshakeBudgets,
         workers: Workers,
         recorder: Recorder,
+        exporter: TraceExporter | None = None,
     ) -> None:
         self.config = replace(config, tunnels={}, backends={})
         self.uplinks = uplinks
@@ -95,6 +98,7 @@ class Site:
         self._health = health
         self._budgets = budgets
         self._recorder = recorder
+        self._exporter = exporter
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> ConfigDiff:
         """Apply `config`. Units that are the same in both configurations continue to run.
@@ -142,7 +146,8 @@ class Site:
         else:
             route = Route((), list, lambda _: None, spec.hold)  # `_change` replaces it before the forward starts
             kind = spec.kind
-            forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, self._recorder)
+            records = self._recorder, self._exporter
+            forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, *records)
             running = RunningBackend(spec, forward, local=forward)
         running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the site's callback may change
         running.on_result = lambda: self.on_check_result(running)

@@ -105,7 +105,7 @@ def credential_views(found: list[NamedCredential]) -> list[CredentialView]:
 def backend_status(running: RunningBackend) -> BackendStatus:
     """Return the state of one backend."""
     state, reason, detail = running.evaluate()
-    return BackendStatus(running.spec.name, state, reason, detail, running.since)
+    return BackendStatus(running.spec.name, state, reason, detail, running.clock.since)
 
 
 def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendView:
@@ -127,18 +127,19 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         state=state,
         reason=reason,
         detail=detail,
-        since=running.since,
+        since=running.clock.since,
         facts=spec.kind.facts,
         targets=[_target(each, running.budgets.get(each.target)) for each in running.targets],
         ways=way_views(running),
         connections=forward.active,
-        waiting=forward.waiting,
         connections_total=forward.accepted,
         rejected=dict(forward.rejected),
         resets=dict(forward.resets),
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency.copy(),
+        waiting=forward.waiting,
+        max_connections=spec.max_connections,
         failing=forward.fail_fast,
         consumers={
             name: each
@@ -210,7 +211,7 @@ def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> Targe
         state=candidate.state,
         reason=candidate.reason,
         detail=candidate.detail,
-        since=check.since,
+        since=check.clock.since,
         flapping=check.verdict.flapping,
         role=probe_result.role,
         facts=probe_result.facts,

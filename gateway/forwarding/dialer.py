@@ -9,6 +9,7 @@ from typing import NamedTuple
 from gateway.cancel_protocol import CancelRequest, LoginTap
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
+from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
 from gateway.forwarding.cancel_requests import CancelRouter, send_copy
 from gateway.forwarding.pending_client import PendingClient
@@ -118,6 +119,7 @@ class Dialer:
             if all(each.link is None for each in uplinks):
                 if self.fail_fast:
                     raise DialError(Reason.TUNNEL, "the path is down, and gateway fail has disabled the hold")
+                client.enter(HOLD)
                 client.watcher.start()
                 try:
                     async with asyncio.timeout_at(deadline):
@@ -131,6 +133,7 @@ class Dialer:
                 permanent = isinstance(error, _PermanentDialError) or client.request is not None
                 if permanent or self.fail_fast or loop.time() + pause > deadline:
                     raise
+            client.enter(DIAL)
             client.watcher.start()
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
             pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
@@ -151,6 +154,7 @@ class Dialer:
         failures: dict[RoutedTarget, ReachError] = {}
         dialed = [each for each in routes if each.uplink.link is not None]
         for routed in dialed:
+            client.enter(DIAL)
             if self._cancels and (request := await self._cancel_request(client, routed)) is not None:
                 return await self._join_cancel(client, request, dialer, latency, routed)
             within = max(deadline - asyncio.get_running_loop().time(), MIN_DIAL)

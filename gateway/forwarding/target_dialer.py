@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from gateway.contracts.link import Link, Relay
+from gateway.contracts.tracing import CHANNEL
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason
 from gateway.forwarding.handshake_budget import LOGIN_RESPONSES, HandshakeBudget
@@ -72,6 +73,7 @@ class TargetDialer:
                 raise DialError(Reason.TIMEOUT, f"{target}: too many concurrent dials") from None
         else:
             await slots.acquire()
+        client.enter(CHANNEL)
         try:
             return await retry_dial(
                 lambda left: client.join(link, target, latency, left, tap),

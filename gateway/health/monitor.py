@@ -17,6 +17,7 @@ from gateway.contracts.states import DatabaseRole, State
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.probe import probe_once
+from gateway.health.state_clock import StateClock
 from gateway.health.verdict import CheckResult, History, Verdict
 from gateway.measure import Histogram, Summary, Tally
 
@@ -86,7 +87,7 @@ class Check:
         self.schedule = schedule
         self.verdict = Verdict(schedule.rise, schedule.fall)
         self.history = History()
-        self.since = time.time()
+        self.clock = StateClock(time.time())
         self.last: CheckResult | None = None
         self.probe_result = ProbeResult()
         """Result of the last check that the target answered."""
@@ -145,7 +146,7 @@ class Check:
         """Copy the state and the counters from another check, which checked this target before a reload."""
         self.probe_result, self.last, self.last_success = other.probe_result, other.last, other.last_success
         self.answered_at, self.latency, self.durations = other.answered_at, other.latency, other.durations
-        self.history, self.since = other.history, other.since
+        self.history, self.clock = other.history, other.clock
         self.attempts, self.failures, self.duration, self.phases = (
             other.attempts, other.failures, other.duration, other.phases,
         )  # fmt: skip
@@ -238,8 +239,8 @@ class Check:
     def _publish(self, changed: bool) -> bool:
         """Log the state if it has changed, and call `on_change`; return `changed`."""
         if changed:
-            self.since = time.time()
             verdict = self.verdict
+            self.clock.enter(verdict.state, time.time())
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}

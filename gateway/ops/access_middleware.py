@@ -23,9 +23,9 @@ _UNAUTHENTICATED = """\
 a token is required: send the token of ops.token_file as `Authorization: Bearer TOKEN`
 (gateway status --token-file FILE)
 """
-_METRICS_ALTERNATIVE = "or, for /metrics only, the token of ops.metrics_token_file\n"
+_METRICS_ALTERNATIVE = "or, for /metrics and /api/v1/sd, the token of ops.metrics_token_file\n"
 _NEEDS_CERTIFICATE = "a client certificate is required: use one that ops.tls.client_ca_file has signed\n"
-_METRICS_ONLY = "this token is valid for /metrics only: use the token of ops.token_file\n"
+_METRICS_ONLY = "this token is valid for /metrics and /api/v1/sd only: use the token of ops.token_file\n"
 
 
 class AccessMiddleware:

@@ -3,7 +3,8 @@
 import asyncio
 import importlib.resources
 import json
-from collections.abc import Awaitable, Callable, Hashable
+import time
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,6 +15,8 @@ from gateway.ops import health, metrics
 from gateway.ops.access_middleware import may_see_details
 from gateway.ops.authorization import Role
 from gateway.ops.event_streams import EventStreams
+from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
+from gateway.ops.page.policy import security_policy
 from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ControlledService
@@ -26,6 +29,8 @@ _READINESS_MAX_AGE = 0.25
 _SHORT_ID = 12
 _MAX_MATCHES = 5
 """Maximum number of containers that the error message for an ambiguous ID lists."""
+_MAX_NAMES = 20
+"""Maximum number of names that the error message for an unknown name lists."""
 _MAX_DIGITS = 9
 """Maximum number of digits of `min-ready`."""
 
@@ -60,6 +65,7 @@ class GetHandlers:
         self._pages = PageHandlers(service, self._cache if cached else None)
         self._streams = EventStreams(service.events, max_streams)
         self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
+        self._fleet_page = importlib.resources.files("gateway.ops.page").joinpath("fleet.html").read_text()
 
     def clear_cache(self) -> None:
         """Remove all cached responses, because a command has changed the state."""
@@ -163,6 +169,21 @@ class GetHandlers:
     async def _backend_page(self, request: web.Request) -> web.Response:
         return await self._pages.backend(request)
 
+    async def _summary(self, _: web.Request) -> web.Response:
+        return await self._json("/api/v1/summary", summary_json)
+
+    async def _fleet(self, _: web.Request) -> web.Response:
+        async def compute() -> _Rendered:
+            return await _render(health.JsonResponse(200, fleet_json(self._service.fleet(), time.time())))
+
+        return await self._respond("/api/v1/fleet", compute)
+
+    async def _discovery(self, _: web.Request) -> web.Response:
+        return json_response(discovery_json(self._service.fleet()))
+
+    async def _fleet_index(self, _: web.Request) -> web.Response:
+        return _html(self._fleet_page)
+
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
         async def compute() -> _Rendered:
             return await _render(health.JsonResponse(200, body(await self._view())))
@@ -195,9 +216,13 @@ class GetHandlers:
         "/api/v1/containers/{container}": (_container, Role.EVERYTHING),
         "/api/v1/consumers": (_consumers, Role.EVERYTHING),
         "/api/v1/events": (_events, Role.EVERYTHING),
+        "/api/v1/summary": (_summary, Role.EVERYTHING),
+        "/api/v1/fleet": (_fleet, Role.EVERYTHING),
+        "/api/v1/sd": (_discovery, Role.METRICS),
         "/openapi.yaml": (_openapi, Role.PROBES),
         "/": (_index, Role.PROBES),
         "/backends/{name}": (_backend_page, Role.PROBES),
+        "/fleet": (_fleet_index, Role.PROBES),
     }
 
 
@@ -211,6 +236,11 @@ async def _render(response: health.JsonResponse, content_type: str = _Rendered.c
     return _Rendered(response.status, await encode_in_slices(iter_json(response.body)), content_type)
 
 
+def _html(page: str) -> web.Response:
+    headers = {"Content-Security-Policy": security_policy(page), "Referrer-Policy": "no-referrer"}
+    return web.Response(text=page, content_type="text/html", headers=headers)
+
+
 def json_response(body: object, *, status: int = 200) -> web.Response:
     """Return a small JSON response."""
     return web.Response(
@@ -218,14 +248,17 @@ def json_response(body: object, *, status: int = 200) -> web.Response:
     )
 
 
-def not_found(what: str, name: str) -> web.Response:
+def not_found(what: str, name: str, known: Iterable[str] = ()) -> web.Response:
     """Return a response with status 404.
 
     Args:
         what: `backend`, `tunnel` or `container`.
         name: The name in the request.
+        known: The names that exist, if the client can see them.
     """
-    return json_response({"status": "unknown", "detail": f"there is no {what} {name!r}"}, status=404)
+    names = ", ".join(sorted(known)[:_MAX_NAMES])
+    detail = f"there is no {what} {name!r}" + (f": use one of {names}" if names else "")
+    return json_response({"status": "unknown", "detail": detail}, status=404)
 
 
 def _readiness_query(request: web.Request) -> tuple[list[str], int]:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 from aiohttp import web
 
 from gateway.contracts.values import Endpoint
+from gateway.default_paths import make_folder
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.ops.access_middleware import AccessMiddleware
 from gateway.ops.authorization import Tokens
@@ -23,6 +24,7 @@ from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.settings import HttpSettings, Secrets, read_secrets
+from gateway.relay.bind_errors import describe_bind_error
 from gateway.relay.sockets import bind_unix
 
 _OWNER_ONLY = 0o600
@@ -108,7 +110,7 @@ class OpsServer:
         try:
             sockets = await bind(listen)
         except OSError as error:
-            raise GatewayError(f"{key}: cannot listen on {listen}: {error.strerror}") from error
+            raise GatewayError(f"{key}: cannot listen on {listen}: {describe_bind_error(error)}") from error
         address = Endpoint(*sockets[0].getsockname()[:2])
         await self._start(stack, listener, app, sockets, cancel_handlers=True)
         return address
@@ -123,11 +125,12 @@ class OpsServer:
             [web.post(path, audited(handler.__get__(self), record)) for path, handler in self._ADMIN.items()]
         )
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             sock = bind_unix(path, _OWNER_ONLY)
         except OSError as error:
             raise GatewayError(
-                f"ops.admin_socket: cannot listen on {path}: {error.strerror} (to change it: --ops-admin-socket)"
+                f"ops.admin_socket: cannot listen on {path}: {describe_bind_error(error, unix=True)}"
+                " (--ops-admin-socket)"
             ) from error
         stack.callback(path.unlink, missing_ok=True)
         sock.listen(BACKLOG)
@@ -214,20 +217,23 @@ class OpsServer:
         except GatewayError as error:
             return _json({"status": "failed", "detail": str(error)}, status=409)
         if not known:
-            return not_found("backend", name)
+            return not_found("backend", name, self._backends())
         return _json({"status": "done", "detail": f"the checks of {name} are {'paused' if paused else 'resumed'}"})
+
+    def _backends(self) -> list[str]:
+        return [each.name for each in self._service.backend_statuses()]
 
     async def _fail(self, request: web.Request) -> web.Response:
         name, failing = request.match_info["name"], request.path.endswith("/fail")
         if not self._service.fail(name, failing=failing):
-            return not_found("backend", name)
+            return not_found("backend", name, self._backends())
         effect = "resets clients while its path is down" if failing else "holds clients again"
         return _json({"status": "done", "detail": f"{name} {effect}"})
 
     async def _reconnect(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if not self._service.reconnect(name):
-            return not_found("tunnel", name)
+            return not_found("tunnel", name, [each.name for each in (await self._service.view()).tunnels])
         return _json({"status": "done", "detail": f"{name} is reconnecting"})
 
     _ADMIN: ClassVar[dict[str, Any]] = {

@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from gateway.fleet.view import FleetView
 from gateway.ops.events import EventLog
 from gateway.ops.status_views import BackendStatus, ConfigText, ServiceView
 from gateway.relay.sockets import PeerCredentials
@@ -27,6 +28,9 @@ class ControlledService(Protocol):
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
+
+    def fleet(self) -> FleetView:
+        """Return the members of the fleet and their last answers, from memory."""
 
     async def reload(self) -> str:
         """Read the configuration again, apply it, and return what changed.

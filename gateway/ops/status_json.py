@@ -102,6 +102,7 @@ def backend_json(view: BackendView) -> dict[str, Any]:
         "connections": {
             "active": view.connections,
             "waiting": view.waiting,
+            "limit": view.max_connections,
             "total": view.connections_total,
             "rejected": view.rejected,
             "reset": view.resets,

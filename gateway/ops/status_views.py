@@ -266,9 +266,10 @@ class BackendView:
     from_backend: int
     latency: Histogram
     ways: list[WayView] = field(default_factory=list)
-    failing: bool = False
     waiting: int = 0
-    """Number of clients that wait for a target. `connections` includes them."""
+    """Number of clients that are not connected to a target yet. `connections` includes these clients."""
+    max_connections: int = 0
+    failing: bool = False
     facts: tuple[Fact, ...] = ()
     """The facts that the kind declares. The targets contain the values of the facts."""
     consumers: dict[str, ConsumerView] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.client_connection import ClientConnection
+from gateway.ssh.credentials import error_text
 from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.options import SshOptions
@@ -149,9 +150,13 @@ class PooledConnection:
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return DialError(
                 Reason.CHANNEL_PROHIBITED,
-                f"the SSH server forbids {to} (permitopen, AllowTcpForwarding): {text}",
+                f"the SSH server forbids {to}, and says {text!r}: permit it with permitopen in authorized_keys, and"
+                " with PermitOpen and AllowTcpForwarding in sshd_config",
             )
-        return DialError(_connect_reason(text), f"{to}: {text}")
+        return DialError(
+            _connect_reason(text),
+            f"{to}: the SSH server cannot connect, and says {text!r}: check the address and port there",
+        )
 
     def silence(self, now: float) -> float:
         """Return the seconds since the last data from the peer arrived.
@@ -210,7 +215,7 @@ class PooledConnection:
         if self._closing_task is not None:
             await asyncio.wait({self._closing_task})
         error = self._verifier.close_error
-        return self._close_reason or (str(error) if error else "the SSH connection was closed")
+        return self._close_reason or (error_text(error) if error else "the SSH connection was closed")
 
     def abort(self, reason: str) -> None:
         """Reset every client and close the connection immediately, without a disconnect message.

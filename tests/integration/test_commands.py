@@ -81,21 +81,61 @@ def test_commands_are_not_available_over_http(running: Gateway) -> None:
 def test_status_and_explain(running: Gateway) -> None:
     table = running.command("status")
     assert table.returncode == 0
-    assert re.search(r"^bastion +ssh ", table.stdout, re.MULTILINE)
-    assert re.search(r"^bad +tcp +- .* down ", table.stdout, re.MULTILINE)
+    assert re.search(r"^backend bad is down since \d\d:\d\d:\d\d: refused: ", table.stdout, re.MULTILINE)
+    assert re.search(r"^2 backends: 1 down, 1 up; 0 clients connected, 0 waiting$", table.stdout, re.MULTILINE)
+    assert re.search(r"^bastion +up +\d\d:", table.stdout, re.MULTILINE)
+    assert re.search(r"^bad +down .*\n( {4}.*\n)+good +up ", table.stdout, re.MULTILINE)  # the worst first
+    assert max(map(len, table.stdout.splitlines())) <= 80
     assert "FACTS" in running.command("status", "-o", "wide").stdout
     assert json.loads(running.command("status", "-o", "json").stdout)["backends"]["good"]["state"] == "up"
     by_url = command("status", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
     assert json.loads(by_url.stdout)["instance"] == "test"
     explained = running.command("explain", "bad")
-    assert "root cause: target 127.0.0.1" in explained.stdout
-    assert "root cause" not in running.command("explain", "good").stdout
+    assert re.search(r"^root cause: target 127\.0\.0\.1:\d+ is down: refused: ", explained.stdout, re.MULTILINE)
+    assert explained.stdout.endswith("to do: start the server, or correct the address in targets\n")
+    assert max(map(len, explained.stdout.splitlines())) <= 80
+    working = running.command("explain", "good").stdout
+    assert re.findall(r"^(\w+) ", working, re.MULTILINE)[1:] == [
+        "PART",
+        "admission",
+        "tunnel",
+        "target",
+        "phase",
+        "nothing",
+    ]
     as_json = command("explain", "bad", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
     reported = json.loads(as_json.stdout)
     assert (reported["state"], reported["root_cause"].split(":")[0]) == ("down", "target 127.0.0.1")
-    assert {"part", "name", "state", "why"} == reported["chain"][0].keys()
+    assert {"part", "name", "state", "since", "why"} == reported["chain"][0].keys()
     unknown = running.command("explain", "gone")
-    assert (unknown.returncode, "known: bad, good" in unknown.stderr) == (2, True)
+    assert (unknown.returncode, "the backends are bad, good" in unknown.stderr) == (2, True)
+    words = {"_GATEWAY_COMPLETE": "bash_complete", "COMP_WORDS": "gateway pause b", "COMP_CWORD": "2"}
+    socket_path = {"GATEWAY_OPS_ADMIN_SOCKET": str(running.admin_socket)}
+    assert command(environment={**words, **socket_path}).stdout == "plain,bad\n"
+
+
+def test_top_survives_a_restart_of_the_service(running: Gateway) -> None:
+    arguments = ["top", "--interval", "0.1", "--admin-socket", str(running.admin_socket)]
+    output = running.folder / "top"
+    with (
+        output.open("w") as file,
+        subprocess.Popen(
+            [sys.executable, "-u", "-m", "gateway", *arguments], stdout=file, stderr=file,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        ) as top,
+    ):  # fmt: skip
+        try:
+            running.wait(lambda: "2 backends: 1 down, 1 up" in output.read_text())
+            running.stop()
+            deadline = time.monotonic() + 20
+            while "no answer since" not in output.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            before = output.stat().st_size
+            running.start().wait(lambda: "2 backends: 1 down, 1 up" in output.read_text()[before:])
+            assert top.poll() is None
+        finally:
+            top.kill()
 
 
 def test_wait_and_healthcheck(running: Gateway) -> None:

@@ -171,8 +171,8 @@ def test_control_characters_from_a_false_gateway_are_not_printed(gateway: Gatewa
     """)
     gateway.start().wait_state("one", "down", "refused")
     site = poisoned(gateway.status())
-    use = {"active": 1, "total": 1, "bytes_to_backend": 1, "bytes_from_backend": 1, "mean_latency_seconds": 1.0,
-           "rejected": {ORDERS: 1}}  # fmt: skip
+    use = {"active": 1, "waiting": 0, "total": 1, "bytes_to_backend": 1, "bytes_from_backend": 1,
+           "mean_latency_seconds": 1.0, "rejected": {ORDERS: 1}}  # fmt: skip
     site["backends"] = {f"one{ORDERS}": site["backends"]["one"]}
     site["consumers"] = {ORDERS: {"id": ORDERS, "backends": {f"one{ORDERS}": use}}}
     site["reload"]["successful"] = False
@@ -188,7 +188,12 @@ def test_control_characters_from_a_false_gateway_are_not_printed(gateway: Gatewa
     with serving(answering) as port:
         for words in (["status"], ["status", "-o", "wide"], ["explain", f"one{ORDERS}"], ["explain", "two"],
                       ["top", "--count", "1", "--interval", "0.1"]):  # fmt: skip
-            done = command(*[word.replace("\0", "") for word in words], "--url", f"http://127.0.0.1:{port}")
+            done = command(
+                *[word.replace("\0", "") for word in words],
+                "--url",
+                f"http://127.0.0.1:{port}",
+                environment={"COLUMNS": "1000"},
+            )
             assert "one?[2J" in shown(done.stdout + done.stderr)
 
 

@@ -95,7 +95,7 @@ class RemoteForward:
 
     @property
     def waiting(self) -> int:
-        """Number of clients that wait for a target."""
+        """Number of clients that are not connected to a target yet."""
         return self.last.waiting
 
     @property

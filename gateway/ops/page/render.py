@@ -1,7 +1,5 @@
 """Renders the status page, the pages of backends and the login page from templates, with automatic escaping."""
 
-import base64
-import hashlib
 import importlib.resources
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,6 +12,7 @@ from gateway.ops.events import Transition
 from gateway.ops.page import model
 from gateway.ops.page.charts import history_chart, milliseconds, phases_chart
 from gateway.ops.page.clock import clock_time
+from gateway.ops.page.policy import security_policy
 from gateway.ops.page.reasons import cause, remedy, state_name
 from gateway.ops.page.verdict import (
     backend_level,
@@ -42,18 +41,7 @@ def _read(name: str) -> str:
     return importlib.resources.files(__package__).joinpath(name).read_text()
 
 
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
 _STYLE, _SCRIPT = _read("page.css"), _read("page.js")
-SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'none'", f"style-src {_hash(_STYLE)}", f"script-src {_hash(_SCRIPT)}", "connect-src 'self'",
-        "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
-    )
-)  # fmt: skip
-"""The Content-Security-Policy of all pages. It permits only the style and the script of this package."""
 
 
 def _heading(group: model.TunnelGroup) -> str:
@@ -94,6 +82,8 @@ _templates.globals.update(
     heading=_heading,
     used_ways=_used_ways,
 )
+SECURITY_POLICY = security_policy(f"<style>{_STYLE}</style><script>{_SCRIPT}</script>")
+"""The Content-Security-Policy of all pages, which have the same style and script."""
 _INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")
 
 

@@ -79,10 +79,13 @@ async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
 
 async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> None:
     link = Losing()
-    uplink = Uplink("t", Flaky(TunnelError(Reason.HOST_KEY, "changed", fatal=True), link))
+    failures = TunnelError(Reason.REFUSED, "no"), TunnelError(Reason.HOST_KEY, "changed", fatal=True)
+    uplink = Uplink("t", Flaky(*failures, link))
+    began = uplink.since
     async with supervise() as units:
         units.start("t", uplink)
         await until(lambda: uplink.state is TunnelState.QUARANTINED)
+        assert uplink.since == began  # the tunnel was down before, too
         assert (uplink.reason, uplink.detail) == (Reason.HOST_KEY, "changed")
         await asyncio.sleep(0.05)
         assert uplink.link is None
