@@ -12,18 +12,18 @@ from gateway.ops.events import Transition
 from gateway.ops.page import model
 from gateway.ops.page.charts import history_chart, milliseconds, phases_chart
 from gateway.ops.page.clock import clock_time
-from gateway.ops.page.policy import security_policy
-from gateway.ops.page.reasons import cause, remedy, state_name
-from gateway.ops.page.verdict import (
+from gateway.ops.page.diagnosis import (
     backend_level,
     chain,
+    diagnose,
     event_level,
     plural,
     root_causes,
     tunnel_level,
-    verdict,
     ways,
 )
+from gateway.ops.page.policy import security_policy
+from gateway.ops.page.reasons import cause, remedy, state_name
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView, TunnelView
 from gateway.text import format_bytes
@@ -103,7 +103,7 @@ def render_index(
     longest = max((target.last_duration or 0.0 for target in targets if target.last_phases), default=0.0)
     yield from _INDEX.generate(
         **_common(view, events, now, ""),
-        verdict=verdict(view),
+        diagnosis=diagnose(view),
         groups=model.groups(view),
         large=large,
         history=partial(_history, columns=_COARSE if large else 100),
