@@ -12,6 +12,7 @@ from gateway.backend_support.volume import (
     VolumeOptions,
     VolumeSpec,
     build_volume,
+    kubernetes_options,
     mount_address,
 )
 from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
@@ -198,7 +199,8 @@ def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
     """See `MountKind.persistent_volume`."""
-    return {"nfs": {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}}
+    source = {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}
+    return {"nfs": source, "mountOptions": kubernetes_options(volume)}
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:

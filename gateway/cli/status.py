@@ -86,7 +86,7 @@ def _print_status(service: dict[str, Any], *, wide: bool) -> None:
     ways = [row for name, each in backends_by_severity(service) for row in way_rows(name, each)]
     if ways:
         click.echo()
-        print_table(["BACKEND", "WAY", "STATE", "WHY"], ways)
+        print_table(["BACKEND", "WAY", "STATE"], [row[:3] for row in ways], [row[3] for row in ways], width)
 
 
 def _print_docker(docker: dict[str, Any] | None, *, wide: bool) -> None:

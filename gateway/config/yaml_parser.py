@@ -11,13 +11,9 @@ from gateway.config.expansion import expand
 from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.config.yaml_errors import yaml_error
 from gateway.errors import Problem
+from gateway.input_limits import MAX_VALUES, LimitedLoader, TooLargeError, read_limited
 from gateway.secret_files import unreadable
 
-_MAX_VALUES = 100_000
-"""Maximum number of values in a file. An alias counts as all values to which it expands: with aliases, a few lines
-can expand to millions of values."""
-_MAX_SIZE = 4 << 20
-"""Maximum size of a file in bytes."""
 _TOO_DEEP = "is nested too deeply: check the brackets"
 
 
@@ -34,7 +30,7 @@ def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
     """
     digest = None
     try:
-        data = _content(path)
+        data = read_limited(path)
         digest = hashlib.sha256(data).hexdigest()
         return data.decode(), digest
     except (OSError, UnicodeDecodeError) as error:
@@ -64,11 +60,11 @@ def parse_yaml(
     """
     empty = Table(str(path))
     try:
-        root = yaml.compose(text, Loader=_Loader)
+        root = yaml.compose(text, Loader=LimitedLoader)
     except RecursionError:
         problems.append(Problem(str(path), "", _TOO_DEEP))
         return empty
-    except _TooLargeError as error:
+    except TooLargeError as error:
         problems.append(Problem(str(path), "", str(error)))
         return empty
     except yaml.YAMLError as error:
@@ -82,43 +78,13 @@ def parse_yaml(
     except RecursionError:
         problems.append(Problem(str(path), "", _TOO_DEEP))
         return empty
-    except _TooLargeError as error:
+    except TooLargeError as error:
         problems.append(Problem(str(path), "", str(error)))
         return empty
     if not isinstance(tree, Table):
         problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
         return empty
     return tree
-
-
-def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(_MAX_SIZE + 1)
-    if len(data) > _MAX_SIZE:
-        raise OSError(errno.EFBIG, f"is larger than {_MAX_SIZE >> 20} MiB: check that it is a configuration")
-    return data
-
-
-class _TooLargeError(Exception):
-    """The tree has more than `_MAX_VALUES` values."""
-
-    def __init__(self) -> None:
-        super().__init__(f"has more than {_MAX_VALUES} values, including those that aliases repeat: remove some")
-
-
-class _Loader(yaml.SafeLoader):
-    """A loader that stops reading a document that has too many values."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._nodes = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self._nodes += 1
-        # A mapping has two nodes for each of its values, because its keys are nodes, too.
-        if self._nodes > 2 * _MAX_VALUES:
-            raise _TooLargeError
-        return super().compose_node(parent, index)
 
 
 class _Reader:
@@ -134,8 +100,8 @@ class _Reader:
 
     def tree(self, node: yaml.Node, key: str) -> Tree:
         self._count += 1
-        if self._count > _MAX_VALUES:
-            raise _TooLargeError
+        if self._count > MAX_VALUES:
+            raise TooLargeError
         place = self._place(node)
         if node in self._within:
             self._problems.append(Problem(place, key, "refers to itself: remove the alias"))

@@ -172,7 +172,7 @@ def split_target(target: str) -> tuple[str, int]:
     Raises:
         UsageError: The target has another syntax.
     """
-    match = re.fullmatch(r"\[?([^\]]*)\]?:(\d+)", target)
+    match = re.fullmatch(r"\[?([^\]]*)\]?:([0-9]{1,5})", target)
     if match is None or not is_host(match[1]) or not 0 < int(match[2]) < 65536:
         raise UsageError(f"{target!r} is not host:port")
     return match[1], int(match[2])

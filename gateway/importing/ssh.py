@@ -247,7 +247,7 @@ def _server(
         result.add_note(f"{context.where}: add the key of {keys['host']} to known_hosts of this host (ssh-keyscan)")
     if alias := config.first("hostkeyalias"):
         keys["host_key_alias"] = alias
-    if (timeout := config.first("connecttimeout")).isdecimal() and int(timeout):
+    if re.fullmatch("[0-9]{1,5}", timeout := config.first("connecttimeout")) and int(timeout):
         keys["connect_timeout"] = f"{timeout}s"
     return keys
 

@@ -141,7 +141,7 @@ class SshOptions:
             check_command("proxy_command", self.proxy_command, ("host", "port", "user"))
         elif self.environment or self.login_exit_codes:
             key = "environment" if self.environment else "login_exit_codes"
-            raise ValueError(f"{key}: needs proxy_command")
+            raise ValueError(f"{key}: has no effect without proxy_command: remove it, or add proxy_command")
         check_environment("environment", self.environment)
         for key in algorithms.DEFAULTS:
             algorithms.validate(key, getattr(self, key))

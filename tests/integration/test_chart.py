@@ -391,6 +391,10 @@ WITHOUT_HELM = {
         "backends: {media: {kind: nfs, targets: [nas], export: /m, listen: 127.0.0.1:20490, volume: {name: media}}}",
         ["ConfigMap", "DaemonSet", "PersistentVolume", "PersistentVolumeClaim"],
     ),
+    "smb": (
+        "backends: {media: {kind: smb, targets: [nas], share: m, listen: 127.0.0.1:4450, volume: {name: media}}}",
+        ["ConfigMap", "DaemonSet", "PersistentVolume", "PersistentVolumeClaim"],
+    ),
 }
 
 

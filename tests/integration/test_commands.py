@@ -16,12 +16,12 @@ import pytest
 
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import free_port
+from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import query_mysql
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway, command
-from tests.support.requirements import need, need_sshd
+from tests.support.requirements import download, need, need_sshd
 from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration
@@ -79,7 +79,9 @@ def test_commands_are_not_available_over_http(running: Gateway) -> None:
 
 
 def test_status_and_explain(running: Gateway) -> None:
-    table = running.command("status")
+    socket_path = {"GATEWAY_OPS_ADMIN_SOCKET": str(running.admin_socket)}
+    terminal = {**socket_path, "COLUMNS": "80"}
+    table = command("status", environment=terminal)
     assert table.returncode == 0
     assert re.search(r"^backend bad is down since \d\d:\d\d:\d\d: refused: ", table.stdout, re.MULTILINE)
     assert re.search(r"^2 backends: 1 down, 1 up; 0 clients connected, 0 waiting$", table.stdout, re.MULTILINE)
@@ -90,7 +92,7 @@ def test_status_and_explain(running: Gateway) -> None:
     assert json.loads(running.command("status", "-o", "json").stdout)["backends"]["good"]["state"] == "up"
     by_url = command("status", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
     assert json.loads(by_url.stdout)["instance"] == "test"
-    explained = running.command("explain", "bad")
+    explained = command("explain", "bad", environment=terminal)
     assert re.search(r"^root cause: target 127\.0\.0\.1:\d+ is down: refused: ", explained.stdout, re.MULTILINE)
     assert explained.stdout.endswith("to do: start the server, or correct the address in targets\n")
     assert max(map(len, explained.stdout.splitlines())) <= 80
@@ -110,7 +112,6 @@ def test_status_and_explain(running: Gateway) -> None:
     unknown = running.command("explain", "gone")
     assert (unknown.returncode, "the backends are bad, good" in unknown.stderr) == (2, True)
     words = {"_GATEWAY_COMPLETE": "bash_complete", "COMP_WORDS": "gateway pause b", "COMP_CWORD": "2"}
-    socket_path = {"GATEWAY_OPS_ADMIN_SOCKET": str(running.admin_socket)}
     assert command(environment={**words, **socket_path}).stdout == "plain,bad\n"
 
 
@@ -399,6 +400,48 @@ backends:
         assert command("check", "-c", str(file), "orders").returncode == 0
     finally:
         server.stop()
+
+
+def test_render_exports_is_accepted_by_the_kernels_nfs_server(tmp_path: Path) -> None:
+    """The package of exportfs conflicts with NFS-Ganesha, so the test unpacks it. It changes only a copy of /etc."""
+    need(os.geteuid() == 0 and find("apt-get") is not None, "root, and apt-get")
+    download("apt-get", "download", "-q", "-o", "Acquire::Retries=3", "nfs-kernel-server", cwd=tmp_path)
+    (package,) = tmp_path.glob("nfs-kernel-server*.deb")
+    subprocess.run(["dpkg", "-x", str(package), str(tmp_path / "unpacked")], check=True, timeout=30)
+    backends = ("media=nfs://localhost/media", "odd=nfs://nas/a%20b%22c%23d?volume.name=odd&volume.read_only=true")
+    given = [word for each in backends for word in ("--backend", each)]
+    rendered = command("render", "exports", *given, "--from", "localhost", "--from", "fd00::/64")
+    assert rendered.returncode == 0, rendered.stderr
+    for name in ("etc", "state"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "etc/exports").write_text(rendered.stdout)
+    (tmp_path / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    (tmp_path / "state/etab").touch()
+    # Also without an NFS server in the kernel, exportfs reads /etc/exports and writes etab.
+    script = (
+        "mkdir -p /var/lib/nfs && mount --bind etc /etc && mount --bind state /var/lib/nfs;"
+        "unpacked/usr/sbin/exportfs -ra"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert "/etc/exports" not in done.stderr, done.stderr
+    exported = [
+        (path, client, options.split(",")[0])
+        for path, client, options in re.findall(
+            r"^(\S+)\t(\S+)\((.*)\)$", (tmp_path / "state/etab").read_text(), re.MULTILINE
+        )
+    ]
+    assert sorted(exported) == sorted(
+        (path, client, mode)
+        for path, mode in (("/media", "rw"), ("/a\\040b\\042c\\043d", "ro"))
+        for client in ("localhost", "fd00::/64")
+    )
 
 
 def test_notifications_for_a_service_manager(gateway: Gateway, tmp_path: Path) -> None:

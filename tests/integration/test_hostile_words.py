@@ -188,12 +188,7 @@ def test_control_characters_from_a_false_gateway_are_not_printed(gateway: Gatewa
     with serving(answering) as port:
         for words in (["status"], ["status", "-o", "wide"], ["explain", f"one{ORDERS}"], ["explain", "two"],
                       ["top", "--count", "1", "--interval", "0.1"]):  # fmt: skip
-            done = command(
-                *[word.replace("\0", "") for word in words],
-                "--url",
-                f"http://127.0.0.1:{port}",
-                environment={"COLUMNS": "1000"},
-            )
+            done = command(*[word.replace("\0", "") for word in words], "--url", f"http://127.0.0.1:{port}")
             assert "one?[2J" in shown(done.stdout + done.stderr)
 
 
