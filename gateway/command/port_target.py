@@ -9,7 +9,7 @@ from gateway.command.port_process import NotAcceptedError, PortProcess, PortStre
 from gateway.command.target import CommandContext, OwnedTasks, RetryPause
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
-from gateway.processes.child import exit_error
+from gateway.processes.child import exit_error, starting
 
 log = logging.getLogger(__name__)
 
@@ -123,16 +123,19 @@ class PortTarget:
         context = self._context
         process: PortProcess | None = None
         try:
-            port = free_port()
+            with starting(context.options.command):
+                port = free_port()
             command = context.command(self._to, port)
             child = await context.children.start(command, context.environment, context.output.on_line)
             process = PortProcess(child, command, port, context.options)
             await process.wait_ready()
-        except TunnelError as error:
+        except BaseException as error:
             if process is not None:
+                process.close_unused()
                 process.child.kill()
-            self._retry.failed(error)
-            context.on_change()
+            if isinstance(error, TunnelError):
+                self._retry.failed(error)
+                context.on_change()
             raise
         else:
             self._retry.succeeded()

@@ -147,14 +147,20 @@ class StdioTarget:
         return stream
 
     async def _wait(self, stream: StdioStream) -> None:
-        """Wait for the exit of a process. If it has printed nothing and failed, the target has failed."""
+        """Wait for the exit of a process. If it has printed nothing and failed, the target has failed.
+
+        Some programs also fail if the client ends its direction early. Then the next connection starts with a trial.
+        """
         code = await stream.child.wait()
         if self._streams.pop(stream, None) is None:
             return
+        login_exit_codes = self._context.options.login_exit_codes
         if stream.received or stream.has_output:
             self._on_success()
+        elif code > 0 and (stream.accepts_input or code in login_exit_codes):
+            self._on_failure(exit_error(stream.command, stream.child, login_exit_codes))
         elif code > 0:
-            self._on_failure(exit_error(stream.command, stream.child, self._context.options.login_exit_codes))
+            self._has_worked = False
 
     def _on_success(self) -> None:
         self._has_worked = True

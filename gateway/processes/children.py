@@ -13,7 +13,8 @@ from gateway.processes.child import Child
 
 log = logging.getLogger(__name__)
 
-_END_TIMEOUT = 5.0
+_END_TIMEOUT = 60.0
+"""Seconds for the exit of a program after its connection has ended. Until then, it can deliver the last data."""
 _RESTART_PAUSE = 1.0
 _WATCHDOG_TIMEOUT = 3.0
 """Seconds for the exit of the watchdog after the end of its input."""
@@ -59,7 +60,7 @@ class Children:
         return child
 
     def end_later(self, child: Child) -> None:
-        """Stop a process if it does not exit by itself within 5 seconds."""
+        """Stop a process if it does not exit by itself within 60 seconds."""
         if child in self._running:
             task = asyncio.create_task(self._end(child))
             self._ending.add(task)

@@ -33,7 +33,7 @@ MODES = {
     ' "TCP-LISTEN:{{local_port}},bind=127.0.0.1,fork", "TCP:{{host}}:{{port}}"]',
     "stdio": "kind: command, mode: stdio, suspect: 1s, lost: 5s, command: [{program}, socat, -t, 3600, STDIO,"
     ' "TCP:{{host}}:{{port}}"]',
-    "proxy_command": "keepalive: {{interval: 200ms, suspect: 1s, replace: 1s, lost: 5s}},"
+    "proxy_command": "login_timeout: 5s, keepalive: {{interval: 200ms, suspect: 1s, replace: 1s, lost: 5s}},"
     ' proxy_command: [{program}, socat, STDIO, "TCP:{{host}}:{{port}}"]',
 }
 
@@ -129,11 +129,12 @@ def test_a_program_that_hangs_is_replaced(rig: Rig) -> None:
     with connect(rig.listen) as held:
         assert echo(held) == b"hello"
         rig.signal(signal.SIGSTOP)
-        hung = rig.groups()
+        hung, *_ = rig.groups()
         held.sendall(b"more")
         rig.gateway.wait(rig.is_served)
         assert is_reset(held)
-    rig.gateway.wait(lambda: not set(hung) & set(rig.groups()))
+    rig.signal(signal.SIGCONT)  # a process without a connection is killed only after a minute
+    rig.gateway.wait(lambda: not members(hung))
     rig.gateway.wait_up("a")
 
 
@@ -244,13 +245,15 @@ def test_half_closed_connections_through_each_program_keep_every_byte(
     }
     listens = {name: free_port() for name in commands}
     lines = ["tunnels:", *(f"  {name}: {{kind: command, mode: {text}}}" for name, text in commands.items())]
+    lines.append(f"  chain: {ssh_tunnel(shared_bastion, via='socat')}")
+    listens["chain"] = free_port()
     lines += ["backends:"]
     for name, listen in listens.items():
         target = f'"127.0.0.1:{tls_port if name == "openssl" else echo_port}"'
         lines.append(f"  {name}: {{kind: tcp, via: {name}, targets: {target}, listen: 127.0.0.1:{listen}, {CHECK}}}")
     gateway.write("\n".join(lines) + "\n")
     gateway.start(environment={"PATH": f"{stand_in.parent}:{os.environ['PATH']}", "KUBECONFIG": "x"})
-    gateway.wait_up(*commands)
+    gateway.wait_up(*listens)
     for name, listen in listens.items():
         with connect(listen) as client:
             sender = threading.Thread(target=_send, args=(client, name != "openssl"))
