@@ -5,7 +5,8 @@ import logging
 from collections.abc import Mapping
 
 from gateway.command.local_ports import LocalPort
-from gateway.command.port_process import NotAcceptedError, PortProcess, PortStream, free_port
+from gateway.command.port_process import NotAcceptedError, PortProcess, free_port
+from gateway.command.port_stream import PortStream
 from gateway.command.target import CommandContext, OwnedTasks, RetryPause
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
@@ -58,7 +59,7 @@ class PortTarget:
         while True:
             process = await self._process()
             try:
-                return await process.connect()
+                return PortStream(await process.connect(), process)
             except NotAcceptedError:
                 continue
 

@@ -127,22 +127,28 @@ class _Watchdog:
 
     async def _run(self) -> None:
         while True:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", group_watchdog.__file__,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
             try:
-                self._input = process.stdin
-                for group in self._groups:
-                    self._send(f"+{group}")
-                code = await process.wait()
-                log.warning("the watchdog of child processes ended and is started again", extra={"code": code})
-            finally:
-                await self._end(process)
+                await self._run_once()
+            except OSError as error:
+                log.warning("the watchdog of child processes cannot be started: %s", error)
             await asyncio.sleep(_RESTART_PAUSE)
+
+    async def _run_once(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", group_watchdog.__file__,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            self._input = process.stdin
+            for group in self._groups:
+                self._send(f"+{group}")
+            code = await process.wait()
+            log.warning("the watchdog of child processes ended and is started again", extra={"code": code})
+        finally:
+            await self._end(process)
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         """Close the input of the watchdog, which then kills the remaining groups and exits."""
