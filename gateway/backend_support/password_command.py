@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gateway.errors import GatewayError, ReachError, Reason
 from gateway.processes import pdeathsig_exec
-from gateway.processes.child import describe_exit
+from gateway.processes.child_process import describe_exit
 from gateway.processes.programs import minimal_environment, resolve_program
 from gateway.text import one_line
 

@@ -1,4 +1,4 @@
-"""TLS settings of database checks."""
+"""TLS settings of checks."""
 
 import ssl
 from dataclasses import dataclass
@@ -25,11 +25,12 @@ class TlsOptions:
     server_name: str | None = None
 
 
-def context(tls: TlsOptions) -> ssl.SSLContext | None:
+def context(tls: TlsOptions, key: str = "check.tls") -> ssl.SSLContext | None:
     """Return a client context for TLS settings; None if TLS is off.
 
     Args:
         tls: The settings.
+        key: The configuration key of the settings, for messages.
 
     Raises:
         ProbeError: The CA file cannot be used.
@@ -39,7 +40,20 @@ def context(tls: TlsOptions) -> ssl.SSLContext | None:
     try:
         return ClientTls(tls.ca_file).context(verified=tls.mode == "verify")
     except GatewayError as error:
-        raise ProbeError(Reason.TLS, f"check.tls.{error}") from error
+        raise ProbeError(Reason.TLS, f"{key}.{error}") from error
+
+
+def describe_tls_error(error: ssl.SSLError) -> str:
+    """Return why a TLS handshake failed, and what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        remedy = "set check.tls.ca_file to the authority that signed it"
+        if "mismatch" in error.verify_message:
+            remedy = "set check.tls.server_name to a name in the certificate"
+        elif "expired" in error.verify_message:
+            remedy = "renew the certificate of the server"
+        return f"the server's certificate is not trusted ({error.verify_message}): {remedy}"
+    why = (error.reason or str(error)).replace("_", " ").lower()
+    return f"the TLS handshake failed ({why}): check that the server supports TLS 1.2 or later on this port"
 
 
 def verify(options: object, check: Any) -> None:

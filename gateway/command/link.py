@@ -14,7 +14,7 @@ from gateway.command.options import CommandOptions
 from gateway.command.port_target import PortTarget
 from gateway.command.stdio_target import StdioTarget
 from gateway.command.target import CommandContext, CommandTarget, OwnedTasks
-from gateway.contracts.link import LinkStatus, Network, Relay, Stream
+from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason, TunnelState
 from gateway.contracts.tunnel import Progress
@@ -57,7 +57,7 @@ class CommandLink:
         progress: Called when no process answers, and when one answers again.
     """
 
-    def __init__(self, options: CommandOptions, network: Network, children: Children, progress: Progress) -> None:
+    def __init__(self, options: CommandOptions, network: NetworkId, children: Children, progress: Progress) -> None:
         self._options = options
         self._children = children
         self._progress = progress

@@ -16,7 +16,7 @@ from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
-from gateway.processes.child import Child, exit_error
+from gateway.processes.child_process import ChildProcess, exit_error
 from gateway.relay.dial import dial
 from gateway.relay.sockets import reset
 
@@ -26,7 +26,7 @@ _LOOPBACK = ("127.0.0.1", "::1")
 _RETRY_PAUSE = 0.1
 _CONNECT_TIMEOUT = 5.0
 _FIRST_TIMEOUT = 5.0
-_MIN_ACCEPT_POLL, _MAX_ACCEPT_POLL = 0.005, 0.2
+_ACCEPT_POLL = 0.1
 
 
 class NotAcceptedError(Exception):
@@ -43,7 +43,7 @@ class PortProcess:
         options: The options of the tunnel.
     """
 
-    def __init__(self, child: Child, command: Sequence[str], port: int, options: CommandOptions) -> None:
+    def __init__(self, child: ChildProcess, command: Sequence[str], port: int, options: CommandOptions) -> None:
         self.child = child
         self.port = port
         self.connections = 0
@@ -127,13 +127,11 @@ class PortProcess:
 
     async def _wait_accepted(self, sock: Stream) -> None:
         """Wait until the process has accepted a connection, because the kernel connects even if the process hangs."""
-        pause = _MIN_ACCEPT_POLL
         try:
             while await self._is_pending(sock):
                 await self._check_running()
                 self._check_answering()
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _MAX_ACCEPT_POLL)
+                await asyncio.sleep(_ACCEPT_POLL)
         except BaseException:
             reset(sock)
             raise

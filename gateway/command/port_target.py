@@ -10,7 +10,7 @@ from gateway.command.port_stream import PortStream
 from gateway.command.target import CommandContext, OwnedTasks, RetryPause
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
-from gateway.processes.child import exit_error, starting
+from gateway.processes.child_process import exit_error, starting
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from gateway.command.silence import SilenceTimer
 from gateway.command.target import CommandContext, OwnedTasks, RetryPause
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
-from gateway.processes.child import exit_error
+from gateway.processes.child_process import exit_error
 from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 
 log = logging.getLogger(__name__)

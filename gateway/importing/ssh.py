@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.errors import UsageError
-from gateway.importing.model import Context, ImportedForward
+from gateway.importing.model import ImportContext, ImportedForward
 from gateway.importing.proxy_command import jump_or_proxy, program
 from gateway.importing.result import ImportResult, split_target
 from gateway.importing.secrecy import hide_secrets
@@ -32,7 +32,7 @@ _ALGORITHMS = {
 
 def add_host(
     config: HostConfig,
-    context: Context,
+    context: ImportContext,
     result: ImportResult,
     look_up: Callable[[str], HostConfig] = HostConfig,
 ) -> str:
@@ -78,7 +78,7 @@ def add_host(
 
 def _path(
     config: HostConfig,
-    context: Context,
+    context: ImportContext,
     result: ImportResult,
     look_up: Callable[[str], HostConfig],
     command: HostConfig,
@@ -127,7 +127,7 @@ def _path(
     return via, {}
 
 
-def _program_keys(command: str, config: HostConfig, context: Context, result: ImportResult) -> dict[str, Any]:
+def _program_keys(command: str, config: HostConfig, context: ImportContext, result: ImportResult) -> dict[str, Any]:
     """Return the configuration keys of a ProxyCommand that is a program."""
     where = f"{context.where}: ProxyCommand {command}"
     if hide_secrets(command) != command:

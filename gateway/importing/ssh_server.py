@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.importing.model import Context, home
+from gateway.importing.model import ImportContext, home
 from gateway.importing.result import ImportResult
 from gateway.importing.ssh_forward import port_number
 
@@ -42,7 +42,7 @@ class HostConfig:
 
 
 def server_keys(
-    config: HostConfig, via: str | None, context: Context, result: ImportResult, command: HostConfig
+    config: HostConfig, via: str | None, context: ImportContext, result: ImportResult, command: HostConfig
 ) -> dict[str, Any]:
     """Return the configuration keys of a tunnel to a server.
 
@@ -77,12 +77,12 @@ def server_keys(
         result.add_note(f"{context.where}: add the key of {keys['host']} to known_hosts of this host (ssh-keyscan)")
     if alias := config.first("hostkeyalias"):
         keys["host_key_alias"] = alias
-    if (timeout := config.first("connecttimeout")).isdecimal() and int(timeout):
+    if re.fullmatch("[0-9]{1,5}", timeout := config.first("connecttimeout")) and int(timeout):
         keys["connect_timeout"] = f"{timeout}s"
     return keys
 
 
-def _login(config: HostConfig, context: Context, result: ImportResult, command: HostConfig) -> dict[str, Any]:
+def _login(config: HostConfig, context: ImportContext, result: ImportResult, command: HostConfig) -> dict[str, Any]:
     """Return the configuration keys that log in to a tunnel's server. The arguments are those of `server_keys`."""
     keys: dict[str, Any] = {}
     identities = config.all("identityfile") or command.all("identityfile")

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from gateway.processes import group_watchdog
-from gateway.processes.child import Child
+from gateway.processes.child_process import ChildProcess
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Children:
     """
 
     def __init__(self) -> None:
-        self._running: dict[Child, asyncio.Task[None]] = {}
+        self._running: dict[ChildProcess, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._watchdog = _Watchdog()
 
@@ -41,8 +41,8 @@ class Children:
         on_line: Callable[[str], None],
         stdin: int = asyncio.subprocess.DEVNULL,
         stdout: int = asyncio.subprocess.STDOUT,
-    ) -> Child:
-        """Start a program; see `Child.start`.
+    ) -> ChildProcess:
+        """Start a program; see `ChildProcess.start`.
 
         Args:
             command: The absolute path of the program, and its arguments.
@@ -54,23 +54,23 @@ class Children:
         Raises:
             TunnelError: The program does not exist.
         """
-        child = await Child.start(command, "", on_line, environment, stdin=stdin, stdout=stdout)
+        child = await ChildProcess.start(command, "", on_line, environment, stdin=stdin, stdout=stdout)
         self._watchdog.add(child.pid)
         self._running[child] = asyncio.create_task(self._wait(child))
         return child
 
-    def end_later(self, child: Child) -> None:
+    def end_later(self, child: ChildProcess) -> None:
         """Stop a process if it does not exit by itself within 60 seconds."""
         if child in self._running:
             task = asyncio.create_task(self._end(child))
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
-    async def _end(self, child: Child) -> None:
+    async def _end(self, child: ChildProcess) -> None:
         if not await child.exits_within(_END_TIMEOUT):
             await child.stop()
 
-    async def _wait(self, child: Child) -> None:
+    async def _wait(self, child: ChildProcess) -> None:
         """Wait for the exit of a process, then stop the other processes of its group."""
         try:
             await child.wait()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from gateway.processes.child import Child, starting
+from gateway.processes.child_process import ChildProcess, starting
 from gateway.processes.children import Children
 from gateway.processes.pipes import open_pipe, read_pipe, wait_readable, write_pipe
 
@@ -37,11 +37,11 @@ class StdioStream:
 
     def __init__(
         self,
-        child: Child,
+        child: ChildProcess,
         command: Sequence[str],
         output: int,
         input: int,  # noqa: A002 - the term of the manuals
-        end_later: Callable[[Child], None],
+        end_later: Callable[[ChildProcess], None],
     ) -> None:
         self.child = child
         self.command = command

@@ -6,19 +6,19 @@ import asyncssh
 
 from gateway.contracts.tunnel import Progress
 from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.processes.child import exit_error
+from gateway.processes.child_process import exit_error
 from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import environment_of_user, fill_placeholders, resolve_program
 from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.ssh.connect import connect
-from gateway.ssh.hostkeys import HostKeyMemory
+from gateway.ssh.host_keys import HostKeyHistory
 from gateway.ssh.options import SshOptions
 
 
 async def connect_through_program(
-    options: SshOptions, children: Children, output: OutputLog, progress: Progress, memory: HostKeyMemory
+    options: SshOptions, children: Children, output: OutputLog, progress: Progress, memory: HostKeyHistory
 ) -> asyncssh.SSHClientConnection:
     """Start the program, and log in to the server over its standard input and output.
 

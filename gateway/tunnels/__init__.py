@@ -9,7 +9,7 @@ from gateway.contracts.security import Credential, InsecureSetting
 from gateway.contracts.tunnel import Tunnel
 from gateway.contracts.values import Endpoint
 from gateway.facts import Fact
-from gateway.kinds import Kinds
+from gateway.kinds import KindRegistry
 
 
 class RenderAuthorizedKeys(Protocol):
@@ -65,6 +65,7 @@ class TunnelKind:
         credentials: Reads the certificate files that the options name. Skips unreadable files. Can block.
         renewed: Returns the certificate files that are renewed without a new key. After such a renewal, open
             connections need no new login.
+        init_keys: The optional keys that `gateway init` asks for, in addition to the required ones.
         files: Returns the files whose paths are in the files that the options name. If one of them changes, the
             gateway calls `renew` of the open tunnel. Can block.
     """
@@ -88,6 +89,7 @@ class TunnelKind:
     identity: Callable[[Any], Hashable] | None = None
     credentials: Callable[[Any], list[Credential]] = lambda _: []
     renewed: Callable[[Any], set[Path]] = lambda _: set()
+    init_keys: tuple[str, ...] = ()
     files: Callable[[Any], Iterable[Path]] = lambda _: ()
 
     @property
@@ -99,4 +101,4 @@ class TunnelKind:
         return (KINDS.__getitem__, (self.name,))
 
 
-KINDS: Kinds[TunnelKind] = Kinds(__name__, __path__)
+KINDS: KindRegistry[TunnelKind] = KindRegistry(__name__, __path__)

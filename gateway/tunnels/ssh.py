@@ -16,7 +16,7 @@ from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import resolve_program
 from gateway.relay.sockets import cap_retransmit_interval
-from gateway.ssh import algorithms, credentials, hostkeys
+from gateway.ssh import algorithms, credentials, host_keys
 from gateway.ssh.authorized_keys import render_authorized_keys
 from gateway.ssh.connect import connect
 from gateway.ssh.handshake_limiter import handshake_limiter
@@ -47,7 +47,7 @@ class SshTunnel:
 
     def __init__(self, options: SshOptions) -> None:
         self._options = options
-        self._memory = hostkeys.HostKeyMemory()
+        self._memory = host_keys.HostKeyHistory()
         self._output = OutputLog(Path(options.proxy_command[0]).name if options.proxy_command else "")
 
     @property
@@ -110,7 +110,7 @@ def _verify(options: SshOptions) -> None:
         except GatewayError as error:
             raise GatewayError(f"proxy_command: {error}") from error
     credentials.load_keys(options)
-    hostkeys.read_trust(options)
+    host_keys.read_trust(options)
 
 
 def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:
@@ -136,6 +136,7 @@ KIND = TunnelKind(
     server_dials_targets=True,
     encrypts=True,
     facts=(CONNECTIONS, CHANNELS, DATA_PLANE),
+    init_keys=("port", "identity_files", "known_hosts"),
     render_authorized_keys=render_authorized_keys,
     insecure_settings=_insecure_settings,
     verify=_verify,

@@ -5,7 +5,7 @@ import contextlib
 from math import inf
 from pathlib import Path
 
-from gateway.contracts.link import Link, Network, Relay, Stream
+from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.demo.process import find
@@ -48,7 +48,7 @@ class Stdio(Straight):
 class _ProgramLink:
     """Joins each client to a new process. See `gateway.contracts.link.Link`."""
 
-    network = Network()
+    network = NetworkId()
 
     def __init__(self, children: Children) -> None:
         self._children = children

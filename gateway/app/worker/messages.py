@@ -55,11 +55,12 @@ tolerates."""
 
 @dataclass(frozen=True)
 class TargetAssignment:
-    """The targets for new clients of a backend, best first, and the targets whose clients must be drained."""
+    """The targets for new clients of a backend, best first, and those that clients must leave: slowly, or at once."""
 
     backend: str
     targets: tuple[Endpoint, ...]
     wrong_role: frozenset[Endpoint] = frozenset()
+    left: frozenset[Endpoint] = frozenset()
     logins: tuple[CheckLogin, ...] = ()
 
 
@@ -180,7 +181,7 @@ def consumer_view(usage: Usage | ConsumerView) -> ConsumerView:
     """Return what a consumer uses now; for a consumer of a worker, return the worker's last report."""
     return ConsumerView(
         usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,
-        usage.latency.copy(),
+        usage.latency.copy(), usage.waiting,
     )  # fmt: skip
 
 
@@ -189,6 +190,7 @@ class ForwardReport:
     """The counters of a backend's clients in a worker."""
 
     active: int = 0
+    waiting: int = 0
     accepted: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     resets: dict[str, int] = field(default_factory=dict)

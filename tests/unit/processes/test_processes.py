@@ -3,13 +3,12 @@
 import asyncio
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from gateway.processes.child import exit_error
+from gateway.processes.child_process import exit_error
 from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import environment_of_user, fill_placeholders
@@ -100,14 +99,6 @@ async def test_an_exit_is_noticed_while_another_process_holds_the_output_open(ch
     stream = await shell(children, "sleep 1000 & echo why >&2; exit 5")
     assert await stream.child.exits_within(20)
     assert str(exit_error(["/x/cloud"], stream.child, [])) == "cloud ended with exit code 5: why"
-    stream.abort()
-
-
-async def test_a_process_that_has_exited_is_noticed_at_once(children: Children) -> None:
-    stream = await shell(children, "exit 5")
-    while is_running(stream.child.pid):  # without a turn of the event loop
-        time.sleep(0.01)  # noqa: ASYNC251
-    assert await stream.child.exits_within(0)
     stream.abort()
 
 
