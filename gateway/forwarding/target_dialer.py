@@ -1,4 +1,4 @@
-"""Dials the targets of one route. Limits concurrent dials for each way, and aborted handshakes for each target."""
+"""Dials the targets of one route. Limits the concurrent dials through each tunnel, and the aborted handshakes for each target."""
 
 import asyncio
 import time
