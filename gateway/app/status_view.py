@@ -207,7 +207,7 @@ def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> Targe
     last = check.last
     return TargetView(
         target=str(monitored.target),
-        way=monitored.choice.names[chosen],
+        way=check.tunnel,
         state=candidate.state,
         reason=candidate.reason,
         detail=candidate.detail,
@@ -243,8 +243,7 @@ def history(running: RunningBackend) -> dict[str, list[dict[str, Any]]]:
 
 
 def _results(monitored: MonitoredTarget) -> Iterator[dict[str, Any]]:
-    found = zip(monitored.choice.names, monitored.checks, strict=True)
-    results = [(way, result) for way, check in found for result in check.history.results()]
+    results = [(check.tunnel, result) for check in monitored.checks for result in check.history.results()]
     for way, result in sorted(results, key=lambda each: each[1].at):
         yield {
             "time": iso(result.at),
