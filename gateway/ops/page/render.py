@@ -1,7 +1,5 @@
 """Renders the pages (status, backends, fleet, login) from templates, with automatic escaping."""
 
-import base64
-import hashlib
 import importlib.resources
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -15,17 +13,18 @@ from gateway.ops.events import Transition
 from gateway.ops.page import model
 from gateway.ops.page.charts import history_chart, milliseconds, phases_chart
 from gateway.ops.page.clock import clock_time
-from gateway.ops.page.reasons import cause, remedy, state_name
-from gateway.ops.page.verdict import (
+from gateway.ops.page.diagnosis import (
     backend_level,
     chain,
+    diagnose,
     event_level,
     plural,
     root_causes,
     tunnel_level,
-    verdict,
     ways,
 )
+from gateway.ops.page.policy import security_policy
+from gateway.ops.page.reasons import cause, remedy, state_name
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView, TunnelView
 from gateway.text import format_bytes
@@ -43,18 +42,7 @@ def _read(name: str) -> str:
     return importlib.resources.files(__package__).joinpath(name).read_text()
 
 
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
 _STYLE, _SCRIPT = _read("page.css"), _read("page.js")
-SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'none'", f"style-src {_hash(_STYLE)}", f"script-src {_hash(_SCRIPT)}", "connect-src 'self'",
-        "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
-    )
-)  # fmt: skip
-"""The Content-Security-Policy of all pages. It permits only the style and the script of this package."""
 
 
 def _heading(group: model.TunnelGroup) -> str:
@@ -133,6 +121,8 @@ _templates.globals.update(
     notes=_notes,
     member_level=_member_level,
 )
+SECURITY_POLICY = security_policy(f"<style>{_STYLE}</style><script>{_SCRIPT}</script>")
+"""The Content-Security-Policy of all pages, which have the same style and script."""
 _INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")
 _FLEET = _templates.get_template("fleet.html")
 
@@ -153,7 +143,7 @@ def render_index(
     longest = max((target.last_duration or 0.0 for target in targets if target.last_phases), default=0.0)
     yield from _INDEX.generate(
         **_common(view, events, now, ""),
-        verdict=verdict(view),
+        diagnosis=diagnose(view),
         groups=model.groups(view),
         large=large,
         history=partial(_history, columns=_COARSE if large else 100),
