@@ -1,4 +1,4 @@
-"""Dials the targets of one route. Limits the concurrent dials through each tunnel, and the aborted handshakes for each target."""
+"""Dials the targets of one route. Limits concurrent dials through each tunnel, and aborted handshakes of targets."""
 
 import asyncio
 import time
