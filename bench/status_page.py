@@ -7,6 +7,7 @@ Usage: python bench/status_page.py [BACKENDS] [PAGES] [SECONDS]
 
 import asyncio
 import http.client
+import os
 import statistics
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def main(backends: int, pages: int, seconds: float) -> None:
         try:
             service.start(ops)
             time.sleep(5)  # Let the first checks finish.
-            _print_page(ops, backends)
+            _print_page(service.pid, ops, backends)
             ratios = [_round(port, ops, pages, seconds) for _ in range(_ROUNDS)]
             print(f"  median: p99 with {pages} open pages is {statistics.median(ratios):.2f} times that without")
         finally:
@@ -61,8 +62,11 @@ def main(backends: int, pages: int, seconds: float) -> None:
             echo.wait(10)
 
 
-def _print_page(ops: int, backends: int) -> None:
+def _print_page(pid: int, ops: int, backends: int) -> None:
     taken = []
+    before = _cpu_seconds(pid)
+    time.sleep(1.1 * _REQUESTS)
+    idle, before = _cpu_seconds(pid) - before, _cpu_seconds(pid)
     for _ in range(_REQUESTS):
         time.sleep(1.1)  # The response is cached for a second.
         started = time.perf_counter()
@@ -72,7 +76,15 @@ def _print_page(ops: int, backends: int) -> None:
         connection.close()
         taken.append((time.perf_counter() - started) * 1e3)
     print(f"{backends} backends: the page has {size / 1000:.0f} kB;", end=" ")
+    cpu = (_cpu_seconds(pid) - before - idle) / _REQUESTS * 1e3
+    print(f"{cpu:.0f} ms of CPU time;", end=" ")
     print(f"served in {statistics.median(taken):.0f} ms (median), {max(taken):.0f} ms (worst of {_REQUESTS})")
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process in seconds (proc_pid_stat(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _round(port: int, ops: int, pages: int, seconds: float) -> float:

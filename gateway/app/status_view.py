@@ -132,7 +132,6 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         targets=[_target(each, running.budgets.get(each.target)) for each in running.targets],
         ways=way_views(running),
         connections=forward.active,
-        waiting=forward.waiting,
         connections_total=forward.accepted,
         rejected=dict(forward.rejected),
         resets=dict(forward.resets),
@@ -202,7 +201,7 @@ def docker_view(docker: DockerSync) -> DockerView | None:
 
 def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> TargetView:
     """Return the view of a target: its state through the way that new clients use, and counters of all ways."""
-    chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.probe_result
+    chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.record.probe_result
     check, checks = monitored.checks[chosen], monitored.checks
     last = check.last
     return TargetView(

@@ -86,8 +86,8 @@ class Transition:
 
 _KEPT = (EventType.BACKEND, EventType.TARGET, EventType.TUNNEL)
 """Types of parts whose states continue after a restart."""
-_HEALTHY = {**dict.fromkeys(_KEPT, "up"), EventType.DRAIN: "ready"}
-"""The state that a part is assumed to have before its first event. A start without failures causes no events."""
+_HEALTHY = "up"
+"""A part in this state causes no event if it has no earlier state. A start without failures therefore causes none."""
 
 
 class EventLog:
@@ -126,8 +126,10 @@ class EventLog:
             reason: As in `Transition`.
             detail: Text of any length.
         """
-        previous = self._states.get(subject, _HEALTHY.get(subject.type))
-        if state != previous:
+        previous = self._states.get(subject)
+        if previous is None and state == _HEALTHY:
+            self._states[subject] = state
+        elif state != previous:
             self.record(subject, state, reason, detail)
 
     def record(self, subject: EventSubject, state: str, reason: str | None = None, detail: str = "") -> None:
@@ -135,7 +137,7 @@ class EventLog:
         now = self._clock()
         # Times as IDs increase even if the file of a previous run is lost.
         number = max(self._last_id + 1, int(now * 1000))
-        previous = self._states.get(subject, _HEALTHY.get(subject.type))
+        previous = self._states.get(subject)
         self._add(Transition(number, now, subject, state, previous, reason, one_line(detail)))
         for watcher in self.watchers.copy():
             watcher()

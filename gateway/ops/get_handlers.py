@@ -61,8 +61,6 @@ class GetHandlers:
         self._renderer = renderer
         self._cache = ResponseCache()
         self._cached = cached
-        pages = importlib.resources.files("gateway.ops.page")
-        self._fleet_page = pages.joinpath("fleet.html").read_text()
         self._pages = PageHandlers(service, self._cache if cached else None)
         self._streams = EventStreams(service.events, max_streams)
         self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
@@ -178,8 +176,8 @@ class GetHandlers:
     async def _index(self, request: web.Request) -> web.Response:
         return await self._pages.index(request)
 
-    async def _fleet_index(self, _: web.Request) -> web.Response:
-        return _html(self._fleet_page)
+    async def _fleet_page(self, request: web.Request) -> web.Response:
+        return await self._pages.fleet(request)
 
     async def _backend_page(self, request: web.Request) -> web.Response:
         return await self._pages.backend(request)
@@ -221,7 +219,7 @@ class GetHandlers:
         "/api/v1/events": (_events, Role.EVERYTHING),
         "/openapi.yaml": (_openapi, Role.PROBES),
         "/": (_index, Role.PROBES),
-        "/fleet": (_fleet_index, Role.PROBES),
+        "/fleet": (_fleet_page, Role.PROBES),
         "/backends/{name}": (_backend_page, Role.PROBES),
     }
 
@@ -234,11 +232,6 @@ PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 
 async def _render(response: health.JsonResponse, content_type: str = _Rendered.content_type) -> _Rendered:
     return _Rendered(response.status, await encode_in_slices(iter_json(response.body)), content_type)
-
-
-def _html(page: str) -> web.Response:
-    headers = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
-    return web.Response(text=page, content_type="text/html", headers=headers)
 
 
 def json_response(body: object, *, status: int = 200) -> web.Response:

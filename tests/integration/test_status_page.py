@@ -142,21 +142,21 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 def test_an_outage_is_shown_within_two_seconds(browser: Browser, shop: Shop) -> None:
     browser.emulate("light", 400)
     browser.open(shop.gateway)
-    assert "All 3 backends are up" in browser.text("#verdict")
+    assert "All 3 backends are up" in browser.text("#diagnosis")
     browser.run("document.querySelector('a[href=\"backends/orders\"]').focus()")
     shown: list[float] = []
     with Lateness() as machine:
         shop.bastion.crash()
         killed = time.monotonic()
-        browser.wait(lambda: "bastion down" in browser.text("#verdict"))
+        browser.wait(lambda: "bastion down" in browser.text("#diagnosis"))
         shown.append(time.monotonic() - killed)
     assert shown[0] < 2.0 + machine.sum
     with connect(shop.port):
-        browser.wait(lambda: "2 backends blocked" in browser.text("#verdict"))
-        browser.wait(lambda: "1 client waiting" in browser.text("#verdict"))
-    verdict = browser.text("#verdict")
-    assert "since" in verdict
-    assert "To do" in verdict
+        browser.wait(lambda: "2 backends blocked" in browser.text("#diagnosis"))
+        browser.wait(lambda: "1 client waiting" in browser.text("#diagnosis"))
+    diagnosis = browser.text("#diagnosis")
+    assert "since" in diagnosis
+    assert "To do" in diagnosis
     assert browser.run("return document.activeElement.getAttribute('href')") == "backends/orders"
     assert browser.run("return document.title").startswith("bastion down; 3 backends: 2 blocked, 1 up")
     order = browser.run("return [...document.querySelectorAll('.backends .name')].map(each => each.innerText)")
@@ -167,7 +167,7 @@ def test_an_outage_is_shown_within_two_seconds(browser: Browser, shop: Shop) -> 
         assert state.rect["x"] + state.rect["width"] <= 400
     assert browser.run("return document.documentElement.scrollWidth") <= 400
     shop.restore()
-    browser.wait(lambda: "All 3 backends are up" in browser.text("#verdict"))
+    browser.wait(lambda: "All 3 backends are up" in browser.text("#diagnosis"))
     assert "bastion" in browser.text("#changes")
     assert browser.messages() == []
 
@@ -217,23 +217,23 @@ def test_pages_are_readable_without_a_script_and_usable_with_the_keyboard(browse
     text = browser.text()
     for part in ("orders", "up", "bastion", "channel", "Traffic", "check.interval"):
         assert part in text
-    assert "UTC" not in browser.text("#verdict")  # The script shows the browser's time zone.
+    assert "UTC" not in browser.text("#diagnosis")  # The script shows the browser's time zone.
     browser.open(shop.gateway, "/backends/none")
     assert "no such backend" in browser.text()
 
 
 def test_a_page_that_gets_no_answer_says_so(browser: Browser, shop: Shop) -> None:
     browser.open(shop.gateway)
-    assert "All 3 backends are up" in browser.text("#verdict")
+    assert "All 3 backends are up" in browser.text("#diagnosis")
     shop.gateway.stop()
     try:
         browser.wait(lambda: "has not answered since" in browser.text("#stale"))
-        assert browser.text("#verdict") == ""
+        assert browser.text("#diagnosis") == ""
         assert browser.run("return document.title").startswith("No answer")
     finally:
         shop.gateway.start()
     browser.wait(lambda: "has not answered" not in browser.text("#stale"))
-    browser.wait(lambda: "All 3 backends are up" in browser.text("#verdict"))
+    browser.wait(lambda: "All 3 backends are up" in browser.text("#diagnosis"))
     browser.messages()  # The refused connections are errors.
 
 
@@ -273,7 +273,7 @@ def test_the_token_is_required_and_stays_in_memory(browser: Browser, hostile: Ga
         browser.driver.find_element(By.ID, "token").send_keys(token, Keys.ENTER)
         if token != TOKEN:
             browser.wait(lambda: "does not accept" in browser.text())
-    browser.wait(lambda: "orders" in browser.text("#verdict"))
+    browser.wait(lambda: "orders" in browser.text("#diagnosis"))
     assert browser.driver.current_url.endswith(f":{hostile.ops_port}/")
     assert (
         browser.run("return document.cookie + JSON.stringify(localStorage) + JSON.stringify(sessionStorage)")
@@ -281,15 +281,15 @@ def test_the_token_is_required_and_stays_in_memory(browser: Browser, hostile: Ga
     )
     # The stream of events uses the token too.
     hostile.command("pause", "orders")
-    browser.wait(lambda: "paused" in browser.text("#verdict"), timeout=WITHIN)
+    browser.wait(lambda: "paused" in browser.text("#diagnosis"), timeout=WITHIN)
     hostile.command("resume", "orders")
-    browser.wait(lambda: "down" in browser.text("#verdict"))
+    browser.wait(lambda: "down" in browser.text("#diagnosis"))
 
 
 def test_hostile_text_is_inert(browser: Browser, hostile: Gateway) -> None:
     browser.open(hostile)
     browser.driver.find_element(By.ID, "token").send_keys(TOKEN, Keys.ENTER)
-    browser.wait(lambda: "blocking <img" in browser.text("#verdict"))
+    browser.wait(lambda: "blocking <img" in browser.text("#diagnosis"))
     assert HOSTILE in browser.text("#top")
     assert "owned" not in browser.run("return document.title").replace(HOSTILE, "")
     assert browser.run("return document.querySelectorAll('img, main script').length") == 0

@@ -34,8 +34,9 @@ def history_chart(checks: Sequence[PastCheck], columns: int = WIDTH) -> Chart:
         columns: Maximum number of columns. If there are more checks, a column shows the worst of several checks.
     """
     per_column = -(-WIDTH // columns)
-    results = [_result(check) for check in checks]
-    groups = [max(results[at : at + per_column]) for at in range(0, len(results), per_column)]
+    results = bytes(map(_result, checks))
+    failed = len(results) - results.count(0)
+    groups = bytes(max(results[at : at + per_column]) for at in range(0, len(results), per_column))
     paths: dict[str, str] = {}
     at = WIDTH - len(groups) * per_column
     for result, run in groupby(groups):
@@ -43,7 +44,6 @@ def history_chart(checks: Sequence[PastCheck], columns: int = WIDTH) -> Chart:
         name = _CLASSES[result]
         paths[name] = f"{paths.get(name, '')}M{at} 5h{length}"
         at += length
-    failed = sum(result > 0 for result in results)
     if not results:
         label = "not checked yet"
     elif not failed:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gateway.ops.events import EventType, Transition
-from gateway.ops.page.verdict import SEVERITY, chain, ways
+from gateway.ops.page.diagnosis import SEVERITY, chain, ways
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CHANGES = 30

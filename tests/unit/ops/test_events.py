@@ -19,6 +19,12 @@ def test_a_state_causes_an_event_when_it_changes() -> None:
     assert seen == [each.id for each in events]
 
 
+def test_a_part_that_fails_from_the_start_has_no_previous_state() -> None:
+    log = EventLog()
+    log.observe(ORDERS, "down")
+    assert [each.previous for each in log.latest()] == [None]
+
+
 def test_ids_increase_although_the_clock_does_not() -> None:
     times = iter([2000.0, 1000.0, 1000.0, 3000.0])
     log = EventLog(clock=lambda: next(times))
@@ -50,4 +56,4 @@ def test_states_of_a_previous_run_continue() -> None:
     assert after.last_id == before.last_id
     after.observe(ORDERS, "up")
     after.record(EventSubject(EventType.DRAIN), "draining")
-    assert [(each.previous, each.state) for each in after.latest()[-2:]] == [("down", "up"), ("ready", "draining")]
+    assert [(each.previous, each.state) for each in after.latest()[-2:]] == [("down", "up"), (None, "draining")]

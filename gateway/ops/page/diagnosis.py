@@ -1,4 +1,4 @@
-"""Computes the verdict of the status page: which parts have failed, since when, and what depends on them.
+"""Computes the diagnosis on the status page: which parts have failed, since when, and what depends on them.
 
 Does no I/O. Times are in seconds since the epoch.
 """
@@ -60,7 +60,7 @@ class FailedPart:
 
 
 @dataclass(frozen=True)
-class PageVerdict:
+class Diagnosis:
     """The state of the whole service.
 
     Args:
@@ -77,13 +77,13 @@ class PageVerdict:
 
     @property
     def title(self) -> str:
-        """The verdict in a few words, for the title of the page."""
+        """The diagnosis in a few words, for the title of the page."""
         first = next(iter(self.causes), None)
         return f"{first.name} {state_name(first.state)}; {self.headline}" if first else self.headline
 
 
-def verdict(view: ServiceView) -> PageVerdict:
-    """Return the verdict about a service."""
+def diagnose(view: ServiceView) -> Diagnosis:
+    """Return the diagnosis of a service."""
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
     causes = [*_tunnel_causes(view, tunnels), *_backend_causes(view, tunnels)]
     causes.sort(key=lambda each: (each.level is not Level.BAD, -each.blocked, each.since))
@@ -91,7 +91,7 @@ def verdict(view: ServiceView) -> PageVerdict:
         level = Level.BAD
     else:
         level = Level.WARNING if causes or view.status != "ready" or not view.reload_successful else Level.GOOD
-    return PageVerdict(level, _headline(view), causes[:MAX_CAUSES], max(0, len(causes) - MAX_CAUSES))
+    return Diagnosis(level, _headline(view), causes[:MAX_CAUSES], max(0, len(causes) - MAX_CAUSES))
 
 
 def ways(backend: BackendView) -> list[str]:

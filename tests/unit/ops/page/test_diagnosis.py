@@ -1,16 +1,16 @@
-"""The verdict: which part is named as the cause, and what depends on it."""
+"""The diagnosis: which part is named as the cause, and what depends on it."""
 
 import pytest
 
 from gateway.contracts.states import State, TunnelState
-from gateway.ops.page.verdict import MAX_CAUSES, Level, verdict
+from gateway.ops.page.diagnosis import MAX_CAUSES, Level, diagnose
 from tests.support.status_views import NOW, backend, consumer, service, tunnel
 
 DOCKER = object()
 
 
 def test_a_healthy_service_has_no_cause() -> None:
-    found = verdict(service([tunnel()], [backend("a", via=["bastion"]), backend("b")]))
+    found = diagnose(service([tunnel()], [backend("a", via=["bastion"]), backend("b")]))
     assert (found.level, found.headline, found.causes) == (Level.GOOD, "All 2 backends are up", [])
 
 
@@ -22,7 +22,7 @@ def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
         backend("b", State.BLOCKED, via=["inner"], waiting=1, connections=1),
         backend("c"),
     ]
-    found = verdict(service([inner, down], backends))
+    found = diagnose(service([inner, down], backends))
     assert found.level is Level.BAD
     assert found.headline == "3 backends: 2 blocked, 1 up"
     [cause] = found.causes
@@ -33,7 +33,7 @@ def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
 
 def test_a_backend_with_a_way_that_works_is_not_blocked() -> None:
     tunnels = [tunnel("a", TunnelState.BACKOFF, reason="timeout"), tunnel("b")]
-    [cause] = verdict(service(tunnels, [backend("x", via=["a", "b"])])).causes
+    [cause] = diagnose(service(tunnels, [backend("x", via=["a", "b"])])).causes
     assert (cause.name, cause.level, cause.blocked) == ("a", Level.WARNING, 0)
 
 
@@ -43,7 +43,7 @@ def test_each_way_of_a_blocked_backend_has_a_cause() -> None:
         tunnel("b", TunnelState.QUARANTINED, reason="auth"),
         tunnel("inner", TunnelState.WAITING, via=("a", "b"), reason="tunnel"),
     ]
-    found = verdict(service(tunnels, [backend("x", State.BLOCKED, via=["inner"]), backend("y")]))
+    found = diagnose(service(tunnels, [backend("x", State.BLOCKED, via=["inner"]), backend("y")]))
     assert [(cause.name, cause.blocked) for cause in found.causes] == [("a", 1), ("b", 1)]
 
 
@@ -51,7 +51,7 @@ def test_waiting_containers_are_counted_once() -> None:
     uses = {"web": consumer(2, waiting=2), "job": consumer(1, waiting=1), "idle": consumer(1)}
     down = tunnel(state=TunnelState.QUARANTINED, reason="host_key")
     backends = [backend(name, State.BLOCKED, via=["bastion"], consumers=uses) for name in "ab"]
-    [cause] = verdict(service([down], backends, docker=DOCKER)).causes
+    [cause] = diagnose(service([down], backends, docker=DOCKER)).causes
     assert (cause.waiting, cause.waiters) == (2, "container")
 
 
@@ -59,7 +59,7 @@ def test_waiting_containers_are_counted_once() -> None:
     ("state", "level"), [(State.DOWN, Level.BAD), (State.DEGRADED, Level.WARNING), (State.PAUSED, Level.WARNING)]
 )
 def test_a_backend_with_a_failure_behind_its_tunnel_is_a_cause(state: State, level: Level) -> None:
-    found = verdict(service([tunnel()], [backend("a", state, via=["bastion"], reason="refused"), backend("b")]))
+    found = diagnose(service([tunnel()], [backend("a", state, via=["bastion"], reason="refused"), backend("b")]))
     assert (found.level, [each.name for each in found.causes]) == (level, ["a"])
 
 
@@ -67,16 +67,16 @@ def test_the_worst_causes_come_first_and_the_others_are_counted() -> None:
     backends = [backend(f"n{at}", State.DEGRADED, since=NOW - at) for at in range(MAX_CAUSES)]
     blocked = [backend(f"x{at}", State.BLOCKED, via=["bastion"]) for at in range(3)]
     down = [backend("down", State.DOWN, since=NOW - 100)]
-    found = verdict(service([tunnel(state=TunnelState.SUSPECT)], [*backends, *blocked, *down]))
+    found = diagnose(service([tunnel(state=TunnelState.SUSPECT)], [*backends, *blocked, *down]))
     assert [each.name for each in found.causes] == ["bastion", "down", "n4", "n3", "n2"]
     assert found.more == 2
 
 
 def test_phases_and_a_failed_reload_are_warnings() -> None:
-    starting = verdict(service(backends=[backend(state=State.UNKNOWN)], startup_done=False))
+    starting = diagnose(service(backends=[backend(state=State.UNKNOWN)], startup_done=False))
     assert (starting.level, starting.causes) == (Level.WARNING, [])
     assert starting.headline.startswith("Starting")
-    draining = verdict(service(backends=[backend()], draining=True))
+    draining = diagnose(service(backends=[backend()], draining=True))
     assert (draining.level, draining.headline) == (Level.WARNING, "Draining, not ready: the backend is up")
-    assert verdict(service(backends=[backend()], reload_successful=False)).level is Level.WARNING
-    assert verdict(service()).headline == "No backend is configured"
+    assert diagnose(service(backends=[backend()], reload_successful=False)).level is Level.WARNING
+    assert diagnose(service()).headline == "No backend is configured"
