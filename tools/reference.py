@@ -20,8 +20,9 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backend_support.http_role import HttpRole, ViaHttp
+from gateway.backend_support.http_role import HttpRole
 from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.via_http import ViaHttp
 from gateway.cli import cli
 from gateway.config.model import (
     SECTIONS,

@@ -69,6 +69,7 @@ class LocalChecks:
         schedule = Schedule(**vars(spec.check))
         running.targets = []
         for target in spec.targets:
+            turn = asyncio.Lock()
             choice = WayChoice(spec.ways(target) or (None,), spec.prefer_way)
             checks = [
                 Check(
@@ -79,6 +80,8 @@ class LocalChecks:
                     schedule,
                     running.on_check_result,
                     partial(self._budgets.record_abandoned_dial, way, target),
+                    turn,
+                    way,
                 )
                 for way in choice.names
             ]

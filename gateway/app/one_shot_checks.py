@@ -27,6 +27,7 @@ from gateway.relay.direct_link import DirectTunnel
 from gateway.relay.poller import RelayLoop
 from gateway.supervision.supervisor import Supervisor, supervise
 from gateway.supervision.uplink import Uplink
+from gateway.text import error_text
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list
     try:
         mounts = mount_table.read_text() if mount_table is not None else None
     except OSError as error:
-        raise UsageError(f"--mount-table: {error}") from error
+        raise UsageError(f"--mount-table {mount_table}: {error_text(error)}: correct the path") from error
     scope = AuditScope(
         forwards={
             address.port: name

@@ -20,6 +20,7 @@ from gateway.health.state_clock import StateClock
 from gateway.health.target_selection import (
     Candidate,
     backend_state,
+    lacks_primary,
     order_targets,
     superseded_primaries,
     wrong_role_targets,
@@ -88,11 +89,18 @@ class RunningBackend:
             self.worker.assign_targets(assignment)
         elif self.local is not None:
             self.local.move_clients(wrong_role, left)
-        without_primary = prefer == "primary" and not order_targets(candidates, prefer)
-        unconfirmed = superseded_primaries(candidates, prefer) - left
-        for check in self.checks:
-            check.set_urgent(urgent=without_primary or check.target in unconfirmed)
+        self._set_urgent(candidates)
         self.on_result()
+
+    def _set_urgent(self, candidates: list[Candidate]) -> None:
+        """Check often the targets that can become the primary, and a superseded primary that is possibly demoted."""
+        prefer = self.spec.prefer
+        lacking = lacks_primary(candidates, prefer)
+        unconfirmed = superseded_primaries(candidates, prefer) - superseded_primaries(
+            candidates, prefer, confirmed=True
+        )
+        for check in self.checks:
+            check.set_urgent(urgent=(lacking and not check.failing) or check.target in unconfirmed)
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(
@@ -138,6 +146,7 @@ class RunningBackend:
         for each in self.targets:
             if each.target == target:
                 each.report_stall(tunnel)
+        self._set_urgent(self.candidates())
 
     def on_detour(self, target: Endpoint, tunnel: str | None) -> None:
         """Prefer other ways to `target`: a dial through `tunnel` failed, and a dial through another way succeeded."""

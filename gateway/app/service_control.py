@@ -47,8 +47,8 @@ class ServiceControl:
         self.lag = Histogram()
         """Lag of the event loop, in seconds."""
         self.expiry = ExpiryMonitor(lambda: reloader.config, lambda: list(self._running()))
-        self.events = events
         self.fleet_poller = FleetPoller(lambda: reloader.config.fleet)
+        self.events = events
         self._reloader = reloader
         self._auditing = auditing
         self._stop = stop

@@ -132,13 +132,13 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         targets=[_target(each, running.budgets.get(each.target)) for each in running.targets],
         ways=way_views(running),
         connections=forward.active,
+        waiting=forward.waiting,
         connections_total=forward.accepted,
         rejected=dict(forward.rejected),
         resets=dict(forward.resets),
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency.copy(),
-        waiting=forward.waiting,
         max_connections=spec.max_connections,
         failing=forward.fail_fast,
         consumers={
@@ -207,7 +207,7 @@ def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> Targe
     last = check.last
     return TargetView(
         target=str(monitored.target),
-        way=monitored.choice.names[chosen],
+        way=check.tunnel,
         state=candidate.state,
         reason=candidate.reason,
         detail=candidate.detail,
@@ -243,8 +243,7 @@ def history(running: RunningBackend) -> dict[str, list[dict[str, Any]]]:
 
 
 def _results(monitored: MonitoredTarget) -> Iterator[dict[str, Any]]:
-    found = zip(monitored.choice.names, monitored.checks, strict=True)
-    results = [(way, result) for way, check in found for result in check.history.results()]
+    results = [(check.tunnel, result) for check in monitored.checks for result in check.history.results()]
     for way, result in sorted(results, key=lambda each: each[1].at):
         yield {
             "time": iso(result.at),

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.backend_support import login, tls
-from gateway.backend_support.http_role import ViaHttp
 from gateway.backend_support.login import LoginCheck
 from gateway.backend_support.role_facts import LAG, READ_ONLY
+from gateway.backend_support.via_http import ViaHttp
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import IDENTITY, VERSION
 

@@ -29,12 +29,12 @@ from gateway.backend_support.database import (
     verify,
     without_database,
 )
-from gateway.backend_support.http_role import with_http_role
 from gateway.backend_support.login import credentials, insecure_settings
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.secrets import PasswordSource
+from gateway.backend_support.via_http import with_http_role
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector

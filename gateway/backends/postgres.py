@@ -32,7 +32,6 @@ from gateway.backend_support.database import (
     verify,
     without_database,
 )
-from gateway.backend_support.http_role import with_http_role
 from gateway.backend_support.login import credentials, insecure_settings
 from gateway.backend_support.loopback import loopback_port
 from gateway.backend_support.postgres_cancel import PostgresCancels
@@ -41,6 +40,7 @@ from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
 from gateway.backend_support.postgres_login import Login
 from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.backend_support.secrets import PasswordSource
+from gateway.backend_support.via_http import with_http_role
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector

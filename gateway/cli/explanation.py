@@ -159,6 +159,8 @@ def _repair(name: str, what: str, part: dict[str, Any]) -> Iterator[str]:
     remedy = (TUNNEL_REMEDIES if is_tunnel else TARGET_REMEDIES).get(part["reason"] or "")
     if remedy:
         yield remedy
+    elif "check.user" in part["detail"]:
+        yield f"set backends.{name}.check.user and its password_file, so that the gateway can check the server"
     elif part["detail"]:
         yield f"see the reason: {part['detail']}"
     if is_tunnel and part["state"] == "quarantined":

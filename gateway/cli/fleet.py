@@ -10,11 +10,14 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.output import format_age, format_ms, output_option, print_table, print_text
+from gateway.cli.output import format_age, format_ms, output_option, print_table, print_wrapped, terminal_width
+from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
 from gateway.ops.client import Client
 
 _WATCH_INTERVAL = 2.0
+_HEADS = ["INSTANCE", "STATE", "TUNNELS", "BACKENDS", "CLIENTS", "AGE", "ADDRESS"]
+_WIDE_HEADS = ["ANSWER", "UP", "VERSION", "WARNINGS"]
 
 
 @click.command()
@@ -44,7 +47,8 @@ def fleet(
     name. Without members, show those of the section `fleet` of the running service.
     """
     fetch = _fetch_from_members(members, file, timeout, client) if members or file else _fetch_from_service(client)
-    while True:
+
+    def show() -> None:
         found = fetch()
         if watch:
             click.clear()
@@ -53,14 +57,12 @@ def fleet(
         else:
             _print(found, wide=output == "wide")
             sys.stdout.flush()
-        if not watch:
-            break
-        try:
-            time.sleep(_WATCH_INTERVAL)
-        except KeyboardInterrupt:
-            return
-    if found["members"] and all(each["summary"] is None for each in found["members"]):
-        raise ServiceUnreachableError("no gateway has answered")
+        if not watch and found["members"] and all(each["summary"] is None for each in found["members"]):
+            raise ServiceUnreachableError("no gateway has answered")
+
+    show()
+    if watch:
+        watching(show, _WATCH_INTERVAL)
 
 
 def _fetch_from_service(client: Client) -> Callable[[], dict[str, Any]]:
@@ -102,37 +104,41 @@ def _fetch_from_members(
 
 def _print(found: dict[str, Any], *, wide: bool) -> None:
     for problem in found["problems"]:
-        print_text(f"warning: {problem}", fg="yellow")
-    if not found["members"]:
-        return
-    heads = ["INSTANCE", "ADDRESS", "STATE", "UP", "TUNNELS", "BACKENDS", "CLIENTS", "ANSWER", "AGE", "WHY"]
-    if wide:
-        heads[-1:] = ["VERSION", "WARNINGS", "WHY"]
-    print_table(heads, [_row(each, wide=wide) for each in found["members"]])
+        print_wrapped(f"warning: {problem}", fg="yellow")
+    members = found["members"]
+    if members:
+        rows, notes = [_row(each, wide=wide) for each in members], [_note(each, wide=wide) for each in members]
+        print_table(_HEADS + (_WIDE_HEADS if wide else []), rows, notes, None if wide else terminal_width())
 
 
 def _row(member: dict[str, Any], *, wide: bool) -> list[str]:
     summary = member["summary"] or {}
+    age = format_age(member["answered_at"]) if member["answered_at"] else "-"
     cells = [
         summary.get("instance") or "-",
-        member["name"],
         member["state"],
-        _uptime(summary.get("started_at")),
         _counts(summary.get("tunnels")),
         _counts(summary.get("backends")),
         str(summary.get("clients", "-")),
-        format_ms(member["request_seconds"]),
-        format_age(member["answered_at"]) if member["answered_at"] else "-",
+        age,
+        member["name"],
     ]
     if wide:
-        cells += [summary.get("version") or "-", str(summary.get("warnings", "-"))]
+        more = [_uptime(summary.get("started_at")), summary.get("version") or "-", str(summary.get("warnings", "-"))]
+        cells += [format_ms(member["request_seconds"]), *more]
+    return cells
+
+
+def _note(member: dict[str, Any], *, wide: bool) -> str:
+    """Return why a member does not answer, or what does not work there."""
+    summary = member["summary"] or {}
     reload = "the last reload failed" if summary.get("reload_successful") is False else ""
     problems = [
         ": ".join(filter(None, (f"{each['name']} is {each['state']}", each["reason"], each["detail"])))
         for each in summary.get("problems", ())
     ]
     shown = problems if wide else [*problems[:1], *([f"and {len(problems) - 1} more"] if len(problems) > 1 else [])]
-    return [*cells, "; ".join(filter(None, (member["error"], reload, *shown)))]
+    return "; ".join(filter(None, (member["error"], reload, *shown)))
 
 
 def _uptime(started_at: str | None) -> str:

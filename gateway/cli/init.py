@@ -22,7 +22,7 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     Otherwise, it asks for a tunnel and for the backends behind it, and asks again after an invalid answer.
     """
     from gateway.cli.questions import ask_config  # noqa: PLC0415 - slow to import
-    from gateway.config.first import from_urls, problems_of, to_yaml  # noqa: PLC0415 - slow to import
+    from gateway.config.first import from_urls, permits_keys, problems_of, to_yaml  # noqa: PLC0415 - slow to import
 
     if file.exists():
         raise UsageError(f"{file} exists: edit it, or name another file (gateway init FILE)")
@@ -36,9 +36,6 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}: choose another file") from error
     print_text(f"wrote {file}")
-    for step in (
-        f"gateway check -c {file}                    # log in to each backend once",
-        f"gateway render authorized-keys -c {file}   # restrict the key on the SSH server",
-        f"gateway run -c {file}",
-    ):
-        print_text(f"next: {step}")
+    steps = ["check", *(["render authorized-keys"] if permits_keys(config) else []), "run"]
+    for step in steps:
+        print_text(f"next: gateway {step} -c {file}")

@@ -84,7 +84,7 @@ def _backend(kind: str, via: list[str], before: dict[str, Any]) -> dict[str, Any
         default=before.get("listen", f"127.0.0.1:{port}"),
         value_proc=_answer(lambda text: str(values.listener(text))),
     )
-    check = _ask_keys(found.check, found.init_keys, before.get("check", {}))
+    check = _ask_keys(found.check, [*_required(found.check), *found.init_keys], before.get("check", {}))
     return {**answers, **({"check": check} if check else {})}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.cli.output import format_age, format_clock, format_count, format_reason, format_state
 
+_UNUSABLE = ("down", "blocked")
 _BACKENDS = ("down", "blocked", "degraded", "unknown", "paused", "up")
 _TUNNELS = ("quarantined", "backoff", "suspect", "waiting", "up")
 _OPEN = ("up", "draining", "stopped")
@@ -30,7 +31,10 @@ def backend_rank(state: str) -> int:
 def headline(status: dict[str, Any]) -> str:
     """Return one line about the service: its phase, age and version, and the time of the answer."""
     age, began = format_age(status["started_at"]), format_clock(status["started_at"])
-    return f"{status['instance']}: {status['status']} since {began} ({age}), version {status['version']}"
+    unusable = sum(each["state"] in _UNUSABLE for each in status["backends"].values())
+    trouble = f", {unusable} of {format_count(len(status['backends']), 'backend')} not usable" if unusable else ""
+    since = f"running since {began} ({age}), version {status['version']}"
+    return f"{status['instance']}: {status['status']}{trouble}; {since}"
 
 
 def verdict(status: dict[str, Any]) -> list[str]:

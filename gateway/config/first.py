@@ -43,6 +43,12 @@ def from_urls(tunnel_urls: tuple[str, ...], backend_urls: tuple[str, ...]) -> di
     return config
 
 
+def permits_keys(config: dict[str, Any]) -> bool:
+    """Return whether `gateway render authorized-keys` prints lines for a tunnel of the configuration."""
+    kinds = {each["kind"] for each in config.get("tunnels", {}).values()}
+    return any(tunnels.KINDS[kind].render_authorized_keys for kind in kinds)
+
+
 def to_yaml(config: dict[str, Any]) -> str:
     """Return a configuration as YAML."""
     return yaml.safe_dump(config, sort_keys=False, width=100, allow_unicode=True)

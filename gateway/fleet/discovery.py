@@ -9,7 +9,6 @@ from gateway.fleet.members import Member, MemberAddress, expand, parse_file
 from gateway.fleet.options import FleetOptions
 from gateway.text import one_line
 
-_LOOKUP_TIMEOUT = 5.0
 _MAX_FILE = 1 << 20
 
 
@@ -17,50 +16,61 @@ class Discovery:
     """Finds members. If a file or a name cannot be read, the members that were found there before stay."""
 
     def __init__(self) -> None:
-        self.problems: list[str] = []
-        """The files and names that could not be read in the last call of `find`."""
         self._by_name: dict[MemberAddress, list[Member]] = {}
-        self._by_file: tuple[Path, list[MemberAddress]] | None = None
+        self._in_file: list[MemberAddress] = []
+        self._reading: asyncio.Future[str] | None = None
+        self._file_problems: list[str] = []
+        self._name_problems: dict[MemberAddress, str] = {}
 
-    async def find(self, options: FleetOptions) -> list[Member]:
-        """Return the members, each once, in the order of the configuration.
+    @property
+    def problems(self) -> list[str]:
+        """The files and names that could not be read the last time."""
+        return [*self._file_problems, *self._name_problems.values()]
 
-        Args:
-            options: The section `fleet`.
-        """
-        problems: list[str] = []
-        listed = list(options.members)
-        if options.file is not None:
-            listed += await self._read(options.file, problems)
-        names = dict.fromkeys(each for each in listed if each.discover)
-        await asyncio.gather(*(self._look_up(each, problems) for each in names))
-        self._by_name = {name: members for name, members in self._by_name.items() if name in names}
+    def known(self, options: FleetOptions) -> list[Member]:
+        """Return the members that are known, each once, in the order of the configuration."""
         found: dict[Member, None] = {}
-        for each in listed:
+        for each in (*options.members, *self._in_file):
             alone = [Member(each.scheme, each.endpoint)]
             found.update(dict.fromkeys(self._by_name.get(each, []) if each.discover else alone))
-        self.problems = problems
         return list(found)
 
-    async def _read(self, path: Path, problems: list[str]) -> list[MemberAddress]:
+    async def read_file(self, options: FleetOptions) -> None:
+        """Read the addresses in the file of the section `fleet`."""
+        path = options.file
+        if path is None:
+            self._in_file, self._file_problems = [], []
+            return
+        if self._reading is None or self._reading.done():  # a read that hangs must not occupy a second thread
+            self._reading = asyncio.get_running_loop().run_in_executor(None, _read_text, path)
+            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            found, invalid = parse_file(await asyncio.to_thread(_read_text, path))
+            async with asyncio.timeout(options.timeout):
+                self._in_file, invalid = parse_file(await asyncio.shield(self._reading))
+        except TimeoutError:
+            self._file_problems = [f"fleet.file: {path}: the file system does not answer"]
         except (OSError, GatewayError) as error:
-            problems.append(f"fleet.file: {path}: {getattr(error, 'strerror', None) or error}")
-            return self._by_file[1] if self._by_file and self._by_file[0] == path else []
-        problems += [f"fleet.file: {path}: {each}" for each in invalid]
-        self._by_file = path, found
-        return found
+            self._file_problems = [f"fleet.file: {path}: {getattr(error, 'strerror', None) or error}"]
+        else:
+            self._file_problems = [f"fleet.file: {path}: {each}" for each in invalid]
 
-    async def _look_up(self, address: MemberAddress, problems: list[str]) -> None:
+    async def look_up_names(self, options: FleetOptions) -> None:
+        """Look up all names that stand for several members, each within the timeout of the section `fleet`."""
+        names = {each for each in (*options.members, *self._in_file) if each.discover}
+        self._by_name = {name: members for name, members in self._by_name.items() if name in names}
+        self._name_problems = {name: text for name, text in self._name_problems.items() if name in names}
+        await asyncio.gather(*(self._look_up(each, options.timeout) for each in names))
+
+    async def _look_up(self, address: MemberAddress, within: float) -> None:
         try:
-            async with asyncio.timeout(_LOOKUP_TIMEOUT):
+            async with asyncio.timeout(within):
                 found = await lookup(*address.endpoint)
         except TimeoutError:
-            problems.append(f"{address}: the name servers do not answer")
+            self._name_problems[address] = f"{address}: the name servers do not answer"
         except (OSError, UnicodeError) as error:
-            problems.append(f"{address}: {one_line(getattr(error, 'strerror', None) or str(error))}")
+            self._name_problems[address] = f"{address}: {one_line(getattr(error, 'strerror', None) or str(error))}"
         else:
+            self._name_problems.pop(address, None)
             self._by_name[address] = expand(address, [host for _, (host, _) in found])
 
 

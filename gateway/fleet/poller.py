@@ -77,7 +77,14 @@ class FleetPoller:
     async def _refresh(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
         client.timeout = options.timeout
         await self._renew_credentials(client, options)
-        members = await self._discovery.find(options)
+        await self._discovery.read_file(options)
+        self._set_members(client, group, options)  # a slow name server must not delay the other members
+        await self._discovery.look_up_names(options)
+        self._set_members(client, group, options)
+
+    def _set_members(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
+        """Ask exactly the members that are known now."""
+        members = self._discovery.known(options)
         self._retain(members)
         for member in members:
             if member not in self._tasks:
@@ -155,6 +162,8 @@ async def ask_once(options: FleetOptions) -> FleetView:
     discovery = Discovery()
     async with MemberClient(options.timeout) as client:
         client.credentials = await asyncio.to_thread(read_credentials, options)
-        members = await discovery.find(options)
+        await discovery.read_file(options)
+        await discovery.look_up_names(options)
+        members = discovery.known(options)
         views = await asyncio.gather(*(ask(client, member, MemberView(member)) for member in members))
     return FleetView(views, discovery.problems)

@@ -70,6 +70,8 @@ class Check:
         schedule: The intervals and limits of the check.
         on_change: Called after each check.
         on_abandoned: Called for each dial that the check has abandoned although the dial can still succeed.
+        turn: Lock of the checks of one target through several ways. Their probes take turns.
+        tunnel: The tunnel of the way; None if the check uses no tunnel.
     """
 
     def __init__(
@@ -81,9 +83,12 @@ class Check:
         schedule: Schedule,
         on_change: Callable[[], object] = lambda: None,
         on_abandoned: Callable[[], None] = lambda: None,
+        turn: asyncio.Lock | None = None,
+        tunnel: str | None = None,
     ) -> None:
         self.name = name
         self.target = target
+        self.tunnel = tunnel
         self.schedule = schedule
         self.verdict = Verdict(schedule.rise, schedule.fall)
         self.history = History()
@@ -116,6 +121,7 @@ class Check:
         self.uplink = uplink
         self._on_change = on_change
         self._on_abandoned = on_abandoned
+        self._turn = turn or asyncio.Lock()
         self._wake = asyncio.Event()
         self._immediate = False
         """Whether the next check can start before the minimum interval has elapsed."""
@@ -141,6 +147,11 @@ class Check:
                 await self._wait_for_next(changed=changed)
         finally:
             self.uplink.watchers.remove(self._check_now)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last probe failed, or a client has waited too long for a response since then."""
+        return self.verdict.pending or (self.last is not None and not self.last.passed)
 
     def inherit(self, other: "Check") -> None:
         """Copy the state and the counters from another check, which checked this target before a reload."""
@@ -195,10 +206,11 @@ class Check:
         link = self.uplink.link
         if link is None:
             return self._block()
-        self._probe_started = time.monotonic()
         try:
-            timeout = self.schedule.timeout
-            result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
+            async with self._turn:
+                self._probe_started = time.monotonic()
+                timeout = self.schedule.timeout
+                result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
         except LinkLostError:  # the loss of the link does not show the state of the target
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
@@ -242,6 +254,8 @@ class Check:
             verdict = self.verdict
             self.clock.enter(verdict.state, time.time())
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
+            if self.tunnel is not None:
+                extra["tunnel"] = self.tunnel
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
             # Log no warning for a blocked target, because its tunnel has already logged one.

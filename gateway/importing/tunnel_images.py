@@ -6,8 +6,9 @@ from gateway.importing.model import HERE, ImportContext, ImportedContainer
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import is_private_key, is_secret, redacted
 from gateway.importing.shell import read_script
-from gateway.importing.ssh import HostConfig, add_host
+from gateway.importing.ssh import add_host
 from gateway.importing.ssh_command import import_command
+from gateway.importing.ssh_server import HostConfig
 
 _IMAGE = re.compile(r"(?i)ssh|tunnel|bastion|forward")
 _NOT_A_TUNNEL = re.compile(r"(?i)openssh-server|sshd|cloudflared|ngrok|vpn|wireguard|gluetun")

@@ -16,7 +16,6 @@ from gateway.ops.access_middleware import may_see_details
 from gateway.ops.authorization import Role
 from gateway.ops.event_streams import EventStreams
 from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
-from gateway.ops.page.policy import security_policy
 from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ControlledService
@@ -65,7 +64,6 @@ class GetHandlers:
         self._pages = PageHandlers(service, self._cache if cached else None)
         self._streams = EventStreams(service.events, max_streams)
         self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
-        self._fleet_page = importlib.resources.files("gateway.ops.page").joinpath("fleet.html").read_text()
 
     def clear_cache(self) -> None:
         """Remove all cached responses, because a command has changed the state."""
@@ -157,18 +155,6 @@ class GetHandlers:
         found = self._service.history(name)
         return not_found("backend", name) if found is None else json_response({"backend": name, "targets": found})
 
-    async def _events(self, request: web.Request) -> web.StreamResponse:
-        return await self._streams.respond(request)
-
-    async def _openapi(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._api, content_type="application/yaml", charset="utf-8")
-
-    async def _index(self, request: web.Request) -> web.Response:
-        return await self._pages.index(request)
-
-    async def _backend_page(self, request: web.Request) -> web.Response:
-        return await self._pages.backend(request)
-
     async def _summary(self, _: web.Request) -> web.Response:
         return await self._json("/api/v1/summary", summary_json)
 
@@ -181,8 +167,20 @@ class GetHandlers:
     async def _discovery(self, _: web.Request) -> web.Response:
         return json_response(discovery_json(self._service.fleet()))
 
-    async def _fleet_index(self, _: web.Request) -> web.Response:
-        return _html(self._fleet_page)
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        return await self._streams.respond(request)
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._api, content_type="application/yaml", charset="utf-8")
+
+    async def _index(self, request: web.Request) -> web.Response:
+        return await self._pages.index(request)
+
+    async def _fleet_page(self, request: web.Request) -> web.Response:
+        return await self._pages.fleet(request)
+
+    async def _backend_page(self, request: web.Request) -> web.Response:
+        return await self._pages.backend(request)
 
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
         async def compute() -> _Rendered:
@@ -215,14 +213,14 @@ class GetHandlers:
         "/api/v1/plan": (_plan, Role.EVERYTHING),
         "/api/v1/containers/{container}": (_container, Role.EVERYTHING),
         "/api/v1/consumers": (_consumers, Role.EVERYTHING),
-        "/api/v1/events": (_events, Role.EVERYTHING),
         "/api/v1/summary": (_summary, Role.EVERYTHING),
         "/api/v1/fleet": (_fleet, Role.EVERYTHING),
         "/api/v1/sd": (_discovery, Role.METRICS),
+        "/api/v1/events": (_events, Role.EVERYTHING),
         "/openapi.yaml": (_openapi, Role.PROBES),
         "/": (_index, Role.PROBES),
+        "/fleet": (_fleet_page, Role.PROBES),
         "/backends/{name}": (_backend_page, Role.PROBES),
-        "/fleet": (_fleet_index, Role.PROBES),
     }
 
 
@@ -234,11 +232,6 @@ PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 
 async def _render(response: health.JsonResponse, content_type: str = _Rendered.content_type) -> _Rendered:
     return _Rendered(response.status, await encode_in_slices(iter_json(response.body)), content_type)
-
-
-def _html(page: str) -> web.Response:
-    headers = {"Content-Security-Policy": security_policy(page), "Referrer-Policy": "no-referrer"}
-    return web.Response(text=page, content_type="text/html", headers=headers)
 
 
 def json_response(body: object, *, status: int = 200) -> web.Response:

@@ -1,4 +1,4 @@
-"""Handles requests for the status page and the pages of backends."""
+"""Handles requests for the status page and the pages of backends and of the fleet."""
 
 import asyncio
 import importlib
@@ -57,6 +57,16 @@ class PageHandlers:
             return render_backend(view, backend, service.events.latest(), service.configuration(), time.time())
 
         return await self._respond(request, f"/backends/{name}", "../", render)
+
+    async def fleet(self, request: web.Request) -> web.Response:
+        """Respond with the page of the fleet."""
+
+        def render(view: ServiceView) -> Iterator[str]:
+            from gateway.ops.page.render import render_fleet  # noqa: PLC0415 - as above
+
+            return render_fleet(view, self._service.fleet(), self._service.events.latest(), time.time())
+
+        return await self._respond(request, "/fleet", "", render)
 
     async def _respond(
         self, request: web.Request, path: str, root: str, render: Callable[[ServiceView], Iterator[str] | None]

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gateway.errors import Reason, TunnelError
 from gateway.processes import pdeathsig_exec
@@ -69,31 +69,32 @@ class ChildProcess:
                 receives the standard output and the standard error; otherwise, only the standard error.
 
         Raises:
-            TunnelError: The program is not installed.
+            TunnelError: The program is not installed, or the system cannot start another process.
         """
         program = find_program(command[0])
         if program is None:
             fix = f": install the package {package}" if package else ""
             raise TunnelError(Reason.PROTOCOL, f"{command[0]} is not installed{fix}", fatal=True)
-        output, written = open_pipe()
-        os.set_blocking(output, False)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), privileges, program,
-                *command[1:],
-                stdin=stdin,
-                stdout=written if stdout == asyncio.subprocess.STDOUT else stdout,
-                stderr=written,
-                env={**minimal_environment(), **(environment or {})},
-                cwd="/",
-                pass_fds=pass_fds,
-                start_new_session=True,  # Ctrl-C must reach only the gateway, which then stops each child itself
-            )  # fmt: skip
-        except BaseException:
-            os.close(output)
-            raise
-        finally:
-            os.close(written)
+        with starting(command):
+            output, written = open_pipe()
+            os.set_blocking(output, False)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), privileges, program,
+                    *command[1:],
+                    stdin=stdin,
+                    stdout=written if stdout == asyncio.subprocess.STDOUT else stdout,
+                    stderr=written,
+                    env={**minimal_environment(), **(environment or {})},
+                    cwd="/",
+                    pass_fds=pass_fds,
+                    start_new_session=True,  # Ctrl-C must reach only the gateway, which then stops each child itself
+                )  # fmt: skip
+            except BaseException:
+                os.close(output)
+                raise
+            finally:
+                os.close(written)
         return cls(process, output, on_line)
 
     @property
@@ -157,6 +158,19 @@ class ChildProcess:
             os.killpg(self.pid, number)
 
 
+@contextlib.contextmanager
+def starting(command: Sequence[str]) -> Iterator[None]:
+    """Convert system errors during the start of a program, such as a lack of file descriptors, to `TunnelError`.
+
+    Args:
+        command: The program and its arguments.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TunnelError(Reason.RESET, f"{_name(command)} cannot be started: {error.strerror or error}") from error
+
+
 def describe_exit(code: int) -> str:
     """Return an exit code as text.
 
@@ -177,5 +191,9 @@ def exit_error(command: Sequence[str], child: ChildProcess, login_exit_codes: Se
     code = child.exit_code or 0
     is_login = code in login_exit_codes
     output = f": {child.last_line}" if child.last_line else ""
-    detail = f"{os.path.basename(command[0])} ended with {describe_exit(code)}{output}"  # noqa: PTH119 - a name, not a path
+    detail = f"{_name(command)} ended with {describe_exit(code)}{output}"
     return TunnelError(Reason.AUTH if is_login else Reason.RESET, detail, fatal=is_login)
+
+
+def _name(command: Sequence[str]) -> str:
+    return command[0].rpartition("/")[2]

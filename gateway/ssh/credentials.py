@@ -14,6 +14,7 @@ from gateway.contracts.security import Credential, Validity
 from gateway.errors import Reason, TunnelError
 from gateway.secret_files import read_private_key
 from gateway.ssh.options import SshOptions
+from gateway.text import error_text
 
 _FOREVER = 2**64 - 1
 """The `valid before` time of a certificate that does not expire (OpenSSH's PROTOCOL.certkeys)."""
@@ -99,7 +100,11 @@ def load_keys(options: SshOptions) -> list[Any]:
         try:
             keys = list(asyncssh.load_keypairs(keys, passphrase, certificates))
         except (asyncssh.KeyImportError, OSError, ValueError) as error:
-            raise TunnelError(Reason.AUTH, f"certificate_files: {error}", fatal=True) from error
+            raise TunnelError(
+                Reason.AUTH,
+                f"certificate_files: {error_text(error)}: each certificate must belong to a key",
+                fatal=True,
+            ) from error
     return keys
 
 
@@ -160,11 +165,6 @@ def _certificates(path: Path) -> Sequence[Any]:
             Reason.AUTH, f"{path}: contains no certificate (ssh-keygen -s creates KEY-cert.pub)", fatal=True
         )
     return certificates
-
-
-def error_text(error: Exception) -> str:
-    """Return the message of an error. For a system error, omit the error number and the file name."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _read(key: str, reveal: Any) -> str:

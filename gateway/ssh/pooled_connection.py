@@ -15,12 +15,11 @@ from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.credentials import error_text
 from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import transport_of
-from gateway.text import one_line
+from gateway.text import error_text, one_line
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +124,10 @@ class PooledConnection:
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except ValueError as error:
-            raise DialError(Reason.PROTOCOL, f"{to}: invalid reply from the SSH server: {error}") from error
+            raise DialError(
+                Reason.PROTOCOL,
+                f"{to}: invalid reply from the SSH server ({error_text(error)}): see data_plane in docs/outages.md",
+            ) from error
         except asyncssh.ChannelOpenError as error:
             self.has_answered_open = self.alive
             raise self._open_error(error, to) from error

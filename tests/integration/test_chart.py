@@ -247,6 +247,13 @@ WRONG = {
         "export",
     ),
     "no such tunnel": (["--set", "config.backends.orders.via=bastoin"], 'tunnel "bastoin" does not exist'),
+    "no such way": (
+        [
+            "--set-json",
+            'config.backends.orders={"kind": "mysql", "targets": ["a", {"address": "b", "via": ["edge"]}]}',
+        ],
+        'config.backends.orders.via: tunnel "edge" does not exist',
+    ),
     "one port twice": (["--set", "config.backends.reports.listen=0.0.0.0:3306"], "0.0.0.0:3306 is already used by"),
     "a password that looks like a variable": (
         ["--set-json", 'config.backends.orders.check={"password":"$2a$10$abc"}'],

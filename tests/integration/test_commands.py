@@ -247,10 +247,17 @@ def test_drain_undrain_pause_resume_reconnect_and_shutdown(running: Gateway) -> 
     assert running.command("undrain").returncode == 0
     assert running.http.get("/readyz")[0] == 200
 
+    def since() -> list[str]:
+        backend = running.backend("bad")
+        return [backend["since"], backend["targets"][0]["since"]]
+
+    began = since()
     assert running.command("pause", "bad").returncode == 0
     running.wait_state("bad", "paused", None)
+    assert since() > began
     assert running.command("resume", "bad").returncode == 0
     running.wait_state("bad", "down", "refused")
+    assert since() == began
     unknown = running.command("pause", "gone")
     assert (unknown.returncode, "gone" in unknown.stderr) == (1, True)
     assert running.client.post("/-/backends/gone/pause")[0] == 404
@@ -289,6 +296,48 @@ def test_a_second_signal_stops_immediately(gateway: Gateway) -> None:
             assert time.monotonic() - started < 10  # `delay` and `drain` are 20 s each
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
+
+
+@pytest.mark.parametrize("variable", [True, False], ids=["XDG_RUNTIME_DIR", "no XDG_RUNTIME_DIR"])
+def test_a_user_other_than_root_needs_no_options(server_folder: Path, *, variable: bool) -> None:
+    """The service and the commands of an unprivileged user find the same admin socket."""
+    need(os.geteuid() == 0, "root, to run the gateway as another user")
+    user, home = 65534, server_folder / f"user{variable}"
+    home.mkdir()
+    (home / "gateway.yaml").write_text(f"""
+ops: {{listen: 127.0.0.1:{free_port()}}}
+shutdown: {{delay: 0s, drain: 1s}}
+backends: {{a: {{kind: tcp, targets: ['127.0.0.1:1'], {CHECK}}}}}
+""")
+    os.chown(home, user, user)
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+    if variable:
+        environment["XDG_RUNTIME_DIR"] = str(home)
+
+    def gateway(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments], env=environment, user=user, cwd=home,
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+
+    need("usage" in gateway("--help").stdout.lower(), "a Python interpreter and a repository that all users can read")
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", "run", "-c", "gateway.yaml"], env=environment, user=user, cwd=home,
+        stderr=subprocess.PIPE,
+    ) as service:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 20
+            while (waited := gateway("wait", "--max", "1s")).returncode != 0:
+                assert service.poll() is None
+                assert time.monotonic() < deadline, waited.stderr
+            assert gateway("pause", "a").stdout == "the checks of a are paused\n"
+            assert (home / "gateway" / "admin.sock").exists() == variable
+            assert gateway("shutdown").returncode == 0
+            assert service.wait(10) == 0
+        finally:
+            service.kill()
+            if not variable:
+                Path(f"/tmp/gateway-{user}").rmdir()  # noqa: S108 - the service has created it
 
 
 def test_validate(tmp_path: Path) -> None:

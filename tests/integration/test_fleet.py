@@ -1,6 +1,7 @@
 """Tests the fleet with real gateways, and with members that are dead, slow, hostile, or redirect."""
 
 import contextlib
+import html
 import json
 import socket
 import time
@@ -159,7 +160,15 @@ def test_service_discovery_lists_all_members(fleet: Fleet) -> None:
     assert by_target[fleet.address("other")]["__meta_gateway_host"] == "localhost"
     assert by_target[fleet.address("dead")]["__scheme__"] == "http"
     assert {fleet.address(name) for name in ("silent", "redirecting", "hostile", "endless")} <= by_target.keys()
-    assert "api/v1/fleet" in fleet.main.http.get("/fleet")[1]
+
+
+def test_the_page_shows_members_and_escapes_their_answers(fleet: Fleet) -> None:
+    fleet.main.wait(lambda: "evil forged" in fleet.main.http.get("/fleet")[1], 20)
+    code, page = fleet.main.http.get("/fleet")
+    assert code == 200
+    for text in ("<script>", "unreachable", "no answer within 1 s", fleet.address("dead"), "backend closed is down"):
+        assert html.escape(text) in page, text
+    assert "<td>1 <script>" not in page
 
 
 def test_a_member_that_stops_keeps_its_last_answer_with_its_age(fleet: Fleet) -> None:
@@ -195,12 +204,12 @@ def test_the_command_asks_members_and_the_running_service(fleet: Fleet) -> None:
     done = command("fleet", own, fleet.address("silent"), "--timeout", "1", "-o", "wide")
     assert time.monotonic() - started < 20
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.split()[:3] for line in lines[1:]] == [
-        ["test", own, "ready"], ["-", fleet.address("silent"), "unreachable"],
-    ]  # fmt: skip
-    assert "backend closed is down: refused" in lines[1]
-    assert lines[2].endswith("no answer within 1 s")
+    rows = [line.split() for line in done.stdout.splitlines()[1:] if not line.startswith(" ")]
+    assert [row[:2] for row in rows] == [["test", "ready"], ["-", "unreachable"]]
+    assert (own in rows[0], fleet.address("silent") in rows[1]) == (True, True)
+    words = " ".join(done.stdout.split())
+    assert "backend closed is down: refused" in words
+    assert words.endswith("no answer within 1 s")
     secure = command(
         "fleet", f"https://localhost:{fleet.other.ops_port}", "--token-file", str(fleet.folder / "token"),
         "--ca-file", str(fleet.ca),

@@ -131,7 +131,10 @@ CASES: dict[str, tuple[Series, Series]] = {
          series("gateway_backend_up", backend="other"): "1x60",
          series("gateway_backend_state", backend="other", state="degraded"): "1x60", **state("blocked"), **BIG,
          **rejected("tunnel"), **rejected("max_connections"), **clients(100)},
-        {**one("gateway_tunnel_up", "1x35 0x1 1x60", tunnel="edge"), **tunnel("bastion", up=1)},
+        # A short interruption, and a tunnel that no backend uses.
+        {**one("gateway_tunnel_up", "1x35 0x1 1x60", tunnel="edge"),
+         **one("gateway_tunnel_up", "0x60", tunnel="unused"),
+         **one("gateway_tunnel_state", "1x60", tunnel="unused", state="idle")},
     ),
     "GatewayTunnelSlow": (tunnel("edge", up=1, rtt=0.7), tunnel("edge", up=1, rtt=0.3)),
     "GatewayBackendDown": (

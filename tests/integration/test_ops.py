@@ -168,19 +168,28 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 def test_roles(guarded: Guarded) -> None:
     for path in ("/livez", "/startupz", "/readyz", "/openapi.yaml"):
         assert guarded.ask(path) == 200
-    for path in ("/", "/backends/bad", "/backends/none"):  # Without a token, pages contain no data.
+    for path in ("/", "/fleet", "/backends/bad", "/backends/none"):  # Without a token, pages contain no data.
         pages = [ask(guarded.gateway.ops_port, path, token=each, context=guarded.context()) for each in ("", METRICS)]
         assert [(code, "127.0.0.1" in text, "A token is required" in text) for code, text in pages] == [
             (200, False, True)
         ] * 2
     assert "127.0.0.1" in ask(guarded.gateway.ops_port, "/backends/bad", token=TOKEN, context=guarded.context())[1]
     assert (guarded.ask("/api/v1/events"), guarded.ask("/api/v1/events", METRICS)) == (401, 403)
-    data = ("/api/v1/status", "/api/v1/consumers", "/api/v1/plan", "/api/v1/checks/bad/history", "/health")
+    data = (
+        "/api/v1/fleet",
+        "/api/v1/summary",
+        "/api/v1/status",
+        "/api/v1/consumers",
+        "/api/v1/plan",
+        "/api/v1/checks/bad/history",
+        "/health",
+    )
     for path in data:
         assert (guarded.ask(path), guarded.ask(path, "x" * 40), guarded.ask(path, METRICS)) == (401, 401, 403)
         assert guarded.ask(path, TOKEN) == guarded.ask(path, certificate=guarded.clients) == 200
     assert "ops.metrics_token_file" in ask(guarded.gateway.ops_port, "/metrics", context=guarded.context())[1]
-    assert [guarded.ask("/metrics", token) for token in ("", "x" * 40, METRICS, TOKEN)] == [401, 401, 200, 200]
+    for path in ("/metrics", "/api/v1/sd"):
+        assert [guarded.ask(path, token) for token in ("", "x" * 40, METRICS, TOKEN)] == [401, 401, 200, 200]
     assert guarded.ask("/gone") == 404
 
 

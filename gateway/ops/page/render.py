@@ -1,5 +1,7 @@
-"""Renders the status page, the pages of backends and the login page from templates, with automatic escaping."""
+"""Renders the pages (status, backends, fleet, login) from templates, with automatic escaping."""
 
+import base64
+import hashlib
 import importlib.resources
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -8,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from gateway.fleet.view import FleetView, MemberView
 from gateway.ops.events import Transition
 from gateway.ops.page import model
 from gateway.ops.page.charts import history_chart, milliseconds, phases_chart
@@ -22,7 +25,6 @@ from gateway.ops.page.diagnosis import (
     tunnel_level,
     ways,
 )
-from gateway.ops.page.policy import security_policy
 from gateway.ops.page.reasons import cause, remedy, state_name
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView, TunnelView
@@ -41,7 +43,18 @@ def _read(name: str) -> str:
     return importlib.resources.files(__package__).joinpath(name).read_text()
 
 
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
 _STYLE, _SCRIPT = _read("page.css"), _read("page.js")
+SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'", f"style-src {_hash(_STYLE)}", f"script-src {_hash(_SCRIPT)}", "connect-src 'self'",
+        "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+    )
+)  # fmt: skip
+"""The Content-Security-Policy of all pages. It permits only the style and the script of this package."""
 
 
 def _heading(group: model.TunnelGroup) -> str:
@@ -54,6 +67,22 @@ def _used_ways(backend: BackendView) -> str:
 
 def _facts(backend: BackendView, target: TargetView) -> str:
     return ", ".join(filter(None, (fact.text(target.facts.get(fact)) for fact in backend.facts)))
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in found.items())
+
+
+def _fails(member: MemberView) -> bool:
+    """Return whether a member has answered, and something does not work there."""
+    summary = member.summary
+    return not member.error and summary is not None and bool(summary.problems or not summary.reload_successful)
+
+
+def _member_level(member: MemberView) -> str:
+    if member.error:
+        return "bad"
+    return "good" if member.state == "ready" and not _fails(member) else "warning"
 
 
 _templates = Environment(
@@ -81,10 +110,11 @@ _templates.globals.update(
     facts=_facts,
     heading=_heading,
     used_ways=_used_ways,
+    counts=_counts,
+    member_level=_member_level,
 )
-SECURITY_POLICY = security_policy(f"<style>{_STYLE}</style><script>{_SCRIPT}</script>")
-"""The Content-Security-Policy of all pages, which have the same style and script."""
 _INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")
+_FLEET = _templates.get_template("fleet.html")
 
 
 def render_index(
@@ -142,6 +172,25 @@ def render_backend(
         consumers=list(model.consumer_rows([backend])),
         changes=[each for each in reversed(events) if each.subject.name == backend.name],
         configuration={f"backends.{backend.name}": configuration.get(f"backends.{backend.name}", [])},
+    )
+
+
+def render_fleet(view: ServiceView, fleet: FleetView, events: Sequence[Transition], now: float) -> Iterator[str]:
+    """Yield the parts of the page of the fleet.
+
+    Args:
+        view: The state of this service.
+        fleet: The members.
+        events: As for `render_index`.
+        now: As for `render_index`.
+    """
+    levels = [_member_level(each) for each in fleet.members]
+    yield from _FLEET.generate(
+        **_common(view, events, now, ""),
+        fleet=fleet,
+        level=next((each for each in ("bad", "warning") if each in levels), "good" if levels else "warning"),
+        unreachable=sum(bool(each.error) for each in fleet.members),
+        failing=sum(map(_fails, fleet.members)),
     )
 
 

@@ -45,7 +45,7 @@ class Ways:
 
     def __init__(self) -> None:
         self.uplinks = [Uplink("a"), Uplink("b")]
-        checks = [Check("orders", Backend(), TARGET, uplink, SCHEDULE) for uplink in self.uplinks]
+        checks = [Check("orders", Backend(), TARGET, uplink, SCHEDULE, tunnel=uplink.name) for uplink in self.uplinks]
         self.target = MonitoredTarget(checks, WayChoice(["a", "b"], "order"), ())
 
     def close(self, at: int) -> None:

@@ -179,3 +179,28 @@ async def test_a_target_recovers_although_the_login_of_the_check_fails() -> None
 async def test_an_unreadable_password_file_makes_the_target_down() -> None:
     async with checking(Scripted(ReachError(Reason.AUTH, "check.password_file: no such file")), Uplink()) as check:
         assert (check.verdict.state, check.verdict.reason) == (State.DOWN, Reason.AUTH)
+
+
+async def test_probes_of_one_target_through_several_ways_take_turns() -> None:
+    probing, most = 0, 0
+
+    class Slow:
+        async def probe(self, link: Any, target: Endpoint, phases: Phases) -> ProbeResult:
+            nonlocal probing, most
+            del link, target, phases
+            probing += 1
+            most = max(most, probing)
+            await asyncio.sleep(0.05)
+            probing -= 1
+            return ProbeResult()
+
+    turn, schedule = asyncio.Lock(), Schedule(60.0, 0.1, 60.0, 5.0, 1, 3)
+    checks = [Check("orders", Slow(), TARGET, Uplink(), schedule, turn=turn) for _ in range(3)]
+    running = [asyncio.ensure_future(check.run(lambda: None)) for check in checks]
+    try:
+        await until(lambda: all(check.first_result.is_set() for check in checks))
+    finally:
+        for each in running:
+            each.cancel()
+        await asyncio.wait(running)
+    assert (most, [check.verdict.state for check in checks]) == (1, [State.UP] * 3)
