@@ -53,7 +53,7 @@ def server_credentials(backends: list[RunningBackend]) -> Iterator[NamedCredenti
     """Yield the certificates that servers presented to checks."""
     for backend in backends:
         for each in backend.targets:
-            certificate = each.probe_result.certificate
+            certificate = each.record.probe_result.certificate
             if certificate is not None:
                 yield backend.spec.name, Credential("tls", str(each.target), certificate)
 

@@ -3,11 +3,11 @@
 import logging
 import time
 
-from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check
+from gateway.health.target_record import TargetRecord
 from gateway.health.target_selection import Candidate
 from gateway.health.ways import WayChoice, WayHealth
 from gateway.supervision.uplink import describe_all
@@ -22,7 +22,7 @@ class MonitoredTarget:
     """A target with at least one way.
 
     Args:
-        checks: The check through each way, in the order of the configuration.
+        checks: The check through each way, in the order of the configuration. All have the same `record`.
         choice: Chooses among the ways.
         routes: The ways as clients use them; empty if a worker serves the clients.
     """
@@ -87,26 +87,25 @@ class MonitoredTarget:
         return (self.checks[way].last_success or 0.0) < since and time.time() - since < _DOUBT_EXPIRES
 
     def candidate(self) -> Candidate:
-        """Return the state of the target through the chosen way, with the role from the last answer."""
-        check, result = self.checks[self.choose()], self.probe_result
-        verdict = check.verdict
+        """Return the state of the target through the chosen way, and what probes through any way found last."""
+        verdict, record = self.checks[self.choose()].verdict, self.record
         blocked = verdict.state is State.BLOCKED
         return Candidate(
             target=self.target,
             state=verdict.state,
             reason=verdict.reason,
             detail=describe_all(each.uplink for each in self.checks) if blocked else verdict.detail,
-            role=result.role,
-            read_only=result.read_only,
-            promoted=min((each.promoted for each in self.checks if each.promoted), default=0.0),
-            probed=max(each.probed for each in self.checks),
-            failing=check.failing,
+            role=record.probe_result.role,
+            read_only=record.probe_result.read_only,
+            promoted=record.promoted,
+            probed=record.probed,
+            failing=record.failing or verdict.pending,
         )
 
     @property
-    def probe_result(self) -> ProbeResult:
-        """The result of the last check that the target answered, through any way."""
-        return max(self.checks, key=lambda check: check.answered_at).probe_result
+    def record(self) -> TargetRecord:
+        """What the checks through all ways share."""
+        return self.checks[0].record
 
     @property
     def last_success(self) -> float | None:

@@ -104,7 +104,7 @@ class RunningBackend:
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(
-            (each.target, each.last_success, each.probe_result.abort_limit)
+            (each.target, each.last_success, each.record.probe_result.abort_limit)
             for each in self.targets
             if each.target in self.budgets and each.last_success is not None
         )

@@ -202,7 +202,7 @@ def docker_view(docker: DockerSync) -> DockerView | None:
 
 def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> TargetView:
     """Return the view of a target: its state through the way that new clients use, and counters of all ways."""
-    chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.probe_result
+    chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.record.probe_result
     check, checks = monitored.checks[chosen], monitored.checks
     last = check.last
     return TargetView(

@@ -1,5 +1,7 @@
 """`gateway completion`: prints completion scripts for shells, and completes the names of backends and tunnels."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +21,7 @@ def completion(context: click.Context, shell: str) -> None:
     """Print a completion script for a shell.
 
     It completes commands, options, files, and the names of backends and tunnels: those of the configuration file on
-    the command line, or else of the running service.
+    the command line, or else of the running service, or else of the file in GATEWAY_CONFIG.
 
     To use it in bash: `source <(gateway completion bash)`
     """
@@ -51,7 +53,7 @@ def _complete(
 def _names(parameters: dict[str, Any], section: str) -> list[str]:
     """Return the names of a section; an empty list if they are not known, because a completion prints no errors."""
     if parameters.get("file") is not None:
-        return _configured(parameters, section)
+        return _configured(parameters["file"], section)
     client = Client(
         parameters.get("url"),
         parameters.get("admin_socket"),
@@ -62,13 +64,14 @@ def _names(parameters: dict[str, Any], section: str) -> list[str]:
     try:
         return list(client.get_json("/api/v1/status")[1][section])
     except (GatewayError, KeyError):
-        return []
+        file = os.environ.get("GATEWAY_CONFIG")
+        return _configured(Path(file), section) if file else []
 
 
-def _configured(parameters: dict[str, Any], section: str) -> list[str]:
-    """Return the names in the configuration file, also if the file has other errors."""
+def _configured(file: Path, section: str) -> list[str]:
+    """Return the names in a configuration file, also if the file has other errors."""
     from gateway.config.yaml_parser import parse_yaml, read_text  # noqa: PLC0415 - slow to import
 
-    text, _ = read_text(parameters["file"], [])
-    entry = parse_yaml(parameters["file"], text, [], {}, {}).entries.get(section)
+    text, _ = read_text(file, [])
+    entry = parse_yaml(file, text, [], {}, {}).entries.get(section)
     return list(getattr(entry[1], "entries", ())) if entry else []

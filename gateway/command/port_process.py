@@ -26,7 +26,7 @@ _LOOPBACK = ("127.0.0.1", "::1")
 _RETRY_PAUSE = 0.1
 _CONNECT_TIMEOUT = 5.0
 _FIRST_TIMEOUT = 5.0
-_ACCEPT_POLL = 0.1
+_MIN_ACCEPT_POLL, _MAX_ACCEPT_POLL = 0.005, 0.2
 
 
 class NotAcceptedError(Exception):
@@ -127,11 +127,13 @@ class PortProcess:
 
     async def _wait_accepted(self, sock: Stream) -> None:
         """Wait until the process has accepted a connection, because the kernel connects even if the process hangs."""
+        pause = _MIN_ACCEPT_POLL
         try:
             while await self._is_pending(sock):
                 await self._check_running()
                 self._check_answering()
-                await asyncio.sleep(_ACCEPT_POLL)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _MAX_ACCEPT_POLL)
         except BaseException:
             reset(sock)
             raise

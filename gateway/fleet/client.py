@@ -1,6 +1,7 @@
 """Asks one member for its summary over HTTP."""
 
 import asyncio
+import os
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -170,4 +171,9 @@ def _describe(error: Exception) -> str:
     cause = getattr(error, "os_error", None) or error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"the certificate is not trusted: {one_line(str(error.certificate_error))} (fleet.tls.ca_file)"
+    if isinstance(error, aiohttp.ClientSSLError):
+        reason = one_line(str(getattr(cause, "reason", None) or cause))
+        return f"the TLS handshake failed: {reason} (does the member have ops.tls?)"
+    if isinstance(cause, ConnectionError) and cause.errno is not None:
+        return os.strerror(cause.errno)  # asyncio replaces the text
     return one_line(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)

@@ -152,7 +152,8 @@ def test_a_program_that_exits_at_once_is_a_tunnel_that_is_down(rig: Rig) -> None
     gateway = rig.gateway.start()
     gateway.wait_state("a", "blocked", "tunnel")
     gateway.wait(lambda: gateway.tunnel("cloud")["state"] == "backoff")
-    assert gateway.tunnel("cloud")["detail"] == "program ended with exit code 3: no route to the cloud"
+    detail = "program ended with exit code 3: no route to the cloud"
+    gateway.wait(lambda: gateway.tunnel("cloud")["detail"] == detail)
     with connect(rig.listen) as held:
         held.sendall(b"hello")
         rig.switch("broken", on=False)

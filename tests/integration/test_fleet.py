@@ -127,7 +127,7 @@ def test_a_member_with_tls_and_a_token_shows_its_summary(fleet: Fleet) -> None:
 
 def test_bad_members_have_an_error_and_delay_no_other(fleet: Fleet) -> None:
     expected = {
-        "dead": "Connect", "silent": "no answer within 1 s", "redirecting": "redirects are not followed",
+        "dead": "Connection refused", "silent": "no answer within 1 s", "redirecting": "redirects are not followed",
         "endless": "larger than 65536 bytes",
     }  # fmt: skip
     fleet.main.wait(lambda: all(fleet.members()[fleet.address(name)]["error"] for name in expected), 20)

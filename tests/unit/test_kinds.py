@@ -106,6 +106,8 @@ def test_a_key_permits_the_servers_of_every_kind_of_inner_tunnel(tmp_path: Path)
         f"  inner: {{kind: ssh, host: inner, port: 2222, user: u, identity_files: {tmp_path}/key, via: edge}}\n"
         "  web: {kind: proxy, url: 'http://proxy:3128', via: edge}\n"
         f"  office: {{kind: openvpn, config: {tmp_path}/office.ovpn, via: edge}}\n"
+        "  tool: {kind: command, mode: stdio, command: [nc, '{host}', '{port}']}\n"
+        f"  far: {{kind: ssh, host: far, user: u, identity_files: {tmp_path}/key, via: tool}}\n"
         f"  lab: {{kind: wireguard, config: {tmp_path}/lab.conf, via: edge}}\n"
         "backends: {orders: {kind: mysql, via: edge, targets: db}, far: {kind: tcp, via: office, targets: 'x:1'}}\n"
     )

@@ -73,10 +73,28 @@ def _counts(found: dict[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in found.items())
 
 
+def _age(member: MemberView, now: float) -> str:
+    """Return the time since the last answer, in the largest fitting unit."""
+    seconds = max(0, round(now - (member.answered_at or now)))
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def _notes(member: MemberView) -> list[str]:
+    """Return why a member does not answer, and what does not work there."""
+    notes = [member.error] if member.error else []
+    if member.summary is not None:
+        notes += [] if member.summary.reload_successful else ["the last reload failed"]
+        for each in member.summary.problems:
+            notes.append(": ".join(filter(None, (f"{each.name} is {each.state}", each.reason, each.detail))))
+    return notes
+
+
 def _fails(member: MemberView) -> bool:
     """Return whether a member has answered, and something does not work there."""
-    summary = member.summary
-    return not member.error and summary is not None and bool(summary.problems or not summary.reload_successful)
+    return not member.error and bool(_notes(member))
 
 
 def _member_level(member: MemberView) -> str:
@@ -110,7 +128,9 @@ _templates.globals.update(
     facts=_facts,
     heading=_heading,
     used_ways=_used_ways,
+    age=_age,
     counts=_counts,
+    notes=_notes,
     member_level=_member_level,
 )
 _INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")

@@ -26,7 +26,10 @@ def test_names_come_from_the_configuration_on_the_command_line(tmp_path: Path) -
     assert completed("check", "-c", str(file), "orders", incomplete="o") == ["other"]
 
 
-def test_without_a_service_nothing_is_completed(tmp_path: Path) -> None:
-    socket = str(tmp_path / "admin.sock")
+def test_without_a_service_the_usual_configuration_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    socket, file = str(tmp_path / "admin.sock"), tmp_path / "gateway.yaml"
     assert completed("reconnect", "--admin-socket", socket) == []
+    file.write_text("tunnels: {edge: {}}")
+    monkeypatch.setenv("GATEWAY_CONFIG", str(file))
+    assert completed("reconnect", "--admin-socket", socket) == ["edge"]
     assert completed("explain", "--url", "http://127.0.0.1:1") == []

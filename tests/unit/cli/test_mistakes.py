@@ -5,6 +5,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,17 @@ Dumper.add_representer(
     str,
     lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
 )
+
+
+@pytest.fixture(autouse=True)
+def unchanged_logging() -> Iterator[None]:
+    """Undo what a command configures."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -57,7 +69,6 @@ def test_a_mistake_has_its_message(
     cases = read(path)
     case = cases[at]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # a command can configure the log
     monkeypatch.setenv("COLUMNS", "200")
     for name in [each for each in os.environ if each.startswith("GATEWAY_")]:
         monkeypatch.delenv(name)
