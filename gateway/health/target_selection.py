@@ -93,14 +93,15 @@ def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> froze
 
 
 def lacks_primary(candidates: list[Candidate], prefer: Preference) -> bool:
-    """Return whether clients need a primary, and none serves them now.
+    """Return whether clients need a primary, and none serves them now. False if no role is known.
 
     Args:
         candidates: The targets in the order of the configuration.
         prefer: Which targets are preferred.
     """
-    usable = order_targets(candidates, prefer)
-    return prefer == "primary" and not any(each.state in _USABLE and not each.failing for each in usable)
+    if prefer != "primary" or all(each.role is None for each in candidates):
+        return False
+    return not any(each.state in _USABLE and not each.failing for each in order_targets(candidates, prefer))
 
 
 def backend_state(candidates: list[Candidate], prefer: Preference) -> tuple[State, Reason | None, str]:

@@ -64,7 +64,15 @@ def test_metrics_of_the_same_name_belong_to_the_same_fact() -> None:
 
 @pytest.mark.parametrize(
     ("port", "name"),
-    [(3306, "mysql"), (33060, "mysql"), (5432, "postgres"), (2049, "nfs"), (445, "smb"), (80, "tcp")],
+    [
+        (3306, "mysql"),
+        (33060, "mysql"),
+        (5432, "postgres"),
+        (2049, "nfs"),
+        (445, "smb"),
+        (6379, "redis"),
+        (80, "tcp"),
+    ],
 )
 def test_ports_of_kinds(port: int, name: str) -> None:
     assert kind_of_port(port).name == name

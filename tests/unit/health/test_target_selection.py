@@ -91,6 +91,7 @@ def test_a_backend_lacks_a_primary_while_it_fails_or_has_none() -> None:
     assert lacks_primary([candidate(ONE, State.DOWN, role="primary"), replica], "primary")
     assert lacks_primary([replica], "primary")
     assert not lacks_primary([replica], "replica")
+    assert not lacks_primary([candidate(ONE, State.UNKNOWN)], "primary")
 
 
 def test_clients_stay_on_a_primary_that_new_clients_use() -> None:
