@@ -1,5 +1,7 @@
 """Renders the pages (status, backends, fleet, login) from templates, with automatic escaping."""
 
+import base64
+import hashlib
 import importlib.resources
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -23,7 +25,6 @@ from gateway.ops.page.diagnosis import (
     tunnel_level,
     ways,
 )
-from gateway.ops.page.policy import security_policy
 from gateway.ops.page.reasons import cause, remedy, state_name
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView, TunnelView
@@ -42,7 +43,18 @@ def _read(name: str) -> str:
     return importlib.resources.files(__package__).joinpath(name).read_text()
 
 
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
 _STYLE, _SCRIPT = _read("page.css"), _read("page.js")
+SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'", f"style-src {_hash(_STYLE)}", f"script-src {_hash(_SCRIPT)}", "connect-src 'self'",
+        "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+    )
+)  # fmt: skip
+"""The Content-Security-Policy of all pages. It permits only the style and the script of this package."""
 
 
 def _heading(group: model.TunnelGroup) -> str:
@@ -121,8 +133,6 @@ _templates.globals.update(
     notes=_notes,
     member_level=_member_level,
 )
-SECURITY_POLICY = security_policy(f"<style>{_STYLE}</style><script>{_SCRIPT}</script>")
-"""The Content-Security-Policy of all pages, which have the same style and script."""
 _INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")
 _FLEET = _templates.get_template("fleet.html")
 
