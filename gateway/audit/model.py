@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gateway.docker.images import split
+
 
 @dataclass(frozen=True)
 class HostMount:
@@ -69,7 +71,7 @@ class AuditedMount:
 
 
 @dataclass(frozen=True)
-class User:
+class ContainerUser:
     """The numeric user of a container's main process.
 
     Args:
@@ -110,7 +112,7 @@ class AuditedContainer:
     mounts: tuple[AuditedMount, ...] = ()
     layer: int = 0
     changes: Mapping[str, int] | None = field(default=None, hash=False)
-    user: User | None = None
+    user: ContainerUser | None = None
     shared_memory: str = ""
     is_own: bool = False
     inspection: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
@@ -119,11 +121,8 @@ class AuditedContainer:
     @property
     def labels(self) -> Mapping[str, str]:
         """The container's labels, except labels of its image, which must not affect a fix; empty if not known."""
-        if self.image_config is None:
-            return {}
-        from_image: Mapping[str, str] = self.image_config.get("Labels") or {}
-        labels: Mapping[str, str] = (self.inspection.get("Config") or {}).get("Labels") or {}
-        return {key: value for key, value in labels.items() if from_image.get(key) != value}
+        image = None if self.image_config is None else self.image_config.get("Labels") or {}
+        return split((self.inspection.get("Config") or {}).get("Labels") or {}, image)[0]
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -138,7 +137,7 @@ class AuditedContainer:
 
 
 @dataclass(frozen=True)
-class Volume:
+class AuditedVolume:
     """A volume, as the engine reports it.
 
     Args:
@@ -165,7 +164,7 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class AuditSnapshot:
     """The observed state of an engine and its host, for an audit.
 
     Args:
@@ -181,7 +180,7 @@ class Snapshot:
     """
 
     containers: tuple[AuditedContainer, ...] = ()
-    volumes: Mapping[str, Volume] = field(default_factory=dict)
+    volumes: Mapping[str, AuditedVolume] = field(default_factory=dict)
     forwards: Mapping[int, str] = field(default_factory=dict)
     host_mounts: tuple[HostMount, ...] | None = None
     paths: Mapping[str, HostPath] = field(default_factory=dict)

@@ -1,22 +1,18 @@
 """Defines the options for the login of a check: user, password and TLS."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from gateway.backend_support import tls
-from gateway.backend_support.password_command import resolve_executable
 from gateway.backend_support.tls import TlsOptions
 from gateway.certificates import ca_credentials
 from gateway.contracts.security import Credential, InsecureSetting, Secret
 from gateway.contracts.values import POSITIVE, Duration
 from gateway.errors import GatewayError
-from gateway.vpn.child import find_program
+from gateway.processes.programs import placeholder_problem, resolve_program
 
 PLACEHOLDERS = ("host", "port", "user")
-_PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -48,11 +44,8 @@ class LoginCheck:
             other = "password" if self.password.path is None else "password_file"
             raise ValueError(f"password_command: is set together with {other}: remove one of them")
         for word in self.password_command:
-            for name in _PLACEHOLDER.findall(word):
-                if name not in PLACEHOLDERS:
-                    known = ", ".join(f"{{{each}}}" for each in PLACEHOLDERS)
-                    message = f"{{{name}}} is not a placeholder (use {known}); for literal braces, write {{ {name} }}"
-                    raise ValueError(f"password_command: {message}")
+            if problem := placeholder_problem(word, PLACEHOLDERS):
+                raise ValueError(f"password_command: {problem}")
 
     @property
     def has_password(self) -> bool:
@@ -78,9 +71,10 @@ def verify(options: object, check: Any) -> None:
     """
     tls.verify(options, check)
     if check.password_command:
-        if find_program(check.password_command[0]) is None:
-            raise GatewayError(f"check.password_command: {_why_not_found(check.password_command)}")
-        resolve_executable(check.password_command[0])
+        try:
+            resolve_program(check.password_command)
+        except GatewayError as error:
+            raise GatewayError(f"check.password_command: {error}") from error
 
 
 def insecure_settings(options: object, check: Any, plain: bool) -> Iterator[InsecureSetting]:
@@ -100,15 +94,3 @@ def insecure_settings(options: object, check: Any, plain: bool) -> Iterator[Inse
     elif check.tls.mode == "require":
         message = "is require, which does not verify the server: use mode: verify, with ca_file"
         yield InsecureSetting("check.tls.mode", message, advised=False)
-
-
-def _why_not_found(command: tuple[str, ...]) -> str:
-    name = command[0]
-    if len(command) == 1 and len(name.split()) > 1:
-        first = name.split()[0]  # the rest can be a value from the environment
-        return (
-            f"{first!r} and the text after it are one word, because there is no shell: write [program, argument, …]"
-        )
-    if "/" not in name:
-        return f"{name} is not installed"
-    return f"{name}: {'cannot be executed' if Path(name).exists() else 'no such file'}"

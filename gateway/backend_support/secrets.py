@@ -10,6 +10,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, ReachError, Reason
+from gateway.processes.programs import fill_placeholders
 
 
 def reveal(password: Secret | None) -> str:
@@ -89,11 +90,5 @@ class PasswordSource:
 
 def _command(check: LoginCheck, target: Endpoint) -> tuple[str, ...]:
     """Return the command with the placeholders replaced."""
-    values = {"{host}": target.host, "{port}": str(target.port), "{user}": check.user or ""}
-    return tuple(_replace_placeholders(word, values) for word in check.password_command)
-
-
-def _replace_placeholders(word: str, values: dict[str, str]) -> str:
-    for placeholder, value in values.items():
-        word = word.replace(placeholder, value)
-    return word
+    values = {"host": target.host, "port": str(target.port), "user": check.user or ""}
+    return fill_placeholders(check.password_command, values)

@@ -12,7 +12,7 @@ from gateway.contracts.security import Credential, InsecureSetting
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import Fact
-from gateway.kinds import Kinds
+from gateway.kinds import KindRegistry
 from gateway.measure import TapFactory
 
 
@@ -23,9 +23,8 @@ class ConfiguredBackend(Protocol):
     def name(self) -> str:
         """The backend's name."""
 
-    @property
-    def via(self) -> str | None:
-        """Name of the tunnel to the targets. None: the gateway connects to the targets directly."""
+    def ways(self, target: Endpoint) -> tuple[str, ...]:
+        """Return the tunnels to a target. Empty: the gateway connects to the target directly."""
 
     @property
     def targets(self) -> tuple[Endpoint, ...]:
@@ -97,6 +96,7 @@ class BackendKind:
         insecure_settings: Receives the options, the check, and whether the path to a target is unencrypted and leaves
             this host. Yields the insecure settings.
         credentials: Reads the certificate files from the options and the check. Skips unreadable files. Can block.
+        init_keys: The keys of `check` that `gateway init` asks for. A secret is asked for as a file.
         verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if they cannot
             work without a change by the operator.
     """
@@ -124,6 +124,7 @@ class BackendKind:
     advice: Callable[[Sequence[ConfiguredBackend]], Iterator[str]] = lambda _: iter(())
     insecure_settings: Callable[[Any, Any, bool], Iterator[InsecureSetting]] = lambda *_: iter(())
     credentials: Callable[[Any, Any], list[Credential]] = lambda _options, _check: []
+    init_keys: tuple[str, ...] = ()
     verify: Callable[[Any, Any], None] = lambda _options, _check: None
 
     @property
@@ -156,7 +157,7 @@ class BackendKind:
         return (KINDS.__getitem__, (self.name,))
 
 
-KINDS: Kinds[BackendKind] = Kinds(__name__, __path__)
+KINDS: KindRegistry[BackendKind] = KindRegistry(__name__, __path__)
 
 
 def kind_of_port(port: int) -> BackendKind:
@@ -174,5 +175,5 @@ def kind_of_file_system(file_system: str) -> BackendKind | None:
 
 
 @dataclass(frozen=True)
-class NoOptions:
+class EmptyOptions:
     """A dataclass without keys, for kinds that define no options or no check keys."""

@@ -8,7 +8,7 @@ from gateway.backend_support.http_role import HttpExpectation, check_status, rol
 from gateway.backend_support.login import LoginCheck, credentials, insecure_settings, verify
 from gateway.backend_support.role_facts import READ_ONLY
 from gateway.backend_support.secrets import PasswordSource
-from gateway.backends import BackendKind, NoOptions
+from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -22,16 +22,16 @@ class HttpCheck(HttpExpectation, LoginCheck):
     """The check of an HTTP backend.
 
     Args:
-        user: The user for the scheme Basic. Absent: the check does not log in.
+        user: The user for HTTP Basic authentication. Absent: the check does not log in.
     """
 
     def __post_init__(self) -> None:
         HttpExpectation.__post_init__(self)
         LoginCheck.__post_init__(self)
         if self.user is None and self.has_password:
-            raise ValueError("needs user, because the scheme Basic sends user and password")
+            raise ValueError("needs user, because HTTP Basic authentication sends a user and a password")
         if self.user is not None and ":" in self.user:
-            raise ValueError("user: contains a colon, which the scheme Basic does not support")
+            raise ValueError("user: contains a colon, which HTTP Basic authentication does not support")
 
 
 class HttpBackend:
@@ -42,7 +42,7 @@ class HttpBackend:
         check: The check of the backend.
     """
 
-    def __init__(self, options: NoOptions, check: HttpCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: HttpCheck) -> None:
         self.options = options
         self.check = check
         self._passwords = PasswordSource()
@@ -74,7 +74,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 
 KIND = BackendKind(
     "http",
-    NoOptions,
+    EmptyOptions,
     HttpCheck,
     HttpBackend,
     schemes=("http", "https"),
@@ -86,4 +86,5 @@ KIND = BackendKind(
     insecure_settings=insecure_settings,
     verify=verify,
     credentials=credentials,
+    init_keys=("path", "user", "password"),
 )

@@ -12,6 +12,7 @@ from gateway.backend_support.volume import (
     VolumeOptions,
     VolumeSpec,
     build_volume,
+    kubernetes_options,
     mount_address,
 )
 from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
@@ -22,12 +23,12 @@ from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, Fact, hidden
-from gateway.nfs import v4
+from gateway.nfs import nfs4
 from gateway.nfs.export_probe import ExportProbe
 from gateway.nfs.rpc import RpcClient, RpcError
 from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
-from gateway.text import format_bytes
+from gateway.text import error_text, format_bytes
 
 _PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9
@@ -59,18 +60,18 @@ LEASE = Fact(
     describe=lambda seconds: f"lease of {seconds} s",
 )
 _REASONS = {
-    v4.NFS4ERR_NOENT: Reason.EXPORT,
-    v4.NFS4ERR_NOTDIR: Reason.EXPORT,
-    v4.NFS4ERR_PERM: Reason.PERMISSION,
-    v4.NFS4ERR_ACCESS: Reason.PERMISSION,
-    v4.NFS4ERR_WRONGSEC: Reason.PERMISSION,
-    v4.NFS4ERR_NOSPC: Reason.NO_SPACE,
-    v4.NFS4ERR_DQUOT: Reason.NO_SPACE,
-    v4.NFS4ERR_ROFS: Reason.READ_ONLY,
-    v4.NFS4ERR_STALE: Reason.EXPORT,
-    v4.NFS4ERR_FHEXPIRED: Reason.EXPORT,
-    v4.NFS4ERR_DELAY: Reason.STARTING,
-    v4.NFS4ERR_GRACE: Reason.STARTING,
+    nfs4.NFS4ERR_NOENT: Reason.EXPORT,
+    nfs4.NFS4ERR_NOTDIR: Reason.EXPORT,
+    nfs4.NFS4ERR_PERM: Reason.PERMISSION,
+    nfs4.NFS4ERR_ACCESS: Reason.PERMISSION,
+    nfs4.NFS4ERR_WRONGSEC: Reason.PERMISSION,
+    nfs4.NFS4ERR_NOSPC: Reason.NO_SPACE,
+    nfs4.NFS4ERR_DQUOT: Reason.NO_SPACE,
+    nfs4.NFS4ERR_ROFS: Reason.READ_ONLY,
+    nfs4.NFS4ERR_STALE: Reason.EXPORT,
+    nfs4.NFS4ERR_FHEXPIRED: Reason.EXPORT,
+    nfs4.NFS4ERR_DELAY: Reason.STARTING,
+    nfs4.NFS4ERR_GRACE: Reason.STARTING,
 }
 
 
@@ -112,7 +113,7 @@ class NfsBackend:
         self.options = options
         self.check = check
         self._export_probe = ExportProbe(options.export, write=check.write)
-        self._first_seen: dict[Endpoint, v4.Export] = {}
+        self._first_seen: dict[Endpoint, nfs4.NfsExport] = {}
         """The export of each target at the first probe."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
@@ -121,24 +122,27 @@ class NfsBackend:
         Query the export; with `check.write`, create and remove a directory.
         """
         with await link.socket(target, phases) as sock:
-            client = RpcClient(sock, v4.PROGRAM, v4.VERSION)
+            client = RpcClient(sock, nfs4.PROGRAM, nfs4.VERSION)
             try:
                 with phases("greeting"):
-                    await v4.null(client)
+                    await nfs4.null(client)
                 export = await self._export_probe.query(client, target, phases)
             except RpcError as error:
                 versions = f" (it supports {error.versions[0]} to {error.versions[1]})" if error.versions else ""
                 raise ProbeError(
                     Reason.PERMISSION if error.denied else Reason.PROTOCOL, f"{error}{versions}"
                 ) from error
-            except v4.NfsError as error:
+            except nfs4.NfsError as error:
                 raise ProbeError(
                     _REASONS.get(error.status, Reason.PROTOCOL), f"{self.options.export}: {error}"
                 ) from error
             except XdrError as error:
-                raise ProbeError(Reason.PROTOCOL, f"not an NFS server: {error}") from error
+                raise ProbeError(
+                    Reason.PROTOCOL,
+                    f"the response is not valid for NFS ({error}): check that the target is an NFS server",
+                ) from error
             except OSError as error:
-                raise ProbeError(Reason.RESET, str(error)) from error
+                raise ProbeError(Reason.RESET, error_text(error)) from error
         changed = _describe_change(self._first_seen.setdefault(target, export), export)
         return ProbeResult(
             facts={
@@ -154,7 +158,7 @@ class NfsBackend:
         )
 
 
-def _describe_change(first: v4.Export, now: v4.Export) -> str:
+def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
     """Describe a change of the export that makes existing mounts stale; return an empty text if there is none."""
     if first.fsid != now.fsid:
         return f"the target exports another file system than before ({first.fsid}, now {now.fsid})"
@@ -198,7 +202,8 @@ def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
     """See `MountKind.persistent_volume`."""
-    return {"nfs": {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}}
+    source = {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}
+    return {"nfs": source, "mountOptions": kubernetes_options(volume)}
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
@@ -255,7 +260,9 @@ def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
     first: dict[object, str] = {}
     for backend in backends:
         for target in backend.targets:
-            other = first.setdefault((backend.via, target), backend.name)
+            servers = [(way, target) for way in backend.ways(target) or (None,)]
+            other = next((first[each] for each in servers if each in first), backend.name)
+            first = dict.fromkeys(servers, backend.name) | first
             if other != backend.name:
                 yield (
                     f"backend {backend.name}: {target} is also the server of backend {other}, and a kernel"

@@ -7,7 +7,7 @@ from gateway.backend_support.login import LoginCheck, credentials, insecure_sett
 from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
 from gateway.backend_support.resp import RespClient, RespError
 from gateway.backend_support.secrets import PasswordSource
-from gateway.backends import BackendKind, ImportRules, NoOptions, without_path
+from gateway.backends import BackendKind, EmptyOptions, ImportRules, without_path
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -46,7 +46,7 @@ class RedisBackend:
         check: The check of the backend.
     """
 
-    def __init__(self, options: NoOptions, check: RedisCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: RedisCheck) -> None:
         self.options = options
         self.check = check
         self._passwords = PasswordSource()
@@ -115,7 +115,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 
 KIND = BackendKind(
     "redis",
-    NoOptions,
+    EmptyOptions,
     RedisCheck,
     RedisBackend,
     schemes=("redis", "rediss"),
@@ -131,4 +131,5 @@ KIND = BackendKind(
     insecure_settings=insecure_settings,
     verify=verify,
     credentials=credentials,
+    init_keys=("user", "password"),
 )

@@ -14,15 +14,16 @@ from gateway.backend_support.volume import (
     VolumeOptions,
     VolumeSpec,
     build_volume,
+    kubernetes_options,
     mount_address,
 )
-from gateway.backends import BackendKind, ImportRules, NoOptions
+from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
-from gateway.errors import ProbeError, Reason, UsageError
+from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, VERSION
 from gateway.relay.receive import receive_exactly
 
@@ -65,7 +66,7 @@ class SmbBackend:
         check: An empty object, because this kind has no check options.
     """
 
-    def __init__(self, options: SmbOptions, check: NoOptions) -> None:
+    def __init__(self, options: SmbOptions, check: EmptyOptions) -> None:
         self.options = options
         self.check = check
 
@@ -135,8 +136,15 @@ def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec 
 
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """See `MountKind.persistent_volume`."""
-    raise UsageError(f"volume {volume.name}: Kubernetes mounts SMB only with a CSI driver")
+    """See `MountKind.persistent_volume`. The source is the CSI driver for SMB, because Kubernetes itself has none."""
+    attributes = {"source": f"//{volume.address}/{volume.export}"}
+    csi = {
+        "driver": "smb.csi.k8s.io",
+        "volumeHandle": volume.name,
+        "readOnly": volume.read_only,
+        "volumeAttributes": attributes,
+    }
+    return {"csi": csi, "mountOptions": [*kubernetes_options(volume), "guest"]}
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
@@ -178,7 +186,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 KIND = BackendKind(
     "smb",
     SmbOptions,
-    NoOptions,
+    EmptyOptions,
     SmbBackend,
     schemes=("smb",),
     default_port=_PORT,

@@ -9,7 +9,7 @@ from gateway.backend_support.byte_pattern import compile_pattern
 from gateway.backend_support.check_stream import CheckDialer, CheckStream
 from gateway.backend_support.login import credentials
 from gateway.backend_support.tls import TlsOptions
-from gateway.backends import BackendKind, NoOptions
+from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -66,7 +66,7 @@ class TcpBackend:
         check: The check of the backend.
     """
 
-    def __init__(self, options: NoOptions, check: TcpCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: TcpCheck) -> None:
         self.options = options
         self.check = check
         self._send = unescape(check.send or "")
@@ -121,7 +121,7 @@ def _pieces(text: str) -> Iterator[bytes]:
 
 KIND = BackendKind(
     "tcp",
-    NoOptions,
+    EmptyOptions,
     TcpCheck,
     TcpBackend,
     schemes=("tcp",),

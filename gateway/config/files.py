@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gateway.config.decode import at_key
+from gateway.config.decoder import at_key
 from gateway.config.model import SECTIONS, Config
 from gateway.contracts.security import Secret
 from gateway.errors import GatewayError, Problem
@@ -35,7 +35,7 @@ def check_files(config: Config) -> list[Problem]:
     """
     problems = [
         Problem(_place(config, where, where), where, message)
-        for where, path, shown in _paths(config.docker, "docker")
+        for where, path, shown in (*_paths(config.docker, "docker"), *_paths(config.fleet, "fleet"))
         if (message := _unreadable(path, shown))
     ]
     if isinstance(config.audit.log, Path) and (message := _unwritable(config.audit.log)):

@@ -1,17 +1,21 @@
 """The model of a valid configuration: frozen dataclasses, which a reload compares by value."""
 
+import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from gateway import default_paths
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
 from gateway.config.values import LogTarget, unix_path
-from gateway.contracts.states import Preference
+from gateway.contracts.states import Preference, WayPreference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork
 from gateway.docker.options import DockerOptions
 from gateway.errors import Origin
+from gateway.fleet.options import FleetOptions
+from gateway.tls_client import ClientTls
 from gateway.tunnels import TunnelKind
 
 
@@ -22,7 +26,8 @@ class GatewaySection:
     Args:
         instance: The gateway's name in logs, status and labels. With a section `docker`, the gateway records the
             hostname in `state_dir` and keeps it as its name. It refuses a hostname that is the ID of the container.
-        state_dir: Folder for data that must survive a restart.
+        state_dir: Folder for data that must survive a restart. The default for a user who may not write to
+            /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
         workers: Number of additional processes that carry the traffic of bulk backends; 0: one process does
             everything.
         reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
@@ -31,7 +36,7 @@ class GatewaySection:
     """
 
     instance: str = field(default_factory=socket.gethostname)
-    state_dir: Path = Path("/var/lib/gateway")
+    state_dir: Path = field(default_factory=default_paths.state_dir)
     workers: int = 0
     reload_on_change: bool = True
     strict: bool = False
@@ -61,18 +66,19 @@ class OpsSection:
         listen: Address of the HTTP server for health, metrics and status.
         probe_listen: Address of a second HTTP server for `/livez`, `/startupz` and `/readyz` only, without TLS and
             authentication.
-        admin_socket: Unix socket for commands. Only the owner of the socket can use it.
+        admin_socket: Unix socket for commands. Only the owner of the socket can use it. The default for a user who
+            may not write to /run/gateway is `$XDG_RUNTIME_DIR/gateway/admin.sock`, or /tmp/gateway-UID/admin.sock.
         hosts: Names that `listen` and `probe_listen` accept in the Host header, in addition to their addresses and
             localhost. Requests to other names get 421.
         token_file: A file with a token, which clients send as `Authorization: Bearer`. It gives access to everything.
             Without the token, only probes are answered.
-        metrics_token_file: A file with another token, which gives access to `/metrics` only.
+        metrics_token_file: A file with another token, which gives access to `/metrics` and `/api/v1/sd` only.
         tls: Certificate and key for `listen`; absent: plain HTTP.
     """
 
     listen: Endpoint = Endpoint("127.0.0.1", 9090)
     probe_listen: Endpoint | None = None
-    admin_socket: Path = Path("/run/gateway/admin.sock")
+    admin_socket: Path = field(default_factory=default_paths.admin_socket)
     hosts: tuple[str, ...] = ()
     token_file: Path | None = None
     metrics_token_file: Path | None = None
@@ -126,20 +132,42 @@ class AuditSection:
 
 
 @dataclass(frozen=True)
-class TunnelCommon:
+class TracesSection:
+    """Traces: one span for each client connection; see docs/traces.md. Needs the extra `otel`.
+
+    Args:
+        endpoint: The URL of an OpenTelemetry collector (OTLP over HTTP), with its path; absent: no traces.
+        token_file: A file with the token that the gateway sends as `Authorization: Bearer`.
+        tls: Certificates for an `https://` URL.
+        sample_percent: The share of connections that have a span.
+    """
+
+    endpoint: str | None = None
+    token_file: Path | None = None
+    tls: ClientTls = field(default_factory=ClientTls)
+    sample_percent: int = field(default=100, metadata={"least": 1, "most": 100})
+
+    def __post_init__(self) -> None:
+        if self.endpoint is not None and not re.match(r"https?://[^/?#@\s]+/\S", self.endpoint):
+            raise ValueError("endpoint: must be a URL with its path, as in http://collector:4318/v1/traces")
+
+
+@dataclass(frozen=True)
+class CommonTunnelOptions:
     """The keys of all kinds of tunnels.
 
     Args:
         kind: The kind, for example `ssh`.
-        via: The tunnel inside which this tunnel runs; absent: it connects directly from this host.
+        via: The tunnel inside which this tunnel runs; absent: it connects directly from this host. With a list of
+            tunnels, it runs inside the first one that works, and reconnects through another one.
     """
 
     kind: str
-    via: str | None = None
+    via: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
-class CheckCommon:
+class CommonCheckOptions:
     """The keys of `check:` of all kinds of backends.
 
     Args:
@@ -195,14 +223,31 @@ class UnixListener:
 
 
 @dataclass(frozen=True)
-class BackendCommon:
+class ConfiguredTarget:
+    """A target with tunnels that differ from those of its backend.
+
+    Args:
+        address: The address of the server.
+        via: The tunnels through which the gateway reaches the target, instead of the backend's `via`.
+    """
+
+    address: str
+    via: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CommonBackendOptions:
     """The keys of all kinds of backends.
 
     Args:
         kind: The kind, for example `mysql`.
-        targets: The addresses of the servers, in order of preference.
-        via: The tunnel through which the gateway reaches the targets; absent: it reaches them directly.
+        targets: The addresses of the servers, in order of preference. A target may be a mapping with `address` and
+            `via`.
+        via: The tunnel through which the gateway reaches the targets; absent: it reaches them directly. With a list
+            of tunnels, each tunnel is a way to every target, and new clients use a way that works.
         prefer: The target for new clients: the primary, a replica, any, or the first one that is up.
+        prefer_way: The way for new clients among those that work: the first one of `via` (`order`), or the one with
+            the fastest checks (`latency`).
         listen: Addresses and unix sockets where clients connect; absent: the backend is only checked. A unix socket
             may be a mapping with its consumer and users.
         hold: How long a new client waits while the path is down; absent: the default of the kind.
@@ -210,13 +255,15 @@ class BackendCommon:
         max_connections_per_consumer: Maximum number of clients of one container (of one address, if containers are
             not known); absent: 80 % of `max_connections` for known containers, so that no container can use all.
         allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: all.
-        worker: Whether a worker carries its traffic, if there are workers; absent: bulk kinds only.
+        worker: Whether a worker carries its traffic, if there are workers; absent: bulk kinds only. The main process
+            carries the traffic of a backend with several tunnels.
     """
 
     kind: str
-    targets: tuple[str, ...]
-    via: str | None = None
+    targets: tuple[str | ConfiguredTarget, ...]
+    via: tuple[str, ...] | None = None
     prefer: Preference | None = None
+    prefer_way: WayPreference = "order"
     listen: tuple[Endpoint | Path | UnixListener, ...] = ()
     hold: Duration | None = None
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
@@ -227,11 +274,11 @@ class BackendCommon:
 
 @dataclass(frozen=True)
 class TunnelSpec:
-    """A tunnel of the configuration."""
+    """A tunnel of the configuration. It runs inside one of `via`; if `via` is empty, it connects directly."""
 
     name: str
     kind: TunnelKind
-    via: str | None
+    via: tuple[str, ...]
     options: Any
     place: str = field(compare=False, default="")
 
@@ -242,21 +289,38 @@ class BackendSpec:
 
     name: str
     kind: BackendKind
-    via: str | None
+    via: tuple[str, ...]
     targets: tuple[Endpoint, ...]
     prefer: Preference
+    prefer_way: WayPreference
     listen: tuple[Endpoint | Path, ...]
     hold: float
     max_connections: int
     max_connections_per_consumer: int | None
     allow: Allow
     worker: bool | None
-    check: CheckCommon
+    check: CommonCheckOptions
     options: Any
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()
     """The unix sockets in `listen` that are mappings."""
+    own_ways: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
+    """The tunnels to the targets that do not use `via`."""
     place: str = field(compare=False, default="")
+
+    def ways(self, target: Endpoint) -> tuple[str, ...]:
+        """Return the tunnels through which the gateway reaches a target; empty: it reaches the target directly."""
+        return self.own_ways.get(target, self.via)
+
+    @property
+    def tunnels(self) -> tuple[str, ...]:
+        """The tunnels to all targets, without duplicates, in the order of the configuration."""
+        return tuple(dict.fromkeys(name for target in self.targets for name in self.ways(target)))
+
+    @property
+    def has_several_ways(self) -> bool:
+        """Whether the targets do not all use the same single tunnel, or the same direct path."""
+        return len({self.ways(target) for target in self.targets}) > 1 or len(self.tunnels) > 1
 
 
 @dataclass(frozen=True)
@@ -268,6 +332,8 @@ class Config:
     shutdown: ShutdownSection = field(default_factory=ShutdownSection)
     log: LogSection = field(default_factory=LogSection)
     audit: AuditSection = field(default_factory=AuditSection)
+    fleet: FleetOptions = field(default_factory=FleetOptions)
+    traces: TracesSection = field(default_factory=TracesSection)
     docker: DockerOptions | None = None
     tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
     backends: dict[str, BackendSpec] = field(default_factory=dict)
@@ -287,5 +353,7 @@ SECTIONS: dict[str, type] = {
     "shutdown": ShutdownSection,
     "log": LogSection,
     "audit": AuditSection,
+    "fleet": FleetOptions,
+    "traces": TracesSection,
 }
 """The sections with one value per key: each is also a flag and an environment variable."""

@@ -96,12 +96,12 @@ class JoinedConnections:
             if relay.last_active < before and not relay.awaiting_response:
                 relay.abort(CloseReason.ABORTED)
 
-    def stalled_targets(self, before: float) -> Iterator[Endpoint]:
-        """Yield the target of each client that has waited for a response since before the monotonic time `before`."""
+    def stalled(self, before: float) -> Iterator[RoutedTarget]:
+        """Yield the way of each client that has waited for a response since before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
             if since is not None and since < before:
-                yield each.routed.target
+                yield each.routed
 
     def abort_left(self) -> None:
         """Reset all clients of `left_targets`."""

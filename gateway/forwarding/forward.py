@@ -1,7 +1,6 @@
 """Serves one backend: accepts clients on its listeners, joins them to targets, resets them, and counts them."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from functools import reduce
@@ -9,26 +8,25 @@ from functools import reduce
 from gateway.audit_log.recorder import Recorder
 from gateway.cancel_protocol import CancelProtocol
 from gateway.contracts.states import CloseReason
+from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import Admission
 from gateway.forwarding.cancel_requests import CancelRouter
-from gateway.forwarding.connection_audit import NOT_CONNECTED, ConnectionAudit
+from gateway.forwarding.connection_audit import ConnectionAudit
 from gateway.forwarding.connections import Connection, JoinedConnections
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import LinkSource
+from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 from gateway.forwarding.usage import ConsumerUsage
 from gateway.measure import Histogram, Tally, TapFactory
 
-log = logging.getLogger(__name__)
-
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
-"""Minimum seconds between two stall reports for one target. It prevents continuous checks of a slow server."""
+"""Minimum seconds between two stall reports for one way. It prevents continuous checks of a slow server."""
 _RESERVE_TIMEOUT = 10.0
 """Seconds after which the forward resets a client that exceeds a limit, even if the server has not closed its
 side."""
@@ -46,6 +44,7 @@ class Forward:
         prompt: Seconds without a response after which a target is reported as stalled; None to report none.
         cancels: The protocol of cancel requests; None if the kind sends none on separate connections.
         recorder: Records clients in the audit log; None if they are not recorded.
+        exporter: Receives the spans of clients; None if there are no traces.
     """
 
     def __init__(
@@ -58,6 +57,7 @@ class Forward:
         prompt: float | None = None,
         cancels: CancelProtocol | None = None,
         recorder: Recorder | None = None,
+        exporter: TraceExporter | None = None,
     ) -> None:
         self.name = name
         self.listeners = listeners
@@ -68,13 +68,18 @@ class Forward:
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
         self._prompt = prompt
-        self._audit = ConnectionAudit(name, recorder or Recorder())
+        self._audit = ConnectionAudit(name, recorder or Recorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
 
     @property
     def active(self) -> int:
         """Number of current clients, joined or waiting."""
         return self._acceptor.active
+
+    @property
+    def waiting(self) -> int:
+        """Number of clients that are not joined yet."""
+        return len(self._acceptor.pending)
 
     @property
     def accepted(self) -> int:
@@ -123,14 +128,15 @@ class Forward:
         if self._prompt is None:
             await asyncio.Event().wait()
             return
-        reported: dict[Endpoint, float] = {}
+        reported: dict[RoutedTarget, float] = {}
         while True:
             await asyncio.sleep(_STALL_SCAN_INTERVAL)
             now = time.monotonic()
-            for target in self._connections.stalled_targets(now - self._prompt):
-                if reported.get(target, -_STALL_REPORT_INTERVAL) < now - _STALL_REPORT_INTERVAL:
-                    reported[target] = now
-                    self._dialer.target_dialer.route.on_stall(target)
+            reported = {routed: at for routed, at in reported.items() if at >= now - _STALL_REPORT_INTERVAL}
+            for routed in self._connections.stalled(now - self._prompt):
+                if routed not in reported:
+                    reported[routed] = now
+                    self._dialer.target_dialer.route.on_stall(routed)
 
     def update(self, listeners: list[Listener], admission: Admission, route: Route) -> None:
         """Replace listeners, admission rules and route for new clients. Joined clients are not affected.
@@ -188,12 +194,7 @@ class Forward:
             latency = client.slot.usage.latency if client.slot else self._latency
             routed, relay, login = await self._dialer.join(client, latency)
         except DialError as error:
-            self.rejected[error.reason] += 1
-            self._audit.not_joined(client.record, NOT_CONNECTED, error.reason)
-            log.debug(
-                "client not connected",
-                extra={"backend": self.name, "reason": error.reason, "detail": error.detail},
-            )
+            self._acceptor.record_failure(client, error)
             return
         except asyncio.CancelledError:
             close_reason = CloseReason.CLIENT_RESET if client.watcher.disconnected else CloseReason.ABORTED
@@ -208,7 +209,7 @@ class Forward:
         record = self._audit.joined(client.record)
         self._connections.add(Connection(relay, routed, client.slot, time.time(), login, record))
         if login is not None and self._cancels is not None:
-            self._cancels.add_session(routed, login)
+            self._cancels.add_session(routed.identity, login)
         if self._acceptor.reserve.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
@@ -218,16 +219,16 @@ class Forward:
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:
         connection, close_reason = self._connections.remove(ended), ended.result()
-        relay, target = connection.relay, connection.routed.target
+        relay, routed = connection.relay, connection.routed
         self._acceptor.reserve.remove(ended)
-        self._audit.ended(connection.record, connection.routed, relay, close_reason)
+        self._audit.ended(connection.record, routed, relay, close_reason)
         if connection.login is not None and self._cancels is not None:
-            self._cancels.remove_session(connection.routed, connection.login)
+            self._cancels.remove_session(routed.identity, connection.login)
         if connection.slot is not None:
             connection.slot.release()
         if close_reason is not CloseReason.FINISHED:
             self.resets[close_reason] += 1
         dialer = self._dialer.target_dialer
         if close_reason is CloseReason.BACKEND_RESET:
-            dialer.route.on_failure(target)
-        dialer.record_end(target, relay, connection.began)
+            dialer.route.on_failure(routed)
+        dialer.record_end(routed, relay, connection.began)

@@ -1,11 +1,11 @@
-"""Dials the targets of one route. Limits concurrent dials and aborted handshakes for each target."""
+"""Dials the targets of one route. Limits concurrent dials through each tunnel, and aborted handshakes of targets."""
 
 import asyncio
 import time
 from collections.abc import Callable
 
 from gateway.contracts.link import Link, Relay
-from gateway.contracts.values import Endpoint
+from gateway.contracts.tracing import CHANNEL
 from gateway.errors import DialError, Reason
 from gateway.forwarding.handshake_budget import LOGIN_RESPONSES, HandshakeBudget
 from gateway.forwarding.pending_client import PendingClient
@@ -16,8 +16,9 @@ from gateway.relay.redial import retry_dial
 
 MIN_DIAL = 0.05
 """Minimum time limit for a dial, in seconds. It applies even if the hold time has passed or is zero."""
-_DIALS_PER_TARGET = 64
-"""Maximum number of concurrent dials per target. After an outage, all held clients dial at the same moment."""
+_DIALS_PER_WAY = 64
+"""Maximum number of concurrent dials to a target through one way. After an outage, all held clients dial at the same
+moment."""
 
 
 class TargetDialer:
@@ -29,21 +30,13 @@ class TargetDialer:
 
     def __init__(self, route: Route) -> None:
         self.route = route
-        self._slots: dict[Endpoint, asyncio.Semaphore] = {}
-        self._routed: dict[Endpoint, RoutedTarget] = {}
-
-    def routed(self, target: Endpoint) -> RoutedTarget:
-        """Return `target` with the uplink. Each call for one target returns the same object, to save memory."""
-        existing = self._routed.get(target)
-        if existing is None:
-            existing = self._routed[target] = RoutedTarget(self.route.uplink, target)
-        return existing
+        self._slots: dict[RoutedTarget, asyncio.Semaphore] = {}
 
     async def join(
         self,
         client: PendingClient,
         link: Link,
-        target: Endpoint,
+        routed: RoutedTarget,
         latency: Histogram,
         within: float,
         tap: Tap | None = None,
@@ -52,8 +45,8 @@ class TargetDialer:
 
         Args:
             client: The client.
-            link: The link to the target.
-            target: The target.
+            link: The link of the way.
+            routed: The way to the target.
             latency: Records the response latencies.
             within: Seconds for the dial.
             tap: See `gateway.contracts.link.Link.join`.
@@ -62,6 +55,7 @@ class TargetDialer:
             DialError: The target cannot be reached, or must not be dialed now.
             LinkLostError: The link failed during the dial.
         """
+        target = routed.target
         budget = self.route.budget(target)
         if budget is not None and not budget.allows(time.time()):
             raise DialError(
@@ -69,9 +63,9 @@ class TargetDialer:
                 f"{target}: {budget.aborted} handshakes were aborted; at {budget.limit} a server blocks all clients",
             )
         deadline = time.monotonic() + within
-        slots = self._slots.get(target)
+        slots = self._slots.get(routed)
         if slots is None:
-            slots = self._slots[target] = asyncio.Semaphore(_DIALS_PER_TARGET)
+            slots = self._slots[routed] = asyncio.Semaphore(_DIALS_PER_WAY)
         if slots.locked():
             try:
                 await asyncio.wait_for(slots.acquire(), within)
@@ -79,32 +73,33 @@ class TargetDialer:
                 raise DialError(Reason.TIMEOUT, f"{target}: too many concurrent dials") from None
         else:
             await slots.acquire()
+        client.enter(CHANNEL)
         try:
             return await retry_dial(
                 lambda left: client.join(link, target, latency, left, tap),
-                lambda: self._count_aborted(target, HandshakeBudget.record_abandoned),
+                lambda: self._count_aborted(routed, HandshakeBudget.record_abandoned),
                 max(deadline - time.monotonic(), MIN_DIAL),
             )
         finally:
             slots.release()
 
-    def record_end(self, target: Endpoint, relay: Relay, began: float) -> None:
-        """Update the handshake budget of `target` after a client's connection has ended.
+    def record_end(self, routed: RoutedTarget, relay: Relay, began: float) -> None:
+        """Update the handshake budget of a target after a client's connection has ended.
 
         Args:
-            target: The client's target.
+            routed: The client's way to the target.
             relay: The client's relay.
             began: When the client was joined, in seconds since the epoch.
         """
         if relay.responses < LOGIN_RESPONSES:
-            self._count_aborted(target, HandshakeBudget.record_aborted)
-        elif (budget := self.route.budget(target)) is not None:
+            self._count_aborted(routed, HandshakeBudget.record_aborted)
+        elif (budget := self.route.budget(routed.target)) is not None:
             budget.record_login(began)
 
-    def _count_aborted(self, target: Endpoint, record: Callable[[HandshakeBudget, float], None]) -> None:
+    def _count_aborted(self, routed: RoutedTarget, record: Callable[[HandshakeBudget, float], None]) -> None:
         """Count a handshake that was aborted or might still be aborted."""
-        budget = self.route.budget(target)
+        budget = self.route.budget(routed.target)
         if budget is not None:
             record(budget, time.time())
             if budget.needs_login:
-                self.route.on_failure(target)  # triggers a check, whose login resets the server's count
+                self.route.on_failure(routed)  # triggers a check, whose login resets the server's count

@@ -1,20 +1,24 @@
-"""Runs the scheduled check of one target, through the same link as the traffic to the target."""
+"""Runs the scheduled check of one target through one tunnel, over the same link as the traffic."""
 
 import asyncio
 import contextlib
 import logging
 import random
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.contracts.backend import Backend, ProbeResult
+from gateway.contracts.backend import Backend
 from gateway.contracts.link import Connector
-from gateway.contracts.states import DatabaseRole, State
+from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.probe import probe_once
+from gateway.health.state_clock import StateClock
+from gateway.health.target_record import TargetRecord
 from gateway.health.verdict import CheckResult, History, Verdict
 from gateway.measure import Histogram, Summary, Tally
 
@@ -24,6 +28,7 @@ _JITTER = 0.05
 _FIRST_SPREAD = 0.2
 """Maximum random delay of the first check in seconds, which spreads the first round of checks."""
 
+_LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
 """Upper limit, in seconds, of the minimum interval between checks that traffic failures trigger."""
 
@@ -56,7 +61,7 @@ class MonitoredUplink(Protocol):
 
 
 class Check:
-    """Checks one target of one backend on a schedule; implements `gateway.contracts.unit.Unit`.
+    """Checks one target of one backend through one tunnel; implements `gateway.contracts.unit.Unit`.
 
     Args:
         name: The backend's name.
@@ -66,6 +71,8 @@ class Check:
         schedule: The intervals and limits of the check.
         on_change: Called after each check.
         on_abandoned: Called for each dial that the check has abandoned although the dial can still succeed.
+        record: What the checks of the target through all ways share.
+        tunnel: The tunnel of the way; None if the check uses no tunnel.
     """
 
     def __init__(
@@ -77,22 +84,25 @@ class Check:
         schedule: Schedule,
         on_change: Callable[[], object] = lambda: None,
         on_abandoned: Callable[[], None] = lambda: None,
+        record: TargetRecord | None = None,
+        tunnel: str | None = None,
     ) -> None:
         self.name = name
         self.target = target
+        self.tunnel = tunnel
         self.schedule = schedule
         self.verdict = Verdict(schedule.rise, schedule.fall)
         self.history = History()
-        self.since = time.time()
+        self.clock = StateClock(time.time())
         self.last: CheckResult | None = None
-        self.probe_result = ProbeResult()
-        """Result of the last check that the target answered."""
-        self.promoted = 0.0
-        """Monotonic time at which a check found that the target, which was a replica, had become the primary; 0 if no
-        check has."""
-        self.last_role: DatabaseRole | None = None
-        """The last known role of the target."""
+        self.record = record or TargetRecord()
         self.last_success: float | None = None
+        self.every = 1
+        """The check runs at every n-th interval. A way that clients do not use is checked less often."""
+        self.latency: float | None = None
+        """Median duration of the last successful checks in seconds; None if there were none."""
+        self.durations: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
+        """Durations of the last successful checks in seconds."""
         self.attempts = 0
         self.failures: Tally = Tally()
         self.duration = Histogram()
@@ -108,8 +118,6 @@ class Check:
         self._immediate = False
         """Whether the next check can start before the minimum interval has elapsed."""
         self._probe_started = 0.0
-        self.probed = 0.0
-        """Monotonic time at which the last probe with a result started."""
         self.urgent = False
         """Whether checks follow each other after `fast_interval`; see `set_urgent`."""
         self._lost_links = 0
@@ -136,13 +144,13 @@ class Check:
         return self.verdict.pending or (self.last is not None and not self.last.passed)
 
     def inherit(self, other: "Check") -> None:
-        """Copy the state and the counters from another check, which checked this target before a reload."""
-        self.probe_result, self.last, self.last_success = other.probe_result, other.last, other.last_success
-        self.history, self.since = other.history, other.since
+        """Copy the state and the counters from the check of this way before a reload."""
+        self.last, self.last_success = other.last, other.last_success
+        self.latency, self.durations = other.latency, other.durations
+        self.history, self.clock = other.history, other.clock
         self.attempts, self.failures, self.duration, self.phases = (
             other.attempts, other.failures, other.duration, other.phases,
         )  # fmt: skip
-        self.promoted, self.last_role = other.promoted, other.last_role
         self.verdict = other.verdict
         self.verdict.rise, self.verdict.fall = self.schedule.rise, self.schedule.fall
         self.paused = other.paused
@@ -187,10 +195,11 @@ class Check:
         link = self.uplink.link
         if link is None:
             return self._block()
-        self._probe_started = time.monotonic()
         try:
-            timeout = self.schedule.timeout
-            result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
+            async with self.record.turn:
+                self._probe_started = time.monotonic()
+                timeout = self.schedule.timeout
+                result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
         except LinkLostError:  # the loss of the link does not show the state of the target
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
@@ -207,31 +216,27 @@ class Check:
 
     def _count(self, result: CheckResult) -> None:
         self.attempts += 1
-        self.probed = self._probe_started
         self.last = result
+        self.record.add(result, self._probe_started, time.monotonic())
         self.history.add(result)
         self.duration.observe(result.duration)
         for phase, seconds in result.phases.items():
             self.phases.setdefault(phase, Summary()).observe(seconds)
-        if result.probe_result is not None:
-            self.probe_result = result.probe_result
-            self._record_role(result.probe_result.role)
         if result.succeeded:
             self.last_success = result.at
+            self.durations.append(result.duration)
+            self.latency = statistics.median(self.durations)
         elif result.reason is not None:
             self.failures[result.reason] += 1
-
-    def _record_role(self, role: DatabaseRole | None) -> None:
-        if role == "primary" and self.last_role == "replica":
-            self.promoted = time.monotonic()
-        self.last_role = role or self.last_role
 
     def _publish(self, changed: bool) -> bool:
         """Log the state if it has changed, and call `on_change`; return `changed`."""
         if changed:
-            self.since = time.time()
             verdict = self.verdict
+            self.clock.enter(verdict.state, time.time())
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
+            if self.tunnel is not None:
+                extra["tunnel"] = self.tunnel
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
             # Log no warning for a blocked target, because its tunnel has already logged one.
@@ -249,9 +254,9 @@ class Check:
         if changed or unsettled or self.urgent:
             seconds = schedule.fast_interval
         elif self.verdict.state is State.DOWN:
-            seconds = min(schedule.down_interval, schedule.interval)
+            seconds = min(schedule.down_interval, schedule.interval) * self.every
         else:
-            seconds = schedule.interval
+            seconds = schedule.interval * self.every
         seconds *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter, not a secret
         try:
             async with asyncio.timeout(seconds):

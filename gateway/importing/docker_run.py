@@ -9,8 +9,8 @@ from gateway.errors import UsageError
 from gateway.importing.docker_options import read_bind, read_mount, read_options
 from gateway.importing.env_file import EnvFiles
 from gateway.importing.model import ImportedContainer, ImportedMount
+from gateway.importing.redaction import redacted
 from gateway.importing.result import ImportResult
-from gateway.importing.secrecy import redacted
 
 Volumes = dict[str, dict[str, str]]
 """The driver options of each volume, by volume name."""
@@ -166,7 +166,7 @@ def _correct(container: ImportedContainer, driver: dict[str, str], result: Impor
 
 def published(text: str) -> Iterator[tuple[int, int]]:
     """Yield the container port and the host port in a value of `-p`. Yield nothing if the value has another form."""
-    ports = re.fullmatch(r"(?:.*:)?(\d+):(\d+)(?:/tcp)?", text)
+    ports = re.fullmatch(r"(?:.*:)?(\d{1,5}):(\d{1,5})(?:/tcp)?", text)
     if ports:
         yield int(ports[2]), int(ports[1])
 

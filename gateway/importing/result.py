@@ -11,10 +11,12 @@ import yaml
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
 from gateway.importing.model import ImportedClient, ImportedContainer, ImportedForward
-from gateway.importing.secrecy import hide_secrets
+from gateway.importing.redaction import hide_secrets
 
 _HOST = re.compile(r"[\w.%${}-]*[\w}]")
 """Matches a host name, an IPv4 address, or a reference to a variable."""
+_LOCAL = ("localhost", "127", "")
+"""Results of `short_name` that are not useful as names."""
 
 
 @dataclass
@@ -67,7 +69,8 @@ class ImportResult:
         for name, existing in self.tunnels.items():
             if existing == keys:
                 return name
-        name = _unused(short_name(host) or str(keys["kind"]), self.tunnels)
+        short = short_name(host)
+        name = _unused(short if short not in _LOCAL else str(keys["kind"]), self.tunnels)
         self.tunnels[name] = keys
         return name
 
@@ -95,7 +98,7 @@ class ImportResult:
         host, port = split_target(target)
         kind = kind_of_port(port)
         short = short_name(host)
-        name = self.new_backend_name(short if short not in ("localhost", "127", "") else f"{kind.name}-{port}")
+        name = self.new_backend_name(short if short not in _LOCAL else f"{kind.name}-{port}")
         keys: dict[str, Any] = {"kind": kind.name}
         if via is not None:
             keys["via"] = via
@@ -119,7 +122,7 @@ class ImportResult:
     def note_variables(self) -> None:
         """Add a note on the environment variables in the configuration, except those that a login shell sets."""
         text = yaml.safe_dump({"tunnels": self.tunnels, "backends": self.backends})
-        names = set(re.findall(r"\$\{(\w+)\}", text)) - {"HOME", "USER", "SSH_AUTH_SOCK"}
+        names = set(re.findall(r"(?<!\$)\$\{(\w+)\}", text)) - {"HOME", "USER", "SSH_AUTH_SOCK"}
         if names:
             shown = ", ".join(f"${{{name}}}" for name in sorted(names))
             self.add_note(
@@ -169,7 +172,7 @@ def split_target(target: str) -> tuple[str, int]:
     Raises:
         UsageError: The target has another syntax.
     """
-    match = re.fullmatch(r"\[?([^\]]*)\]?:(\d+)", target)
+    match = re.fullmatch(r"\[?([^\]]*)\]?:([0-9]{1,5})", target)
     if match is None or not is_host(match[1]) or not 0 < int(match[2]) < 65536:
         raise UsageError(f"{target!r} is not host:port")
     return match[1], int(match[2])

@@ -4,9 +4,10 @@ import fnmatch
 import re
 
 from gateway.errors import UsageError
-from gateway.importing.model import Context
+from gateway.importing.model import ImportContext
 from gateway.importing.result import ImportResult
-from gateway.importing.ssh import HostConfig, add_host
+from gateway.importing.ssh import add_host
+from gateway.importing.ssh_server import HostConfig
 
 _Block = tuple[list[str], list[tuple[str, str]]]
 """The patterns of a `Host` line, and the keywords below the line."""
@@ -38,7 +39,7 @@ def import_config(text: str, where: str, result: ImportResult) -> None:
         config = _host_config(name, blocks)
         if "localforward" in config.keywords and name not in imported:
             imported.add(name)
-            add_host(config, Context(f"{where}: Host {name}"), result, look_up)
+            add_host(config, ImportContext(f"{where}: Host {name}"), result, look_up)
     if not imported:
         raise UsageError(f"{where}: there is no local forward to import (LocalForward)")
     for patterns, lines in blocks:

@@ -3,13 +3,16 @@
 Times are seconds since the epoch; durations are in seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gateway.contracts.states import State, TunnelState
 from gateway.facts import Fact, FactValue
 from gateway.measure import Histogram
 
+ConfigText = dict[str, list[tuple[str, str]]]
+"""For each part of the configuration, such as `ops` or `backends.orders`: pairs of key and value, without secrets."""
 ATTACHMENT_STATES = ("attached", "pending", "drifted", "blocked")
 DEAD_CAUSES = ("volume", "network", "namespace")
 
@@ -20,7 +23,7 @@ class TunnelView:
 
     name: str
     kind: str
-    via: str | None
+    via: tuple[str, ...]
     far_side: str
     state: TunnelState
     reason: str | None
@@ -35,11 +38,41 @@ class TunnelView:
     """The facts that the kind declares. `details` contains the values of the facts."""
 
 
+class PastCheck(Protocol):
+    """The result of an earlier check of a target."""
+
+    @property
+    def at(self) -> float:
+        """When the check ended."""
+
+    @property
+    def duration(self) -> float:
+        """Duration of the check."""
+
+    @property
+    def state(self) -> State:
+        """The state that follows from this check alone."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why the state is not `up`."""
+
+    @property
+    def detail(self) -> str:
+        """One line of text."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the check succeeded."""
+
+
 @dataclass(frozen=True)
 class TargetView:
-    """One target of a backend, with the result of its last check."""
+    """One target of a backend, with the result of its last check through the way that new clients use."""
 
     target: str
+    way: str | None
+    """The tunnel that new clients use; None if they use no tunnel."""
     state: State
     reason: str | None
     detail: str
@@ -57,6 +90,24 @@ class TargetView:
     """Number of aborted handshakes since the last login; None if the server does not count them."""
     duration: Histogram
     phases: dict[str, tuple[int, float]]
+    history: Sequence[PastCheck] = ()
+    """The latest checks, oldest first."""
+
+
+@dataclass(frozen=True)
+class WayView:
+    """One tunnel through which new clients of a backend can reach its targets."""
+
+    tunnel: str
+    up: bool
+    """Whether new clients reach a target through the tunnel, or would reach it if the target worked."""
+    reason: str | None
+    detail: str
+    in_use: bool
+    """Whether new clients of a target use this way."""
+    clients: int
+    switches: int
+    """How often new clients of a target moved to this way."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +121,8 @@ class ConsumerView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    waiting: int = 0
+    """Number of connections that wait for a target. `active` includes them."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +170,7 @@ class ShadowView:
 
 @dataclass(frozen=True)
 class DeadContainerView:
-    """A container that does not run or has no network, see `gateway.docker.dead`."""
+    """A container that does not run or has no network, see `gateway.docker.dead_containers`."""
 
     container: str
     cause: str
@@ -197,7 +250,7 @@ class BackendView:
 
     name: str
     kind: str
-    via: str | None
+    via: tuple[str, ...]
     listen: list[str]
     prefer: str
     state: State
@@ -212,6 +265,10 @@ class BackendView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    ways: list[WayView] = field(default_factory=list)
+    waiting: int = 0
+    """Number of clients that are not connected to a target yet. `connections` includes these clients."""
+    max_connections: int = 0
     failing: bool = False
     facts: tuple[Fact, ...] = ()
     """The facts that the kind declares. The targets contain the values of the facts."""

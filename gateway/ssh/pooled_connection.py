@@ -15,11 +15,11 @@ from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.hostkeys import HostKeyVerifier
-from gateway.ssh.native_opener import NativeChannelOpener
+from gateway.ssh.host_keys import HostKeyVerifier
+from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import transport_of
-from gateway.text import one_line
+from gateway.text import error_text, one_line
 
 log = logging.getLogger(__name__)
 
@@ -114,24 +114,29 @@ class PooledConnection:
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
     ) -> ChannelRelay:
-        """Open a channel to `to` and join `client` to it; see `gateway.contracts.link.Link.join`."""
+        """Open a channel to `to` and join `client` to it; see `gateway.contracts.link.Link.join`.
+
+        The connection must be alive.
+        """
         timeout = min(self._options.dial_timeout, within)
-        dialed = self.alive
         try:
             relay = await self._opener.open(to, latency, timeout, tap)
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except ValueError as error:
-            raise DialError(Reason.PROTOCOL, f"{to}: invalid reply from the SSH server: {error}") from error
+            raise DialError(
+                Reason.PROTOCOL,
+                f"{to}: invalid reply from the SSH server ({error_text(error)}): see data_plane in docs/outages.md",
+            ) from error
         except asyncssh.ChannelOpenError as error:
             self.has_answered_open = self.alive
-            raise self._open_error(error, to, dial_in_progress=dialed) from error
+            raise self._open_error(error, to) from error
         except (asyncssh.Error, OSError) as error:
-            raise LinkLostError(str(error), dial_in_progress=dialed) from error
+            raise LinkLostError(str(error), dial_in_progress=True) from error
         self.has_answered_open = True
         if self.closing:  # asyncssh might have dropped data of the channel
             relay.abort(CloseReason.ABORTED)
-            raise LinkLostError(dial_in_progress=dialed)
+            raise LinkLostError(dial_in_progress=True)
         self._relays[relay.ended] = relay
         relay.ended.add_done_callback(self._on_relay_ended)
         relay.attach(client)
@@ -140,18 +145,20 @@ class PooledConnection:
     def _remove_relay(self, ended: asyncio.Future[CloseReason]) -> None:
         del self._relays[ended]
 
-    def _open_error(
-        self, error: asyncssh.ChannelOpenError, to: Endpoint, *, dial_in_progress: bool
-    ) -> DialError | LinkLostError:
+    def _open_error(self, error: asyncssh.ChannelOpenError, to: Endpoint) -> DialError | LinkLostError:
         if not self.alive:
-            return LinkLostError(dial_in_progress=dial_in_progress)
+            return LinkLostError(dial_in_progress=True)
         text = error.reason
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return DialError(
                 Reason.CHANNEL_PROHIBITED,
-                f"the SSH server forbids {to} (permitopen, AllowTcpForwarding): {text}",
+                f"the SSH server forbids {to}, and says {text!r}: permit it with permitopen in authorized_keys, and"
+                " with PermitOpen and AllowTcpForwarding in sshd_config",
             )
-        return DialError(_connect_reason(text), f"{to}: {text}")
+        return DialError(
+            _connect_reason(text),
+            f"{to}: the SSH server cannot connect, and says {text!r}: check the address and port there",
+        )
 
     def silence(self, now: float) -> float:
         """Return the seconds since the last data from the peer arrived.
@@ -210,7 +217,7 @@ class PooledConnection:
         if self._closing_task is not None:
             await asyncio.wait({self._closing_task})
         error = self._verifier.close_error
-        return self._close_reason or (str(error) if error else "the SSH connection was closed")
+        return self._close_reason or (error_text(error) if error else "the SSH connection was closed")
 
     def abort(self, reason: str) -> None:
         """Reset every client and close the connection immediately, without a disconnect message.

@@ -13,7 +13,7 @@ Isolation = Literal["namespace", "device"]
 
 
 @dataclass(frozen=True)
-class Silence:
+class SilenceTimeouts:
     """When and how the gateway reacts if expected replies through the VPN are missing.
 
     Args:
@@ -30,7 +30,7 @@ class Silence:
 
     def __post_init__(self) -> None:
         if not self.suspect < self.down <= self.lost <= self.restart:
-            raise ValueError("must satisfy suspect < down <= lost <= restart")
+            raise ValueError("needs suspect < down <= lost <= restart: change one of them")
 
     @property
     def thresholds(self) -> Thresholds:
@@ -59,14 +59,14 @@ class VpnOptions:
     dns: tuple[str, ...] = ()
     mtu: int | None = field(default=None, metadata={"least": 576, "most": 65535})
     connect_timeout: Duration = field(default=Duration(20.0), metadata=POSITIVE)
-    silence: Silence = field(default_factory=Silence)
+    silence: SilenceTimeouts = field(default_factory=SilenceTimeouts)
 
     def __post_init__(self) -> None:
         for each in self.dns:
             try:
                 ipaddress.ip_address(each)
             except ValueError as error:
-                raise ValueError(f"dns: {each!r} is not an IP address") from error
+                raise ValueError(f"dns: {each!r} is not an IP address: write one, such as 10.8.0.1") from error
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import Phase, given, settings
 
-from gateway.proxy import tls_bridge
-from gateway.relay import linger
+from gateway.relay import linger, stream_bridge
 from gateway.relay.poller import RelayLoop
 from tests.support import relay_contract as contract
 from tests.support.far_sides import Socks, Straight, Tls, Tls12
 from tests.support.plans import Setup, Step, plans
 from tests.support.requirements import need_sshd
 from tests.support.ssh_far_sides import OpenSsh, Scripted
+from tests.support.stdio_far_side import Stdio
 
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "200"))
 PHASES = (Phase.reuse, Phase.generate, Phase.shrink)
@@ -37,7 +37,7 @@ class Kind(NamedTuple):
 
     adaptor: type[Straight]
     arguments: tuple[str, ...] = ()
-    share: int = 1
+    share: float = 1
 
 
 KINDS = {
@@ -45,6 +45,7 @@ KINDS = {
     "socks5": Kind(Socks, share=3),
     "tls": Kind(Tls, share=3),
     "tls 1.2": Kind(Tls12),
+    "stdio": Kind(Stdio, share=0.2),
     "native": Kind(Scripted, ("native",), share=3),
     "asyncssh": Kind(Scripted, ("asyncssh",)),
     "native, sshd": Kind(OpenSsh, ("native",)),
@@ -75,8 +76,8 @@ def benches(
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
         # The default interval would delay each lingering connection by 0.25 s.
         patch.setattr(linger, "_SCAN_INTERVAL", 0.01)
-        patch.setattr(tls_bridge, "_POLL_INTERVAL", 0.01)
-        patch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.1)  # seconds of silence for which a TLS 1.2 relay waits
+        patch.setattr(stream_bridge, "_POLL_INTERVAL", 0.01)
+        patch.setattr(stream_bridge, "_SILENCE_TIMEOUT", 0.1)  # seconds of silence for which a TLS 1.2 relay waits
 
         def bench(kind: str) -> Bench:
             need_sshd()
@@ -98,7 +99,7 @@ def benches(
 def test_any_order_of_events_keeps_the_rules(benches: Callable[[str], Bench], kind: str) -> None:
     bench = benches(kind)
 
-    @settings(max_examples=EXAMPLES * KINDS[kind].share, phases=PHASES, report_multiple_bugs=False)
+    @settings(max_examples=round(EXAMPLES * KINDS[kind].share), phases=PHASES, report_multiple_bugs=False)
     @given(plans(bench.adaptor))
     def explore(drawn: tuple[Setup, list[Step]]) -> None:
         bench.run(*drawn)

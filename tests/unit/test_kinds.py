@@ -12,7 +12,7 @@ from gateway.cli import cli
 from gateway.facts import Fact
 from gateway.importing.recognition import ImportSource
 from gateway.importing.sources import convert
-from gateway.kinds import Kinds
+from gateway.kinds import KindRegistry
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def package(tmp_path: Path) -> Iterator[str]:
 
 def test_kinds_of_an_appended_folder_are_found(package: str, tmp_path: Path) -> None:
     path = __import__(package).__path__
-    kinds: Kinds[int] = Kinds(package, path)
+    kinds: KindRegistry[int] = KindRegistry(package, path)
     assert list(kinds) == ["one"]
     (tmp_path / "more" / "common").mkdir(parents=True)
     (tmp_path / "more" / "common" / "__init__.py").write_text("")
@@ -42,7 +42,9 @@ def test_kinds_of_an_appended_folder_are_found(package: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kinds", [backends.KINDS, tunnels.KINDS])
-def test_every_kind_is_consistent(kinds: "Kinds[backends.BackendKind] | Kinds[tunnels.TunnelKind]") -> None:
+def test_every_kind_is_consistent(
+    kinds: "KindRegistry[backends.BackendKind] | KindRegistry[tunnels.TunnelKind]",
+) -> None:
     schemes = [scheme for kind in kinds.values() for scheme in kind.schemes]
     assert len(schemes) == len(set(schemes))
     for name, kind in kinds.items():
@@ -112,6 +114,8 @@ def test_a_key_permits_the_servers_of_every_kind_of_inner_tunnel(tmp_path: Path)
         f"  inner: {{kind: ssh, host: inner, port: 2222, user: u, identity_files: {tmp_path}/key, via: edge}}\n"
         "  web: {kind: proxy, url: 'http://proxy:3128', via: edge}\n"
         f"  office: {{kind: openvpn, config: {tmp_path}/office.ovpn, via: edge}}\n"
+        "  tool: {kind: command, mode: stdio, command: [nc, '{host}', '{port}']}\n"
+        f"  far: {{kind: ssh, host: far, user: u, identity_files: {tmp_path}/key, via: tool}}\n"
         f"  lab: {{kind: wireguard, config: {tmp_path}/lab.conf, via: edge}}\n"
         "backends: {orders: {kind: mysql, via: edge, targets: db}, far: {kind: tcp, via: office, targets: 'x:1'}}\n"
     )

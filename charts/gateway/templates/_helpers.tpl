@@ -99,6 +99,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if not $written -}}{{- fail (printf "config.audit.log: the pod cannot write %s: use stdout, or a file in /var/lib/gateway or in one of extraVolumeMounts" $log) -}}{{- end -}}
 {{- $_ := set $config "audit" . -}}
 {{- end -}}
+{{- with .Values.config.fleet -}}{{- $_ := set $config "fleet" . -}}{{- end -}}
+{{- with .Values.config.traces -}}{{- $_ := set $config "traces" . -}}{{- end -}}
 {{- $config | toYaml -}}
 {{- end }}
 
@@ -145,7 +147,15 @@ authorization:
 {{- end -}}
 {{- end -}}
 {{- if regexMatch "//[^/@ ]*:[^/@ ]*@" (default "" $spec.url) -}}{{- fail (printf "config.%s.%s.url: its password would be stored in a ConfigMap, which is not secret: use user, password_file and `secrets`" $kind $name) -}}{{- end -}}
-{{- if and $spec.via (not (hasKey ($.Values.config.tunnels | default dict) $spec.via)) -}}{{- fail (printf "config.%s.%s.via: tunnel %q does not exist in config.tunnels" $kind $name $spec.via) -}}{{- end -}}
+{{- $vias := list $spec.via -}}
+{{- range $target := kindIs "slice" $spec.targets | ternary $spec.targets (list $spec.targets) -}}
+{{- if kindIs "map" $target -}}{{- $vias = append $vias $target.via -}}{{- end -}}
+{{- end -}}
+{{- range $via := $vias -}}
+{{- range without (kindIs "slice" $via | ternary $via (list $via)) nil "" -}}
+{{- if not (hasKey ($.Values.config.tunnels | default dict) .) -}}{{- fail (printf "config.%s.%s.via: tunnel %q does not exist in config.tunnels" $kind $name .) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- /* An address conflicts with itself, and a wildcard with every address on its port. */ -}}

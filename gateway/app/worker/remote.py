@@ -44,7 +44,7 @@ class RemoteLink:
         return ours
 
 
-class RemotePath:
+class RemoteUplink:
     """Proxy for a worker's uplink; see `gateway.health.monitor.MonitoredUplink`.
 
     Args:
@@ -92,6 +92,11 @@ class RemoteForward:
     def active(self) -> int:
         """Number of clients that are connected to a target or wait for one."""
         return self.last.active
+
+    @property
+    def waiting(self) -> int:
+        """Number of clients that are not connected to a target yet."""
+        return self.last.waiting
 
     @property
     def accepted(self) -> int:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.database import DatabaseCheck, credentials
 from gateway.backend_support.http_role import HttpRole
 from gateway.backend_support.tls import TlsOptions
 from gateway.backend_support.via_http import ViaHttp, with_http_role
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.http import KIND, HttpBackend, HttpCheck
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -72,7 +71,7 @@ def http_server(context: ssl.SSLContext | None = None) -> Iterator[int]:
 
 
 def backend(path: str = "/", **changes: object) -> HttpBackend:
-    return HttpBackend(NoOptions(), HttpCheck(path=path, **changes))  # type: ignore[arg-type] # any field
+    return HttpBackend(EmptyOptions(), HttpCheck(path=path, **changes))  # type: ignore[arg-type] # any field
 
 
 async def test_status_role_login_and_host() -> None:
@@ -184,13 +183,6 @@ async def test_the_role_of_a_database_comes_from_http(
         result = await probe(wrapped, 1)
     found = result.probe_result or ProbeResult()
     assert (result.state, result.reason, found.role, found.read_only) == expected, result.detail
-
-
-def test_the_authority_of_the_http_server_is_monitored(tmp_path: Path) -> None:
-    issued, other = certificates.issue(tmp_path / "one"), certificates.issue(tmp_path / "other")
-    via_http = ViaHttp(port=1, tls=TlsOptions("verify", other.ca))
-    check = DatabaseCheck(tls=TlsOptions("verify", issued.ca), via_http=via_http)
-    assert [each.name for each in credentials(NoOptions(), check)] == [str(issued.ca), str(other.ca)]
 
 
 async def test_a_failed_request_names_the_port() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.redis import KIND, RedisBackend, RedisCheck
 from gateway.contracts.security import Secret
 from gateway.contracts.states import State
@@ -14,7 +14,7 @@ from gateway.errors import Reason
 from tests.support.probes import probe
 from tests.support.servers import Behavior, serving
 
-BACKEND = RedisBackend(NoOptions(), RedisCheck(user="u", password=Secret("topsecret")))
+BACKEND = RedisBackend(EmptyOptions(), RedisCheck(user="u", password=Secret("topsecret")))
 
 
 def replying(*replies: bytes) -> Behavior:
@@ -24,6 +24,9 @@ def replying(*replies: bytes) -> Behavior:
         for reply in replies:
             client.recv(65536)
             client.sendall(reply)
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(65536):  # unread data would reset the connection
+            pass
 
     return serve
 

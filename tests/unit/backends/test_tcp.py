@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.backend_support.tls import TlsOptions
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.tcp import TcpBackend, TcpCheck, unescape
 from gateway.contracts.states import State
 from gateway.errors import Reason
@@ -18,7 +18,7 @@ from tests.support.servers import dripping, serving, talking
 
 
 def backend(send: str | None = None, expect: str | None = None, tls: TlsOptions | None = None) -> TcpBackend:
-    return TcpBackend(NoOptions(), TcpCheck(send, expect, tls=tls or TlsOptions()))
+    return TcpBackend(EmptyOptions(), TcpCheck(send, expect, tls=tls or TlsOptions()))
 
 
 def ponging(client: socket.socket) -> None:
@@ -68,16 +68,11 @@ async def test_the_response_decides() -> None:
 
 async def test_a_pattern_matches_bytes_in_linear_time() -> None:
     def pattern(text: str) -> TcpBackend:
-        return TcpBackend(NoOptions(), TcpCheck(r"PING\r\n", expect_pattern=text))
+        return TcpBackend(EmptyOptions(), TcpCheck(r"PING\r\n", expect_pattern=text))
 
     with serving(ponging) as port:
         assert (await probe(pattern(r"^\+PO+NG\r\n$"), port)).state is State.UP
-
-    def respond(client: socket.socket) -> None:
-        client.recv(100)
-        client.sendall(b"\xff\0" + b"a" * 15_000)
-
-    with serving(respond) as port:
+    with serving(talking(b"\xff\0" + b"a" * 15_000, then_close=True)) as port:
         assert (await probe(pattern(r"\xff\x00a"), port)).state is State.UP
         result = await probe(pattern("((a*)*)*b"), port)
     assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL)

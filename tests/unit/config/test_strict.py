@@ -26,6 +26,8 @@ backends:
     check: {user: u, password_file: /run/secrets/check, tls: {mode: verify}}
   local: {kind: tcp, targets: "a:1", listen: /run/gateway/a.sock}
 docker: {host: "tcp://engine:2376", tls: {ca_file: /ca.pem}}
+fleet: {members: ["https://gw:9090", "127.0.0.1:9090"], token_file: /run/secrets/fleet}
+traces: {endpoint: "https://otel:4318/v1/traces", token_file: /run/secrets/otel}
 """
 
 
@@ -55,6 +57,8 @@ def test_a_strict_configuration_is_accepted(tmp_path: Path) -> None:
         ("    allow: 10.0.0.0/8\n", "", "7:3: backends.orders.allow: is absent, .*label: gateway.backends", 0),
         ("10.0.0.0/8", "[10.0.0.0/8, 0.0.0.0/0]", "12:12: backends.orders.allow: .*IPv4: list the networks", 0),
         ("10.0.0.0/8", "[128.0.0.0/1, 0.0.0.0/1]", "12:12: backends.orders.allow: .*IPv4: list the networks", 0),
+        ("https://gw:9090", "gw:9090", "16:61: fleet.token_file: .*gw:9090 without encryption: use https://", 1),
+        ("https://otel", "http://otel", "17:62: traces.token_file: .*otel:4318 without encryption", 1),
         ("10.0.0.0/8", "['::/0']", "12:12: backends.orders.allow: .*IPv6: list the networks", 0),
         ("user: u,", "user: u, kex: [curve25519-sha256, diffie-hellman-group1-sha1],",
          "3:47: tunnels.bastion.kex: lists diffie-hellman-group1-sha1,", 0),
@@ -111,9 +115,24 @@ def test_an_unencrypted_password_gives_advice_if_no_tunnel_encrypts_it(tmp_path:
         " i: {kind: proxy, url: 'https://p', via: b}}\n"
     )
     for via, target, warned in (("", "db", 1), ("", "127.0.0.1", 0), ("via: b,", "db", 0), ("via: p,", "db", 1),
-                                ("via: i,", "db", 0)):  # fmt: skip
+                                ("via: i,", "db", 0), ("via: [b, i],", "10.0.0.1", 0),
+                                ("via: [b, p],", "10.0.0.1", 1)):  # fmt: skip
         text = backend.replace("VIA", via).replace("TARGET", target)
         assert len(advice(read(f"{tunnels}backends: {{a: {text}}}", tmp_path))) == warned, (via, target)
+
+
+def test_a_name_that_tunnels_of_several_kinds_resolve_gives_advice(tmp_path: Path) -> None:
+    text = """
+tunnels: {b: {kind: ssh, host: h, user: u}, c: {kind: ssh, host: h, user: u}, p: {kind: proxy, url: 'https://p'}}
+backends: {a: {kind: tcp, via: [b, p], targets: ['db:1', '10.0.0.1:2', {address: 'other:1', via: [b, c]}]}}
+"""
+    (line,) = advice(read(text, tmp_path))
+    (other,) = advice(read(text.replace("via: [b, c]", "via: [p, c]").replace("'db:1', ", ""), tmp_path))
+    assert ": backends.a.targets[1].via: p (proxy) and c (ssh) resolve other " in other
+    assert line.removeprefix(f"{tmp_path}/gateway.yaml:").startswith(
+        "3:32: backends.a.via: b (ssh) and p (proxy) res"
+    )
+    assert "db" in line
 
 
 def test_a_backend_with_grants_requires_them(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.errors import Reason, TunnelError
-from gateway.relay.direct import DirectLink, DirectTunnel
+from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
 from gateway.supervision.backoff import BackoffPolicy
 from gateway.supervision.supervisor import supervise
 from gateway.supervision.uplink import Uplink
+from gateway.supervision.ways_link import WaysLink
 
 QUICK = BackoffPolicy(first=0.001, cap=0.002)
 
@@ -63,9 +64,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
     first, second = Losing(), Losing()
-    uplink = Uplink("t", Flaky(TunnelError(Reason.REFUSED, "no"), first, second), Uplink("d", DirectTunnel(), None))
+    uplink = Uplink("t", Flaky(TunnelError(Reason.REFUSED, "no"), first, second), [Uplink("d", DirectTunnel())])
     async with supervise() as units:
-        units.start("direct", uplink.via)  # type: ignore[arg-type]
+        units.start("direct", uplink.vias[0])
         units.start("t", uplink)
         await until(lambda: uplink.link is first)
         assert (uplink.state, uplink.reason) == (TunnelState.UP, None)
@@ -79,10 +80,13 @@ async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
 
 async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> None:
     link = Losing()
-    uplink = Uplink("t", Flaky(TunnelError(Reason.HOST_KEY, "changed", fatal=True), link), None)
+    failures = TunnelError(Reason.REFUSED, "no"), TunnelError(Reason.HOST_KEY, "changed", fatal=True)
+    uplink = Uplink("t", Flaky(*failures, link))
+    began = uplink.since
     async with supervise() as units:
         units.start("t", uplink)
         await until(lambda: uplink.state is TunnelState.QUARANTINED)
+        assert uplink.since == began  # the tunnel was down before, too
         assert (uplink.reason, uplink.detail) == (Reason.HOST_KEY, "changed")
         await asyncio.sleep(0.05)
         assert uplink.link is None
@@ -91,14 +95,32 @@ async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> Non
 
 
 async def test_an_inner_tunnel_waits_for_its_outer_tunnel_and_reports_it() -> None:
-    outer = Uplink("outer", Flaky(TunnelError(Reason.AUTH, "refused", fatal=True)), None)
-    inner = Uplink("inner", Flaky(Losing()), outer)
+    outer = Uplink("outer", Flaky(TunnelError(Reason.AUTH, "refused", fatal=True)))
+    inner = Uplink("inner", Flaky(Losing()), [outer])
     async with supervise() as units:
         units.start("outer", outer)
         units.start("inner", inner)
         await until(lambda: inner.state is TunnelState.WAITING)
         assert inner.reason is Reason.TUNNEL
         assert "outer is quarantined: refused" in inner.detail
+
+
+async def test_an_inner_tunnel_waits_for_any_of_its_outer_tunnels_and_names_a_common_cause_once() -> None:
+    edge = Uplink("edge", Flaky(TunnelError(Reason.AUTH, "refused", fatal=True)))
+    one, two = (Uplink(name, Flaky(Losing()), [edge]) for name in ("one", "two"))
+    tunnel = Flaky(Losing())
+    inner = Uplink("inner", tunnel, [one, two])
+    async with supervise() as units:
+        for each in (edge, one, two, inner):
+            units.start(each.name, each)
+        await until(lambda: inner.state is TunnelState.WAITING)
+        assert inner.describe() == "tunnel edge is quarantined: refused"
+        two.vias = [Uplink("direct", DirectTunnel())]
+        units.start("direct", two.vias[0])
+        await units.stop("two")
+        units.start("two", two)
+        await until(lambda: inner.state is TunnelState.UP)
+        assert isinstance(tunnel.opened_via[0], WaysLink)
 
 
 async def test_a_crashed_unit_is_restarted_without_affecting_others() -> None:

@@ -1,0 +1,171 @@
+"""A program that listens on a local port and forwards connections to one target."""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Sequence
+from math import inf
+from pathlib import Path
+
+from gateway.command.local_ports import LocalPort, read_local_ports
+from gateway.command.options import CommandOptions
+from gateway.command.silence import SilenceTimer
+from gateway.contracts.link import Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
+from gateway.errors import DialError, Reason, TunnelError
+from gateway.processes.child_process import ChildProcess, exit_error
+from gateway.relay.dial import dial
+from gateway.relay.sockets import reset
+
+log = logging.getLogger(__name__)
+
+_LOOPBACK = ("127.0.0.1", "::1")
+_RETRY_PAUSE = 0.1
+_CONNECT_TIMEOUT = 5.0
+_FIRST_TIMEOUT = 5.0
+_MIN_ACCEPT_POLL, _MAX_ACCEPT_POLL = 0.005, 0.2
+
+
+class NotAcceptedError(Exception):
+    """The process has not accepted a connection."""
+
+
+class PortProcess:
+    """A running program, and the state of its local port.
+
+    Args:
+        child: The process. Its owner stops it.
+        command: The program and its arguments.
+        port: The local port.
+        options: The options of the tunnel.
+    """
+
+    def __init__(self, child: ChildProcess, command: Sequence[str], port: int, options: CommandOptions) -> None:
+        self.child = child
+        self.port = port
+        self.connections = 0
+        """Number of open connections."""
+        self.last_received = time.monotonic()
+        """Monotonic time of the last data from the process, in seconds."""
+        self.last_dial = self.last_received
+        """Monotonic time of the last connection, in seconds."""
+        self.silence = SilenceTimer()
+        self.suspect = False
+        """Whether new clients use another process, because data waits for this process, but it does not answer."""
+        self.retired = False
+        """Whether the process stops, because another one has replaced it and it has no more clients."""
+        self._command = command
+        self._options = options
+        self._first: Stream | None = None
+        """The connection that showed that the process listens. It is the next connection to the target: without data,
+        it would count as an aborted login there."""
+
+    @property
+    def name(self) -> str:
+        """The name of the program."""
+        return Path(self._command[0]).name
+
+    async def wait_ready(self) -> None:
+        """Connect to the local port until the process accepts a connection.
+
+        Raises:
+            TunnelError: The process has exited, does not listen within `start_timeout`, or another user listens.
+        """
+        limit = self._options.start_timeout
+        try:
+            async with asyncio.timeout(limit):
+                while True:
+                    await self._check_running()
+                    try:
+                        self._first = await self._dial()
+                        self.last_dial = time.monotonic()
+                        break
+                    except DialError:
+                        await self.child.exits_within(_RETRY_PAUSE)
+        except TimeoutError as error:
+            output = f": {self.child.last_line}" if self.child.last_line else ""
+            detail = f"{self.name} does not listen on port {self.port} within {limit:g} s (start_timeout){output}"
+            raise TunnelError(Reason.TIMEOUT, detail) from error
+        await self._read_sockets()
+
+    async def connect(self) -> Stream:
+        """Return a new connection to the target. The caller owns it.
+
+        Raises:
+            NotAcceptedError: The process is suspect, so that another process must be used.
+            TunnelError: The process has exited, or another user listens.
+            DialError: The process does not listen.
+        """
+        await self._check_running()
+        now = time.monotonic()
+        self.close_unused(now)
+        sock, self._first = self._first, None
+        self.last_dial = now
+        if sock is None:
+            sock = await self._dial()
+            await self._wait_accepted(sock)
+        return sock
+
+    def close_unused(self, now: float = inf) -> None:
+        """Close the connection of `wait_ready` if no client has used it within five seconds.
+
+        Args:
+            now: Monotonic time in seconds.
+        """
+        if self._first is not None and now - self.last_dial > _FIRST_TIMEOUT:
+            reset(self._first)
+            self._first = None
+
+    async def _dial(self) -> Stream:
+        try:
+            return await dial(Endpoint(_LOOPBACK[0], self.port), Phases(), _CONNECT_TIMEOUT)
+        except DialError:
+            return await dial(Endpoint(_LOOPBACK[1], self.port), Phases(), _CONNECT_TIMEOUT)
+
+    async def _wait_accepted(self, sock: Stream) -> None:
+        """Wait until the process has accepted a connection, because the kernel connects even if the process hangs."""
+        pause = _MIN_ACCEPT_POLL
+        try:
+            while sock.getsockname()[1] in (await self._read_sockets()).pending:
+                await self._check_running()
+                self._check_answering()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _MAX_ACCEPT_POLL)
+        except BaseException:
+            reset(sock)
+            raise
+
+    async def _read_sockets(self) -> LocalPort:
+        """Return the sockets of the local port.
+
+        Raises:
+            TunnelError: Another user listens. Any user can take the port while the process does not listen.
+        """
+        try:
+            sockets = (await asyncio.to_thread(read_local_ports, [self.port]))[self.port]
+        except OSError as error:
+            log.debug("cannot find out whether a program accepts connections: %s", error)
+            return LocalPort()
+        others = sockets.owners - {os.geteuid()}
+        if others:
+            detail = f"port {self.port} of this host belongs to another user (uid {others.pop()})"
+            raise TunnelError(Reason.PERMISSION, detail)
+        return sockets
+
+    def _check_answering(self) -> None:
+        if self.suspect:
+            raise NotAcceptedError
+
+    async def _check_running(self) -> None:
+        if self.child.exit_code is not None:
+            await self.child.wait()
+            raise exit_error(self._command, self.child, self._options.login_exit_codes)
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that no socket uses."""
+    with socket.create_server((_LOOPBACK[0], 0)) as listener:
+        return int(listener.getsockname()[1])

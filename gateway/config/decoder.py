@@ -1,0 +1,245 @@
+"""Decodes the parsed tree into frozen dataclasses by their type hints, and collects all problems."""
+
+import dataclasses
+import functools
+import operator
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from gateway.config import values
+from gateway.config.scalars import SCALARS, one_of, read_scalar
+from gateway.config.schema import is_secret, known_keys
+from gateway.config.suggestions import suggest
+from gateway.config.tree import Scalar, Sequence, Table, Tree
+from gateway.contracts.security import Secret
+from gateway.errors import Problem
+
+
+class InvalidValue:
+    """Type of `INVALID`, the result for a value that cannot be decoded and whose problem is already recorded."""
+
+
+INVALID = InvalidValue()
+
+
+class Decoder:
+    """Decodes values of a parsed tree.
+
+    Args:
+        problems: The list to which problems are added.
+    """
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        self.places: dict[str, str] = {}
+        """The place of each value, by its key."""
+        self.literal_secrets: list[tuple[str, str]] = []
+        """The places and keys of secrets that are literals in the configuration, not environment references."""
+
+    def problem(self, place: str, key: str, message: str) -> None:
+        """Add a problem.
+
+        Args:
+            place: The place of the value.
+            key: The dotted key of the value.
+            message: The message, without place and key.
+        """
+        self.problems.append(Problem(place, key, message))
+
+    def value(self, tree: Tree, hint: Any, key: str, shorthand: str | None = None) -> Any:
+        """Decode a value.
+
+        Args:
+            tree: The value.
+            hint: The type hint.
+            key: The dotted key of the value, for messages.
+            shorthand: The field of the dataclass to set if the value is not a mapping.
+
+        Returns:
+            The value; `INVALID` after adding a problem.
+
+        Raises:
+            TypeError: The hint is not supported.
+        """
+        self.places[key] = tree.place
+        if isinstance(tree, Scalar) and tree.broken:
+            return INVALID
+        if hint in SCALARS:
+            return self._scalar(tree, SCALARS[hint], key)
+        if dataclasses.is_dataclass(hint):
+            if shorthand is not None and not isinstance(tree, Table):
+                inner = self.value(tree, typing.get_type_hints(hint)[shorthand], key)
+                return INVALID if inner is INVALID else typing.cast("type", hint)(**{shorthand: inner})
+            return self.record(tree, typing.cast("type", hint), key)
+        origin, arguments = get_origin(hint), get_args(hint)
+        if origin is Literal:
+            return self._scalar(tree, lambda text: one_of(text, arguments), key)
+        if origin is tuple:
+            return self._list(tree, arguments[0], key)
+        if origin is dict:
+            return self._mapping(tree, arguments[1], key)
+        if origin in (types.UnionType, typing.Union):
+            if isinstance(tree, Scalar) and tree.text is None:
+                return None
+            return self.value(tree, _alternative(tree, arguments), key)
+        raise TypeError(f"{key}: no decoder for {hint}")
+
+    def record(self, tree: Tree, cls: type, key: str) -> Any:
+        """Decode a mapping as the dataclass `cls`; return `INVALID` after adding a problem."""
+        table = self.table(tree, key)
+        if table is None:
+            return INVALID
+        self.check_keys(table, key, known_keys(cls))
+        return self.fields(table, cls, key)
+
+    def fields(self, table: Table, cls: type, key: str) -> Any:
+        """Decode the keys of `table` that are fields of `cls`; return `INVALID` after adding a problem."""
+        hints = typing.get_type_hints(cls)
+        found: dict[str, Any] = {}
+        invalid = False
+        for field in dataclasses.fields(cls):
+            path = f"{key}.{field.name}" if key else field.name
+            value = self._secret(table, field.name, path) if is_secret(hints[field.name]) else None
+            if value is None and field.name in table.entries:
+                shorthand = field.metadata.get("shorthand")
+                value = self.value(table.entries[field.name][1], hints[field.name], path, shorthand)
+            elif value is None:
+                if _required(field):
+                    self.problem(table.place, path, "is missing: add this key")
+                    invalid = True
+                continue
+            if value is INVALID or not self._within(value, field, table, path):
+                invalid = True
+            elif value is not None or not _required(field):
+                found[field.name] = value
+            else:
+                self.problem(table.place, path, "is empty: add a value")
+                invalid = True
+        if invalid:
+            return INVALID
+        try:
+            return cls(**{name: value for name, value in found.items() if value is not None})
+        except ValueError as error:  # `__post_init__` raises this error for an invalid combination of fields
+            self.problems.append(at_key(self.places, table.place, key, str(error)))
+            return INVALID
+
+    def _within(self, value: Any, field: "dataclasses.Field[Any]", table: Table, path: str) -> bool:
+        """Return whether a number is within the bounds in its field's metadata; add a problem if it is not."""
+        rules = field.metadata
+        message = None
+        if not isinstance(value, int | float):
+            return True
+        if "above" in rules and value <= rules["above"]:
+            message = f"must be more than {rules['above']}: choose a larger value"
+        elif "most" in rules and not rules["least"] <= value <= rules["most"]:
+            message = f"must be from {rules['least']} to {rules['most']}: choose another value"
+        elif "least" in rules and value < rules["least"]:
+            message = f"must be at least {rules['least']}: choose a larger value"
+        if message:
+            self.problem(table.entries[field.name][1].place, path, message)
+        return message is None
+
+    def table(self, tree: Tree, key: str) -> Table | None:
+        """Return the tree as a mapping; an absent value is an empty mapping. Return None after adding a problem."""
+        if isinstance(tree, Table):
+            return tree
+        if isinstance(tree, Scalar) and tree.text is None:
+            return Table(tree.place)
+        self.problem(tree.place, key, "must be a mapping: write KEY: VALUE on indented lines, or {KEY: VALUE}")
+        return None
+
+    def check_keys(self, table: Table, key: str, known: Iterable[str]) -> None:
+        """Add a problem for each key that is not in `known`, with the most similar known key."""
+        names = list(known)
+        for name, (place, _) in table.entries.items():
+            if name not in names:
+                path = f"{key}.{name}" if key else name
+                self.problem(place, path, f"unknown key{suggest(name, names) or ': remove it'}")
+
+    def _scalar(self, tree: Tree, read: Callable[[str], Any], key: str) -> Any:
+        if not isinstance(tree, Scalar):
+            self.problem(tree.place, key, "must be a single value: remove the list or mapping around it")
+            return INVALID
+        if tree.text is None or tree.text == "":
+            self.problem(tree.place, key, "is empty: add a value, or remove the key")
+            return INVALID
+        if read is Secret and tree.written is None:
+            self.literal_secrets.append((tree.place, key))
+        try:
+            return read_scalar(tree, tree.text, read)
+        except ValueError as error:
+            self.problem(tree.place, key, str(error))
+            return INVALID
+
+    def _list(self, tree: Tree, hint: Any, key: str) -> Any:
+        if isinstance(tree, Sequence):
+            items = [self.value(item, hint, f"{key}[{at}]") for at, item in enumerate(tree.items)]
+        elif isinstance(tree, Scalar) and tree.text is not None:
+            items = [self.value(tree, hint, key)]  # a single value is allowed instead of a list of one value
+        elif isinstance(tree, Table) and dataclasses.is_dataclass(_alternative(tree, get_args(hint) or (hint,))):
+            # A single mapping is allowed instead of a list of one mapping.
+            items = [self.value(tree, hint, f"{key}[0]")]
+        else:
+            self.problem(tree.place, key, "must be a value or a list of values, as in [a, b]")
+            return INVALID
+        return INVALID if any(item is INVALID for item in items) else tuple(items)
+
+    def _mapping(self, tree: Tree, hint: Any, key: str) -> Any:
+        table = self.table(tree, key)
+        if table is None:
+            return INVALID
+        found = {}
+        for name, (place, inner) in table.entries.items():
+            try:
+                values.name(name)
+            except ValueError as error:
+                self.problem(place, f"{key}.{name}", str(error))
+                return INVALID
+            found[name] = self.value(inner, hint, f"{key}.{name}")
+        return INVALID if any(each is INVALID for each in found.values()) else found
+
+    def _secret(self, table: Table, name: str, key: str) -> Any:
+        by_file = table.entries.get(f"{name}_file")
+        if by_file is None:
+            return None
+        if name in table.entries:
+            self.problem(by_file[0], f"{key}_file", f"cannot be set together with {name}: remove one of them")
+            return INVALID
+        self.places[f"{key}_file"] = by_file[1].place
+        tree = by_file[1]
+        path = self._scalar(tree, values.path, f"{key}_file")
+        return (
+            path
+            if path is INVALID
+            else Secret(path=path, unexpanded_path=tree.written if isinstance(tree, Scalar) else None)
+        )
+
+
+def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Problem:
+    """Return a problem at the key with which the message begins; without such a key, at the mapping.
+
+    Args:
+        places: The place of each key.
+        place: The place of the mapping.
+        key: The dotted key of the mapping.
+        message: `KEY: MESSAGE` for a key of the mapping, or a message about the whole mapping.
+    """
+    name, _, rest = message.partition(": ")
+    inner = f"{key}.{name}" if key else name
+    written = places.get(inner) or places.get(f"{inner}[0]")
+    return Problem(written, inner, rest) if written and rest else Problem(place, key, message)
+
+
+def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
+    """Return the types of a union that match the tree: dataclasses for a mapping, other types for a single value."""
+    rest = [each for each in arguments if each is not type(None)]
+    records = [each for each in rest if dataclasses.is_dataclass(each)]
+    if len(records) not in (0, len(rest)):
+        rest = records if isinstance(tree, Table) else [each for each in rest if each not in records]
+    return functools.reduce(operator.or_, rest)
+
+
+def _required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
