@@ -13,7 +13,7 @@ from markupsafe import Markup
 from gateway.fleet.view import FleetView, MemberView
 from gateway.ops.events import Transition
 from gateway.ops.page import model
-from gateway.ops.page.charts import history_chart, milliseconds, phases_chart
+from gateway.ops.page.charts import PHASES, history_chart, milliseconds, phases_chart
 from gateway.ops.page.clock import clock_time
 from gateway.ops.page.diagnosis import (
     backend_level,
@@ -126,6 +126,7 @@ _templates.globals.update(
     some=model.some,
     state_name=state_name,
     facts=_facts,
+    phase_names=PHASES,
     heading=_heading,
     used_ways=_used_ways,
     age=_age,
