@@ -21,6 +21,8 @@ from gateway.ssh.pool import SshLink
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.tunnels import TunnelKind
 
+USE_ENGINE = False
+"""Whether tunnels use the engine by default."""
 CONNECTIONS = Fact("connections", "Open SSH connections.", describe=hidden, additive=True)
 CHANNELS = Fact("channels", "Open channels.", describe=hidden, additive=True)
 DATA_PLANE = Fact(
@@ -37,10 +39,12 @@ class SshTunnel:
 
     Args:
         options: The tunnel's options.
+        engine: Whether the engine carries the channels if `data_plane` is `auto` and the engine was built.
     """
 
-    def __init__(self, options: SshOptions) -> None:
+    def __init__(self, options: SshOptions, *, engine: bool = USE_ENGINE) -> None:
         self._options = options
+        self._engine = engine
         self._memory = hostkeys.HostKeyMemory()
 
     @property
@@ -62,7 +66,7 @@ class SshTunnel:
         options = self._options
         progress(TunnelState.CONNECTING)
         async with handshake_limiter().slot(options.endpoint, via.network):
-            conn = await connect(options, lambda: self._dial(via), progress, self._memory)
+            conn = await connect(options, lambda: self._dial(via), progress, self._memory, engine=self._engine)
             return PooledConnection(conn, options)
 
     async def _dial(self, via: Link) -> socket.socket:

@@ -16,7 +16,7 @@ from gateway.errors import TunnelError
 from gateway.relay.direct import DirectLink
 from gateway.ssh.options import Connections, Keepalive, SshOptions
 from gateway.ssh.pool import SshLink
-from gateway.tunnels.ssh import SshTunnel
+from gateway.tunnels.ssh import USE_ENGINE, SshTunnel
 
 PATIENT = Keepalive(Duration(55.0), Duration(60.0), Duration(60.0), Duration(60.0))
 
@@ -34,8 +34,8 @@ def options(bastion: Bastion, **changes: Any) -> SshOptions:
 
 
 @contextlib.asynccontextmanager
-async def opened(chosen: SshOptions, via: Link | None = None) -> AsyncIterator[SshLink]:
-    async with SshTunnel(chosen).open(via or DirectLink(), lambda *_: None) as tunnel:
+async def opened(chosen: SshOptions, via: Link | None = None, *, engine: bool = USE_ENGINE) -> AsyncIterator[SshLink]:
+    async with SshTunnel(chosen, engine=engine).open(via or DirectLink(), lambda *_: None) as tunnel:
         assert isinstance(tunnel.link, SshLink)
         yield tunnel.link
 
