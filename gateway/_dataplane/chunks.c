@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define CHUNK_SIZE (64u * 1024u)
+#define MAX_CHUNK (64u * 1024u)
 #define MAX_IOVECS 16
 
 struct chunk {
@@ -15,34 +15,39 @@ struct chunk {
     uint8_t data[];
 };
 
-/* Make room for `size` bytes in the last chunk, or in a new one. */
-static bool make_room(struct chunks *c, size_t size)
+/* Make room for `size` bytes in the last chunk, which can grow to MAX_CHUNK, or in a new chunk. */
+static struct chunk *make_room(struct chunks *c, size_t size)
 {
-    size_t capacity = size > CHUNK_SIZE ? size : CHUNK_SIZE;
-    struct chunk *made;
+    struct chunk *last = c->last ? *c->last : NULL, *made;
+    size_t needed = (last ? last->size : 0) + size;
 
-    if (c->last && c->last->size + size <= c->last->capacity)
-        return true;
-    made = malloc(sizeof *made + capacity);
+    if (last && needed <= last->capacity)
+        return last;
+    if (last && needed > MAX_CHUNK) {
+        last = NULL;
+        needed = size;
+    }
+    made = realloc(last, sizeof *made + needed + needed / 8);
     if (!made)
-        return false;
-    *made = (struct chunk){.capacity = capacity};
-    if (c->last)
-        c->last->next = made;
-    else
-        c->first = made;
-    c->last = made;
-    return true;
+        return NULL;
+    made->capacity = needed + needed / 8;
+    if (!last) {
+        made->next = NULL;
+        made->size = 0;
+        c->last = c->last ? &(*c->last)->next : &c->first;
+    }
+    *c->last = made;
+    return made;
 }
 
 bool chunks_append(struct chunks *c, const uint8_t *data, size_t size)
 {
-    if (!size)
-        return true;
-    if (!make_room(c, size))
-        return false;
-    memcpy(c->last->data + c->last->size, data, size);
-    c->last->size += size;
+    struct chunk *last = size ? make_room(c, size) : NULL;
+
+    if (!last)
+        return size == 0;
+    memcpy(last->data + last->size, data, size);
+    last->size += size;
     c->size += size;
     return true;
 }
@@ -56,6 +61,8 @@ static void drop(struct chunks *c, size_t count)
 
         c->sent -= done->size;
         c->first = done->next;
+        if (c->last == &done->next)
+            c->last = &c->first;
         free(done);
     }
     if (!c->first)
@@ -90,6 +97,15 @@ ssize_t chunks_send(struct chunks *c, int fd)
             break;
     }
     return (ssize_t)total;
+}
+
+size_t chunks_memory(const struct chunks *c)
+{
+    size_t total = 0;
+
+    for (const struct chunk *each = c->first ? c->first->next : NULL; each; each = each->next)
+        total += sizeof *each + each->capacity;
+    return total;
 }
 
 void chunks_free(struct chunks *c)

@@ -32,6 +32,7 @@
 #define NO_INDEX (-1)
 
 enum message {
+    MSG_DISCONNECT = 1,
     MSG_UNIMPLEMENTED = 3,
     MSG_KEXINIT = 20,
     MSG_NEWKEYS = 21,
@@ -182,7 +183,7 @@ struct engine {
 /* One SSH connection after its login. */
 struct wire {
     struct source source; /* must be first */
-    bool closed, blocked, paused, dirty, await_key, halted, strict, due_reported, path_is_fast;
+    bool closed, disconnected, blocked, paused, dirty, await_key, halted, strict, due_reported, path_is_fast;
     int fd, error;
     uint32_t mask;
     struct engine *engine;
@@ -216,7 +217,7 @@ struct wire {
 /* One channel, and the client that is joined to it. */
 struct channel {
     struct source source; /* must be first */
-    bool open, abandoned, attached, is_unix, tap, measure, bulk, queued, touched;
+    bool open, abandoned, attached, is_unix, tap, measure, bulk, queued, has_turn, touched;
     bool client_eof, client_broken, client_was_reset;
     bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
     bool timeout_suspended;

@@ -70,6 +70,12 @@ class Engine:
             KeyError: The token was released.
         """
 
+    def inspect(self, token: int, /) -> dict[str, int] | None:
+        """Return the internal state of a connection or channel, for tests; None if it has ended."""
+
+    def growth(self) -> int:
+        """Return the bytes that are left of the budget for the growth of windows."""
+
     def wire(
         self,
         token: int,

@@ -202,6 +202,43 @@ static PyObject *method_gauge(PyObject *self, PyObject *token)
                          (double)gauge_get(&g->request_time) / (double)SECOND, gauge_get(&g->held));
 }
 
+/* Return the state of a wire or channel as a dict. For tests: the loop must not run in another thread. */
+static PyObject *method_inspect(PyObject *self, PyObject *token)
+{
+    struct engine *e = engine_of(self);
+    unsigned long long number = e ? PyLong_AsUnsignedLongLong(token) : 0;
+    struct gauge *g = e && !PyErr_Occurred() ? slot_find(e, number) : NULL;
+
+    if (!e || PyErr_Occurred())
+        return NULL;
+    if (!g || !g->object)
+        Py_RETURN_NONE;
+    if (((struct source *)g->object)->kind == SOURCE_WIRE) {
+        const struct wire *w = g->object;
+
+        return Py_BuildValue("{s:n,s:N,s:N,s:N,s:I}", "waiting", (Py_ssize_t)(w->out_end - w->out_start), "blocked",
+                             PyBool_FromLong(w->blocked), "congested", PyBool_FromLong(congested(w)), "short_turns",
+                             PyBool_FromLong(contended(w)), "queued", w->queue_size);
+    }
+    const struct channel *c = g->object;
+
+    return Py_BuildValue("{s:i,s:K,s:L,s:K,s:n,s:n,s:K,s:N,s:N,s:N}", "fd", c->fd, "size",
+                         (unsigned long long)c->window_size, "granted", (long long)c->window_remaining, "owed",
+                         (unsigned long long)c->consumed, "held", (Py_ssize_t)c->held.size, "memory",
+                         (Py_ssize_t)chunks_memory(&c->held), "peer_window", (unsigned long long)c->peer_window,
+                         "may_send", PyBool_FromLong(c->peer_window && !c->client_eof && !c->sent_close &&
+                                                     !c->channel_unwritable),
+                         "backend_eof", PyBool_FromLong(c->backend_eof), "closed", PyBool_FromLong(c->channel_closed));
+}
+
+static PyObject *method_growth(PyObject *self, PyObject *unused)
+{
+    struct engine *e = engine_of(self);
+
+    (void)unused;
+    return e ? PyLong_FromUnsignedLongLong(e->growth_available) : NULL;
+}
+
 static PyObject *queued(struct engine *e, const struct message_header *header, const void *payload, const void *more,
                         size_t more_size)
 {
@@ -383,7 +420,8 @@ static PyMethodDef methods[] = {
     {"gauge", method_gauge, METH_O, NULL},          {"wire", method_wire, METH_VARARGS, NULL},
     {"key", method_key, METH_VARARGS, NULL},        {"send", method_send, METH_VARARGS, NULL},
     {"command", method_command, METH_VARARGS, NULL}, {"channel", method_channel, METH_VARARGS, NULL},
-    {"attach", method_attach, METH_VARARGS, NULL},  {NULL, NULL, 0, NULL},
+    {"attach", method_attach, METH_VARARGS, NULL},  {"inspect", method_inspect, METH_O, NULL},
+    {"growth", method_growth, METH_NOARGS, NULL},   {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot slots[] = {

@@ -22,7 +22,7 @@
 /* Whether channel data can be sent now. During a key exchange, it must not (RFC 4253, section 7.1). */
 bool may_send(const struct wire *w)
 {
-    return !(w->blocked || w->paused || w->closed);
+    return !(w->blocked || w->paused || w->closed || w->disconnected);
 }
 
 /* Whether turns must be short, because the path is slow and channels wait. */
@@ -191,6 +191,8 @@ void send_plain(struct wire *w, const uint8_t *packet, size_t size)
         w->due_reported = false;
     }
     seal(w, (uint32_t)(size - LENGTH_SIZE));
+    if (packet[LENGTH_SIZE + 1] == MSG_DISCONNECT)
+        w->disconnected = true; /* nothing may follow (RFC 4253, section 11.1) */
     if (packet[LENGTH_SIZE + 1] == MSG_NEWKEYS && w->strict)
         w->send_seq = 0;
 }
@@ -215,7 +217,7 @@ void send_control(struct wire *w, const uint8_t *payload, size_t size)
     uint8_t *at;
     uint16_t stored = (uint16_t)size;
 
-    if (w->closed)
+    if (w->closed || w->disconnected)
         return;
     if (!w->paused) {
         seal_payload(w, payload, size);
@@ -279,7 +281,7 @@ void send_resume(struct wire *w)
     w->paused = false;
     w->deferred = (struct bytes){0};
     w->deferred_count = 0;
-    for (size_t at = 0; at < deferred.size && !w->closed; at += sizeof size + size) {
+    for (size_t at = 0; at < deferred.size && !w->closed && !w->disconnected; at += sizeof size + size) {
         memcpy(&size, deferred.data + at, sizeof size);
         seal_payload(w, deferred.data + at + sizeof size, size);
     }
@@ -287,7 +289,7 @@ void send_resume(struct wire *w)
     serve_queue(w);
 }
 
-/* Queue a channel for its next turn. A channel that is already queued keeps its position. */
+/* Queue a channel for its next turn. A channel that is already queued, or could not use its turn, keeps its position. */
 void queue_channel(struct channel *c)
 {
     struct wire *w = c->wire;
@@ -295,13 +297,16 @@ void queue_channel(struct channel *c)
     if (c->queued || !w)
         return;
     c->queued = true;
-    c->queue_previous = w->queue_last;
-    c->queue_next = NULL;
-    if (w->queue_last)
-        w->queue_last->queue_next = c;
+    c->queue_previous = c->has_turn ? NULL : w->queue_last;
+    c->queue_next = c->has_turn ? w->queue_first : NULL;
+    if (c->queue_previous)
+        c->queue_previous->queue_next = c;
     else
         w->queue_first = c;
-    w->queue_last = c;
+    if (c->queue_next)
+        c->queue_next->queue_previous = c;
+    else
+        w->queue_last = c;
     w->queue_size++;
 }
 
@@ -331,7 +336,11 @@ void serve_queue(struct wire *w)
         struct channel *c = w->queue_first;
 
         dequeue_channel(c);
+        c->has_turn = true;
         client_read(c);
+        c->has_turn = false;
+        if (c->queued)
+            break;
         if (!c->ended)
             client_update_mask(c);
     }

@@ -180,7 +180,8 @@ bool wire_add_channel(struct wire *w, struct channel *c)
         w->free_numbers = numbers;
         w->table_size = size;
     }
-    c->number = w->free_count ? w->free_numbers[--w->free_count] : w->used_count++;
+    /* A number is used again as late as possible: a peer that has not forgotten it yet would mix the channels up. */
+    c->number = w->used_count < w->table_size ? w->used_count++ : w->free_numbers[--w->free_count];
     w->table[c->number] = c;
     gauge_set(&w->gauge->responses, w->used_count - w->free_count);
     return true;

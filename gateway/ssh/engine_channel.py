@@ -106,6 +106,10 @@ class EngineChannel:
         """Number of bytes that the client's socket has not accepted yet."""
         return self._gauge()[5]
 
+    def inspect(self) -> dict[str, int]:
+        """Return the internal state of the channel, for tests; empty if the channel has ended."""
+        return (self._host.engine.inspect(self._token) or {}) if self._final is None else {}
+
     # The opener and the pool call these methods.
 
     def request(self, wire: int, max_packet: int, head: bytes, rest: bytes) -> None:

@@ -9,8 +9,8 @@ from gateway.measure import LATENCY_BUCKETS
 from gateway.relay.per_loop import per_loop
 from gateway.relay.poller import READ, RelayLoop, poller
 from gateway.relay.sockets import USER_TIMEOUT_MS
+from gateway.ssh import flow_control
 from gateway.ssh.engine_latency import LatencyHistograms
-from gateway.ssh.flow_control import GROWTH_BUDGET_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class EngineHost:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.engine = Engine(LATENCY_BUCKETS, GROWTH_BUDGET_BYTES, USER_TIMEOUT_MS)
+        self.engine = Engine(LATENCY_BUCKETS, flow_control.GROWTH_BUDGET_BYTES, USER_TIMEOUT_MS)
         self.histograms = LatencyHistograms(self.engine)
         self._objects: dict[int, EngineObject] = {}
         self._scheduled = False

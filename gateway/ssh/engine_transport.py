@@ -135,6 +135,10 @@ class EngineTransport(asyncio.Transport):
         """Return an object that opens channels on this connection."""
         return EngineChannelOpener(self._conn, self.host, self.token)
 
+    def inspect(self) -> dict[str, int]:
+        """Return the internal state of the connection, for tests; empty if the connection is closed."""
+        return {} if self._closed else self.host.engine.inspect(self.token) or {}
+
     # The engine's host calls this method.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
