@@ -13,13 +13,29 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway.backends import KINDS as BACKENDS
-from gateway.config.model import BackendCommon, CheckCommon, TunnelCommon
+from gateway.config.model import CommonBackendOptions, CommonCheckOptions, CommonTunnelOptions
 from gateway.config.schema import known_keys
 from gateway.tunnels import KINDS as TUNNELS
 
 TARGET = Path(__file__).parents[1] / "charts" / "gateway" / "values.schema.json"
 _TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-_SHAPES: dict[str, Any] = {"via": {"type": ["string", "null"]}, "targets": _TEXTS, "listen": _TEXTS}
+_WAYS = {"oneOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+_TARGET = {
+    "oneOf": [
+        {"type": "string"},
+        {
+            "type": "object",
+            "properties": {"address": {"type": "string"}, "via": _WAYS},
+            "required": ["address"],
+            "additionalProperties": False,
+        },
+    ]
+}
+_SHAPES: dict[str, Any] = {
+    "via": _WAYS,
+    "targets": {"oneOf": [*_TARGET["oneOf"], {"type": "array", "items": _TARGET, "minItems": 1}]},
+    "listen": _TEXTS,
+}
 
 
 def main() -> int:
@@ -27,12 +43,15 @@ def main() -> int:
     schema = json.loads(TARGET.read_text())
     config = schema["properties"]["config"]["properties"]
     config["tunnels"]["additionalProperties"] = _by_kind(
-        {name: _object(kind.options, TunnelCommon) for name, kind in TUNNELS.items()}
+        {name: _object(kind.options, CommonTunnelOptions) for name, kind in TUNNELS.items()}
     )
     backends = {}
     for name, kind in BACKENDS.items():
-        backends[name] = _object(kind.options, BackendCommon)
-        backends[name]["properties"]["check"] = {**_object(kind.check, CheckCommon), "type": ["object", "null"]}
+        backends[name] = _object(kind.options, CommonBackendOptions)
+        backends[name]["properties"]["check"] = {
+            **_object(kind.check, CommonCheckOptions),
+            "type": ["object", "null"],
+        }
     config["backends"]["additionalProperties"] = _by_kind(backends)
     text = json.dumps(schema, indent=2) + "\n"
     if sys.argv[1:] == ["--check"]:

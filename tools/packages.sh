@@ -7,7 +7,8 @@ demo="openssh-server mariadb-server postgresql nfs-ganesha nfs-ganesha-vfs libnf
 test="$demo openssh-client iproute2 iptables prometheus haproxy docker.io docker-cli busybox-static
 qemu-system-x86 cpio kmod gcc libc6-dev samba smbclient openvpn wireguard-go wireguard-tools tcpdump microsocks tinyproxy
 debootstrap slirp4netns docker-buildx docker-compose docker-registry dropbear-bin golang-go golang-golang-x-crypto-dev
-podman netavark aardvark-dns nftables catatonit runc uidmap passt patch"
+podman netavark aardvark-dns nftables catatonit runc uidmap passt patch socat openssl redis-server patroni etcd-server
+python3-etcd python3-dnspython"
 
 case "$1" in
     venv) wanted="gcc libc6-dev libssl-dev"  # the data plane in C; the package works without it

@@ -1,9 +1,12 @@
 """Provides the targets that the main process assigns to the backends of a worker process."""
 
+from collections.abc import Mapping
+
 from gateway.app.running_backend import RunningBackend
 from gateway.app.worker.messages import Failed
 from gateway.app.worker.messenger import Messenger
 from gateway.contracts.values import Endpoint
+from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import MonitoredUplink
 
 
@@ -18,20 +21,26 @@ class AssignedTargets:
         self.assigned: dict[str, tuple[Endpoint, ...]] = {}
         self._owner = owner
 
-    def update(self, running: RunningBackend, uplink: MonitoredUplink, *, keep_results: bool) -> None:
+    def update(
+        self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool
+    ) -> None:
         """Do nothing, because the main process checks the targets. See `gateway.app.site.TargetHealth`."""
 
     def remove(self, running: RunningBackend) -> None:
         """Do nothing, because the main process checks the targets. See `gateway.app.site.TargetHealth`."""
 
-    def targets(self, running: RunningBackend) -> list[Endpoint]:
+    def routes(self, running: RunningBackend) -> list[RoutedTarget]:
         """See `gateway.app.site.TargetHealth`."""
-        return list(self.assigned.get(running.spec.name, running.spec.targets))
+        targets = self.assigned.get(running.spec.name, running.spec.targets)
+        return [routed for target in targets for routed in running.routes.get(target, ())]
 
-    def on_failure(self, running: RunningBackend, target: Endpoint) -> None:
+    def on_failure(self, running: RunningBackend, routed: RoutedTarget) -> None:
         """See `gateway.app.site.TargetHealth`."""
-        self._owner.send(Failed(running.spec.name, target))
+        self._owner.send(Failed(running.spec.name, routed.target))
 
-    def on_stall(self, running: RunningBackend, target: Endpoint) -> None:
+    def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
         """See `gateway.app.site.TargetHealth`."""
-        self._owner.send(Failed(running.spec.name, target, stalled=True))
+        self._owner.send(Failed(running.spec.name, routed.target, stalled=True))
+
+    def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
+        """Do nothing, because a worker has one way to each target. See `gateway.app.site.TargetHealth`."""

@@ -52,7 +52,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         raise UsageError(f"{', '.join(places)}: changed, and the sections gateway and ops need a restart")
     reopened = {name for name in new.tunnels if old.tunnels.get(name) != new.tunnels[name]}
     while True:  # reopening a tunnel also reopens every tunnel inside it, at any depth
-        inner = {name for name, spec in new.tunnels.items() if spec.via in reopened} - reopened
+        inner = {name for name, spec in new.tunnels.items() if reopened.intersection(spec.via)} - reopened
         if not inner:
             break
         reopened |= inner
@@ -61,7 +61,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         name
         for name in common
         if old.backends[name] != new.backends[name]
-        or new.backends[name].via in reopened
+        or reopened.intersection(new.backends[name].tunnels)
         or (old.docker is None) != (new.docker is None)  # only a section docker identifies consumers
     }
     return ConfigDiff(

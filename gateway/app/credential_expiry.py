@@ -50,9 +50,10 @@ def _tls_credentials(name: str, ca_file: Path | None, cert_file: Path | None) ->
 def server_credentials(backends: list[RunningBackend]) -> Iterator[NamedCredential]:
     """Yield the certificates that servers presented to checks."""
     for backend in backends:
-        for check in backend.checks:
-            if check.probe_result.certificate is not None:
-                yield backend.spec.name, Credential("tls", str(check.target), check.probe_result.certificate)
+        for each in backend.targets:
+            certificate = each.probe_result.certificate
+            if certificate is not None:
+                yield backend.spec.name, Credential("tls", str(each.target), certificate)
 
 
 def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:

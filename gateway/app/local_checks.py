@@ -3,22 +3,25 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.app.units import Units
 from gateway.config import BackendSpec
 from gateway.contracts.backend import Backend
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.handshake_budget import HandshakeBudget
+from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check, MonitoredUplink, Schedule
+from gateway.health.ways import WayChoice
 
 _FIRST_RESULT_POLL = 0.5
 
 
 class HandshakeBudgets:
-    """The handshake budgets of all targets. Backends with the same target and the same tunnel share one budget."""
+    """The handshake budgets of all targets. Backends with the same target and a common tunnel share one budget."""
 
     def __init__(self) -> None:
         self._budgets: dict[tuple[str | None, Endpoint], HandshakeBudget] = {}
@@ -28,9 +31,13 @@ class HandshakeBudgets:
         limit = spec.kind.abort_limit
         if limit is None:
             return {}
-        return {
-            target: self._budgets.setdefault((spec.via, target), HandshakeBudget(limit)) for target in spec.targets
-        }
+        found = {}
+        for target in spec.targets:
+            keys = [(way, target) for way in spec.ways(target) or (None,)]
+            shared = next((self._budgets[key] for key in keys if key in self._budgets), HandshakeBudget(limit))
+            self._budgets |= dict.fromkeys(keys, shared)
+            found[target] = shared
+        return found
 
     def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
         """Record that a check's dial timed out. If it connects later, the server counts an aborted handshake."""
@@ -51,28 +58,35 @@ class LocalChecks:
         self._units = units
         self._budgets = budgets
 
-    def update(self, running: RunningBackend, uplink: MonitoredUplink, *, keep_results: bool) -> None:
+    def update(
+        self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool
+    ) -> None:
         """See `gateway.app.site.TargetHealth`."""
         spec = running.spec
-        previous = {check.target: check for check in running.checks} if keep_results else {}
+        previous = {each.target: each for each in running.targets} if keep_results else {}
         self.remove(running)
         backend: Backend = spec.kind.create(spec.options, spec.check_options)
         schedule = Schedule(**vars(spec.check))
-        running.checks = [
-            Check(
-                spec.name,
-                backend,
-                target,
-                uplink,
-                schedule,
-                running.on_check_result,
-                partial(self._budgets.record_abandoned_dial, spec.via, target),
-            )
-            for target in spec.targets
-        ]
+        running.targets = []
+        for target in spec.targets:
+            choice = WayChoice(spec.ways(target) or (None,), spec.prefer_way)
+            checks = [
+                Check(
+                    spec.name,
+                    backend,
+                    target,
+                    uplinks[way],
+                    schedule,
+                    running.on_check_result,
+                    partial(self._budgets.record_abandoned_dial, way, target),
+                )
+                for way in choice.names
+            ]
+            monitored = MonitoredTarget(checks, choice, running.routes.get(target, ()))
+            if target in previous:
+                monitored.inherit(previous[target])
+            running.targets.append(monitored)
         for check in running.checks:
-            if check.target in previous:
-                check.inherit(previous[check.target])
             self._units.start(f"check {spec.name} {check.target}", check)
         running.on_check_result()
 
@@ -81,26 +95,31 @@ class LocalChecks:
         for check in running.checks:
             self._units.stop_soon(check)
 
-    def targets(self, running: RunningBackend) -> list[Endpoint]:
+    def routes(self, running: RunningBackend) -> list[RoutedTarget]:
         """See `gateway.app.site.TargetHealth`."""
-        return running.targets()
+        return running.ordered_routes()
 
-    def on_failure(self, running: RunningBackend, target: Endpoint) -> None:
+    def on_failure(self, running: RunningBackend, routed: RoutedTarget) -> None:
         """See `gateway.app.site.TargetHealth`."""
-        running.on_failure(target)
+        running.on_failure(routed.target)
 
-    def on_stall(self, running: RunningBackend, target: Endpoint) -> None:
+    def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
         """See `gateway.app.site.TargetHealth`."""
-        running.on_stall(target)
+        running.on_stall(routed.target, routed.uplink.tunnel_name)
+
+    def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
+        """See `gateway.app.site.TargetHealth`."""
+        running.on_detour(routed.target, routed.uplink.tunnel_name)
 
 
 async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -> None:
-    """Wait until each target has the result of a first check.
+    """Wait until each target has the result of a first check, through any way.
 
     Args:
         backends: Returns the running backends.
     """
-    while waiting := [check for running in backends() for check in running.checks if not check.first_result.is_set()]:
-        # The timeout is short, because a reload can replace the check with another object during the wait.
+    while waiting := [target for running in backends() for target in running.targets if not target.is_checked]:
+        # The timeout is short, because a reload can replace the check with another object during the wait, and
+        # because another way can have the first result.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(waiting[0].first_result.wait(), _FIRST_RESULT_POLL)
+            await asyncio.wait_for(waiting[0].checks[0].first_result.wait(), _FIRST_RESULT_POLL)

@@ -4,17 +4,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.worker.messages import CheckLogin, TargetAssignment
 from gateway.app.worker.remote import RemoteForward
-from gateway.app.worker.unit import WorkerUnit
+from gateway.app.worker.unit import WorkerSupervisor
 from gateway.config import BackendSpec
 from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
+from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check
-from gateway.health.routing import Candidate, backend_state, order_targets, wrong_role_targets
+from gateway.health.target_selection import (
+    Candidate,
+    backend_state,
+    order_targets,
+    superseded_primaries,
+    wrong_role_targets,
+)
 
 
 @dataclass
@@ -26,7 +34,8 @@ class RunningBackend:
         forward: Serves the clients of the backend.
         worker: The worker process that serves the clients; None if this process serves them.
         local: The same object as `forward` if this process serves the clients; None if a worker serves them.
-        checks: The checks of the backend, one per target; empty in a worker.
+        targets: The targets with their checks; empty in a worker.
+        routes: The ways to each target, as clients use them; empty if a worker serves the clients.
         budgets: The handshake budgets of the targets whose servers count aborted handshakes.
         state: The backend's state when it was last computed.
         since: When `state` began, in epoch seconds.
@@ -35,27 +44,23 @@ class RunningBackend:
 
     spec: BackendSpec
     forward: Forward | RemoteForward
-    worker: WorkerUnit | None = None
+    worker: WorkerSupervisor | None = None
     local: Forward | None = None
-    checks: list[Check] = field(default_factory=list)
+    targets: list[MonitoredTarget] = field(default_factory=list)
+    routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
     state: State = State.UNKNOWN
     since: float = field(default_factory=time.time)
     on_state_change: Callable[[], None] = lambda: None
 
+    @property
+    def checks(self) -> list[Check]:
+        """The checks of all targets, one for each way."""
+        return [check for target in self.targets for check in target.checks]
+
     def candidates(self) -> list[Candidate]:
         """Return the targets with the results of their last checks."""
-        return [
-            Candidate(
-                target=check.target,
-                state=check.verdict.state,
-                reason=check.verdict.reason,
-                detail=check.verdict.detail,
-                role=check.probe_result.role,
-                read_only=check.probe_result.read_only,
-            )
-            for check in self.checks
-        ]
+        return [target.candidate() for target in self.targets]
 
     def evaluate(self) -> tuple[State, Reason | None, str]:
         """Return the backend's state, the reason and a line of detail. If the state has changed, record the time."""
@@ -66,22 +71,33 @@ class RunningBackend:
         return state, reason, detail
 
     def on_check_result(self) -> None:
-        """Update the state and the order of targets, and drain the clients of targets that have the wrong role."""
+        """Update the state and the order of targets, and move the clients of targets that have the wrong role.
+
+        The clients of a superseded primary are reset at once, because it accepts writes that are lost later. Other
+        clients are drained.
+        """
         self.evaluate()
         logins = self._logins()
         for target, at, limit in logins:
             self.record_login(target, at, limit)
-        wrong_role = wrong_role_targets(self.candidates(), self.spec.prefer)
+        candidates, prefer = self.candidates(), self.spec.prefer
+        wrong_role = wrong_role_targets(candidates, prefer)
+        left = superseded_primaries(candidates, prefer, confirmed=True)
         if self.worker is not None:
-            self.worker.assign_targets(TargetAssignment(self.spec.name, tuple(self.targets()), wrong_role, logins))
+            assignment = TargetAssignment(self.spec.name, tuple(self.ordered_targets()), wrong_role, left, logins)
+            self.worker.assign_targets(assignment)
         elif self.local is not None:
-            self.local.drain_targets(wrong_role)
+            self.local.move_clients(wrong_role, left)
+        without_primary = prefer == "primary" and not order_targets(candidates, prefer)
+        unconfirmed = superseded_primaries(candidates, prefer) - left
+        for check in self.checks:
+            check.set_urgent(urgent=without_primary or check.target in unconfirmed)
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(
-            (check.target, check.last_success, check.probe_result.abort_limit)
-            for check in self.checks
-            if check.target in self.budgets and check.last_success is not None
+            (each.target, each.last_success, each.probe_result.abort_limit)
+            for each in self.targets
+            if each.target in self.budgets and each.last_success is not None
         )
 
     def record_login(self, target: Endpoint, at: float, limit: int | None) -> None:
@@ -97,22 +113,33 @@ class RunningBackend:
             budget.record_login(at)
             budget.limit = limit or budget.limit
 
-    def targets(self) -> list[Endpoint]:
+    def ordered_targets(self) -> list[Endpoint]:
         """Return the targets to try for a new client, best first."""
         return [candidate.target for candidate in order_targets(self.candidates(), self.spec.prefer)]
 
+    def ordered_routes(self) -> list[RoutedTarget]:
+        """Return the ways to the targets to try for a new client: all ways to the best target first."""
+        by_target = {each.target: each for each in self.targets}
+        return [routed for target in self.ordered_targets() for routed in by_target[target].routes()]
+
     def on_failure(self, target: Endpoint) -> None:
-        """Check `target` soon, because real traffic to it failed.
+        """Check `target` soon through all ways, because real traffic to it failed.
 
         If the kind has roles, check all targets, because after a failover another target can have the required role.
         """
-        roles = self.spec.kind.has_roles
-        for check in self.checks:
-            if roles or check.target == target:
-                check.check_soon()
+        roles = self.spec.kind.has_roles(self.spec.check_options)
+        for each in self.targets:
+            if roles or each.target == target:
+                each.check_soon(all_ways=each.target == target)
 
-    def on_stall(self, target: Endpoint) -> None:
-        """Report to the check of `target` that a client waits for a response."""
-        for check in self.checks:
-            if check.target == target:
-                check.report_stall()
+    def on_stall(self, target: Endpoint, tunnel: str | None = None) -> None:
+        """Report to the check of `target` through `tunnel` that a client waits for a response."""
+        for each in self.targets:
+            if each.target == target:
+                each.report_stall(tunnel)
+
+    def on_detour(self, target: Endpoint, tunnel: str | None) -> None:
+        """Prefer other ways to `target`: a dial through `tunnel` failed, and a dial through another way succeeded."""
+        for each in self.targets:
+            if each.target == target:
+                each.doubt(tunnel)

@@ -1,6 +1,6 @@
 """Holds the running tunnels, forwards and checks of one configuration, and applies another configuration to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -14,14 +14,14 @@ from gateway.app.uplinks import Uplinks
 from gateway.app.worker.messages import Command, WorkerAction
 from gateway.app.worker.owner import Workers
 from gateway.app.worker.remote import RemoteForward
-from gateway.app.worker.unit import WorkerUnit
+from gateway.app.worker.unit import WorkerSupervisor
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
-from gateway.contracts.values import Endpoint
 from gateway.forwarding.admission import Admission, Identity
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener
 from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
 from gateway.health.monitor import MonitoredUplink
 from gateway.supervision.uplink import Uplink
 
@@ -29,26 +29,31 @@ from gateway.supervision.uplink import Uplink
 class TargetHealth(Protocol):
     """Decides to which targets clients connect: from checks, or, in a worker, from the main process's assignments."""
 
-    def update(self, running: RunningBackend, uplink: MonitoredUplink, *, keep_results: bool) -> None:
+    def update(
+        self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool
+    ) -> None:
         """Start checks of the targets of `running.spec`, and stop the backend's previous checks.
 
         Args:
             running: The backend.
-            uplink: The uplink that leads to the targets.
+            uplinks: The uplinks that lead to the targets, by tunnel; None: the direct uplink.
             keep_results: Whether targets that were checked before keep their results.
         """
 
     def remove(self, running: RunningBackend) -> None:
         """Stop checking the targets."""
 
-    def targets(self, running: RunningBackend) -> list[Endpoint]:
-        """Return the targets to try for a new client, best first."""
+    def routes(self, running: RunningBackend) -> list[RoutedTarget]:
+        """Return the ways to the targets to try for a new client, best first."""
 
-    def on_failure(self, running: RunningBackend, target: Endpoint) -> None:
-        """Handle a failure of real traffic to `target`."""
+    def on_failure(self, running: RunningBackend, routed: RoutedTarget) -> None:
+        """Handle a failure of real traffic to a target."""
 
-    def on_stall(self, running: RunningBackend, target: Endpoint) -> None:
-        """Handle the event that a response of `target` takes too long."""
+    def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
+        """Handle the event that a response of a target takes too long."""
+
+    def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
+        """Handle the event that a dial failed, and that a dial through another way to its target succeeded."""
 
 
 class Site:
@@ -128,12 +133,12 @@ class Site:
         spec: BackendSpec,
         admission: Admission,
         listeners: dict[ListenAddress, Listener],
-        worker: WorkerUnit | None,
+        worker: WorkerSupervisor | None,
     ) -> None:
         if worker is not None:
             running = RunningBackend(spec, worker.forwards[spec.name], worker)
         else:
-            route = Route(self.uplinks.of_backend(spec.name), lambda: list(spec.targets), lambda _: None, spec.hold)
+            route = Route((), list, lambda _: None, spec.hold)  # `_change` replaces it before the forward starts
             kind = spec.kind
             forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, self._recorder)
             running = RunningBackend(spec, forward, local=forward)
@@ -151,27 +156,34 @@ class Site:
         listeners: dict[ListenAddress, Listener],
     ) -> None:
         old = running.spec
-        same = (old.kind, old.options, old.via) == (spec.kind, spec.options, spec.via)
+        same = (old.kind, old.options) == (spec.kind, spec.options)
         running.spec = spec
         running.budgets = self._budgets.of(spec)
-        self._health.update(running, self._checked_uplink(running), keep_results=same)
+        if running.local is not None:
+            uplinks = self.uplinks.of_backend(spec.name)
+            running.routes = {
+                target: TargetIdentity(target, tuple(uplinks[way] for way in spec.ways(target) or (None,))).routes()
+                for target in spec.targets
+            }
+        self._health.update(running, self._checked_uplinks(running), keep_results=same)
         if running.local is not None:
             bound = [listeners[address] for address in spec.listen if address in listeners]
             running.local.update(bound, admission, self._route(running))
 
     def _route(self, running: RunningBackend) -> Route:
         return Route(
-            self.uplinks.of_backend(running.spec.name),
-            partial(self._health.targets, running),
+            tuple({routed.uplink for routes in running.routes.values() for routed in routes}),
+            partial(self._health.routes, running),
             partial(self._health.on_failure, running),
             running.spec.hold,
             running.budgets.get,
             partial(self._health.on_stall, running),
+            partial(self._health.on_detour, running),
         )
 
-    def _checked_uplink(self, running: RunningBackend) -> MonitoredUplink:
+    def _checked_uplinks(self, running: RunningBackend) -> Mapping[str | None, MonitoredUplink]:
         if running.worker is not None:
-            return running.worker.path(running.spec.via)
+            return {tunnel: running.worker.path(tunnel) for tunnel in running.spec.tunnels or (None,)}
         return self.uplinks.of_backend(running.spec.name)
 
     def _remove(self, running: RunningBackend, drain: float) -> None:
@@ -184,7 +196,7 @@ class Site:
 
     def restart_checks(self, running: RunningBackend) -> None:
         """Restart the checks of a backend. The new checks accept the current state of an export that has changed."""
-        self._health.update(running, self._checked_uplink(running), keep_results=True)
+        self._health.update(running, self._checked_uplinks(running), keep_results=True)
 
     def stop_accepting(self) -> None:
         """Close all listeners. Connections that are already open continue."""
@@ -217,7 +229,7 @@ class Site:
         for each in self._local_forwards_and_workers():
             each.abort_all()
 
-    def _local_forwards_and_workers(self) -> list[Forward | WorkerUnit]:
+    def _local_forwards_and_workers(self) -> list[Forward | WorkerSupervisor]:
         return [*self._local_forwards(), *self.workers.units]
 
     def _local_forwards(self) -> list[Forward]:

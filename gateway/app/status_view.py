@@ -9,17 +9,18 @@ from typing import Any
 from gateway import __version__
 from gateway.app.credential_expiry import NamedCredential
 from gateway.app.docker_sync import DockerSync
+from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.app.site import Site
+from gateway.app.way_view import way_views
 from gateway.app.worker.messages import NO_UPLINK, UplinkReport, consumer_view, uplink_report
 from gateway.app.worker.remote import RemoteForward
 from gateway.config import TunnelSpec
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import TunnelState
 from gateway.facts import Fact
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.health.monitor import Check
-from gateway.health.verdict import CheckResult
 from gateway.measure import Histogram
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
@@ -118,7 +119,8 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         detail=detail,
         since=running.since,
         facts=spec.kind.facts,
-        targets=[_target(check, running.budgets.get(check.target)) for check in running.checks],
+        targets=[_target(each, running.budgets.get(each.target)) for each in running.targets],
+        ways=way_views(running),
         connections=forward.active,
         connections_total=forward.accepted,
         rejected=dict(forward.rejected),
@@ -186,38 +188,54 @@ def docker_view(docker: DockerSync) -> DockerView | None:
     )
 
 
-def _target(check: Check, budget: HandshakeBudget | None) -> TargetView:
-    verdict, probe_result, last = check.verdict, check.probe_result, check.last
+def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> TargetView:
+    """Return the view of a target: its state through the way that new clients use, and counters of all ways."""
+    chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.probe_result
+    check, checks = monitored.checks[chosen], monitored.checks
+    last = check.last
     return TargetView(
-        target=str(check.target),
-        state=verdict.state,
-        reason=verdict.reason,
-        detail=check.uplink.describe() if verdict.state is State.BLOCKED else verdict.detail,
+        target=str(monitored.target),
+        way=monitored.choice.names[chosen],
+        state=candidate.state,
+        reason=candidate.reason,
+        detail=candidate.detail,
         since=check.since,
-        flapping=verdict.flapping,
+        flapping=check.verdict.flapping,
         role=probe_result.role,
         facts=probe_result.facts,
         last_check=last.at if last else None,
-        last_success=check.last_success,
+        last_success=monitored.last_success,
         last_duration=last.duration if last else None,
         last_phases=last.phases if last else {},
-        attempts=check.attempts,
-        failures=dict(check.failures),
+        attempts=sum(each.attempts for each in checks),
+        failures=dict(sum((Counter(each.failures) for each in checks), Counter())),
         broken_handshakes=budget.aborted if budget else None,
-        duration=check.duration.copy(),
-        phases={name: (summary.count, summary.sum) for name, summary in check.phases.items()},
+        duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
+        phases=_phases(checks),
     )
+
+
+def _phases(checks: list[Check]) -> dict[str, tuple[int, float]]:
+    """Return the number and the sum of the durations of each phase, through all ways."""
+    found: dict[str, tuple[int, float]] = {}
+    for name, summary in (each for check in checks for each in check.phases.items()):
+        count, seconds = found.get(name, (0, 0.0))
+        found[name] = (count + summary.count, seconds + summary.sum)
+    return found
 
 
 def history(running: RunningBackend) -> dict[str, list[dict[str, Any]]]:
     """Return the last checks of each target, oldest first, ready for JSON."""
-    return {str(check.target): list(_results(check.history.results())) for check in running.checks}
+    return {str(each.target): list(_results(each)) for each in running.targets}
 
 
-def _results(results: list[CheckResult]) -> Iterator[dict[str, Any]]:
-    for result in results:
+def _results(monitored: MonitoredTarget) -> Iterator[dict[str, Any]]:
+    found = zip(monitored.choice.names, monitored.checks, strict=True)
+    results = [(way, result) for way, check in found for result in check.history.results()]
+    for way, result in sorted(results, key=lambda each: each[1].at):
         yield {
             "time": iso(result.at),
+            "via": way,
             "state": result.state,
             "reason": result.reason,
             "detail": result.detail,

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection
 from weakref import WeakKeyDictionary
 
-from gateway.app.traffic_class import Lane, backend_lane, outer_lane, required_lanes
+from gateway.app.lanes import Lane, backend_lanes, outer_lanes, required_lanes
 from gateway.app.units import Units
 from gateway.config import Config, TunnelSpec
 from gateway.contracts.states import TunnelState
-from gateway.relay.direct import DirectTunnel
+from gateway.relay.direct_link import DirectTunnel
 from gateway.supervision.uplink import Uplink
 
 
@@ -20,7 +20,7 @@ class Uplinks:
     """
 
     def __init__(self, units: Units, *, separate_bulk: bool) -> None:
-        self.direct = Uplink("direct", DirectTunnel(), None, quiet=True)
+        self.direct = Uplink("direct", DirectTunnel(), quiet=True)
         self.by_lane: dict[Lane, Uplink] = {}
         self._units = units
         self._separate_bulk = separate_bulk
@@ -54,10 +54,9 @@ class Uplinks:
         closing = (*retired, *self._units.retiring_uplinks())
         same = [each for each in closing if _peer_identity(self._specs[each]) == _peer_identity(spec) is not None]
         after = self._units.stop_early(same) if same else None
-        outer = outer_lane(self._config, lane)
-        via = self.by_lane[outer] if outer else self.direct
+        vias = [self.by_lane[outer] for outer in outer_lanes(self._config, lane)] or [self.direct]
         traffic = "bulk" if lane.bulk else ""
-        uplink = Uplink(spec.name, spec.kind.create(spec.options), via, traffic=traffic, after=after)
+        uplink = Uplink(spec.name, spec.kind.create(spec.options), vias, traffic=traffic, after=after)
         self.by_lane[lane] = uplink
         self._specs[uplink] = spec
         self._units.start(f"tunnel {spec.name}", uplink)
@@ -76,12 +75,12 @@ class Uplinks:
 
     def _has_inner(self, uplink: Uplink) -> bool:
         others = (*self.by_lane.values(), *self._units.retiring_uplinks())
-        return any(each.via is uplink and each.state is not TunnelState.STOPPED for each in others)
+        return any(uplink in each.vias and each.state is not TunnelState.STOPPED for each in others)
 
-    def of_backend(self, name: str) -> Uplink:
-        """Return the uplink that leads to the targets of a backend."""
-        lane = backend_lane(self._config, name, separate_bulk=self._separate_bulk)
-        return self.by_lane[lane] if lane else self.direct
+    def of_backend(self, name: str) -> dict[str | None, Uplink]:
+        """Return the uplinks that lead to the targets of a backend, by tunnel; None: the direct uplink."""
+        lanes = backend_lanes(self._config, name, separate_bulk=self._separate_bulk)
+        return {None: self.direct, **{tunnel: self.by_lane[lane] for tunnel, lane in lanes.items()}}
 
     def of_tunnel(self, name: str) -> list[Uplink]:
         """Return the uplinks of a tunnel, one per lane."""

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.errors import ReachError, Reason
-from gateway.secret_files import world_writable_problem
+from gateway.errors import GatewayError, ReachError, Reason
+from gateway.processes import pdeathsig_exec
+from gateway.processes.child_process import describe_exit
+from gateway.processes.programs import minimal_environment, resolve_program
 from gateway.text import one_line
-from gateway.vpn import pdeathsig_exec
-from gateway.vpn.child import find_program, minimal_environment
 
 log = logging.getLogger(__name__)
 
@@ -25,24 +25,6 @@ _KILL_TIMEOUT = 3.0
 """Seconds to wait for the exit of a process after SIGKILL."""
 _STDERR_TIMEOUT = 0.5
 """Seconds to wait for end-of-file on the standard error after the program has exited."""
-
-
-def resolve_executable(name: str) -> str:
-    """Return the path of a program.
-
-    Args:
-        name: The name or path of the program, from `check.password_command`.
-
-    Raises:
-        ReachError: The program is not installed, or every user can change it and thereby steal the password.
-    """
-    found = find_program(name)
-    if found is None:
-        raise _error(f"{name} is not installed")
-    problem = world_writable_problem(Path(found).absolute())
-    if problem:
-        raise _error(problem)
-    return found
 
 
 async def run_password_command(command: Sequence[str], inherited: Sequence[str], timeout: float) -> str:  # noqa: ASYNC109
@@ -60,7 +42,10 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
         ReachError: The program failed. The message contains no part of its output.
     """
     name = Path(command[0]).name
-    found = resolve_executable(command[0])
+    try:
+        found = resolve_program(command)
+    except GatewayError as error:
+        raise _error(str(error)) from error
     variables = {each: os.environ[each] for each in ("HOME", *inherited) if each in os.environ}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), "all", found, *command[1:],
@@ -91,7 +76,7 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
     if len(output) > _MAX_OUTPUT:
         failure = f"{name} printed more than {_MAX_OUTPUT >> 10} KiB"
     elif code is not None:
-        failure = f"{name} ended with {f'exit code {code}' if code > 0 else f'signal {-code}'}" if code else ""
+        failure = f"{name} ended with {describe_exit(code)}" if code else ""
     if failure:
         log.warning(
             "password_command failed",

@@ -1,4 +1,4 @@
-"""TLS settings of database checks."""
+"""TLS settings of checks."""
 
 import ssl
 from dataclasses import dataclass
@@ -25,11 +25,12 @@ class TlsOptions:
     server_name: str | None = None
 
 
-def context(tls: TlsOptions) -> ssl.SSLContext | None:
+def context(tls: TlsOptions, key: str = "check.tls") -> ssl.SSLContext | None:
     """Return a client context for TLS settings; None if TLS is off.
 
     Args:
         tls: The settings.
+        key: The configuration key of the settings, for messages.
 
     Raises:
         ProbeError: The CA file cannot be used.
@@ -39,7 +40,7 @@ def context(tls: TlsOptions) -> ssl.SSLContext | None:
     try:
         return ClientTls(tls.ca_file).context(verified=tls.mode == "verify")
     except GatewayError as error:
-        raise ProbeError(Reason.TLS, f"check.tls.{error}") from error
+        raise ProbeError(Reason.TLS, f"{key}.{error}") from error
 
 
 def verify(options: object, check: Any) -> None:

@@ -12,7 +12,7 @@ from gateway.contracts.security import Credential, InsecureSetting
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import Fact
-from gateway.kinds import Kinds
+from gateway.kinds import KindRegistry
 from gateway.measure import TapFactory
 
 
@@ -23,9 +23,8 @@ class ConfiguredBackend(Protocol):
     def name(self) -> str:
         """The backend's name."""
 
-    @property
-    def via(self) -> str | None:
-        """Name of the tunnel to the targets. None: the gateway connects to the targets directly."""
+    def ways(self, target: Endpoint) -> tuple[str, ...]:
+        """Return the tunnels to a target. Empty: the gateway connects to the target directly."""
 
     @property
     def targets(self) -> tuple[Endpoint, ...]:
@@ -40,11 +39,13 @@ class ImportRules:
         other_ports: Usual ports of the service in addition to `default_port`.
         keys: Required keys, with placeholder values that the user must replace.
         note: What the user must change or add. Empty if there is nothing to change.
+        password_without_user: Whether the check can log in with a password only.
     """
 
     other_ports: tuple[int, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    password_without_user: bool = False
 
 
 def without_path(scheme: str, path: str) -> dict[str, str]:
@@ -77,7 +78,8 @@ class BackendKind:
         read_url: Receives the scheme and the decoded path of a URL, and returns configuration keys, with dots for
             nested keys. The path is empty or starts with a slash. Raises `ValueError` if the path is not valid.
         hold: Default of the key `hold`: how long clients wait while the path to the backend is down.
-        has_roles: Whether each target has a role: primary or replica.
+        endpoints: Receives the check and a target, and returns the endpoints that the gateway dials for the target.
+        has_roles: Receives the check, and returns whether each target has a role: primary or replica.
         traffic_class: `BULK`: the backend's clients use separate SSH connections and, if there are workers, separate
             processes.
         mount: How kernels mount the backend. None: programs connect to the backend.
@@ -107,7 +109,8 @@ class BackendKind:
     aliases: tuple[str, ...] = ()
     read_url: Callable[[str, str], Mapping[str, str]] = without_path
     hold: Duration = Duration(10.0)
-    has_roles: bool = False
+    endpoints: Callable[[Any, Endpoint], tuple[Endpoint, ...]] = lambda _check, target: (target,)
+    has_roles: Callable[[Any], bool] = lambda _: False
     traffic_class: TrafficClass = TrafficClass.INTERACTIVE
     mount: MountKind | None = None
     facts: tuple[Fact, ...] = ()
@@ -152,7 +155,7 @@ class BackendKind:
         return (KINDS.__getitem__, (self.name,))
 
 
-KINDS: Kinds[BackendKind] = Kinds(__name__, __path__)
+KINDS: KindRegistry[BackendKind] = KindRegistry(__name__, __path__)
 
 
 def kind_of_port(port: int) -> BackendKind:
@@ -170,5 +173,5 @@ def kind_of_file_system(file_system: str) -> BackendKind | None:
 
 
 @dataclass(frozen=True)
-class NoOptions:
+class EmptyOptions:
     """A dataclass without keys, for kinds that define no options or no check keys."""

@@ -21,18 +21,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backend_support import tls
 from gateway.backend_support.aborted_logins import AbortedLogins
-from gateway.backend_support.database import (
-    DATABASE_FACTS,
-    IMPORT_NOTE,
-    DatabaseCheck,
-    credentials,
-    insecure_settings,
-    verify,
-)
+from gateway.backend_support.database import DATABASE_FACTS, IMPORT_NOTE, DatabaseCheck, endpoints, verify
+from gateway.backend_support.http_role import with_http_role
+from gateway.backend_support.login import credentials, insecure_settings
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.secrets import PasswordSource
-from gateway.backends import BackendKind, ImportRules, NoOptions
+from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -102,7 +97,7 @@ class MysqlBackend:
         check: The check of the backend.
     """
 
-    def __init__(self, options: NoOptions, check: MysqlCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: MysqlCheck) -> None:
         self.options = options
         self.check = check
         self._aborted: dict[Endpoint, AbortedLogins] = {}
@@ -183,8 +178,7 @@ class MysqlBackend:
         try:
             login.connect(sock)
             with phases("query"):
-                has_password = self.check.password is not None or bool(self.check.password_command)
-                found = query_status(login, self.check.max_lag, has_password=has_password)
+                found = query_status(login, self.check.max_lag, has_password=self.check.has_password)
             return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
             raise ProbeError(Reason.TLS, str(error)) from error
@@ -227,7 +221,7 @@ def _read_public_key(file: Path | None) -> bytes | None:
     return data
 
 
-def _verify(options: NoOptions, check: MysqlCheck) -> None:
+def _verify(options: EmptyOptions, check: MysqlCheck) -> None:
     """See `BackendKind.verify`."""
     verify(options, check)
     _read_public_key(check.server_public_key_file)
@@ -253,13 +247,14 @@ def _probe_error(error: pymysql.err.MySQLError) -> ReachError:
 
 KIND = BackendKind(
     "mysql",
-    NoOptions,
+    EmptyOptions,
     MysqlCheck,
-    MysqlBackend,
+    lambda options, check: with_http_role(MysqlBackend(options, check), check.via_http),
     schemes=("mysql",),
     default_port=3306,
     aliases=("mariadb", "percona"),
-    has_roles=True,
+    endpoints=endpoints,
+    has_roles=lambda _: True,
     facts=DATABASE_FACTS,
     imports=ImportRules(other_ports=(33060,), note=IMPORT_NOTE),
     insecure_settings=insecure_settings,

@@ -26,21 +26,21 @@ from psycopg.pq.abc import PGconn
 from gateway.backend_support.database import (
     DATABASE_FACTS,
     IMPORT_NOTE,
-    LAG,
-    READ_ONLY,
     DatabaseCheck,
-    credentials,
-    insecure_settings,
+    endpoints,
     parse_lag,
     verify,
 )
+from gateway.backend_support.http_role import with_http_role
+from gateway.backend_support.login import credentials, insecure_settings
 from gateway.backend_support.loopback import loopback_port
 from gateway.backend_support.postgres_cancel import PostgresCancels
 from gateway.backend_support.postgres_certificate import ServerCertificates
 from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
 from gateway.backend_support.postgres_login import Login
+from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.backend_support.secrets import PasswordSource
-from gateway.backends import BackendKind, ImportRules, NoOptions
+from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -94,7 +94,7 @@ class PostgresBackend:
         check: The check of the backend.
     """
 
-    def __init__(self, options: NoOptions, check: DatabaseCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: DatabaseCheck) -> None:
         self.options = options
         self.check = check
         self._last_in_sync: dict[Endpoint, float] = {}
@@ -276,13 +276,14 @@ def _error_message(conn: PGconn) -> str:
 
 KIND = BackendKind(
     "postgres",
-    NoOptions,
+    EmptyOptions,
     DatabaseCheck,
-    PostgresBackend,
+    lambda options, check: with_http_role(PostgresBackend(options, check), check.via_http),
     schemes=("postgres",),
     default_port=5432,
     aliases=("postgresql",),
-    has_roles=True,
+    endpoints=endpoints,
+    has_roles=lambda _: True,
     facts=DATABASE_FACTS,
     imports=ImportRules(note=IMPORT_NOTE),
     insecure_settings=insecure_settings,

@@ -1,10 +1,48 @@
-"""Defines `kind: tcp` for any TCP service."""
+"""Defines `kind: tcp` for any TCP service. The probe can send data, and compare the response."""
 
-from gateway.backends import BackendKind, NoOptions
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from gateway.backend_support import tls
+from gateway.backend_support.check_stream import CheckDialer, CheckStream
+from gateway.backend_support.login import credentials
+from gateway.backend_support.tls import TlsOptions
+from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
+from gateway.errors import ProbeError, Reason
+
+_MAX_RESPONSE = 16 * 1024
+"""Maximum number of bytes to read until the expected ones arrive."""
+_MAX_SHOWN = 80
+"""Maximum number of bytes of a response in an error."""
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[rnt0\\]|)")
+_ESCAPED = {"r": b"\r", "n": b"\n", "t": b"\t", "0": b"\0", "\\": b"\\"}
+
+
+@dataclass(frozen=True)
+class TcpCheck:
+    r"""The check of a TCP backend. Without `send`, `expect` and TLS, it connects and disconnects.
+
+    Args:
+        send: Text to send after connecting, with the escapes `\r`, `\n`, `\t`, `\0`, `\\` and `\xHH`.
+        expect: Text that the response must contain within its first 16 KiB, with the same escapes.
+        tls: TLS settings of the check's connection. They do not affect clients.
+    """
+
+    send: str | None = None
+    expect: str | None = None
+    tls: TlsOptions = field(default_factory=TlsOptions)
+
+    def __post_init__(self) -> None:
+        for key in ("send", "expect"):
+            try:
+                unescape(getattr(self, key) or "")
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
 
 
 class TcpBackend:
@@ -12,20 +50,63 @@ class TcpBackend:
 
     Args:
         options: An empty object, because this kind has no options.
-        check: An empty object, because this kind has no check options.
+        check: The check of the backend.
     """
 
-    def __init__(self, options: NoOptions, check: NoOptions) -> None:
+    def __init__(self, options: EmptyOptions, check: TcpCheck) -> None:
         self.options = options
         self.check = check
+        self._send = unescape(check.send or "")
+        self._expect = unescape(check.expect or "")
+        self._dialer = CheckDialer(check.tls, _MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`.
+        """See `gateway.contracts.backend.Backend`: connect, send the text, and wait for the expected response."""
+        async with self._dialer.open(link, target, phases) as stream:
+            if self._send or self._expect:
+                with phases("query"):
+                    await self._exchange(stream)
+        return ProbeResult(certificate=stream.certificate)
 
-        Open a connection and close it. The protocol is unknown, so that the probe cannot check anything else.
-        """
-        (await link.socket(target, phases)).close()
-        return ProbeResult()
+    async def _exchange(self, stream: CheckStream) -> None:
+        await stream.send(self._send)
+        received = bytearray()
+        while self._expect not in received:
+            piece = await stream.read_some()
+            received += piece
+            if not piece or len(received) >= _MAX_RESPONSE:
+                shown = bytes(received[:_MAX_SHOWN])
+                raise ProbeError(Reason.PROTOCOL, f"the response {shown!r} does not contain {self._expect!r}")
 
 
-KIND = BackendKind("tcp", NoOptions, NoOptions, TcpBackend, schemes=("tcp",), default_port=0)
+def unescape(text: str) -> bytes:
+    r"""Return the bytes of a text with escapes, in UTF-8.
+
+    Raises:
+        ValueError: The text contains a backslash that does not begin an escape.
+    """
+    return b"".join(_pieces(text))
+
+
+def _pieces(text: str) -> Iterator[bytes]:
+    position = 0
+    for match in _ESCAPE.finditer(text):
+        yield text[position : match.start()].encode()
+        position = match.end()
+        if not match[1]:
+            wrong = text[match.start() : match.start() + 2]
+            raise ValueError(f"{wrong} is not an escape: use \\r, \\n, \\t, \\0, \\xHH, or \\\\ for a backslash")
+        yield _ESCAPED.get(match[1]) or bytes.fromhex(match[1][1:])
+    yield text[position:].encode()
+
+
+KIND = BackendKind(
+    "tcp",
+    EmptyOptions,
+    TcpCheck,
+    TcpBackend,
+    schemes=("tcp",),
+    default_port=0,
+    verify=tls.verify,
+    credentials=credentials,
+)

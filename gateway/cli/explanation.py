@@ -8,7 +8,7 @@ _USABLE = {"up", "degraded"}
 
 
 def chain(status: dict[str, Any], name: str) -> list[list[str]]:
-    """Return a row for each part of the path to a backend: listeners, tunnels (outermost first), targets.
+    """Return a row for each part of the path to a backend: listeners, tunnels (outermost first), ways, targets.
 
     Args:
         status: The body of `/api/v1/status`.
@@ -22,9 +22,10 @@ def chain(status: dict[str, Any], name: str) -> list[list[str]]:
     if not backend["holds_clients"]:
         clients += f", not held while the path is down (gateway fail {name} --undo)"
     rows = [["listener", address, "open", clients] for address in backend["listen"] or []]
-    for hop in hops(status, backend["via"]):
+    for hop in dict.fromkeys(hop for way in backend["ways"] for hop in hops(status, way["tunnel"])):
         tunnel = status["tunnels"][hop]
         rows.append(["tunnel", hop, tunnel["state"], format_reason(tunnel) or tunnel["far_side"]])
+    rows += way_rows("way", backend)
     for target in backend["targets"]:
         facts = [target["role"], *target.get("facts", ())]
         reason = format_reason(target) or ", ".join(filter(None, facts))
@@ -57,27 +58,65 @@ def chain_json(backend: dict[str, Any], name: str, rows: list[list[str]], cause:
     }
 
 
-def hops(status: dict[str, Any], via: str | None) -> list[str]:
-    """Return the tunnels of a chain, outermost first.
+def way_rows(label: str, backend: dict[str, Any]) -> list[list[str]]:
+    """Return a row for each way, with its tunnel, state and description; empty if there is only one way.
+
+    Args:
+        label: The first cell of each row.
+        backend: The backend in `/api/v1/status`.
+    """
+    ways = backend["ways"] if len(backend["ways"]) > 1 else ()
+    return [[label, way["tunnel"], "up" if way["up"] else "down", describe_way(way)] for way in ways]
+
+
+def describe_way(way: dict[str, Any]) -> str:
+    """Return why clients cannot use a way, or how they use it.
+
+    Args:
+        way: An item of `ways` of a backend in `/api/v1/status`.
+    """
+    use = f"clients: {way['clients']}, switches: {way['switches']}"
+    if way["in_use"]:
+        use += ", used by new clients"
+    return use if way["up"] else f"{format_reason(way)} ({use})"
+
+
+def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
+    """Return the tunnels inside one of which a tunnel runs; empty if it connects directly."""
+    via = tunnel["via"]
+    return via if isinstance(via, list) else [via] if via is not None else []
+
+
+def hops(status: dict[str, Any], name: str) -> list[str]:
+    """Return a tunnel and all tunnels around it, outermost first.
 
     Args:
         status: The body of `/api/v1/status`.
-        via: The innermost tunnel; None if the path has no tunnel.
+        name: The innermost tunnel.
     """
-    found: list[str] = []
-    while via is not None and via in status["tunnels"]:
-        found.insert(0, via)
-        via = status["tunnels"][via]["via"]
-    return found
+    if name not in status["tunnels"]:
+        return []
+    outer = [hop for via in outer_tunnels(status["tunnels"][name]) for hop in hops(status, via)]
+    return [*dict.fromkeys(outer), name]
+
+
+def _causes(status: dict[str, Any], name: str) -> list[str]:
+    """Return why a tunnel is down: the outermost tunnels that have failed; empty if the tunnel is up."""
+    tunnel = status["tunnels"].get(name)
+    if tunnel is None or tunnel["state"] == "up":
+        return []
+    outer = [_causes(status, via) for via in outer_tunnels(tunnel)]
+    if outer and all(outer):
+        return [cause for causes in outer for cause in causes]
+    return [f"tunnel {name}: {format_reason(tunnel) or tunnel['state']}"]
 
 
 def root_cause(status: dict[str, Any], name: str) -> str | None:
-    """Return the outermost failed part of a backend's path, and the reason; None if no part has failed."""
+    """Return the outermost failed part of each way to a backend, and the reason; None if no part has failed."""
     backend = status["backends"][name]
-    for hop in hops(status, backend["via"]):
-        tunnel = status["tunnels"][hop]
-        if tunnel["state"] != "up":
-            return f"tunnel {hop}: {format_reason(tunnel) or tunnel['state']}"
+    causes = dict.fromkeys(cause for way in backend["ways"] for cause in _causes(status, way["tunnel"]))
+    if causes:
+        return "; ".join(causes)
     for target in backend["targets"]:
         if target["state"] not in _USABLE:
             return f"target {target['target']}: {format_reason(target) or target['state']}"

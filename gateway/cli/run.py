@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,7 +16,7 @@ from gateway.cli.output import output_option, print_table, print_text
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gateway.app.oneshot import CheckedTarget
+    from gateway.app.one_shot_checks import CheckedTarget
     from gateway.config import Config
 
 _NAGIOS = {"up": 0, "degraded": 1, "down": 2, "blocked": 2}
@@ -31,7 +32,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     TERM and INT drain and stop it; a second signal stops it immediately. HUP reloads the configuration.
     """
     from gateway.app import service  # noqa: PLC0415 - slow to import
-    from gateway.app.filewatch import stat_files  # noqa: PLC0415 - slow to import
+    from gateway.app.file_watcher import stat_files  # noqa: PLC0415 - slow to import
     from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
@@ -102,13 +103,13 @@ def check(
 
     Checks all backends, or those with the given names. Exits with 1 if one is down.
     """
-    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
+    from gateway.app import one_shot_checks  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     logs.configure("error", "auto")
     try:
-        checked = oneshot.check(load(config_sources(file, tunnels, backends, settings)), names)
+        checked = one_shot_checks.check(load(config_sources(file, tunnels, backends, settings)), names)
     except ConfigError as error:
         if nagios:
             print_text(f"GATEWAY UNKNOWN - {error.problems[0]}")
@@ -128,6 +129,7 @@ def _as_json(each: "CheckedTarget") -> dict[str, object]:
     return {
         "backend": each.backend,
         "target": str(each.target),
+        "via": each.way,
         "state": result.state,
         "reason": result.reason,
         "detail": result.detail,
@@ -142,17 +144,24 @@ def _print_table(checked: "list[CheckedTarget]") -> None:
         result = each.result
         phases = "  ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in result.phases.items())
         why = f"{result.reason}: {result.detail}" if result.reason else result.detail
-        rows.append([each.backend, str(each.target), str(result.state), f"{result.duration * 1e3:.1f}", phases, why])
-    print_table(["BACKEND", "TARGET", "STATE", "MS", "PHASES (MS)", "WHY"], rows)
+        duration = f"{result.duration * 1e3:.1f}"
+        rows.append([each.backend, str(each.target), each.way or "-", str(result.state), duration, phases, why])
+    print_table(["BACKEND", "TARGET", "VIA", "STATE", "MS", "PHASES (MS)", "WHY"], rows)
 
 
 def _print_nagios(checked: "list[CheckedTarget]") -> int:
     worst = max((_NAGIOS.get(each.result.state, _NAGIOS_UNKNOWN) for each in checked), default=_NAGIOS_UNKNOWN)
+    ways = Counter((each.backend, each.target) for each in checked)
+
+    def label(each: "CheckedTarget") -> str:
+        way = f" via {each.way}" if ways[each.backend, each.target] > 1 else ""
+        return f"{each.backend} {each.target}{way}"
+
     results = ", ".join(
-        f"{each.backend} {each.target} {each.result.state}"
+        f"{label(each)} {each.result.state}"
         + (f" ({each.result.reason}: {each.result.detail})" if each.result.reason else "")
         for each in checked
     )
-    data = " ".join(f"'{each.backend} {each.target}'={each.result.duration:.6f}s" for each in checked)
+    data = " ".join(f"'{label(each)}'={each.result.duration:.6f}s" for each in checked)
     print_text(f"GATEWAY {_NAGIOS_WORDS[worst]} - {results.replace('|', '/')} | {data}")
     return worst

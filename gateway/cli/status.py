@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
+from gateway.cli.explanation import outer_tunnels, way_rows
 from gateway.cli.output import format_age, format_ms, format_reason, output_option, print_table, print_text
 from gateway.ops.client import Client
 from gateway.text import format_bytes
@@ -51,9 +52,9 @@ def _print_status(service: dict[str, Any], *, wide: bool) -> None:
     if service["tunnels"]:
         click.echo()
         rows = [
-            [name, each["kind"], each["via"] or "-", each["far_side"], each["state"], format_age(each["since"]),
-             format_ms(each["rtt_seconds"]), *([", ".join(each.get("facts", ())) or "-"] if wide else []),
-             format_reason(each)]
+            [name, each["kind"], ", ".join(outer_tunnels(each)) or "-", each["far_side"], each["state"],
+             format_age(each["since"]), format_ms(each["rtt_seconds"]),
+             *([", ".join(each.get("facts", ())) or "-"] if wide else []), format_reason(each)]
             for name, each in service["tunnels"].items()
         ]  # fmt: skip
         facts = ["FACTS"] if wide else []
@@ -66,6 +67,10 @@ def _print_status(service: dict[str, Any], *, wide: bool) -> None:
         heads,
         [row for name, each in service["backends"].items() for row in _backend_rows(name, each, wide=wide)],
     )
+    ways = [row for name, each in service["backends"].items() for row in way_rows(name, each)]
+    if ways:
+        click.echo()
+        print_table(["BACKEND", "WAY", "STATE", "WHY"], ways)
 
 
 def _print_docker(docker: dict[str, Any] | None, *, wide: bool) -> None:

@@ -5,17 +5,36 @@ from collections.abc import Iterator
 from gateway.config.model import Config
 from gateway.config.strict import weaknesses
 from gateway.docker.peers.keys import NOT_SUPPORTED, SUPPORTED
+from gateway.relay.resolver import is_address
 
 
 def advice(config: Config) -> list[str]:
     """Return warnings about a configuration. Each warning names the key and the remedy."""
     weak = [f"{each.problem.key}: {each.problem.message}" for each in weaknesses(config) if each.advised]
-    return [*weak, *_of_kinds(config), *_grants_without_label(config), *_peers(config)]
+    return [*weak, *_of_kinds(config), *_resolvers(config), *_grants_without_label(config), *_peers(config)]
 
 
 def _peers(config: Config) -> Iterator[str]:
     if config.docker is not None and config.docker.peers is not None and not SUPPORTED:
         yield f"docker.peers: {NOT_SUPPORTED}"
+
+
+def _resolvers(config: Config) -> Iterator[str]:
+    """Yield a warning for each target that is a name, and that tunnels of several kinds reach.
+
+    The kind of the tunnel decides which name servers resolve the name. The answers can differ.
+    """
+    for name, spec in config.backends.items():
+        for at, target in enumerate(spec.targets):
+            kinds = {config.tunnels[way].kind.name: way for way in spec.ways(target)}
+            if len(kinds) > 1 and not is_address(target.host):
+                ways = " and ".join(f"{way} ({kind})" for kind, way in kinds.items())
+                key = f"backends.{name}.targets[{at}].via" if target in spec.own_ways else f"backends.{name}.via"
+                key = ": ".join(filter(None, (config.places.get(key), key)))
+                yield (
+                    f"{key}: {ways} resolve {target.host} with different name servers, so it can be two hosts: use"
+                    " its IP address"
+                )
 
 
 def _grants_without_label(config: Config) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
 from gateway.config.values import LogTarget, unix_path
-from gateway.contracts.states import Preference
+from gateway.contracts.states import Preference, WayPreference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork
 from gateway.docker.options import DockerOptions
 from gateway.errors import Origin
@@ -126,20 +126,21 @@ class AuditSection:
 
 
 @dataclass(frozen=True)
-class TunnelCommon:
+class CommonTunnelOptions:
     """The keys of all kinds of tunnels.
 
     Args:
         kind: The kind, for example `ssh`.
-        via: The tunnel inside which this tunnel runs; absent: it connects directly from this host.
+        via: The tunnel inside which this tunnel runs; absent: it connects directly from this host. With a list of
+            tunnels, it runs inside the first one that works, and reconnects through another one.
     """
 
     kind: str
-    via: str | None = None
+    via: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
-class CheckCommon:
+class CommonCheckOptions:
     """The keys of `check:` of all kinds of backends.
 
     Args:
@@ -195,14 +196,31 @@ class UnixListener:
 
 
 @dataclass(frozen=True)
-class BackendCommon:
+class ConfiguredTarget:
+    """A target with tunnels that differ from those of its backend.
+
+    Args:
+        address: The address of the server.
+        via: The tunnels through which the gateway reaches the target, instead of the backend's `via`.
+    """
+
+    address: str
+    via: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CommonBackendOptions:
     """The keys of all kinds of backends.
 
     Args:
         kind: The kind, for example `mysql`.
-        targets: The addresses of the servers, in order of preference.
-        via: The tunnel through which the gateway reaches the targets; absent: it reaches them directly.
+        targets: The addresses of the servers, in order of preference. A target may be a mapping with `address` and
+            `via`.
+        via: The tunnel through which the gateway reaches the targets; absent: it reaches them directly. With a list
+            of tunnels, each tunnel is a way to every target, and new clients use a way that works.
         prefer: The target for new clients: the primary, a replica, any, or the first one that is up.
+        prefer_way: The way for new clients among those that work: the first one of `via` (`order`), or the one with
+            the fastest checks (`latency`).
         listen: Addresses and unix sockets where clients connect; absent: the backend is only checked. A unix socket
             may be a mapping with its consumer and users.
         hold: How long a new client waits while the path is down; absent: the default of the kind.
@@ -210,13 +228,15 @@ class BackendCommon:
         max_connections_per_consumer: Maximum number of clients of one container (of one address, if containers are
             not known); absent: 80 % of `max_connections` for known containers, so that no container can use all.
         allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: all.
-        worker: Whether a worker carries its traffic, if there are workers; absent: bulk kinds only.
+        worker: Whether a worker carries its traffic, if there are workers; absent: bulk kinds only. The main process
+            carries the traffic of a backend with several tunnels.
     """
 
     kind: str
-    targets: tuple[str, ...]
-    via: str | None = None
+    targets: tuple[str | ConfiguredTarget, ...]
+    via: tuple[str, ...] | None = None
     prefer: Preference | None = None
+    prefer_way: WayPreference = "order"
     listen: tuple[Endpoint | Path | UnixListener, ...] = ()
     hold: Duration | None = None
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
@@ -227,11 +247,11 @@ class BackendCommon:
 
 @dataclass(frozen=True)
 class TunnelSpec:
-    """A tunnel of the configuration."""
+    """A tunnel of the configuration. It runs inside one of `via`; if `via` is empty, it connects directly."""
 
     name: str
     kind: TunnelKind
-    via: str | None
+    via: tuple[str, ...]
     options: Any
     place: str = field(compare=False, default="")
 
@@ -242,21 +262,38 @@ class BackendSpec:
 
     name: str
     kind: BackendKind
-    via: str | None
+    via: tuple[str, ...]
     targets: tuple[Endpoint, ...]
     prefer: Preference
+    prefer_way: WayPreference
     listen: tuple[Endpoint | Path, ...]
     hold: float
     max_connections: int
     max_connections_per_consumer: int | None
     allow: Allow
     worker: bool | None
-    check: CheckCommon
+    check: CommonCheckOptions
     options: Any
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()
     """The unix sockets in `listen` that are mappings."""
+    own_ways: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
+    """The tunnels to the targets that do not use `via`."""
     place: str = field(compare=False, default="")
+
+    def ways(self, target: Endpoint) -> tuple[str, ...]:
+        """Return the tunnels through which the gateway reaches a target; empty: it reaches the target directly."""
+        return self.own_ways.get(target, self.via)
+
+    @property
+    def tunnels(self) -> tuple[str, ...]:
+        """The tunnels to all targets, without duplicates, in the order of the configuration."""
+        return tuple(dict.fromkeys(name for target in self.targets for name in self.ways(target)))
+
+    @property
+    def has_several_ways(self) -> bool:
+        """Whether the targets do not all use the same single tunnel, or the same direct path."""
+        return len({self.ways(target) for target in self.targets}) > 1 or len(self.tunnels) > 1
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from gateway.config import values
 from gateway.config.docker_rules import docker_problems
 from gateway.config.model import Config
 from gateway.config.ops_rules import ops_problems
-from gateway.config.suggestions import suggest
-from gateway.config.tree import Scalar, Sequence, Table
+from gateway.config.schema import known_keys
+from gateway.config.tree import Scalar, Sequence, Table, tables
 from gateway.config.volume_rules import volume_problems
+from gateway.config.way_rules import way_problems
 from gateway.contracts.values import Endpoint
 from gateway.errors import Problem
 
@@ -27,13 +28,7 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
         root: The whole tree.
         problems: The list to which problems are added.
     """
-    vias = _vias(root, "tunnels")
-    for section in ("tunnels", "backends"):
-        for name, via in _vias(root, section).items():
-            if via is not None and via not in vias:
-                message = f"there is no tunnel {via!r}{suggest(via, vias)}"
-                problems.append(Problem(_place(root, section, name, "via"), f"{section}.{name}.via", message))
-    _check_loops(vias, root, problems)
+    problems.extend(way_problems(root))
     _check_listeners(config, root, problems)
     try:
         values.unix_path(config.ops.admin_socket)
@@ -41,30 +36,16 @@ def check_rules(config: Config, root: Table, problems: list[Problem]) -> None:
         problems.append(Problem(_place(root, "ops", "admin_socket"), "ops.admin_socket", str(error)))
     for key, message in ops_problems(config.ops):
         problems.append(Problem(_place(root, "ops", *key.split(".")), f"ops.{key}", message))
-    _check_specs(config, root, problems)
+    _check_tunnels(config, root, problems)
+    _check_backends(config, root, problems)
     for name, key, message in volume_problems(config):
         place = _place(root, "backends", name, *key.split("."))
         problems.append(Problem(place, f"backends.{name}.{key}", message))
     if config.docker is not None:
-        for path, message in docker_problems(config, config.docker, set(vias)):
+        for path, message in docker_problems(config, config.docker, {name for name, _ in tables(root, "tunnels")}):
             key = ".".join(("docker", *path))
             written = config.places.get(key) if "[" in path[0] else None
             problems.append(Problem(written or _place(root, "docker", *path), key, message))
-
-
-def _check_loops(vias: dict[str, str | None], root: Table, problems: list[Problem]) -> None:
-    reported: set[str] = set()
-    for name in vias:
-        chain = [name]
-        while (via := vias[chain[-1]]) in vias and via not in chain:
-            chain.append(str(via))
-        if via in chain and not reported & set(chain):
-            reported |= set(chain)
-            loop = [*chain[chain.index(str(via)) :], str(via)]
-            place = _place(root, "tunnels", loop[0], "via")
-            problems.append(
-                Problem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")
-            )
 
 
 def _check_listeners(config: Config, root: Table, problems: list[Problem]) -> None:
@@ -77,7 +58,7 @@ def _check_listeners(config: Config, root: Table, problems: list[Problem]) -> No
             message = f"{config.ops.probe_listen} is already used by ops.listen: choose another port"
             problems.append(Problem(_place(root, "ops", "probe_listen"), "ops.probe_listen", message))
         taken.append(("ops.probe_listen", config.ops.probe_listen))
-    for name, table in _tables(root, "backends"):
+    for name, table in tables(root, "backends"):
         key = f"backends.{name}.listen"
         for place, listener in _listeners(table):
             other = next((other for other, address in taken if _conflict(listener, address)), None)
@@ -95,11 +76,21 @@ def _listeners(table: Table) -> Iterator[tuple[str, Endpoint | Path]]:
                 yield item.place, values.listener(item.text)
 
 
-def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
+def _check_tunnels(config: Config, root: Table, problems: list[Problem]) -> None:
+    for name, tunnel in config.tunnels.items():
+        if tunnel.via and (why := tunnel.kind.refuses_via(tunnel.options)):
+            problems.append(Problem(_place(root, "tunnels", name, "via"), f"tunnels.{name}.via", why))
+
+
+def _check_backends(config: Config, root: Table, problems: list[Problem]) -> None:
     for name, spec in config.backends.items():
-        if not spec.kind.has_roles and spec.prefer not in ("any", "order"):
-            message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: use any or order"
+        if not spec.kind.has_roles(spec.check_options) and spec.prefer not in ("any", "order"):
+            remedy = "set check.role" if "role" in known_keys(spec.kind.check) else "use any or order"
+            message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: {remedy}"
             problems.append(Problem(_place(root, "backends", name, "prefer"), f"backends.{name}.prefer", message))
+        if spec.worker and spec.has_several_ways:
+            message = "cannot be true, because a worker supports only one tunnel for a backend: remove worker"
+            problems.append(Problem(_place(root, "backends", name, "worker"), f"backends.{name}.worker", message))
         if spec.allow.label is not None and "docker" not in root.entries:
             place = _place(root, "backends", name, "allow")
             message = "needs the section docker, which maps addresses to containers: add it"
@@ -111,7 +102,7 @@ def _check_specs(config: Config, root: Table, problems: list[Problem]) -> None:
                 message = f"the label {spec.allow.label} does not list backends: use {known} or your own label"
                 problems.append(Problem(place, f"backends.{name}.allow.label", message))
         for target in spec.targets:
-            if spec.via is None and any(_is_own_listener(target, listener) for listener in spec.listen):
+            if not spec.ways(target) and any(_is_own_listener(target, listener) for listener in spec.listen):
                 place = _place(root, "backends", name, "targets")
                 message = f"{target} is the listener of this backend: set the address of the server"
                 problems.append(Problem(place, f"backends.{name}.targets", message))
@@ -144,21 +135,6 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     with contextlib.suppress(ValueError):  # a host name is not resolved here
         return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.partition("%")[0])
     return None
-
-
-def _tables(root: Table, section: str) -> list[tuple[str, Table]]:
-    held = root.entries[section][1] if section in root.entries else root
-    entries = held.entries if isinstance(held, Table) and held is not root else {}
-    return [(name, tree) for name, (_, tree) in entries.items() if isinstance(tree, Table)]
-
-
-def _vias(root: Table, section: str) -> dict[str, str | None]:
-    """Return the `via` of each tunnel or backend."""
-    found: dict[str, str | None] = {}
-    for name, table in _tables(root, section):
-        tree = table.entries.get("via", ("", None))[1]
-        found[name] = tree.text if isinstance(tree, Scalar) else None
-    return found
 
 
 def _place(root: Table, *path: str) -> str:

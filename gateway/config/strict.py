@@ -4,7 +4,7 @@ A rule is a function that yields findings; `RULES` lists the rules.
 """
 
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,9 @@ def _kinds_of_tunnel(config: Config) -> Iterator[StrictFinding]:
 def _kinds_of_backend(config: Config) -> Iterator[StrictFinding]:
     """For each backend, yield the insecure settings that the backend's kind finds."""
     for name, spec in config.backends.items():
-        plain = not _encrypted(config, spec.via) and not all(is_loopback(target.host) for target in spec.targets)
+        plain = any(
+            not is_loopback(target.host) and not _encrypted(config, spec.ways(target)) for target in spec.targets
+        )
         for key, message, advised in spec.kind.insecure_settings(spec.options, spec.check_options, plain):
             yield f"backends.{name}.{key}", message, advised
 
@@ -117,12 +119,15 @@ RULES: tuple[Callable[[Config], Iterator[StrictFinding]], ...] = (
 )
 
 
-def _encrypted(config: Config, via: str | None) -> bool:
-    """Return whether traffic is encrypted by the tunnel `via` or by a tunnel around `via`."""
-    seen: set[str] = set()
-    while via is not None and via not in seen and via in config.tunnels:
-        seen.add(via)
-        if config.tunnels[via].kind.encrypts:
-            return True
-        via = config.tunnels[via].via
-    return False
+def _encrypted(config: Config, via: Collection[str], inside: frozenset[str] = frozenset()) -> bool:
+    """Return whether each tunnel of `via`, or each path to it, encrypts traffic.
+
+    Args:
+        config: The valid parts of a configuration. Its tunnels can form a loop.
+        via: The tunnels that can carry the traffic.
+        inside: The tunnels that are inside one of `via`.
+    """
+    known = [config.tunnels[name] for name in via if name in config.tunnels and name not in inside]
+    return len(known) == len(via) > 0 and all(
+        spec.kind.encrypts or _encrypted(config, spec.via, inside | {spec.name}) for spec in known
+    )

@@ -41,3 +41,10 @@ class Table:
 
 
 Tree = Scalar | Sequence | Table
+
+
+def tables(root: Table, section: str) -> list[tuple[str, Table]]:
+    """Return the tunnels or backends that are mappings, by name."""
+    held = root.entries[section][1] if section in root.entries else None
+    entries = held.entries if isinstance(held, Table) else {}
+    return [(name, tree) for name, (_, tree) in entries.items() if isinstance(tree, Table)]

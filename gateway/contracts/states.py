@@ -19,6 +19,8 @@ DatabaseRole = Literal["primary", "replica"]
 """Role of a database, as its health check determines it."""
 Preference = Literal["primary", "replica", "any", "order"]
 """Which target the gateway chooses for new clients; see the key `prefer`."""
+WayPreference = Literal["order", "latency"]
+"""Which way to a target the gateway chooses for new clients; see the key `prefer_way`."""
 
 
 class TunnelState(StrEnum):

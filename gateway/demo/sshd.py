@@ -14,7 +14,7 @@ from pathlib import Path
 from gateway.demo.process import Process, find, free_port, run
 
 _CONFIG = """\
-ListenAddress 127.0.0.1:{port}
+ListenAddress {address}:{port}
 HostKey {folder}/host_key
 {host_certificate}
 AuthorizedKeysFile {folder}/authorized_keys
@@ -39,7 +39,7 @@ _SIGSTOP_TIMEOUT = 1.0
 
 
 class Bastion:
-    """An SSH server on a free port of 127.0.0.1, with a new host key and a new client key.
+    """An SSH server on a free port of a loopback address, with a new host key and a new client key.
 
     Args:
         folder: The folder for the server's files.
@@ -47,6 +47,7 @@ class Bastion:
         extra: Additional lines for sshd_config.
         restrict: Key options in authorized_keys.
         host_ca: The file of a CA key that signs the host key. known_hosts then contains the CA.
+        address: The loopback address. The server of asyncssh uses only 127.0.0.1.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Bastion:
         extra: str = "",
         restrict: str = "",
         host_ca: Path | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         self.folder = folder
+        self.address = address
         self.port = free_port()
         self.user = getpass.getuser()
         self.sshd = None if embedded else find("sshd")
@@ -97,15 +100,16 @@ class Bastion:
         public = (self.folder / "host_key.pub").read_text()
         certificate = ""
         if self._host_ca is not None:
-            run(["ssh-keygen", "-q", "-s", str(self._host_ca), "-I", "bastion", "-h", "-n", "127.0.0.1",
+            run(["ssh-keygen", "-q", "-s", str(self._host_ca), "-I", "bastion", "-h", "-n", self.address,
                  str(self.folder / "host_key.pub")])  # fmt: skip
             certificate = f"HostCertificate {self.folder}/host_key-cert.pub"
             authority = self._host_ca.with_suffix(".pub").read_text()
-            self.known_hosts.write_text(f"@cert-authority [127.0.0.1]:{self.port} {authority}")
+            self.known_hosts.write_text(f"@cert-authority [{self.address}]:{self.port} {authority}")
         else:
-            self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {public}")
+            self.known_hosts.write_text(f"[{self.address}]:{self.port} {public}")
         (self.folder / "sshd_config").write_text(
             _CONFIG.format(
+                address=self.address,
                 port=self.port,
                 folder=self.folder,
                 extra=self._extra,

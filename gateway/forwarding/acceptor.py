@@ -146,25 +146,31 @@ class Acceptor:
         def on_done(task: asyncio.Task[None]) -> None:
             self.pending.discard(task)
             self.reserve.remove(task)
-            if task.cancelled():  # the task might have been cancelled before the job started
-                self._audit.not_joined(client.record, CloseReason.ABORTED)
             client.reset()
 
-        task = group.create_task(self._run_guarded(client, job))
-        self.pending.add(task)
-        task.add_done_callback(on_done)
-        return task
+        def on_cancelled_before_start(task: asyncio.Task[None]) -> None:
+            self._audit.not_joined(client.record, CloseReason.ABORTED)
+            on_done(task)
 
-    async def _run_guarded(
-        self, client: PendingClient, job: Callable[[PendingClient], Coroutine[None, None, None]]
-    ) -> None:
-        """Run `job`. After an unexpected exception, reset only this client, so that others are not affected."""
-        try:
-            await job(client)
-        except Exception:
-            log.exception("unexpected error: the client is reset", extra={"backend": self._backend})
-            self.rejected[Reason.PROTOCOL] += 1
-            self._audit.not_joined(client.record, NOT_CONNECTED, Reason.PROTOCOL)
+        async def run() -> None:
+            # A callback of a task costs an iteration of the event loop, so it only serves tasks that do not start.
+            task.remove_done_callback(on_cancelled_before_start)
+            try:
+                await job(client)
+            except asyncio.CancelledError:
+                self._audit.not_joined(client.record, CloseReason.ABORTED)
+                raise
+            except Exception:
+                log.exception("unexpected error: the client is reset", extra={"backend": self._backend})
+                self.rejected[Reason.PROTOCOL] += 1
+                self._audit.not_joined(client.record, NOT_CONNECTED, Reason.PROTOCOL)
+            finally:
+                on_done(task)
+
+        task: asyncio.Task[None] = group.create_task(run())
+        self.pending.add(task)
+        task.add_done_callback(on_cancelled_before_start)
+        return task
 
     def _refuse(self, client: PendingClient, refusal: Refusal, usage: Usage | None = None) -> None:
         self.rejected[refusal] += 1

@@ -5,10 +5,10 @@ import logging
 import socket
 
 from gateway.cancel_protocol import CancelProtocol, CancelRequest, Classification, EncryptionRequest, LoginTap
-from gateway.contracts.link import Link, Stream
+from gateway.contracts.link import Stream
 from gateway.errors import DialError, ReachError, Reason
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
-from gateway.forwarding.routed_target import RoutedTarget
+from gateway.forwarding.routed_target import TargetIdentity
 
 log = logging.getLogger(__name__)
 
@@ -45,29 +45,29 @@ class CancelRouter:
 
     def __init__(self, protocol: CancelProtocol) -> None:
         self._protocol = protocol
-        self._sessions: dict[RoutedTarget, set[LoginTap]] = {}
-        self._replies: dict[tuple[RoutedTarget, bytes], _CachedReply] = {}
+        self._sessions: dict[TargetIdentity, set[LoginTap]] = {}
+        self._replies: dict[tuple[TargetIdentity, bytes], _CachedReply] = {}
 
     def login_tap(self) -> LoginTap:
         """Return a tap for a new connection."""
         return self._protocol.login_tap()
 
-    def add_session(self, routed: RoutedTarget, login: LoginTap) -> None:
-        """Add a connection that was made to `routed`."""
-        self._sessions.setdefault(routed, set()).add(login)
+    def add_session(self, target: TargetIdentity, login: LoginTap) -> None:
+        """Add a connection that was made to `target`."""
+        self._sessions.setdefault(target, set()).add(login)
 
-    def remove_session(self, routed: RoutedTarget, login: LoginTap) -> None:
+    def remove_session(self, target: TargetIdentity, login: LoginTap) -> None:
         """Remove a connection that has ended, and its cancel key."""
-        logins = self._sessions[routed]
+        logins = self._sessions[target]
         logins.discard(login)
         if not logins:
-            del self._sessions[routed]
+            del self._sessions[target]
 
-    def has_sessions_elsewhere(self, routed: RoutedTarget | None) -> bool:
-        """Return whether any session is on a target other than `routed`."""
-        return len(self._sessions) > (routed in self._sessions)
+    def has_sessions_elsewhere(self, target: TargetIdentity | None) -> bool:
+        """Return whether any session is on a target other than `target`."""
+        return len(self._sessions) > (target in self._sessions)
 
-    def targets_for(self, request: CancelRequest, default: RoutedTarget | None) -> list[RoutedTarget]:
+    def targets_for(self, request: CancelRequest, default: TargetIdentity | None) -> list[TargetIdentity]:
         """Return the targets that must receive a cancel request.
 
         If a known session has the key of the request, the request goes only to the target of this session. Otherwise
@@ -79,12 +79,12 @@ class CancelRouter:
             default: The target for a new session; None if there is none.
         """
         sessions = self._sessions.items()
-        matching = [routed for routed, logins in sessions if any(login.matches(request) for login in logins)]
-        hidden = [routed for routed, logins in sessions if any(login.key_hidden for login in logins)]
+        matching = [target for target, logins in sessions if any(login.matches(request) for login in logins)]
+        hidden = [target for target, logins in sessions if any(login.key_hidden for login in logins)]
         return matching or hidden or ([default] if default is not None else [])
 
     async def read_cancel_request(
-        self, client: Stream, watcher: DisconnectWatcher, link: Link | None, routed: RoutedTarget | None
+        self, client: Stream, watcher: DisconnectWatcher, target: TargetIdentity | None
     ) -> CancelRequest | None:
         """Wait for a client's first bytes, and return its cancel request. The bytes stay unread.
 
@@ -95,8 +95,7 @@ class CancelRouter:
         Args:
             client: The client's socket.
             watcher: Watches the client.
-            link: The link to `routed`, if it is up.
-            routed: The target for a new session.
+            target: The target for a new session; None if there is none.
 
         Returns:
             None if the connection is not a cancel request.
@@ -108,7 +107,7 @@ class CancelRouter:
             first = await self._classify(client, watcher)
             if not isinstance(first, EncryptionRequest):
                 return first if isinstance(first, CancelRequest) else None
-            if link is None or routed is None or await self._reply_to(first, link, routed) != first.refusal:
+            if target is None or await self._reply_to(first, target) != first.refusal:
                 return None
             try:
                 client.recv(len(first.request))
@@ -137,44 +136,46 @@ class CancelRouter:
             await asyncio.sleep(_POLL_INTERVAL)  # unconsumed bytes keep the socket readable, so poll for more
         return Classification.SESSION
 
-    async def _reply_to(self, request: EncryptionRequest, link: Link, routed: RoutedTarget) -> bytes:
+    async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
         """Return the target's reply to an encryption request; empty if the request was not sent or has no reply."""
-        if any(login.key_hidden for login in self._sessions.get(routed, ())):
+        if any(login.key_hidden for login in self._sessions.get(target, ())):
             return b""  # a target that supports encryption would log an error for each such connection
         loop = asyncio.get_running_loop()
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
         }
-        cached = self._replies.setdefault((routed, request.request), _CachedReply())
+        cached = self._replies.setdefault((target, request.request), _CachedReply())
         async with cached.lock:
             if not cached.is_fresh(loop.time()):
-                cached.reply = await _send_encryption_request(request, link, routed)
+                cached.reply = await _send_encryption_request(request, target)
                 cached.received_at = loop.time()
         return cached.reply
 
 
-async def send_copy(request: CancelRequest, routed: RoutedTarget) -> None:
+async def send_copy(request: CancelRequest, target: TargetIdentity) -> None:
     """Send a cancel request to another target on a new connection, and wait until the target closes it."""
-    link, loop = routed.uplink.link, asyncio.get_running_loop()
+    link, loop = target.link, asyncio.get_running_loop()
     try:
         async with asyncio.timeout(_COPY_TIMEOUT):
             if link is not None:
-                with await link.socket(routed.target) as sock:
+                with await link.socket(target.target) as sock:
                     await loop.sock_sendall(sock, request.data)
                     await loop.sock_recv(sock, 1)
     except (ReachError, OSError, TimeoutError) as error:
-        log.debug("cancel request not copied", extra={"target": str(routed.target), "detail": str(error)})
+        log.debug("cancel request not copied", extra={"target": str(target.target), "detail": str(error)})
 
 
 def _client_disconnected(error: OSError) -> DialError:
     return DialError(Reason.RESET, f"the client disconnected before it was joined: {error.strerror}")
 
 
-async def _send_encryption_request(request: EncryptionRequest, link: Link, routed: RoutedTarget) -> bytes:
-    loop = asyncio.get_running_loop()
+async def _send_encryption_request(request: EncryptionRequest, target: TargetIdentity) -> bytes:
+    link, loop = target.link, asyncio.get_running_loop()
+    if link is None:
+        return b""
     try:
         async with asyncio.timeout(_REPLY_TIMEOUT):
-            with await link.socket(routed.target) as sock:
+            with await link.socket(target.target) as sock:
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
     except (ReachError, OSError, TimeoutError):

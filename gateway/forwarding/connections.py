@@ -50,6 +50,8 @@ class JoinedConnections:
         self._draining = False
         self.drained_targets: frozenset[Endpoint] = frozenset()
         """Targets whose clients `drain` resets."""
+        self.left_targets: frozenset[Endpoint] = frozenset()
+        """Targets whose clients `abort_left` resets."""
 
     def __len__(self) -> int:
         return len(self._by_ended)
@@ -94,12 +96,17 @@ class JoinedConnections:
             if relay.last_active < before and not relay.awaiting_response:
                 relay.abort(CloseReason.ABORTED)
 
-    def stalled_targets(self, before: float) -> Iterator[Endpoint]:
-        """Yield the target of each client that has waited for a response since before the monotonic time `before`."""
+    def stalled(self, before: float) -> Iterator[RoutedTarget]:
+        """Yield the way of each client that has waited for a response since before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
             if since is not None and since < before:
-                yield each.routed.target
+                yield each.routed
+
+    def abort_left(self) -> None:
+        """Reset all clients of `left_targets`."""
+        for relay in self._on(self.left_targets):
+            relay.abort(CloseReason.MOVED)
 
     async def drain(self) -> None:
         """Reset the clients of `drained_targets`, a few at a time, so that they reconnect to the right target.

@@ -1,14 +1,15 @@
-"""Joins one client to a target: waits for the link, then dials the targets in order."""
+"""Joins one client to a target: waits for a link, then dials the ways to the targets in order."""
 
 import asyncio
 import random
 import time
+from collections.abc import Collection
 from typing import NamedTuple
 
 from gateway.cancel_protocol import CancelRequest, LoginTap
-from gateway.contracts.link import Link, Relay
+from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
-from gateway.errors import DialError, LinkLostError, Reason
+from gateway.errors import DialError, LinkLostError, ReachError, Reason
 from gateway.forwarding.cancel_requests import CancelRouter, send_copy
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
@@ -19,8 +20,10 @@ from gateway.measure import Histogram, TapFactory
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
 _RETRY_FACTOR = 2.0
-_NEXT_TARGET_AFTER = 2.0
-"""Time limit, in seconds, for a dial to a target if another target can be tried after it."""
+_NEXT_AFTER = 2.0
+"""Time limit, in seconds, for a dial if another target or another way to the target can be tried after it."""
+_RECHECK_INTERVAL = 1.0
+"""Seconds after which a client that waits for some of several uplinks gets the ways to the targets again."""
 _CANCEL_DIAL_TIMEOUT = 5.0
 """Time limit, in seconds, for a dial with a cancel request. A late request might cancel the session's next query."""
 _NO_PRIMARY = "no target is a writable primary"
@@ -56,7 +59,7 @@ class Dialer:
         self._make_tap = make_tap
         self._cancels = cancels
         self.fail_fast = False
-        """Whether clients are reset instead of held while the uplink is down."""
+        """Whether clients are reset instead of held while all uplinks are down."""
         self._changed = asyncio.Event()
         """Event that is set when the route or `fail_fast` changes. It is then replaced by a new event."""
 
@@ -66,7 +69,7 @@ class Dialer:
         return self._cancels is not None
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """Set whether to reset clients while the uplink is down. Also applies to clients that already wait."""
+        """Set whether to reset clients while all uplinks are down. Also applies to clients that already wait."""
         self.fail_fast = enabled
         self._wake_waiting()
 
@@ -90,12 +93,9 @@ class Dialer:
         """
         if self._cancels is None:
             return
-        route = self.target_dialer.route
-        target = next(iter(route.targets()), None)
-        routed = self.target_dialer.routed(target) if target is not None else None
-        client.request = await self._cancels.read_cancel_request(
-            client.sock, client.watcher, route.uplink.link, routed
-        )
+        routed = next(iter(self.target_dialer.route.routes()), None)
+        target = routed.identity if routed is not None else None
+        client.request = await self._cancels.read_cancel_request(client.sock, client.watcher, target)
 
     async def join(self, client: PendingClient, latency: Histogram) -> JoinedClient:
         """Join `client` to a target within the hold time.
@@ -113,20 +113,20 @@ class Dialer:
         while True:
             dialer = self.target_dialer  # a reload might have replaced it
             route = dialer.route
-            link = route.uplink.link
-            if link is None and self.fail_fast:
-                raise DialError(Reason.TUNNEL, "the path is down, and gateway fail has disabled the hold")
-            if link is None:
+            routes = route.routes()
+            uplinks = {each.uplink for each in routes} or set(route.uplinks)
+            if all(each.link is None for each in uplinks):
+                if self.fail_fast:
+                    raise DialError(Reason.TUNNEL, "the path is down, and gateway fail has disabled the hold")
                 client.watcher.start()
                 try:
                     async with asyncio.timeout_at(deadline):
-                        link = await self._wait_link(route.uplink)
+                        await self._wait_link(uplinks, None if len(route.uplinks) == 1 else _RECHECK_INTERVAL)
                 except TimeoutError:
                     raise DialError(Reason.TUNNEL, f"the path was down for {route.hold:g} s (hold)") from None
-                if link is None:
-                    continue
+                continue
             try:
-                return await self._dial(client, dialer, link, latency, deadline)
+                return await self._dial(client, dialer, routes, latency, deadline)
             except DialError as error:
                 permanent = isinstance(error, _PermanentDialError) or client.request is not None
                 if permanent or self.fail_fast or loop.time() + pause > deadline:
@@ -136,53 +136,64 @@ class Dialer:
             pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
 
     async def _dial(
-        self, client: PendingClient, dialer: TargetDialer, link: Link, latency: Histogram, deadline: float
+        self,
+        client: PendingClient,
+        dialer: TargetDialer,
+        routes: list[RoutedTarget],
+        latency: Histogram,
+        deadline: float,
     ) -> JoinedClient:
-        """Join the client to the first target that accepts it. Join a cancel request to the target of its session."""
-        failure: DialError | None = None
-        permanent = True
-        route = dialer.route
-        targets = route.targets()
-        if not targets and (request := await self._cancel_request(client, link, None)) is not None:
-            return await self._join_cancel(client, request, dialer, link, latency, None)
-        for target in targets:
-            routed = dialer.routed(target)
-            if (request := await self._cancel_request(client, link, routed)) is not None:
-                return await self._join_cancel(client, request, dialer, link, latency, routed)
-            started = time.perf_counter()
-            login = self._cancels.login_tap() if self._cancels else None
-            tap = login or (self._make_tap(latency.observe) if self._make_tap else None)
-            try:
-                within = max(deadline - asyncio.get_running_loop().time(), MIN_DIAL)
-                if target is not targets[-1]:
-                    within = min(within, _NEXT_TARGET_AFTER)
-                relay = await dialer.join(client, link, target, latency, within, tap)
-            except DialError as error:
-                permanent &= error.reason in _PERMANENT
-                failure = error
-                route.on_failure(target)
-            except LinkLostError as error:
-                raise DialError(Reason.TUNNEL, error.detail) from error
-            else:
-                route.uplink.channel_open.observe(time.perf_counter() - started)
-                return JoinedClient(routed, relay, login)
-        if failure is None:
+        """Join the client through the first way that succeeds. Join a cancel request to the target of its session."""
+        if not routes:
+            if self._cancels and (request := await self._cancel_request(client, None)) is not None:
+                return await self._join_cancel(client, request, dialer, latency, None)
             raise DialError(Reason.ROLE, _NO_PRIMARY)
-        raise _PermanentDialError(failure.reason, failure.detail) if permanent else failure
+        failures: dict[RoutedTarget, ReachError] = {}
+        dialed = [each for each in routes if each.uplink.link is not None]
+        for routed in dialed:
+            if self._cancels and (request := await self._cancel_request(client, routed)) is not None:
+                return await self._join_cancel(client, request, dialer, latency, routed)
+            within = max(deadline - asyncio.get_running_loop().time(), MIN_DIAL)
+            try:
+                joined = await self._join_route(
+                    client, dialer, routed, latency, within if routed is dialed[-1] else min(within, _NEXT_AFTER)
+                )
+            except (DialError, LinkLostError) as error:
+                failures[routed] = error
+                if isinstance(error, DialError):
+                    dialer.route.on_failure(routed)
+            else:
+                for failed in failures:
+                    if failed.identity == routed.identity:
+                        dialer.route.on_detour(failed)
+                return joined
+        raise _failure(list(failures.values()))
 
-    async def _cancel_request(
-        self, client: PendingClient, link: Link, routed: RoutedTarget | None
-    ) -> CancelRequest | None:
-        """Return the client's cancel request. Read it only if its session might not be on `routed`."""
+    async def _join_route(
+        self, client: PendingClient, dialer: TargetDialer, routed: RoutedTarget, latency: Histogram, within: float
+    ) -> JoinedClient:
+        """Join the client to a target through one way within `within` seconds."""
+        started = time.perf_counter()
+        login = self._cancels.login_tap() if self._cancels else None
+        tap = login or (self._make_tap(latency.observe) if self._make_tap else None)
+        if routed.uplink.link is None:
+            raise LinkLostError
+        relay = await dialer.join(client, routed.uplink.link, routed, latency, within, tap)
+        routed.uplink.channel_open.observe(time.perf_counter() - started)
+        return JoinedClient(routed, relay, login)
+
+    async def _cancel_request(self, client: PendingClient, routed: RoutedTarget | None) -> CancelRequest | None:
+        """Return the client's cancel request. Read it only if its session might not be on the target of `routed`."""
         cancels = self._cancels
+        target = routed.identity if routed is not None else None
         if (
             client.request is None
             and not client.classified
             and cancels is not None
-            and cancels.has_sessions_elsewhere(routed)
+            and cancels.has_sessions_elsewhere(target)
         ):
-            client.request = await cancels.read_cancel_request(client.sock, client.watcher, link, routed)
-            client.classified = routed is not None
+            client.request = await cancels.read_cancel_request(client.sock, client.watcher, target)
+            client.classified = target is not None
         return client.request
 
     async def _join_cancel(
@@ -190,25 +201,28 @@ class Dialer:
         client: PendingClient,
         request: CancelRequest,
         dialer: TargetDialer,
-        link: Link,
         latency: Histogram,
         default: RoutedTarget | None,
     ) -> JoinedClient:
         """Join a cancel request to one target, and send copies to the other targets that might have the session."""
-        candidates = self._cancels.targets_for(request, default) if self._cancels else []
+        target = default.identity if default is not None else None
+        candidates = self._cancels.targets_for(request, target) if self._cancels else []
         if not candidates:
             raise DialError(Reason.ROLE, _NO_PRIMARY)
-        chosen = default if default is not None and default in candidates else candidates[0]
-        link_to_chosen = link if chosen.uplink is dialer.route.uplink else chosen.uplink.link
-        if link_to_chosen is None:
+        chosen = target if target is not None and target in candidates else candidates[0]
+        uplink = chosen.open_uplink
+        if default is not None and chosen == target and default.uplink.link is not None:
+            uplink = default.uplink
+        if uplink is None or uplink.link is None:
             raise DialError(Reason.TUNNEL, f"the path to {chosen.target} is down, so its sessions have ended")
+        routed = RoutedTarget(chosen, uplink)
         copies = asyncio.gather(*(send_copy(request, each) for each in candidates if each != chosen))
         relay: Relay | None = None
         try:
-            relay = await dialer.join(client, link_to_chosen, chosen.target, latency, _CANCEL_DIAL_TIMEOUT)
+            relay = await dialer.join(client, uplink.link, routed, latency, _CANCEL_DIAL_TIMEOUT)
             await copies
         except DialError:
-            dialer.route.on_failure(chosen.target)
+            dialer.route.on_failure(routed)
             await copies
             raise
         except LinkLostError as error:
@@ -219,14 +233,24 @@ class Dialer:
             if relay is not None:
                 relay.abort(CloseReason.ABORTED)
             raise
-        return JoinedClient(chosen, relay)
+        return JoinedClient(routed, relay)
 
-    async def _wait_link(self, uplink: LinkSource) -> Link | None:
-        """Wait for the uplink's link, and return it; None if the route or `fail_fast` changes first."""
-        waiting = [asyncio.ensure_future(uplink.wait_link()), asyncio.ensure_future(self._changed.wait())]
+    async def _wait_link(self, uplinks: Collection[LinkSource], within: float | None) -> None:
+        """Wait until an uplink has a link, the route or `fail_fast` changes, or `within` seconds have passed."""
+        waiting = [asyncio.ensure_future(each.wait_link()) for each in uplinks]
+        changed = asyncio.ensure_future(self._changed.wait())
         try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([*waiting, changed], timeout=within, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for each in waiting:
+            for each in (*waiting, changed):
                 each.cancel()
-        return uplink.link
+
+
+def _failure(errors: list[ReachError]) -> DialError:
+    """Return the error of a client that was not joined, from the errors of the ways in the order of the dials."""
+    if not errors:
+        return DialError(Reason.TUNNEL, "the link was lost")
+    last = errors[-1]
+    if all(isinstance(each, DialError) and each.reason in _PERMANENT for each in errors):
+        return _PermanentDialError(last.reason, last.detail)
+    return DialError(last.reason, last.detail)

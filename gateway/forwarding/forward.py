@@ -20,7 +20,7 @@ from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import LinkSource
+from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 from gateway.forwarding.usage import ConsumerUsage
 from gateway.measure import Histogram, Tally, TapFactory
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
-"""Minimum seconds between two stall reports for one target. It prevents continuous checks of a slow server."""
+"""Minimum seconds between two stall reports for one way. It prevents continuous checks of a slow server."""
 _RESERVE_TIMEOUT = 10.0
 """Seconds after which the forward resets a client that exceeds a limit, even if the server has not closed its
 side."""
@@ -123,14 +123,15 @@ class Forward:
         if self._prompt is None:
             await asyncio.Event().wait()
             return
-        reported: dict[Endpoint, float] = {}
+        reported: dict[RoutedTarget, float] = {}
         while True:
             await asyncio.sleep(_STALL_SCAN_INTERVAL)
             now = time.monotonic()
-            for target in self._connections.stalled_targets(now - self._prompt):
-                if reported.get(target, -_STALL_REPORT_INTERVAL) < now - _STALL_REPORT_INTERVAL:
-                    reported[target] = now
-                    self._dialer.target_dialer.route.on_stall(target)
+            reported = {routed: at for routed, at in reported.items() if at >= now - _STALL_REPORT_INTERVAL}
+            for routed in self._connections.stalled(now - self._prompt):
+                if routed not in reported:
+                    reported[routed] = now
+                    self._dialer.target_dialer.route.on_stall(routed)
 
     def update(self, listeners: list[Listener], admission: Admission, route: Route) -> None:
         """Replace listeners, admission rules and route for new clients. Joined clients are not affected.
@@ -163,11 +164,17 @@ class Forward:
         """See `gateway.forwarding.dialer.Dialer.set_fail_fast`."""
         self._dialer.set_fail_fast(enabled=enabled)
 
-    def drain_targets(self, targets: frozenset[Endpoint]) -> None:
-        """Reset the clients of `targets`, a few at a time, so that they reconnect to the right target."""
-        self._connections.drained_targets = targets
+    def move_clients(self, drained: frozenset[Endpoint], left: frozenset[Endpoint] = frozenset()) -> None:
+        """Reset the clients of targets that have the wrong role, so that they reconnect to the right target.
+
+        Args:
+            drained: The targets whose clients are reset a few at a time.
+            left: The targets whose clients are reset at once.
+        """
+        self._connections.drained_targets, self._connections.left_targets = drained, left
+        self._connections.abort_left()
         group = self._acceptor.group
-        if targets and group is not None:
+        if drained and group is not None:
             group.create_task(self._connections.drain())
 
     def _start_accepting(self) -> None:
@@ -202,26 +209,26 @@ class Forward:
         record = self._audit.joined(client.record)
         self._connections.add(Connection(relay, routed, client.slot, time.time(), login, record))
         if login is not None and self._cancels is not None:
-            self._cancels.add_session(routed, login)
+            self._cancels.add_session(routed.identity, login)
         if self._acceptor.reserve.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         relay.ended.add_done_callback(self._on_ended)
         if routed.target in self._connections.drained_targets:  # the target has lost its role during the dial
-            self.drain_targets(self._connections.drained_targets)
+            self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:
         connection, close_reason = self._connections.remove(ended), ended.result()
-        relay, target = connection.relay, connection.routed.target
+        relay, routed = connection.relay, connection.routed
         self._acceptor.reserve.remove(ended)
-        self._audit.ended(connection.record, connection.routed, relay, close_reason)
+        self._audit.ended(connection.record, routed, relay, close_reason)
         if connection.login is not None and self._cancels is not None:
-            self._cancels.remove_session(connection.routed, connection.login)
+            self._cancels.remove_session(routed.identity, connection.login)
         if connection.slot is not None:
             connection.slot.release()
         if close_reason is not CloseReason.FINISHED:
             self.resets[close_reason] += 1
         dialer = self._dialer.target_dialer
         if close_reason is CloseReason.BACKEND_RESET:
-            dialer.route.on_failure(target)
-        dialer.record_end(target, relay, connection.began)
+            dialer.route.on_failure(routed)
+        dialer.record_end(routed, relay, connection.began)

@@ -21,7 +21,7 @@ class PendingClient:
 
     def __init__(self, sock: Stream) -> None:
         self.sock = sock
-        self.watcher = DisconnectWatcher(sock)
+        self._watcher: DisconnectWatcher | None = None
         self.record: ConnectionRecord | None = None
         """The client's record for the audit log; None if the audit log is disabled or the end was recorded."""
         self.slot: ConnectionSlot | None = None
@@ -31,6 +31,13 @@ class PendingClient:
         self.classified = False
         """Whether no check of the client's first bytes for a cancel request is needed any more."""
         self._owned = True
+
+    @property
+    def watcher(self) -> DisconnectWatcher:
+        """Detects that the client has disconnected. Created on first use, because most clients need no watcher."""
+        if self._watcher is None:
+            self._watcher = DisconnectWatcher(self.sock)
+        return self._watcher
 
     async def join(
         self, link: Link, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
@@ -44,7 +51,8 @@ class PendingClient:
         """Release the client's slot, and reset its connection. Do nothing if a relay owns the socket."""
         if self._owned:
             self._owned = False
-            self.watcher.stop()
+            if self._watcher is not None:
+                self._watcher.stop()
             reset(self.sock)
         if self.slot is not None:
             self.slot.release_unjoined()

@@ -1,4 +1,4 @@
-"""A target together with the uplink through which it is reached."""
+"""A target together with the uplinks through which it is reached."""
 
 from typing import NamedTuple, Protocol
 
@@ -21,8 +21,35 @@ class LinkSource(Protocol):
         """Wait until the tunnel is open, and return its link."""
 
 
-class RoutedTarget(NamedTuple):
-    """A target and its uplink. Through another tunnel, the same address can belong to a different server."""
+class TargetIdentity(NamedTuple):
+    """A target and all uplinks that reach it. Through other uplinks, the same address can be a different server."""
 
-    uplink: LinkSource
     target: Endpoint
+    uplinks: tuple[LinkSource, ...]
+
+    @property
+    def open_uplink(self) -> LinkSource | None:
+        """The first uplink with a link; None if there is none."""
+        return next((each for each in self.uplinks if each.link is not None), None)
+
+    @property
+    def link(self) -> Link | None:
+        """The link of the first uplink that has one."""
+        uplink = self.open_uplink
+        return uplink.link if uplink is not None else None
+
+    def routes(self) -> tuple["RoutedTarget", ...]:
+        """Return one route to the target for each uplink."""
+        return tuple(RoutedTarget(self, uplink) for uplink in self.uplinks)
+
+
+class RoutedTarget(NamedTuple):
+    """One way to a target: the target, and the uplink through which it is reached."""
+
+    identity: TargetIdentity
+    uplink: LinkSource
+
+    @property
+    def target(self) -> Endpoint:
+        """The address of the target."""
+        return self.identity.target

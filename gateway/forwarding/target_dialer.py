@@ -30,20 +30,12 @@ class TargetDialer:
     def __init__(self, route: Route) -> None:
         self.route = route
         self._slots: dict[Endpoint, asyncio.Semaphore] = {}
-        self._routed: dict[Endpoint, RoutedTarget] = {}
-
-    def routed(self, target: Endpoint) -> RoutedTarget:
-        """Return `target` with the uplink. Each call for one target returns the same object, to save memory."""
-        existing = self._routed.get(target)
-        if existing is None:
-            existing = self._routed[target] = RoutedTarget(self.route.uplink, target)
-        return existing
 
     async def join(
         self,
         client: PendingClient,
         link: Link,
-        target: Endpoint,
+        routed: RoutedTarget,
         latency: Histogram,
         within: float,
         tap: Tap | None = None,
@@ -52,8 +44,8 @@ class TargetDialer:
 
         Args:
             client: The client.
-            link: The link to the target.
-            target: The target.
+            link: The link of the way.
+            routed: The way to the target.
             latency: Records the response latencies.
             within: Seconds for the dial.
             tap: See `gateway.contracts.link.Link.join`.
@@ -62,6 +54,7 @@ class TargetDialer:
             DialError: The target cannot be reached, or must not be dialed now.
             LinkLostError: The link failed during the dial.
         """
+        target = routed.target
         budget = self.route.budget(target)
         if budget is not None and not budget.allows(time.time()):
             raise DialError(
@@ -82,29 +75,29 @@ class TargetDialer:
         try:
             return await retry_dial(
                 lambda left: client.join(link, target, latency, left, tap),
-                lambda: self._count_aborted(target, HandshakeBudget.record_abandoned),
+                lambda: self._count_aborted(routed, HandshakeBudget.record_abandoned),
                 max(deadline - time.monotonic(), MIN_DIAL),
             )
         finally:
             slots.release()
 
-    def record_end(self, target: Endpoint, relay: Relay, began: float) -> None:
-        """Update the handshake budget of `target` after a client's connection has ended.
+    def record_end(self, routed: RoutedTarget, relay: Relay, began: float) -> None:
+        """Update the handshake budget of a target after a client's connection has ended.
 
         Args:
-            target: The client's target.
+            routed: The client's way to the target.
             relay: The client's relay.
             began: When the client was joined, in seconds since the epoch.
         """
         if relay.responses < LOGIN_RESPONSES:
-            self._count_aborted(target, HandshakeBudget.record_aborted)
-        elif (budget := self.route.budget(target)) is not None:
+            self._count_aborted(routed, HandshakeBudget.record_aborted)
+        elif (budget := self.route.budget(routed.target)) is not None:
             budget.record_login(began)
 
-    def _count_aborted(self, target: Endpoint, record: Callable[[HandshakeBudget, float], None]) -> None:
+    def _count_aborted(self, routed: RoutedTarget, record: Callable[[HandshakeBudget, float], None]) -> None:
         """Count a handshake that was aborted or might still be aborted."""
-        budget = self.route.budget(target)
+        budget = self.route.budget(routed.target)
         if budget is not None:
             record(budget, time.time())
             if budget.needs_login:
-                self.route.on_failure(target)  # triggers a check, whose login resets the server's count
+                self.route.on_failure(routed)  # triggers a check, whose login resets the server's count

@@ -1,17 +1,19 @@
-"""Runs the scheduled check of one target, through the same link as the traffic to the target."""
+"""Runs the scheduled check of one target through one tunnel, over the same link as the traffic."""
 
 import asyncio
 import contextlib
 import logging
 import random
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Connector
-from gateway.contracts.states import State
+from gateway.contracts.states import DatabaseRole, State
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.probe import probe_once
@@ -24,6 +26,7 @@ _JITTER = 0.05
 _FIRST_SPREAD = 0.2
 """Maximum random delay of the first check in seconds, which spreads the first round of checks."""
 
+_LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
 """Upper limit, in seconds, of the minimum interval between checks that traffic failures trigger."""
 
@@ -56,7 +59,7 @@ class MonitoredUplink(Protocol):
 
 
 class Check:
-    """Checks one target of one backend on a schedule; implements `gateway.contracts.unit.Unit`.
+    """Checks one target of one backend through one tunnel; implements `gateway.contracts.unit.Unit`.
 
     Args:
         name: The backend's name.
@@ -87,7 +90,20 @@ class Check:
         self.last: CheckResult | None = None
         self.probe_result = ProbeResult()
         """Result of the last check that the target answered."""
+        self.promoted = 0.0
+        """Monotonic time at which a check found that the target, which was a replica, had become the primary; 0 if no
+        check has."""
+        self.last_role: DatabaseRole | None = None
+        """The last known role of the target."""
         self.last_success: float | None = None
+        self.answered_at = 0.0
+        """Time of `probe_result`, in seconds since the epoch."""
+        self.every = 1
+        """The check runs at every n-th interval. A way that clients do not use is checked less often."""
+        self.latency: float | None = None
+        """Median duration of the last successful checks in seconds; None if there were none."""
+        self.durations: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
+        """Durations of the last successful checks in seconds."""
         self.attempts = 0
         self.failures: Tally = Tally()
         self.duration = Histogram()
@@ -103,6 +119,10 @@ class Check:
         self._immediate = False
         """Whether the next check can start before the minimum interval has elapsed."""
         self._probe_started = 0.0
+        self.probed = 0.0
+        """Monotonic time at which the last probe with a result started."""
+        self.urgent = False
+        """Whether checks follow each other after `fast_interval`; see `set_urgent`."""
         self._lost_links = 0
         """Number of consecutive probes whose connection was lost while the uplink had other connections."""
 
@@ -124,10 +144,12 @@ class Check:
     def inherit(self, other: "Check") -> None:
         """Copy the state and the counters from another check, which checked this target before a reload."""
         self.probe_result, self.last, self.last_success = other.probe_result, other.last, other.last_success
+        self.answered_at, self.latency, self.durations = other.answered_at, other.latency, other.durations
         self.history, self.since = other.history, other.since
         self.attempts, self.failures, self.duration, self.phases = (
             other.attempts, other.failures, other.duration, other.phases,
         )  # fmt: skip
+        self.promoted, self.last_role = other.promoted, other.last_role
         self.verdict = other.verdict
         self.verdict.rise, self.verdict.fall = self.schedule.rise, self.schedule.fall
         self.paused = other.paused
@@ -137,6 +159,12 @@ class Check:
     def check_soon(self) -> None:
         """Schedule an early check, because traffic has failed. The minimum interval between checks still applies."""
         self._wake.set()
+
+    def set_urgent(self, *, urgent: bool) -> None:
+        """Set whether clients depend on the next result, for example because they wait for a primary."""
+        if urgent and not self.urgent:
+            self.check_soon()
+        self.urgent = urgent
 
     def _check_now(self) -> None:
         """Start a check immediately, because the uplink has changed or an operator has requested a check."""
@@ -186,17 +214,26 @@ class Check:
 
     def _count(self, result: CheckResult) -> None:
         self.attempts += 1
+        self.probed = self._probe_started
         self.last = result
         self.history.add(result)
         self.duration.observe(result.duration)
         for phase, seconds in result.phases.items():
             self.phases.setdefault(phase, Summary()).observe(seconds)
         if result.probe_result is not None:
-            self.probe_result = result.probe_result
+            self.probe_result, self.answered_at = result.probe_result, result.at
+            self._record_role(result.probe_result.role)
         if result.succeeded:
             self.last_success = result.at
+            self.durations.append(result.duration)
+            self.latency = statistics.median(self.durations)
         elif result.reason is not None:
             self.failures[result.reason] += 1
+
+    def _record_role(self, role: DatabaseRole | None) -> None:
+        if role == "primary" and self.last_role == "replica":
+            self.promoted = time.monotonic()
+        self.last_role = role or self.last_role
 
     def _publish(self, changed: bool) -> bool:
         """Log the state if it has changed, and call `on_change`; return `changed`."""
@@ -217,12 +254,13 @@ class Check:
         if self.paused or self.uplink.link is None:
             await self._wake.wait()
             return
-        if changed or self.verdict.state is State.BLOCKED or self.verdict.pending or self._lost_links:
+        unsettled = self.verdict.state is State.BLOCKED or self.verdict.pending or self._lost_links > 0
+        if changed or unsettled or self.urgent:
             seconds = schedule.fast_interval
         elif self.verdict.state is State.DOWN:
-            seconds = min(schedule.down_interval, schedule.interval)
+            seconds = min(schedule.down_interval, schedule.interval) * self.every
         else:
-            seconds = schedule.interval
+            seconds = schedule.interval * self.every
         seconds *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter, not a secret
         try:
             async with asyncio.timeout(seconds):

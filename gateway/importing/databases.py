@@ -7,9 +7,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gateway.backends import KINDS, BackendKind, kind_of_port
+from gateway.importing.container_tunnel import own_tunnel
 from gateway.importing.model import LOOPBACK, ImportedClient, ImportedContainer
-from gateway.importing.own_tunnel import own_tunnel
-from gateway.importing.result import ImportResult, checks_login, is_host
+from gateway.importing.result import ImportResult, checks_login, has_check_key, is_host
 
 _HOST = re.compile(r"(?P<prefix>\w*?)_?(?:HOST|HOSTNAME|SERVER|ADDRESS)")
 _DATABASE = re.compile(
@@ -22,8 +22,12 @@ _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg
 """The kind of database for each driver name."""
 _TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")
 """URL parameters that request TLS."""
-_OTHER_PORTS = {"redis": 6379, "rediss": 6379, "mongodb": 27017, "amqp": 5672}
+_TLS_SCHEMES = ("rediss",)
+"""URL schemes that request TLS."""
+_OTHER_PORTS = {"mongodb": 27017, "amqp": 5672}
 """Default ports of services for which the gateway has no backend kind."""
+_WITHOUT_PROTOCOL = ("tcp", "http")
+"""Kinds that the name of a variable does not imply."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,8 @@ def _by_url(environment: dict[str, str]) -> Iterator[_Address]:
         login = unquote(parts.username or "") or environment.get(user, "")
         yield _Address(
             (name,), prefix, host, port, scheme, login, password, unquote(parts.path.strip("/")),
-            tuple(filter(None, dict.fromkeys((name, user, password)))), _requested_tls(parts.query),
+            tuple(filter(None, dict.fromkeys((name, user, password)))),
+            scheme if scheme in _TLS_SCHEMES else _requested_tls(parts.query),
         )  # fmt: skip
 
 
@@ -156,7 +161,8 @@ def _kind_of_word(word: str) -> BackendKind | None:
 def _kind(address: _Address) -> tuple[str, int, str]:
     """Return the kind and port of a database, and a note if the kind or the port is a guess."""
     words = re.findall(r"[a-z0-9]+", address.words.lower())
-    kind = next((found for word in words if (found := _kind_of_word(word)) and found.name != "tcp"), None)
+    found = filter(None, map(_kind_of_word, words))
+    kind = next((each for each in found if each.name not in _WITHOUT_PROTOCOL), None)
     if address.port:
         return (kind or kind_of_port(address.port)).name, address.port, ""
     if kind is not None and kind.default_port:
@@ -168,15 +174,17 @@ def _kind(address: _Address) -> tuple[str, int, str]:
 
 
 def _check(address: _Address, kind: str, container: ImportedContainer) -> dict[str, Any]:
-    if not address.user or (kind != "tcp" and not checks_login(kind)):
+    if kind != "tcp" and not checks_login(kind):
         return {}  # for kind tcp, keep the login, because a forward can still change the kind
-    check: dict[str, Any] = {"user": address.user}
+    if not address.user and not (address.password and KINDS[kind].imports.password_without_user):
+        return {}
+    check: dict[str, Any] = {"user": address.user} if address.user else {}
     if address.password:
         check["password_file"] = "PASSWORD_FILE"  # noqa: S105 - a placeholder, replaced when the backend has a name
     if address.password.endswith("_FILE"):
         path = container.environment[address.password]
         check["password_file"] = container.host_path(path) or path
-    if address.database:
+    if address.database and (kind == "tcp" or has_check_key(kind, "database")):
         check["database"] = address.database
     if address.tls:
         check["tls"] = {"mode": "require"}

@@ -8,7 +8,7 @@ from gateway.errors import UsageError
 from gateway.importing.client_notes import note_client
 from gateway.importing.matching import forward_of, is_remote, join_networks
 from gateway.importing.model import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
-from gateway.importing.result import ImportResult, checks_login, short_name, split_target
+from gateway.importing.result import ImportResult, checks_login, has_check_key, short_name, split_target
 
 _VOLUME_PORT = 20490
 _OPS_PORT = 9090
@@ -125,6 +125,8 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
         del client.keys["check"]
         client.notes = ()
     keys = dict(client.keys)
+    if "database" in keys.get("check", {}) and not has_check_key(backend["kind"], "database"):
+        keys["check"] = {key: value for key, value in keys["check"].items() if key != "database"}
     if keys.get("check", {}).get("password_file") == "PASSWORD_FILE":
         keys["check"] = {**keys["check"], "password_file": f"/run/secrets/{name}_password"}
     for key in ("export", "share"):

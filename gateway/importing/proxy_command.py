@@ -1,7 +1,10 @@
-"""Recognizes `ProxyCommand` values that connect through a jump host or a proxy."""
+"""Converts `ProxyCommand` values (ssh_config(5)) to a jump host, a proxy, or a program that runs without a shell."""
 
 import re
+import shlex
 from dataclasses import dataclass
+
+from gateway.importing.model import home
 
 _JUMP = re.compile(
     r"ssh\s+(?:-\w\s+)*-W\s+\[?%h\]?:%p\s+(?:-\w\s+)*(\S+)"
@@ -9,6 +12,19 @@ _JUMP = re.compile(
     r"|ssh\s+(?:-\w\s+)*(\S+)\s+(?:exec\s+)?nc\s+%h\s+%p"
 )
 _NETCAT = re.compile(r"(?:nc|ncat|netcat)\s+(.*)%h\s+%p")
+_SHELL = re.compile(
+    r"""
+    '[^']*' | \\. | "(?:[^"\\$`]|\\.)*"
+    | ([|&;<>()$`*?\[\]\#"'\n] | ^\s*\w+= | (?<=\s)~(?!/))
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+"""Matches quoted text, and in its group what only a shell understands: operators, variables, patterns."""
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
+_TOKENS = {"%": "%", "h": "{host}", "p": "{port}", "r": "{user}"}
+"""The replacement of each token of ssh_config(5)."""
+_INHERITED = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ"})
+"""Environment variables that a program of a tunnel always gets."""
 _CORKSCREW = re.compile(r"corkscrew\s+(\S+)\s+(\d+)\s+%h\s+%p")
 
 
@@ -43,3 +59,46 @@ def jump_or_proxy(command: str) -> ProxyCommand:
         if address and kind and "--proxy-auth" not in match[1]:
             return ProxyCommand(url=f"{kind}://{address[1]}")
     return ProxyCommand()
+
+
+@dataclass(frozen=True)
+class ImportedProgram:
+    """A program that connects to the server.
+
+    Args:
+        words: The value of `proxy_command`.
+        environment: The environment variables that the command uses.
+        needs_shell: Whether the command needs a shell, so that `words` runs one.
+        unknown: The tokens, such as `%C`, that have no equivalent.
+    """
+
+    words: tuple[str, ...]
+    environment: tuple[str, ...]
+    needs_shell: bool
+    unknown: tuple[str, ...]
+
+
+def program(command: str, alias: str) -> ImportedProgram:
+    """Convert a `ProxyCommand` that is neither a jump host nor a proxy.
+
+    Args:
+        command: The command, which ssh passes to a shell.
+        alias: The name of the server on the command line, which replaces `%n`.
+    """
+    tokens = _TOKENS | {"n": alias}
+    unknown: list[str] = []
+
+    def replacement(match: re.Match[str]) -> str:
+        if match[1] not in tokens:
+            unknown.append(match[0])
+        return tokens.get(match[1], match[0])
+
+    command = re.sub(r"^\s*exec\s+", "", command)
+    needs_shell = any(match[1] for match in _SHELL.finditer(command))
+    words = ["sh", "-c", command] if needs_shell else shlex.split(command)
+    # A dollar sign has a meaning in the configuration as well.
+    converted = [re.sub(r"%(.)", replacement, word.replace("$", "$$")) for word in words]
+    converted = [home(word) if word.startswith("~/") and not needs_shell else word for word in converted]
+    variables = dict.fromkeys(_VARIABLE.findall(command)) if needs_shell else ()
+    environment = tuple(name for name in variables if name not in _INHERITED)
+    return ImportedProgram(tuple(converted), environment, needs_shell, tuple(unknown))

@@ -119,7 +119,7 @@ class ImportResult:
     def note_variables(self) -> None:
         """Add a note on the environment variables in the configuration, except those that a login shell sets."""
         text = yaml.safe_dump({"tunnels": self.tunnels, "backends": self.backends})
-        names = set(re.findall(r"\$\{(\w+)\}", text)) - {"HOME", "USER", "SSH_AUTH_SOCK"}
+        names = set(re.findall(r"(?<!\$)\$\{(\w+)\}", text)) - {"HOME", "USER", "SSH_AUTH_SOCK"}
         if names:
             shown = ", ".join(f"${{{name}}}" for name in sorted(names))
             self.add_note(
@@ -144,7 +144,12 @@ class ImportResult:
 
 def checks_login(kind: str) -> bool:
     """Return whether the health check of a backend kind logs in."""
-    return any(each.name == "user" for each in fields(KINDS[kind].check))
+    return has_check_key(kind, "user")
+
+
+def has_check_key(kind: str, key: str) -> bool:
+    """Return whether the section `check` of a backend kind has a key."""
+    return any(each.name == key for each in fields(KINDS[kind].check))
 
 
 def is_host(text: str) -> bool:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.importing.model import Context, ImportedForward, home
-from gateway.importing.proxy_command import jump_or_proxy
+from gateway.errors import UsageError
+from gateway.importing.model import ImportContext, ImportedForward, home
+from gateway.importing.proxy_command import jump_or_proxy, program
 from gateway.importing.result import ImportResult, split_target
+from gateway.importing.secrecy import hide_secrets
 from gateway.importing.ssh_forward import port_number, read_forward
 
 _KNOWN_HOSTS = "~/.ssh/known_hosts"
@@ -20,6 +22,7 @@ _UNNECESSARY = frozenset({
     "sessiontype", "stdinnull", "streamlocalbindunlink", "tcpkeepalive", "updatehostkeys", "visualhostkey",
 })  # fmt: skip
 """Keywords of ssh_config that need no equivalent in the gateway's configuration."""
+_MAX_JUMPS = 8
 _ALGORITHMS = {
     "ciphers": "ciphers",
     "macs": "macs",
@@ -60,7 +63,7 @@ class HostConfig:
 
 def add_host(
     config: HostConfig,
-    context: Context,
+    context: ImportContext,
     result: ImportResult,
     look_up: Callable[[str], HostConfig] = HostConfig,
 ) -> str:
@@ -78,22 +81,9 @@ def add_host(
     Raises:
         UsageError: A setting is not valid.
     """
-    via, where = None, context.where
-    jumps = config.first("proxyjump")
-    if command := config.first("proxycommand"):
-        proxy = jump_or_proxy(command)
-        jumps = jumps or proxy.jump
-        if proxy.url:
-            via = result.add_tunnel({"kind": "proxy", "url": proxy.url}, proxy.url.rpartition("//")[2].split(":")[0])
-        elif not proxy.jump and command != "none":
-            result.add_note(
-                f"{where}: ProxyCommand {command}: not imported; use ProxyJump or a tunnel of another kind"
-            )
-    for jump in filter(None, jumps.split(",")):
-        if jump != "none":
-            keys = _server(look_up(jump), via, context, result, config)
-            via = result.add_tunnel(keys, keys["host"])
-    keys = _server(config, via, context, result, config)
+    where = context.where
+    via, program_keys = _path(config, context, result, look_up, config)
+    keys = _server(config, via, context, result, config) | program_keys
     name = result.add_tunnel(keys, keys["host"])
     any_address = config.first("gatewayports").lower() in ("yes", "true")
     for forward in config.all("localforward"):
@@ -115,6 +105,85 @@ def add_host(
         )
     note_unused(config, where, name, result)
     return name
+
+
+def _path(
+    config: HostConfig,
+    context: ImportContext,
+    result: ImportResult,
+    look_up: Callable[[str], HostConfig],
+    command: HostConfig,
+    depth: int = 0,
+) -> tuple[str | None, dict[str, Any]]:
+    """Add the tunnels through which ssh reaches a server.
+
+    Args:
+        config: The settings of the connection to the server.
+        context: The environment in which ssh runs.
+        result: Receives tunnels and notes.
+        look_up: Returns the settings of a jump host.
+        command: The settings of the whole ssh command.
+        depth: The number of servers that use this server as a jump host.
+
+    Returns:
+        The name of the tunnel, or None; and the configuration keys of a program that connects to the server.
+    """
+    names = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand"}
+    key, *ignored = [each for each in config.keywords if each in names] or [""]
+    value = config.first(key)
+    for each in ignored:  # ssh uses only the first of both (ssh_config(5))
+        result.add_note(
+            f"{context.where}: {names[each]} {config.first(each)}: not imported; {names[key]} precedes it"
+        )
+    if value.lower() in ("", "none"):
+        if value:
+            result.add_note(f"{context.where}: not needed with the gateway: {names[key]} {value}")
+        return None, {}
+    if key == "proxycommand":
+        proxy = jump_or_proxy(value)
+        if proxy.url:
+            keys = {"kind": "proxy", "url": proxy.url}
+            return result.add_tunnel(keys, proxy.url.rpartition("//")[2].split(":")[0]), {}
+        if not proxy.jump:
+            return None, _program_keys(value, config, context, result)
+        value = proxy.jump
+    via: str | None = None
+    for number, jump in enumerate(filter(None, value.split(","))):
+        settings = look_up(jump)
+        program_keys: dict[str, Any] = {}
+        if number == 0 and depth < _MAX_JUMPS:
+            via, program_keys = _path(settings, context, result, look_up, command, depth + 1)
+        keys = _server(settings, via, context, result, command) | program_keys
+        via = result.add_tunnel(keys, keys["host"])
+    return via, {}
+
+
+def _program_keys(command: str, config: HostConfig, context: ImportContext, result: ImportResult) -> dict[str, Any]:
+    """Return the configuration keys of a ProxyCommand that is a program."""
+    where = f"{context.where}: ProxyCommand {command}"
+    if hide_secrets(command) != command:
+        result.add_note(f"{where}: not imported, because the command contains a secret: use a file or a variable")
+        return {}
+    try:
+        found = program(command, _host(config))
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+    if found.unknown:
+        result.add_note(f"{where}: {', '.join(found.unknown)} has no equivalent: replace it in proxy_command")
+    if found.needs_shell:
+        result.add_note(f"{where}: needs a shell: proxy_command runs sh -c; write a list of words if possible")
+    result.add_note(
+        f"{where}: the program gets no environment variables except PATH, HOME, USER, LOGNAME, TZ and the locale: add"
+        " others that it needs to environment"
+    )
+    keys: dict[str, Any] = {"proxy_command": list(found.words)}
+    return keys | ({"environment": list(found.environment)} if found.environment else {})
+
+
+def _host(config: HostConfig) -> str:
+    """Return the host of a destination, as it is on the command line."""
+    host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")[2]
+    return re.sub(r":\d+$", "", host).strip("[]")
 
 
 def note_unused(config: HostConfig, where: str, name: str, result: ImportResult) -> None:
@@ -143,7 +212,7 @@ def note_unused(config: HostConfig, where: str, name: str, result: ImportResult)
 
 
 def _server(
-    config: HostConfig, via: str | None, context: Context, result: ImportResult, command: HostConfig
+    config: HostConfig, via: str | None, context: ImportContext, result: ImportResult, command: HostConfig
 ) -> dict[str, Any]:
     """Return the configuration keys of a tunnel to a server.
 
@@ -183,7 +252,7 @@ def _server(
     return keys
 
 
-def _login(config: HostConfig, context: Context, result: ImportResult, command: HostConfig) -> dict[str, Any]:
+def _login(config: HostConfig, context: ImportContext, result: ImportResult, command: HostConfig) -> dict[str, Any]:
     """Return the configuration keys that log in to a tunnel's server. The arguments are those of `_server`."""
     keys: dict[str, Any] = {}
     identities = config.all("identityfile") or command.all("identityfile")

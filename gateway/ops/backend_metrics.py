@@ -55,6 +55,25 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     yield from (up, state, active, total, rejected, resets, moved, latency)
 
 
+def way_metrics(backends: list[BackendView]) -> Iterator[Metric]:
+    """Yield the metrics of the ways to the targets of each backend."""
+    names = ["backend", "tunnel"]
+    up = GaugeMetricFamily(
+        "gateway_way_up",
+        "1 if new clients of the backend can use the tunnel. It does not depend on the state of the targets, except"
+        " if they work only through another tunnel.",
+        labels=names,
+    )
+    switches = CounterMetricFamily(
+        "gateway_way_switches", "Moves of new clients of the backend to the tunnel.", labels=names
+    )
+    for each in backends:
+        for way in each.ways:
+            up.add_metric([each.name, way.tunnel], float(way.up))
+            switches.add_metric([each.name, way.tunnel], way.switches)
+    yield from (up, switches)
+
+
 def consumer_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     """Yield the metrics of consumers."""
     names = ["backend", "consumer"]

@@ -21,11 +21,16 @@ def iso(seconds: float | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _via_json(via: tuple[str, ...]) -> str | list[str] | None:
+    """Return `via` as in a configuration: nothing, a name, or a list of names."""
+    return list(via) if len(via) > 1 else next(iter(via), None)
+
+
 def tunnel_json(view: TunnelView) -> dict[str, Any]:
     """Return a tunnel in `/api/v1/status`."""
     return {
         "kind": view.kind,
-        "via": view.via,
+        "via": _via_json(view.via),
         "far_side": view.far_side,
         "state": view.state,
         "reason": view.reason,
@@ -60,6 +65,7 @@ def target_json(view: TargetView, facts: Iterable[Fact] = ()) -> dict[str, Any]:
     known = {fact.key: view.facts[fact] for fact in facts if view.facts.get(fact) is not None}
     return {
         "target": view.target,
+        "way": view.way,
         "state": view.state,
         "reason": view.reason,
         "detail": view.detail,
@@ -84,7 +90,8 @@ def backend_json(view: BackendView) -> dict[str, Any]:
     """Return a backend in `/api/v1/status`."""
     return {
         "kind": view.kind,
-        "via": view.via,
+        "via": _via_json(view.via),
+        "ways": [asdict(way) for way in view.ways],
         "listen": view.listen,
         "prefer": view.prefer,
         "state": view.state,

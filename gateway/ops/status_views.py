@@ -20,7 +20,7 @@ class TunnelView:
 
     name: str
     kind: str
-    via: str | None
+    via: tuple[str, ...]
     far_side: str
     state: TunnelState
     reason: str | None
@@ -37,9 +37,11 @@ class TunnelView:
 
 @dataclass(frozen=True)
 class TargetView:
-    """One target of a backend, with the result of its last check."""
+    """One target of a backend, with the result of its last check through the way that new clients use."""
 
     target: str
+    way: str | None
+    """The tunnel that new clients use; None if they use no tunnel."""
     state: State
     reason: str | None
     detail: str
@@ -57,6 +59,22 @@ class TargetView:
     """Number of aborted handshakes since the last login; None if the server does not count them."""
     duration: Histogram
     phases: dict[str, tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class WayView:
+    """One tunnel through which new clients of a backend can reach its targets."""
+
+    tunnel: str
+    up: bool
+    """Whether new clients reach a target through the tunnel, or would reach it if the target worked."""
+    reason: str | None
+    detail: str
+    in_use: bool
+    """Whether new clients of a target use this way."""
+    clients: int
+    switches: int
+    """How often new clients of a target moved to this way."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ class ShadowView:
 
 @dataclass(frozen=True)
 class DeadContainerView:
-    """A container that does not run or has no network, see `gateway.docker.dead`."""
+    """A container that does not run or has no network, see `gateway.docker.dead_containers`."""
 
     container: str
     cause: str
@@ -197,7 +215,7 @@ class BackendView:
 
     name: str
     kind: str
-    via: str | None
+    via: tuple[str, ...]
     listen: list[str]
     prefer: str
     state: State
@@ -212,6 +230,7 @@ class BackendView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    ways: list[WayView] = field(default_factory=list)
     failing: bool = False
     facts: tuple[Fact, ...] = ()
     """The facts that the kind declares. The targets contain the values of the facts."""

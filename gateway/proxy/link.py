@@ -6,7 +6,6 @@ from math import inf
 
 from gateway.contracts.link import Link, LinkStatus, Relay, Stream
 from gateway.contracts.phases import Phases
-from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
@@ -16,9 +15,9 @@ from gateway.proxy.login import read_login
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.reply import ProxyReplyError
 from gateway.proxy.streams import TlsProxyStream
-from gateway.proxy.tls_bridge import TlsBridge
 from gateway.relay.redial import retry_dial
 from gateway.relay.socket_relay import SocketRelay
+from gateway.relay.stream_bridge import StreamBridge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +59,7 @@ class ProxyLink:
     ) -> Relay:
         """See `gateway.contracts.link.Link`."""
         sock, bridge = await self._dial(to, min(self._options.dial_timeout, within), short=False)
-        relay = SocketRelay(client, sock, latency, tap)
-        if bridge is not None:
-            bridge.on_upload_lost = relay.fail_upload
-            bridge.upload_is_complete = lambda: relay.upload_complete
-            relay.ended.add_done_callback(lambda _: None if _upload_continues(relay) else bridge.abort())
-        return relay
+        return SocketRelay(client, sock, latency, tap) if bridge is None else bridge.join(client, latency, tap)
 
     async def _dial(
         self,
@@ -73,8 +67,8 @@ class ProxyLink:
         timeout: float,  # noqa: ASYNC109
         *,
         short: bool,
-    ) -> tuple[Stream, TlsBridge | None]:
-        """Connect to a target. Return the socket, and the TLS bridge at its other end if the proxy uses TLS."""
+    ) -> tuple[Stream, StreamBridge | None]:
+        """Connect to a target. Return the socket, and the bridge at its other end if the proxy uses TLS."""
         try:
             async with asyncio.timeout(timeout), proxy_connection(self._options, self._via) as stream:
                 login = read_login(self._options)
@@ -85,7 +79,7 @@ class ProxyLink:
                     await http_connect.connect(stream, to, login)
                 if not isinstance(stream, TlsProxyStream):
                     return stream.sock, None
-                bridge = TlsBridge(stream.tls, short=short)
+                bridge = StreamBridge(stream.tls, short=short)
                 return bridge.sock, bridge
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"{to}: the proxy did not answer within {timeout:.3g} s") from error
@@ -145,8 +139,3 @@ class ProxyLink:
     def status(self) -> ProxyStatus:
         """Return the status of the link, without a round-trip time."""
         return ProxyStatus(encrypted=self._options.tls)
-
-
-def _upload_continues(relay: SocketRelay) -> bool:
-    """Return whether the bridge must still deliver the upload of an ended relay, because the upload ended cleanly."""
-    return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)

@@ -21,15 +21,20 @@ USER_TIMEOUT_MS = 60_000
 
 
 def tune(sock: socket.socket) -> None:
-    """Make `sock` non-blocking. If it is a TCP socket, set TCP_NODELAY, keepalive and TCP_USER_TIMEOUT."""
+    """Make `sock` non-blocking. If it is a TCP socket, also call `tune_tcp`."""
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+        tune_tcp(sock)
+
+
+def tune_tcp(sock: socket.socket) -> None:
+    """Set TCP_NODELAY, keepalive and TCP_USER_TIMEOUT of a TCP socket."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
 
 _TCP_RTO_MAX_MS = 44
@@ -63,11 +68,13 @@ def limit_unsent(sock: socket.socket, backlog: int = NOTSENT_LOWAT) -> None:
 
 
 def reset(sock: socket.socket) -> None:
-    """Close `sock` with a TCP reset, so that the peer sees an error instead of end-of-file."""
+    """Close `sock` with a TCP reset, so that the peer sees an error instead of end-of-file.
+
+    A unix socket is closed normally, because the kernel ignores SO_LINGER for unix sockets.
+    """
     if sock.fileno() < 0:
         return
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)
     sock.close()
 
 
@@ -83,8 +90,7 @@ def reset_on_process_exit(listener: socket.socket) -> None:
 
 def deliver_after_close(sock: socket.socket) -> None:
     """Deliver data in the send buffer when `sock` is closed. Reverts `reset_on_process_exit`."""
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
 
 def close_gracefully(sock: socket.socket) -> None:

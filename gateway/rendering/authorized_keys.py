@@ -34,11 +34,17 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
 
 def _dialed(config: Config, tunnel: str) -> list[str]:
     """Return each `host:port` that the gateway dials through a tunnel: servers of inner tunnels, targets, engine."""
-    targets = [str(target) for spec in config.backends.values() if spec.via == tunnel for target in spec.targets]
+    targets = [
+        str(endpoint)
+        for spec in config.backends.values()
+        for target in spec.targets
+        if tunnel in spec.ways(target)
+        for endpoint in spec.kind.endpoints(spec.check_options, target)
+    ]
     inner = [
         str(server)
         for spec in config.tunnels.values()
-        if spec.via == tunnel
+        if tunnel in spec.via
         for server in spec.kind.servers(spec.options)
     ]
     engine = [config.docker.host.removeprefix("tcp://")] if config.docker and config.docker.via == tunnel else []

@@ -29,7 +29,7 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
         if render is None:
             continue
         for target in spec.targets:
-            clients = list(origins) or [_client(config, name, spec.via, target)]
+            clients = list(origins) or _clients(config, name, spec.ways(target), target)
             lines.setdefault(target.host, []).append(render(spec.options, clients))
     if not lines:
         kinds = " or ".join(name for name, kind in KINDS.items() if kind.mount and kind.mount.render_export)
@@ -42,15 +42,15 @@ def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
     yield from dict.fromkeys(lines)
 
 
-def _client(config: Config, name: str, via: str | None, target: Endpoint) -> str:
-    """Return the source address of the connections to a target, as the server sees it."""
+def _clients(config: Config, name: str, ways: Sequence[str], target: Endpoint) -> list[str]:
+    """Return the source addresses of the connections to a target, as the server sees them: one for each way."""
     if target.host in _LOOPBACK:
-        return "localhost"
-    tunnel = config.tunnels[via] if via is not None else None
-    if tunnel is None or not tunnel.kind.server_dials_targets:
+        return ["localhost"]
+    tunnels = [config.tunnels[way] for way in ways]
+    if not tunnels or not all(tunnel.kind.server_dials_targets for tunnel in tunnels):
         raise UsageError(
             f"backends.{name}: the address from which {target.host} sees the gateway is not in the configuration:"
             " give it with --from"
         )
-    server = next(iter(tunnel.kind.servers(tunnel.options)))
-    return f"[{server.host}]" if is_address(server.host) and ":" in server.host else shlex.quote(server.host)
+    servers = [next(iter(tunnel.kind.servers(tunnel.options))).host for tunnel in tunnels]
+    return [f"[{host}]" if is_address(host) and ":" in host else shlex.quote(host) for host in dict.fromkeys(servers)]

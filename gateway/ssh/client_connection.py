@@ -15,9 +15,9 @@ from asyncssh.encryption import GCMEncryption
 from asyncssh.packet import SSHPacket, String, UInt32
 
 from gateway.ssh import algorithms
+from gateway.ssh.aes_gcm import AesGcm
 from gateway.ssh.asyncssh_internals import MSG_CHANNEL_OPEN, MSG_IGNORE, MSG_KEXINIT
 from gateway.ssh.engine_cipher import CipherKey, PassThrough, cipher_key
-from gateway.ssh.gcm import Gcm
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _STREAMLOCAL_RESERVED = String("") + UInt32(0)
@@ -95,9 +95,9 @@ class ClientConnection(SSHClientConnection):
         """The host key algorithms that the server proposed."""
         self._send_encryption_object: Any = None
         self._recv_encryption_object: Any = None
-        self.send_cipher: Gcm | None = None
+        self.send_cipher: AesGcm | None = None
         """The cipher for sending, if the native data plane supports it."""
-        self.receive_cipher: Gcm | None = None
+        self.receive_cipher: AesGcm | None = None
         """The cipher for receiving, if the native data plane supports it."""
         self.engine: EngineConnection | None = None
         """The transport, if the engine encrypts and decrypts the packets."""
@@ -120,7 +120,7 @@ class ClientConnection(SSHClientConnection):
     def _send_encryption(self, cipher: Any) -> None:
         replaced = self._replacement(cipher, sealing=True)
         self._send_encryption_object = replaced
-        self.send_cipher = replaced if isinstance(replaced, Gcm) else None
+        self.send_cipher = replaced if isinstance(replaced, AesGcm) else None
 
     @property
     def _recv_encryption(self) -> Any:
@@ -130,7 +130,7 @@ class ClientConnection(SSHClientConnection):
     def _recv_encryption(self, cipher: Any) -> None:
         replaced = self._replacement(cipher, sealing=False)
         self._recv_encryption_object = replaced
-        self.receive_cipher = replaced if isinstance(replaced, Gcm) else None
+        self.receive_cipher = replaced if isinstance(replaced, AesGcm) else None
 
     def _replacement(self, cipher: Any, *, sealing: bool) -> Any:
         """Return the object that asyncssh uses in place of `cipher`, which has a new key."""
@@ -142,7 +142,7 @@ class ClientConnection(SSHClientConnection):
                 )
             self.engine.set_key(key, sealing=sealing)
             return PassThrough()
-        return Gcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
+        return AesGcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
 
     def cipher_keys(self) -> tuple[CipherKey, CipherKey] | None:
         """Return the keys for sending and receiving; None if the engine does not support the ciphers."""

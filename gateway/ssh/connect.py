@@ -16,7 +16,7 @@ from gateway.contracts.tunnel import Progress
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.hostkeys import HostKeyMemory, HostKeyVerifier, read_trust
+from gateway.ssh.host_keys import HostKeyHistory, HostKeyVerifier, read_trust
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import close_now, log_in
 
@@ -29,7 +29,7 @@ async def connect(
     options: SshOptions,
     dial: Callable[[], Awaitable[socket.socket]],
     progress: Progress,
-    memory: HostKeyMemory,
+    memory: HostKeyHistory,
     *,
     engine: bool,
 ) -> asyncssh.SSHClientConnection:
@@ -63,7 +63,7 @@ async def _connect(
     options: SshOptions,
     sock: socket.socket,
     progress: Progress,
-    memory: HostKeyMemory,
+    memory: HostKeyHistory,
     refusals: list[HostKeyVerifier],
     *,
     engine: bool,

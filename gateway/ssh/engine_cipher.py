@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from asyncssh.encryption import ChachaEncryption, Encryption, GCMEncryption
 
-from gateway.ssh.gcm import TAG, Gcm
+from gateway.ssh.aes_gcm import TAG, AesGcm
 
 _GCM_NAMES = {16: "aes128-gcm@openssh.com", 32: "aes256-gcm@openssh.com"}
 """Names of AES-GCM by the size of the key in bytes."""
@@ -26,7 +26,7 @@ class CipherKey(NamedTuple):
 
 def cipher_key(encryption: Encryption | None) -> CipherKey | None:
     """Return the key of `encryption`; None if the engine does not support the cipher."""
-    if isinstance(encryption, Gcm):
+    if isinstance(encryption, AesGcm):
         return CipherKey(_GCM_NAMES[len(encryption.key)], encryption.key, bytes(encryption.nonce))
     if isinstance(encryption, GCMEncryption):
         gcm = encryption._cipher  # noqa: SLF001 - asyncssh keeps the key nowhere else

@@ -7,6 +7,7 @@ from typing import Literal
 
 from gateway.contracts.security import Secret
 from gateway.contracts.values import AT_LEAST_ONE, PORT, POSITIVE, Duration, Endpoint
+from gateway.processes.programs import check_command, check_environment
 from gateway.relay.resolver import is_address
 from gateway.ssh import algorithms
 
@@ -14,7 +15,7 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
 @dataclass(frozen=True)
-class Keepalive:
+class KeepaliveOptions:
     """How an SSH connection that falls silent is detected and replaced.
 
     Args:
@@ -39,7 +40,7 @@ class Keepalive:
 
 
 @dataclass(frozen=True)
-class Connections:
+class PoolOptions:
     """How many SSH connections a tunnel keeps for each traffic class.
 
     Args:
@@ -80,6 +81,12 @@ class SshOptions:
             trusted key are proposed first.
         data_plane: What carries the channels. `auto`: the gateway's native data plane with AES-GCM, and asyncssh's
             channels with other ciphers. `asyncssh`: always asyncssh's channels, which are slower.
+        proxy_command: A program, with its arguments, whose standard input and output are the connection to the
+            server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by these keys.
+        environment: Names of environment variables to pass to `proxy_command`, in addition to PATH, HOME, USER,
+            LOGNAME, TZ and the locale.
+        login_exit_codes: Exit codes with which `proxy_command` reports that its own login failed. The tunnel is then
+            quarantined.
         connect_timeout: Timeout of the TCP connection.
         login_timeout: Timeout of key exchange and authentication.
         dial_timeout: Timeout for opening a channel to a target.
@@ -104,11 +111,14 @@ class SshOptions:
     macs: tuple[str, ...] = algorithms.MACS
     host_key_algorithms: tuple[str, ...] = algorithms.HOST_KEYS
     data_plane: Literal["auto", "asyncssh"] = "auto"
+    proxy_command: tuple[str, ...] | None = None
+    environment: tuple[str, ...] = ()
+    login_exit_codes: tuple[int, ...] = ()
     connect_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
     login_timeout: Duration = field(default=Duration(15.0), metadata=POSITIVE)
     dial_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
-    keepalive: Keepalive = field(default_factory=Keepalive)
-    connections: Connections = field(default_factory=Connections)
+    keepalive: KeepaliveOptions = field(default_factory=KeepaliveOptions)
+    connections: PoolOptions = field(default_factory=PoolOptions)
 
     def __post_init__(self) -> None:
         if "@" in self.host:
@@ -124,6 +134,12 @@ class SshOptions:
                 raise ValueError(
                     f"host_keys: {pin!r} is not a fingerprint (SHA256: and 43 characters, as ssh-keygen -lf prints)"
                 )
+        if self.proxy_command is not None:
+            check_command("proxy_command", self.proxy_command, ("host", "port", "user"))
+        elif self.environment or self.login_exit_codes:
+            key = "environment" if self.environment else "login_exit_codes"
+            raise ValueError(f"{key}: needs proxy_command")
+        check_environment("environment", self.environment)
         for key in algorithms.DEFAULTS:
             algorithms.validate(key, getattr(self, key))
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
-from gateway.contracts.link import Network, Stream
+from gateway.contracts.link import NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import Progress
@@ -21,6 +21,7 @@ from gateway.ssh.pool_dialer import DialConnection, PoolDialer
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
 from gateway.ssh.pooled_connection import Channel, PooledConnection
+from gateway.ssh.slow_opens import SlowOpens
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class SshLink:
         progress: Called when all connections become silent, and when one of them receives data again.
     """
 
-    def __init__(self, options: SshOptions, network: Network, dial: DialConnection, progress: Progress) -> None:
+    def __init__(self, options: SshOptions, network: NetworkId, dial: DialConnection, progress: Progress) -> None:
         self.network = network
         self._options = options
         self._loop = asyncio.get_running_loop()
@@ -63,6 +64,7 @@ class SshLink:
         self._all_silent = False
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._slow_opens = SlowOpens(self._loop, _SLOW_OPEN, self._check_alive)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshLink"]:
@@ -76,6 +78,7 @@ class SshLink:
         try:
             yield self
         finally:
+            self._slow_opens.close()
             for task in background | self._dialer.tasks:
                 task.cancel()
             await asyncio.gather(*(connection.close() for connection in self._connections))
@@ -95,11 +98,11 @@ class SshLink:
             self._target_size = len(usable) + 1
             self._dialer.wake()
         connection = usable[chosen]
-        timer = self._loop.call_later(_SLOW_OPEN, self._check_alive, connection)
+        token = self._slow_opens.begin(connection)
         try:
             return await connection.join(client, to, latency, within, tap)
         finally:
-            timer.cancel()
+            self._slow_opens.end(token)
 
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()

@@ -15,8 +15,8 @@ from gateway.errors import DialError, LinkLostError, Reason, RedialError
 from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.client_connection import ClientConnection, EngineConnection
-from gateway.ssh.hostkeys import HostKeyVerifier
-from gateway.ssh.native_opener import NativeChannelOpener
+from gateway.ssh.host_keys import HostKeyVerifier
+from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import PacketTransport, transport_of
 from gateway.text import one_line
@@ -134,9 +134,11 @@ class PooledConnection:
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
     ) -> Channel:
-        """Open a channel to `to` and join `client` to it; see `gateway.contracts.link.Link.join`."""
+        """Open a channel to `to` and join `client` to it; see `gateway.contracts.link.Link.join`.
+
+        The connection must be alive.
+        """
         timeout = min(self._options.dial_timeout, within)
-        dialed = self.alive
         try:
             relay = await self._opener.open(to, latency, timeout, tap)
         except TimeoutError as error:
@@ -145,13 +147,13 @@ class PooledConnection:
             raise DialError(Reason.PROTOCOL, f"{to}: invalid reply from the SSH server: {error}") from error
         except asyncssh.ChannelOpenError as error:
             self.has_answered_open = self.alive
-            raise self._open_error(error, to, dial_in_progress=dialed) from error
+            raise self._open_error(error, to) from error
         except (asyncssh.Error, OSError) as error:
-            raise LinkLostError(str(error), dial_in_progress=dialed) from error
+            raise LinkLostError(str(error), dial_in_progress=True) from error
         self.has_answered_open = True
         if self.closing:  # asyncssh might have dropped data of the channel
             relay.abort(CloseReason.ABORTED)
-            raise LinkLostError(dial_in_progress=dialed)
+            raise LinkLostError(dial_in_progress=True)
         self._relays[relay.ended] = relay
         relay.ended.add_done_callback(self._on_relay_ended)
         relay.attach(client)
@@ -160,11 +162,9 @@ class PooledConnection:
     def _remove_relay(self, ended: asyncio.Future[CloseReason]) -> None:
         del self._relays[ended]
 
-    def _open_error(
-        self, error: asyncssh.ChannelOpenError, to: Endpoint, *, dial_in_progress: bool
-    ) -> DialError | LinkLostError:
+    def _open_error(self, error: asyncssh.ChannelOpenError, to: Endpoint) -> DialError | LinkLostError:
         if not self.alive:
-            return LinkLostError(dial_in_progress=dial_in_progress)
+            return LinkLostError(dial_in_progress=True)
         text = error.reason
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return DialError(

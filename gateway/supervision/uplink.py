@@ -2,8 +2,8 @@
 
 ::
 
-    idle → waiting (for its via) → connecting → authenticating → up ⇄ suspect → backoff → connecting …
-                                        └ host key mismatch, authentication failure → quarantined → connecting …
+    idle → waiting (for vias) → connecting → authenticating → up ⇄ suspect → backoff → connecting …
+                                     └ host key mismatch, authentication failure → quarantined → connecting …
 
 While a tunnel is suspect, the uplink does not publish the link: users of the link wait, as they do while the tunnel
 is down. If a tunnel is removed from the configuration, it stays open, in the state draining, until its clients have
@@ -13,8 +13,9 @@ disconnected.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
+from typing import Protocol
 
 from gateway.cancellation import is_being_cancelled
 from gateway.contracts.link import Link
@@ -23,9 +24,17 @@ from gateway.contracts.tunnel import OpenTunnel, Tunnel
 from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tally
 from gateway.supervision.backoff import QUARANTINE, RECONNECT, Backoff
+from gateway.supervision.ways_link import WaysLink
 from gateway.text import one_line
 
 log = logging.getLogger(__name__)
+
+
+class Described(Protocol):
+    """The part of an uplink that reports the cause of its state."""
+
+    def describe(self) -> str:
+        """Return one line with the state and the cause of the state."""
 
 
 class Uplink:
@@ -34,7 +43,7 @@ class Uplink:
     Args:
         name: The tunnel's name in the configuration.
         tunnel: The tunnel.
-        via: The uplink that the tunnel goes through; None for the direct tunnel.
+        vias: The uplinks inside one of which the tunnel runs, in order of preference; empty for the direct tunnel.
         quiet: True: do not log state changes.
         traffic: The traffic class, for the log, if the tunnel is opened once per class.
         after: Waits until the tunnels that must not be open at the same time as this one are closed. None: there
@@ -45,7 +54,7 @@ class Uplink:
         self,
         name: str,
         tunnel: Tunnel,
-        via: "Uplink | None",
+        vias: "Sequence[Uplink]" = (),
         *,
         quiet: bool = False,
         traffic: str = "",
@@ -53,8 +62,8 @@ class Uplink:
     ) -> None:
         self.name = name
         self.tunnel = tunnel
-        self.via = via
-        self.tunnel_name = name if via is not None else None
+        self.vias = vias
+        self.tunnel_name = name if vias else None
         """The tunnel's name; None for the direct tunnel."""
         self.state = TunnelState.IDLE
         self.reason: Reason | None = None
@@ -118,8 +127,8 @@ class Uplink:
 
     def describe(self) -> str:
         """Return one line with the state and the cause of the state."""
-        if self.state is TunnelState.WAITING and self.via is not None:
-            return self.via.describe()  # the root cause
+        if self.state is TunnelState.WAITING:
+            return describe_all(self.vias)  # the root cause
         detail = f": {self.detail}" if self.detail else ""
         return f"tunnel {self.name} is {self.state}{detail}"
 
@@ -147,18 +156,31 @@ class Uplink:
         self._retry_now.set()
 
     async def _wait_for_via(self) -> Link | None:
-        if self.via is None:
+        """Wait until an outer tunnel is open, and return the link to dial through; None for the direct tunnel."""
+        if not self.vias:
             return None
-        if self.via.link is None:
-            await self.via.settled.wait()
-            if self.via.link is None:
-                self._become(TunnelState.WAITING, Reason.TUNNEL, self.via.describe())
-        return await self.via.wait_link()
+        opened = [asyncio.ensure_future(each.wait_link()) for each in self.vias]
+        settled = asyncio.ensure_future(self._wait_vias_settled())
+        try:
+            await asyncio.wait({*opened, settled}, return_when=asyncio.FIRST_COMPLETED)
+            if all(each.link is None for each in self.vias):
+                self._become(TunnelState.WAITING, Reason.TUNNEL, describe_all(self.vias))
+            done, _ = await asyncio.wait(opened, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            settled.cancel()
+            for each in opened:
+                each.cancel()
+        link = next(iter(done)).result()
+        return link if len(self.vias) == 1 else WaysLink(self.vias, link.network)
+
+    async def _wait_vias_settled(self) -> None:
+        for each in self.vias:
+            await each.settled.wait()
 
     async def _keep_open(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
         """Open the tunnel and wait for its loss; return the seconds that it was open, and the cause of the loss."""
         async with AsyncExitStack() as stack:
-            # Only the direct tunnel has no `via`, and it ignores the argument.
+            # Only the direct tunnel has no outer tunnel, and it ignores the argument.
             opened = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
             began = time.monotonic()
             self._retry_now.clear()
@@ -239,6 +261,11 @@ class Uplink:
             log.warning("tunnel suspect", extra={**extra, "reason": str(self.reason), "detail": self.detail})
         elif self.state is TunnelState.BACKOFF:
             log.warning("tunnel down", extra={**extra, "reason": str(self.reason), "detail": self.detail})
+
+
+def describe_all(uplinks: Iterable[Described]) -> str:
+    """Return one line with the states of several tunnels, without repeating a cause that they share."""
+    return "; ".join(dict.fromkeys(uplink.describe() for uplink in uplinks))
 
 
 _ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING}

@@ -9,7 +9,7 @@ from gateway.contracts.security import Credential, InsecureSetting
 from gateway.contracts.tunnel import Tunnel
 from gateway.contracts.values import Endpoint
 from gateway.facts import Fact
-from gateway.kinds import Kinds
+from gateway.kinds import KindRegistry
 
 
 class RenderAuthorizedKeys(Protocol):
@@ -44,6 +44,7 @@ class TunnelKind:
         servers: Receives the options, and returns the servers that the tunnel dials over TCP, through `via` if set.
             Reads the files that the options name, and can block. Raises `GatewayError` if a file is not valid.
         udp_servers: Like `servers`, for the servers that the tunnel dials over UDP. No `via` can carry UDP.
+        refuses_via: Receives the options, and returns why the tunnel cannot run inside another tunnel. None: it can.
         server_dials_targets: Whether the tunnel's server dials the targets. If so, the targets see the server's
             address as the address of the client.
         aliases: Other names of the kind. If the configuration uses one as `kind`, the error suggests `name`.
@@ -74,6 +75,7 @@ class TunnelKind:
     schemes: tuple[str, ...]
     servers: Callable[[Any], Iterable[Endpoint]]
     udp_servers: Callable[[Any], Iterable[Endpoint]] = lambda _: ()
+    refuses_via: Callable[[Any], str | None] = lambda _: None
     server_dials_targets: bool = False
     aliases: tuple[str, ...] = ()
     encrypts: bool = False
@@ -97,4 +99,4 @@ class TunnelKind:
         return (KINDS.__getitem__, (self.name,))
 
 
-KINDS: Kinds[TunnelKind] = Kinds(__name__, __path__)
+KINDS: KindRegistry[TunnelKind] = KindRegistry(__name__, __path__)

@@ -4,21 +4,26 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 from gateway.contracts.link import Link
 from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
-from gateway.errors import DialError, Reason, TunnelError
+from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
+from gateway.processes.children import Children
+from gateway.processes.output_log import OutputLog
+from gateway.processes.programs import resolve_program
 from gateway.relay.sockets import cap_retransmit_interval
-from gateway.ssh import algorithms, credentials, hostkeys
+from gateway.ssh import algorithms, credentials, host_keys
 from gateway.ssh.authorized_keys import render_authorized_keys
 from gateway.ssh.connect import connect
 from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.ssh.pooled_connection import PooledConnection
+from gateway.ssh.proxy_command import connect_through_program
 from gateway.tunnels import TunnelKind
 
 USE_ENGINE = False
@@ -32,6 +37,7 @@ DATA_PLANE = Fact(
     label="plane",
     describe=lambda name: f"data plane {name}",
 )
+_VIA_AND_PROGRAM = "proxy_command opens its own connection, which no tunnel can carry: remove via or proxy_command"
 
 
 class SshTunnel:
@@ -45,7 +51,8 @@ class SshTunnel:
     def __init__(self, options: SshOptions, *, engine: bool = USE_ENGINE) -> None:
         self._options = options
         self._engine = engine
-        self._memory = hostkeys.HostKeyMemory()
+        self._memory = host_keys.HostKeyHistory()
+        self._output = OutputLog(Path(options.proxy_command[0]).name if options.proxy_command else "")
 
     @property
     def far_side(self) -> str:
@@ -55,18 +62,29 @@ class SshTunnel:
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.tunnel.Tunnel`. Keeps a pool of connections until the context manager exits."""
-        first = await self._connect(via, progress)
-        link = SshLink(
-            self._options, via.network.behind(self.far_side), lambda: self._connect(via, _ignore_progress), progress
-        )
-        async with link.running(first):
-            yield OpenTunnel(link, link.status, link.renew)
+        async with Children() if self._options.proxy_command is not None else contextlib.nullcontext() as children:
+            if children is not None and not via.network.is_local:
+                raise TunnelError(Reason.PROTOCOL, _VIA_AND_PROGRAM, fatal=True)
+            first = await self._connect(via, children, progress)
+            link = SshLink(
+                self._options,
+                via.network.behind(self.far_side),
+                lambda: self._connect(via, children, _ignore_progress),
+                progress,
+            )
+            async with link.running(first):
+                yield OpenTunnel(link, link.status, link.renew)
 
-    async def _connect(self, via: Link, progress: Progress) -> PooledConnection:
+    async def _connect(self, via: Link, children: Children | None, progress: Progress) -> PooledConnection:
         options = self._options
         progress(TunnelState.CONNECTING)
         async with handshake_limiter().slot(options.endpoint, via.network):
-            conn = await connect(options, lambda: self._dial(via), progress, self._memory, engine=self._engine)
+            if children is None:
+                conn = await connect(options, lambda: self._dial(via), progress, self._memory, engine=self._engine)
+            else:
+                conn = await connect_through_program(
+                    options, children, self._output, progress, self._memory, engine=self._engine
+                )
             return PooledConnection(conn, options)
 
     async def _dial(self, via: Link) -> socket.socket:
@@ -91,9 +109,14 @@ def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: s
 
 
 def _verify(options: SshOptions) -> None:
-    """Load credentials and trusted host keys, to report errors in these files early."""
+    """Load credentials and trusted host keys, and find the program, to report errors early."""
+    if options.proxy_command is not None:
+        try:
+            resolve_program(options.proxy_command)
+        except GatewayError as error:
+            raise GatewayError(f"proxy_command: {error}") from error
     credentials.load_keys(options)
-    hostkeys.read_trust(options)
+    host_keys.read_trust(options)
 
 
 def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:
@@ -115,6 +138,7 @@ KIND = TunnelKind(
     SshTunnel,
     schemes=("ssh",),
     servers=lambda options: (options.endpoint,),
+    refuses_via=lambda options: None if options.proxy_command is None else _VIA_AND_PROGRAM,
     server_dials_targets=True,
     encrypts=True,
     facts=(CONNECTIONS, CHANNELS, DATA_PLANE),

@@ -297,7 +297,9 @@ backends:
 """)
     good = command("check", "-c", str(file), "orders")
     assert good.returncode == 0
-    assert re.search(r"^orders +127\.0\.0\.1:\d+ +up +[\d.]+ +channel [\d.]+ +greeting", good.stdout, re.MULTILINE)
+    assert re.search(
+        r"^orders +127\.0\.0\.1:\d+ +bastion +up +[\d.]+ +channel [\d.]+ +greeting", good.stdout, re.MULTILINE
+    )
     everything = command("check", "-c", str(file), "-o", "json")
     assert everything.returncode == 1
     states = {each["backend"]: (each["state"], each["reason"]) for each in json.loads(everything.stdout)}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
 from gateway.contracts.backend import Backend
 from gateway.contracts.states import State
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 MOST = 32 << 20
 """The maximum number of bytes by which a check can increase the resident memory of the process."""
 BLOCK = bytes(64 * 1024)
-BACKENDS: dict[str, Backend] = {**KINDS, "smb": SmbBackend(SmbOptions(share="media"), NoOptions())}
+BACKENDS: dict[str, Backend] = {**KINDS, "smb": SmbBackend(SmbOptions(share="media"), EmptyOptions())}
 
 
 def _status(key: str) -> int:
@@ -160,6 +160,10 @@ def attributes(client: socket.socket) -> None:
         client.sendall(struct.pack("!I", 0x80000000 + len(body)) + body)
 
 
+def talk_http(client: socket.socket) -> None:
+    client.sendall(b"HTTP/1.1 200 OK\r\n")
+
+
 ENDLESS: list[tuple[str, Script]] = [
     ("mysql", joined_packets),
     ("mysql", after_login(empty_rows)),
@@ -171,7 +175,10 @@ ENDLESS: list[tuple[str, Script]] = [
     ("postgres", then(queried, huge)),
     ("nfs", fragments),
     ("nfs", attributes),
-    *((kind, forever(lambda _: BLOCK)) for kind in ("mysql", "postgres", "nfs", "smb", "tcp")),
+    ("redis", forever(lambda _: b"*1000\r\n")),
+    ("http", then(talk_http, forever(lambda number: b"X-%d: y\r\n" % number))),
+    ("http", then(talk_http, forever(lambda _: b"\r\n" + BLOCK))),
+    *((kind, forever(lambda _: BLOCK)) for kind in ("mysql", "postgres", "nfs", "smb", "redis", "http", "tcp")),
 ]
 
 
@@ -199,8 +206,12 @@ async def test_endless_data_from_a_server_uses_little_memory_and_ends_with_the_c
 
 
 @pytest.mark.parametrize(
-    ("kind", "first"), [("smb", b"\0\0\0\x80\xfeSMB"), ("mysql", b"\x4a\0\0\0\x0a8.0.30\0"), ("tcp", b"")]
-)
+    ("kind", "first"),
+    [
+        ("smb", b"\0\0\0\x80\xfeSMB"), ("mysql", b"\x4a\0\0\0\x0a8.0.30\0"), ("redis", b"*9\r\n$99\r\n"),
+        ("http", b"HTTP/1.1 200 OK\r\n"), ("tcp", b""),
+    ],
+)  # fmt: skip
 async def test_a_check_of_a_server_that_sends_single_bytes_ends_at_the_deadline(kind: str, first: bytes) -> None:
     with serving(dripping(first)) as port:
         started = time.monotonic()

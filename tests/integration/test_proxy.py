@@ -21,7 +21,7 @@ from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset
 from tests.support.certificates import Authority
 from tests.support.clients import connect, mysql, query_mysql, query_postgres, read_nfs
@@ -308,7 +308,7 @@ def test_connections_through_tls_end_with_their_client(gateway: Gateway) -> None
         for _ in range(20):
             with connect(listen) as client:
                 client.sendall(b"hello")
-        # After a client closes without a reset, the gateway waits tls_bridge._SILENCE_TIMEOUT for a response.
+        # After a client closes without a reset, the gateway waits stream_bridge._SILENCE_TIMEOUT for a response.
         gateway.wait(lambda: gateway.descriptors() <= before + 6, 30)
 
 

@@ -18,14 +18,13 @@ from gateway.contracts.values import Endpoint
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
-from gateway.proxy import tls_bridge
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.tls import TlsSocket
-from gateway.relay import sockets, stalled_peers
-from gateway.relay.direct import DirectLink
+from gateway.relay import sockets, stalled_peers, stream_bridge
+from gateway.relay.direct_link import DirectLink
 from gateway.relay.socket_relay import SocketRelay
-from gateway.ssh.options import Connections
+from gateway.ssh.options import PoolOptions
 from tests.support.certificates import Authority
 from tests.support.plans import Setup
 from tests.support.requirements import need
@@ -114,7 +113,7 @@ async def test_a_lost_ssh_connection_under_a_proxy_resets_the_response(
         with socket.create_server(("127.0.0.1", 0)) as server:
             serve = threading.Thread(target=lambda: proxy(server.accept()[0]))
             serve.start()
-            chosen = options(bastion, connections=Connections(1, 1))
+            chosen = options(bastion, connections=PoolOptions(1, 1))
             async with asyncio.timeout(30), opened(chosen) as ssh:
                 url = f"{kind}://127.0.0.1:{server.getsockname()[1]}"
                 relay = await ProxyLink(ProxyOptions(url=url), ssh).join(inner, Endpoint("db", 1), Histogram())
@@ -132,8 +131,8 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gateway sends close_notify after a silence of the far side, but not after a pause of the client."""
-    monkeypatch.setattr(tls_bridge, "_SILENCE_TIMEOUT", 0.3)
-    monkeypatch.setattr(tls_bridge, "_POLL_INTERVAL", 0.05)
+    monkeypatch.setattr(stream_bridge, "_SILENCE_TIMEOUT", 0.3)
+    monkeypatch.setattr(stream_bridge, "_POLL_INTERVAL", 0.05)
     ends: list[bytes] = []
 
     def answer(far: ssl.SSLSocket) -> None:

@@ -24,7 +24,7 @@ from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import devices, policy_routing, privileges
-from gateway.vpn.addressing import Addressing
+from gateway.vpn.device_addresses import DeviceAddresses
 from gateway.vpn.device_lock import DeviceLock, is_locked
 from gateway.vpn.namespace import Namespace
 from tests.support.certificates import Authority
@@ -244,6 +244,29 @@ def test_a_bastion_behind_a_vpn(far: World, gateway: Gateway, kind: str) -> None
         use_all(far, ports, gateway.folder)
 
 
+def test_a_vpn_and_a_bastion_are_two_ways_to_the_same_servers(far: World, gateway: Gateway) -> None:
+    known = gateway.folder / "known_hosts"
+    known.write_text(far.bastion.known_hosts.read_text().replace("127.0.0.1", OUTER_OTHER))
+    bastion = (
+        f"{{kind: ssh, host: {OUTER_OTHER}, port: {far.bastion.port}, user: {far.bastion.user}, "
+        f"identity_files: [{far.bastion.client_key}], known_hosts: [{known}]}}"
+    )
+    text, ports = backends(far, gateway, "[office, bastion]")
+    write(gateway, f"office: {tunnel(far, 'openvpn', gateway)}\nbastion: {bastion}", text)
+
+    def in_use(tunnel: str) -> bool:
+        ways = [way for name in ports for way in gateway.backend(name)["ways"] if way["tunnel"] == tunnel]
+        return all(way["up"] and way["in_use"] for way in ways)
+
+    gateway.start().wait_up(*ports, timeout=UP)
+    gateway.wait(lambda: in_use("office"), UP)
+    use_all(far, ports, gateway.folder)
+    assert gateway.tunnel("office")["connects"] == 1  # one connection for queries and transfers
+    far.openvpn.stop()
+    gateway.wait(lambda: in_use("bastion"), UP)
+    use_all(far, ports, gateway.folder)
+
+
 def test_openvpn_through_an_ssh_tunnel(far: World, gateway: Gateway) -> None:
     server = OpenVpnServer(gateway.folder / "server", far.authority, port=1195, protocol="tcp", network="10.18.0")
     server.start()
@@ -440,7 +463,7 @@ def test_four_vpns_bound_to_devices_end_with_the_gateway(far: World, gateway: Ga
 def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: World) -> None:
     """If two devices shared a routing table, each would remove the routes of the other."""
     one, two = _of_one_table()
-    wanted = Addressing((ipaddress.ip_interface("10.90.0.1/24"),))
+    wanted = DeviceAddresses((ipaddress.ip_interface("10.90.0.1/24"),))
     with inside(NEAR):
         for name in (one, two):
             run(f"ip link add {name} type veth peer name {name}-p; ip link set {name}-p up")

@@ -49,6 +49,7 @@ def clients(site: chaos_site.Site, patience: int, slack: int) -> list[Client]:
     for keep, count in ((True, KEPT), (False, NEW)):
         for _ in range(count):
             steps.append(("mysql", MySqlStep(site.mariadb, site.ports["orders"], keep, patience=patience)))
+            steps.append(("mysql", MySqlStep(site.mariadb, site.ports["ledger"], keep, patience=patience)))
             steps.append(("postgres", PostgresStep(site.postgres, site.ports["reports"], keep, patience=patience)))
     if site.nfs is not None:
         digest = random_file(site.nfs.export / "data", 2_000_000)

@@ -26,6 +26,7 @@ class Site:
     Args:
         folder: Directory for the files of all parts.
         bastion: The SSH server in front of the backends.
+        spare: Another SSH server. The backend `ledger` uses it, and `bastion` while the server does not work.
         mariadb: Database behind the bastion.
         postgres: Database behind the bastion.
         nfs: NFS server behind the bastion; None if this machine cannot run it.
@@ -36,6 +37,7 @@ class Site:
 
     folder: Path
     bastion: Bastion
+    spare: Bastion
     mariadb: mariadb.MariaDB
     postgres: postgres.Postgres
     nfs: nfs.NfsServer | None
@@ -51,9 +53,9 @@ class Site:
         return dict(self.admin.get("/api/v1/status")[1])
 
     def up(self) -> bool:
-        """Return whether every backend is up."""
-        backends = self.admin.get("/api/v1/status")[1]["backends"]
-        return all(each["state"] == "up" for each in backends.values())
+        """Return whether every backend is up through every way."""
+        backends = self.admin.get("/api/v1/status")[1]["backends"].values()
+        return all(each["state"] == "up" and all(way["up"] for way in each["ways"]) for each in backends)
 
 
 def missing() -> str | None:
@@ -73,15 +75,17 @@ def running(folder: Path, hold: int) -> Iterator[Site]:
     with contextlib.ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
+        spare = Bastion(folder / "spare", address="127.0.0.2").start()
+        stack.callback(spare.stop)
         maria = mariadb.MariaDB(folder / "mariadb").start()
         stack.callback(maria.stop)
         pg = postgres.Postgres(folder / "postgres").start()
         stack.callback(pg.stop)
         files = _nfs(folder, stack)
-        ops, ports = free_port(), {name: free_port() for name in ("orders", "reports", "media")}
+        ops, ports = free_port(), {name: free_port() for name in ("orders", "ledger", "reports", "media")}
         config = folder / "gateway.yaml"
         config.write_text(
-            _config(folder, ops, bastion, maria, pg, files, ports).replace("hold: 20s", f"hold: {hold}s")
+            _config(folder, ops, bastion, spare, maria, pg, files, ports).replace("hold: 20s", f"hold: {hold}s")
         )
         gateway = Process(
             [sys.executable, "-m", "gateway", "run", "-c", str(config)],
@@ -93,6 +97,7 @@ def running(folder: Path, hold: int) -> Iterator[Site]:
         yield Site(
             folder,
             bastion,
+            spare,
             maria,
             pg,
             files,
@@ -125,6 +130,7 @@ def _config(
     folder: Path,
     ops: int,
     bastion: Bastion,
+    spare: Bastion,
     maria: mariadb.MariaDB,
     pg: postgres.Postgres,
     files: nfs.NfsServer | None,
@@ -155,12 +161,26 @@ def _config(
             user: {bastion.user}
             identity_files: [{bastion.client_key}]
             known_hosts: [{bastion.known_hosts}]
+          spare:
+            kind: ssh
+            host: {spare.address}
+            port: {spare.port}
+            user: {spare.user}
+            identity_files: [{spare.client_key}]
+            known_hosts: [{spare.known_hosts}]
         backends:
           orders:
             kind: mysql
             via: bastion
             targets: ["127.0.0.1:{maria.port}"]
             listen: 127.0.0.1:{ports["orders"]}
+            hold: 20s
+            check: {{user: {maria.check_user}, password_file: {folder}/maria.secret, interval: 2s}}
+          ledger:
+            kind: mysql
+            via: [spare, bastion]
+            targets: ["127.0.0.1:{maria.port}"]
+            listen: 127.0.0.1:{ports["ledger"]}
             hold: 20s
             check: {{user: {maria.check_user}, password_file: {folder}/maria.secret, interval: 2s}}
           reports:

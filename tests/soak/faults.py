@@ -99,6 +99,24 @@ def _bastion_down(site: Site) -> Iterator[None]:
         site.bastion.start()
 
 
+@contextmanager
+def _spare_down(site: Site) -> Iterator[None]:
+    site.spare.crash()
+    try:
+        yield
+    finally:
+        site.spare.start()
+
+
+@contextmanager
+def _spare_stalled(site: Site) -> Iterator[None]:
+    site.spare.freeze()
+    try:
+        yield
+    finally:
+        site.spare.thaw()
+
+
 def _filtered(
     port: Callable[[Site], int], *verdict: str
 ) -> Callable[[Site], "contextlib.AbstractContextManager[None]"]:
@@ -229,6 +247,9 @@ FAULTS = [
         (0.5, 4),
         _root,
     ),
+    Fault("one way killed", _spare_down, (0.5, 6), replaced=True, silence=4),
+    Fault("one way stalled", _spare_stalled, (2, 15)),
+    Fault("one way dropped", _filtered(lambda site: site.spare.port, "DROP"), (2, 15), _root),
     Fault("mariadb killed", _mariadb_restart, (0.5, 3), failures=3),
     Fault("mariadb frozen", _mariadb_frozen, (1, 8)),
     Fault(

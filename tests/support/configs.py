@@ -12,7 +12,7 @@ def ssh_tunnel(bastion: Bastion, via: str | None = None, more: str = "") -> str:
     """Return the configuration keys of a tunnel through `bastion`, as a YAML flow mapping."""
     through = f"via: {via}, " if via else ""
     return (
-        f"{{kind: ssh, {through}host: 127.0.0.1, port: {bastion.port}, user: {bastion.user}, "
+        f"{{kind: ssh, {through}host: {bastion.address}, port: {bastion.port}, user: {bastion.user}, "
         f"identity_files: [{bastion.client_key}], known_hosts: [{bastion.known_hosts}]{more}}}"
     )
 

@@ -57,7 +57,8 @@ def two() -> Iterator[None]:
         for key in ("conf/all/route_localnet", "conf/outer/route_localnet", "conf/outer/promote_secondaries"):
             Path("/proc/sys/net/ipv4", key).write_text("1")
         for address in (BEHIND, OUTER_OTHER):
-            run(f"iptables -t nat -A PREROUTING -p tcp -d {address} -j DNAT --to-destination 127.0.0.1")
+            for chain in ("PREROUTING", "OUTPUT"):
+                run(f"iptables -t nat -A {chain} -p tcp -d {address} -j DNAT --to-destination 127.0.0.1")
     with inside(near):
         # The namespace has no name server; without this rule, a lookup would fail only after a timeout.
         run("iptables -A OUTPUT -o outer -p udp --dport 53 -j REJECT")

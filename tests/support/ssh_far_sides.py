@@ -10,15 +10,15 @@ from typing import Any, cast
 
 import asyncssh
 from asyncssh.packet import UInt32
+from gateway.relay.direct_link import DirectLink
 
 from gateway.contracts.link import Link, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measure import Tap
-from gateway.relay.direct import DirectLink
 from gateway.ssh import flow_control
-from gateway.ssh.options import Connections
+from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshLink
 from gateway.ssh.pooled_connection import Channel
 from tests.support.channel_end import ChannelEnd
@@ -130,7 +130,7 @@ class OpenSsh(Straight):
         return left + ([f"budgets of {budgets}, not {self._budgets}"] if budgets != self._budgets else [])
 
     async def _connect(self) -> None:
-        chosen = options(self._bastion, connections=Connections(1, 1), ciphers=(self._cipher,), keepalive=PATIENT)
+        chosen = options(self._bastion, connections=PoolOptions(1, 1), ciphers=(self._cipher,), keepalive=PATIENT)
         self._ssh_link = await self._stack.enter_async_context(opened(chosen, self._via, engine=self._engine))
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:

@@ -33,7 +33,8 @@ def test_links_and_commands_exist(page: Path) -> None:
     text = page.read_text()
     for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
         assert (page.parent / link).exists(), link
-    for name in re.findall(r"^\s*gateway ([a-z]+)", text, re.MULTILINE):
+    code = "\n".join(re.findall(r"^\s*```.*?^\s*```", text, re.MULTILINE | re.DOTALL))
+    for name in re.findall(r"^\s*gateway ([a-z]+)", code, re.MULTILINE):
         assert name in cli.list_commands(click.Context(cli)), name
     for name in re.findall(r"`make ([a-z-]+)", text):
         assert re.search(rf"^(.* )?{name}( .*)?:", (ROOT / "Makefile").read_text(), re.MULTILINE), name

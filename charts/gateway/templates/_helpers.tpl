@@ -145,7 +145,15 @@ authorization:
 {{- end -}}
 {{- end -}}
 {{- if regexMatch "//[^/@ ]*:[^/@ ]*@" (default "" $spec.url) -}}{{- fail (printf "config.%s.%s.url: its password would be stored in a ConfigMap, which is not secret: use user, password_file and `secrets`" $kind $name) -}}{{- end -}}
-{{- if and $spec.via (not (hasKey ($.Values.config.tunnels | default dict) $spec.via)) -}}{{- fail (printf "config.%s.%s.via: tunnel %q does not exist in config.tunnels" $kind $name $spec.via) -}}{{- end -}}
+{{- $vias := list $spec.via -}}
+{{- range $target := kindIs "slice" $spec.targets | ternary $spec.targets (list $spec.targets) -}}
+{{- if kindIs "map" $target -}}{{- $vias = append $vias $target.via -}}{{- end -}}
+{{- end -}}
+{{- range $via := $vias -}}
+{{- range without (kindIs "slice" $via | ternary $via (list $via)) nil "" -}}
+{{- if not (hasKey ($.Values.config.tunnels | default dict) .) -}}{{- fail (printf "config.%s.%s.via: tunnel %q does not exist in config.tunnels" $kind $name .) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- /* An address conflicts with itself, and a wildcard with every address on its port. */ -}}

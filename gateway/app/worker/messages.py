@@ -55,11 +55,12 @@ tolerates."""
 
 @dataclass(frozen=True)
 class TargetAssignment:
-    """The targets for new clients of a backend, best first, and the targets whose clients must be drained."""
+    """The targets for new clients of a backend, best first, and those that clients must leave: slowly, or at once."""
 
     backend: str
     targets: tuple[Endpoint, ...]
     wrong_role: frozenset[Endpoint] = frozenset()
+    left: frozenset[Endpoint] = frozenset()
     logins: tuple[CheckLogin, ...] = ()
 
 

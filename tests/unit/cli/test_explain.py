@@ -12,7 +12,8 @@ def site(edge: str, bastion: str, target: str) -> dict[str, Any]:
         "tunnels": {"bastion": tunnel("edge", bastion, "tunnel"), "edge": tunnel(None, edge, "host_key")},
         "backends": {
             "orders": {
-                "via": "bastion", "listen": ["127.0.0.1:3306"], "state": target, "reason": "tunnel", "detail": "x",
+                "ways": [{"tunnel": "bastion"}], "listen": ["127.0.0.1:3306"], "state": target, "reason": "tunnel",
+                "detail": "x",
                 "connections": {"active": 3}, "holds_clients": True,
                 "targets": [{
                     "target": "db:3306", "state": target, "reason": "refused", "detail": "no", "role": None,

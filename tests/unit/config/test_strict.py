@@ -111,9 +111,24 @@ def test_an_unencrypted_password_gives_advice_if_no_tunnel_encrypts_it(tmp_path:
         " i: {kind: proxy, url: 'https://p', via: b}}\n"
     )
     for via, target, warned in (("", "db", 1), ("", "127.0.0.1", 0), ("via: b,", "db", 0), ("via: p,", "db", 1),
-                                ("via: i,", "db", 0)):  # fmt: skip
+                                ("via: i,", "db", 0), ("via: [b, i],", "10.0.0.1", 0),
+                                ("via: [b, p],", "10.0.0.1", 1)):  # fmt: skip
         text = backend.replace("VIA", via).replace("TARGET", target)
         assert len(advice(read(f"{tunnels}backends: {{a: {text}}}", tmp_path))) == warned, (via, target)
+
+
+def test_a_name_that_tunnels_of_several_kinds_resolve_gives_advice(tmp_path: Path) -> None:
+    text = """
+tunnels: {b: {kind: ssh, host: h, user: u}, c: {kind: ssh, host: h, user: u}, p: {kind: proxy, url: 'https://p'}}
+backends: {a: {kind: tcp, via: [b, p], targets: ['db:1', '10.0.0.1:2', {address: 'other:1', via: [b, c]}]}}
+"""
+    (line,) = advice(read(text, tmp_path))
+    (other,) = advice(read(text.replace("via: [b, c]", "via: [p, c]").replace("'db:1', ", ""), tmp_path))
+    assert ": backends.a.targets[1].via: p (proxy) and c (ssh) resolve other " in other
+    assert line.removeprefix(f"{tmp_path}/gateway.yaml:").startswith(
+        "3:32: backends.a.via: b (ssh) and p (proxy) res"
+    )
+    assert "db" in line
 
 
 def test_a_backend_with_grants_requires_them(tmp_path: Path) -> None:

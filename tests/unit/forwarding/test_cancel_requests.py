@@ -19,8 +19,9 @@ from gateway.forwarding.admission import Admission
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
 from gateway.measure import Histogram
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import bind_unix, reset
 
 pytestmark = pytest.mark.timeout(40)
@@ -106,7 +107,8 @@ class Gate:
     def __init__(self, targets: list[Server], **rules: Any) -> None:
         self.targets = targets
         self.failed: list[Endpoint] = []
-        route = Route(OpenUplink(), lambda: [each.endpoint for each in self.targets], self.failed.append, 20)
+        self.uplinks = [OpenUplink()]
+        route = Route(tuple(self.uplinks), self.routes, lambda routed: self.failed.append(routed.target), 20)
         bound = socket.create_server(("127.0.0.1", 0), backlog=100)
         bound.setblocking(False)
         self.port = bound.getsockname()[1]
@@ -114,6 +116,10 @@ class Gate:
         self.admission = Admission("b", **rules)
         self.forward = Forward("b", self.listeners, self.admission, route, cancels=PostgresCancels())
         self.clients: list[socket.socket] = []
+
+    def routes(self) -> list[RoutedTarget]:
+        identities = [TargetIdentity(each.endpoint, tuple(self.uplinks)) for each in self.targets]
+        return [routed for identity in identities for routed in identity.routes()]
 
     def connect(self, *said: bytes, source: str = "127.0.0.1") -> socket.socket:
         sock = socket.socket()
@@ -364,6 +370,19 @@ async def test_routes_a_known_key_to_its_session_and_an_unknown_key_to_hidden_se
         assert await answer(at.connect(request(b"\0\0\0\7none"))) == b""
         assert [each.seen[-1] for each in (third, fourth)] == [request(b"\0\0\0\7none")] * 2
         assert request(b"\0\0\0\7none") not in one.seen + other.seen
+
+
+async def test_a_request_goes_to_its_session_through_another_way() -> None:
+    async with Server().listening() as one, Server(b"\0\0\0\2key2").listening() as other, gate([other]) as at:
+        at.uplinks.append(OpenUplink())
+        await at.session()
+        at.uplinks[0].link = None
+        assert await answer(at.connect(request(other.name))) == b""
+        assert other.seen == [START, request(other.name)]
+        at.targets = [one]
+        assert await answer(at.connect(request(other.name))) == b""
+        assert other.seen[2:] == [request(other.name)]
+        assert one.accepted == 0
 
 
 async def test_a_request_is_reset_soon_if_its_target_cannot_be_reached() -> None:

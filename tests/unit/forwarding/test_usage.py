@@ -12,6 +12,7 @@ from gateway.forwarding.admission import Admission, Refusal
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
+from gateway.forwarding.routed_target import TargetIdentity
 from gateway.forwarding.usage import MAX_CONSUMERS, OTHERS, ConsumerUsage
 from gateway.measure import Histogram
 from gateway.relay.poller import RelayLoop
@@ -66,7 +67,8 @@ def test_a_burst_does_not_exceed_the_quota() -> None:
         bound.setblocking(False)
         port = bound.getsockname()[1]
         listener = Listener(Endpoint("127.0.0.1", port), [bound])
-        route = Route(NoLink(), lambda: [Endpoint("x", 1)], lambda _: None, 30)
+        routes = TargetIdentity(Endpoint("x", 1), (NoLink(),)).routes()
+        route = Route((routes[0].uplink,), lambda: list(routes), lambda _: None, 30)
         forward = Forward("b", [listener], Admission("b", per_consumer=5, max_connections=1000), route)
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
         serving = asyncio.ensure_future(forward.run(lambda: None))

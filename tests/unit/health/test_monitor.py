@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.link import Link
+from gateway.contracts.link import Connector, Link
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.monitor import Check, Schedule
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 
 TARGET = Endpoint("db", 3306)
 
@@ -40,7 +40,7 @@ class Scripted:
         self.script = list(script)
         self.probed_at: list[float] = []
 
-    async def probe(self, link: Link, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         del link, target, phases
         self.probed_at.append(time.monotonic())
         step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
@@ -69,6 +69,39 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+async def test_a_promotion_is_recorded_and_kept_while_the_target_is_down() -> None:
+    primary, replica = ProbeResult(role="primary"), ProbeResult(role="replica")
+    unknown = ProbeResult(unusable=(Reason.ROLE, "demoted"))
+    refused = DialError(Reason.REFUSED, "")
+    started = time.monotonic()
+    script = Scripted(primary, refused, primary, replica, unknown, primary, refused, primary)
+    promoted = []
+    async with checking(script, Uplink(), fast_interval=0.01, interval=0.01, down_interval=0.01, fall=1) as check:
+        while check.attempts < 8:
+            promoted.append((check.attempts, check.promoted))
+            await asyncio.sleep(0.001)
+        assert {at for number, at in promoted if number < 6} == {0.0}
+        assert check.promoted > started
+        assert check.probed > check.promoted
+        other = Check("orders", script, TARGET, Uplink(), check.schedule)
+        other.inherit(check)
+        assert other.promoted == check.promoted
+
+
+async def test_an_urgent_check_does_not_wait_for_its_interval() -> None:
+    backend = Scripted(ProbeResult(role="replica"))
+    async with checking(backend, Uplink()) as check:
+        check.set_urgent(urgent=True)
+        await until(lambda: len(backend.probed_at) >= 3)
+        check.set_urgent(urgent=False)
+        check.pause()
+        check.set_urgent(urgent=True)
+        await asyncio.sleep(0.05)
+        probed = len(backend.probed_at)
+        await asyncio.sleep(0.3)
+        assert len(backend.probed_at) == probed
 
 
 async def test_a_failed_check_updates_the_role() -> None:

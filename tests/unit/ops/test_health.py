@@ -10,7 +10,7 @@ from gateway.ops.status_views import BackendView, ServiceView
 
 def backend(name: str, state: State) -> BackendView:
     return BackendView(
-        name=name, kind="mysql", via=None, listen=[], prefer="order", state=state,
+        name=name, kind="mysql", via=(), listen=[], prefer="order", state=state,
         reason=None if state is State.UP else "refused", detail="", since=time.time(), targets=[], connections=0,
         connections_total=0, rejected={}, resets={}, to_backend=0, from_backend=0, latency=Histogram(),
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """What `gateway render` prints for configurations with backends of several kinds."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,19 @@ def test_authorized_keys_permit_the_servers_of_inner_tunnels_of_any_kind(tmp_pat
 tunnels:
   edge: {{kind: ssh, host: edge, user: t, identity_files: [{key}], known_hosts: [/h]}}
   inner: {{kind: ssh, via: edge, host: inner, port: 2222, user: t, identity_files: [{key}], known_hosts: [/h]}}
-  egress: {{kind: proxy, via: edge, url: "socks5://proxy:1080"}}
+  egress: {{kind: proxy, via: [inner, edge], url: "socks5://proxy:1080"}}
 backends:
-  orders: {{kind: tcp, via: edge, targets: ["db:3306"], listen: "127.0.0.1:3306"}}
+  orders: {{kind: tcp, via: [inner, edge], targets: ["db:3306"], listen: "127.0.0.1:3306"}}
+  split: {{kind: tcp, targets: ["a:1", {{address: "b:1", via: edge}}], via: inner, listen: "127.0.0.1:3307"}}
+  shop: {{kind: postgres, via: edge, targets: [pg-1, pg-2], check: {{via_http: {{port: 8008}}}}}}
 """,
         tmp_path,
     )
     permits = [line for line in authorized_keys(site, []) if "permitopen" in line]
-    assert [each in permits[0] for each in ('"inner:2222"', '"proxy:1080"', '"db:3306"')] == [True] * 3
+    shop = "pg-1:5432 pg-1:8008 pg-2:5432 pg-2:8008"
+    of_edge, of_inner = f"inner:2222 proxy:1080 db:3306 b:1 {shop}", "proxy:1080 db:3306 a:1"
+    for line, dialed in zip(permits, (of_edge, of_inner), strict=True):
+        assert re.findall(r'permitopen="(\S+?)"', line) == dialed.split()
 
 
 def test_authorized_keys_need_a_tunnel_with_such_a_file(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.errors import Reason, TunnelError
-from gateway.relay.direct import DirectLink, DirectTunnel
+from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
 from gateway.supervision.backoff import BackoffPolicy
@@ -63,9 +63,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
     first, second = Losing(), Losing()
-    uplink = Uplink("t", Flaky(TunnelError(Reason.REFUSED, "no"), first, second), Uplink("d", DirectTunnel(), None))
+    uplink = Uplink("t", Flaky(TunnelError(Reason.REFUSED, "no"), first, second), [Uplink("d", DirectTunnel())])
     async with supervise() as units:
-        units.start("direct", uplink.via)  # type: ignore[arg-type]
+        units.start("direct", uplink.vias[0])
         units.start("t", uplink)
         await until(lambda: uplink.link is first)
         assert (uplink.state, uplink.reason) == (TunnelState.UP, None)
@@ -79,7 +79,7 @@ async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
 
 async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> None:
     link = Losing()
-    uplink = Uplink("t", Flaky(TunnelError(Reason.HOST_KEY, "changed", fatal=True), link), None)
+    uplink = Uplink("t", Flaky(TunnelError(Reason.HOST_KEY, "changed", fatal=True), link))
     async with supervise() as units:
         units.start("t", uplink)
         await until(lambda: uplink.state is TunnelState.QUARANTINED)
@@ -91,8 +91,8 @@ async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> Non
 
 
 async def test_an_inner_tunnel_waits_for_its_outer_tunnel_and_reports_it() -> None:
-    outer = Uplink("outer", Flaky(TunnelError(Reason.AUTH, "refused", fatal=True)), None)
-    inner = Uplink("inner", Flaky(Losing()), outer)
+    outer = Uplink("outer", Flaky(TunnelError(Reason.AUTH, "refused", fatal=True)))
+    inner = Uplink("inner", Flaky(Losing()), [outer])
     async with supervise() as units:
         units.start("outer", outer)
         units.start("inner", inner)

@@ -1,0 +1,123 @@
+"""One target of a running backend: its checks, one for each way, and the choice of the way for new clients."""
+
+import time
+
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.states import State
+from gateway.contracts.values import Endpoint
+from gateway.forwarding.routed_target import RoutedTarget
+from gateway.health.monitor import Check
+from gateway.health.target_selection import Candidate
+from gateway.health.ways import WayChoice, WayHealth
+from gateway.supervision.uplink import describe_all
+
+_DOUBT_EXPIRES = 60.0
+"""Seconds after which new clients use a doubted way again, if checks can neither confirm nor refute the doubt."""
+
+
+class MonitoredTarget:
+    """A target with at least one way.
+
+    Args:
+        checks: The check through each way.
+        choice: Chooses among the ways.
+        routes: The ways as clients use them; empty if a worker serves the clients.
+    """
+
+    def __init__(self, checks: list[Check], choice: WayChoice, routes: tuple[RoutedTarget, ...]) -> None:
+        self.checks = checks
+        self.choice = choice
+        self._routes = routes
+        self._doubted_at: dict[int, float] = {}
+        """For each way that a client had to leave during its dial, when this happened, in epoch seconds."""
+
+    def inherit(self, other: "MonitoredTarget") -> None:
+        """Continue the results of the ways that existed before a reload."""
+        previous = dict(zip(other.choice.names, other.checks, strict=True))
+        self.choice.inherit(other.choice)
+        for name, check in zip(self.choice.names, self.checks, strict=True):
+            if name in previous:
+                check.inherit(previous[name])
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the first check through one of the ways has finished."""
+        return any(check.first_result.is_set() for check in self.checks)
+
+    @property
+    def target(self) -> Endpoint:
+        """The address of the target."""
+        return self.checks[0].target
+
+    def choose(self) -> int:
+        """Choose the way for new clients, and return its index. The other ways are checked less often."""
+        if len(self.checks) == 1:
+            return 0
+        before = self.choice.current
+        chosen = self.choice.update(self.health(), time.monotonic())
+        for at, check in enumerate(self.checks):
+            check.every = 1 if at == chosen else len(self.checks)
+        if before not in (None, chosen):
+            self.checks[chosen].check_soon()
+        return chosen
+
+    def health(self) -> list[WayHealth]:
+        """Return what is known about each way."""
+        return [
+            WayHealth(check.uplink.link is not None, check.verdict.state, check.latency, self._is_doubted(at))
+            for at, check in enumerate(self.checks)
+        ]
+
+    def _is_doubted(self, way: int) -> bool:
+        since = self._doubted_at.get(way)
+        if since is None:
+            return False
+        return (self.checks[way].last_success or 0.0) < since and time.time() - since < _DOUBT_EXPIRES
+
+    def candidate(self) -> Candidate:
+        """Return the state of the target through the chosen way, with the role from the last answer."""
+        check, result = self.checks[self.choose()], self.probe_result
+        verdict = check.verdict
+        blocked = verdict.state is State.BLOCKED
+        return Candidate(
+            target=self.target,
+            state=verdict.state,
+            reason=verdict.reason,
+            detail=describe_all(each.uplink for each in self.checks) if blocked else verdict.detail,
+            role=result.role,
+            read_only=result.read_only,
+            promoted=min((each.promoted for each in self.checks if each.promoted), default=0.0),
+            probed=max(each.probed for each in self.checks),
+            failing=check.last is not None and not check.last.passed,
+        )
+
+    @property
+    def probe_result(self) -> ProbeResult:
+        """The result of the last check that the target answered, through any way."""
+        return max(self.checks, key=lambda check: check.answered_at).probe_result
+
+    @property
+    def last_success(self) -> float | None:
+        """When the last check succeeded, through any way, in epoch seconds; None if no check has succeeded."""
+        return max((each.last_success for each in self.checks if each.last_success is not None), default=None)
+
+    def routes(self) -> list[RoutedTarget]:
+        """Return the ways for a new client, best first."""
+        return [self._routes[at] for at in self.choice.order(self.health(), time.monotonic())]
+
+    def check_soon(self, *, all_ways: bool) -> None:
+        """Check the target soon: through all ways, or only through the way that new clients use."""
+        for check in self.checks if all_ways else [self.checks[self.choose()]]:
+            check.check_soon()
+
+    def report_stall(self, tunnel: str | None) -> None:
+        """Report to the check through `tunnel`, or to the only check, that a client waits for a response."""
+        for name, check in zip(self.choice.names, self.checks, strict=True):
+            if name == tunnel or len(self.checks) == 1:
+                check.report_stall()
+
+    def doubt(self, tunnel: str | None) -> None:
+        """Record that a dial through `tunnel` failed, and that a dial through another way succeeded after it."""
+        at = self.choice.names.index(tunnel)
+        self._doubted_at[at] = time.time()
+        self.checks[at].check_soon()

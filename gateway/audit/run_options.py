@@ -1,0 +1,145 @@
+"""Converts the `HostConfig` of a container's inspection to options of `docker create`. Does no I/O."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+_MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
+"""Keys of `HostConfig` that describe mounts. The new mounts replace their values."""
+_NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
+               "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
+"""Keys of `HostConfig` that need no conversion here: the engine sets them, or other code converts them."""
+_MOUNT_OPTIONS = ("VolumeOptions", "BindOptions", "TmpfsOptions", "ClusterOptions", "ImageOptions")
+
+
+class UnsupportedOptionError(Exception):
+    """Some settings of a container cannot be reproduced, or they hold secrets. The message names these settings."""
+
+
+def host_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
+    """Yield the options, except those for mounts.
+
+    Args:
+        host: The `HostConfig`.
+        cgroup_mode: See `Snapshot`.
+
+    Raises:
+        UnsupportedOptionError: `host` has a key that this function does not convert.
+    """
+    left_out = sorted(
+        key for key, value in host.items() if value and key not in _OPTIONS.keys() | _MOUNTS | _NO_OPTIONS
+    )
+    if left_out:
+        raise UnsupportedOptionError(", ".join(left_out))
+    if any(each.get(key) for each in host.get("Mounts") or () for key in _MOUNT_OPTIONS):
+        raise UnsupportedOptionError("options of --mount")
+    if host.get("MaskedPaths") == [] and not host.get("Privileged"):
+        raise UnsupportedOptionError("--security-opt systempaths=unconfined")
+    if host.get("CgroupnsMode") not in (None, "", cgroup_mode):
+        yield from ("--cgroupns", str(host["CgroupnsMode"]))
+    for key, option in _OPTIONS.items():
+        value = host.get(key)
+        if value or (key == "Init" and value is False):
+            yield from option(value)
+
+
+def each_of(flag: str) -> Callable[[Any], Iterator[str]]:
+    """Return a function that yields an option and a value for each of several values."""
+
+    def options(values: Any) -> Iterator[str]:
+        for value in values:
+            yield from (flag, str(value))
+
+    return options
+
+
+def _one(flag: str, *defaults: object) -> Callable[[Any], Iterator[str]]:
+    def option(value: Any) -> Iterator[str]:
+        if value not in defaults:
+            yield from (flag, str(value))
+
+    return option
+
+
+def _ports(bindings: Mapping[str, Any]) -> Iterator[str]:
+    for port, hosts in bindings.items():
+        for host in hosts or [{}]:
+            address, number = host.get("HostIp", ""), host.get("HostPort", "")
+            address = f"[{address}]" if ":" in address else address
+            yield from ("-p", f"{address}:{number}:{port}" if address else f"{number}:{port}".lstrip(":"))
+
+
+def _restart(policy: Mapping[str, Any]) -> Iterator[str]:
+    name, count = policy.get("Name", "no"), policy.get("MaximumRetryCount", 0)
+    if name not in ("", "no"):
+        yield from ("--restart", f"{name}:{count}" if count else name)
+
+
+def _devices(devices: Any) -> Iterator[str]:
+    for each in devices:
+        parts = (each["PathOnHost"], each["PathInContainer"], each.get("CgroupPermissions", "rwm"))
+        yield from ("--device", ":".join(parts))
+
+
+def _ulimits(limits: Any) -> Iterator[str]:
+    for each in limits:
+        yield from ("--ulimit", f"{each['Name']}={each['Soft']}:{each['Hard']}")
+
+
+def _log(config: Mapping[str, Any]) -> Iterator[str]:
+    if config.get("Type") != "json-file":
+        yield from ("--log-driver", str(config.get("Type")))
+    for key, value in (config.get("Config") or {}).items():
+        yield from ("--log-opt", f"{key}={value}")
+
+
+def _true(flag: str) -> Callable[[Any], Iterator[str]]:
+    def option(value: Any) -> Iterator[str]:
+        if value:
+            yield flag
+
+    return option
+
+
+def _annotations(values: Mapping[str, str]) -> Iterator[str]:
+    for key, value in values.items():
+        if not key.startswith(("io.podman.", "io.container.", "run.oci.", "org.opencontainers.")):
+            yield from ("--annotation", f"{key}={value}")
+
+
+_OPTIONS: Mapping[str, Callable[[Any], Iterator[str]]] = {
+    "PortBindings": _ports,
+    "RestartPolicy": _restart,
+    "NetworkMode": _one("--network", "default", "bridge"),
+    "CapAdd": each_of("--cap-add"),
+    "CapDrop": each_of("--cap-drop"),
+    "Dns": each_of("--dns"),
+    "DnsOptions": each_of("--dns-option"),
+    "DnsSearch": each_of("--dns-search"),
+    "ExtraHosts": each_of("--add-host"),
+    "GroupAdd": each_of("--group-add"),
+    "SecurityOpt": each_of("--security-opt"),
+    "Devices": _devices,
+    "Privileged": _true("--privileged"),
+    "PublishAllPorts": _true("-P"),
+    "ReadonlyRootfs": _true("--read-only"),
+    "Init": lambda value: iter(() if value is None else (f"--init={str(value).lower()}",)),
+    "PidMode": _one("--pid"),
+    "IpcMode": _one("--ipc", "private", "shareable"),
+    "UTSMode": _one("--uts"),
+    "UsernsMode": _one("--userns"),
+    "ShmSize": _one("--shm-size", 67108864, 65536000),
+    "Memory": _one("--memory"),
+    "MemoryReservation": _one("--memory-reservation"),
+    "MemorySwap": _one("--memory-swap"),
+    "NanoCpus": lambda value: iter(("--cpus", f"{value / 1e9:g}")),
+    "CpuShares": _one("--cpu-shares"),
+    "CpusetCpus": _one("--cpuset-cpus"),
+    "PidsLimit": _one("--pids-limit", 2048),
+    "OomScoreAdj": _one("--oom-score-adj"),
+    "Ulimits": _ulimits,
+    "Sysctls": lambda values: each_of("--sysctl")(f"{key}={value}" for key, value in values.items()),
+    "LogConfig": _log,
+    "Runtime": _one("--runtime", "runc", "crun", "oci"),
+    "MemorySwappiness": _one("--memory-swappiness", -1),
+    "Annotations": _annotations,
+}

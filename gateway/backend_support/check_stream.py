@@ -1,0 +1,161 @@
+"""Opens the connections of checks, with TLS if it is configured, and limits what a check reads."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+from gateway.backend_support import tls
+from gateway.backend_support.tls import TlsOptions
+from gateway.certificates import der_validity
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.security import Validity
+from gateway.contracts.values import Endpoint
+from gateway.errors import ProbeError, Reason
+
+_CHUNK = 16 * 1024
+"""Maximum number of bytes of one line, and of one read."""
+_NO_TLS = "the server does not answer the TLS handshake: it possibly does not use TLS on this port"
+_CLOSE_TIMEOUT = 0.5
+"""Seconds to wait for the server's part of the TLS shutdown."""
+
+
+class CheckStream:
+    """A connection of a check. All methods raise `OSError` if the connection fails.
+
+    Args:
+        reader: The stream from the server.
+        writer: The stream to the server.
+        limit: Maximum number of bytes to read.
+        certificate: Validity period of the server's certificate; None without TLS.
+    """
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int, certificate: Validity | None
+    ) -> None:
+        self.certificate = certificate
+        self._reader = reader
+        self._writer = writer
+        self._limit = limit
+        self._left = limit
+
+    async def send(self, data: bytes) -> None:
+        """Send data to the server."""
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def read_some(self) -> bytes:
+        """Return the next bytes; empty at the end of the stream.
+
+        Raises:
+            ProbeError: The server sends more than the limit.
+        """
+        return self._count(await self._reader.read(_CHUNK))
+
+    async def read_exactly(self, count: int) -> bytes:
+        """Return the next `count` bytes.
+
+        Raises:
+            ProbeError: The server sends more than the limit, or closes the connection before.
+        """
+        if count > self._left:
+            raise self._too_much()
+        try:
+            return self._count(await self._reader.readexactly(count))
+        except asyncio.IncompleteReadError as error:
+            raise _closed() from error
+
+    async def read_line(self) -> bytes:
+        r"""Return the next line without its end (`\r\n`).
+
+        Raises:
+            ProbeError: The line is too long, or the server closes the connection before its end.
+        """
+        try:
+            return self._count(await self._reader.readuntil(b"\r\n"))[:-2]
+        except asyncio.LimitOverrunError as error:
+            raise ProbeError(Reason.PROTOCOL, f"the server sends a line of more than {_CHUNK >> 10} KiB") from error
+        except asyncio.IncompleteReadError as error:
+            raise _closed() from error
+
+    def _count(self, data: bytes) -> bytes:
+        self._left -= len(data)
+        if self._left < 0:
+            raise self._too_much()
+        return data
+
+    def _too_much(self) -> ProbeError:
+        return ProbeError(Reason.PROTOCOL, f"the server sends more than {self._limit >> 10} KiB for one check")
+
+
+class CheckDialer:
+    """Opens the connections of one backend's checks.
+
+    Args:
+        options: The TLS settings.
+        limit: Maximum number of bytes that one check reads.
+        key: The configuration key of the TLS settings, for messages.
+    """
+
+    def __init__(self, options: TlsOptions, limit: int, key: str = "check.tls") -> None:
+        self._options = options
+        self._limit = limit
+        self._key = key
+        self._file_thread = ThreadPoolExecutor(1, thread_name_prefix="check-files")
+        """Executor with one thread, which reads the CA file. If the file system hangs, it blocks only this thread."""
+
+    @contextlib.asynccontextmanager
+    async def open(self, link: Connector, target: Endpoint, phases: Phases) -> AsyncIterator[CheckStream]:
+        """Open a connection. At the end of the `with` block, close it.
+
+        Args:
+            link: The link through which the target is reached.
+            target: The target.
+            phases: Receives the durations of the phases of the dial, and of `tls`.
+
+        Raises:
+            ReachError: The target cannot be reached, or the TLS handshake fails.
+        """
+        context = None
+        if self._options.mode != "off":
+            loop = asyncio.get_running_loop()
+            context = await loop.run_in_executor(self._file_thread, tls.context, self._options, self._key)
+        sock = await link.socket(target, phases)
+        try:
+            if context is None:
+                reader, writer = await asyncio.open_connection(sock=sock, limit=_CHUNK)
+            else:
+                name = self._options.server_name or target.host
+                hint, phases.timeout_hint = phases.timeout_hint, _NO_TLS
+                with phases("tls"):
+                    reader, writer = await asyncio.open_connection(
+                        sock=sock, limit=_CHUNK, ssl=context, server_hostname=name
+                    )
+                phases.timeout_hint = hint
+        except ssl.SSLError as error:
+            sock.close()
+            raise ProbeError(Reason.TLS, str(error)) from error
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            yield CheckStream(reader, writer, self._limit, _certificate(writer))
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_CLOSE_TIMEOUT):
+                    await writer.wait_closed()
+        except ssl.SSLError as error:
+            raise ProbeError(Reason.TLS, str(error)) from error
+        finally:
+            writer.transport.abort()
+
+
+def _certificate(writer: asyncio.StreamWriter) -> Validity | None:
+    tls_object = writer.get_extra_info("ssl_object")
+    return der_validity(tls_object.getpeercert(binary_form=True) or b"") if tls_object is not None else None
+
+
+def _closed() -> ProbeError:
+    return ProbeError(Reason.RESET, "the server closed the connection")

@@ -1,0 +1,82 @@
+"""Sends one HTTP request on a connection of a check, and reads the response (RFC 9110, RFC 9112)."""
+
+import base64
+import http.client
+import io
+from typing import NamedTuple
+
+from gateway.backend_support.check_stream import CheckStream
+from gateway.errors import ProbeError, Reason
+
+MAX_RESPONSE = 64 * 1024
+"""Maximum size of a response in bytes, header included."""
+
+
+class HttpResponse(NamedTuple):
+    """A response.
+
+    Args:
+        status: The status code.
+        headers: The header fields.
+        body: The decoded body.
+    """
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+class _ReceivedBytes:
+    """A socket for `http.client.HTTPResponse` whose data was already received."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        """Return the data as a file."""
+        del mode
+        return io.BytesIO(self._data)
+
+
+def basic_login(user: str, password: str) -> str:
+    """Return the value of an Authorization header for the scheme Basic (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+async def get(stream: CheckStream, path: str, host: str, authorization: str | None = None) -> HttpResponse:
+    """Send a GET request, and read the response up to the end of the connection.
+
+    Args:
+        stream: A connection on which nothing was sent.
+        path: The path and the query.
+        host: The value of the Host header.
+        authorization: The value of the Authorization header; None to send none.
+
+    Raises:
+        ProbeError: The response is not valid, or too long.
+        OSError: The connection failed.
+    """
+    fields = [
+        f"GET {path} HTTP/1.1",
+        f"Host: {host}",
+        "User-Agent: gateway-check",
+        "Accept: */*",
+        "Connection: close",
+    ]
+    if authorization is not None:
+        fields.append(f"Authorization: {authorization}")
+    await stream.send("\r\n".join([*fields, "", ""]).encode())
+    received = bytearray()
+    while piece := await stream.read_some():
+        received += piece
+    return _parse(bytes(received))
+
+
+def _parse(data: bytes) -> HttpResponse:
+    try:
+        response = http.client.HTTPResponse(_ReceivedBytes(data))  # type: ignore[arg-type] # needs only `makefile`
+        response.begin()
+        return HttpResponse(response.status, response.headers, response.read())
+    except (http.client.HTTPException, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ProbeError(Reason.PROTOCOL, f"the response is not valid HTTP ({what})") from error

@@ -1,0 +1,147 @@
+"""Evaluates the replies of Redis and Valkey servers to ROLE and INFO. Does no I/O."""
+
+from collections.abc import Mapping
+
+from gateway.backend_support.resp import Reply, RespError
+from gateway.backend_support.role_facts import LAG, READ_ONLY
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.states import DatabaseRole
+from gateway.errors import ProbeError, Reason
+from gateway.facts import VERSION, Fact
+from gateway.text import format_bytes
+
+MEMORY = Fact(
+    "memory_bytes",
+    "Memory of a Redis server: `used`, and the limit `maxmemory` as `max` if there is one.",
+    metric="gateway_redis_memory_bytes",
+    label="kind",
+    describe=lambda memory: " of ".join(format_bytes(memory[key]) for key in ("used", "max") if key in memory),
+)
+REDIS_FACTS = (READ_ONLY, LAG, VERSION, MEMORY)
+
+_REASONS = {
+    "LOADING": Reason.STARTING,
+    "BUSY": Reason.STARTING,
+    "MASTERDOWN": Reason.LAG,
+    "NOAUTH": Reason.AUTH,
+    "WRONGPASS": Reason.AUTH,
+    "NOPERM": Reason.AUTH,
+    "DENIED": Reason.HOST_BLOCKED,
+    "ERR max number of clients": Reason.TOO_MANY_CONNECTIONS,
+    "ERR invalid password": Reason.AUTH,
+    "ERR operation not permitted": Reason.AUTH,
+    "ERR wrong number of arguments for 'auth'": Reason.AUTH,
+}
+"""Reasons by the first words of an error reply. Redis before 6 has no codes for logins."""
+_REMEDIES = {
+    "NOAUTH": "set check.password_file, and check.user for an ACL user",
+    "NOPERM": "permit the user of the check +ping +role +info",
+    "DENIED": "set a password or protected-mode no on the server",
+    "ERR wrong number of arguments for 'auth'": "the server has no ACL users: remove check.user",
+}
+
+
+def reply_error(error: RespError) -> ProbeError:
+    """Convert an error reply, with a remedy if one is known.
+
+    Args:
+        error: The error reply.
+    """
+    reason = next((reason for words, reason in _REASONS.items() if error.startswith(words)), Reason.QUERY)
+    remedy = next((remedy for words, remedy in _REMEDIES.items() if error.startswith(words)), "")
+    return ProbeError(reason, f"{error}: {remedy}" if remedy else str(error))
+
+
+def read_info(replies: list[Reply]) -> dict[str, str]:
+    """Return the fields of INFO replies. Refused sections have no fields.
+
+    Args:
+        replies: One reply for each section.
+    """
+    texts = [reply.decode(errors="replace") for reply in replies if isinstance(reply, bytes)]
+    lines = [line.partition(":") for text in texts for line in text.split("\r\n") if not line.startswith("#")]
+    return {key: value for key, colon, value in lines if colon}
+
+
+def evaluate(role_reply: Reply, info: Mapping[str, str], max_lag: float | None) -> ProbeResult:
+    """Derive the result of a probe.
+
+    Args:
+        role_reply: The reply to ROLE; its first item is `master`, `slave` or `sentinel`.
+        info: The fields of INFO; empty if the user must not run it.
+        max_lag: Largest lag of a usable replica, in seconds. None: no limit.
+
+    Raises:
+        ProbeError: The server is a Sentinel, or neither reply contains the role.
+        ValueError: A field of INFO is not valid.
+    """
+    role = _role(role_reply, info)
+    lag = _lag(info) if role == "replica" else None
+    read_only = role == "replica" and info.get("slave_read_only", "1") != "0"
+    memory = {
+        key: int(info[field]) for key, field in (("used", "used_memory"), ("max", "maxmemory")) if field in info
+    }
+    if not memory.get("max"):
+        memory.pop("max", None)
+    return ProbeResult(
+        role=role,
+        read_only=read_only,
+        facts={READ_ONLY: read_only, LAG: lag, VERSION: _version(info), MEMORY: memory or None},
+        degraded=_replication_problem(role_reply, info, lag) if role == "replica" else _memory_problem(info, memory),
+        unusable=_unusable(info, lag, max_lag) if role == "replica" else None,
+    )
+
+
+def _role(role_reply: Reply, info: Mapping[str, str]) -> DatabaseRole:
+    word = role_reply[0] if isinstance(role_reply, list) and role_reply else info.get("role", "").encode()
+    if word == b"sentinel" or info.get("redis_mode") == "sentinel":
+        raise ProbeError(Reason.PROTOCOL, "this is a Sentinel, not a Redis server: set the server's port (6379)")
+    if word == b"master":
+        return "primary"
+    if word == b"slave":
+        return "replica"
+    if isinstance(role_reply, RespError):
+        raise reply_error(role_reply)
+    raise ProbeError(Reason.PROTOCOL, "not a Redis server: neither ROLE nor INFO contains a role")
+
+
+def _version(info: Mapping[str, str]) -> str | None:
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info['redis_version']}" if "redis_version" in info else None
+
+
+def _lag(info: Mapping[str, str]) -> float | None:
+    """Return an upper limit of the lag in seconds: how long ago the replica last received data from its primary."""
+    down = int(info.get("master_link_down_since_seconds", -1))
+    last = int(info.get("master_last_io_seconds_ago", -1))
+    return float(max(down, last)) if max(down, last) >= 0 else None
+
+
+def _replication_problem(role_reply: Reply, info: Mapping[str, str], lag: float | None) -> tuple[Reason, str] | None:
+    state = role_reply[3] if isinstance(role_reply, list) and len(role_reply) > 3 else b"connected"
+    if state == b"connected" and info.get("master_link_status", "up") == "up":
+        return None
+    since = f" for {lag:g} s" if lag is not None else ""
+    primary = f"{info['master_host']}:{info.get('master_port', '')}" if "master_host" in info else "its primary"
+    remedy = "if the primary requires a password, set masterauth, and masteruser for an ACL user"
+    return Reason.LAG, f"the replica is not connected to {primary}{since}: see the replica's log; {remedy}"
+
+
+def _memory_problem(info: Mapping[str, str], memory: Mapping[str, int]) -> tuple[Reason, str] | None:
+    if "max" not in memory or info.get("maxmemory_policy") != "noeviction" or memory["used"] < memory["max"]:
+        return None
+    limit = format_bytes(memory["max"])
+    return (
+        Reason.NO_SPACE,
+        f"the server refuses writes: it uses all of maxmemory ({limit}), and the policy is noeviction",
+    )
+
+
+def _unusable(info: Mapping[str, str], lag: float | None, max_lag: float | None) -> tuple[Reason, str] | None:
+    if info.get("master_sync_in_progress", "0") != "0":
+        return Reason.STARTING, "the replica is copying all data from its primary"
+    if max_lag is not None and (lag is None or lag > max_lag):
+        behind = "an unknown time" if lag is None else f"up to {lag:g} s"
+        return Reason.LAG, f"{behind} behind its primary (max_lag {max_lag:g} s)"
+    return None

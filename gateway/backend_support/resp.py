@@ -1,0 +1,90 @@
+"""Sends Redis commands, and reads replies in RESP2 (Redis documentation, "Redis serialization protocol").
+
+The replies that a check reads are small. This module limits their depth and number of items, and `CheckStream` limits
+their bytes.
+"""
+
+from gateway.backend_support.check_stream import CheckStream
+from gateway.errors import ProbeError, Reason
+
+_MAX_DEPTH = 4
+_MAX_ITEMS = 1024
+"""Maximum number of items of one array. ROLE of a primary has one item per replica."""
+
+
+class RespError(str):
+    """An error reply. The text begins with an upper-case code, such as NOAUTH."""
+
+    __slots__ = ()
+
+
+Reply = bytes | int | None | RespError | list["Reply"]
+
+
+class RespClient:
+    """A client for the commands of one check.
+
+    Args:
+        stream: A connection on which nothing was sent.
+    """
+
+    def __init__(self, stream: CheckStream) -> None:
+        self._stream = stream
+        self._items = 0
+
+    async def run(self, *commands: tuple[str, ...]) -> list[Reply]:
+        """Send commands together, and return their replies. Error replies are returned, not raised.
+
+        Args:
+            commands: The commands, each with its arguments.
+
+        Raises:
+            ProbeError: A reply is not valid, or too long.
+            OSError: The connection failed.
+        """
+        await self._stream.send(b"".join(map(_encode, commands)))
+        return [await self._read(0) for _ in commands]
+
+    async def _read(self, depth: int) -> Reply:
+        self._items += 1
+        if depth > _MAX_DEPTH or self._items > _MAX_ITEMS:
+            raise _invalid("too many nested or listed items")
+        line = await self._stream.read_line()
+        mark, rest = line[:1], line[1:]
+        if mark == b"+":
+            return rest
+        if mark == b"-":
+            return RespError(rest.decode(errors="replace"))
+        if mark == b":":
+            return _integer(rest)
+        if mark == b"$":
+            return await self._read_bulk(_integer(rest))
+        if mark == b"*":
+            count = _integer(rest)
+            return None if count == -1 else [await self._read(depth + 1) for _ in range(count)]
+        raise _invalid(f"a reply begins with {line[:20]!r}")
+
+    async def _read_bulk(self, size: int) -> bytes | None:
+        if size == -1:
+            return None
+        if size < 0:
+            raise _invalid("a length is negative")
+        data = await self._stream.read_exactly(size + 2)
+        if data[-2:] != b"\r\n":
+            raise _invalid("a text is longer than its length")
+        return data[:-2]
+
+
+def _encode(command: tuple[str, ...]) -> bytes:
+    words = [word.encode() for word in command]
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+
+
+def _integer(text: bytes) -> int:
+    if not text.removeprefix(b"-").isdigit() or len(text) > 20:
+        raise _invalid(f"{text[:20]!r} is not a number")
+    return int(text)
+
+
+def _invalid(why: str) -> ProbeError:
+    return ProbeError(Reason.PROTOCOL, f"not a Redis server: {why}")

@@ -1,0 +1,16 @@
+"""Defines the facts that depend on the role of a target: primary or replica."""
+
+from gateway.facts import Fact
+
+READ_ONLY = Fact(
+    "read_only",
+    "Whether the database refuses writes.",
+    metric="gateway_database_read_only",
+    describe=lambda read_only: "read-only" if read_only else "",
+)
+LAG = Fact(
+    "lag_seconds",
+    "How far a replica is behind.",
+    metric="gateway_database_replication_lag_seconds",
+    describe=lambda seconds: f"{seconds:g} s lag" if seconds else "",
+)

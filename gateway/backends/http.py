@@ -1,0 +1,89 @@
+"""Defines `kind: http` for web services, object stores and search engines. The probe sends a GET request."""
+
+from dataclasses import dataclass, replace
+
+from gateway.backend_support import http_request
+from gateway.backend_support.check_stream import CheckDialer
+from gateway.backend_support.http_role import HttpExpectation, check_status, role_result
+from gateway.backend_support.login import LoginCheck, credentials, insecure_settings, verify
+from gateway.backend_support.role_facts import READ_ONLY
+from gateway.backend_support.secrets import PasswordSource
+from gateway.backends import BackendKind, EmptyOptions
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
+from gateway.errors import ProbeError
+from gateway.facts import VERSION
+
+
+@dataclass(frozen=True)
+class HttpCheck(HttpExpectation, LoginCheck):
+    """The check of an HTTP backend.
+
+    Args:
+        user: The user for the scheme Basic. Absent: the check does not log in.
+    """
+
+    def __post_init__(self) -> None:
+        HttpExpectation.__post_init__(self)
+        LoginCheck.__post_init__(self)
+        if self.user is None and self.has_password:
+            raise ValueError("needs user, because the scheme Basic sends user and password")
+        if self.user is not None and ":" in self.user:
+            raise ValueError("user: contains a colon, which the scheme Basic does not support")
+
+
+class HttpBackend:
+    """See `gateway.contracts.backend.Backend`.
+
+    Args:
+        options: An empty object, because this kind has no options.
+        check: The check of the backend.
+    """
+
+    def __init__(self, options: EmptyOptions, check: HttpCheck) -> None:
+        self.options = options
+        self.check = check
+        self._passwords = PasswordSource()
+        self._dialer = CheckDialer(check.tls, http_request.MAX_RESPONSE)
+
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+        """See `gateway.contracts.backend.Backend`: request the path, and check status and role."""
+        check = self.check
+        login = None
+        if check.user is not None:
+            login = http_request.basic_login(check.user, await self._passwords.get(check, target, phases))
+        async with self._dialer.open(link, target, phases) as stream:
+            with phases("query"):
+                response = await http_request.get(stream, check.path, check.host or str(target), login)
+        try:
+            check_status(check, response)
+        except ProbeError as error:
+            self._passwords.report(check, target, error)
+            raise
+        result = role_result(check.role, response) if check.role is not None else ProbeResult()
+        facts = {**result.facts, VERSION: response.headers.get("Server")}
+        return replace(result, facts=facts, certificate=stream.certificate)
+
+
+def _read_url(scheme: str, path: str) -> dict[str, str]:
+    """See `BackendKind.read_url`: return the path as `check.path`; `https` requires TLS."""
+    return ({"check.path": path} if path else {}) | ({"check.tls.mode": "verify"} if scheme == "https" else {})
+
+
+KIND = BackendKind(
+    "http",
+    EmptyOptions,
+    HttpCheck,
+    HttpBackend,
+    schemes=("http", "https"),
+    default_port=0,
+    aliases=("https", "elasticsearch", "opensearch", "s3", "minio"),
+    read_url=_read_url,
+    has_roles=lambda check: check.role is not None,
+    facts=(READ_ONLY, VERSION),
+    insecure_settings=insecure_settings,
+    verify=verify,
+    credentials=credentials,
+)

@@ -1,0 +1,133 @@
+"""Defines `kind: redis` for Redis and Valkey. The probe logs in, and queries role, replication and memory."""
+
+from dataclasses import dataclass, replace
+
+from gateway.backend_support.check_stream import CheckDialer
+from gateway.backend_support.login import LoginCheck, credentials, insecure_settings, verify
+from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
+from gateway.backend_support.resp import RespClient, RespError
+from gateway.backend_support.secrets import PasswordSource
+from gateway.backends import BackendKind, EmptyOptions, ImportRules, without_path
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Duration, Endpoint
+from gateway.errors import ProbeError, Reason
+
+_MAX_BYTES = 64 * 1024
+"""Maximum number of bytes to accept from a server in one check. A usual check receives less than 8 KiB."""
+_SECTIONS = ("server", "replication", "memory")
+_NO_PASSWORD = (
+    "without any password configured",  # Redis 6 and later, Valkey
+    "no password is set",  # Redis before 6
+)
+_UNAUTHENTICATED = "the server accepts commands without a login: set requirepass, or a password for the user default"
+
+
+@dataclass(frozen=True)
+class RedisCheck(LoginCheck):
+    """The check of a Redis backend.
+
+    Args:
+        user: The ACL user to log in as. Absent: the user `default`.
+        password: Password of the user. Without it, the check does not log in.
+        max_lag: Largest lag. A replica with a larger lag is `down`. An idle primary sends data every 10 s
+            (`repl-ping-replica-period`), so the limit must be larger.
+    """
+
+    max_lag: Duration | None = None
+
+
+class RedisBackend:
+    """See `gateway.contracts.backend.Backend`.
+
+    Args:
+        options: An empty object, because this kind has no options.
+        check: The check of the backend.
+    """
+
+    def __init__(self, options: EmptyOptions, check: RedisCheck) -> None:
+        self.options = options
+        self.check = check
+        self._passwords = PasswordSource()
+        self._dialer = CheckDialer(check.tls, _MAX_BYTES)
+
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+        """See `gateway.contracts.backend.Backend`: log in, and query role, replication, memory and version."""
+        password = await self._passwords.get(self.check, target, phases)
+        async with self._dialer.open(link, target, phases) as stream:
+            client = RespClient(stream)
+            try:
+                is_open = await _greet(client, phases)
+                if password or self.check.user:
+                    await self._log_in(client, password, phases)
+                elif not is_open:
+                    raise reply_error(RespError("NOAUTH Authentication required"))
+                with phases("query"):
+                    found = await self._query(client)
+            except ProbeError as error:
+                self._passwords.report(self.check, target, error)
+                raise
+        if is_open and password:
+            found = replace(found, degraded=(Reason.UNAUTHENTICATED, _UNAUTHENTICATED))
+        return replace(found, certificate=stream.certificate)
+
+    async def _log_in(self, client: RespClient, password: str, phases: Phases) -> None:
+        with phases("auth"):
+            user = (self.check.user,) if self.check.user else ()
+            (reply,) = await client.run(("AUTH", *user, password))
+        if isinstance(reply, RespError) and not any(words in reply for words in _NO_PASSWORD):
+            raise reply_error(reply)
+
+    async def _query(self, client: RespClient) -> ProbeResult:
+        # While a server loads its data, it answers ROLE and INFO, but not PING.
+        sections = (("INFO", section) for section in _SECTIONS)
+        ping, role, *infos = await client.run(("PING",), ("ROLE",), *sections)
+        if isinstance(ping, RespError):
+            raise reply_error(ping)
+        try:
+            return evaluate(role, read_info(infos), self.check.max_lag)
+        except ValueError as error:
+            raise ProbeError(Reason.PROTOCOL, f"the response is not valid for Redis: {error}") from error
+
+
+async def _greet(client: RespClient, phases: Phases) -> bool:
+    """Send PING. Return whether the server answers without a login.
+
+    Raises:
+        ProbeError: The server serves no clients, for example because it still loads its data.
+    """
+    with phases("greeting"):
+        (reply,) = await client.run(("PING",))
+    if not isinstance(reply, RespError):
+        return True
+    error = reply_error(reply)
+    if error.reason is not Reason.AUTH:
+        raise error
+    return False
+
+
+def _read_url(scheme: str, path: str) -> dict[str, str]:
+    """See `BackendKind.read_url`: `rediss` requires TLS. Clients choose the database number, not the gateway."""
+    without_path(scheme, path)
+    return {"check.tls.mode": "verify"} if scheme == "rediss" else {}
+
+
+KIND = BackendKind(
+    "redis",
+    EmptyOptions,
+    RedisCheck,
+    RedisBackend,
+    schemes=("redis", "rediss"),
+    default_port=6379,
+    aliases=("valkey", "keydb"),
+    read_url=_read_url,
+    has_roles=lambda _: True,
+    facts=REDIS_FACTS,
+    imports=ImportRules(
+        note="if the server requires a password, add check: {password_file: …}", password_without_user=True
+    ),
+    insecure_settings=insecure_settings,
+    verify=verify,
+    credentials=credentials,
+)

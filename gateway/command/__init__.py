@@ -1,0 +1,1 @@
+"""Connections through programs that reach other networks, such as cloud command-line tools."""

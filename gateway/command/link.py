@@ -1,0 +1,210 @@
+"""A link through a program. Each target has its own processes."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from math import inf
+
+from gateway.command.local_ports import read_local_ports
+from gateway.command.options import CommandOptions
+from gateway.command.port_target import PortTarget
+from gateway.command.stdio_target import StdioTarget
+from gateway.command.target import CommandContext, CommandTarget, OwnedTasks
+from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import CloseReason, TunnelState
+from gateway.contracts.tunnel import Progress
+from gateway.contracts.values import Endpoint
+from gateway.errors import DialError, LinkLostError, Reason, TunnelError
+from gateway.measure import Histogram, Tap
+from gateway.processes.children import Children
+from gateway.processes.output_log import OutputLog
+from gateway.processes.programs import fill_placeholders
+from gateway.relay.redial import retry_dial
+from gateway.relay.stream_bridge import StreamBridge
+
+log = logging.getLogger(__name__)
+
+_MAX_TICK = 1.0
+_RECENT = 600.0
+"""Seconds after its last dial for which a target counts when the tunnel opens again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandStatus(LinkStatus):
+    """Status of a tunnel through a program.
+
+    Args:
+        processes: Running processes of the program.
+        clients: Connections through these processes.
+    """
+
+    processes: int
+    clients: int
+
+
+class CommandLink:
+    """See `gateway.contracts.link.Link`. The link is lost when no target has a process that works.
+
+    Args:
+        options: The options of the tunnel.
+        network: The network of this host.
+        children: Owns the child processes.
+        progress: Called when no process answers, and when one answers again.
+    """
+
+    def __init__(self, options: CommandOptions, network: NetworkId, children: Children, progress: Progress) -> None:
+        self._options = options
+        self._children = children
+        self._progress = progress
+        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        name = options.command[0].rpartition("/")[2]
+        self._context = CommandContext(options, children, OutputLog(name), self._on_change)
+        self._targets: dict[tuple[str, ...], CommandTarget] = {}
+        """The targets by their command. Targets with the same command share its processes."""
+        self._dialed: dict[Endpoint, float] = {}
+        """Monotonic time of the last dial of each target, in seconds."""
+        self._bridges: set[StreamBridge] = set()
+        self._relays: set[Relay] = set()
+        self._tasks = OwnedTasks()
+        self._is_suspect = False
+        # The status shows no arguments, because a value from the environment could be a secret.
+        digest = hashlib.sha256("\0".join(options.command).encode()).hexdigest()[:8]
+        self.network = network.behind(f"{name} {digest}")
+
+    @contextlib.asynccontextmanager
+    async def running(self, targets: Collection[Endpoint]) -> AsyncIterator["CommandLink"]:
+        """Start the processes of some targets, then monitor all processes until the context exits.
+
+        Args:
+            targets: If not empty, at least one of these targets must work.
+
+        Raises (on entry):
+            TunnelError: No target works.
+        """
+        monitor = self._tasks.start(self._monitor())
+        monitor.add_done_callback(self._on_monitor_done)
+        try:
+            await self._start(targets)
+            yield self
+        finally:
+            for relay in list(self._relays):
+                relay.abort(CloseReason.LINK_LOST)
+            ended = [bridge.ended for bridge in self._bridges]
+            for bridge in self._bridges:
+                bridge.abort()
+            if ended:
+                await asyncio.wait(ended)
+            await self._tasks.close()
+            await asyncio.gather(*(target.close() for target in self._targets.values()))
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+        """See `gateway.contracts.link.Link`. Measures the phase `channel`."""
+        timed = phases or Phases()
+        with timed("channel"):
+            bridge = await retry_dial(
+                lambda within: self._dial(to, within, short=True), timed.on_abandoned, self._options.start_timeout
+            )
+        return bridge.sock
+
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
+        """See `gateway.contracts.link.Link`."""
+        bridge = await self._dial(to, min(self._options.start_timeout, within), short=False)
+        relay = bridge.join(client, latency, tap)
+        self._relays.add(relay)
+        relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
+        return relay
+
+    async def lost(self) -> str:
+        """See `gateway.contracts.link.Link`."""
+        return await asyncio.shield(self._lost)
+
+    def status(self) -> CommandStatus:
+        """Return the status of the link, without a round-trip time."""
+        return CommandStatus(processes=len(self._children), clients=len(self._bridges))
+
+    def recent_targets(self) -> list[Endpoint]:
+        """Return the targets that were dialed within ten minutes before the last dial."""
+        last = max(self._dialed.values(), default=0.0)
+        return [target for target, at in self._dialed.items() if last - at < _RECENT]
+
+    async def _start(self, targets: Collection[Endpoint]) -> None:
+        starts = [self._tasks.start(self._target(each).start()) for each in targets]
+        failures: list[TunnelError] = []
+        for start in asyncio.as_completed(starts):
+            try:
+                await start
+            except TunnelError as error:
+                failures.append(error)
+            else:
+                return
+        if failures:
+            raise min(failures, key=lambda error: error.fatal)
+
+    async def _dial(self, to: Endpoint, timeout: float, *, short: bool) -> StreamBridge:  # noqa: ASYNC109
+        self._dialed[to] = time.monotonic()
+        if self._lost.done():
+            raise LinkLostError(self._lost.result())
+        try:
+            async with asyncio.timeout(timeout):
+                stream = await self._target(to).connect()
+        except TimeoutError as error:
+            detail = f"{to}: {self._context.name} did not connect within {timeout:.3g} s"
+            raise DialError(Reason.TIMEOUT, detail) from error
+        except OSError as error:
+            raise DialError(Reason.RESET, f"{to}: {self._context.name}: {error}") from error
+        except TunnelError as error:
+            if self._lost.done():
+                raise LinkLostError(error.detail) from error
+            raise DialError(error.reason, f"{to}: {error.detail}") from error
+        bridge = StreamBridge(stream, short=short)
+        self._bridges.add(bridge)
+        bridge.ended.add_done_callback(lambda _: self._bridges.discard(bridge))
+        return bridge
+
+    def _target(self, to: Endpoint) -> CommandTarget:
+        values = {"host": to.host, "port": str(to.port)}
+        key = fill_placeholders(self._options.command, values)
+        if key not in self._targets:
+            create = PortTarget if self._options.mode == "port" else StdioTarget
+            self._targets[key] = create(to, self._context)
+        return self._targets[key]
+
+    def _on_change(self) -> None:
+        """Report the link as lost if no target works."""
+        targets = self._targets.values()
+        failures = [each.failure for each in targets if each.has_failed and each.failure is not None]
+        if len(failures) == len(targets) and failures and not self._lost.done():
+            self._lost.set_result(failures[-1].detail)
+
+    async def _monitor(self) -> None:
+        """Check periodically whether the processes read what was sent to them."""
+        tick = min(_MAX_TICK, self._options.suspect / 3)
+        while True:
+            await asyncio.sleep(tick)
+            now = time.monotonic()
+            targets = list(self._targets.values())
+            ports = [port for target in targets for port in target.local_ports(now)]
+            sockets = await asyncio.to_thread(read_local_ports, ports) if ports else {}
+            for target in targets:
+                target.check(now, sockets)
+            self._report_suspect(suspect=bool(targets) and all(each.is_suspect for each in targets))
+
+    def _report_suspect(self, *, suspect: bool) -> None:
+        if suspect and not self._is_suspect:
+            detail = f"{self._context.name} does not read data for {self._options.suspect:g} s"
+            self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, detail)
+        elif self._is_suspect and not suspect:
+            self._progress(TunnelState.UP)
+        self._is_suspect = suspect
+
+    def _on_monitor_done(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and not self._lost.done():
+            log.error("the monitor of a program failed", extra={"program": self._context.name}, exc_info=error)
+            self._lost.set_result(f"{type(error).__name__}: {error}")

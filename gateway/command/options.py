@@ -1,0 +1,49 @@
+"""The configuration of tunnels through programs."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gateway.contracts.values import POSITIVE, Duration
+from gateway.processes.programs import check_command, check_environment
+
+_PLACEHOLDERS = ("host", "port", "local_port")
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    """A program that connects to targets.
+
+    Args:
+        command: The program and its arguments. It runs without a shell. `{host}` and `{port}` are replaced by the
+            host and port of the target, `{local_port}` by a free port of this host.
+        mode: `port`: the program listens on `{local_port}` of the loopback interface; one process for each target.
+            `stdio`: the standard input and output of the program are the connection; one process for each connection.
+        environment: Names of environment variables to pass to the program, in addition to PATH, HOME, USER, LOGNAME,
+            TZ and the locale.
+        login_exit_codes: Exit codes with which the program reports that its login failed. The tunnel is then
+            quarantined.
+        start_timeout: Time limit until the program listens (`port`).
+        suspect: Time without an answer, although data waits for the program, after which new clients use another
+            process (`port`).
+        lost: Time without an answer, although data waits for the program, after which the process is killed. Its
+            clients are reset.
+    """
+
+    command: tuple[str, ...]
+    mode: Literal["port", "stdio"]
+    environment: tuple[str, ...] = ()
+    login_exit_codes: tuple[int, ...] = ()
+    start_timeout: Duration = field(default=Duration(30.0), metadata=POSITIVE)
+    suspect: Duration = field(default=Duration(6.0), metadata=POSITIVE)
+    lost: Duration = field(default=Duration(60.0), metadata=POSITIVE)
+
+    def __post_init__(self) -> None:
+        check_command("command", self.command, _PLACEHOLDERS)
+        check_environment("environment", self.environment)
+        has_port = any("{local_port}" in word for word in self.command)
+        if self.mode == "port" and not has_port:
+            raise ValueError("command: does not contain {local_port}, where the program must listen (mode: port)")
+        if self.mode == "stdio" and has_port:
+            raise ValueError("command: contains {local_port}, which only mode: port has: remove it, or change mode")
+        if self.suspect > self.lost:
+            raise ValueError("suspect: must not be more than lost")

@@ -1,0 +1,240 @@
+"""A program that listens on a local port and forwards connections to one target."""
+
+import asyncio
+import errno
+import logging
+import os
+import select
+import socket
+import time
+from collections.abc import Sequence
+from math import inf
+from pathlib import Path
+
+from gateway.command.local_ports import read_local_ports
+from gateway.command.options import CommandOptions
+from gateway.command.silence import SilenceTimer
+from gateway.contracts.link import Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
+from gateway.errors import DialError, Reason, TunnelError
+from gateway.processes.child_process import ChildProcess, exit_error
+from gateway.relay.dial import dial
+from gateway.relay.linger import lingering_closer
+from gateway.relay.sockets import reset
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 64 * 1024
+_LOOPBACK = ("127.0.0.1", "::1")
+_RETRY_PAUSE = 0.1
+_CONNECT_TIMEOUT = 5.0
+_FIRST_TIMEOUT = 5.0
+_ACCEPT_POLL = 0.1
+_EXIT_DELAY = 0.3
+"""Seconds to wait for the exit of the process after the end of a connection. If a process is killed, the kernel ends
+its connections as if they were complete."""
+
+
+class NotAcceptedError(Exception):
+    """The process has not accepted a connection."""
+
+
+class PortProcess:
+    """A running program, and the state of its local port.
+
+    Args:
+        child: The process. Its owner stops it.
+        command: The program and its arguments.
+        port: The local port.
+        options: The options of the tunnel.
+    """
+
+    def __init__(self, child: ChildProcess, command: Sequence[str], port: int, options: CommandOptions) -> None:
+        self.child = child
+        self.port = port
+        self.connections = 0
+        self.last_received = time.monotonic()
+        """Monotonic time of the last data from the process, in seconds."""
+        self.last_dial = self.last_received
+        """Monotonic time of the last connection, in seconds."""
+        self.silence = SilenceTimer()
+        self.suspect = False
+        """Whether new clients use another process, because data waits for this process, but it does not answer."""
+        self.retired = False
+        """Whether the process stops, because another one has replaced it and it has no more clients."""
+        self._command = command
+        self._options = options
+        self._first: Stream | None = None
+        """The connection that showed that the process listens. It is the next connection to the target: without data,
+        it would count as an aborted login there."""
+
+    @property
+    def name(self) -> str:
+        """The name of the program."""
+        return Path(self._command[0]).name
+
+    async def wait_ready(self) -> None:
+        """Connect to the local port until the process accepts a connection.
+
+        Raises:
+            TunnelError: The process has exited, does not listen within `start_timeout`, or another user listens.
+        """
+        limit = self._options.start_timeout
+        try:
+            async with asyncio.timeout(limit):
+                while True:
+                    await self._check_running()
+                    try:
+                        self._first = await self._dial()
+                        self.last_dial = time.monotonic()
+                        break
+                    except DialError:
+                        await self.child.exits_within(_RETRY_PAUSE)
+        except TimeoutError as error:
+            output = f": {self.child.last_line}" if self.child.last_line else ""
+            detail = f"{self.name} does not listen on port {self.port} within {limit:g} s (start_timeout){output}"
+            raise TunnelError(Reason.TIMEOUT, detail) from error
+        await self._check_owner()
+
+    async def connect(self) -> "PortStream":
+        """Return a new connection to the target.
+
+        Raises:
+            NotAcceptedError: The process is suspect, so that another process must be used.
+            TunnelError: The process has exited.
+            DialError: The process does not listen.
+        """
+        await self._check_running()
+        now = time.monotonic()
+        self.close_unused(now)
+        sock, self._first = self._first, None
+        self.last_dial = now
+        if sock is None:
+            sock = await self._dial()
+            await self._wait_accepted(sock)
+        self.connections += 1
+        return PortStream(sock, self)
+
+    def close_unused(self, now: float = inf) -> None:
+        """Close the connection of `wait_ready` if no client has used it within five seconds.
+
+        Args:
+            now: Monotonic time in seconds.
+        """
+        if self._first is not None and now - self.last_dial > _FIRST_TIMEOUT:
+            reset(self._first)
+            self._first = None
+
+    async def _dial(self) -> Stream:
+        try:
+            return await dial(Endpoint(_LOOPBACK[0], self.port), Phases(), _CONNECT_TIMEOUT)
+        except DialError:
+            return await dial(Endpoint(_LOOPBACK[1], self.port), Phases(), _CONNECT_TIMEOUT)
+
+    async def _wait_accepted(self, sock: Stream) -> None:
+        """Wait until the process has accepted a connection, because the kernel connects even if the process hangs."""
+        try:
+            while await self._is_pending(sock):
+                await self._check_running()
+                self._check_answering()
+                await asyncio.sleep(_ACCEPT_POLL)
+        except BaseException:
+            reset(sock)
+            raise
+
+    async def _is_pending(self, sock: Stream) -> bool:
+        try:
+            sockets = await asyncio.to_thread(read_local_ports, [self.port])
+        except OSError as error:
+            log.debug("cannot find out whether a program accepts connections: %s", error)
+            return False
+        return sock.getsockname()[1] in sockets[self.port].pending
+
+    def _check_answering(self) -> None:
+        if self.suspect:
+            raise NotAcceptedError
+
+    async def _check_running(self) -> None:
+        if self.child.exit_code is not None:
+            await self.child.wait()
+            raise exit_error(self._command, self.child, self._options.login_exit_codes)
+
+    async def _check_owner(self) -> None:
+        """Check that the listener belongs to the user of the gateway, because any user could have taken the port."""
+        try:
+            sockets = await asyncio.to_thread(read_local_ports, [self.port])
+        except OSError:
+            return
+        others = sockets[self.port].owners - {os.geteuid()}
+        if others:
+            self.close_unused()
+            detail = f"port {self.port} of this host belongs to another user (uid {others.pop()})"
+            raise TunnelError(Reason.PERMISSION, detail)
+
+
+class PortStream:
+    """A connection to the local port of a program. Implements `gateway.relay.stream_bridge.FarStream`.
+
+    Args:
+        sock: The connected, non-blocking socket. The stream owns it.
+        process: The process.
+    """
+
+    supports_half_close = True
+
+    def __init__(self, sock: Stream, process: PortProcess) -> None:
+        self._sock = sock
+        self._process = process
+        self._loop = asyncio.get_running_loop()
+
+    def limit_unsent(self) -> None:
+        """Do nothing: a program on this host reads the data."""
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether the connection failed."""
+        poller = select.poll()
+        poller.register(self._sock, 0)  # an empty mask reports only errors (poll(2))
+        return any(event & select.POLLERR for _, event in poller.poll(0))
+
+    async def read(self) -> bytes:
+        """Wait for data; return no bytes if the program has ended its direction.
+
+        Raises:
+            OSError: The connection failed, or the process has exited.
+        """
+        data = await self._loop.sock_recv(self._sock, _CHUNK)
+        if data:
+            self._process.last_received = time.monotonic()
+        elif await self._process.child.exits_within(_EXIT_DELAY):
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send all of `data`.
+
+        Raises:
+            OSError: The connection failed.
+        """
+        await self._loop.sock_sendall(self._sock, data)
+
+    async def end(self) -> None:
+        """End the direction to the program."""
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the connection. The program still receives all sent data."""
+        self._process.connections -= 1
+        lingering_closer().close_later(self._sock, reset_after=False)
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self._process.connections -= 1
+        reset(self._sock)
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that no socket uses."""
+    with socket.create_server((_LOOPBACK[0], 0)) as listener:
+        return int(listener.getsockname()[1])

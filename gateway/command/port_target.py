@@ -1,0 +1,152 @@
+"""Connects to a target through a program that listens on a local port (`mode: port`)."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from gateway.command.local_ports import LocalPort
+from gateway.command.port_process import NotAcceptedError, PortProcess, PortStream, free_port
+from gateway.command.target import CommandContext, OwnedTasks, RetryPause
+from gateway.contracts.values import Endpoint
+from gateway.errors import TunnelError
+from gateway.processes.child_process import exit_error
+
+log = logging.getLogger(__name__)
+
+
+class PortTarget:
+    """One target, with the processes that forward to it. See `gateway.command.target.CommandTarget`.
+
+    Usually there is one process. If it does not answer, another one is started for new clients, and the first one has
+    time to recover.
+
+    Args:
+        to: The target.
+        context: What the targets of the link share.
+    """
+
+    def __init__(self, to: Endpoint, context: CommandContext) -> None:
+        self._to = to
+        self._context = context
+        self._processes: list[PortProcess] = []
+        """The processes that have listened and have not exited, newest last."""
+        self._starting: asyncio.Task[PortProcess] | None = None
+        self._retry = RetryPause()
+        self._tasks = OwnedTasks()
+
+    @property
+    def failure(self) -> TunnelError | None:
+        """See `CommandTarget`."""
+        return self._retry.failure
+
+    @property
+    def has_failed(self) -> bool:
+        """See `CommandTarget`."""
+        return self.failure is not None and not self._processes
+
+    @property
+    def is_suspect(self) -> bool:
+        """See `CommandTarget`."""
+        return bool(self._processes) and self._usable() is None
+
+    async def start(self) -> None:
+        """See `CommandTarget`."""
+        await self._process()
+
+    async def connect(self) -> PortStream:
+        """See `CommandTarget`."""
+        while True:
+            process = await self._process()
+            try:
+                return await process.connect()
+            except NotAcceptedError:
+                continue
+
+    def local_ports(self, now: float) -> list[int]:
+        """See `CommandTarget`."""
+        lost = self._context.options.lost
+        return [each.port for each in self._processes if each.connections or now - each.last_dial < lost]
+
+    def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
+        """See `CommandTarget`. Starts another process if the newest one does not answer."""
+        options = self._context.options
+        for process in self._processes:
+            process.close_unused(now)
+            waiting = ports.get(process.port)
+            silence = process.silence.update(waiting.unread if waiting else 0, process.last_received, now)
+            process.suspect = silence >= options.suspect
+            if silence >= options.lost:
+                log.warning(
+                    "program does not answer and is killed",
+                    extra={"program": process.name, "target": str(self._to), "seconds": round(silence)},
+                )
+                process.child.kill()
+        usable = self._usable()
+        if usable is None and self._processes and self._starting is None and self._retry.is_over:
+            self._start()
+        for process in self._processes:
+            if usable not in (None, process) and not (process.connections or process.suspect or process.retired):
+                process.retired = True
+                self._context.children.end_later(process.child)
+
+    async def close(self) -> None:
+        """See `CommandTarget`."""
+        await self._tasks.close()
+        for process in self._processes:
+            process.close_unused()
+
+    def _usable(self) -> PortProcess | None:
+        for each in reversed(self._processes):
+            if not (each.suspect or each.retired) and each.child.exit_code is None:
+                return each
+        return None
+
+    async def _process(self) -> PortProcess:
+        """Return a process that accepts connections; start one if there is none.
+
+        Raises:
+            TunnelError: The process does not work, or the pause after a failure is not over.
+        """
+        usable = self._usable()
+        if usable is not None:
+            return usable
+        if self._starting is None:
+            self._retry.check()
+            self._start()
+        # If a check times out meanwhile, the program continues to start.
+        return await asyncio.shield(self._starting)  # type: ignore[arg-type]
+
+    def _start(self) -> None:
+        self._starting = self._tasks.start(self._start_process())
+
+    async def _start_process(self) -> PortProcess:
+        context = self._context
+        process: PortProcess | None = None
+        try:
+            port = free_port()
+            command = context.command(self._to, port)
+            child = await context.children.start(command, context.environment, context.output.on_line)
+            process = PortProcess(child, command, port, context.options)
+            await process.wait_ready()
+        except TunnelError as error:
+            if process is not None:
+                process.child.kill()
+            self._retry.failed(error)
+            context.on_change()
+            raise
+        else:
+            self._retry.succeeded()
+            self._processes.append(process)
+            self._tasks.start(self._wait(process, command))
+            return process
+        finally:
+            self._starting = None
+
+    async def _wait(self, process: PortProcess, command: tuple[str, ...]) -> None:
+        """Wait for the exit of a process, which always is a failure."""
+        await process.child.wait()
+        process.close_unused()
+        self._processes.remove(process)
+        if not self._processes:
+            self._retry.failed(exit_error(command, process.child, self._context.options.login_exit_codes))
+        self._context.on_change()

@@ -1,0 +1,166 @@
+"""Connects to a target through programs whose standard input and output are the connection (`mode: stdio`)."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+
+from gateway.command.local_ports import LocalPort
+from gateway.command.silence import SilenceTimer
+from gateway.command.target import CommandContext, OwnedTasks, RetryPause
+from gateway.contracts.values import Endpoint
+from gateway.errors import TunnelError
+from gateway.processes.child_process import exit_error
+from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
+
+log = logging.getLogger(__name__)
+
+_TRIAL = 1.0
+"""Seconds for which the first connection to a target waits for output or the exit of the program. A program that is
+still silent after this time probably waits for the client."""
+_TRIAL_AFTER_LOSS = 3.0
+"""The same after the tunnel was lost, because the program has failed before."""
+_SPARE_TIMEOUT = 5.0
+"""Seconds for which the connection of a trial waits for a client."""
+
+
+class StdioTarget:
+    """One target, with a process for each connection. See `gateway.command.target.CommandTarget`.
+
+    Args:
+        to: The target.
+        context: What the targets of the link share.
+    """
+
+    def __init__(self, to: Endpoint, context: CommandContext) -> None:
+        self._to = to
+        self._context = context
+        self._streams: dict[StdioStream, SilenceTimer] = {}
+        """The streams of the running processes."""
+        self._spare: tuple[StdioStream, float] | None = None
+        """The connection of a trial, which the next client uses, and its monotonic start time in seconds."""
+        self._trial: asyncio.Task[None] | None = None
+        self._has_worked = False
+        """Whether the last connection has worked."""
+        self._retry = RetryPause()
+        self._tasks = OwnedTasks()
+
+    @property
+    def failure(self) -> TunnelError | None:
+        """See `CommandTarget`."""
+        return self._retry.failure
+
+    @property
+    def has_failed(self) -> bool:
+        """See `CommandTarget`."""
+        return self.failure is not None and not any(each.received for each in self._streams)
+
+    @property
+    def is_suspect(self) -> bool:
+        """See `CommandTarget`. Another connection uses another process, so this is always False."""
+        return False
+
+    async def start(self) -> None:
+        """See `CommandTarget`."""
+        await self._try_once(_TRIAL_AFTER_LOSS)
+
+    async def connect(self) -> StdioStream:
+        """See `CommandTarget`."""
+        if not self._has_worked:
+            await self._try_once(_TRIAL)
+        self._close_unused(time.monotonic())
+        spare, self._spare = self._spare, None
+        if spare is not None and spare[0].child.exit_code is None:
+            return spare[0]
+        return await self._open()
+
+    def local_ports(self, now: float) -> list[int]:
+        """See `CommandTarget`. There are none."""
+        del now
+        return []
+
+    def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
+        """See `CommandTarget`. Kills each process that has not answered for `lost`."""
+        del ports
+        self._close_unused(now)
+        for stream, timer in self._streams.items():
+            silence = timer.update(stream.unread, stream.last_received, now)
+            if silence >= self._context.options.lost:
+                log.warning(
+                    "program does not answer and is killed",
+                    extra={"program": self._context.name, "target": str(self._to), "seconds": round(silence)},
+                )
+                stream.child.kill()
+
+    async def close(self) -> None:
+        """See `CommandTarget`."""
+        await self._tasks.close()
+        self._close_unused()
+
+    def _close_unused(self, now: float | None = None) -> None:
+        if self._spare is not None and (now is None or now - self._spare[1] > _SPARE_TIMEOUT):
+            self._spare[0].abort()
+            self._spare = None
+
+    async def _try_once(self, seconds: float) -> None:
+        """Run the trial of a connection, which the next client then uses. Join a trial that is in progress."""
+        if self._trial is None:
+            self._retry.check()
+            self._trial = self._tasks.start(self._run_trial(seconds))
+        # If a check times out meanwhile, the trial continues.
+        await asyncio.shield(self._trial)
+
+    async def _run_trial(self, seconds: float) -> None:
+        try:
+            stream = await self._open()
+            if await self._fails(stream, seconds):
+                # `_wait` counts a failure only with an exit code above 0, and if the stream is still in this mapping.
+                self._streams.pop(stream, None)
+                stream.abort()
+                error = exit_error(stream.command, stream.child, self._context.options.login_exit_codes)
+                self._on_failure(error)
+                raise error
+            self._on_success()
+            self._spare = stream, time.monotonic()
+        finally:
+            self._trial = None
+
+    async def _fails(self, stream: StdioStream, seconds: float) -> bool:
+        """Return whether a program exits without output within a number of seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await stream.wait_readable()
+        except TimeoutError:
+            return False
+        return not stream.has_output and await stream.child.exits_within(EXIT_DELAY)
+
+    async def _open(self) -> StdioStream:
+        context = self._context
+        try:
+            command = context.command(self._to)
+            stream = await StdioStream.start(context.children, command, context.environment, context.output.on_line)
+        except TunnelError as error:
+            self._on_failure(error)
+            raise
+        self._streams[stream] = SilenceTimer()
+        self._tasks.start(self._wait(stream))
+        return stream
+
+    async def _wait(self, stream: StdioStream) -> None:
+        """Wait for the exit of a process. If it has printed nothing and failed, the target has failed."""
+        code = await stream.child.wait()
+        if self._streams.pop(stream, None) is None:
+            return
+        if stream.received or stream.has_output:
+            self._on_success()
+        elif code > 0:
+            self._on_failure(exit_error(stream.command, stream.child, self._context.options.login_exit_codes))
+
+    def _on_success(self) -> None:
+        self._has_worked = True
+        self._retry.succeeded()
+
+    def _on_failure(self, error: TunnelError) -> None:
+        self._has_worked = False
+        self._retry.failed(error)
+        self._context.on_change()

@@ -1,0 +1,156 @@
+"""What the connections to a target have in common, for both modes: its command, and the pause after a failure."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from gateway.command.local_ports import LocalPort
+from gateway.command.options import CommandOptions
+from gateway.contracts.values import Endpoint
+from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.processes.children import Children
+from gateway.processes.output_log import OutputLog
+from gateway.processes.programs import environment_of_user, fill_placeholders, resolve_program
+from gateway.relay.stream_bridge import FarStream
+
+_MIN_RETRY, _MAX_RETRY = 0.25, 10.0
+"""Lower and upper bound, in seconds, of the maximum pause after a failure. The pause is random, between 0 seconds and
+the maximum."""
+_FATAL_RETRY = 60.0
+"""Seconds between a failed login and the next attempt."""
+
+
+@dataclass(frozen=True)
+class CommandContext:
+    """What the targets of one link share.
+
+    Args:
+        options: The options of the tunnel.
+        children: Owns the child processes.
+        output: Logs what the program prints.
+        on_change: Called when a process has failed.
+    """
+
+    options: CommandOptions
+    children: Children
+    output: OutputLog
+    on_change: Callable[[], None]
+
+    @property
+    def name(self) -> str:
+        """The name of the program."""
+        return Path(self.options.command[0]).name
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables of the program."""
+        return environment_of_user(self.options.environment)
+
+    def command(self, to: Endpoint, local_port: int = 0) -> tuple[str, ...]:
+        """Return the command for a target, with the absolute path of the program.
+
+        Args:
+            to: The target.
+            local_port: The port on which the program listens.
+
+        Raises:
+            TunnelError: The program does not exist, or every user can change it; fatal.
+        """
+        template = self.options.command
+        try:
+            program = resolve_program(template)
+        except GatewayError as error:
+            raise TunnelError(Reason.PERMISSION, f"command: {error}", fatal=True) from error
+        values = {"host": to.host, "port": str(to.port), "local_port": str(local_port)}
+        return (program, *fill_placeholders(template[1:], values))
+
+
+class CommandTarget(Protocol):
+    """Connects to one target."""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last attempt failed and no process works."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether each process that works does not answer."""
+
+    @property
+    def failure(self) -> TunnelError | None:
+        """The last failure; None after a success."""
+
+    async def start(self) -> None:
+        """Start a process. Raises `TunnelError` if it does not work."""
+
+    async def connect(self) -> FarStream:
+        """Return a new connection. Raises `TunnelError` or `DialError`."""
+
+    def local_ports(self, now: float) -> list[int]:
+        """Return the local ports on which data can wait for a process."""
+
+    def check(self, now: float, ports: Mapping[int, LocalPort]) -> None:
+        """Decide what to do about processes that do not answer."""
+
+    async def close(self) -> None:
+        """Stop all tasks. The owner of the child processes stops them."""
+
+
+class RetryPause:
+    """Decides when the next attempt is allowed after a failure."""
+
+    def __init__(self) -> None:
+        self.failure: TunnelError | None = None
+        self._delay = _MIN_RETRY
+        self._retry_at = 0.0
+
+    def succeeded(self) -> None:
+        """Allow the next attempt immediately."""
+        self.failure, self._delay = None, _MIN_RETRY
+
+    def failed(self, error: TunnelError) -> None:
+        """Store a failure, and start the pause."""
+        pause = _FATAL_RETRY if error.fatal else random.uniform(0, self._delay)  # noqa: S311 - jitter
+        self.failure, self._retry_at = error, time.monotonic() + pause
+        self._delay = min(self._delay * 2, _MAX_RETRY)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the next attempt is allowed."""
+        return self.failure is None or time.monotonic() >= self._retry_at
+
+    def check(self) -> None:
+        """Raise the last failure during the pause."""
+        if self.failure is not None and not self.is_over:
+            # A new object, because each `raise` adds to the traceback of the object.
+            raise TunnelError(self.failure.reason, self.failure.detail, fatal=self.failure.fatal)
+
+
+class OwnedTasks:
+    """Tasks that end with their owner."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, job: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run a job in a task. The owner handles the errors of the job."""
+        task = asyncio.create_task(job)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # mark it as retrieved, because possibly no task waits for it
+
+    async def close(self) -> None:
+        """Cancel the tasks and wait for them."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks.copy())

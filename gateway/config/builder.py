@@ -1,0 +1,165 @@
+"""Builds a `Config` from the parsed tree: first the sections, then tunnels and backends by their kinds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway import backends, tunnels
+from gateway.backends import BackendKind
+from gateway.config import values
+from gateway.config.decoder import INVALID, Decoder
+from gateway.config.model import (
+    SECTIONS,
+    BackendSpec,
+    CommonBackendOptions,
+    CommonCheckOptions,
+    CommonTunnelOptions,
+    Config,
+    ConfiguredTarget,
+    TunnelSpec,
+    UnixListener,
+)
+from gateway.config.schema import known_keys
+from gateway.config.suggestions import suggest
+from gateway.config.tree import Scalar, Table
+from gateway.contracts.values import Endpoint
+from gateway.docker.options import DockerOptions
+
+
+def build(root: Table, decoder: Decoder) -> Config:
+    """Return the configuration without its invalid parts. Add a problem for each invalid part to the decoder."""
+    decoder.check_keys(root, "", [*SECTIONS, "tunnels", "backends", "docker"])
+    sections = {
+        name: decoder.record(root.entries[name][1], cls, name) if name in root.entries else cls()
+        for name, cls in SECTIONS.items()
+    }
+    tunnel_specs = {
+        name: spec
+        for name, table in _named(root, "tunnels", decoder)
+        if (spec := _tunnel(name, table, decoder)) is not None
+    }
+    backend_specs = {
+        name: backend
+        for name, table in _named(root, "backends", decoder)
+        if (backend := _backend(name, table, decoder)) is not None
+    }
+    docker = decoder.record(root.entries["docker"][1], DockerOptions, "docker") if "docker" in root.entries else None
+    valid = {name: section for name, section in sections.items() if section is not INVALID}
+    return Config(
+        **valid,
+        docker=None if docker is INVALID else docker,
+        tunnels=tunnel_specs,
+        backends=backend_specs,
+        places=decoder.places,
+    )
+
+
+def _named(root: Table, section: str, decoder: Decoder) -> list[tuple[str, Table]]:
+    if section not in root.entries:
+        return []
+    table = decoder.table(root.entries[section][1], section)
+    found = []
+    for name, (place, tree) in (table.entries if table else {}).items():
+        try:
+            values.name(name)
+        except ValueError as error:
+            decoder.problem(place, f"{section}.{name}", str(error))
+            continue
+        if isinstance(tree, Scalar) and tree.broken:
+            continue
+        inner = decoder.table(tree, f"{section}.{name}")
+        if inner is not None:
+            found.append((name, Table(place, inner.entries)))
+    return found
+
+
+def _kind(table: Table, key: str, kinds: Mapping[str, Any], decoder: Decoder) -> Any:
+    if "kind" not in table.entries:
+        decoder.problem(table.place, f"{key}.kind", f"is missing (known: {', '.join(sorted(kinds))})")
+        return None
+    tree = table.entries["kind"][1]
+    name = tree.text if isinstance(tree, Scalar) else None
+    if isinstance(tree, Scalar) and tree.broken:
+        return None
+    if name not in kinds:
+        canonical = next((kind.name for kind in kinds.values() if name in kind.aliases), None)
+        hint = f": use {canonical!r}" if canonical else suggest(name or "", kinds)
+        decoder.problem(tree.place, f"{key}.kind", f"unknown kind {name!r}{hint}")
+        return None
+    return kinds[name or ""]
+
+
+def _tunnel(name: str, table: Table, decoder: Decoder) -> TunnelSpec | None:
+    key = f"tunnels.{name}"
+    kind = _kind(table, key, tunnels.KINDS, decoder)
+    if kind is None:
+        return None
+    decoder.check_keys(table, key, known_keys(CommonTunnelOptions, kind.options))
+    common = decoder.fields(table, CommonTunnelOptions, key)
+    options = decoder.fields(table, kind.options, key)
+    if common is INVALID or options is INVALID:
+        return None
+    return TunnelSpec(name, kind, common.via or (), options, table.place)
+
+
+def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
+    key = f"backends.{name}"
+    kind = _kind(table, key, backends.KINDS, decoder)
+    if kind is None:
+        return None
+    decoder.check_keys(table, key, [*known_keys(CommonBackendOptions, kind.options), "check"])
+    common = decoder.fields(table, CommonBackendOptions, key)
+    options = decoder.fields(table, kind.options, key)
+    check_table = Table(table.place)
+    if "check" in table.entries:
+        check_table = decoder.table(table.entries["check"][1], f"{key}.check") or check_table
+    decoder.check_keys(check_table, f"{key}.check", known_keys(CommonCheckOptions, kind.check))
+    check = decoder.fields(check_table, CommonCheckOptions, f"{key}.check")
+    check_options = decoder.fields(check_table, kind.check, f"{key}.check")
+    if common is INVALID:
+        return None
+    targets = _targets(table, common.targets, kind, key, decoder)
+    if targets is None or any(part is INVALID for part in (options, check, check_options)):
+        return None
+    return BackendSpec(
+        name=name,
+        kind=kind,
+        via=common.via or (),
+        targets=tuple(targets),
+        own_ways={target: via for target, via in targets.items() if via is not None},
+        prefer=common.prefer or ("primary" if kind.has_roles(check_options) and len(targets) > 1 else "order"),
+        listen=tuple(each.unix if isinstance(each, UnixListener) else each for each in common.listen),
+        sockets=tuple(each for each in common.listen if isinstance(each, UnixListener)),
+        hold=kind.hold if common.hold is None else common.hold,
+        max_connections=common.max_connections,
+        max_connections_per_consumer=common.max_connections_per_consumer,
+        allow=common.allow,
+        prefer_way=common.prefer_way,
+        worker=common.worker,
+        check=check,
+        options=options,
+        check_options=check_options,
+        place=table.place,
+    )
+
+
+def _targets(
+    table: Table, items: tuple[str | ConfiguredTarget, ...], kind: BackendKind, key: str, decoder: Decoder
+) -> dict[Endpoint, tuple[str, ...] | None] | None:
+    """Return the targets, each with its own tunnels if it has some; None after adding a problem."""
+    place = table.entries["targets"][1].place
+    found: dict[Endpoint, tuple[str, ...] | None] = {}
+    for item in items:
+        text, via = (item, None) if isinstance(item, str) else (item.address, item.via)
+        try:
+            target = values.endpoint(text, kind.default_port)
+        except ValueError as error:
+            decoder.problem(place, f"{key}.targets", str(error))
+            return None
+        if target in found:
+            decoder.problem(place, f"{key}.targets", f"{target} is given twice: remove one")
+            return None
+        found[target] = via
+    if not found:
+        decoder.problem(place, f"{key}.targets", "needs at least one host:port")
+        return None
+    return found

@@ -1,0 +1,104 @@
+"""Records failed actions: when to retry each, what to report, and which addresses the engine refused. Does no I/O."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from gateway.docker.errors import BlockedReason, EngineError
+from gateway.docker.options import NetworkOptions
+from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, Verb
+from gateway.supervision.backoff import Backoff, BackoffPolicy
+
+_POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
+_MAX_ADDRESS_FAILURES = 3
+"""Number of failures after which the gateway gives up its previous address. One timeout of a slow swarm manager must
+not change the address."""
+PREREQUISITES = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
+"""Actions that other actions depend on."""
+
+
+class ActionFailures:
+    """Backoff and last error of each failed action. Performs no I/O; times are monotonic, in seconds."""
+
+    def __init__(self) -> None:
+        self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
+        """The backoff, the time of the next attempt and the last error, by the action's key."""
+        self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
+        """Failed attempts by network and addresses."""
+        self.refused: dict[str, frozenset[str]] = {}
+        """Addresses that the engine refused to the gateway, by network."""
+
+    def failed(self, action: Action, error: EngineError, now: float, previous: Mapping[str, tuple[str, ...]]) -> bool:
+        """Record a failure, and return whether its message differs from the previous failure's.
+
+        Args:
+            action: The failed action.
+            error: The error.
+            now: The time.
+            previous: The gateway's previous addresses, by network.
+        """
+        if action.addresses and error.may_be_address:
+            self._count_address_failure(action, previous, certain=error.blocked is BlockedReason.ADDRESS_REFUSED)
+        before = self._failed.get(action.key)
+        backoff = before[0] if before is not None else Backoff(_POLICY)
+        self._failed[action.key] = backoff, now + backoff.next(), error
+        return before is None or str(error) != str(before[2])
+
+    def succeeded(self, action: Action) -> None:
+        """Remove the failures of an action, and of the actions that depend on it."""
+        self._failed.pop(action.key, None)
+        if action.verb in PREREQUISITES:
+            self._failed = {key: each for key, each in self._failed.items() if key[0] != action.key[0]}
+
+    def retain(self, actions: Iterable[Action]) -> None:
+        """Remove the failures of all actions except these."""
+        keys = {action.key for action in actions}
+        self._failed = {key: failure for key, failure in self._failed.items() if key in keys}
+
+    def __contains__(self, action: Action) -> bool:
+        """Return whether the last attempt failed."""
+        return action.key in self._failed
+
+    def not_before(self, action: Action) -> float:
+        """Return the time of the next attempt, or 0 if it is due now."""
+        return self._failed[action.key][1] if action in self else 0.0
+
+    def lines(self) -> list[str]:
+        """Return a line for each failure."""
+        return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
+
+    def is_final(self, action: Action) -> bool:
+        """Return whether an action failed for a reason that another address cannot fix."""
+        error = self._last_error(action.network, action.container_id)
+        return error is not None and error.blocked is not BlockedReason.ADDRESS_REFUSED
+
+    def with_failure(self, attachment: AttachmentStatus, networks: Mapping[str, NetworkOptions]) -> AttachmentStatus:
+        """Return the status of an attachment with its failure, if there is one.
+
+        Args:
+            attachment: The status.
+            networks: The configured networks.
+        """
+        error = self._last_error(attachment.network, attachment.container_id)
+        if attachment.state is not AttachmentState.PENDING or error is None:
+            return attachment
+        message = error.message
+        if error.blocked is BlockedReason.ADDRESS_REFUSED:
+            options = networks.get(attachment.network)
+            fixed = options is not None and options.address is not None
+            setting = f"docker.networks.{attachment.network}.address"
+            message += f": free the address, or change {setting}" if fixed else ": the gateway requests another one"
+        return replace(attachment, state=AttachmentState.BLOCKED, reason=error.blocked, message=message)
+
+    def _last_error(self, network: str, container_id: str) -> EngineError | None:
+        failure = self._failed.get((network, container_id)) or self._failed.get((network, ""))
+        return failure[2] if failure is not None else None
+
+    def _count_address_failure(
+        self, action: Action, previous: Mapping[str, tuple[str, ...]], *, certain: bool
+    ) -> None:
+        """Exclude an address after one failure, but the previous address only after several uncertain failures."""
+        wanted = (action.network, action.addresses)
+        self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1
+        was_ours = action.addresses == previous.get(action.network)
+        if certain or self._address_failures[wanted] >= (_MAX_ADDRESS_FAILURES if was_ours else 1):
+            self.refused[action.network] = self.refused.get(action.network, frozenset()) | set(action.addresses)

@@ -1,0 +1,39 @@
+"""Replaces each configured network that has `per: project` with the networks of projects. Does no I/O."""
+
+from dataclasses import replace
+
+from gateway.docker.model import EngineSnapshot
+from gateway.docker.plan import DesiredState
+from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.desired_networks import attachable_networks
+from gateway.docker.planning.services import service_networks
+from gateway.docker.project_networks import configured_as
+
+
+def expand_projects(desired: DesiredState, observed: EngineSnapshot) -> DesiredState:
+    """Return the desired state with each network that has `per: project` replaced with the networks of projects.
+
+    The networks of projects are those that containers and services request, and those that a container of this engine
+    is on. The latter are necessary because agents on other nodes, and Compose files, also create such networks.
+
+    Args:
+        desired: The desired state, as configured.
+        observed: The observed state.
+    """
+    configured = desired.options.networks
+    if all(options.per is None for options in configured.values()):
+        return desired
+    builder = PlanBuilder(desired, observed, frozenset())
+    names: set[str] = set()
+    for container in observed.containers:
+        if container.id != observed.own:
+            names.update(container.endpoints, attachable_networks(builder, container))
+    if desired.options.services and observed.swarm.leader:
+        for service in observed.services:
+            names.update(service_networks(builder, service))
+    networks = {name: options for name, options in configured.items() if options.per is None}
+    for name in sorted(names - configured.keys()):
+        of = configured_as(configured, name)
+        if of is not None:
+            networks[name] = configured[of]
+    return replace(desired, options=replace(desired.options, networks=networks), configured=configured)

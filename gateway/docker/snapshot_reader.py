@@ -1,0 +1,242 @@
+"""Takes snapshots of an engine, with as few requests as possible."""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+from gateway.docker import responses
+from gateway.docker.dns_names import WITHOUT_NAMES
+from gateway.docker.engine import Engine, get_required, has_gateway_priority
+from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
+from gateway.docker.flavor import lease_ranges
+from gateway.docker.grants import granted
+from gateway.docker.images import ImageLabels
+from gateway.docker.inspections import InspectionCache
+from gateway.docker.labels import MANAGED_BY, by_rules
+from gateway.docker.last_starts import with_last_starts
+from gateway.docker.model import (
+    RUNNING,
+    TASK_LABEL,
+    Container,
+    EndpointInfo,
+    EngineSnapshot,
+    NetworkInfo,
+    Service,
+    Swarm,
+)
+from gateway.docker.options import DockerOptions
+from gateway.docker.own_id import own_id
+from gateway.docker.project_networks import configured_as
+from gateway.docker.volumes import VolumeInfo
+from gateway.text import one_line
+
+
+class SnapshotReader:
+    """Takes snapshots of one engine. Caches values that never change: aliases, labels of images, capabilities.
+
+    Args:
+        options: The configuration.
+        known: Returns the networks in the ownership record, including those that are not configured.
+        volumes: Returns whether volumes are configured.
+        consumers: Returns the labels by which backends admit consumers. If empty, snapshots omit capabilities.
+    """
+
+    def __init__(
+        self,
+        options: DockerOptions,
+        known: Callable[[], set[str]],
+        volumes: Callable[[], bool] = lambda: False,
+        consumers: Callable[[], Collection[str]] = frozenset,
+    ) -> None:
+        self._volumes = volumes
+        self._consumers = consumers
+        self._options = options
+        self._known = known
+        self._compared: set[str] = set()
+        """Networks whose endpoints are compared with the desired state. This comparison requires the aliases."""
+        self._images = ImageLabels()
+        self._inspections = InspectionCache()
+
+    async def snapshot(self, engine: Engine) -> EngineSnapshot:
+        """Take a complete snapshot of the engine.
+
+        Raises:
+            EngineError: A request failed.
+        """
+        try:
+            info = await engine.get("info")
+            swarm, node = responses.swarm(info)
+            if swarm.manager:
+                found = await engine.get(f"nodes/{node}")
+                swarm = Swarm(active=True, manager=True, leader=bool(found.get("ManagerStatus", {}).get("Leader")))
+            networks = await _networks(engine)
+            mark = f"{self._options.label_prefix}.{MANAGED_BY}"
+            ours = {each.name for each in networks if mark in each.labels}
+            self._compared = {*self._options.networks, *self._known(), *ours}
+            listed = await engine.get("containers/json", all="true")
+            own = own_id(self._options.container, listed)
+            containers = tuple([await self._container(engine, each) for each in listed])
+            if self._options.networks:
+                containers = await self._with_names(engine, containers, own)
+            volumes: tuple[VolumeInfo, ...] = ()
+            if self._volumes():
+                volumes = tuple(responses.volumes(await engine.get("volumes"), listed))
+            if labels := self._consumers():
+                containers = await self._with_capabilities(engine, containers, labels)
+            now = time.monotonic()
+            containers = await with_last_starts(engine, self._inspections, containers, self._matters, now)
+            services = await self._services(engine) if swarm.manager else ()
+        except EngineError:
+            raise
+        except REQUEST_ERRORS as error:  # a response in an unknown format
+            raise as_engine_error(error) from error
+        endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
+        self._inspections.retain({each.id for each in containers}, endpoints)
+        self._images.retain({str(each.get("ImageID", "")) for each in listed})
+        return EngineSnapshot(
+            containers, networks, services or (), volumes, info, swarm, own=own, services_hidden=services is None,
+            gateway_priority=has_gateway_priority(engine.api_version), flavor=engine.flavor,
+        )  # fmt: skip
+
+    def forget_start(self, container: str) -> None:
+        """Inspect a container again in the next snapshot, because the container was started."""
+        self._inspections.forget_start(container)
+
+    async def _services(self, engine: Engine) -> tuple[Service, ...] | None:
+        """Return the swarm's services; None if `docker.services` is off and a proxy refuses the request."""
+        try:
+            return tuple(responses.service(each) for each in await engine.get("services"))
+        except EngineError as error:
+            if error.kind is ErrorKind.FORBIDDEN and not self._options.services:
+                return None
+            raise
+
+    async def _container(self, engine: Engine, listed: Mapping[str, Any]) -> Container:
+        networks = (listed.get("NetworkSettings") or {}).get("Networks") or {}
+        mode, hostname = str((listed.get("HostConfig") or {}).get("NetworkMode", "")), ""
+        name = _name(listed)
+        labels, image_labels = await self._images.split_labels(engine, listed)
+        if engine.flavor.lists_aliases:
+            inspection = await self._inspections.get(engine, listed["Id"])
+            mode, hostname = (inspection.network_mode, inspection.given_hostname) if inspection else ("", "")
+            # For a container that joins another container's namespace, the engine lists the other's networks.
+            networks = {} if mode.startswith("container:") else networks
+        else:
+            networks = await self._with_aliases(engine, listed["Id"], networks)
+        endpoints = {
+            name: EndpointInfo(
+                network_id=str(each.get("NetworkID", "")),
+                endpoint_id=str(each.get("EndpointID", "")),
+                addresses=tuple(filter(None, (each.get("IPAddress"), each.get("GlobalIPv6Address")))),
+                # The engine does not report the aliases of a task. The specification of the task's service has them.
+                aliases=None if TASK_LABEL in labels else self._aliases_of(name, each),
+            )
+            for name, each in networks.items()
+        }
+        return Container(
+            id=listed["Id"],
+            name=name,
+            state=str(listed.get("State", "")),
+            labels=labels,
+            network_mode=mode,
+            endpoints=endpoints,
+            image_labels=image_labels,
+            created=int(listed.get("Created") or 0),
+            given_names=frozenset(filter(None, (hostname,))),
+            has_volumes=any(each.get("Type") == "volume" for each in listed.get("Mounts") or ()),
+            exit_success=str(listed.get("Status", "")).startswith("Exited (0)"),
+        )
+
+    async def _with_aliases(self, engine: Engine, container: str, listed: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the container's endpoints. Inspect the container if required aliases are not in the cache."""
+        ours = [name for name in listed if self._matters(name)]
+        if all(self._inspections.aliases(listed[name].get("EndpointID") or "") is not None for name in ours):
+            return listed
+        inspected = await self._inspections.inspect(engine, container)
+        return listed if inspected is None else inspected
+
+    async def _with_capabilities(
+        self, engine: Engine, containers: tuple[Container, ...], labels: Collection[str]
+    ) -> tuple[Container, ...]:
+        """Add the capabilities of each container that shares a network or network namespace with a consumer."""
+        running = [each for each in containers if each.state in RUNNING]
+        shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
+        for each in running:
+            if each.joins or (shared & each.endpoints.keys()) - {"host", "none"}:
+                await self._inspections.get(engine, each.id)
+        known = {each.id: self._inspections.cached(each.id) for each in containers}
+        return tuple(
+            replace(each, can_spoof=found.can_spoof if (found := known[each.id]) else None) for each in containers
+        )
+
+    async def _with_names(
+        self, engine: Engine, containers: tuple[Container, ...], own: str | None
+    ) -> tuple[Container, ...]:
+        """Add the names that resolve on the networks of each container that is attached or to be attached."""
+        attached = [each for each in containers if each.id == own or self._asks(each) or self._joined(each)]
+        networks = {name for each in attached for name in each.endpoints} - WITHOUT_NAMES
+        asking = {each.id for each in attached}
+        for each in containers:
+            there = [endpoint.endpoint_id for name, endpoint in each.endpoints.items() if name in networks]
+            if any(key and self._inspections.aliases(key) is None for key in there):
+                await self._inspections.inspect(engine, each.id)
+            elif each.id in asking:
+                await self._inspections.get(engine, each.id)
+        return tuple(self._named(each) for each in containers)
+
+    def _named(self, container: Container) -> Container:
+        """Return a container with the names from its inspection."""
+        if (found := self._inspections.cached(container.id)) is not None:
+            container = replace(container, hostname=found.hostname, hosts=found.hosts)
+        endpoints = {
+            name: replace(endpoint, aliases=self._inspections.aliases(endpoint.endpoint_id))
+            if endpoint.aliases is None and not container.is_task
+            else endpoint
+            for name, endpoint in container.endpoints.items()
+        }
+        return replace(container, endpoints=endpoints)
+
+    def _joined(self, container: Container) -> bool:
+        """Return whether a container is on a configured network, regardless of what attached it."""
+        return any(configured_as(self._options.networks, name) is not None for name in container.endpoints)
+
+    def _asks(self, container: Container) -> bool:
+        """Return whether a label, a grant or a rule could attach the container to a network."""
+        return (
+            f"{self._options.label_prefix}.enable" in container.labels
+            or granted(self._options.grants, container.name, container.labels) is not None
+            or by_rules(container.name, container.labels, self._options.attach) is not None
+        )
+
+    def _takes_part(self, container: Container, labels: Collection[str]) -> bool:
+        """Return whether a container has one of the gateway's labels, or matches a grant."""
+        prefix = f"{self._options.label_prefix}."
+        asks = any(key.startswith(prefix) or key in labels for key in container.labels)
+        return asks or granted(self._options.grants, container.name, container.labels) is not None
+
+    def _matters(self, network: str) -> bool:
+        return network in self._compared or configured_as(self._options.networks, network) is not None
+
+    def _aliases_of(self, name: str, each: Mapping[str, Any]) -> frozenset[str] | None:
+        if not self._matters(name):
+            return None
+        known = self._inspections.aliases(each.get("EndpointID") or "")
+        return known if known is not None else frozenset(each.get("Aliases") or ())
+
+
+async def _networks(engine: Engine) -> tuple[NetworkInfo, ...]:
+    found = tuple(responses.network(each) for each in await engine.get("networks"))
+    if not engine.flavor.ranges:
+        return found
+    ranges = {
+        each["id"]: lease_ranges(each) for each in await get_required(engine, engine.flavor.ranges, versioned=False)
+    }
+    return tuple(replace(each, ip_ranges=ranges.get(each.id, ())) for each in found)
+
+
+def _name(listed: Mapping[str, Any]) -> str:
+    """Return a container's name, without the names `/CONTAINER/ALIAS` that links from other containers add."""
+    names = [str(each).lstrip("/") for each in listed.get("Names") or ()]
+    own = next((each for each in names if "/" not in each), None) or next(iter(names), "")
+    return one_line(own) or str(listed["Id"])[:12]

@@ -1,0 +1,64 @@
+"""Decides when to attempt the next start of a container, and which containers are not started again. Does no I/O."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from gateway.docker.dead_containers import DeadContainer
+from gateway.docker.plan import Action
+from gateway.measure import Tally
+from gateway.supervision.backoff import Backoff, BackoffPolicy
+
+_POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
+LIMIT = 20
+"""The maximum number of attempts to start a container. With the delays in between, they take about ten minutes."""
+STABLE = 600.0
+"""The number of seconds without a failure after which the count of attempts restarts at 0."""
+
+
+@dataclass
+class _Attempts:
+    count: int = 0
+    not_before: float = 0.0
+    dead_at: float = 0.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(_POLICY))
+
+
+class StartAttempts:
+    """Records the attempts to start each container. Performs no I/O; times are monotonic, in seconds."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[str, _Attempts] = {}
+        """The attempts, by the container's ID."""
+        self.revived: Tally = Tally()
+        """Number of successful starts, by cause."""
+
+    @property
+    def given_up(self) -> frozenset[str]:
+        """IDs of the containers that are not started again."""
+        return frozenset(key for key, each in self._attempts.items() if each.count >= LIMIT)
+
+    def observed(self, dead: Collection[DeadContainer], now: float) -> None:
+        """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`."""
+        for each in dead:
+            if each.container_id in self._attempts:
+                self._attempts[each.container_id].dead_at = now
+        self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
+
+    def attempted(self, action: Action, now: float, *, started: bool) -> None:
+        """Record an attempt.
+
+        Args:
+            action: The start or restart.
+            now: The time.
+            started: Whether the engine started the container.
+        """
+        found = self._attempts.setdefault(action.container_id, _Attempts())
+        found.count += 1
+        found.not_before = now + found.backoff.next()
+        found.dead_at = now
+        if started:
+            self.revived[action.cause] += 1
+
+    def not_before(self, container: str) -> float:
+        """Return the time of the next attempt, or 0 if it is due now."""
+        return self._attempts[container].not_before if container in self._attempts else 0.0

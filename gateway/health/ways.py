@@ -1,0 +1,147 @@
+"""Chooses the way to a target for new clients: the tunnel through which they reach it. Does no I/O.
+
+New clients leave a way at once if its tunnel is down or suspect, or if the target works only through another way.
+They return to a preferred way after the way has worked for a while. A way that fails repeatedly therefore does not
+reset new clients each time.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from gateway.contracts.states import State, WayPreference
+
+RETURN_AFTER = 30.0
+"""Seconds for which a way that has failed must work before new clients return to it."""
+_FASTER, _MIN_GAIN = 0.8, 0.001
+"""With `latency`, new clients move to a way if its checks take at most this share of the time that the checks through
+the current way take, and at least this number of seconds less."""
+_USABLE = (State.UP, State.DEGRADED)
+
+
+@dataclass(frozen=True)
+class WayHealth:
+    """What is known about one way to a target.
+
+    Args:
+        is_open: Whether the tunnel has a link.
+        state: The state of the target, as checks through this way find it.
+        latency: How long the last successful checks through this way took, in seconds; None if there were none.
+        doubted: Whether a client's dial through this way failed, a dial through another way succeeded, and no check
+            through this way has succeeded since then.
+    """
+
+    is_open: bool
+    state: State
+    latency: float | None = None
+    doubted: bool = False
+
+
+def working_ways(ways: Sequence[WayHealth]) -> list[int]:
+    """Return the indexes of the ways that new clients can use.
+
+    If the target fails through all ways, the cause is the target and not a way.
+
+    Args:
+        ways: The ways in the order of the configuration.
+    """
+    opened = [at for at, way in enumerate(ways) if way.is_open]
+    trusted = [at for at in opened if not ways[at].doubted] or opened
+    if any(ways[at].state in _USABLE for at in trusted):
+        return [at for at in trusted if ways[at].state is not State.DOWN]
+    return trusted
+
+
+def choose_way(
+    ways: Sequence[WayHealth], worked_for: Sequence[float], current: int | None, prefer: WayPreference
+) -> int:
+    """Return the index of the way for new clients.
+
+    Args:
+        ways: The ways in the order of the configuration; at least one.
+        worked_for: For how long each way has worked, in seconds; infinite if it has not failed before.
+        current: The way that new clients have used until now; None at the start.
+        prefer: Which of the working ways is preferred.
+
+    Returns:
+        A way that works, if there is one.
+    """
+    working = working_ways(ways)
+    if not working:
+        return current or 0
+
+    def rank(at: int) -> tuple[float, int]:
+        latency = ways[at].latency
+        return (inf if latency is None else latency, at) if prefer == "latency" else (0.0, at)
+
+    if current not in working:
+        return min(working, key=rank)
+    best = min((at for at in working if at == current or worked_for[at] >= RETURN_AFTER), key=rank)
+    if prefer == "latency":
+        now, then = rank(current)[0], rank(best)[0]
+        return best if now - then >= _MIN_GAIN and then <= now * _FASTER else current
+    return best
+
+
+class WayChoice:
+    """The way to one target for new clients, and how often it changed.
+
+    Args:
+        names: The tunnels of the ways, in the order of the configuration; None for the direct way.
+        prefer: Which of the working ways is preferred.
+    """
+
+    def __init__(self, names: Sequence[str | None], prefer: WayPreference) -> None:
+        self.names = tuple(names)
+        self.prefer = prefer
+        self.current: int | None = None
+        self.switches: Counter[str | None] = Counter()
+        """How often new clients moved to each way."""
+        self.works_since: list[float | None] = [None] * len(self.names)
+        """Monotonic time since which each way works; None if it does not work."""
+        self.has_failed = [False] * len(self.names)
+        """Whether each way has stopped working at least once."""
+
+    def update(self, ways: Sequence[WayHealth], now: float) -> int:
+        """Choose the way again, and return its index.
+
+        Args:
+            ways: The ways in the order of `names`.
+            now: Monotonic time in seconds.
+        """
+        working = working_ways(ways)
+        started = []
+        for at, since in enumerate(self.works_since):
+            if at not in working:
+                self.has_failed[at] |= since is not None
+                self.works_since[at] = None
+            elif since is None and self.has_failed[at]:
+                self.works_since[at] = now
+            elif since is None:
+                started.append(at)
+                self.works_since[at] = -inf
+        worked_for = [-inf if since is None else now - since for since in self.works_since]
+        chosen = choose_way(ways, worked_for, self.current, self.prefer)
+        if chosen != self.current:
+            if self.current is not None and chosen not in started:
+                self.switches[self.names[chosen]] += 1
+            if working:
+                self.current = chosen
+        return chosen
+
+    def inherit(self, other: "WayChoice") -> None:
+        """Continue the counters and the choice of `other`, which chose the way to this target before a reload."""
+        self.switches = other.switches
+        for at, name in enumerate(self.names):
+            if name in other.names:
+                before = other.names.index(name)
+                self.works_since[at] = other.works_since[before]
+                self.has_failed[at] = other.has_failed[before]
+                if other.current == before:
+                    self.current = at
+
+    def order(self, ways: Sequence[WayHealth], now: float) -> list[int]:
+        """Return the indexes of all ways, in the order in which to try them. The arguments are those of `update`."""
+        chosen, working = self.update(ways, now), working_ways(ways)
+        return sorted(range(len(ways)), key=lambda at: (at != chosen, at not in working, at))

@@ -1,0 +1,254 @@
+"""Sends NFSv4 requests for health checks: query an export, and create and remove a directory.
+
+Requests without a session use NFSv4.0 and are stateless (RFC 7530). Requests with a session use NFSv4.1 (RFC 8881).
+"""
+
+from dataclasses import dataclass
+
+from gateway.nfs.nfs41_session import CREATE_SESSION, EXCHANGE_ID, SEQUENCE, Nfs41Session
+from gateway.nfs.rpc import RpcClient
+from gateway.nfs.xdr import XdrError, XdrReader, opaque, uint
+
+PROGRAM = 100003
+VERSION = 4
+
+_NULL, _COMPOUND = 0, 1
+_ACCESS, _CREATE, _GETATTR, _GETFH, _LOOKUP, _PUTROOTFH, _REMOVE = 3, 6, 9, 10, 15, 24, 28
+_NF4DIR = 2
+_ACCESS_READ, _ACCESS_LOOKUP = 0x1, 0x2
+_TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL = 1, 8, 10, 42, 44
+_MODE = 33
+_CREATE_ATTEMPTS = 5
+"""Number of attempts to create a directory. Another attempt is necessary if another client removes the
+directory immediately after its creation, because the server then reports a missing directory."""
+
+NFS4ERR_PERM, NFS4ERR_NOENT, NFS4ERR_ACCESS, NFS4ERR_EXIST = 1, 2, 13, 17
+NFS4ERR_NOTDIR, NFS4ERR_NOSPC, NFS4ERR_ROFS, NFS4ERR_DQUOT = 20, 28, 30, 69
+NFS4ERR_STALE, NFS4ERR_FHEXPIRED = 70, 10014
+NFS4ERR_WRONGSEC, NFS4ERR_DELAY, NFS4ERR_GRACE = 10016, 10008, 10013
+NFS4ERR_MINOR_VERS_MISMATCH = 10021
+
+
+class NfsError(Exception):
+    """A failed operation of a COMPOUND request.
+
+    Args:
+        status: The `nfsstat4` value (RFC 7530, section 13).
+        operation: Name of the operation.
+    """
+
+    def __init__(self, status: int, operation: str) -> None:
+        super().__init__(f"{operation}: {_STATUS_TEXTS.get(status, f'nfsstat4 {status}')}")
+        self.status = status
+
+
+_STATUS_TEXTS = {
+    1: "operation not permitted", 2: "no such directory", 5: "input/output error", 13: "permission denied",
+    17: "exists", 20: "not a directory", 28: "no space left", 30: "read-only file system",
+    69: "quota exceeded", 70: "the directory was replaced",
+    10013: "the server is in its grace period after a restart", 10014: "the directory was replaced",
+    10008: "the server is temporarily busy", 10016: "the export requires another security flavor",
+    10021: "the server does not support NFSv4.0",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NfsExport:
+    """The properties of an NFS export.
+
+    Args:
+        readable: Whether the server permits reading the exported directory.
+        fsid: The identity of the file system.
+        handle: The file handle of the directory. Clients use the same handle as long as the export is mounted.
+        total: Size of the file system, in bytes.
+        available: Free space for the gateway's user, in bytes.
+        lease: Lease time in seconds. The server can discard the state of a client that is silent for longer.
+    """
+
+    readable: bool
+    fsid: str
+    handle: bytes
+    total: int
+    available: int
+    lease: int
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no space is free. False if the server does not report the size."""
+        return bool(self.total and not self.available)
+
+
+async def null(client: RpcClient) -> None:
+    """Call the NULL procedure, to find out whether the server supports NFSv4.
+
+    Args:
+        client: The RPC client.
+
+    Raises:
+        RpcError: As `RpcClient.call`.
+        XdrError: As `RpcClient.call`.
+        OSError: As `RpcClient.call`.
+    """
+    await client.call(_NULL)
+
+
+async def open_session(client: RpcClient, session: Nfs41Session) -> None:
+    """Register a session with the server.
+
+    Args:
+        client: The RPC client.
+        session: A new session.
+
+    Raises:
+        NfsError: The server refuses the session.
+        RpcError: As `RpcClient.call`.
+        XdrError: As `RpcClient.call`.
+        OSError: As `RpcClient.call`.
+    """
+    reply = await _compound(client, [(EXCHANGE_ID, session.exchange_id_arguments())], minor=1)
+    _read_result_header(reply)
+    session.read_exchange_id(reply)
+    reply = await _compound(client, [(CREATE_SESSION, session.create_session_arguments())], minor=1)
+    _read_result_header(reply)
+    session.read_create_session(reply)
+
+
+async def query_export(client: RpcClient, path: str, session: Nfs41Session | None = None) -> NfsExport:
+    """Query the properties of an exported directory.
+
+    Args:
+        client: The RPC client.
+        path: Path of the directory in the server's pseudo file system.
+        session: An open session for NFSv4.1. None: use NFSv4.0.
+
+    Raises:
+        NfsError: The server refuses an operation, or `path` is not a directory.
+        RpcError: As `RpcClient.call`.
+        XdrError: As `RpcClient.call`.
+        OSError: As `RpcClient.call`.
+    """
+    access_bits = _ACCESS_READ | _ACCESS_LOOKUP
+    attributes = _bitmap(_TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL)
+    lookups = _lookups(path)
+    operations = [*lookups, (_ACCESS, uint(access_bits)), (_GETFH, b""), (_GETATTR, attributes)]
+    reply = await _compound(client, operations, session)
+    for _ in lookups:
+        _read_result_header(reply)
+    _read_result_header(reply)
+    reply.uint()
+    access = reply.uint()
+    _read_result_header(reply)
+    handle = reply.opaque()
+    _read_result_header(reply)
+    present, values = reply.bitmap(), XdrReader(reply.opaque())
+    fsid, lease, available, total = "", 0, 0, 0
+    for attribute in present:  # in ascending order (RFC 7530, section 5.8)
+        if attribute == _TYPE:
+            if values.uint() != _NF4DIR:
+                raise NfsError(NFS4ERR_NOTDIR, "GETATTR")
+        elif attribute == _FSID:
+            fsid = f"{values.uhyper():x}:{values.uhyper():x}"
+        elif attribute == _LEASE_TIME:
+            lease = values.uint()
+        elif attribute == _SPACE_AVAIL:
+            available = values.uhyper()
+        elif attribute == _SPACE_TOTAL:
+            total = values.uhyper()
+        else:
+            raise XdrError(f"the reply contains attribute {attribute}, which was not requested")
+    return NfsExport(
+        readable=bool(access & access_bits),
+        fsid=fsid,
+        handle=handle,
+        total=total,
+        available=available,
+        lease=lease,
+    )
+
+
+async def create_and_remove(client: RpcClient, path: str, name: str, session: Nfs41Session | None = None) -> None:
+    """Create a directory and remove it.
+
+    The function succeeds if the directory already exists, or if another client removes the directory first. It fails
+    if a file with this name exists.
+
+    Args:
+        client: The RPC client.
+        path: Path of the parent directory in the server's pseudo file system.
+        name: Name of the directory.
+        session: An open session for NFSv4.1. None: use NFSv4.0.
+
+    Raises:
+        NfsError: The server refuses an operation.
+        RpcError: As `RpcClient.call`.
+        XdrError: As `RpcClient.call`.
+        OSError: As `RpcClient.call`.
+    """
+    lookups = _lookups(path)
+    mode = _bitmap(_MODE) + opaque(uint(0o700))
+    create = uint(_NF4DIR) + opaque(name.encode()) + mode
+    for attempts_left in reversed(range(_CREATE_ATTEMPTS)):
+        try:
+            await _compound(client, [*lookups, (_CREATE, create)], session)
+            break
+        except NfsError as error:
+            if error.status == NFS4ERR_EXIST:
+                break
+            if error.status != NFS4ERR_NOENT or not attempts_left:
+                raise
+    try:
+        await query_export(client, f"{path}/{name}", session)  # raises an error if the path is not a directory
+        await _compound(client, [*lookups, (_REMOVE, opaque(name.encode()))], session)
+    except NfsError as error:
+        if error.status not in (NFS4ERR_NOENT, NFS4ERR_STALE):
+            raise
+
+
+_Operation = tuple[int, bytes]
+_OPERATION_NAMES = {
+    _ACCESS: "ACCESS", _CREATE: "CREATE", _GETATTR: "GETATTR", _GETFH: "GETFH", _LOOKUP: "LOOKUP",
+    _PUTROOTFH: "PUTROOTFH", _REMOVE: "REMOVE", EXCHANGE_ID: "EXCHANGE_ID", CREATE_SESSION: "CREATE_SESSION",
+    SEQUENCE: "SEQUENCE",
+}  # fmt: skip
+
+
+def _lookups(path: str) -> list[_Operation]:
+    """Return the operations that make `path` the current file handle."""
+    parts = [part for part in path.split("/") if part]
+    return [(_PUTROOTFH, b""), *((_LOOKUP, opaque(part.encode())) for part in parts)]
+
+
+def _bitmap(*attributes: int) -> bytes:
+    words = [0] * (max(attributes) // 32 + 1)
+    for attribute in attributes:
+        words[attribute // 32] |= 1 << attribute % 32
+    return uint(len(words)) + b"".join(uint(word) for word in words)
+
+
+async def _compound(
+    client: RpcClient, operations: list[_Operation], session: Nfs41Session | None = None, minor: int = 0
+) -> XdrReader:
+    """Send a COMPOUND request; return a reader at the first result that does not belong to SEQUENCE."""
+    if session is not None:
+        minor, operations = 1, [(SEQUENCE, session.sequence_arguments()), *operations]
+    body = b"".join(uint(number) + arguments for number, arguments in operations)
+    reply = await client.call(
+        _COMPOUND, opaque(b"gateway") + uint(minor) + uint(len(operations)) + body, auth_sys=True
+    )
+    status = reply.uint()
+    reply.opaque()
+    result_count = reply.uint()
+    if status != 0:
+        number = operations[min(result_count, len(operations)) - 1][0] if result_count else _PUTROOTFH
+        raise NfsError(status, _OPERATION_NAMES[number])
+    if session is not None:
+        _read_result_header(reply)
+        session.read_sequence(reply)
+    return reply
+
+
+def _read_result_header(reply: XdrReader) -> None:
+    """Read the operation and the status of a result; raise if the operation failed."""
+    operation, status = reply.uint(), reply.uint()
+    if status != 0:
+        raise NfsError(status, _OPERATION_NAMES.get(operation, str(operation)))

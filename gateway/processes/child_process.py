@@ -1,0 +1,181 @@
+"""Child processes that exit when the gateway exits. A callback receives their output."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from gateway.errors import Reason, TunnelError
+from gateway.processes import pdeathsig_exec
+from gateway.processes.pipes import open_pipe, read_pipe
+from gateway.processes.programs import find_program, minimal_environment
+from gateway.text import one_line
+
+_TERMINATE_TIMEOUT = 3.0
+_OUTPUT_TIMEOUT = 0.5
+"""Seconds to wait for the end of the output after the process has exited. Another process can hold the pipe open."""
+_CHUNK = 64 * 1024
+_MAX_LINE = 1000
+"""Maximum length of an output line, in characters. The callback receives no more of a longer line."""
+_MAX_PENDING = 4 * _MAX_LINE
+"""Maximum number of bytes to keep of a line that is not complete."""
+_MAX_LINES = 200
+"""Maximum number of lines in one chunk of output that the callback receives: the last ones. Cleaning lines is slow: a
+program that prints megabytes would delay the event loop."""
+
+
+class ChildProcess:
+    """A running child process, the leader of its own process group.
+
+    Args:
+        process: The process. `ChildProcess` terminates it in `stop`.
+        output: The pipe that contains the output of the process. `ChildProcess` closes it.
+        on_line: Called with each line of output.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, output: int, on_line: Callable[[str], None]) -> None:
+        self.last_line = ""
+        """The last line of output that is not empty."""
+        self._process = process
+        self._on_line = on_line
+        self._reader = asyncio.create_task(self._read_output(output))
+        self._reader.add_done_callback(lambda _: os.close(output))
+
+    @classmethod
+    async def start(
+        cls,
+        command: Sequence[str],
+        package: str,
+        on_line: Callable[[str], None],
+        environment: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        privileges: str = "all",
+        stdin: int = asyncio.subprocess.DEVNULL,
+        stdout: int = asyncio.subprocess.STDOUT,
+    ) -> "ChildProcess":
+        """Start a program.
+
+        Args:
+            command: The program and its arguments.
+            package: The package to install if the program is missing; empty if it is not known.
+            on_line: Called with each line of output.
+            environment: Variables to add to `minimal_environment`.
+            pass_fds: File descriptors that the program inherits.
+            privileges: The PRIVILEGES argument of `pdeathsig_exec.py`.
+            stdin: The file descriptor of the standard input. The caller closes it.
+            stdout: The file descriptor of the standard output, which the caller closes. By default, `on_line`
+                receives the standard output and the standard error; otherwise, only the standard error.
+
+        Raises:
+            TunnelError: The program is not installed.
+        """
+        program = find_program(command[0])
+        if program is None:
+            fix = f": install the package {package}" if package else ""
+            raise TunnelError(Reason.PROTOCOL, f"{command[0]} is not installed{fix}", fatal=True)
+        output, written = open_pipe()
+        os.set_blocking(output, False)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), privileges, program,
+                *command[1:],
+                stdin=stdin,
+                stdout=written if stdout == asyncio.subprocess.STDOUT else stdout,
+                stderr=written,
+                env={**minimal_environment(), **(environment or {})},
+                cwd="/",
+                pass_fds=pass_fds,
+                start_new_session=True,  # Ctrl-C must reach only the gateway, which then stops each child itself
+            )  # fmt: skip
+        except BaseException:
+            os.close(output)
+            raise
+        finally:
+            os.close(written)
+        return cls(process, output, on_line)
+
+    @property
+    def pid(self) -> int:
+        """The process ID, which is also the ID of the process group."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, or the negative number of the signal that killed the process; None if it still runs."""
+        return self._process.returncode
+
+    async def _read_output(self, output: int) -> None:
+        pending = b""
+        while chunk := await read_pipe(output, _CHUNK):
+            *lines, pending = (pending + chunk).split(b"\n")
+            pending = pending[:_MAX_PENDING]
+            for line in lines[-_MAX_LINES:]:
+                self._handle_line(line)
+        if pending:
+            self._handle_line(pending)
+
+    def _handle_line(self, line: bytes) -> None:
+        text = one_line(line[:_MAX_PENDING].decode(errors="replace"), _MAX_LINE)
+        self.last_line = text or self.last_line
+        self._on_line(text)
+
+    async def wait(self) -> int:
+        """Wait until the process has exited and its output has been read; return the exit code."""
+        code = await self._process.wait()
+        await asyncio.wait({self._reader}, timeout=_OUTPUT_TIMEOUT)
+        return code
+
+    async def exits_within(self, seconds: float) -> bool:
+        """Wait until the process has exited, at most for a number of seconds; return whether it has exited."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+        except TimeoutError:
+            return False
+        await self.wait()
+        return True
+
+    def kill(self) -> None:
+        """Send SIGKILL to each process of the group. Do not wait."""
+        self._signal(signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """Send SIGTERM to each process of the group, and SIGKILL to those that are left after at most 3 seconds."""
+        if self.exit_code is None:
+            self._signal(signal.SIGTERM)
+            await self.exits_within(_TERMINATE_TIMEOUT)
+        # The group can contain processes that the program has started and that run longer than the program.
+        self.kill()
+        await self._process.wait()
+        self._reader.cancel()
+        await asyncio.wait({self._reader})
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+
+def describe_exit(code: int) -> str:
+    """Return an exit code as text.
+
+    Args:
+        code: The exit code, or the negative number of a signal.
+    """
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"
+
+
+def exit_error(command: Sequence[str], child: ChildProcess, login_exit_codes: Sequence[int]) -> TunnelError:
+    """Return the error of a tunnel whose program has exited.
+
+    Args:
+        command: The program and its arguments.
+        child: The process, which has exited.
+        login_exit_codes: Exit codes with which the program reports that its login failed. The error is then fatal.
+    """
+    code = child.exit_code or 0
+    is_login = code in login_exit_codes
+    output = f": {child.last_line}" if child.last_line else ""
+    detail = f"{os.path.basename(command[0])} ended with {describe_exit(code)}{output}"  # noqa: PTH119 - a name, not a path
+    return TunnelError(Reason.AUTH if is_login else Reason.RESET, detail, fatal=is_login)

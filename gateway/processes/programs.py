@@ -1,0 +1,127 @@
+"""Finds programs, fills in the placeholders of their arguments, and chooses their environment variables."""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gateway.errors import GatewayError
+from gateway.secret_files import world_writable_problem
+
+_PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
+_MINIMAL = ("LANG", "LC_ALL", "TZ")
+"""Environment variables that each child process inherits, in addition to PATH. Other variables can contain passwords
+(`GATEWAY_…`)."""
+_OF_USER = ("HOME", "USER", "LOGNAME")
+
+
+def find_program(name: str) -> str | None:
+    """Search PATH, /usr/sbin and /sbin for a program; return its path, or None if it is not installed."""
+    return shutil.which(name, path=_path())
+
+
+def resolve_program(command: Sequence[str]) -> str:
+    """Return the absolute path of a command's program.
+
+    Args:
+        command: The program and its arguments.
+
+    Raises:
+        GatewayError: The program does not exist or cannot be executed, or every user can change it.
+    """
+    found = find_program(command[0])
+    if found is None:
+        raise GatewayError(_why_not_found(command))
+    path = Path(found).absolute()
+    if problem := world_writable_problem(path):
+        raise GatewayError(problem)
+    return str(path)
+
+
+def minimal_environment() -> dict[str, str]:
+    """Return an environment that contains only PATH, the locale and the time zone."""
+    return {"PATH": _path()} | _existing(_MINIMAL)
+
+
+def environment_of_user(inherited: Sequence[str]) -> dict[str, str]:
+    """Return the minimal environment, with HOME, USER, LOGNAME and the variables in `inherited` that are set."""
+    return minimal_environment() | _existing((*_OF_USER, *inherited))
+
+
+def placeholder_problem(word: str, known: Sequence[str]) -> str | None:
+    """Return the problem if a word contains a placeholder that does not exist, or None.
+
+    Args:
+        word: One word of a command.
+        known: The names of the placeholders.
+    """
+    for name in _PLACEHOLDER.findall(word):
+        if name not in known:
+            choice = ", ".join(f"{{{each}}}" for each in known)
+            return f"{{{name}}} is not a placeholder (use {choice}); for literal braces, write {{ {name} }}"
+    return None
+
+
+def fill_placeholders(command: Sequence[str], values: Mapping[str, str]) -> tuple[str, ...]:
+    """Return a command with its placeholders replaced.
+
+    Args:
+        command: The program and its arguments.
+        values: The value of each placeholder, by its name without braces.
+    """
+    return tuple(_PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), word) for word in command)
+
+
+def check_command(key: str, command: Sequence[str], known: Sequence[str]) -> None:
+    """Check the words of a command in the configuration.
+
+    Args:
+        key: The configuration key of the command, for messages.
+        command: The program and its arguments.
+        known: The names of the placeholders.
+
+    Raises:
+        ValueError: The command is empty, or a placeholder does not exist. The message starts with the key.
+    """
+    if not command or not command[0]:
+        raise ValueError(f"{key}: is empty: write [program, argument, …]")
+    for number, word in enumerate(command):
+        if problem := placeholder_problem(word, known):
+            raise ValueError(f"{f'{key}[{number}]' if len(command) > 1 else key}: {problem}")
+
+
+def check_environment(key: str, names: Sequence[str]) -> None:
+    """Check a list of environment variables.
+
+    Args:
+        key: The configuration key of the list, for messages.
+        names: The names of the variables.
+
+    Raises:
+        ValueError: A name is not valid. The message starts with the key.
+    """
+    for number, name in enumerate(names):
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            place = f"{key}[{number}]" if len(names) > 1 else key
+            raise ValueError(f"{place}: {name.partition('=')[0]!r} is not the name of an environment variable")
+
+
+def _existing(names: Sequence[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
+def _why_not_found(command: Sequence[str]) -> str:
+    name = command[0]
+    if len(command) == 1 and len(name.split()) > 1:
+        first = name.split()[0]  # the rest can be a value from the environment
+        return (
+            f"{first!r} and the text after it are one word, because there is no shell: write [program, argument, …]"
+        )
+    if "/" not in name:
+        return f"{name} is not installed"
+    return f"{name}: {'cannot be executed' if Path(name).exists() else 'no such file'}"

@@ -1,0 +1,171 @@
+"""The standard input and output of a child process, as one stream that supports half-close.
+
+The child process gets two pipes, as OpenSSH gives to a ProxyCommand (sshconnect.c, ssh_proxy_connect). With a single
+socket for both directions, the program could not end its output while it still reads its input.
+"""
+
+import fcntl
+import os
+import struct
+import termios
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
+
+from gateway.processes.child_process import ChildProcess
+from gateway.processes.children import Children
+from gateway.processes.pipes import open_pipe, read_pipe, wait_readable, write_pipe
+
+_CHUNK = 64 * 1024
+EXIT_DELAY = 0.5
+"""Seconds to wait for the exit after the end of the output. The kernel closes the pipes of a process before the exit
+code is available. A program that still runs after this time has only ended its output."""
+
+
+class StdioStream:
+    """The stream. One task can read while another task writes.
+
+    Args:
+        child: The child process.
+        command: The program and its arguments.
+        output: The pipe that contains the output of the process. The stream owns it.
+        input: The pipe to the input of the process. The stream owns it.
+        end_later: Called with the process when both directions have ended.
+    """
+
+    supports_half_close = True
+
+    def __init__(
+        self,
+        child: ChildProcess,
+        command: Sequence[str],
+        output: int,
+        input: int,  # noqa: A002 - the term of the manuals
+        end_later: Callable[[ChildProcess], None],
+    ) -> None:
+        self.child = child
+        self.command = command
+        self.received = 0
+        """Number of bytes that the process has printed."""
+        self.last_received = time.monotonic()
+        self._output = output
+        self._input = input
+        self._end_later = end_later
+        self._writing = False
+
+    @classmethod
+    async def start(
+        cls,
+        children: Children,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+    ) -> Self:
+        """Start a program.
+
+        Args:
+            children: Owns the child process.
+            command: The absolute path of the program, and its arguments.
+            environment: The environment variables of the program.
+            on_line: Called with each line that the program prints to its standard error.
+
+        Raises:
+            TunnelError: The program does not exist.
+            OSError: No file descriptor is available.
+        """
+        pipes: list[int] = []
+        try:
+            for _ in range(2):
+                pipes += open_pipe()
+            stdin, to_child, from_child, stdout = pipes
+            os.set_blocking(to_child, False)
+            os.set_blocking(from_child, False)
+            child = await children.start(command, environment, on_line, stdin, stdout)
+        except BaseException:
+            for each in pipes:
+                os.close(each)
+            raise
+        os.close(stdin)
+        os.close(stdout)
+        return cls(child, command, from_child, to_child, children.end_later)
+
+    def limit_unsent(self) -> None:
+        """Do nothing: the pipes are small."""
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether the process has exited before it has read all data."""
+        return self.child.exit_code is not None and self.unread > 0
+
+    @property
+    def unread(self) -> int:
+        """Number of bytes that were written and that the process has not read (pipe(7), FIONREAD)."""
+        return _buffered(self._input) or int(self._writing)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether the process has printed data that was not read."""
+        return _buffered(self._output) > 0
+
+    async def wait_readable(self) -> None:
+        """Wait until the process has printed data or ended its output."""
+        await wait_readable(self._output)
+
+    async def read(self) -> bytes:
+        """Wait for data.
+
+        Returns:
+            The data; empty if the process has ended its output, and has not failed.
+
+        Raises:
+            ConnectionResetError: The process has failed: its exit code is not 0.
+        """
+        data = await read_pipe(self._output, _CHUNK)
+        if data:
+            self.received += len(data)
+            self.last_received = time.monotonic()
+        elif await self.child.exits_within(EXIT_DELAY) and self.child.exit_code:
+            raise ConnectionResetError("the program failed")
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Write all of `data`.
+
+        Raises:
+            BrokenPipeError: The process reads no more data.
+        """
+        self._writing = True
+        await write_pipe(self._input, data)
+        self._writing = False
+
+    async def end(self) -> None:
+        """End the input of the process. Its output continues."""
+        self._close_input()
+
+    def close(self) -> None:
+        """Close the pipes. Stop the process if it does not exit by itself."""
+        self._close_pipes()
+        self._end_later(self.child)
+
+    def abort(self) -> None:
+        """Kill the process, and close the pipes."""
+        self.child.kill()
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        self._close_input()
+        if self._output >= 0:
+            os.close(self._output)
+            self._output = -1
+
+    def _close_input(self) -> None:
+        if self._input >= 0:
+            os.close(self._input)
+            self._input = -1
+
+
+def _buffered(pipe: int) -> int:
+    """Return the number of bytes in a pipe; 0 if the pipe is closed."""
+    if pipe < 0:
+        return 0
+    return int(struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0])

@@ -1,0 +1,56 @@
+"""The direct link, which dials from this host without a tunnel. Every chain of tunnels starts with this link."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from math import inf
+
+from gateway.contracts.link import Link, NetworkId, Relay, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.values import Endpoint
+from gateway.measure import Histogram, Tap
+from gateway.relay.dial import DIAL_TIMEOUT, dial
+from gateway.relay.socket_relay import SocketRelay
+
+
+class DirectLink:
+    """A link that dials from this host and is never lost. It implements `gateway.contracts.link.Link`.
+
+    Args:
+        timeout: Seconds for one dial.
+    """
+
+    network = NetworkId()
+
+    def __init__(self, timeout: float = DIAL_TIMEOUT) -> None:
+        self._timeout = timeout
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+        """See `gateway.contracts.link.Link`. Measures the phases `dns` and `tcp`."""
+        return await dial(to, phases or Phases(), self._timeout)
+
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
+        """See `gateway.contracts.link.Link`."""
+        return SocketRelay(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
+
+    async def lost(self) -> str:
+        """Wait forever: this link cannot be lost."""
+        await asyncio.Event().wait()
+        return "never"
+
+
+class DirectTunnel:
+    """A tunnel that is always open and yields a `DirectLink`. It implements `gateway.contracts.tunnel.Tunnel`."""
+
+    far_side = "this host"
+
+    @contextlib.asynccontextmanager
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
+        """See `gateway.contracts.tunnel.Tunnel`."""
+        del via
+        progress(TunnelState.CONNECTING)
+        yield OpenTunnel(DirectLink())

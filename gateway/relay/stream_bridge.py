@@ -1,0 +1,255 @@
+"""A bridge between a socket and another stream, such as a TLS connection, for code that requires a socket."""
+
+import asyncio
+import contextlib
+import enum
+import select
+import socket
+import time
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+from gateway.contracts.link import Stream
+from gateway.contracts.states import CloseReason
+from gateway.measure import Histogram, Tap
+from gateway.relay.linger import LINGER_TIMEOUT
+from gateway.relay.socket_pair import socket_pair
+from gateway.relay.socket_relay import SocketRelay
+
+_CHUNK = 128 * 1024
+_SHORT_CHUNK = 16 * 1024
+_SHORT_BACKLOG = 16 * 1024
+"""Limit on the bytes in a socket pair if `short` is true. Urgent data waits until these bytes have been sent."""
+_POLL_INTERVAL = 0.5
+_SILENCE_TIMEOUT = 15.0
+"""Seconds without data from the far side after which the bridge ends the stream, if the user has ended its direction.
+Applies only to streams that do not support half-close."""
+_tasks: set[asyncio.Task[None]] = set()
+
+
+class _Download(enum.Enum):
+    """How the direction from the far side to the user ended."""
+
+    COMPLETE = enum.auto()
+    BROKEN = enum.auto()
+    UNREAD = enum.auto()
+    """The user closed its socket before it had read all data."""
+
+
+class FarStream(Protocol):
+    """A stream to the far side. One task reads while another task writes."""
+
+    @property
+    def supports_half_close(self) -> bool:
+        """Whether the far side can send after it has received the end of the stream."""
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether the stream failed. If so, sent data might be lost."""
+
+    def limit_unsent(self) -> None:
+        """Keep the buffers small."""
+
+    async def read(self) -> bytes:
+        """Wait for data; return no bytes if the far side has ended its direction. Raises `OSError` on failure."""
+
+    async def write(self, data: bytes) -> None:
+        """Send all of `data`. Raises `OSError` on failure."""
+
+    async def end(self) -> None:
+        """End the direction to the far side. Raises `OSError` on failure."""
+
+    def close(self) -> None:
+        """Close the stream. The far side still receives all sent data."""
+
+    def abort(self) -> None:
+        """Reset the stream."""
+
+
+class StreamBridge:
+    """Copies bytes between `sock` and a stream until both directions have ended.
+
+    Args:
+        far: The stream. The bridge owns it.
+        short: Whether to keep the buffers small, for users whose urgent data shares the connection with bulk data,
+            such as SSH.
+    """
+
+    def __init__(self, far: FarStream, *, short: bool) -> None:
+        if short:
+            far.limit_unsent()
+        self._chunk = _SHORT_CHUNK if short else _CHUNK
+        self.sock, self._inner = socket_pair(_SHORT_BACKLOG if short else None)
+        """The end of a socket pair for the user. The user owns this end, and the bridge owns the other end."""
+        self.sock.broken = lambda: self._broken
+        self._broken = False
+        self.on_upload_lost: Callable[[], None] = lambda: None
+        """Called if the far side does not accept all data from the user. The download can continue after this."""
+        self.upload_is_complete: Callable[[], bool] = lambda: True
+        """Returns whether the user ended its stream cleanly. On a socket pair, a reset looks like end-of-file."""
+        self._uploaded = 0
+        self._far = far
+        self._reading_since: float | None = None
+        """Monotonic time, in seconds, since which the bridge waits for data from the far side. None while the bridge
+        waits for the user."""
+        self.ended = asyncio.get_running_loop().create_task(self._run())
+        """Done when both directions have ended."""
+        _tasks.add(self.ended)
+        self.ended.add_done_callback(_tasks.discard)
+
+    def join(self, client: Stream, latency: Histogram, tap: Tap | None) -> SocketRelay:
+        """Join a client to the bridge's socket.
+
+        Args:
+            client: The client's socket, non-blocking. The relay owns it.
+            latency: Records the response latencies.
+            tap: Observes the bytes until the tap is finished.
+        """
+        relay = SocketRelay(client, self.sock, latency, tap)
+        self.on_upload_lost = relay.fail_upload
+        self.upload_is_complete = lambda: relay.upload_complete
+        relay.ended.add_done_callback(lambda _: None if _upload_continues(relay) else self.abort())
+        return relay
+
+    def abort(self) -> None:
+        """Reset the stream to the far side, because the user's stream did not end cleanly."""
+        # Delay the cancellation: if a task is cancelled before its first step, its `finally` block never runs.
+        asyncio.get_running_loop().call_soon(self.ended.cancel)
+
+    async def _run(self) -> None:
+        upload = asyncio.create_task(self._upload())
+        download = asyncio.create_task(self._download())
+        finished = False
+        try:
+            await self._wait_for_both(upload, download)
+            finished = True
+        finally:
+            upload.cancel()
+            download.cancel()
+            try:
+                # `gather` waits for both tasks even if this task is cancelled.
+                await asyncio.gather(upload, download, return_exceptions=True)
+            finally:
+                uploaded, downloaded = (_result(task) for task in (upload, download))
+                self._close(uploaded=finished and uploaded is True, downloaded=downloaded)
+        for failure in (uploaded, downloaded):
+            if isinstance(failure, Exception):
+                raise failure
+
+    async def _wait_for_both(self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_Download]") -> None:
+        """Wait until both directions have ended, or until one direction can no longer make progress."""
+        await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
+        if not upload.done() and download.result() is _Download.COMPLETE:
+            while not (upload.done() or self._far.was_reset):  # poll: a reset causes no event without a read
+                await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
+        elif not upload.done() and download.result() is _Download.UNREAD:
+            await self._wait_for_upload(upload)
+        if not self._far.supports_half_close:
+            await self._wait_for_download(download, _SILENCE_TIMEOUT)
+            if _result(upload) is True:
+                with contextlib.suppress(OSError, TimeoutError):
+                    async with asyncio.timeout(_SILENCE_TIMEOUT):
+                        await self._far.end()
+        await self._wait_for_download(download, inf)
+
+    async def _wait_for_upload(self, upload: "asyncio.Task[bool]") -> None:
+        """Wait until all data from the user is delivered, or the far side accepts no more data for a while."""
+        before = -1
+        while not upload.done() and self._uploaded != before:
+            before = self._uploaded
+            await asyncio.wait({upload}, timeout=LINGER_TIMEOUT)
+
+    async def _wait_for_download(self, download: "asyncio.Task[_Download]", silence_timeout: float) -> None:
+        """Wait for the rest of the download. Return early if the user closes its socket.
+
+        Args:
+            download: The task.
+            silence_timeout: Seconds without data from the far side after which this method returns.
+        """
+        poller = select.poll()
+        poller.register(self._inner, 0)  # an empty mask reports only a hang-up (poll(2))
+        started = time.monotonic()
+        while not (download.done() or poller.poll(0)):
+            since = self._reading_since
+            if since is not None and time.monotonic() - max(started, since) > silence_timeout:
+                return
+            await asyncio.wait({download}, timeout=_POLL_INTERVAL)
+
+    async def _upload(self) -> bool:
+        """Copy data from the user to the far side. Return whether the far side accepted all data."""
+        try:
+            while data := await self._read_from_user():
+                await self._far.write(data)
+                self._uploaded += len(data)
+            if not self.upload_is_complete():
+                return False
+            if self._far.supports_half_close:
+                await self._far.end()
+        except OSError:
+            # Make further writes of the user fail. Otherwise the user would wait for a far side that accepts no
+            # more data.
+            _discard_unread(self._inner)
+            self.on_upload_lost()
+            return False
+        return True
+
+    async def _read_from_user(self) -> bytes:
+        try:
+            return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
+        except OSError:  # the user closed its socket with unread data, but all data from the user has arrived
+            return b""
+
+    async def _download(self) -> _Download:
+        """Copy data from the far side to the user, and return how the direction ended."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._reading_since = time.monotonic()
+            try:
+                data = await self._far.read()
+            except OSError:
+                return _Download.BROKEN
+            self._reading_since = None
+            try:
+                if not data:
+                    self._inner.shutdown(socket.SHUT_WR)
+                    return _Download.COMPLETE
+                await loop.sock_sendall(self._inner, data)
+            except OSError:
+                return _Download.UNREAD
+
+    def _close(self, *, uploaded: bool, downloaded: object) -> None:
+        if downloaded is _Download.BROKEN or downloaded is None:
+            self._broken = True
+        discarded = _discard_unread(self._inner)
+        if downloaded is _Download.COMPLETE and (discarded or not uploaded):
+            self.on_upload_lost()
+        self._inner.close()
+        if uploaded and downloaded is not _Download.BROKEN:
+            self._far.close()
+        else:
+            self._far.abort()
+
+
+def _result(task: "asyncio.Task[bool] | asyncio.Task[_Download]") -> object:
+    """Return the result or the exception of a task; None if the task was cancelled or is still running."""
+    return None if not task.done() or task.cancelled() else task.exception() or task.result()
+
+
+def _upload_continues(relay: SocketRelay) -> bool:
+    """Return whether the bridge must still deliver the upload of an ended relay, because the upload ended cleanly."""
+    return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)
+
+
+def _discard_unread(sock: socket.socket) -> bool:
+    """Shut down reading, and discard unread data, because a close with unread data would reset the peer too early.
+
+    Returns:
+        Whether data was discarded.
+    """
+    discarded = False
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RD)
+        while sock.recv(_CHUNK):
+            discarded = True
+    return discarded

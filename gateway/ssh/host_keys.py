@@ -1,0 +1,222 @@
+"""Verifies host keys against known_hosts files and pinned keys, and orders the host key algorithms to propose."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncssh
+
+from gateway.errors import Reason, TunnelError
+from gateway.ssh import algorithms, asyncssh_internals
+from gateway.ssh.known_hosts import KnownHostEntries, load_known_hosts
+from gateway.ssh.options import SshOptions
+from gateway.ssh.packet_transport import transport_of
+
+
+@dataclass(frozen=True)
+class TrustedHostKeys:
+    """The host keys that a tunnel trusts for one server.
+
+    Args:
+        keys: Keys that are pinned or listed in known_hosts.
+        fingerprints: Pinned fingerprints. A fingerprint does not reveal the type of its key.
+        listed: The entries of the known_hosts files.
+        insecure: Whether every key is accepted.
+    """
+
+    keys: tuple[Any, ...] = ()
+    fingerprints: frozenset[str] = frozenset()
+    listed: KnownHostEntries = field(default_factory=KnownHostEntries)
+    insecure: bool = False
+
+    def propose(
+        self, allowed: Sequence[str], remembered: str | None, refused: Collection[str | None] = ()
+    ) -> list[str]:
+        """Return the host key algorithms to propose. Algorithms with a trusted key come first, as in OpenSSH.
+
+        The other algorithms follow. Without them, a server that has no trusted key would present no key at all, and
+        the error message could not describe the server's key.
+
+        Args:
+            allowed: The configured algorithms, in order of preference.
+            remembered: The type of the key that was most recently trusted.
+            refused: Types of keys that the server has presented and that are not trusted.
+        """
+        key_types = {key.get_algorithm() for key in self.keys}
+
+        def rank(algorithm: str) -> tuple[bool, int]:
+            key_type, certified = algorithms.key_type_of(algorithm), algorithms.is_certificate(algorithm)
+            position = 0 if certified and self.listed.authorities else (1 if key_type in key_types else 3) + certified
+            return key_type != remembered, position
+
+        return sorted((each for each in allowed if algorithms.key_type_of(each) not in refused), key=rank)
+
+
+def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
+    """Collect the trusted host keys from the options and the known_hosts files. Blocks; call it in a thread.
+
+    Args:
+        options: The tunnel's options.
+        address: The server's IP address, if known. A key that is revoked for the address is also revoked for the
+            name.
+
+    Raises:
+        TunnelError: A file or a pinned key is not valid, or no key is trusted; fatal.
+    """
+    if not (options.known_hosts or options.host_keys or options.insecure_host_key):
+        raise TunnelError(
+            Reason.HOST_KEY,
+            "no host key is trusted: set known_hosts or host_keys (ssh-keyscan prints a server's keys)",
+            fatal=True,
+        )
+    pins = tuple(_public_key(pin) for pin in options.host_keys if not pin.startswith("SHA256:"))
+    name = options.host_key_alias or options.host
+    listed = load_known_hosts(options.known_hosts).look_up(name, options.port, address)
+    trust = TrustedHostKeys(
+        keys=(*pins, *listed.keys),
+        fingerprints=frozenset(pin for pin in options.host_keys if pin.startswith("SHA256:")),
+        listed=listed,
+        insecure=options.insecure_host_key,
+    )
+    accepted = {algorithms.key_type_of(each) for each in options.host_key_algorithms}
+    key_types = {key.get_algorithm() for key in trust.keys}
+    if key_types and not (key_types & accepted or trust.fingerprints or listed.authorities or trust.insecure):
+        raise TunnelError(
+            Reason.HOST_KEY,
+            f"host_key_algorithms excludes the types of all trusted host keys: {', '.join(sorted(key_types))}",
+            fatal=True,
+        )
+    return trust
+
+
+@dataclass
+class HostKeyHistory:
+    """Stores data for host key verification from one connection of a tunnel to the next.
+
+    Args:
+        key_type: The type of the host key that most recently matched a pinned fingerprint; None before the first
+            match.
+    """
+
+    key_type: str | None = None
+
+
+class HostKeyVerifier(asyncssh.SSHClient):
+    """Decides on host keys that are not in asyncssh's trusted list, and records what the server offered.
+
+    Args:
+        trust: The trusted host keys.
+        options: The tunnel's options.
+        memory: The tunnel's host key memory.
+        before: The verifiers of earlier connections on which this server presented an untrusted key.
+    """
+
+    def __init__(
+        self,
+        trust: TrustedHostKeys,
+        options: SshOptions,
+        memory: HostKeyHistory,
+        before: "Sequence[HostKeyVerifier]" = (),
+    ) -> None:
+        self.trust = trust
+        self.refused_key_type: str | None = None
+        """The type of the untrusted key that the server presented."""
+        self.refused_key: str | None = None
+        """A description of the untrusted key, for messages."""
+        self.close_error: Exception | None = None
+        """The error that closed the connection; None if it is open or closed without an error."""
+        self.greeting: Callable[[], bytes] = bytes
+        """Returns the first bytes that the server sent."""
+        self._memory = memory
+        self._conn: Any = None
+        self._refused_before = [each.refused_key for each in before if each.refused_key]
+        self._signatures = {algorithms.signature_algorithm_of(each) for each in options.host_key_algorithms}
+        allowed = algorithms.usable("host_key_algorithms", options.host_key_algorithms)
+        self.proposal = trust.propose(allowed, memory.key_type, {each.refused_key_type for each in before})
+        """The host key algorithms to propose."""
+
+    @property
+    def offered(self) -> str | None:
+        """Description of the untrusted keys of this connection and of earlier connections; None if there are none."""
+        return ", ".join(filter(None, [*self._refused_before, self.refused_key])) or None
+
+    @property
+    def has_other_key_types(self) -> bool:
+        """Whether the server has a key of another type, which might match a pinned fingerprint."""
+        if self.refused_key_type is None or not self.trust.fingerprints:
+            return False
+        theirs = getattr(self._conn, "host_keys_offered", ())
+        return any(each in theirs and algorithms.key_type_of(each) != self.refused_key_type for each in self.proposal)
+
+    def remember_key_type(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Store the type of the host key of an authenticated connection in the tunnel's memory."""
+        key = conn.get_server_host_key()
+        if self.trust.fingerprints and key is not None:
+            self._memory.key_type = key.get_algorithm()
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        """Store the connection, and the function that returns its greeting."""
+        self._conn = conn
+        transport = transport_of(conn)
+        if transport is not None:
+            self.greeting = lambda: bytes(transport.reader.greeting)
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """Return whether to accept a key that is not in the trusted list."""
+        del host, addr, port
+        if key.get_fingerprint() in self.trust.fingerprints or self.trust.insecure:
+            return True
+        self.refused_key_type = key.get_algorithm()
+        self.refused_key = _described(key)
+        return False
+
+    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """Return whether to accept a certificate from a CA that is not in the trusted list."""
+        del host, addr, port
+        self.refused_key = f"a certificate signed by {_described(key)}"
+        return self.trust.insecure
+
+    def signature_problem(self, certificate: Any) -> str | None:
+        """Return why the signature of a certificate is refused; None if the signature's algorithm is accepted."""
+        name = algorithms.ca_signature_algorithm(certificate)
+        accepted = name in self._signatures or self.trust.insecure
+        return None if accepted else f"it is signed with {name}, which is not in host_key_algorithms"
+
+    def record_refused_certificate(self, certificate: Any, reason: str) -> None:
+        """Record a refused certificate for error messages. The key in the certificate is not trusted either."""
+        key, authority = _described(certificate.key), _described(certificate.signing_key)
+        self.refused_key = f"{key} with a certificate signed by {authority} ({reason})"
+
+    def begin_auth(self, username: str) -> None:
+        """Refuse ciphers that need strict key exchange, before a user name or credential is sent.
+
+        Raises:
+            asyncssh.KeyExchangeFailed: Such a cipher was negotiated, and the server lacks strict key exchange.
+        """
+        del username
+        if asyncssh_internals.has_strict_kex(self._conn):
+            return
+        for direction in ("send", "recv"):
+            cipher, mac = (str(self._conn.get_extra_info(f"{direction}_{what}")) for what in ("cipher", "mac"))
+            if algorithms.needs_strict_kex(cipher, mac):
+                raise asyncssh.KeyExchangeFailed(
+                    f"the server offers {cipher}{'' if cipher == mac else f' with {mac}'} without strict key exchange"
+                    " (CVE-2023-48795): update the server, or list only AES-GCM in ciphers"
+                )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Store the error that closed the connection."""
+        self.close_error = exc
+
+
+def _described(key: asyncssh.SSHKey) -> str:
+    return f"{key.get_algorithm()} {key.get_fingerprint()}"
+
+
+def _public_key(pin: str) -> asyncssh.SSHKey:
+    try:
+        return asyncssh.import_public_key(pin)
+    except asyncssh.KeyImportError as error:
+        raise TunnelError(
+            Reason.HOST_KEY, f"host_keys: {pin[:40]!r} is neither a public key nor a SHA256:… fingerprint", fatal=True
+        ) from error

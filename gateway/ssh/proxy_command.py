@@ -1,0 +1,71 @@
+"""Connects to an SSH server through a program (`proxy_command`), like OpenSSH's ProxyCommand (ssh_config(5))."""
+
+import socket
+
+import asyncssh
+
+from gateway.contracts.tunnel import Progress
+from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.processes.child_process import exit_error
+from gateway.processes.children import Children
+from gateway.processes.output_log import OutputLog
+from gateway.processes.programs import environment_of_user, fill_placeholders, resolve_program
+from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
+from gateway.relay.stream_bridge import StreamBridge
+from gateway.ssh.connect import connect
+from gateway.ssh.host_keys import HostKeyHistory
+from gateway.ssh.options import SshOptions
+
+
+async def connect_through_program(
+    options: SshOptions,
+    children: Children,
+    output: OutputLog,
+    progress: Progress,
+    memory: HostKeyHistory,
+    *,
+    engine: bool,
+) -> asyncssh.SSHClientConnection:
+    """Start the program, and log in to the server over its standard input and output.
+
+    Args:
+        options: The tunnel's options, with a `proxy_command`.
+        children: Owns the child process. The process ends with the SSH connection.
+        output: Logs what the program prints to its standard error.
+        progress: See `connect`.
+        memory: See `connect`.
+        engine: See `connect`.
+
+    Raises:
+        TunnelError: The program or the login failed; fatal if a retry cannot help.
+    """
+    streams: list[StdioStream] = []
+    command = _command(options)
+
+    async def dial() -> socket.socket:
+        try:
+            stream = await StdioStream.start(
+                children, command, environment_of_user(options.environment), output.on_line
+            )
+        except OSError as error:
+            raise TunnelError(Reason.RESET, f"proxy_command: {error}") from error
+        streams.append(stream)
+        return StreamBridge(stream, short=True).sock
+
+    try:
+        return await connect(options, dial, progress, memory, engine=engine)
+    except TunnelError as error:
+        # The exit code of the program explains the end of the connection.
+        if error.reason is Reason.RESET and streams and await streams[-1].child.exits_within(EXIT_DELAY):
+            raise exit_error(command, streams[-1].child, options.login_exit_codes) from error
+        raise
+
+
+def _command(options: SshOptions) -> tuple[str, ...]:
+    template = options.proxy_command or ()
+    try:
+        program = resolve_program(template)
+    except GatewayError as error:
+        raise TunnelError(Reason.PERMISSION, f"proxy_command: {error}", fatal=True) from error
+    values = {"host": options.host, "port": str(options.port), "user": options.user}
+    return (program, *fill_placeholders(template[1:], values))

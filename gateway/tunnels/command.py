@@ -1,0 +1,81 @@
+"""Defines `kind: command` for programs that connect to targets, such as cloud command-line tools."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from gateway.command.link import CommandLink
+from gateway.command.options import CommandOptions
+from gateway.contracts.link import Link
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import OpenTunnel, Progress
+from gateway.contracts.values import Endpoint
+from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.facts import Fact, hidden
+from gateway.processes.children import Children
+from gateway.processes.programs import resolve_program
+from gateway.tunnels import TunnelKind
+
+PROCESSES = Fact("processes", "Running processes of a command tunnel.", describe=hidden, additive=True)
+_VIA = "a program opens its own connections, which no tunnel can carry: remove via"
+
+
+class CommandTunnel:
+    """See `gateway.contracts.tunnel.Tunnel`.
+
+    Args:
+        options: The options of the tunnel.
+    """
+
+    def __init__(self, options: CommandOptions) -> None:
+        self._options = options
+        self._targets: list[Endpoint] = []
+        """The targets that the last link has dialed. When the tunnel opens again, one of them must work."""
+
+    @property
+    def far_side(self) -> str:
+        """The name of the program."""
+        return Path(self._options.command[0]).name
+
+    @contextlib.asynccontextmanager
+    async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
+        """See `gateway.contracts.tunnel.Tunnel`. The first process starts when a target is dialed."""
+        if not via.network.is_local:
+            raise TunnelError(Reason.PROTOCOL, _VIA, fatal=True)
+        progress(TunnelState.CONNECTING)
+        async with Children() as children:
+            link = CommandLink(self._options, via.network, children, progress)
+            async with link.running(self._targets):
+                try:
+                    # `renew` is unnecessary, because each process reads its own files.
+                    yield OpenTunnel(link, link.status)
+                finally:
+                    self._targets = link.recent_targets() or self._targets
+
+
+def _verify(options: CommandOptions) -> None:
+    try:
+        resolve_program(options.command)
+    except GatewayError as error:
+        raise GatewayError(f"command: {error}") from error
+
+
+def _read_url(scheme: str, authority: str) -> dict[str, str]:
+    """Return no options from a URL, which contains all options in its query."""
+    del scheme
+    if authority:
+        raise ValueError("the URL of a command contains only keys: command://?mode=port&command=PROGRAM,ARGUMENT")
+    return {}
+
+
+KIND = TunnelKind(
+    "command",
+    CommandOptions,
+    CommandTunnel,
+    schemes=("command",),
+    servers=lambda _: (),
+    facts=(PROCESSES,),
+    verify=_verify,
+    read_url=_read_url,
+    refuses_via=lambda _: _VIA,
+)

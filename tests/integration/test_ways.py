@@ -1,0 +1,160 @@
+"""Tests of backends and tunnels with several ways: two bastions on two loopback addresses."""
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.demo.process import free_port
+from gateway.demo.sshd import Bastion
+from tests.soak import chaos_site, ways
+from tests.support.clients import connect, echo, is_reset
+from tests.support.configs import CHECK, ssh_tunnel
+from tests.support.files import scratch
+from tests.support.gateway_process import Gateway, command
+from tests.support.requirements import need, need_sshd
+from tests.support.servers import echoing, serving
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+QUICK = ", keepalive: {interval: 200ms, suspect: 2s, replace: 1s}"
+Pair = tuple[Bastion, Bastion]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    need_sshd()
+    with contextlib.ExitStack() as stack:
+        one, two = (
+            Bastion(tmp_path / name, address=address) for name, address in (("a", "127.0.0.1"), ("b", "127.0.0.2"))
+        )
+        for bastion in (one, two):
+            bastion.start()
+            stack.callback(bastion.stop)
+        yield one, two
+
+
+def served(listen: int) -> None:
+    """Check that the backend serves a new client."""
+    with connect(listen) as client:
+        assert echo(client) == b"hello"
+
+
+def way(gateway: Gateway, backend: str, tunnel: str) -> tuple[bool, bool]:
+    """Return whether a way is up, and whether new clients use it."""
+    found = next(each for each in gateway.backend(backend)["ways"] if each["tunnel"] == tunnel)
+    return found["up"], found["in_use"]
+
+
+def test_one_way_is_enough_and_each_way_is_shown(gateway: Gateway, pair: Pair) -> None:
+    with serving(echoing) as port, serving(echoing) as other:
+        listen = {name: free_port() for name in ("both", "deep", "split")}
+        gateway.write(f"""
+            tunnels:
+              a: {ssh_tunnel(pair[0], more=QUICK)}
+              b: {ssh_tunnel(pair[1], more=QUICK)}
+              inner: {ssh_tunnel(pair[1], via="[a, b]", more=QUICK)}
+            backends:
+              both:
+                {{kind: tcp, via: [a, b], targets: ["127.0.0.1:{port}"], {CHECK},
+                 listen: "127.0.0.1:{listen["both"]}"}}
+              deep:
+                {{kind: tcp, via: inner, targets: ["127.0.0.1:{port}"], {CHECK},
+                 listen: "127.0.0.1:{listen["deep"]}"}}
+              split:
+                kind: tcp
+                targets: [{{address: "127.0.0.1:{port}", via: a}}, {{address: "127.0.0.1:{other}", via: [b]}}]
+                listen: 127.0.0.1:{listen["split"]}
+                {CHECK}
+        """)
+        gateway.start().wait_up("both", "deep", "split")
+        gateway.wait(lambda: way(gateway, "both", "a") == (True, True) and way(gateway, "both", "b") == (True, False))
+        for each in listen.values():
+            served(each)
+        checked = command("check", "-c", str(gateway.config), "both")
+        assert re.findall(r"^both +127\S+ +(\w) +up", checked.stdout, re.MULTILINE) == ["a", "b"]
+
+        pair[0].freeze()
+        gateway.wait(lambda: gateway.tunnel("a")["state"] == "suspect")
+        assert way(gateway, "both", "b") == (True, True)
+        for each in listen.values():
+            served(each)
+        assert gateway.tunnel("inner")["connects"] == 1  # new connections use the other bastion
+        pair[0].crash()
+        gateway.wait(lambda: gateway.tunnel("a")["state"] == "backoff")
+        for each in listen.values():
+            served(each)
+        gateway.wait(lambda: gateway.tunnel("inner")["state"] == "up")
+        assert gateway.state("both") == ("up", None)
+        assert gateway.state("split")[0] == "degraded"
+        assert way(gateway, "both", "a") == (False, False)
+        explained = gateway.command("explain", "both").stdout
+        assert re.search(r"^way +a +down +tunnel: tunnel a is backoff: ", explained, re.MULTILINE), explained
+        assert re.search(r"^way +b +up +clients: \d, switches: 1, used by new clients$", explained, re.MULTILINE), (
+            explained
+        )
+        assert explained.count("root cause: tunnel a: ") == 1
+        assert re.search(r"^both +b +up +clients: \d, switches: 1,", gateway.command("status").stdout, re.MULTILINE)
+        _, metrics = gateway.http.get("/metrics")
+        assert 'gateway_way_up{backend="both",tunnel="a"} 0.0' in metrics
+        assert 'gateway_way_switches_total{backend="both",tunnel="b"} 1.0' in metrics
+
+        pair[1].crash()
+        gateway.wait_state("both", "blocked", "tunnel")
+        causes = gateway.command("explain", "deep").stdout.partition("root cause: ")[2]
+        assert [causes.count(f"tunnel {name}: ") for name in ("a", "b", "inner")] == [1, 1, 0]
+        with connect(listen["both"]) as held:
+            held.sendall(b"hello")
+            time.sleep(0.5)
+            pair[1].start()
+            assert held.recv(5) == b"hello"
+        pair[0].start()
+        gateway.wait_up("both", "deep", "split")
+
+
+def test_reload_quarantine_and_reconnect_concern_one_way(gateway: Gateway, pair: Pair) -> None:
+    with serving(echoing) as port:
+        listen = free_port()
+        body = f"""
+            tunnels: {{a: {ssh_tunnel(pair[0])}, b: {ssh_tunnel(pair[1])}}}
+            backends:
+              both: {{kind: tcp, via: %s, targets: ["127.0.0.1:{port}"], listen: "127.0.0.1:{listen}", {CHECK}}}
+        """
+        gateway.write(body % "[a, b]", shutdown="{delay: 0s, drain: 2s}")
+        gateway.start("--reload-on-change", "false").wait_up("both")
+        gateway.wait(lambda: way(gateway, "both", "b")[0])
+        with connect(listen) as first:
+            assert echo(first) == b"hello"
+            (pair[0].folder / "authorized_keys").write_text("")
+            assert gateway.command("reconnect", "a").returncode == 0
+            assert is_reset(first)
+        gateway.wait(lambda: gateway.tunnel("a")["state"] == "quarantined")
+        assert way(gateway, "both", "b") == (True, True)
+        with connect(listen) as second:
+            assert echo(second) == b"hello"
+            pair[0].authorize()
+            gateway.command("reconnect", "a")
+            gateway.wait(lambda: way(gateway, "both", "a") == (True, False))  # clients do not return at once
+            gateway.write(body % "[b]", shutdown="{delay: 0s, drain: 2s}")
+            assert gateway.command("reload").stdout == "backends changed: both\n"
+            gateway.write(body % "[a, b]", shutdown="{delay: 0s, drain: 2s}")
+            assert gateway.command("reload").returncode == 0
+            assert echo(second) == b"hello"
+            gateway.write(body % "a", shutdown="{delay: 0s, drain: 2s}")
+            assert gateway.command("reload").returncode == 0
+            served(listen)
+            assert echo(second) == b"hello"  # the tunnel stays open, because the configuration still has it
+        assert gateway.backend("both")["via"] == "a"
+
+
+def test_clients_use_the_other_way_while_a_bastion_is_killed_stopped_or_cut_off(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lacking = chaos_site.missing()
+    need(lacking is None, str(lacking))
+    with scratch() as folder:
+        code = ways.run(len(ways.possible()), ways.possible(), folder, slack=1)
+    assert code == 0, capsys.readouterr().out

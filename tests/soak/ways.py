@@ -1,0 +1,303 @@
+"""Kills, stops and cuts off one of two bastions repeatedly; measures how soon clients succeed through the other."""
+
+import argparse
+import itertools
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.process import Process, free_port
+from gateway.demo.sshd import Bastion
+from gateway.ops.client import Client as Ops
+from tests.soak.chaos_site import missing
+from tests.soak.load import Client, MySqlStep
+from tests.support.files import REPOSITORY, scratch, write_secret
+
+ADDRESSES = {"a": "127.0.0.1", "b": "127.0.0.2"}
+PATIENCE = 5
+"""Seconds that a client waits for a response. A bastion that is stopped closes no connection, so a client of this
+bastion can wait until this limit."""
+RECOVERY = 30.0
+
+
+@dataclass(frozen=True)
+class WayFault:
+    """A fault of one bastion.
+
+    Args:
+        injected: Context manager that injects the fault.
+        lasts: Duration in seconds.
+        limit: Limit in seconds for the 99th percentile of the time until the next success of a client.
+    """
+
+    injected: Callable[[Bastion], Any]
+    lasts: float
+    limit: float
+
+
+@contextmanager
+def killed(bastion: Bastion) -> Iterator[None]:
+    """Kill a bastion and its connections (SIGKILL); start it again after the block."""
+    bastion.crash()
+    try:
+        yield
+    finally:
+        bastion.start()
+
+
+@contextmanager
+def stopped(bastion: Bastion) -> Iterator[None]:
+    """Stop a bastion and its connections (SIGSTOP); continue them after the block."""
+    bastion.freeze()
+    try:
+        yield
+    finally:
+        bastion.thaw()
+
+
+@contextmanager
+def cut_off(bastion: Bastion) -> Iterator[None]:
+    """Drop the packets to and from a bastion."""
+    rules = [
+        ["INPUT", "-i", "lo", "-p", "tcp", flag, str(bastion.port), "-j", "DROP"] for flag in ("--dport", "--sport")
+    ]
+    for rule in rules:
+        subprocess.run(["iptables", "-w", "-I", *rule], check=True, timeout=10)
+    try:
+        yield
+    finally:
+        for rule in rules:
+            subprocess.run(["iptables", "-w", "-D", *rule], check=False, timeout=10)
+
+
+FAULTS = {
+    "kill": WayFault(killed, 2.0, 1.5),
+    "stop": WayFault(stopped, 9.0, 8.0),
+    "drop": WayFault(cut_off, 9.0, 8.0),
+}
+
+
+def possible() -> list[str]:
+    """Return the faults that this machine supports."""
+    return [name for name in FAULTS if name != "drop" or (os.geteuid() == 0 and shutil.which("iptables"))]
+
+
+@dataclass
+class TwoWays:
+    """A gateway with two bastions in front of one database.
+
+    The backend `orders` has both ways. The backends `only-a` and `only-b` have one way each.
+    """
+
+    bastions: dict[str, Bastion]
+    server: MariaDB
+    ports: dict[str, int]
+    admin: Ops
+
+    def backend(self, name: str) -> dict[str, Any]:
+        """Return the status of a backend."""
+        return dict(self.admin.get("/api/v1/status")[1]["backends"][name])
+
+    def way_in_use(self) -> str:
+        """Return the way that new clients of `orders` use."""
+        return next(str(each["tunnel"]) for each in self.backend("orders")["ways"] if each["in_use"])
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until the condition is true.
+
+        Raises:
+            TimeoutError: The condition is not true in time.
+        """
+        deadline = time.monotonic() + RECOVERY
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what}: {self.admin.get('/api/v1/status')[1]}")
+            time.sleep(0.05)
+
+    def wait_ready(self) -> None:
+        """Wait until both ways work."""
+        names = ("orders", "only-a", "only-b")
+        self.wait(
+            lambda: all(
+                each["state"] == "up" and all(way["up"] for way in each["ways"]) for each in map(self.backend, names)
+            ),
+            "the site did not come up",
+        )
+
+    def clients(self, backend: str, count: int) -> list[Client]:
+        """Create clients of a backend; half of them connect again for each query."""
+        keeps = itertools.islice(itertools.cycle((True, False)), count)
+        return [
+            Client(backend, MySqlStep(self.server, self.ports[backend], keep, patience=PATIENCE)) for keep in keeps
+        ]
+
+
+@contextmanager
+def running(folder: Path, options: str = "") -> Iterator[TwoWays]:
+    """Start the servers and the gateway; stop them after the block.
+
+    Args:
+        folder: Directory for the files of all parts.
+        options: Further keys of the backend `orders`.
+    """
+    with ExitStack() as stack:
+        bastions = {name: Bastion(folder / name, address=address) for name, address in ADDRESSES.items()}
+        for bastion in bastions.values():
+            bastion.start()
+            stack.callback(bastion.stop)
+        server = MariaDB(folder / "mariadb").start()
+        stack.callback(server.stop)
+        ports = {name: free_port() for name in ("orders", "only-a", "only-b", "ops")}
+        write_secret(folder / "secret", server.check_password)
+        check = f"{{user: {server.check_user}, password_file: {folder}/secret, interval: 2s}}"
+        config = folder / "gateway.yaml"
+        backend = f'kind: mysql, targets: ["127.0.0.1:{server.port}"], check: {check}, hold: 20s'
+        config.write_text(
+            textwrap.dedent(f"""
+            gateway: {{state_dir: {folder}/state}}
+            ops: {{listen: "127.0.0.1:{ports["ops"]}", admin_socket: {folder}/admin.sock}}
+            shutdown: {{delay: 0s, drain: 1s}}
+            tunnels: {{a: {_tunnel(bastions["a"])}, b: {_tunnel(bastions["b"])}}}
+            backends:
+              orders: {{{backend}, via: [a, b], listen: "127.0.0.1:{ports["orders"]}"{options}}}
+              only-a: {{{backend}, via: a, listen: "127.0.0.1:{ports["only-a"]}"}}
+              only-b: {{{backend}, via: b, listen: "127.0.0.1:{ports["only-b"]}"}}
+        """)
+        )
+        gateway = Process(
+            [sys.executable, "-m", "gateway", "run", "-c", str(config)],
+            folder / "gateway.log",
+            environment={"PYTHONPATH": str(REPOSITORY)},
+        )
+        gateway.start(ports["ops"])
+        stack.callback(gateway.stop, signal.SIGTERM)
+        site = TwoWays(bastions, server, ports, Ops(None, str(folder / "admin.sock")))
+        site.wait_ready()
+        yield site
+
+
+def _tunnel(bastion: Bastion) -> str:
+    return (
+        f"{{kind: ssh, host: {bastion.address}, port: {bastion.port}, user: {bastion.user}, "
+        f"identity_files: [{bastion.client_key}], known_hosts: [{bastion.known_hosts}]}}"
+    )
+
+
+def strike(site: TwoWays, fault: WayFault, load: list[Client], others: dict[str, list[Client]]) -> list[float]:
+    """Injure the bastion in use; return the seconds until the next success of each client of `orders`.
+
+    Raises:
+        AssertionError: A client of the other way has noticed.
+    """
+    way = site.way_in_use()
+    other = next(name for name in site.bastions if name != way)
+    began = time.monotonic()
+    with fault.injected(site.bastions[way]):
+        time.sleep(fault.lasts)
+        over = [next_success(client, began) - began for client in load]
+        ended = time.monotonic()
+    bystanders = [each for client in others[other] for each in client.attempts if began <= each.ended <= ended]
+    assert bystanders, "the clients of the other way made no attempt"
+    assert [each for each in bystanders if each.outcome != "ok"] == []
+    site.wait_ready()
+    time.sleep(1)
+    return over
+
+
+def next_success(client: Client, since: float) -> float:
+    """Return the monotonic time when the first successful attempt that began after `since` ended."""
+    deadline = time.monotonic() + RECOVERY
+    while time.monotonic() < deadline:
+        found = next((each for each in client.attempts if each.began > since and each.outcome == "ok"), None)
+        if found is not None:
+            return found.ended
+        time.sleep(0.05)
+    raise TimeoutError("a client had no success in time")
+
+
+def kill_both(site: TwoWays, load: list[Client]) -> float:
+    """Kill both bastions for some seconds; return the seconds from their return to the last client's success."""
+    with killed(site.bastions["a"]), killed(site.bastions["b"]):
+        time.sleep(3)
+    back = time.monotonic()
+    over = max(next_success(client, back) - back for client in load)
+    site.wait_ready()
+    return over
+
+
+def run(count: int, kinds: list[str], folder: Path, slack: int = 0) -> int:
+    """Injure the bastion in use `count` times, and then both bastions; return the exit code.
+
+    Args:
+        count: Number of faults.
+        kinds: The faults to inject in turn.
+        folder: Directory for the files of all parts.
+        slack: Multiples of the limits that are allowed in addition on a busy machine.
+    """
+    problems: list[str] = []
+    with running(folder) as site:
+        load = site.clients("orders", 8)
+        others = {name: site.clients(f"only-{name}", 2) for name in site.bastions}
+        everyone = [*load, *others["a"], *others["b"]]
+        for client in everyone:
+            client.start()
+        time.sleep(1)
+        over: dict[str, list[float]] = {kind: [] for kind in kinds}
+        for _, kind in zip(range(count), itertools.cycle(kinds), strict=False):
+            over[kind] += strike(site, FAULTS[kind], load, others)
+        held = kill_both(site, load)
+        for client in everyone:
+            client.stop()
+        for client in everyone:
+            client.join(30)
+        rejected = {name: site.backend(name)["connections"]["rejected"] for name in ("orders", "only-a", "only-b")}
+        switches = sum(way["switches"] for way in site.backend("orders")["ways"])
+    for kind, seconds in over.items():
+        if seconds:
+            p99 = statistics.quantiles(seconds, n=100, method="inclusive")[-1]
+            print(
+                f"{kind}: next success p50 {statistics.median(seconds):.2f} s, p99 {p99:.2f} s, "
+                f"worst {max(seconds):.2f} s (limit of p99: {FAULTS[kind].limit:g} s)"
+            )
+            if p99 > FAULTS[kind].limit * (1 + slack):
+                problems.append(f"{kind}: p99 is {p99:.2f} s")
+    outcomes = [each.outcome for client in everyone for each in client.attempts]
+    counts = {name: outcomes.count(name) for name in ("ok", "failed", "refused", "wrong", "late")}
+    print(f"{count} faults, then both bastions killed: served {held:.2f} s after their return; {switches} switches")
+    print(", ".join(f"{number} {name}" for name, number in counts.items()))
+    problems += [f"{counts[name]} {name}" for name in ("refused", "wrong") if counts[name]]
+    problems += [f"{name}: the gateway rejected {each}" for name, each in rejected.items() if each]
+    if switches < count:
+        problems.append(f"only {switches} switches")
+    for problem in problems:
+        print("PROBLEM", problem)
+    return 1 if problems else 0
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--only", choices=FAULTS, help="inject only this fault")
+    options = parser.parse_args()
+    lacking = missing()
+    if lacking is not None:
+        print(f"this machine lacks {lacking}", file=sys.stderr)
+        return 2
+    with scratch() as folder:
+        return run(options.count, [options.only] if options.only else possible(), folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Runs Redis servers and Sentinels, and connects to them."""
+
+import secrets
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Self
+
+from gateway.demo.process import Process, find, free_port
+from tests.support.certificates import Issued
+
+Answer = str | int | None | list["Answer"]
+
+
+class RedisError(Exception):
+    """An error reply."""
+
+
+class RedisClient:
+    """A connection to a Redis server.
+
+    Args:
+        port: The port on 127.0.0.1.
+        password: The password of the default user; None to send none.
+    """
+
+    def __init__(self, port: int, password: str | None = None, timeout: float = 5.0) -> None:
+        self._sock = socket.create_connection(("127.0.0.1", port), timeout)
+        self._file = self._sock.makefile("rb")
+        if password is not None:
+            self.run("AUTH", password)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+        self._sock.close()
+
+    def run(self, *words: str) -> Answer:
+        """Run a command.
+
+        Raises:
+            RedisError: The server refuses the command.
+            OSError: The connection failed.
+        """
+        self._sock.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words))
+        return self._read()
+
+    def _read(self) -> Answer:
+        line = self._file.readline()
+        if not line.endswith(b"\r\n"):
+            raise ConnectionResetError
+        mark, rest = line[:1], line[1:-2].decode()
+        if mark == b"-":
+            raise RedisError(rest)
+        if mark == b":":
+            return int(rest)
+        if mark == b"$":
+            return self._file.read(int(rest) + 2)[:-2].decode() if int(rest) >= 0 else None
+        if mark == b"*":
+            return [self._read() for _ in range(int(rest))]
+        return rest
+
+
+class Redis:
+    """A Redis server on a free port of 127.0.0.1, with a password, without persistence.
+
+    Args:
+        folder: The folder for the server's files.
+        options: Lines of redis.conf.
+        of: The primary; the server is its replica.
+        tls: The server's certificate. Its port for TLS is `tls_port`.
+    """
+
+    check_user = "gateway"
+
+    def __init__(self, folder: Path, *options: str, of: "Redis | None" = None, tls: Issued | None = None) -> None:
+        folder.mkdir(parents=True)
+        self.port, self.tls_port = free_port(), free_port()
+        self.password: str = of.password if of else secrets.token_hex(8)
+        self.check_password: str = of.check_password if of else secrets.token_hex(8)
+        lines = [
+            f"port {self.port}", "bind 127.0.0.1", f"dir {folder}", 'save ""', f"requirepass {self.password}",
+            f"masterauth {self.password}", "repl-diskless-sync-delay 0",
+            f"user {self.check_user} on >{self.check_password} -@all +ping +role +info",
+            *([f"replicaof 127.0.0.1 {of.port}"] if of else []), *options,
+        ]  # fmt: skip
+        if tls is not None:
+            lines += [
+                f"tls-port {self.tls_port}", f"tls-cert-file {tls.certificate}", f"tls-key-file {tls.key}",
+                f"tls-ca-cert-file {tls.ca}", "tls-auth-clients no",
+            ]  # fmt: skip
+        config = folder / "redis.conf"
+        config.write_text("\n".join(lines) + "\n")
+        self._process = Process([find("redis-server") or "redis-server", str(config)], folder / "log")
+
+    def start(self) -> "Redis":
+        self._process.start(self.port)
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
+        self._process.stop(number)
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send(number)
+
+    def connect(self, port: int | None = None) -> RedisClient:
+        """Connect to the server, or to another port, and log in as the default user."""
+        return RedisClient(port or self.port, self.password)
+
+    def run(self, *words: str) -> Answer:
+        """Run one command as the default user."""
+        with self.connect() as client:
+            return client.run(*words)
+
+    @property
+    def role(self) -> str:
+        """`master` or `slave`."""
+        answer = self.run("ROLE")
+        assert isinstance(answer, list)
+        return str(answer[0])
+
+    def wait_replicating(self, timeout: float = 20.0) -> None:
+        """Wait until this replica is connected to its primary."""
+        deadline = time.monotonic() + timeout
+        while "master_link_status:up" not in str(self.run("INFO", "replication")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+class Sentinel:
+    """A Sentinel that monitors one primary, and decides alone.
+
+    Args:
+        folder: The folder for the Sentinel's files.
+        primary: The primary.
+    """
+
+    def __init__(self, folder: Path, primary: Redis) -> None:
+        folder.mkdir(parents=True)
+        self.port = free_port()
+        config = folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nprotected-mode no\n"
+            f"sentinel monitor shop 127.0.0.1 {primary.port} 1\nsentinel auth-pass shop {primary.password}\n"
+            "sentinel down-after-milliseconds shop 1000\nsentinel failover-timeout shop 10000\n"
+        )
+        program = find("redis-server") or "redis-server"
+        self._process = Process([program, str(config), "--sentinel"], folder / "log")
+
+    def start(self) -> "Sentinel":
+        self._process.start(self.port)
+        return self
+
+    def stop(self) -> None:
+        self._process.stop()
+
+    def wait_replicas(self, count: int, timeout: float = 20.0) -> None:
+        """Wait until the Sentinel knows this number of replicas."""
+        deadline = time.monotonic() + timeout
+        with RedisClient(self.port) as client:
+            while len(list(client.run("SENTINEL", "REPLICAS", "shop") or [])) < count:  # type: ignore[arg-type]
+                assert time.monotonic() < deadline
+                time.sleep(0.1)

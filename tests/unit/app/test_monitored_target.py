@@ -1,0 +1,110 @@
+"""Tests of a target with several ways: its state, the rate of its checks, and the choice for new clients."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from gateway.app.monitored_target import MonitoredTarget
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Link
+from gateway.contracts.phases import Phases
+from gateway.contracts.states import State
+from gateway.contracts.values import Endpoint
+from gateway.errors import Reason
+from gateway.health.monitor import Check, Schedule
+from gateway.health.verdict import CheckResult
+from gateway.health.ways import WayChoice
+from gateway.relay.direct_link import DirectLink
+
+TARGET = Endpoint("db", 3306)
+SCHEDULE = Schedule(interval=10, fast_interval=1, down_interval=5, timeout=3, rise=1, fall=1)
+
+
+class Uplink:
+    """A substitute for an uplink."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.link: Link | None = DirectLink()
+        self.settled = asyncio.Event()
+        self.watchers: list[Callable[[], None]] = []
+
+    def describe(self) -> str:
+        return "tunnel outer is quarantined"
+
+
+class Backend:
+    """A backend that is never probed, because the tests add the results."""
+
+    async def probe(self, link: object, target: Endpoint, phases: Phases) -> ProbeResult:
+        raise NotImplementedError
+
+
+class Ways:
+    """A target behind the tunnels `a` and `b`."""
+
+    def __init__(self) -> None:
+        self.uplinks = [Uplink("a"), Uplink("b")]
+        checks = [Check("orders", Backend(), TARGET, uplink, SCHEDULE) for uplink in self.uplinks]
+        self.target = MonitoredTarget(checks, WayChoice(["a", "b"], "order"), ())
+
+    def close(self, at: int) -> None:
+        self.uplinks[at].link = None
+        self.target.checks[at].verdict.override(State.BLOCKED, Reason.TUNNEL, "closed")
+
+    def probed(self, at: int, state: State, **result: object) -> None:
+        check = self.target.checks[at]
+        found = CheckResult(time.time(), 0.01, state, probe_result=ProbeResult(**result))  # type: ignore[arg-type]
+        check.verdict.add(found)
+        check._count(found)
+
+
+async def test_a_target_is_blocked_only_if_every_way_is_closed_and_names_a_common_cause_once() -> None:
+    ways = Ways()
+    ways.probed(0, State.UP)
+    ways.probed(1, State.UP)
+    ways.close(0)
+    assert (ways.target.candidate().state, ways.target.choice.current) == (State.UP, 1)
+    ways.close(1)
+    blocked = ways.target.candidate()
+    assert (blocked.state, blocked.reason, blocked.detail) == (
+        State.BLOCKED, Reason.TUNNEL, "tunnel outer is quarantined",
+    )  # fmt: skip
+
+
+async def test_a_target_is_down_only_if_it_fails_through_every_way() -> None:
+    ways = Ways()
+    ways.probed(0, State.DOWN)
+    ways.probed(1, State.UP)
+    assert ways.target.candidate().state is State.UP
+    ways.probed(1, State.DOWN)
+    assert ways.target.candidate().state is State.DOWN
+
+
+async def test_ways_that_clients_do_not_use_are_checked_less_often() -> None:
+    ways = Ways()
+    ways.target.choose()
+    assert [check.every for check in ways.target.checks] == [1, 2]
+    ways.close(0)
+    ways.target.choose()
+    assert [check.every for check in ways.target.checks] == [2, 1]
+
+
+async def test_the_role_comes_from_the_last_answer_through_any_way() -> None:
+    ways = Ways()
+    ways.probed(0, State.UP, role="primary")
+    ways.probed(1, State.UP, role="replica")
+    assert (ways.target.candidate().role, ways.target.choice.current) == ("replica", 0)
+
+
+async def test_clients_avoid_a_way_until_its_next_successful_check() -> None:
+    ways = Ways()
+    for at in (0, 1):
+        ways.probed(at, State.UP)
+    assert ways.target.choose() == 0
+    ways.target.doubt("a")
+    assert ways.target.choose() == 1
+    assert [way.doubted for way in ways.target.health()] == [True, False]
+    ways.probed(0, State.UP)
+    assert [way.doubted for way in ways.target.health()] == [False, False]
+    assert ways.target.choose() == 1

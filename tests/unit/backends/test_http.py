@@ -1,0 +1,230 @@
+"""Tests the probe of `kind: http`, and `check.via_http`, with real servers and servers that violate the protocol."""
+
+import base64
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from gateway.backend_support.http_role import HttpRole, ViaHttp, with_http_role
+from gateway.backend_support.tls import TlsOptions
+from gateway.backends import EmptyOptions
+from gateway.backends.http import KIND, HttpBackend, HttpCheck
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.security import Secret
+from gateway.contracts.states import State
+from gateway.contracts.values import Endpoint
+from gateway.errors import ProbeError, Reason
+from tests.support import certificates
+from tests.support.probes import probe
+from tests.support.servers import serving
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers by path, and records requests."""
+
+    requests: list[tuple[str, str | None, str | None]] = []  # noqa: RUF012 - shared by all instances
+
+    def do_GET(self) -> None:
+        self.requests.append((self.path, self.headers["Host"], self.headers["Authorization"]))
+        status, fields, body = {
+            "/": (200, {}, b"ok"),
+            "/primary": (503, {}, b""),
+            "/moved": (302, {"Location": "http://192.0.2.1/"}, b""),
+            "/login": (401 if self.headers["Authorization"] is None else 200, {}, b""),
+            "/leader": (200, {"X-Role": "Leader"}, b"{}"),
+            "/json": (200, {}, json.dumps({"node": {"roles": ["x", "standby"], "ready": True, "n": 1}}).encode()),
+            "/strange": (200, {"X-Role": "demoted"}, b"[" * 50_000),
+        }[self.path]
+        self.send_response(status)
+        for name, value in fields.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@contextmanager
+def http_server(context: ssl.SSLContext | None = None) -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def backend(path: str = "/", **changes: object) -> HttpBackend:
+    return HttpBackend(EmptyOptions(), HttpCheck(path=path, **changes))  # type: ignore[arg-type] # any field
+
+
+async def test_status_role_login_and_host() -> None:
+    with http_server() as port:
+        result = await probe(backend(), port)
+        assert result.state is State.UP, result.detail
+        assert result.probe_result is not None
+        (version,) = result.probe_result.facts.values()
+        assert str(version).startswith("BaseHTTP/")
+        assert Answers.requests.pop() == ("/", f"127.0.0.1:{port}", None)
+        assert (await probe(backend("/primary", status=(503,)), port)).state is State.UP
+        for path, reason, words in (
+            ("/primary", Reason.QUERY, "/primary: status 503, expected 200"),
+            ("/moved", Reason.QUERY, "redirects are not followed (to http://192.0.2.1/)"),
+            ("/login", Reason.AUTH, "/login: status 401"),
+        ):
+            result = await probe(backend(path), port)
+            assert (result.reason, words in result.detail) == (reason, True), result.detail
+        login = await probe(backend("/login", user="u", password=Secret("p:q"), host="search"), port)
+        assert login.state is State.UP
+        assert Answers.requests.pop() == ("/login", "search", f"Basic {base64.b64encode(b'u:p:q').decode()}")
+        for path, role, found in (
+            ("/leader", HttpRole(header="x-role"), "primary"),
+            ("/json", HttpRole(json="node.roles.1"), "replica"),
+            ("/json", HttpRole(json="node.ready", primary=("true",), replica=("false",)), "primary"),
+            ("/json", HttpRole(json="node.n", primary=("2",), replica=("1",)), "replica"),
+        ):
+            result = await probe(backend(path, role=role), port)
+            assert result.probe_result is not None, result.detail
+            assert (result.probe_result.role, result.probe_result.read_only) == (found, found == "replica")
+        unknown = await probe(backend("/strange", role=HttpRole(header="X-Role")), port)
+        assert (unknown.state, unknown.reason) == (State.DOWN, Reason.ROLE)
+        assert unknown.probe_result is not None
+        assert (unknown.probe_result.role, unknown.probe_result.read_only) == (None, True)
+        for path, role in (
+            ("/strange", HttpRole(json="role")), ("/json", HttpRole(json="node.roles.9")),
+            ("/json", HttpRole(json="node")), ("/leader", HttpRole(header="Absent")),
+        ):  # fmt: skip
+            assert (await probe(backend(path, role=role), port)).reason is Reason.PROTOCOL
+
+
+async def test_tls_verifies_the_server(tmp_path: Path) -> None:
+    issued = certificates.issue(tmp_path / "issued")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.certificate, issued.key)
+    with http_server(context) as port:
+        result = await probe(backend(tls=TlsOptions("verify", issued.ca, certificates.NAME)), port)
+        assert result.state is State.UP, result.detail
+        assert result.probe_result is not None
+        assert result.probe_result.certificate is not None
+        assert (await probe(backend(tls=TlsOptions("verify", issued.ca)), port)).reason is Reason.TLS
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 2000 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n", b"HTTP/1.1 200 OK\r\n\r\n" + bytes(100_000),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"HTTP/1.1 100 Continue\r\n\r\n" * 2000,
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000,
+    ],
+)  # fmt: skip
+async def test_an_invalid_response_is_a_protocol_error(response: bytes) -> None:
+    def respond(client: socket.socket) -> None:
+        client.recv(4096)
+        client.sendall(response)
+
+    with serving(respond) as port:
+        result = await probe(backend(), port)
+    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL), result.detail
+
+
+class Database:
+    """A database with a fixed result."""
+
+    def __init__(self, found: ProbeResult | ProbeError) -> None:
+        self.found = found
+
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+        if isinstance(self.found, ProbeError):
+            raise self.found
+        return self.found
+
+
+PRIMARY = ProbeResult(role="primary", read_only=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "role", "database", "expected"),
+    [
+        ("/leader", HttpRole(header="X-Role"), PRIMARY, (State.UP, None, "primary", False)),
+        ("/", None, PRIMARY, (State.UP, None, "primary", False)),
+        ("/primary", None, PRIMARY, (State.UP, None, "replica", True)),
+        # During a promotion, the database is still read-only.
+        ("/", None, ProbeResult(role="replica", read_only=True), (State.UP, None, "primary", True)),
+        ("/", None, ProbeResult(unprobed="no user"), (State.UP, None, "primary", False)),
+        ("/", None, ProbeError(Reason.AUTH, "no"), (State.DEGRADED, Reason.AUTH, "primary", False)),
+        ("/", None, ProbeError(Reason.STARTING, "soon"), (State.DOWN, Reason.STARTING, None, None)),
+        ("/strange", HttpRole(header="X-Role"), PRIMARY, (State.DOWN, Reason.ROLE, None, True)),
+        ("/login", HttpRole(header="X-Role"), PRIMARY, (State.DOWN, Reason.QUERY, None, None)),
+    ],
+)
+async def test_the_role_of_a_database_comes_from_http(
+    path: str, role: HttpRole | None, database: ProbeResult | ProbeError, expected: tuple[object, ...]
+) -> None:
+    with http_server() as port:
+        wrapped = with_http_role(Database(database), ViaHttp(path=path, role=role, port=port))
+        result = await probe(wrapped, 1)
+    found = result.probe_result or ProbeResult()
+    assert (result.state, result.reason, found.role, found.read_only) == expected, result.detail
+
+
+async def test_a_failed_request_names_the_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    result = await probe(with_http_role(Database(PRIMARY), ViaHttp(port=port)), 1)
+    assert (result.state, result.reason) == (State.DOWN, Reason.REFUSED)
+    assert result.detail.startswith(f"via_http, port {port}: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"path": "health"}, "path: must begin with /"),
+        ({"path": "/a b"}, "path: "),
+        ({"path": "/\r\nX: y"}, "path: "),
+        ({"status": (99,)}, "status: 99 is not a final status code"),
+        ({"status": ()}, "status: needs at least one"),
+        ({"host": "a\r\nb"}, "host: "),
+        ({"password": Secret("p")}, "needs user"),
+        ({"user": "a:b"}, "user: contains a colon"),
+    ],
+)
+def test_a_wrong_check_is_an_error_with_its_key(changes: dict[str, object], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        HttpCheck(**changes)  # type: ignore[arg-type] # any field
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({}, "needs either json or header"),
+        ({"json": "a", "header": "b"}, "needs either json or header"),
+        ({"json": "a..b"}, "json: has an empty name"),
+        ({"header": "a b"}, "header: is not the name"),
+        ({"json": "a", "primary": ("x", "Y"), "replica": ("y",)}, "replica: y means primary, too"),
+    ],
+)
+def test_a_wrong_role_is_an_error_with_its_key(changes: dict[str, object], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        HttpRole(**changes)  # type: ignore[arg-type] # any field
+
+
+def test_a_url_selects_path_and_tls() -> None:
+    assert KIND.read_url("http", "") == {}
+    assert KIND.read_url("https", "/health") == {"check.path": "/health", "check.tls.mode": "verify"}

@@ -1,0 +1,90 @@
+"""Tests the probe of `kind: tcp` with text to send and to expect, and with TLS."""
+
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+
+from gateway.backend_support.tls import TlsOptions
+from gateway.backends import EmptyOptions
+from gateway.backends.tcp import TcpBackend, TcpCheck, unescape
+from gateway.contracts.states import State
+from gateway.errors import Reason
+from tests.support import certificates
+from tests.support.probes import probe
+from tests.support.servers import dripping, serving, talking
+
+
+def backend(send: str | None = None, expect: str | None = None, tls: TlsOptions | None = None) -> TcpBackend:
+    return TcpBackend(EmptyOptions(), TcpCheck(send, expect, tls or TlsOptions()))
+
+
+def ponging(client: socket.socket) -> None:
+    while data := client.recv(100):
+        client.sendall(b"+PO" if data == b"PING\r\n" else b"-ERR\r\n")
+        client.sendall(b"NG\r\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("PING\r\n", b"PING\r\n"), (r"PING\r\n", b"PING\r\n"), (r"\x00\xfF\0\t\\", b"\0\xff\0\t\\"),
+        (r"\\r", b"\\r"), ("é", "é".encode()), ("", b""),
+    ],
+)  # fmt: skip
+def test_escapes(text: str, data: bytes) -> None:
+    assert unescape(text) == data
+
+
+@pytest.mark.parametrize("text", ["\\", r"a\q", r"\x0", r"\xg0", r"\\\ "])
+def test_a_wrong_escape_is_an_error_with_its_key(text: str) -> None:
+    with pytest.raises(ValueError, match=r"send: .* is not an escape"):
+        TcpCheck(send=text)
+    with pytest.raises(ValueError, match=r"expect: .* is not an escape"):
+        TcpCheck(expect=text)
+
+
+async def test_the_response_decides() -> None:
+    with serving(ponging) as port:
+        assert (await probe(backend(r"PING\r\n", "PONG"), port)).state is State.UP
+        assert (await probe(backend("PING\r\n"), port)).state is State.UP
+    with serving(talking(b"220 ready\r\n")) as port:
+        assert (await probe(backend(expect="220 "), port)).state is State.UP
+        result = await probe(backend(expect="PONG"), port, timeout=0.5)
+    assert result.reason is Reason.TIMEOUT
+    with serving(talking(b"-ERR\r\n\x1b[2J", then_close=True)) as port:
+        result = await probe(backend(expect="PONG"), port)
+    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL)
+    assert result.detail == r"the response b'-ERR\r\n\x1b[2J' does not contain b'PONG'"
+    with serving(talking(b"x" * 100_000)) as port:
+        result = await probe(backend(expect="PONG"), port)
+    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL)
+    assert len(result.detail) < 200
+    with serving(dripping(b"")) as port:
+        assert (await probe(backend(expect="PONG"), port, timeout=0.5)).reason is Reason.TIMEOUT
+
+
+async def test_tls_verifies_the_server_and_reports_its_certificate(tmp_path: Path) -> None:
+    issued = certificates.issue(tmp_path / "issued")
+    other = certificates.issue(tmp_path / "other")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(issued.certificate, issued.key)
+
+    def over_tls(client: socket.socket) -> None:
+        with context.wrap_socket(client, server_side=True) as secure:
+            ponging(secure)
+
+    with serving(over_tls) as port:
+        for tls in (TlsOptions("verify", issued.ca, certificates.NAME), TlsOptions("require")):
+            result = await probe(backend("PING\r\n", "PONG", tls), port)
+            assert result.state is State.UP, result.detail
+            assert result.probe_result is not None
+            assert result.probe_result.certificate is not None
+        for tls in (TlsOptions("verify", other.ca, certificates.NAME), TlsOptions("verify", issued.ca)):
+            result = await probe(backend("PING\r\n", "PONG", tls), port)
+            assert (result.state, result.reason) == (State.DOWN, Reason.TLS), result.detail
+        missing = await probe(backend(tls=TlsOptions("verify", tmp_path / "missing.pem")), port)
+        assert (missing.reason, "check.tls.ca_file" in missing.detail) == (Reason.TLS, True)
+    with serving(ponging) as port:
+        assert (await probe(backend(tls=TlsOptions("require")), port)).reason is Reason.TLS

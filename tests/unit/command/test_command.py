@@ -1,0 +1,87 @@
+"""Tests the options of tunnels through programs, and the modules that decide whether a program answers."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.cli import cli
+from gateway.command.local_ports import LocalPort, read_local_ports
+from gateway.command.options import CommandOptions
+from gateway.command.silence import SilenceTimer
+from tests.support.files import scratch
+
+
+def test_validate_names_the_position_of_each_mistake() -> None:
+    with scratch() as folder:  # other users can access it, as with /usr/local/bin
+        check_positions(folder)
+
+
+def check_positions(folder: Path) -> None:
+    writable, file = folder / "writable", folder / "gateway.yaml"
+    writable.write_text("#!/bin/sh\n")
+    writable.chmod(0o777)
+    file.write_text(
+        "tunnels:\n"
+        "  a: {kind: command, mode: stdio, command: [absent-program, x]}\n"
+        "  b: {kind: command, mode: stdio, command: nc host 1}\n"
+        f"  c: {{kind: command, mode: stdio, command: [{writable}]}}\n"
+        "  d: {kind: ssh, host: h, user: u, insecure_host_key: true, agent: /x, proxy_command: [/absent/nc]}\n"
+        "backends: {x: {kind: tcp, via: a, targets: 'h:1'}}\n"
+    )
+    reported = str(CliRunner().invoke(cli, ["validate", "-c", str(file)]).exception)
+    assert f"{file}:2:44: tunnels.a.command: absent-program is not installed" in reported
+    assert f"{file}:3:44: tunnels.b.command: 'nc' and the text after it are one word" in reported
+    assert f"{file}:4:44: tunnels.c.command: {writable}: everybody can change it (mode 0777): chmod o-w" in reported
+    assert "tunnels.d.agent" in reported
+    file.write_text(file.read_text().replace(", agent: /x", ""))
+    reported = str(CliRunner().invoke(cli, ["validate", "-c", str(file)]).exception)
+    assert f"{file}:5:76: tunnels.d.proxy_command: /absent/nc: no such file" in reported
+
+
+def test_json_and_shell_variables_are_not_placeholders() -> None:
+    parameters = '{"portNumber":["{port}"],"localPortNumber":["{local_port}"]}'
+    CommandOptions(("aws", "--parameters", parameters, "${HOME}", "{ x }"), "port")
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.floats(0, 10)), max_size=30))
+def test_silence_is_at_most_the_time_since_the_last_sign_of_life(steps: list[tuple[int, bool, float]]) -> None:
+    timer, now, last, all_read = SilenceTimer(), 0.0, 0.0, 0.0
+    for unread, answers, pause in steps:
+        now += pause
+        last = now if answers else last
+        silence = timer.update(unread, last, now)
+        all_read = all_read if unread else now
+        assert 0 <= silence <= now - max(last, all_read)
+        assert unread or silence == 0
+
+
+def test_silence_grows_while_data_waits() -> None:
+    timer = SilenceTimer()
+    assert [timer.update(1, 0.0, now) for now in (10.0, 11.0, 13.0)] == [0.0, 1.0, 3.0]
+    assert timer.update(1, 12.5, 14.0) == 1.5
+    assert timer.update(0, 12.5, 15.0) == 0
+    assert timer.update(1, 12.5, 16.0) == 0
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily, host: str) -> None:
+    with socket.create_server((host, 0), family=family) as listener:
+        port = listener.getsockname()[1]
+        assert read_local_ports([port])[port].unread == 0
+        assert read_local_ports([port])[port].owners == {os.geteuid()}
+        with socket.create_connection((host, port)) as client:
+            assert read_local_ports([port])[port].unread == 1
+            assert read_local_ports([port])[port].pending == {client.getsockname()[1]}
+            accepted, _ = listener.accept()
+            with accepted:
+                assert read_local_ports([port])[port] == LocalPort({os.geteuid()})
+                client.sendall(b"12345")
+                assert read_local_ports([port])[port].unread == 5
+                accepted.recv(5)
+                assert read_local_ports([port])[port].unread == 0
+    assert read_local_ports([port])[port].owners == set()

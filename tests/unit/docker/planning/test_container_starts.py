@@ -1,0 +1,345 @@
+"""Which containers the gateway starts again. The values of `State.Error` are those of Docker Engine 26.1.5."""
+
+import asyncio
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
+from gateway.docker.engine_actions import execute
+from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.failed_starts import FailedStart, FailureCause, read_error
+from gateway.docker.grants import PROJECT, SERVICE
+from gateway.docker.inspections import last_start
+from gateway.docker.labels import read as read_labels
+from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, Swarm
+from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.plan import Action, DesiredState, Plan, Verb
+from gateway.docker.planning import plan
+from gateway.docker.reconciler import Reconciler
+from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
+from tests.support.fake_engine import FakeEngine
+
+OWNER_ID = "767378fd8e62591fb24091c49e04ffa2a1752d34a2d610bd9eb01763fbc0ae52"
+GONE_ID = "eb4b82462a4f0df39337ec3bbebb06271e2fce22774c100cff059b855c2fbec6"
+VOLUME = (
+    "error while mounting volume '/var/lib/docker/volumes/media/_data': failed to mount local volume: mount "
+    ":/media:/var/lib/docker/volumes/media/_data, data: addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,"
+    "timeo=600,retrans=2: {}"
+)
+REFUSED, TIMED_OUT = VOLUME.format("connection refused"), VOLUME.format("input/output error")
+NETWORK = f"network {GONE_ID} not found"
+STOPPED_OWNER = f"cannot join network of a non running container: {OWNER_ID}"
+REMOVED_OWNER = f"No such container: {OWNER_ID}"
+OWN_FAULT = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
+    'unable to start container process: exec: "/nonexistent": stat /nonexistent: no such file or directory: unknown'
+)
+ALWAYS = LastStart(restarts=True, at=100.0)
+APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
+START = Action(Verb.START, "", container="web", container_id="id-web", cause=FailureCause.NETWORK)
+MEDIA = MountListener("media", "127.0.0.1", 20490)
+
+
+def desired(**more: Any) -> DesiredState:
+    options = DockerOptions(networks={"apps": NetworkOptions()}, revive=more.pop("revive", True))
+    more = {"mount_listeners": (MEDIA,), "usable": frozenset({"media"}), **more}
+    return DesiredState("site-a", options, ("orders", "media"), **more)
+
+
+def failed(error: str, name: str = "web", **more: Any) -> Container:
+    plain: dict[str, Any] = {
+        "state": "exited", "labels": {}, "network_mode": "bridge", "endpoints": {},
+        "last_start": LastStart(error, restarts=True),
+    }  # fmt: skip
+    return Container(id=f"id-{name}", name=name, **{**plain, **more})
+
+
+def joining(error: str = "", state: str = "running", at: float = 100.0, **more: Any) -> Container:
+    start = LastStart(error, restarts=True, at=at)
+    return failed(error, network_mode=f"container:{OWNER_ID}", state=state, last_start=start, **more)
+
+
+def gateway(at: float = 100.0, state: str = "running", number: str = OWNER_ID) -> Container:
+    plain = failed("", "gateway-1", state=state, last_start=LastStart(restarts=True, at=at))
+    return replace(plain, id=number)
+
+
+def planned(*containers: Container, wanted: DesiredState | None = None, **more: Any) -> Plan:
+    more = {"networks": (APPS,), "own": None, **more}
+    return plan(wanted or desired(), EngineSnapshot(containers, **more), frozenset())
+
+
+def only_dead(made: Plan) -> DeadContainer:
+    (found,) = made.dead
+    return found
+
+
+def starts(made: Plan) -> list[tuple[Verb, str]]:
+    return [(each.verb, each.container) for each in made.actions if not each.network]
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (REFUSED, FailedStart(FailureCause.VOLUME, address="127.0.0.1", port=20490, detail="connection refused")),
+        (TIMED_OUT, FailedStart(FailureCause.VOLUME, address="127.0.0.1", port=20490, detail="input/output error")),
+        (NETWORK, FailedStart(FailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
+        (STOPPED_OWNER, FailedStart(FailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
+        (REMOVED_OWNER, FailedStart(FailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
+        (f"failed to set up container networking: {NETWORK}", FailedStart(
+            FailureCause.NETWORK, network=GONE_ID, detail=f"failed to set up container networking: {NETWORK}")),
+        (OWN_FAULT, None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_the_cause_is_parsed_from_the_error_of_the_engine(error: str, found: FailedStart | None) -> None:
+    assert read_error(error) == found
+
+
+@pytest.mark.parametrize("error", [REFUSED, TIMED_OUT])
+@pytest.mark.parametrize("state", ["exited", "created"])
+def test_a_container_whose_volume_was_not_mounted_is_started(error: str, state: str) -> None:
+    made = planned(failed(error, state=state))
+    assert starts(made) == [(Verb.START, "web")]
+    assert (only_dead(made).cause, only_dead(made).state) == (FailureCause.VOLUME, DeadContainerState.STARTING)
+    assert "backend media" in only_dead(made).detail
+
+
+def test_it_is_started_only_when_the_backend_is_up() -> None:
+    made = planned(failed(REFUSED), wanted=desired(usable=frozenset()))
+    assert starts(made) == []
+    assert (only_dead(made).state, only_dead(made).message) == (DeadContainerState.WAITING, "backend media is not up")
+    # `gateway plan` cannot read the states of backends, so it assumes that all backends are up.
+    assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(Verb.START, "web")]
+
+
+@pytest.mark.parametrize(
+    "mount_listener",
+    [MountListener("media", "127.0.0.1", 20491), MountListener("media", "192.0.2.1", 20490)],
+    ids=["another port", "another address"],
+)
+def test_a_volume_of_another_server_is_ignored(mount_listener: MountListener) -> None:
+    assert planned(failed(REFUSED), wanted=desired(mount_listeners=(mount_listener,))).dead == ()
+
+
+def test_a_volume_at_another_loopback_address_reaches_the_same_listener() -> None:
+    error = REFUSED.replace("addr=127.0.0.1", "addr=127.0.0.2")
+    assert starts(planned(failed(error))) == [(Verb.START, "web")]
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        failed(""),  # The container was stopped on purpose.
+        failed(OWN_FAULT),
+        failed(REFUSED, last_start=LastStart(REFUSED, restarts=False)),
+        failed(REFUSED, labels={"com.docker.swarm.task.id": "t"}),
+        failed(REFUSED, labels={"gateway.instance": "site-b"}),
+        failed(REFUSED, last_start=None),
+    ],
+    ids=["stopped", "own fault", "no restart policy", "task", "of another gateway", "not inspected"],
+)
+def test_no_other_container_is_started(container: Container) -> None:
+    made = planned(container)
+    assert (starts(made), made.dead) == ([], ())
+
+
+@pytest.mark.parametrize(
+    ("revive", "label", "strict", "expected"),
+    [
+        (False, None, False, False),
+        (False, "true", False, True),
+        (False, "true", True, False),
+        (True, None, False, True),
+        (True, "false", False, False),
+        (True, "flase", False, True),
+        (True, None, True, True),
+    ],
+)
+def test_the_configuration_and_the_label_decide(
+    revive: bool, label: str | None, strict: bool, expected: bool
+) -> None:
+    labels = {"gateway.revive": label} if label else {}
+    made = planned(failed(REFUSED, labels=labels), wanted=desired(revive=revive, strict=strict))
+    assert starts(made) == ([(Verb.START, "web")] if expected else [])
+    if not expected:
+        assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.OFF, "docker start web")
+
+
+def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
+    _, problems = read_labels({"gateway.revive": "flase"}, "gateway", "site-a", ())
+    assert problems == ["gateway.revive: 'flase' is neither true nor false"]
+
+
+def test_after_too_many_attempts_the_status_shows_the_command() -> None:
+    made = planned(failed(REFUSED), wanted=desired(given_up=frozenset({"id-web"})))
+    assert starts(made) == []
+    assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.GIVEN_UP, "docker start web")
+
+
+def test_dependants_of_a_restarted_container_are_restarted() -> None:
+    made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID)
+    assert starts(made) == [(Verb.RESTART, "web")]
+    assert only_dead(made).cause is FailureCause.NAMESPACE
+
+
+def test_dependants_that_started_later_are_not_restarted() -> None:
+    assert planned(gateway(at=100.0), joining(at=100.5), own=OWNER_ID).dead == ()
+
+
+def test_dependants_of_a_stopped_container_wait_for_it() -> None:
+    made = planned(gateway(state="exited"), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
+    made = planned(gateway(), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
+    assert starts(made) == [(Verb.START, "web")]
+
+
+def test_the_namespace_of_another_container_is_ignored_without_the_label() -> None:
+    other = replace(gateway(at=200.0), name="vpn")
+    assert planned(other, joining()).dead == ()
+    assert starts(planned(other, joining(labels={"gateway.revive": "true"}))) == [(Verb.RESTART, "web")]
+    there = replace(other, endpoints={"apps": EndpointInfo("n1", "e1")})
+    assert starts(planned(there, joining())) == [(Verb.RESTART, "web")]
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: str) -> None:
+    container = joining(REMOVED_OWNER if state == "exited" else "", state)
+    made = planned(gateway(number="another"), container, own="another")
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.RECREATE)
+    assert only_dead(made).command == "", "the container's options are unknown, and a removal would lose its files"
+    labels = {PROJECT: "shop", SERVICE: "web", "com.docker.compose.project.config_files": "/srv/my shop/compose.yaml"}
+    made = planned(gateway(number="another"), replace(container, labels=labels), own="another")
+    assert only_dead(made).command == (
+        "docker compose -p shop -f '/srv/my shop/compose.yaml' up -d --no-deps --force-recreate web"
+    )
+
+
+def test_a_container_on_a_network_that_exists_again_is_started() -> None:
+    there = {"apps": EndpointInfo("n1", "", aliases=frozenset())}
+    for error in ("network apps not found", NETWORK):
+        assert starts(planned(failed(error, endpoints=there))) == [(Verb.START, "web")]
+
+
+def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
+    there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset({"gw-owner-site-a"}))}
+    container = failed(NETWORK, endpoints=there, labels={"gateway.enable": "true"})
+    made = plan(desired(), EngineSnapshot((container,), (APPS,)), frozenset({("id-web", "apps")}))
+    assert [each.verb for each in made.actions] == [Verb.REATTACH]
+    assert (only_dead(made).state, only_dead(made).message) == (
+        DeadContainerState.WAITING,
+        "it is attached to network apps first",
+    )
+
+
+def test_a_container_that_joined_the_network_itself_is_repaired_by_a_command() -> None:
+    there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset())}
+    made = planned(failed(NETWORK, endpoints=there))
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.RECREATE)
+    assert only_dead(made).command == (
+        "docker network disconnect apps web && docker network connect apps web && docker start web"
+    )
+
+
+def test_a_network_of_others_is_ignored() -> None:
+    assert planned(failed(NETWORK, endpoints={"shop_default": EndpointInfo(GONE_ID, "")})).dead == ()
+
+
+def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_its_swarm() -> None:
+    error = "Could not attach to network llwp8d8lxtivglxte7d0y0tqp: context deadline exceeded"
+    there = {"apps": EndpointInfo("llwp8d8lxtivglxte7d0y0tqp", "", aliases=frozenset())}
+    container = failed(error, endpoints={"bridge": EndpointInfo("b1", ""), **there})
+    waiting = planned(container, swarm=Swarm(waiting=True), networks=())
+    assert (only_dead(waiting).state, waiting.actions) == (DeadContainerState.WAITING, ()), (
+        "the gateway must not create a bridge network of that name"
+    )
+    assert starts(planned(container, swarm=Swarm(active=True))) == [(Verb.START, "web")]
+
+
+def test_attempts_back_off_and_end_at_a_limit() -> None:
+    revivals, now, pauses = StartAttempts(), 1000.0, []
+    one = DeadContainer("web", "id-web", FailureCause.VOLUME, "", DeadContainerState.STARTING)
+    while "id-web" not in revivals.given_up:
+        revivals.observed([one], now)
+        revivals.attempted(START, now, started=False)
+        pauses.append(revivals.not_before("id-web") - now)
+        now += pauses[-1]
+    assert len(pauses) == LIMIT
+    assert max(pauses) <= 60 < sum(pauses)
+    revivals.observed([one], now + 10 * STABLE)
+    assert revivals.given_up == {"id-web"}, "the container stays given up while it is dead"
+    revivals.observed([], now + 11 * STABLE)
+    assert revivals.given_up == frozenset()
+    assert revivals.revived == {}
+
+
+def test_starts_are_counted_by_cause() -> None:
+    revivals = StartAttempts()
+    revivals.attempted(START, 0.0, started=True)
+    assert revivals.revived == {"network": 1}
+
+
+def test_the_last_start_is_parsed_from_an_inspection() -> None:
+    state = {"Error": NETWORK, "StartedAt": "2026-11-26T14:13:31.744791884Z"}
+    found = last_start({"State": state, "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}}})
+    assert (found.error, found.restarts, round(found.at)) == (NETWORK, True, 1795702412)
+    never = {"Error": "", "StartedAt": "0001-01-01T00:00:00Z"}
+    assert last_start({"State": never, "HostConfig": {"RestartPolicy": {"Name": "no"}}}) == LastStart()
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (REFUSED.replace("hard", "password=secret"), "connection refused"),
+        (REFUSED.replace("hard", "pass=in secret,hard"), "connection refused"),
+        (REFUSED.replace("hard", "pass=in: secret,hard"), "connection refused"),
+        (REFUSED.replace("hard", "pass=" + 500 * "secret"), "the mount failed"),
+        (REFUSED.replace("hard", "pass=x: secret" + 500 * "x"), "the mount failed"),
+    ],
+    ids=["password", "with a space", "with a colon", "truncated", "truncated after a colon"],
+)
+async def test_the_error_of_a_failed_start_contains_no_mount_options(message: str, shown: str) -> None:
+    class Refusing:
+        async def post(self, path: str) -> None:
+            raise EngineError(ErrorKind.FAILED, f"{path}: {message}")
+
+    with pytest.raises(EngineError, match=rf"^{shown}$"):
+        await execute(Refusing(), Action(Verb.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]
+
+
+async def test_a_slow_start_delays_no_other_action(tmp_path: Path) -> None:
+    class Slow(FakeEngine):
+        started = 0
+
+        async def get(self, path: str, **params: Any) -> Any:
+            found = await super().get(path, **params)
+            if path == "containers/json":
+                for each in found:
+                    each["Mounts"] = [{"Type": "volume", "Name": "media"}]
+            elif path.startswith("containers/"):
+                found["State"]["Error"] = REFUSED
+                found["HostConfig"]["RestartPolicy"] = {"Name": "always"}
+            return found
+
+        async def post(self, path: str, body: Any = None, **params: Any) -> Any:
+            if path.endswith("/start"):
+                self.started += 1
+                await asyncio.sleep(3600)
+            return await super().post(path, body, **params)
+
+    engine = Slow(random.Random(1))
+    engine.add_container("web", {}).state = "exited"
+    wanted = desired()
+    reconciler = Reconciler(wanted.options, lambda: wanted, lambda _: None, tmp_path)
+    async with asyncio.timeout(10):
+        for _ in range(5):
+            await reconciler.reconcile(engine)  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+        assert [network.name for network in engine.networks.values()] == ["apps"]
+        assert engine.started == 1, "the start is not requested again while the first request is in progress"
+        await reconciler._executor.cancel_starts()
+    assert reconciler.revivals.revived == {}

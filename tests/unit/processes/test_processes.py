@@ -1,0 +1,156 @@
+"""Tests child processes: their environment, output, standard streams, and their end."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.processes.child_process import exit_error
+from gateway.processes.children import Children
+from gateway.processes.output_log import OutputLog
+from gateway.processes.programs import environment_of_user, fill_placeholders
+from gateway.processes.stdio_stream import StdioStream
+
+
+@pytest.fixture
+async def children() -> AsyncIterator[Children]:
+    async with asyncio.timeout(50), Children() as made:
+        yield made
+
+
+async def shell(children: Children, script: str) -> StdioStream:
+    return await StdioStream.start(children, ["/bin/sh", "-c", script], environment_of_user(()), lambda _: None)
+
+
+async def everything(stream: StdioStream) -> bytes:
+    received = b""
+    while data := await stream.read():
+        received += data
+    return received
+
+
+async def test_a_program_gets_only_the_permitted_variables(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_PROFILE", "GATEWAY_BACKEND_ORDERS", "HOME"):
+        monkeypatch.setenv(name, "x")
+    environment = environment_of_user(["AWS_PROFILE", "NOT_SET"])
+    stream = await StdioStream.start(children, ["/usr/bin/env"], environment, lambda _: None)
+    names = {line.partition("=")[0] for line in (await everything(stream)).decode().splitlines()}
+    stream.close()
+    assert {"AWS_PROFILE", "HOME", "PATH"} <= names
+    assert names <= {"AWS_PROFILE", "HOME", "PATH", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ"}
+
+
+async def test_the_output_continues_after_the_end_of_the_input(children: Children) -> None:
+    stream = await shell(children, "cat > /dev/null; head -c 300000 /dev/zero")
+    await stream.write(b"x" * 300_000)
+    await stream.end()
+    assert await everything(stream) == bytes(300_000)
+    stream.close()
+
+
+async def test_the_input_continues_after_the_end_of_the_output(children: Children, tmp_path: Path) -> None:
+    stream = await shell(children, f"exec >&-; cat > {tmp_path}/received")
+    assert await everything(stream) == b""
+    await stream.write(b"x" * 300_000)
+    await stream.end()
+    await stream.child.wait()
+    assert (tmp_path / "received").stat().st_size == 300_000
+    stream.close()
+
+
+@pytest.mark.parametrize("script", ["echo x; exit 3", "echo x; kill -9 $$", "echo x; kill $$"])
+async def test_the_output_of_a_program_that_fails_is_not_complete(children: Children, script: str) -> None:
+    stream = await shell(children, script)
+    assert await stream.read() == b"x\n"
+    with pytest.raises(ConnectionResetError):
+        await stream.read()
+    stream.abort()
+
+
+async def test_data_that_the_program_has_not_read_is_counted(children: Children) -> None:
+    stream = await shell(children, "read line; echo $line; sleep 1000")
+    await stream.write(b"a\nbc")
+    assert await stream.read() == b"a\n"
+    assert stream.unread == 2 or stream.unread == 0  # noqa: PLR1714 - a shell can read more than a line
+    writing = asyncio.create_task(stream.write(b"x" * 300_000))
+    while stream.unread < 1000:
+        await asyncio.sleep(0.01)
+    writing.cancel()
+    assert not stream.was_reset
+    stream.abort()
+    await stream.child.wait()
+
+
+async def test_the_last_line_explains_an_exit(children: Children) -> None:
+    stream = await shell(children, "echo first >&2; printf '\\033[1mno route\\n\\n' >&2; exit 7")
+    await stream.child.wait()
+    error = exit_error(["/x/cloud"], stream.child, [7, 8])
+    assert (str(error), error.reason, error.fatal) == ("cloud ended with exit code 7: ?[1mno route", "auth", True)
+    assert not exit_error(["/x/cloud"], stream.child, []).fatal
+    stream.close()
+
+
+async def test_an_exit_is_noticed_while_another_process_holds_the_output_open(children: Children) -> None:
+    stream = await shell(children, "sleep 1000 & echo why >&2; exit 5")
+    assert await stream.child.exits_within(20)
+    assert str(exit_error(["/x/cloud"], stream.child, [])) == "cloud ended with exit code 5: why"
+    stream.abort()
+
+
+async def test_processes_that_a_program_has_started_end_with_it(children: Children) -> None:
+    stream = await shell(children, "sleep 1000 < /dev/null > /dev/null 2>&1 & echo $!")
+    started = int(await stream.read())
+    stream.close()
+    while is_running(started):
+        await asyncio.sleep(0.02)
+
+
+async def test_a_watchdog_that_is_killed_is_replaced(children: Children) -> None:
+    stream = await shell(children, "echo; sleep 1000")
+    await stream.read()
+    watchdogs = watchdogs_of(os.getpid())
+    assert len(watchdogs) == 1
+    os.kill(watchdogs[0], signal.SIGKILL)
+    while not (found := set(watchdogs_of(os.getpid())) - set(watchdogs)):
+        await asyncio.sleep(0.02)
+    assert len(found) == 1
+    stream.abort()
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def watchdogs_of(parent: int) -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            of = int((process / "stat").read_text().rpartition(") ")[2].split()[1])
+            if of == parent and b"group_watchdog.py" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_the_log_of_a_program_is_limited(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    output = OutputLog("cloud")
+    for number in range(1000):
+        output.on_line(f"line {number}")
+    assert [vars(record).get("line") for record in caplog.records] == [*(f"line {at}" for at in range(20)), None]
+
+
+def test_placeholders_are_replaced_once() -> None:
+    values = {"host": "{port}", "port": "1"}
+    assert fill_placeholders(["{host}:{port}", "${host}", '{"a":"{host}"}'], values) == (
+        "{port}:1", "${host}", '{"a":"{port}"}',
+    )  # fmt: skip
