@@ -1,9 +1,11 @@
 """Builds the engine of the data plane, a C extension, when the package is built.
 
 The extension is optional: without a C compiler, Python's headers or OpenSSL's headers, the package works without it.
-`python hatch_build.py` builds the extension in the source tree, and fails if it cannot be built.
+`python hatch_build.py` builds the extension in the source tree, and fails if it cannot be built. The variable `CC`
+selects the compiler.
 """
 
+import os
 import shlex
 import subprocess
 import sys
@@ -43,13 +45,14 @@ def compile_extension(target: Path, options: list[str]) -> None:
         OSError: There is no compiler.
         subprocess.CalledProcessError: The compiler failed; `stderr` has the reason.
     """
-    compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")[:1]
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[:1]
     sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / FOLDER).glob("*.c"))
     include = f"-I{sysconfig.get_path('include')}"
     subprocess.run(  # noqa: S603 - the arguments are constants and names of our files
-        [*compiler, *FLAGS, *options, include, *sources, "-o", str(target), *LINK],
+        [*compiler, *FLAGS, *options, include, *sources, "-o", f"{target}.new", *LINK],
         cwd=ROOT, check=True, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
+    Path(f"{target}.new").replace(target)  # running processes keep the file that they have loaded
 
 
 class DataPlaneHook(BuildHookInterface[Any]):

@@ -1,4 +1,4 @@
-/* A queue of bytes for a socket. Short pieces share chunks, so that the queue uses little more memory than its bytes. */
+/* A queue of bytes for a socket. Short pieces share chunks, so the queue uses little more memory than its bytes. */
 #ifndef GATEWAY_DATAPLANE_CHUNKS_H
 #define GATEWAY_DATAPLANE_CHUNKS_H
 

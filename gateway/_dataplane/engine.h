@@ -132,7 +132,7 @@ struct gauge {
     void *object; /* a struct wire or struct channel; only the engine uses it */
 };
 
-enum source_kind { SOURCE_WAKE, SOURCE_TIMER, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_FREED };
+enum source_kind { SOURCE_TIMER, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_FREED };
 
 /* What an epoll event refers to: the first member of a wire and of a channel. */
 struct source {
@@ -156,8 +156,7 @@ struct channel;
 struct wire;
 
 struct engine {
-    int epoll, wake, timer, report;
-    bool threaded; /* whether commands and records are announced on `wake` and `report` */
+    int epoll, timer;
     pthread_mutex_t lock; /* protects the fields up to `first_free` */
     struct bytes commands, records;
     bool records_lost; /* memory was exhausted */
@@ -287,7 +286,6 @@ void receive_packets(struct wire *);
 
 /* send.c */
 bool may_send(const struct wire *);
-bool contended(const struct wire *);
 bool congested(const struct wire *);
 void send_plain(struct wire *, const uint8_t *packet, size_t size);
 void send_control(struct wire *, const uint8_t *payload, size_t size);
@@ -298,6 +296,9 @@ void send_data(struct wire *, uint32_t peer, uint32_t size);
 void send_flush(struct wire *);
 void send_drain(struct wire *);
 void send_resume(struct wire *);
+
+/* turns.c: channels that wait to send. */
+bool contended(const struct wire *);
 void queue_channel(struct channel *);
 void dequeue_channel(struct channel *);
 void serve_queue(struct wire *);
@@ -315,17 +316,19 @@ void channel_consumed(struct channel *, uint64_t count, uint64_t now);
 void channel_release_gauge(struct channel *);
 void channel_release(struct channel *);
 
-/* client.c: the client's socket. */
+/* client.c: the client's socket, and data from the client. */
 void client_attach(struct channel *, int fd, int histogram, int64_t flags);
 void client_event(struct channel *, uint32_t events);
 void client_read(struct channel *);
-void client_deliver(struct channel *);
-void client_add_piece(struct channel *, const uint8_t *data, uint32_t size);
-void client_deliver_all(struct engine *);
 void client_update_mask(struct channel *);
-void client_flush(struct channel *);
 void client_unwritable(struct channel *, int error);
 void client_unregister(struct channel *);
+void report_tap(struct channel *, bool from_backend, uint64_t now, const uint8_t *data, size_t size);
+
+/* delivery.c: data for the client. */
+void client_add_piece(struct channel *, const uint8_t *data, uint32_t size);
+void client_deliver_all(struct engine *);
+void client_flush(struct channel *);
 
 /* ending.c: the ends of the two directions, and of the relay. */
 void ending_propagate(struct channel *);

@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <unistd.h>
 
 #include "engine.h"
 
@@ -117,8 +118,11 @@ void timer_arm(struct engine *e)
 
 void timer_expired(struct engine *e)
 {
-    uint64_t now = clock_ns();
+    uint64_t now = clock_ns(), count;
+    ssize_t size = read(e->timer, &count, sizeof count); /* fails if the timer was set again meanwhile */
 
+    (void)size;
+    e->timer_set = 0;
     if (e->histograms_due && now >= e->histograms_due) {
         e->histograms_due = 0;
         for (uint32_t at = 0; at < e->histogram_count; at++)

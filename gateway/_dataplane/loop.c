@@ -1,7 +1,6 @@
 /* The epoll loop. */
 #include <errno.h>
 #include <stdint.h>
-#include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -11,7 +10,7 @@
 
 #define MAX_EVENTS 256
 
-static struct source wake_source = {.kind = SOURCE_WAKE}, timer_source = {.kind = SOURCE_TIMER};
+static struct source timer_source = {.kind = SOURCE_TIMER};
 
 uint64_t clock_ns(void)
 {
@@ -21,23 +20,16 @@ uint64_t clock_ns(void)
     return (uint64_t)now.tv_sec * SECOND + (uint64_t)now.tv_nsec;
 }
 
-static bool watch(struct engine *e, int fd, struct source *source)
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = source};
-
-    return fd >= 0 && epoll_ctl(e->epoll, EPOLL_CTL_ADD, fd, &event) == 0;
-}
-
 bool engine_init(struct engine *e, const uint64_t *bounds, uint32_t bound_count)
 {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &timer_source};
+
     pthread_mutex_init(&e->lock, NULL);
     e->epoll = epoll_create1(EPOLL_CLOEXEC);
-    e->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    e->report = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     e->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     e->bound_count = bound_count;
     memcpy(e->bounds, bounds, bound_count * sizeof *bounds);
-    return e->epoll >= 0 && e->report >= 0 && watch(e, e->wake, &wake_source) && watch(e, e->timer, &timer_source) &&
+    return e->epoll >= 0 && e->timer >= 0 && epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->timer, &event) == 0 &&
            getrandom(e->padding, sizeof e->padding, 0) == sizeof e->padding;
 }
 
@@ -59,25 +51,12 @@ static void free_now(struct engine *e)
     }
 }
 
-static void read_counter(int fd)
-{
-    uint64_t count;
-    ssize_t size = read(fd, &count, sizeof count); /* fails if another event has reset the counter */
-
-    (void)size;
-}
-
 static void dispatch(struct engine *e, const struct epoll_event *event)
 {
     struct source *source = event->data.ptr;
 
     switch (source->kind) {
-    case SOURCE_WAKE:
-        read_counter(e->wake);
-        break;
     case SOURCE_TIMER:
-        read_counter(e->timer);
-        e->timer_set = 0;
         timer_expired(e);
         break;
     case SOURCE_WIRE:
@@ -174,7 +153,7 @@ void engine_clear(struct engine *e)
     }
     free_now(e);
     close_reported(e);
-    const int descriptors[] = {e->epoll, e->wake, e->timer, e->report};
+    const int descriptors[] = {e->epoll, e->timer};
 
     for (size_t at = 0; at < sizeof descriptors / sizeof *descriptors; at++)
         if (descriptors[at] >= 0)

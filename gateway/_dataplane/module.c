@@ -253,7 +253,8 @@ static bool fill_key(struct key_setup *setup, const char *cipher, const Py_buffe
     const struct cipher_type *type = cipher_type_named(cipher);
 
     if (!type || type->key_size != (size_t)key->len || type->iv_size != (size_t)iv->len) {
-        PyErr_Format(PyExc_ValueError, "%s does not have a key of %zd and an IV of %zd bytes", cipher, key->len, iv->len);
+        PyErr_Format(PyExc_ValueError, "%s does not have a key of %zd and an IV of %zd bytes", cipher, key->len,
+                     iv->len);
         return false;
     }
     strncpy(setup->cipher, cipher, sizeof setup->cipher - 1);

@@ -1,6 +1,5 @@
 /* Commands, records and slots: everything that Python and the engine share. */
 #include <stdint.h>
-#include <unistd.h>
 
 #include "engine.h"
 
@@ -12,25 +11,15 @@ static size_t aligned(size_t size)
     return (size + 7u) & ~(size_t)7u;
 }
 
-static void announce(int fd)
-{
-    uint64_t one = 1;
-    ssize_t written = write(fd, &one, sizeof one); /* fails only if the counter is at its maximum, which also wakes */
-
-    (void)written;
-}
-
 bool queue_command(struct engine *e, const struct message_header *header, const void *payload, const void *more,
                    size_t more_size)
 {
     size_t size = sizeof *header + aligned(header->payload);
     uint8_t *at;
-    bool was_empty;
 
     if (header->payload > UINT32_MAX / 2)
         return false;
     pthread_mutex_lock(&e->lock);
-    was_empty = e->commands.size == 0;
     at = bytes_extend(&e->commands, size);
     if (at) {
         size_t first = header->payload - more_size;
@@ -43,8 +32,6 @@ bool queue_command(struct engine *e, const struct message_header *header, const 
             memcpy(at + sizeof *header + first, more, more_size);
     }
     pthread_mutex_unlock(&e->lock);
-    if (at && was_empty && e->threaded)
-        announce(e->wake);
     return at != NULL;
 }
 
@@ -54,7 +41,6 @@ void emit(struct engine *e, enum record kind, uint64_t token, const int64_t argu
     struct message_header header = {.kind = kind, .token = token};
     size_t total = sizeof header + aligned(size);
     uint8_t *at;
-    bool was_empty;
 
     header.size = (uint32_t)total;
     header.payload = (uint32_t)size;
@@ -65,7 +51,6 @@ void emit(struct engine *e, enum record kind, uint64_t token, const int64_t argu
         header.d = arguments[3];
     }
     pthread_mutex_lock(&e->lock);
-    was_empty = e->records.size == 0;
     at = bytes_extend(&e->records, total);
     if (at) {
         memcpy(at, &header, sizeof header);
@@ -75,8 +60,6 @@ void emit(struct engine *e, enum record kind, uint64_t token, const int64_t argu
         e->records_lost = true;
     }
     pthread_mutex_unlock(&e->lock);
-    if (was_empty && e->threaded)
-        announce(e->report);
 }
 
 static struct gauge *slot_at(struct engine *e, uint32_t index)

@@ -1,4 +1,4 @@
-/* Sending: seals packets into a batch, and writes it with one system call. Channels that wait for the socket take turns.
+/* Sending: seals packets into a batch, and writes the batch with one system call.
  *
  * Bytes that the socket does not accept stay in the batch. Until they are sent, only packets of Python and short
  * packets are appended.
@@ -23,12 +23,6 @@
 bool may_send(const struct wire *w)
 {
     return !(w->blocked || w->paused || w->closed || w->disconnected);
-}
-
-/* Whether turns must be short, because the path is slow and channels wait. */
-bool contended(const struct wire *w)
-{
-    return w->batch_limit == SLOW_BATCH_SIZE && (w->round_size > 1 || w->queue_first);
 }
 
 bool congested(const struct wire *w)
@@ -287,61 +281,4 @@ void send_resume(struct wire *w)
     }
     bytes_free(&deferred);
     serve_queue(w);
-}
-
-/* Queue a channel for its next turn. A channel that is already queued, or could not use its turn, keeps its position. */
-void queue_channel(struct channel *c)
-{
-    struct wire *w = c->wire;
-
-    if (c->queued || !w)
-        return;
-    c->queued = true;
-    c->queue_previous = c->has_turn ? NULL : w->queue_last;
-    c->queue_next = c->has_turn ? w->queue_first : NULL;
-    if (c->queue_previous)
-        c->queue_previous->queue_next = c;
-    else
-        w->queue_first = c;
-    if (c->queue_next)
-        c->queue_next->queue_previous = c;
-    else
-        w->queue_last = c;
-    w->queue_size++;
-}
-
-void dequeue_channel(struct channel *c)
-{
-    struct wire *w = c->wire;
-
-    if (!c->queued || !w)
-        return;
-    c->queued = false;
-    if (c->queue_previous)
-        c->queue_previous->queue_next = c->queue_next;
-    else
-        w->queue_first = c->queue_next;
-    if (c->queue_next)
-        c->queue_next->queue_previous = c->queue_previous;
-    else
-        w->queue_last = c->queue_previous;
-    w->queue_size--;
-}
-
-/* Give each waiting channel one turn, in order of arrival, until the socket is full. */
-void serve_queue(struct wire *w)
-{
-    w->round_size = w->queue_size;
-    while (w->queue_first && may_send(w)) {
-        struct channel *c = w->queue_first;
-
-        dequeue_channel(c);
-        c->has_turn = true;
-        client_read(c);
-        c->has_turn = false;
-        if (c->queued)
-            break;
-        if (!c->ended)
-            client_update_mask(c);
-    }
 }

@@ -168,14 +168,14 @@ bool wire_add_channel(struct wire *w, struct channel *c)
 {
     if (!w->free_count && w->used_count == w->table_size) {
         uint32_t size = w->table_size ? w->table_size * 2 : 64;
-        struct channel **table = realloc(w->table, size * sizeof *table);
+        struct channel **table = size > MAX_CHANNELS ? NULL : realloc(w->table, size * sizeof *table);
         uint32_t *numbers;
 
         if (!table)
             return false;
         w->table = table;
         numbers = realloc(w->free_numbers, size * sizeof *numbers);
-        if (!numbers || size > MAX_CHANNELS)
+        if (!numbers)
             return false;
         w->free_numbers = numbers;
         w->table_size = size;

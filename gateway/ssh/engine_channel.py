@@ -31,6 +31,10 @@ _REASONS = (
 )  # fmt: skip
 """Close reasons in the order of `enum close_reason` in `engine.h`."""
 
+Gauge = tuple[int, int, int, float, float, int]
+"""Figures of a channel; see `Engine.gauge`."""
+_UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0)
+
 
 class EngineChannel:
     """A channel of the engine; see `gateway.contracts.link.Relay`.
@@ -62,13 +66,13 @@ class EngineChannel:
         self._tap = tap
         self._on_answered = on_answered
         self._histogram: int | None = None
-        self._final: tuple[int, int, int, float, float, int] | None = None
+        self._final: Gauge | None = None
         """The last values of the gauge, after the token was released."""
         self._token = host.add(self)
 
     # Figures, which the engine updates.
 
-    def _gauge(self) -> tuple[int, int, int, float, float, int]:
+    def _gauge(self) -> Gauge:
         return self._host.engine.gauge(self._token) if self._final is None else self._final
 
     @property
@@ -174,6 +178,14 @@ class EngineChannel:
                 lingering_closer().close_later(socket.socket(fileno=fd), reset_after=bool(reset_after))
             self.cut_short = not eof_delivered
             self._end(_REASONS[reason])
+
+    def on_engine_failed(self) -> None:
+        """See `EngineObject.on_engine_failed`."""
+        self._final, self._histogram = _UNKNOWN, None
+        self._on_answered(self)
+        self.cut_short = True
+        self.fail_open(asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "the data plane failed"))
+        self._end(CloseReason.LINK_LOST)
 
     def _feed_tap(self, now: float, data: bytes, *, from_backend: bool) -> None:
         tap = self._tap

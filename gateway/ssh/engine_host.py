@@ -24,6 +24,9 @@ class EngineObject(Protocol):
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """Handle a record. The object calls `EngineHost.forget` at the last one."""
 
+    def on_engine_failed(self) -> None:
+        """Handle the loss of the engine. The token of the object is invalid."""
+
 
 class EngineHost:
     """The engine of one event loop. It runs when its descriptors are ready, and after commands.
@@ -33,14 +36,18 @@ class EngineHost:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.engine = Engine(LATENCY_BUCKETS, flow_control.GROWTH_BUDGET_BYTES, USER_TIMEOUT_MS)
-        self.histograms = LatencyHistograms(self.engine)
         self._objects: dict[int, EngineObject] = {}
         self._scheduled = False
         self._poller = poller()
-        self._poller.add(self.engine.fileno(), lambda _: self._turn(), READ)
+        self._start()
         if isinstance(loop, RelayLoop):
             loop.on_close.append(self.close)
+
+    def _start(self) -> None:
+        self.engine = Engine(LATENCY_BUCKETS, flow_control.GROWTH_BUDGET_BYTES, USER_TIMEOUT_MS)
+        self.histograms = LatencyHistograms(self.engine)
+        self._fd = self.engine.fileno()
+        self._poller.add(self._fd, lambda _: self._turn(), READ)
 
     def add(self, thing: EngineObject) -> int:
         """Return a new token for `thing`, which gets the token's records until `forget`."""
@@ -65,8 +72,8 @@ class EngineHost:
             self._poller.at_iteration_end(self._run_scheduled)
 
     def close(self) -> None:
-        """Reset all clients, and close all connections."""
-        self._poller.remove(self.engine.fileno())
+        """Reset all clients, and close all connections. Further calls have no effect."""
+        self._poller.remove(self._fd)
         self.engine.close()
         self._objects.clear()
 
@@ -77,12 +84,26 @@ class EngineHost:
     def _turn(self) -> None:
         if not self.engine.turn(0):
             return
-        for kind, token, arguments, payload in self.engine.take():
+        try:
+            records = self.engine.take()
+        except MemoryError:
+            log.exception("the data plane has lost records; its connections are closed")
+            self._restart()
+            return
+        for kind, token, arguments, payload in records:
             try:
                 self._dispatch(kind, token, arguments, payload)
             except Exception:
                 # All connections share the engine, so an error in one must not stop the others.
                 log.exception("a record of the data plane could not be handled")
+
+    def _restart(self) -> None:
+        """Replace the engine, because the state of its connections is not known."""
+        lost = list(self._objects.values())
+        self.close()
+        self._start()
+        for thing in lost:
+            thing.on_engine_failed()
 
     def _dispatch(self, kind: int, token: int, arguments: Arguments, payload: bytes) -> None:
         if kind == RECORD_HISTOGRAM:

@@ -1,6 +1,7 @@
 """The transport of an SSH connection that the engine carries after the login."""
 
 import asyncio
+import errno
 import logging
 import os
 from typing import Any
@@ -158,6 +159,12 @@ class EngineTransport(asyncio.Transport):
             self._conn.disconnect_on_error(asyncssh.MACError(text) if arguments[0] else asyncssh.ProtocolError(text))
         elif kind == RECORD_REKEY_DUE:
             self._conn.rekey()
+
+    def on_engine_failed(self) -> None:
+        """See `EngineObject.on_engine_failed`."""
+        if not self._closed:
+            self._closed = True
+            self._conn.connection_lost(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
 
     def _receive(self, number: int, packet: bytes) -> None:
         conn = self._conn

@@ -79,8 +79,9 @@ class SshOptions:
         macs: Message authentication codes in order of preference, for ciphers other than AES-GCM and ChaCha20.
         host_key_algorithms: Algorithms for host keys and for CA signatures, in order of preference. Algorithms with a
             trusted key are proposed first.
-        data_plane: What carries the channels. `auto`: the gateway's native data plane with AES-GCM, and asyncssh's
-            channels with other ciphers. `asyncssh`: always asyncssh's channels, which are slower.
+        data_plane: What carries the channels. `auto`: the gateway's native data plane with AES-GCM and
+            ChaCha20-Poly1305, and asyncssh's channels with other ciphers. `asyncssh`: always asyncssh's channels,
+            which are slower.
         proxy_command: A program, with its arguments, whose standard input and output are the connection to the
             server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by these keys.
         environment: Names of environment variables to pass to `proxy_command`, in addition to PATH, HOME, USER,

@@ -26,7 +26,7 @@ from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.proxy_command import connect_through_program
 from gateway.tunnels import TunnelKind
 
-USE_ENGINE = False
+USE_ENGINE = True
 """Whether tunnels use the engine by default."""
 CONNECTIONS = Fact("connections", "Open SSH connections.", describe=hidden, additive=True)
 CHANNELS = Fact("channels", "Open channels.", describe=hidden, additive=True)

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import asyncssh
 from asyncssh.packet import UInt32
-from gateway.relay.direct_link import DirectLink
 
 from gateway.contracts.link import Link, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measure import Tap
+from gateway.relay.direct_link import DirectLink
 from gateway.ssh import flow_control
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshLink
