@@ -29,7 +29,7 @@ from gateway.ssh import asyncssh_internals, client_connection, packet_transport
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshLink
-from tests.support.requirements import need_engine, need_sshd
+from tests.support.requirements import need_data_plane, need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.ssh_attacks import Attack, hostile
 from tests.support.ssh_sessions import PATIENT, echo_once, opened, options
@@ -122,7 +122,7 @@ CHACHA = "chacha20-poly1305@openssh.com"
 async def test_the_cipher_selects_the_data_plane(
     bastions: dict[str, Bastion], cipher: str, engine: bool, expected: str
 ) -> None:
-    need_engine()
+    need_data_plane()
     with serving(echoing) as port:
         async with opened(options(bastions["openssh"], ciphers=(cipher,)), engine=engine) as link:
             assert (plane(link), link.status().cipher) == (expected, cipher)
@@ -264,7 +264,7 @@ def strange_type(conn: asyncssh.SSHServerConnection, number: int, chan: object) 
 async def test_a_protocol_violation_closes_only_its_own_connection(
     tmp_path: Path, attack: Attack, reported: str, engine: bool
 ) -> None:
-    need_engine()
+    need_data_plane()
     loop = asyncio.get_running_loop()
     async with (
         hostile(tmp_path / "bastion", attack) as bastion,

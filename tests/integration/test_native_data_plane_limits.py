@@ -22,7 +22,7 @@ from gateway.ssh import asyncssh_internals, client_connection, packet_transport,
 from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshLink
-from tests.support.requirements import need_engine, need_sshd
+from tests.support.requirements import need_data_plane, need_sshd
 from tests.support.servers import serving
 from tests.support.ssh_attacks import hostile
 from tests.support.ssh_sessions import opened, options
@@ -66,7 +66,7 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.fixture(params=[False, True], ids=["python", "engine"])
 def engine(request: pytest.FixtureRequest) -> bool:
     """Whether the engine carries the channels."""
-    need_engine()
+    need_data_plane()
     return bool(request.param)
 
 

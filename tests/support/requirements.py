@@ -24,7 +24,7 @@ def need_sshd() -> None:
     need(find("sshd") is not None, "sshd (package openssh-server)")
 
 
-def need_engine() -> None:
+def need_data_plane() -> None:
     """Skip the test, or fail it in CI, if the engine of the data plane was not built."""
     need(is_built(), "the engine in C (build it with `python hatch_build.py`)")
 

@@ -26,7 +26,7 @@ from tests.support.ends import End
 from tests.support.far_sides import Straight
 from tests.support.plans import Setup, Step
 from tests.support.relay_adaptor import Joined
-from tests.support.requirements import need_engine
+from tests.support.requirements import need_data_plane
 from tests.support.ssh_sessions import PATIENT, opened, options
 
 _CIPHERS: dict[str, str] = {
@@ -74,7 +74,7 @@ class OpenSsh(Straight):
         self._cipher, self._relay = _CIPHERS[channels], _RELAYS[channels]
         self._engine = channels.startswith("engine")
         if self._engine:
-            need_engine()
+            need_data_plane()
         self._bastion = self._make_bastion(folder)
         self._stack = contextlib.AsyncExitStack()
         self._ssh_link: SshLink

@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from gateway import __version__
-from tests.support.requirements import need_engine
+from tests.support.requirements import need_data_plane
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ def test_wheel_and_sdist_are_reproducible(tmp_path: Path) -> None:
         digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()})
     assert digests[0] == digests[1]
     assert len(digests[0]) == 2
-    need_engine()
+    need_data_plane()
     (wheel,) = (tmp_path / "one").glob("*-cp311-abi3-linux_*.whl")
     assert "gateway/_dataplane/engine.abi3.so" in files_of_the_engine(wheel)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.support.requirements import need_engine
+from tests.support.requirements import need_data_plane
 
 if TYPE_CHECKING:
     from gateway._dataplane.engine import Engine
@@ -113,7 +113,7 @@ class Rig:
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
-    need_engine()
+    need_data_plane()
     from gateway._dataplane import engine as module  # noqa: PLC0415 - the engine is optional
 
     engine = module.Engine((0.001, 1.0), 1 << 30, 60_000)

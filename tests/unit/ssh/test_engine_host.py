@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.support.requirements import need_engine
+from tests.support.requirements import need_data_plane
 
 
 class Thing:
@@ -22,7 +22,7 @@ class Thing:
 
 
 async def test_lost_records_end_every_object_and_replace_the_engine(caplog: pytest.LogCaptureFixture) -> None:
-    need_engine()
+    need_data_plane()
     from gateway.ssh.engine_host import engine_host  # noqa: PLC0415 - the engine is optional
 
     host, thing = engine_host(), Thing()
