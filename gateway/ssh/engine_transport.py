@@ -203,7 +203,7 @@ async def hand_over(conn: ClientConnection) -> None:
         asyncssh.ConnectionLost: The connection was lost.
     """
     transport = transport_of(conn)
-    if transport is None:
+    if transport is None or conn.cipher_keys() is None:
         return
     conn.allow_packet_size(flow_control.MAX_RECEIVE_PACKET)
     while not transport.can_release():
