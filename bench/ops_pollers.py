@@ -50,9 +50,9 @@ def main(backends: int, pollers: int, seconds: float) -> None:
             print(f"{backends} backends, {pollers} pollers of {_PATH}, {_CLIENTS} clients, {seconds:g} s each")
             alone, beside = [], []
             for _ in range(_ROUNDS):
-                alone.append(_tell("alone", asyncio.run(_traffic(port, seconds)), 0, seconds))
+                alone.append(_tell("alone", asyncio.run(traffic(port, seconds)), 0, seconds))
                 with _Pollers(ops, pollers) as polled:
-                    taken = asyncio.run(_traffic(port, seconds))
+                    taken = asyncio.run(traffic(port, seconds))
                 beside.append(_tell("polled", taken, polled.answers, seconds))
             one, other = median(alone), median(beside)
             print(f"  median of the p99: {one:.2f} ms alone, {other:.2f} ms polled: {other / one:.1f} times")
@@ -100,7 +100,9 @@ def _poll(port: int, count: int) -> None:
     print(sum(answers))
 
 
-async def _traffic(port: int, seconds: float) -> list[float]:
+async def traffic(port: int, seconds: float) -> list[float]:
+    """Send small requests from several clients; return the latency of each in seconds."""
+
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() < end:

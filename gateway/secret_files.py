@@ -17,6 +17,11 @@ from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
 
+_REMEDIES = {
+    errno.ENOENT: "create the file, or correct the path",
+    errno.ENOTDIR: "correct the path: a part of it is a file",
+    errno.EISDIR: "name a file in this folder",
+}
 _MOUNTS = Path("/proc/self/mountinfo")
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _IN_POD = "KUBERNETES_SERVICE_HOST"
@@ -93,8 +98,11 @@ def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
         error: The error of opening or reading it.
         shown: The file's name for messages; None to use the path.
     """
-    if error.errno not in (errno.EACCES, errno.EPERM) or isinstance(error, ExposedError):
+    if isinstance(error, ExposedError):
         return error.strerror or str(error)
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        remedy = _REMEDIES.get(error.errno or 0)
+        return f"{error.strerror or error}{f': {remedy}' if remedy else ''}"
     uid = os.geteuid()
     try:
         status = path.stat()

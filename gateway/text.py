@@ -33,6 +33,11 @@ def one_line(text: str, max_length: int = _MAX_LENGTH) -> str:
     return line[: max_length - 1].rstrip() + "…"
 
 
+def error_text(error: Exception) -> str:
+    """Return the message of an error. For a system error, omit the error number and the file name."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def format_bytes(count: float) -> str:
     """Return a number of bytes with a binary unit, such as `1.5GiB`."""
     unit = 0

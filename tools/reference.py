@@ -20,8 +20,9 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backend_support.http_role import HttpRole, ViaHttp
+from gateway.backend_support.http_role import HttpRole
 from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.via_http import ViaHttp
 from gateway.cli import cli
 from gateway.config.model import (
     SECTIONS,
@@ -34,6 +35,7 @@ from gateway.config.model import (
     UnixListener,
 )
 from gateway.config.values import LogTarget
+from gateway.config.variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.contracts.security import Secret
 from gateway.contracts.states import State, TunnelState
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
@@ -41,6 +43,7 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import AttachmentState, Verb
 from gateway.errors import Reason
+from gateway.fleet.members import MemberAddress
 from gateway.forwarding.admission import Refusal
 from gateway.measure import Histogram
 from gateway.ops.authorization import Role
@@ -61,8 +64,15 @@ _NEEDS = {
 _NAMES = {
     str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
     Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", IpNetwork: "network",
-    IpAddress: "IP address", LogTarget: "path, `stdout` or `stderr`",
+    IpAddress: "IP address", MemberAddress: "address of a gateway", LogTarget: "path, `stdout` or `stderr`",
 }  # fmt: skip
+
+_DEFAULTS = {
+    "instance": "the hostname",
+    "state_dir": "`/var/lib/gateway`",
+    "admin_socket": "`/run/gateway/admin.sock`",
+}
+"""Defaults that depend on the host or the user."""
 
 
 def text() -> str:
@@ -116,10 +126,23 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.attach`, each rule", AttachRule)
     yield from _table("`docker.grants`, each grant", Grant)
     yield from _table("`docker.peers`", PeerOptions)
-    yield from _table("`docker.tls`", ClientTls)
+    yield from _table("`fleet.tls`, `docker.tls`", ClientTls)
     yield from _table("`allow`", Allow)
     yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
+    yield from _variables()
+
+
+def _variables() -> Iterator[str]:
+    yield from ("", "### Environment variables", "")
+    yield "Other variables that start with `GATEWAY_` are errors, except those that the configuration mentions, and"
+    yield "those that Kubernetes sets for Services. Flags override variables, and variables override the file."
+    yield from ("", "| variable | |", "| --- | --- |")
+    yield "| `GATEWAY_TUNNEL_NAME`, `GATEWAY_BACKEND_NAME` | The URL of a tunnel or backend. |"
+    for name, path in setting_names().items():
+        yield f"| `{variable_of(name)}` | The key `{'.'.join(path)}`. |"
+    for name, text in OTHER_VARIABLES.items():
+        yield f"| `{name}` | {text} |"
 
 
 def _table(title: str, cls: type) -> Iterator[str]:
@@ -158,8 +181,8 @@ def _type(hint: Any) -> str:
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:
-    if field.name == "instance":
-        return "the hostname"
+    if field.name in _DEFAULTS:
+        return _DEFAULTS[field.name]
     if field.default is not dataclasses.MISSING:
         value = field.default
     elif field.default_factory is not dataclasses.MISSING:

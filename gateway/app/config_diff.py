@@ -6,6 +6,9 @@ from gateway.app.changed_keys import changed_keys
 from gateway.config import Config
 from gateway.errors import UsageError
 
+_FIXED = ("gateway", "ops", "traces")
+"""Sections whose keys are read only at the start."""
+
 
 @dataclass(frozen=True)
 class ConfigDiff:
@@ -46,10 +49,10 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
     Raises:
         UsageError: A key differs whose change requires a restart.
     """
-    fixed = [key for key in changed_keys(old, new)["changed"] if key.partition(".")[0] in ("ops", "gateway")]
+    fixed = [key for key in changed_keys(old, new)["changed"] if key.partition(".")[0] in _FIXED]
     if fixed:
         places = [": ".join(filter(None, (new.places.get(key), key))) for key in fixed]
-        raise UsageError(f"{', '.join(places)}: changed, and the sections gateway and ops need a restart")
+        raise UsageError(f"{', '.join(places)}: changed, and the sections gateway, ops and traces need a restart")
     reopened = {name for name in new.tunnels if old.tunnels.get(name) != new.tunnels[name]}
     while True:  # reopening a tunnel also reopens every tunnel inside it, at any depth
         inner = {name for name, spec in new.tunnels.items() if reopened.intersection(spec.via)} - reopened
@@ -71,6 +74,8 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         backends_added=frozenset(new.backends.keys() - old.backends.keys()),
         backends_changed=frozenset(changed),
         sections=frozenset(
-            name for name in ("log", "audit", "shutdown", "docker") if getattr(old, name) != getattr(new, name)
+            name
+            for name in ("log", "audit", "fleet", "shutdown", "docker")
+            if getattr(old, name) != getattr(new, name)
         ),
     )

@@ -20,7 +20,7 @@ _READ_TIMEOUT = 30.0
 """Seconds after which a warning is logged if the files are still being read."""
 
 NamedCredential = tuple[str, Credential]
-"""The name of a tunnel or backend, `docker` or `ops`, and a certificate that it depends on."""
+"""The name of a tunnel, backend or section, and a certificate that it depends on."""
 
 
 def read_credentials(config: Config) -> list[NamedCredential]:
@@ -39,6 +39,8 @@ def read_credentials(config: Config) -> list[NamedCredential]:
         found += _tls_credentials("docker", config.docker.tls.ca_file, config.docker.tls.cert_file)
     if config.ops.tls is not None:
         found += _tls_credentials("ops", config.ops.tls.client_ca_file, config.ops.tls.cert_file)
+    for name, tls in (("fleet", config.fleet.tls), ("traces", config.traces.tls)):
+        found += _tls_credentials(name, tls.ca_file, tls.cert_file)
     return found
 
 
@@ -51,7 +53,7 @@ def server_credentials(backends: list[RunningBackend]) -> Iterator[NamedCredenti
     """Yield the certificates that servers presented to checks."""
     for backend in backends:
         for each in backend.targets:
-            certificate = each.probe_result.certificate
+            certificate = each.record.probe_result.certificate
             if certificate is not None:
                 yield backend.spec.name, Credential("tls", str(each.target), certificate)
 

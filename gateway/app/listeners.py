@@ -1,7 +1,8 @@
 """Binds the listeners of a configuration, and sets the file modes of its unix sockets."""
 
 from gateway.app.socket_activation import PassedSockets
-from gateway.config import Config
+from gateway.config import BackendSpec, Config
+from gateway.contracts.values import Endpoint
 from gateway.forwarding.listener import BindError, ListenAddress, Listener
 
 
@@ -25,13 +26,38 @@ def bind_listeners(
     try:
         for spec in config.backends.values():
             for address in spec.listen:
-                bound[address] = existing.get(address) or _listener(address, passed)
+                try:
+                    bound[address] = existing.get(address) or _listener(address, passed)
+                except BindError as error:
+                    raise _with_place(error, spec, address, config, existing) from error
     except BaseException:
         for address, listener in bound.items():
             if address not in existing:
                 listener.close()
         raise
     return bound
+
+
+def _with_place(
+    error: BindError,
+    spec: BackendSpec,
+    address: ListenAddress,
+    config: Config,
+    existing: dict[ListenAddress, Listener],
+) -> BindError:
+    """Return the error with the place of the listener, and with the running listener that uses the same port."""
+    key = f"backends.{spec.name}.listen"
+    place = config.places.get(f"{key}[{spec.listen.index(address)}]") or config.places.get(key, "")
+    own = next(
+        (
+            each
+            for each in existing
+            if isinstance(each, Endpoint) and isinstance(address, Endpoint) and each.port == address.port
+        ),
+        None,
+    )
+    hint = f"; this gateway listens on {own}: remove that address in a separate reload first" if own else ""
+    return BindError(": ".join(filter(None, (place, key, f"{error}{hint}"))))
 
 
 def _listener(address: ListenAddress, passed: PassedSockets) -> Listener:

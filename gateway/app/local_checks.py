@@ -15,6 +15,7 @@ from gateway.contracts.values import Endpoint
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check, MonitoredUplink, Schedule
+from gateway.health.target_record import TargetRecord
 from gateway.health.ways import WayChoice
 
 _FIRST_RESULT_POLL = 0.5
@@ -70,6 +71,10 @@ class LocalChecks:
         running.targets = []
         for target in spec.targets:
             choice = WayChoice(spec.ways(target) or (None,), spec.prefer_way)
+            before = previous.get(target)
+            if before is not None and set(before.choice.names).isdisjoint(choice.names):
+                before = None  # through other tunnels, the address is possibly another server
+            record = before.record if before is not None else TargetRecord()
             checks = [
                 Check(
                     spec.name,
@@ -79,12 +84,14 @@ class LocalChecks:
                     schedule,
                     running.on_check_result,
                     partial(self._budgets.record_abandoned_dial, way, target),
+                    record,
+                    way,
                 )
                 for way in choice.names
             ]
             monitored = MonitoredTarget(checks, choice, running.routes.get(target, ()))
-            if target in previous:
-                monitored.inherit(previous[target])
+            if before is not None:
+                monitored.inherit(before)
             running.targets.append(monitored)
         for check in running.checks:
             self._units.start(f"check {spec.name} {check.target}", check)

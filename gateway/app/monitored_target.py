@@ -1,15 +1,18 @@
 """One target of a running backend: its checks, one for each way, and the choice of the way for new clients."""
 
+import logging
 import time
 
-from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check
+from gateway.health.target_record import TargetRecord
 from gateway.health.target_selection import Candidate
 from gateway.health.ways import WayChoice, WayHealth
 from gateway.supervision.uplink import describe_all
+
+log = logging.getLogger(__name__)
 
 _DOUBT_EXPIRES = 60.0
 """Seconds after which new clients use a doubted way again, if checks can neither confirm nor refute the doubt."""
@@ -19,7 +22,7 @@ class MonitoredTarget:
     """A target with at least one way.
 
     Args:
-        checks: The check through each way.
+        checks: The check through each way, in the order of the configuration. All have the same `record`.
         choice: Chooses among the ways.
         routes: The ways as clients use them; empty if a worker serves the clients.
     """
@@ -33,11 +36,11 @@ class MonitoredTarget:
 
     def inherit(self, other: "MonitoredTarget") -> None:
         """Continue the results of the ways that existed before a reload."""
-        previous = dict(zip(other.choice.names, other.checks, strict=True))
+        previous = {check.tunnel: check for check in other.checks}
         self.choice.inherit(other.choice)
-        for name, check in zip(self.choice.names, self.checks, strict=True):
-            if name in previous:
-                check.inherit(previous[name])
+        for check in self.checks:
+            if check.tunnel in previous:
+                check.inherit(previous[check.tunnel])
 
     @property
     def is_checked(self) -> bool:
@@ -57,7 +60,16 @@ class MonitoredTarget:
         chosen = self.choice.update(self.health(), time.monotonic())
         for at, check in enumerate(self.checks):
             check.every = 1 if at == chosen else len(self.checks)
-        if before not in (None, chosen):
+        if before is not None and before != chosen:
+            log.info(
+                "new clients use another way",
+                extra={
+                    "backend": self.checks[chosen].name,
+                    "target": str(self.target),
+                    "tunnel": self.checks[chosen].tunnel,
+                    "previous": self.checks[before].tunnel,
+                },
+            )
             self.checks[chosen].check_soon()
         return chosen
 
@@ -75,26 +87,25 @@ class MonitoredTarget:
         return (self.checks[way].last_success or 0.0) < since and time.time() - since < _DOUBT_EXPIRES
 
     def candidate(self) -> Candidate:
-        """Return the state of the target through the chosen way, with the role from the last answer."""
-        check, result = self.checks[self.choose()], self.probe_result
-        verdict = check.verdict
+        """Return the state of the target through the chosen way, and what probes through any way found last."""
+        verdict, record = self.checks[self.choose()].verdict, self.record
         blocked = verdict.state is State.BLOCKED
         return Candidate(
             target=self.target,
             state=verdict.state,
             reason=verdict.reason,
             detail=describe_all(each.uplink for each in self.checks) if blocked else verdict.detail,
-            role=result.role,
-            read_only=result.read_only,
-            promoted=min((each.promoted for each in self.checks if each.promoted), default=0.0),
-            probed=max(each.probed for each in self.checks),
-            failing=check.last is not None and not check.last.passed,
+            role=record.probe_result.role,
+            read_only=record.probe_result.read_only,
+            promoted=record.promoted,
+            probed=record.probed,
+            failing=record.failing or verdict.pending,
         )
 
     @property
-    def probe_result(self) -> ProbeResult:
-        """The result of the last check that the target answered, through any way."""
-        return max(self.checks, key=lambda check: check.answered_at).probe_result
+    def record(self) -> TargetRecord:
+        """What the checks through all ways share."""
+        return self.checks[0].record
 
     @property
     def last_success(self) -> float | None:
@@ -103,6 +114,8 @@ class MonitoredTarget:
 
     def routes(self) -> list[RoutedTarget]:
         """Return the ways for a new client, best first."""
+        if len(self._routes) == 1:
+            return list(self._routes)
         return [self._routes[at] for at in self.choice.order(self.health(), time.monotonic())]
 
     def check_soon(self, *, all_ways: bool) -> None:
@@ -112,12 +125,13 @@ class MonitoredTarget:
 
     def report_stall(self, tunnel: str | None) -> None:
         """Report to the check through `tunnel`, or to the only check, that a client waits for a response."""
-        for name, check in zip(self.choice.names, self.checks, strict=True):
-            if name == tunnel or len(self.checks) == 1:
+        for check in self.checks:
+            if check.tunnel == tunnel or len(self.checks) == 1:
                 check.report_stall()
 
     def doubt(self, tunnel: str | None) -> None:
         """Record that a dial through `tunnel` failed, and that a dial through another way succeeded after it."""
-        at = self.choice.names.index(tunnel)
-        self._doubted_at[at] = time.time()
-        self.checks[at].check_soon()
+        for at, check in enumerate(self.checks):
+            if check.tunnel == tunnel:
+                self._doubted_at[at] = time.time()
+                check.check_soon()

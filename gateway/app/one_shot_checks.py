@@ -27,6 +27,7 @@ from gateway.relay.direct_link import DirectTunnel
 from gateway.relay.poller import RelayLoop
 from gateway.supervision.supervisor import Supervisor, supervise
 from gateway.supervision.uplink import Uplink
+from gateway.text import error_text
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def check(config: Config, names: tuple[str, ...]) -> list[CheckedTarget]:
     unknown = [name for name in names if name not in config.backends]
     if unknown:
         known = ", ".join(sorted(config.backends)) or "none"
-        raise UsageError(f"there is no backend {unknown[0]!r} (known: {known})")
+        raise UsageError(f"there is no backend {unknown[0]!r}: use one of {known}")
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
         return runner.run(_check_backends([config.backends[name] for name in names or config.backends], config))
 
@@ -117,7 +118,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list
     try:
         mounts = mount_table.read_text() if mount_table is not None else None
     except OSError as error:
-        raise UsageError(f"--mount-table: {error}") from error
+        raise UsageError(f"--mount-table {mount_table}: {error_text(error)}: correct the path") from error
     scope = AuditScope(
         forwards={
             address.port: name
@@ -182,7 +183,8 @@ def _open_tunnel(name: str, config: Config, uplinks: dict[str | None, Uplink], s
     spec = config.tunnels[name]
     for via in spec.via:
         _open_tunnel(via, config, uplinks, supervisor)
-    uplinks[name] = Uplink(name, spec.kind.create(spec.options), [uplinks[via] for via in spec.via or (None,)])
+    outer = [uplinks[via] for via in spec.via or (None,)]
+    uplinks[name] = Uplink(name, spec.kind.create(spec.options), outer, quiet=True)
     supervisor.start(name, uplinks[name])
 
 

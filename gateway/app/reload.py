@@ -20,6 +20,7 @@ from gateway.config.files import named_files
 from gateway.errors import ConfigError, GatewayError
 from gateway.forwarding.listener import ListenAddress, Listener
 from gateway.ops import logs
+from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.sd_notify import Notifier
 from gateway.ops.server import OpsServer
 
@@ -43,6 +44,7 @@ class Reloader:
         notifier: Reports reloads to systemd.
         stop: Set when the service stops.
         passed: The sockets that systemd bound.
+        events: The log of transitions.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Reloader:
         notifier: Notifier,
         stop: asyncio.Event,
         passed: PassedSockets,
+        events: EventLog,
     ) -> None:
         self.config = config
         """The configuration that was applied last."""
@@ -78,6 +81,7 @@ class Reloader:
         self._notifier = notifier
         self._stop = stop
         self._passed = passed
+        self._events = events
         self._ops: OpsServer | None = None
         self._last_digest = config.origin.sha256
         """SHA-256 of the configuration file when it was last read, even if the configuration was refused."""
@@ -153,6 +157,7 @@ class Reloader:
                 await self._check_stale_files(self.config)
                 self._auditing.refused(error, trigger, origin)
                 self.successful, self.error = False, str(error)
+                self._events.record(EventSubject(EventType.RELOAD), "failed", detail=self.error)
                 if not isinstance(error, GatewayError):
                     log.exception("reload failed")
                     raise GatewayError(f"{type(error).__name__}: {error}") from error
@@ -187,6 +192,7 @@ class Reloader:
                     log.warning(warning)
             previous, self.config = self.config, config
             self.successful, self.error, self.applied_at = True, "", time.time()
+            self._events.record(EventSubject(EventType.RELOAD), "successful", detail=str(diff))
             self._auditing.configured(previous, config, trigger)
             if config.audit != previous.audit:
                 await self._auditing.switch(config.audit, writer)

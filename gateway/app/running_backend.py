@@ -16,9 +16,11 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check
+from gateway.health.state_clock import StateClock
 from gateway.health.target_selection import (
     Candidate,
     backend_state,
+    lacks_primary,
     order_targets,
     superseded_primaries,
     wrong_role_targets,
@@ -37,9 +39,9 @@ class RunningBackend:
         targets: The targets with their checks; empty in a worker.
         routes: The ways to each target, as clients use them; empty if a worker serves the clients.
         budgets: The handshake budgets of the targets whose servers count aborted handshakes.
-        state: The backend's state when it was last computed.
-        since: When `state` began, in epoch seconds.
-        on_state_change: Called when `state` changes.
+        clock: The backend's state when it was last computed, and since when.
+        on_state_change: Called when the state changes.
+        on_result: Called after each check.
     """
 
     spec: BackendSpec
@@ -49,9 +51,9 @@ class RunningBackend:
     targets: list[MonitoredTarget] = field(default_factory=list)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
-    state: State = State.UNKNOWN
-    since: float = field(default_factory=time.time)
+    clock: StateClock = field(default_factory=lambda: StateClock(time.time()))
     on_state_change: Callable[[], None] = lambda: None
+    on_result: Callable[[], None] = lambda: None
 
     @property
     def checks(self) -> list[Check]:
@@ -65,8 +67,7 @@ class RunningBackend:
     def evaluate(self) -> tuple[State, Reason | None, str]:
         """Return the backend's state, the reason and a line of detail. If the state has changed, record the time."""
         state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
-        if state is not self.state:
-            self.state, self.since = state, time.time()
+        if self.clock.enter(state, time.time()):
             self.on_state_change()
         return state, reason, detail
 
@@ -88,14 +89,22 @@ class RunningBackend:
             self.worker.assign_targets(assignment)
         elif self.local is not None:
             self.local.move_clients(wrong_role, left)
-        without_primary = prefer == "primary" and not order_targets(candidates, prefer)
-        unconfirmed = superseded_primaries(candidates, prefer) - left
+        self._set_urgent(candidates)
+        self.on_result()
+
+    def _set_urgent(self, candidates: list[Candidate]) -> None:
+        """Check often the targets that can become the primary, and a superseded primary that is possibly demoted."""
+        prefer = self.spec.prefer
+        lacking = lacks_primary(candidates, prefer)
+        unconfirmed = superseded_primaries(candidates, prefer) - superseded_primaries(
+            candidates, prefer, confirmed=True
+        )
         for check in self.checks:
-            check.set_urgent(urgent=without_primary or check.target in unconfirmed)
+            check.set_urgent(urgent=(lacking and not check.failing) or check.target in unconfirmed)
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(
-            (each.target, each.last_success, each.probe_result.abort_limit)
+            (each.target, each.last_success, each.record.probe_result.abort_limit)
             for each in self.targets
             if each.target in self.budgets and each.last_success is not None
         )
@@ -137,6 +146,7 @@ class RunningBackend:
         for each in self.targets:
             if each.target == target:
                 each.report_stall(tunnel)
+        self._set_urgent(self.candidates())
 
     def on_detour(self, target: Endpoint, tunnel: str | None) -> None:
         """Prefer other ways to `target`: a dial through `tunnel` failed, and a dial through another way succeeded."""

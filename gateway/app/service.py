@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway import __version__
 from gateway.app.auditing import AuditLog
 from gateway.app.docker_sync import DockerSync
 from gateway.app.file_changes import FileChanges
@@ -20,12 +21,17 @@ from gateway.app.service_control import ServiceControl
 from gateway.app.shutdown import shut_down
 from gateway.app.site import Site
 from gateway.app.socket_activation import passed_sockets
+from gateway.app.tracing import exporting
+from gateway.app.transitions import Transitions
 from gateway.app.units import Units
 from gateway.app.uplinks import Uplinks
 from gateway.app.worker.owner import Workers
 from gateway.config import Config
 from gateway.config.advice import advice
+from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
+from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events_file import EventsFile
 from gateway.ops.sd_notify import Notifier
 from gateway.ops.server import OpsServer
 from gateway.relay.poller import RelayLoop
@@ -59,8 +65,11 @@ class GatewayService:
         self._notifier = Notifier()
         self._passed = passed_sockets()
         self._auditing = AuditLog(config.gateway.instance)
-        self._reloader = Reloader(config, loader, file, self._auditing, self._notifier, self._stop, self._passed)
-        self._control = ServiceControl(self._reloader, self._auditing, self._stop)
+        self._events = EventLog()
+        self._reloader = Reloader(
+            config, loader, file, self._auditing, self._notifier, self._stop, self._passed, self._events
+        )
+        self._control = ServiceControl(self._reloader, self._auditing, self._stop, self._events)
         self._ops = OpsServer(self._control, ops_settings(config))
 
     async def run(self, announce: Callable[[Endpoint], None] | None = None) -> None:
@@ -86,15 +95,22 @@ class GatewayService:
         config = self._reloader.config
         listeners = bind_listeners(config, {}, self._passed)
         self._passed.warn_unused(listeners)
+        events_file = EventsFile(config.gateway.state_dir, self._events)
+        await events_file.load()
+        self._events.record(EventSubject(EventType.START), "started", detail=f"version {__version__}")
         async with (
+            exporting(config) as exporter,
             self._ops.serving() as address,
             asyncio.TaskGroup() as group,
             supervise() as supervisor,
         ):
             docker = DockerSync(supervisor, group, self._auditing.recorder)
-            site = self._create_site(supervisor, group, docker)
+            site = self._create_site(supervisor, group, docker, exporter)
+            transitions = Transitions(site, self._events)
             self._reloader.start(site, docker, self._ops, listeners)
             supervisor.start("certificates", self._control.expiry)
+            supervisor.start("fleet", self._control.fleet_poller)
+            supervisor.start("events file", events_file)
             changes = FileChanges(self._file, self._reloader, self._ops, site)
             supervisor.start("file watch", FileWatcher(changes.watched, changes.on_change, self._stamps))
             background = {
@@ -108,14 +124,22 @@ class GatewayService:
             if announce:
                 announce(address)
             await self._stop.wait()
-            self._control.draining = True
+            self._control.set_draining(draining=True)
             self._notifier.stopping()
             await shut_down(site, self._reloader.config.shutdown, self._control.stop_immediately)
+            transitions.close()
+            await events_file.write()
             for task in background:
                 task.cancel()
         await asyncio.sleep(0)  # let the event loop record that the last clients have disconnected
 
-    def _create_site(self, supervisor: Supervisor, group: asyncio.TaskGroup, docker: DockerSync) -> Site:
+    def _create_site(
+        self,
+        supervisor: Supervisor,
+        group: asyncio.TaskGroup,
+        docker: DockerSync,
+        exporter: TraceExporter | None,
+    ) -> Site:
         config, recorder = self._reloader.config, self._auditing.recorder
         units, budgets = Units(supervisor, group), HandshakeBudgets()
 
@@ -127,7 +151,7 @@ class GatewayService:
         workers = Workers(config.gateway.workers, on_worker_failure, recorder)
         workers.start(supervisor)
         uplinks = Uplinks(units, separate_bulk=True)
-        site = Site(units, uplinks, config, docker, LocalChecks(units, budgets), budgets, workers, recorder)
+        site = Site(units, uplinks, config, docker, LocalChecks(units, budgets), budgets, workers, recorder, exporter)
         return site
 
     def _handle_signals(self, group: asyncio.TaskGroup, background: set[asyncio.Task[None]]) -> None:

@@ -8,12 +8,17 @@ from typing import Any
 
 from gateway.app import status_view
 from gateway.app.auditing import AuditLog
+from gateway.app.config_view import config_text
 from gateway.app.credential_expiry import ExpiryMonitor, expiry_warnings
 from gateway.app.reload import Reloader
 from gateway.app.running_backend import RunningBackend
+from gateway.config import Config
 from gateway.config.advice import advice
+from gateway.fleet.poller import FleetPoller
+from gateway.fleet.view import FleetView
 from gateway.measure import Histogram
-from gateway.ops.status_views import BackendStatus, BackendView, ServiceView, phase
+from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.status_views import BackendStatus, BackendView, ConfigText, ServiceView, phase
 from gateway.relay.sockets import PeerCredentials
 
 log = logging.getLogger(__name__)
@@ -29,9 +34,10 @@ class ServiceControl:
         reloader: Holds the current configuration and the site.
         auditing: Records commands.
         stop: Set by the first call of `shutdown`.
+        events: The log of transitions.
     """
 
-    def __init__(self, reloader: Reloader, auditing: AuditLog, stop: asyncio.Event) -> None:
+    def __init__(self, reloader: Reloader, auditing: AuditLog, stop: asyncio.Event, events: EventLog) -> None:
         self.started_at = time.time()
         """Epoch seconds."""
         self.startup_done = False
@@ -41,9 +47,13 @@ class ServiceControl:
         self.lag = Histogram()
         """Lag of the event loop, in seconds."""
         self.expiry = ExpiryMonitor(lambda: reloader.config, lambda: list(self._running()))
+        self.fleet_poller = FleetPoller(lambda: reloader.config.fleet)
+        self.events = events
         self._reloader = reloader
         self._auditing = auditing
         self._stop = stop
+        self._described: tuple[Config, ConfigText] | None = None
+        """The configuration and its text, which is computed once."""
 
     def _running(self) -> Iterable[RunningBackend]:
         site = self._reloader.site
@@ -103,6 +113,13 @@ class ServiceControl:
             workers={unit.number: unit.pid if unit.running else None for unit in site.workers.units} if site else {},
         )
 
+    def configuration(self) -> ConfigText:
+        """See `gateway.ops.service_interface.ControlledService`."""
+        config = self._reloader.config
+        if self._described is None or self._described[0] is not config:
+            self._described = config, config_text(config)
+        return self._described[1]
+
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """See `gateway.ops.service_interface.ControlledService`."""
         running = self._find(backend)
@@ -112,6 +129,10 @@ class ServiceControl:
         """See `gateway.ops.service_interface.ControlledService`."""
         docker = self._reloader.docker
         return docker.explain(name) if docker else None
+
+    def fleet(self) -> FleetView:
+        """See `gateway.ops.service_interface.ControlledService`."""
+        return self.fleet_poller.view()
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
         """See `gateway.ops.service_interface.ControlledService`."""
@@ -125,14 +146,20 @@ class ServiceControl:
         """See `gateway.ops.service_interface.ControlledService`."""
         if not self.draining:
             log.info("draining: not ready, still serving")
-        self.draining = True
+        self.set_draining(draining=True)
 
     def undrain(self) -> None:
         """See `gateway.ops.service_interface.ControlledService`."""
         self._reloader.check_running()
         if self.draining:
             log.info("ready again")
-        self.draining = False
+        self.set_draining(draining=False)
+
+    def set_draining(self, *, draining: bool) -> None:
+        """Set whether the service drains, and record a change."""
+        if draining is not self.draining:
+            self.draining = draining
+            self.events.record(EventSubject(EventType.DRAIN), self.phase())
 
     def shutdown(self) -> None:
         """See `gateway.ops.service_interface.ControlledService`. The second call ends the drain immediately."""

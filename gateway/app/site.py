@@ -17,6 +17,7 @@ from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerSupervisor
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
+from gateway.contracts.tracing import TraceExporter
 from gateway.forwarding.admission import Admission, Identity
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener
@@ -68,6 +69,7 @@ class Site:
         budgets: The handshake budgets of the targets.
         workers: The workers of this process, already started.
         recorder: Records when client connections end.
+        exporter: Receives the spans of client connections; None if there are no traces.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Site:
         budgets: HandshakeBudgets,
         workers: Workers,
         recorder: Recorder,
+        exporter: TraceExporter | None = None,
     ) -> None:
         self.config = replace(config, tunnels={}, backends={})
         self.uplinks = uplinks
@@ -88,11 +91,14 @@ class Site:
         self.workers = workers
         self.on_state_change: Callable[[], None] = lambda: None
         """Called when the state of a backend changes."""
+        self.on_check_result: Callable[[RunningBackend], None] = lambda _: None
+        """Called after each check."""
         self._units = units
         self._identity = identity
         self._health = health
         self._budgets = budgets
         self._recorder = recorder
+        self._exporter = exporter
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> ConfigDiff:
         """Apply `config`. Units that are the same in both configurations continue to run.
@@ -140,9 +146,11 @@ class Site:
         else:
             route = Route((), list, lambda _: None, spec.hold)  # `_change` replaces it before the forward starts
             kind = spec.kind
-            forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, self._recorder)
+            records = self._recorder, self._exporter
+            forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, *records)
             running = RunningBackend(spec, forward, local=forward)
         running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the site's callback may change
+        running.on_result = lambda: self.on_check_result(running)
         self.backends[spec.name] = running
         self._change(running, spec, admission, listeners)
         if running.local is not None:

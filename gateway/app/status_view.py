@@ -58,7 +58,7 @@ def tunnel_views(site: Site) -> list[TunnelView]:
 
 def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
     """Combine the lanes of a tunnel, in this process and in the workers. The tunnel is up if all its lanes are up."""
-    worst = min(reports, key=lambda each: each.up, default=NO_UPLINK)
+    worst = _worst(reports)
     return TunnelView(
         name=spec.name,
         kind=spec.kind.name,
@@ -75,6 +75,16 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
         details=_details([each.link.details for each in reports if each.link.details], spec.kind.facts),
         facts=spec.kind.facts,
     )
+
+
+def worst_report(site: Site, tunnel: str) -> UplinkReport | None:
+    """Return the report of the lane that determines the state of a tunnel; None if the tunnel has no lane."""
+    reports = [*map(uplink_report, site.uplinks.of_tunnel(tunnel)), *site.workers.reports(tunnel)]
+    return _worst(reports) if reports else None
+
+
+def _worst(reports: list[UplinkReport]) -> UplinkReport:
+    return min(reports, key=lambda each: each.up, default=NO_UPLINK)
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict[str, Any]:
@@ -95,7 +105,7 @@ def credential_views(found: list[NamedCredential]) -> list[CredentialView]:
 def backend_status(running: RunningBackend) -> BackendStatus:
     """Return the state of one backend."""
     state, reason, detail = running.evaluate()
-    return BackendStatus(running.spec.name, state, reason, detail, running.since)
+    return BackendStatus(running.spec.name, state, reason, detail, running.clock.since)
 
 
 def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendView:
@@ -117,7 +127,7 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         state=state,
         reason=reason,
         detail=detail,
-        since=running.since,
+        since=running.clock.since,
         facts=spec.kind.facts,
         targets=[_target(each, running.budgets.get(each.target)) for each in running.targets],
         ways=way_views(running),
@@ -128,6 +138,7 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         to_backend=forward.to_backend,
         from_backend=forward.from_backend,
         latency=forward.latency.copy(),
+        max_connections=spec.max_connections,
         failing=forward.fail_fast,
         consumers={
             name: each
@@ -190,16 +201,16 @@ def docker_view(docker: DockerSync) -> DockerView | None:
 
 def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> TargetView:
     """Return the view of a target: its state through the way that new clients use, and counters of all ways."""
-    chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.probe_result
+    chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.record.probe_result
     check, checks = monitored.checks[chosen], monitored.checks
     last = check.last
     return TargetView(
         target=str(monitored.target),
-        way=monitored.choice.names[chosen],
+        way=check.tunnel,
         state=candidate.state,
         reason=candidate.reason,
         detail=candidate.detail,
-        since=check.since,
+        since=check.clock.since,
         flapping=check.verdict.flapping,
         role=probe_result.role,
         facts=probe_result.facts,
@@ -212,6 +223,7 @@ def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> Targe
         broken_handshakes=budget.aborted if budget else None,
         duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
         phases=_phases(checks),
+        history=check.history.results(),
     )
 
 
@@ -230,8 +242,7 @@ def history(running: RunningBackend) -> dict[str, list[dict[str, Any]]]:
 
 
 def _results(monitored: MonitoredTarget) -> Iterator[dict[str, Any]]:
-    found = zip(monitored.choice.names, monitored.checks, strict=True)
-    results = [(way, result) for way, check in found for result in check.history.results()]
+    results = [(check.tunnel, result) for check in monitored.checks for result in check.history.results()]
     for way, result in sorted(results, key=lambda each: each[1].at):
         yield {
             "time": iso(result.at),

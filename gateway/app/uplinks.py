@@ -22,6 +22,8 @@ class Uplinks:
     def __init__(self, units: Units, *, separate_bulk: bool) -> None:
         self.direct = Uplink("direct", DirectTunnel(), quiet=True)
         self.by_lane: dict[Lane, Uplink] = {}
+        self.on_change: Callable[[str], None] = lambda _: None
+        """Called with the name of a tunnel when its state has possibly changed."""
         self._units = units
         self._separate_bulk = separate_bulk
         self._config = Config()
@@ -57,6 +59,7 @@ class Uplinks:
         vias = [self.by_lane[outer] for outer in outer_lanes(self._config, lane)] or [self.direct]
         traffic = "bulk" if lane.bulk else ""
         uplink = Uplink(spec.name, spec.kind.create(spec.options), vias, traffic=traffic, after=after)
+        uplink.watchers.append(lambda: self.on_change(spec.name))
         self.by_lane[lane] = uplink
         self._specs[uplink] = spec
         self._units.start(f"tunnel {spec.name}", uplink)

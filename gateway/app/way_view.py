@@ -9,7 +9,7 @@ from gateway.ops.status_views import WayView
 
 def way_views(running: RunningBackend) -> list[WayView]:
     """Return one view for each tunnel that leads to a target of the backend, in the order of the configuration."""
-    chosen = {each.target: each.choose() for each in running.targets}
+    in_use = {each.checks[each.choose()].tunnel for each in running.targets}
     found = []
     for tunnel in running.spec.tunnels:
         targets = [each for each in running.targets if tunnel in each.choice.names]
@@ -22,7 +22,7 @@ def way_views(running: RunningBackend) -> list[WayView]:
                 up=up,
                 reason=reason,
                 detail=detail,
-                in_use=any(each.choice.names[chosen[each.target]] == tunnel for each in targets),
+                in_use=tunnel in in_use,
                 clients=_clients(running, tunnel),
                 switches=sum(each.choice.switches[tunnel] for each in targets),
             )

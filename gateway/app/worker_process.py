@@ -14,6 +14,7 @@ from gateway.app.assigned_targets import AssignedTargets
 from gateway.app.local_checks import HandshakeBudgets
 from gateway.app.process_setup import prepare_loop, prepare_process, set_io_flusher
 from gateway.app.site import Site
+from gateway.app.tracing import create_exporter
 from gateway.app.units import Units
 from gateway.app.uplinks import Uplinks
 from gateway.app.worker.messages import (
@@ -39,6 +40,7 @@ from gateway.app.worker.owner import Workers
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
 from gateway.contracts.link import Stream
+from gateway.contracts.tracing import TraceExporter
 from gateway.docker.consumers import ConsumerDirectory
 from gateway.errors import LinkLostError, ReachError, Reason
 from gateway.forwarding.forward import Forward
@@ -81,6 +83,7 @@ class Worker:
         self._directory = ConsumerDirectory(lambda: self._owner.send(UnknownSource()))
         self._recorder = Recorder()
         self._audit = AuditEventSender(self._owner, self._recorder)
+        self._exporter: TraceExporter | None = None
 
     async def run(self) -> None:
         """Run until the owner sends `stop` or closes the connection."""
@@ -90,6 +93,8 @@ class Worker:
             await self._stop.wait()
             reporting.cancel()
         await self._audit.finish(_LAST_EVENTS)
+        if self._exporter is not None:
+            await self._exporter.close()
         self._owner.close()
 
     def _on_message(self, message: Any, fds: list[int]) -> None:
@@ -159,7 +164,9 @@ class Worker:
         # Each tunnel has one lane, because a worker carries one traffic class only.
         uplinks = Uplinks(units, separate_bulk=False)
         no_workers = Workers(0, lambda *_: None, self._recorder)
-        return Site(units, uplinks, config, self._directory, self._targets, self._budgets, no_workers, self._recorder)
+        self._exporter = create_exporter(config)
+        records = self._recorder, self._exporter
+        return Site(units, uplinks, config, self._directory, self._targets, self._budgets, no_workers, *records)
 
     def _close_sockets(self) -> None:
         """Close the sockets that no listener uses."""
@@ -250,6 +257,7 @@ def report(site: Site) -> WorkerReport:
 def _forward(forward: Forward) -> ForwardReport:
     return ForwardReport(
         active=forward.active,
+        waiting=forward.waiting,
         accepted=forward.accepted,
         rejected=dict(forward.rejected),
         resets=dict(forward.resets),

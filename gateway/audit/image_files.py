@@ -3,6 +3,7 @@
 import itertools
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -98,18 +99,21 @@ def user_of(host: HostFiles, layers: Iterable[str], given: str, more_groups: Ite
     layers = list(layers)
     users = list(_table(host, layers, "etc/passwd"))
     groups = list(_table(host, layers, "etc/group"))
-    entry = next(
-        (each for each in users if len(each) > 3 and name in (each[0], each[2]) and each[2].isdecimal()), None
-    )
-    if entry is None and not name.isdecimal():
+    entry = next((each for each in users if len(each) > 3 and name in (each[0], each[2]) and _is_id(each[2])), None)
+    if entry is None and not _is_id(name):
         return None
     uid = int(entry[2] if entry is not None else name)
     numbers = {each[0]: each[2] for each in groups if len(each) > 2}
     wanted = [group or (entry[3] if entry is not None else "0"), *(str(each) for each in more_groups)]
     if not group and entry is not None:
         wanted += [each[2] for each in groups if len(each) > 3 and entry[0] in each[3].split(",")]
-    found = [each if each.isdecimal() else numbers.get(each, "") for each in wanted]
-    return ContainerUser(uid, frozenset(int(each) for each in found if each.isdecimal()))
+    found = [each if _is_id(each) else numbers.get(each, "") for each in wanted]
+    return ContainerUser(uid, frozenset(int(each) for each in found if _is_id(each)))
+
+
+def _is_id(text: str) -> bool:
+    """Return whether a text is the ID of a user or group. The text can come from an image, and can be very long."""
+    return re.fullmatch("[0-9]{1,10}", text) is not None
 
 
 def _table(host: HostFiles, layers: list[str], name: str) -> Iterator[list[str]]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gateway.docker.images import split
+
 
 @dataclass(frozen=True)
 class HostMount:
@@ -119,11 +121,8 @@ class AuditedContainer:
     @property
     def labels(self) -> Mapping[str, str]:
         """The container's labels, except labels of its image, which must not affect a fix; empty if not known."""
-        if self.image_config is None:
-            return {}
-        from_image: Mapping[str, str] = self.image_config.get("Labels") or {}
-        labels: Mapping[str, str] = (self.inspection.get("Config") or {}).get("Labels") or {}
-        return {key: value for key, value in labels.items() if from_image.get(key) != value}
+        image = None if self.image_config is None else self.image_config.get("Labels") or {}
+        return split((self.inspection.get("Config") or {}).get("Labels") or {}, image)[0]
 
     @property
     def defaults(self) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ For a container that Compose created, the commands use an override file. For a t
 import posixpath
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from gateway.audit.compose_override import FILES, PROJECT, SERVICE, override
@@ -39,6 +39,9 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     words = (container.name, *change.mounts, *change.mounts.values(), *change.copied, *_known(container))
     if not all(each.isprintable() for each in words):
         return f"# {one_line(container.name)}: a path has control characters: no command is safe to print"
+    binds = (each.source for each in container.mounts if each.kind == "bind")
+    if any(":" in each for each in (*change.mounts, *change.mounts.values(), *_paths(container), *binds)):
+        return f"# {container.name}: a path has a colon, which separates the parts of -v: change its mounts by hand"
     labels, client = container.labels, snapshot.client
     if labels.get(_TASK):
         return _service(labels[_TASK], container, change, client)
@@ -127,12 +130,17 @@ def _service(service: str, container: AuditedContainer, change: MountOptionChang
         old = next((each for each in container.mounts if each.path == path), None)
         source = change.mounts.get(path) or (old.volume or old.source if old else "")
         kind = "bind" if source.startswith("/") else "volume"
-        read_only = ",readonly" if path in change.read_only else ""
-        words += ["--mount-add", f"type={kind},source={source},target={path}{read_only}"]
+        read_only = ["readonly"] if path in change.read_only else []
+        words += ["--mount-add", _csv(f"type={kind}", f"source={source}", f"target={path}", *read_only)]
     update = command(*words, service)
     if not change.copied:
         return update
     return script(*(save(client, container, each) for each in change.copied), update)
+
+
+def _csv(*fields: str) -> str:
+    """Return the fields of a `--mount` value as CSV (RFC 4180)."""
+    return ",".join('"' + each.replace('"', '""') + '"' if "," in each or '"' in each else each for each in fields)
 
 
 def _manual_steps(container: AuditedContainer, change: MountOptionChange, left_out: str, client: str) -> str:
@@ -142,6 +150,10 @@ def _manual_steps(container: AuditedContainer, change: MountOptionChange, left_o
         *saved, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
         f"# (not printed here: {left_out})",
     ))  # fmt: skip
+
+
+def _paths(container: AuditedContainer) -> Iterator[str]:
+    return (each.path for each in container.mounts)
 
 
 def _known(container: AuditedContainer) -> tuple[str, ...]:

@@ -151,8 +151,9 @@ def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "")
 def _server(device: str, options: Mapping[str, str], medium: Medium, forwards: Mapping[int, str]) -> str:
     """Return `server:/export` or `//server/share`, or the backend's name if the mount goes through the gateway."""
     address, port = options.get("addr", ""), options.get("port", "")
-    if address.startswith(("127.", "::1", "localhost")) and port.isdecimal() and int(port) in forwards:
-        return f"{forwards[int(port)]} of this gateway, {device}"
+    backend = next((name for number, name in forwards.items() if str(number) == port), "")
+    if backend and address.startswith(("127.", "::1", "localhost")):
+        return f"{backend} of this gateway, {device}"
     if medium is not Medium.NFS or not address:
         return device
     export = device.rpartition(":/")[2]

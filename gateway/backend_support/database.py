@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.backend_support import login, tls
-from gateway.backend_support.http_role import ViaHttp
 from gateway.backend_support.login import LoginCheck
 from gateway.backend_support.role_facts import LAG, READ_ONLY
+from gateway.backend_support.via_http import ViaHttp
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import IDENTITY, VERSION
 
@@ -22,7 +22,7 @@ class DatabaseCheck(LoginCheck):
     Args:
         user: The user to log in as. Without it, the check does not log in, and the state is `unknown`, except with
             `via_http`.
-        database: The database to connect to. Default: none for MySQL, the one named like the user for PostgreSQL.
+        database: The database to connect to. Default: none for MySQL, `postgres` for PostgreSQL.
         max_lag: Largest replication lag. A replica with a larger lag is `down`.
         via_http: An HTTP server on the target's host that reports the role of the database, such as Patroni's REST
             API.
@@ -52,6 +52,25 @@ def endpoints(check: DatabaseCheck, target: Endpoint) -> tuple[Endpoint, ...]:
     """Return the target, and its HTTP server if there is one; see `BackendKind.endpoints`."""
     via_http = check.via_http
     return (target, via_http.server(target)) if via_http is not None else (target,)
+
+
+def without_database(scheme: str, path: str) -> dict[str, str]:
+    """Refuse a path in a URL; return no keys. This is the `read_url` of databases.
+
+    Args:
+        scheme: The scheme of the URL.
+        path: The path of the URL.
+
+    Raises:
+        ValueError: The URL contains a path.
+    """
+    name = path.strip("/")
+    if name:
+        raise ValueError(
+            f"a {scheme} URL has no path: remove {path!r}; if the check needs this database, write"
+            f" check.database={name}"
+        )
+    return {}
 
 
 def parse_lag(value: Any) -> float:

@@ -1,22 +1,16 @@
-"""Derives the role of a target from an HTTP response, for the kind `http` and for databases with `via_http`."""
+"""Defines what a check expects of an HTTP response: the status, and the role of the target."""
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support import http_request
-from gateway.backend_support.check_stream import CheckDialer
 from gateway.backend_support.http_request import HttpResponse
 from gateway.backend_support.role_facts import READ_ONLY
-from gateway.backend_support.tls import TlsOptions
-from gateway.contracts.backend import Backend, ProbeResult
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
+from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
-from gateway.contracts.values import PORT, Endpoint
-from gateway.errors import LinkLostError, ProbeError, ReachError, Reason
+from gateway.errors import ProbeError, Reason
 
 _PRIMARY = ("primary", "master", "leader", "writer")
 _REPLICA = ("replica", "standby", "standby_leader", "secondary", "slave", "follower", "reader")
@@ -76,24 +70,6 @@ class HttpExpectation:
             raise ValueError("status: needs at least one status code")
         if self.host is not None and not re.fullmatch(r"[!-~]+", self.host):
             raise ValueError("host: must be a host name, optionally with a port")
-
-
-@dataclass(frozen=True)
-class ViaHttp(HttpExpectation):
-    """An HTTP server on the target's host that reports the role of a database.
-
-    Args:
-        port: The port of the HTTP server.
-        role: Where the response contains the role. Absent: `status` means primary, and every other status replica.
-        tls: TLS settings of the connection to the HTTP server.
-    """
-
-    port: int = field(kw_only=True, metadata=PORT)
-    tls: TlsOptions = field(default_factory=TlsOptions)
-
-    def server(self, target: Endpoint) -> Endpoint:
-        """Return the address of the HTTP server for a target."""
-        return Endpoint(target.host, self.port)
 
 
 def check_status(expected: HttpExpectation, response: HttpResponse) -> None:
@@ -163,59 +139,3 @@ def _json_value(path: str, body: bytes) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, str | int) else None
-
-
-class _RoleOverHttp:
-    """A backend whose role an HTTP server reports; see `gateway.contracts.backend.Backend`.
-
-    Args:
-        backend: The backend without the role.
-        via_http: The HTTP server.
-    """
-
-    def __init__(self, backend: Backend, via_http: ViaHttp) -> None:
-        self._backend = backend
-        self._via_http = via_http
-        self._dialer = CheckDialer(via_http.tls, http_request.MAX_RESPONSE, "check.via_http.tls")
-
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: request the role, then probe the database."""
-        try:
-            result = await self._request_role(link, self._via_http.server(target), phases)
-        except LinkLostError:
-            raise
-        except ReachError as error:
-            # A refused request is not a failed login to the database.
-            reason = Reason.QUERY if error.reason is Reason.AUTH else error.reason
-            raise ProbeError(reason, f"via_http, port {self._via_http.port}: {error.detail}") from error
-        if result.unusable:
-            return result
-        try:
-            found = await self._backend.probe(link, target, phases)
-        except ProbeError as error:
-            if error.reason is not Reason.AUTH:
-                raise
-            return replace(result, degraded=(error.reason, error.detail))
-        read_only = bool(result.read_only or found.read_only)
-        facts = {**found.facts, READ_ONLY: read_only}
-        return replace(found, role=result.role, read_only=read_only, facts=facts, unprobed=None)
-
-    async def _request_role(self, link: Connector, server: Endpoint, phases: Phases) -> ProbeResult:
-        via = self._via_http
-        async with self._dialer.open(link, server, phases) as stream:
-            with phases("query"):
-                response = await http_request.get(stream, via.path, via.host or str(server))
-        if via.role is None:
-            return of_role("primary" if response.status in via.status else "replica")
-        check_status(via, response)
-        return role_result(via.role, response)
-
-
-def with_http_role(backend: Backend, via_http: ViaHttp | None) -> Backend:
-    """Return a backend that takes its role from an HTTP server.
-
-    Args:
-        backend: The backend.
-        via_http: The HTTP server; None: return `backend`.
-    """
-    return backend if via_http is None else _RoleOverHttp(backend, via_http)

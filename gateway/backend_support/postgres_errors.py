@@ -39,8 +39,21 @@ _REMEDIES = {
     "did not offer an authentication method that supports channel binding": "the server's identity is not verified:"
     " for a pooler or proxy without channel binding, set check.tls.mode: verify",
     "authenticated client without channel binding": NO_PASSWORD,
+    "password authentication failed": "check check.user and check.password_file",
+    "no pg_hba.conf entry": "add a line for this user, database and address to pg_hba.conf, or set check.tls if the"
+    " line requires TLS",
+    "no password supplied": "set check.password_file",
+    'role "': "create the role on the server, or correct check.user",
+    "too many clients": "raise max_connections of the server, or lower it for the backend",
+    "remaining connection slots": "raise max_connections of the server, or lower it for the backend",
+    "does not support ssl": "enable ssl on the server, or set check.tls.mode: off",
+    "certificate verify failed": "set check.tls.ca_file to the authority that signed the server's certificate",
+    "does not match host name": "set check.tls.server_name to a name in the server's certificate",
+    'database "': "set check.database to an existing database",
+    "invalid response": "check that the target is a PostgreSQL server",
+    "expected authentication request": "check that the target is a PostgreSQL server",
 }
-"""Maps a phrase in a message of libpq to the remedy for the error."""
+"""Maps a phrase in a message of libpq to the remedy for the error. The first match applies."""
 
 
 def login_error(text: str) -> ProbeError:
@@ -52,4 +65,4 @@ def login_error(text: str) -> ProbeError:
     lowered = text.lower()
     reason = next((reason for phrase, reason in _REASONS.items() if phrase in lowered), Reason.PROTOCOL)
     remedy = next((remedy for phrase, remedy in _REMEDIES.items() if phrase in lowered), None)
-    return ProbeError(reason, f"{remedy} ({text})" if remedy else text)
+    return ProbeError(reason, f"{text}: {remedy}" if remedy else text)

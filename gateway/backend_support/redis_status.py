@@ -15,7 +15,7 @@ MEMORY = Fact(
     "Memory of a Redis server: `used`, and the limit `maxmemory` as `max` if there is one.",
     metric="gateway_redis_memory_bytes",
     label="kind",
-    describe=lambda memory: " of ".join(format_bytes(memory[key]) for key in ("used", "max") if key in memory),
+    describe=lambda memory: f"{' of '.join(map(format_bytes, memory.values()))} memory",
 )
 REDIS_FACTS = (READ_ONLY, LAG, VERSION, MEMORY)
 

@@ -43,6 +43,19 @@ def context(tls: TlsOptions, key: str = "check.tls") -> ssl.SSLContext | None:
         raise ProbeError(Reason.TLS, f"{key}.{error}") from error
 
 
+def describe_tls_error(error: ssl.SSLError) -> str:
+    """Return why a TLS handshake failed, and what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        remedy = "set check.tls.ca_file to the authority that signed it"
+        if "mismatch" in error.verify_message:
+            remedy = "set check.tls.server_name to a name in the certificate"
+        elif "expired" in error.verify_message:
+            remedy = "renew the certificate of the server"
+        return f"the server's certificate is not trusted ({error.verify_message}): {remedy}"
+    why = (error.reason or str(error)).replace("_", " ").lower()
+    return f"the TLS handshake failed ({why}): check that the server supports TLS 1.2 or later on this port"
+
+
 def verify(options: object, check: Any) -> None:
     """Check the CA file; see `BackendKind.verify`.
 

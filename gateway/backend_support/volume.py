@@ -73,8 +73,8 @@ class MountKind:
         reserved: Mount options that users must not set, in addition to those of all kinds. They cannot work
             through the gateway, or the gateway sets them.
         problems: Receives the options. Yields each invalid key and the problem, if there is a volume.
-        persistent_volume: Returns the source of a Kubernetes PersistentVolume. Raises `UsageError` if
-            Kubernetes has no such source.
+        persistent_volume: Returns the keys of a Kubernetes PersistentVolume's `spec` that depend on the kind: the
+            source, and `mountOptions`.
         import_volume: Returns a backend from the driver options of a Docker volume. Raises `ValueError` if the
             driver options are not valid. None: `gateway import` does not import volumes of this kind.
         render_export: Receives the options and the addresses of the clients. Returns the line for the export in the
@@ -108,6 +108,11 @@ def mount_address(volume: VolumeOptions, listener: Endpoint) -> str:
         listener: The address of the listener.
     """
     return volume.address or _LOOPBACK.get(listener.host, listener.host)
+
+
+def kubernetes_options(volume: VolumeSpec) -> list[str]:
+    """Return the mount options of a Kubernetes PersistentVolume, which has the address and the mode in its source."""
+    return [each for each in volume.options if each not in ("ro", "rw", f"addr={volume.address}")]
 
 
 def build_volume(

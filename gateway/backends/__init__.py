@@ -96,6 +96,7 @@ class BackendKind:
         insecure_settings: Receives the options, the check, and whether the path to a target is unencrypted and leaves
             this host. Yields the insecure settings.
         credentials: Reads the certificate files from the options and the check. Skips unreadable files. Can block.
+        init_keys: The keys of `check` that `gateway init` asks for. A secret is asked for as a file.
         verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if they cannot
             work without a change by the operator.
     """
@@ -123,6 +124,7 @@ class BackendKind:
     advice: Callable[[Sequence[ConfiguredBackend]], Iterator[str]] = lambda _: iter(())
     insecure_settings: Callable[[Any, Any, bool], Iterator[InsecureSetting]] = lambda *_: iter(())
     credentials: Callable[[Any, Any], list[Credential]] = lambda _options, _check: []
+    init_keys: tuple[str, ...] = ()
     verify: Callable[[Any, Any], None] = lambda _options, _check: None
 
     @property

@@ -86,4 +86,5 @@ KIND = BackendKind(
     insecure_settings=insecure_settings,
     verify=verify,
     credentials=credentials,
+    init_keys=("path", "user", "password"),
 )

@@ -21,12 +21,20 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backend_support import tls
 from gateway.backend_support.aborted_logins import AbortedLogins
-from gateway.backend_support.database import DATABASE_FACTS, IMPORT_NOTE, DatabaseCheck, endpoints, verify
-from gateway.backend_support.http_role import with_http_role
+from gateway.backend_support.database import (
+    DATABASE_FACTS,
+    IMPORT_NOTE,
+    DatabaseCheck,
+    endpoints,
+    verify,
+    without_database,
+)
 from gateway.backend_support.login import credentials, insecure_settings
+from gateway.backend_support.mysql_errors import mysql_error, protocol_error
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.secrets import PasswordSource
+from gateway.backend_support.via_http import with_http_role
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -46,34 +54,6 @@ _PROTOCOL_ERRORS = (
 """Exceptions that PyMySQL raises if a server violates the protocol, for example with a request for a local file."""
 _ABORT_LIMIT = 100
 """The server's default of `max_connect_errors`."""
-
-_REASONS = {
-    1040: Reason.TOO_MANY_CONNECTIONS,
-    1203: Reason.TOO_MANY_CONNECTIONS,
-    1226: Reason.TOO_MANY_CONNECTIONS,
-    1129: Reason.HOST_BLOCKED,
-    1130: Reason.HOST_BLOCKED,
-    1044: Reason.AUTH,
-    1045: Reason.AUTH,
-    1698: Reason.AUTH,
-    1251: Reason.AUTH,
-    1820: Reason.AUTH,
-    1862: Reason.AUTH,
-    3118: Reason.AUTH,
-    4151: Reason.AUTH,
-    1047: Reason.STARTING,
-    1053: Reason.STARTING,
-    2026: Reason.TLS,
-    2002: Reason.RESET,
-    2003: Reason.RESET,
-    2006: Reason.RESET,
-    2013: Reason.RESET,
-}
-"""Server and client error numbers from the MySQL and MariaDB manuals. Any other number is the error of a
-failed query.
-
-With error 1130 the server rejects all users from the source address. Clients therefore cannot connect either.
-"""
 
 
 @dataclass(frozen=True)
@@ -181,11 +161,11 @@ class MysqlBackend:
                 found = query_status(login, self.check.max_lag, has_password=self.check.has_password)
             return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
-            raise ProbeError(Reason.TLS, str(error)) from error
+            raise ProbeError(Reason.TLS, tls.describe_tls_error(error)) from error
         except pymysql.err.MySQLError as error:
-            raise _probe_error(error) from error
+            raise mysql_error(error, uses_tls=self.check.tls.mode != "off") from error
         except _PROTOCOL_ERRORS as error:
-            raise ProbeError(Reason.PROTOCOL, f"the response violates the MySQL protocol: {error}") from error
+            raise protocol_error(error) from error
         finally:
             with contextlib.suppress(pymysql.err.MySQLError, OSError):
                 login.close()
@@ -233,24 +213,13 @@ def _verify(options: EmptyOptions, check: MysqlCheck) -> None:
         )
 
 
-def _probe_error(error: pymysql.err.MySQLError) -> ReachError:
-    """Convert an error of PyMySQL."""
-    original = getattr(error, "original_exception", None)
-    if isinstance(original, ssl.SSLError):
-        return ProbeError(Reason.TLS, str(original))
-    number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-    text = str(error.args[1]) if len(error.args) > 1 else str(error)
-    if not number:  # PyMySQL itself has raised the error, because the server sent invalid data
-        return ProbeError(Reason.PROTOCOL, str(error))
-    return ProbeError(_REASONS.get(number, Reason.QUERY), f"{text} (error {number})")
-
-
 KIND = BackendKind(
     "mysql",
     EmptyOptions,
     MysqlCheck,
     lambda options, check: with_http_role(MysqlBackend(options, check), check.via_http),
     schemes=("mysql",),
+    read_url=without_database,
     default_port=3306,
     aliases=("mariadb", "percona"),
     endpoints=endpoints,
@@ -261,4 +230,5 @@ KIND = BackendKind(
     abort_limit=_ABORT_LIMIT,
     verify=_verify,
     credentials=credentials,
+    init_keys=("user", "password", "database"),
 )

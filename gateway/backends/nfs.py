@@ -12,6 +12,7 @@ from gateway.backend_support.volume import (
     VolumeOptions,
     VolumeSpec,
     build_volume,
+    kubernetes_options,
     mount_address,
 )
 from gateway.backends import BackendKind, ConfiguredBackend, ImportRules
@@ -27,7 +28,7 @@ from gateway.nfs.export_probe import ExportProbe
 from gateway.nfs.rpc import RpcClient, RpcError
 from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
-from gateway.text import format_bytes
+from gateway.text import error_text, format_bytes
 
 _PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9
@@ -136,9 +137,12 @@ class NfsBackend:
                     _REASONS.get(error.status, Reason.PROTOCOL), f"{self.options.export}: {error}"
                 ) from error
             except XdrError as error:
-                raise ProbeError(Reason.PROTOCOL, f"not an NFS server: {error}") from error
+                raise ProbeError(
+                    Reason.PROTOCOL,
+                    f"the response is not valid for NFS ({error}): check that the target is an NFS server",
+                ) from error
             except OSError as error:
-                raise ProbeError(Reason.RESET, str(error)) from error
+                raise ProbeError(Reason.RESET, error_text(error)) from error
         changed = _describe_change(self._first_seen.setdefault(target, export), export)
         return ProbeResult(
             facts={
@@ -198,7 +202,8 @@ def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
     """See `MountKind.persistent_volume`."""
-    return {"nfs": {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}}
+    source = {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}
+    return {"nfs": source, "mountOptions": kubernetes_options(volume)}
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:

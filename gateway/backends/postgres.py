@@ -30,8 +30,8 @@ from gateway.backend_support.database import (
     endpoints,
     parse_lag,
     verify,
+    without_database,
 )
-from gateway.backend_support.http_role import with_http_role
 from gateway.backend_support.login import credentials, insecure_settings
 from gateway.backend_support.loopback import loopback_port
 from gateway.backend_support.postgres_cancel import PostgresCancels
@@ -40,6 +40,7 @@ from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
 from gateway.backend_support.postgres_login import Login
 from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.backend_support.secrets import PasswordSource
+from gateway.backend_support.via_http import with_http_role
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
@@ -71,6 +72,8 @@ _SQLSTATES = {
 """Reasons by SQLSTATE (PostgreSQL manual, appendix A)."""
 _MAX_BYTES = 64 * 1024
 """Maximum number of bytes to accept from a server in one check. A usual check receives less than 8 KiB."""
+_DEFAULT_DATABASE = "postgres"
+"""The database that initdb creates for clients that need any database."""
 _STILL_COMPUTING = (
     "the previous login is still computing: the server requests too many SCRAM iterations (if you trust the server,"
     " lower scram_iterations and set the user's password again)"
@@ -153,7 +156,7 @@ class PostgresBackend:
             "hostaddr": "127.0.0.1",
             "port": port,
             "user": check.user,
-            "dbname": check.database or check.user,
+            "dbname": check.database or _DEFAULT_DATABASE,
             "application_name": "gateway-check",
             "sslmode": {"off": "disable", "require": "require", "verify": "verify-full"}[check.tls.mode],
             "gssencmode": "disable",
@@ -280,6 +283,7 @@ KIND = BackendKind(
     DatabaseCheck,
     lambda options, check: with_http_role(PostgresBackend(options, check), check.via_http),
     schemes=("postgres",),
+    read_url=without_database,
     default_port=5432,
     aliases=("postgresql",),
     endpoints=endpoints,
@@ -290,4 +294,5 @@ KIND = BackendKind(
     cancels=PostgresCancels(),
     verify=verify,
     credentials=credentials,
+    init_keys=("user", "password", "database"),
 )

@@ -124,10 +124,12 @@ KIND = BackendKind(
     read_url=_read_url,
     has_roles=lambda _: True,
     facts=REDIS_FACTS,
+    prompt=1.5,
     imports=ImportRules(
         note="if the server requires a password, add check: {password_file: …}", password_without_user=True
     ),
     insecure_settings=insecure_settings,
     verify=verify,
     credentials=credentials,
+    init_keys=("user", "password"),
 )

@@ -14,6 +14,7 @@ from gateway.backend_support.volume import (
     VolumeOptions,
     VolumeSpec,
     build_volume,
+    kubernetes_options,
     mount_address,
 )
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
@@ -22,7 +23,7 @@ from gateway.contracts.link import Connector, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
-from gateway.errors import ProbeError, Reason, UsageError
+from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, VERSION
 from gateway.relay.receive import receive_exactly
 
@@ -135,8 +136,15 @@ def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec 
 
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """See `MountKind.persistent_volume`."""
-    raise UsageError(f"volume {volume.name}: Kubernetes mounts SMB only with a CSI driver")
+    """See `MountKind.persistent_volume`. The source is the CSI driver for SMB, because Kubernetes itself has none."""
+    attributes = {"source": f"//{volume.address}/{volume.export}"}
+    csi = {
+        "driver": "smb.csi.k8s.io",
+        "volumeHandle": volume.name,
+        "readOnly": volume.read_only,
+        "volumeAttributes": attributes,
+    }
+    return {"csi": csi, "mountOptions": [*kubernetes_options(volume), "guest"]}
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:

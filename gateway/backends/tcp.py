@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gateway.backend_support import tls
+from gateway.backend_support.byte_pattern import compile_pattern
 from gateway.backend_support.check_stream import CheckDialer, CheckStream
 from gateway.backend_support.login import credentials
 from gateway.backend_support.tls import TlsOptions
@@ -17,6 +18,8 @@ from gateway.errors import ProbeError, Reason
 
 _MAX_RESPONSE = 16 * 1024
 """Maximum number of bytes to read until the expected ones arrive."""
+_MAX_PIECES = 100
+"""Maximum number of reads, because the whole response is compared after each of them."""
 _MAX_SHOWN = 80
 """Maximum number of bytes of a response in an error."""
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[rnt0\\]|)")
@@ -30,11 +33,14 @@ class TcpCheck:
     Args:
         send: Text to send after connecting, with the escapes `\r`, `\n`, `\t`, `\0`, `\\` and `\xHH`.
         expect: Text that the response must contain within its first 16 KiB, with the same escapes.
+        expect_pattern: A regular expression that the response must match there, in the syntax of RE2, instead of
+            `expect`. It needs `pip install 'gateway[patterns]'`; the image contains it.
         tls: TLS settings of the check's connection. They do not affect clients.
     """
 
     send: str | None = None
     expect: str | None = None
+    expect_pattern: str | None = None
     tls: TlsOptions = field(default_factory=TlsOptions)
 
     def __post_init__(self) -> None:
@@ -43,6 +49,13 @@ class TcpCheck:
                 unescape(getattr(self, key) or "")
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from error
+        if self.expect_pattern is not None:
+            if self.expect is not None:
+                raise ValueError("expect_pattern: is set together with expect: remove one of them")
+            try:
+                compile_pattern(self.expect_pattern)
+            except ValueError as error:
+                raise ValueError(f"expect_pattern: {error}") from error
 
 
 class TcpBackend:
@@ -58,25 +71,31 @@ class TcpBackend:
         self.check = check
         self._send = unescape(check.send or "")
         self._expect = unescape(check.expect or "")
+        self._pattern = compile_pattern(check.expect_pattern) if check.expect_pattern is not None else None
         self._dialer = CheckDialer(check.tls, _MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.backend.Backend`: connect, send the text, and wait for the expected response."""
         async with self._dialer.open(link, target, phases) as stream:
-            if self._send or self._expect:
+            if self._send or self._expect or self._pattern is not None:
                 with phases("query"):
                     await self._exchange(stream)
         return ProbeResult(certificate=stream.certificate)
 
     async def _exchange(self, stream: CheckStream) -> None:
         await stream.send(self._send)
-        received = bytearray()
-        while self._expect not in received:
+        received, pieces = b"", 0
+        while not self._is_expected(received):
             piece = await stream.read_some()
-            received += piece
-            if not piece or len(received) >= _MAX_RESPONSE:
-                shown = bytes(received[:_MAX_SHOWN])
-                raise ProbeError(Reason.PROTOCOL, f"the response {shown!r} does not contain {self._expect!r}")
+            received, pieces = received + piece, pieces + 1
+            if not piece or len(received) >= _MAX_RESPONSE or pieces == _MAX_PIECES:
+                expected = f"contain {self._expect!r}" if self._pattern is None else "match check.expect_pattern"
+                raise ProbeError(Reason.PROTOCOL, f"the response {received[:_MAX_SHOWN]!r} does not {expected}")
+
+    def _is_expected(self, received: bytes) -> bool:
+        if self._pattern is None:
+            return self._expect in received
+        return self._pattern.search(received) is not None
 
 
 def unescape(text: str) -> bytes:

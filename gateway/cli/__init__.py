@@ -1,5 +1,6 @@
 """The commands. To keep --help fast, a command's module is imported on use, and slow modules inside functions."""
 
+import difflib
 import importlib
 import sys
 
@@ -17,10 +18,12 @@ _COMMANDS = {
     "audit": ("audit",),
     "status": ("status",),
     "explain": ("explain",),
+    "fleet": ("fleet",),
     "wait": ("wait", "healthcheck"),
     "admin": ("reload", "drain", "undrain", "shutdown", "pause", "resume", "reconnect", "fail"),
     "top": ("top",),
     "importing": ("import",),
+    "init": ("init",),
     "render": ("render",),
     "demo": ("demo",),
     "completion": ("completion",),
@@ -32,6 +35,14 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
         return sorted(name for names in _COMMANDS.values() for name in names)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+        if close and close[0] != args[0] and not args[0].startswith("-"):
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {close[0]!r}?", ctx)
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx

@@ -5,12 +5,13 @@ from urllib.parse import quote
 import click
 
 from gateway.cli.client_options import admin_socket_option
+from gateway.cli.completion import complete_backends, complete_tunnels
 from gateway.cli.output import print_text
 from gateway.errors import GatewayError, UsageError
 from gateway.ops.client import Client
 
 
-def _post(admin_socket: str, path: str) -> None:
+def _post(admin_socket: str | None, path: str) -> None:
     """Send a command to the service, and print the result."""
     code, body = Client(None, admin_socket).post(path)
     if code == 422:
@@ -23,7 +24,7 @@ def _post(admin_socket: str, path: str) -> None:
 def _service_command(name: str, text: str) -> click.Command:
     @click.command(name, help=text)
     @admin_socket_option
-    def command(admin_socket: str) -> None:
+    def command(admin_socket: str | None) -> None:
         _post(admin_socket, f"/-/{name}")
 
     return command
@@ -31,11 +32,12 @@ def _service_command(name: str, text: str) -> click.Command:
 
 def _named_command(name: str, collection: str, text: str) -> click.Command:
     """Create a command whose argument is the name of a backend or a tunnel."""
+    complete = complete_tunnels if collection == "tunnels" else complete_backends
 
     @click.command(name, help=text)
-    @click.argument("member", metavar="NAME")
+    @click.argument("member", metavar="NAME", shell_complete=complete)
     @admin_socket_option
-    def command(member: str, admin_socket: str) -> None:
+    def command(member: str, admin_socket: str | None) -> None:
         _post(admin_socket, f"/-/{collection}/{quote(member, safe='')}/{name}")
 
     return command
@@ -63,10 +65,10 @@ reconnect = _named_command("reconnect", "tunnels", "Open tunnel NAME again.")
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_backends)
 @click.option("--undo", is_flag=True, help="Hold clients again.")
 @admin_socket_option
-def fail(name: str, undo: bool, admin_socket: str) -> None:
+def fail(name: str, undo: bool, admin_socket: str | None) -> None:
     """Reset clients of backend NAME while its path is down.
 
     By default, the gateway holds clients until the path is back. This lets them fail immediately instead.

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from gateway.ops.client import DEFAULT_SOCKET, Client
+from gateway.ops.client import Client
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -16,10 +16,8 @@ def admin_socket_option(command: _Command) -> _Command:
     return click.option(
         "--admin-socket",
         envvar="GATEWAY_OPS_ADMIN_SOCKET",
-        default=DEFAULT_SOCKET,
-        show_default=True,
         metavar="PATH",
-        help="Admin socket of the service.",
+        help="Admin socket of the service. Default: the one of this user's service.",
     )(command)
 
 
@@ -28,7 +26,12 @@ def client_options(command: _Command) -> _Command:
 
     @functools.wraps(command)
     def with_client(
-        *args: Any, url: str | None, admin_socket: str, token_file: str | None, ca_file: str | None, **more: Any
+        *args: Any,
+        url: str | None,
+        admin_socket: str | None,
+        token_file: str | None,
+        ca_file: str | None,
+        **more: Any,
     ) -> Any:
         return command(*args, client=Client(url, admin_socket, token_file, ca_file), **more)
 

@@ -1,9 +1,17 @@
-"""`gateway completion`: prints completion scripts for shells."""
+"""`gateway completion`: prints completion scripts for shells, and completes the names of backends and tunnels."""
+
+import os
+from pathlib import Path
+from typing import Any
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import CompletionItem, get_completion_class
 
-from gateway.errors import UsageError
+from gateway.errors import GatewayError, UsageError
+from gateway.ops.client import Client
+
+_TIMEOUT = 1.0
+"""Seconds to wait for a running service."""
 
 
 @click.command()
@@ -12,6 +20,9 @@ from gateway.errors import UsageError
 def completion(context: click.Context, shell: str) -> None:
     """Print a completion script for a shell.
 
+    It completes commands, options, files, and the names of backends and tunnels: those of the configuration file on
+    the command line, or else of the running service, or else of the file in GATEWAY_CONFIG.
+
     To use it in bash: `source <(gateway completion bash)`
     """
     found = get_completion_class(shell)
@@ -19,3 +30,48 @@ def completion(context: click.Context, shell: str) -> None:
         raise UsageError(f"{shell} is not supported: use bash, zsh or fish")
     root = context.find_root()
     click.echo(found(root.command, {}, "gateway", "_GATEWAY_COMPLETE").source())
+
+
+def complete_backends(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the backends whose names begin with `incomplete`; a `shell_complete` function of Click."""
+    return _complete(context, parameter, incomplete, "backends")
+
+
+def complete_tunnels(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the tunnels whose names begin with `incomplete`; a `shell_complete` function of Click."""
+    return _complete(context, parameter, incomplete, "tunnels")
+
+
+def _complete(
+    context: click.Context, parameter: click.Parameter, incomplete: str, section: str
+) -> list[CompletionItem]:
+    given = context.params.get(parameter.name or "") or ()
+    names = _names(context.params, section)
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete) and name not in given]
+
+
+def _names(parameters: dict[str, Any], section: str) -> list[str]:
+    """Return the names of a section; an empty list if they are not known, because a completion prints no errors."""
+    if parameters.get("file") is not None:
+        return _configured(parameters["file"], section)
+    client = Client(
+        parameters.get("url"),
+        parameters.get("admin_socket"),
+        parameters.get("token_file"),
+        parameters.get("ca_file"),
+        timeout=_TIMEOUT,
+    )
+    try:
+        return list(client.get_json("/api/v1/status")[1][section])
+    except (GatewayError, KeyError):
+        file = os.environ.get("GATEWAY_CONFIG")
+        return _configured(Path(file), section) if file else []
+
+
+def _configured(file: Path, section: str) -> list[str]:
+    """Return the names in a configuration file, also if the file has other errors."""
+    from gateway.config.yaml_parser import parse_yaml, read_text  # noqa: PLC0415 - slow to import
+
+    text, _ = read_text(file, [])
+    entry = parse_yaml(file, text, [], {}, {}).entries.get(section)
+    return list(getattr(entry[1], "entries", ())) if entry else []

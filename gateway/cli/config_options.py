@@ -32,18 +32,35 @@ SETTINGS = {
     "log-format": ("FORMAT", "text, json, or auto: text on a terminal."),
     "audit-log": ("FILE", "Audit log: a file, stdout or stderr."),
     "audit-queue": ("COUNT", "Events that wait for the audit log's file."),
+    "fleet-members": ("ADDRESSES", "Gateways to show on /fleet, comma-separated."),
+    "fleet-file": ("FILE", "File with the addresses of such gateways."),
+    "fleet-token-file": ("FILE", "Token that is sent to these gateways."),
+    "fleet-tls-ca-file": ("FILE", "Authorities that sign their certificates."),
+    "fleet-tls-cert-file": ("FILE", "Client certificate for these gateways."),
+    "fleet-tls-key-file": ("FILE", "Private key of the client certificate."),
+    "fleet-interval": ("DURATION", "Time between two requests to a gateway."),
+    "fleet-timeout": ("DURATION", "Time for one request."),
+    "traces-endpoint": ("URL", "OpenTelemetry collector for traces."),
+    "traces-token-file": ("FILE", "Token that is sent to the collector."),
+    "traces-tls-ca-file": ("FILE", "Authorities that sign its certificate."),
+    "traces-tls-cert-file": ("FILE", "Client certificate for the collector."),
+    "traces-tls-key-file": ("FILE", "Private key of the client certificate."),
+    "traces-sample-percent": ("NUMBER", "Share of connections that have a span."),
 }
 """Metavar and help text of each setting. Without a metavar, the flag takes no value and means true.
 
 The configuration model has the same settings, but is slow to import; a test compares the two.
 """
+_HIDDEN = ("fleet-", "traces-")
+"""Prefixes of flags that only docs/reference.md lists, so that a help page fits a terminal."""
 
 
 def config_options(command: _Command) -> _Command:
     """Add `-c`, `--tunnel`, `--backend` and a flag for each setting."""
     for name, (metavar, text) in reversed(SETTINGS.items()):
         form: dict[str, Any] = {"flag_value": "true"} if metavar is None else {"metavar": metavar}
-        command = click.option(f"--{name}", default=None, help=text, **form)(command)
+        hidden = name.startswith(_HIDDEN)
+        command = click.option(f"--{name}", default=None, help=text, hidden=hidden, **form)(command)
     command = click.option(
         "--backend",
         "backends",

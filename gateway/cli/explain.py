@@ -7,36 +7,60 @@ from urllib.parse import quote
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.explanation import chain, chain_json, root_cause
-from gateway.cli.output import format_age, output_option, print_table, print_text
+from gateway.cli.completion import complete_backends
+from gateway.cli.explanation import explanation, explanation_json
+from gateway.cli.output import (
+    format_age,
+    format_clock,
+    output_option,
+    print_table,
+    print_text,
+    print_wrapped,
+    terminal_width,
+)
+from gateway.cli.severity import headline
 from gateway.errors import UsageError
 from gateway.ops.client import Client
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_backends)
 @client_options
 @output_option("table", "json")
 def explain(name: str, client: Client, output: str) -> None:
     """Explain the state of a backend or a container.
 
-    For a backend: each part of the path from its listeners to its targets, and the root cause of a failure. For a
-    container, by its name or the beginning of its ID: its labels, networks and names, which backends it reaches, and
-    what to change. If a backend and a container have the same name, the command explains the backend.
+    For a backend: each part of the path from its listeners to the phases of the last checks, the root cause of a
+    failure, and what to do. For a container, by its name or the beginning of its ID: its labels, networks and names,
+    which backends it reaches, and what to change. If a backend and a container have the same name, the command
+    explains the backend.
     """
     _, status = client.get_json("/api/v1/status")
     if name not in status["backends"]:
         _explain_container(client, name, status, output)
         return
-    backend, cause = status["backends"][name], root_cause(status, name)
-    rows = chain(status, name)
     if output == "json":
-        click.echo(json.dumps(chain_json(backend, name, rows, cause), indent=1))
-        return
-    print_text(f"{name} ({backend['kind']}) is {backend['state']} for {format_age(backend['since'])}")
-    print_table(["PART", "NAME", "STATE", "WHY"], rows)
-    if cause:
-        print_text(f"root cause: {cause}")
+        click.echo(json.dumps(explanation_json(status, name), indent=1))
+    else:
+        _print(status, name)
+
+
+def _print(status: dict[str, Any], name: str) -> None:
+    backend, explained = status["backends"][name], explanation(status, name)
+    print_wrapped(headline(status))
+    began, age = format_clock(backend["since"]), format_age(backend["since"])
+    print_wrapped(f"{name} ({backend['kind']}) is {backend['state']} since {began} ({age})")
+    click.echo()
+    rows = [[each.part, each.name, each.state, format_clock(each.since)] for each in explained.parts]
+    notes = [each.why for each in explained.parts]
+    print_table(["PART", "NAME", "STATE", "SINCE"], rows, notes, terminal_width())
+    click.echo()
+    if explained.cause:
+        print_wrapped(f"root cause: {explained.cause}", fg="red")
+    for sentence in explained.to_do:
+        print_wrapped(f"to do: {sentence}")
+    if not explained.to_do:
+        click.echo("nothing to do")
 
 
 def _explain_container(client: Client, name: str, status: dict[str, Any], output: str) -> None:
@@ -46,7 +70,7 @@ def _explain_container(client: Client, name: str, status: dict[str, Any], output
     if code != 200 or not isinstance(container, dict) or "remedies" not in container:
         also = "" if status.get("docker") is None else f" and no container {name!r}"
         known = ", ".join(status["backends"]) or "none"
-        raise UsageError(f"there is no backend {name!r}{also} (known: {known})")
+        raise UsageError(f"there is no backend {name!r}{also}: the backends are {known}")
     if output == "json":
         click.echo(json.dumps(container, indent=1))
         return

@@ -1,5 +1,6 @@
 """`gateway import`: creates configurations from existing setups."""
 
+import os.path
 import re
 import sys
 from pathlib import Path
@@ -92,16 +93,22 @@ def _read(words: tuple[str, ...]) -> "list[ImportSource]":
 
 def _source(word: str, form: str) -> "ImportSource":
     from gateway.importing.recognition import ImportSource  # noqa: PLC0415 - slow to import
+    from gateway.importing.secrecy import hide_secrets  # noqa: PLC0415 - slow to import
+    from gateway.input_limits import read_limited, read_stream  # noqa: PLC0415 - slow to import
 
-    path = Path(word)
-    if word == "-":
-        try:
-            return ImportSource("", sys.stdin.buffer.read().decode(), form)
-        except UnicodeDecodeError as error:
-            raise UsageError(f"standard input: {error}") from error
-    if form == "ssh" or (re.search(r"\s", word) and not path.is_file()):
-        return ImportSource("", word, form)
     try:
-        return ImportSource(word, path.read_text(), form)
+        if word == "-":
+            return ImportSource("", read_stream(sys.stdin.buffer).decode(), form)
+        is_command = re.search(r"\s", word) and not os.path.isfile(word)  # noqa: PTH113 - Path fails for long names
+        if form == "ssh" or is_command:
+            return ImportSource("", word, form)
+        return ImportSource(word, read_limited(Path(word)).decode(), form)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{hide_secrets(word)}: there is no such file: a source is a file, a command line in quotation marks,"
+            " NAME=VALUE, or -"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{word}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        name = "standard input" if word == "-" else hide_secrets(word)
+        raise UsageError(f"{name}: cannot be read: {reason}") from None

@@ -1,5 +1,7 @@
 """Prints the output of commands, without control characters from servers, and defines the option `--output`."""
 
+import shutil
+import textwrap
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -11,9 +13,14 @@ from gateway.text import one_line, printable
 _COLORS = {
     "up": "green", "ready": "green", "degraded": "yellow", "unknown": "yellow", "paused": "yellow",
     "starting": "yellow", "draining": "yellow", "down": "red", "blocked": "red", "quarantined": "red",
-    "backoff": "red", "waiting": "yellow", "connecting": "yellow", "authenticating": "yellow",
+    "backoff": "red", "unreachable": "red", "waiting": "yellow", "connecting": "yellow", "authenticating": "yellow",
+    "suspect": "yellow", "full": "red",
 }  # fmt: skip
+_DOWN = ("backoff", "waiting", "resolving", "connecting", "authenticating")
 _MAX_CELL_LENGTH = 1000
+_MIN_CELL_LENGTH = 8
+_WIDTH = 80
+_GAP = "  "
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -36,32 +43,94 @@ def print_text(text: object, fg: str | None = None, *, err: bool = False) -> Non
     click.secho(printable(str(text)), fg=fg, err=err)
 
 
-def print_table(heads: list[str], rows: list[list[str]]) -> None:
+def print_wrapped(text: str, fg: str | None = None, indent: str = "", *, err: bool = False) -> None:
+    """Print text that can come from a server, in lines that fit the terminal.
+
+    Args:
+        text: The text. Its line breaks are not kept.
+        fg: A color for terminals; None for the default color.
+        indent: Spaces at the start of each line. Without them, only the lines after the first one are indented.
+        err: Whether to print to standard error.
+    """
+    for line in textwrap.wrap(
+        one_line(text, _MAX_CELL_LENGTH), terminal_width(), initial_indent=indent, subsequent_indent=indent or "  ",
+        break_on_hyphens=False,
+    ):  # fmt: skip
+        click.secho(line, fg=fg, err=err)
+
+
+def terminal_width() -> int:
+    """Return the number of columns of the terminal; 80 if the output is not a terminal."""
+    return shutil.get_terminal_size((_WIDTH, 24)).columns
+
+
+def print_table(
+    heads: list[str], rows: list[list[str]], notes: list[str] | None = None, width: int | None = None
+) -> None:
     """Print a table, with states in color on a terminal.
 
     Args:
         heads: The title of each column.
         rows: The rows, each with one cell per column.
+        notes: A text for each row, which is printed below the row; an empty text prints nothing.
+        width: The maximum number of columns of the terminal. If necessary, the longest cells are shortened. None: no
+            limit.
     """
     rows = [[one_line(cell, _MAX_CELL_LENGTH) for cell in row] for row in rows]
     widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
-    click.echo("  ".join(head.ljust(width) for head, width in zip(heads, widths, strict=True)).rstrip())
-    for row in rows:
+    while width is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+        longest = max(range(len(widths)), key=widths.__getitem__)
+        if widths[longest] <= _MIN_CELL_LENGTH:
+            break
+        widths[longest] -= 1
+    click.echo(_GAP.join(head.ljust(size)[:size] for head, size in zip(heads, widths, strict=True)).rstrip())
+    for at, row in enumerate(rows):
         cells = [
-            click.style(cell, fg=_COLORS.get(cell)) + " " * (width - len(cell))
-            for cell, width in zip(row, widths, strict=True)
+            click.style(_shortened(cell, size), fg=_COLORS.get(cell)) + " " * (size - len(cell))
+            for cell, size in zip(row, widths, strict=True)
         ]
-        click.echo("  ".join(cells).rstrip())
+        click.echo(_GAP.join(cells).rstrip())
+        if notes and notes[at]:
+            print_wrapped(notes[at], indent="    ")
+
+
+def _shortened(cell: str, width: int) -> str:
+    """Return a cell with an ellipsis in its middle if it is too long: the end of an address contains its port."""
+    if len(cell) <= width:
+        return cell
+    tail = (width - 1) // 2
+    return cell[: width - 1 - tail] + "…" + cell[len(cell) - tail :]
 
 
 def format_reason(part: dict[str, Any]) -> str:
     """Return why a tunnel, backend or target in `/api/v1/status` has its state; empty if there is no reason."""
-    return f"{part['reason']}: {part['detail']}" if part["reason"] else str(part["detail"])
+    if part["reason"] in (None, "tunnel"):  # the detail names the tunnel
+        return str(part["detail"])
+    return f"{part['reason']}: {part['detail']}"
 
 
 def format_ms(seconds: float | None) -> str:
     """Return a duration in milliseconds; `-` for None."""
     return "-" if seconds is None else f"{seconds * 1e3:.1f}ms"
+
+
+def format_state(state: str) -> str:
+    """Return a state for a sentence: a tunnel that retries, or waits for another tunnel, is `down`."""
+    return "down" if state in _DOWN else state
+
+
+def format_clock(time: str | None) -> str:
+    """Return an RFC 3339 timestamp as a local time, with the date if it is not today; `-` for None."""
+    if time is None:
+        return "-"
+    moment = datetime.fromisoformat(time).astimezone()
+    today = datetime.now(UTC).astimezone().date()
+    return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M")
+
+
+def format_count(number: int, what: str) -> str:
+    """Return a number with a noun, such as `1 client` or `2 clients`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def format_age(time: str) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from gateway.cli.completion import complete_backends
 from gateway.cli.config_options import config_options, config_sources
-from gateway.cli.output import output_option, print_table, print_text
+from gateway.cli.output import format_reason, output_option, print_table, print_text
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,12 +69,13 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
     """
     from gateway.app import credential_expiry  # noqa: PLC0415 - slow to import
     from gateway.app.ops_settings import file_problems  # noqa: PLC0415 - slow to import
+    from gateway.app.tracing import trace_problems  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config.advice import advice  # noqa: PLC0415 - slow to import
     from gateway.config.files import check_files  # noqa: PLC0415 - slow to import
 
     config = load(config_sources(file, tunnels, backends, settings))
-    problems = file_problems(config) + check_files(config)
+    problems = file_problems(config) + trace_problems(config) + check_files(config)
     if problems:
         raise ConfigError(problems)
     for sentence in (
@@ -86,7 +88,7 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_backends)
 @config_options
 @output_option("table", "json")
 @click.option("--nagios", is_flag=True, help="Print one line, and exit with a code for Nagios.")
@@ -139,14 +141,14 @@ def _as_json(each: "CheckedTarget") -> dict[str, object]:
 
 
 def _print_table(checked: "list[CheckedTarget]") -> None:
-    rows = []
+    rows, notes = [], []
     for each in checked:
         result = each.result
         phases = "  ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in result.phases.items())
-        why = f"{result.reason}: {result.detail}" if result.reason else result.detail
+        notes.append(format_reason({"reason": result.reason, "detail": result.detail}))
         duration = f"{result.duration * 1e3:.1f}"
-        rows.append([each.backend, str(each.target), each.way or "-", str(result.state), duration, phases, why])
-    print_table(["BACKEND", "TARGET", "VIA", "STATE", "MS", "PHASES (MS)", "WHY"], rows)
+        rows.append([each.backend, str(each.target), each.way or "-", str(result.state), duration, phases])
+    print_table(["BACKEND", "TARGET", "VIA", "STATE", "MS", "PHASES (MS)"], rows, notes)
 
 
 def _print_nagios(checked: "list[CheckedTarget]") -> int:

@@ -2,18 +2,29 @@
 
 import json
 import sys
-import time
 from typing import Any
 
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.explanation import outer_tunnels, way_rows
-from gateway.cli.output import format_age, format_ms, format_reason, output_option, print_table, print_text
+from gateway.cli.output import (
+    format_clock,
+    format_ms,
+    format_reason,
+    output_option,
+    print_table,
+    print_text,
+    print_wrapped,
+    terminal_width,
+)
+from gateway.cli.severity import backends_by_severity, headline, outer_tunnels, tunnels_by_severity, verdict, way_rows
+from gateway.cli.watch import watching
 from gateway.ops.client import Client
 from gateway.text import format_bytes
 
 _WATCH_INTERVAL = 2.0
+_HEADS = ["BACKEND", "STATE", "SINCE", "TARGET", "ROLE", "CHECK", "CLIENTS", "WAIT"]
+_WIDE_HEADS = ["KIND", "LISTEN", "TOTAL", "SENT", "RECEIVED", "FACTS"]
 
 
 @click.command()
@@ -21,56 +32,61 @@ _WATCH_INTERVAL = 2.0
 @output_option("table", "wide", "json")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
 def status(client: Client, output: str, watch: bool) -> None:
-    """Show tunnels, backends and their checks."""
-    while True:
+    """Show tunnels, backends and their checks, worst first.
+
+    The first lines say what does not work, and since when.
+    """
+
+    def show() -> None:
         _, service = client.get_json("/api/v1/status")
         consumers = client.get_json("/api/v1/consumers")[1]["consumers"] if output == "wide" else {}
         if watch:
             click.clear()
         if output == "json":
             click.echo(json.dumps(service, indent=1))
-        else:
-            _print_status(service, wide=output == "wide")
-            _print_docker(service["docker"], wide=output == "wide")
-            _print_consumers(consumers)
-            sys.stdout.flush()
-        if not watch:
             return
-        try:
-            time.sleep(_WATCH_INTERVAL)
-        except KeyboardInterrupt:
-            return
+        _print_status(service, wide=output == "wide")
+        _print_docker(service["docker"], wide=output == "wide")
+        _print_consumers(consumers)
+        sys.stdout.flush()
+
+    show()
+    if watch:
+        watching(show, _WATCH_INTERVAL)
 
 
 def _print_status(service: dict[str, Any], *, wide: bool) -> None:
-    age = format_age(service["started_at"])
-    print_text(f"{service['instance']}: {service['status']}, version {service['version']}, up {age}")
+    print_wrapped(headline(service))
+    *causes, totals = verdict(service)
+    for line in causes:
+        print_wrapped(line, fg="red")
+    print_text(totals)
     for warning in service["warnings"]:
-        print_text(f"warning: {warning}", fg="yellow")
+        print_wrapped(f"warning: {warning}", fg="yellow")
     if not service["reload"]["successful"]:
         print_text(f"the last reload failed: {service['reload']['error']}", fg="red")
+    width = None if wide else terminal_width()
     if service["tunnels"]:
         click.echo()
         rows = [
-            [name, each["kind"], ", ".join(outer_tunnels(each)) or "-", each["far_side"], each["state"],
-             format_age(each["since"]), format_ms(each["rtt_seconds"]),
-             *([", ".join(each.get("facts", ())) or "-"] if wide else []), format_reason(each)]
-            for name, each in service["tunnels"].items()
+            [name, each["state"], format_clock(each["since"]), ", ".join(outer_tunnels(each)) or "-",
+             format_ms(each["rtt_seconds"]),
+             each["far_side"], *([each["kind"], ", ".join(each.get("facts", ())) or "-"] if wide else [])]
+            for name, each in tunnels_by_severity(service)
         ]  # fmt: skip
-        facts = ["FACTS"] if wide else []
-        print_table(["TUNNEL", "KIND", "VIA", "FAR SIDE", "STATE", "FOR", "RTT", *facts, "WHY"], rows)
+        heads = ["TUNNEL", "STATE", "SINCE", "VIA", "RTT", "FAR SIDE", *(["KIND", "FACTS"] if wide else [])]
+        print_table(heads, rows, [format_reason(each) for _, each in tunnels_by_severity(service)], width)
     click.echo()
-    heads = ["BACKEND", "KIND", "LISTEN", "TARGET", "STATE", "FOR", "ROLE", "CHECK", "CLIENTS", "WHY"]
-    if wide:
-        heads[-1:] = ["TOTAL", "SENT", "RECEIVED", "FACTS", "WHY"]
-    print_table(
-        heads,
-        [row for name, each in service["backends"].items() for row in _backend_rows(name, each, wide=wide)],
-    )
-    ways = [row for name, each in service["backends"].items() for row in way_rows(name, each)]
+    rows, notes = [], []
+    for name, each in backends_by_severity(service):
+        for index, target in enumerate(each["targets"]):
+            rows.append(_backend_row(name, each, target, first=index == 0, wide=wide))
+            notes.append(_note(name, each, target, first=index == 0))
+    print_table(_HEADS + (_WIDE_HEADS if wide else []), rows, notes, width)
+    ways = [row for name, each in backends_by_severity(service) for row in way_rows(name, each)]
     if ways:
         click.echo()
-        print_table(["BACKEND", "WAY", "STATE", "WHY"], ways)
+        print_table(["BACKEND", "WAY", "STATE"], [row[:3] for row in ways], [row[3] for row in ways], width)
 
 
 def _print_docker(docker: dict[str, Any] | None, *, wide: bool) -> None:
@@ -116,32 +132,35 @@ def _print_consumers(consumers: dict[str, Any]) -> None:
         print_table(["CONSUMER", "BACKEND", "CLIENTS", "TOTAL", "SENT", "RECEIVED", "LATENCY", "REFUSED"], rows)
 
 
-def _backend_rows(name: str, backend: dict[str, Any], *, wide: bool) -> list[list[str]]:
-    rows = []
+def _backend_row(name: str, backend: dict[str, Any], target: dict[str, Any], *, first: bool, wide: bool) -> list[str]:
+    """Return the row of a target. Only the first row of a backend contains its name and its clients."""
     connections = backend["connections"]
-    for index, target in enumerate(backend["targets"]):
-        first = index == 0
-        row = [
-            name if first else "",
+    row = [
+        name if first else "",
+        target["state"],
+        format_clock(target["since"]),
+        target["target"],
+        target["role"] or "-",
+        format_ms(target["last_duration_seconds"]),
+        str(connections["active"] - connections["waiting"]) if first else "",
+        str(connections["waiting"]) if first else "",
+    ]
+    if wide:
+        row += [
             backend["kind"] if first else "",
             (", ".join(backend["listen"]) or "-") if first else "",
-            target["target"],
-            target["state"],
-            format_age(target["since"]),
-            target["role"] or "-",
-            format_ms(target["last_duration_seconds"]),
-            str(connections["active"]) if first else "",
+            str(connections["total"]) if first else "",
+            format_bytes(connections["bytes_to_backend"]) if first else "",
+            format_bytes(connections["bytes_from_backend"]) if first else "",
+            ", ".join(target.get("facts", ())) or "-",
         ]
-        if wide:
-            row += [
-                str(connections["total"]) if first else "",
-                format_bytes(connections["bytes_to_backend"]) if first else "",
-                format_bytes(connections["bytes_from_backend"]) if first else "",
-                ", ".join(target.get("facts", ())) or "-",
-            ]
-        why = format_reason(target) + (" (flapping)" if target["flapping"] else "")
-        failing = (
-            f"clients are not held (gateway fail {name} --undo)" if not backend["holds_clients"] and first else ""
-        )
-        rows.append([*row, "; ".join(filter(None, (why, failing)))])
-    return rows
+    return row
+
+
+def _note(name: str, backend: dict[str, Any], target: dict[str, Any], *, first: bool) -> str:
+    """Return why a target has its state. For the first target of a backend, also return the state of the backend."""
+    state = ""
+    if first and backend["state"] != target["state"]:
+        state = f"the backend is {backend['state']}" + (f" ({reason})" if (reason := format_reason(backend)) else "")
+    hold = "" if backend["holds_clients"] or not first else f"clients are not held (gateway fail {name} --undo)"
+    return "; ".join(filter(None, (format_reason(target), "flapping" if target["flapping"] else "", state, hold)))

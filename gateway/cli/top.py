@@ -6,10 +6,14 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.output import print_table
+from gateway.cli.output import print_table, print_text, print_wrapped, terminal_width
+from gateway.cli.severity import backend_rank, headline, verdict
+from gateway.cli.watch import watching
+from gateway.errors import GatewayError
 from gateway.ops.client import Client
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
+_HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", "RECEIVED/S"]
 
 
 @click.command()
@@ -26,27 +30,59 @@ _UNITS = ("B", "KiB", "MiB", "GiB")
 def top(client: Client, interval: float, count: int | None) -> None:
     """Show the current traffic by backend and consumer.
 
-    The busiest come first. Consumers are containers, and require Docker in the configuration.
+    The first lines say what does not work. Backends are in the order of `gateway status`, and those with the same
+    state by their traffic. Consumers are containers, and require Docker in the configuration.
     """
-    before, then = _counters(client), time.monotonic()
-    try:
-        while count is None or count > 0:
-            time.sleep(interval)
-            after, now = _counters(client), time.monotonic()
-            if count is None:
-                click.clear()
-            else:
-                count -= 1
-            rows = [_row(key, each, before.get(key, each), now - then) for key, each in after.items()]
-            rows.sort(key=lambda row: row[0], reverse=True)
-            heads = ["BACKEND", "CONSUMER", "CLIENTS", "NEW/S", "SENT/S", "RECEIVED/S"]
-            print_table(heads, [row[1] for row in rows])
-            before, then = after, now
-    except KeyboardInterrupt:
-        return
+    meter = _Meter(client)
+    meter.read()
+
+    def show() -> None:
+        status, rows = meter.rates()
+        if count is None:
+            click.clear()
+        print_wrapped(headline(status))
+        *causes, totals = verdict(status)
+        for line in causes:
+            print_wrapped(line, fg="red")
+        print_text(f"{totals}\n")
+        print_table(_HEADS, rows, width=terminal_width())
+
+    watching(show, interval, count)
 
 
-def _counters(client: Client) -> dict[tuple[str, str], dict[str, float]]:
+class _Meter:
+    """Computes rates from two readings of the counters. A restart of the service starts with a new reading."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._before: dict[tuple[str, str], dict[str, float]] = {}
+        self._read_at = 0.0
+
+    def read(self) -> dict[str, Any]:
+        """Read the counters, and return the body of `/api/v1/status`."""
+        self._before, status = _counters(self._client)
+        self._read_at = time.monotonic()
+        return status
+
+    def rates(self) -> tuple[dict[str, Any], list[list[str]]]:
+        """Return the body of `/api/v1/status`, and the rows of the table."""
+        before, then = self._before, self._read_at
+        try:
+            status = self.read()
+        except GatewayError:
+            self._before = {}
+            raise
+        seconds = max(self._read_at - then, 1e-3)
+        rows = []
+        for (backend, consumer), each in self._before.items():
+            state = status["backends"][backend]["state"] if backend in status["backends"] else "-"
+            rate, cells = _row(each, before.get((backend, consumer), each), seconds)
+            rows.append((backend_rank(state), -rate, backend, [backend, state, consumer or "-", *cells]))
+        rows.sort(key=lambda row: row[:3])
+        return status, [row[3] for row in rows]
+
+
+def _counters(client: Client) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
     """Return the counters of each backend (with an empty consumer name) and of each of the backend's consumers."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     _, status = client.get_json("/api/v1/status")
@@ -56,20 +92,19 @@ def _counters(client: Client) -> dict[tuple[str, str], dict[str, float]]:
     for consumer, each in body["consumers"].items():
         for backend, use in each["backends"].items():
             found[backend, consumer] = use
-    return found
+    return found, status
 
 
-def _row(
-    key: tuple[str, str], after: dict[str, Any], before: dict[str, Any], seconds: float
-) -> tuple[float, list[str]]:
+def _row(after: dict[str, Any], before: dict[str, Any], seconds: float) -> tuple[float, list[str]]:
+    """Return the traffic, for the order of rows, and the cells after the names."""
+
     def rate(name: str) -> float:
         return max(0.0, float(after[name] - before[name]) / seconds)
 
     sent, received = rate("bytes_to_backend"), rate("bytes_from_backend")
     cells = [
-        key[0],
-        key[1] or "-",
-        str(after["active"]),
+        str(after["active"] - after["waiting"]),
+        str(after["waiting"]),
         f"{rate('total'):.1f}",
         _format_rate(sent),
         _format_rate(received),

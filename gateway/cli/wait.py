@@ -7,6 +7,7 @@ from urllib.parse import quote
 import click
 
 from gateway.cli.client_options import client_options
+from gateway.cli.completion import complete_backends
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 from gateway.ops.client import Client
 
@@ -16,7 +17,7 @@ _MAX_QUOTED = 60
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_backends)
 @client_options
 @click.option(
     "--max", "longest", default="30s", show_default=True, metavar="DURATION", help="Time after which to fail."
@@ -44,7 +45,7 @@ def wait(names: tuple[str, ...], client: Client, longest: str) -> None:
                 return
             if unknown := body.get("unknown"):
                 known = ", ".join(body["backends"]) or "none"
-                raise UsageError(f"there is no backend {unknown[0]!r} (known: {known})")
+                raise UsageError(f"there is no backend {unknown[0]!r}: use one of {known}")
             failure = GatewayError(f"not ready within {longest}: {_missing(body, names)}")
         if time.monotonic() >= deadline:
             raise failure

@@ -157,8 +157,6 @@ class CommandLink:
         except TimeoutError as error:
             detail = f"{to}: {self._context.name} did not connect within {timeout:.3g} s"
             raise DialError(Reason.TIMEOUT, detail) from error
-        except OSError as error:
-            raise DialError(Reason.RESET, f"{to}: {self._context.name}: {error}") from error
         except TunnelError as error:
             if self._lost.done():
                 raise LinkLostError(error.detail) from error

@@ -42,7 +42,7 @@ class CommandOptions:
         check_environment("environment", self.environment)
         has_port = any("{local_port}" in word for word in self.command)
         if self.mode == "port" and not has_port:
-            raise ValueError("command: does not contain {local_port}, where the program must listen (mode: port)")
+            raise ValueError("command: lacks {local_port}, where the program must listen (mode: port): add it")
         if self.mode == "stdio" and has_port:
             raise ValueError("command: contains {local_port}, which only mode: port has: remove it, or change mode")
         if self.suspect > self.lost:

@@ -1,10 +1,8 @@
 """A program that listens on a local port and forwards connections to one target."""
 
 import asyncio
-import errno
 import logging
 import os
-import select
 import socket
 import time
 from collections.abc import Sequence
@@ -20,20 +18,15 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.processes.child_process import ChildProcess, exit_error
 from gateway.relay.dial import dial
-from gateway.relay.linger import lingering_closer
 from gateway.relay.sockets import reset
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 64 * 1024
 _LOOPBACK = ("127.0.0.1", "::1")
 _RETRY_PAUSE = 0.1
 _CONNECT_TIMEOUT = 5.0
 _FIRST_TIMEOUT = 5.0
-_ACCEPT_POLL = 0.1
-_EXIT_DELAY = 0.3
-"""Seconds to wait for the exit of the process after the end of a connection. If a process is killed, the kernel ends
-its connections as if they were complete."""
+_MIN_ACCEPT_POLL, _MAX_ACCEPT_POLL = 0.005, 0.2
 
 
 class NotAcceptedError(Exception):
@@ -54,6 +47,7 @@ class PortProcess:
         self.child = child
         self.port = port
         self.connections = 0
+        """Number of open connections."""
         self.last_received = time.monotonic()
         """Monotonic time of the last data from the process, in seconds."""
         self.last_dial = self.last_received
@@ -97,8 +91,8 @@ class PortProcess:
             raise TunnelError(Reason.TIMEOUT, detail) from error
         await self._check_owner()
 
-    async def connect(self) -> "PortStream":
-        """Return a new connection to the target.
+    async def connect(self) -> Stream:
+        """Return a new connection to the target. The caller owns it.
 
         Raises:
             NotAcceptedError: The process is suspect, so that another process must be used.
@@ -113,8 +107,7 @@ class PortProcess:
         if sock is None:
             sock = await self._dial()
             await self._wait_accepted(sock)
-        self.connections += 1
-        return PortStream(sock, self)
+        return sock
 
     def close_unused(self, now: float = inf) -> None:
         """Close the connection of `wait_ready` if no client has used it within five seconds.
@@ -134,11 +127,13 @@ class PortProcess:
 
     async def _wait_accepted(self, sock: Stream) -> None:
         """Wait until the process has accepted a connection, because the kernel connects even if the process hangs."""
+        pause = _MIN_ACCEPT_POLL
         try:
             while await self._is_pending(sock):
                 await self._check_running()
                 self._check_answering()
-                await asyncio.sleep(_ACCEPT_POLL)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _MAX_ACCEPT_POLL)
         except BaseException:
             reset(sock)
             raise
@@ -171,67 +166,6 @@ class PortProcess:
             self.close_unused()
             detail = f"port {self.port} of this host belongs to another user (uid {others.pop()})"
             raise TunnelError(Reason.PERMISSION, detail)
-
-
-class PortStream:
-    """A connection to the local port of a program. Implements `gateway.relay.stream_bridge.FarStream`.
-
-    Args:
-        sock: The connected, non-blocking socket. The stream owns it.
-        process: The process.
-    """
-
-    supports_half_close = True
-
-    def __init__(self, sock: Stream, process: PortProcess) -> None:
-        self._sock = sock
-        self._process = process
-        self._loop = asyncio.get_running_loop()
-
-    def limit_unsent(self) -> None:
-        """Do nothing: a program on this host reads the data."""
-
-    @property
-    def was_reset(self) -> bool:
-        """Whether the connection failed."""
-        poller = select.poll()
-        poller.register(self._sock, 0)  # an empty mask reports only errors (poll(2))
-        return any(event & select.POLLERR for _, event in poller.poll(0))
-
-    async def read(self) -> bytes:
-        """Wait for data; return no bytes if the program has ended its direction.
-
-        Raises:
-            OSError: The connection failed, or the process has exited.
-        """
-        data = await self._loop.sock_recv(self._sock, _CHUNK)
-        if data:
-            self._process.last_received = time.monotonic()
-        elif await self._process.child.exits_within(_EXIT_DELAY):
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-        return data
-
-    async def write(self, data: bytes) -> None:
-        """Send all of `data`.
-
-        Raises:
-            OSError: The connection failed.
-        """
-        await self._loop.sock_sendall(self._sock, data)
-
-    async def end(self) -> None:
-        """End the direction to the program."""
-        self._sock.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        """Close the connection. The program still receives all sent data."""
-        self._process.connections -= 1
-        lingering_closer().close_later(self._sock, reset_after=False)
-
-    def abort(self) -> None:
-        """Reset the connection."""
-        self._process.connections -= 1
-        reset(self._sock)
 
 
 def free_port() -> int:

@@ -5,11 +5,12 @@ import logging
 from collections.abc import Mapping
 
 from gateway.command.local_ports import LocalPort
-from gateway.command.port_process import NotAcceptedError, PortProcess, PortStream, free_port
+from gateway.command.port_process import NotAcceptedError, PortProcess, free_port
+from gateway.command.port_stream import PortStream
 from gateway.command.target import CommandContext, OwnedTasks, RetryPause
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
-from gateway.processes.child_process import exit_error
+from gateway.processes.child_process import exit_error, starting
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class PortTarget:
         while True:
             process = await self._process()
             try:
-                return await process.connect()
+                return PortStream(await process.connect(), process)
             except NotAcceptedError:
                 continue
 
@@ -123,16 +124,19 @@ class PortTarget:
         context = self._context
         process: PortProcess | None = None
         try:
-            port = free_port()
+            with starting(context.options.command):
+                port = free_port()
             command = context.command(self._to, port)
             child = await context.children.start(command, context.environment, context.output.on_line)
             process = PortProcess(child, command, port, context.options)
             await process.wait_ready()
-        except TunnelError as error:
+        except BaseException as error:
             if process is not None:
+                process.close_unused()
                 process.child.kill()
-            self._retry.failed(error)
-            context.on_change()
+            if isinstance(error, TunnelError):
+                self._retry.failed(error)
+                context.on_change()
             raise
         else:
             self._retry.succeeded()

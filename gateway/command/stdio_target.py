@@ -113,26 +113,28 @@ class StdioTarget:
     async def _run_trial(self, seconds: float) -> None:
         try:
             stream = await self._open()
-            if await self._fails(stream, seconds):
-                # `_wait` counts a failure only with an exit code above 0, and if the stream is still in this mapping.
-                self._streams.pop(stream, None)
+            try:
+                await self._check_trial(stream, seconds)
+            except BaseException:
                 stream.abort()
-                error = exit_error(stream.command, stream.child, self._context.options.login_exit_codes)
-                self._on_failure(error)
-                raise error
+                raise
             self._on_success()
             self._spare = stream, time.monotonic()
         finally:
             self._trial = None
 
-    async def _fails(self, stream: StdioStream, seconds: float) -> bool:
-        """Return whether a program exits without output within a number of seconds."""
+    async def _check_trial(self, stream: StdioStream, seconds: float) -> None:
+        """Raise `TunnelError` if a program exits without output within a number of seconds."""
         try:
             async with asyncio.timeout(seconds):
                 await stream.wait_readable()
         except TimeoutError:
-            return False
-        return not stream.has_output and await stream.child.exits_within(EXIT_DELAY)
+            return
+        if not stream.has_output and await stream.child.exits_within(EXIT_DELAY):
+            self._streams.pop(stream, None)  # so that `_wait` does not count the failure again
+            error = exit_error(stream.command, stream.child, self._context.options.login_exit_codes)
+            self._on_failure(error)
+            raise error
 
     async def _open(self) -> StdioStream:
         context = self._context
@@ -147,14 +149,20 @@ class StdioTarget:
         return stream
 
     async def _wait(self, stream: StdioStream) -> None:
-        """Wait for the exit of a process. If it has printed nothing and failed, the target has failed."""
+        """Wait for the exit of a process. If it has printed nothing and failed, the target has failed.
+
+        Some programs also fail if the client ends its direction early. Then the next connection starts with a trial.
+        """
         code = await stream.child.wait()
         if self._streams.pop(stream, None) is None:
             return
+        login_exit_codes = self._context.options.login_exit_codes
         if stream.received or stream.has_output:
             self._on_success()
+        elif code > 0 and (stream.accepts_input or code in login_exit_codes):
+            self._on_failure(exit_error(stream.command, stream.child, login_exit_codes))
         elif code > 0:
-            self._on_failure(exit_error(stream.command, stream.child, self._context.options.login_exit_codes))
+            self._has_worked = False
 
     def _on_success(self) -> None:
         self._has_worked = True

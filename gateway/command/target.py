@@ -64,7 +64,7 @@ class CommandContext:
         try:
             program = resolve_program(template)
         except GatewayError as error:
-            raise TunnelError(Reason.PERMISSION, f"command: {error}", fatal=True) from error
+            raise TunnelError(Reason.PROTOCOL, f"command: {error}", fatal=True) from error
         values = {"host": to.host, "port": str(to.port), "local_port": str(local_port)}
         return (program, *fill_placeholders(template[1:], values))
 

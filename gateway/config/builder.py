@@ -74,7 +74,7 @@ def _named(root: Table, section: str, decoder: Decoder) -> list[tuple[str, Table
 
 def _kind(table: Table, key: str, kinds: Mapping[str, Any], decoder: Decoder) -> Any:
     if "kind" not in table.entries:
-        decoder.problem(table.place, f"{key}.kind", f"is missing (known: {', '.join(sorted(kinds))})")
+        decoder.problem(table.place, f"{key}.kind", f"is missing: add one of {', '.join(sorted(kinds))}")
         return None
     tree = table.entries["kind"][1]
     name = tree.text if isinstance(tree, Scalar) else None
@@ -160,6 +160,6 @@ def _targets(
             return None
         found[target] = via
     if not found:
-        decoder.problem(place, f"{key}.targets", "needs at least one host:port")
+        decoder.problem(place, f"{key}.targets", "needs at least one host:port, as in [db.internal:3306]")
         return None
     return found

@@ -107,7 +107,7 @@ class Decoder:
                 value = self.value(table.entries[field.name][1], hints[field.name], path, shorthand)
             elif value is None:
                 if _required(field):
-                    self.problem(table.place, path, "is missing")
+                    self.problem(table.place, path, "is missing: add this key")
                     invalid = True
                 continue
             if value is INVALID or not self._within(value, field, table, path):
@@ -115,7 +115,7 @@ class Decoder:
             elif value is not None or not _required(field):
                 found[field.name] = value
             else:
-                self.problem(table.place, path, "is empty")
+                self.problem(table.place, path, "is empty: add a value")
                 invalid = True
         if invalid:
             return INVALID
@@ -132,11 +132,11 @@ class Decoder:
         if not isinstance(value, int | float):
             return True
         if "above" in rules and value <= rules["above"]:
-            message = f"must be more than {rules['above']}"
+            message = f"must be more than {rules['above']}: choose a larger value"
         elif "most" in rules and not rules["least"] <= value <= rules["most"]:
-            message = f"must be from {rules['least']} to {rules['most']}"
+            message = f"must be from {rules['least']} to {rules['most']}: choose another value"
         elif "least" in rules and value < rules["least"]:
-            message = f"must be at least {rules['least']}"
+            message = f"must be at least {rules['least']}: choose a larger value"
         if message:
             self.problem(table.entries[field.name][1].place, path, message)
         return message is None
@@ -147,7 +147,7 @@ class Decoder:
             return tree
         if isinstance(tree, Scalar) and tree.text is None:
             return Table(tree.place)
-        self.problem(tree.place, key, "must be a mapping of keys and values")
+        self.problem(tree.place, key, "must be a mapping: write KEY: VALUE on indented lines, or {KEY: VALUE}")
         return None
 
     def check_keys(self, table: Table, key: str, known: Iterable[str]) -> None:
@@ -156,14 +156,14 @@ class Decoder:
         for name, (place, _) in table.entries.items():
             if name not in names:
                 path = f"{key}.{name}" if key else name
-                self.problem(place, path, f"unknown key{suggest(name, names)}")
+                self.problem(place, path, f"unknown key{suggest(name, names) or ': remove it'}")
 
     def _scalar(self, tree: Tree, read: Callable[[str], Any], key: str) -> Any:
         if not isinstance(tree, Scalar):
-            self.problem(tree.place, key, "must be a single value")
+            self.problem(tree.place, key, "must be a single value: remove the list or mapping around it")
             return INVALID
         if tree.text is None or tree.text == "":
-            self.problem(tree.place, key, "is empty")
+            self.problem(tree.place, key, "is empty: add a value, or remove the key")
             return INVALID
         if read is Secret and tree.written is None:
             self.literal_secrets.append((tree.place, key))
@@ -182,7 +182,7 @@ class Decoder:
             # A single mapping is allowed instead of a list of one mapping.
             items = [self.value(tree, hint, f"{key}[0]")]
         else:
-            self.problem(tree.place, key, "must be a value or a list of values")
+            self.problem(tree.place, key, "must be a value or a list of values, as in [a, b]")
             return INVALID
         return INVALID if any(item is INVALID for item in items) else tuple(items)
 

@@ -105,7 +105,10 @@ def _address(docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
         yield ("via",), "is for a tcp:// host: for a unix socket behind a tunnel, set host to ssh://TUNNEL/path"
     via = docker.tunnel
     if via is not None and via not in tunnels:
-        yield ("host" if docker.via is None else "via",), f"there is no tunnel {via!r}{suggest(via, tunnels)}"
+        yield (
+            ("host" if docker.via is None else "via",),
+            f"there is no tunnel {via!r}{suggest(via, tunnels) or ': add it to tunnels'}",
+        )
     if docker.tls.is_set and not host.startswith("tcp://"):
         yield ("tls",), "is for a tcp:// host: remove it, or change host"
     if (docker.tls.cert_file is None) != (docker.tls.key_file is None):

@@ -35,7 +35,7 @@ def check_files(config: Config) -> list[Problem]:
     """
     problems = [
         Problem(_place(config, where, where), where, message)
-        for where, path, shown in _paths(config.docker, "docker")
+        for where, path, shown in (*_paths(config.docker, "docker"), *_paths(config.fleet, "fleet"))
         if (message := _unreadable(path, shown))
     ]
     if isinstance(config.audit.log, Path) and (message := _unwritable(config.audit.log)):

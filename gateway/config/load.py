@@ -1,6 +1,5 @@
 """Loads a configuration. Flags override the environment, and the environment overrides the file."""
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -17,16 +16,20 @@ from gateway.config.files import exposed_secrets
 from gateway.config.model import SECTIONS, Config
 from gateway.config.redaction import Redactor
 from gateway.config.rules import check_rules
-from gateway.config.schema import hints_by_key, is_list, is_record
+from gateway.config.schema import hints_by_key, is_list
 from gateway.config.strict import weaknesses
 from gateway.config.tree import Scalar, Sequence, Table, Tree
+from gateway.config.variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
 from gateway.config.yaml_parser import parse_yaml, read_text
 from gateway.errors import ConfigError, Origin, Problem
 
 _EXAMPLES = {"tunnel": "bastion=ssh://user@host", "backend": "orders=mysql://db:3306"}
 _MAX_PROBLEMS = 200
-_KUBERNETES_SERVICE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)$")
-"""Matches variables that Kubernetes sets for Services named `gateway-tunnel-…` or `gateway-backend-…`."""
+_NOTHING_TO_SERVE = "there is nothing to serve: add a backend"
+_NO_SOURCE = (
+    "there is no configuration: add -c FILE (gateway init writes one), set GATEWAY_CONFIG, or configure a backend"
+    " with --backend NAME=URL or GATEWAY_BACKEND_NAME"
+)
 
 
 @dataclass(frozen=True)
@@ -49,20 +52,6 @@ class Sources:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
-def setting_names() -> dict[str, tuple[str, ...]]:
-    """Return the settings that are also flags, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
-
-    The names do not include the section `gateway`.
-    """
-    paths = [
-        (section, *key.split("."))
-        for section, cls in SECTIONS.items()
-        for key, hint in hints_by_key(cls)
-        if not is_record(hint)
-    ]
-    return {"-".join(path if path[0] != "gateway" else path[1:]).replace("_", "-"): path for path in paths}
-
-
 def load(sources: Sources, *, serves: bool = True) -> Config:
     """Read, merge and check a configuration. Blocks while reading files.
 
@@ -81,14 +70,14 @@ def load(sources: Sources, *, serves: bool = True) -> Config:
         text, digest = read_text(sources.file, problems)
         root = parse_yaml(sources.file, text, problems, sources.environment, redactor.references)
     for name, path in setting_names().items():
-        variable = "GATEWAY_" + name.replace("-", "_").upper()
+        variable = variable_of(name)
         if variable in sources.environment:
             value = sources.environment[variable]
             redactor.add(variable, value, *map(str.strip, value.split(",")))
             _put_setting(root, path, variable, value, problems)
         if name in sources.settings:
             _put_setting(root, path, f"--{name}", sources.settings[name], problems)
-    _check_variables(sources, problems)
+    problems += unknown_variables(sources.environment, _mentioned_variables(sources, text))
     for section, flag in (("tunnels", "tunnel"), ("backends", "backend")):
         _put_urls(root, section, flag, sources, problems, redactor)
     decoder = Decoder(problems)
@@ -98,7 +87,9 @@ def load(sources: Sources, *, serves: bool = True) -> Config:
     if config.gateway.strict:
         problems += [each.problem for each in weaknesses(config)]
     if serves and not (problems or config.backends):
-        problems.append(Problem(place, "backends", "there is nothing to serve: add a backend"))
+        problems.append(
+            Problem(place, "backends", _NOTHING_TO_SERVE) if sources.file else Problem("", "", _NO_SOURCE)
+        )
     origin = Origin(str(sources.file) if sources.file else None, digest, _variables(sources, text), _flags(sources))
     if problems:
         raise ConfigError(_for_display(problems, redactor), origin)
@@ -108,10 +99,17 @@ def load(sources: Sources, *, serves: bool = True) -> Config:
 
 def _variables(sources: Sources, text: str) -> tuple[str, ...]:
     """Return the names of the environment variables that the configuration uses, including references in the file."""
-    used = {"GATEWAY_" + name.replace("-", "_").upper() for name in setting_names()}
-    urls = [variable for flag in _EXAMPLES for variable in _url_variables(sources, flag)]
+    used = {variable_of(name) for name in setting_names()}
+    urls = [variable for flag in _EXAMPLES for variable in url_variables(sources.environment, flag)]
     used |= {*urls, *references(text), *(name for each in urls for name in references(sources.environment[each]))}
     return tuple(sorted(used & sources.environment.keys()))
+
+
+def _mentioned_variables(sources: Sources, text: str) -> set[str]:
+    """Return the variables whose names are in the file or in a URL, as references or as names to pass to programs."""
+    urls = (sources.environment[each] for flag in _EXAMPLES for each in url_variables(sources.environment, flag))
+    arguments = (*sources.tunnels, *sources.backends)
+    return {name for each in (text, *urls, *arguments) for name in re.findall(rf"\b{PREFIX}\w+", each)}
 
 
 def _flags(sources: Sources) -> tuple[str, ...]:
@@ -120,16 +118,6 @@ def _flags(sources: Sources) -> tuple[str, ...]:
     for flag, arguments in (("tunnel", sources.tunnels), ("backend", sources.backends)):
         given += [f"--{flag} {each.partition('=')[0]}" for each in arguments]
     return tuple(given)
-
-
-def _url_variables(sources: Sources, flag: str) -> list[str]:
-    """Return the variables that contain the URL of a tunnel or backend."""
-    prefix = f"GATEWAY_{flag.upper()}_"
-    return [
-        variable
-        for variable in sources.environment
-        if variable.startswith(prefix) and variable != prefix and not _KUBERNETES_SERVICE.search(variable)
-    ]
 
 
 def _for_display(problems: list[Problem], redactor: Redactor) -> list[Problem]:
@@ -156,21 +144,11 @@ def _put_setting(root: Table, path: tuple[str, ...], place: str, text: str, prob
     inner.put(path[2], value)
 
 
-def _check_variables(sources: Sources, problems: list[Problem]) -> None:
-    """Add a problem for each variable that looks like a misspelled setting. Ignore variables of other programs."""
-    known = ["GATEWAY_" + name.replace("-", "_").upper() for name in setting_names()]
-    for variable in sources.environment:
-        if variable.startswith("GATEWAY_") and variable not in known:
-            close = difflib.get_close_matches(variable, known, n=1, cutoff=0.88)
-            if close:
-                problems.append(Problem(variable, "", f"unknown variable; did you mean {close[0]}?"))
-
-
 def _put_urls(
     root: Table, section: str, flag: str, sources: Sources, problems: list[Problem], redactor: Redactor
 ) -> None:
-    prefix = f"GATEWAY_{flag.upper()}_"
-    for variable in _url_variables(sources, flag):
+    prefix = f"{PREFIX}{flag.upper()}_"
+    for variable in url_variables(sources.environment, flag):
         name = variable.removeprefix(prefix).lower().replace("_", "-")
         try:
             expanded = expand(sources.environment[variable], sources.environment, redactor.references)
@@ -214,7 +192,7 @@ def _put(root: Table, section: str, key: str, value: Tree, problems: list[Proble
     if isinstance(inner, Table):
         inner.put(key, value)
     else:
-        problems.append(Problem(inner.place, section, "must be a mapping of keys and values"))
+        problems.append(Problem(inner.place, section, "must be a mapping: write KEY: VALUE on indented lines"))
 
 
 def _order(problem: Problem) -> tuple[str, int, int]:

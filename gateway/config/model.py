@@ -1,10 +1,12 @@
 """The model of a valid configuration: frozen dataclasses, which a reload compares by value."""
 
+import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from gateway import default_paths
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
 from gateway.config.values import LogTarget, unix_path
@@ -12,6 +14,8 @@ from gateway.contracts.states import Preference, WayPreference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork
 from gateway.docker.options import DockerOptions
 from gateway.errors import Origin
+from gateway.fleet.options import FleetOptions
+from gateway.tls_client import ClientTls
 from gateway.tunnels import TunnelKind
 
 
@@ -22,7 +26,8 @@ class GatewaySection:
     Args:
         instance: The gateway's name in logs, status and labels. With a section `docker`, the gateway records the
             hostname in `state_dir` and keeps it as its name. It refuses a hostname that is the ID of the container.
-        state_dir: Folder for data that must survive a restart.
+        state_dir: Folder for data that must survive a restart. The default for a user who may not write to
+            /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
         workers: Number of additional processes that carry the traffic of bulk backends; 0: one process does
             everything.
         reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
@@ -31,7 +36,7 @@ class GatewaySection:
     """
 
     instance: str = field(default_factory=socket.gethostname)
-    state_dir: Path = Path("/var/lib/gateway")
+    state_dir: Path = field(default_factory=default_paths.state_dir)
     workers: int = 0
     reload_on_change: bool = True
     strict: bool = False
@@ -61,18 +66,19 @@ class OpsSection:
         listen: Address of the HTTP server for health, metrics and status.
         probe_listen: Address of a second HTTP server for `/livez`, `/startupz` and `/readyz` only, without TLS and
             authentication.
-        admin_socket: Unix socket for commands. Only the owner of the socket can use it.
+        admin_socket: Unix socket for commands. Only the owner of the socket can use it. The default for a user who
+            may not write to /run/gateway is `$XDG_RUNTIME_DIR/gateway/admin.sock`, or /tmp/gateway-UID/admin.sock.
         hosts: Names that `listen` and `probe_listen` accept in the Host header, in addition to their addresses and
             localhost. Requests to other names get 421.
         token_file: A file with a token, which clients send as `Authorization: Bearer`. It gives access to everything.
             Without the token, only probes are answered.
-        metrics_token_file: A file with another token, which gives access to `/metrics` only.
+        metrics_token_file: A file with another token, which gives access to `/metrics` and `/api/v1/sd` only.
         tls: Certificate and key for `listen`; absent: plain HTTP.
     """
 
     listen: Endpoint = Endpoint("127.0.0.1", 9090)
     probe_listen: Endpoint | None = None
-    admin_socket: Path = Path("/run/gateway/admin.sock")
+    admin_socket: Path = field(default_factory=default_paths.admin_socket)
     hosts: tuple[str, ...] = ()
     token_file: Path | None = None
     metrics_token_file: Path | None = None
@@ -123,6 +129,27 @@ class AuditSection:
 
     log: LogTarget | None = None
     queue: int = field(default=10_000, metadata=AT_LEAST_ONE)
+
+
+@dataclass(frozen=True)
+class TracesSection:
+    """Traces: one span for each client connection; see docs/traces.md. Needs the extra `otel`.
+
+    Args:
+        endpoint: The URL of an OpenTelemetry collector (OTLP over HTTP), with its path; absent: no traces.
+        token_file: A file with the token that the gateway sends as `Authorization: Bearer`.
+        tls: Certificates for an `https://` URL.
+        sample_percent: The share of connections that have a span.
+    """
+
+    endpoint: str | None = None
+    token_file: Path | None = None
+    tls: ClientTls = field(default_factory=ClientTls)
+    sample_percent: int = field(default=100, metadata={"least": 1, "most": 100})
+
+    def __post_init__(self) -> None:
+        if self.endpoint is not None and not re.match(r"https?://[^/?#@\s]+/\S", self.endpoint):
+            raise ValueError("endpoint: must be a URL with its path, as in http://collector:4318/v1/traces")
 
 
 @dataclass(frozen=True)
@@ -305,6 +332,8 @@ class Config:
     shutdown: ShutdownSection = field(default_factory=ShutdownSection)
     log: LogSection = field(default_factory=LogSection)
     audit: AuditSection = field(default_factory=AuditSection)
+    fleet: FleetOptions = field(default_factory=FleetOptions)
+    traces: TracesSection = field(default_factory=TracesSection)
     docker: DockerOptions | None = None
     tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
     backends: dict[str, BackendSpec] = field(default_factory=dict)
@@ -324,5 +353,7 @@ SECTIONS: dict[str, type] = {
     "shutdown": ShutdownSection,
     "log": LogSection,
     "audit": AuditSection,
+    "fleet": FleetOptions,
+    "traces": TracesSection,
 }
 """The sections with one value per key: each is also a flag and an environment variable."""

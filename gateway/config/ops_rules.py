@@ -1,9 +1,11 @@
-"""Checks the section `ops`. Does no I/O."""
+"""Checks the sections `ops`, `fleet` and `traces`. Does no I/O."""
 
 import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
-from gateway.config.model import OpsSection
+from gateway.config.model import OpsSection, TracesSection
+from gateway.fleet.options import FleetOptions
 from gateway.relay.resolver import is_loopback
 
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
@@ -24,6 +26,17 @@ def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
             "metrics_token_file",
             "is the same file as token_file, which gives access to everything: use another file",
         )
+
+
+def token_advice(fleet: FleetOptions, traces: TracesSection) -> Iterator[tuple[str, str]]:
+    """Yield each key of a token that the gateway sends without encryption, with a message."""
+    plain = [each for each in fleet.members if each.scheme == "http" and not is_loopback(each.endpoint.host)]
+    if fleet.token_file is not None and plain:
+        message = f"the token is sent to {plain[0]} without encryption: use https://, and set ops.tls there"
+        yield "fleet.token_file", message
+    url = urlsplit(traces.endpoint or "")
+    if traces.token_file is not None and url.scheme == "http" and not is_loopback(url.hostname or ""):
+        yield "traces.token_file", f"the token is sent to {url.netloc} without encryption: use https://"
 
 
 def ops_advice(ops: OpsSection) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from gateway.config.suggestions import similar
 from gateway.config.tree import Scalar
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
+from gateway.fleet.members import MemberAddress, parse_member
 
 SCALARS: dict[Any, Callable[[str], Any]] = {
     str: str,
@@ -24,6 +25,7 @@ SCALARS: dict[Any, Callable[[str], Any]] = {
     IpNetwork: values.network,
     IpAddress: values.address,
     values.LogTarget: values.log_target,
+    MemberAddress: parse_member,
 }
 """The parser of each type of a single value."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gateway.config.files import all_secrets, place_of
 from gateway.config.model import Config
-from gateway.config.ops_rules import ops_advice
+from gateway.config.ops_rules import ops_advice, token_advice
 from gateway.contracts.values import IpNetwork
 from gateway.errors import Problem
 from gateway.relay.resolver import is_loopback
@@ -107,6 +107,8 @@ def _inline_secrets(config: Config) -> Iterator[StrictFinding]:
 def _open_ops(config: Config) -> Iterator[StrictFinding]:
     for key, message in ops_advice(config.ops):
         yield f"ops.{key}", message, True
+    for key, message in token_advice(config.fleet, config.traces):
+        yield key, message, True
 
 
 RULES: tuple[Callable[[Config], Iterator[StrictFinding]], ...] = (

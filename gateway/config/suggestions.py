@@ -8,11 +8,14 @@ _MAX_COMPARED = 500
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return the text `; did you mean …?` if a known name is similar; otherwise, return the list of known names."""
+    """Return the text `; did you mean …?` if a known name is similar; otherwise, return the list of known names.
+
+    Return an empty text if there is no known name, or if there are too many.
+    """
     names = list(known)
     if len(names) > _MAX_COMPARED:
         return ""
-    return similar(name, names) or (f" (known: {', '.join(sorted(names))})" if names else "")
+    return similar(name, names) or (f": use one of {', '.join(sorted(names))}" if names else "")
 
 
 def similar(name: str, known: Iterable[str]) -> str:

@@ -59,14 +59,14 @@ def boolean(text: str) -> bool:
         "0": False,
     }
     if text.lower() not in known:
-        raise ValueError(f"{text!r} is neither true nor false")
+        raise ValueError(f"{text!r} is neither true nor false: write one of them")
     return known[text.lower()]
 
 
 def integer(text: str) -> int:
     """Parse a whole number that is not negative."""
     if not re.fullmatch(r"\d+", text):
-        raise ValueError(f"{text!r} is not a whole number")
+        raise ValueError(f"{text!r} is not a whole number: write digits only, such as 10")
     return int(text)
 
 
@@ -81,20 +81,29 @@ def endpoint(text: str, default_port: int = 0) -> Endpoint:
     """Parse `host:port`, `[v6]:port`, or only a host if there is a default port."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]\s/]+))(?::(\d+))?", text)
     if not match:
-        hint = " (write an IPv6 address in brackets)" if text.count(":") > 1 else ""
-        raise ValueError(f"{text!r} is not host:port{hint}")
+        hint = ""
+        if "://" in text:
+            hint = f": remove {text.partition('://')[0]}://"
+        elif text.count(":") > 1:
+            hint = ": write an IPv6 address in brackets, as in [fd00::1]:3306"
+        raise ValueError(f"{text!r} is not host:port{hint or ', as in db.internal:3306'}")
     port = int(match[3]) if match[3] else default_port
     if not 0 < port <= _MAX_PORT:
-        raise ValueError(f"{text!r} needs a port from 1 to {_MAX_PORT}, as in HOST:PORT")
+        raise ValueError(f"{text!r} needs a port from 1 to {_MAX_PORT}, as in db.internal:3306")
     return Endpoint(match[1] or match[2], port)
 
 
 def listener(text: str) -> Endpoint | Path:
-    """Parse `address:port`, a port, or the path of a unix socket."""
+    """Parse `address:port` or the path of a unix socket."""
     if text.startswith(("/", "unix:")):
         return unix_path(Path(text.removeprefix("unix://").removeprefix("unix:")))
     match = re.fullmatch(r":?(\d+)", text)
-    found = Endpoint("0.0.0.0", int(match[1])) if match else endpoint(text)  # noqa: S104 - a port without an address means all addresses
+    if match:
+        port = match[1]
+        raise ValueError(
+            f"{text!r} has no address: write 127.0.0.1:{port} for clients on this host, or 0.0.0.0:{port} for all"
+        )
+    found = endpoint(text)
     try:
         ipaddress.ip_address(found.host.partition("%")[0])
     except ValueError:

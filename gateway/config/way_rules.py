@@ -37,7 +37,7 @@ def _vias(table: Table, key: str) -> Iterator[tuple[str, Tree]]:
 
 def _items(tree: Tree) -> Iterator[_WrittenWay]:
     for each in tree.items if isinstance(tree, Sequence) else [tree]:
-        if isinstance(each, Scalar) and each.text is not None:
+        if isinstance(each, Scalar) and each.text:  # the decoder reports an empty text
             yield _WrittenWay(each.text, each.place)
 
 
@@ -52,7 +52,9 @@ def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[Problem]:
     seen: set[str] = set()
     for tunnel, place in _items(tree):
         if tunnel not in known:
-            yield Problem(place, key, f"there is no tunnel {tunnel!r}{suggest(tunnel, known)}")
+            yield Problem(
+                place, key, f"there is no tunnel {tunnel!r}{suggest(tunnel, known) or ': add it to tunnels'}"
+            )
         elif tunnel in seen:
             yield Problem(place, key, f"{tunnel} is given twice: remove one")
         seen.add(tunnel)

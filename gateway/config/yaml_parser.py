@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,13 +9,12 @@ import yaml
 
 from gateway.config.expansion import expand
 from gateway.config.tree import Scalar, Sequence, Table, Tree
+from gateway.config.yaml_errors import yaml_error
 from gateway.errors import Problem
+from gateway.input_limits import MAX_VALUES, LimitedLoader, TooLargeError, read_limited
+from gateway.secret_files import unreadable
 
-_MAX_VALUES = 100_000
-"""Maximum number of values in a file. An alias counts as all values to which it expands: with aliases, a few lines
-can expand to millions of values."""
-_MAX_SIZE = 4 << 20
-"""Maximum size of a file in bytes."""
+_TOO_DEEP = "is nested too deeply: check the brackets"
 
 
 def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
@@ -32,13 +30,20 @@ def read_text(path: Path, problems: list[Problem]) -> tuple[str, str | None]:
     """
     digest = None
     try:
-        data = _content(path)
+        data = read_limited(path)
         digest = hashlib.sha256(data).hexdigest()
         return data.decode(), digest
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        problems.append(Problem(str(path), "", f"cannot be read: {reason}"))
+        problems.append(Problem(str(path), "", _unreadable(path, error)))
         return "", digest
+
+
+def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "is not UTF-8 text: save it as UTF-8"
+    if error.errno == errno.ENOENT:
+        return f"cannot be read: {error.strerror}: correct the path, or write a first configuration with gateway init"
+    return f"cannot be read: {unreadable(path, error)}"
 
 
 def parse_yaml(
@@ -55,71 +60,31 @@ def parse_yaml(
     """
     empty = Table(str(path))
     try:
-        root = yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        problems.append(Problem(place, "", f"not YAML: {_without_content(error.problem or error.context or '')}"))
-        return empty
+        root = yaml.compose(text, Loader=LimitedLoader)
     except RecursionError:
-        problems.append(Problem(str(path), "", "is nested too deeply"))
+        problems.append(Problem(str(path), "", _TOO_DEEP))
         return empty
-    except _TooLargeError as error:
+    except TooLargeError as error:
         problems.append(Problem(str(path), "", str(error)))
         return empty
     except yaml.YAMLError as error:
-        problems.append(Problem(str(path), "", f"not YAML: {error}"))
+        line, column, message = yaml_error(error, text)
+        problems.append(Problem(f"{path}:{line}:{column}", "", message))
         return empty
     if root is None:
         return empty
     try:
         tree = _Reader(str(path), problems, environment, used).tree(root, "")
     except RecursionError:
-        problems.append(Problem(str(path), "", "is nested too deeply"))
+        problems.append(Problem(str(path), "", _TOO_DEEP))
         return empty
-    except _TooLargeError as error:
+    except TooLargeError as error:
         problems.append(Problem(str(path), "", str(error)))
         return empty
     if not isinstance(tree, Table):
         problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
         return empty
     return tree
-
-
-def _without_content(message: str) -> str:
-    """Remove quoted names from a message of PyYAML, because an unquoted password can look like an alias or a tag."""
-    hint = " (quote a value that starts with * or !)" if "alias" in message or "tag" in message else ""
-    return re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", message) + hint
-
-
-def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
-        data = file.read(_MAX_SIZE + 1)
-    if len(data) > _MAX_SIZE:
-        raise OSError(errno.EFBIG, f"is larger than {_MAX_SIZE >> 20} MiB")
-    return data
-
-
-class _TooLargeError(Exception):
-    """The tree has more than `_MAX_VALUES` values."""
-
-    def __init__(self) -> None:
-        super().__init__(f"has more than {_MAX_VALUES} values, including those that aliases repeat")
-
-
-class _Loader(yaml.SafeLoader):
-    """A loader that stops reading a document that has too many values."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._nodes = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self._nodes += 1
-        # A mapping has two nodes for each of its values, because its keys are nodes, too.
-        if self._nodes > 2 * _MAX_VALUES:
-            raise _TooLargeError
-        return super().compose_node(parent, index)
 
 
 class _Reader:
@@ -135,11 +100,11 @@ class _Reader:
 
     def tree(self, node: yaml.Node, key: str) -> Tree:
         self._count += 1
-        if self._count > _MAX_VALUES:
-            raise _TooLargeError
+        if self._count > MAX_VALUES:
+            raise TooLargeError
         place = self._place(node)
         if node in self._within:
-            self._problems.append(Problem(place, key, "refers to itself"))
+            self._problems.append(Problem(place, key, "refers to itself: remove the alias"))
             return Scalar(place, None, broken=True)
         self._within.append(node)
         try:
@@ -162,7 +127,13 @@ class _Reader:
         for key_node, value_node in node.value:
             name = str(key_node.value)
             if not isinstance(key_node, yaml.ScalarNode):
-                self._problems.append(Problem(self._place(key_node), key, "a key must be plain text"))
+                self._problems.append(
+                    Problem(
+                        self._place(key_node),
+                        key,
+                        "a key must be plain text: remove the brackets or braces around it",
+                    )
+                )
                 continue
             if key_node.tag == "tag:yaml.org,2002:merge":
                 merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]

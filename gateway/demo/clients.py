@@ -57,7 +57,7 @@ def _mysql(server: MariaDB, port: int) -> DemoClient:
         with connection, connection.cursor() as cursor:
             cursor.execute("SELECT GROUP_CONCAT(item ORDER BY id SEPARATOR ', ') FROM orders")
             row = cursor.fetchone()
-        return f"items in MariaDB: {row[0] if row else None}"
+        return f"table orders in MariaDB: {row[0] if row else None}"
 
     command = f"mariadb -h 127.0.0.1 -P {port} -u {server.user} -p{server.password} {server.database}"
     return DemoClient("orders", query, command)
@@ -69,7 +69,7 @@ def _postgres(server: Postgres, port: int) -> DemoClient:
     def query() -> str:
         with psycopg.connect(url, connect_timeout=_TIMEOUT) as connection:
             row = connection.execute("SELECT string_agg(title, ', ' ORDER BY id) FROM reports").fetchone()
-        return f"titles in PostgreSQL: {row[0] if row else None}"
+        return f"table reports in PostgreSQL: {row[0] if row else None}"
 
     return DemoClient("reports", query, f"psql {url}")
 

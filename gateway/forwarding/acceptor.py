@@ -82,6 +82,12 @@ class Acceptor:
         """Number of current clients, joined or waiting."""
         return len(self._connections) + len(self.pending)
 
+    def record_failure(self, client: PendingClient, error: DialError) -> None:
+        """Count, record and log a client that could not be joined to a target."""
+        self.rejected[error.reason] += 1
+        self._audit.not_joined(client.record, NOT_CONNECTED, error.reason)
+        self._refusal_log.refused(client.sock, error.reason, time.monotonic(), error.detail)
+
     def abort_all(self) -> None:
         """Reset every client that is not joined yet."""
         for task in self.pending:

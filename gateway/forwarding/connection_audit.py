@@ -1,4 +1,4 @@
-"""Records each client of one backend in the audit log, from accept to close."""
+"""Records each client of one backend, from accept to close, in the audit log and as a span of a trace."""
 
 import time
 from dataclasses import dataclass
@@ -7,61 +7,76 @@ from gateway.audit_log.recorder import Recorder
 from gateway.audit_log.refusal_limiter import RefusalKey
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
+from gateway.contracts.tracing import ConnectionTrace, TracedConnection, TraceExporter
 from gateway.errors import Reason
 from gateway.forwarding.admission import ClientConsumer, Refusal, Source
 from gateway.forwarding.routed_target import RoutedTarget
 
 NOT_CONNECTED = "not_connected"
 """The field `ending` of a client that was admitted but could not be joined to a target."""
+_REFUSED = "refused"
+"""The ending of the span of a client that was refused."""
 
 
 @dataclass
 class ConnectionRecord:
-    """Data about one open connection that the audit log needs.
+    """Data about one open connection that the audit log and the trace need.
 
     Args:
         source: The client's source; None if the client disconnected before the source could be read.
         accepted_at: Monotonic time at which the client was accepted.
         consumer: The client's container or the consumer of its unix socket; None if unknown.
+        audited: Whether the audit log records the client.
+        trace: The times of the client; None while traces are disabled.
         pending: Whether the client is not joined yet, and no end of the client is recorded.
     """
 
-    __slots__ = ("accepted_at", "consumer", "pending", "source")
+    __slots__ = ("accepted_at", "audited", "consumer", "pending", "source", "trace")
     source: Source | None
     accepted_at: float
     consumer: ClientConsumer | None
+    audited: bool
+    trace: ConnectionTrace | None
     pending: bool
 
 
 class ConnectionAudit:
-    """Writes audit events for the clients of one backend. Does nothing while the audit log is disabled.
+    """Writes audit events and spans for the clients of one backend. Does nothing while both are disabled.
 
     Args:
         backend: The backend's name.
         recorder: Receives the events.
+        exporter: Receives the spans; None if there are no traces.
     """
 
-    def __init__(self, backend: str, recorder: Recorder) -> None:
+    def __init__(self, backend: str, recorder: Recorder, exporter: TraceExporter | None = None) -> None:
         self._backend = backend
         self._recorder = recorder
+        self._exporter = exporter
 
     @property
     def enabled(self) -> bool:
         """Whether clients are recorded."""
-        return self._recorder.enabled
+        return self._recorder.enabled or self._exporter is not None
 
     def accepted(self, source: Source | None) -> ConnectionRecord | None:
-        """Return a record for a client that was accepted; None while the audit log is disabled."""
-        if not self._recorder.enabled:
+        """Return a record for a client that was accepted; None while audit log and traces are disabled."""
+        audited = self._recorder.enabled
+        trace = ConnectionTrace() if self._exporter is not None else None
+        if audited:
+            self._recorder.open_clients += 1
+            self._recorder.on_client_opened()
+        elif trace is None:
             return None
-        self._recorder.open_clients += 1
-        self._recorder.on_client_opened()
-        return ConnectionRecord(source, time.monotonic(), None, pending=True)
+        return ConnectionRecord(source, time.monotonic(), None, audited=audited, trace=trace, pending=True)
 
     def refused(self, record: ConnectionRecord | None, refusal: Refusal) -> None:
         """Record that a client was refused."""
         if record is not None and self._end(record):
             source, consumer = record.source, record.consumer
+            self._export(record, None, None, _REFUSED, refusal)
+            if not record.audited:
+                return
             peer = source.peer if source else None
             key = RefusalKey(
                 self._backend,
@@ -88,6 +103,8 @@ class ConnectionAudit:
         """Record that a client was joined. Return the record, which `ended` takes when the connection has ended."""
         if record is not None:
             record.pending = False
+            if record.trace is not None:
+                record.trace.enter("")
         return record
 
     def ended(
@@ -102,7 +119,7 @@ class ConnectionAudit:
             close_reason: Why the connection ended.
         """
         if record is not None:
-            self._recorder.open_clients -= 1
+            self._recorder.open_clients -= record.audited
             self._write(record, routed, relay, close_reason, None)
 
     def _end(self, record: ConnectionRecord) -> bool:
@@ -110,7 +127,7 @@ class ConnectionAudit:
         if not record.pending:
             return False
         record.pending = False
-        self._recorder.open_clients -= 1
+        self._recorder.open_clients -= record.audited
         return True
 
     def _write(
@@ -121,6 +138,9 @@ class ConnectionAudit:
         ending: str,
         reason: Reason | None,
     ) -> None:
+        self._export(record, routed, relay, ending, reason)
+        if not record.audited:
+            return
         source, consumer = record.source, record.consumer
         peer = source.peer if source else None
         process = peer._asdict() if peer else {}
@@ -138,4 +158,31 @@ class ConnectionAudit:
             seconds=round(time.monotonic() - record.accepted_at, 3),
             ending=str(ending),
             reason=str(reason) if reason else None,
+        )
+
+    def _export(
+        self,
+        record: ConnectionRecord,
+        routed: RoutedTarget | None,
+        relay: Relay | None,
+        ending: str,
+        reason: str | None,
+    ) -> None:
+        if self._exporter is None or record.trace is None:
+            return
+        record.trace.enter("")
+        self._exporter.export(
+            TracedConnection(
+                record.trace,
+                ended=record.trace.now,
+                backend=self._backend,
+                ending=str(ending),
+                reason=str(reason) if reason else None,
+                tunnel=routed.uplink.tunnel_name if routed else None,
+                target=routed.target if routed else None,
+                client=record.source.address if record.source else None,
+                consumer=record.consumer.name if record.consumer else None,
+                to_backend=relay.to_backend if relay else 0,
+                from_backend=relay.from_backend if relay else 0,
+            )
         )

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from gateway.cancel_protocol import CancelRequest, LoginTap
 from gateway.contracts.link import Relay
-from gateway.contracts.states import CloseReason
+from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
-from gateway.forwarding.cancel_requests import CancelRouter, send_copy
+from gateway.forwarding.cancel_join import join_cancel_request
+from gateway.forwarding.cancel_requests import CancelRouter
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
@@ -24,8 +25,6 @@ _NEXT_AFTER = 2.0
 """Time limit, in seconds, for a dial if another target or another way to the target can be tried after it."""
 _RECHECK_INTERVAL = 1.0
 """Seconds after which a client that waits for some of several uplinks gets the ways to the targets again."""
-_CANCEL_DIAL_TIMEOUT = 5.0
-"""Time limit, in seconds, for a dial with a cancel request. A late request might cancel the session's next query."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {Reason.CHANNEL_PROHIBITED}
 """Reasons for which a retry does not help."""
@@ -118,6 +117,7 @@ class Dialer:
             if all(each.link is None for each in uplinks):
                 if self.fail_fast:
                     raise DialError(Reason.TUNNEL, "the path is down, and gateway fail has disabled the hold")
+                client.enter(HOLD)
                 client.watcher.start()
                 try:
                     async with asyncio.timeout_at(deadline):
@@ -131,6 +131,7 @@ class Dialer:
                 permanent = isinstance(error, _PermanentDialError) or client.request is not None
                 if permanent or self.fail_fast or loop.time() + pause > deadline:
                     raise
+            client.enter(DIAL)
             client.watcher.start()
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
             pause = min(pause * _RETRY_FACTOR, _LAST_RETRY)
@@ -146,11 +147,12 @@ class Dialer:
         """Join the client through the first way that succeeds. Join a cancel request to the target of its session."""
         if not routes:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
-                return await self._join_cancel(client, request, dialer, latency, None)
+                return await self._join_cancel(client, request, dialer, latency)
             raise DialError(Reason.ROLE, _NO_PRIMARY)
         failures: dict[RoutedTarget, ReachError] = {}
         dialed = [each for each in routes if each.uplink.link is not None]
         for routed in dialed:
+            client.enter(DIAL)
             if self._cancels and (request := await self._cancel_request(client, routed)) is not None:
                 return await self._join_cancel(client, request, dialer, latency, routed)
             within = max(deadline - asyncio.get_running_loop().time(), MIN_DIAL)
@@ -202,38 +204,12 @@ class Dialer:
         request: CancelRequest,
         dialer: TargetDialer,
         latency: Histogram,
-        default: RoutedTarget | None,
+        default: RoutedTarget | None = None,
     ) -> JoinedClient:
-        """Join a cancel request to one target, and send copies to the other targets that might have the session."""
-        target = default.identity if default is not None else None
-        candidates = self._cancels.targets_for(request, target) if self._cancels else []
+        candidates = self._cancels.targets_for(request, default and default.identity) if self._cancels else []
         if not candidates:
             raise DialError(Reason.ROLE, _NO_PRIMARY)
-        chosen = target if target is not None and target in candidates else candidates[0]
-        uplink = chosen.open_uplink
-        if default is not None and chosen == target and default.uplink.link is not None:
-            uplink = default.uplink
-        if uplink is None or uplink.link is None:
-            raise DialError(Reason.TUNNEL, f"the path to {chosen.target} is down, so its sessions have ended")
-        routed = RoutedTarget(chosen, uplink)
-        copies = asyncio.gather(*(send_copy(request, each) for each in candidates if each != chosen))
-        relay: Relay | None = None
-        try:
-            relay = await dialer.join(client, uplink.link, routed, latency, _CANCEL_DIAL_TIMEOUT)
-            await copies
-        except DialError:
-            dialer.route.on_failure(routed)
-            await copies
-            raise
-        except LinkLostError as error:
-            await copies
-            raise DialError(Reason.TUNNEL, error.detail) from error
-        except BaseException:
-            copies.cancel()
-            if relay is not None:
-                relay.abort(CloseReason.ABORTED)
-            raise
-        return JoinedClient(routed, relay)
+        return JoinedClient(*await join_cancel_request(client, request, dialer, latency, candidates, default))
 
     async def _wait_link(self, uplinks: Collection[LinkSource], within: float | None) -> None:
         """Wait until an uplink has a link, the route or `fail_fast` changes, or `within` seconds have passed."""

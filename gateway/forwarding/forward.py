@@ -1,7 +1,6 @@
 """Serves one backend: accepts clients on its listeners, joins them to targets, resets them, and counts them."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from functools import reduce
@@ -9,12 +8,13 @@ from functools import reduce
 from gateway.audit_log.recorder import Recorder
 from gateway.cancel_protocol import CancelProtocol
 from gateway.contracts.states import CloseReason
+from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import Admission
 from gateway.forwarding.cancel_requests import CancelRouter
-from gateway.forwarding.connection_audit import NOT_CONNECTED, ConnectionAudit
+from gateway.forwarding.connection_audit import ConnectionAudit
 from gateway.forwarding.connections import Connection, JoinedConnections
 from gateway.forwarding.dialer import Dialer
 from gateway.forwarding.listener import Listener
@@ -23,8 +23,6 @@ from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 from gateway.forwarding.usage import ConsumerUsage
 from gateway.measure import Histogram, Tally, TapFactory
-
-log = logging.getLogger(__name__)
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
@@ -46,6 +44,7 @@ class Forward:
         prompt: Seconds without a response after which a target is reported as stalled; None to report none.
         cancels: The protocol of cancel requests; None if the kind sends none on separate connections.
         recorder: Records clients in the audit log; None if they are not recorded.
+        exporter: Receives the spans of clients; None if there are no traces.
     """
 
     def __init__(
@@ -58,6 +57,7 @@ class Forward:
         prompt: float | None = None,
         cancels: CancelProtocol | None = None,
         recorder: Recorder | None = None,
+        exporter: TraceExporter | None = None,
     ) -> None:
         self.name = name
         self.listeners = listeners
@@ -68,13 +68,18 @@ class Forward:
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
         self._prompt = prompt
-        self._audit = ConnectionAudit(name, recorder or Recorder())
+        self._audit = ConnectionAudit(name, recorder or Recorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
 
     @property
     def active(self) -> int:
         """Number of current clients, joined or waiting."""
         return self._acceptor.active
+
+    @property
+    def waiting(self) -> int:
+        """Number of clients that are not joined yet."""
+        return len(self._acceptor.pending)
 
     @property
     def accepted(self) -> int:
@@ -189,12 +194,7 @@ class Forward:
             latency = client.slot.usage.latency if client.slot else self._latency
             routed, relay, login = await self._dialer.join(client, latency)
         except DialError as error:
-            self.rejected[error.reason] += 1
-            self._audit.not_joined(client.record, NOT_CONNECTED, error.reason)
-            log.debug(
-                "client not connected",
-                extra={"backend": self.name, "reason": error.reason, "detail": error.detail},
-            )
+            self._acceptor.record_failure(client, error)
             return
         except asyncio.CancelledError:
             close_reason = CloseReason.CLIENT_RESET if client.watcher.disconnected else CloseReason.ABORTED

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError
+from gateway.relay.bind_errors import describe_bind_error
 from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import bind_unix, reset, reset_on_process_exit, tune
 
@@ -53,7 +54,7 @@ class Listener:
                 self._file = address.lstat()
             except OSError as error:
                 self.close()
-                raise BindError(f"cannot listen on {address}: {_describe(error)}") from error
+                raise BindError(f"cannot listen on {address}: {describe_bind_error(error, unix=True)}") from error
 
     @property
     def descriptors(self) -> list[int]:
@@ -168,8 +169,8 @@ def _bind(address: ListenAddress) -> list[socket.socket]:
             for sock in bound:
                 sock.close()
             if bound:
-                raise BindError(f"cannot listen on [{host}]:{address.port}: {_describe(error)}") from error
-            raise BindError(f"cannot listen on {address}: {_describe(error)}") from error
+                raise BindError(f"cannot listen on [{host}]:{address.port}: {describe_bind_error(error)}") from error
+            raise BindError(f"cannot listen on {address}: {describe_bind_error(error)}") from error
     return bound
 
 
@@ -191,7 +192,7 @@ def _bind_unix(path: Path) -> socket.socket:
     try:
         sock = bind_unix(path, _UNIX_MODE)
     except OSError as error:
-        raise BindError(f"cannot listen on {path}: {_describe(error)}") from error
+        raise BindError(f"cannot listen on {path}: {describe_bind_error(error, unix=True)}") from error
     sock.listen(BACKLOG)
     return sock
 
@@ -211,13 +212,3 @@ def _change_mode(address: ListenAddress, bound: os.stat_result, mode: int) -> No
         Path(f"/proc/self/fd/{descriptor}").chmod(mode)
     finally:
         os.close(descriptor)
-
-
-def _describe(error: OSError) -> str:
-    hints = {
-        errno.EADDRINUSE: " (another process listens on it, or this one on an overlapping address: "
-        "remove that address in a separate reload first)",
-        errno.EACCES: " (ports below 1024 require CAP_NET_BIND_SERVICE)",
-        errno.EADDRNOTAVAIL: " (this host does not have that address)",
-    }
-    return f"{error.strerror}{hints.get(error.errno or 0, '')}"

@@ -23,7 +23,7 @@ class PendingClient:
         self.sock = sock
         self._watcher: DisconnectWatcher | None = None
         self.record: ConnectionRecord | None = None
-        """The client's record for the audit log; None if the audit log is disabled or the end was recorded."""
+        """The client's record for the audit log and the trace; None if both are disabled."""
         self.slot: ConnectionSlot | None = None
         """The slot of the client's consumer; None if consumers are not counted."""
         self.request: CancelRequest | None = None
@@ -38,6 +38,11 @@ class PendingClient:
         if self._watcher is None:
             self._watcher = DisconnectWatcher(self.sock)
         return self._watcher
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase of the client's trace, if it has one. See `gateway.contracts.tracing`."""
+        if self.record is not None and self.record.trace is not None:
+            self.record.trace.enter(phase)
 
     async def join(
         self, link: Link, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None

@@ -1,8 +1,9 @@
-"""Logs refused clients of one backend, with a limited number of lines."""
+"""Logs the clients of one backend that were not connected, with a limited number of lines."""
 
 import logging
 
 from gateway.contracts.link import Stream
+from gateway.errors import Reason
 from gateway.forwarding.admission import Refusal, Source
 
 log = logging.getLogger(__name__)
@@ -24,17 +25,18 @@ class RefusalLog:
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
-        self._logged: dict[tuple[str, Refusal], float] = {}
+        self._logged: dict[tuple[str, Refusal | Reason], float] = {}
         self._window_ends = 0.0
         self._lines = self._omitted = 0
 
-    def refused(self, client: Stream, refusal: Refusal, now: float) -> None:
-        """Log a refused client. Do nothing if its source and reason were logged before.
+    def refused(self, client: Stream, reason: Refusal | Reason, now: float, detail: str = "") -> None:
+        """Log a client that is reset. Do nothing if its source and reason were logged before.
 
         Args:
             client: The client's socket, which is not closed yet.
-            refusal: Why the client is refused.
+            reason: Why the client was not admitted (a `Refusal`), or why no target could be reached.
             now: The current monotonic time, in seconds.
+            detail: One line of text about the reason.
         """
         if now >= self._window_ends:
             self._start_window(now)
@@ -42,11 +44,13 @@ class RefusalLog:
             self._omitted += 1
             return
         source = Source.of(client)
-        key = ((source.address or source.path) if source is not None else "disconnected", refusal)
+        key = ((source.address or source.path) if source is not None else "disconnected", reason)
         if key not in self._logged:
             self._logged[key] = now
             self._lines += 1
-            log.info("client refused", extra={"backend": self._backend, "source": key[0], "reason": str(refusal)})
+            extra = {"backend": self._backend, "source": key[0], "reason": str(reason)}
+            text = "client refused" if isinstance(reason, Refusal) else "client not connected"
+            log.info(text, extra=extra | ({"detail": detail} if detail else {}))
 
     def _start_window(self, now: float) -> None:
         if self._omitted:

@@ -1,11 +1,11 @@
-"""Dials the targets of one route. Limits concurrent dials and aborted handshakes for each target."""
+"""Dials the targets of one route. Limits concurrent dials for each way, and aborted handshakes for each target."""
 
 import asyncio
 import time
 from collections.abc import Callable
 
 from gateway.contracts.link import Link, Relay
-from gateway.contracts.values import Endpoint
+from gateway.contracts.tracing import CHANNEL
 from gateway.errors import DialError, Reason
 from gateway.forwarding.handshake_budget import LOGIN_RESPONSES, HandshakeBudget
 from gateway.forwarding.pending_client import PendingClient
@@ -16,8 +16,9 @@ from gateway.relay.redial import retry_dial
 
 MIN_DIAL = 0.05
 """Minimum time limit for a dial, in seconds. It applies even if the hold time has passed or is zero."""
-_DIALS_PER_TARGET = 64
-"""Maximum number of concurrent dials per target. After an outage, all held clients dial at the same moment."""
+_DIALS_PER_WAY = 64
+"""Maximum number of concurrent dials to a target through one way. After an outage, all held clients dial at the same
+moment."""
 
 
 class TargetDialer:
@@ -29,7 +30,7 @@ class TargetDialer:
 
     def __init__(self, route: Route) -> None:
         self.route = route
-        self._slots: dict[Endpoint, asyncio.Semaphore] = {}
+        self._slots: dict[RoutedTarget, asyncio.Semaphore] = {}
 
     async def join(
         self,
@@ -62,9 +63,9 @@ class TargetDialer:
                 f"{target}: {budget.aborted} handshakes were aborted; at {budget.limit} a server blocks all clients",
             )
         deadline = time.monotonic() + within
-        slots = self._slots.get(target)
+        slots = self._slots.get(routed)
         if slots is None:
-            slots = self._slots[target] = asyncio.Semaphore(_DIALS_PER_TARGET)
+            slots = self._slots[routed] = asyncio.Semaphore(_DIALS_PER_WAY)
         if slots.locked():
             try:
                 await asyncio.wait_for(slots.acquire(), within)
@@ -72,6 +73,7 @@ class TargetDialer:
                 raise DialError(Reason.TIMEOUT, f"{target}: too many concurrent dials") from None
         else:
             await slots.acquire()
+        client.enter(CHANNEL)
         try:
             return await retry_dial(
                 lambda left: client.join(link, target, latency, left, tap),

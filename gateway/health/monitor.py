@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.contracts.backend import Backend, ProbeResult
+from gateway.contracts.backend import Backend
 from gateway.contracts.link import Connector
-from gateway.contracts.states import DatabaseRole, State
+from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.probe import probe_once
+from gateway.health.state_clock import StateClock
+from gateway.health.target_record import TargetRecord
 from gateway.health.verdict import CheckResult, History, Verdict
 from gateway.measure import Histogram, Summary, Tally
 
@@ -69,6 +71,8 @@ class Check:
         schedule: The intervals and limits of the check.
         on_change: Called after each check.
         on_abandoned: Called for each dial that the check has abandoned although the dial can still succeed.
+        record: What the checks of the target through all ways share.
+        tunnel: The tunnel of the way; None if the check uses no tunnel.
     """
 
     def __init__(
@@ -80,24 +84,19 @@ class Check:
         schedule: Schedule,
         on_change: Callable[[], object] = lambda: None,
         on_abandoned: Callable[[], None] = lambda: None,
+        record: TargetRecord | None = None,
+        tunnel: str | None = None,
     ) -> None:
         self.name = name
         self.target = target
+        self.tunnel = tunnel
         self.schedule = schedule
         self.verdict = Verdict(schedule.rise, schedule.fall)
         self.history = History()
-        self.since = time.time()
+        self.clock = StateClock(time.time())
         self.last: CheckResult | None = None
-        self.probe_result = ProbeResult()
-        """Result of the last check that the target answered."""
-        self.promoted = 0.0
-        """Monotonic time at which a check found that the target, which was a replica, had become the primary; 0 if no
-        check has."""
-        self.last_role: DatabaseRole | None = None
-        """The last known role of the target."""
+        self.record = record or TargetRecord()
         self.last_success: float | None = None
-        self.answered_at = 0.0
-        """Time of `probe_result`, in seconds since the epoch."""
         self.every = 1
         """The check runs at every n-th interval. A way that clients do not use is checked less often."""
         self.latency: float | None = None
@@ -119,8 +118,6 @@ class Check:
         self._immediate = False
         """Whether the next check can start before the minimum interval has elapsed."""
         self._probe_started = 0.0
-        self.probed = 0.0
-        """Monotonic time at which the last probe with a result started."""
         self.urgent = False
         """Whether checks follow each other after `fast_interval`; see `set_urgent`."""
         self._lost_links = 0
@@ -141,15 +138,19 @@ class Check:
         finally:
             self.uplink.watchers.remove(self._check_now)
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last probe failed, or a client has waited too long for a response since then."""
+        return self.verdict.pending or (self.last is not None and not self.last.passed)
+
     def inherit(self, other: "Check") -> None:
-        """Copy the state and the counters from another check, which checked this target before a reload."""
-        self.probe_result, self.last, self.last_success = other.probe_result, other.last, other.last_success
-        self.answered_at, self.latency, self.durations = other.answered_at, other.latency, other.durations
-        self.history, self.since = other.history, other.since
+        """Copy the state and the counters from the check of this way before a reload."""
+        self.last, self.last_success = other.last, other.last_success
+        self.latency, self.durations = other.latency, other.durations
+        self.history, self.clock = other.history, other.clock
         self.attempts, self.failures, self.duration, self.phases = (
             other.attempts, other.failures, other.duration, other.phases,
         )  # fmt: skip
-        self.promoted, self.last_role = other.promoted, other.last_role
         self.verdict = other.verdict
         self.verdict.rise, self.verdict.fall = self.schedule.rise, self.schedule.fall
         self.paused = other.paused
@@ -194,10 +195,11 @@ class Check:
         link = self.uplink.link
         if link is None:
             return self._block()
-        self._probe_started = time.monotonic()
         try:
-            timeout = self.schedule.timeout
-            result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
+            async with self.record.turn:
+                self._probe_started = time.monotonic()
+                timeout = self.schedule.timeout
+                result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
         except LinkLostError:  # the loss of the link does not show the state of the target
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
@@ -214,15 +216,12 @@ class Check:
 
     def _count(self, result: CheckResult) -> None:
         self.attempts += 1
-        self.probed = self._probe_started
         self.last = result
+        self.record.add(result, self._probe_started, time.monotonic())
         self.history.add(result)
         self.duration.observe(result.duration)
         for phase, seconds in result.phases.items():
             self.phases.setdefault(phase, Summary()).observe(seconds)
-        if result.probe_result is not None:
-            self.probe_result, self.answered_at = result.probe_result, result.at
-            self._record_role(result.probe_result.role)
         if result.succeeded:
             self.last_success = result.at
             self.durations.append(result.duration)
@@ -230,17 +229,14 @@ class Check:
         elif result.reason is not None:
             self.failures[result.reason] += 1
 
-    def _record_role(self, role: DatabaseRole | None) -> None:
-        if role == "primary" and self.last_role == "replica":
-            self.promoted = time.monotonic()
-        self.last_role = role or self.last_role
-
     def _publish(self, changed: bool) -> bool:
         """Log the state if it has changed, and call `on_change`; return `changed`."""
         if changed:
-            self.since = time.time()
             verdict = self.verdict
+            self.clock.enter(verdict.state, time.time())
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
+            if self.tunnel is not None:
+                extra["tunnel"] = self.tunnel
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
             # Log no warning for a blocked target, because its tunnel has already logged one.

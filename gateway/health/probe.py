@@ -12,7 +12,7 @@ from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.verdict import CheckResult
-from gateway.text import one_line
+from gateway.text import error_text, one_line
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ async def probe_once(
         usable = isinstance(error, ProbeError) and error.reason in _LOGIN_REASONS
         state, reason, detail = State.DEGRADED if usable else State.DOWN, error.reason, error.detail
     except OSError as error:
-        state, reason, detail = State.DOWN, Reason.RESET, str(error)
+        state, reason, detail = State.DOWN, Reason.RESET, error_text(error)
     except Exception as error:
         # A client library can raise any exception if data is malformed. Count this as a failure of the target.
         log.exception("a check raised an unexpected error", extra={"target": str(target)})

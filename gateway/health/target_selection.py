@@ -18,7 +18,7 @@ class Candidate:
         promoted: Monotonic time at which a check found that the target had been promoted from replica to primary; 0
             if no check has.
         probed: Monotonic time at which the last probe with a result started.
-        failing: Whether this probe failed.
+        failing: Whether this probe failed, or a client has waited too long for a response since then.
     """
 
     target: Endpoint
@@ -90,6 +90,18 @@ def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> froze
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()
+
+
+def lacks_primary(candidates: list[Candidate], prefer: Preference) -> bool:
+    """Return whether clients need a primary, and none serves them now. False if no role is known.
+
+    Args:
+        candidates: The targets in the order of the configuration.
+        prefer: Which targets are preferred.
+    """
+    if prefer != "primary" or all(each.role is None for each in candidates):
+        return False
+    return not any(each.state in _USABLE and not each.failing for each in order_targets(candidates, prefer))
 
 
 def backend_state(candidates: list[Candidate], prefer: Preference) -> tuple[State, Reason | None, str]:

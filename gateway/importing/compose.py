@@ -14,6 +14,7 @@ from gateway.importing.docker_run import Volumes, published
 from gateway.importing.env_file import EnvFiles
 from gateway.importing.model import ImportedContainer, ImportedMount
 from gateway.importing.result import ImportResult
+from gateway.input_limits import TooLargeError, load_yaml
 
 _VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)(?:(:?[-?+])([^}]*))?\})")
 
@@ -73,12 +74,14 @@ def load_compose(text: str, source: str) -> dict[str, Any]:
         UsageError: The text is not a Compose file.
     """
     try:
-        document = yaml.safe_load(text)
+        document = load_yaml(text)
     except yaml.MarkedYAMLError as error:  # the message quotes lines of the file, which can contain secrets
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark is not None else ""
         problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")
         raise UsageError(f"{source}{line}not valid YAML: {problem}") from None
+    except TooLargeError as error:
+        raise UsageError(f"{source or 'the Compose file: '}{error}") from None
     except yaml.YAMLError as error:
         raise UsageError(f"{source}not valid YAML: {error}") from None
     if not isinstance(document, dict):

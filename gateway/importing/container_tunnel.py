@@ -5,6 +5,7 @@ from typing import Any
 from gateway.importing.model import ImportedContainer
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import is_private_key
+from gateway.importing.ssh_forward import port_number
 from gateway.importing.tunnel_images import container_context, mounted_key
 
 _HOSTS = ("SSH_HOST", "SSH_HOSTNAME", "SSH_SERVER", "SSH_BASTION_HOST", "SSH_TUNNEL_HOST", "BASTION_HOST",
@@ -37,8 +38,8 @@ def own_tunnel(
         )
     keys: dict[str, Any] = {"kind": "ssh", "host": server}
     port = variable("SSH_PORT", "BASTION_PORT", "SSH_TUNNEL_PORT")
-    if port.isdecimal() and port != "22":
-        keys["port"] = int(port)
+    if port not in ("", "22"):
+        keys["port"] = port if port.startswith("${") else port_number(port)
     keys["user"] = variable(*_USERS) or "${USER}"
     if keys["user"] == "${USER}":
         result.add_note(

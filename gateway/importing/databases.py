@@ -10,6 +10,7 @@ from gateway.backends import KINDS, BackendKind, kind_of_port
 from gateway.importing.container_tunnel import own_tunnel
 from gateway.importing.model import LOOPBACK, ImportedClient, ImportedContainer
 from gateway.importing.result import ImportResult, checks_login, has_check_key, is_host
+from gateway.importing.ssh_forward import port_number
 
 _HOST = re.compile(r"(?P<prefix>\w*?)_?(?:HOST|HOSTNAME|SERVER|ADDRESS)")
 _DATABASE = re.compile(
@@ -111,7 +112,7 @@ def _by_host(environment: dict[str, str]) -> Iterator[_Address]:
         tls = first("SSLMODE", "SSL_MODE", "SSL", "TLS")
         engine = first("CONNECTION", "TYPE", "DRIVER", "ENGINE", "CLIENT", "DIALECT", "VENDOR")
         yield _Address(
-            (name, port_name) if port_name else (name,), prefix, host, int(port) if port.isdecimal() else 0,
+            (name, port_name) if port_name else (name,), prefix, host, port_number(port) if port.isdecimal() else 0,
             f"{environment.get(engine, '')} {prefix}", environment.get(user, ""), password,
             environment.get(database, ""),
             tuple(filter(None, (name, port_name, user, password, database, engine, tls))),

@@ -166,7 +166,7 @@ def _correct(container: ImportedContainer, driver: dict[str, str], result: Impor
 
 def published(text: str) -> Iterator[tuple[int, int]]:
     """Yield the container port and the host port in a value of `-p`. Yield nothing if the value has another form."""
-    ports = re.fullmatch(r"(?:.*:)?(\d+):(\d+)(?:/tcp)?", text)
+    ports = re.fullmatch(r"(?:.*:)?(\d{1,5}):(\d{1,5})(?:/tcp)?", text)
     if ports:
         yield int(ports[2]), int(ports[1])
 

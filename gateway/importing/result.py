@@ -15,6 +15,8 @@ from gateway.importing.secrecy import hide_secrets
 
 _HOST = re.compile(r"[\w.%${}-]*[\w}]")
 """Matches a host name, an IPv4 address, or a reference to a variable."""
+_LOCAL = ("localhost", "127", "")
+"""Results of `short_name` that are not useful as names."""
 
 
 @dataclass
@@ -67,7 +69,8 @@ class ImportResult:
         for name, existing in self.tunnels.items():
             if existing == keys:
                 return name
-        name = _unused(short_name(host) or str(keys["kind"]), self.tunnels)
+        short = short_name(host)
+        name = _unused(short if short not in _LOCAL else str(keys["kind"]), self.tunnels)
         self.tunnels[name] = keys
         return name
 
@@ -95,7 +98,7 @@ class ImportResult:
         host, port = split_target(target)
         kind = kind_of_port(port)
         short = short_name(host)
-        name = self.new_backend_name(short if short not in ("localhost", "127", "") else f"{kind.name}-{port}")
+        name = self.new_backend_name(short if short not in _LOCAL else f"{kind.name}-{port}")
         keys: dict[str, Any] = {"kind": kind.name}
         if via is not None:
             keys["via"] = via
@@ -169,7 +172,7 @@ def split_target(target: str) -> tuple[str, int]:
     Raises:
         UsageError: The target has another syntax.
     """
-    match = re.fullmatch(r"\[?([^\]]*)\]?:(\d+)", target)
+    match = re.fullmatch(r"\[?([^\]]*)\]?:([0-9]{1,5})", target)
     if match is None or not is_host(match[1]) or not 0 < int(match[2]) < 65536:
         raise UsageError(f"{target!r} is not host:port")
     return match[1], int(match[2])

@@ -11,16 +11,27 @@ _OPTION = r"--?[\w-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|proxy-auth)"
 _END = r"(?=[:)`']*(?:[\s,;]|$))"
 """Matches the end of a secret. Punctuation that a note adds after the secret is not part of the secret."""
 _WORD = rf"(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+?{_END})"
-_SETTING = r"\b[\w.-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|_?key)s?\d?"
+_SETTING = r"(?<![\w.-])[\w.-]*(?:pass(?:word|wd|phrase)?|pwd|secret|token|_?key)s?\d?"
+
+
+def _after(program: str) -> str:
+    """Return a pattern that matches the name of a program and its arguments.
+
+    The arguments do not contain the name again. Otherwise, the time to search a text that repeats the name would grow
+    with the square of its length.
+    """
+    return rf"\b{program}\w*\b(?:(?!\b{program})[^;|&])*?"
+
+
 _HIDDEN = (
     re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
-    re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)"),
-    re.compile(r"((?<![\w/])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # not the digest of an image
+    re.compile(r"(://[^:/@\s]*:)[^@\s]{1,4000}(?=@)"),
+    re.compile(r"((?<![\w./%-])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # not the digest of an image
     re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` precedes a path
     re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
-    re.compile(rf"(\b(?:mysql|mariadb)\w*\b[^;|&]*?\s-p){_WORD}"),
-    re.compile(rf"(\b(?:sshpass|login)\b[^;|&]*?\s-p\s*){_WORD}"),
-    re.compile(rf"(\bcurl\b[^;|&]*?\s(?:-u|--user)\s*){_WORD}"),
+    re.compile(rf"({_after(r'(?:mysql|mariadb)')}\s-p){_WORD}"),
+    re.compile(rf"({_after(r'(?:sshpass|login)')}\s-p\s*){_WORD}"),
+    re.compile(rf"({_after('curl')}\s(?:-u|--user)\s*){_WORD}"),
     re.compile(r"(?i)(\bauthorization\s*:\s*(?:(?:basic|bearer)\s+)?)[^\s'\"]+"),
 )
 """Patterns of secrets: private keys, passwords in URLs, settings, options of common programs. The group of each

@@ -104,7 +104,8 @@ def _tokens(text: str) -> Iterator[str | None]:
         if text[position] in " \t":
             position += 1
         elif text[position] == "#":
-            position = (text + "\n").index("\n", position)
+            end = text.find("\n", position)
+            position = len(text) if end < 0 else end
         elif match := _OPERATOR.match(text, position):
             position = match.end()
             if not re.match(r"\d*[<>]", match[0]):

@@ -6,7 +6,8 @@ from gateway.errors import UsageError
 from gateway.importing.model import ImportContext
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import redacted
-from gateway.importing.ssh import HostConfig, add_host, note_unused
+from gateway.importing.ssh import add_host, note_unused
+from gateway.importing.ssh_server import HostConfig
 
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
 """Options of ssh that take a value (ssh(1), "SYNOPSIS")."""

@@ -6,7 +6,8 @@ import re
 from gateway.errors import UsageError
 from gateway.importing.model import ImportContext
 from gateway.importing.result import ImportResult
-from gateway.importing.ssh import HostConfig, add_host
+from gateway.importing.ssh import add_host
+from gateway.importing.ssh_server import HostConfig
 
 _Block = tuple[list[str], list[tuple[str, str]]]
 """The patterns of a `Host` line, and the keywords below the line."""

@@ -49,6 +49,6 @@ def port_number(text: str) -> int:
     Raises:
         UsageError: The text is not a port number.
     """
-    if not text.isdecimal() or not 0 < int(text) < 65536:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 0 < int(text) < 65536:
         raise UsageError(f"{text!r} is not a port number")
     return int(text)

@@ -6,8 +6,9 @@ from gateway.importing.model import HERE, ImportContext, ImportedContainer
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import is_private_key, is_secret, redacted
 from gateway.importing.shell import read_script
-from gateway.importing.ssh import HostConfig, add_host
+from gateway.importing.ssh import add_host
 from gateway.importing.ssh_command import import_command
+from gateway.importing.ssh_server import HostConfig
 
 _IMAGE = re.compile(r"(?i)ssh|tunnel|bastion|forward")
 _NOT_A_TUNNEL = re.compile(r"(?i)openssh-server|sshd|cloudflared|ngrok|vpn|wireguard|gluetun")
@@ -25,6 +26,8 @@ _KEY = ("SSH_KEY_FILE", "SSH_KEY_PATH", "SSH_PRIVATE_KEY_FILE", "SSH_PRIVATE_KEY
         "SSH_KEY_LOCATION", "ID_FILE", "KEY_FILE", "KEY")  # fmt: skip
 _KNOWN_HOSTS = ("SSH_KNOWN_HOSTS_FILE", "KNOWN_HOSTS_FILE")
 _FORWARD = re.compile(r"(?:[*\w.-]+:)?\d+:[\w.-]+:\d+")
+_LINE = re.compile(r"\bssh\b(?:(?!\bssh\b).)*?\s-\w*[LRD]", re.DOTALL)
+"""Matches a shell command that contains ssh with a forward."""
 _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
@@ -79,7 +82,7 @@ def mounted_key(container: ImportedContainer) -> str:
 def _by_command(container: ImportedContainer, context: ImportContext, result: ImportResult) -> bool:
     """Convert an ssh command with a local forward. The container can run the command directly or in a shell."""
     words = container.command
-    line = next((word for word in words if re.search(r"\bssh\b.*\s-\w*[LRD]", word, re.DOTALL)), None)
+    line = next((word for word in words if _LINE.search(word)), None)
     if line is not None:
         commands = read_script(line).commands
         command = next(

@@ -1,7 +1,7 @@
 """HTTP middleware of the TCP listeners: checks Host headers and authorization, and limits the request rate."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 
 from aiohttp import web
 
@@ -13,7 +13,8 @@ _PROBES_PER_SECOND, _PROBE_BURST = 200, 40
 _READS_PER_SECOND, _READ_BURST = 25, 10
 """Rate limits of clients that read data, in requests per second and in requests. With these limits, a client that
 polls continuously takes about one percent of the event loop's time. A scrape needs a few requests."""
-_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+"""The headers of every response. A response that is sent in parts must set them itself."""
 _UNKNOWN_HOST = """\
 unknown host name: connect to an address or to localhost, or add the name to ops.hosts
 (GATEWAY_OPS_HOSTS, --ops-hosts)
@@ -22,9 +23,9 @@ _UNAUTHENTICATED = """\
 a token is required: send the token of ops.token_file as `Authorization: Bearer TOKEN`
 (gateway status --token-file FILE)
 """
-_METRICS_ALTERNATIVE = "or, for /metrics only, the token of ops.metrics_token_file\n"
+_METRICS_ALTERNATIVE = "or, for /metrics and /api/v1/sd, the token of ops.metrics_token_file\n"
 _NEEDS_CERTIFICATE = "a client certificate is required: use one that ops.tls.client_ca_file has signed\n"
-_METRICS_ONLY = "this token is valid for /metrics only: use the token of ops.token_file\n"
+_METRICS_ONLY = "this token is valid for /metrics and /api/v1/sd only: use the token of ops.token_file\n"
 
 
 class AccessMiddleware:
@@ -34,12 +35,20 @@ class AccessMiddleware:
         rules: What the listener requires of its clients.
         tokens: Returns the tokens that are currently accepted.
         roles: The role that each path requires. All other paths require `Role.EVERYTHING`.
+        probes: The paths with the higher request rate of probes.
     """
 
-    def __init__(self, rules: AccessRules, tokens: Callable[[], Tokens], roles: Mapping[str, Role]) -> None:
+    def __init__(
+        self,
+        rules: AccessRules,
+        tokens: Callable[[], Tokens],
+        roles: Mapping[str, Role],
+        probes: Container[str],
+    ) -> None:
         self._rules = rules
         self._tokens = tokens
         self._roles = roles
+        self._probes = probes
         self._probe_limiter = RateLimiter(_PROBES_PER_SECOND, _PROBE_BURST)
         self._read_limiter = RateLimiter(_READS_PER_SECOND, _READ_BURST)
 
@@ -51,11 +60,11 @@ class AccessMiddleware:
         resource = request.match_info.route.resource
         required = self._roles.get(resource.canonical, Role.EVERYTHING) if resource else Role.PROBES
         response = self._refusal(request, required)
-        is_read = response is None and required is not Role.PROBES
+        is_read = response is None and resource is not None and resource.canonical not in self._probes
         await _wait_for_turn(self._read_limiter if is_read else self._probe_limiter)
         if response is None:
             response = await handler(request)
-        response.headers.update(_HEADERS)
+        response.headers.update(HEADERS)
         return response
 
     def _refusal(self, request: web.Request, required: Role) -> web.StreamResponse | None:

@@ -24,13 +24,25 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
         "gateway_backend_state", "1 for the current state of the backend.", labels=["backend", "state"]
     )
     active = GaugeMetricFamily("gateway_connections_active", "Connected and waiting clients.", labels=["backend"])
+    waiting = GaugeMetricFamily(
+        "gateway_connections_waiting", "Clients that are not connected to a target yet.", labels=["backend"]
+    )
+    limit = GaugeMetricFamily(
+        "gateway_connections_limit",
+        "Maximum number of connected and waiting clients (max_connections).",
+        labels=["backend"],
+    )
     total = CounterMetricFamily("gateway_connections", "Accepted clients.", labels=["backend"])
     rejected = CounterMetricFamily(
-        "gateway_connections_rejected", "Rejected clients, by reason.", labels=["backend", "reason"]
+        "gateway_connections_rejected",
+        "Rejected clients, by reason: a rule or a limit (not_allowed, unprivileged_port, unknown_consumer,"
+        " max_connections, consumer_quota), or the cause for which no target could be reached.",
+        labels=["backend", "reason"],
     )
     resets = CounterMetricFamily(
         "gateway_connections_reset",
-        "Connections that ended with a reset, by reason.",
+        "Connections that ended with a reset, by reason: client_reset, backend_reset, link_lost (the tunnel failed),"
+        " moved (the target lost its role), aborted (a stop, a reload or a command).",
         labels=["backend", "reason"],
     )
     moved = CounterMetricFamily("gateway_connection_bytes", "Bytes transferred.", labels=["backend", "direction"])
@@ -44,6 +56,8 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
         for value in State:
             state.add_metric([each.name, value], float(value is each.state))
         active.add_metric([each.name], each.connections)
+        waiting.add_metric([each.name], each.waiting)
+        limit.add_metric([each.name], each.max_connections)
         total.add_metric([each.name], each.connections_total)
         for reason, count in each.rejected.items():
             rejected.add_metric([each.name, reason], count)
@@ -52,7 +66,7 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
         moved.add_metric([each.name, "to_backend"], each.to_backend)
         moved.add_metric([each.name, "from_backend"], each.from_backend)
         latency.add_metric([each.name], each.latency.cumulative(), each.latency.sum)
-    yield from (up, state, active, total, rejected, resets, moved, latency)
+    yield from (up, state, active, waiting, limit, total, rejected, resets, moved, latency)
 
 
 def way_metrics(backends: list[BackendView]) -> Iterator[Metric]:

@@ -22,7 +22,7 @@ def audited(handler: RequestHandler, record: Callable[[str, PeerCredentials | No
             exception.
     """
 
-    async def handle(request: web.Request) -> web.Response:
+    async def handle(request: web.Request) -> web.StreamResponse:
         sock = request.transport.get_extra_info("socket") if request.transport else None
         peer = peer_of(sock) if sock is not None else None
         result = "failed"

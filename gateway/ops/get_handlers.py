@@ -3,7 +3,8 @@
 import asyncio
 import importlib.resources
 import json
-from collections.abc import Awaitable, Callable, Hashable
+import time
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,6 +14,9 @@ from aiohttp import web
 from gateway.ops import health, metrics
 from gateway.ops.access_middleware import may_see_details
 from gateway.ops.authorization import Role
+from gateway.ops.event_streams import EventStreams
+from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
+from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.status_json import consumers_json, iter_json, plan_json, service_json
@@ -24,10 +28,12 @@ _READINESS_MAX_AGE = 0.25
 _SHORT_ID = 12
 _MAX_MATCHES = 5
 """Maximum number of containers that the error message for an ambiguous ID lists."""
+_MAX_NAMES = 20
+"""Maximum number of names that the error message for an unknown name lists."""
 _MAX_DIGITS = 9
 """Maximum number of digits of `min-ready`."""
 
-RequestHandler = Callable[[web.Request], Awaitable[web.Response]]
+RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
@@ -45,18 +51,27 @@ class GetHandlers:
         renderer: Renders the metrics.
         cached: Whether to cache responses. Even with the cache, a change of phase, such as draining, is visible
             immediately.
+        max_streams: Maximum number of clients that read events.
     """
 
-    def __init__(self, service: ControlledService, renderer: ThreadPoolExecutor, *, cached: bool) -> None:
+    def __init__(
+        self, service: ControlledService, renderer: ThreadPoolExecutor, *, cached: bool, max_streams: int
+    ) -> None:
         self._service = service
         self._renderer = renderer
         self._cache = ResponseCache()
         self._cached = cached
-        self._page = importlib.resources.files("gateway.ops.page").joinpath("page.html").read_text()
+        self._pages = PageHandlers(service, self._cache if cached else None)
+        self._streams = EventStreams(service.events, max_streams)
+        self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
 
     def clear_cache(self) -> None:
         """Remove all cached responses, because a command has changed the state."""
         self._cache.clear()
+
+    async def close_streams(self, _: web.Application) -> None:
+        """End the event streams, because the server stops."""
+        self._streams.close()
 
     def handlers(self, *, probes_only: bool = False) -> dict[str, RequestHandler]:
         """Return the handler of each path.
@@ -140,9 +155,32 @@ class GetHandlers:
         found = self._service.history(name)
         return not_found("backend", name) if found is None else json_response({"backend": name, "targets": found})
 
-    async def _index(self, _: web.Request) -> web.Response:
-        headers = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"}
-        return web.Response(text=self._page, content_type="text/html", headers=headers)
+    async def _summary(self, _: web.Request) -> web.Response:
+        return await self._json("/api/v1/summary", summary_json)
+
+    async def _fleet(self, _: web.Request) -> web.Response:
+        async def compute() -> _Rendered:
+            return await _render(health.JsonResponse(200, fleet_json(self._service.fleet(), time.time())))
+
+        return await self._respond("/api/v1/fleet", compute)
+
+    async def _discovery(self, _: web.Request) -> web.Response:
+        return json_response(discovery_json(self._service.fleet()))
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        return await self._streams.respond(request)
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._api, content_type="application/yaml", charset="utf-8")
+
+    async def _index(self, request: web.Request) -> web.Response:
+        return await self._pages.index(request)
+
+    async def _fleet_page(self, request: web.Request) -> web.Response:
+        return await self._pages.fleet(request)
+
+    async def _backend_page(self, request: web.Request) -> web.Response:
+        return await self._pages.backend(request)
 
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
         async def compute() -> _Rendered:
@@ -175,13 +213,20 @@ class GetHandlers:
         "/api/v1/plan": (_plan, Role.EVERYTHING),
         "/api/v1/containers/{container}": (_container, Role.EVERYTHING),
         "/api/v1/consumers": (_consumers, Role.EVERYTHING),
+        "/api/v1/summary": (_summary, Role.EVERYTHING),
+        "/api/v1/fleet": (_fleet, Role.EVERYTHING),
+        "/api/v1/sd": (_discovery, Role.METRICS),
+        "/api/v1/events": (_events, Role.EVERYTHING),
+        "/openapi.yaml": (_openapi, Role.PROBES),
         "/": (_index, Role.PROBES),
+        "/fleet": (_fleet_page, Role.PROBES),
+        "/backends/{name}": (_backend_page, Role.PROBES),
     }
 
 
 ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
-"""The role that each path requires. The page `/` contains no data, and prompts for a token if necessary."""
-PROBES = tuple(path for path, role in ROLES.items() if role is Role.PROBES and path != "/")
+"""The role that each path requires. Without `Role.EVERYTHING`, pages contain no data and prompt for a token."""
+PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 """The paths of `ops.probe_listen`."""
 
 
@@ -196,14 +241,17 @@ def json_response(body: object, *, status: int = 200) -> web.Response:
     )
 
 
-def not_found(what: str, name: str) -> web.Response:
+def not_found(what: str, name: str, known: Iterable[str] = ()) -> web.Response:
     """Return a response with status 404.
 
     Args:
         what: `backend`, `tunnel` or `container`.
         name: The name in the request.
+        known: The names that exist, if the client can see them.
     """
-    return json_response({"status": "unknown", "detail": f"there is no {what} {name!r}"}, status=404)
+    names = ", ".join(sorted(known)[:_MAX_NAMES])
+    detail = f"there is no {what} {name!r}" + (f": use one of {names}" if names else "")
+    return json_response({"status": "unknown", "detail": detail}, status=404)
 
 
 def _readiness_query(request: web.Request) -> tuple[list[str], int]:

@@ -72,6 +72,11 @@ class HttpConnection(asyncio.Protocol):
         self._set_deadline(self._limits.response)
         self._owner.request_received(self)
 
+    def extend_response(self) -> None:
+        """Restart the timer for a response without an end, if the client has received everything sent so far."""
+        if self.transport is not None and not self.transport.get_write_buffer_size():
+            self._set_deadline(self._limits.response)
+
     def response_sent(self) -> None:
         """Start the timer for the next request."""
         if self.transport is not None and not self.transport.is_closing():

@@ -23,6 +23,7 @@ _ACCEPT_RETRY_DELAY = 0.1
 _TLS_SHUTDOWN_TIMEOUT = 1.0
 _RESERVED_DESCRIPTORS = 4
 _NO_IPV6_ERRNOS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_CONNECTION = web.RequestKey("connection", HttpConnection)
 
 
 class HttpListener:
@@ -100,6 +101,7 @@ class HttpListener:
         if connection is None:
             raise ConnectionResetError
         connection.request_received()
+        request[_CONNECTION] = connection
         try:
             response = await handler(request)
         except web.HTTPException as error:  # aiohttp would send it after this method returns
@@ -209,6 +211,11 @@ class HttpListener:
     def response_sent(self, connection: HttpConnection) -> None:
         """See `ConnectionOwner`."""
         self._connections.response_sent(connection)
+
+
+def extend_deadline(request: web.Request) -> None:
+    """Restart the time limit of a response without an end, if the client keeps up with reading it."""
+    request[_CONNECTION].extend_response()
 
 
 async def bind(listen: Endpoint) -> list[socket.socket]:

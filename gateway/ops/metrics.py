@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -29,6 +29,8 @@ from gateway.ops.status_views import (
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
+_PROCESS = ProcessCollector(registry=None)
+"""Reads the CPU time, memory and file descriptors of this process from /proc."""
 _SAMPLES_PER_TURN = 100
 _PAUSE = 0.001
 """Length in seconds of one pause in rendering. Rendering a hundred samples takes about half of this time."""
@@ -65,6 +67,7 @@ def families(view: ServiceView) -> Iterator[Metric]:
         target_fact_metrics(view.backends),
         _docker(view.docker),
         _credentials(view.credentials),
+        _PROCESS.collect(),
     )
 
 
@@ -108,7 +111,11 @@ def _service(view: ServiceView) -> Iterator[Metric]:
         value=view.reload_success_at,
     )
     yield CounterMetricFamily("gateway_audit_dropped", "Events dropped from the audit log.", value=view.audit_dropped)
-    yield GaugeMetricFamily("gateway_tasks", "Tasks of the event loop; grows only with clients.", value=view.tasks)
+    yield GaugeMetricFamily(
+        "gateway_tasks",
+        "Tasks of the event loop; grows only with clients and with members of the fleet.",
+        value=view.tasks,
+    )
     lag = HistogramMetricFamily("gateway_event_loop_lag_seconds", "Delay of timers in the event loop.")
     lag.add_metric([], view.loop_lag.cumulative(), view.loop_lag.sum)
     yield lag
@@ -122,7 +129,7 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     connects = CounterMetricFamily("gateway_tunnel_connects", "Successful connects of the tunnel.", labels=["tunnel"])
     failures = CounterMetricFamily(
         "gateway_tunnel_failures",
-        "Failed connects and losses of the tunnel, by reason.",
+        "Failed connects and losses of the tunnel, by reason; tunnel: this tunnel, or the one around it, was lost.",
         labels=["tunnel", "reason"],
     )
     rtt = GaugeMetricFamily(
@@ -183,7 +190,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
 def _credentials(credentials: list[CredentialView]) -> Iterator[Metric]:
     expiry = GaugeMetricFamily(
         "gateway_credential_expiry_timestamp_seconds",
-        "Earliest expiry of the certificates that a tunnel, a backend, docker or ops uses.",
+        "Earliest expiry of the certificates of a tunnel, a backend or a section (docker, fleet, ops, traces).",
         labels=["kind", "name"],
     )
     first: dict[tuple[str, str], float] = {}

@@ -13,16 +13,18 @@ from typing import Any, ClassVar, cast
 from aiohttp import web
 
 from gateway.contracts.values import Endpoint
+from gateway.default_paths import make_folder
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.ops.access_middleware import AccessMiddleware
 from gateway.ops.authorization import Tokens
 from gateway.ops.command_audit import audited
 from gateway.ops.connection_limits import limits_for
-from gateway.ops.get_handlers import ROLES, GetHandlers, RequestHandler, not_found
+from gateway.ops.get_handlers import PROBES, ROLES, GetHandlers, RequestHandler, not_found
 from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.settings import HttpSettings, Secrets, read_secrets
+from gateway.relay.bind_errors import describe_bind_error
 from gateway.relay.sockets import bind_unix
 
 _OWNER_ONLY = 0o600
@@ -31,6 +33,8 @@ _SHUTDOWN_TIMEOUT = 1.0
 _COMMAND_TIMEOUT = 120.0
 """Time limit of a command in seconds. It is long, because a reload waits for files and workers."""
 _KEEPALIVE = 3600.0
+_STREAM_SHARE = 4
+"""At most this fraction (1/4) of a listener's connections are event streams."""
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
 """aiohttp logs a traceback for each invalid request. `HttpListener.complete_response` logs errors of the handlers."""
@@ -51,8 +55,9 @@ class OpsServer:
         self._tls_listeners: list[HttpListener] = []
         # Rendering many metrics takes tens of milliseconds, too long for the event loop.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
-        self._uncached = GetHandlers(service, self._renderer, cached=False)
-        self._cached = GetHandlers(service, self._renderer, cached=True)
+        streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
+        self._uncached = GetHandlers(service, self._renderer, cached=False, max_streams=streams)
+        self._cached = GetHandlers(service, self._renderer, cached=True, max_streams=streams)
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Endpoint]:
@@ -98,13 +103,14 @@ class OpsServer:
             self._tls_listeners.append(listener)
         probes = key == "ops.probe_listen"
         tokens = Tokens if probes else (lambda: self._secrets.tokens)
-        access = AccessMiddleware(self._settings.rules(probes=probes), tokens, ROLES)
+        access = AccessMiddleware(self._settings.rules(probes=probes), tokens, ROLES, PROBES)
         app = web.Application(middlewares=[listener.complete_response, access.handle])
         app.add_routes([web.get(path, handler) for path, handler in handlers.items()])
+        app.on_shutdown.append(self._cached.close_streams)
         try:
             sockets = await bind(listen)
         except OSError as error:
-            raise GatewayError(f"{key}: cannot listen on {listen}: {error.strerror}") from error
+            raise GatewayError(f"{key}: cannot listen on {listen}: {describe_bind_error(error)}") from error
         address = Endpoint(*sockets[0].getsockname()[:2])
         await self._start(stack, listener, app, sockets, cancel_handlers=True)
         return address
@@ -113,16 +119,18 @@ class OpsServer:
         listener = HttpListener("ops.admin_socket", limits_for(_max_descriptors(), response=_COMMAND_TIMEOUT))
         app = web.Application(middlewares=[listener.complete_response, self._clear_cache])
         app.add_routes([web.get(path, handler) for path, handler in self._uncached.handlers().items()])
+        app.on_shutdown.append(self._uncached.close_streams)
         record = self._service.record_command
         app.add_routes(
             [web.post(path, audited(handler.__get__(self), record)) for path, handler in self._ADMIN.items()]
         )
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             sock = bind_unix(path, _OWNER_ONLY)
         except OSError as error:
             raise GatewayError(
-                f"ops.admin_socket: cannot listen on {path}: {error.strerror} (to change it: --ops-admin-socket)"
+                f"ops.admin_socket: cannot listen on {path}: {describe_bind_error(error, unix=True)}"
+                " (--ops-admin-socket)"
             ) from error
         stack.callback(path.unlink, missing_ok=True)
         sock.listen(BACKLOG)
@@ -209,20 +217,23 @@ class OpsServer:
         except GatewayError as error:
             return _json({"status": "failed", "detail": str(error)}, status=409)
         if not known:
-            return not_found("backend", name)
+            return not_found("backend", name, self._backends())
         return _json({"status": "done", "detail": f"the checks of {name} are {'paused' if paused else 'resumed'}"})
+
+    def _backends(self) -> list[str]:
+        return [each.name for each in self._service.backend_statuses()]
 
     async def _fail(self, request: web.Request) -> web.Response:
         name, failing = request.match_info["name"], request.path.endswith("/fail")
         if not self._service.fail(name, failing=failing):
-            return not_found("backend", name)
+            return not_found("backend", name, self._backends())
         effect = "resets clients while its path is down" if failing else "holds clients again"
         return _json({"status": "done", "detail": f"{name} {effect}"})
 
     async def _reconnect(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if not self._service.reconnect(name):
-            return not_found("tunnel", name)
+            return not_found("tunnel", name, [each.name for each in (await self._service.view()).tunnels])
         return _json({"status": "done", "detail": f"{name} is reconnecting"})
 
     _ADMIN: ClassVar[dict[str, Any]] = {

@@ -2,12 +2,17 @@
 
 from typing import Any, Protocol
 
-from gateway.ops.status_views import BackendStatus, ServiceView
+from gateway.fleet.view import FleetView
+from gateway.ops.events import EventLog
+from gateway.ops.status_views import BackendStatus, ConfigText, ServiceView
 from gateway.relay.sockets import PeerCredentials
 
 
 class ControlledService(Protocol):
     """The methods of the service that the handlers of GET requests call."""
+
+    events: EventLog
+    """The latest transitions."""
 
     def phase(self) -> str:
         """Return `starting`, `ready` or `draining`."""
@@ -18,8 +23,14 @@ class ControlledService(Protocol):
     async def view(self) -> ServiceView:
         """Return the state of the service, from memory. Yields to the event loop between its parts."""
 
+    def configuration(self) -> ConfigText:
+        """Return the configuration without secrets: for each part, such as `backends.orders`, its keys and values."""
+
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
         """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
+
+    def fleet(self) -> FleetView:
+        """Return the members of the fleet and their last answers, from memory."""
 
     async def reload(self) -> str:
         """Read the configuration again, apply it, and return what changed.

@@ -101,6 +101,8 @@ def backend_json(view: BackendView) -> dict[str, Any]:
         "targets": [target_json(target, view.facts) for target in view.targets],
         "connections": {
             "active": view.connections,
+            "waiting": view.waiting,
+            "limit": view.max_connections,
             "total": view.connections_total,
             "rejected": view.rejected,
             "reset": view.resets,
@@ -138,6 +140,7 @@ def consumers_json(view: ServiceView) -> dict[str, Any]:
         for name, usage in backend.consumers.items():
             found.setdefault(name, {"id": usage.id or None, "backends": {}})["backends"][backend.name] = {
                 "active": usage.active,
+                "waiting": usage.waiting,
                 "total": usage.total,
                 "rejected": usage.rejected,
                 "bytes_to_backend": usage.to_backend,

@@ -3,13 +3,16 @@
 Times are seconds since the epoch; durations are in seconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gateway.contracts.states import State, TunnelState
 from gateway.facts import Fact, FactValue
 from gateway.measure import Histogram
 
+ConfigText = dict[str, list[tuple[str, str]]]
+"""For each part of the configuration, such as `ops` or `backends.orders`: pairs of key and value, without secrets."""
 ATTACHMENT_STATES = ("attached", "pending", "drifted", "blocked")
 DEAD_CAUSES = ("volume", "network", "namespace")
 
@@ -33,6 +36,34 @@ class TunnelView:
     details: dict[str, object]
     facts: tuple[Fact, ...] = ()
     """The facts that the kind declares. `details` contains the values of the facts."""
+
+
+class PastCheck(Protocol):
+    """The result of an earlier check of a target."""
+
+    @property
+    def at(self) -> float:
+        """When the check ended."""
+
+    @property
+    def duration(self) -> float:
+        """Duration of the check."""
+
+    @property
+    def state(self) -> State:
+        """The state that follows from this check alone."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why the state is not `up`."""
+
+    @property
+    def detail(self) -> str:
+        """One line of text."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the check succeeded."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +90,8 @@ class TargetView:
     """Number of aborted handshakes since the last login; None if the server does not count them."""
     duration: Histogram
     phases: dict[str, tuple[int, float]]
+    history: Sequence[PastCheck] = ()
+    """The latest checks, oldest first."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +121,8 @@ class ConsumerView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    waiting: int = 0
+    """Number of connections that wait for a target. `active` includes them."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +266,9 @@ class BackendView:
     from_backend: int
     latency: Histogram
     ways: list[WayView] = field(default_factory=list)
+    waiting: int = 0
+    """Number of clients that are not connected to a target yet. `connections` includes these clients."""
+    max_connections: int = 0
     failing: bool = False
     facts: tuple[Fact, ...] = ()
     """The facts that the kind declares. The targets contain the values of the facts."""

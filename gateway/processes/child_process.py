@@ -5,7 +5,8 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
 from gateway.processes import pdeathsig_exec
@@ -21,6 +22,8 @@ _MAX_LINE = 1000
 """Maximum length of an output line, in characters. The callback receives no more of a longer line."""
 _MAX_PENDING = 4 * _MAX_LINE
 """Maximum number of bytes to keep of a line that is not complete."""
+_PF_EXITING = 0x4
+"""A flag of a process that exits (linux/sched.h), in the field `flags` of proc_pid_stat(5)."""
 _MAX_LINES = 200
 """Maximum number of lines in one chunk of output that the callback receives: the last ones. Cleaning lines is slow: a
 program that prints megabytes would delay the event loop."""
@@ -69,31 +72,32 @@ class ChildProcess:
                 receives the standard output and the standard error; otherwise, only the standard error.
 
         Raises:
-            TunnelError: The program is not installed.
+            TunnelError: The program is not installed, or the system cannot start another process.
         """
         program = find_program(command[0])
         if program is None:
             fix = f": install the package {package}" if package else ""
             raise TunnelError(Reason.PROTOCOL, f"{command[0]} is not installed{fix}", fatal=True)
-        output, written = open_pipe()
-        os.set_blocking(output, False)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), privileges, program,
-                *command[1:],
-                stdin=stdin,
-                stdout=written if stdout == asyncio.subprocess.STDOUT else stdout,
-                stderr=written,
-                env={**minimal_environment(), **(environment or {})},
-                cwd="/",
-                pass_fds=pass_fds,
-                start_new_session=True,  # Ctrl-C must reach only the gateway, which then stops each child itself
-            )  # fmt: skip
-        except BaseException:
-            os.close(output)
-            raise
-        finally:
-            os.close(written)
+        with starting(command):
+            output, written = open_pipe()
+            os.set_blocking(output, False)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), privileges, program,
+                    *command[1:],
+                    stdin=stdin,
+                    stdout=written if stdout == asyncio.subprocess.STDOUT else stdout,
+                    stderr=written,
+                    env={**minimal_environment(), **(environment or {})},
+                    cwd="/",
+                    pass_fds=pass_fds,
+                    start_new_session=True,  # Ctrl-C must reach only the gateway, which then stops each child itself
+                )  # fmt: skip
+            except BaseException:
+                os.close(output)
+                raise
+            finally:
+                os.close(written)
         return cls(process, output, on_line)
 
     @property
@@ -128,14 +132,23 @@ class ChildProcess:
         return code
 
     async def exits_within(self, seconds: float) -> bool:
-        """Wait until the process has exited, at most for a number of seconds; return whether it has exited."""
+        """Wait for a number of seconds until the process has exited; return whether it has exited or exits now."""
         try:
             async with asyncio.timeout(seconds):
                 await self._process.wait()
         except TimeoutError:
-            return False
+            if not self._is_exiting():
+                return False
         await self.wait()
         return True
+
+    def _is_exiting(self) -> bool:
+        """Return whether the kernel ends the process, so that the exit is noticed even if this machine is slow."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        except OSError:
+            return True
+        return fields[0] in ("Z", "X") or bool(int(fields[6]) & _PF_EXITING)
 
     def kill(self) -> None:
         """Send SIGKILL to each process of the group. Do not wait."""
@@ -155,6 +168,19 @@ class ChildProcess:
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+
+@contextlib.contextmanager
+def starting(command: Sequence[str]) -> Iterator[None]:
+    """Convert system errors during the start of a program, such as a lack of file descriptors, to `TunnelError`.
+
+    Args:
+        command: The program and its arguments.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TunnelError(Reason.RESET, f"{_name(command)} cannot be started: {error.strerror or error}") from error
 
 
 def describe_exit(code: int) -> str:
@@ -177,5 +203,9 @@ def exit_error(command: Sequence[str], child: ChildProcess, login_exit_codes: Se
     code = child.exit_code or 0
     is_login = code in login_exit_codes
     output = f": {child.last_line}" if child.last_line else ""
-    detail = f"{os.path.basename(command[0])} ended with {describe_exit(code)}{output}"  # noqa: PTH119 - a name, not a path
+    detail = f"{_name(command)} ended with {describe_exit(code)}{output}"
     return TunnelError(Reason.AUTH if is_login else Reason.RESET, detail, fatal=is_login)
+
+
+def _name(command: Sequence[str]) -> str:
+    return command[0].rpartition("/")[2]

@@ -13,7 +13,8 @@ from gateway.processes.child_process import ChildProcess
 
 log = logging.getLogger(__name__)
 
-_END_TIMEOUT = 5.0
+_END_TIMEOUT = 60.0
+"""Seconds for the exit of a program after its connection has ended. Until then, it can deliver the last data."""
 _RESTART_PAUSE = 1.0
 _WATCHDOG_TIMEOUT = 3.0
 """Seconds for the exit of the watchdog after the end of its input."""
@@ -59,7 +60,7 @@ class Children:
         return child
 
     def end_later(self, child: ChildProcess) -> None:
-        """Stop a process if it does not exit by itself within 5 seconds."""
+        """Stop a process if it does not exit by itself within 60 seconds."""
         if child in self._running:
             task = asyncio.create_task(self._end(child))
             self._ending.add(task)
@@ -126,22 +127,28 @@ class _Watchdog:
 
     async def _run(self) -> None:
         while True:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", group_watchdog.__file__,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )  # fmt: skip
             try:
-                self._input = process.stdin
-                for group in self._groups:
-                    self._send(f"+{group}")
-                code = await process.wait()
-                log.warning("the watchdog of child processes ended and is started again", extra={"code": code})
-            finally:
-                await self._end(process)
+                await self._run_once()
+            except OSError as error:
+                log.warning("the watchdog of child processes cannot be started: %s", error)
             await asyncio.sleep(_RESTART_PAUSE)
+
+    async def _run_once(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", group_watchdog.__file__,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            self._input = process.stdin
+            for group in self._groups:
+                self._send(f"+{group}")
+            code = await process.wait()
+            log.warning("the watchdog of child processes ended and is started again", extra={"code": code})
+        finally:
+            await self._end(process)
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         """Close the input of the watchdog, which then kills the remaining groups and exits."""

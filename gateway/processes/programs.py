@@ -123,5 +123,7 @@ def _why_not_found(command: Sequence[str]) -> str:
             f"{first!r} and the text after it are one word, because there is no shell: write [program, argument, …]"
         )
     if "/" not in name:
-        return f"{name} is not installed"
-    return f"{name}: {'cannot be executed' if Path(name).exists() else 'no such file'}"
+        return f"{name} is not installed: install it, or write its path"
+    if Path(name).exists():
+        return f"{name}: cannot be executed: chmod +x it"
+    return f"{name}: no such file: correct the path"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from gateway.processes.child_process import ChildProcess
+from gateway.processes.child_process import ChildProcess, starting
 from gateway.processes.children import Children
 from gateway.processes.pipes import open_pipe, read_pipe, wait_readable, write_pipe
 
@@ -70,13 +70,13 @@ class StdioStream:
             on_line: Called with each line that the program prints to its standard error.
 
         Raises:
-            TunnelError: The program does not exist.
-            OSError: No file descriptor is available.
+            TunnelError: The program does not exist, or cannot be started.
         """
         pipes: list[int] = []
         try:
-            for _ in range(2):
-                pipes += open_pipe()
+            with starting(command):
+                for _ in range(2):
+                    pipes += open_pipe()
             stdin, to_child, from_child, stdout = pipes
             os.set_blocking(to_child, False)
             os.set_blocking(from_child, False)
@@ -101,6 +101,11 @@ class StdioStream:
     def unread(self) -> int:
         """Number of bytes that were written and that the process has not read (pipe(7), FIONREAD)."""
         return _buffered(self._input) or int(self._writing)
+
+    @property
+    def accepts_input(self) -> bool:
+        """Whether the user of the stream has not ended its direction."""
+        return self._input >= 0
 
     @property
     def has_output(self) -> bool:

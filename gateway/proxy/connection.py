@@ -55,8 +55,11 @@ async def _start_tls(options: ProxyOptions, sock: Stream) -> ProxyStream:
         raise TunnelError(Reason.TLS, str(error)) from error
     except ssl.SSLError as error:
         sock.close()
-        fatal = isinstance(error, ssl.SSLCertVerificationError)
-        raise TunnelError(Reason.TLS, f"{options.endpoint}: {error}", fatal=fatal) from error
+        if isinstance(error, ssl.SSLCertVerificationError):
+            detail = f"the certificate of the proxy is not trusted ({error.verify_message}): set ca_file"
+            raise TunnelError(Reason.TLS, f"{options.endpoint}: {detail}", fatal=True) from error
+        detail = f"the TLS handshake failed ({error.reason or error}): check that the proxy supports TLS on this port"
+        raise TunnelError(Reason.TLS, f"{options.endpoint}: {detail}") from error
     except OSError as error:
         sock.close()
         raise TunnelError(Reason.RESET, f"{options.endpoint}: {error.strerror or error}") from error

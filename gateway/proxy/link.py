@@ -18,6 +18,7 @@ from gateway.proxy.streams import TlsProxyStream
 from gateway.relay.redial import retry_dial
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.stream_bridge import StreamBridge
+from gateway.text import error_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +85,13 @@ class ProxyLink:
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"{to}: the proxy did not answer within {timeout:.3g} s") from error
         except ProxyReplyError as error:
-            raise DialError(error.reason, f"{to}: the proxy refuses the connection: {error}") from error
+            prohibited = error.reason is Reason.CHANNEL_PROHIBITED
+            remedy = "permit it in the proxy's rules" if prohibited else "check the address and port"
+            raise DialError(error.reason, f"{to}: the proxy refuses the connection: {error}: {remedy}") from error
         except UnicodeError as error:
-            raise DialError(Reason.DNS, f"{to.host}: not a valid host name: {error}") from error
+            raise DialError(Reason.DNS, f"{to.host}: is not a valid host name: correct it") from error
         except OSError as error:
-            raise DialError(Reason.RESET, f"{to}: the connection to the proxy failed: {error}") from error
+            raise DialError(Reason.RESET, f"{to}: the connection to the proxy failed: {error_text(error)}") from error
         except TunnelError as error:
             self._mark_lost(error.detail)
             raise LinkLostError(error.detail) from error
@@ -109,12 +112,18 @@ class ProxyLink:
                     await socks5.log_in(stream, read_login(self._options))
                 stream.close()
         except TimeoutError as error:
-            raise TunnelError(Reason.TIMEOUT, f"{endpoint}: the proxy does not answer") from error
+            raise TunnelError(
+                Reason.TIMEOUT, f"{endpoint}: the proxy does not answer: check the address, the port and firewalls"
+            ) from error
         except ProxyReplyError as error:
             fatal = error.reason is Reason.AUTH
-            raise TunnelError(error.reason, f"the proxy refuses the login: {error}", fatal=fatal) from error
+            raise TunnelError(
+                error.reason, f"the proxy refuses the login: {error}: check user and password_file", fatal=fatal
+            ) from error
         except OSError as error:
-            raise TunnelError(Reason.RESET, f"{endpoint}: {error}") from error
+            raise TunnelError(
+                Reason.RESET, f"{endpoint}: {error_text(error)}: check that a proxy listens on this port"
+            ) from error
 
     async def monitor(self) -> None:
         """Probe the proxy periodically until a probe fails; then report the link as lost."""

@@ -48,7 +48,7 @@ class ProxyOptions:
         try:
             port = parts.port
         except ValueError as error:
-            raise ValueError(f"url: {self.url!r}: {error}") from error
+            raise ValueError(f"url: {self.url!r}: the port is not valid: use a port from 1 to 65535") from error
         if not parts.hostname or port == 0 or parts.path.strip("/") or parts.query:
             raise ValueError(f"url: {self.url!r} must be {parts.scheme}://host:port")
         if parts.username is not None and self.user is not None:

@@ -60,13 +60,15 @@ async def dial(
                 sock = await _connect(addresses, socket_factory)
                 _reject_self_connection(sock)
     except TimeoutError as error:
-        raise DialError(Reason.TIMEOUT, f"{to}: no connection within {timeout:.3g} s") from error
+        raise DialError(
+            Reason.TIMEOUT, f"{to}: no connection within {timeout:.3g} s: check the address, the port and firewalls"
+        ) from error
     except socket.gaierror as error:
-        raise DialError(Reason.DNS, f"{to.host}: {error.strerror}") from error
+        raise DialError(Reason.DNS, f"{to.host}: {error.strerror}: check the spelling, and the DNS server") from error
     except UnicodeError as error:
-        raise DialError(Reason.DNS, f"{to.host}: invalid host name: {error}") from error
+        raise DialError(Reason.DNS, f"{to.host}: is not a valid host name: correct it") from error
     except OSError as error:
-        raise DialError(_reason(error), f"{to}: {error.strerror or error}") from error
+        raise _dial_error(to, error) from error
     tune_tcp(sock)
     return sock
 
@@ -138,9 +140,12 @@ def _reject_self_connection(sock: Stream) -> None:
         raise
 
 
-def _reason(error: OSError) -> Reason:
+def _dial_error(to: Endpoint, error: OSError) -> DialError:
     # When several addresses fail with different errors, aiohappyeyeballs reports the numbers only in its message.
     numbers = {error.errno} if error.errno else {int(each) for each in _ERRNO_PATTERN.findall(str(error))}
+    text = ", ".join(sorted(map(os.strerror, numbers))) or str(error)
     if numbers == {errno.ETIMEDOUT}:
-        return Reason.TIMEOUT
-    return Reason.REFUSED if numbers and numbers <= _REFUSED else Reason.RESET
+        return DialError(Reason.TIMEOUT, f"{to}: {text}: check the address, the port and firewalls")
+    if numbers and numbers <= _REFUSED:
+        return DialError(Reason.REFUSED, f"{to}: {text}: check that a server listens on this port, and firewalls")
+    return DialError(Reason.RESET, f"{to}: {text}")

@@ -21,7 +21,7 @@ def persistent_volumes(config: Config) -> list[dict[str, Any]]:
         config: The configuration. Each backend with a volume must have a listener.
 
     Raises:
-        UsageError: Kubernetes cannot mount a volume, or the name of a volume is not valid in Kubernetes.
+        UsageError: The name of a volume is not valid in Kubernetes.
     """
     documents: list[dict[str, Any]] = []
     for spec in config.backends.values():
@@ -32,7 +32,6 @@ def persistent_volumes(config: Config) -> list[dict[str, Any]]:
 
 
 def _documents(mount: MountKind, volume: VolumeSpec) -> Iterator[dict[str, Any]]:
-    source = mount.persistent_volume(volume)
     if not re.fullmatch("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", volume.name):
         raise UsageError(
             f"volume {volume.name}: a Kubernetes name consists of lowercase letters, digits, '-' and '.': rename it"
@@ -47,8 +46,7 @@ def _documents(mount: MountKind, volume: VolumeSpec) -> Iterator[dict[str, Any]]
             "accessModes": [mode],
             "persistentVolumeReclaimPolicy": "Retain",
             "storageClassName": "",
-            "mountOptions": [each for each in volume.options if each not in ("ro", "rw", f"addr={volume.address}")],
-            **source,
+            **mount.persistent_volume(volume),
         },
     }
     yield {

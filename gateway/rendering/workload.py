@@ -39,7 +39,7 @@ def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool
         podman: Whether the manifests are for `podman kube play`. If so, there are no Services or PersistentVolumes.
 
     Raises:
-        UsageError: The manifests cannot run this configuration, or Kubernetes cannot mount a volume.
+        UsageError: The manifests cannot run this configuration, or the name of a volume is not valid in Kubernetes.
     """
     validate(config, name, services=not podman)
     labels = {"app.kubernetes.io/name": "gateway", "app.kubernetes.io/instance": name}

@@ -108,6 +108,8 @@ def _files(config: Config) -> Iterator[tuple[str, Path | None]]:
         **{f"tunnels.{name}": [spec.options] for name, spec in config.tunnels.items()},
         **{f"backends.{name}": [spec.options, spec.check_options] for name, spec in config.backends.items()},
         "ops": [ops.token_file, ops.metrics_token_file, ops.tls],
+        "fleet": [config.fleet],
+        "traces": [config.traces],
     }
     for section, values in sections.items():
         for path in _paths(values):

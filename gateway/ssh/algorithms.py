@@ -1,5 +1,6 @@
 """SSH algorithms: the defaults, the algorithms that asyncssh supports on this machine, and the negotiation."""
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -112,9 +113,12 @@ def validate(key: str, names: Sequence[str]) -> None:
     # configuration.
     for name in names:
         if name not in available and name not in DEFAULTS[key]:
-            raise ValueError(f"{key}: {name!r} is not one of {', '.join(available)}")
+            close = difflib.get_close_matches(name, [*DEFAULTS[key], *available], n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f": use one of {', '.join(DEFAULTS[key])}"
+            raise ValueError(f"{key}: {name!r} is not a known algorithm{hint}")
     if not any(name in available for name in names):
-        raise ValueError(f"{key}: this machine supports none of these; it supports {', '.join(available)}")
+        usual = [name for name in DEFAULTS[key] if name in available]
+        raise ValueError(f"{key}: this machine supports none of these: use one of {', '.join(usual or available)}")
 
 
 def usable(key: str, names: Sequence[str]) -> list[str]:

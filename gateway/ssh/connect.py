@@ -17,12 +17,9 @@ from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.host_keys import HostKeyHistory, HostKeyVerifier, read_trust
+from gateway.ssh.login_errors import TryOtherKeyTypeError, login_error
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import close_now, log_in
-
-
-class _TryOtherKeyTypeError(TunnelError):
-    """The host key is not trusted, but the server might have a trusted host key of another type."""
 
 
 async def connect(
@@ -55,7 +52,7 @@ async def connect(
     while True:
         try:
             return await _connect(options, await dial(), progress, memory, refusals, engine=engine)
-        except _TryOtherKeyTypeError:
+        except TryOtherKeyTypeError:
             continue
 
 
@@ -81,6 +78,7 @@ async def _connect(
     """
     conn: asyncssh.SSHClientConnection | None = None
     verifier: HostKeyVerifier | None = None
+    tried = ""
     deadline = asyncio.timeout(options.login_timeout)
     try:
         _ensure_user_environment()
@@ -89,6 +87,7 @@ async def _connect(
             trust = await asyncio.to_thread(read_trust, options, _peer_address(sock))
             verifier = HostKeyVerifier(trust, options, memory, refusals)
             async with credentials.login_arguments(options) as login:
+                tried = credentials.describe(options, login)
                 conn = await _log_in(options, sock, verifier, login, engine=engine)
         verifier.remember_key_type(conn)
         conn.set_extra_info(verifier=verifier)
@@ -96,11 +95,13 @@ async def _connect(
         _discard(conn, sock)
         if isinstance(error, TimeoutError) and deadline.expired():
             raise TunnelError(
-                Reason.TIMEOUT, f"no login within {options.login_timeout:g} s (login_timeout)"
+                Reason.TIMEOUT,
+                f"{options.endpoint}: no login within {options.login_timeout:g} s (login_timeout): check that an SSH"
+                " server listens on this port",
             ) from error
         if verifier is not None and isinstance(error, (asyncssh.Error, OSError, ValueError)):
-            translated = _tunnel_error(error, options, verifier)
-            if isinstance(translated, _TryOtherKeyTypeError):
+            translated = login_error(error, options, verifier, tried)
+            if isinstance(translated, TryOtherKeyTypeError):
                 refusals.append(verifier)
             raise translated from error
         raise
@@ -173,53 +174,3 @@ def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> 
         conn.abort()
         return  # asyncio's transport owns the socket
     sock.close()
-
-
-def _tunnel_error(error: Exception, options: SshOptions, verifier: HostKeyVerifier) -> TunnelError:
-    """Convert an error of the login to a `TunnelError`."""
-    where = str(options.endpoint)
-    match error:
-        case asyncssh.HostKeyNotVerifiable() if verifier.offered is None:
-            return TunnelError(Reason.HOST_KEY, f"{where}: {error.reason}", fatal=True)
-        case asyncssh.HostKeyNotVerifiable():
-            listed = verifier.trust.listed
-            is_listed = listed.keys or listed.authorities
-            what = "the host key has CHANGED" if is_listed else "the host key is not known"
-            error_type = _TryOtherKeyTypeError if verifier.has_other_key_types else TunnelError
-            remedy = (
-                ""
-                if is_listed
-                else (
-                    f"; compare it with the output of ssh-keygen -l on the server, then add the key"
-                    f" (ssh-keyscan -p {options.endpoint.port} {options.endpoint.host}) to known_hosts or host_keys"
-                )
-            )
-            return error_type(
-                Reason.HOST_KEY, f"{where}: {what}: the server offers {verifier.offered}{remedy}", fatal=True
-            )
-        case asyncssh.PermissionDenied():
-            return TunnelError(Reason.AUTH, f"{options.user}@{where}: {error.reason}", fatal=True)
-        case asyncssh.KeyExchangeFailed() | asyncssh.ProtocolNotSupported():
-            return TunnelError(Reason.PROTOCOL, f"{where}: {error.reason}", fatal=True)
-        case asyncssh.DisconnectError() if error.code == asyncssh.DISC_TOO_MANY_CONNECTIONS:
-            return TunnelError(Reason.TOO_MANY_CONNECTIONS, f"{where}: {error.reason}")
-        case asyncssh.DisconnectError() if error.code in _LOGIN_REFUSED or "authentication" in error.reason:
-            return TunnelError(Reason.AUTH, f"{options.user}@{where}: {error.reason}", fatal=True)
-        case TimeoutError():
-            return TunnelError(Reason.TIMEOUT, f"{where}: {error}")
-        case asyncssh.ConnectionLost() | OSError():
-            greeting = verifier.greeting().decode("ascii", "replace").strip()
-            if greeting.startswith(_OPENSSH_REFUSALS):
-                return TunnelError(Reason.TOO_MANY_CONNECTIONS, f"{where}: the server says {greeting!r}")
-            return TunnelError(Reason.RESET, f"{where}: {error}")
-        case _:
-            return TunnelError(Reason.PROTOCOL, f"{where}: {error}")
-
-
-_LOGIN_REFUSED = {
-    asyncssh.DISC_HOST_NOT_ALLOWED_TO_CONNECT,
-    asyncssh.DISC_NO_MORE_AUTH_METHODS_AVAILABLE,
-    asyncssh.DISC_ILLEGAL_USER_NAME,
-}
-_OPENSSH_REFUSALS = ("Not allowed at this time", "Exceeded MaxStartups")
-"""Texts that OpenSSH sends instead of its version to a client with a penalty, or when too many clients log in."""

@@ -1,7 +1,9 @@
 """Loads private keys, certificates and passwords at each login, so that operators can rotate them."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from gateway.contracts.security import Credential, Validity
 from gateway.errors import Reason, TunnelError
 from gateway.secret_files import read_private_key
 from gateway.ssh.options import SshOptions
+from gateway.text import error_text
 
 _FOREVER = 2**64 - 1
 """The `valid before` time of a certificate that does not expire (OpenSSH's PROTOCOL.certkeys)."""
@@ -45,6 +48,27 @@ async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
         }
 
 
+def describe(options: SshOptions, login: dict[str, Any]) -> str:
+    """Return the credentials of a login as text for messages: types and fingerprints of the keys, and their sources.
+
+    Args:
+        options: The tunnel's options.
+        login: The result of `login_arguments`.
+    """
+    keys = {each.key_public_data: each.key_algorithm.decode() for each in login["client_keys"] or ()}
+    found = [f"{algorithm} {_fingerprint(data)}" for data, algorithm in keys.items()]
+    sources = [*map(str, options.identity_files), *([f"agent {options.agent}"] if options.agent else [])]
+    text = ", ".join(found) or "no key"
+    if sources:
+        text += f" from {', '.join(sources)}"
+    return f"{text}, and a password" if options.password else text
+
+
+def _fingerprint(public_data: bytes) -> str:
+    """Return the fingerprint of a public key, as `ssh-keygen -l` prints it."""
+    return f"SHA256:{base64.b64encode(hashlib.sha256(public_data).digest()).decode().rstrip('=')}"
+
+
 def load_keys(options: SshOptions) -> list[Any]:
     """Load the key pairs of the identity files, with their certificates. Blocks.
 
@@ -68,14 +92,19 @@ def load_keys(options: SshOptions) -> list[Any]:
             ) from error
         except (asyncssh.KeyImportError, OSError) as error:
             encrypted = isinstance(error, asyncssh.KeyImportError) and "assphrase" in str(error)
-            hint = " (an encrypted key needs passphrase_file)" if encrypted else ""
-            raise TunnelError(Reason.AUTH, f"{path}: {error_text(error)}{hint}", fatal=True) from error
+            hint = "set passphrase_file" if encrypted else "set the path of a private key"
+            detail = f"{path}: is not a usable private key ({error_text(error)}): {hint}"
+            raise TunnelError(Reason.AUTH, detail, fatal=True) from error
     if options.certificate_files:
         certificates = [each for path in options.certificate_files for each in _certificates(path)]
         try:
             keys = list(asyncssh.load_keypairs(keys, passphrase, certificates))
         except (asyncssh.KeyImportError, OSError, ValueError) as error:
-            raise TunnelError(Reason.AUTH, f"certificate_files: {error}", fatal=True) from error
+            raise TunnelError(
+                Reason.AUTH,
+                f"certificate_files: {error_text(error)}: each certificate must belong to a key",
+                fatal=True,
+            ) from error
     return keys
 
 
@@ -136,11 +165,6 @@ def _certificates(path: Path) -> Sequence[Any]:
             Reason.AUTH, f"{path}: contains no certificate (ssh-keygen -s creates KEY-cert.pub)", fatal=True
         )
     return certificates
-
-
-def error_text(error: Exception) -> str:
-    """Return the message of an error. For a system error, omit the error number and the file name."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _read(key: str, reveal: Any) -> str:

@@ -35,7 +35,8 @@ class KeepaliveOptions:
         if self.interval >= min(self.suspect, self.lost):
             values = f"interval {self.interval:g} s, suspect {self.suspect:g} s, lost {self.lost:g} s"
             raise ValueError(
-                f"interval must be less than suspect and lost, or idle connections count as silent: {values}"
+                f"interval must be less than suspect and lost, or idle connections count as silent ({values}):"
+                " lower interval"
             )
 
 
@@ -53,7 +54,7 @@ class PoolOptions:
 
     def __post_init__(self) -> None:
         if self.min > self.max:
-            raise ValueError("needs min <= max")
+            raise ValueError(f"min ({self.min}) is more than max ({self.max}): lower min, or raise max")
 
 
 @dataclass(frozen=True)
@@ -126,20 +127,22 @@ class SshOptions:
             raise ValueError(f"host: {self.host!r} contains a user: set user instead")
         if "://" in self.host or re.search(r"[\s/\[\]]", self.host):
             raise ValueError(
-                f"host: {self.host!r} is neither a name nor an address (write an IPv6 address without brackets)"
+                f"host: {self.host!r} is neither a name nor an address: write the name, or an IPv6 address without"
+                " brackets"
             )
         if ":" in self.host and not is_address(self.host):
-            raise ValueError(f"host: {self.host!r} is not an IPv6 address (set the port with port)")
+            raise ValueError(f"host: {self.host!r} is not an IPv6 address: to set a port, use port")
         for pin in self.host_keys:
             if pin.startswith("SHA256:") and not _FINGERPRINT.fullmatch(pin):
                 raise ValueError(
-                    f"host_keys: {pin!r} is not a fingerprint (SHA256: and 43 characters, as ssh-keygen -lf prints)"
+                    f"host_keys: {pin!r} is not a fingerprint: write SHA256: and 43 characters (ssh-keygen -lf prints"
+                    " it)"
                 )
         if self.proxy_command is not None:
             check_command("proxy_command", self.proxy_command, ("host", "port", "user"))
         elif self.environment or self.login_exit_codes:
             key = "environment" if self.environment else "login_exit_codes"
-            raise ValueError(f"{key}: needs proxy_command")
+            raise ValueError(f"{key}: has no effect without proxy_command: remove it, or add proxy_command")
         check_environment("environment", self.environment)
         for key in algorithms.DEFAULTS:
             algorithms.validate(key, getattr(self, key))

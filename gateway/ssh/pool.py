@@ -231,7 +231,7 @@ class SshLink:
             silence: The shortest silence in seconds if all connections are silent; otherwise None.
         """
         if silence is not None and not self._all_silent:
-            self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, f"no data received for {silence:.0f} s")
+            self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, f"no data received for at least {silence:.0f} s")
         elif self._all_silent and self._usable:
             self._progress(TunnelState.UP)
         self._all_silent = silence is not None

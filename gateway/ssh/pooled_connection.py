@@ -19,7 +19,7 @@ from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import PacketTransport, transport_of
-from gateway.text import one_line
+from gateway.text import error_text, one_line
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,10 @@ class PooledConnection:
         except TimeoutError as error:
             raise DialError(Reason.TIMEOUT, f"no channel to {to} within {timeout:.3g} s") from error
         except ValueError as error:
-            raise DialError(Reason.PROTOCOL, f"{to}: invalid reply from the SSH server: {error}") from error
+            raise DialError(
+                Reason.PROTOCOL,
+                f"{to}: invalid reply from the SSH server ({error_text(error)}): see data_plane in docs/outages.md",
+            ) from error
         except asyncssh.ChannelOpenError as error:
             self.has_answered_open = self.alive
             raise self._open_error(error, to) from error
@@ -169,9 +172,13 @@ class PooledConnection:
         if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
             return DialError(
                 Reason.CHANNEL_PROHIBITED,
-                f"the SSH server forbids {to} (permitopen, AllowTcpForwarding): {text}",
+                f"the SSH server forbids {to}, and says {text!r}: permit it with permitopen in authorized_keys, and"
+                " with PermitOpen and AllowTcpForwarding in sshd_config",
             )
-        return DialError(_connect_reason(text), f"{to}: {text}")
+        return DialError(
+            _connect_reason(text),
+            f"{to}: the SSH server cannot connect, and says {text!r}: check the address and port there",
+        )
 
     def silence(self, now: float) -> float:
         """Return the seconds since the last data from the peer arrived.
@@ -232,7 +239,7 @@ class PooledConnection:
         if self._closing_task is not None:
             await asyncio.wait({self._closing_task})
         error = self._verifier.close_error
-        return self._close_reason or (str(error) if error else "the SSH connection was closed")
+        return self._close_reason or (error_text(error) if error else "the SSH connection was closed")
 
     def abort(self, reason: str) -> None:
         """Reset every client and close the connection immediately, without a disconnect message.

@@ -43,12 +43,8 @@ async def connect_through_program(
     command = _command(options)
 
     async def dial() -> socket.socket:
-        try:
-            stream = await StdioStream.start(
-                children, command, environment_of_user(options.environment), output.on_line
-            )
-        except OSError as error:
-            raise TunnelError(Reason.RESET, f"proxy_command: {error}") from error
+        environment = environment_of_user(options.environment)
+        stream = await StdioStream.start(children, command, environment, output.on_line)
         streams.append(stream)
         return StreamBridge(stream, short=True).sock
 
@@ -66,6 +62,6 @@ def _command(options: SshOptions) -> tuple[str, ...]:
     try:
         program = resolve_program(template)
     except GatewayError as error:
-        raise TunnelError(Reason.PERMISSION, f"proxy_command: {error}", fatal=True) from error
+        raise TunnelError(Reason.PROTOCOL, f"proxy_command: {error}", fatal=True) from error
     values = {"host": options.host, "port": str(options.port), "user": options.user}
     return (program, *fill_placeholders(template[1:], values))

@@ -129,8 +129,10 @@ class Uplink:
         """Return one line with the state and the cause of the state."""
         if self.state is TunnelState.WAITING:
             return describe_all(self.vias)  # the root cause
+        down = self.state in (*_ATTEMPTING, TunnelState.BACKOFF)
+        state = "down" if down else str(self.state)
         detail = f": {self.detail}" if self.detail else ""
-        return f"tunnel {self.name} is {self.state}{detail}"
+        return f"tunnel {self.name} is {state}{detail}"
 
     def renew(self) -> None:
         """Use keys and certificates that have changed on disk. Do not close connections."""
@@ -272,6 +274,5 @@ _ATTEMPTING = {TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHEN
 
 
 def _availability(state: TunnelState) -> TunnelState:
-    """Return `BACKOFF` for every state that is neither up nor final, and other states unchanged."""
-    final = {TunnelState.UP, TunnelState.DRAINING, TunnelState.QUARANTINED, TunnelState.STOPPED}
-    return state if state in final else TunnelState.BACKOFF
+    """Return `BACKOFF` for every state in which the tunnel is down, and other states unchanged."""
+    return state if state in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF

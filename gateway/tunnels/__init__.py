@@ -65,6 +65,7 @@ class TunnelKind:
         credentials: Reads the certificate files that the options name. Skips unreadable files. Can block.
         renewed: Returns the certificate files that are renewed without a new key. After such a renewal, open
             connections need no new login.
+        init_keys: The optional keys that `gateway init` asks for, in addition to the required ones.
         files: Returns the files whose paths are in the files that the options name. If one of them changes, the
             gateway calls `renew` of the open tunnel. Can block.
     """
@@ -88,6 +89,7 @@ class TunnelKind:
     identity: Callable[[Any], Hashable] | None = None
     credentials: Callable[[Any], list[Credential]] = lambda _: []
     renewed: Callable[[Any], set[Path]] = lambda _: set()
+    init_keys: tuple[str, ...] = ()
     files: Callable[[Any], Iterable[Path]] = lambda _: ()
 
     @property

@@ -83,4 +83,5 @@ KIND = TunnelKind(
     verify=_verify,
     credentials=_credentials,
     read_url=_read_url,
+    init_keys=("user", "password"),
 )

@@ -142,6 +142,7 @@ KIND = TunnelKind(
     server_dials_targets=True,
     encrypts=True,
     facts=(CONNECTIONS, CHANNELS, DATA_PLANE),
+    init_keys=("port", "identity_files", "known_hosts"),
     render_authorized_keys=render_authorized_keys,
     insecure_settings=_insecure_settings,
     verify=_verify,

@@ -30,7 +30,7 @@ class SilenceTimeouts:
 
     def __post_init__(self) -> None:
         if not self.suspect < self.down <= self.lost <= self.restart:
-            raise ValueError("must satisfy suspect < down <= lost <= restart")
+            raise ValueError("needs suspect < down <= lost <= restart: change one of them")
 
     @property
     def thresholds(self) -> Thresholds:
@@ -66,7 +66,7 @@ class VpnOptions:
             try:
                 ipaddress.ip_address(each)
             except ValueError as error:
-                raise ValueError(f"dns: {each!r} is not an IP address") from error
+                raise ValueError(f"dns: {each!r} is not an IP address: write one, such as 10.8.0.1") from error
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,42 @@ def test_a_mount_table_shows_that_a_bind_is_on_a_server(engine: Engine, host: Pa
     assert [(each["kind"], each["place"]) for each in places] == [("network bind", f"{host}/in (nas:/x, nfs4)")]
 
 
+def test_unsafe_options_of_network_volumes_are_found_and_fixed(engine: Engine, host: Path, tmp_path: Path) -> None:
+    soft(engine, host)
+    options = ("-o", "type=cifs", "-o", "o=addr=192.0.2.11,vers=1.0,nobrl", "-o", "device=//192.0.2.11/db")
+    engine.docker("volume", "create", *options, "share")
+    before = found(engine)
+    assert set(before) == {
+        ("soft-mount", "nfs-volume"), ("no-locks", "nfs-volume"), ("nfs-udp", "nfs-volume"),
+        ("nfs-version", "nfs-volume"), ("no-locks", "share"), ("smb-version", "share"),
+    }  # fmt: skip
+    paste(engine, before["nfs-udp", "nfs-volume"]["fix"], tmp_path)
+    paste(engine, before["smb-version", "share"]["fix"], tmp_path)
+    assert found(engine) == {}
+
+
+def test_a_database_and_a_bind_on_servers_are_found_and_fixed(engine: Engine, host: Path, tmp_path: Path) -> None:
+    (host / "nfs").mkdir()
+    (host / "sshfs").mkdir()
+    (host / "sshfs" / "ibdata1").write_text("content\n")
+    engine.run("db", "-v", f"{host}/sshfs:/var/lib/mysql")
+    # The test does not start the container, because the server of its new volume does not exist.
+    engine.docker("create", "--name", "media", "-v", f"{host}/nfs:/media", "busybox", "sleep", "9999")
+    table = host / "mountinfo"
+    table.write_text(
+        f"{Path('/proc/self/mountinfo').read_text()}"
+        f"998 1 0:98 / {host}/sshfs rw - fuse.sshfs user@nas:/x rw\n"
+        f"999 1 0:99 / {host}/nfs rw - nfs4 nas:/x rw,vers=4.2,hard,addr=192.0.2.1\n"
+    )
+    shown = ("--mount-table", str(table))
+    before = found(engine, *shown)
+    assert set(before) == {("database-on-remote-mount", "db"), ("network-bind", "db"), ("network-bind", "media")}
+    paste(engine, before["database-on-remote-mount", "db"]["fix"], tmp_path)
+    paste(engine, before["network-bind", "media"]["fix"], tmp_path)
+    assert found(engine, *shown) == {}
+    assert engine.docker("exec", "db", "cat", "/var/lib/mysql/ibdata1").stdout == "content\n"
+
+
 @pytest.fixture
 def hung(host: Path) -> Iterator[Path]:
     """A mounted FUSE file system that has no server; every system call on its directory blocks."""

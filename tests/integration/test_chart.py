@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,11 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from gateway import backends, tunnels
 from gateway.config import Sources, load
 from gateway.demo.process import find
-from gateway.measure import Histogram
-from gateway.ops.fact_metrics import fact_families
-from gateway.ops.metrics import families
-from gateway.ops.status_views import ServiceView
 from tests.support.gateway_process import command
 from tests.support.helm import CHART, VPN_CAPABILITIES, helm
+from tests.support.prometheus import promtool
 from tests.support.requirements import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -28,13 +23,6 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 GOLDEN = Path(__file__).parent / "golden"
 KUBERNETES = [f"1.{minor}" for minor in range(29, 38)]
-
-
-def families_of_nothing() -> list[Any]:
-    """Return every metric that the gateway exports, including the metrics of all kinds."""
-    facts = [fact for kinds in (backends.KINDS, tunnels.KINDS) for kind in kinds.values() for fact in kind.facts]
-    view = ServiceView("", "", "", 0.0, False, False, True, 0.0, "", [], [], Histogram())
-    return [*families(view), *fact_families(facts).values()]
 
 
 def render(binary: Path, case: str, *more: str) -> str:
@@ -259,6 +247,13 @@ WRONG = {
         "export",
     ),
     "no such tunnel": (["--set", "config.backends.orders.via=bastoin"], 'tunnel "bastoin" does not exist'),
+    "no such way": (
+        [
+            "--set-json",
+            'config.backends.orders={"kind": "mysql", "targets": ["a", {"address": "b", "via": ["edge"]}]}',
+        ],
+        'config.backends.orders.via: tunnel "edge" does not exist',
+    ),
     "one port twice": (["--set", "config.backends.reports.listen=0.0.0.0:3306"], "0.0.0.0:3306 is already used by"),
     "a password that looks like a variable": (
         ["--set-json", 'config.backends.orders.check={"password":"$2a$10$abc"}'],
@@ -403,6 +398,10 @@ WITHOUT_HELM = {
         "backends: {media: {kind: nfs, targets: [nas], export: /m, listen: 127.0.0.1:20490, volume: {name: media}}}",
         ["ConfigMap", "DaemonSet", "PersistentVolume", "PersistentVolumeClaim"],
     ),
+    "smb": (
+        "backends: {media: {kind: smb, targets: [nas], share: m, listen: 127.0.0.1:4450, volume: {name: media}}}",
+        ["ConfigMap", "DaemonSet", "PersistentVolume", "PersistentVolumeClaim"],
+    ),
 }
 
 
@@ -493,19 +492,23 @@ def test_a_low_port_is_permitted_to_the_pod(tmp_path: Path) -> None:
     assert pod["securityContext"]["sysctls"] == [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
 
 
-def test_prometheus_accepts_the_alerts_and_the_dashboard(tmp_path: Path) -> None:
+def test_the_rules_of_a_release_select_its_own_gateways(tmp_path: Path) -> None:
     need(find("promtool") is not None, "promtool (package prometheus)")
-    rules = next(
-        each for each in objects((GOLDEN / "everything.yaml").read_text()) if each["kind"] == "PrometheusRule"
-    )
-    dashboard = json.loads((CHART / "dashboards/gateway.json").read_text())
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    records = [{"record": f"panel:{number}:x", "expr": expression} for number, expression in enumerate(asked)]
+    made = objects((GOLDEN / "everything.yaml").read_text())
+    rules = next(each for each in made if each["kind"] == "PrometheusRule")["spec"]
     path = tmp_path / "rules.yaml"
-    path.write_text(yaml.safe_dump({"groups": [*rules["spec"]["groups"], {"name": "dashboard", "rules": records}]}))
-    done = subprocess.run(["promtool", "check", "rules", str(path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    exported = {each.name for each in families_of_nothing()}
-    alerts = [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
-    for name in set(re.findall(r"gateway_\w+", " ".join([*asked, *alerts]))):
-        assert re.sub(r"_(total|bucket)$", "", name) in exported, name
+    path.write_text(yaml.safe_dump(rules))
+    assert promtool("check", "rules", "--lint=all", "--lint-fatal", str(path)) == ""
+    alerts = {rule["alert"]: rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule}
+    own = '{namespace="shop", job=~"(.*/)?way(-ops)?"}'
+    assert alerts["GatewayGone"]["expr"] == f"up{own} == 0"
+    assert alerts["GatewayMissing"]["expr"] == f"absent(up{own}) unless on () (up{own} == 0)"
+    urls = {name: rule["annotations"]["runbook_url"] for name, rule in alerts.items()}
+    assert urls == {name: f"https://docs.example.com/runbooks/{name}.md" for name in alerts}
+    (dashboards,) = [each["data"] for each in objects((GOLDEN / "daemonset.yaml").read_text())
+                     if each["metadata"]["name"].endswith("-dashboards")]  # fmt: skip
+    titles = {name: json.loads(text)["title"] for name, text in dashboards.items()}
+    assert titles == {
+        "gateway-backend.json": "Gateway / Backend", "gateway-consumer.json": "Gateway / Consumer",
+        "gateway-fleet.json": "Gateway / Fleet",
+    }  # fmt: skip

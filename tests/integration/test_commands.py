@@ -16,12 +16,12 @@ import pytest
 
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import free_port
+from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import query_mysql
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway, command
-from tests.support.requirements import need, need_sshd
+from tests.support.requirements import download, need, need_sshd
 from tests.support.servers import echoing, serving
 
 pytestmark = pytest.mark.integration
@@ -79,23 +79,64 @@ def test_commands_are_not_available_over_http(running: Gateway) -> None:
 
 
 def test_status_and_explain(running: Gateway) -> None:
-    table = running.command("status")
+    socket_path = {"GATEWAY_OPS_ADMIN_SOCKET": str(running.admin_socket)}
+    terminal = {**socket_path, "COLUMNS": "80"}
+    table = command("status", environment=terminal)
     assert table.returncode == 0
-    assert re.search(r"^bastion +ssh ", table.stdout, re.MULTILINE)
-    assert re.search(r"^bad +tcp +- .* down ", table.stdout, re.MULTILINE)
+    assert re.search(r"^backend bad is down since \d\d:\d\d:\d\d: refused: ", table.stdout, re.MULTILINE)
+    assert re.search(r"^2 backends: 1 down, 1 up; 0 clients connected, 0 waiting$", table.stdout, re.MULTILINE)
+    assert re.search(r"^bastion +up +\d\d:", table.stdout, re.MULTILINE)
+    assert re.search(r"^bad +down .*\n( {4}.*\n)+good +up ", table.stdout, re.MULTILINE)  # the worst first
+    assert max(map(len, table.stdout.splitlines())) <= 80
     assert "FACTS" in running.command("status", "-o", "wide").stdout
     assert json.loads(running.command("status", "-o", "json").stdout)["backends"]["good"]["state"] == "up"
     by_url = command("status", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
     assert json.loads(by_url.stdout)["instance"] == "test"
-    explained = running.command("explain", "bad")
-    assert "root cause: target 127.0.0.1" in explained.stdout
-    assert "root cause" not in running.command("explain", "good").stdout
+    explained = command("explain", "bad", environment=terminal)
+    assert re.search(r"^root cause: target 127\.0\.0\.1:\d+ is down: refused: ", explained.stdout, re.MULTILINE)
+    assert explained.stdout.endswith("to do: start the server, or correct the address in targets\n")
+    assert max(map(len, explained.stdout.splitlines())) <= 80
+    working = running.command("explain", "good").stdout
+    assert re.findall(r"^(\w+) ", working, re.MULTILINE)[1:] == [
+        "PART",
+        "admission",
+        "tunnel",
+        "target",
+        "phase",
+        "nothing",
+    ]
     as_json = command("explain", "bad", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
     reported = json.loads(as_json.stdout)
     assert (reported["state"], reported["root_cause"].split(":")[0]) == ("down", "target 127.0.0.1")
-    assert {"part", "name", "state", "why"} == reported["chain"][0].keys()
+    assert {"part", "name", "state", "since", "why"} == reported["chain"][0].keys()
     unknown = running.command("explain", "gone")
-    assert (unknown.returncode, "known: bad, good" in unknown.stderr) == (2, True)
+    assert (unknown.returncode, "the backends are bad, good" in unknown.stderr) == (2, True)
+    words = {"_GATEWAY_COMPLETE": "bash_complete", "COMP_WORDS": "gateway pause b", "COMP_CWORD": "2"}
+    assert command(environment={**words, **socket_path}).stdout == "plain,bad\n"
+
+
+def test_top_survives_a_restart_of_the_service(running: Gateway) -> None:
+    arguments = ["top", "--interval", "0.1", "--admin-socket", str(running.admin_socket)]
+    output = running.folder / "top"
+    with (
+        output.open("w") as file,
+        subprocess.Popen(
+            [sys.executable, "-u", "-m", "gateway", *arguments], stdout=file, stderr=file,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        ) as top,
+    ):  # fmt: skip
+        try:
+            running.wait(lambda: "2 backends: 1 down, 1 up" in output.read_text())
+            running.stop()
+            deadline = time.monotonic() + 20
+            while "no answer since" not in output.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            before = output.stat().st_size
+            running.start().wait(lambda: "2 backends: 1 down, 1 up" in output.read_text()[before:])
+            assert top.poll() is None
+        finally:
+            top.kill()
 
 
 def test_wait_and_healthcheck(running: Gateway) -> None:
@@ -206,10 +247,17 @@ def test_drain_undrain_pause_resume_reconnect_and_shutdown(running: Gateway) -> 
     assert running.command("undrain").returncode == 0
     assert running.http.get("/readyz")[0] == 200
 
+    def since() -> list[str]:
+        backend = running.backend("bad")
+        return [backend["since"], backend["targets"][0]["since"]]
+
+    began = since()
     assert running.command("pause", "bad").returncode == 0
     running.wait_state("bad", "paused", None)
+    assert since() > began
     assert running.command("resume", "bad").returncode == 0
     running.wait_state("bad", "down", "refused")
+    assert since() == began
     unknown = running.command("pause", "gone")
     assert (unknown.returncode, "gone" in unknown.stderr) == (1, True)
     assert running.client.post("/-/backends/gone/pause")[0] == 404
@@ -248,6 +296,48 @@ def test_a_second_signal_stops_immediately(gateway: Gateway) -> None:
             assert time.monotonic() - started < 10  # `delay` and `drain` are 20 s each
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
+
+
+@pytest.mark.parametrize("variable", [True, False], ids=["XDG_RUNTIME_DIR", "no XDG_RUNTIME_DIR"])
+def test_a_user_other_than_root_needs_no_options(server_folder: Path, *, variable: bool) -> None:
+    """The service and the commands of an unprivileged user find the same admin socket."""
+    need(os.geteuid() == 0, "root, to run the gateway as another user")
+    user, home = 65534, server_folder / f"user{variable}"
+    home.mkdir()
+    (home / "gateway.yaml").write_text(f"""
+ops: {{listen: 127.0.0.1:{free_port()}}}
+shutdown: {{delay: 0s, drain: 1s}}
+backends: {{a: {{kind: tcp, targets: ['127.0.0.1:1'], {CHECK}}}}}
+""")
+    os.chown(home, user, user)
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+    if variable:
+        environment["XDG_RUNTIME_DIR"] = str(home)
+
+    def gateway(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments], env=environment, user=user, cwd=home,
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+
+    need("usage" in gateway("--help").stdout.lower(), "a Python interpreter and a repository that all users can read")
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", "run", "-c", "gateway.yaml"], env=environment, user=user, cwd=home,
+        stderr=subprocess.PIPE,
+    ) as service:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 20
+            while (waited := gateway("wait", "--max", "1s")).returncode != 0:
+                assert service.poll() is None
+                assert time.monotonic() < deadline, waited.stderr
+            assert gateway("pause", "a").stdout == "the checks of a are paused\n"
+            assert (home / "gateway" / "admin.sock").exists() == variable
+            assert gateway("shutdown").returncode == 0
+            assert service.wait(10) == 0
+        finally:
+            service.kill()
+            if not variable:
+                Path(f"/tmp/gateway-{user}").rmdir()  # noqa: S108 - the service has created it
 
 
 def test_validate(tmp_path: Path) -> None:
@@ -359,6 +449,48 @@ backends:
         assert command("check", "-c", str(file), "orders").returncode == 0
     finally:
         server.stop()
+
+
+def test_render_exports_is_accepted_by_the_kernels_nfs_server(tmp_path: Path) -> None:
+    """The package of exportfs conflicts with NFS-Ganesha, so the test unpacks it. It changes only a copy of /etc."""
+    need(os.geteuid() == 0 and find("apt-get") is not None, "root, and apt-get")
+    download("apt-get", "download", "-q", "-o", "Acquire::Retries=3", "nfs-kernel-server", cwd=tmp_path)
+    (package,) = tmp_path.glob("nfs-kernel-server*.deb")
+    subprocess.run(["dpkg", "-x", str(package), str(tmp_path / "unpacked")], check=True, timeout=30)
+    backends = ("media=nfs://localhost/media", "odd=nfs://nas/a%20b%22c%23d?volume.name=odd&volume.read_only=true")
+    given = [word for each in backends for word in ("--backend", each)]
+    rendered = command("render", "exports", *given, "--from", "localhost", "--from", "fd00::/64")
+    assert rendered.returncode == 0, rendered.stderr
+    for name in ("etc", "state"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "etc/exports").write_text(rendered.stdout)
+    (tmp_path / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    (tmp_path / "state/etab").touch()
+    # Also without an NFS server in the kernel, exportfs reads /etc/exports and writes etab.
+    script = (
+        "mkdir -p /var/lib/nfs && mount --bind etc /etc && mount --bind state /var/lib/nfs;"
+        "unpacked/usr/sbin/exportfs -ra"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert "/etc/exports" not in done.stderr, done.stderr
+    exported = [
+        (path, client, options.split(",")[0])
+        for path, client, options in re.findall(
+            r"^(\S+)\t(\S+)\((.*)\)$", (tmp_path / "state/etab").read_text(), re.MULTILINE
+        )
+    ]
+    assert sorted(exported) == sorted(
+        (path, client, mode)
+        for path, mode in (("/media", "rw"), ("/a\\040b\\042c\\043d", "ro"))
+        for client in ("localhost", "fd00::/64")
+    )
 
 
 def test_notifications_for_a_service_manager(gateway: Gateway, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tests.support.docker_site import OPT_IN, Patient, Site, address, warnings
 from tests.support.engines import Engine, running_engine
 from tests.support.gateway_process import command
 from tests.support.podman import running_podman
+from tests.support.prometheus import dashboard_queries, sampled
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -133,7 +135,11 @@ def test_every_blocked_attachment_has_a_reason(site: Site) -> None:
     }
     for name, reason in expected.items():
         site.wait(lambda name=name, reason=reason: site.attachment(name) == ("blocked", reason))  # type: ignore[misc]
-    assert 'gateway_attachment_state{container="shared",network="apps",state="blocked"} 1.0' in site.get("/metrics")
+    metrics = site.get("/metrics")
+    assert 'gateway_attachment_state{container="shared",network="apps",state="blocked"} 1.0' in metrics
+    shown = re.findall(r"gateway_(?:docker|attachment|containers)\w*", " ".join(dashboard_queries().values()))
+    assert len(shown) > 5
+    assert set(shown) - sampled(metrics) == set()
     status = command("status", "--admin-socket", str(site.folder / "admin.sock")).stdout
     assert "it uses the network of container shared-with, which is not attached" in status
 

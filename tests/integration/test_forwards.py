@@ -398,5 +398,5 @@ def test_a_stale_unix_socket_is_replaced_but_a_regular_file_is_not(gateway: Gate
         path.write_text("precious")
         done = command("run", "-c", str(gateway.config))
         assert done.returncode == 1
-        assert "exists and is not a socket" in done.stderr
+        assert "a file that is not a socket has this path: remove the file" in done.stderr
         assert path.read_text() == "precious"

@@ -171,8 +171,8 @@ def test_control_characters_from_a_false_gateway_are_not_printed(gateway: Gatewa
     """)
     gateway.start().wait_state("one", "down", "refused")
     site = poisoned(gateway.status())
-    use = {"active": 1, "total": 1, "bytes_to_backend": 1, "bytes_from_backend": 1, "mean_latency_seconds": 1.0,
-           "rejected": {ORDERS: 1}}  # fmt: skip
+    use = {"active": 1, "waiting": 0, "total": 1, "bytes_to_backend": 1, "bytes_from_backend": 1,
+           "mean_latency_seconds": 1.0, "rejected": {ORDERS: 1}}  # fmt: skip
     site["backends"] = {f"one{ORDERS}": site["backends"]["one"]}
     site["consumers"] = {ORDERS: {"id": ORDERS, "backends": {f"one{ORDERS}": use}}}
     site["reload"]["successful"] = False

@@ -166,14 +166,30 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 
 def test_roles(guarded: Guarded) -> None:
-    for path in ("/livez", "/startupz", "/readyz", "/"):
+    for path in ("/livez", "/startupz", "/readyz", "/openapi.yaml"):
         assert guarded.ask(path) == 200
-    data = ("/api/v1/status", "/api/v1/consumers", "/api/v1/plan", "/api/v1/checks/bad/history", "/health")
+    for path in ("/", "/fleet", "/backends/bad", "/backends/none"):  # Without a token, pages contain no data.
+        pages = [ask(guarded.gateway.ops_port, path, token=each, context=guarded.context()) for each in ("", METRICS)]
+        assert [(code, "127.0.0.1" in text, "A token is required" in text) for code, text in pages] == [
+            (200, False, True)
+        ] * 2
+    assert "127.0.0.1" in ask(guarded.gateway.ops_port, "/backends/bad", token=TOKEN, context=guarded.context())[1]
+    assert (guarded.ask("/api/v1/events"), guarded.ask("/api/v1/events", METRICS)) == (401, 403)
+    data = (
+        "/api/v1/fleet",
+        "/api/v1/summary",
+        "/api/v1/status",
+        "/api/v1/consumers",
+        "/api/v1/plan",
+        "/api/v1/checks/bad/history",
+        "/health",
+    )
     for path in data:
         assert (guarded.ask(path), guarded.ask(path, "x" * 40), guarded.ask(path, METRICS)) == (401, 401, 403)
         assert guarded.ask(path, TOKEN) == guarded.ask(path, certificate=guarded.clients) == 200
     assert "ops.metrics_token_file" in ask(guarded.gateway.ops_port, "/metrics", context=guarded.context())[1]
-    assert [guarded.ask("/metrics", token) for token in ("", "x" * 40, METRICS, TOKEN)] == [401, 401, 200, 200]
+    for path in ("/metrics", "/api/v1/sd"):
+        assert [guarded.ask(path, token) for token in ("", "x" * 40, METRICS, TOKEN)] == [401, 401, 200, 200]
     assert guarded.ask("/gone") == 404
 
 
@@ -189,8 +205,64 @@ def test_error_details_need_a_role_that_may_read_them(guarded: Guarded) -> None:
 
 def test_the_probe_listener_serves_only_probes(guarded: Guarded) -> None:
     assert ask(guarded.probes, "/livez") == (200, "alive\n")
-    for path in ("/", "/metrics", "/health", "/api/v1/status"):
+    for path in ("/", "/backends/bad", "/metrics", "/health", "/api/v1/status", "/api/v1/events", "/openapi.yaml"):
         assert ask(guarded.probes, path, token=TOKEN)[0] == 404
+
+
+def events(gateway: Gateway, last_id: int, until: str) -> list[dict[str, str]]:
+    """Return the events since the one with this ID, up to the first one with the state `until`."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", gateway.ops_port, timeout=WITHIN)) as connection:
+        connection.request("GET", "/api/v1/events", headers={"Last-Event-ID": str(last_id)})
+        response = connection.getresponse()
+        found: list[dict[str, str]] = []
+        while not found or found[-1]["state"] != until:
+            line = response.readline().decode()
+            assert line, "the stream has ended"
+            if line.startswith("data: "):
+                found.append(json.loads(line.removeprefix("data: ")))
+        return found
+
+
+def test_events_follow_changes_and_survive_a_restart(gateway: Gateway) -> None:
+    port = free_port()
+    backend = f"echo: {{kind: tcp, targets: ['127.0.0.1:{port}'], check: {{fall: 1, rise: 1, down_interval: 100ms}}}}"
+    gateway.write(f"backends: {{{backend}}}")
+    gateway.start(environment={"GATEWAY_RELOAD_ON_CHANGE": "false"})
+    first = int(json.loads((gateway.folder / "state" / "events.jsonl").read_text().splitlines()[0])["id"])
+    target = f"127.0.0.1:{port}"
+    down = events(gateway, first, "down")
+    assert [(each["type"], each["name"], each["target"]) for each in down] == [("target", "echo", target)]
+    gateway.wait_state("echo", "down", "refused")
+    with socket.create_server(("127.0.0.1", port)):
+        gateway.wait_up("echo")
+        gateway.config.write_text(gateway.config.read_text().replace("fall: 1", "fall: 2"))
+        assert gateway.command("reload").returncode == 0
+        gateway.config.write_text(gateway.config.read_text().replace("fall: 2", "fall: x"))
+        assert gateway.command("reload").returncode == 2
+        gateway.command("drain")
+        gateway.stop()
+        seen = [json.loads(line) for line in (gateway.folder / "state" / "events.jsonl").read_text().splitlines()]
+        gateway.config.write_text(gateway.config.read_text().replace("fall: x", "fall: 1"))
+        gateway.start(environment={"GATEWAY_RELOAD_ON_CHANGE": "false"})
+        gateway.wait_up("echo")
+        assert [(each["type"], each["name"], each["state"]) for each in seen] == [
+            ("start", None, "started"),
+            ("target", "echo", "down"),
+            ("backend", "echo", "down"),
+            ("target", "echo", "up"),
+            ("backend", "echo", "up"),
+            ("reload", None, "successful"),
+            ("reload", None, "failed"),
+            ("drain", None, "draining"),
+        ]
+        assert events(gateway, first, "draining") == seen[1:]
+    # The backend was up before the restart and is down after it.
+    last = seen[-1]["id"]
+    after = events(gateway, last, "down")
+    assert [(each["type"], each["state"], each["previous"]) for each in after] == [
+        ("start", "started", None),
+        ("target", "down", "up"),
+    ]
 
 
 def test_the_probe_listener_shows_no_details_without_a_token(gateway: Gateway) -> None:

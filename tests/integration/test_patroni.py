@@ -43,7 +43,7 @@ def test_clients_follow_a_switchover_and_a_failover_and_the_old_primary_gets_no_
     listen = free_port()
     write_secret(gateway.folder / "secret", cluster.check_password)
     targets = ", ".join(f'"{host}:{cluster.port}"' for host in cluster.hosts)
-    check = f"interval: 500ms, fast_interval: 250ms, timeout: 2s, user: {cluster.check_user}, database: postgres"
+    check = f"user: {cluster.check_user}, database: postgres"
     role = f"via_http: {{port: {cluster.rest_port}, path: /patroni, role: {{json: role}}}}"
     gateway.write(f"""
         tunnels: {{bastion: {ssh_tunnel(shared_bastion)}}}
@@ -58,7 +58,7 @@ def test_clients_follow_a_switchover_and_a_failover_and_the_old_primary_gets_no_
             kind: postgres
             via: bastion
             targets: [{targets}]
-            check: {{interval: 500ms, via_http: {{port: {cluster.rest_port}, path: /primary}}}}
+            check: {{via_http: {{port: {cluster.rest_port}, path: /primary}}}}
     """)
 
     def connect() -> tuple[Callable[[], str], Callable[[], None]]:

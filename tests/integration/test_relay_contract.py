@@ -19,6 +19,7 @@ from tests.support.far_sides import Socks, Straight, Tls, Tls12
 from tests.support.plans import Setup, Step, plans
 from tests.support.requirements import need_sshd
 from tests.support.ssh_far_sides import OpenSsh, Scripted
+from tests.support.stdio_far_side import Stdio
 
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "200"))
 PHASES = (Phase.reuse, Phase.generate, Phase.shrink)
@@ -36,7 +37,7 @@ class Kind(NamedTuple):
 
     adaptor: type[Straight]
     arguments: tuple[str, ...] = ()
-    share: int = 1
+    share: float = 1
 
 
 KINDS = {
@@ -44,6 +45,7 @@ KINDS = {
     "socks5": Kind(Socks, share=3),
     "tls": Kind(Tls, share=3),
     "tls 1.2": Kind(Tls12),
+    "stdio": Kind(Stdio, share=0.2),
     "native": Kind(Scripted, ("native",), share=3),
     "asyncssh": Kind(Scripted, ("asyncssh",)),
     "engine": Kind(Scripted, ("engine",), share=3),
@@ -100,7 +102,7 @@ def benches(
 def test_any_order_of_events_keeps_the_rules(benches: Callable[[str], Bench], kind: str) -> None:
     bench = benches(kind)
 
-    @settings(max_examples=EXAMPLES * KINDS[kind].share, phases=PHASES, report_multiple_bugs=False)
+    @settings(max_examples=round(EXAMPLES * KINDS[kind].share), phases=PHASES, report_multiple_bugs=False)
     @given(plans(bench.adaptor))
     def explore(drawn: tuple[Setup, list[Step]]) -> None:
         bench.run(*drawn)

@@ -177,7 +177,7 @@ def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site)
         site.gateway.wait(lambda: site.gateway.tunnel("bastion")["reason"] == "refused")
         explained = site.gateway.command("explain", "reports")
         assert explained.returncode == 0
-        assert "root cause: tunnel bastion: refused" in explained.stdout
+        assert "root cause: tunnel bastion is down: refused" in explained.stdout
         assert query_postgres(site.postgres, site.ports["direct"]) == 2
         # A new client waits. The gateway serves this client when the bastion is up again.
         answers: list[int] = []

@@ -236,7 +236,7 @@ def kill_both(site: TwoWays, load: list[Client]) -> float:
     return over
 
 
-def run(count: int, kinds: list[str], folder: Path, slack: int = 0) -> int:
+def run(count: int, kinds: list[str], folder: Path, slack: int = 0, clients: int = 8) -> int:
     """Injure the bastion in use `count` times, and then both bastions; return the exit code.
 
     Args:
@@ -244,10 +244,11 @@ def run(count: int, kinds: list[str], folder: Path, slack: int = 0) -> int:
         kinds: The faults to inject in turn.
         folder: Directory for the files of all parts.
         slack: Multiples of the limits that are allowed in addition on a busy machine.
+        clients: Number of clients of the backend with both ways.
     """
     problems: list[str] = []
     with running(folder) as site:
-        load = site.clients("orders", 8)
+        load = site.clients("orders", clients)
         others = {name: site.clients(f"only-{name}", 2) for name in site.bastions}
         everyone = [*load, *others["a"], *others["b"]]
         for client in everyone:
@@ -289,6 +290,7 @@ def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--clients", type=int, default=8, help="at most 60: MariaDB accepts 151 connections")
     parser.add_argument("--only", choices=FAULTS, help="inject only this fault")
     options = parser.parse_args()
     lacking = missing()
@@ -296,7 +298,7 @@ def main() -> int:
         print(f"this machine lacks {lacking}", file=sys.stderr)
         return 2
     with scratch() as folder:
-        return run(options.count, [options.only] if options.only else possible(), folder)
+        return run(options.count, [options.only] if options.only else possible(), folder, clients=options.clients)
 
 
 if __name__ == "__main__":

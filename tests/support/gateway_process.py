@@ -124,12 +124,12 @@ class Gateway:
 
 
 def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a gateway command, and wait until it exits."""
+    """Run a gateway command in a wide terminal, and wait until it exits."""
     return subprocess.run(
         [sys.executable, "-m", "gateway", *arguments],
         capture_output=True,
         text=True,
         timeout=40,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), **(environment or {})},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "1000", **(environment or {})},
     )

@@ -160,6 +160,14 @@ class Sentinel:
     def stop(self) -> None:
         self._process.stop()
 
+    @property
+    def primary_port(self) -> int:
+        """The port of the primary, as the Sentinel reports it to clients."""
+        with RedisClient(self.port) as client:
+            answer = client.run("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop")
+        assert isinstance(answer, list)
+        return int(str(answer[1]))
+
     def wait_replicas(self, count: int, timeout: float = 20.0) -> None:
         """Wait until the Sentinel knows this number of replicas."""
         deadline = time.monotonic() + timeout

@@ -10,9 +10,12 @@ import pytest
 import yaml
 
 from gateway.cli import cli
+from gateway.contracts.states import CloseReason, State, TunnelState
+from gateway.errors import Reason
+from gateway.forwarding.admission import Refusal
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = sorted(path for name in ("compose", "stack") for path in (ROOT / "configs").rglob(f"{name}.yaml"))
 
 
@@ -38,6 +41,13 @@ def test_links_and_commands_exist(page: Path) -> None:
         assert name in cli.list_commands(click.Context(cli)), name
     for name in re.findall(r"`make ([a-z-]+)", text):
         assert re.search(rf"^(.* )?{name}( .*)?:", (ROOT / "Makefile").read_text(), re.MULTILINE), name
+
+
+def test_the_page_about_troubleshooting_has_every_state_and_reason() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    assert re.findall(r"^### `(\w+)`$", text, re.MULTILINE) == list(Reason)
+    rows = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))))
+    assert rows >= {*State, *TunnelState, *Refusal, *CloseReason} - {CloseReason.FINISHED}
 
 
 def test_the_packages_of_the_architecture_page_are_those_of_the_code() -> None:

@@ -64,7 +64,15 @@ def test_metrics_of_the_same_name_belong_to_the_same_fact() -> None:
 
 @pytest.mark.parametrize(
     ("port", "name"),
-    [(3306, "mysql"), (33060, "mysql"), (5432, "postgres"), (2049, "nfs"), (445, "smb"), (80, "tcp")],
+    [
+        (3306, "mysql"),
+        (33060, "mysql"),
+        (5432, "postgres"),
+        (2049, "nfs"),
+        (445, "smb"),
+        (6379, "redis"),
+        (80, "tcp"),
+    ],
 )
 def test_ports_of_kinds(port: int, name: str) -> None:
     assert kind_of_port(port).name == name
@@ -106,6 +114,8 @@ def test_a_key_permits_the_servers_of_every_kind_of_inner_tunnel(tmp_path: Path)
         f"  inner: {{kind: ssh, host: inner, port: 2222, user: u, identity_files: {tmp_path}/key, via: edge}}\n"
         "  web: {kind: proxy, url: 'http://proxy:3128', via: edge}\n"
         f"  office: {{kind: openvpn, config: {tmp_path}/office.ovpn, via: edge}}\n"
+        "  tool: {kind: command, mode: stdio, command: [nc, '{host}', '{port}']}\n"
+        f"  far: {{kind: ssh, host: far, user: u, identity_files: {tmp_path}/key, via: tool}}\n"
         f"  lab: {{kind: wireguard, config: {tmp_path}/lab.conf, via: edge}}\n"
         "backends: {orders: {kind: mysql, via: edge, targets: db}, far: {kind: tcp, via: office, targets: 'x:1'}}\n"
     )

@@ -99,6 +99,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if not $written -}}{{- fail (printf "config.audit.log: the pod cannot write %s: use stdout, or a file in /var/lib/gateway or in one of extraVolumeMounts" $log) -}}{{- end -}}
 {{- $_ := set $config "audit" . -}}
 {{- end -}}
+{{- with .Values.config.fleet -}}{{- $_ := set $config "fleet" . -}}{{- end -}}
+{{- with .Values.config.traces -}}{{- $_ := set $config "traces" . -}}{{- end -}}
 {{- $config | toYaml -}}
 {{- end }}
 

@@ -181,7 +181,7 @@ def consumer_view(usage: Usage | ConsumerView) -> ConsumerView:
     """Return what a consumer uses now; for a consumer of a worker, return the worker's last report."""
     return ConsumerView(
         usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,
-        usage.latency.copy(),
+        usage.latency.copy(), usage.waiting,
     )  # fmt: skip
 
 
@@ -190,6 +190,7 @@ class ForwardReport:
     """The counters of a backend's clients in a worker."""
 
     active: int = 0
+    waiting: int = 0
     accepted: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     resets: dict[str, int] = field(default_factory=dict)

@@ -94,6 +94,11 @@ class RemoteForward:
         return self.last.active
 
     @property
+    def waiting(self) -> int:
+        """Number of clients that are not connected to a target yet."""
+        return self.last.waiting
+
+    @property
     def accepted(self) -> int:
         """Number of clients since the start, in all processes of this worker."""
         return self._before.accepted + self.last.accepted

@@ -92,6 +92,8 @@ class WorkerSupervisor:
         """Set while the process runs the configuration that the owner sent last."""
         self.on_unknown_source: Callable[[], None] = lambda: None
         """Called when a client has a source address that the worker does not know."""
+        self.on_report: Callable[[], None] = lambda: None
+        """Called after each report of the worker."""
 
     @property
     def running(self) -> bool:
@@ -319,6 +321,7 @@ class WorkerSupervisor:
         for tunnel, path in self._paths.items():
             uplink = self.uplink(tunnel)
             path.update(up=uplink.up, settled=uplink.up or uplink.reason is not None)
+        self.on_report()
 
     def _on_process_lost(self) -> None:
         down = f"worker {self.number} is being started"

@@ -78,6 +78,8 @@ def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: A
     what = f"user {user.uid} cannot write to {store.title} (owner {found.uid}:{found.gid}, mode {found.mode:o})"
     group = min(user.groups, default=user.uid)
     fix = command("chown", "-h", f"{user.uid}:{group}", store.host_path)
+    if not store.host_path.isprintable():
+        fix = "# the name of the directory has control characters: no command is safe to print"
     yield on_container(snapshot, rules.NOT_WRITABLE, Severity.MEDIUM, container, mount.path, what, fix)
 
 

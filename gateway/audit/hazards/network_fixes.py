@@ -1,6 +1,6 @@
 """Writes commands that replace a hazardous network mount. Does no I/O."""
 
-import shlex
+import re
 
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, HostMount
 from gateway.audit.mount_options import MountOptionChange
@@ -63,18 +63,24 @@ def safe_options(volume: AuditedVolume | None, store: Store) -> tuple[str, str, 
 
 def after_mount(mount: HostMount) -> str:
     """Return commands that order the engine's start after a host mount (systemd.unit(5), RequiresMountsFor)."""
+    if not mount.point.isprintable():
+        return "# the name of the directory has control characters: no command is safe to print"
     folder = "/etc/systemd/system/docker.service.d"
-    lines = f"[Unit]\\nRequiresMountsFor={mount.point}\\n"
-    return "\n".join((
-        f"mkdir -p {folder} && printf {shlex.quote(lines)} > {folder}/audit-mounts.conf",
-        "systemctl daemon-reload",
-    ))  # fmt: skip
+    escaped = mount.point.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    # A container can have several such mounts, so the command appends to the file.
+    write = command("printf", r"%s\n", "[Unit]", f'RequiresMountsFor="{escaped}"')
+    return f"mkdir -p {folder} && {write} >> {folder}/audit-mounts.conf\nsystemctl daemon-reload"
 
 
 def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
     """Return commands that mount a share on the host with a credentials file, which a volume cannot use."""
     point, credentials = f"/mnt/{container.name}", f"/etc/{container.name}.credentials"
-    line = f"{store.title} {point} cifs credentials={credentials},vers=3.0,_netdev 0 0"
+    # A space separates the fields of a line (fstab(5)).
+    device = re.sub(
+        r"[\s\\#]", lambda found: f"\\{ord(found[0]):03o}", snapshot.volumes[mount.volume].options["device"]
+    )
+    server = "".join(f",{key}={store.options[key]}" for key in ("addr", "port") if key in store.options)
+    line = f"{device} {point} cifs credentials={credentials},vers=3.0{server},_netdev 0 0"
     return "\n".join((
         "# write the lines username= and password= into this file:",
         f"install -m 600 /dev/null {command(credentials)} && ${{EDITOR:-vi}} {command(credentials)}",

@@ -12,6 +12,7 @@ from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.health.monitor import Check, Schedule
+from gateway.health.target_record import TargetRecord
 from gateway.health.verdict import CheckResult
 from gateway.health.ways import WayChoice
 from gateway.relay.direct_link import DirectLink
@@ -45,7 +46,11 @@ class Ways:
 
     def __init__(self) -> None:
         self.uplinks = [Uplink("a"), Uplink("b")]
-        checks = [Check("orders", Backend(), TARGET, uplink, SCHEDULE) for uplink in self.uplinks]
+        record = TargetRecord()
+        checks = [
+            Check("orders", Backend(), TARGET, uplink, SCHEDULE, record=record, tunnel=uplink.name)
+            for uplink in self.uplinks
+        ]
         self.target = MonitoredTarget(checks, WayChoice(["a", "b"], "order"), ())
 
     def close(self, at: int) -> None:
@@ -95,6 +100,20 @@ async def test_the_role_comes_from_the_last_answer_through_any_way() -> None:
     ways.probed(0, State.UP, role="primary")
     ways.probed(1, State.UP, role="replica")
     assert (ways.target.candidate().role, ways.target.choice.current) == ("replica", 0)
+
+
+async def test_a_promotion_is_recorded_once_even_if_a_way_observes_it_late() -> None:
+    ways = Ways()
+    ways.probed(1, State.UP, role="replica")
+    ways.probed(0, State.UP, role="replica")
+    ways.probed(0, State.UP, role="primary")
+    promoted = ways.target.candidate().promoted
+    assert promoted > 0
+    ways.probed(1, State.UP, role="primary")
+    assert ways.target.candidate().promoted == promoted
+    ways.probed(0, State.UP, role="replica")
+    ways.probed(0, State.UP, role="primary")
+    assert ways.target.candidate().promoted > promoted
 
 
 async def test_clients_avoid_a_way_until_its_next_successful_check() -> None:

@@ -1,5 +1,6 @@
 """Tests each hazard with a snapshot that has the hazard, and with a snapshot that does not have it."""
 
+import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,19 @@ def test_a_bind_of_a_network_mount_is_found() -> None:
 
 
 @pytest.mark.parametrize(
+    ("point", "path"),
+    [("/mnt/share", "/mnt/share"), ("/mnt/a b%c'd", "/mnt/a b%%c'd"), ('/mnt/"x\\', '/mnt/\\"x\\\\')],
+)
+def test_the_engine_starts_after_a_mount_of_the_host(point: str, path: str, tmp_path: Path) -> None:
+    mounted = HostMount(point, "fuse.sshfs", "nas:/x", {})
+    (finding,) = findings(container(bind(f"{point}/x")), mounts=(ROOT, mounted))
+    line = finding.fix.splitlines()[0].replace("/etc/systemd/system", str(tmp_path))
+    subprocess.run(["sh", "-c", line], check=True, timeout=10)
+    written = (tmp_path / "docker.service.d" / "audit-mounts.conf").read_text()
+    assert written == f'[Unit]\nRequiresMountsFor="{path}"\n'
+
+
+@pytest.mark.parametrize(
     ("more", "expected"),
     [
         ("soft", {("soft-mount", "high")}),
@@ -333,6 +347,8 @@ def test_a_user_that_cannot_write_is_found() -> None:
     app = container(bind("/srv/x"), user=ContainerUser(1000, frozenset({1000})))
     assert found(app, paths={"/srv/x": directory()}) == {("not-writable", "medium")}
     assert findings(app, paths={"/srv/x": directory()})[0].fix == "chown -h 1000:1000 /srv/x"
+    forged = container(bind("/srv/x\nrm"), user=ContainerUser(1000, frozenset({1000})))
+    assert findings(forged, paths={"/srv/x\nrm": directory()})[0].fix.startswith("# the name of the directory")
     assert found(app, paths={"/srv/x": directory(uid=1000)}) == set()
     assert found(app, paths={"/srv/x": directory(mode=0o777)}) == set()
     assert found(app, paths={"/srv/x": directory(has_acl=True)}) == set()

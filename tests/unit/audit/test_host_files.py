@@ -136,12 +136,15 @@ def test_a_removed_file_of_an_image_is_not_one_of_its_files(tmp_path: Path) -> N
         ("4711", (), ContainerUser(4711, frozenset({0}))),
         ("unknown", (), None),
         ("bad", (), None),
+        ("long", (), None),
+        ("9" * 5000, (), None),
+        ("app", ("9" * 5000,), ContainerUser(1000, frozenset({1000, 50}))),
     ],
 )
 def test_users_and_groups_are_those_of_the_image(
     tmp_path: Path, given: str, more: tuple[object, ...], expected: ContainerUser | None
 ) -> None:
-    passwd = "root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:\nbad:x:many:0::/:\n"
+    passwd = "root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:\nbad:x:many:0::/:\n" + f"long:x:{'9' * 5000}:0::/:\n"
     image = layer(tmp_path, etc__passwd=passwd, etc__group="wheel:x:10:\nstaff:x:50:other,app\n")
     assert user_of(host(), [image], given, more) == expected
 

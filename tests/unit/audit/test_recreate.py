@@ -1,5 +1,7 @@
 """Tests of the commands that fix hazards."""
 
+import csv
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -203,6 +205,13 @@ def test_labels_of_an_image_do_not_change_commands() -> None:
         assert not [each for each in lines(app, MOVE) if "compose -p" in each or "service update" in each]
 
 
+def test_a_container_of_an_image_that_compose_built_gets_an_override_file() -> None:
+    """Compose sets its project and service on the image, too."""
+    built = {"Labels": {key: COMPOSE[key] for key in COMPOSE if not key.endswith("files")}}
+    app = container(image=built, Labels={**COMPOSE, "com.docker.compose.config-hash": "0"})
+    assert "docker compose -p shop" in "\n".join(lines(app, MOVE))
+
+
 def test_a_task_of_a_service_is_changed_by_its_service() -> None:
     app = container(AuditedMount("bind", "/key", "/srv/key"), Labels={"com.docker.swarm.service.name": "shop_db"})
     assert lines(app, MountOptionChange(dropped=frozenset({"/key"}))) == [
@@ -211,6 +220,18 @@ def test_a_task_of_a_service_is_changed_by_its_service() -> None:
     assert lines(app, MountOptionChange(read_only=frozenset({"/key"}))) == [
         "docker service update --mount-rm /key --mount-add type=bind,source=/srv/key,target=/key,readonly shop_db"
     ]
+
+
+def test_a_value_of_mount_is_quoted_for_a_task_of_a_service() -> None:
+    app = container(AuditedMount("bind", "/x", '/srv/a,"b'), Labels={"com.docker.swarm.service.name": "shop_db"})
+    (line,) = lines(app, MountOptionChange(read_only=frozenset({"/x"})))
+    assert next(csv.reader([shlex.split(line)[-2]])) == ["type=bind", 'source=/srv/a,"b', "target=/x", "readonly"]
+
+
+@pytest.mark.parametrize("mount", [AuditedMount("bind", "/x", "/srv:/x"), AuditedMount("volume", "/x:ro", "", "v")])
+def test_a_path_with_a_colon_gives_no_command(mount: AuditedMount) -> None:
+    (only,) = lines(container(mount), MOVE)
+    assert only.startswith("# db: a path has a colon")
 
 
 def test_a_path_with_control_characters_gives_no_command() -> None:
@@ -248,4 +269,4 @@ def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() ->
     sshfs = HostMount("/mnt/nas", "fuse.sshfs", "me@nas:", {})
     (finding,) = decide(AuditSnapshot((app,), host_mounts=(sshfs,))).findings
     assert finding.fix == after_mount(sshfs)
-    assert "RequiresMountsFor=/mnt/nas" in finding.fix
+    assert 'RequiresMountsFor="/mnt/nas"' in finding.fix

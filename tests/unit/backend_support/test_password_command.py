@@ -73,7 +73,10 @@ async def test_the_output_of_the_program_appears_in_no_error(
         ("yes hunter2", "token printed more than 64 KiB"),
     ):
         assert await failure(script(tmp_path, body)) == f"check.password_command: {why}"
-    assert await failure("/nonexistent/program") == "check.password_command: /nonexistent/program: no such file"
+    assert (
+        await failure("/nonexistent/program")
+        == "check.password_command: /nonexistent/program: no such file: correct the path"
+    )
     assert "hunter2" not in caplog.text
 
 

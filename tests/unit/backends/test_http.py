@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.http_role import HttpRole, ViaHttp, with_http_role
+from gateway.backend_support.http_role import HttpRole
 from gateway.backend_support.tls import TlsOptions
+from gateway.backend_support.via_http import ViaHttp, with_http_role
 from gateway.backends import EmptyOptions
 from gateway.backends.http import KIND, HttpBackend, HttpCheck
 from gateway.contracts.backend import ProbeResult
@@ -25,7 +26,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, Reason
 from tests.support import certificates
 from tests.support.probes import probe
-from tests.support.servers import serving
+from tests.support.servers import resetting, serving, silent
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -190,6 +191,10 @@ async def test_a_failed_request_names_the_port() -> None:
     result = await probe(with_http_role(Database(PRIMARY), ViaHttp(port=port)), 1)
     assert (result.state, result.reason) == (State.DOWN, Reason.REFUSED)
     assert result.detail.startswith(f"via_http, port {port}: ")
+    for behavior, reason in ((silent, Reason.TIMEOUT), (resetting, Reason.RESET)):
+        with serving(behavior) as port:
+            result = await probe(with_http_role(Database(PRIMARY), ViaHttp(port=port)), 1, timeout=0.5)
+        assert (result.reason, f"via_http, port {port}" in result.detail) == (reason, True), result.detail
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ def replying(*replies: bytes) -> Behavior:
         for reply in replies:
             client.recv(65536)
             client.sendall(reply)
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(65536):  # unread data would reset the connection
+            pass
 
     return serve
 

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tests.support.servers import dripping, serving, talking
 
 
 def backend(send: str | None = None, expect: str | None = None, tls: TlsOptions | None = None) -> TcpBackend:
-    return TcpBackend(EmptyOptions(), TcpCheck(send, expect, tls or TlsOptions()))
+    return TcpBackend(EmptyOptions(), TcpCheck(send, expect, tls=tls or TlsOptions()))
 
 
 def ponging(client: socket.socket) -> None:
@@ -63,6 +64,37 @@ async def test_the_response_decides() -> None:
     assert len(result.detail) < 200
     with serving(dripping(b"")) as port:
         assert (await probe(backend(expect="PONG"), port, timeout=0.5)).reason is Reason.TIMEOUT
+
+
+async def test_a_pattern_matches_bytes_in_linear_time() -> None:
+    def pattern(text: str) -> TcpBackend:
+        return TcpBackend(EmptyOptions(), TcpCheck(r"PING\r\n", expect_pattern=text))
+
+    with serving(ponging) as port:
+        assert (await probe(pattern(r"^\+PO+NG\r\n$"), port)).state is State.UP
+    with serving(talking(b"\xff\0" + b"a" * 15_000, then_close=True)) as port:
+        assert (await probe(pattern(r"\xff\x00a"), port)).state is State.UP
+        result = await probe(pattern("((a*)*)*b"), port)
+    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL)
+    assert result.detail.endswith("does not match check.expect_pattern")
+    for text, words in (
+        ("(", "missing \\)"), (r"(a)\1", "invalid escape"), ("((a{100}){100}){100}", "invalid repetition|too large"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"expect_pattern: is not a regular expression of RE2: .*{words}"):
+            TcpCheck(expect_pattern=text)
+    with pytest.raises(ValueError, match="expect_pattern: is set together with expect"):
+        TcpCheck(expect="a", expect_pattern="a")
+
+
+async def test_a_response_in_many_pieces_is_refused() -> None:
+    def in_pieces(client: socket.socket) -> None:
+        for _ in range(500):
+            client.sendall(b"x")
+            time.sleep(0.005)
+
+    with serving(in_pieces) as port:
+        result = await probe(backend(expect="PONG"), port)
+    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL), result.detail
 
 
 async def test_tls_verifies_the_server_and_reports_its_certificate(tmp_path: Path) -> None:

@@ -48,9 +48,3 @@ def test_help_imports_nothing_heavy() -> None:
     code = f"import sys, gateway.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
     assert done.stdout.strip() == "[]"
-
-
-def test_completion_knows_the_commands() -> None:
-    done = CliRunner().invoke(cli, ["completion", "bash"])
-    assert done.exit_code == 0
-    assert "_GATEWAY_COMPLETE=bash_complete" in done.output

@@ -1,6 +1,7 @@
 """Tests the options of tunnels through programs, and the modules that decide whether a program answers."""
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from gateway.cli import cli
 from gateway.command.local_ports import LocalPort, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.silence import SilenceTimer
-from tests.support.files import scratch
+from gateway.config import Sources, load
+from tests.support.files import REPOSITORY, scratch
+
+PAGE = REPOSITORY / "docs/commands.md"
 
 
 def test_validate_names_the_position_of_each_mistake() -> None:
@@ -41,6 +45,14 @@ def check_positions(folder: Path) -> None:
     file.write_text(file.read_text().replace(", agent: /x", ""))
     reported = str(CliRunner().invoke(cli, ["validate", "-c", str(file)]).exception)
     assert f"{file}:5:76: tunnels.d.proxy_command: /absent/nc: no such file" in reported
+
+
+@pytest.mark.parametrize("recipe", re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL))
+def test_each_recipe_is_a_configuration(recipe: str, tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    backends = "" if "backends:" in recipe else "backends: {a: {kind: tcp, targets: ['h:1']}}\n"
+    file.write_text(recipe + backends)
+    assert load(Sources(file, environment={})).tunnels
 
 
 def test_json_and_shell_variables_are_not_placeholders() -> None:

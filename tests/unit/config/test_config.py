@@ -1,4 +1,4 @@
-"""Tests of valid configurations, and of the corpus of invalid configurations."""
+"""Tests of configurations. `tests/unit/cli/mistakes/` contains invalid ones with their messages."""
 
 import re
 from itertools import pairwise
@@ -10,16 +10,15 @@ from gateway import backends, tunnels
 from gateway.cli.config_options import SETTINGS
 from gateway.config import Config, Sources, load
 from gateway.config.advice import advice
-from gateway.config.load import setting_names
 from gateway.config.model import SECTIONS, CommonBackendOptions, CommonCheckOptions, CommonTunnelOptions, OpsTls
 from gateway.config.schema import hints_by_key
+from gateway.config.variables import setting_names
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Duration, Endpoint
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.errors import ConfigError
 from gateway.ssh.options import SshOptions
 
-CORPUS = sorted((Path(__file__).parent / "bad_configs").glob("*.yaml"))
 CONFIGS = Path(__file__).parents[3] / "configs"
 
 
@@ -27,19 +26,6 @@ def read(text: str, tmp_path: Path, **environment: str) -> Config:
     file = tmp_path / "gateway.yaml"
     file.write_text(text)
     return load(Sources(file, environment=environment))
-
-
-@pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
-def test_each_violated_rule_is_reported_with_its_position(path: Path) -> None:
-    """Check that the gateway reports one problem for each `# expect:` line of a file, and no other problem."""
-    expected = re.findall(r"^# expect: (.*)$", path.read_text(), re.MULTILINE)
-    assert expected
-    with pytest.raises(ConfigError) as caught:
-        load(Sources(path, environment={}))
-    reported = [str(problem).removeprefix(f"{path}:") for problem in caught.value.problems]
-    assert len(reported) == len(expected), reported
-    for want, got in zip(expected, reported, strict=True):
-        assert got.startswith(want), (want, got)
 
 
 @pytest.mark.parametrize("name", ["small.yaml", "full.yaml"])

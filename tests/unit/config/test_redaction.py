@@ -141,7 +141,7 @@ def test_a_password_instead_of_its_file_does_not_appear_in_errors(tmp_path: Path
         (problem,) = check_files(config)
         assert (problem.key, problem.message) == (
             "backends.a.check.password_file",
-            "${DBPW}: No such file or directory",
+            "${DBPW}: No such file or directory: create the file, or correct the path",
         )
     with pytest.raises(OSError, match="No such file") as caught:
         Secret(path=Path("hunter2")).reveal()

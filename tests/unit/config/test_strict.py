@@ -26,6 +26,8 @@ backends:
     check: {user: u, password_file: /run/secrets/check, tls: {mode: verify}}
   local: {kind: tcp, targets: "a:1", listen: /run/gateway/a.sock}
 docker: {host: "tcp://engine:2376", tls: {ca_file: /ca.pem}}
+fleet: {members: ["https://gw:9090", "127.0.0.1:9090"], token_file: /run/secrets/fleet}
+traces: {endpoint: "https://otel:4318/v1/traces", token_file: /run/secrets/otel}
 """
 
 
@@ -55,6 +57,8 @@ def test_a_strict_configuration_is_accepted(tmp_path: Path) -> None:
         ("    allow: 10.0.0.0/8\n", "", "7:3: backends.orders.allow: is absent, .*label: gateway.backends", 0),
         ("10.0.0.0/8", "[10.0.0.0/8, 0.0.0.0/0]", "12:12: backends.orders.allow: .*IPv4: list the networks", 0),
         ("10.0.0.0/8", "[128.0.0.0/1, 0.0.0.0/1]", "12:12: backends.orders.allow: .*IPv4: list the networks", 0),
+        ("https://gw:9090", "gw:9090", "16:61: fleet.token_file: .*gw:9090 without encryption: use https://", 1),
+        ("https://otel", "http://otel", "17:62: traces.token_file: .*otel:4318 without encryption", 1),
         ("10.0.0.0/8", "['::/0']", "12:12: backends.orders.allow: .*IPv6: list the networks", 0),
         ("user: u,", "user: u, kex: [curve25519-sha256, diffie-hellman-group1-sha1],",
          "3:47: tunnels.bastion.kex: lists diffie-hellman-group1-sha1,", 0),

@@ -56,10 +56,12 @@ def test_an_endpoint_prints_as_it_is_written() -> None:
 def test_listener_takes_addresses_and_paths_only() -> None:
     assert str(values.listener("/run/x.sock")) == "/run/x.sock"
     assert str(values.listener("unix:/run/x.sock")) == "/run/x.sock"
-    assert values.listener(":3306") == Endpoint("0.0.0.0", 3306)  # noqa: S104
     assert values.listener("[::1]:3306") == Endpoint("::1", 3306)
     with pytest.raises(ValueError, match="must be an IP address of this host"):
         values.listener("db.example.com:3306")
+    for text in ("3306", ":3306"):
+        with pytest.raises(ValueError, match=r"has no address: write 127\.0\.0\.1:3306"):
+            values.listener(text)
 
 
 def test_an_invalid_network_suggests_the_probable_one() -> None:

@@ -13,6 +13,7 @@ from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.monitor import Check, Schedule
+from gateway.health.target_record import TargetRecord
 from gateway.relay.direct_link import DirectLink
 
 TARGET = Endpoint("db", 3306)
@@ -80,14 +81,11 @@ async def test_a_promotion_is_recorded_and_kept_while_the_target_is_down() -> No
     promoted = []
     async with checking(script, Uplink(), fast_interval=0.01, interval=0.01, down_interval=0.01, fall=1) as check:
         while check.attempts < 8:
-            promoted.append((check.attempts, check.promoted))
+            promoted.append((check.attempts, check.record.promoted))
             await asyncio.sleep(0.001)
         assert {at for number, at in promoted if number < 6} == {0.0}
-        assert check.promoted > started
-        assert check.probed > check.promoted
-        other = Check("orders", script, TARGET, Uplink(), check.schedule)
-        other.inherit(check)
-        assert other.promoted == check.promoted
+        assert check.record.promoted > started
+        assert check.record.probed > check.record.promoted
 
 
 async def test_an_urgent_check_does_not_wait_for_its_interval() -> None:
@@ -108,13 +106,13 @@ async def test_a_failed_check_updates_the_role() -> None:
     primary = ProbeResult(role="primary", read_only=False)
     demoted = ProbeResult(role="replica", read_only=True, unusable=(Reason.LAG, "replication is stopped"))
     async with checking(Scripted(primary, demoted), Uplink()) as check:
-        assert (check.verdict.state, check.probe_result.role) == (State.UP, "primary")
+        assert (check.verdict.state, check.record.probe_result.role) == (State.UP, "primary")
         check.check_soon()
-        await until(lambda: check.probe_result.role == "replica")
+        await until(lambda: check.record.probe_result.role == "replica")
         assert check.verdict.state is State.UP  # `fall` is 3 failed checks.
         await until(lambda: check.verdict.state is State.DOWN)
         assert (check.verdict.reason, check.verdict.detail) == (Reason.LAG, "replication is stopped")
-        assert check.probe_result.read_only
+        assert check.record.probe_result.read_only
 
 
 async def test_one_lost_connection_does_not_change_the_state() -> None:
@@ -166,7 +164,7 @@ async def test_a_failed_login_of_the_check_makes_the_target_degraded() -> None:
         await until(lambda: check.attempts > 1)
         assert (check.verdict.state, check.verdict.reason) == (State.DEGRADED, Reason.AUTH)
         assert (check.failures[Reason.AUTH], check.last_success) == (1, succeeded)
-        assert check.probe_result.role == "primary"  # The last successful probe found this role.
+        assert check.record.probe_result.role == "primary"  # The last successful probe found this role.
 
 
 async def test_a_target_recovers_although_the_login_of_the_check_fails() -> None:
@@ -179,3 +177,28 @@ async def test_a_target_recovers_although_the_login_of_the_check_fails() -> None
 async def test_an_unreadable_password_file_makes_the_target_down() -> None:
     async with checking(Scripted(ReachError(Reason.AUTH, "check.password_file: no such file")), Uplink()) as check:
         assert (check.verdict.state, check.verdict.reason) == (State.DOWN, Reason.AUTH)
+
+
+async def test_probes_of_one_target_through_several_ways_take_turns() -> None:
+    probing, most = 0, 0
+
+    class Slow:
+        async def probe(self, link: Any, target: Endpoint, phases: Phases) -> ProbeResult:
+            nonlocal probing, most
+            del link, target, phases
+            probing += 1
+            most = max(most, probing)
+            await asyncio.sleep(0.05)
+            probing -= 1
+            return ProbeResult()
+
+    record, schedule = TargetRecord(), Schedule(60.0, 0.1, 60.0, 5.0, 1, 3)
+    checks = [Check("orders", Slow(), TARGET, Uplink(), schedule, record=record) for _ in range(3)]
+    running = [asyncio.ensure_future(check.run(lambda: None)) for check in checks]
+    try:
+        await until(lambda: all(check.first_result.is_set() for check in checks))
+    finally:
+        for each in running:
+            each.cancel()
+        await asyncio.wait(running)
+    assert (most, [check.verdict.state for check in checks]) == (1, [State.UP] * 3)

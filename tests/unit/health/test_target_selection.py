@@ -9,6 +9,7 @@ from gateway.errors import Reason
 from gateway.health.target_selection import (
     Candidate,
     backend_state,
+    lacks_primary,
     order_targets,
     superseded_primaries,
     wrong_role_targets,
@@ -80,6 +81,17 @@ def test_a_primary_that_was_replaced_gets_no_clients() -> None:
     for prefer in ("any", "order", "replica"):
         assert superseded_primaries(both, prefer) == frozenset()
     assert superseded_primaries([replace(new, promoted=0.0), old], "primary") == frozenset()
+
+
+def test_a_backend_lacks_a_primary_while_it_fails_or_has_none() -> None:
+    primary, replica = candidate(ONE, role="primary"), candidate(TWO, role="replica")
+    assert not lacks_primary([primary, replica], "primary")
+    assert not lacks_primary([candidate(ONE, State.DEGRADED, role="primary"), replica], "primary")
+    assert lacks_primary([replace(primary, failing=True), replica], "primary")
+    assert lacks_primary([candidate(ONE, State.DOWN, role="primary"), replica], "primary")
+    assert lacks_primary([replica], "primary")
+    assert not lacks_primary([replica], "replica")
+    assert not lacks_primary([candidate(ONE, State.UNKNOWN)], "primary")
 
 
 def test_clients_stay_on_a_primary_that_new_clients_use() -> None:

@@ -107,6 +107,56 @@ def test_the_form_of_a_source_is_recognized(name: str, text: str, form: str) -> 
     assert recognize(ImportSource(name, text)) == form
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"docker run -e DB_HOST=db -e DB_PORT={'9' * 5000} app",
+        f"docker run -e DB_HOST=db -e SSH_HOST=h -e SSH_PORT={'9' * 5000} app",
+        "docker run -e DB_HOST=db -e SSH_HOST=h -e SSH_PORT=70000 app",
+        f"ssh -L {'9' * 5000}:db:3306 u@h",
+        f"ssh -L 3306:db:3306 -p {'9' * 5000} u@h",
+        f"docker volume create -o type=nfs -o o=addr=h,port={'9' * 5000} -o device=:/m v",
+    ],
+)
+def test_an_invalid_port_is_an_error(text: str) -> None:
+    with pytest.raises(UsageError, match=r"port|digits"):
+        imported(text)
+
+
+def test_a_port_in_a_variable_stays_a_variable() -> None:
+    result = imported("docker run -e DB_HOST=db -e SSH_HOST=h -e SSH_PORT=$SSH_PORT app")
+    assert result.tunnels["h"]["port"] == "${SSH_PORT}"
+
+
+def test_a_compose_file_that_expands_to_many_values_is_refused() -> None:
+    lines = "".join(f"x{level}: &x{level} [{f'*x{level - 1}, ' * 10}]\n" for level in range(1, 30))
+    with pytest.raises(UsageError, match="the Compose file: has more than 100000 values"):
+        imported(f"x0: &x0 [a]\n{lines}services: {{}}\n", form="compose")
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        (
+            "no-such-file",
+            "no-such-file: there is no such file: a source is a file, a command line in quotation marks",
+        ),
+        ("mysql://app:hunter2@db", "mysql://app:***@db: there is no such file"),
+        ("/", "/: cannot be read: Is a directory"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_an_error(argument: str, words: str) -> None:
+    done = CliRunner().invoke(cli, ["import", argument])
+    assert isinstance(done.exception, UsageError), done.output
+    assert words in str(done.exception)
+
+
+def test_a_command_line_can_be_longer_than_a_file_name() -> None:
+    options = " ".join(f"--label l{number}=x" for number in range(1000))
+    done = CliRunner().invoke(cli, ["import", f"docker run {options} -e DB_HOST=db.example.com -e DB_PORT=3306 app"])
+    assert done.exit_code == 0, repr(done.exception)
+
+
 @pytest.mark.parametrize("arguments", [["nothing here"], ["compose"], ["no-such-file"]])
 def test_a_source_without_a_known_form_is_an_error(arguments: list[str]) -> None:
     done = CliRunner().invoke(cli, ["import", *arguments])

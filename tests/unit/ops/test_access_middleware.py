@@ -49,7 +49,7 @@ async def test_clients_that_disconnect_delay_no_request_and_leave_no_task(
 
 async def test_a_path_without_a_role_requires_the_highest_role() -> None:
     rules = AccessRules(frozenset(), authenticate=True)
-    middleware = AccessMiddleware(rules, Tokens, {"/livez": Role.PROBES}).handle
+    middleware = AccessMiddleware(rules, Tokens, {"/livez": Role.PROBES}, ["/livez"]).handle
 
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.Response(text="fine")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -99,6 +100,14 @@ async def test_an_exit_is_noticed_while_another_process_holds_the_output_open(ch
     stream = await shell(children, "sleep 1000 & echo why >&2; exit 5")
     assert await stream.child.exits_within(20)
     assert str(exit_error(["/x/cloud"], stream.child, [])) == "cloud ended with exit code 5: why"
+    stream.abort()
+
+
+async def test_a_process_that_has_exited_is_noticed_at_once(children: Children) -> None:
+    stream = await shell(children, "exit 5")
+    while is_running(stream.child.pid):  # without a turn of the event loop
+        time.sleep(0.01)  # noqa: ASYNC251
+    assert await stream.child.exits_within(0)
     stream.abort()
 
 

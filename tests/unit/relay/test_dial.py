@@ -9,7 +9,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.demo.process import free_port
 from gateway.errors import DialError, Reason
-from gateway.relay.dial import _reason, _reject_self_connection, dial
+from gateway.relay.dial import _dial_error, _reject_self_connection, dial
 
 
 async def test_a_connection_to_itself_is_refused() -> None:
@@ -48,4 +48,6 @@ def test_a_connection_that_fails_immediately_leaves_no_open_socket() -> None:
     ],
 )
 def test_the_reason_covers_all_addresses(error: OSError, reason: Reason) -> None:
-    assert _reason(error) is reason
+    found = _dial_error(Endpoint("db", 1), error)
+    assert found.reason is reason
+    assert "Errno" not in found.detail

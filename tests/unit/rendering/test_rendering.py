@@ -1,15 +1,17 @@
 """What `gateway render` prints for configurations with backends of several kinds."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
+from gateway.backends import KINDS
 from gateway.config import Config, Sources, load
 from gateway.demo.sshd import make_key
 from gateway.errors import GatewayError, UsageError
-from gateway.rendering.application import reachability_warnings
+from gateway.rendering.application import compose, docker_run, env, reachability_warnings
 from gateway.rendering.authorized_keys import authorized_keys
 from gateway.rendering.workload import kubernetes
 
@@ -89,3 +91,32 @@ def test_a_listener_on_loopback_gets_a_warning(tmp_path: Path) -> None:
     text = "backends: {a: {kind: tcp, targets: ['b:1'], listen: ['127.0.0.1:7000', '0.0.0.0:7001']}}"
     (warning,) = reachability_warnings(config(text, tmp_path))
     assert warning.startswith("backends.a.listen: only containers with the host's network reach 127.0.0.1:7000")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_is_rendered_for_compose_docker_run_and_kubernetes(name: str, tmp_path: Path) -> None:
+    """Kernels mount a volume of a kind with `mount`. Programs connect to backends of other kinds."""
+    kind = KINDS[name]
+    mounted = kind.mount is not None
+    listen = "127.0.0.1:7000" if mounted else "0.0.0.0:7000"
+    keys = {"kind": name, "targets": ["server:7001"], "listen": listen, **kind.imports.keys}
+    text = yaml.safe_dump({"backends": {"data": {**keys, **({"volume": {"name": "files"}} if mounted else {})}}})
+    site = config(text, tmp_path)
+    assert env(site, None) == ([] if mounted else ["DATA_HOST=data", "DATA_PORT=7000"])
+    document = yaml.safe_load(compose(site, None))
+    commands = [shlex.split(each) for each in docker_run(site, None).replace(" \\\n", " ").splitlines()]
+    documents = list(yaml.safe_load_all(kubernetes(site, text, "gateway", "image")))
+    kinds = [each["kind"] for each in documents]
+    assert commands[-1][:2] == ["docker", "run"]
+    if not mounted:
+        assert document["services"]["app"]["environment"] == {"DATA_HOST": "data", "DATA_PORT": "7000"}
+        assert {"DATA_HOST=data", "DATA_PORT=7000"} <= set(commands[-1])
+        assert kinds == ["ConfigMap", "Deployment", "Service"]
+        return
+    options = document["volumes"]["files"]["driver_opts"]
+    assert commands[0][:3] == ["docker", "volume", "create"]
+    assert {f"{key}={value}" for key, value in options.items()} < set(commands[0])
+    assert any(word.startswith("type=volume,src=files,dst=/mnt/files") for word in commands[-1])
+    assert kinds == ["ConfigMap", "DaemonSet", "PersistentVolume", "PersistentVolumeClaim"]
+    shared = set(options["o"].split(",")) & set(documents[2]["spec"]["mountOptions"])
+    assert {"port=7000", "hard"} <= shared

@@ -75,7 +75,9 @@ def test_old_algorithms_can_be_configured(key: str, name: str) -> None:
 
 @pytest.mark.parametrize("key", algorithms.DEFAULTS)
 def test_an_unknown_algorithm_is_reported_with_the_known_ones(key: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{key}: 'rot13' is not one of .*{algorithms.DEFAULTS[key][-1]}"):
+    with pytest.raises(
+        ValueError, match=rf"^{key}: 'rot13' is not a known algorithm: use one of .*{algorithms.DEFAULTS[key][-1]}"
+    ):
         SshOptions(host="h", user="u", **{key: ("rot13",)})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=rf"^{key}: this machine supports none of these"):
         SshOptions(host="h", user="u", **{key: ()})  # type: ignore[arg-type]
@@ -85,7 +87,7 @@ def test_an_unavailable_default_is_skipped(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(algorithms._SUPPORTED, "kex", lambda: [b"curve25519-sha256", b"gss-group14-sha256"])
     SshOptions(host="h", user="u")
     assert algorithms.usable("kex", algorithms.KEX) == ["curve25519-sha256"]
-    with pytest.raises(ValueError, match=r"this machine supports none of these; it supports curve25519-sha256$"):
+    with pytest.raises(ValueError, match=r"this machine supports none of these: use one of curve25519-sha256$"):
         SshOptions(host="h", user="u", kex=("mlkem768x25519-sha256",))
 
 

@@ -14,6 +14,7 @@ from gateway.supervision import uplink as uplink_module
 from gateway.supervision.backoff import BackoffPolicy
 from gateway.supervision.supervisor import supervise
 from gateway.supervision.uplink import Uplink
+from gateway.supervision.ways_link import WaysLink
 
 QUICK = BackoffPolicy(first=0.001, cap=0.002)
 
@@ -79,10 +80,13 @@ async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
 
 async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> None:
     link = Losing()
-    uplink = Uplink("t", Flaky(TunnelError(Reason.HOST_KEY, "changed", fatal=True), link))
+    failures = TunnelError(Reason.REFUSED, "no"), TunnelError(Reason.HOST_KEY, "changed", fatal=True)
+    uplink = Uplink("t", Flaky(*failures, link))
+    began = uplink.since
     async with supervise() as units:
         units.start("t", uplink)
         await until(lambda: uplink.state is TunnelState.QUARANTINED)
+        assert uplink.since == began  # the tunnel was down before, too
         assert (uplink.reason, uplink.detail) == (Reason.HOST_KEY, "changed")
         await asyncio.sleep(0.05)
         assert uplink.link is None
@@ -99,6 +103,24 @@ async def test_an_inner_tunnel_waits_for_its_outer_tunnel_and_reports_it() -> No
         await until(lambda: inner.state is TunnelState.WAITING)
         assert inner.reason is Reason.TUNNEL
         assert "outer is quarantined: refused" in inner.detail
+
+
+async def test_an_inner_tunnel_waits_for_any_of_its_outer_tunnels_and_names_a_common_cause_once() -> None:
+    edge = Uplink("edge", Flaky(TunnelError(Reason.AUTH, "refused", fatal=True)))
+    one, two = (Uplink(name, Flaky(Losing()), [edge]) for name in ("one", "two"))
+    tunnel = Flaky(Losing())
+    inner = Uplink("inner", tunnel, [one, two])
+    async with supervise() as units:
+        for each in (edge, one, two, inner):
+            units.start(each.name, each)
+        await until(lambda: inner.state is TunnelState.WAITING)
+        assert inner.describe() == "tunnel edge is quarantined: refused"
+        two.vias = [Uplink("direct", DirectTunnel())]
+        units.start("direct", two.vias[0])
+        await units.stop("two")
+        units.start("two", two)
+        await until(lambda: inner.state is TunnelState.UP)
+        assert isinstance(tunnel.opened_via[0], WaysLink)
 
 
 async def test_a_crashed_unit_is_restarted_without_affecting_others() -> None:

@@ -1,0 +1,86 @@
+"""Measure how long `gateway audit` takes for many containers of a real engine, and the CPU time that it uses.
+
+Each container has a named volume. The audit must not change the engine: the script compares the containers and
+volumes before and after.
+
+Usage: python bench/audit_fleet.py [CONTAINERS] [ROUNDS] [--start]
+
+Requires root; starts a separate engine.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.support.engines import Engine
+from tests.support.files import REPOSITORY
+
+
+def engine_cpu(engine: Engine) -> float:
+    """Return the CPU time of the engine's daemon in seconds."""
+    fields = Path(f"/proc/{engine.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def state(engine: Engine) -> str:
+    """Return the containers and volumes of the engine."""
+    listed = engine.docker("ps", "-a", "--no-trunc", "--format", "{{json .ID}} {{.State}}").stdout
+    return listed + engine.docker("volume", "ls", "--format", "{{json .}}").stdout
+
+
+def audit(engine: Engine) -> tuple[float, float, float, int]:
+    """Run the audit once.
+
+    Returns:
+        The duration, the CPU time of the audit and the CPU time of the engine, in seconds, and the number of places.
+    """
+    before, of_engine, began = resource.getrusage(resource.RUSAGE_CHILDREN), engine_cpu(engine), time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "audit", "-o", "json"], capture_output=True, check=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "DOCKER_HOST": engine.url},
+    )  # fmt: skip
+    took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return took, cpu, engine_cpu(engine) - of_engine, len(json.loads(done.stdout)["places"])
+
+
+def main() -> None:
+    """Run the benchmark, and print the results."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("containers", type=int, nargs="?", default=300)
+    parser.add_argument("rounds", type=int, nargs="?", default=7)
+    parser.add_argument("--start", action="store_true", help="start the containers, which takes minutes")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Engine(Path(folder) / "engine").start()
+        try:
+            engine.load_busybox()
+            start = ("run", "-d", "--network", "none") if given.start else ("create",)
+            for number in range(given.containers):
+                volume = ("-v", f"many-{number}:/data")
+                engine.docker(*start, "--name", f"many-{number}", *volume, "busybox", "sleep", "99999")
+            before = state(engine)
+            audit(engine)  # loads the interpreter's files into the page cache
+            runs = [audit(engine) for _ in range(given.rounds)]
+            if state(engine) != before:
+                sys.exit("the audit has changed the engine")
+            load = os.getloadavg()[0] / (os.cpu_count() or 1)
+        finally:
+            engine.stop()
+    took, cpu, of_engine, places = zip(*runs, strict=True)
+    print(f"{given.containers} containers, {places[0]} places, load per core {load:.1f}")
+    for name, values in (("duration", took), ("CPU time of the audit", cpu), ("CPU time of the engine", of_engine)):
+        print(f"{name}: median {statistics.median(values):.2f} s, at most {max(values):.2f} s")
+
+
+if __name__ == "__main__":
+    main()

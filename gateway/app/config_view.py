@@ -1,0 +1,81 @@
+"""Describes a configuration as text, without secrets, for the status page. Does no I/O."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gateway.backends import BackendKind
+from gateway.config import Config
+from gateway.config.model import SECTIONS, BackendSpec, TunnelSpec
+from gateway.config.redaction import redact
+from gateway.contracts.security import Secret
+from gateway.contracts.values import Endpoint
+from gateway.ops.status_views import ConfigText
+from gateway.text import one_line
+from gateway.tunnels import TunnelKind
+
+_OF_SPEC = {"options": "", "check_options": "check"}
+"""Fields of `TunnelSpec` and `BackendSpec` that hold dataclasses, with the key of each in the configuration."""
+_OMITTED = ("name", "place", "sockets")
+"""Fields of a tunnel or backend that are not keys."""
+_SENSITIVE = ("password_command", "command", "proxy_command", "send", "headers")
+"""Keys whose values are no secrets by type, but can contain one."""
+_HIDDEN = "(hidden)"
+_SINGLE = (str, int, float, Path, Endpoint, Secret, BackendKind, TunnelKind)
+"""Types of values that are not split into keys."""
+
+
+def config_text(config: Config) -> ConfigText:
+    """Return the keys and values of a configuration. Values from the environment are shown as references."""
+    parts: dict[str, Any] = {name: getattr(config, name) for name in SECTIONS}
+    if config.docker is not None:
+        parts["docker"] = config.docker
+    parts |= {f"tunnels.{name}": spec for name, spec in config.tunnels.items()}
+    parts |= {f"backends.{name}": spec for name, spec in config.backends.items()}
+    references = config.redactor.references
+    return {
+        name: [(key, redact(one_line(text), references)) for key, text in _pairs("", part)]
+        for name, part in parts.items()
+    }
+
+
+def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield a key and a text for each value, with dots for nested keys."""
+    if key.rpartition(".")[2] in _SENSITIVE and value:
+        yield key, _HIDDEN
+    elif isinstance(value, _SINGLE):
+        yield key, _text(value)
+    else:
+        for name, inner in _parts(value):
+            yield from _pairs(_join(key, name), inner)
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values of a mapping, a dataclass or a list; nothing for an absent value."""
+    if isinstance(value, Mapping):
+        yield from ((str(name), inner) for name, inner in value.items())
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            if not (isinstance(value, TunnelSpec | BackendSpec) and field.name in _OMITTED):
+                yield _OF_SPEC.get(field.name, field.name), getattr(value, field.name)
+    elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
+        yield from ((str(number), inner) for number, inner in enumerate(value, 1))
+    elif value:
+        yield "", ", ".join(map(_text, value)) if isinstance(value, tuple) else str(value)
+
+
+def _join(key: str, name: str) -> str:
+    return ".".join(filter(None, (key, name)))
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Secret):
+        return f"from {value.display_path}" if value.path is not None else _HIDDEN
+    if isinstance(value, BackendKind | TunnelKind):
+        return value.name
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}s"
+    return str(value)

@@ -1,0 +1,39 @@
+"""Compiles regular expressions for responses of servers. RE2 needs linear time for any expression and response."""
+
+from typing import Protocol
+
+_MAX_MEMORY = 1 << 20
+"""Maximum memory of a compiled expression, in bytes."""
+
+
+class BytePattern(Protocol):
+    """A compiled regular expression."""
+
+    def search(self, data: bytes) -> object:
+        """Return a match anywhere in `data`; None if there is none."""
+
+
+def compile_pattern(pattern: str) -> BytePattern:
+    """Compile a regular expression that matches bytes.
+
+    Args:
+        pattern: The expression in the syntax of RE2 (RE2 documentation, "Syntax").
+
+    Raises:
+        ValueError: The syntax is not valid, the expression is too large, or google-re2 is not installed.
+    """
+    try:
+        import re2  # noqa: PLC0415 - an optional package
+    except ImportError:
+        raise ValueError("needs google-re2: pip install 'gateway[patterns]'") from None
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1  # one character for each byte
+    options.max_mem = _MAX_MEMORY
+    options.log_errors = False
+    try:
+        compiled: BytePattern = re2.compile(pattern.encode(), options)
+    except re2.error as error:
+        reason = error.args[0] if error.args else b""
+        text = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+        raise ValueError(f"is not a regular expression of RE2: {text}") from None
+    return compiled

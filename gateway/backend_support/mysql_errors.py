@@ -1,0 +1,82 @@
+"""Derives the reasons of failed MySQL checks from the numbers of the errors, and adds a remedy to each message."""
+
+import ssl
+
+import pymysql
+
+from gateway.backend_support.tls import describe_tls_error
+from gateway.errors import ProbeError, Reason
+
+_REASONS = {
+    1040: Reason.TOO_MANY_CONNECTIONS,
+    1203: Reason.TOO_MANY_CONNECTIONS,
+    1226: Reason.TOO_MANY_CONNECTIONS,
+    1129: Reason.HOST_BLOCKED,
+    1130: Reason.HOST_BLOCKED,
+    1044: Reason.AUTH,
+    1045: Reason.AUTH,
+    1698: Reason.AUTH,
+    1251: Reason.AUTH,
+    1820: Reason.AUTH,
+    1862: Reason.AUTH,
+    3118: Reason.AUTH,
+    4151: Reason.AUTH,
+    1047: Reason.STARTING,
+    1053: Reason.STARTING,
+    2026: Reason.TLS,
+    2002: Reason.RESET,
+    2003: Reason.RESET,
+    2006: Reason.RESET,
+    2013: Reason.RESET,
+}
+"""Server and client error numbers from the MySQL and MariaDB manuals. Any other number is the error of a
+failed query.
+
+With error 1130 the server rejects all users from the source address. Clients therefore cannot connect either.
+"""
+_LOGIN = "check check.user and check.password_file, and that the account can log in from this address"
+_TLS = "; an account that requires TLS needs check.tls"
+_REMEDIES = {
+    1040: "raise max_connections of the server, or lower it for the backend",
+    1203: "raise max_user_connections of the server, or lower max_connections of the backend",
+    1226: "raise the resource limits of the account",
+    1129: "run mysqladmin flush-hosts on the server",
+    1130: "create the account for this address, as in CREATE USER gateway@'%'",
+    1044: "grant the account access to check.database, or remove check.database",
+    1045: _LOGIN,
+    1698: _LOGIN,
+    1049: "set check.database to an existing database, or remove it",
+    1820: "set a new password for the account",
+    1862: "set a new password for the account",
+    3118: "unlock the account: ALTER USER … ACCOUNT UNLOCK",
+    4151: "unlock the account: ALTER USER … ACCOUNT UNLOCK",
+    1053: "start the server",
+    2026: "enable TLS on the server, or set check.tls.mode: off",
+}
+
+
+def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> ProbeError:
+    """Convert an error of PyMySQL.
+
+    Args:
+        error: The error.
+        uses_tls: Whether the check uses TLS.
+    """
+    original = getattr(error, "original_exception", None)
+    if isinstance(original, ssl.SSLError):
+        return ProbeError(Reason.TLS, describe_tls_error(original))
+    number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    text = str(error.args[1]) if len(error.args) > 1 else str(error)
+    if not number:  # PyMySQL itself has raised the error, because the server sent invalid data
+        return protocol_error(error)
+    remedy = _REMEDIES.get(number, "")
+    if remedy is _LOGIN and not uses_tls:
+        remedy += _TLS
+    detail = f"{text} (error {number})"
+    return ProbeError(_REASONS.get(number, Reason.QUERY), f"{detail}: {remedy}" if remedy else detail)
+
+
+def protocol_error(error: Exception) -> ProbeError:
+    """Return the error for a response that does not follow the protocol."""
+    detail = f"the response violates the MySQL protocol ({error}): check that the target is a MySQL server"
+    return ProbeError(Reason.PROTOCOL, detail)

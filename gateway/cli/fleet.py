@@ -1,0 +1,153 @@
+"""`gateway fleet`: shows many gateways in one table."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.cli.client_options import client_options
+from gateway.cli.output import format_age, format_ms, output_option, print_table, print_wrapped, terminal_width
+from gateway.cli.watch import watching
+from gateway.errors import ServiceUnreachableError, UsageError
+from gateway.ops.client import Client
+
+_WATCH_INTERVAL = 2.0
+_HEADS = ["INSTANCE", "STATE", "TUNNELS", "BACKENDS", "CLIENTS", "AGE", "ADDRESS"]
+_WIDE_HEADS = ["ANSWER", "UP", "VERSION", "WARNINGS"]
+
+
+@click.command()
+@click.argument("members", nargs=-1, metavar="[MEMBER]...")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with one address per line, in addition to the arguments.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time for the request to each gateway.",
+)
+@client_options
+@output_option("table", "wide", "json")
+@click.option("--watch", is_flag=True, help="Print again every two seconds.")
+def fleet(
+    members: tuple[str, ...], file: Path | None, timeout: float, client: Client, output: str, watch: bool
+) -> None:
+    """Show many gateways in one table.
+
+    A MEMBER is HOST:PORT or https://HOST:PORT of a gateway's ops.listen. dns+HOST:PORT stands for all addresses of a
+    name. Without members, show those of the section `fleet` of the running service.
+    """
+    fetch = _fetch_from_members(members, file, timeout, client) if members or file else _fetch_from_service(client)
+
+    def show() -> None:
+        found = fetch()
+        if watch:
+            click.clear()
+        if output == "json":
+            click.echo(json.dumps(found, indent=1))
+        else:
+            _print(found, wide=output == "wide")
+            sys.stdout.flush()
+        if not watch and found["members"] and all(each["summary"] is None for each in found["members"]):
+            raise ServiceUnreachableError("no gateway has answered")
+
+    show()
+    if watch:
+        watching(show, _WATCH_INTERVAL)
+
+
+def _fetch_from_service(client: Client) -> Callable[[], dict[str, Any]]:
+    def fetch() -> dict[str, Any]:
+        found = client.get_json("/api/v1/fleet")[1]
+        if not found["members"] and not found["problems"]:
+            raise UsageError("the service has no section fleet: add it, or name gateways: gateway fleet HOST:PORT …")
+        return found
+
+    return fetch
+
+
+def _fetch_from_members(
+    members: tuple[str, ...], file: Path | None, timeout: float, client: Client
+) -> Callable[[], dict[str, Any]]:
+    # These imports are slow.
+    import asyncio  # noqa: PLC0415
+
+    from gateway.contracts.values import Duration  # noqa: PLC0415
+    from gateway.fleet.members import parse_member  # noqa: PLC0415
+    from gateway.fleet.options import FleetOptions  # noqa: PLC0415
+    from gateway.fleet.poller import ask_once  # noqa: PLC0415
+    from gateway.ops.fleet_json import fleet_json  # noqa: PLC0415
+    from gateway.tls_client import ClientTls  # noqa: PLC0415
+
+    try:
+        addresses = tuple(map(parse_member, members))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    options = FleetOptions(
+        members=addresses,
+        file=file,
+        token_file=Path(client.token_file) if client.token_file else None,
+        tls=ClientTls(ca_file=Path(client.ca_file) if client.ca_file else None),
+        timeout=Duration(timeout),
+    )
+    return lambda: fleet_json(asyncio.run(ask_once(options)), time.time())
+
+
+def _print(found: dict[str, Any], *, wide: bool) -> None:
+    for problem in found["problems"]:
+        print_wrapped(f"warning: {problem}", fg="yellow")
+    members = found["members"]
+    if members:
+        rows, notes = [_row(each, wide=wide) for each in members], [_note(each, wide=wide) for each in members]
+        print_table(_HEADS + (_WIDE_HEADS if wide else []), rows, notes, None if wide else terminal_width())
+
+
+def _row(member: dict[str, Any], *, wide: bool) -> list[str]:
+    summary = member["summary"] or {}
+    age = format_age(member["answered_at"]) if member["answered_at"] else "-"
+    cells = [
+        summary.get("instance") or "-",
+        member["state"],
+        _counts(summary.get("tunnels")),
+        _counts(summary.get("backends")),
+        str(summary.get("clients", "-")),
+        age,
+        member["name"],
+    ]
+    if wide:
+        more = [_uptime(summary.get("started_at")), summary.get("version") or "-", str(summary.get("warnings", "-"))]
+        cells += [format_ms(member["request_seconds"]), *more]
+    return cells
+
+
+def _note(member: dict[str, Any], *, wide: bool) -> str:
+    """Return why a member does not answer, or what does not work there."""
+    summary = member["summary"] or {}
+    reload = "the last reload failed" if summary.get("reload_successful") is False else ""
+    problems = [
+        ": ".join(filter(None, (f"{each['name']} is {each['state']}", each["reason"], each["detail"])))
+        for each in summary.get("problems", ())
+    ]
+    shown = problems if wide else [*problems[:1], *([f"and {len(problems) - 1} more"] if len(problems) > 1 else [])]
+    return "; ".join(filter(None, (member["error"], reload, *shown)))
+
+
+def _uptime(started_at: str | None) -> str:
+    """Return the age of a member's process; `-` if its answer has no valid time."""
+    try:
+        return format_age(started_at) if started_at else "-"
+    except (ValueError, TypeError, OverflowError):
+        return "-"
+
+
+def _counts(found: dict[str, int] | None) -> str:
+    return ", ".join(f"{count} {state}" for state, count in (found or {}).items()) or "-"

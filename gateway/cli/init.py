@@ -1,0 +1,41 @@
+"""`gateway init`: writes a first configuration, from flags or from answers to questions."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.cli.output import print_text
+from gateway.errors import ConfigError, UsageError
+
+_HEAD = "# Written by `gateway init`. docs/reference.md explains all keys.\n"
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default="gateway.yaml")
+@click.option("--tunnel", "tunnels", multiple=True, metavar="NAME=URL", help="A tunnel: bastion=ssh://user@host?…")
+@click.option("--backend", "backends", multiple=True, metavar="NAME=URL", help="A backend: orders=mysql://db?via=…")
+def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> None:
+    """Write a first configuration to FILE.
+
+    FILE is gateway.yaml by default, and is never overwritten. With --backend, the command asks no questions.
+    Otherwise, it asks for a tunnel and for the backends behind it, and asks again after an invalid answer.
+    """
+    from gateway.cli.questions import ask_config  # noqa: PLC0415 - slow to import
+    from gateway.config.first import from_urls, permits_keys, problems_of, to_yaml  # noqa: PLC0415 - slow to import
+
+    if file.exists():
+        raise UsageError(f"{file} exists: edit it, or name another file (gateway init FILE)")
+    config: dict[str, Any] = from_urls(tunnels, backends) if backends else ask_config(tunnels)
+    problems = problems_of(config)
+    if problems:
+        raise ConfigError(problems)
+    try:
+        with file.open("x", encoding="utf-8") as opened:
+            opened.write(_HEAD + to_yaml(config))
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}: choose another file") from error
+    print_text(f"wrote {file}")
+    steps = ["check", *(["render authorized-keys"] if permits_keys(config) else []), "run"]
+    for step in steps:
+        print_text(f"next: gateway {step} -c {file}")

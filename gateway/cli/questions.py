@@ -1,0 +1,200 @@
+"""Asks for a first configuration, and repeats a question after an invalid answer."""
+
+import dataclasses
+import getpass
+import inspect
+import os
+import re
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import click
+
+from gateway import backends, tunnels
+from gateway.cli.output import print_text, print_wrapped
+from gateway.config import values
+from gateway.config.first import from_urls, problems_of
+from gateway.config.scalars import SCALARS
+from gateway.contracts.security import Secret
+
+_NONE = "none"
+_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+
+
+def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
+    """Ask for a tunnel, unless `tunnel_urls` contains one, and for backends. Return the configuration.
+
+    Args:
+        tunnel_urls: `NAME=URL` of each tunnel.
+
+    Raises:
+        ConfigError: A URL is not valid.
+    """
+    config = from_urls(tunnel_urls, ())
+    if not tunnel_urls:
+        kind = _choose("Kind of the tunnel to the remote network", [*tunnels.KINDS, _NONE], "ssh")
+        if kind != _NONE:
+            name = click.prompt("Name of the tunnel", default="bastion", value_proc=_answer(values.name))
+            _ask_valid(config, "tunnels", name, lambda before: _tunnel(kind, before))
+    while True:
+        kind = _choose("Kind of the backend", list(backends.KINDS), "postgres")
+        name = click.prompt("Name of the backend", default=kind, value_proc=_answer(values.name))
+        via = list(config.get("tunnels", {}))[-1:]
+        _ask_valid(config, "backends", name, lambda before: _backend(kind, via, before))  # noqa: B023 - called here
+        if not click.confirm("Another backend?", default=False):
+            return config
+
+
+def _ask_valid(
+    config: dict[str, Any], section: str, name: str, ask: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Ask for a tunnel or backend until the configuration is valid. Earlier answers are the new defaults."""
+    before: dict[str, Any] = {}
+    while True:
+        config.setdefault(section, {})[name] = before = ask(before)
+        problems = problems_of(config)
+        if not problems:
+            return
+        for problem in problems:
+            print_wrapped(str(problem), fg="red")
+        print_text("Answer again:")
+
+
+def _tunnel(kind: str, before: dict[str, Any]) -> dict[str, Any]:
+    found = tunnels.KINDS[kind]
+    keys = [*_required(found.options), *found.init_keys]
+    return {"kind": kind, **_ask_keys(found.options, keys, before)}
+
+
+def _backend(kind: str, via: list[str], before: dict[str, Any]) -> dict[str, Any]:
+    found = backends.KINDS[kind]
+    answers: dict[str, Any] = {"kind": kind, **({"via": via[0]} if via else {})}
+    target = click.prompt(
+        "Address of the server, as host:port",
+        default=before.get("targets", [None])[0],
+        value_proc=_answer(lambda text: str(values.endpoint(text, found.default_port))),
+    )
+    answers["targets"] = [target]
+    answers |= _ask_keys(found.options, _required(found.options), before)
+    port = values.endpoint(target, found.default_port).port
+    answers["listen"] = click.prompt(
+        "Address where clients connect to the gateway",
+        default=before.get("listen", f"127.0.0.1:{port}"),
+        value_proc=_answer(lambda text: str(values.listener(text))),
+    )
+    check = _ask_keys(found.check, [*_required(found.check), *found.init_keys], before.get("check", {}))
+    return {**answers, **({"check": check} if check else {})}
+
+
+def _required(cls: type) -> list[str]:
+    """Return the keys without a default."""
+    missing = dataclasses.MISSING
+    return [each.name for each in dataclasses.fields(cls) if each.default is missing is each.default_factory]
+
+
+def _ask_keys(cls: type, keys: Iterable[str], before: dict[str, Any]) -> dict[str, Any]:
+    """Ask for keys of a dataclass; keys without an answer are absent in the result."""
+    hints = typing.get_type_hints(cls)
+    answers: dict[str, Any] = {}
+    for key in dict.fromkeys(keys):
+        if key == "password" and not answers.get("user"):
+            continue
+        hint = hints[key]
+        secret = Secret in (hint, *get_args(hint))
+        name = f"{key}_file" if secret else key
+        print_wrapped(
+            f"{name}: {'A file, which is created if it is missing. ' if secret else ''}{_description(cls, key)}"
+        )
+        required = key in _required(cls)
+        default = before.get(name, _default(cls, key))
+        text = click.prompt(
+            f"  {name}",
+            default=_shown(default) if default is not None else (None if required else ""),
+            value_proc=_answer(_secret_file if secret else _parser(hint)),
+        )
+        if text != "":
+            answers[name] = text
+    return answers
+
+
+def _parser(hint: Any) -> Callable[[str], Any]:
+    """Return the function that checks an answer, and converts it to a value for YAML."""
+    if get_origin(hint) is tuple:
+        inner = _parser(get_args(hint)[0])
+        return lambda text: [inner(each.strip()) for each in text.split(",") if each.strip()]
+    if type(None) in get_args(hint):
+        return _parser(next(each for each in get_args(hint) if each is not type(None)))
+    if hint is Path:
+        return _existing_file
+    read = SCALARS[hint]
+
+    def parse(text: str) -> Any:
+        value = read(text)
+        return value if hint in (int, bool) else text
+
+    return parse
+
+
+def _answer(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a function for `click.prompt`, which repeats the question if `parse` raises `ValueError`."""
+
+    def value(text: str) -> Any:
+        try:
+            return parse(text.strip()) if text.strip() else ""
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return value
+
+
+def _existing_file(text: str) -> str:
+    path = Path(text).expanduser().absolute()
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file: write the path of an existing file")
+    return str(path)
+
+
+def _secret_file(text: str) -> str:
+    """Return the path of a file with a password. If it does not exist, ask for the password, and create the file."""
+    path = Path(text).expanduser().absolute()
+    if path.exists():
+        return str(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not a folder: create it, or choose another path")
+    secret = click.prompt(f"  {path} does not exist. Password to write to it", hide_input=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{secret}\n")
+    return str(path)
+
+
+def _default(cls: type, key: str) -> Any:
+    """Return the default answer: a usual file of this user, or the default of the key."""
+    usual = {"identity_files": _KEYS, "known_hosts": ("~/.ssh/known_hosts",)}.get(key, ())
+    found = [str(path) for path in (Path(each).expanduser() for each in usual) if path.is_file()]
+    if found:
+        return found[:1]
+    field = next(each for each in dataclasses.fields(cls) if each.name == key)
+    if key == "user" and field.default is dataclasses.MISSING:
+        return getpass.getuser()
+    return None if field.default in (dataclasses.MISSING, None, ()) else field.default
+
+
+def _shown(default: Any) -> str:
+    return ", ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+
+
+def _description(cls: type, key: str) -> str:
+    """Return the first sentence about a key, from the docstring of the dataclass or of a base class."""
+    for each in cls.__mro__:
+        found = re.search(rf"^    {key}: (.+(?:\n {{8}}.+)*)", inspect.cleandoc(each.__doc__ or ""), re.MULTILINE)
+        if found:
+            return re.split(r"(?<=\.) ", " ".join(found[1].split()))[0]
+    return key
+
+
+def _choose(text: str, choices: list[str], default: str) -> str:
+    answer: str = click.prompt(text, type=click.Choice(choices), default=default)
+    return answer

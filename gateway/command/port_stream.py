@@ -1,0 +1,80 @@
+"""A connection to the local port of a program."""
+
+import asyncio
+import errno
+import os
+import select
+import socket
+import time
+
+from gateway.command.port_process import PortProcess
+from gateway.contracts.link import Stream
+from gateway.relay.linger import lingering_closer
+from gateway.relay.sockets import reset
+
+_CHUNK = 64 * 1024
+_EXIT_DELAY = 0.3
+"""Seconds to wait for the exit of the process after the end of a connection. If a process is killed, the kernel ends
+its connections as if they were complete."""
+
+
+class PortStream:
+    """A connection to the local port of a program. Implements `gateway.relay.stream_bridge.FarStream`.
+
+    Args:
+        sock: The connected, non-blocking socket. The stream owns it.
+        process: The process.
+    """
+
+    supports_half_close = True
+
+    def __init__(self, sock: Stream, process: PortProcess) -> None:
+        self._sock = sock
+        self._process = process
+        process.connections += 1
+        self._loop = asyncio.get_running_loop()
+
+    def limit_unsent(self) -> None:
+        """Do nothing: a program on this host reads the data."""
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether the connection failed."""
+        poller = select.poll()
+        poller.register(self._sock, 0)  # an empty mask reports only errors (poll(2))
+        return any(event & select.POLLERR for _, event in poller.poll(0))
+
+    async def read(self) -> bytes:
+        """Wait for data; return no bytes if the program has ended its direction.
+
+        Raises:
+            OSError: The connection failed, or the process has exited.
+        """
+        data = await self._loop.sock_recv(self._sock, _CHUNK)
+        if data:
+            self._process.last_received = time.monotonic()
+        elif await self._process.child.exits_within(_EXIT_DELAY):
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send all of `data`.
+
+        Raises:
+            OSError: The connection failed.
+        """
+        await self._loop.sock_sendall(self._sock, data)
+
+    async def end(self) -> None:
+        """End the direction to the program."""
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the connection. The program still receives all sent data."""
+        self._process.connections -= 1
+        lingering_closer().close_later(self._sock, reset_after=False)
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self._process.connections -= 1
+        reset(self._sock)

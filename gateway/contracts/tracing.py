@@ -1,0 +1,104 @@
+"""The times of one client connection, and the interface of the exporter that turns them into a span."""
+
+import time
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from gateway.contracts.values import Endpoint
+
+_MAX_PHASES = 64
+"""Maximum number of recorded phases. A client that waits for minutes dials repeatedly."""
+HOLD = "hold"
+"""The client waits for the tunnel."""
+DIAL = "dial"
+"""The gateway chooses a target, waits until it may dial the target, or pauses between two attempts."""
+CHANNEL = "channel"
+"""The gateway opens the SSH channel or the connection to the target."""
+
+
+class TracedPhase(NamedTuple):
+    """One phase of a connection.
+
+    Args:
+        name: `HOLD`, `DIAL` or `CHANNEL`.
+        began: Nanoseconds since the epoch.
+        ended: Nanoseconds since the epoch.
+    """
+
+    name: str
+    began: int
+    ended: int
+
+
+class ConnectionTrace:
+    """Records when a client was accepted, and the consecutive phases until it is joined to a target.
+
+    All times are in nanoseconds since the epoch, and advance with the monotonic clock. A change of the system time
+    has no effect on them.
+    """
+
+    __slots__ = ("_began", "_name", "_offset", "accepted", "phases")
+
+    def __init__(self) -> None:
+        self.accepted = time.time_ns()
+        self.phases: list[TracedPhase] = []
+        self._offset = self.accepted - time.monotonic_ns()
+        self._name = ""
+        self._began = 0
+
+    @property
+    def now(self) -> int:
+        """The current time."""
+        return time.monotonic_ns() + self._offset
+
+    def enter(self, name: str) -> None:
+        """End the current phase, and begin another one.
+
+        Args:
+            name: The name of the phase; empty if no phase follows.
+        """
+        now = self.now
+        if self._name and len(self.phases) < _MAX_PHASES:
+            self.phases.append(TracedPhase(self._name, self._began, now))
+        self._name, self._began = name, now
+
+
+@dataclass(frozen=True)
+class TracedConnection:
+    """A client connection that has ended.
+
+    Args:
+        trace: Its times. No phase is open.
+        ended: The end in nanoseconds since the epoch.
+        backend: The backend.
+        ending: A `CloseReason`, `not_connected` or `refused`.
+        reason: Why the client was refused or not connected; None if it was connected.
+        tunnel: The tunnel to the target; None for a direct connection or without a target.
+        target: The target; None if the client was not joined to a target.
+        client: The IP address of the client; None if it is not known.
+        consumer: The client's container or application; None if it is not known.
+        to_backend: Bytes from the client.
+        from_backend: Bytes to the client.
+    """
+
+    trace: ConnectionTrace
+    ended: int
+    backend: str
+    ending: str
+    reason: str | None = None
+    tunnel: str | None = None
+    target: Endpoint | None = None
+    client: str | None = None
+    consumer: str | None = None
+    to_backend: int = 0
+    from_backend: int = 0
+
+
+class TraceExporter(Protocol):
+    """Sends spans."""
+
+    def export(self, connection: TracedConnection) -> None:
+        """Queue the span of a connection, or drop it if the receiver is too slow. Returns immediately."""
+
+    async def close(self) -> None:
+        """Send the queued spans within a deadline, and stop."""

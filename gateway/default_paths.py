@@ -1,0 +1,80 @@
+"""Returns the default paths of the service's files, for root and for other users."""
+
+import os
+import stat
+from pathlib import Path
+
+from gateway.errors import GatewayError
+
+_SYSTEM_RUN = Path("/run/gateway")
+_SYSTEM_STATE = Path("/var/lib/gateway")
+
+
+def admin_socket() -> Path:
+    """Return the default path of the admin socket. The service and its commands use the same path for one user.
+
+    The folder is /run/gateway for root, and for a user who may write there: in the image, and in a systemd unit with
+    `RuntimeDirectory=gateway`. For other users, it is `$XDG_RUNTIME_DIR/gateway`, or /tmp/gateway-UID if this
+    variable is not set or names a folder of another user.
+    """
+    return _runtime_folder() / "admin.sock"
+
+
+def state_dir() -> Path:
+    """Return the default of `gateway.state_dir`.
+
+    It is /var/lib/gateway, or for a user who may not write there, `$XDG_STATE_HOME/gateway` (by default
+    ~/.local/state/gateway).
+    """
+    if os.geteuid() == 0 or os.access(_SYSTEM_STATE, os.W_OK):
+        return _SYSTEM_STATE
+    home = os.environ.get("XDG_STATE_HOME") or f"{os.environ.get('HOME', '')}/.local/state"
+    return Path(home) / "gateway"
+
+
+def make_folder(socket: Path) -> None:
+    """Create the folder of a unix socket. If it is the folder below /tmp, only this user may write to it.
+
+    Raises:
+        OSError: The folder cannot be created.
+        GatewayError: Another user owns the folder below /tmp, or can write to it.
+    """
+    folder = socket.parent
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700 if folder == _private_folder() else 0o777)
+    if not is_trusted(socket):
+        raise GatewayError(
+            f"{folder} belongs to another user or is writable by others: remove it, or set XDG_RUNTIME_DIR"
+        )
+
+
+def is_trusted(socket: Path) -> bool:
+    """Return whether no other user can have created a unix socket: False only for a foreign folder below /tmp."""
+    folder = socket.parent
+    if folder != _private_folder():
+        return True
+    try:
+        status = folder.lstat()
+    except FileNotFoundError:
+        return True
+    writable = stat.S_IMODE(status.st_mode) & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not writable
+
+
+def _runtime_folder() -> Path:
+    if os.geteuid() == 0 or os.access(_SYSTEM_RUN, os.W_OK):
+        return _SYSTEM_RUN
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    if named and _is_own(Path(named)):
+        return Path(named) / "gateway"
+    return _private_folder()
+
+
+def _private_folder() -> Path:
+    return Path(f"/tmp/gateway-{os.geteuid()}")  # noqa: S108 - `make_folder` checks its owner
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        return folder.is_absolute() and folder.stat().st_uid == os.geteuid()
+    except OSError:
+        return False

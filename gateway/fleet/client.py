@@ -1,0 +1,179 @@
+"""Asks one member for its summary over HTTP."""
+
+import asyncio
+import os
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from gateway.errors import GatewayError, TunnelError
+from gateway.fleet.members import Member
+from gateway.fleet.options import FleetOptions
+from gateway.fleet.summary import MAX_BYTES, MemberSummary, decode_summary
+from gateway.secret_files import read_private_key
+from gateway.text import one_line
+
+PATH = "/api/v1/summary"
+_THREADS = ThreadPoolExecutor(16, thread_name_prefix="fleet-resolver")
+"""Separate threads: members whose names do not resolve must not delay the lookups of tunnels."""
+_IDLE = 60.0
+"""Seconds for which an idle connection to a member stays open."""
+_STATUS_ERRORS = {
+    401: "a token is required: set fleet.token_file (gateway fleet --token-file)",
+    403: "the token is not accepted: use the token of the member's ops.token_file",
+    404: "the answer is not that of a gateway, or its version is too old",
+    421: "the member does not accept this host name: add it to the member's ops.hosts",
+}
+
+
+class MemberError(GatewayError):
+    """A member did not answer, or its answer cannot be used."""
+
+
+@dataclass(frozen=True)
+class MemberCredentials:
+    """What the client presents to members, and which certificates it trusts."""
+
+    token: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
+
+
+def read_credentials(options: FleetOptions) -> MemberCredentials:
+    """Read the token and the certificates. Blocks.
+
+    Args:
+        options: The section `fleet`.
+
+    Raises:
+        GatewayError: A file cannot be used.
+    """
+    token, path = None, options.token_file
+    if path is not None:
+        try:
+            token = read_private_key(path, "token").decode("ascii", "replace").strip()
+        except TunnelError as error:
+            raise GatewayError(f"fleet.token_file: {error}") from error
+        if not token or not all("!" <= each <= "~" for each in token):
+            raise GatewayError(f"fleet.token_file: {path}: must contain one token of visible ASCII characters")
+    try:
+        return MemberCredentials(token, options.tls.context() if options.tls.is_set else None)
+    except GatewayError as error:
+        raise GatewayError(f"fleet.tls.{error}") from error
+
+
+class MemberClient:
+    """Sends requests to members. Use it as an asynchronous context manager, which closes all connections.
+
+    Args:
+        timeout: Seconds for one request, from the lookup of the name to the last byte of the answer.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.credentials = MemberCredentials()
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(limit=0, resolver=_MemberResolver(), keepalive_timeout=_IDLE)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            read_bufsize=MAX_BYTES // 2,
+            timeout=aiohttp.ClientTimeout(total=None),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def ask(self, member: Member) -> MemberSummary:
+        """Return the summary of a member.
+
+        Redirects are not followed, so that the token is sent only to addresses of the configuration.
+
+        Raises:
+            MemberError: The member does not answer in time, or its answer cannot be used.
+        """
+        try:
+            async with asyncio.timeout(self.timeout):
+                return decode_summary(await self._get(member))
+        except TimeoutError:
+            raise MemberError(f"no answer within {self.timeout:g} s") from None
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            raise MemberError(_describe(error)) from error
+        except ValueError as error:
+            raise MemberError(one_line(str(error))) from error
+
+    async def _get(self, member: Member) -> bytes:
+        token, tls = self.credentials.token, self.credentials.tls
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        use_tls = member.scheme == "https"
+        async with self._session.get(
+            member.url(PATH),
+            headers=headers,
+            allow_redirects=False,
+            ssl=tls if use_tls and tls is not None else True,
+            server_hostname=member.server_name if use_tls else None,
+        ) as response:
+            if response.status != 200:
+                known = "it redirects, and redirects are not followed" if 300 <= response.status < 400 else ""
+                raise MemberError(
+                    f"status {response.status}: {_STATUS_ERRORS.get(response.status, known)}".rstrip(": ")
+                )
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise MemberError(f"the answer is larger than {MAX_BYTES} bytes")
+            return bytes(body)
+
+
+class _MemberResolver(AbstractResolver):
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await lookup(host, port, family)
+        return [
+            ResolveResult(
+                hostname=host, host=address[0], port=port, family=each, proto=0, flags=socket.AI_NUMERICHOST
+            )
+            for each, address in found
+        ]
+
+    async def close(self) -> None:
+        """Do nothing: the threads are shared."""
+
+
+async def lookup(
+    host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
+) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    """Return the family and the address of each result of a lookup.
+
+    Raises:
+        OSError: The name does not resolve.
+        UnicodeError: The name is not a valid host name.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.run_in_executor(
+        _THREADS, lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
+    )
+    return [(family, (str(address[0]), port)) for family, _, _, _, address in found]
+
+
+def _describe(error: Exception) -> str:
+    cause = getattr(error, "os_error", None) or error
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return f"the certificate is not trusted: {one_line(str(error.certificate_error))} (fleet.tls.ca_file)"
+    if isinstance(error, aiohttp.ClientSSLError):
+        reason = one_line(str(getattr(cause, "reason", None) or cause))
+        return f"the TLS handshake failed: {reason} (does the member have ops.tls?)"
+    if isinstance(cause, ConnectionError) and cause.errno is not None:
+        return os.strerror(cause.errno)  # asyncio replaces the text
+    return one_line(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)

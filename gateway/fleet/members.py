@@ -1,0 +1,113 @@
+"""Parses the addresses of members, and expands names that stand for several members. Does no I/O."""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from gateway.contracts.values import Endpoint
+
+_DISCOVER = "dns+"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+class MemberAddress(NamedTuple):
+    """An entry of the list of members.
+
+    Args:
+        scheme: `http` or `https`.
+        endpoint: The address of `ops.listen`.
+        discover: Whether each address of the host name is one member, as for `tasks.NAME` of a swarm service or for a
+            headless Service of Kubernetes.
+    """
+
+    scheme: str
+    endpoint: Endpoint
+    discover: bool = False
+
+    def __str__(self) -> str:
+        scheme = "https://" if self.scheme == "https" else ""
+        return f"{_DISCOVER if self.discover else ''}{scheme}{self.endpoint}"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One gateway.
+
+    Args:
+        scheme: `http` or `https`.
+        endpoint: The address to connect to.
+        server_name: The host name of the certificate, if it is not the host of `endpoint`.
+    """
+
+    scheme: str
+    endpoint: Endpoint
+    server_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the member for the table; with the host name by which it was found."""
+        return f"{self.endpoint} ({self.server_name})" if self.server_name else str(self.endpoint)
+
+    def url(self, path: str) -> str:
+        """Return the URL of a path of this member."""
+        return f"{self.scheme}://{self.endpoint}{path}"
+
+
+def parse_member(text: str) -> MemberAddress:
+    """Parse `host:port`, `https://host:port`, or either form after `dns+`.
+
+    Raises:
+        ValueError: The text is not an address of a member. The message contains an example.
+    """
+    rest = text.removeprefix(_DISCOVER)
+    url = rest if _SCHEME.match(rest) else f"http://{rest}"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    extra = host and (parts.path.rstrip("/") or parts.query or parts.fragment or parts.username is not None)
+    if (
+        not text.isprintable()
+        or not host
+        or not port
+        or extra
+        or parts.scheme not in ("http", "https")
+        or not re.fullmatch(r"[\w.:%-]+", host)
+    ):
+        raise ValueError(
+            f"{text!r} is not the address of a gateway: write gateway-1.example.com:9090,"
+            " https://gateway-1.example.com:9090, or dns+tasks.gateway:9090 for all addresses of a name"
+        )
+    return MemberAddress(parts.scheme, Endpoint(host, port), text.startswith(_DISCOVER))
+
+
+def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
+    """Return the members in a file with one address per line, and a message for each line that is not valid.
+
+    Args:
+        text: The content of the file. Empty lines and lines that start with `#` are ignored.
+    """
+    found, problems = [], []
+    for number, line in enumerate(text.splitlines(), 1):
+        entry = line.partition("#")[0].strip()
+        if entry:
+            try:
+                found.append(parse_member(entry))
+            except ValueError as error:
+                problems.append(f"line {number}: {error}")
+    return found, problems
+
+
+def expand(address: MemberAddress, hosts: list[str]) -> list[Member]:
+    """Return the members of an entry that stands for several members.
+
+    Args:
+        address: The entry.
+        hosts: The IP addresses of its host name.
+    """
+    return [
+        Member(address.scheme, Endpoint(host, address.endpoint.port), address.endpoint.host)
+        for host in sorted(set(hosts))
+    ]

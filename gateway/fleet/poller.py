@@ -1,0 +1,169 @@
+"""Asks all members regularly, each in a separate task, and keeps the last answer of each."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from gateway.errors import GatewayError
+from gateway.fleet.client import MemberClient, MemberError, read_credentials
+from gateway.fleet.discovery import Discovery
+from gateway.fleet.members import Member
+from gateway.fleet.options import FleetOptions
+from gateway.fleet.view import FleetView, MemberView
+
+log = logging.getLogger(__name__)
+
+_DISCOVERY_INTERVAL = 15.0
+"""Seconds between two reads of the file, the names and the credentials."""
+_POLL_INTERVAL = 0.5
+"""Seconds between two checks whether the configuration has changed."""
+_JITTER = 0.05
+
+
+class FleetPoller:
+    """Asks the members of the fleet; implements `gateway.contracts.unit.Unit`. Does nothing if there are no members.
+
+    A slow or dead member delays no other member, because each has its own task and deadline.
+
+    Args:
+        options: Returns the current section `fleet`.
+    """
+
+    def __init__(self, options: Callable[[], FleetOptions]) -> None:
+        self._options = options
+        self._views: dict[Member, MemberView] = {}
+        self._tasks: dict[Member, asyncio.Task[None]] = {}
+        self._discovery = Discovery()
+        self._credentials_error = ""
+        self._stamps: list[tuple[Path, int, int]] | None = None
+        """Path, modification time in nanoseconds and inode of each file when it was last read."""
+
+    def view(self) -> FleetView:
+        """Return what is known now."""
+        problems = [*self._discovery.problems, *filter(None, [self._credentials_error])]
+        return FleetView(list(self._views.values()), problems)
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Ask the members until cancelled."""
+        ready()
+        while True:
+            if not self._options().is_empty:
+                await self._run_members()
+            await asyncio.sleep(_POLL_INTERVAL)
+
+    async def _run_members(self) -> None:
+        """Ask the members until the fleet has no members."""
+        try:
+            async with MemberClient(self._options().timeout) as client, asyncio.TaskGroup() as group:
+                while not (options := self._options()).is_empty:
+                    await self._refresh(client, group, options)
+                    await self._wait_for_change(options)
+                self._retain([])
+        finally:
+            self._tasks, self._views, self._stamps = {}, {}, None
+
+    async def _wait_for_change(self, options: FleetOptions) -> None:
+        """Wait until the configuration changes, but at most the interval between two discoveries."""
+        due = time.monotonic() + _DISCOVERY_INTERVAL
+        while True:
+            await asyncio.sleep(_POLL_INTERVAL)
+            if self._options() != options or time.monotonic() >= due:
+                return
+
+    async def _refresh(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
+        client.timeout = options.timeout
+        await self._renew_credentials(client, options)
+        await self._discovery.read_file(options)
+        self._set_members(client, group, options)  # a slow name server must not delay the other members
+        await self._discovery.look_up_names(options)
+        self._set_members(client, group, options)
+
+    def _set_members(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
+        """Ask exactly the members that are known now."""
+        members = self._discovery.known(options)
+        self._retain(members)
+        for member in members:
+            if member not in self._tasks:
+                self._tasks[member] = group.create_task(self._ask_repeatedly(client, member))
+
+    async def _renew_credentials(self, client: MemberClient, options: FleetOptions) -> None:
+        """Read the token and the certificates if a file has changed. After an error, keep those of before."""
+        stamps = await asyncio.to_thread(_stamps, options)
+        if stamps == self._stamps and not self._credentials_error:
+            return
+        self._stamps = stamps
+        try:
+            client.credentials = await asyncio.to_thread(read_credentials, options)
+        except GatewayError as error:
+            if str(error) != self._credentials_error:
+                log.error("the credentials of the fleet cannot be read", extra={"detail": str(error)})
+            self._credentials_error = str(error)
+        else:
+            self._credentials_error = ""
+
+    def _retain(self, members: list[Member]) -> None:
+        """Stop asking members that are not in the list, and show the members in the order of the list."""
+        for member in self._tasks.keys() - set(members):
+            self._tasks.pop(member).cancel()
+        self._views = {member: self._views.get(member, MemberView(member)) for member in members}
+
+    async def _ask_repeatedly(self, client: MemberClient, member: Member) -> None:
+        while True:
+            answer = await ask(client, member, self._views[member])
+            if member in self._views:
+                self._views[member] = answer
+            interval = self._options().interval
+            await asyncio.sleep(interval * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - jitter
+
+
+def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:
+    """Return what changes when a file with a token or a certificate is replaced. Blocks."""
+    found = []
+    for path in filter(None, (options.token_file, options.tls.ca_file, options.tls.cert_file, options.tls.key_file)):
+        try:
+            status = path.stat()
+        except OSError:
+            found.append((path, 0, 0))
+        else:
+            found.append((path, status.st_mtime_ns, status.st_ino))
+    return found
+
+
+async def ask(client: MemberClient, member: Member, before: MemberView) -> MemberView:
+    """Ask a member once, and return what is known then.
+
+    Args:
+        client: The client.
+        member: The member.
+        before: What was known before. If the member does not answer, its last answer stays.
+    """
+    started = time.monotonic()
+    try:
+        summary = await client.ask(member)
+    except MemberError as error:
+        return replace(before, asked_at=time.time(), seconds=time.monotonic() - started, error=str(error))
+    now = time.time()
+    return MemberView(member, summary, answered_at=now, asked_at=now, seconds=time.monotonic() - started)
+
+
+async def ask_once(options: FleetOptions) -> FleetView:
+    """Ask all members once, at the same time, and return their answers.
+
+    Args:
+        options: The members, and how to ask them.
+
+    Raises:
+        GatewayError: The token or a certificate cannot be used.
+    """
+    discovery = Discovery()
+    async with MemberClient(options.timeout) as client:
+        client.credentials = await asyncio.to_thread(read_credentials, options)
+        await discovery.read_file(options)
+        await discovery.look_up_names(options)
+        members = discovery.known(options)
+        views = await asyncio.gather(*(ask(client, member, MemberView(member)) for member in members))
+    return FleetView(views, discovery.problems)

@@ -1,0 +1,42 @@
+"""Defines the state of a fleet at one moment, as plain data."""
+
+from dataclasses import dataclass, field
+
+from gateway.fleet.members import Member
+from gateway.fleet.summary import MemberSummary
+
+
+@dataclass(frozen=True)
+class MemberView:
+    """What is known about one member.
+
+    Args:
+        member: The member.
+        summary: Its last answer; None if it has not answered yet.
+        answered_at: The time of the last answer, in seconds since the epoch; None if there is none.
+        asked_at: The time at which the last request ended, in seconds since the epoch; None if none has ended.
+        seconds: The duration of the last request.
+        error: Why the last request failed; empty if it succeeded.
+    """
+
+    member: Member
+    summary: MemberSummary | None = None
+    answered_at: float | None = None
+    asked_at: float | None = None
+    seconds: float | None = None
+    error: str = ""
+
+    @property
+    def state(self) -> str:
+        """The status of the member, `unreachable` after a failed request, or `unknown` before the first request."""
+        if self.error:
+            return "unreachable"
+        return self.summary.status if self.summary else "unknown"
+
+
+@dataclass(frozen=True)
+class FleetView:
+    """What is known about all members, and the files and names that could not be read."""
+
+    members: list[MemberView] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)

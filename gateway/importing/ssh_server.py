@@ -1,0 +1,104 @@
+"""The settings of an SSH client (ssh(1), ssh_config(5)), and the configuration keys of the tunnel to its server."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.importing.model import ImportContext, home
+from gateway.importing.result import ImportResult
+from gateway.importing.ssh_forward import port_number
+
+_KNOWN_HOSTS = "~/.ssh/known_hosts"
+_USER = "${USER}"
+
+
+@dataclass
+class HostConfig:
+    """The settings of one ssh command, or of one host in an ssh_config file.
+
+    Args:
+        destination: The server, as `[user@]host` or an `ssh://` URL.
+        keywords: The values of each ssh_config keyword, in their original order. The keywords are in lower case.
+        unused: The original spelling of each keyword that the import has not read.
+    """
+
+    destination: str = ""
+    keywords: dict[str, list[str]] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: str, value: str) -> None:
+        """Append a value to those of a keyword."""
+        self.keywords.setdefault(key.lower(), []).append(value)
+        self.unused.setdefault(key.lower(), key)
+
+    def first(self, key: str, otherwise: str = "") -> str:
+        """Return the first value of a keyword. ssh ignores later values."""
+        return (self.all(key) or [otherwise])[0]
+
+    def all(self, key: str) -> list[str]:
+        """Return all values of a keyword, and mark the keyword as read."""
+        self.unused.pop(key, None)
+        return self.keywords.get(key, [])
+
+
+def server_keys(
+    config: HostConfig, via: str | None, context: ImportContext, result: ImportResult, command: HostConfig
+) -> dict[str, Any]:
+    """Return the configuration keys of a tunnel to a server.
+
+    Args:
+        config: The settings of the connection to the server.
+        via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
+        context: The environment in which ssh runs.
+        result: Receives notes.
+        command: The settings of the whole ssh command. For a jump host, they differ from `config`.
+    """
+    address = config.destination.removeprefix("ssh://").rstrip("/")
+    user, at, host = address.rpartition("@")
+    port = config.first("port")
+    if match := re.fullmatch(r"(\[.+\]|[^:]+):(\d+)", host):
+        host, port = match[1], match[2] if config is not command or "://" in config.destination else port
+    host = host.strip("[]")
+    user = user if at else config.first("user")
+    if not user:
+        user = _USER
+        result.add_note(f"{context.where}: names no user: the configuration uses ${{USER}} from the environment")
+    keys: dict[str, Any] = {"kind": "ssh"}
+    if via is not None:
+        keys["via"] = via
+    keys["host"] = config.first("hostname", host).replace("%h", host)
+    if port and port != "22":
+        keys["port"] = port_number(port)
+    keys["user"] = user
+    keys |= _login(config, context, result, command)
+    known = [each for each in config.first("userknownhostsfile", _KNOWN_HOSTS).split() if each != "/dev/null"]
+    keys["known_hosts"] = [context.path(home(each)) for each in known or [_KNOWN_HOSTS]]
+    if context.in_container and keys["known_hosts"] == [home(_KNOWN_HOSTS)]:
+        result.add_note(f"{context.where}: add the key of {keys['host']} to known_hosts of this host (ssh-keyscan)")
+    if alias := config.first("hostkeyalias"):
+        keys["host_key_alias"] = alias
+    if re.fullmatch("[0-9]{1,5}", timeout := config.first("connecttimeout")) and int(timeout):
+        keys["connect_timeout"] = f"{timeout}s"
+    return keys
+
+
+def _login(config: HostConfig, context: ImportContext, result: ImportResult, command: HostConfig) -> dict[str, Any]:
+    """Return the configuration keys that log in to a tunnel's server. The arguments are those of `server_keys`."""
+    keys: dict[str, Any] = {}
+    identities = config.all("identityfile") or command.all("identityfile")
+    if identities:
+        keys["identity_files"] = list(dict.fromkeys(context.path(home(each)) for each in identities))
+    if certificates := config.all("certificatefile"):
+        keys["certificate_files"] = [context.path(home(each)) for each in certificates]
+    if passphrase_file := config.first("passphrasefile"):
+        keys["passphrase_file"] = passphrase_file
+    if password_file := config.first("passwordfile"):
+        keys["password_file"] = password_file
+    elif agent := config.first("identityagent"):
+        keys["agent"] = home(agent)
+    elif not identities:
+        keys["agent"] = "${SSH_AUTH_SOCK}"
+        result.add_note(
+            f"{context.where}: names no key: the configuration uses the SSH agent; a service needs its own key"
+        )
+    return keys

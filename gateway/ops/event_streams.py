@@ -1,0 +1,103 @@
+"""Sends events to HTTP clients as server-sent events (HTML Standard, section "Server-sent events")."""
+
+import asyncio
+import contextlib
+import socket
+
+from aiohttp import web
+
+from gateway.ops.access_middleware import HEADERS
+from gateway.ops.events import EventLog
+from gateway.ops.http_listener import extend_deadline
+
+_HEARTBEAT = 10.0
+"""Seconds without an event after which the stream sends a comment. Proxies close silent connections."""
+_RETRY_MS = 2000
+"""Milliseconds after which a browser reconnects."""
+_BATCH = 50
+"""Number of events in one write."""
+_SEND_BUFFER = 32 * 1024
+"""Size of the socket's send buffer in bytes. A client that does not read reaches its deadline sooner."""
+_RESET = "event: reset\ndata: {}\n"
+"""Sent to a client that missed events: it must read the status again."""
+
+
+class EventStreams:
+    """The event streams of one listener.
+
+    Each stream reads from the shared log and has no queue. A client that does not read is disconnected by the
+    deadline of its connection, and resumes with `Last-Event-ID`.
+
+    Args:
+        events: The log.
+        limit: Maximum number of streams.
+    """
+
+    def __init__(self, events: EventLog, limit: int) -> None:
+        self._events = events
+        self._limit = limit
+        self._wakes: set[asyncio.Event] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """End all streams, because the server stops."""
+        self._closed = True
+        for wake in self._wakes:
+            wake.set()
+
+    async def respond(self, request: web.Request) -> web.StreamResponse:
+        """Send events until the client disconnects or the server stops."""
+        if len(self._wakes) >= self._limit:
+            text = f"at most {self._limit} clients can read events at the same time: close another one\n"
+            return web.Response(status=503, text=text, headers={"Retry-After": "10"})
+        response = web.StreamResponse(
+            headers={**HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
+        )
+        if request.method == "HEAD":
+            return response
+        wake = asyncio.Event()
+        self._wakes.add(wake)
+        self._events.watchers.append(wake.set)
+        _shrink_send_buffer(request)
+        try:
+            await response.prepare(request)
+            await self._send(request, response, wake)
+        except ConnectionError:  # the client has disconnected
+            return response
+        finally:
+            self._wakes.discard(wake)
+            self._events.watchers.remove(wake.set)
+        return response
+
+    async def _send(self, request: web.Request, response: web.StreamResponse, wake: asyncio.Event) -> None:
+        resumed = request.headers.get("Last-Event-ID")
+        sent = self._events.last_id if resumed is None else _event_id(resumed)
+        await response.write(f"retry: {_RETRY_MS}\nid: {sent}\n\n".encode())
+        while not self._closed:
+            wake.clear()
+            events = self._events.since(sent)
+            if events is None:
+                sent = self._events.last_id
+                await response.write(f"id: {sent}\n{_RESET}\n".encode())
+            for at in range(0, len(events or ()), _BATCH):
+                batch = (events or [])[at : at + _BATCH]
+                lines = (f"id: {each.id}\nevent: {each.subject.type}\ndata: {each.line}\n\n" for each in batch)
+                await response.write("".join(lines).encode())
+                sent = batch[-1].id
+            extend_deadline(request)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HEARTBEAT):
+                    await wake.wait()
+                continue
+            await response.write(b":\n\n")
+
+
+def _event_id(text: str) -> int:
+    """Return the number in a `Last-Event-ID` header; -1, which no event has, if it is not a number."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
+
+
+def _shrink_send_buffer(request: web.Request) -> None:
+    sock = request.transport.get_extra_info("socket") if request.transport else None
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)

@@ -1,0 +1,161 @@
+"""Keeps the latest transitions of backends, targets, tunnels and the service in memory. Does no I/O."""
+
+import json
+import time
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from gateway.ops.status_json import iso
+from gateway.text import one_line
+
+MAX_EVENTS = 1000
+"""Number of events that are kept, in memory and in the file."""
+
+
+class EventType(StrEnum):
+    """What an event is about."""
+
+    START = "start"
+    BACKEND = "backend"
+    TARGET = "target"
+    TUNNEL = "tunnel"
+    DRAIN = "drain"
+    RELOAD = "reload"
+
+
+class EventSubject(NamedTuple):
+    """The part of the service whose state has changed.
+
+    Args:
+        type: The type of the part.
+        name: The name of the backend or tunnel; None for the service itself.
+        target: The target, for `EventType.TARGET`.
+    """
+
+    type: EventType
+    name: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One event.
+
+    Args:
+        id: A number that increases with each event, also after a restart.
+        at: When the state changed, in seconds since the epoch.
+        subject: What changed.
+        state: The new state.
+        previous: The state before; None if it is not known.
+        reason: The reason for the state; None if it needs no reason.
+        detail: One line of text.
+    """
+
+    id: int
+    at: float
+    subject: EventSubject
+    state: str
+    previous: str | None = None
+    reason: str | None = None
+    detail: str = ""
+    line: str = field(init=False, compare=False, repr=False)
+    """The event as one line of JSON."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "line", json.dumps(self.body))  # bypasses `frozen` during construction
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The event as a JSON object."""
+        return {
+            "id": self.id,
+            "time": iso(self.at),
+            "type": self.subject.type,
+            "name": self.subject.name,
+            "target": self.subject.target,
+            "state": self.state,
+            "previous": self.previous,
+            "reason": self.reason,
+            "detail": self.detail,
+        }
+
+
+_KEPT = (EventType.BACKEND, EventType.TARGET, EventType.TUNNEL)
+"""Types of parts whose states continue after a restart."""
+_HEALTHY = "up"
+"""A part in this state causes no event if it has no earlier state. A start without failures therefore causes none."""
+
+
+class EventLog:
+    """The latest events, oldest first. If the log is full, a new event replaces the oldest.
+
+    Args:
+        limit: Maximum number of events.
+        clock: Returns the time in seconds since the epoch.
+    """
+
+    def __init__(self, limit: int = MAX_EVENTS, clock: Callable[[], float] = time.time) -> None:
+        self.watchers: list[Callable[[], None]] = []
+        """Callbacks. The log calls them after each event."""
+        self._clock = clock
+        self._events: deque[Transition] = deque(maxlen=limit)
+        self._states: dict[EventSubject, str] = {}
+        self._last_id = 0
+
+    @property
+    def last_id(self) -> int:
+        """The ID of the latest event; 0 if there is none."""
+        return self._last_id
+
+    def load(self, events: Iterable[Transition]) -> None:
+        """Add the events of previous runs, oldest first, before any other event."""
+        for event in events:
+            self._add(event)
+        self._states = {subject: state for subject, state in self._states.items() if subject.type in _KEPT}
+
+    def observe(self, subject: EventSubject, state: str, reason: str | None = None, detail: str = "") -> None:
+        """Add an event if the state of `subject` differs from the state in its latest event.
+
+        Args:
+            subject: The part.
+            state: Its current state.
+            reason: As in `Transition`.
+            detail: Text of any length.
+        """
+        previous = self._states.get(subject)
+        if previous is None and state == _HEALTHY:
+            self._states[subject] = state
+        elif state != previous:
+            self.record(subject, state, reason, detail)
+
+    def record(self, subject: EventSubject, state: str, reason: str | None = None, detail: str = "") -> None:
+        """Add an event. The arguments are those of `observe`."""
+        now = self._clock()
+        # Times as IDs increase even if the file of a previous run is lost.
+        number = max(self._last_id + 1, int(now * 1000))
+        previous = self._states.get(subject)
+        self._add(Transition(number, now, subject, state, previous, reason, one_line(detail)))
+        for watcher in self.watchers.copy():
+            watcher()
+
+    def since(self, event_id: int) -> list[Transition] | None:
+        """Return the events after the one with this ID; None if the log does not contain this event."""
+        at = bisect_right(self._events, event_id, key=lambda event: event.id)
+        if at == 0 or self._events[at - 1].id != event_id:
+            return [] if event_id == self._last_id else None
+        return list(self._events)[at:]
+
+    def latest(self) -> list[Transition]:
+        """Return all events in the log, oldest first."""
+        return list(self._events)
+
+    def _add(self, event: Transition) -> None:
+        if event.id <= self._last_id:
+            return
+        self._last_id = event.id
+        self._states[event.subject] = event.state
+        self._events.append(event)

@@ -1,0 +1,169 @@
+"""Keeps events in a file of limited size, so that they survive a restart."""
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gateway.atomic_file import replace_file
+from gateway.ops.events import MAX_EVENTS, EventLog, EventSubject, EventType, Transition
+from gateway.text import one_line
+
+log = logging.getLogger(__name__)
+
+NAME = "events.jsonl"
+_MAX_BYTES = 4 << 20
+"""Only this part at the end of a file is read. A complete file is smaller."""
+_INTERVAL = 0.2
+"""Minimum number of seconds between two writes."""
+_DAMAGED = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
+_READ_TIMEOUT = 2.0
+_WRITE_TIMEOUT = 2.0
+"""Seconds to wait for a file system. It can hang; the service does not wait for it longer than this."""
+
+
+class EventsFile:
+    """Writes the events of a log to a file; implements `gateway.contracts.unit.Unit`.
+
+    The file has one JSON object per line. A file that cannot be read or written is logged once, and changes nothing
+    else. Damaged lines are skipped.
+
+    Args:
+        folder: `gateway.state_dir`. It is created if necessary.
+        events: The log.
+    """
+
+    def __init__(self, folder: Path, events: EventLog) -> None:
+        self._path = folder / NAME
+        self._events = events
+        self._changed = asyncio.Event()
+        self._written = 0
+        """ID of the last event in the file."""
+        self._lines = 0
+        """Number of lines in the file. Above the limit, the file is replaced; initially, it always is."""
+        self._writing: asyncio.Future[None] | None = None
+        self._failed = False
+        self._intact = False
+        """Whether lines can be appended to the file."""
+
+    async def load(self) -> None:
+        """Add the events in the file to the log. Waits at most two seconds for the file system."""
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT):
+                events = await asyncio.to_thread(_read, self._path)
+        except (OSError, TimeoutError) as error:
+            if not isinstance(error, FileNotFoundError):
+                self._report(error)
+            return
+        self._events.load(events)
+        self._written = self._events.last_id
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Write each event until cancelled."""
+        self._events.watchers.append(self._changed.set)
+        try:
+            ready()
+            while True:
+                await self.write()
+                await asyncio.sleep(_INTERVAL)
+                await self._changed.wait()
+        finally:
+            self._events.watchers.remove(self._changed.set)
+
+    async def write(self) -> None:
+        """Write the events that are not in the file yet. Waits at most two seconds for each of two writes."""
+        self._changed.clear()
+        if self._writing is not None:
+            await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
+        if self._writing is None and self._written != self._events.last_id:
+            self._writing = asyncio.ensure_future(asyncio.to_thread(self._job()))
+            self._writing.add_done_callback(self._on_written)
+            await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
+
+    def _job(self) -> Callable[[], None]:
+        """Return a function that writes the events; call it in a thread."""
+        added = self._events.since(self._written) if self._intact else None
+        if added is not None and self._lines + len(added) <= 2 * MAX_EVENTS:
+            job, events = _append, added
+            self._lines += len(added)
+        else:
+            job, events = _replace, self._events.latest()
+            self._lines = len(events)
+        self._written = events[-1].id
+        return partial(job, self._path, "".join(f"{event.line}\n" for event in events))
+
+    def _on_written(self, writing: "asyncio.Future[None]") -> None:
+        self._writing = None
+        self._changed.set()
+        error = None if writing.cancelled() else writing.exception()
+        self._intact = error is None and not writing.cancelled()
+        if error is not None:
+            self._report(error)
+
+    def _report(self, error: BaseException) -> None:
+        if not self._failed:
+            self._failed = True
+            detail = getattr(error, "strerror", None) or str(error) or "the file system does not respond"
+            log.info(
+                "events will not survive a restart: set a writable gateway.state_dir",
+                extra={"file": str(self._path), "detail": detail},
+            )
+
+
+def parse(text: str) -> Iterator[Transition]:
+    """Yield the events in the text of a file. Skip damaged lines, and lines that are not in order."""
+    last = 0
+    for line in text.splitlines():
+        try:
+            event = _event(json.loads(line))
+        except _DAMAGED:
+            continue
+        if event.id > last:
+            last = event.id
+            yield event
+
+
+def _event(body: dict[str, Any]) -> Transition:
+    """Return the event in a JSON object.
+
+    Raises:
+        ValueError, TypeError, KeyError, ArithmeticError: The object is not an event.
+    """
+    if not 0 < body["id"] < 1 << 53:
+        raise ValueError
+
+    def text(key: str) -> str | None:
+        return None if body[key] is None else one_line(body[key])
+
+    return Transition(
+        id=int(body["id"]),
+        at=datetime.fromisoformat(body["time"]).timestamp(),
+        subject=EventSubject(EventType(body["type"]), text("name"), text("target")),
+        state=one_line(body["state"]),
+        previous=text("previous"),
+        reason=text("reason"),
+        detail=one_line(body["detail"]),
+    )
+
+
+def _read(path: Path) -> list[Transition]:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - _MAX_BYTES))
+        text = file.read(_MAX_BYTES).decode(errors="replace")
+    return list(parse(text))[-MAX_EVENTS:]
+
+
+def _append(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _replace(path: Path, text: str) -> None:
+    replace_file(path, text)
+    path.chmod(0o600)

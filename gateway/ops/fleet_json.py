@@ -1,0 +1,89 @@
+"""Converts the views of a fleet to JSON: the table of all members, service discovery, and the summary of a member."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from gateway.contracts.states import State, TunnelState
+from gateway.fleet.view import FleetView
+from gateway.ops.status_json import iso
+from gateway.ops.status_views import ServiceView
+
+_MAX_PROBLEMS = 10
+_MAX_DETAIL = 300
+
+
+def fleet_json(view: FleetView, now: float) -> dict[str, Any]:
+    """Return the body of `/api/v1/fleet`.
+
+    Args:
+        view: The members.
+        now: Seconds since the epoch, for the age of the answers.
+    """
+    return {
+        "members": [
+            {
+                "name": each.member.name,
+                "url": each.member.url("/"),
+                "state": each.state,
+                "error": each.error,
+                "asked_at": iso(each.asked_at),
+                "answered_at": iso(each.answered_at),
+                "age_seconds": None if each.answered_at is None else round(max(0.0, now - each.answered_at), 3),
+                "request_seconds": each.seconds,
+                "summary": asdict(each.summary) if each.summary else None,
+            }
+            for each in view.members
+        ],
+        "problems": view.problems,
+    }
+
+
+def discovery_json(view: FleetView) -> list[dict[str, Any]]:
+    """Return the body of `/api/v1/sd`, in the format of Prometheus' HTTP service discovery.
+
+    See https://prometheus.io/docs/prometheus/latest/http_sd/.
+    """
+    return [
+        {
+            "targets": [str(each.member.endpoint)],
+            "labels": {
+                "__scheme__": each.member.scheme,
+                "__meta_gateway_instance": each.summary.instance if each.summary else "",
+                "__meta_gateway_host": each.member.server_name or each.member.endpoint.host,
+            },
+        }
+        for each in view.members
+    ]
+
+
+def summary_json(view: ServiceView) -> dict[str, Any]:
+    """Return the body of `/api/v1/summary`, which other gateways show about this one. Its size is limited."""
+    problems = list(_problems(view))
+    return {
+        "instance": view.instance,
+        "version": view.version,
+        "status": view.status,
+        "started_at": iso(view.started_at),
+        "clients": sum(each.connections for each in view.backends),
+        "warnings": len(view.warnings),
+        "reload_successful": view.reload_successful,
+        "tunnels": dict(Counter(str(each.state) for each in view.tunnels)),
+        "backends": dict(Counter(str(each.state) for each in view.backends)),
+        "problems": problems[:_MAX_PROBLEMS],
+    }
+
+
+def _problems(view: ServiceView) -> Iterator[dict[str, str]]:
+    """Yield the tunnels and backends that do not work, without those that wait for another tunnel."""
+    for tunnel in view.tunnels:
+        if tunnel.state not in (TunnelState.UP, TunnelState.WAITING, TunnelState.DRAINING):
+            yield _problem(f"tunnel {tunnel.name}", tunnel.state, tunnel.reason, tunnel.detail)
+    for backend in view.backends:
+        if backend.state in (State.DOWN, State.DEGRADED):
+            yield _problem(f"backend {backend.name}", backend.state, backend.reason, backend.detail)
+
+
+def _problem(name: str, state: str, reason: str | None, detail: str) -> dict[str, str]:
+    return {"name": name, "state": str(state), "reason": str(reason or ""), "detail": detail[:_MAX_DETAIL]}

@@ -1,0 +1,84 @@
+"""Draws the charts of the status page as paths of SVG. Does no I/O."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from gateway.contracts.states import State
+from gateway.ops.status_views import PastCheck
+
+WIDTH = 100
+"""Width of a chart: one unit for each check in the history."""
+PHASES = ("dns", "channel", "tcp", "greeting", "tls", "auth", "query", "rpc")
+"""The phases of a check; each has a color in `page.css`."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart.
+
+    Args:
+        label: The content of the chart as text.
+        paths: Pairs of a CSS class and the data of a path.
+    """
+
+    label: str
+    paths: list[tuple[str, str]]
+
+
+def history_chart(checks: Sequence[PastCheck], columns: int = WIDTH) -> Chart:
+    """Return a strip with one column per check, oldest first. Failed checks are taller than successful ones.
+
+    Args:
+        checks: The checks, oldest first, at most `WIDTH`.
+        columns: Maximum number of columns. If there are more checks, a column shows the worst of several checks.
+    """
+    per_column = -(-WIDTH // columns)
+    results = bytes(map(_result, checks))
+    failed = len(results) - results.count(0)
+    groups = bytes(max(results[at : at + per_column]) for at in range(0, len(results), per_column))
+    paths: dict[str, str] = {}
+    at = WIDTH - len(groups) * per_column
+    for result, run in groupby(groups):
+        length = len(list(run)) * per_column
+        name = _CLASSES[result]
+        paths[name] = f"{paths.get(name, '')}M{at} 5h{length}"
+        at += length
+    if not results:
+        label = "not checked yet"
+    elif not failed:
+        label = f"all {len(results)} checks succeeded"
+    else:
+        label = f"{failed} of {len(results)} checks failed"
+    return Chart(label, list(paths.items()))
+
+
+_CLASSES = ("ok", "warn", "fail")
+
+
+def _result(check: PastCheck) -> int:
+    """Return the index of a check's class in `_CLASSES`."""
+    if check.state is State.DOWN:
+        return 2
+    return 0 if check.succeeded and check.state is not State.DEGRADED else 1
+
+
+def phases_chart(phases: dict[str, float], longest: float) -> Chart:
+    """Return a bar that consists of the phases of one check.
+
+    Args:
+        phases: The duration of each phase in seconds.
+        longest: The duration of a check whose bar has the full width, in seconds.
+    """
+    at, paths = 0.0, []
+    for name, seconds in phases.items():
+        length = min(WIDTH - at, seconds / longest * WIDTH) if longest > 0 else 0.0
+        paths.append((f"p-{name}" if name in PHASES else "p-other", f"M{at:.4g} 5h{length:.3g}"))
+        at += length
+    return Chart(", ".join(f"{name} {milliseconds(seconds)}" for name, seconds in phases.items()), paths)
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a duration in milliseconds, with three digits."""
+    ms = seconds * 1e3
+    return f"{ms:.3g} ms" if ms < 1000 else f"{ms:.0f} ms"

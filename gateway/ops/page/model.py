@@ -1,0 +1,122 @@
+"""Arranges the state of the service for the status page: groups, order, and recent changes. Does no I/O."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from gateway.ops.events import EventType, Transition
+from gateway.ops.page.diagnosis import SEVERITY, chain, ways
+from gateway.ops.status_views import BackendView, ServiceView, TunnelView
+
+MAX_CHANGES = 30
+_SAME_TIME = 5.0
+"""Events with the same meaning within this number of seconds become one line."""
+
+
+@dataclass(frozen=True)
+class TunnelGroup:
+    """The backends that use the same tunnels.
+
+    Args:
+        ways: The tunnels through which the targets can be reached; empty if the backends need no tunnel.
+        tunnels: These tunnels and all tunnels around them, outermost first.
+        backends: The backends, worst first.
+    """
+
+    ways: tuple[str, ...]
+    tunnels: list[TunnelView]
+    backends: list[BackendView]
+
+
+@dataclass
+class RecentChange:
+    """One line of the recent changes.
+
+    Args:
+        event: The first event.
+        names: The names of the backends, targets or tunnels that changed in the same way.
+    """
+
+    event: Transition
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ConsumerRow:
+    """The use of one backend by one container."""
+
+    name: str
+    backend: str
+    connected: int
+    waiting: int
+    to_backend: int
+    from_backend: int
+    rejected: int
+
+
+def groups(view: ServiceView) -> list[TunnelGroup]:
+    """Return the backends by tunnel, and the tunnels that no backend needs; the worst group first."""
+    tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
+    by_ways: dict[tuple[str, ...], list[BackendView]] = {}
+    for backend in sorted(view.backends, key=lambda each: (SEVERITY.index(each.state), each.name)):
+        by_ways.setdefault(tuple(ways(backend)), []).append(backend)
+    found = [TunnelGroup(names, chain(tunnels, names), backends) for names, backends in by_ways.items()]
+    used = {tunnel.name for group in found for tunnel in group.tunnels}
+    found += [TunnelGroup((name,), chain(tunnels, [name]), []) for name in tunnels if name not in used]
+    return sorted(
+        found,
+        key=lambda each: (SEVERITY.index(each.backends[0].state) if each.backends else len(SEVERITY), each.ways),
+    )
+
+
+def changes(events: Sequence[Transition], limit: int = MAX_CHANGES) -> list[RecentChange]:
+    """Return the recent changes, latest first. Similar events at the same time become one change.
+
+    Args:
+        events: All events, oldest first.
+        limit: Maximum number of changes.
+    """
+    found: list[RecentChange] = []
+    for event in reversed(events):
+        if event.subject.type is EventType.TARGET:
+            continue
+        last = next((each for each in found[-3:] if _similar(each.event, event)), None)
+        if last is None:
+            if len(found) == limit:
+                break
+            found.append(last := RecentChange(event))
+        if event.subject.name is not None:
+            last.names.append(event.subject.name)
+    return found
+
+
+def some(names: Sequence[str], limit: int = 3) -> str:
+    """Return the first names, and the number of the others."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def _similar(one: Transition, other: Transition) -> bool:
+    return (
+        one.subject.type is other.subject.type
+        and one.subject.name is not None
+        and (one.state, one.reason) == (other.state, other.reason)
+        and abs(one.at - other.at) < _SAME_TIME
+    )
+
+
+def consumer_rows(backends: Iterable[BackendView]) -> Iterator[ConsumerRow]:
+    """Yield the use of backends by containers: those with waiting clients first, then those with most clients."""
+    rows = (
+        ConsumerRow(
+            name=name,
+            backend=backend.name,
+            connected=use.active - use.waiting,
+            waiting=use.waiting,
+            to_backend=use.to_backend,
+            from_backend=use.from_backend,
+            rejected=sum(use.rejected.values()),
+        )
+        for backend in backends
+        for name, use in backend.consumers.items()
+    )
+    yield from sorted(rows, key=lambda row: (-row.waiting, -row.connected, row.name, row.backend))

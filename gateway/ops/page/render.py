@@ -1,0 +1,231 @@
+"""Renders the pages (status, backends, fleet, login) from templates, with automatic escaping."""
+
+import importlib.resources
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from gateway.fleet.view import FleetView, MemberView
+from gateway.ops.events import Transition
+from gateway.ops.page import model
+from gateway.ops.page.charts import history_chart, milliseconds, phases_chart
+from gateway.ops.page.clock import clock_time
+from gateway.ops.page.diagnosis import (
+    backend_level,
+    chain,
+    diagnose,
+    event_level,
+    plural,
+    root_causes,
+    tunnel_level,
+    ways,
+)
+from gateway.ops.page.policy import security_policy
+from gateway.ops.page.reasons import cause, remedy, state_name
+from gateway.ops.status_json import iso
+from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView, TunnelView
+from gateway.text import format_bytes
+
+_LARGE = 100
+"""Number of targets above which the page shows fewer details of each, so that it stays below 300 KB. Also the maximum
+number of consumers on other pages."""
+_COARSE = 20
+"""Number of columns of a history chart on such a page."""
+_SHORTEST_SCALE = 0.005
+"""Minimum duration, in seconds, of a check whose bar has the full width."""
+
+
+def _read(name: str) -> str:
+    return importlib.resources.files(__package__).joinpath(name).read_text()
+
+
+_STYLE, _SCRIPT = _read("page.css"), _read("page.js")
+
+
+def _heading(group: model.TunnelGroup) -> str:
+    return f"Through {' or '.join(group.ways)}" if group.ways else "Without a tunnel"
+
+
+def _used_ways(backend: BackendView) -> str:
+    return f"via {', '.join(way.tunnel for way in backend.ways if way.in_use) or 'no tunnel'}"
+
+
+def _facts(backend: BackendView, target: TargetView) -> str:
+    return ", ".join(filter(None, (fact.text(target.facts.get(fact)) for fact in backend.facts)))
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in found.items())
+
+
+def _age(member: MemberView, now: float) -> str:
+    """Return the time since the last answer, in the largest fitting unit."""
+    seconds = max(0, round(now - (member.answered_at or now)))
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def _notes(member: MemberView) -> list[str]:
+    """Return why a member does not answer, and what does not work there."""
+    notes = [member.error] if member.error else []
+    if member.summary is not None:
+        notes += [] if member.summary.reload_successful else ["the last reload failed"]
+        for each in member.summary.problems:
+            notes.append(": ".join(filter(None, (f"{each.name} is {each.state}", each.reason, each.detail))))
+    return notes
+
+
+def _fails(member: MemberView) -> bool:
+    """Return whether a member has answered, and something does not work there."""
+    return not member.error and bool(_notes(member))
+
+
+def _member_level(member: MemberView) -> str:
+    if member.error:
+        return "bad"
+    return "good" if member.state == "ready" and not _fails(member) else "warning"
+
+
+_templates = Environment(
+    loader=PackageLoader("gateway.ops", "page"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.globals.update(
+    style=Markup(_STYLE),  # noqa: S704 - a file of this package
+    script=Markup(_SCRIPT),  # noqa: S704 - as above
+    iso=iso,
+    clock_time=clock_time,
+    plural=plural,
+    backend_level=backend_level,
+    tunnel_level=tunnel_level,
+    cause=cause,
+    remedy=remedy,
+    milliseconds=milliseconds,
+    bytes=format_bytes,
+    event_level=event_level,
+    some=model.some,
+    state_name=state_name,
+    facts=_facts,
+    heading=_heading,
+    used_ways=_used_ways,
+    age=_age,
+    counts=_counts,
+    notes=_notes,
+    member_level=_member_level,
+)
+SECURITY_POLICY = security_policy(f"<style>{_STYLE}</style><script>{_SCRIPT}</script>")
+"""The Content-Security-Policy of all pages, which have the same style and script."""
+_INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")
+_FLEET = _templates.get_template("fleet.html")
+
+
+def render_index(
+    view: ServiceView, events: Sequence[Transition], configuration: ConfigText, now: float
+) -> Iterator[str]:
+    """Yield the parts of the status page.
+
+    Args:
+        view: The state of the service.
+        events: The latest events, oldest first.
+        configuration: The configuration.
+        now: The time in seconds since the epoch.
+    """
+    targets = [target for backend in view.backends for target in backend.targets]
+    large = len(targets) > _LARGE
+    longest = max((target.last_duration or 0.0 for target in targets if target.last_phases), default=0.0)
+    yield from _INDEX.generate(
+        **_common(view, events, now, ""),
+        diagnosis=diagnose(view),
+        groups=model.groups(view),
+        large=large,
+        history=partial(_history, columns=_COARSE if large else 100),
+        phases=lambda target: phases_chart(target.last_phases, max(longest, _SHORTEST_SCALE)),
+        consumers=list(model.consumer_rows(view.backends)),
+        max_consumers=_LARGE // 4 if large else _LARGE,
+        changes=model.changes(events),
+        configuration={name: pairs for name, pairs in configuration.items() if not name.startswith("backends.")},
+    )
+
+
+def render_backend(
+    view: ServiceView, backend: BackendView, events: Sequence[Transition], configuration: ConfigText, now: float
+) -> Iterator[str]:
+    """Yield the parts of the page of one backend.
+
+    Args:
+        view: The state of the service.
+        backend: The backend.
+        events: As for `render_index`.
+        configuration: As for `render_index`.
+        now: As for `render_index`.
+    """
+    longest = max((target.last_duration or 0.0 for target in backend.targets), default=0.0)
+    tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
+    failed = root_causes(tunnels, backend)
+    yield from _BACKEND.generate(
+        **_common(view, events, now, "../"),
+        backend=backend,
+        tunnels=chain(tunnels, ways(backend)),
+        failed=failed,
+        todo=_what_to_do(backend, failed),
+        history=_history,
+        phase=lambda name, seconds: phases_chart({name: seconds}, max(longest, _SHORTEST_SCALE)),
+        failures=lambda target: [each for each in reversed(target.history) if not each.succeeded],
+        consumers=list(model.consumer_rows([backend])),
+        changes=[each for each in reversed(events) if each.subject.name == backend.name],
+        configuration={f"backends.{backend.name}": configuration.get(f"backends.{backend.name}", [])},
+    )
+
+
+def render_fleet(view: ServiceView, fleet: FleetView, events: Sequence[Transition], now: float) -> Iterator[str]:
+    """Yield the parts of the page of the fleet.
+
+    Args:
+        view: The state of this service.
+        fleet: The members.
+        events: As for `render_index`.
+        now: As for `render_index`.
+    """
+    levels = [_member_level(each) for each in fleet.members]
+    yield from _FLEET.generate(
+        **_common(view, events, now, ""),
+        fleet=fleet,
+        level=next((each for each in ("bad", "warning") if each in levels), "good" if levels else "warning"),
+        unreachable=sum(bool(each.error) for each in fleet.members),
+        failing=sum(map(_fails, fleet.members)),
+    )
+
+
+def render_login(root: str) -> str:
+    """Return the page for clients without authorization, which contains no data.
+
+    Args:
+        root: The relative URL of `/`.
+    """
+    return _templates.get_template("login.html").render(root=root, event=0, title="Gateway")
+
+
+def render_missing(root: str) -> str:
+    """Return the page for a backend that does not exist. The argument is that of `render_login`."""
+    return _templates.get_template("missing.html").render(root=root, event=0, title="Not found")
+
+
+def _what_to_do(backend: BackendView, failed: Sequence[TunnelView]) -> str:
+    remedies = [remedy(each.name, each.state, each.reason, is_tunnel=True) for each in failed]
+    return "; ".join(remedies) or remedy(backend.name, backend.state, backend.reason, is_tunnel=False)
+
+
+def _common(view: ServiceView, events: Sequence[Transition], now: float, root: str) -> dict[str, Any]:
+    return {"view": view, "root": root, "event": events[-1].id if events else 0, "now": now}
+
+
+def _history(target: TargetView, columns: int = 100) -> Any:
+    return history_chart(target.history, columns)

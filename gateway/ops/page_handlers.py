@@ -1,0 +1,112 @@
+"""Handles requests for the status page and the pages of backends and of the fleet."""
+
+import asyncio
+import importlib
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+from aiohttp import web
+
+from gateway.ops.access_middleware import may_see_details
+from gateway.ops.response_cache import ResponseCache, encode_in_slices
+from gateway.ops.service_interface import ControlledService
+from gateway.ops.status_views import ServiceView
+
+_MAX_AGE = 1.0
+"""Seconds for which a page is cached, if there is no event meanwhile."""
+_RENDERER = "gateway.ops.page.render"
+_Result = TypeVar("_Result")
+
+
+class PageHandlers:
+    """Responds with pages. Without authorization, a page contains no data, and prompts for the token.
+
+    Args:
+        service: The service whose state the pages show.
+        cache: Holds responses; None to render each response.
+    """
+
+    def __init__(self, service: ControlledService, cache: ResponseCache | None) -> None:
+        self._service = service
+        self._cache = cache
+
+    async def index(self, request: web.Request) -> web.Response:
+        """Respond with the status page."""
+
+        def render(view: ServiceView) -> Iterator[str]:
+            from gateway.ops.page.render import render_index  # noqa: PLC0415 - `_respond` has imported it
+
+            service = self._service
+            return render_index(view, service.events.latest(), service.configuration(), time.time())
+
+        return await self._respond(request, "/", "", render)
+
+    async def backend(self, request: web.Request) -> web.Response:
+        """Respond with the page of one backend."""
+        name = request.match_info["name"]
+
+        def render(view: ServiceView) -> Iterator[str] | None:
+            from gateway.ops.page.render import render_backend  # noqa: PLC0415 - as above
+
+            service = self._service
+            backend = next((each for each in view.backends if each.name == name), None)
+            if backend is None:
+                return None
+            return render_backend(view, backend, service.events.latest(), service.configuration(), time.time())
+
+        return await self._respond(request, f"/backends/{name}", "../", render)
+
+    async def fleet(self, request: web.Request) -> web.Response:
+        """Respond with the page of the fleet."""
+
+        def render(view: ServiceView) -> Iterator[str]:
+            from gateway.ops.page.render import render_fleet  # noqa: PLC0415 - as above
+
+            return render_fleet(view, self._service.fleet(), self._service.events.latest(), time.time())
+
+        return await self._respond(request, "/fleet", "", render)
+
+    async def _respond(
+        self, request: web.Request, path: str, root: str, render: Callable[[ServiceView], Iterator[str] | None]
+    ) -> web.Response:
+        """Respond with a page.
+
+        Args:
+            request: The request.
+            path: The path of the page.
+            root: The URL of `/`, relative to the page.
+            render: Yields the parts of the page; None if the page does not exist.
+        """
+        # The templates and their library need 5 MB, so they are imported on first use. A thread imports them, because
+        # this takes long.
+        if _RENDERER not in sys.modules:
+            await asyncio.to_thread(importlib.import_module, _RENDERER)
+        from gateway.ops.page.render import SECURITY_POLICY, render_login, render_missing  # noqa: PLC0415 - as above
+
+        async def compute() -> bytes | None:
+            parts = render(await self._cached("view", self._service.view))
+            return await encode_in_slices(parts) if parts is not None else None
+
+        status = 200
+        if not may_see_details(request):
+            body: bytes | None = render_login(root).encode()
+        else:
+            body = await self._cached(path, compute)
+            if body is None:
+                status, body = 404, render_missing(root).encode()
+        headers = {
+            "Content-Type": "text/html; charset=utf-8",
+            "Content-Security-Policy": SECURITY_POLICY,
+            "Referrer-Policy": "no-referrer",
+        }
+        return web.Response(status=status, body=body, headers=headers)
+
+    async def _cached(self, name: str, compute: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Return a result that is not older than the latest event and the latest change of phase."""
+        if self._cache is None:
+            return await compute()
+        key = (name, self._service.phase(), self._service.events.last_id)
+        result: _Result = await self._cache.get(key, _MAX_AGE, compute)
+        return result

@@ -1,0 +1,108 @@
+"""Sends a span for each client connection to an OpenTelemetry collector. Imported only if traces are configured."""
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from gateway.contracts.states import CloseReason
+from gateway.contracts.tracing import TracedConnection
+from gateway.tls_client import ClientTls
+
+_SHUTDOWN_TIMEOUT = 3.0
+"""Seconds for which a stop waits until the collector has the last spans."""
+_NANOSECONDS = 1e9
+_SDK_LOG = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+_SDK_LOG.setLevel(logging.ERROR)
+"""The SDK logs a warning for each retry, and an error when it drops a batch."""
+_SUCCESSFUL = (CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.MOVED)
+
+
+class OtlpExporter:
+    """Implements `gateway.contracts.tracing.TraceExporter`.
+
+    A thread of the SDK sends the spans in batches (OTLP over HTTP). While the collector does not answer, the queue
+    fills, and further spans are dropped. The environment variables of the OpenTelemetry specification for headers,
+    compression, batches and resource attributes (`OTEL_…`) apply.
+
+    Args:
+        endpoint: The URL of the collector, with the path.
+        token: The bearer token; None to send no token.
+        tls: Certificates for an `https://` URL.
+        percent: The share of connections that are sampled, from 1 to 100.
+        attributes: The attributes of the resource: the instance and the version.
+    """
+
+    def __init__(
+        self, endpoint: str, token: str | None, tls: ClientTls, percent: int, attributes: dict[str, str]
+    ) -> None:
+        exporter = OTLPSpanExporter(
+            endpoint=endpoint,
+            headers={"authorization": f"Bearer {token}"} if token is not None else None,
+            certificate_file=_text(tls.ca_file),
+            client_key_file=_text(tls.key_file),
+            client_certificate_file=_text(tls.cert_file),
+        )
+        self._provider = TracerProvider(
+            sampler=ParentBasedTraceIdRatio(percent / 100),
+            resource=Resource.create({"service.name": "gateway", **attributes}),
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("gateway")
+
+    def export(self, connection: TracedConnection) -> None:
+        """See `gateway.contracts.tracing.TraceExporter`."""
+        attributes: dict[str, str | int | None] = {
+            "gateway.backend": connection.backend,
+            "gateway.tunnel": connection.tunnel,
+            "gateway.consumer": connection.consumer,
+            "gateway.ending": connection.ending,
+            "gateway.reason": connection.reason,
+            "gateway.bytes_to_backend": connection.to_backend,
+            "gateway.bytes_from_backend": connection.from_backend,
+            "client.address": connection.client,
+            "server.address": connection.target.host if connection.target else None,
+            "server.port": connection.target.port if connection.target else None,
+        }
+        span = self._tracer.start_span(
+            f"connection {connection.backend}",
+            kind=SpanKind.SERVER,
+            attributes={key: value for key, value in attributes.items() if value is not None},
+            start_time=connection.trace.accepted,
+        )
+        for phase in connection.trace.phases:
+            seconds = (phase.ended - phase.began) / _NANOSECONDS
+            span.add_event(phase.name, {"gateway.seconds": seconds}, timestamp=phase.began)
+        if connection.ending not in _SUCCESSFUL:
+            span.set_status(Status(StatusCode.ERROR, connection.reason or connection.ending))
+        span.end(connection.ended)
+
+    async def close(self) -> None:
+        """See `gateway.contracts.tracing.TraceExporter`."""
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def shut_down() -> None:
+            try:
+                self._provider.shutdown()
+            finally:
+                loop.call_soon_threadsafe(done.set)
+
+        # A daemon thread, because `shutdown` blocks while the collector does not answer.
+        threading.Thread(target=shut_down, name="traces-shutdown", daemon=True).start()
+        try:
+            async with asyncio.timeout(_SHUTDOWN_TIMEOUT):
+                await done.wait()
+        except TimeoutError:
+            return
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path is not None else None

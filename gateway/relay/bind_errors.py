@@ -1,0 +1,35 @@
+"""Writes the error messages for addresses and unix sockets that cannot be bound. Does no I/O."""
+
+import errno
+import os
+import socket
+
+_REMEDIES = {
+    errno.EADDRINUSE: "another process, such as a second gateway, uses it (see ss -ltnp): stop it, or choose another",
+    errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE: choose another port, or grant the capability",
+    errno.EADDRNOTAVAIL: "choose an address of this host (ip address lists them)",
+    errno.EAFNOSUPPORT: "this host has no IPv6: choose an IPv4 address",
+}
+_UNIX_REMEDIES = {
+    errno.EADDRINUSE: "another process, such as a second gateway, listens on it: stop it, or choose another path",
+    errno.EACCES: "this user may not write to the folder: choose another folder, or change its owner",
+    errno.EPERM: "this user may not change the folder: choose another folder, or change its owner",
+    errno.EROFS: "choose a folder on a writable file system",
+    errno.ENOENT: "create the folder",
+    errno.ENOTDIR: "a part of the path is a file: choose another path",
+    errno.EEXIST: "a file that is not a socket has this path: remove the file, or choose another path",
+}
+
+
+def describe_bind_error(error: OSError, *, unix: bool = False) -> str:
+    """Return why a socket cannot be bound, and what to do.
+
+    Args:
+        error: The error of bind(2), listen(2) or getaddrinfo(3).
+        unix: Whether it is a unix socket.
+    """
+    if isinstance(error, socket.gaierror):
+        return f"{error.strerror}: choose an address of this host"
+    number = error.errno or 0
+    remedy = (_UNIX_REMEDIES if unix else _REMEDIES).get(number)
+    return f"{os.strerror(number)}: {remedy or 'choose another address'}"

@@ -1,0 +1,388 @@
+"""Tests rules and dashboards with Prometheus: they are valid, have runbooks, and return data of a real gateway."""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gateway import backends, tunnels
+from gateway.demo.mariadb import MariaDB
+from gateway.demo.nfs import NfsServer
+from gateway.demo.postgres import Postgres
+from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion
+from gateway.measure import Histogram
+from gateway.ops.fact_metrics import fact_families
+from gateway.ops.metrics import families
+from gateway.ops.status_views import ServiceView
+from tests.support import certificates
+from tests.support.clients import connect_unix, is_refused, query_mysql, read_nfs
+from tests.support.configs import database_check, ssh_tunnel
+from tests.support.files import REPOSITORY
+from tests.support.gateway_process import Gateway
+from tests.support.prometheus import (
+    Prometheus,
+    Series,
+    dashboard_queries,
+    promtool,
+    rules,
+    run_rule_tests,
+    scraped_series,
+)
+from tests.support.requirements import need
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+WITHOUT_DATA = {
+    "backend/Replication lag/0": "needs a replica: test_reasons.py measures the lag of real replicas",
+    "consumer/Engine/0": "needs Docker: test_docker.py checks that its metrics have samples",
+    "consumer/Attachments by state/0": "needs Docker",
+    "consumer/Changes and errors/0": "needs Docker",
+    "consumer/Changes and errors/1": "needs Docker, and a failed change",
+    "consumer/Containers that do not run/0": "needs Docker",
+    "consumer/Containers that the gateway started/0": "needs Docker",
+    "consumer/Rejected clients/0": "a consumer of a unix socket has no quota here",
+}
+"""Queries that return no data on the site of this module, and the reason."""
+BLOCKED = 50
+"""Number of backends behind the tunnel that is down."""
+
+
+def series(metric: str, **labels: str) -> str:
+    inner = ",".join(f'{key}="{value}"' for key, value in {"job": "gateway", "instance": "a", **labels}.items())
+    return f"{metric}{{{inner}}}"
+
+
+def one(metric: str, values: str, **labels: str) -> dict[str, str]:
+    return {series(metric, **labels): values}
+
+
+GATEWAY = {**one("up", "1x60"), **one("gateway_build_info", "1x60", version="1")}
+GONE = {**one("up", "1x5 0x60"), **one("gateway_build_info", "1x5 stale", version="1")}
+ORDERS = {"backend": "orders"}
+TARGET = {**ORDERS, "target": "db:3306"}
+UP = one("gateway_backend_up", "1x60", **ORDERS)
+NOT_UP = one("gateway_backend_up", "0x60", **ORDERS)
+BIG = one("gateway_connections_total", "0+100x60", **ORDERS)
+FEW = one("gateway_connections_total", "0+0.01x60", **ORDERS)
+
+
+def latency(slow: int) -> dict[str, str]:
+    """Return the histogram of a hundred responses per minute, of which some take longer than a second."""
+    metric = "gateway_response_latency_seconds"
+    return {
+        **one(f"{metric}_bucket", f"0+{100 - slow}x60", le="1.0", **ORDERS),
+        **one(f"{metric}_bucket", "0+100x60", le="+Inf", **ORDERS),
+        **one(f"{metric}_count", "0+100x60", **ORDERS),
+    }
+
+
+def lag(late: int) -> dict[str, str]:
+    metric = "gateway_event_loop_lag_seconds_bucket"
+    return {**one(metric, f"0+{100 - late}x60", le="0.25"), **one(metric, "0+100x60", le="0.5"),
+            **one(metric, "0+100x60", le="+Inf")}  # fmt: skip
+
+
+def space(available: int) -> dict[str, str]:
+    return {**one("gateway_nfs_space_bytes", "1000x60", kind="total", **TARGET),
+            **one("gateway_nfs_space_bytes", f"{available}x60", kind="available", **TARGET)}  # fmt: skip
+
+
+def clients(active: int) -> dict[str, str]:
+    return {**one("gateway_connections_active", f"{active}x60", **ORDERS),
+            **one("gateway_connections_limit", "100x60", **ORDERS)}  # fmt: skip
+
+
+def state(name: str) -> dict[str, str]:
+    return one("gateway_backend_state", "1x60", state=name, **ORDERS)
+
+
+def failing(reason: str, per_minute: int = 6) -> dict[str, str]:
+    return one("gateway_check_failures_total", f"0+{per_minute}x60", reason=reason, **TARGET)
+
+
+def rejected(reason: str, per_minute: int = 6) -> dict[str, str]:
+    return one("gateway_connections_rejected_total", f"0+{per_minute}x60", reason=reason, **ORDERS)
+
+
+def docker_errors(values: str) -> dict[str, str]:
+    return one("gateway_docker_errors_total", values, action="connect", reason="conflict")
+
+
+def tunnel(name: str, *, up: int, waiting: int = 0, rtt: float = 0.01) -> dict[str, str]:
+    return {
+        **one("gateway_tunnel_up", f"{up}x60", tunnel=name),
+        **one("gateway_tunnel_state", f"{waiting}x60", tunnel=name, state="waiting"),
+        **one("gateway_tunnel_rtt_seconds", f"{rtt}x60", tunnel=name),
+    }
+
+
+SOON, LATER = 13 * 86400 + 40 * 60, 15 * 86400 + 40 * 60
+CASES: dict[str, tuple[Series, Series]] = {
+    "GatewayGone": (GONE, {**GATEWAY, series("up", instance="b", job="node"): "0x60"}),
+    "GatewayMissing": ({'up{job="node",instance="a"}': "1x60"}, GATEWAY),
+    "GatewayTunnelDown": (
+        # An inner tunnel waits for the outer one, and 50 backends are blocked, reject clients and reach their limits.
+        {**tunnel("edge", up=0), **tunnel("bastion", up=0, waiting=1), **NOT_UP,
+         series("gateway_way_up", tunnel="edge", backend="other"): "0x60",
+         series("gateway_backend_up", backend="other"): "1x60",
+         series("gateway_backend_state", backend="other", state="degraded"): "1x60", **state("blocked"), **BIG,
+         **rejected("tunnel"), **rejected("max_connections"), **clients(100)},
+        # A short interruption, and a tunnel that no backend uses.
+        {**one("gateway_tunnel_up", "1x35 0x1 1x60", tunnel="edge"),
+         **one("gateway_tunnel_up", "0x60", tunnel="unused"),
+         **one("gateway_tunnel_state", "1x60", tunnel="unused", state="idle")},
+    ),
+    "GatewayTunnelSlow": (tunnel("edge", up=1, rtt=0.7), tunnel("edge", up=1, rtt=0.3)),
+    "GatewayBackendDown": (
+        {**NOT_UP, **state("down"), **failing("refused"), **rejected("refused", 50), **BIG},
+        {**NOT_UP, **state("blocked")},
+    ),
+    "GatewayBackendDegraded": ({**UP, **state("degraded"), **failing("refused")}, {**UP, **state("up")}),
+    "GatewayWayDown": (
+        {**UP, **tunnel("edge", up=1), **one("gateway_way_up", "0x60", tunnel="edge", **ORDERS)},
+        {**UP, **tunnel("edge", up=1), **one("gateway_way_up", "1x60", tunnel="edge", **ORDERS)},
+    ),
+    "GatewayHostBlocked": ({**NOT_UP, **state("down"), **failing("host_blocked")}, {**UP, **failing("timeout", 1)}),
+    "GatewayCheckCannotLogIn": ({**UP, **state("degraded"), **failing("auth")}, {**UP, **failing("auth", 0)}),
+    "GatewayReplicationLag": (
+        {**UP, **one("gateway_database_replication_lag_seconds", "40x60", **TARGET), **failing("lag"),
+         **state("degraded")},
+        {**UP, **one("gateway_database_replication_lag_seconds", "20x60", **TARGET)},
+    ),
+    "GatewayNfsSpaceLow": (space(99), space(101)),
+    "GatewayBackendAvailabilityBurn": (
+        {**UP, **BIG, **rejected("timeout", 2)},
+        # Few clients, and failures that a tunnel causes.
+        {**UP, **BIG, **rejected("tunnel", 90), series("gateway_connections_total", backend="idle"): "0+0.02x60",
+         series("gateway_connections_rejected_total", backend="idle", reason="timeout"): "0+0.01x60"},
+    ),
+    "GatewayBackendLatencyBurn": (
+        {**UP, **latency(20), **one("gateway_way_up", "1x60", tunnel="edge", **ORDERS),
+         **tunnel("edge", up=1)},
+        {**UP, **latency(2)},
+    ),
+    "GatewayClientsRejected": (
+        {**UP, series("gateway_connections_rejected_total", reason="not_allowed", **ORDERS): "_x35 1x60"},
+        {**UP, **rejected("not_allowed", 0), **rejected("tunnel", 50)},
+    ),
+    "GatewayConnectionsNearLimit": ({**UP, **clients(81)}, {**UP, **clients(79)}),
+    "GatewayCredentialExpiresSoon": (
+        one("gateway_credential_expiry_timestamp_seconds", f"{SOON}x60", kind="tls", name="orders"),
+        {**one("gateway_credential_expiry_timestamp_seconds", f"{LATER}x60", kind="tls", name="orders"),
+         **one("gateway_credential_expiry_timestamp_seconds", f"{SOON}x60", kind="ssh_certificate", name="edge")},
+    ),
+    "GatewayCredentialExpired": (
+        one("gateway_credential_expiry_timestamp_seconds", "60x60", kind="tls", name="ops"),
+        one("gateway_credential_expiry_timestamp_seconds", f"{LATER}x60", kind="tls", name="ops"),
+    ),
+    "GatewayLoopLag": (lag(5), lag(0)),
+    "GatewayDescriptorsLow": (
+        {**one("process_open_fds", "90x60"), **one("process_max_fds", "100x60")},
+        {**one("process_open_fds", "50x60"), **one("process_max_fds", "100x60"),
+         series("process_open_fds", job="node"): "9x60", series("process_max_fds", job="node"): "10x60"},
+    ),
+    "GatewayReloadFailed": (
+        one("gateway_config_last_reload_successful", "0x60"),
+        one("gateway_config_last_reload_successful", "1x60"),
+    ),
+    "GatewayAuditIncomplete": (
+        one("gateway_audit_dropped_total", "0x35 5x60"), one("gateway_audit_dropped_total", "5x60"),
+    ),
+    "GatewayDockerDown": (
+        {**one("gateway_docker_up", "0x60"), **docker_errors("0+1x60")},
+        one("gateway_docker_up", "1x35 0x2 1x60"),
+    ),
+    "GatewayDockerErrors": (
+        {**one("gateway_docker_up", "1x60"), **docker_errors("_x35 1x60")},
+        {**one("gateway_docker_up", "1x60"), **docker_errors("1x60")},
+    ),
+    "GatewayContainersDead": (
+        {**one("gateway_containers_dead", "2x60", reason="volume"),
+         **one("gateway_containers_dead", "0x60", reason="network")},
+        one("gateway_containers_dead", "0x60", reason="volume"),
+    ),
+}  # fmt: skip
+"""For each alert, the series with which exactly this alert fires, and the series with which no alert fires."""
+
+
+@dataclass
+class MonitoredSite:
+    gateway: Gateway
+    prometheus: Prometheus
+
+
+@pytest.fixture(scope="module")
+def monitored(
+    tmp_path_factory: pytest.TempPathFactory,
+    shared_bastion: Bastion,
+    shared_mariadb: MariaDB,
+    shared_postgres: Postgres,
+    shared_nfs: NfsServer,
+) -> Iterator[MonitoredSite]:
+    """A gateway with backends of several kinds, failed and refused clients, and a Prometheus that scrapes it."""
+    need(find("prometheus") is not None, "prometheus (package prometheus)")
+    folder = tmp_path_factory.mktemp("monitored")
+    gateway = Gateway(folder)
+    ports = {name: free_port() for name in ("orders", "media", "closed", "private", "unused")}
+    issued = certificates.issue(folder / "certificates")
+    sock = folder / "reports.sock"
+    times = "interval: 500ms, fast_interval: 500ms, down_interval: 500ms"
+    gateway.write(f"""
+        fleet: {{members: ["127.0.0.1:{gateway.ops_port}"], interval: 1s, tls: {{ca_file: {issued.ca}}}}}
+        tunnels:
+          bastion: {ssh_tunnel(shared_bastion)}
+          dead: {{kind: ssh, host: 127.0.0.1, port: {ports["unused"]}, user: x, agent: {folder}/agent,
+                  known_hosts: [{shared_bastion.known_hosts}]}}
+        backends:
+          orders:
+            kind: mysql
+            via: bastion
+            targets: ["127.0.0.1:{shared_mariadb.port}"]
+            listen: 127.0.0.1:{ports["orders"]}
+            check: {database_check(shared_mariadb, folder, times)}
+          reports:
+            kind: postgres
+            via: bastion
+            targets: ["127.0.0.1:{shared_postgres.port}"]
+            listen: [{{unix: {sock}, consumer: billing}}]
+            check: {database_check(shared_postgres, folder, times)}
+          media:
+            kind: nfs
+            via: bastion
+            targets: ["127.0.0.1:{shared_nfs.port}"]
+            export: /media
+            listen: 127.0.0.1:{ports["media"]}
+            allow_unprivileged_ports: true
+            check: {{{times}}}
+          closed:
+            kind: tcp
+            via: bastion
+            targets: ["127.0.0.1:{ports["unused"]}"]
+            listen: 127.0.0.1:{ports["closed"]}
+            hold: 0s
+            check: {{{times}}}
+          private:
+            kind: tcp
+            targets: ["127.0.0.1:{ports["unused"]}"]
+            listen: 127.0.0.1:{ports["private"]}
+            allow: [192.0.2.0/24]
+    """)
+    prometheus = Prometheus(folder, gateway.ops_port)
+    try:
+        gateway.start()
+        gateway.wait_up("orders", "reports", "media")
+        prometheus.start()
+        yield MonitoredSite(gateway, prometheus)
+    finally:
+        prometheus.stop()
+        gateway.stop()
+
+
+def exported() -> set[str]:
+    """Return the names of all metrics that the gateway exports, including the metrics of all kinds."""
+    facts = [fact for kinds in (backends.KINDS, tunnels.KINDS) for kind in kinds.values() for fact in kind.facts]
+    view = ServiceView("", "", "", 0.0, False, False, True, 0.0, "", [], [], Histogram())
+    return {each.name for each in (*families(view), *fact_families(facts).values())}
+
+
+def test_promtool_accepts_rules_queries_and_the_example(tmp_path: Path) -> None:
+    need(find("promtool") is not None, "promtool (package prometheus)")
+    folder = REPOSITORY / "configs" / "prometheus"
+    assert promtool("check", "config", str(folder / "prometheus.yaml")) == ""
+    queries = "\n".join(
+        f"  - {{record: 'panel:{number}:x', expr: {query!r}}}"
+        for number, query in enumerate(dashboard_queries().values())
+    )
+    path = tmp_path / "dashboards.yaml"
+    path.write_text(f"groups:\n- name: dashboards\n  rules:\n{queries}\n")
+    assert promtool("check", "rules", "--lint=all", "--lint-fatal", str(path), *map(str, [
+        folder / "recording.yaml", folder / "alerts.yaml"])) == ""  # fmt: skip
+    used = " ".join([*dashboard_queries().values(), *(rule["expr"] for rule in rules())])
+    names = exported()
+    for name in set(re.findall(r"(?<![:\w])gateway_\w+", used)):
+        assert re.sub(r"_(total|bucket|sum|count)$", "", name) in names, name
+
+
+def test_each_alert_has_a_runbook_and_a_description() -> None:
+    alerts = {rule["alert"]: rule for rule in rules() if "alert" in rule}
+    pages = {path.stem for path in (REPOSITORY / "docs" / "runbooks").glob("*.md")}
+    assert pages == alerts.keys()
+    overview = (REPOSITORY / "docs" / "monitoring.md").read_text()
+    for name, rule in alerts.items():
+        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+        assert rule["annotations"]["runbook_url"].endswith(f"/{name}.md")
+        assert f"[{name}](runbooks/{name}.md) | {rule['labels']['severity']} |" in overview
+
+
+def test_the_chart_has_the_same_rules_and_dashboards() -> None:
+    """Helm can only read files inside the chart, so the chart has copies: copy a changed file to the other folder."""
+    for own, folder in (("prometheus", "rules"), ("grafana", "dashboards")):
+        copies = {path.name: path.read_text() for path in (REPOSITORY / "charts/gateway" / folder).iterdir()}
+        files = {path.name: path.read_text() for path in (REPOSITORY / "configs" / own).iterdir()}
+        files.pop("prometheus.yaml", None)
+        assert files == copies
+
+
+def test_each_alert_fires_alone_and_stays_quiet(tmp_path: Path) -> None:
+    need(find("promtool") is not None, "promtool (package prometheus)")
+    assert CASES.keys() == {rule["alert"] for rule in rules() if "alert" in rule}
+    tests = {}
+    for alert, (firing, quiet) in CASES.items():
+        present = {} if alert in ("GatewayGone", "GatewayMissing") else GATEWAY
+        tests[f"{alert} fires"] = ({**present, **firing}, 40, [alert])
+        tests[f"{alert} does not fire"] = ({**GATEWAY, **quiet}, 40, [])
+    assert run_rule_tests(tmp_path, tests) == ""
+
+
+def test_fifty_backends_behind_a_dead_tunnel_raise_one_alert(gateway: Gateway, tmp_path: Path) -> None:
+    need(find("promtool") is not None, "promtool (package prometheus)")
+    port = free_port()
+    gateway.write(
+        textwrap.dedent(f"""
+            tunnels:
+              edge: {{kind: proxy, url: "socks5://127.0.0.1:{free_port()}"}}
+              inner: {{kind: proxy, via: edge, url: "socks5://127.0.0.1:{free_port()}"}}
+            backends:
+              held: {{kind: tcp, via: edge, targets: ["127.0.0.1:9"], listen: "127.0.0.1:{port}", hold: 0s}}
+        """)
+        + "".join(
+            f"  b{number}: {{kind: tcp, via: {'edge' if number % 2 else 'inner'}, targets: ['127.0.0.1:9']}}\n"
+            for number in range(BLOCKED - 1)
+        )
+    )
+    gateway.start()
+    gateway.wait(lambda: {each["state"] for each in gateway.status()["backends"].values()} == {"blocked"})
+    assert is_refused(port)
+    code, metrics = gateway.http.get("/metrics")
+    assert code == 200
+    found = {**GATEWAY, **scraped_series(metrics, 60)}
+    assert len([each for each in found if each.startswith("gateway_backend_up{")]) == BLOCKED
+    assert run_rule_tests(tmp_path, {"dead tunnel": (found, 30, ["GatewayTunnelDown"])}) == ""
+
+
+def test_every_dashboard_query_returns_data(
+    monitored: MonitoredSite, shared_mariadb: MariaDB, shared_postgres: Postgres
+) -> None:
+    gateway, prometheus = monitored.gateway, monitored.prometheus
+    listen = {name: each["listen"][0] for name, each in gateway.status()["backends"].items()}
+
+    def use() -> None:
+        """Cause traffic, a rejection and a failed dial."""
+        query_mysql(shared_mariadb, int(listen["orders"].rpartition(":")[2]))
+        assert is_refused(int(listen["private"].rpartition(":")[2]))
+        assert is_refused(int(listen["closed"].rpartition(":")[2]))
+        with connect_unix(Path(listen["reports"])) as sock:
+            sock.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")  # an SSLRequest
+            assert sock.recv(1) in (b"S", b"N")
+
+    read_nfs(int(listen["media"].rpartition(":")[2]))
+    queries = dashboard_queries()
+    assert WITHOUT_DATA.keys() <= queries.keys()
+    wanted = {name: query for name, query in queries.items() if name not in WITHOUT_DATA}
+    assert list(prometheus.empty(wanted, use, within=60)) == []
+    found = {(each["labels"]["job"], each["health"]) for each in prometheus.api("targets")["activeTargets"]}
+    assert found == {("gateway", "up"), ("gateway-fleet", "up")}

@@ -1,0 +1,68 @@
+"""Compares gateway/ops/openapi.yaml with a running gateway: schemathesis sends requests and checks the responses."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.checks import not_a_server_error
+
+from gateway.demo.process import free_port
+from tests.support.configs import CHECK
+from tests.support.files import REPOSITORY
+from tests.support.gateway_process import Gateway
+from tests.support.servers import echoing, serving
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+FILE = REPOSITORY / "gateway" / "ops" / "openapi.yaml"
+# Commands need the admin socket, and the stream of events has no end: other tests check them.
+api = schemathesis.openapi.from_path(FILE).exclude(path_regex="^/-/").exclude(path="/api/v1/events")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A gateway with a tunnel that is down, and with backends that are up, down and blocked."""
+    gateway = Gateway(tmp_path_factory.mktemp("openapi"))
+    key = gateway.folder / "key"
+    key.touch(mode=0o600)
+    with serving(echoing) as echo:
+        gateway.write(f"""
+            tunnels:
+              bastion: {{kind: proxy, url: 'socks5://127.0.0.1:{free_port()}'}}
+            backends:
+              up: {{kind: tcp, targets: ['127.0.0.1:{echo}'], listen: '127.0.0.1:{free_port()}', {CHECK}}}
+              down: {{kind: tcp, targets: ['127.0.0.1:{free_port()}'], check: {{fall: 1}}}}
+              blocked: {{kind: tcp, via: bastion, targets: ['127.0.0.1:1']}}
+        """)
+        gateway.start()
+        try:
+            gateway.wait_up("up")
+            gateway.wait_state("down", "down", "refused")
+            yield f"http://127.0.0.1:{gateway.ops_port}"
+        finally:
+            gateway.stop()
+
+
+def validate(case: schemathesis.Case[Any], url: str) -> int:
+    """Send a request, and compare the response with the description; return its status. 503 is not a failure."""
+    response = case.call_and_validate(base_url=url, timeout=20, excluded_checks=[not_a_server_error])
+    assert response.status_code < 500 or response.status_code == 503
+    return response.status_code
+
+
+@api.parametrize()
+@settings(
+    max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+def test_responses_match_the_description(case: schemathesis.Case[Any], url: str) -> None:
+    validate(case, url)
+
+
+@pytest.mark.parametrize("name", ["up", "down", "blocked"])
+def test_paths_of_backends_match_the_description(name: str, url: str) -> None:
+    for path, key in (("/readyz/{backend}", "backend"), ("/api/v1/checks/{name}/history", "name"),
+                      ("/backends/{name}", "name")):  # fmt: skip
+        assert validate(api[path]["GET"].Case(path_parameters={key: name}), url) in (200, 503)

@@ -1,0 +1,163 @@
+"""Runs Prometheus and promtool with the project's rules, and reads the queries of its dashboards."""
+
+import json
+import re
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gateway.demo.process import Process, free_port
+from tests.support.files import REPOSITORY
+
+RULES = REPOSITORY / "configs" / "prometheus"
+DASHBOARDS = REPOSITORY / "configs" / "grafana"
+VARIABLES = {
+    "$__rate_interval": "1m", "$job": ".*", "$instance": ".*", "$backend": ".*", "$consumer": ".*",
+}  # fmt: skip
+Series = Mapping[str, str]
+"""Values of series in promtool's notation, by the series."""
+
+
+def rules() -> list[dict[str, Any]]:
+    """Return all alerts and recording rules."""
+    files = [yaml.safe_load((RULES / f"{name}.yaml").read_text()) for name in ("recording", "alerts")]
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
+
+
+def dashboard_queries() -> dict[str, str]:
+    """Return the queries of all dashboards as Prometheus evaluates them, by `DASHBOARD/PANEL/NUMBER`."""
+    found = {}
+    for path in sorted(DASHBOARDS.glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            for number, target in enumerate(panel.get("targets", [])):
+                query = target["expr"]
+                for name, value in VARIABLES.items():
+                    query = query.replace(name, value)
+                found[f"{path.stem}/{panel['title']}/{number}"] = query
+    return found
+
+
+def promtool(*arguments: str) -> str:
+    """Run promtool; return its output, which is empty if it succeeds and has nothing to say about tests."""
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=150, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def run_rule_tests(folder: Path, tests: Mapping[str, tuple[Series, int, list[str]]]) -> str:
+    """Run promtool with tests of the alerts; return its output, which is empty if all tests pass.
+
+    Args:
+        folder: The folder for the file with the tests.
+        tests: For each name, the series with one sample per minute, the minute of the test, and the names of the
+            alerts that must fire, each once.
+    """
+    content = {
+        "rule_files": [str(RULES / "recording.yaml"), str(RULES / "alerts.yaml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "name": name,
+                "interval": "1m",
+                "input_series": [{"series": each, "values": values} for each, values in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+                        "eval_time": f"{minute}m",
+                        "exp_samples": [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts],
+                    }
+                ],
+            }
+            for name, (series, minute, alerts) in tests.items()
+        ],
+    }
+    path = folder / "tests.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return promtool("test", "rules", str(path))
+
+
+def sampled(metrics: str) -> set[str]:
+    """Return the names of the metrics that have samples in a response of `/metrics`."""
+    return set(re.findall(r"^(\w+)[{ ]", metrics, re.MULTILINE))
+
+
+def scraped_series(metrics: str, minutes: int) -> dict[str, str]:
+    """Return the samples of a response of `/metrics` as series that do not change.
+
+    Args:
+        metrics: The response in the text format.
+        minutes: The length of the series.
+    """
+    samples = re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", metrics, re.MULTILINE)
+    return {
+        f"{name}{{{','.join(filter(None, (labels, own)))}}}": f"{value}x{minutes}"
+        for own in ['job="gateway",instance="a"']
+        for name, labels, value in samples
+    }
+
+
+class Prometheus:
+    """A Prometheus server that scrapes one gateway every second and evaluates the project's rules.
+
+    Args:
+        folder: The folder for its data.
+        ops_port: The port of the gateway's ops server.
+    """
+
+    def __init__(self, folder: Path, ops_port: int) -> None:
+        self.port = free_port()
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(path) for path in (RULES / "recording.yaml", RULES / "alerts.yaml")],
+            "scrape_configs": [
+                {"job_name": "gateway", "static_configs": [{"targets": [f"127.0.0.1:{ops_port}"]}]},
+                {"job_name": "gateway-fleet", "http_sd_configs": [
+                    {"url": f"http://127.0.0.1:{ops_port}/api/v1/sd", "refresh_interval": "1s"}]},
+            ],
+        }  # fmt: skip
+        path = folder / "prometheus.yaml"
+        path.write_text(yaml.safe_dump(config))
+        self._process = Process(
+            [
+                "prometheus",
+                f"--config.file={path}",
+                f"--storage.tsdb.path={folder}/data",
+                f"--web.listen-address=127.0.0.1:{self.port}",
+            ],
+            folder / "prometheus.log",
+        )
+
+    def start(self) -> "Prometheus":
+        self._process.start(self.port)
+        return self
+
+    def stop(self) -> None:
+        self._process.stop()
+
+    def api(self, path: str, **parameters: str) -> Any:
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=20) as response:
+            return json.load(response)["data"]
+
+    def empty(self, queries: Mapping[str, str], use: Callable[[], None], within: float) -> Iterator[str]:
+        """Yield the names of the queries that return nothing within the time.
+
+        Args:
+            queries: The queries by name.
+            use: Causes traffic. It is called repeatedly, because a rate needs samples that differ.
+            within: Seconds.
+        """
+        deadline = time.monotonic() + within
+        missing = dict(queries)
+        while missing:
+            use()
+            missing = {name: query for name, query in missing.items() if not self.api("query", query=query)["result"]}
+            if time.monotonic() > deadline:
+                yield from missing
+                return
+            time.sleep(0.5)

@@ -1,0 +1,68 @@
+"""Creates connections through a program's standard input and output for the tests of the relay contract."""
+
+import asyncio
+import contextlib
+from math import inf
+from pathlib import Path
+
+from gateway.contracts.link import Link, NetworkId, Relay, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
+from gateway.demo.process import find
+from gateway.measure import Histogram, Tap
+from gateway.processes.children import Children
+from gateway.processes.programs import environment_of_user
+from gateway.processes.stdio_stream import StdioStream
+from gateway.relay.stream_bridge import StreamBridge
+from tests.support.far_sides import Straight
+from tests.support.plans import Setup
+from tests.support.requirements import need
+
+
+class Stdio(Straight):
+    """A backend behind socat. If one end is reset, socat ends the other connection, with or without a reset."""
+
+    name = "stdio"
+    shows_loss = False
+    reports_breaks = False
+    keeps_response = False
+    pace = 0.002
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        super().__init__(folder, *arguments)
+        self._stack = contextlib.AsyncExitStack()
+        self._children = Children()
+
+    async def open(self) -> None:
+        need(find("socat") is not None, "socat (package socat)")
+        await self._stack.enter_async_context(self._children)
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+        await super().close()
+
+    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+        return _ProgramLink(self._children), self._far.address(setup)
+
+
+class _ProgramLink:
+    """Joins each client to a new process. See `gateway.contracts.link.Link`."""
+
+    network = NetworkId()
+
+    def __init__(self, children: Children) -> None:
+        self._children = children
+
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
+        command = [find("socat") or "socat", "-t", "3600", "STDIN!!STDOUT,shut-close", f"TCP:{to}"]
+        stream = await StdioStream.start(self._children, command, environment_of_user(()), lambda _: None)
+        return StreamBridge(stream, short=False).join(client, latency, tap)
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+        raise NotImplementedError
+
+    async def lost(self) -> str:
+        await asyncio.Event().wait()
+        return "never"

@@ -1,0 +1,88 @@
+"""Tests the exact output for each mistake of the corpus: it says what is wrong, where, and what to do.
+
+`UPDATE_GOLDEN=1` rewrites the outputs of the corpus in `mistakes/`.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.cli import main
+
+FOLDER = Path(__file__).parent / "mistakes"
+CASES = [(path, at) for path in sorted(FOLDER.glob("*.yaml")) for at in range(len(yaml.safe_load(path.read_text())))]
+RAW = ("Traceback", "Errno", "object at 0x", "Error(")
+"""Text of Python that an operator must not see."""
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as literal blocks."""
+
+
+Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)
+
+
+@pytest.fixture(autouse=True)
+def unchanged_logging() -> Iterator[None]:
+    """Undo what a command configures."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load(path.read_text()))
+
+
+def run(case: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Run the command of a case in `folder`; return the exit code, and the error output with `DIR` for the folder."""
+    for name, text in {"gateway.yaml": case.get("config"), **case.get("files", {})}.items():
+        if text is not None:
+            (folder / name).write_text(text.replace("DIR", str(folder)))
+            (folder / name).chmod(0o600 if name.endswith((".secret", ".yaml")) else 0o644)
+    arguments = [
+        each.replace("DIR", str(folder)) for each in case.get("arguments", ["validate", "-c", "gateway.yaml"])
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    code = ended.value.code
+    return int(code or 0), capsys.readouterr().err.replace(str(folder), "DIR")
+
+
+@pytest.mark.parametrize(
+    ("path", "at"), CASES, ids=[f"{path.stem}-{read(path)[at]['mistake'].replace(' ', '_')}" for path, at in CASES]
+)
+def test_a_mistake_has_its_message(
+    path: Path, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = read(path)
+    case = cases[at]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in [each for each in os.environ if each.startswith("GATEWAY_")]:
+        monkeypatch.delenv(name)
+    for name, value in case.get("environment", {}).items():
+        monkeypatch.setenv(name, value)
+    tmp_path.chmod(0o755)
+    code, output = run(case, tmp_path, capsys)
+    if os.environ.get("UPDATE_GOLDEN"):
+        case["exit"], case["output"] = code, output
+        path.write_text(yaml.dump(cases, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=118))
+    assert (code, output) == (case["exit"], case["output"])
+    assert code != 0
+    assert not [raw for raw in RAW if raw in output]
+
+
+def test_the_corpus_is_large() -> None:
+    assert len(CASES) >= 80

@@ -1,0 +1,90 @@
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.command.link import CommandLink
+from gateway.command.options import CommandOptions
+from gateway.contracts.link import NetworkId
+from gateway.contracts.values import Endpoint
+from gateway.errors import DialError, LinkLostError, Reason, TunnelError
+from gateway.processes.children import Children
+from gateway.relay.sockets import tune
+from tests.support import kubectl
+
+SCRIPT = "[ {port} != 1 ] || { echo broken >&2; exit 4; }; [ {port} != 2 ] || exit 5; echo hello; cat"
+GOOD, BROKEN, LOGIN = Endpoint("h", 3), Endpoint("h", 1), Endpoint("h", 2)
+
+
+@asynccontextmanager
+async def opened(options: CommandOptions, targets: Sequence[Endpoint] = ()) -> AsyncIterator[CommandLink]:
+    async with asyncio.timeout(50), Children() as children:
+        link = CommandLink(options, NetworkId(), children, lambda *_: None)
+        async with link.running(targets):
+            yield link
+
+
+def stdio() -> CommandOptions:
+    return CommandOptions(("sh", "-c", SCRIPT), "stdio", login_exit_codes=(5,))
+
+
+async def greeting(link: CommandLink, to: Endpoint) -> bytes:
+    sock = await link.socket(to)
+    with sock:
+        return await asyncio.get_running_loop().sock_recv(sock, 100)
+
+
+async def test_a_target_that_fails_does_not_affect_another_one() -> None:
+    async with opened(stdio()) as link:
+        lost = asyncio.ensure_future(link.lost())
+        assert await greeting(link, GOOD) == b"hello\n"
+        with pytest.raises(DialError, match=r"^h:1: sh ended with exit code 4: broken$"):
+            await link.socket(BROKEN)
+        assert await greeting(link, GOOD) == b"hello\n"
+        assert not lost.done()
+        assert set(link.recent_targets()) == {GOOD, BROKEN}
+
+
+async def test_the_link_is_lost_if_each_target_fails() -> None:
+    async with opened(stdio()) as link:
+        for target in (BROKEN, BROKEN):
+            with pytest.raises(LinkLostError, match="sh ended with exit code 4: broken"):
+                await link.socket(target)
+        assert await link.lost() == "sh ended with exit code 4: broken"
+
+
+async def test_a_lost_link_opens_again_if_one_target_works() -> None:
+    async with opened(stdio(), [BROKEN, GOOD]) as link:
+        assert await greeting(link, GOOD) == b"hello\n"
+
+
+async def test_a_failed_login_is_fatal_if_no_target_works() -> None:
+    with pytest.raises(TunnelError) as caught:
+        async with opened(stdio(), [LOGIN]):
+            pass
+    assert (caught.value.reason, caught.value.fatal) == (Reason.AUTH, True)
+    with pytest.raises(TunnelError) as caught:
+        async with opened(stdio(), [LOGIN, BROKEN]):
+            pass
+    assert (caught.value.reason, caught.value.fatal) == (Reason.RESET, False)
+
+
+async def test_the_first_connection_is_the_one_that_showed_that_the_program_listens() -> None:
+    """A connection without data would count as an aborted login at the target."""
+    command = (sys.executable, kubectl.__file__, "port-forward", "--address=127.0.0.1", "service/x")
+    options = CommandOptions((*command, "{local_port}:{port}"), "port")
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        tune(server)
+        target = Endpoint(*server.getsockname())
+        async with opened(options) as link:
+            for word in (b"first", b"second"):
+                with await link.socket(target) as client:
+                    await loop.sock_sendall(client, word)
+                    accepted, _ = await loop.sock_accept(server)
+                    with accepted:
+                        assert await loop.sock_recv(accepted, 100) == word
+            assert link.status().processes == 1

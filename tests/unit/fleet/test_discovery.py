@@ -1,0 +1,69 @@
+"""Members from the configuration, a file and DNS; what cannot be read keeps its previous members."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from gateway.contracts.values import Duration
+from gateway.fleet import discovery
+from gateway.fleet.discovery import Discovery
+from gateway.fleet.members import parse_member
+from gateway.fleet.options import FleetOptions
+
+
+def options(*members: str, file: Path | None = None) -> FleetOptions:
+    return FleetOptions(members=tuple(map(parse_member, members)), file=file, timeout=Duration(0.2))
+
+
+async def refresh(found: Discovery, wanted: FleetOptions) -> list[str]:
+    await found.read_file(wanted)
+    await found.look_up_names(wanted)
+    return [str(each.endpoint) for each in found.known(wanted)]
+
+
+async def test_members_of_a_file_stay_while_it_cannot_be_read(tmp_path: Path) -> None:
+    file, found = tmp_path / "members", Discovery()
+    wanted = options("a:1", file=file)
+    assert await refresh(found, wanted) == ["a:1"]
+    assert "No such file" in found.problems[0]
+    file.write_text("b:2\na:1\nnonsense\n")
+    assert await refresh(found, wanted) == ["a:1", "b:2"]
+    assert "line 3" in found.problems[0]
+    file.unlink()
+    assert await refresh(found, wanted) == ["a:1", "b:2"]
+    file.write_bytes(b"\xff")
+    assert await refresh(found, wanted) == ["a:1", "b:2"]
+    assert "not valid UTF-8" in found.problems[0]
+    assert await refresh(found, options("a:1")) == ["a:1"]
+    assert found.problems == []
+
+
+async def test_addresses_of_a_name_stay_while_it_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[object] = [
+        ["10.0.0.1", "10.0.0.2"],
+        socket.gaierror(-3, "Temporary failure"),
+        "silent",
+        ["10.0.0.3"],
+    ]
+
+    async def lookup(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, str):
+            await asyncio.sleep(60)
+        assert isinstance(answer, list)
+        return [(socket.AF_INET, (address, port)) for address in answer]
+
+    monkeypatch.setattr(discovery, "lookup", lookup)
+    found, wanted = Discovery(), options("dns+tasks.gateway:9090", "a:1")
+    assert [str(each.endpoint) for each in found.known(wanted)] == ["a:1"]  # known before the first lookup
+    assert await refresh(found, wanted) == ["10.0.0.1:9090", "10.0.0.2:9090", "a:1"]
+    assert await refresh(found, wanted) == ["10.0.0.1:9090", "10.0.0.2:9090", "a:1"]
+    assert "Temporary failure" in found.problems[0]
+    assert await refresh(found, wanted) == ["10.0.0.1:9090", "10.0.0.2:9090", "a:1"]
+    assert "do not answer" in found.problems[0]
+    assert await refresh(found, wanted) == ["10.0.0.3:9090", "a:1"]
+    assert found.problems == []

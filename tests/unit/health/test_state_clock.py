@@ -1,0 +1,26 @@
+from gateway.contracts.states import State
+from gateway.health.state_clock import StateClock
+
+
+def times(*steps: tuple[float, State]) -> list[float]:
+    """Return since when each state lasts, after each step of a time and a state."""
+    clock = StateClock(0.0)
+    found = []
+    for now, state in steps:
+        clock.enter(state, now)
+        found.append(clock.since)
+    return found
+
+
+def test_a_state_begins_when_it_is_entered() -> None:
+    assert times((1, State.UP), (2, State.UP), (3, State.DOWN), (4, State.UP)) == [1, 1, 3, 4]
+
+
+def test_a_fault_continues_after_an_interruption() -> None:
+    assert times((1, State.DOWN), (2, State.BLOCKED), (3, State.PAUSED), (4, State.DOWN)) == [1, 2, 3, 1]
+    assert times((1, State.DEGRADED), (2, State.BLOCKED), (3, State.DEGRADED)) == [1, 2, 1]
+
+
+def test_another_state_after_an_interruption_begins_then() -> None:
+    assert times((1, State.DOWN), (2, State.BLOCKED), (3, State.UP), (4, State.DOWN)) == [1, 2, 3, 4]
+    assert times((1, State.UP), (2, State.BLOCKED), (3, State.UP)) == [1, 2, 3]

@@ -1,0 +1,82 @@
+"""The diagnosis: which part is named as the cause, and what depends on it."""
+
+import pytest
+
+from gateway.contracts.states import State, TunnelState
+from gateway.ops.page.diagnosis import MAX_CAUSES, Level, diagnose
+from tests.support.status_views import NOW, backend, consumer, service, tunnel
+
+DOCKER = object()
+
+
+def test_a_healthy_service_has_no_cause() -> None:
+    found = diagnose(service([tunnel()], [backend("a", via=["bastion"]), backend("b")]))
+    assert (found.level, found.headline, found.causes) == (Level.GOOD, "All 2 backends are up", [])
+
+
+def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
+    down = tunnel("edge", TunnelState.BACKOFF, reason="auth", since=NOW - 60)
+    inner = tunnel("inner", TunnelState.WAITING, via=["edge"], reason="tunnel")
+    backends = [
+        backend("a", State.BLOCKED, via=["edge"], waiting=2, connections=3),
+        backend("b", State.BLOCKED, via=["inner"], waiting=1, connections=1),
+        backend("c"),
+    ]
+    found = diagnose(service([inner, down], backends))
+    assert found.level is Level.BAD
+    assert found.headline == "3 backends: 2 blocked, 1 up"
+    [cause] = found.causes
+    assert (cause.name, cause.since, cause.cause, cause.blocked) == ("edge", NOW - 60, "login refused", 2)
+    assert (cause.waiting, cause.waiters) == (3, "client")
+    assert "authorized-keys" in cause.remedy
+
+
+def test_a_backend_with_a_way_that_works_is_not_blocked() -> None:
+    tunnels = [tunnel("a", TunnelState.BACKOFF, reason="timeout"), tunnel("b")]
+    [cause] = diagnose(service(tunnels, [backend("x", via=["a", "b"])])).causes
+    assert (cause.name, cause.level, cause.blocked) == ("a", Level.WARNING, 0)
+
+
+def test_each_way_of_a_blocked_backend_has_a_cause() -> None:
+    tunnels = [
+        tunnel("a", TunnelState.BACKOFF, reason="timeout"),
+        tunnel("b", TunnelState.QUARANTINED, reason="auth"),
+        tunnel("inner", TunnelState.WAITING, via=("a", "b"), reason="tunnel"),
+    ]
+    found = diagnose(service(tunnels, [backend("x", State.BLOCKED, via=["inner"]), backend("y")]))
+    assert [(cause.name, cause.blocked) for cause in found.causes] == [("a", 1), ("b", 1)]
+
+
+def test_waiting_containers_are_counted_once() -> None:
+    uses = {"web": consumer(2, waiting=2), "job": consumer(1, waiting=1), "idle": consumer(1)}
+    down = tunnel(state=TunnelState.QUARANTINED, reason="host_key")
+    backends = [backend(name, State.BLOCKED, via=["bastion"], consumers=uses) for name in "ab"]
+    [cause] = diagnose(service([down], backends, docker=DOCKER)).causes
+    assert (cause.waiting, cause.waiters) == (2, "container")
+
+
+@pytest.mark.parametrize(
+    ("state", "level"), [(State.DOWN, Level.BAD), (State.DEGRADED, Level.WARNING), (State.PAUSED, Level.WARNING)]
+)
+def test_a_backend_with_a_failure_behind_its_tunnel_is_a_cause(state: State, level: Level) -> None:
+    found = diagnose(service([tunnel()], [backend("a", state, via=["bastion"], reason="refused"), backend("b")]))
+    assert (found.level, [each.name for each in found.causes]) == (level, ["a"])
+
+
+def test_the_worst_causes_come_first_and_the_others_are_counted() -> None:
+    backends = [backend(f"n{at}", State.DEGRADED, since=NOW - at) for at in range(MAX_CAUSES)]
+    blocked = [backend(f"x{at}", State.BLOCKED, via=["bastion"]) for at in range(3)]
+    down = [backend("down", State.DOWN, since=NOW - 100)]
+    found = diagnose(service([tunnel(state=TunnelState.SUSPECT)], [*backends, *blocked, *down]))
+    assert [each.name for each in found.causes] == ["bastion", "down", "n4", "n3", "n2"]
+    assert found.more == 2
+
+
+def test_phases_and_a_failed_reload_are_warnings() -> None:
+    starting = diagnose(service(backends=[backend(state=State.UNKNOWN)], startup_done=False))
+    assert (starting.level, starting.causes) == (Level.WARNING, [])
+    assert starting.headline.startswith("Starting")
+    draining = diagnose(service(backends=[backend()], draining=True))
+    assert (draining.level, draining.headline) == (Level.WARNING, "Draining, not ready: the backend is up")
+    assert diagnose(service(backends=[backend()], reload_successful=False)).level is Level.WARNING
+    assert diagnose(service()).headline == "No backend is configured"

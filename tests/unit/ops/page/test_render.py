@@ -1,0 +1,110 @@
+"""The pages: everything from outside is escaped, the policy permits only our script, and the size is limited."""
+
+import base64
+import hashlib
+import re
+
+import pytest
+
+from gateway.contracts.states import State, TunnelState
+from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.page.render import (
+    SECURITY_POLICY,
+    render_backend,
+    render_index,
+    render_login,
+    render_missing,
+)
+from gateway.ops.status_views import DeadContainerView, DockerView
+from tests.support.status_views import NOW, Checked, backend, consumer, service, target, tunnel, way
+
+EVIL = "<script>alert(1)</script>\"'&<img src=x onerror=y>"
+
+
+def docker() -> DockerView:
+    return DockerView(
+        trouble=EVIL, looked_at=NOW, leader=True, container=None, attachments=[], volumes=[], actions=[],
+        warnings=[EVIL], postponed=0, writes={}, errors={}, consumers={},
+        dead=[DeadContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL)],
+    )  # fmt: skip
+
+
+def test_text_from_outside_is_escaped() -> None:
+    log = EventLog()
+    log.record(EventSubject(EventType.TARGET, EVIL, EVIL), EVIL, EVIL, EVIL)
+    log.record(EventSubject(EventType.BACKEND, EVIL), EVIL, EVIL, EVIL)
+    evil = {"reason": EVIL, "detail": EVIL}
+    history = [Checked(State.DOWN, detail=EVIL, reason=EVIL)]
+    bad = target(EVIL, State.DOWN, role=EVIL, last_phases={EVIL: 0.1}, history=history, **evil)
+    shown = backend(
+        EVIL, State.DOWN, kind=EVIL, via=[EVIL], listen=[EVIL], targets=[bad], consumers={EVIL: consumer(2, 1)},
+        rejected={EVIL: 1}, resets={EVIL: 1}, failing=True, **evil,
+    )  # fmt: skip
+    view = service(
+        [tunnel(EVIL, TunnelState.BACKOFF, kind=EVIL, far_side=EVIL, **evil)], [shown], instance=EVIL, version=EVIL,
+        warnings=[EVIL], reload_successful=False, reload_error=EVIL, docker=docker(),
+    )  # fmt: skip
+    configuration = {EVIL: [(EVIL, EVIL)], f"backends.{EVIL}": [(EVIL, EVIL)]}
+    pages = [
+        "".join(render_index(view, log.latest(), configuration, NOW)),
+        "".join(render_backend(view, shown, log.latest(), configuration, NOW)),
+    ]
+    for page in pages:
+        assert page.count("<script") == 1  # Only that of the page.
+        assert "<img" not in page
+        assert page.count("&lt;script&gt;") > 15
+        assert not re.search(r"\"'&<", page)
+
+
+@pytest.mark.parametrize("page", [render_login(""), render_missing("../")])
+def test_the_policy_permits_only_our_style_and_script(page: str) -> None:
+    for element in ("style", "script"):
+        [text] = re.findall(f"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{element}-src 'sha256-{digest}'" in SECURITY_POLICY
+    assert "unsafe" not in SECURITY_POLICY
+    assert not re.search(r"\son\w+=|style=|javascript:", page)
+
+
+def test_the_login_page_has_no_data() -> None:
+    page = render_login("../")
+    assert 'type="password"' in page
+    assert 'action="' not in page
+
+
+def test_a_page_with_500_failed_backends_has_less_than_300_kb() -> None:
+    history = [Checked(State.DOWN if number % 3 else State.UP) for number in range(100)]
+    backends = [
+        backend(
+            f"backend-number-{number:03}", State.DOWN, via=["bastion"], reason="timeout", detail="x" * 500,
+            targets=[target(f"db-{number}.internal:3306", State.DOWN, history=history)], connections=3, waiting=1,
+            consumers={f"container-with-a-name-{number}": consumer(3, 1)},
+        )
+        for number in range(500)
+    ]  # fmt: skip
+    log = EventLog()
+    for each in backends:
+        log.observe(EventSubject(EventType.BACKEND, each.name), "down", "timeout", "x" * 500)
+    page = "".join(render_index(service([tunnel()], backends), log.latest(), {}, NOW))
+    assert all(each.name in page for each in backends)
+    assert len(page.encode()) < 300_000
+
+
+def test_a_backend_page_shows_the_root_cause() -> None:
+    shown = backend("orders", State.BLOCKED, via=["inner"], reason="tunnel")
+    tunnels = [
+        tunnel("edge", TunnelState.BACKOFF, reason="refused"),
+        tunnel("inner", TunnelState.WAITING, via=["edge"]),
+    ]
+    page = "".join(render_backend(service(tunnels, [shown]), shown, [], {}, NOW))
+    assert "To do: start the tunnel&#39;s server" in page
+
+
+def test_several_ways_are_shown_with_the_one_in_use() -> None:
+    ways = [way("edge-a", up=False, in_use=False), way("edge-b")]
+    shown = backend("orders", via=["edge-a", "edge-b"], ways=ways)
+    view = service([tunnel("edge-a", TunnelState.BACKOFF), tunnel("edge-b")], [shown])
+    index = "".join(render_index(view, [], {}, NOW))
+    assert "Through edge-a or edge-b" in index
+    assert "via edge-b" in index
+    assert "used by new clients" in "".join(render_backend(view, shown, [], {}, NOW))

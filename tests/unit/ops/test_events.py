@@ -1,0 +1,59 @@
+"""The log of transitions: which states cause an event, and which events a client has missed."""
+
+from gateway.ops.events import EventLog, EventSubject, EventType
+
+ORDERS = EventSubject(EventType.BACKEND, "orders")
+
+
+def test_a_state_causes_an_event_when_it_changes() -> None:
+    log, seen = EventLog(clock=lambda: 5.0), []
+    log.watchers.append(lambda: seen.append(log.last_id))
+    for state in ("up", "down", "down", "up", "up"):
+        log.observe(ORDERS, state, "refused" if state == "down" else None, "first\nsecond")
+    events = log.latest()
+    assert [(each.previous, each.state, each.reason) for each in events] == [
+        ("up", "down", "refused"),
+        ("down", "up", None),
+    ]
+    assert events[0].detail == "first second"
+    assert seen == [each.id for each in events]
+
+
+def test_a_part_that_fails_from_the_start_has_no_previous_state() -> None:
+    log = EventLog()
+    log.observe(ORDERS, "down")
+    assert [each.previous for each in log.latest()] == [None]
+
+
+def test_ids_increase_although_the_clock_does_not() -> None:
+    times = iter([2000.0, 1000.0, 1000.0, 3000.0])
+    log = EventLog(clock=lambda: next(times))
+    for number in range(4):
+        log.record(ORDERS, str(number))
+    assert [each.id for each in log.latest()] == [2_000_000, 2_000_001, 2_000_002, 3_000_000]
+
+
+def test_a_client_gets_the_events_since_one_that_the_log_contains() -> None:
+    log = EventLog(limit=3)
+    assert log.since(0) == []
+    for number in range(5):
+        log.record(ORDERS, str(number))
+    kept = log.latest()
+    assert [each.state for each in kept] == ["2", "3", "4"]
+    assert log.since(kept[0].id) == kept[1:]
+    assert log.since(kept[-1].id) == []
+    for unknown in (0, -1, kept[0].id - 1, kept[-1].id + 1):
+        assert log.since(unknown) is None
+
+
+def test_states_of_a_previous_run_continue() -> None:
+    before = EventLog()
+    before.observe(ORDERS, "down")
+    before.record(EventSubject(EventType.DRAIN), "draining")
+    after = EventLog()
+    after.load(before.latest())
+    after.observe(ORDERS, "down")
+    assert after.last_id == before.last_id
+    after.observe(ORDERS, "up")
+    after.record(EventSubject(EventType.DRAIN), "draining")
+    assert [(each.previous, each.state) for each in after.latest()[-2:]] == [("down", "up"), (None, "draining")]

@@ -1,0 +1,99 @@
+"""The file of events: what survives a restart, and damage that is tolerated."""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.ops import events_file
+from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.events_file import NAME, EventsFile, parse
+
+ORDERS = EventSubject(EventType.BACKEND, "orders")
+DB = EventSubject(EventType.TARGET, "orders", "db:3306")
+WITHIN = 20.0
+
+
+def lines(log: EventLog) -> list[str]:
+    return [each.line for each in log.latest()]
+
+
+async def loaded(folder: Path) -> EventLog:
+    log = EventLog()
+    await EventsFile(folder, log).load()
+    return log
+
+
+async def test_events_survive_a_restart(tmp_path: Path) -> None:
+    log = EventLog()
+    file = EventsFile(tmp_path / "state", log)
+    await file.load()
+    log.observe(ORDERS, "down", "refused", "cannot connect")
+    await file.write()
+    log.observe(DB, "down")
+    await file.write()
+    assert lines(await loaded(tmp_path / "state")) == lines(log)
+    assert (tmp_path / "state" / NAME).stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_damaged_file_costs_only_the_damaged_lines(tmp_path: Path) -> None:
+    log = EventLog()
+    file = EventsFile(tmp_path, log)
+    log.observe(ORDERS, "down")
+    await file.write()
+    path = tmp_path / NAME
+    good = json.loads(path.read_text())
+    changes = ({"id": "x"}, {"id": 1.5}, {"time": 5}, {"time": "9999999"}, {"type": "none"}, {"state": None})
+    damaged = [json.dumps({**good, "id": good["id"] + 1, **each}) for each in changes]
+    path.write_bytes(b"\xff\xfe\n[]\n{\n" + path.read_bytes() + "\n".join(damaged).encode() + b'\n{"id": ')
+    after = await loaded(tmp_path)
+    assert lines(after) == lines(log)
+    file = EventsFile(tmp_path, after)
+    after.observe(ORDERS, "up")
+    await file.write()
+    assert [each.state for each in (await loaded(tmp_path)).latest()] == ["down", "up"]
+
+
+@given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
+def test_no_text_raises_an_error(text: str) -> None:
+    assert list(parse(text)) == []
+
+
+async def test_the_file_has_a_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_file, "MAX_EVENTS", 10)
+    log = EventLog(limit=10)
+    file = EventsFile(tmp_path, log)
+    for number in range(100):
+        log.record(ORDERS, str(number))
+        await file.write()
+        assert (tmp_path / NAME).read_text().count("\n") <= 20
+    assert [each.state for each in (await loaded(tmp_path)).latest()] == [str(number) for number in range(90, 100)]
+
+
+async def test_the_unit_writes_each_event(tmp_path: Path) -> None:
+    log = EventLog()
+    unit = asyncio.create_task(EventsFile(tmp_path, log).run(lambda: None))
+    for state in ("down", "up"):
+        log.observe(ORDERS, state)
+        async with asyncio.timeout(WITHIN):
+            while not (tmp_path / NAME).exists() or state not in (tmp_path / NAME).read_text():
+                await asyncio.sleep(0.01)
+    unit.cancel()
+    await asyncio.wait({unit})
+    assert log.watchers == []
+
+
+async def test_a_folder_that_is_not_writable_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    log = EventLog()
+    file = EventsFile(tmp_path / "file", log)
+    with caplog.at_level(logging.INFO):
+        await file.load()
+        for state in ("down", "up"):
+            log.observe(ORDERS, state)
+            await file.write()
+    assert len([each for each in caplog.records if "state_dir" in each.message]) == 1

@@ -1,0 +1,55 @@
+"""Tests the limits of YAML documents and files that users pass."""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.input_limits import MAX_VALUES, TooLargeError, load_yaml, read_limited, read_stream
+
+EXPANDING = "a0: &a0 [1, 1]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 30)
+)
+MERGING = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 10)}]}}\n" for level in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("", None),
+        ("a: &x [1, 2]\nb: *x\n", {"a": [1, 2], "b": [1, 2]}),
+        ("a: &x {b: 1}\nc: {<<: *x, d: 2}\n", {"a": {"b": 1}, "c": {"b": 1, "d": 2}}),
+    ],
+)
+def test_a_document_is_read_with_its_aliases(text: str, value: Any) -> None:
+    assert load_yaml(text) == value
+
+
+@pytest.mark.parametrize("text", [EXPANDING, MERGING, "[" + "1," * (2 * MAX_VALUES) + "]"])
+def test_a_document_with_too_many_values_is_refused(text: str) -> None:
+    began = time.process_time()
+    with pytest.raises(TooLargeError, match="has more than 100000 values"):
+        load_yaml(text)
+    assert time.process_time() - began < 60
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("a: &x [*x]", "contains itself"), (f"a: {'1' * 5000}", "too many digits"), ("a: 2026-02-31", "does not exist")],
+)
+def test_a_value_that_cannot_be_read_is_an_error(text: str, words: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=words):
+        load_yaml(text)
+
+
+def test_large_files_and_streams_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(4 << 20))
+    assert len(read_limited(file)) == 4 << 20
+    with pytest.raises(OSError, match="larger than 4 MiB"):
+        read_stream(io.BytesIO(bytes((4 << 20) + 1)))
