@@ -52,7 +52,7 @@ def _measure_command(folder: Path) -> None:
     seconds = time.perf_counter() - started
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
-    rows = len(done.stdout.splitlines()) - 1
+    rows = len([line for line in done.stdout.splitlines() if not line.startswith(" ")]) - 1
     print(f"  gateway fleet: {seconds:.2f} s ({cpu:.2f} s of CPU time), {used.ru_maxrss / 1024:.0f} MiB, {rows} rows")
 
 

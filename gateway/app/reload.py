@@ -13,7 +13,7 @@ from gateway.app.listeners import bind_listeners, open_sockets, restrict_sockets
 from gateway.app.process_setup import set_io_flusher
 from gateway.app.site import Site
 from gateway.app.socket_activation import PassedSockets
-from gateway.app.stale_mounts import find_stale_files
+from gateway.app.stale_bind_mounts import find_stale_files
 from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.config.files import named_files

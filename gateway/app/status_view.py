@@ -132,6 +132,7 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         targets=[_target(each, running.budgets.get(each.target)) for each in running.targets],
         ways=way_views(running),
         connections=forward.active,
+        waiting=forward.waiting,
         connections_total=forward.accepted,
         rejected=dict(forward.rejected),
         resets=dict(forward.resets),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
-from gateway.audit.report import Place
+from gateway.audit.report import StorageLocation
 from gateway.audit.stores import Medium, Store, is_below, store_of
 from gateway.text import format_bytes
 
@@ -15,21 +15,21 @@ VOLATILE = (
 """Directories of a container that hold only temporary data."""
 
 
-def places(snapshot: AuditSnapshot) -> Iterator[Place]:
+def places(snapshot: AuditSnapshot) -> Iterator[StorageLocation]:
     """Yield where each container's data is stored, sorted by container and path."""
     for container in sorted(snapshot.containers, key=lambda each: each.name):
         if container.layer:
             how = "its stop (--rm)" if container.removed else "docker rm, compose up with a new image"
             size = f"writable layer, {format_bytes(container.layer)}"
-            yield Place(container.name, "/", "rw", "layer", size, how)
+            yield StorageLocation(container.name, "/", "rw", "layer", size, how)
         for mount in sorted(container.mounts, key=lambda each: each.path):
             yield _place(snapshot, container, mount)
 
 
-def _place(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Place:
+def _place(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> StorageLocation:
     store = store_of(snapshot, mount)
     kind, lost_by = _kind_and_loss(snapshot, container, mount, store)
-    return Place(container.name, mount.path, "rw" if mount.writable else "ro", kind, store.title, lost_by)
+    return StorageLocation(container.name, mount.path, "rw" if mount.writable else "ro", kind, store.title, lost_by)
 
 
 def _kind_and_loss(

@@ -18,7 +18,7 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True)
-class Place:
+class StorageLocation:
     """Where a part of a container's data is stored.
 
     Args:
@@ -87,5 +87,5 @@ class Report:
     """
 
     findings: tuple[Finding, ...]
-    places: tuple[Place, ...]
+    places: tuple[StorageLocation, ...]
     unchecked: tuple[str, ...]

@@ -8,6 +8,7 @@ from gateway.backend_support import login, tls
 from gateway.backend_support.login import LoginCheck
 from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.backend_support.via_http import ViaHttp
+from gateway.contracts.security import Credential
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import IDENTITY, VERSION
 
@@ -46,6 +47,13 @@ def verify(options: object, check: Any) -> None:
     login.verify(options, check)
     if check.via_http is not None:
         tls.context(check.via_http.tls, "check.via_http.tls")
+
+
+def credentials(options: object, check: Any) -> list[Credential]:
+    """Return the certificate authorities that the check trusts; see `BackendKind.credentials`."""
+    via_http = check.via_http
+    of_http = login.credentials(options, via_http) if via_http is not None else []
+    return [*login.credentials(options, check), *of_http]
 
 
 def endpoints(check: DatabaseCheck, target: Endpoint) -> tuple[Endpoint, ...]:

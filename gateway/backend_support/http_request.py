@@ -39,7 +39,7 @@ class _ReceivedBytes:
 
 
 def basic_login(user: str, password: str) -> str:
-    """Return the value of an Authorization header for the scheme Basic (RFC 7617)."""
+    """Return the value of an Authorization header for HTTP Basic authentication (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 

@@ -22,16 +22,16 @@ class HttpCheck(HttpExpectation, LoginCheck):
     """The check of an HTTP backend.
 
     Args:
-        user: The user for the scheme Basic. Absent: the check does not log in.
+        user: The user for HTTP Basic authentication. Absent: the check does not log in.
     """
 
     def __post_init__(self) -> None:
         HttpExpectation.__post_init__(self)
         LoginCheck.__post_init__(self)
         if self.user is None and self.has_password:
-            raise ValueError("needs user, because the scheme Basic sends user and password")
+            raise ValueError("needs user, because HTTP Basic authentication sends a user and a password")
         if self.user is not None and ":" in self.user:
-            raise ValueError("user: contains a colon, which the scheme Basic does not support")
+            raise ValueError("user: contains a colon, which HTTP Basic authentication does not support")
 
 
 class HttpBackend:

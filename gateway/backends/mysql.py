@@ -25,11 +25,12 @@ from gateway.backend_support.database import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     DatabaseCheck,
+    credentials,
     endpoints,
     verify,
     without_database,
 )
-from gateway.backend_support.login import credentials, insecure_settings
+from gateway.backend_support.login import insecure_settings
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status

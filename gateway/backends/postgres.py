@@ -27,12 +27,13 @@ from gateway.backend_support.database import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     DatabaseCheck,
+    credentials,
     endpoints,
     parse_lag,
     verify,
     without_database,
 )
-from gateway.backend_support.login import credentials, insecure_settings
+from gateway.backend_support.login import insecure_settings
 from gateway.backend_support.loopback import loopback_port
 from gateway.backend_support.postgres_cancel import PostgresCancels
 from gateway.backend_support.postgres_certificate import ServerCertificates

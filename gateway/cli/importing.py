@@ -93,7 +93,7 @@ def _read(words: tuple[str, ...]) -> "list[ImportSource]":
 
 def _source(word: str, form: str) -> "ImportSource":
     from gateway.importing.recognition import ImportSource  # noqa: PLC0415 - slow to import
-    from gateway.importing.secrecy import hide_secrets  # noqa: PLC0415 - slow to import
+    from gateway.importing.redaction import hide_secrets  # noqa: PLC0415 - slow to import
     from gateway.input_limits import read_limited, read_stream  # noqa: PLC0415 - slow to import
 
     try:

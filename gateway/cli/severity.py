@@ -8,7 +8,10 @@ from gateway.cli.output import format_age, format_clock, format_count, format_re
 
 _UNUSABLE = ("down", "blocked")
 _BACKENDS = ("down", "blocked", "degraded", "unknown", "paused", "up")
-_TUNNELS = ("quarantined", "backoff", "suspect", "waiting", "up")
+_TUNNELS = (
+    "quarantined", "backoff", "resolving", "connecting", "authenticating", "suspect", "waiting", "idle", "draining",
+    "stopped", "up",
+)  # fmt: skip
 _OPEN = ("up", "draining", "stopped")
 """States of a tunnel that need no action."""
 
@@ -29,7 +32,7 @@ def backend_rank(state: str) -> int:
 
 
 def headline(status: dict[str, Any]) -> str:
-    """Return one line about the service: its phase, age and version, and the time of the answer."""
+    """Return one line about the service: its phase, the number of unusable backends, its age and version."""
     age, began = format_age(status["started_at"]), format_clock(status["started_at"])
     unusable = sum(each["state"] in _UNUSABLE for each in status["backends"].values())
     trouble = f", {unusable} of {format_count(len(status['backends']), 'backend')} not usable" if unusable else ""
@@ -132,5 +135,5 @@ def describe_way(way: dict[str, Any]) -> str:
 
 
 def _rank(order: tuple[str, ...], state: str) -> int:
-    """Return the position of a state; states that are not in `order` come before the last one."""
-    return order.index(state) if state in order else len(order) - 1
+    """Return the position of a state; a state that is not in `order` comes first."""
+    return order.index(state) if state in order else -1

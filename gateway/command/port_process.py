@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
-from gateway.command.local_ports import read_local_ports
+from gateway.command.local_ports import LocalPort, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.silence import SilenceTimer
 from gateway.contracts.link import Stream
@@ -89,14 +89,14 @@ class PortProcess:
             output = f": {self.child.last_line}" if self.child.last_line else ""
             detail = f"{self.name} does not listen on port {self.port} within {limit:g} s (start_timeout){output}"
             raise TunnelError(Reason.TIMEOUT, detail) from error
-        await self._check_owner()
+        await self._read_sockets()
 
     async def connect(self) -> Stream:
         """Return a new connection to the target. The caller owns it.
 
         Raises:
             NotAcceptedError: The process is suspect, so that another process must be used.
-            TunnelError: The process has exited.
+            TunnelError: The process has exited, or another user listens.
             DialError: The process does not listen.
         """
         await self._check_running()
@@ -129,7 +129,7 @@ class PortProcess:
         """Wait until the process has accepted a connection, because the kernel connects even if the process hangs."""
         pause = _MIN_ACCEPT_POLL
         try:
-            while await self._is_pending(sock):
+            while sock.getsockname()[1] in (await self._read_sockets()).pending:
                 await self._check_running()
                 self._check_answering()
                 await asyncio.sleep(pause)
@@ -138,13 +138,22 @@ class PortProcess:
             reset(sock)
             raise
 
-    async def _is_pending(self, sock: Stream) -> bool:
+    async def _read_sockets(self) -> LocalPort:
+        """Return the sockets of the local port.
+
+        Raises:
+            TunnelError: Another user listens. Any user can take the port while the process does not listen.
+        """
         try:
-            sockets = await asyncio.to_thread(read_local_ports, [self.port])
+            sockets = (await asyncio.to_thread(read_local_ports, [self.port]))[self.port]
         except OSError as error:
             log.debug("cannot find out whether a program accepts connections: %s", error)
-            return False
-        return sock.getsockname()[1] in sockets[self.port].pending
+            return LocalPort()
+        others = sockets.owners - {os.geteuid()}
+        if others:
+            detail = f"port {self.port} of this host belongs to another user (uid {others.pop()})"
+            raise TunnelError(Reason.PERMISSION, detail)
+        return sockets
 
     def _check_answering(self) -> None:
         if self.suspect:
@@ -154,18 +163,6 @@ class PortProcess:
         if self.child.exit_code is not None:
             await self.child.wait()
             raise exit_error(self._command, self.child, self._options.login_exit_codes)
-
-    async def _check_owner(self) -> None:
-        """Check that the listener belongs to the user of the gateway, because any user could have taken the port."""
-        try:
-            sockets = await asyncio.to_thread(read_local_ports, [self.port])
-        except OSError:
-            return
-        others = sockets[self.port].owners - {os.geteuid()}
-        if others:
-            self.close_unused()
-            detail = f"port {self.port} of this host belongs to another user (uid {others.pop()})"
-            raise TunnelError(Reason.PERMISSION, detail)
 
 
 def free_port() -> int:

@@ -131,7 +131,7 @@ class Process:
             if not self.running:
                 raise DemoError(f"{self._arguments[0]} ended: {self._tail()}")
             if time.monotonic() > deadline:
-                raise DemoError(f"{self._arguments[0]} does not listen after {timeout:g} s: {self._tail()}")
+                raise DemoError(f"{self._arguments[0]} did not start to listen within {timeout:g} s: {self._tail()}")
             time.sleep(0.02)
 
     def send(self, number: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""Dials the targets of one route. Limits concurrent dials for each way, and aborted handshakes for each target."""
+"""Dials the targets of one route. Limits concurrent dials through each tunnel, and aborted handshakes of targets."""
 
 import asyncio
 import time

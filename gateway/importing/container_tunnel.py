@@ -3,8 +3,8 @@
 from typing import Any
 
 from gateway.importing.model import ImportedContainer
+from gateway.importing.redaction import is_private_key
 from gateway.importing.result import ImportResult
-from gateway.importing.secrecy import is_private_key
 from gateway.importing.ssh_forward import port_number
 from gateway.importing.tunnel_images import container_context, mounted_key
 

@@ -12,8 +12,8 @@ from gateway.importing.env_file import EnvFiles, read_env_file
 from gateway.importing.join import join
 from gateway.importing.model import ImportContext, ImportedContainer
 from gateway.importing.recognition import ImportSource, recognize
+from gateway.importing.redaction import hide_secrets, redacted
 from gateway.importing.result import ImportResult
-from gateway.importing.secrecy import hide_secrets, redacted
 from gateway.importing.shell import read_script
 from gateway.importing.ssh_command import import_command
 from gateway.importing.ssh_config import import_config

@@ -7,8 +7,8 @@ from typing import Any
 from gateway.errors import UsageError
 from gateway.importing.model import ImportContext, ImportedForward
 from gateway.importing.proxy_command import jump_or_proxy, program
+from gateway.importing.redaction import hide_secrets
 from gateway.importing.result import ImportResult, split_target
-from gateway.importing.secrecy import hide_secrets
 from gateway.importing.ssh_forward import read_forward
 from gateway.importing.ssh_server import HostConfig, server_keys
 

@@ -4,8 +4,8 @@ import re
 
 from gateway.errors import UsageError
 from gateway.importing.model import ImportContext
+from gateway.importing.redaction import redacted
 from gateway.importing.result import ImportResult
-from gateway.importing.secrecy import redacted
 from gateway.importing.ssh import add_host, note_unused
 from gateway.importing.ssh_server import HostConfig
 

@@ -3,8 +3,8 @@
 import re
 
 from gateway.importing.model import HERE, ImportContext, ImportedContainer
+from gateway.importing.redaction import is_private_key, is_secret, redacted
 from gateway.importing.result import ImportResult
-from gateway.importing.secrecy import is_private_key, is_secret, redacted
 from gateway.importing.shell import read_script
 from gateway.importing.ssh import add_host
 from gateway.importing.ssh_command import import_command

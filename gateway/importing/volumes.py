@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from gateway.backends import BackendKind, kind_of_file_system
 from gateway.errors import UsageError
 from gateway.importing.model import ImportedClient
+from gateway.importing.redaction import redacted
 from gateway.importing.result import ImportResult, is_host, split_target
-from gateway.importing.secrecy import redacted
 
 
 def import_volume(

@@ -123,7 +123,10 @@ def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSet
     """See `TunnelKind.insecure_settings`."""
     del plain  # irrelevant, because SSH encrypts its traffic
     if options.insecure_host_key:
-        message = "is on: an attacker on the path can read and change everything: use known_hosts or host_keys"
+        message = (
+            "disables host key verification, so an attacker on the path can read and change all traffic: set"
+            " known_hosts or host_keys"
+        )
         yield InsecureSetting("insecure_host_key", message, advised=True)
     for key, defaults in algorithms.DEFAULTS.items():
         weak = [each for each in getattr(options, key) if each not in defaults]

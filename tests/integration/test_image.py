@@ -610,7 +610,9 @@ def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: st
     """The kernel can lack NFS, so this test mounts nothing; `test_the_nfs_example_with_its_mount` uses a guest."""
     config = json.loads(yard.compose(up, "--profile", "mount", "config", "--format", "json").stdout)
     options = config["volumes"]["media"]["driver_opts"]
-    rendered = yard.compose(up, "exec", "-T", "gateway", "gateway", "render", "compose")
+    rendered = yard.compose(
+        up, "exec", "-T", "gateway", "gateway", "render", "compose", "-c", "/etc/gateway/gateway.yaml"
+    )
     for part in options["o"].split(","):
         assert part in rendered.stdout, rendered
 
@@ -704,7 +706,8 @@ def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
     (secrets / "known_hosts").write_text(bastion.known_hosts.read_text().replace("127.0.0.1", HOST))
     variables = {
         "GATEWAY_USER": str(yard.user("nfs")), "APP_IMAGE": "box", "MEDIA": f"127.0.0.1:{server.port}",
-        "BASTION": f"{bastion.user}@{HOST}:{bastion.port}",
+        "BASTION_HOST": HOST, "BASTION_PORT": str(bastion.port), "BASTION_USER": bastion.user, "DOCKER_GROUP": "0",
+        "COMPOSE_PROJECT_NAME": "files",
     }  # fmt: skip
     app = {"network_mode": "none"}  # a container network needs additional kernel modules
     slow = {"healthcheck": {"timeout": "60s", "start_period": "120s"}}  # an emulated machine needs longer deadlines

@@ -68,6 +68,12 @@ class Browser:
         self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.command("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
 
+    def violations(self) -> list[tuple[str, list[str]]]:
+        """Return the rule and the elements of each finding of axe-core."""
+        axe = Axe(self.driver)
+        axe.inject()
+        return [(each["id"], [node["html"] for node in each["nodes"]]) for each in axe.run()["violations"]]
+
     def messages(self) -> list[str]:
         """Return the errors that the console has shown since the last call, such as violations of the policy."""
         return [each["message"] for each in self.driver.get_log("browser") if each["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
@@ -178,18 +184,13 @@ def test_pages_are_accessible(browser: Browser, shop: Shop, healthy: bool) -> No
         shop.bastion.crash()
         shop.gateway.wait_state("orders", "blocked", "tunnel")
     try:
-        for path in ("/", "/backends/orders"):
+        for path in ("/", "/backends/orders", "/fleet"):
             browser.open(shop.gateway, path)
             browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")
-            axe = Axe(browser.driver)
-            axe.inject()
             for scheme in ("light", "dark"):
                 for width in WIDTHS:
                     browser.emulate(scheme, width)
-                    found = axe.run()["violations"]
-                    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in found] == [], (
-                        path, scheme, width,
-                    )  # fmt: skip
+                    assert browser.violations() == [], (path, scheme, width)
     finally:
         if not healthy:
             shop.restore()
@@ -268,6 +269,7 @@ def test_the_token_is_required_and_stays_in_memory(browser: Browser, hostile: Ga
     browser.emulate("light", 1280)
     browser.open(hostile)
     assert "A token is required" in browser.text()
+    assert browser.violations() == []
     assert "orders" not in browser.driver.page_source
     for token in ("wrong" * 8, TOKEN):
         browser.driver.find_element(By.ID, "token").send_keys(token, Keys.ENTER)

@@ -17,6 +17,7 @@ from tests.support.files import scratch
 from tests.support.gateway_process import Gateway, command
 from tests.support.requirements import need, need_sshd
 from tests.support.servers import echoing, serving
+from tests.support.slow_link import Shape, SlowLink
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -148,6 +149,33 @@ def test_reload_quarantine_and_reconnect_concern_one_way(gateway: Gateway, pair:
             served(listen)
             assert echo(second) == b"hello"  # the tunnel stays open, because the configuration still has it
         assert gateway.backend("both")["via"] == "a"
+
+
+def test_new_clients_prefer_the_way_with_the_lower_latency(gateway: Gateway, shared_bastion: Bastion) -> None:
+    fast, slow = Shape(), Shape(delay=0.1)
+    to = shared_bastion.port
+    with serving(echoing) as port, SlowLink(to, slow) as one, SlowLink(to, fast) as other:
+        known = gateway.folder / "known_hosts"
+        of_bastion = shared_bastion.known_hosts.read_text()
+        known.write_text("".join(of_bastion.replace(f":{to} ", f":{each.port} ") for each in (one, other)))
+        keys = f"kind: ssh, host: 127.0.0.1, user: {shared_bastion.user}, known_hosts: [{known}]"
+        identity = f"identity_files: [{shared_bastion.client_key}]"
+        listen = free_port()
+        gateway.write(f"""
+            tunnels:
+              a: {{{keys}, {identity}, port: {one.port}}}
+              b: {{{keys}, {identity}, port: {other.port}}}
+            backends:
+              both: {{kind: tcp, via: [a, b], prefer_way: latency, targets: ["127.0.0.1:{port}"],
+                      listen: "127.0.0.1:{listen}", {CHECK}}}
+        """)
+        gateway.start().wait_up("both")
+        gateway.wait(lambda: way(gateway, "both", "b") == (True, True))
+        served(listen)
+        one.shape(fast)
+        other.shape(slow)
+        gateway.wait(lambda: way(gateway, "both", "a") == (True, True))
+        served(listen)
 
 
 def test_clients_use_the_other_way_while_a_bastion_is_killed_stopped_or_cut_off(

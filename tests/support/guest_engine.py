@@ -3,8 +3,8 @@
 ENGINE_PROGRAMS = ("dockerd", "containerd", "containerd-shim-runc-v2", "runc", "docker")
 
 
-ENGINE = """
-mkdir -p /run /var/lib /image/bin
+ENGINE = r"""
+mkdir -p /run /var/run /var/lib /image/bin
 mount -t cgroup2 none /sys/fs/cgroup
 cp /bin/busybox /image/bin/
 for applet in sh cat dd sha256sum sleep usleep seq; do ln -s busybox /image/bin/$applet; done
@@ -12,7 +12,10 @@ for applet in sh cat dd sha256sum sleep usleep seq; do ln -s busybox /image/bin/
 DOCKER_RAMDISK=1 dockerd -H unix:///var/run/docker.sock -H tcp://0.0.0.0:2375 --tls=false --storage-driver vfs \
   --userland-proxy=false --bridge none --iptables=false --ip6tables=false >/dockerd.log 2>&1 &
 i=0; until docker info >/dev/null 2>&1; do sleep 1; i=$((i+1)); [ $i = 120 ] && cat /dockerd.log; done
-tar -C /image -c . | docker import - box >/dev/null && echo ENGINE-READY
+echo ENGINE-STARTED $(sed -n 's/^time="\([^"]*\)".*Daemon has completed initialization.*/\1/p' /dockerd.log)
+docker image inspect box >/dev/null 2>&1 || tar -C /image -c . | docker import - box >/dev/null || exit
+echo ENGINE-READY
 run() { docker run --network none "$@"; }
 """
-"""A shell script that starts an engine with the image `box`, and defines the shell function `run` for containers."""
+"""A shell script that starts an engine with the image `box`, and defines the shell function `run` for containers. It
+prints ENGINE-STARTED with the time in the engine's log (RFC 3339), and ENGINE-READY when the image exists."""

@@ -120,8 +120,11 @@ class Redis:
 
     @property
     def role(self) -> str:
-        """`master` or `slave`."""
-        answer = self.run("ROLE")
+        """`master` or `slave`; empty while the server changes its role and closes all connections."""
+        try:
+            answer = self.run("ROLE")
+        except ConnectionError:
+            return ""
         assert isinstance(answer, list)
         return str(answer[0])
 
@@ -167,6 +170,20 @@ class Sentinel:
             answer = client.run("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop")
         assert isinstance(answer, list)
         return int(str(answer[1]))
+
+    def fail_over(self, timeout: float = 20.0) -> None:
+        """Promote the replica although the primary works, when the Sentinel knows that the replica is usable."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                with RedisClient(self.port) as client:
+                    client.run("SENTINEL", "FAILOVER", "shop")
+            except RedisError as error:
+                if "NOGOODSLAVE" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
 
     def wait_replicas(self, count: int, timeout: float = 20.0) -> None:
         """Wait until the Sentinel knows this number of replicas."""

@@ -4,7 +4,7 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.model import LIVE, RUNNING, Container
 from gateway.docker.plan import Action, AttachmentState, Verb
 from gateway.docker.planning.aliases import age, conflicting_holder, remedy, reserve
-from gateway.docker.planning.blocked import block_reason
+from gateway.docker.planning.attach_blockers import block_reason
 from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.desired_networks import desired_networks, desired_networks_silently
 from gateway.docker.planning.endpoints import is_ours, reconcile_endpoint, refuse

@@ -5,7 +5,7 @@ from gateway.docker.consumers import client_networks
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import LIVE, Container
 from gateway.docker.plan import AttachmentState
-from gateway.docker.planning.blocked import container_block_reason
+from gateway.docker.planning.attach_blockers import container_block_reason
 from gateway.docker.planning.builder import PlanBuilder
 
 

@@ -82,7 +82,7 @@ def removed_network_message(builder: PlanBuilder, container: Container, name: st
         return f"{message}: recreate it (with Compose: docker compose up -d --force-recreate)"
     if ours:
         return f"{message} until the gateway reattaches it"
-    return f"{message}: {reconnect_command(builder, container, name)}, or recreate it"
+    return f"{message}: run `{reconnect_command(builder, container, name)}`, or recreate the container"
 
 
 def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> str:

@@ -1,17 +1,20 @@
 """Renders the pages (status, backends, fleet, login) from templates, with automatic escaping."""
 
+import base64
+import hashlib
 import importlib.resources
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from gateway.fleet.view import FleetView, MemberView
 from gateway.ops.events import Transition
 from gateway.ops.page import model
-from gateway.ops.page.charts import history_chart, milliseconds, phases_chart
+from gateway.ops.page.charts import PHASES, history_chart, milliseconds, phases_chart
 from gateway.ops.page.clock import clock_time
 from gateway.ops.page.diagnosis import (
     backend_level,
@@ -23,7 +26,6 @@ from gateway.ops.page.diagnosis import (
     tunnel_level,
     ways,
 )
-from gateway.ops.page.policy import security_policy
 from gateway.ops.page.reasons import cause, remedy, state_name
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView, TunnelView
@@ -42,7 +44,23 @@ def _read(name: str) -> str:
     return importlib.resources.files(__package__).joinpath(name).read_text()
 
 
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
 _STYLE, _SCRIPT = _read("page.css"), _read("page.js")
+SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'", f"style-src {_hash(_STYLE)}", f"script-src {_hash(_SCRIPT)}", "connect-src 'self'",
+        "img-src data:", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+    )
+)  # fmt: skip
+"""The Content-Security-Policy of all pages. It permits only the style and the script of this package."""
+
+
+def _with_code(text: str) -> Markup:
+    """Return a text of this project as HTML, with code for what is in backquotes."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped
 
 
 def _heading(group: model.TunnelGroup) -> str:
@@ -114,6 +132,8 @@ _templates.globals.update(
     some=model.some,
     state_name=state_name,
     facts=_facts,
+    with_code=_with_code,
+    phase_names=PHASES,
     heading=_heading,
     used_ways=_used_ways,
     age=_age,
@@ -121,8 +141,6 @@ _templates.globals.update(
     notes=_notes,
     member_level=_member_level,
 )
-SECURITY_POLICY = security_policy(f"<style>{_STYLE}</style><script>{_SCRIPT}</script>")
-"""The Content-Security-Policy of all pages, which have the same style and script."""
 _INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")
 _FLEET = _templates.get_template("fleet.html")
 

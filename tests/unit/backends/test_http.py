@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.backend_support.database import DatabaseCheck, credentials
 from gateway.backend_support.http_role import HttpRole
 from gateway.backend_support.tls import TlsOptions
 from gateway.backend_support.via_http import ViaHttp, with_http_role
@@ -183,6 +184,13 @@ async def test_the_role_of_a_database_comes_from_http(
         result = await probe(wrapped, 1)
     found = result.probe_result or ProbeResult()
     assert (result.state, result.reason, found.role, found.read_only) == expected, result.detail
+
+
+def test_the_authority_of_the_http_server_is_monitored(tmp_path: Path) -> None:
+    issued, other = certificates.issue(tmp_path / "one"), certificates.issue(tmp_path / "other")
+    via_http = ViaHttp(port=1, tls=TlsOptions("verify", other.ca))
+    check = DatabaseCheck(tls=TlsOptions("verify", issued.ca), via_http=via_http)
+    assert [each.name for each in credentials(EmptyOptions(), check)] == [str(issued.ca), str(other.ca)]
 
 
 async def test_a_failed_request_names_the_port() -> None:

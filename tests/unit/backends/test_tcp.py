@@ -72,7 +72,12 @@ async def test_a_pattern_matches_bytes_in_linear_time() -> None:
 
     with serving(ponging) as port:
         assert (await probe(pattern(r"^\+PO+NG\r\n$"), port)).state is State.UP
-    with serving(talking(b"\xff\0" + b"a" * 15_000, then_close=True)) as port:
+
+    def respond(client: socket.socket) -> None:
+        client.recv(100)
+        client.sendall(b"\xff\0" + b"a" * 15_000)
+
+    with serving(respond) as port:
         assert (await probe(pattern(r"\xff\x00a"), port)).state is State.UP
         result = await probe(pattern("((a*)*)*b"), port)
     assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL)

@@ -292,7 +292,7 @@ def test_stopped_apps_with_a_pruned_network_are_not_attached() -> None:
         assert condition.state is AttachmentState.DRIFTED
         assert "docker network disconnect apps web && docker network connect apps web" in condition.message
         (condition,) = plan(desired(), EngineSnapshot((web("web", "www", "a;b"),), network), ownership).attachments
-        assert "connect --alias 'a;b' --alias www apps web, or" in condition.message
+        assert "connect --alias 'a;b' --alias www apps web`, or" in condition.message
         podman = EngineSnapshot((foreign,), network, flavor=PODMAN)
         (condition,) = plan(desired(), podman, ownership).attachments
         assert "podman network disconnect apps web && podman network connect apps web" in condition.message

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from gateway.cli import cli
 from gateway.errors import UsageError
 from gateway.importing.recognition import ImportSource
+from gateway.importing.redaction import hide_secrets, redacted
 from gateway.importing.result import ImportResult
-from gateway.importing.secrecy import hide_secrets, redacted
 from gateway.importing.sources import convert, note_rest
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\\nhunter2\\n-----END OPENSSH PRIVATE KEY-----"

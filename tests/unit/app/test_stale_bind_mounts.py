@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gateway.app.stale_mounts import stale_files
+from gateway.app.stale_bind_mounts import stale_files
 
 MOUNTS = """\
 22 1 0:20 / / rw - overlay overlay rw
