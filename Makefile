@@ -60,7 +60,8 @@ sanitize: setup  ## run the tests of the engine with AddressSanitizer and Undefi
 	status=0; \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc CONTRACT_EXAMPLES=$(or $(EXAMPLES),200) \
-	$(BIN)/pytest -q -k engine tests/unit/ssh tests/integration/test_relay_contract.py $(ARGS) || status=$$?; \
+	$(BIN)/pytest -q -k "engine or dataplane or ssh_receive" tests/unit/_dataplane tests/unit/ssh tests/unit/test_fuzz.py \
+		tests/integration/test_relay_contract.py $(ARGS) || status=$$?; \
 	$(BIN)/python hatch_build.py; exit $$status
 
 $(VENV)/fuzz-installed: $(VENV)/installed
