@@ -19,7 +19,7 @@ RUN python3 -m venv /build && /build/bin/pip install -q --require-hashes -r requ
     python3 -m venv --without-pip /opt/gateway && \
     /build/bin/pip --python /opt/gateway/bin/python install -q --no-compile --require-hashes --only-binary :all: \
       -r requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY gateway gateway
 COPY configs/demo.yaml configs/
 RUN /build/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels . && \

@@ -4,16 +4,16 @@ VENV := .venv
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
 
-.PHONY: help image examples example-sidecar example-shared example-sockets example-labels example-legacy example-nfs example-swarm example-vpn setup demo test check bench contract fairness fuzz chaos soak failover ways restarts abort-budget mounts profile format clean
+.PHONY: help image examples example-sidecar example-shared example-sockets example-labels example-legacy example-nfs example-swarm example-vpn setup demo test check bench contract fairness fuzz sanitize chaos soak failover ways restarts abort-budget mounts profile format clean
 
 help:  ## list all commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/installed  ## create the virtual environment with all dependencies
 
-$(VENV)/installed: pyproject.toml tools/packages.sh
+$(VENV)/installed: pyproject.toml tools/packages.sh hatch_build.py $(wildcard gateway/_dataplane/*.[ch])
 	@tools/packages.sh venv $(PYTHON)
-	$(PYTHON) -m venv $(VENV)
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
@@ -54,6 +54,15 @@ soak: setup  ## load SSH over slow, long and lossy paths, and check invariants (
 contract: setup  ## run every relay through thousands of random event sequences (EXAMPLES=2000)
 	@tools/packages.sh test
 	CONTRACT_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/pytest tests/integration/test_relay_contract.py $(ARGS)
+
+sanitize: setup  ## run the tests of the engine with AddressSanitizer and UndefinedBehaviorSanitizer (EXAMPLES=200)
+	$(BIN)/python hatch_build.py --sanitize
+	status=0; \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc CONTRACT_EXAMPLES=$(or $(EXAMPLES),200) \
+	$(BIN)/pytest -q -k "engine or dataplane or ssh_receive" tests/unit/_dataplane tests/unit/ssh tests/unit/test_fuzz.py \
+		tests/integration/test_relay_contract.py $(ARGS) || status=$$?; \
+	$(BIN)/python hatch_build.py; exit $$status
 
 $(VENV)/fuzz-installed: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]'

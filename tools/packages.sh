@@ -11,8 +11,10 @@ podman netavark aardvark-dns nftables catatonit runc uidmap passt patch socat op
 python3-etcd python3-dnspython chromium chromium-driver fonts-dejavu-core"
 
 case "$1" in
-    venv) "$2" -c 'import ensurepip' 2>/dev/null && exit 0
-          wanted="python3-venv" ;;
+    venv) wanted="gcc libc6-dev libssl-dev"  # the data plane in C; the package works without it
+          "$2" -c 'import ensurepip' 2>/dev/null || wanted="$wanted python3-venv"
+          headers="import os, sysconfig; exit(not os.path.exists(sysconfig.get_path('include') + '/Python.h'))"
+          "$2" -c "$headers" || wanted="$wanted python3-dev" ;;
     demo) wanted=$demo ;;
     test) wanted=$test ;;
     bench) wanted="gcc libc6-dev openssh-server openssh-client postgresql haproxy" ;;
@@ -48,4 +50,4 @@ else
     apt-get install -qq -y --no-install-recommends -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 $missing >/dev/null
     exit 0
 fi
-[ "$1" != venv ] || exit 1
+[ "$1" != venv ] || "$2" -c 'import ensurepip'

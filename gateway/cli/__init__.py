@@ -7,6 +7,7 @@ import sys
 import click
 
 from gateway import __version__
+from gateway._dataplane import description
 from gateway.cli.output import print_text
 from gateway.errors import ConfigError, GatewayError, ServiceUnreachableError, UsageError
 
@@ -52,8 +53,18 @@ class _Commands(click.Group):
         return next(each for each in members if isinstance(each, click.Command) and each.name == cmd_name)
 
 
+def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    del parameter
+    if value and not ctx.resilient_parsing:
+        print_text(f"gateway, version {__version__}\n{description()}")
+        ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="gateway")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+    help="Show the version and exit.",
+)  # fmt: skip
 def cli() -> None:
     """Connect containers to databases and file shares in other networks."""
 

@@ -47,11 +47,15 @@ class NetworkId:
 class Relay(Protocol):
     """A client socket joined to a target. It forwards bytes until both directions have ended."""
 
-    last_active: float
-    """Monotonic time of the last activity on either side, in seconds."""
     ended: "asyncio.Future[CloseReason]"
-    responses: int
-    """Number of times that the backend responded after the client had sent data."""
+
+    @property
+    def last_active(self) -> float:
+        """Monotonic time of the last activity on either side, in seconds."""
+
+    @property
+    def responses(self) -> int:
+        """Number of times that the backend responded after the client had sent data."""
 
     @property
     def awaiting_response(self) -> bool:

@@ -26,11 +26,12 @@ class AesGcm(Encryption):
         theirs: The cipher that asyncssh created from the negotiated keys.
     """
 
-    __slots__ = ("_decrypt", "_encrypt", "counter", "nonce", "open_into", "seal_into")
+    __slots__ = ("_decrypt", "_encrypt", "counter", "key", "nonce", "open_into", "seal_into")
 
     def __init__(self, theirs: GCMEncryption) -> None:
         key, iv = theirs._cipher._key, theirs._cipher._iv  # noqa: SLF001 - asyncssh keeps them nowhere else
         aes = AESGCM(key)
+        self.key = key
         self.nonce = bytearray(iv)
         """The nonce of the next packet, for `seal_into` and `open_into`."""
         self.counter = int.from_bytes(iv[COUNTER_AT:], "big")

@@ -17,6 +17,7 @@ from asyncssh.packet import SSHPacket, String, UInt32
 from gateway.ssh import algorithms
 from gateway.ssh.aes_gcm import AesGcm
 from gateway.ssh.asyncssh_internals import MSG_CHANNEL_OPEN, MSG_IGNORE, MSG_KEXINIT
+from gateway.ssh.engine_cipher import CipherKey, PassThrough, cipher_key
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _STREAMLOCAL_RESERVED = String("") + UInt32(0)
@@ -53,6 +54,29 @@ class ConnectionTransport(Protocol):
     def schedule_resume(self) -> None:
         """See `PacketTransport.schedule_resume`."""
 
+    def abort(self) -> None:
+        """See `PacketTransport.abort`."""
+
+
+class EngineConnection(Protocol):
+    """The methods of `EngineTransport` that other modules call. The engine is optional, so they do not import it."""
+
+    @property
+    def received_bytes(self) -> int:
+        """See `EngineTransport.received_bytes`."""
+
+    def set_key(self, key: CipherKey, *, sealing: bool) -> None:
+        """See `EngineTransport.set_key`."""
+
+    def set_round_trip(self, seconds: float) -> None:
+        """See `EngineTransport.set_round_trip`."""
+
+    def last_heard(self, within: float) -> float:
+        """See `EngineTransport.last_heard`."""
+
+    def make_opener(self) -> Any:
+        """See `EngineTransport.make_opener`."""
+
 
 class ClientConnection(SSHClientConnection):
     """asyncssh's connection, extended for the native data plane and with stricter host key checks.
@@ -75,6 +99,8 @@ class ClientConnection(SSHClientConnection):
         """The cipher for sending, if the native data plane supports it."""
         self.receive_cipher: AesGcm | None = None
         """The cipher for receiving, if the native data plane supports it."""
+        self.engine: EngineConnection | None = None
+        """The transport, if the engine encrypts and decrypts the packets."""
         self.kex_started = 0.0
         """The monotonic time at which the last key exchange started, in seconds."""
         self.rekeys_often = False
@@ -92,7 +118,7 @@ class ClientConnection(SSHClientConnection):
 
     @_send_encryption.setter
     def _send_encryption(self, cipher: Any) -> None:
-        replaced = AesGcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
+        replaced = self._replacement(cipher, sealing=True)
         self._send_encryption_object = replaced
         self.send_cipher = replaced if isinstance(replaced, AesGcm) else None
 
@@ -102,9 +128,32 @@ class ClientConnection(SSHClientConnection):
 
     @_recv_encryption.setter
     def _recv_encryption(self, cipher: Any) -> None:
-        replaced = AesGcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
+        replaced = self._replacement(cipher, sealing=False)
         self._recv_encryption_object = replaced
         self.receive_cipher = replaced if isinstance(replaced, AesGcm) else None
+
+    def _replacement(self, cipher: Any, *, sealing: bool) -> Any:
+        """Return the object that asyncssh uses in place of `cipher`, which has a new key."""
+        if self.engine is not None:
+            key = cipher_key(cipher)
+            if key is None:
+                raise asyncssh.KeyExchangeFailed(
+                    "the server changed to a cipher that the data plane does not support"
+                )
+            self.engine.set_key(key, sealing=sealing)
+            return PassThrough()
+        return AesGcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
+
+    def cipher_keys(self) -> tuple[CipherKey, CipherKey] | None:
+        """Return the keys for sending and receiving; None if the engine does not support the ciphers."""
+        seal, open_ = cipher_key(self._send_encryption_object), cipher_key(self._recv_encryption_object)
+        return None if seal is None or open_ is None else (seal, open_)
+
+    def use_engine(self, transport: Any) -> None:
+        """Use `transport`, an `EngineTransport`, from now on. The engine has the keys of this connection."""
+        self._send_encryption_object = self._recv_encryption_object = PassThrough()
+        self.send_cipher = self.receive_cipher = None
+        self.engine = self._transport = self.packet_transport = transport
 
     # Host keys.
 
@@ -192,6 +241,15 @@ class ClientConnection(SSHClientConnection):
         """Allow the peer to send packets with up to `size` bytes of channel data."""
         self._update_recv_pktlen(size)
 
+    @property
+    def receive_number(self) -> int:
+        """The sequence number of the next received packet (RFC 4253, section 6.4)."""
+        return self._recv_seq
+
+    def set_receive_number(self, number: int) -> None:
+        """Set the sequence number of the next packet that asyncssh receives."""
+        self._recv_seq = number
+
     def count_received(self, count: int) -> None:
         """Advance the sequence number by `count` packets that the native data plane received."""
         self._recv_seq = (self._recv_seq + count) & 0xFFFFFFFF
@@ -206,6 +264,16 @@ class ClientConnection(SSHClientConnection):
     def may_send_data(self) -> bool:
         """Whether channel data can be sent now. During a key exchange, it must not (RFC 4253, section 7.1)."""
         return bool(self._kex_complete)
+
+    @property
+    def send_number(self) -> int:
+        """The sequence number of the next packet to send (RFC 4253, section 6.4)."""
+        return self._send_seq
+
+    @property
+    def rekey_bytes(self) -> int:
+        """Bytes in one direction after which a key exchange is due."""
+        return self._rekey_bytes
 
     def count_sent(self, count: int, size: int) -> None:
         """Advance the sequence number for packets that the native data plane sent. Starts a key exchange when due.
@@ -227,7 +295,7 @@ class ClientConnection(SSHClientConnection):
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
         """Send a packet without asyncssh's empty MSG_IGNORE packet before it: only CBC ciphers need that packet."""
-        if pkttype == MSG_IGNORE and self.send_cipher is not None:
+        if pkttype == MSG_IGNORE and (self.send_cipher is not None or self.engine is not None):
             return
         super().send_packet(pkttype, *args, handler=handler)
         if len(self._deferred_packets) > _MAX_DEFERRED_PACKETS:
@@ -236,7 +304,9 @@ class ClientConnection(SSHClientConnection):
 
     def _send_kexinit(self) -> None:
         now = time.monotonic()
-        received = self._rekey_bytes - self.bytes_until_rekey
+        received = (
+            self.engine.received_bytes if self.engine is not None else self._rekey_bytes - self.bytes_until_rekey
+        )
         soon = (
             self._auth_complete
             and now - self.kex_started < _FREQUENT_REKEY_SECONDS
@@ -266,7 +336,10 @@ class ClientConnection(SSHClientConnection):
 
     def disconnect_on_violation(self, detail: str) -> None:
         """Send a disconnect message for a protocol violation by the peer, and close the connection."""
-        error = asyncssh.ProtocolError(detail)
+        self.disconnect_on_error(asyncssh.ProtocolError(detail))
+
+    def disconnect_on_error(self, error: asyncssh.DisconnectError) -> None:
+        """Send `error` as a disconnect message, and close the connection."""
         self._send_disconnect(error.code, error.reason, error.lang)
         self._force_close(error)
 
@@ -291,18 +364,28 @@ class ClientConnection(SSHClientConnection):
         """
         number = self.add_channel(channel)
         self.allow_packet_size(max_packet)
-        unix = host.startswith("/")
-        channel_type = b"direct-streamlocal@openssh.com" if unix else b"direct-tcpip"
-        where = _STREAMLOCAL_RESERVED if unix else UInt32(port) + _ORIGIN
+        channel_type, where = channel_target(host, port)
         self.packet_transport.writer.send_control(
             MSG_CHANNEL_OPEN,
-            b"".join((String(channel_type), UInt32(number), UInt32(window), UInt32(max_packet), String(host), where)),
+            b"".join((channel_type, UInt32(number), UInt32(window), UInt32(max_packet), where)),
         )
         return number
 
     def free_channel(self, number: int) -> None:
         """Free the number of a channel that is closed on both sides."""
         self._channels.pop(number, None)
+
+
+def channel_target(host: str, port: int) -> tuple[bytes, bytes]:
+    """Return two parts of CHANNEL_OPEN: the channel type, and what follows the maximum packet size.
+
+    Args:
+        host: See `ClientConnection.request_channel`.
+        port: See `ClientConnection.request_channel`.
+    """
+    unix = host.startswith("/")
+    channel_type = b"direct-streamlocal@openssh.com" if unix else b"direct-tcpip"
+    return String(channel_type), String(host) + (_STREAMLOCAL_RESERVED if unix else UInt32(port) + _ORIGIN)
 
 
 class _SingleAlgorithmKey:

@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncssh
 
+from gateway._dataplane import is_built
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import Progress
 from gateway.errors import Reason, TunnelError
@@ -22,7 +23,12 @@ from gateway.ssh.packet_transport import close_now, log_in
 
 
 async def connect(
-    options: SshOptions, dial: Callable[[], Awaitable[socket.socket]], progress: Progress, memory: HostKeyHistory
+    options: SshOptions,
+    dial: Callable[[], Awaitable[socket.socket]],
+    progress: Progress,
+    memory: HostKeyHistory,
+    *,
+    engine: bool,
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
@@ -34,6 +40,7 @@ async def connect(
         dial: Opens a connected, non-blocking socket to the server. The SSH connection owns it.
         progress: Called when the login starts.
         memory: The tunnel's host key memory. It is updated after a successful login.
+        engine: Whether the engine carries the connection after the login, if it was built.
 
     Returns:
         An authenticated connection; the caller must close it. Its extra info `verifier` is a `HostKeyVerifier`.
@@ -44,7 +51,7 @@ async def connect(
     refusals: list[HostKeyVerifier] = []
     while True:
         try:
-            return await _connect(options, await dial(), progress, memory, refusals)
+            return await _connect(options, await dial(), progress, memory, refusals, engine=engine)
         except TryOtherKeyTypeError:
             continue
 
@@ -55,6 +62,8 @@ async def _connect(
     progress: Progress,
     memory: HostKeyHistory,
     refusals: list[HostKeyVerifier],
+    *,
+    engine: bool,
 ) -> asyncssh.SSHClientConnection:
     """Connect once. On failure, close the connection and the socket.
 
@@ -65,6 +74,7 @@ async def _connect(
         memory: The tunnel's host key memory.
         refusals: Verifiers of earlier connections. This function adds its verifier if a key of
             another type might be trusted.
+        engine: See `connect`.
     """
     conn: asyncssh.SSHClientConnection | None = None
     verifier: HostKeyVerifier | None = None
@@ -78,7 +88,7 @@ async def _connect(
             verifier = HostKeyVerifier(trust, options, memory, refusals)
             async with credentials.login_arguments(options) as login:
                 tried = credentials.describe(options, login)
-                conn = await _log_in(options, sock, verifier, login)
+                conn = await _log_in(options, sock, verifier, login, engine=engine)
         verifier.remember_key_type(conn)
         conn.set_extra_info(verifier=verifier)
     except BaseException as error:
@@ -121,7 +131,7 @@ def _peer_address(sock: socket.socket) -> str:
 
 
 async def _log_in(
-    options: SshOptions, sock: socket.socket, verifier: HostKeyVerifier, login: dict[str, Any]
+    options: SshOptions, sock: socket.socket, verifier: HostKeyVerifier, login: dict[str, Any], *, engine: bool
 ) -> asyncssh.SSHClientConnection:
     trust = verifier.trust
     arguments: dict[str, Any] = {
@@ -141,9 +151,19 @@ async def _log_in(
         "keepalive_interval": 0,  # the pool sends its own keepalives
         **login,
     }
-    if asyncssh_internals.is_supported():
-        return await log_in(sock, native=options.data_plane == "auto", **arguments)
-    return await asyncssh.connect(sock=sock, **arguments)
+    if not asyncssh_internals.is_supported():
+        return await asyncssh.connect(sock=sock, **arguments)
+    native = options.data_plane != "asyncssh"
+    conn = await log_in(sock, native=native, **arguments)
+    if native and (engine or options.data_plane == "native") and is_built():
+        from gateway.ssh.engine_transport import hand_over  # noqa: PLC0415 - the engine is optional
+
+        try:
+            await hand_over(conn)
+        except BaseException:
+            close_now(conn)
+            raise
+    return conn
 
 
 def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:

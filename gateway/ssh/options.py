@@ -80,8 +80,9 @@ class SshOptions:
         macs: Message authentication codes in order of preference, for ciphers other than AES-GCM and ChaCha20.
         host_key_algorithms: Algorithms for host keys and for CA signatures, in order of preference. Algorithms with a
             trusted key are proposed first.
-        data_plane: What carries the channels. `auto`: the gateway's native data plane with AES-GCM, and asyncssh's
-            channels with other ciphers. `asyncssh`: always asyncssh's channels, which are slower.
+        data_plane: What carries the channels. `auto`: the gateway's own data plane in Python with AES-GCM, and
+            asyncssh's channels with other ciphers. `native`: the data plane in C with AES-GCM and ChaCha20-Poly1305,
+            which is faster and new. `asyncssh`: always asyncssh's channels, which are slower.
         proxy_command: A program, with its arguments, whose standard input and output are the connection to the
             server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by these keys.
         environment: Names of environment variables to pass to `proxy_command`, in addition to PATH, HOME, USER,
@@ -111,7 +112,7 @@ class SshOptions:
     ciphers: tuple[str, ...] = algorithms.CIPHERS
     macs: tuple[str, ...] = algorithms.MACS
     host_key_algorithms: tuple[str, ...] = algorithms.HOST_KEYS
-    data_plane: Literal["auto", "asyncssh"] = "auto"
+    data_plane: Literal["auto", "native", "asyncssh"] = "auto"
     proxy_command: tuple[str, ...] | None = None
     environment: tuple[str, ...] = ()
     login_exit_codes: tuple[int, ...] = ()

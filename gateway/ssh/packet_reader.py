@@ -114,6 +114,12 @@ class PacketReader:
         """Stop receiving. Called when the socket is closed."""
         self._closed = True
 
+    def take_buffered(self) -> bytes:
+        """Remove and return the bytes that were received and not dispatched."""
+        data = bytes(self._view[self._start : self._end])
+        self._start = self._end = 0
+        return data
+
     def receive(self) -> None:
         """Read from the socket once, and dispatch complete packets. Starts a key exchange when it is due."""
         if self._start:

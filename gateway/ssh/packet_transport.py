@@ -99,6 +99,25 @@ class PacketTransport(asyncio.Transport):
         if self.reader.buffered:
             self._loop.call_soon(self._resume)
 
+    # `hand_over` calls these methods.
+
+    def can_release(self) -> bool:
+        """Return whether everything is sent and processed, and no key exchange is in progress."""
+        self.writer.finish_turn()
+        return not self._closed and self.writer.may_send and self._conn.between_packets
+
+    def release(self) -> tuple[socket.socket, bytes]:
+        """Stop using the socket.
+
+        Returns:
+            The socket, which the caller owns, and the bytes that were received and not processed.
+        """
+        self._closed = True
+        self._ready.remove(self._fd)
+        self.reader.close()
+        self.writer.close()
+        return self._sock, self.reader.take_buffered()
+
     def _resume(self) -> None:
         try:
             self.reader.resume()
@@ -167,14 +186,17 @@ async def log_in(sock: socket.socket, *, native: bool, **arguments: Any) -> Clie
 
 
 def transport_of(conn: asyncssh.SSHClientConnection) -> PacketTransport | None:
-    """Return the transport of a connection from `log_in`; None if the connection is from `asyncssh.connect`."""
+    """Return the transport of a connection from `log_in`.
+
+    Returns:
+        None if the engine carries the connection, or if the connection is from `asyncssh.connect`.
+    """
     transport = conn.packet_transport if isinstance(conn, ClientConnection) else None
     return transport if isinstance(transport, PacketTransport) else None
 
 
 def close_now(conn: ClientConnection) -> None:
     """Close a connection's socket and cancel its tasks, without waiting."""
-    if (transport := transport_of(conn)) is not None:
-        transport.abort()
+    conn.packet_transport.abort()
     for task in list(conn._tasks):  # noqa: SLF001 - asyncssh has no public API for them
         task.cancel()

@@ -300,14 +300,15 @@ class PacketWriter:
         self._bytes_sent += length
         if not self._flush_scheduled:  # `_schedule_flush` is inlined here, because this code runs for every packet
             self._flush_scheduled = True
-            self._ready.at_iteration_end(self._end_turn)
+            self._ready.at_iteration_end(self.finish_turn)
 
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self._ready.at_iteration_end(self._end_turn)
+            self._ready.at_iteration_end(self.finish_turn)
 
-    def _end_turn(self) -> None:
+    def finish_turn(self) -> None:
+        """Count the packets of this turn, and write the batch."""
         self._flush_scheduled = False
         if self._packets_sent and not self._closed:
             packets, self._packets_sent = self._packets_sent, 0

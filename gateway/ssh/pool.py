@@ -16,12 +16,11 @@ from gateway.errors import LinkLostError, Reason
 from gateway.measure import Histogram, Tap
 from gateway.relay.redial import retry_dial
 from gateway.relay.socket_pair import socket_pair
-from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_dialer import DialConnection, PoolDialer
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
-from gateway.ssh.pooled_connection import PooledConnection
+from gateway.ssh.pooled_connection import Channel, PooledConnection
 from gateway.ssh.slow_opens import SlowOpens
 
 log = logging.getLogger(__name__)
@@ -89,7 +88,7 @@ class SshLink:
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
-    ) -> ChannelRelay:
+    ) -> Channel:
         """See `gateway.contracts.link.Link`."""
         usable = [connection for connection in self._usable if connection.alive]
         if not usable:

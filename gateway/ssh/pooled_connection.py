@@ -8,17 +8,17 @@ from typing import Protocol
 
 import asyncssh
 
+from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialError
 from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
-from gateway.ssh.channel_relay import ChannelRelay
-from gateway.ssh.client_connection import ClientConnection
+from gateway.ssh.client_connection import ClientConnection, EngineConnection
 from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.options import SshOptions
-from gateway.ssh.packet_transport import transport_of
+from gateway.ssh.packet_transport import PacketTransport, transport_of
 from gateway.text import error_text, one_line
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,21 @@ log = logging.getLogger(__name__)
 _KEEPALIVE = b"keepalive@openssh.com"
 _RECENTLY_HEARD = 0.3
 """Maximum silence, in seconds, after which a connection still needs no extra keepalive."""
+
+
+class Channel(Relay, Protocol):
+    """A relay between a client and one channel."""
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether the relay ended before it passed the end of the backend's stream on to the client."""
+
+    @property
+    def buffered(self) -> int:
+        """Number of bytes that the client's socket has not accepted yet."""
+
+    def attach(self, client: socket.socket) -> None:
+        """Start relaying for `client`, after the channel has opened. The relay owns `client` from now on."""
 
 
 class ChannelOpener(Protocol):
@@ -41,7 +56,7 @@ class ChannelOpener(Protocol):
         latency: Histogram,
         timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,
-    ) -> ChannelRelay:
+    ) -> Channel:
         """Open a channel to `to`. A channel that opens after this method has raised is closed immediately.
 
         Args:
@@ -74,7 +89,7 @@ class PooledConnection:
         self._conn = conn
         self._options = options
         self._verifier: HostKeyVerifier = conn.get_extra_info("verifier")
-        self._relays: dict[asyncio.Future[CloseReason], ChannelRelay] = {}
+        self._relays: dict[asyncio.Future[CloseReason], Channel] = {}
         self._on_relay_ended = self._remove_relay  # one bound method that all relays share saves memory
         self.round_trip: float | None = None
         """The round trip of the last keepalive, in seconds."""
@@ -87,13 +102,18 @@ class PooledConnection:
         """See `ConnectionHealth.silence_at_recovery`."""
         self.has_answered_open = False
         """Whether the server has answered a channel open."""
-        self._transport = transport = transport_of(conn)
+        transport = transport_of(conn)
+        engine = conn.engine if isinstance(conn, ClientConnection) else None
+        self._transport: PacketTransport | EngineConnection | None = engine or transport
+        self._engine = engine
         self._last_heard = self._keepalive_sent = time.monotonic()
         self._keepalive_task: asyncio.Task[None] | None = None
         self._close_reason: str | None = None
         self._closing_task: asyncio.Task[None] | None = None
         self._opener: ChannelOpener
-        if transport is not None and isinstance(conn, ClientConnection) and conn.has_native_ciphers:
+        if engine is not None:
+            self._opener = engine.make_opener()
+        elif transport is not None and isinstance(conn, ClientConnection) and conn.has_native_ciphers:
             self._opener = NativeChannelOpener(conn, transport, lambda: self.round_trip)
         else:
             self._opener = AsyncsshChannelOpener(conn, transport.writer if transport is not None else None)
@@ -113,7 +133,7 @@ class PooledConnection:
 
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
-    ) -> ChannelRelay:
+    ) -> Channel:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.link.Link.join`.
 
         The connection must be alive.
@@ -189,6 +209,8 @@ class PooledConnection:
         if self.alive:
             self._last_heard = time.monotonic()
             self.round_trip = self._last_heard - self._keepalive_sent
+            if self._engine is not None:
+                self._engine.set_round_trip(self.round_trip)
 
     def keepalive_wait(self, now: float) -> float:
         """Return the seconds since the pending keepalive or the peer's last data; 0 if no keepalive is pending.
@@ -252,7 +274,7 @@ class PooledConnection:
 
     def data_plane(self) -> str:
         """Return which data plane carries the channels: `native` or `asyncssh`."""
-        return "native" if isinstance(self._opener, NativeChannelOpener) else "asyncssh"
+        return "asyncssh" if isinstance(self._opener, AsyncsshChannelOpener) else "native"
 
     def cipher(self) -> str:
         """Return the negotiated cipher for sending."""

@@ -18,7 +18,13 @@ from gateway.ssh.options import SshOptions
 
 
 async def connect_through_program(
-    options: SshOptions, children: Children, output: OutputLog, progress: Progress, memory: HostKeyHistory
+    options: SshOptions,
+    children: Children,
+    output: OutputLog,
+    progress: Progress,
+    memory: HostKeyHistory,
+    *,
+    engine: bool,
 ) -> asyncssh.SSHClientConnection:
     """Start the program, and log in to the server over its standard input and output.
 
@@ -28,6 +34,7 @@ async def connect_through_program(
         output: Logs what the program prints to its standard error.
         progress: See `connect`.
         memory: See `connect`.
+        engine: See `connect`.
 
     Raises:
         TunnelError: The program or the login failed; fatal if a retry cannot help.
@@ -42,7 +49,7 @@ async def connect_through_program(
         return StreamBridge(stream, short=True).sock
 
     try:
-        return await connect(options, dial, progress, memory)
+        return await connect(options, dial, progress, memory, engine=engine)
     except TunnelError as error:
         # The exit code of the program explains the end of the connection.
         if error.reason is Reason.RESET and streams and await streams[-1].child.exits_within(EXIT_DELAY):

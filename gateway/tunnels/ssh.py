@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from gateway._dataplane import is_built
 from gateway.contracts.link import Link
 from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TunnelState
@@ -43,10 +44,12 @@ class SshTunnel:
 
     Args:
         options: The tunnel's options.
+        engine: Whether the data plane in C carries the channels also if `data_plane` is `auto`.
     """
 
-    def __init__(self, options: SshOptions) -> None:
+    def __init__(self, options: SshOptions, *, engine: bool = False) -> None:
         self._options = options
+        self._engine = engine
         self._memory = host_keys.HostKeyHistory()
         self._output = OutputLog(Path(options.proxy_command[0]).name if options.proxy_command else "")
 
@@ -76,9 +79,11 @@ class SshTunnel:
         progress(TunnelState.CONNECTING)
         async with handshake_limiter().slot(options.endpoint, via.network):
             if children is None:
-                conn = await connect(options, lambda: self._dial(via), progress, self._memory)
+                conn = await connect(options, lambda: self._dial(via), progress, self._memory, engine=self._engine)
             else:
-                conn = await connect_through_program(options, children, self._output, progress, self._memory)
+                conn = await connect_through_program(
+                    options, children, self._output, progress, self._memory, engine=self._engine
+                )
             return PooledConnection(conn, options)
 
     async def _dial(self, via: Link) -> socket.socket:
@@ -103,7 +108,12 @@ def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: s
 
 
 def _verify(options: SshOptions) -> None:
-    """Load credentials and trusted host keys, and find the program, to report errors early."""
+    """Load credentials and trusted host keys, and find the program and the data plane, to report errors early."""
+    if options.data_plane == "native" and not is_built():
+        raise GatewayError(
+            "data_plane: the data plane in C is not built: install gcc, libssl-dev and python3-dev and install the"
+            " gateway again, or use auto"
+        )
     if options.proxy_command is not None:
         try:
             resolve_program(options.proxy_command)

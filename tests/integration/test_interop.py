@@ -341,13 +341,13 @@ async def test_any_host_key_of_several_may_be_the_known_one(tmp_path: Path, back
 async def test_keepalive_requests_of_a_server_are_answered(tmp_path: Path, backend: int) -> None:
     with serving(OpenSsh(tmp_path / "peer", first="ClientAliveInterval 1\nClientAliveCountMax 2")) as peer:
         async with opened(options(peer, keepalive=PATIENT)) as link, asyncio.timeout(40):
-            reader = link._connections[0]._conn.packet_transport.reader  # type: ignore[attr-defined]
+            transport = link._connections[0]._conn.packet_transport  # type: ignore[attr-defined]
             heard: set[float] = set()
             while (
                 len(heard) < 6
             ):  # two packets precede the requests; after three unanswered requests, sshd disconnects
                 assert link.status().connections == 1
-                heard.add(reader.last_received)
+                heard.add(transport.last_heard(60.0))
                 await asyncio.sleep(0.02)
             async with forwarding(link, backend) as port:
                 await run("echoes", port, 1, "half")

@@ -29,7 +29,7 @@ from gateway.ssh import asyncssh_internals, client_connection, packet_transport
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshLink
-from tests.support.requirements import need_sshd
+from tests.support.requirements import need_data_plane, need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.ssh_attacks import Attack, hostile
 from tests.support.ssh_sessions import PATIENT, echo_once, opened, options
@@ -112,11 +112,20 @@ def test_both_data_planes_carry_the_same_bytes(
             assert got == [b"".join(each) for each in traffic]
 
 
-@pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes256-ctr"])
-async def test_other_ciphers_use_the_asyncssh_data_plane(bastions: dict[str, Bastion], cipher: str) -> None:
+CHACHA = "chacha20-poly1305@openssh.com"
+
+
+@pytest.mark.parametrize(
+    ("cipher", "engine", "expected"),
+    [(CHACHA, True, "native"), (CHACHA, False, "asyncssh"), ("aes256-ctr", True, "asyncssh")],
+)
+async def test_the_cipher_selects_the_data_plane(
+    bastions: dict[str, Bastion], cipher: str, engine: bool, expected: str
+) -> None:
+    need_data_plane()
     with serving(echoing) as port:
-        async with opened(options(bastions["openssh"], ciphers=(cipher,))) as link:
-            assert (plane(link), link.status().cipher) == ("asyncssh", cipher)
+        async with opened(options(bastions["openssh"], ciphers=(cipher,)), engine=engine) as link:
+            assert (plane(link), link.status().cipher) == (expected, cipher)
             await echo_once(link, port, os.urandom(500_000))
 
 
@@ -168,7 +177,7 @@ async def test_key_exchanges_during_bulk_traffic_in_both_directions(
 
 async def test_channel_numbers_wrap_around_over_thousands_of_channels(bastions: dict[str, Bastion]) -> None:
     with serving(echoing) as port:
-        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1))) as link:
+        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1)), engine=False) as link:
             conn = link._connections[0]._conn
             conn._next_recv_chan = 0xFFFFFFFF - 500  # the channel numbers overflow after 500 channels
             for _ in range(20):
@@ -239,6 +248,7 @@ def strange_type(conn: asyncssh.SSHServerConnection, number: int, chan: object) 
     conn.send_packet(127, UInt32(number + 1000))
 
 
+@pytest.mark.parametrize("engine", [False, True], ids=["python", "engine"])
 @pytest.mark.parametrize(
     ("attack", "reported"),
     [
@@ -252,12 +262,13 @@ def strange_type(conn: asyncssh.SSHServerConnection, number: int, chan: object) 
     ],
 )
 async def test_a_protocol_violation_closes_only_its_own_connection(
-    tmp_path: Path, attack: Attack, reported: str
+    tmp_path: Path, attack: Attack, reported: str, engine: bool
 ) -> None:
+    need_data_plane()
     loop = asyncio.get_running_loop()
     async with (
         hostile(tmp_path / "bastion", attack) as bastion,
-        opened(options(bastion)) as victim,
+        opened(options(bastion), engine=engine) as victim,
         opened(options(bastion)) as bystander,
         asyncio.timeout(10),
     ):
@@ -266,7 +277,7 @@ async def test_a_protocol_violation_closes_only_its_own_connection(
         tune(ours)
         tune(theirs)
         relay = await victim.join(theirs, Endpoint("db", 1), Histogram())
-        assert isinstance(relay, NativeChannel)
+        assert isinstance(relay, NativeChannel) is not engine
         await loop.sock_sendall(ours, b"attack")
         assert reported in await victim.lost()
         assert await relay.ended is CloseReason.LINK_LOST
@@ -456,7 +467,7 @@ def test_any_sequence_of_authentic_packets_is_handled(
         loop.set_exception_handler(lambda _, context: problems.append(context))
         with serving(echoing) as port:
             one = options(bastions["openssh"], connections=PoolOptions(1, 1), keepalive=PATIENT)
-            async with opened(one) as victim, opened(one) as bystander, asyncio.timeout(20):
+            async with opened(one, engine=False) as victim, opened(one) as bystander, asyncio.timeout(20):
                 sock = await victim.socket(Endpoint("127.0.0.1", port))
                 conn = victim._connections[0]._conn
                 transport = conn.packet_transport  # type: ignore[attr-defined]
@@ -491,7 +502,7 @@ async def test_garbage_instead_of_packets_closes_only_the_connection(
     """If a server sends random bytes of any length after the login, the only effect is that the connection closes."""
     rng = random.Random(7)
     for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
-        async with opened(options(bastions["openssh"], keepalive=PATIENT)) as link:
+        async with opened(options(bastions["openssh"], keepalive=PATIENT), engine=False) as link:
             transport = link._connections[0]._conn.packet_transport  # type: ignore[attr-defined]
             noise = rng.randbytes(size)
             for at in range(0, size, 100_000):

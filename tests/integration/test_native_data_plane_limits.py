@@ -20,10 +20,9 @@ from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import asyncssh_internals, client_connection, packet_transport, packet_writer
 from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
-from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshLink
-from tests.support.requirements import need_sshd
+from tests.support.requirements import need_data_plane, need_sshd
 from tests.support.servers import serving
 from tests.support.ssh_attacks import hostile
 from tests.support.ssh_sessions import opened, options
@@ -64,19 +63,26 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seen
 
 
+@pytest.fixture(params=[False, True], ids=["python", "engine"])
+def engine(request: pytest.FixtureRequest) -> bool:
+    """Whether the engine carries the channels."""
+    need_data_plane()
+    return bool(request.param)
+
+
 @contextlib.asynccontextmanager
-async def attacked(folder: Path, attack: Callable[..., None]) -> AsyncIterator[SshLink]:
+async def attacked(folder: Path, attack: Callable[..., None], *, engine: bool = False) -> AsyncIterator[SshLink]:
     async with (
         hostile(folder / "bastion", attack) as bastion,
         asyncio.timeout(50),
-        opened(options(bastion, connections=PoolOptions(1, 1))) as link,
+        opened(options(bastion, connections=PoolOptions(1, 1)), engine=engine) as link,
     ):
         yield link
 
 
-async def join(link: SshLink, client: socket.socket) -> NativeChannel:
+async def join(link: SshLink, client: socket.socket) -> Any:
     relay = await link.join(client, Endpoint("db", 1), Histogram())
-    assert isinstance(relay, NativeChannel)
+    assert type(relay).__name__ in ("NativeChannel", "EngineChannel")
     return relay
 
 
@@ -92,7 +98,7 @@ async def read_all(client: socket.socket) -> bytes:
     return bytes(got)
 
 
-async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, clients: Any) -> None:
+async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, clients: Any, engine: bool) -> None:
     held: list[asyncssh.SSHServerConnection] = []
 
     def flood(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
@@ -105,19 +111,23 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
                 conn.send_packet(asyncssh_internals.MSG_CHANNEL_REQUEST, UInt32(number), String("x"), Boolean(True))
         conn._send(b"".join(packets))
 
-    async with attacked(tmp_path, flood) as link:
+    async with attacked(tmp_path, flood, engine=engine) as link:
         client, ours = clients()
         await join(link, ours)
-        writer = link._connections[0]._conn.packet_transport.writer  # type: ignore[attr-defined]
+        transport = link._connections[0]._conn.packet_transport  # type: ignore[attr-defined]
+
+        def congested() -> bool:
+            return bool(transport.inspect().get("congested") if engine else transport.writer.congested)
+
         await asyncio.get_running_loop().sock_sendall(client, b"attack")
-        await until(lambda: writer.congested)
+        await until(congested)
         most = 0
         for _ in range(100):
             await asyncio.sleep(0.01)
-            most = max(most, len(writer._backlog))
+            most = max(most, transport.inspect()["waiting"] if engine else len(transport.writer._backlog))
         assert most < packet_writer.MAX_CONTROL_BACKLOG + (1 << 20)  # one more read can add replies
         held[0]._transport.resume_reading()  # type: ignore[union-attr]
-        await until(lambda: not writer.congested)
+        await until(lambda: not congested())
 
 
 async def test_replies_queued_during_a_key_exchange_are_bounded(tmp_path: Path) -> None:
@@ -135,7 +145,7 @@ async def test_replies_queued_during_a_key_exchange_are_bounded(tmp_path: Path) 
         assert "too many answers" in await link.lost()
 
 
-async def test_one_byte_packets_use_little_memory(tmp_path: Path, clients: Any) -> None:
+async def test_one_byte_packets_use_little_memory(tmp_path: Path, clients: Any, engine: bool) -> None:
     full = os.urandom(120_000)
     said = full + bytes(at % 256 for at in range(20_000))
 
@@ -146,23 +156,29 @@ async def test_one_byte_packets_use_little_memory(tmp_path: Path, clients: Any) 
             if at % 6 == 0:
                 conn.send_packet(asyncssh_internals.MSG_CHANNEL_DATA, UInt32(number), String(b""))
 
-    async with attacked(tmp_path, drizzle) as link:
+    async with attacked(tmp_path, drizzle, engine=engine) as link:
         client, ours = clients()
         relay = await join(link, ours)
         await asyncio.get_running_loop().sock_sendall(client, b"attack")
         await until(lambda: relay.buffered + relay.from_backend == len(said))
         assert relay.buffered > 20_000
-        assert relay._send_buffer is not None
-        assert len(relay._send_buffer._chunks) <= 4
-        window = relay.window
-        assert window.remaining + window.consumed + relay.buffered == window.size
+        if engine:
+            state = relay.inspect()
+            assert state["memory"] <= 4 * (65 << 10)
+            assert state["granted"] + state["owed"] + relay.buffered == state["size"] == relay.window.size
+        else:
+            assert len(relay._send_buffer._chunks) <= 4
+            window = relay.window
+            assert window.remaining + window.consumed + relay.buffered == window.size
         got = bytearray()
         while len(got) < len(said):
             got += await asyncio.get_running_loop().sock_recv(client, 65536)
         assert got == said
 
 
-async def test_data_held_after_a_channel_closes_is_accounted_until_delivery(tmp_path: Path, clients: Any) -> None:
+async def test_data_held_after_a_channel_closes_is_accounted_until_delivery(
+    tmp_path: Path, clients: Any, engine: bool
+) -> None:
     said = os.urandom(1_000_000)
 
     def last_words(conn: asyncssh.SSHServerConnection, number: int, chan: object) -> None:
@@ -171,11 +187,11 @@ async def test_data_held_after_a_channel_closes_is_accounted_until_delivery(tmp_
         conn.send_packet(asyncssh_internals.MSG_CHANNEL_CLOSE, UInt32(number))
 
     before = INITIAL_BUDGET.available
-    async with attacked(tmp_path, last_words) as link:
+    async with attacked(tmp_path, last_words, engine=engine) as link:
         client, ours = clients()
         relay = await join(link, ours)
         await asyncio.get_running_loop().sock_sendall(client, b"attack")
-        await until(lambda: relay._channel_closed)
+        await until(lambda: bool(relay.inspect()["closed"] if engine else relay._channel_closed))
         assert relay.buffered > 500_000
         assert relay.window.size >= relay.buffered
         assert before - INITIAL_BUDGET.available >= relay.buffered
@@ -185,9 +201,11 @@ async def test_data_held_after_a_channel_closes_is_accounted_until_delivery(tmp_
     assert before == INITIAL_BUDGET.available
 
 
-async def test_grown_windows_are_released_when_their_bytes_are_delivered(tmp_path: Path, clients: Any) -> None:
+async def test_grown_windows_are_released_when_their_bytes_are_delivered(
+    tmp_path: Path, clients: Any, engine: bool
+) -> None:
     before = INITIAL_BUDGET.available, GROWTH_BUDGET.available
-    async with attacked(tmp_path, lambda *_: None) as link:
+    async with attacked(tmp_path, lambda *_: None, engine=engine) as link:
         for _ in range(20):
             client, ours = clients()
             relay = await join(link, ours)

@@ -48,8 +48,11 @@ KINDS = {
     "stdio": Kind(Stdio, share=0.2),
     "native": Kind(Scripted, ("native",), share=3),
     "asyncssh": Kind(Scripted, ("asyncssh",)),
+    "engine": Kind(Scripted, ("engine",), share=3),
+    "engine with ChaCha20": Kind(Scripted, ("engine with ChaCha20",)),
     "native, sshd": Kind(OpenSsh, ("native",)),
     "asyncssh, sshd": Kind(OpenSsh, ("asyncssh",)),
+    "engine, sshd": Kind(OpenSsh, ("engine",)),
 }
 """The kinds of relays by name; the name of an SSH kind starts with the name of the data plane."""
 

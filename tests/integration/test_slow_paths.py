@@ -45,7 +45,10 @@ def over(path: SlowLink, bastion: Bastion, **changes: Any) -> SshOptions:
 async def test_uploads_share_a_full_uplink_evenly_and_queries_are_answered(bastion: Bastion, cipher: str) -> None:
     uploads, queries = 16, 2
     with Backend() as backend, SlowLink(bastion.port, Shape(up=2e6)) as path:
-        async with opened(over(path, bastion, ciphers=(cipher,))) as link, fronting(link, backend.port) as front:
+        async with (
+            opened(over(path, bastion, ciphers=(cipher,), data_plane=instrumentation.data_plane(cipher))) as link,
+            fronting(link, backend.port) as front,
+        ):
             with Lateness() as machine:
                 ports = [front.port] * (uploads + queries)
                 shares = await asyncio.to_thread(measure, backend, ports, uploads, 5.0)
@@ -83,7 +86,12 @@ async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
     monkeypatch.setattr(PacketWriter, "enqueue", noted)
     monkeypatch.setattr(PacketWriter, "_serve_queue", served)
     with Backend() as backend, SlowLink(bastion.port, Shape(up=2e6)) as path:
-        async with opened(over(path, bastion, ciphers=(cipher,))) as link, fronting(link, backend.port) as front:
+        async with (
+            opened(
+                over(path, bastion, ciphers=(cipher,), data_plane=instrumentation.data_plane(cipher)), engine=False
+            ) as link,
+            fronting(link, backend.port) as front,
+        ):
             with Clients([front.port] * uploads, uploads=uploads):
                 async with asyncio.timeout(30):
                     while len(between) < 40:
@@ -107,7 +115,9 @@ async def test_a_key_exchange_on_a_full_slow_uplink_resets_nothing(tmp_path: Pat
             instrumentation.Exchanges(limit if who == "us" else 1 << 40) as exchanges,
             SlowLink(bastion.port, Shape(up=2e5, buffer=16 << 10)) as path,
         ):
-            chosen = over(path, bastion, ciphers=(cipher,), keepalive=keepalive)
+            chosen = over(
+                path, bastion, ciphers=(cipher,), data_plane=instrumentation.data_plane(cipher), keepalive=keepalive
+            )
             async with opened(chosen) as link, fronting(link, backend.port) as front:
                 connections = instrumentation.sessions(link)
                 with Clients([front.port] * 4, uploads=4):
@@ -140,7 +150,9 @@ async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cip
 
     with serving(flooding) as port, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        one = options(bastion, ciphers=(cipher,), connections=PoolOptions(1, 1))
+        one = options(
+            bastion, ciphers=(cipher,), data_plane=instrumentation.data_plane(cipher), connections=PoolOptions(1, 1)
+        )
         async with opened(one) as link, fronting(link, port) as front:
             client.connect(("127.0.0.1", front.port))
             reading = asyncio.create_task(asyncio.to_thread(read, client))

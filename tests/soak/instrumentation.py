@@ -2,10 +2,11 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pytest
 
+from gateway._dataplane import is_built
 from gateway.relay.linger import lingering_closer
 from gateway.ssh import client_connection, flow_control, packet_transport
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
@@ -13,10 +14,17 @@ from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.packet_writer import MAX_SEND_PACKET
 from gateway.ssh.pool import SshLink
-from gateway.ssh.pooled_connection import PooledConnection
+from gateway.ssh.pooled_connection import Channel, PooledConnection
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
-"""The relay class of the native data plane, and the relay class of asyncssh's channels."""
+"""A cipher for the native data plane, and a cipher for asyncssh's channels."""
+
+
+def data_plane(cipher: str) -> Literal["auto", "asyncssh"]:
+    """Return the data plane that is tested with `cipher`."""
+    return "auto" if cipher == CIPHERS[0] else "asyncssh"
+
+
 QUANTUM = MAX_SEND_PACKET
 """Maximum number of bytes that one client sends in a turn if several clients wait."""
 MIB = 1 << 20
@@ -39,7 +47,7 @@ class Seen:
         ended: Whether the backend has half-closed the stream. If so, the relay grants no more bytes.
     """
 
-    relay: ChannelRelay
+    relay: Channel
     fd: int
     size: int
     granted: int
@@ -66,7 +74,17 @@ def look(session: PooledConnection) -> list[Seen]:
 
 
 def _look(relay: Any) -> Seen | None:
-    if relay.ended.done() or relay._client is None:
+    if relay.ended.done():
+        return None
+    if not isinstance(relay, ChannelRelay):
+        state = relay.inspect()
+        if state.get("fd", -1) < 0:
+            return None
+        return Seen(
+            relay, state["fd"], state["size"], state["granted"], state["owed"], state["held"], relay.to_backend,
+            relay.from_backend, bool(state["may_send"]), bool(state["backend_eof"]),
+        )  # fmt: skip
+    if relay._client is None:
         return None
     if isinstance(relay, NativeChannel):
         window = relay.window
@@ -95,23 +113,45 @@ def sessions(link: SshLink) -> list[PooledConnection]:
 
 def channels(link: SshLink) -> int:
     """Return the number of channels, including channels that are being opened or closed."""
-    return sum(len(_windows(session)) + _unknown(session) for session in link._connections)
+    return sum(_channels(session) for session in link._connections)
+
+
+def _channels(session: PooledConnection) -> int:
+    conn: Any = session._conn
+    if conn.engine is not None:
+        return int(conn.engine.channel_count)
+    return len(_windows(session)) + _unknown(session)
 
 
 def _unknown(session: PooledConnection) -> int:
     """Return the number of channels that are being opened, and that asyncssh therefore hides."""
-    return 0 if session.data_plane() == "native" else session._opener.opening_count
+    conn: Any = session._conn
+    return 0 if session.data_plane() == "native" and conn.engine is None else session._opener.opening_count
 
 
-def _windows(session: PooledConnection) -> dict[int, flow_control.Window]:
-    """Return the windows of all open channels, including channels without a client."""
+def _windows(session: PooledConnection) -> dict[int, int]:
+    """Return the sizes of the windows of all open channels, including channels without a client."""
     relays: list[Any] = list(session._relays.values())
     channels: list[Any] = list(session._conn._channels.values())
     for channel in channels:
         relay = channel if isinstance(channel, NativeChannel) else getattr(channel, "_session", None)
         if relay is not None:
             relays.append(relay)
-    return {id(relay): relay.window for relay in relays}
+    return {id(relay): _window_size(relay) for relay in relays}
+
+
+def _window_size(relay: Any) -> int:
+    grown = {} if isinstance(relay, ChannelRelay) else relay.inspect()
+    return int(grown.get("size", relay.window.size))
+
+
+def engine_growth() -> int:
+    """Return the bytes by which the engine of the running loop has grown windows."""
+    if not is_built():
+        return 0
+    from gateway.ssh.engine_host import engine_host  # noqa: PLC0415 - the engine is optional
+
+    return flow_control.GROWTH_BUDGET_BYTES - engine_host().engine.growth()
 
 
 class Budgets:
@@ -125,14 +165,16 @@ class Budgets:
 
     def __init__(self, first: int = 16 * MIB, process: int = 16 * MIB, least: int = 64 << 10) -> None:
         self._first, self._process, self._least = first, process, least
-        self._before = (0, 0, 0)
+        self._before = (0, 0, 0, 0)
 
     def __enter__(self) -> Self:
         self._before = (
             flow_control.INITIAL_BUDGET.available,
             flow_control.GROWTH_BUDGET.available,
             flow_control.MIN_WINDOW,
+            flow_control.GROWTH_BUDGET_BYTES,
         )
+        flow_control.GROWTH_BUDGET_BYTES = self._process
         flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available, flow_control.MIN_WINDOW = (
             self._first,
             self._process,
@@ -141,9 +183,12 @@ class Budgets:
         return self
 
     def __exit__(self, *_: object) -> None:
-        flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available, flow_control.MIN_WINDOW = (
-            self._before
-        )
+        (
+            flow_control.INITIAL_BUDGET.available,
+            flow_control.GROWTH_BUDGET.available,
+            flow_control.MIN_WINDOW,
+            flow_control.GROWTH_BUDGET_BYTES,
+        ) = self._before
 
     def bound(self, count: int) -> int:
         """Return the maximum number of bytes that the process can buffer for slow clients of `count` channels."""
@@ -152,16 +197,13 @@ class Budgets:
     @property
     def taken(self) -> int:
         """Return the bytes of the budgets in use: the sum of each window's size minus `MIN_WINDOW`."""
-        return (
-            self._first + self._process - flow_control.INITIAL_BUDGET.available - flow_control.GROWTH_BUDGET.available
-        )
+        taken = self._first - flow_control.INITIAL_BUDGET.available
+        return taken + self._process - flow_control.GROWTH_BUDGET.available + engine_growth()
 
     def unaccounted(self, link: SshLink) -> int:
         """Return the bytes of the budgets in use that no channel accounts for; 0 while channels are being opened."""
         accounted = sum(
-            max(0, window.size - flow_control.MIN_WINDOW)
-            for each in link._connections
-            for window in _windows(each).values()
+            max(0, size - flow_control.MIN_WINDOW) for each in link._connections for size in _windows(each).values()
         )
         opening = sum(map(_unknown, link._connections))
         return 0 if opening and self.taken >= accounted else self.taken - accounted

@@ -34,6 +34,7 @@ async def play(bench: Bench, chosen: Round) -> Outcome:
     log.addHandler(warnings)
     bench.link.shape(PATHS[chosen.path])
     exchanged = bench.exchanges.count
+    instrumentation.engine_growth()  # creates the engine of the loop, which has descriptors
     tasks, open_files = instrumentation.tasks(), descriptors()
     try:
         async with SshTunnel(_options(bench, chosen.cipher)).open(DirectLink(), lambda *_: None) as tunnel:
@@ -59,6 +60,7 @@ def _options(bench: Bench, cipher: str) -> SshOptions:
     pin = (bench.bastion.folder / "host_key.pub").read_text().strip()
     return options(
         bench.bastion, port=bench.link.port, host_keys=(pin,), known_hosts=(), ciphers=(cipher,),
+        data_plane=instrumentation.data_plane(cipher),
         connections=PoolOptions(2, 16), dial_timeout=Duration(DIAL_WITHIN), login_timeout=Duration(60.0),
     )  # fmt: skip
 

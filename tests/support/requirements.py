@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway._dataplane import is_built
 from gateway.demo.process import find
 
 
@@ -21,6 +22,11 @@ def need(condition: bool, what: str) -> None:
 def need_sshd() -> None:
     """Skip the test, or fail it in CI, if OpenSSH's server is missing."""
     need(find("sshd") is not None, "sshd (package openssh-server)")
+
+
+def need_data_plane() -> None:
+    """Skip the test, or fail it in CI, if the engine of the data plane was not built."""
+    need(is_built(), "the engine in C (build it with `python hatch_build.py`)")
 
 
 def download(*command: str, cwd: Path | None = None, within: float = 180) -> None:

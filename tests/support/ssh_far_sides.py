@@ -11,26 +11,46 @@ from typing import Any, cast
 import asyncssh
 from asyncssh.packet import UInt32
 
-from gateway.contracts.link import Link, Relay
+from gateway.contracts.link import Link, Relay, Stream
+from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measure import Tap
+from gateway.relay.direct_link import DirectLink
 from gateway.ssh import flow_control
-from gateway.ssh.asyncssh_channel import AsyncsshChannel
-from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshLink
+from gateway.ssh.pooled_connection import Channel
 from tests.support.channel_end import ChannelEnd
 from tests.support.ends import End
 from tests.support.far_sides import Straight
 from tests.support.plans import Setup, Step
 from tests.support.relay_adaptor import Joined
+from tests.support.requirements import need_data_plane
 from tests.support.ssh_sessions import PATIENT, opened, options
 
-_CIPHERS: dict[str, str] = {"native": "aes128-gcm@openssh.com", "asyncssh": "chacha20-poly1305@openssh.com"}
+_CIPHERS: dict[str, str] = {
+    "native": "aes128-gcm@openssh.com",
+    "asyncssh": "chacha20-poly1305@openssh.com",
+    "engine": "aes256-gcm@openssh.com",
+    "engine with ChaCha20": "chacha20-poly1305@openssh.com",
+}
+_RELAYS: dict[str, str] = {
+    "native": "NativeChannel",
+    "asyncssh": "AsyncsshChannel",
+    "engine": "EngineChannel",
+    "engine with ChaCha20": "EngineChannel",
+}
+"""The names of the classes of relays. The class of the engine's relays is missing if the engine was not built."""
 
 
-_RELAYS: dict[str, type[Relay]] = {"native": NativeChannel, "asyncssh": AsyncsshChannel}
+class _SmallBuffers(DirectLink):
+    """A direct link whose sockets have small send buffers, so that a sender soon waits."""
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+        made = await super().socket(to, phases)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+        return made
 
 
 class OpenSsh(Straight):
@@ -38,7 +58,7 @@ class OpenSsh(Straight):
 
     Args:
         folder: The directory for SSH keys.
-        channels: The data plane, `native` or `asyncssh`, which the adaptor selects by the cipher.
+        channels: The data plane, which the adaptor selects by the cipher and by the argument of the tunnel.
     """
 
     link_verbs: tuple[str, ...] = ("rekey",)
@@ -46,11 +66,15 @@ class OpenSsh(Straight):
     shows_loss = False
     reports_breaks = False
     pace = 0.002
+    _via: Link | None = None
 
     def __init__(self, folder: Path, channels: str) -> None:
         super().__init__(folder)
         self.name = f"{type(self).__name__.lower()}, {channels} channels"
         self._cipher, self._relay = _CIPHERS[channels], _RELAYS[channels]
+        self._engine = channels.startswith("engine")
+        if self._engine:
+            need_data_plane()
         self._bastion = self._make_bastion(folder)
         self._stack = contextlib.AsyncExitStack()
         self._ssh_link: SshLink
@@ -70,7 +94,7 @@ class OpenSsh(Straight):
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
         joined = await super().join(setup, changed, tap)
-        assert isinstance(joined.relay, self._relay)
+        assert type(joined.relay).__name__ == self._relay
         return joined
 
     def order(self, step: Step) -> bool:
@@ -94,18 +118,20 @@ class OpenSsh(Straight):
         left = super().leftovers(relay)
         if self._alive:
             transport = self._conn.packet_transport
-            left += (
-                ["a channel"] if self._conn._channels or transport.reader.channels or transport.reader.opening else []
-            )
-            left += ["a relay that waits for its turn"] if transport.writer.contended else []
+            if self._engine:
+                left += ["a channel"] if transport.channel_count else []
+            else:
+                opening = transport.reader.channels or transport.reader.opening
+                left += ["a channel"] if self._conn._channels or opening else []
+                left += ["a relay that waits for its turn"] if transport.writer.contended else []
             left += ["a relay in the session"] if self._ssh_link._connections[0]._relays else []
-        left += ["held bytes"] if cast("NativeChannel | AsyncsshChannel", relay).buffered else []
+        left += ["held bytes"] if cast("Channel", relay).buffered else []
         budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)
         return left + ([f"budgets of {budgets}, not {self._budgets}"] if budgets != self._budgets else [])
 
     async def _connect(self) -> None:
         chosen = options(self._bastion, connections=PoolOptions(1, 1), ciphers=(self._cipher,), keepalive=PATIENT)
-        self._ssh_link = await self._stack.enter_async_context(opened(chosen))
+        self._ssh_link = await self._stack.enter_async_context(opened(chosen, self._via, engine=self._engine))
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
         return self._ssh_link, self._far.address(setup)
@@ -141,6 +167,7 @@ class Scripted(OpenSsh):
     kill_verbs = ("kill", "disconnect", "corrupt")
     reports_breaks = True
     pace = 0.0
+    _via = _SmallBuffers()
     _server: asyncssh.SSHAcceptor
     _there: Any
     """The server's end of the SSH connection."""
@@ -208,7 +235,6 @@ class Scripted(OpenSsh):
     async def _connect(self) -> None:
         await super()._connect()
         self.stalled = False
-        self._conn.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
         return self._ssh_link, Endpoint("db", 1)

@@ -34,8 +34,8 @@ def options(bastion: Bastion, **changes: Any) -> SshOptions:
 
 
 @contextlib.asynccontextmanager
-async def opened(chosen: SshOptions, via: Link | None = None) -> AsyncIterator[SshLink]:
-    async with SshTunnel(chosen).open(via or DirectLink(), lambda *_: None) as tunnel:
+async def opened(chosen: SshOptions, via: Link | None = None, *, engine: bool = False) -> AsyncIterator[SshLink]:
+    async with SshTunnel(chosen, engine=engine).open(via or DirectLink(), lambda *_: None) as tunnel:
         assert isinstance(tunnel.link, SshLink)
         yield tunnel.link
 

@@ -1,8 +1,9 @@
 """The only module of the SSH fuzzer that uses internals of the gateway and of asyncssh.
 
 `connect` returns a connection that is already logged in. `connect` sets the keys without a key exchange; therefore,
-one execution takes only milliseconds. The connection `native` carries channels on the gateway's native data plane.
-The connection `asyncssh` carries channels on asyncssh's channels.
+one execution takes only milliseconds. The connection `native` carries channels on the gateway's native data plane in
+Python, and the connection `engine` on the engine in C. The connection `asyncssh` carries channels on asyncssh's
+channels.
 """
 
 import asyncio
@@ -20,17 +21,25 @@ from asyncssh.connection import SSHClientConnection, SSHClientConnectionOptions
 from asyncssh.encryption import get_encryption
 
 import gateway
+from gateway._dataplane import is_built
+from gateway.relay.poller import RelayLoop
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import PacketTransport
-from gateway.ssh.pooled_connection import PooledConnection
+from gateway.ssh.pooled_connection import Channel, PooledConnection
 from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
 from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
 
+if is_built():
+    from gateway.ssh.engine_host import engine_host
+    from gateway.ssh.engine_transport import hand_over
+
+NAMES = ("native", *(("engine",) if is_built() else ()), "asyncssh")
+"""The names of the connections."""
 _FAR_AWAY = 1e9
 GATEWAY = str(Path(gateway.__file__).parent)
 _OPTIONS: SSHClientConnectionOptions | None = None
@@ -74,7 +83,17 @@ def budget_taken() -> int:
         - flow_control.INITIAL_BUDGET.available
         + flow_control.GROWTH_BUDGET_BYTES
         - flow_control.GROWTH_BUDGET.available
+        + _growth_of_engine()
     )
+
+
+def _growth_of_engine() -> int:
+    return flow_control.GROWTH_BUDGET_BYTES - engine_host().engine.growth() if is_built() else 0
+
+
+def registered(loop: RelayLoop) -> int:
+    """Return the number of descriptors that relays and connections have registered with the loop."""
+    return len(loop.relays._handlers) - (engine_host().engine.fileno() in loop.relays._handlers if is_built() else 0)
 
 
 def least() -> int:
@@ -98,7 +117,7 @@ class Connection:
     """One SSH connection from the view of its peer, and the gateway's object for the connection.
 
     Args:
-        name: `native` or `asyncssh`.
+        name: `native`, `engine` or `asyncssh`.
         conn: asyncssh's connection, which is logged in.
         pipe: The transport of a connection without a socket; otherwise None.
         sock: The peer's end of the connection's socket; None without a socket.
@@ -183,10 +202,13 @@ class Connection:
     @property
     def forgotten(self) -> bool:
         """Whether the connection has removed all of its channels."""
-        return not self.conn._channels
+        engine: Any = self.conn.engine if isinstance(self.conn, ClientConnection) else None
+        return not self.conn._channels and (engine is None or not engine.channel_count)
 
     def rekey(self) -> None:
         """Make the gateway start a key exchange, as if it had sent many bytes."""
+        if isinstance(self.conn, ClientConnection) and self.conn.engine is not None:
+            self.conn.rekey()
         self.conn._rekey_bytes_sent = self.conn._rekey_bytes
 
 
@@ -194,8 +216,8 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     """Return a connection that is logged in.
 
     Args:
-        name: `native` or `asyncssh`.
-        wired: Whether `asyncssh` uses the gateway's transport, as in production; `native` always uses this transport.
+        name: `native`, `engine` or `asyncssh`.
+        wired: Whether `asyncssh` uses the gateway's transport, as in production; the others always use it.
         keys: The keys until the first key exchange.
         narrow: Whether the gateway's socket has a small send buffer.
         problems: See `Connection`.
@@ -204,13 +226,13 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     pipe: Pipe | None = None
     far: socket.socket | None = None
     conn: SSHClientConnection
-    if name == "native" or wired:
+    if name != "asyncssh" or wired:
         near, far = socket.socketpair()
         for sock in (near, far):
             sock.setblocking(False)
         if narrow:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        extended = ClientConnection(options, native=name == "native")
+        extended = ClientConnection(options, native=name != "asyncssh")
         transport = extended.packet_transport = PacketTransport(near, extended)
         conn = extended
     else:
@@ -221,6 +243,8 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     _log_in(conn, keys)
     if isinstance(conn, ClientConnection):
         transport.reader.resume()  # A login pauses the reader; asyncssh has now finished the login.
+        if name == "engine":
+            await hand_over(conn)
     conn.set_extra_info(verifier=conn._owner)
     made = Connection(name, conn, pipe, far, problems)
     await asyncio.sleep(0)
@@ -250,12 +274,15 @@ def _waiting(relay: object) -> list[Any]:
     return [] if channel is None else [data for data, _ in channel._recv_buf]
 
 
-def holds(relay: ChannelRelay) -> int:
+def holds(relay: Channel) -> int:
     """Return how many bytes a relay and the relay's asyncssh channel hold for a client that does not read."""
     return relay.buffered + sum(map(len, _waiting(relay)))
 
 
-def costs(relay: ChannelRelay) -> int:
+def costs(relay: Channel) -> int:
     """Return the memory size of a relay's chunks, except the first chunk, which can be partly sent already."""
+    if not isinstance(relay, ChannelRelay):
+        state: dict[str, int] = relay.inspect()  # type: ignore[attr-defined]
+        return state.get("memory", 0)
     chunks = relay._send_buffer._chunks if relay._send_buffer is not None else ()
     return sum(map(sys.getsizeof, [*chunks, *_waiting(relay)][1:]))

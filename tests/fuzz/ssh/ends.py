@@ -11,8 +11,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 from gateway.measure import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh.channel_relay import ChannelRelay
-from gateway.ssh.pooled_connection import PooledConnection
+from gateway.ssh.pooled_connection import Channel, PooledConnection
 from tests.fuzz.ssh.peer import Line
 from tests.fuzz.ssh.seal import OracleError
 
@@ -64,7 +63,7 @@ class End:
         self.unix = unix
         self.client, self._ours = _pair(unix=unix)
         self.line: Line | None = None
-        self.relay: ChannelRelay | None = None
+        self.relay: Channel | None = None
         self.failed: BaseException | None = None
         self.joining = asyncio.ensure_future(self._join(session))
         self.fed = self.complete = 0
@@ -80,9 +79,7 @@ class End:
 
     async def _join(self, session: PooledConnection) -> None:
         try:
-            relay = await session.join(self._ours, _TARGET, Histogram(), inf)
-            assert isinstance(relay, ChannelRelay)
-            self.relay = relay
+            self.relay = await session.join(self._ours, _TARGET, Histogram(), inf)
         except (ReachError, asyncio.CancelledError) as error:
             self.failed = error
             self._ours.close()

@@ -179,9 +179,11 @@ def compare(drive: Drive) -> None:
     if not all(alive):
         return
     for slot in drive.slots:
-        native, other = (_outcome(slot, side.ends[slot.index]) for side in drive.sides)
-        if native != other and not (slot.given_up or slot.aborted):
-            raise OracleError(f"native and asyncssh differ\nchannel {slot.index}: {native}, {other}")
+        outcomes = {side.connection.name: _outcome(slot, side.ends[slot.index]) for side in drive.sides}
+        if any(outcome != outcomes["asyncssh"] for outcome in outcomes.values()) and not (
+            slot.given_up or slot.aborted
+        ):
+            raise OracleError(f"the data planes differ\nchannel {slot.index}: {outcomes}")
 
 
 def _outcome(slot: Slot, end: End) -> dict[str, object]:

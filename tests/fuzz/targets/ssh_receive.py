@@ -1,4 +1,4 @@
-"""Fuzz the receive path of the native SSH data plane against asyncssh's channels; see docs/testing.md."""
+"""Fuzz the receive paths of both native SSH data planes against asyncssh's channels; see docs/testing.md."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ def describe(data: bytes) -> str:
 
 
 def check(data: bytes) -> None:
-    """Execute the script in `data` on both connections.
+    """Execute the script in `data` on all connections.
 
     Raises:
         OracleError: An invariant is violated.
@@ -52,7 +52,7 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
     drive = Drive(chosen, lambda: not loop._ready and not watcher.poll(0))  # type: ignore[attr-defined]
     sides = drive.sides
     try:
-        for name in ("native", "asyncssh"):
+        for name in adapter.NAMES:
             connection = await adapter.connect(
                 name, wired=chosen.wired, keys=Keys(), narrow=chosen.narrow, problems=problems
             )
@@ -68,7 +68,7 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
         for end in (end for side in sides for end in side.ends):
             end.leave(hard=True)
         await drive.turn()
-        if loop.relays._handlers:
+        if adapter.registered(loop):
             raise OracleError("descriptors are still registered")
     finally:
         for side in sides:

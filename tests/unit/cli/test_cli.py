@@ -8,6 +8,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from gateway import __version__
+from gateway._dataplane import is_built
 from gateway.cli import cli
 
 HEAVY = ("asyncssh", "aiohttp", "prometheus_client", "psycopg", "pymysql", "yaml", "structlog", "asyncio")
@@ -34,6 +36,12 @@ def test_a_help_page_fits_a_terminal(names: tuple[str, ...], monkeypatch: pytest
     assert len(lines) <= LINES
     assert max(map(len, lines)) <= COLUMNS
     assert not [line for line in lines if line.endswith("...") and "Usage" not in line]  # Click cuts long texts.
+
+
+def test_the_version_names_the_data_plane() -> None:
+    version, plane = CliRunner().invoke(cli, ["--version"]).output.splitlines()
+    assert version == f"gateway, version {__version__}"
+    assert plane.startswith("native data plane in C, OpenSSL 3" if is_built() else "native data plane in Python")
 
 
 def test_help_imports_nothing_heavy() -> None:

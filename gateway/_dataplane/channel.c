@@ -1,0 +1,208 @@
+/* The SSH side of a channel: opening, windows, and closing (RFC 4254, section 5). */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine.h"
+
+static void report_refused(struct engine *e, uint64_t token, uint32_t code, const uint8_t *text, size_t size)
+{
+    const int64_t arguments[4] = {code, 0, 0, 0};
+
+    emit(e, RECORD_REFUSED, token, arguments, text, size);
+}
+
+static void send_open(struct wire *w, const struct channel *c, const struct channel_setup *setup, const uint8_t *rest,
+                      size_t size)
+{
+    struct bytes payload = {0};
+    uint8_t *at = bytes_extend(&payload, 13 + size);
+    size_t type = setup->type_size;
+
+    if (!at) {
+        wire_break(w, ENOMEM);
+        return;
+    }
+    *at++ = MSG_CHANNEL_OPEN;
+    memcpy(at, rest, type);
+    at += type;
+    put_u32(at, c->number);
+    put_u32(at + 4, setup->window);
+    put_u32(at + 8, setup->max_packet);
+    memcpy(at + 12, rest + type, size - type);
+    send_control(w, payload.data, payload.size);
+    bytes_free(&payload);
+}
+
+/* Open a channel. The result is RECORD_OPENED or RECORD_REFUSED. */
+void channel_create(struct engine *e, struct wire *w, uint64_t token, const struct channel_setup *setup,
+                    const uint8_t *rest, size_t size)
+{
+    struct gauge *gauge = slot_find(e, token);
+    struct channel *c = gauge && w && !w->closed ? calloc(1, sizeof *c) : NULL;
+    static const char refusal[] = "connection lost";
+
+    if (c)
+        *c = (struct channel){
+            .source.kind = SOURCE_CHANNEL, .engine = e, .wire = w, .token = token, .gauge = gauge, .fd = -1,
+            .first_piece = NO_INDEX, .last_piece = NO_INDEX, .window_size = setup->window,
+            .window_remaining = setup->window, .next = e->channels, .tap = setup->tap != 0,
+            .adjust_threshold = w->adjust_bytes < setup->window / 4 ? w->adjust_bytes : setup->window / 4,
+        };
+    if (!c || !wire_add_channel(w, c)) {
+        free(c);
+        report_refused(e, token, OPEN_CONNECT_FAILED, (const uint8_t *)refusal, sizeof refusal - 1);
+        return;
+    }
+    if (e->channels)
+        e->channels->previous = c;
+    e->channels = c;
+    gauge->object = c;
+    send_open(w, c, setup, rest, size);
+}
+
+/* Handle CHANNEL_OPEN_CONFIRMATION. If Python has stopped waiting, close the channel. */
+void channel_confirmed(struct channel *c, uint32_t peer, uint64_t window, uint32_t max_packet)
+{
+    c->open = true;
+    c->peer = peer;
+    c->peer_window = window;
+    c->peer_max_packet = max_packet < MAX_SEND_PACKET ? max_packet : MAX_SEND_PACKET;
+    if (c->abandoned) {
+        channel_send_close(c);
+        report_refused(c->engine, c->token, OPEN_CONNECT_FAILED, NULL, 0);
+        channel_release_gauge(c);
+    } else {
+        emit(c->engine, RECORD_OPENED, c->token, NULL, NULL, 0);
+    }
+}
+
+/* End a channel that did not open. The caller has removed it from its wire. */
+void channel_refused(struct channel *c, uint32_t code, const uint8_t *text, size_t size)
+{
+    report_refused(c->engine, c->token, code, text, size);
+    c->ended = true;
+    channel_release_gauge(c);
+    channel_release(c);
+}
+
+/* Handle CHANNEL_CLOSE if `close` is true; otherwise handle CHANNEL_EOF (RFC 4254, section 5.3). */
+void channel_peer_end(struct channel *c, bool close)
+{
+    c->window_remaining = 0; /* any data after EOF is a violation, like data beyond the window */
+    if (close) {
+        channel_send_close(c);
+        channel_free(c);
+    }
+    ending_backend(c, close);
+    if (c->ended)
+        channel_release(c);
+}
+
+void channel_adjusted(struct channel *c, uint32_t count)
+{
+    bool stalled = c->peer_window == 0;
+
+    c->peer_window += count;
+    if (stalled)
+        client_update_mask(c);
+}
+
+/* Send CHANNEL_CLOSE. Further calls have no effect. */
+void channel_send_close(struct channel *c)
+{
+    if (c->open && c->wire && !c->sent_close) {
+        c->sent_close = true;
+        send_short(c->wire, MSG_CHANNEL_CLOSE, c->peer, NULL);
+    }
+}
+
+/* Return what the window has grown to the budgets. */
+static void release_growth(struct channel *c)
+{
+    c->engine->growth_available += c->growth;
+    if (c->wire)
+        c->wire->growth_available += c->growth;
+    c->growth = 0;
+}
+
+/* Free the number of a channel that is closed on both sides, or whose connection is lost. */
+void channel_free(struct channel *c)
+{
+    struct wire *w = c->wire;
+
+    if (c->freed)
+        return;
+    c->freed = true;
+    dequeue_channel(c);
+    wire_remove_channel(w, c);
+    w->growth_available += c->growth; /* `growth` stays taken from the engine's budget until the client has all bytes */
+    c->wire = NULL;
+}
+
+/* Double the window if the peer used more than half of it within one round trip; return the growth. */
+static uint64_t grow(struct channel *c, uint64_t count, uint64_t now)
+{
+    struct wire *w = c->wire;
+    uint64_t elapsed = now - c->period_start, growth = c->window_size;
+    bool fast;
+
+    c->period_bytes += count;
+    if (!w->round_trip || elapsed < w->round_trip)
+        return 0;
+    fast = (double)c->period_bytes * (double)w->round_trip * 2 >= (double)c->window_size * (double)elapsed;
+    c->period_start = now;
+    c->period_bytes = 0;
+    if (!fast || c->window_size >= w->max_window)
+        return 0;
+    if (growth > w->max_window - c->window_size)
+        growth = w->max_window - c->window_size;
+    if (growth > w->growth_available)
+        growth = w->growth_available;
+    if (growth > c->engine->growth_available)
+        growth = c->engine->growth_available;
+    w->growth_available -= growth;
+    c->engine->growth_available -= growth;
+    c->growth += growth;
+    c->window_size += growth;
+    c->adjust_threshold = w->adjust_bytes < c->window_size / 4 ? w->adjust_bytes : c->window_size / 4;
+    return growth;
+}
+
+/* Count bytes that were delivered to the client or dropped, and send a window adjust when one is due. */
+void channel_consumed(struct channel *c, uint64_t count, uint64_t now)
+{
+    uint32_t grant;
+
+    c->consumed += count;
+    if (c->consumed < c->adjust_threshold || c->backend_eof || c->sent_close || !c->wire)
+        return;
+    grant = (uint32_t)(c->consumed + grow(c, c->consumed, now));
+    c->consumed = 0;
+    c->window_remaining += grant;
+    send_short(c->wire, MSG_CHANNEL_WINDOW_ADJUST, c->peer, &grant);
+}
+
+/* Stop using the slot: Python frees it after the last record of the channel. */
+void channel_release_gauge(struct channel *c)
+{
+    release_growth(c);
+    if (c->gauge)
+        c->gauge->object = NULL;
+    c->gauge = NULL;
+}
+
+/* Free a channel that has ended and has no number any more. */
+void channel_release(struct channel *c)
+{
+    struct engine *e = c->engine;
+
+    if (!c->ended || !c->freed || c->source.kind == SOURCE_FREED)
+        return;
+    if (c->previous)
+        c->previous->next = c->next;
+    else
+        e->channels = c->next;
+    if (c->next)
+        c->next->previous = c->previous;
+    free_later(e, &c->source);
+}

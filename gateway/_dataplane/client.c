@@ -1,0 +1,234 @@
+/* The client's socket of a channel. Reads go directly into the batch of the connection, where the data is sealed. */
+#include <errno.h>
+#include <sys/socket.h>
+
+#include "engine.h"
+
+#define HANGUP ((uint32_t)(EPOLLHUP | EPOLLERR))
+
+static void set_mask(struct channel *c, uint32_t mask)
+{
+    bool waits = mask & EPOLLOUT, waited = c->mask & EPOLLOUT;
+    struct epoll_event event = {.events = mask, .data.ptr = &c->source};
+
+    if (!c->is_unix && waits != waited) {
+        c->blocked_since = waits ? clock_ns() : 0;
+        if (waits)
+            schedule_stall_scan(c->engine);
+        else if (c->timeout_suspended)
+            set_user_timeout(c->fd, c->engine->user_timeout);
+        c->timeout_suspended = false;
+    }
+    /* Fails only without memory in the kernel. The client is then reset. */
+    int operation = !mask ? EPOLL_CTL_DEL : c->mask ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+
+    if (epoll_ctl(c->engine->epoll, operation, c->fd, &event) < 0) {
+        c->mask = 0;
+        ending_abort(c, CLOSE_ABORTED);
+        return;
+    }
+    c->mask = mask;
+}
+
+/* Set the events to wait for.
+ *
+ * Without any, the loop still watches a TCP socket for failure. If its write side is also shut, epoll continuously
+ * reports the normal end of the client's stream as a hang-up, so the registration is edge-triggered. A unix socket is
+ * then not registered: epoll reports a hang-up when the client closes, even if unread data remains.
+ */
+void client_update_mask(struct channel *c)
+{
+    bool accepts = c->wire && c->peer_window && !c->sent_close && !c->queued;
+    uint32_t mask;
+
+    if (!c->attached || c->ended)
+        return;
+    mask = (!c->client_eof && !c->channel_unwritable && accepts ? EPOLLIN : 0) | (c->held.size ? EPOLLOUT : 0);
+    if (!mask && !c->is_unix)
+        mask = HANGUP | (c->eof_delivered || c->client_broken ? (uint32_t)EPOLLET : 0);
+    if (mask != c->mask)
+        set_mask(c, mask);
+}
+
+void client_unregister(struct channel *c)
+{
+    if (c->mask)
+        set_mask(c, 0);
+}
+
+/* Join a client to an open channel. The engine owns the descriptor from now on. */
+void client_attach(struct channel *c, int fd, int histogram, int64_t flags)
+{
+    if (c->attached || c->ended || !histogram_ensure(c->engine, (uint32_t)histogram)) {
+        reset_fd(fd, (flags & ATTACH_UNIX) != 0);
+        ending_abort(c, CLOSE_ABORTED);
+        return;
+    }
+    c->attached = true;
+    c->fd = fd;
+    c->histogram = histogram;
+    c->measure = flags & ATTACH_MEASURE;
+    c->is_unix = flags & ATTACH_UNIX;
+    if (c->link_lost && !c->backend_eof) {
+        ending_finish(c, CLOSE_LINK_LOST);
+        return;
+    }
+    if (c->held.size)
+        client_flush(c);
+    ending_propagate(c);
+}
+
+void report_tap(struct channel *c, bool from_backend, uint64_t now, const uint8_t *data, size_t size)
+{
+    const int64_t arguments[4] = {from_backend, (int64_t)now, 0, 0};
+
+    emit(c->engine, RECORD_TAP, c->token, arguments, data, size);
+}
+
+static void on_eof(struct channel *c)
+{
+    if (c->client_was_reset) {
+        ending_abort(c, CLOSE_CLIENT_RESET);
+        return;
+    }
+    c->client_eof = true;
+    send_short(c->wire, MSG_CHANNEL_EOF, c->peer, NULL);
+    if (c->client_broken) {
+        channel_send_close(c);
+        ending_finish(c, CLOSE_CLIENT_RESET);
+    } else {
+        ending_propagate(c);
+    }
+}
+
+static void on_reset(struct channel *c)
+{
+    c->client_broken = c->client_was_reset = true;
+    ending_abort(c, CLOSE_CLIENT_RESET);
+}
+
+/* Seal and queue `count` bytes, which are in place in the batch. */
+static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t limit, uint64_t now)
+{
+    struct wire *w = c->wire;
+    size_t stride = full_packet_size(w);
+
+    atomic_fetch_add_explicit(&c->gauge->to_backend, count, memory_order_relaxed);
+    gauge_set(&c->gauge->last_active, now);
+    gauge_set(&c->gauge->request_time, now);
+    c->request_time = now;
+    c->peer_window -= count;
+    if (!c->peer_window)
+        client_update_mask(c);
+    if (c->ended)
+        return;
+    c->bulk = count >= limit && limit == MAX_SEND_PACKET; /* the next read probably fills several packets */
+    for (uint8_t *packet = batch; count > 0; packet += stride) {
+        uint32_t size = count < MAX_SEND_PACKET ? (uint32_t)count : MAX_SEND_PACKET;
+
+        if (c->tap)
+            report_tap(c, false, now, packet + DATA_HEADER, size);
+        send_data(w, c->peer, size);
+        count -= size;
+    }
+}
+
+/* Read from the client once, and send the data on the channel. If it cannot be sent now, wait for a turn. */
+void client_read(struct channel *c)
+{
+    struct wire *w = c->wire;
+    uint32_t limit, slots;
+    uint8_t *batch = NULL;
+    struct iovec parts[PACKETS_PER_TURN];
+    struct msghdr message = {.msg_iov = parts};
+    ssize_t count;
+
+    if (!c->attached || c->ended || !w || c->sent_close || c->channel_unwritable || c->client_eof || !c->peer_window) {
+        client_update_mask(c);
+        return;
+    }
+    limit = c->peer_window < c->peer_max_packet ? (uint32_t)c->peer_window : c->peer_max_packet;
+    slots = c->bulk && limit == MAX_SEND_PACKET && c->peer_window >= PACKETS_PER_TURN * MAX_SEND_PACKET && !contended(w)
+                ? PACKETS_PER_TURN
+                : 1;
+    if (may_send(w))
+        batch = send_reserve(w, slots * PACKET_STRIDE, false);
+    if (!batch) {
+        queue_channel(c);
+        client_update_mask(c);
+        return;
+    }
+    for (; message.msg_iovlen < slots; message.msg_iovlen++)
+        parts[message.msg_iovlen] = (struct iovec){
+            .iov_base = batch + message.msg_iovlen * full_packet_size(w) + DATA_HEADER,
+            .iov_len = slots > 1 ? MAX_SEND_PACKET : limit,
+        };
+    count = slots > 1 ? recvmsg(c->fd, &message, MSG_DONTWAIT)
+                      : recv(c->fd, parts[0].iov_base, parts[0].iov_len, MSG_DONTWAIT);
+    if (count > 0)
+        send_read(c, batch, (size_t)count, limit, clock_ns());
+    else if (count == 0)
+        on_eof(c);
+    else if (errno != EAGAIN && errno != EINTR)
+        on_reset(c);
+}
+
+/* Stop sending to the client.
+ *
+ * If the client had ended its stream earlier, it might have closed the connection normally, and its data is still
+ * delivered. After a reset, the data that the channel accepts immediately is sent, and the channel is aborted, because
+ * SSH cannot forward a reset (RFC 4254, section 5.3). Otherwise the client can still send.
+ *
+ * Args: error: the errno of a failed call, which the kernel reports only once; 0: read SO_ERROR.
+ */
+void client_unwritable(struct channel *c, int error)
+{
+    socklen_t size = sizeof error;
+    uint64_t before, dropped = c->held.size;
+
+    if (!c->attached || c->ended)
+        return;
+    if (!error)
+        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+    c->client_broken = true;
+    c->client_was_reset |= error != 0 && error != EPIPE;
+    chunks_free(&c->held);
+    gauge_set(&c->gauge->held, 0);
+    if (dropped)
+        channel_consumed(c, dropped, clock_ns());
+    if (c->client_eof || c->channel_unwritable) {
+        channel_send_close(c);
+        ending_finish(c, CLOSE_CLIENT_RESET);
+    } else if (c->client_was_reset) {
+        do {
+            before = atomic_load_explicit(&c->gauge->to_backend, memory_order_relaxed);
+            client_read(c);
+        } while (!c->ended && before != atomic_load_explicit(&c->gauge->to_backend, memory_order_relaxed));
+        ending_abort(c, CLOSE_CLIENT_RESET);
+    } else {
+        client_update_mask(c);
+    }
+}
+
+void client_event(struct channel *c, uint32_t events)
+{
+    uint32_t mask = c->mask;
+
+    if (c->ended || !c->attached)
+        return;
+    if (events == EPOLLIN && mask == EPOLLIN) {
+        client_read(c);
+        return;
+    }
+    if (!(mask & (EPOLLIN | EPOLLOUT))) { /* only failures are expected: an edge without EPOLLERR is an end of stream */
+        if (events & EPOLLERR || !(mask & EPOLLET))
+            client_unwritable(c, 0);
+        return;
+    }
+    if (events & (EPOLLOUT | HANGUP) && c->held.size)
+        client_flush(c);
+    if (events & ~(uint32_t)EPOLLOUT && mask & EPOLLIN && !c->ended)
+        client_read(c);
+    if (!c->ended)
+        client_update_mask(c);
+}

@@ -1,0 +1,119 @@
+/* Executes the commands of Python, in order. */
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <unistd.h>
+
+#include "engine.h"
+
+static void change_key(struct wire *w, enum command command, const struct key_setup *setup)
+{
+    bool sealing = command == COMMAND_SEAL_KEY;
+    const struct cipher_type *type = cipher_type_named(setup->cipher);
+
+    if (!type || !cipher_set(sealing ? &w->seal : &w->open, type, sealing, setup->key, setup->key_size, setup->iv,
+                             setup->iv_size)) {
+        wire_break(w, ENOMEM);
+    } else if (sealing) {
+        send_resume(w);
+    } else {
+        w->await_key = false;
+        receive_packets(w);
+    }
+}
+
+static void command_wire(struct wire *w, const struct message_header *header, const uint8_t *payload)
+{
+    if (w->closed)
+        return;
+    switch (header->kind) {
+    case COMMAND_SEND:
+        send_plain(w, payload, header->payload);
+        break;
+    case COMMAND_SEAL_KEY:
+    case COMMAND_OPEN_KEY:
+        change_key(w, header->kind, (const struct key_setup *)(const void *)payload);
+        break;
+    case COMMAND_ACCEPTED:
+        w->unaccepted -= (uint64_t)header->a < w->unaccepted ? (uint64_t)header->a : w->unaccepted;
+        receive_packets(w);
+        break;
+    case COMMAND_ROUND_TRIP:
+        w->round_trip = (uint64_t)header->a;
+        break;
+    default:
+        send_flush(w);
+        wire_break(w, 0);
+    }
+    wire_update_mask(w);
+}
+
+static void command_channel(struct channel *c, const struct message_header *header)
+{
+    switch (header->kind) {
+    case COMMAND_ATTACH:
+        client_attach(c, (int)header->a, (int)header->b, header->c);
+        break;
+    case COMMAND_UNTAP:
+        c->tap = false;
+        c->measure = true;
+        break;
+    default:
+        ending_abort(c, (enum close_reason)header->a);
+    }
+}
+
+static void run_command(struct engine *e, const struct message_header *header, const uint8_t *payload)
+{
+    struct gauge *gauge = slot_find(e, header->token);
+    void *object = gauge ? gauge->object : NULL;
+
+    switch (header->kind) {
+    case COMMAND_WIRE: {
+        const struct wire_setup *setup = (const void *)payload;
+
+        wire_create(e, header->token, setup, payload + sizeof *setup);
+        break;
+    }
+    case COMMAND_CHANNEL: { /* a: the token of the wire */
+        const struct channel_setup *setup = (const void *)payload;
+        struct gauge *of = slot_find(e, (uint64_t)header->a);
+
+        channel_create(e, of ? of->object : NULL, header->token, setup, payload + sizeof *setup,
+                       header->payload - sizeof *setup);
+        break;
+    }
+    case COMMAND_CLOSE_HISTOGRAM:
+        histogram_emit(e, (uint32_t)header->a, true);
+        break;
+    case COMMAND_ATTACH:
+    case COMMAND_UNTAP:
+    case COMMAND_ABORT:
+        if (object)
+            command_channel(object, header);
+        else if (header->kind == COMMAND_ATTACH) /* the channel has ended meanwhile */
+            reset_fd((int)header->a, (header->c & ATTACH_UNIX) != 0);
+        break;
+    default:
+        if (object)
+            command_wire(object, header, payload);
+    }
+}
+
+void run_commands(struct engine *e)
+{
+    struct message_header header;
+
+    pthread_mutex_lock(&e->lock);
+    struct bytes taken = e->commands;
+
+    e->commands = e->running;
+    e->commands.size = 0;
+    pthread_mutex_unlock(&e->lock);
+    for (size_t at = 0; at < taken.size; at += header.size) {
+        memcpy(&header, taken.data + at, sizeof header);
+        run_command(e, &header, taken.data + at + sizeof header);
+    }
+    OPENSSL_cleanse(taken.data, taken.size); /* keys */
+    taken.size = 0;
+    e->running = taken;
+}

@@ -1,0 +1,122 @@
+/* The ends of the two directions, which are independent (RFC 4254, section 5.3), and the end of the relay.
+ *
+ * Each side receives either every byte that the other side sent before its end of stream, or a reset.
+ */
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "engine.h"
+
+static void set_linger(int fd, bool reset)
+{
+    const struct linger option = {.l_onoff = reset, .l_linger = 0};
+
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, sizeof option);
+}
+
+/* Close a client's socket with a reset, so that the client sees an error instead of an end of stream. */
+void reset_fd(int fd, bool is_unix)
+{
+    if (!is_unix)
+        set_linger(fd, true);
+    close(fd);
+}
+
+/* Pass the end of the backend's stream on when nothing is held; finish when both directions have ended. */
+void ending_propagate(struct channel *c)
+{
+    if (!c->attached || c->ended)
+        return;
+    if (c->held.size) {
+        client_update_mask(c);
+        return;
+    }
+    if (c->backend_eof && !c->eof_delivered) {
+        c->eof_delivered = true;
+        shutdown(c->fd, SHUT_WR);
+    }
+    if (c->link_lost) {
+        ending_finish(c, CLOSE_LINK_LOST);
+    } else if (c->channel_closed) {
+        ending_finish(c, CLOSE_FINISHED);
+    } else if (c->backend_eof && c->client_eof) {
+        channel_send_close(c);
+        ending_finish(c, CLOSE_FINISHED);
+    } else {
+        client_update_mask(c);
+    }
+}
+
+/* Handle the end of the backend's stream; if `close` is true, the peer has also closed the channel. */
+void ending_backend(struct channel *c, bool close)
+{
+    c->backend_eof = true;
+    if (close) {
+        c->channel_closed = c->channel_unwritable = true;
+        dequeue_channel(c);
+    }
+    ending_propagate(c);
+}
+
+/* Handle the loss of the SSH connection: reset the client, but first deliver a complete response. */
+void ending_link_lost(struct channel *c)
+{
+    if (c->channel_closed) /* the SSH connection is not needed any more */
+        return;
+    c->link_lost = c->channel_unwritable = true;
+    dequeue_channel(c);
+    if (c->ended)
+        channel_release(c);
+    else if (c->attached && c->backend_eof && !c->client_broken)
+        ending_propagate(c);
+    else if (c->attached)
+        ending_finish(c, CLOSE_LINK_LOST);
+}
+
+/* Reset the client and close the channel now, except after CLOSE_LINK_LOST with a complete response. */
+void ending_abort(struct channel *c, enum close_reason reason)
+{
+    if (c->ended)
+        return;
+    if (!c->open) { /* CHANNEL_OPEN has no reply yet: close the channel when it opens */
+        c->abandoned = c->ended = true;
+        return;
+    }
+    if (reason == CLOSE_LINK_LOST && c->backend_eof) {
+        ending_link_lost(c);
+        return;
+    }
+    channel_send_close(c);
+    ending_finish(c, reason);
+}
+
+/* Close the client's connection. If the client must get the whole response first, Python lets the socket linger. */
+void ending_finish(struct channel *c, enum close_reason reason)
+{
+    int64_t arguments[4] = {reason, -1, c->link_lost, c->eof_delivered};
+
+    if (c->ended)
+        return;
+    c->ended = true;
+    dequeue_channel(c);
+    if (c->attached) {
+        client_unregister(c);
+        if (!c->eof_delivered || (reason != CLOSE_FINISHED && reason != CLOSE_LINK_LOST)) {
+            reset_fd(c->fd, c->is_unix);
+        } else if (c->client_eof && !c->link_lost) {
+            if (!c->is_unix)
+                set_linger(c->fd, false);
+            close(c->fd);
+        } else {
+            arguments[1] = c->fd;
+        }
+        c->fd = -1;
+        if (c->measure && c->engine->histograms[c->histogram].dirty)
+            histogram_emit(c->engine, (uint32_t)c->histogram, false);
+    }
+    chunks_free(&c->held);
+    gauge_set(&c->gauge->held, 0);
+    emit(c->engine, RECORD_ENDED, c->token, arguments, NULL, 0);
+    channel_release_gauge(c);
+    channel_release(c);
+}

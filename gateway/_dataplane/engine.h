@@ -1,0 +1,341 @@
+/* The engine: one epoll loop that moves the bytes of SSH channels. docs/architecture.md describes it.
+ *
+ * One thread at a time calls `engine_turn`. Other threads only append commands, take records, and read gauges.
+ * Objects are named by tokens: the number of a slot, and a generation that detects stale tokens.
+ * All times are of CLOCK_MONOTONIC, in nanoseconds.
+ */
+#ifndef GATEWAY_DATAPLANE_ENGINE_H
+#define GATEWAY_DATAPLANE_ENGINE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/epoll.h>
+#include <sys/uio.h>
+
+#include "bytes.h"
+#include "chunks.h"
+#include "crypto.h"
+
+#define MAX_SEND_PACKET 32768u /* data bytes per sent packet: the maximum that OpenSSH accepts */
+#define DATA_HEADER 14u        /* packet length, padding length, message number, channel, data length */
+#define DATA_OVERHEAD 10u      /* the same without the packet length */
+#define MIN_PADDING 4u
+#define MAX_PADDING (MAX_BLOCK_SIZE + MIN_PADDING)
+#define PACKET_STRIDE (DATA_HEADER + MAX_SEND_PACKET + MAX_PADDING + TAG_SIZE)
+#define PACKETS_PER_TURN 4u    /* packets that one channel sends in a turn, unless the path is slow and others wait */
+#define BATCH_SIZE (8u * PACKET_STRIDE)
+#define SLOW_BATCH_SIZE (2u * PACKET_STRIDE)
+#define RECEIVE_SIZE (512u * 1024u)
+#define MAX_UNACCEPTED (256u * 1024u) /* bytes of packets for Python above which receiving stops */
+#define MAX_BOUNDS 32u
+#define SECOND 1000000000ull
+#define NO_INDEX (-1)
+
+enum message {
+    MSG_DISCONNECT = 1,
+    MSG_UNIMPLEMENTED = 3,
+    MSG_KEXINIT = 20,
+    MSG_NEWKEYS = 21,
+    MSG_CHANNEL_OPEN = 90,
+    MSG_CHANNEL_OPEN_CONFIRMATION = 91,
+    MSG_CHANNEL_OPEN_FAILURE = 92,
+    MSG_CHANNEL_WINDOW_ADJUST = 93,
+    MSG_CHANNEL_DATA = 94,
+    MSG_CHANNEL_EXTENDED_DATA = 95,
+    MSG_CHANNEL_EOF = 96,
+    MSG_CHANNEL_CLOSE = 97,
+    MSG_CHANNEL_REQUEST = 98,
+    MSG_CHANNEL_FAILURE = 100,
+    MSG_CHANNEL_LAST = 127,
+};
+
+#define OPEN_CONNECT_FAILED 2u /* a reason code of CHANNEL_OPEN_FAILURE (RFC 4254, section 5.1) */
+
+/* Commands, from Python to the engine. `struct message_header` lists their arguments. */
+enum command {
+    COMMAND_WIRE = 1, /* payload: struct wire_setup */
+    COMMAND_SEND,     /* payload: a packet in plain text, with its length */
+    COMMAND_SEAL_KEY, /* payload: struct key_setup */
+    COMMAND_OPEN_KEY, /* payload: struct key_setup */
+    COMMAND_ACCEPTED, /* a: bytes of packets that Python has processed */
+    COMMAND_ROUND_TRIP, /* a: nanoseconds */
+    COMMAND_CLOSE,    /* of a wire */
+    COMMAND_CHANNEL,  /* a: token of the wire; payload: struct channel_setup */
+    COMMAND_ATTACH,   /* a: descriptor, b: histogram, c: enum attach_flag */
+    COMMAND_UNTAP,
+    COMMAND_ABORT,    /* a: enum close_reason */
+    COMMAND_CLOSE_HISTOGRAM, /* a: histogram */
+};
+
+/* Records, from the engine to Python. */
+enum record {
+    RECORD_PACKET = 1, /* a: sequence number; payload: a packet in plain text, without its length */
+    RECORD_VIOLATION,  /* a: 1 if the authentication tag is wrong; payload: text */
+    RECORD_REKEY_DUE,
+    RECORD_LOST,       /* a: errno, or 0 at the end of the stream. The last record of a wire. */
+    RECORD_OPENED,
+    RECORD_REFUSED,    /* a: reason code; payload: text. The last record of a channel that did not open. */
+    RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: time; payload: the bytes */
+    RECORD_ENDED,      /* a: enum close_reason; b: descriptor of a client that must linger, or -1; c: whether to reset
+                          it; d: whether the end of the backend's stream was delivered. The last record of a channel. */
+    RECORD_HISTOGRAM,  /* a: histogram; b: whether it is closed; c: sum in ns; payload: the counts */
+};
+
+enum close_reason { CLOSE_FINISHED, CLOSE_CLIENT_RESET, CLOSE_LINK_LOST, CLOSE_ABORTED, CLOSE_MOVED };
+enum attach_flag { ATTACH_MEASURE = 1, ATTACH_UNIX = 2 };
+
+struct message_header {
+    uint32_t size; /* with the payload and its alignment */
+    uint32_t payload;
+    uint32_t kind;
+    uint32_t unused;
+    uint64_t token;
+    int64_t a, b, c, d;
+};
+
+struct key_setup {
+    char cipher[32];
+    uint32_t key_size, iv_size;
+    uint8_t key[64], iv[12];
+};
+
+struct wire_setup {
+    struct key_setup seal, open;
+    int32_t fd;
+    uint32_t send_seq, recv_seq;
+    uint32_t max_packet_length;
+    uint32_t strict;     /* whether NEWKEYS resets the sequence numbers (OpenSSH's PROTOCOL, section 1.10) */
+    uint32_t unused;
+    uint64_t rekey_bytes;
+    uint64_t growth_bytes; /* budget for the growth of all windows of the connection */
+    uint64_t max_window;
+    uint32_t adjust_bytes; /* consumed bytes before a window adjust */
+    uint32_t received;   /* bytes after this struct that were received already */
+};
+
+struct channel_setup {
+    uint32_t window;
+    uint32_t max_packet;
+    uint32_t type_size; /* bytes after this struct up to the channel number in CHANNEL_OPEN; then what follows the
+                           maximum packet size (RFC 4254, section 5.1) */
+    uint32_t tap;       /* whether to report the bytes, from the first one on */
+};
+
+/* Figures of a wire or channel that Python reads at any time. Only the engine writes them. One cache line. */
+struct gauge {
+    _Atomic uint64_t to_backend, from_backend, responses;
+    _Atomic uint64_t last_active; /* of a wire: when data was last received */
+    _Atomic uint64_t request_time; /* 0: no request waits for a response */
+    _Atomic uint64_t held;         /* bytes that wait: for the client of a channel, for the peer of a wire */
+    _Atomic uint32_t generation;   /* even while the slot is free */
+    uint32_t next_free;
+    void *object; /* a struct wire or struct channel; only the engine uses it */
+};
+
+enum source_kind { SOURCE_TIMER, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_FREED };
+
+/* What an epoll event refers to: the first member of a wire and of a channel. */
+struct source {
+    enum source_kind kind;
+    struct source *next_freed;
+};
+
+struct histogram {
+    uint64_t counts[MAX_BOUNDS + 1];
+    uint64_t sum;
+    bool dirty;
+};
+
+struct piece {
+    const uint8_t *data;
+    uint32_t size;
+    int next;
+};
+
+struct channel;
+struct wire;
+
+struct engine {
+    int epoll, timer;
+    pthread_mutex_t lock; /* protects the fields up to `first_free` */
+    struct bytes commands, records;
+    bool records_lost; /* memory was exhausted */
+    struct gauge **slabs;
+    _Atomic uint32_t slab_count;
+    uint32_t first_free;
+    struct bytes running; /* commands that are being executed */
+    struct wire *wires, *dirty, *broken;
+    struct channel *channels, *touched;
+    struct source *freed; /* wires and channels to free at the end of the turn: events can still refer to them */
+    struct piece *pieces;
+    int piece_count, piece_capacity;
+    struct histogram *histograms;
+    uint32_t histogram_count, bound_count;
+    uint64_t bounds[MAX_BOUNDS];
+    bool histograms_dirty;
+    uint64_t histograms_due, stall_scan_due, timer_set; /* 0: not scheduled */
+    uint64_t growth_available;
+    uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
+    uint8_t padding[MAX_PADDING];
+};
+
+/* One SSH connection after its login. */
+struct wire {
+    struct source source; /* must be first */
+    bool closed, disconnected, blocked, paused, dirty, await_key, halted, strict, due_reported, path_is_fast;
+    int fd, error;
+    uint32_t mask;
+    struct engine *engine;
+    struct wire *previous, *next, *next_dirty, *next_broken;
+    uint64_t token;
+    struct gauge *gauge;
+    /* receiving */
+    uint8_t *received;
+    size_t start, end;
+    struct cipher open;
+    uint32_t recv_seq, max_packet_length;
+    uint64_t unaccepted; /* bytes of packets that Python has not processed */
+    uint64_t received_bytes, sent_bytes, rekey_bytes; /* since the last key exchange */
+    /* sending */
+    uint8_t *out;
+    size_t out_start, out_end, out_capacity, batch_limit;
+    struct cipher seal;
+    uint32_t send_seq;
+    uint64_t blocked_at, slow_until;
+    struct bytes deferred; /* control packets that wait for the end of a key exchange */
+    uint32_t deferred_count;
+    struct channel *queue_first, *queue_last; /* channels that wait to send, in order of arrival */
+    uint32_t queue_size, round_size;
+    /* channels */
+    struct channel **table;
+    uint32_t *free_numbers, table_size, free_count, used_count;
+    uint64_t growth_available, max_window, round_trip;
+    uint32_t adjust_bytes;
+};
+
+/* One channel, and the client that is joined to it. */
+struct channel {
+    struct source source; /* must be first */
+    bool open, abandoned, attached, is_unix, tap, measure, bulk, queued, has_turn, touched;
+    bool client_eof, client_broken, client_was_reset;
+    bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
+    bool timeout_suspended;
+    int fd;
+    uint32_t mask, number, peer, peer_max_packet, until_sample;
+    int32_t histogram, first_piece, last_piece;
+    struct engine *engine;
+    struct wire *wire; /* NULL after the channel is freed */
+    struct channel *previous, *next, *queue_previous, *queue_next, *next_touched;
+    uint64_t token;
+    struct gauge *gauge;
+    uint64_t peer_window;
+    int64_t window_remaining;
+    uint64_t window_size, growth, consumed, adjust_threshold, period_bytes, period_start;
+    uint64_t request_time, blocked_since;
+    struct chunks held; /* bytes that the client's socket has not accepted */
+};
+
+uint64_t clock_ns(void);
+
+/* queue.c: commands, records, slots. */
+bool queue_command(struct engine *, const struct message_header *, const void *payload, const void *more,
+                   size_t more_size);
+void emit(struct engine *, enum record, uint64_t token, const int64_t arguments[4], const void *payload, size_t size);
+uint64_t slot_allocate(struct engine *);
+void slot_release(struct engine *, uint64_t token);
+struct gauge *slot_find(struct engine *, uint64_t token);
+static inline void gauge_set(_Atomic uint64_t *field, uint64_t value)
+{
+    atomic_store_explicit(field, value, memory_order_relaxed);
+}
+
+/* command.c */
+void run_commands(struct engine *);
+
+/* loop.c */
+bool engine_init(struct engine *, const uint64_t *bounds, uint32_t bound_count);
+bool engine_turn(struct engine *, int timeout_ms);
+void engine_clear(struct engine *);
+void free_later(struct engine *, struct source *);
+
+/* latency.c: histograms, and TCP_USER_TIMEOUT of stalled clients. Both use the timer. */
+bool histogram_ensure(struct engine *, uint32_t index);
+void histogram_add(struct engine *, uint32_t index, uint64_t ns);
+void histogram_emit(struct engine *, uint32_t index, bool closed);
+void schedule_stall_scan(struct engine *);
+void set_user_timeout(int fd, uint32_t milliseconds);
+void timer_arm(struct engine *);
+void timer_expired(struct engine *);
+
+/* wire.c */
+void wire_create(struct engine *, uint64_t token, const struct wire_setup *, const uint8_t *received);
+void wire_break(struct wire *, int error);
+void wire_violation(struct wire *, bool bad_tag, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void wire_close(struct wire *);
+void wire_check_rekey(struct wire *);
+void wire_free(struct wire *);
+void wire_update_mask(struct wire *);
+void wire_event(struct wire *, uint32_t events);
+bool wire_add_channel(struct wire *, struct channel *);
+void wire_remove_channel(struct wire *, struct channel *);
+struct channel *wire_find_channel(struct wire *, uint32_t number);
+
+/* receive.c */
+void receive_from_peer(struct wire *);
+void receive_packets(struct wire *);
+
+/* send.c */
+bool may_send(const struct wire *);
+bool congested(const struct wire *);
+void send_plain(struct wire *, const uint8_t *packet, size_t size);
+void send_control(struct wire *, const uint8_t *payload, size_t size);
+void send_short(struct wire *, enum message, uint32_t peer, const uint32_t *more);
+uint8_t *send_reserve(struct wire *, size_t size, bool grow);
+uint32_t full_packet_size(const struct wire *);
+void send_data(struct wire *, uint32_t peer, uint32_t size);
+void send_flush(struct wire *);
+void send_drain(struct wire *);
+void send_resume(struct wire *);
+
+/* turns.c: channels that wait to send. */
+bool contended(const struct wire *);
+void queue_channel(struct channel *);
+void dequeue_channel(struct channel *);
+void serve_queue(struct wire *);
+
+/* channel.c: opening, the channel's packets. */
+void channel_create(struct engine *, struct wire *, uint64_t token, const struct channel_setup *, const uint8_t *rest,
+                    size_t size);
+void channel_confirmed(struct channel *, uint32_t peer, uint64_t window, uint32_t max_packet);
+void channel_refused(struct channel *, uint32_t code, const uint8_t *text, size_t size);
+void channel_peer_end(struct channel *, bool close);
+void channel_adjusted(struct channel *, uint32_t count);
+void channel_send_close(struct channel *);
+void channel_free(struct channel *);
+void channel_consumed(struct channel *, uint64_t count, uint64_t now);
+void channel_release_gauge(struct channel *);
+void channel_release(struct channel *);
+
+/* client.c: the client's socket, and data from the client. */
+void client_attach(struct channel *, int fd, int histogram, int64_t flags);
+void client_event(struct channel *, uint32_t events);
+void client_read(struct channel *);
+void client_update_mask(struct channel *);
+void client_unwritable(struct channel *, int error);
+void client_unregister(struct channel *);
+void report_tap(struct channel *, bool from_backend, uint64_t now, const uint8_t *data, size_t size);
+
+/* delivery.c: data for the client. */
+void client_add_piece(struct channel *, const uint8_t *data, uint32_t size);
+void client_deliver_all(struct engine *);
+void client_flush(struct channel *);
+
+/* ending.c: the ends of the two directions, and of the relay. */
+void ending_propagate(struct channel *);
+void ending_backend(struct channel *, bool close);
+void ending_link_lost(struct channel *);
+void ending_abort(struct channel *, enum close_reason);
+void ending_finish(struct channel *, enum close_reason);
+void reset_fd(int fd, bool is_unix);
+
+#endif

@@ -1,0 +1,135 @@
+"""The engine in C. `engine.h` describes the commands and records."""
+
+from typing import Final, Self
+
+COMMAND_ACCEPTED: Final[int]
+COMMAND_ROUND_TRIP: Final[int]
+COMMAND_CLOSE: Final[int]
+COMMAND_UNTAP: Final[int]
+COMMAND_ABORT: Final[int]
+COMMAND_CLOSE_HISTOGRAM: Final[int]
+RECORD_PACKET: Final[int]
+RECORD_VIOLATION: Final[int]
+RECORD_REKEY_DUE: Final[int]
+RECORD_LOST: Final[int]
+RECORD_OPENED: Final[int]
+RECORD_REFUSED: Final[int]
+RECORD_TAP: Final[int]
+RECORD_ENDED: Final[int]
+RECORD_HISTOGRAM: Final[int]
+ATTACH_MEASURE: Final[int]
+ATTACH_UNIX: Final[int]
+OPENSSL_VERSION: Final[str]
+
+class Engine:
+    """One epoll loop. Tokens name connections and channels; sockets that are passed belong to the engine.
+
+    Args:
+        bounds: Upper bounds of the buckets of histograms, in seconds, ascending.
+        growth_bytes: Limit on the growth of all receive windows together.
+        user_timeout: TCP_USER_TIMEOUT of clients, in milliseconds.
+
+    Raises:
+        OSError: The process has no file descriptors left.
+    """
+
+    def __new__(cls, bounds: tuple[float, ...], growth_bytes: int, user_timeout: int, /) -> Self: ...
+    def close(self) -> None:
+        """Reset all clients, and close all sockets. Other methods then raise ValueError."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `turn` has work."""
+
+    def turn(self, timeout: int, /) -> bool:
+        """Run the queued commands, wait up to `timeout` milliseconds for events, and handle them.
+
+        Returns:
+            Whether records wait for `take`.
+        """
+
+    def take(self) -> list[tuple[int, int, tuple[int, int, int, int], bytes]]:
+        """Remove and return the records, in order: kind, token, four arguments, payload.
+
+        Raises:
+            MemoryError: Records were lost. The engine must be closed.
+        """
+
+    def token(self) -> int:
+        """Return a new token. The caller must release it."""
+
+    def release(self, token: int, /) -> None:
+        """Free a token whose object has ended or was never created."""
+
+    def gauge(self, token: int, /) -> tuple[int, int, int, float, float, int]:
+        """Return bytes to and from the backend, responses, last activity, time of the pending request, held bytes.
+
+        Times are monotonic and in seconds; 0 means that no request is pending. For a connection, the second value is
+        the number of bytes that were received since the last key exchange, and the third is the number of channels.
+
+        Raises:
+            KeyError: The token was released.
+        """
+
+    def inspect(self, token: int, /) -> dict[str, int] | None:
+        """Return the internal state of a connection or channel, for tests; None if it has ended."""
+
+    def growth(self) -> int:
+        """Return the bytes that are left of the budget for the growth of windows."""
+
+    def wire(
+        self,
+        token: int,
+        fd: int,
+        seal: tuple[str, bytes, bytes, int],
+        open_: tuple[str, bytes, bytes, int],
+        max_packet_length: int,
+        strict: bool,
+        rekey_bytes: int,
+        growth_bytes: int,
+        max_window: int,
+        adjust_bytes: int,
+        received: bytes,
+        /,
+    ) -> None:
+        """Take over the socket of an SSH connection after its login.
+
+        Args:
+            token: A new token.
+            fd: The socket.
+            seal: For sending: the name of the cipher, its key and nonce, and the sequence number of the next packet.
+            open_: The same for receiving.
+            max_packet_length: Maximum length of a received packet.
+            strict: Whether new keys reset the sequence numbers.
+            rekey_bytes: Bytes in one direction after which RECORD_REKEY_DUE is sent.
+            growth_bytes: Limit on the growth of the receive windows of this connection.
+            max_window: Maximum receive window of a channel.
+            adjust_bytes: Consumed bytes after which a window adjust is sent.
+            received: Bytes that were received from the socket and not processed.
+        """
+
+    def key(self, token: int, sealing: bool, cipher: str, key: bytes, iv: bytes, /) -> None:
+        """Replace the key for sending (after NEWKEYS was sent) or for receiving (after NEWKEYS was received)."""
+
+    def send(self, token: int, packet: bytes, /) -> None:
+        """Send a packet of Python: length, padding length, payload and padding, not encrypted."""
+
+    def command(self, command: int, token: int, argument: int, /) -> None:
+        """Queue a command with one argument."""
+
+    def channel(
+        self, token: int, wire: int, window: int, max_packet: int, tap: bool, head: bytes, rest: bytes, /
+    ) -> None:
+        """Open a channel.
+
+        Args:
+            token: A new token.
+            wire: The token of the connection.
+            window: The initial receive window.
+            max_packet: The maximum size of received packets.
+            tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
+            head: The channel type, as in CHANNEL_OPEN.
+            rest: The bytes of CHANNEL_OPEN after the maximum packet size.
+        """
+
+    def attach(self, token: int, fd: int, histogram: int, flags: int, /) -> None:
+        """Join a client to an open channel. `flags` is a combination of ATTACH_MEASURE and ATTACH_UNIX."""

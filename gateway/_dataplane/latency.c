@@ -1,0 +1,133 @@
+/* Response latencies, and TCP_USER_TIMEOUT of stalled clients. Both use the engine's timer. */
+#include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "engine.h"
+
+#define HISTOGRAM_DELAY (SECOND / 10)
+#define STALL_SCAN_INTERVAL (10 * SECOND)
+#define STALLED_AFTER (30 * SECOND)
+#define ACK_MARGIN (5 * SECOND) /* an earlier acknowledgment might answer data that was sent before the stall */
+
+bool histogram_ensure(struct engine *e, uint32_t index)
+{
+    if (index >= e->histogram_count) {
+        uint32_t count = (index + 1) * 2;
+        struct histogram *larger = realloc(e->histograms, count * sizeof *larger);
+
+        if (!larger)
+            return false;
+        memset(larger + e->histogram_count, 0, (count - e->histogram_count) * sizeof *larger);
+        e->histograms = larger;
+        e->histogram_count = count;
+    }
+    return true;
+}
+
+void histogram_add(struct engine *e, uint32_t index, uint64_t ns)
+{
+    struct histogram *h = &e->histograms[index];
+    uint32_t at = 0;
+
+    while (at < e->bound_count && ns > e->bounds[at])
+        at++;
+    h->counts[at]++;
+    h->sum += ns;
+    h->dirty = true;
+    if (!e->histograms_due)
+        e->histograms_due = clock_ns() + HISTOGRAM_DELAY;
+}
+
+/* Report the observations since the last report, and reset them. */
+void histogram_emit(struct engine *e, uint32_t index, bool closed)
+{
+    struct histogram *h;
+
+    if (!histogram_ensure(e, index))
+        return;
+    h = &e->histograms[index];
+    if (h->dirty || closed) {
+        const int64_t arguments[4] = {index, closed, (int64_t)h->sum, 0};
+
+        emit(e, RECORD_HISTOGRAM, 0, arguments, h->counts, (e->bound_count + 1) * sizeof *h->counts);
+        *h = (struct histogram){0};
+    }
+}
+
+void set_user_timeout(int fd, uint32_t milliseconds)
+{
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof milliseconds);
+}
+
+/* Return the time since the last acknowledgment from the client; 0 if it is unknown. */
+static uint64_t since_acknowledgment(int fd)
+{
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+        return 0;
+    return info.tcpi_last_ack_recv * (SECOND / 1000);
+}
+
+void schedule_stall_scan(struct engine *e)
+{
+    if (!e->stall_scan_due)
+        e->stall_scan_due = clock_ns() + STALL_SCAN_INTERVAL;
+}
+
+/* Disable TCP_USER_TIMEOUT for clients that acknowledge window probes but do not read.
+ *
+ * The kernel would close the connection after a zero window of that duration, although RFC 9293, section 3.8.6.1,
+ * requires a sender to keep it open.
+ */
+static void scan_stalled(struct engine *e, uint64_t now)
+{
+    e->stall_scan_due = 0;
+    for (struct channel *c = e->channels; c; c = c->next) {
+        if (!c->blocked_since)
+            continue;
+        schedule_stall_scan(e);
+        if (!c->timeout_suspended && now - c->blocked_since >= STALLED_AFTER &&
+            since_acknowledgment(c->fd) < now - c->blocked_since - ACK_MARGIN) {
+            c->timeout_suspended = true;
+            set_user_timeout(c->fd, 0);
+        }
+    }
+}
+
+/* Set the timer to the earliest scheduled time. */
+void timer_arm(struct engine *e)
+{
+    uint64_t due = e->histograms_due;
+    struct itimerspec when = {0};
+
+    if (e->stall_scan_due && (!due || e->stall_scan_due < due))
+        due = e->stall_scan_due;
+    if (!due || due == e->timer_set)
+        return;
+    e->timer_set = due;
+    when.it_value.tv_sec = (time_t)(due / SECOND);
+    when.it_value.tv_nsec = (long)(due % SECOND);
+    timerfd_settime(e->timer, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+void timer_expired(struct engine *e)
+{
+    uint64_t now = clock_ns(), count;
+    ssize_t size = read(e->timer, &count, sizeof count); /* fails if the timer was set again meanwhile */
+
+    (void)size;
+    e->timer_set = 0;
+    if (e->histograms_due && now >= e->histograms_due) {
+        e->histograms_due = 0;
+        for (uint32_t at = 0; at < e->histogram_count; at++)
+            histogram_emit(e, at, false);
+    }
+    if (e->stall_scan_due && now >= e->stall_scan_due)
+        scan_stalled(e, now);
+}

@@ -1,0 +1,184 @@
+/* The Python type `Engine`. Its methods append commands and take records; `turn` runs the loop without the GIL. */
+#include "module.h"
+
+#include <openssl/crypto.h>
+
+struct engine *engine_of(PyObject *self)
+{
+    struct engine *e = ((struct object *)(void *)self)->engine;
+
+    if (!e)
+        PyErr_SetString(PyExc_ValueError, "the engine is closed");
+    return e;
+}
+
+static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *bounds, *self;
+    unsigned long long growth;
+    unsigned int user_timeout;
+    uint64_t ns[MAX_BOUNDS];
+    struct engine *e;
+    Py_ssize_t count;
+
+    if (kwargs && PyDict_Size(kwargs)) {
+        PyErr_SetString(PyExc_TypeError, "Engine takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "O!KI", &PyTuple_Type, &bounds, &growth, &user_timeout))
+        return NULL;
+    count = PyTuple_Size(bounds);
+    if (count < 1 || count > (Py_ssize_t)MAX_BOUNDS) {
+        PyErr_Format(PyExc_ValueError, "%zd bounds, not 1 to %d", count, MAX_BOUNDS);
+        return NULL;
+    }
+    for (Py_ssize_t at = 0; at < count; at++) {
+        double bound = PyFloat_AsDouble(PyTuple_GetItem(bounds, at));
+
+        if (PyErr_Occurred())
+            return NULL;
+        ns[at] = (uint64_t)(bound * (double)SECOND);
+    }
+    self = ((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (!self)
+        return NULL;
+    e = calloc(1, sizeof *e);
+    if (!e) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    e->growth_available = growth;
+    e->user_timeout = user_timeout;
+    if (!engine_init(e, ns, (uint32_t)count)) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        engine_clear(e);
+        free(e);
+        Py_DECREF(self);
+        return NULL;
+    }
+    ((struct object *)(void *)self)->engine = e;
+    return self;
+}
+
+static void close_engine(PyObject *self)
+{
+    struct object *o = (struct object *)(void *)self;
+
+    if (o->engine) {
+        engine_clear(o->engine);
+        free(o->engine);
+        o->engine = NULL;
+    }
+}
+
+static void engine_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+
+    close_engine(self);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+static PyObject *method_close(PyObject *self, PyObject *unused)
+{
+    (void)unused;
+    close_engine(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *method_fileno(PyObject *self, PyObject *unused)
+{
+    struct engine *e = engine_of(self);
+
+    (void)unused;
+    return e ? PyLong_FromLong(e->epoll) : NULL;
+}
+
+static PyObject *method_turn(PyObject *self, PyObject *timeout)
+{
+    struct engine *e = engine_of(self);
+    long milliseconds = e ? PyLong_AsLong(timeout) : 0;
+    bool records;
+
+    if (!e || PyErr_Occurred())
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    records = engine_turn(e, (int)milliseconds);
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(records);
+}
+
+static PyMethodDef methods[] = {
+    {"close", method_close, METH_NOARGS, NULL},     {"fileno", method_fileno, METH_NOARGS, NULL},
+    {"turn", method_turn, METH_O, NULL},            {"take", method_take, METH_NOARGS, NULL},
+    {"token", method_token, METH_NOARGS, NULL},     {"release", method_release, METH_O, NULL},
+    {"gauge", method_gauge, METH_O, NULL},          {"wire", method_wire, METH_VARARGS, NULL},
+    {"key", method_key, METH_VARARGS, NULL},        {"send", method_send, METH_VARARGS, NULL},
+    {"command", method_command, METH_VARARGS, NULL}, {"channel", method_channel, METH_VARARGS, NULL},
+    {"attach", method_attach, METH_VARARGS, NULL},  {"inspect", method_inspect, METH_O, NULL},
+    {"growth", method_growth, METH_NOARGS, NULL},   {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_new, (void *)engine_new},
+    {Py_tp_dealloc, (void *)engine_dealloc},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "gateway._dataplane.engine.Engine",
+    .basicsize = sizeof(struct object),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = slots,
+};
+
+static int add_constants(PyObject *module)
+{
+    static const struct {
+        const char *name;
+        int value;
+    } constants[] = {
+        {"COMMAND_ACCEPTED", COMMAND_ACCEPTED}, {"COMMAND_ROUND_TRIP", COMMAND_ROUND_TRIP},
+        {"COMMAND_CLOSE", COMMAND_CLOSE}, {"COMMAND_UNTAP", COMMAND_UNTAP}, {"COMMAND_ABORT", COMMAND_ABORT},
+        {"COMMAND_CLOSE_HISTOGRAM", COMMAND_CLOSE_HISTOGRAM}, {"RECORD_PACKET", RECORD_PACKET},
+        {"RECORD_VIOLATION", RECORD_VIOLATION}, {"RECORD_REKEY_DUE", RECORD_REKEY_DUE}, {"RECORD_LOST", RECORD_LOST},
+        {"RECORD_OPENED", RECORD_OPENED}, {"RECORD_REFUSED", RECORD_REFUSED}, {"RECORD_TAP", RECORD_TAP},
+        {"RECORD_ENDED", RECORD_ENDED}, {"RECORD_HISTOGRAM", RECORD_HISTOGRAM},
+        {"ATTACH_MEASURE", ATTACH_MEASURE}, {"ATTACH_UNIX", ATTACH_UNIX},
+    };
+
+    for (size_t at = 0; at < sizeof constants / sizeof *constants; at++)
+        if (PyModule_AddIntConstant(module, constants[at].name, constants[at].value) < 0)
+            return -1;
+    return PyModule_AddStringConstant(module, "OPENSSL_VERSION", OpenSSL_version(OPENSSL_VERSION));
+}
+
+static int module_exec(PyObject *module)
+{
+    PyObject *type = PyType_FromSpec(&spec);
+
+    if (!type || PyModule_AddObjectRef(module, "Engine", type) < 0) {
+        Py_XDECREF(type);
+        return -1;
+    }
+    Py_DECREF(type);
+    return add_constants(module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, (void *)module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "engine", .m_size = 0, .m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit_engine(void); /* Python calls it */
+
+PyMODINIT_FUNC PyInit_engine(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,34 @@
+/* What the files of the Python module share. */
+#ifndef GATEWAY_DATAPLANE_MODULE_H
+#define GATEWAY_DATAPLANE_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "engine.h"
+
+struct object {
+    PyObject_HEAD
+    struct engine *engine; /* NULL after `close` */
+};
+
+/* Return the engine of an object; NULL, with an exception, if it is closed. */
+struct engine *engine_of(PyObject *self);
+
+/* module_state.c: methods that take records and read states. */
+PyObject *method_take(PyObject *self, PyObject *unused);
+PyObject *method_token(PyObject *self, PyObject *unused);
+PyObject *method_release(PyObject *self, PyObject *token);
+PyObject *method_gauge(PyObject *self, PyObject *token);
+PyObject *method_inspect(PyObject *self, PyObject *token);
+PyObject *method_growth(PyObject *self, PyObject *unused);
+
+/* module_commands.c: methods that queue commands. */
+PyObject *method_wire(PyObject *self, PyObject *args);
+PyObject *method_key(PyObject *self, PyObject *args);
+PyObject *method_send(PyObject *self, PyObject *args);
+PyObject *method_command(PyObject *self, PyObject *args);
+PyObject *method_channel(PyObject *self, PyObject *args);
+PyObject *method_attach(PyObject *self, PyObject *args);
+
+#endif

@@ -1,0 +1,124 @@
+/* Methods of `Engine` that take records and read states. */
+#include "module.h"
+
+static PyObject *record_tuple(const struct message_header *header, const uint8_t *payload)
+{
+    return Py_BuildValue("(IK(LLLL)y#)", header->kind, (unsigned long long)header->token, (long long)header->a,
+                         (long long)header->b, (long long)header->c, (long long)header->d, (const char *)payload,
+                         (Py_ssize_t)header->payload);
+}
+
+PyObject *method_take(PyObject *self, PyObject *unused)
+{
+    struct engine *e = engine_of(self);
+    PyObject *list = e ? PyList_New(0) : NULL;
+    struct message_header header;
+    struct bytes taken;
+    bool lost;
+
+    (void)unused;
+    if (!list)
+        return NULL;
+    pthread_mutex_lock(&e->lock);
+    taken = e->records;
+    e->records = (struct bytes){0};
+    lost = e->records_lost;
+    pthread_mutex_unlock(&e->lock);
+    for (size_t at = 0; at < taken.size && list; at += header.size) {
+        PyObject *tuple;
+
+        memcpy(&header, taken.data + at, sizeof header);
+        tuple = record_tuple(&header, taken.data + at + sizeof header);
+        if (!tuple || PyList_Append(list, tuple) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(tuple);
+    }
+    bytes_free(&taken);
+    if (lost && list) {
+        Py_CLEAR(list);
+        PyErr_NoMemory();
+    }
+    return list;
+}
+
+PyObject *method_token(PyObject *self, PyObject *unused)
+{
+    struct engine *e = engine_of(self);
+    uint64_t token = e ? slot_allocate(e) : 0;
+
+    (void)unused;
+    if (!e)
+        return NULL;
+    return token ? PyLong_FromUnsignedLongLong(token) : PyErr_NoMemory();
+}
+
+PyObject *method_release(PyObject *self, PyObject *token)
+{
+    struct engine *e = engine_of(self);
+    unsigned long long number = e ? PyLong_AsUnsignedLongLong(token) : 0;
+
+    if (!e || PyErr_Occurred())
+        return NULL;
+    slot_release(e, number);
+    Py_RETURN_NONE;
+}
+
+static unsigned long long gauge_get(_Atomic uint64_t *field)
+{
+    return atomic_load_explicit(field, memory_order_relaxed);
+}
+
+PyObject *method_gauge(PyObject *self, PyObject *token)
+{
+    struct engine *e = engine_of(self);
+    unsigned long long number = e ? PyLong_AsUnsignedLongLong(token) : 0;
+    struct gauge *g;
+
+    if (!e || PyErr_Occurred())
+        return NULL;
+    g = slot_find(e, number);
+    if (!g) {
+        PyErr_SetString(PyExc_KeyError, "no object has this token");
+        return NULL;
+    }
+    return Py_BuildValue("(KKKddK)", gauge_get(&g->to_backend), gauge_get(&g->from_backend),
+                         gauge_get(&g->responses), (double)gauge_get(&g->last_active) / (double)SECOND,
+                         (double)gauge_get(&g->request_time) / (double)SECOND, gauge_get(&g->held));
+}
+
+/* Return the state of a wire or channel as a dict. For tests: the loop must not run in another thread. */
+PyObject *method_inspect(PyObject *self, PyObject *token)
+{
+    struct engine *e = engine_of(self);
+    unsigned long long number = e ? PyLong_AsUnsignedLongLong(token) : 0;
+    struct gauge *g = e && !PyErr_Occurred() ? slot_find(e, number) : NULL;
+
+    if (!e || PyErr_Occurred())
+        return NULL;
+    if (!g || !g->object)
+        Py_RETURN_NONE;
+    if (((struct source *)g->object)->kind == SOURCE_WIRE) {
+        const struct wire *w = g->object;
+
+        return Py_BuildValue("{s:n,s:N,s:N,s:N,s:I}", "waiting", (Py_ssize_t)(w->out_end - w->out_start), "blocked",
+                             PyBool_FromLong(w->blocked), "congested", PyBool_FromLong(congested(w)), "short_turns",
+                             PyBool_FromLong(contended(w)), "queued", w->queue_size);
+    }
+    const struct channel *c = g->object;
+
+    return Py_BuildValue("{s:i,s:K,s:L,s:K,s:n,s:n,s:K,s:N,s:N,s:N}", "fd", c->fd, "size",
+                         (unsigned long long)c->window_size, "granted", (long long)c->window_remaining, "owed",
+                         (unsigned long long)c->consumed, "held", (Py_ssize_t)c->held.size, "memory",
+                         (Py_ssize_t)chunks_memory(&c->held), "peer_window", (unsigned long long)c->peer_window,
+                         "may_send", PyBool_FromLong(c->peer_window && !c->client_eof && !c->sent_close &&
+                                                     !c->channel_unwritable),
+                         "backend_eof", PyBool_FromLong(c->backend_eof), "closed", PyBool_FromLong(c->channel_closed));
+}
+
+PyObject *method_growth(PyObject *self, PyObject *unused)
+{
+    struct engine *e = engine_of(self);
+
+    (void)unused;
+    return e ? PyLong_FromUnsignedLongLong(e->growth_available) : NULL;
+}

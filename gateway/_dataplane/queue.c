@@ -1,0 +1,139 @@
+/* Commands, records and slots: everything that Python and the engine share. */
+#include <stdint.h>
+
+#include "engine.h"
+
+#define SLAB_SLOTS 256u
+#define MAX_SLABS 16384u
+
+static size_t aligned(size_t size)
+{
+    return (size + 7u) & ~(size_t)7u;
+}
+
+bool queue_command(struct engine *e, const struct message_header *header, const void *payload, const void *more,
+                   size_t more_size)
+{
+    size_t size = sizeof *header + aligned(header->payload);
+    uint8_t *at;
+
+    if (header->payload > UINT32_MAX / 2)
+        return false;
+    pthread_mutex_lock(&e->lock);
+    at = bytes_extend(&e->commands, size);
+    if (at) {
+        size_t first = header->payload - more_size;
+
+        memcpy(at, header, sizeof *header);
+        ((struct message_header *)(void *)at)->size = (uint32_t)size;
+        if (first)
+            memcpy(at + sizeof *header, payload, first);
+        if (more_size)
+            memcpy(at + sizeof *header + first, more, more_size);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return at != NULL;
+}
+
+void emit(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
+          size_t size)
+{
+    struct message_header header = {.kind = kind, .token = token};
+    size_t total = sizeof header + aligned(size);
+    uint8_t *at;
+
+    header.size = (uint32_t)total;
+    header.payload = (uint32_t)size;
+    if (arguments) {
+        header.a = arguments[0];
+        header.b = arguments[1];
+        header.c = arguments[2];
+        header.d = arguments[3];
+    }
+    pthread_mutex_lock(&e->lock);
+    at = bytes_extend(&e->records, total);
+    if (at) {
+        memcpy(at, &header, sizeof header);
+        if (size)
+            memcpy(at + sizeof header, payload, size);
+    } else {
+        e->records_lost = true;
+    }
+    pthread_mutex_unlock(&e->lock);
+}
+
+static struct gauge *slot_at(struct engine *e, uint32_t index)
+{
+    return e->slabs[index / SLAB_SLOTS] + index % SLAB_SLOTS;
+}
+
+/* Add a slab, whose slots are free. Slots are numbered from 0; `first_free` and `next_free` are a number plus 1. */
+static bool add_slab(struct engine *e)
+{
+    struct gauge *slab;
+    uint32_t base = e->slab_count * SLAB_SLOTS;
+
+    if (!e->slabs)
+        e->slabs = calloc(MAX_SLABS, sizeof *e->slabs);
+    if (!e->slabs || e->slab_count == MAX_SLABS)
+        return false;
+    slab = aligned_alloc(64, SLAB_SLOTS * sizeof *slab);
+    if (!slab)
+        return false;
+    memset(slab, 0, SLAB_SLOTS * sizeof *slab);
+    for (uint32_t at = 0; at < SLAB_SLOTS; at++)
+        slab[at].next_free = at + 1 < SLAB_SLOTS ? base + at + 2 : e->first_free;
+    e->slabs[e->slab_count++] = slab;
+    e->first_free = base + 1;
+    return true;
+}
+
+uint64_t slot_allocate(struct engine *e)
+{
+    uint64_t token = 0;
+
+    pthread_mutex_lock(&e->lock);
+    if (e->first_free || add_slab(e)) {
+        uint32_t index = e->first_free - 1;
+        struct gauge *slot = slot_at(e, index);
+        uint32_t generation = atomic_load(&slot->generation) + 1;
+
+        e->first_free = slot->next_free;
+        gauge_set(&slot->to_backend, 0);
+        gauge_set(&slot->from_backend, 0);
+        gauge_set(&slot->responses, 0);
+        gauge_set(&slot->last_active, clock_ns());
+        gauge_set(&slot->request_time, 0);
+        gauge_set(&slot->held, 0);
+        slot->object = NULL;
+        atomic_store(&slot->generation, generation);
+        token = (uint64_t)generation << 32 | index;
+    }
+    pthread_mutex_unlock(&e->lock);
+    return token;
+}
+
+struct gauge *slot_find(struct engine *e, uint64_t token)
+{
+    uint32_t index = (uint32_t)token;
+    struct gauge *slot;
+
+    if (index / SLAB_SLOTS >= e->slab_count)
+        return NULL;
+    slot = slot_at(e, index);
+    return (token >> 32 & 1) && atomic_load(&slot->generation) == token >> 32 ? slot : NULL;
+}
+
+void slot_release(struct engine *e, uint64_t token)
+{
+    struct gauge *slot;
+
+    pthread_mutex_lock(&e->lock);
+    slot = slot_find(e, token);
+    if (slot) {
+        atomic_fetch_add(&slot->generation, 1);
+        slot->next_free = e->first_free;
+        e->first_free = (uint32_t)token + 1;
+    }
+    pthread_mutex_unlock(&e->lock);
+}

@@ -1,0 +1,284 @@
+/* Sending: seals packets into a batch, and writes the batch with one system call.
+ *
+ * Bytes that the socket does not accept stay in the batch. Until they are sent, only packets of Python and short
+ * packets are appended.
+ */
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include "engine.h"
+
+#define SLOW_DRAIN (SECOND / 50)    /* the path is slow if the socket was full for longer */
+#define SLOW_PERIOD SECOND          /* how long a path then counts as slow */
+#define FAST_DRAIN (SECOND / 1000)  /* the path is fast if the socket was full for less (above 64 MB/s) */
+#define NOT_FAST_DRAIN (SECOND / 100) /* below 26 MB/s, the path is no longer fast */
+#define NOTSENT_LOWAT (128 * 1024)
+#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* fewer wakeups per byte; still sent within milliseconds */
+#define MAX_WAITING (1024u * 1024u) /* above this, receiving stops: replies would make the batch larger */
+#define MAX_DEFERRED 16384u
+
+/* Whether channel data can be sent now. During a key exchange, it must not (RFC 4253, section 7.1). */
+bool may_send(const struct wire *w)
+{
+    return !(w->blocked || w->paused || w->closed || w->disconnected);
+}
+
+bool congested(const struct wire *w)
+{
+    return w->blocked && w->out_end - w->out_start > MAX_WAITING;
+}
+
+static void mark_dirty(struct wire *w)
+{
+    if (!w->dirty) {
+        w->dirty = true;
+        w->next_dirty = w->engine->dirty;
+        w->engine->dirty = w;
+    }
+}
+
+static void set_unsent_limit(struct wire *w, bool fast)
+{
+    int limit = fast ? FAST_NOTSENT_LOWAT : NOTSENT_LOWAT;
+
+    w->path_is_fast = fast;
+    setsockopt(w->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &limit, sizeof limit); /* fails on a unix socket */
+}
+
+/* Write the batch. Return whether the socket has accepted all of it. */
+static bool write_out(struct wire *w)
+{
+    while (w->out_start < w->out_end) {
+        size_t size = w->out_end - w->out_start;
+        ssize_t sent = send(w->fd, w->out + w->out_start, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent < 0 && errno != EAGAIN) {
+            wire_break(w, errno);
+            return false;
+        }
+        if (sent > 0)
+            w->out_start += (size_t)sent;
+        if (sent < (ssize_t)size)
+            return false;
+    }
+    w->out_start = w->out_end = 0;
+    return true;
+}
+
+void send_flush(struct wire *w)
+{
+    if (w->closed || w->blocked || w->out_start == w->out_end)
+        return;
+    if (!write_out(w) && !w->closed) {
+        w->blocked = true;
+        w->blocked_at = clock_ns();
+    }
+    gauge_set(&w->gauge->held, w->out_end - w->out_start);
+}
+
+/* Adapt the batch size and the limit on unsent data in the kernel to how long the socket was full. */
+static void adapt(struct wire *w)
+{
+    uint64_t now = clock_ns(), duration = now - w->blocked_at;
+
+    if (duration > SLOW_DRAIN)
+        w->slow_until = now + SLOW_PERIOD;
+    w->batch_limit = now < w->slow_until ? SLOW_BATCH_SIZE : BATCH_SIZE;
+    if (duration < FAST_DRAIN && !w->path_is_fast)
+        set_unsent_limit(w, true);
+    else if (duration > NOT_FAST_DRAIN && w->path_is_fast)
+        set_unsent_limit(w, false);
+}
+
+/* Write what waits when the socket is writable again; then give the waiting channels their turns. */
+void send_drain(struct wire *w)
+{
+    if (w->closed || !w->blocked)
+        return;
+    if (write_out(w)) {
+        w->blocked = false;
+        adapt(w);
+        if (w->out_capacity > BATCH_SIZE) {
+            uint8_t *smaller = realloc(w->out, BATCH_SIZE);
+
+            if (smaller) {
+                w->out = smaller;
+                w->out_capacity = BATCH_SIZE;
+            }
+        }
+        serve_queue(w);
+    }
+    gauge_set(&w->gauge->held, w->out_end - w->out_start);
+}
+
+/* Return the address for a packet of `size` bytes with its length and tag; NULL if there is no room now.
+ *
+ * Args: grow: whether to enlarge the batch if necessary. If this fails, the wire is broken.
+ */
+uint8_t *send_reserve(struct wire *w, size_t size, bool grow)
+{
+    if (w->closed)
+        return NULL;
+    if (w->out_end - w->out_start + size > w->batch_limit)
+        send_flush(w);
+    if (w->closed || (w->blocked && !grow))
+        return NULL;
+    if (w->out_end + size > w->out_capacity && w->out_start) {
+        memmove(w->out, w->out + w->out_start, w->out_end - w->out_start);
+        w->out_end -= w->out_start;
+        w->out_start = 0;
+    }
+    if (w->out_end + size > w->out_capacity) {
+        size_t capacity = w->out_capacity * 2 + size;
+        uint8_t *larger = grow ? realloc(w->out, capacity) : NULL;
+
+        if (!larger) {
+            if (grow)
+                wire_break(w, ENOMEM);
+            return NULL;
+        }
+        w->out = larger;
+        w->out_capacity = capacity;
+    }
+    return w->out + w->out_end;
+}
+
+/* Seal the packet at the end of the batch: `length` bytes after the packet length. */
+static void seal(struct wire *w, uint32_t length)
+{
+    uint8_t *packet = w->out + w->out_end;
+
+    put_u32(packet, length);
+    if (!w->seal.type->seal(&w->seal, w->send_seq, packet, length)) {
+        wire_break(w, EIO);
+        return;
+    }
+    w->send_seq++;
+    w->out_end += LENGTH_SIZE + length + TAG_SIZE;
+    w->sent_bytes += length;
+    mark_dirty(w);
+}
+
+/* Return the padding for `size` bytes of padding length and payload (RFC 4253, section 6). */
+static uint8_t padding_for(const struct wire *w, size_t size)
+{
+    uint32_t block = w->seal.type->block_size, padding = (block - (uint32_t)(size % block)) % block;
+
+    return (uint8_t)(padding < MIN_PADDING ? padding + block : padding);
+}
+
+/* Send a packet of Python: its length, padding length, payload and padding. Starts and ends a key exchange. */
+void send_plain(struct wire *w, const uint8_t *packet, size_t size)
+{
+    uint8_t *at;
+
+    if (size < LENGTH_SIZE + 2 || !(at = send_reserve(w, size + TAG_SIZE, true)))
+        return;
+    memcpy(at, packet, size);
+    if (packet[LENGTH_SIZE + 1] == MSG_KEXINIT) {
+        w->paused = true;
+        w->sent_bytes = w->received_bytes = 0;
+        w->due_reported = false;
+    }
+    seal(w, (uint32_t)(size - LENGTH_SIZE));
+    if (packet[LENGTH_SIZE + 1] == MSG_DISCONNECT)
+        w->disconnected = true; /* nothing may follow (RFC 4253, section 11.1) */
+    if (packet[LENGTH_SIZE + 1] == MSG_NEWKEYS && w->strict)
+        w->send_seq = 0;
+}
+
+static void seal_payload(struct wire *w, const uint8_t *payload, size_t size)
+{
+    uint8_t padding = padding_for(w, size + 1), *at;
+    uint32_t length = (uint32_t)(size + 1 + padding);
+
+    at = send_reserve(w, LENGTH_SIZE + length + TAG_SIZE, true);
+    if (!at)
+        return;
+    at[LENGTH_SIZE] = padding;
+    memcpy(at + LENGTH_SIZE + 1, payload, size);
+    memcpy(at + LENGTH_SIZE + 1 + size, w->engine->padding, padding);
+    seal(w, length);
+}
+
+/* Send a short packet of the connection protocol; during a key exchange, keep it until the exchange is complete. */
+void send_control(struct wire *w, const uint8_t *payload, size_t size)
+{
+    uint8_t *at;
+    uint16_t stored = (uint16_t)size;
+
+    if (w->closed || w->disconnected)
+        return;
+    if (!w->paused) {
+        seal_payload(w, payload, size);
+        return;
+    }
+    if (w->deferred_count == MAX_DEFERRED) {
+        wire_violation(w, false, "requests too many answers during a key exchange");
+        return;
+    }
+    at = bytes_extend(&w->deferred, sizeof stored + size);
+    if (!at) {
+        wire_break(w, ENOMEM);
+        return;
+    }
+    memcpy(at, &stored, sizeof stored);
+    memcpy(at + sizeof stored, payload, size);
+    w->deferred_count++;
+}
+
+/* Send a control packet for one channel.
+ *
+ * Args: peer: the peer's channel number. more: a further number, or NULL.
+ */
+void send_short(struct wire *w, enum message type, uint32_t peer, const uint32_t *more)
+{
+    uint8_t payload[9] = {(uint8_t)type};
+
+    put_u32(payload + 1, peer);
+    if (more)
+        put_u32(payload + 5, *more);
+    send_control(w, payload, more ? 9 : 5);
+}
+
+/* Return the size of a sealed packet with MAX_SEND_PACKET bytes of data. */
+uint32_t full_packet_size(const struct wire *w)
+{
+    uint32_t size = DATA_OVERHEAD + MAX_SEND_PACKET;
+
+    return LENGTH_SIZE + size + padding_for(w, size) + TAG_SIZE;
+}
+
+/* Send channel data, which is already in place: DATA_HEADER bytes after the end of the batch. */
+void send_data(struct wire *w, uint32_t peer, uint32_t size)
+{
+    uint8_t padding = padding_for(w, DATA_OVERHEAD + size), *packet = w->out + w->out_end;
+
+    packet[4] = padding;
+    packet[5] = MSG_CHANNEL_DATA;
+    put_u32(packet + 6, peer);
+    put_u32(packet + 10, size);
+    memcpy(packet + DATA_HEADER + size, w->engine->padding, padding);
+    seal(w, DATA_OVERHEAD + size + padding);
+}
+
+/* Send what waited for the end of the key exchange. */
+void send_resume(struct wire *w)
+{
+    struct bytes deferred = w->deferred;
+    uint16_t size;
+
+    w->paused = false;
+    w->deferred = (struct bytes){0};
+    w->deferred_count = 0;
+    for (size_t at = 0; at < deferred.size && !w->closed && !w->disconnected; at += sizeof size + size) {
+        memcpy(&size, deferred.data + at, sizeof size);
+        seal_payload(w, deferred.data + at + sizeof size, size);
+    }
+    bytes_free(&deferred);
+    serve_queue(w);
+}

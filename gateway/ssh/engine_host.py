@@ -1,0 +1,119 @@
+"""Runs the engine inside the event loop, and passes its records to the objects that they concern."""
+
+import asyncio
+import logging
+from typing import Protocol
+
+from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
+from gateway.measure import LATENCY_BUCKETS
+from gateway.relay.per_loop import per_loop
+from gateway.relay.poller import READ, RelayLoop, poller
+from gateway.relay.sockets import USER_TIMEOUT_MS
+from gateway.ssh import flow_control
+from gateway.ssh.engine_latency import LatencyHistograms
+
+log = logging.getLogger(__name__)
+
+Arguments = tuple[int, int, int, int]
+"""The four arguments of a record; `engine.h` describes them."""
+
+
+class EngineObject(Protocol):
+    """An SSH connection or a channel, as seen by the host of the engine."""
+
+    def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
+        """Handle a record. The object calls `EngineHost.forget` at the last one."""
+
+    def on_engine_failed(self) -> None:
+        """Handle the loss of the engine. The token of the object is invalid."""
+
+
+class EngineHost:
+    """The engine of one event loop. It runs when its descriptors are ready, and after commands.
+
+    Args:
+        loop: The event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._objects: dict[int, EngineObject] = {}
+        self._scheduled = False
+        self._poller = poller()
+        self._start()
+        if isinstance(loop, RelayLoop):
+            loop.on_close.append(self.close)
+
+    def _start(self) -> None:
+        self.engine = Engine(LATENCY_BUCKETS, flow_control.GROWTH_BUDGET_BYTES, USER_TIMEOUT_MS)
+        self.histograms = LatencyHistograms(self.engine)
+        self._fd = self.engine.fileno()
+        self._poller.add(self._fd, lambda _: self._turn(), READ)
+
+    def add(self, thing: EngineObject) -> int:
+        """Return a new token for `thing`, which gets the token's records until `forget`."""
+        token = self.engine.token()
+        self._objects[token] = thing
+        return token
+
+    def forget(self, token: int) -> None:
+        """Free a token, at the last record of its object or if the object was never created in the engine."""
+        del self._objects[token]
+        self.engine.release(token)
+
+    def command(self, command: int, token: int, argument: int = 0) -> None:
+        """Queue a command, and run the engine at the end of this iteration of the event loop."""
+        self.engine.command(command, token, argument)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Run the engine at the end of this iteration of the event loop, because a command is queued."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._poller.at_iteration_end(self._run_scheduled)
+
+    def close(self) -> None:
+        """Reset all clients, and close all connections. Further calls have no effect."""
+        self._poller.remove(self._fd)
+        self.engine.close()
+        self._objects.clear()
+
+    def _run_scheduled(self) -> None:
+        self._scheduled = False
+        self._turn()
+
+    def _turn(self) -> None:
+        if not self.engine.turn(0):
+            return
+        try:
+            records = self.engine.take()
+        except MemoryError:
+            log.exception("the data plane has lost records; its connections are closed")
+            self._restart()
+            return
+        for kind, token, arguments, payload in records:
+            try:
+                self._dispatch(kind, token, arguments, payload)
+            except Exception:
+                # All connections share the engine, so an error in one must not stop the others.
+                log.exception("a record of the data plane could not be handled")
+
+    def _restart(self) -> None:
+        """Replace the engine, because the state of its connections is not known."""
+        lost = list(self._objects.values())
+        self.close()
+        self._start()
+        for thing in lost:
+            thing.on_engine_failed()
+
+    def _dispatch(self, kind: int, token: int, arguments: Arguments, payload: bytes) -> None:
+        if kind == RECORD_HISTOGRAM:
+            number, closed, total, _ = arguments
+            self.histograms.add(number, closed, total, payload)
+        else:
+            self._objects[token].on_record(kind, arguments, payload)
+
+
+@per_loop
+def engine_host(loop: asyncio.AbstractEventLoop) -> EngineHost:
+    """Return the engine of the running loop."""
+    return EngineHost(loop)

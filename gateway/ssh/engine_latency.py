@@ -1,0 +1,82 @@
+"""Histograms of the engine, which add their observations to the gateway's histograms."""
+
+import struct
+
+from gateway._dataplane.engine import COMMAND_CLOSE_HISTOGRAM, Engine
+from gateway.measure import LATENCY_BUCKETS, Histogram
+
+_MAX_UNUSED = 64
+"""Number of histograms without channels that stay open, because new channels often use them again."""
+_unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
+
+
+class _Shared:
+    """One histogram of the engine.
+
+    Args:
+        latency: The gateway's histogram.
+        number: The number of the engine's histogram.
+    """
+
+    def __init__(self, latency: Histogram, number: int) -> None:
+        self.latency = latency
+        self.number = number
+        self.channels = 0
+        """Channels that use the histogram."""
+
+
+class LatencyHistograms:
+    """Numbers the histograms of one engine.
+
+    Args:
+        engine: The engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._by_latency: dict[int, _Shared] = {}
+        """Open histograms, by the identity of the gateway's histogram."""
+        self._by_number: dict[int, _Shared] = {}
+        """Histograms for which records can arrive."""
+        self._unused: dict[int, _Shared] = {}
+        """Open histograms without channels, oldest first."""
+        self._free: list[int] = []
+
+    def acquire(self, latency: Histogram) -> int:
+        """Return the number of the engine's histogram for `latency`. The caller must release it."""
+        shared = self._by_latency.get(id(latency))
+        if shared is None:
+            shared = _Shared(latency, self._free.pop() if self._free else len(self._by_number))
+            self._by_latency[id(latency)] = self._by_number[shared.number] = shared
+        self._unused.pop(shared.number, None)
+        shared.channels += 1
+        return shared.number
+
+    def release(self, number: int) -> None:
+        """Release a number. Its histogram is closed later, if no other channel uses it by then."""
+        shared = self._by_number[number]
+        shared.channels -= 1
+        if shared.channels:
+            return
+        self._unused[number] = shared
+        if len(self._unused) > _MAX_UNUSED:
+            oldest = self._unused.pop(next(iter(self._unused)))
+            del self._by_latency[id(oldest.latency)]
+            self._engine.command(COMMAND_CLOSE_HISTOGRAM, 0, oldest.number)
+
+    def add(self, number: int, closed: int, total: int, counts: bytes) -> None:
+        """Add the observations of a record to the gateway's histogram.
+
+        Args:
+            number: The number of the engine's histogram.
+            closed: Whether no more records for this number arrive, so that the number can be used again.
+            total: The sum of the observations, in nanoseconds.
+            counts: The number of observations in each bucket.
+        """
+        shared = self._by_number[number]
+        added = Histogram()
+        added.counts, added.sum = list(_unpack_counts(counts)), total / 1e9
+        shared.latency.add(added)
+        if closed:
+            del self._by_number[number]
+            self._free.append(number)

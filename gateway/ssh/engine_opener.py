@@ -1,0 +1,64 @@
+"""Opens channels of the engine."""
+
+import asyncio
+
+import asyncssh
+
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
+from gateway.measure import Histogram, Tap
+from gateway.ssh.client_connection import ClientConnection, channel_target
+from gateway.ssh.engine_channel import EngineChannel
+from gateway.ssh.engine_host import EngineHost
+from gateway.ssh.flow_control import MAX_RECEIVE_PACKET
+from gateway.ssh.packet_writer import MAX_SEND_PACKET
+
+
+class EngineChannelOpener:
+    """Opens channels of the engine; see `gateway.ssh.pooled_connection.ChannelOpener`.
+
+    Args:
+        conn: The SSH connection.
+        host: The host of the engine.
+        wire: The token of the connection.
+    """
+
+    def __init__(self, conn: ClientConnection, host: EngineHost, wire: int) -> None:
+        self._conn = conn
+        self._host = host
+        self._wire = wire
+        self._opening: set[EngineChannel] = set()
+
+    @property
+    def opening_count(self) -> int:
+        """Number of channel opens without a reply from the server. Includes those whose callers no longer wait."""
+        return len(self._opening)
+
+    async def open(
+        self,
+        to: Endpoint,
+        latency: Histogram,
+        timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
+        tap: Tap | None = None,
+    ) -> EngineChannel:
+        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        if self._conn.transport_closed:
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "SSH connection closed")
+        relay = EngineChannel(self._host, latency, tap, self._opening.discard)
+        self._opening.add(relay)
+        max_packet = MAX_SEND_PACKET if self._conn.rekeys_often else MAX_RECEIVE_PACKET
+        relay.request(self._wire, max_packet, *channel_target(to.host, to.port))
+        timer = asyncio.get_running_loop().call_later(timeout, relay.fail_open, TimeoutError())
+        try:
+            await relay.opened
+        except BaseException:
+            relay.abort(CloseReason.ABORTED)
+            raise
+        finally:
+            timer.cancel()
+        return relay
+
+    def fail_opens(self, error: Exception) -> None:
+        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        for relay in list(self._opening):
+            relay.fail_open(error)

@@ -1,0 +1,234 @@
+"""The transport of an SSH connection that the engine carries after the login."""
+
+import asyncio
+import errno
+import logging
+import os
+from typing import Any
+
+import asyncssh
+
+from gateway._dataplane.engine import (
+    COMMAND_ACCEPTED,
+    COMMAND_CLOSE,
+    COMMAND_ROUND_TRIP,
+    RECORD_LOST,
+    RECORD_PACKET,
+    RECORD_REKEY_DUE,
+    RECORD_VIOLATION,
+)
+from gateway.ssh import flow_control
+from gateway.ssh.asyncssh_internals import has_strict_kex
+from gateway.ssh.client_connection import ClientConnection
+from gateway.ssh.engine_cipher import CipherKey, with_tag
+from gateway.ssh.engine_host import Arguments, EngineHost, engine_host
+from gateway.ssh.engine_opener import EngineChannelOpener
+from gateway.ssh.packet_transport import transport_of
+
+log = logging.getLogger(__name__)
+_ACCEPT_BYTES = 64 * 1024
+"""Bytes of packets that asyncssh has processed before the engine is informed. The engine permits 256 KiB."""
+_RETRY_SECONDS = 0.005
+"""Seconds between two checks whether a connection can be handed over."""
+
+
+class EngineTransport(asyncio.Transport):
+    """Passes packets between asyncssh and the engine. asyncssh uses it as the transport of the connection.
+
+    Args:
+        conn: The asyncssh connection.
+        host: The host of the engine.
+        names: Values for `get_extra_info`.
+    """
+
+    def __init__(self, conn: ClientConnection, host: EngineHost, names: dict[str, Any]) -> None:
+        super().__init__()
+        self.token = host.add(self)
+        self.host = host
+        self._conn = conn
+        self._names = names
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        self._last_received = 0.0
+        self._unaccepted = 0
+        """Bytes of packets that asyncssh has received, and that the engine has not been informed about."""
+
+    # asyncssh calls these methods.
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return `sockname` or `peername`; see `asyncio.BaseTransport.get_extra_info`."""
+        return self._names.get(name, default)
+
+    def is_closing(self) -> bool:
+        """Return whether the connection is closed."""
+        return self._closed
+
+    def write(self, data: Any) -> None:
+        """Send a packet of asyncssh, which is not encrypted."""
+        if not self._closed:
+            self.host.engine.send(self.token, data)
+            self.host.schedule()
+
+    def abort(self) -> None:
+        """Try once to send what is queued, then close the socket."""
+        self._close(None)
+
+    close = abort
+
+    # `ClientConnection` calls these methods.
+
+    @property
+    def writer(self) -> "EngineTransport":
+        """This object: the engine sends the packets."""
+        return self
+
+    def send_control(self, msg_type: int, payload: bytes) -> None:
+        """Send a packet; see `PacketWriter.send_control`."""
+        self._conn.send_packet(msg_type, payload)
+
+    def update_may_send(self) -> None:
+        """Do nothing: the engine stops sending data at KEXINIT, and continues with the new key."""
+
+    schedule_queue = update_may_send
+
+    def schedule_resume(self) -> None:
+        """Inform the engine later about packets that asyncssh has processed."""
+        if self._unaccepted >= _ACCEPT_BYTES:
+            self._loop.call_soon(self._accept)
+
+    def set_key(self, key: CipherKey, *, sealing: bool) -> None:
+        """Pass the new key of one direction to the engine.
+
+        Args:
+            key: The key.
+            sealing: Whether the key is for sending.
+        """
+        if not self._closed:
+            self.host.engine.key(self.token, sealing, *key)
+            self.host.schedule()
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that were received since the last key exchange."""
+        return 0 if self._closed else self.host.engine.gauge(self.token)[1]
+
+    @property
+    def channel_count(self) -> int:
+        """Channels that have a number on this connection."""
+        return 0 if self._closed else self.host.engine.gauge(self.token)[2]
+
+    # The pool calls these methods.
+
+    def last_heard(self, within: float) -> float:
+        """See `PacketTransport.last_heard`."""
+        if not self._closed:
+            self._last_received = self.host.engine.gauge(self.token)[3]
+        if self._conn.may_send_data:
+            return self._last_received
+        return min(self._last_received, self._conn.kex_started + within)
+
+    def set_round_trip(self, seconds: float) -> None:
+        """Pass the measured round trip to the engine, which grows receive windows accordingly."""
+        if not self._closed:
+            self.host.command(COMMAND_ROUND_TRIP, self.token, int(seconds * 1e9))
+
+    def make_opener(self) -> EngineChannelOpener:
+        """Return an object that opens channels on this connection."""
+        return EngineChannelOpener(self._conn, self.host, self.token)
+
+    def inspect(self) -> dict[str, int]:
+        """Return the internal state of the connection, for tests; empty if the connection is closed."""
+        return {} if self._closed else self.host.engine.inspect(self.token) or {}
+
+    # The engine's host calls this method.
+
+    def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
+        """See `EngineObject.on_record`."""
+        if kind == RECORD_LOST:
+            self.host.forget(self.token)
+            if not self._closed:
+                self._closed = True
+                error = arguments[0]
+                self._conn.connection_lost(OSError(error, os.strerror(error)) if error else None)
+        elif self._closed or self._conn.transport_closed:
+            return
+        elif kind == RECORD_PACKET:
+            self._receive(arguments[0], payload)
+        elif kind == RECORD_VIOLATION:
+            text = payload.decode()
+            self._conn.disconnect_on_error(asyncssh.MACError(text) if arguments[0] else asyncssh.ProtocolError(text))
+        elif kind == RECORD_REKEY_DUE:
+            self._conn.rekey()
+
+    def on_engine_failed(self) -> None:
+        """See `EngineObject.on_engine_failed`."""
+        if not self._closed:
+            self._closed = True
+            self._conn.connection_lost(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+
+    def _receive(self, number: int, packet: bytes) -> None:
+        conn = self._conn
+        self._unaccepted += len(packet)
+        if conn.between_packets:
+            conn.set_receive_number(number)
+        try:
+            conn.data_received(with_tag(packet))
+        except Exception as error:
+            log.exception("asyncssh failed; its SSH connection is closed")
+            self._close(error)
+        if self._unaccepted >= _ACCEPT_BYTES:
+            self._accept()
+
+    def _accept(self) -> None:
+        if not self._closed and self._unaccepted and self._conn.between_packets:
+            count, self._unaccepted = self._unaccepted, 0
+            self.host.command(COMMAND_ACCEPTED, self.token, count)
+
+    def _close(self, error: Exception | None) -> None:
+        if self._closed:
+            return
+        self.last_heard(0)
+        self._closed = True
+        self.host.command(COMMAND_CLOSE, self.token)
+        self._conn.connection_lost(error)
+
+
+async def hand_over(conn: ClientConnection) -> None:
+    """Let the engine carry the connection, if it supports the ciphers.
+
+    Args:
+        conn: A connection from `log_in` that has no channels. Its transport must not be used afterwards.
+
+    Raises:
+        asyncssh.ConnectionLost: The connection was lost.
+    """
+    transport = transport_of(conn)
+    if transport is None or conn.cipher_keys() is None:
+        return
+    conn.allow_packet_size(flow_control.MAX_RECEIVE_PACKET)
+    while not transport.can_release():
+        if conn.transport_closed or transport.is_closing():
+            raise asyncssh.ConnectionLost("the connection was lost after the login")
+        await asyncio.sleep(_RETRY_SECONDS)  # a key exchange is in progress, or the socket is full
+    keys = conn.cipher_keys()
+    if keys is None:
+        return
+    seal, open_ = keys
+    names = {name: transport.get_extra_info(name) for name in ("sockname", "peername")}
+    engine_transport = EngineTransport(conn, engine_host(), names)
+    sock, received = transport.release()
+    engine_transport.host.engine.wire(
+        engine_transport.token,
+        sock.detach(),
+        (*seal, conn.send_number),
+        (*open_, conn.receive_number),
+        conn.max_packet_length,
+        has_strict_kex(conn),
+        conn.rekey_bytes,
+        flow_control.CONNECTION_GROWTH_BYTES,
+        flow_control.MAX_WINDOW,
+        flow_control.ADJUST_BYTES,
+        received,
+    )
+    engine_transport.host.schedule()
+    conn.use_engine(engine_transport)

@@ -1,0 +1,263 @@
+"""The engine, without asyncssh and without an event loop: the test is the SSH server, and calls `turn` itself."""
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tests.support.requirements import need_data_plane
+
+if TYPE_CHECKING:
+    from gateway._dataplane.engine import Engine
+
+KEY, IV = b"k" * 16, b"i" * 12
+CIPHER = "aes128-gcm@openssh.com"
+PACKET = 32 * 1024
+OPEN, CONFIRMATION, ADJUST, DATA, EOF, CLOSE, REQUEST, FAILURE = 90, 91, 93, 94, 96, 97, 98, 100
+KEXINIT, NEWKEYS, DISCONNECT = 20, 21, 1
+
+
+class Sealer:
+    """AES-GCM for SSH (RFC 5647), for one direction."""
+
+    def __init__(self) -> None:
+        self._aes, self._counter = AESGCM(KEY), int.from_bytes(IV[4:], "big")
+
+    def _nonce(self) -> bytes:
+        self._counter += 1
+        return IV[:4] + (self._counter - 1).to_bytes(8, "big")
+
+    def seal(self, payload: bytes) -> bytes:
+        plain = pad(payload)
+        return plain[:4] + self._aes.encrypt(self._nonce(), plain[4:], plain[:4])
+
+    def unseal(self, packet: bytes) -> bytes:
+        plain = self._aes.decrypt(self._nonce(), packet[4:], packet[:4])
+        return plain[1 : -plain[0]]
+
+
+def pad(payload: bytes) -> bytes:
+    """Return a packet that is not encrypted: length, padding length, payload and padding."""
+    padding = -(1 + len(payload)) % 16
+    padding += 16 if padding < 4 else 0
+    return (1 + len(payload) + padding).to_bytes(4, "big") + bytes([padding]) + payload + bytes(padding)
+
+
+def numbers(*values: int) -> bytes:
+    return b"".join(value.to_bytes(4, "big") for value in values)
+
+
+class Rig:
+    """An engine with one connection, and the server's end of this connection."""
+
+    def __init__(self, engine: "Engine", module: Any) -> None:
+        self.engine, self.module = engine, module
+        near, self.peer = socket.socketpair()
+        self.clients: list[socket.socket] = []
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
+        for sock in (near, self.peer):
+            sock.setblocking(False)
+        self.wire = engine.token()
+        key = (CIPHER, KEY, IV, 0)
+        engine.wire(self.wire, near.detach(), key, key, 1 << 18, True, 1 << 40, 1 << 30, 1 << 25, 1 << 18, b"")
+        self._ours, self._theirs = Sealer(), Sealer()
+        self._received = bytearray()
+        self.records: list[tuple[int, int, tuple[int, int, int, int], bytes]] = []
+
+    def turn(self) -> None:
+        if self.engine.turn(0):
+            self.records += self.engine.take()
+
+    def say(self, payload: bytes, times: int = 1) -> None:
+        self.peer.sendall(b"".join(self._theirs.seal(payload) for _ in range(times)))
+        self.turn()
+
+    def hear(self) -> list[bytes]:
+        """Return the payloads of the packets that the engine has sent. Read once from the socket."""
+        with contextlib.suppress(BlockingIOError):
+            self._received += self.peer.recv(1 << 20)
+        payloads = []
+        while len(self._received) >= 4 and len(self._received) >= (
+            size := 20 + int.from_bytes(self._received[:4], "big")
+        ):
+            payloads.append(self._ours.unseal(bytes(self._received[:size])))
+            del self._received[:size]
+        return payloads
+
+    def kinds(self, token: int) -> list[int]:
+        return [kind for kind, of, _, _ in self.records if of == token]
+
+    def join(self, *, window: int = 1 << 40) -> tuple[int, int, socket.socket]:
+        """Open a channel and attach a client. Return the token, the channel number, and the client."""
+        token = self.engine.token()
+        self.engine.channel(token, self.wire, 1 << 21, PACKET, False, numbers(12) + b"direct-tcpip", b"")
+        self.turn()
+        (opened,) = self.hear()
+        number = int.from_bytes(opened[17:21], "big")
+        granted = min(window, (1 << 32) - 1)
+        self.say(bytes([CONFIRMATION]) + numbers(number, 1000 + number, granted, PACKET))
+        assert self.kinds(token) == [self.module.RECORD_OPENED]
+        client, inner = socket.socketpair()
+        self.clients.append(client)
+        for sock in (client, inner):
+            sock.setblocking(False)
+        flags = self.module.ATTACH_UNIX | self.module.ATTACH_MEASURE
+        self.engine.attach(token, inner.detach(), 0, flags)
+        self.turn()
+        return token, number, client
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    need_data_plane()
+    from gateway._dataplane import engine as module  # noqa: PLC0415 - the engine is optional
+
+    engine = module.Engine((0.001, 1.0), 1 << 30, 60_000)
+    made = Rig(engine, module)
+    yield made
+    engine.close()
+    for sock in (made.peer, *made.clients):
+        sock.close()
+
+
+def fill(client: socket.socket) -> None:
+    """Send until the client's socket accepts no more data."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            client.send(bytes(1 << 16))
+
+
+def test_on_a_slow_path_each_channel_sends_one_packet_in_order_of_arrival(rig: Rig) -> None:
+    joined = [rig.join() for _ in range(5)]
+    order: list[int] = []
+    deadline = time.monotonic() + 30
+    while len(order) < 45:
+        assert time.monotonic() < deadline
+        for _, _, client in joined:
+            fill(client)
+        rig.turn()
+        time.sleep(0.03)  # the path counts as slow if the socket is full for 20 ms
+        for payload in rig.hear():
+            assert (payload[0], len(payload)) == (DATA, 9 + PACKET)
+            order.append(int.from_bytes(payload[1:5], "big"))
+    settled = order[15:]
+    rounds = [settled[at : at + 5] for at in range(0, 30, 5)]
+    assert all(sorted(each) == sorted(set(order)) for each in rounds), order
+    assert all(each == rounds[0] for each in rounds), order
+
+
+def test_nothing_of_a_channel_is_sent_between_kexinit_and_the_new_key(rig: Rig) -> None:
+    _, number, client = rig.join()
+    rig.engine.send(rig.wire, pad(bytes([KEXINIT]) + bytes(16)))
+    client.send(b"query")
+    client.shutdown(socket.SHUT_WR)
+    rig.say(bytes([REQUEST]) + numbers(number, 1) + b"x\x01")
+    rig.turn()
+    assert [payload[0] for payload in rig.hear()] == [KEXINIT]
+    rig.engine.send(rig.wire, pad(bytes([NEWKEYS])))
+    rig.turn()
+    assert [payload[0] for payload in rig.hear()] == [NEWKEYS]
+    rig._ours = Sealer()
+    rig.engine.key(rig.wire, True, CIPHER, KEY, IV)
+    for _ in range(3):
+        rig.turn()
+    assert [payload[0] for payload in rig.hear()] == [FAILURE, DATA, EOF]
+
+
+def test_replies_during_a_key_exchange_are_bounded(rig: Rig) -> None:
+    _, number, _ = rig.join()
+    rig.engine.send(rig.wire, pad(bytes([KEXINIT]) + bytes(16)))
+    for _ in range(59):
+        rig.say(bytes([REQUEST]) + numbers(number, 1) + b"x\x01", times=280)
+    violations = [text for kind, _, _, text in rig.records if kind == rig.module.RECORD_VIOLATION]
+    assert violations == [b"requests too many answers during a key exchange"]
+
+
+def test_packets_after_new_keys_wait_for_the_key(rig: Rig) -> None:
+    _, number, client = rig.join()
+    rig.say(bytes([NEWKEYS]))
+    rig._theirs = Sealer()
+    rig.say(bytes([DATA]) + numbers(number, 5) + b"reply")
+    with pytest.raises(BlockingIOError):
+        client.recv(100)
+    rig.engine.key(rig.wire, False, CIPHER, KEY, IV)
+    rig.turn()
+    assert client.recv(100) == b"reply"
+
+
+def test_nothing_follows_a_disconnect_message(rig: Rig) -> None:
+    token, _, client = rig.join()
+    rig.engine.send(rig.wire, pad(bytes([DISCONNECT]) + numbers(11, 0, 0)))
+    client.send(b"late")
+    rig.engine.command(rig.module.COMMAND_ABORT, token, 3)
+    rig.turn()
+    rig.turn()
+    assert [payload[0] for payload in rig.hear()] == [DISCONNECT]
+    assert rig.kinds(token)[-1] == rig.module.RECORD_ENDED
+
+
+def test_packets_that_python_does_not_accept_stop_the_reception(rig: Rig) -> None:
+    sent = 0
+    with pytest.raises(BlockingIOError):
+        while sent < 64 << 20:
+            rig.say(bytes([80]) + bytes(30_000))
+            sent += 30_000
+    reported = sum(len(text) for kind, _, _, text in rig.records if kind == rig.module.RECORD_PACKET)
+    assert (256 << 10) < reported < (512 << 10)
+    rig.engine.command(rig.module.COMMAND_ACCEPTED, rig.wire, reported)
+    before = len(rig.records)
+    rig.turn()
+    assert len(rig.records) > before
+
+
+def test_a_channel_that_opens_too_late_is_closed(rig: Rig) -> None:
+    token = rig.engine.token()
+    rig.engine.channel(token, rig.wire, 1 << 21, PACKET, False, numbers(12) + b"direct-tcpip", b"")
+    rig.turn()
+    assert [payload[0] for payload in rig.hear()] == [OPEN]
+    rig.engine.command(rig.module.COMMAND_ABORT, token, 3)
+    rig.say(bytes([CONFIRMATION]) + numbers(0, 7, 1000, PACKET))
+    assert rig.hear() == [bytes([CLOSE]) + numbers(7)]
+    assert rig.kinds(token) == [rig.module.RECORD_REFUSED]
+
+
+def test_the_loss_of_a_connection_is_the_last_record(rig: Rig) -> None:
+    token, _, client = rig.join()
+    rig.peer.close()
+    rig.turn()
+    assert rig.kinds(token)[-1] == rig.module.RECORD_ENDED
+    assert rig.records[-1][:2] == (rig.module.RECORD_LOST, rig.wire)
+    assert client.recv(1) == b""  # on a unix socket, a reset looks like end-of-file
+
+
+def test_latencies_are_reported_when_a_channel_ends(rig: Rig) -> None:
+    token, number, client = rig.join()
+    client.send(b"query")
+    rig.turn()
+    rig.say(bytes([DATA]) + numbers(number, 5) + b"reply")
+    rig.say(bytes([CLOSE]) + numbers(number))
+    counts = [text for kind, _, _, text in rig.records if kind == rig.module.RECORD_HISTOGRAM]
+    assert [sum(text[at] for at in range(0, 24, 8)) for text in counts] == [1]
+    assert rig.engine.gauge(token)[:3] == (5, 5, 1)
+
+
+def test_wrong_arguments_are_refused(rig: Rig) -> None:
+    with pytest.raises(ValueError, match="does not have a key of 3"):
+        rig.engine.key(rig.wire, True, CIPHER, b"abc", IV)
+    with pytest.raises(ValueError, match="has other arguments"):
+        rig.engine.command(99, rig.wire, 0)
+    with pytest.raises(ValueError, match="bounds"):
+        rig.module.Engine((), 0, 0)
+    unused = rig.engine.token()
+    rig.engine.release(unused)
+    with pytest.raises(KeyError):
+        rig.engine.gauge(unused)
+    rig.engine.command(rig.module.COMMAND_ABORT, unused, 0)  # a stale token is ignored
+    rig.turn()
+    rig.engine.close()
+    with pytest.raises(ValueError, match="closed"):
+        rig.engine.turn(0)
