@@ -300,7 +300,7 @@ def test_valid_but_unwise_settings_give_advice(tmp_path: Path) -> None:
         tmp_path,
     )
     first, second = advice(config)
-    assert first.startswith("tunnels.b.insecure_host_key: is on")
+    assert first.startswith("tunnels.b.insecure_host_key: disables host key verification")
     assert second.startswith("backend two: nas:2049 is also the server of backend one,")
 
 
