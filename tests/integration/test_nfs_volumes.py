@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gateway.demo.nfs import NfsServer
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from tests.support.configs import write_nfs
 from tests.support.gateway_process import Gateway, command
 from tests.support.guest import HOST, Guest, need_guest
 from tests.support.guest_engine import ENGINE, ENGINE_PROGRAMS
@@ -35,14 +35,26 @@ def server(nfs_server: NfsServer) -> NfsServer:
 def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
-    """Two containers write at the same time, while the test repeatedly kills all SSH connections."""
+    """Two containers write at the same time, while the test repeatedly kills all SSH connections.
+
+    The configuration is the import of commands that mount an export through `ssh -L`.
+    """
     port, engine = free_port(), free_port()
     (server.export / "hello").write_text("hello over NFS\n")
-    write_nfs(
-        gateway, bastion, server, port,
-        volume=f"{{name: media, address: {HOST}}}",
-        docker=f'{{host: "tcp://127.0.0.1:{engine}", resync: 2s}}',
-    )  # fmt: skip
+    imported = command(
+        "import",
+        f"ssh -i {bastion.client_key} -o UserKnownHostsFile={bastion.known_hosts} -p {bastion.port} -N -f"
+        f" -L {port}:127.0.0.1:{server.port} {bastion.user}@127.0.0.1",
+        "docker run -d --mount type=volume,source=media,target=/media --volume-driver local --opt type=nfs"
+        f" --opt o=addr=localhost,port={port},rw --opt device=:{server.pseudo} box",
+    )
+    sections = yaml.safe_load(imported.stdout)
+    backend = sections["backends"]["media"]
+    backend |= {"allow_unprivileged_ports": True, "volume": {**backend["volume"], "address": HOST}}
+    sections["docker"] = {"host": f"tcp://127.0.0.1:{engine}", "resync": "2s"}
+    # In the flow style, each section is one line.
+    gateway.write("".join(f"{key}: {yaml.safe_dump(each, default_flow_style=True, width=10**6)}"
+                          for key, each in sections.items()))  # fmt: skip
     by_hand = f"addr={HOST},port={port},nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=5"
     script = f"""{ENGINE}
 docker volume create --driver local --opt type=nfs --opt device=:/media --opt o={by_hand} by-hand

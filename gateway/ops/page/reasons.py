@@ -31,8 +31,8 @@ CAUSES: dict[str, str] = {
 _NAMES: dict[str, str] = {TunnelState.BACKOFF: "down", TunnelState.QUARANTINED: "down (quarantined)"}
 _STATES: dict[str, str] = {
     State.UNKNOWN: "set check.user, so that the gateway can check the target",
-    State.PAUSED: "run gateway resume {name} to check the backend again",
-    TunnelState.QUARANTINED: "then run gateway reconnect {name}, because the gateway rarely retries",
+    State.PAUSED: "run `gateway resume {name}` to check the backend again",
+    TunnelState.QUARANTINED: "then run `gateway reconnect {name}`, because the gateway rarely retries",
 }
 
 

@@ -3,17 +3,18 @@
 import base64
 import hashlib
 import importlib.resources
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from gateway.fleet.view import FleetView, MemberView
 from gateway.ops.events import Transition
 from gateway.ops.page import model
-from gateway.ops.page.charts import history_chart, milliseconds, phases_chart
+from gateway.ops.page.charts import PHASES, history_chart, milliseconds, phases_chart
 from gateway.ops.page.clock import clock_time
 from gateway.ops.page.diagnosis import (
     backend_level,
@@ -55,6 +56,11 @@ SECURITY_POLICY = "; ".join(
     )
 )  # fmt: skip
 """The Content-Security-Policy of all pages. It permits only the style and the script of this package."""
+
+
+def _with_code(text: str) -> Markup:
+    """Return a text of this project as HTML, with code for what is in backquotes."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped
 
 
 def _heading(group: model.TunnelGroup) -> str:
@@ -126,6 +132,8 @@ _templates.globals.update(
     some=model.some,
     state_name=state_name,
     facts=_facts,
+    with_code=_with_code,
+    phase_names=PHASES,
     heading=_heading,
     used_ways=_used_ways,
     age=_age,

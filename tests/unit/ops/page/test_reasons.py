@@ -15,7 +15,7 @@ def test_each_reason_is_described(reason: Reason) -> None:
 
 
 def test_states_have_remedies() -> None:
-    assert remedy("orders", State.PAUSED, None, is_tunnel=False).startswith("run gateway resume orders")
+    assert remedy("orders", State.PAUSED, None, is_tunnel=False).startswith("run `gateway resume orders`")
     quarantined = remedy("b", TunnelState.QUARANTINED, Reason.AUTH, is_tunnel=True)
     assert "authorized-keys" in quarantined
     assert "gateway reconnect b" in quarantined

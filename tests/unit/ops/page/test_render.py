@@ -108,3 +108,9 @@ def test_several_ways_are_shown_with_the_one_in_use() -> None:
     assert "Through edge-a or edge-b" in index
     assert "via edge-b" in index
     assert "used by new clients" in "".join(render_backend(view, shown, [], {}, NOW))
+
+
+def test_commands_to_run_are_marked_as_code() -> None:
+    shown = backend("orders", State.PAUSED)
+    page = "".join(render_backend(service(backends=[shown]), shown, [], {}, NOW))
+    assert "To do: run <code>gateway resume orders</code> to check" in page
