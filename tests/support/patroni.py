@@ -1,6 +1,8 @@
 """Runs Patroni clusters: an etcd server, and two nodes with PostgreSQL on different loopback addresses."""
 
+import contextlib
 import json
+import os
 import secrets
 import signal
 import time
@@ -119,9 +121,14 @@ class PatroniCluster:
         return self
 
     def stop(self) -> None:
+        """Stop all processes. The servers are in other process groups than Patroni, and outlive it."""
         for node in self._nodes.values():
             node.stop(signal.SIGKILL)
+        for host in self.hosts:
+            if (pid := self._server_pid(host)) is not None:
+                os.kill(pid, signal.SIGQUIT)  # an immediate shutdown
         self._etcd.stop()
+        self.wait(lambda: all(self._server_pid(host) is None for host in self.hosts))
 
     def connect(self, host: str) -> "psycopg.Connection[Any]":
         """Connect directly to a node as the superuser."""
@@ -171,8 +178,18 @@ class PatroniCluster:
 
     def kill_postgres(self, host: str) -> None:
         """Kill the server of a node with SIGKILL. Patroni stays, and later restarts it as a replica."""
-        folder = self._folder(host)
-        run(["kill", "-KILL", (folder / "data" / "postmaster.pid").read_text().split()[0]])
+        pid = self._server_pid(host)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+
+    def _server_pid(self, host: str) -> int | None:
+        """Return the process ID of the server of a node; None if it does not run."""
+        data = self._folder(host) / "data"
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, IndexError):
+            pid = int((data / "postmaster.pid").read_text().split()[0])
+            if str(data) in Path(f"/proc/{pid}/cmdline").read_text():
+                return pid
+        return None
 
     def _folder(self, host: str) -> Path:
         return Path(self._nodes[host]._arguments[1]).parent
