@@ -8,7 +8,7 @@ from typing import TypeVar
 K = TypeVar("K")
 
 
-class Kinds(Mapping[str, K]):
+class KindRegistry(Mapping[str, K]):
     """Maps the name of each kind to the attribute `KIND` of the module with that name.
 
     A module is imported on first access, so the process loads only the libraries that its configuration needs.

@@ -13,7 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway.backends import KINDS as BACKENDS
-from gateway.config.model import BackendCommon, CheckCommon, TunnelCommon
+from gateway.config.model import CommonBackendOptions, CommonCheckOptions, CommonTunnelOptions
 from gateway.config.schema import known_keys
 from gateway.tunnels import KINDS as TUNNELS
 
@@ -27,12 +27,15 @@ def main() -> int:
     schema = json.loads(TARGET.read_text())
     config = schema["properties"]["config"]["properties"]
     config["tunnels"]["additionalProperties"] = _by_kind(
-        {name: _object(kind.options, TunnelCommon) for name, kind in TUNNELS.items()}
+        {name: _object(kind.options, CommonTunnelOptions) for name, kind in TUNNELS.items()}
     )
     backends = {}
     for name, kind in BACKENDS.items():
-        backends[name] = _object(kind.options, BackendCommon)
-        backends[name]["properties"]["check"] = {**_object(kind.check, CheckCommon), "type": ["object", "null"]}
+        backends[name] = _object(kind.options, CommonBackendOptions)
+        backends[name]["properties"]["check"] = {
+            **_object(kind.check, CommonCheckOptions),
+            "type": ["object", "null"],
+        }
     config["backends"]["additionalProperties"] = _by_kind(backends)
     text = json.dumps(schema, indent=2) + "\n"
     if sys.argv[1:] == ["--check"]:

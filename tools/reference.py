@@ -22,7 +22,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from gateway import backends, tunnels
 from gateway.backend_support.tls import TlsOptions
 from gateway.cli import cli
-from gateway.config.model import SECTIONS, Allow, BackendCommon, CheckCommon, OpsTls, TunnelCommon, UnixListener
+from gateway.config.model import (
+    SECTIONS,
+    Allow,
+    CommonBackendOptions,
+    CommonCheckOptions,
+    CommonTunnelOptions,
+    OpsTls,
+    UnixListener,
+)
 from gateway.config.values import LogTarget
 from gateway.contracts.security import Secret
 from gateway.contracts.states import State, TunnelState
@@ -40,7 +48,7 @@ from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import ServiceView
 from gateway.tls_client import ClientTls
-from gateway.vpn.options import Silence
+from gateway.vpn.options import SilenceTimeouts
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 _NEEDS = {
@@ -81,11 +89,11 @@ def _configuration() -> Iterator[str]:
     for name, cls in SECTIONS.items():
         yield from _table(f"`{name}`", cls)
     yield from _table("`ops.tls`", OpsTls)
-    yield from _table("`tunnels.NAME`, every kind", TunnelCommon)
+    yield from _table("`tunnels.NAME`, every kind", CommonTunnelOptions)
     for name, tunnel in sorted(tunnels.KINDS.items()):
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
-    yield from _table("`silence`, kinds `openvpn` and `wireguard`", Silence)
-    yield from _table("`backends.NAME`, every kind", BackendCommon)
+    yield from _table("`silence`, kinds `openvpn` and `wireguard`", SilenceTimeouts)
+    yield from _table("`backends.NAME`, every kind", CommonBackendOptions)
     ports = {name: kind.default_port for name, kind in sorted(backends.KINDS.items()) if kind.default_port}
     yield ""
     yield f"Default ports of targets: {', '.join(f'{port} (`{name}`)' for name, port in ports.items())}."
@@ -93,7 +101,7 @@ def _configuration() -> Iterator[str]:
     yield ""
     holds = {name: kind.hold for name, kind in sorted(backends.KINDS.items())}
     yield f"Defaults of `hold`: {', '.join(f'{_written(hold)} (`{name}`)' for name, hold in holds.items())}."
-    yield from _table("`backends.NAME.check`, every kind", CheckCommon)
+    yield from _table("`backends.NAME.check`, every kind", CommonCheckOptions)
     for name, backend in sorted(backends.KINDS.items()):
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
             if dataclasses.fields(cls):

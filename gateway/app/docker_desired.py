@@ -3,11 +3,11 @@
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec, mount_address
 from gateway.config import Config
 from gateway.contracts.values import Endpoint
-from gateway.docker.dead import MountListener
-from gateway.docker.plan import Desired
+from gateway.docker.dead_containers import MountListener
+from gateway.docker.plan import DesiredState
 
 
-def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
+def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
     """Return the desired state of Docker for a configuration.
 
     Args:
@@ -25,7 +25,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> Desired:
         if any(isinstance(address, Endpoint) and not is_loopback_only(address) for address in spec.listen)
     )
     by_label = {name: spec.allow.label for name, spec in config.backends.items() if spec.allow.label is not None}
-    return Desired(
+    return DesiredState(
         config.gateway.instance,
         config.docker,
         reached,

@@ -17,8 +17,8 @@ from gateway.docker.options import DockerOptions, PeerOptions
 from gateway.supervision.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from gateway.docker.peers.unit import Peers
-    from gateway.docker.plan import Desired
+    from gateway.docker.peers.unit import PeerUnit
+    from gateway.docker.plan import DesiredState
     from gateway.docker.reconciler import Reconciler
 
 
@@ -34,7 +34,7 @@ class DockerSync:
     def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup, recorder: Recorder) -> None:
         self._recorder = recorder
         self.reconciler: Reconciler | None = None
-        self.peers: Peers | None = None
+        self.peers: PeerUnit | None = None
         self._supervisor = supervisor
         self._group = group
         self._site: Site | None = None
@@ -69,9 +69,9 @@ class DockerSync:
     def _start_peers(
         self, docker: DockerOptions, options: PeerOptions, instance: str, reconciler: "Reconciler"
     ) -> None:
-        from gateway.docker.peers.unit import Peers  # noqa: PLC0415 - as above
+        from gateway.docker.peers.unit import PeerUnit  # noqa: PLC0415 - as above
 
-        self.peers = Peers(
+        self.peers = PeerUnit(
             options,
             instance,
             docker.grants,
@@ -114,7 +114,7 @@ class DockerSync:
 
         return explain_containers(self.reconciler, self._site.backends.values(), name)
 
-    def desired(self) -> "Desired":
+    def desired(self) -> "DesiredState":
         """Return the desired state of Docker for the current configuration and connections."""
         from gateway.app.docker_desired import desired  # noqa: PLC0415 - as above
 

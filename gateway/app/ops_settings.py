@@ -2,11 +2,11 @@
 
 from gateway.config import Config
 from gateway.errors import GatewayError, Problem
-from gateway.ops.settings import Settings, read_secrets
+from gateway.ops.settings import HttpSettings, read_secrets
 from gateway.ops.tls import TlsFiles
 
 
-def ops_settings(config: Config) -> Settings:
+def ops_settings(config: Config) -> HttpSettings:
     """Return the settings of the ops server. Error messages do not contain values from the environment."""
     ops = config.ops
 
@@ -14,7 +14,7 @@ def ops_settings(config: Config) -> Settings:
         key = message.partition(": ")[0]
         return config.redactor.redact(message, config.places.get(key, key))
 
-    return Settings(
+    return HttpSettings(
         listen=ops.listen,
         admin_socket=ops.admin_socket,
         probe_listen=ops.probe_listen,

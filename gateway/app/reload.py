@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.app.auditing import Auditing
+from gateway.app.auditing import AuditLog
 from gateway.app.config_diff import ConfigDiff, diff_configs
 from gateway.app.docker_sync import DockerSync
 from gateway.app.listeners import bind_listeners, open_sockets, restrict_sockets
@@ -50,7 +50,7 @@ class Reloader:
         config: Config,
         loader: Loader,
         file: Path | None,
-        auditing: Auditing,
+        auditing: AuditLog,
         notifier: Notifier,
         stop: asyncio.Event,
         passed: PassedSockets,

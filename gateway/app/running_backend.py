@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from gateway.app.worker.messages import CheckLogin, TargetAssignment
 from gateway.app.worker.remote import RemoteForward
-from gateway.app.worker.unit import WorkerUnit
+from gateway.app.worker.unit import WorkerSupervisor
 from gateway.config import BackendSpec
 from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
@@ -14,7 +14,7 @@ from gateway.errors import Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.health.monitor import Check
-from gateway.health.routing import Candidate, backend_state, order_targets, wrong_role_targets
+from gateway.health.target_selection import Candidate, backend_state, order_targets, wrong_role_targets
 
 
 @dataclass
@@ -35,7 +35,7 @@ class RunningBackend:
 
     spec: BackendSpec
     forward: Forward | RemoteForward
-    worker: WorkerUnit | None = None
+    worker: WorkerSupervisor | None = None
     local: Forward | None = None
     checks: list[Check] = field(default_factory=list)
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.app.auditing import Auditing
+from gateway.app.auditing import AuditLog
 from gateway.app.docker_sync import DockerSync
 from gateway.app.file_changes import FileChanges
-from gateway.app.filewatch import FileStamps, FileWatch
+from gateway.app.file_watcher import FileStamps, FileWatcher
 from gateway.app.listeners import bind_listeners
 from gateway.app.local_checks import HandshakeBudgets, LocalChecks, wait_first_results
 from gateway.app.ops_settings import ops_settings
@@ -58,7 +58,7 @@ class GatewayService:
         self._stop = asyncio.Event()
         self._notifier = Notifier()
         self._passed = passed_sockets()
-        self._auditing = Auditing(config.gateway.instance)
+        self._auditing = AuditLog(config.gateway.instance)
         self._reloader = Reloader(config, loader, file, self._auditing, self._notifier, self._stop, self._passed)
         self._control = ServiceControl(self._reloader, self._auditing, self._stop)
         self._ops = OpsServer(self._control, ops_settings(config))
@@ -96,7 +96,7 @@ class GatewayService:
             self._reloader.start(site, docker, self._ops, listeners)
             supervisor.start("certificates", self._control.expiry)
             changes = FileChanges(self._file, self._reloader, self._ops, site)
-            supervisor.start("file watch", FileWatch(changes.watched, changes.on_change, self._stamps))
+            supervisor.start("file watch", FileWatcher(changes.watched, changes.on_change, self._stamps))
             background = {
                 group.create_task(self._measure_lag()),
                 group.create_task(self._await_startup(site, docker)),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway.app import status_view
-from gateway.app.auditing import Auditing
+from gateway.app.auditing import AuditLog
 from gateway.app.credential_expiry import ExpiryMonitor, expiry_warnings
 from gateway.app.reload import Reloader
 from gateway.app.running_backend import RunningBackend
@@ -31,7 +31,7 @@ class ServiceControl:
         stop: Set by the first call of `shutdown`.
     """
 
-    def __init__(self, reloader: Reloader, auditing: Auditing, stop: asyncio.Event) -> None:
+    def __init__(self, reloader: Reloader, auditing: AuditLog, stop: asyncio.Event) -> None:
         self.started_at = time.time()
         """Epoch seconds."""
         self.startup_done = False

@@ -14,7 +14,7 @@ from gateway.app.uplinks import Uplinks
 from gateway.app.worker.messages import Command, WorkerAction
 from gateway.app.worker.owner import Workers
 from gateway.app.worker.remote import RemoteForward
-from gateway.app.worker.unit import WorkerUnit
+from gateway.app.worker.unit import WorkerSupervisor
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.values import Endpoint
@@ -128,7 +128,7 @@ class Site:
         spec: BackendSpec,
         admission: Admission,
         listeners: dict[ListenAddress, Listener],
-        worker: WorkerUnit | None,
+        worker: WorkerSupervisor | None,
     ) -> None:
         if worker is not None:
             running = RunningBackend(spec, worker.forwards[spec.name], worker)
@@ -217,7 +217,7 @@ class Site:
         for each in self._local_forwards_and_workers():
             each.abort_all()
 
-    def _local_forwards_and_workers(self) -> list[Forward | WorkerUnit]:
+    def _local_forwards_and_workers(self) -> list[Forward | WorkerSupervisor]:
         return [*self._local_forwards(), *self.workers.units]
 
     def _local_forwards(self) -> list[Forward]:

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection
 from weakref import WeakKeyDictionary
 
-from gateway.app.traffic_class import Lane, backend_lane, outer_lane, required_lanes
+from gateway.app.lanes import Lane, backend_lane, outer_lane, required_lanes
 from gateway.app.units import Units
 from gateway.config import Config, TunnelSpec
 from gateway.contracts.states import TunnelState
-from gateway.relay.direct import DirectTunnel
+from gateway.relay.direct_link import DirectTunnel
 from gateway.supervision.uplink import Uplink
 
 

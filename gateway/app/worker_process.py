@@ -34,7 +34,7 @@ from gateway.app.worker.messages import (
     uplink_report,
 )
 from gateway.app.worker.messenger import Messenger
-from gateway.app.worker.outbound import AuditForwarder
+from gateway.app.worker.outbound import AuditEventSender
 from gateway.app.worker.owner import Workers
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
@@ -80,7 +80,7 @@ class Worker:
         """Whether some of the listeners' descriptors were lost between the owner and this process."""
         self._directory = ConsumerDirectory(lambda: self._owner.send(UnknownSource()))
         self._recorder = Recorder()
-        self._audit = AuditForwarder(self._owner, self._recorder)
+        self._audit = AuditEventSender(self._owner, self._recorder)
 
     async def run(self) -> None:
         """Run until the owner sends `stop` or closes the connection."""

@@ -5,14 +5,14 @@ import shlex
 from collections.abc import Iterable
 
 from gateway.audit.model import AuditedContainer
-from gateway.audit.mount_options import Change, short_mounts, unmounted_paths
+from gateway.audit.mount_options import MountOptionChange, short_mounts, unmounted_paths
 from gateway.audit.shell import command, copy, script
 
 PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 FILES = "com.docker.compose.project.config_files"
 
 
-def override(container: AuditedContainer, change: Change, client: str) -> str:
+def override(container: AuditedContainer, change: MountOptionChange, client: str) -> str:
     """Return commands that write an override file and recreate the container with the changed mounts.
 
     Args:
@@ -33,11 +33,11 @@ def override(container: AuditedContainer, change: Change, client: str) -> str:
     ))  # fmt: skip
 
 
-def _new_volumes(change: Change) -> list[str]:
+def _new_volumes(change: MountOptionChange) -> list[str]:
     return sorted({each for each in change.mounts.values() if not each.startswith("/")})
 
 
-def _lines(container: AuditedContainer, change: Change, service: str) -> list[str]:
+def _lines(container: AuditedContainer, change: MountOptionChange, service: str) -> list[str]:
     left = {each.path for each in container.mounts} - unmounted_paths(change)
     tmpfs = [each.path for each in container.mounts if each.kind == "tmpfs"]
     lines = ["services:", f"  {_quote(service)}:", *_list("volumes", short_mounts(container, change))]
@@ -53,7 +53,7 @@ def _list(key: str, values: Iterable[str]) -> list[str]:
     return [f"    {key}: !override", *items] if items else [f"    {key}: !override []"]
 
 
-def _copies(container: AuditedContainer, change: Change, client: str) -> list[str]:
+def _copies(container: AuditedContainer, change: MountOptionChange, client: str) -> list[str]:
     if not change.copied:
         return []
     helper = f"{container.name}-copy"

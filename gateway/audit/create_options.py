@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.audit.host_options import NotReproducibleError, each_of, host_options
 from gateway.audit.model import AuditedContainer
+from gateway.audit.run_options import UnsupportedOptionError, each_of, host_options
 
 _SECRET = re.compile(r"pass|secret|token|credential|private|api.?key|://[^/@\s]+:[^/@\s]+@", re.IGNORECASE)
 
@@ -18,16 +18,16 @@ def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], l
         cgroup_mode: See `Snapshot`.
 
     Raises:
-        NotReproducibleError: The container has settings that this module cannot convert, or settings that
+        UnsupportedOptionError: The container has settings that this module cannot convert, or settings that
             probably hold secrets.
     """
     found = list(host_options(container.inspection.get("HostConfig") or {}, cgroup_mode))
     entrypoint, command = _command(container)
     found += [*_own(container), *entrypoint]
     if not all(each.isprintable() for each in (*found, *command)):
-        raise NotReproducibleError("options or arguments of several lines")
+        raise UnsupportedOptionError("options or arguments of several lines")
     if any(_SECRET.search(each) for each in (*found, *command)):
-        raise NotReproducibleError("options or arguments that seem to hold secrets")
+        raise UnsupportedOptionError("options or arguments that seem to hold secrets")
     return found, command
 
 
@@ -35,14 +35,14 @@ def variables(container: AuditedContainer) -> list[str]:
     """Return the names of the environment variables that do not come from the image.
 
     Raises:
-        NotReproducibleError: A value has several lines.
+        UnsupportedOptionError: A value has several lines.
     """
     from_image = set(container.defaults.get("Env") or ())
     given = [
         str(each) for each in (container.inspection.get("Config") or {}).get("Env") or () if each not in from_image
     ]
     if any("\n" in each for each in given):
-        raise NotReproducibleError("environment variables of several lines")
+        raise UnsupportedOptionError("environment variables of several lines")
     return [each.partition("=")[0] for each in given]
 
 
@@ -62,7 +62,7 @@ def _own(container: AuditedContainer) -> Iterator[str]:
     image = container.defaults
     for key in ("Healthcheck", "Domainname"):
         if config.get(key) and config[key] != image.get(key):
-            raise NotReproducibleError(key)
+            raise UnsupportedOptionError(key)
     for key, flag in (("User", "-u"), ("WorkingDir", "-w"), ("StopSignal", "--stop-signal")):
         if config.get(key) and config[key] != image.get(key):
             yield from (flag, str(config[key]))

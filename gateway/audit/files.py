@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gateway.audit.host import Host, stale_files
+from gateway.audit.host_files import HostFiles, stale_files
 from gateway.audit.image_files import changes, image_names, user_of
-from gateway.audit.model import AuditedContainer, AuditedMount, HostPath, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot, HostPath
 from gateway.audit.places import VOLATILE
 from gateway.audit.stores import is_below, of_volume
 
@@ -16,7 +16,7 @@ _READING = 1.5
 """The timeout for reading directories, in seconds."""
 
 
-def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]) -> Snapshot:
+def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list[str]) -> AuditSnapshot:
     """Read files of this host, and return the snapshot with the results. Blocks during the reads.
 
     Args:
@@ -24,7 +24,7 @@ def with_files(snapshot: Snapshot, info: Mapping[str, Any], unchecked: list[str]
         info: The engine's response to `/info`.
         unchecked: What the audit could not read so far. The function appends to this list.
     """
-    host = Host(snapshot.host_mounts or (), time.monotonic() + _READING)
+    host = HostFiles(snapshot.host_mounts or (), time.monotonic() + _READING)
     volumes = {
         name: replace(each, options={**each.options, "device": host.resolve(each.options["device"])})
         if "bind" in each.options.get("o", "").split(",") and each.options.get("device")
@@ -71,7 +71,7 @@ def _layers(container: AuditedContainer) -> list[str]:
 
 
 def _container_files(
-    host: Host, container: AuditedContainer, layers: list[str], paths: Mapping[str, HostPath], snapshot: Snapshot,
+    host: HostFiles, container: AuditedContainer, layers: list[str], paths: Mapping[str, HostPath], snapshot: AuditSnapshot,
     *, knows_users: bool,
 ) -> AuditedContainer:  # fmt: skip
     pid = int((container.inspection.get("State") or {}).get("Pid") or 0)
@@ -99,7 +99,7 @@ def _mounts_shared(container: AuditedContainer) -> bool:
 
 
 def _hidden(
-    host: Host, mount: AuditedMount, image: Iterable[str], paths: Mapping[str, HostPath], snapshot: Snapshot
+    host: HostFiles, mount: AuditedMount, image: Iterable[str], paths: Mapping[str, HostPath], snapshot: AuditSnapshot
 ) -> tuple[str, ...]:
     names = set() if mount.path in VOLATILE else image_names(host, image, mount.path)
     if not names:

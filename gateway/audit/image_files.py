@@ -9,15 +9,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from gateway.audit.host import Host, read_start
-from gateway.audit.model import User
+from gateway.audit.host_files import HostFiles, read_start
+from gateway.audit.model import ContainerUser
 
 _LARGEST_TABLE = 256 * 1024
 """The maximum number of bytes to read from /etc/passwd, and also from /etc/group."""
 _MOST_CHANGES = 5000
 
 
-def image_names(host: Host, layers: Iterable[str], path: str) -> set[str] | None:
+def image_names(host: HostFiles, layers: Iterable[str], path: str) -> set[str] | None:
     """Return the names in a directory of an image; None if the layers cannot be read.
 
     Args:
@@ -43,7 +43,7 @@ def image_names(host: Host, layers: Iterable[str], path: str) -> set[str] | None
     return found
 
 
-def changes(host: Host, layer: str) -> dict[str, int] | None:
+def changes(host: HostFiles, layer: str) -> dict[str, int] | None:
     """Return the paths that a container added or changed, with sizes in bytes; None if the layer cannot be read.
 
     Args:
@@ -86,7 +86,7 @@ def _is_whiteout(entry: "os.DirEntry[str]") -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def user_of(host: Host, layers: Iterable[str], given: str, more_groups: Iterable[Any]) -> User | None:
+def user_of(host: HostFiles, layers: Iterable[str], given: str, more_groups: Iterable[Any]) -> ContainerUser | None:
     """Return the numeric IDs of a container's user; None if the image's files do not contain the user's name.
 
     Args:
@@ -108,7 +108,7 @@ def user_of(host: Host, layers: Iterable[str], given: str, more_groups: Iterable
     if not group and entry is not None:
         wanted += [each[2] for each in groups if len(each) > 3 and entry[0] in each[3].split(",")]
     found = [each if _is_id(each) else numbers.get(each, "") for each in wanted]
-    return User(uid, frozenset(int(each) for each in found if _is_id(each)))
+    return ContainerUser(uid, frozenset(int(each) for each in found if _is_id(each)))
 
 
 def _is_id(text: str) -> bool:
@@ -116,7 +116,7 @@ def _is_id(text: str) -> bool:
     return re.fullmatch("[0-9]{1,10}", text) is not None
 
 
-def _table(host: Host, layers: list[str], name: str) -> Iterator[list[str]]:
+def _table(host: HostFiles, layers: list[str], name: str) -> Iterator[list[str]]:
     for layer in layers:
         directory = _directory(host, layer, posixpath.dirname(name))
         if directory is not None:
@@ -128,7 +128,7 @@ def _table(host: Host, layers: list[str], name: str) -> Iterator[list[str]]:
             return
 
 
-def _directory(host: Host, layer: str, path: str) -> str | None:
+def _directory(host: HostFiles, layer: str, path: str) -> str | None:
     """Return a directory of a layer; None if it is absent or if its path contains a symbolic link from the image."""
     found = layer if host.is_local(layer) else None
     for part in filter(None, path.split("/")):

@@ -71,7 +71,7 @@ class AuditedMount:
 
 
 @dataclass(frozen=True)
-class User:
+class ContainerUser:
     """The numeric user of a container's main process.
 
     Args:
@@ -112,7 +112,7 @@ class AuditedContainer:
     mounts: tuple[AuditedMount, ...] = ()
     layer: int = 0
     changes: Mapping[str, int] | None = field(default=None, hash=False)
-    user: User | None = None
+    user: ContainerUser | None = None
     shared_memory: str = ""
     is_own: bool = False
     inspection: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
@@ -137,7 +137,7 @@ class AuditedContainer:
 
 
 @dataclass(frozen=True)
-class Volume:
+class AuditedVolume:
     """A volume, as the engine reports it.
 
     Args:
@@ -164,7 +164,7 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class AuditSnapshot:
     """The observed state of an engine and its host, for an audit.
 
     Args:
@@ -180,7 +180,7 @@ class Snapshot:
     """
 
     containers: tuple[AuditedContainer, ...] = ()
-    volumes: Mapping[str, Volume] = field(default_factory=dict)
+    volumes: Mapping[str, AuditedVolume] = field(default_factory=dict)
     forwards: Mapping[int, str] = field(default_factory=dict)
     host_mounts: tuple[HostMount, ...] | None = None
     paths: Mapping[str, HostPath] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from gateway.audit.model import AuditedContainer, AuditedMount
 
 
 @dataclass(frozen=True)
-class Change:
+class MountOptionChange:
     """The differences between the mounts of the old container and of the new one.
 
     Args:
@@ -25,12 +25,12 @@ class Change:
     vanishes: bool = False
 
 
-def unmounted_paths(change: Change) -> set[str]:
+def unmounted_paths(change: MountOptionChange) -> set[str]:
     """Return the paths of the mounts that are removed or replaced."""
     return {*change.mounts, *change.dropped}
 
 
-def volume_options(container: AuditedContainer, change: Change) -> list[str]:
+def volume_options(container: AuditedContainer, change: MountOptionChange) -> list[str]:
     """Return the options of `docker create` for a container's mounts."""
     host = container.inspection.get("HostConfig") or {}
     tmpfs: Mapping[str, str] = host.get("Tmpfs") or {}
@@ -42,7 +42,7 @@ def volume_options(container: AuditedContainer, change: Change) -> list[str]:
     return [*found, *(argument for each in short_mounts(container, change) for argument in ("-v", each))]
 
 
-def short_mounts(container: AuditedContainer, change: Change) -> Iterator[str]:
+def short_mounts(container: AuditedContainer, change: MountOptionChange) -> Iterator[str]:
     """Yield the mounts in the short syntax of `-v` and Compose."""
     given = _given_options(container)
     for mount in container.mounts:
@@ -52,7 +52,7 @@ def short_mounts(container: AuditedContainer, change: Change) -> Iterator[str]:
         yield _short(source, AuditedMount("volume", path), (), change)
 
 
-def _short(source: str, mount: AuditedMount, given: Iterable[str], change: Change) -> str:
+def _short(source: str, mount: AuditedMount, given: Iterable[str], change: MountOptionChange) -> str:
     more = [each for each in given if each not in ("ro", "rw")]
     if mount.path in change.read_only or not mount.writable:
         more.insert(0, "ro")

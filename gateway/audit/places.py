@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.report import Place
 from gateway.audit.stores import Medium, Store, is_below, store_of
 from gateway.text import format_bytes
@@ -15,7 +15,7 @@ VOLATILE = (
 """Directories of a container that hold only temporary data."""
 
 
-def places(snapshot: Snapshot) -> Iterator[Place]:
+def places(snapshot: AuditSnapshot) -> Iterator[Place]:
     """Yield where each container's data is stored, sorted by container and path."""
     for container in sorted(snapshot.containers, key=lambda each: each.name):
         if container.layer:
@@ -26,14 +26,14 @@ def places(snapshot: Snapshot) -> Iterator[Place]:
             yield _place(snapshot, container, mount)
 
 
-def _place(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Place:
+def _place(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Place:
     store = store_of(snapshot, mount)
     kind, lost_by = _kind_and_loss(snapshot, container, mount, store)
     return Place(container.name, mount.path, "rw" if mount.writable else "ro", kind, store.title, lost_by)
 
 
 def _kind_and_loss(
-    snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store
 ) -> tuple[str, str]:
     if mount.kind == "tmpfs":
         return "tmpfs", "its next stop"

@@ -12,9 +12,9 @@ from typing import Any
 
 from gateway.audit.compose_override import FILES, PROJECT, SERVICE, override
 from gateway.audit.create_options import networks, options, variables
-from gateway.audit.host_options import NotReproducibleError
-from gateway.audit.model import AuditedContainer, Snapshot
-from gateway.audit.mount_options import Change, volume_options
+from gateway.audit.model import AuditedContainer, AuditSnapshot
+from gateway.audit.mount_options import MountOptionChange, volume_options
+from gateway.audit.run_options import UnsupportedOptionError
 from gateway.audit.shell import command, copy, save, script
 from gateway.text import one_line
 
@@ -22,13 +22,13 @@ _TASK = "com.docker.swarm.service.name"
 _INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
 
 
-def volume_for(snapshot: Snapshot, container: AuditedContainer, path: str) -> str:
+def volume_for(snapshot: AuditSnapshot, container: AuditedContainer, path: str) -> str:
     """Return the name of a new volume for a path of a container."""
     name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"{container.name}-{posixpath.basename(path) or 'data'}")
     return _free(name, snapshot.volumes)
 
 
-def recreate(snapshot: Snapshot, container: AuditedContainer, change: Change) -> str:
+def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
     """Return shell commands that replace a container.
 
     Args:
@@ -49,11 +49,11 @@ def recreate(snapshot: Snapshot, container: AuditedContainer, change: Change) ->
         return override(container, change, client)
     try:
         return _run(snapshot, container, change)
-    except NotReproducibleError as error:
+    except UnsupportedOptionError as error:
         return _manual_steps(container, change, str(error), client)
 
 
-def _run(snapshot: Snapshot, container: AuditedContainer, change: Change) -> str:
+def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
     client, name = snapshot.client, container.name
     taken = [each.name for each in snapshot.containers]
     old, new = _free(f"{name}-old", taken), _free(f"{name}-new", taken)
@@ -85,7 +85,7 @@ def _run(snapshot: Snapshot, container: AuditedContainer, change: Change) -> str
     return f"{script(*lines)}\n# when {name} works: {command(client, 'rm', '-v', old)}"
 
 
-def _create(snapshot: Snapshot, container: AuditedContainer, change: Change, new: str) -> str:
+def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange, new: str) -> str:
     client = snapshot.client
     own, arguments = options(container, snapshot.cgroup_mode)
     for network, extra in networks(container):
@@ -122,7 +122,7 @@ def _free(name: str, taken: Collection[str]) -> str:
     return free
 
 
-def _service(service: str, container: AuditedContainer, change: Change, client: str) -> str:
+def _service(service: str, container: AuditedContainer, change: MountOptionChange, client: str) -> str:
     words = [client, "service", "update"]
     for path in sorted({*change.mounts, *change.dropped, *change.read_only}):
         words += ["--mount-rm", path]
@@ -143,7 +143,7 @@ def _csv(*fields: str) -> str:
     return ",".join('"' + each.replace('"', '""') + '"' if "," in each or '"' in each else each for each in fields)
 
 
-def _manual_steps(container: AuditedContainer, change: Change, left_out: str, client: str) -> str:
+def _manual_steps(container: AuditedContainer, change: MountOptionChange, left_out: str, client: str) -> str:
     saved = [script(*(save(client, container, path) for path in change.copied))] if change.copied else []
     mounts = command(*volume_options(container, change)) or "no -v"
     return "\n".join((

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.audit.files import with_files
-from gateway.audit.host import MOUNT_TABLE, parse_mounts
-from gateway.audit.last_use import last_uses
-from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot, Volume
+from gateway.audit.host_files import MOUNT_TABLE, parse_mounts
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.audit.volume_last_use import last_uses
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.own_id import mounted_id
@@ -43,7 +43,7 @@ class AuditScope:
     own: frozenset[str] = frozenset()
 
 
-async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
+async def take_snapshot(engine: Engine, scope: AuditScope) -> AuditSnapshot:
     """Query the engine, read files of its host, and return the snapshot.
 
     Args:
@@ -85,7 +85,7 @@ async def take_snapshot(engine: Engine, scope: AuditScope) -> Snapshot:
     # The engine behind a local socket can run in a virtual machine, as in Docker Desktop, or on another host.
     is_here = scope.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
     table = MOUNT_TABLE.read_text() if scope.mounts is None and is_here else scope.mounts
-    found = Snapshot(
+    found = AuditSnapshot(
         tuple(containers), volumes, scope.forwards, parse_mounts(table) if table is not None else None,
         client=engine.flavor.command, socket=scope.socket,
         cgroup_mode="host" if (info or {}).get("CgroupVersion") == "1" else "private",
@@ -139,7 +139,7 @@ async def _unless_refused(engine: Engine, path: str, **params: Any) -> Any:
         return None
 
 
-def _volumes(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[Volume]:
+def _volumes(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[AuditedVolume]:
     # If the engine has not determined the size, it reports -1 or omits the size.
     sizes = {
         str(each["Name"]): int((each.get("UsageData") or {}).get("Size", -1)) for each in usage.get("Volumes") or ()
@@ -148,7 +148,7 @@ def _volumes(listed: Mapping[str, Any], usage: Mapping[str, Any]) -> Iterator[Vo
         name, labels = str(each["Name"]), each.get("Labels") or {}
         is_anonymous = _ANONYMOUS in labels or (len(name) == 64 and set(name) <= set("0123456789abcdef"))
         size = sizes.get(name, -1)
-        yield Volume(
+        yield AuditedVolume(
             one_line(name), str(each.get("Driver") or "local"), each.get("Options") or {}, labels, is_anonymous,
             str(each.get("Mountpoint") or ""), str(each.get("CreatedAt") or "")[:10], size if size >= 0 else None,
         )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gateway.audit.model import AuditedMount, HostMount, Snapshot, Volume
+from gateway.audit.model import AuditedMount, AuditedVolume, AuditSnapshot, HostMount
 from gateway.backends import kind_of_file_system
 
 
@@ -103,7 +103,7 @@ def is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
-def store_of(snapshot: Snapshot, mount: AuditedMount) -> Store:
+def store_of(snapshot: AuditSnapshot, mount: AuditedMount) -> Store:
     """Return the storage that holds the data of a container's mount."""
     if mount.kind == "tmpfs":
         return Store(Medium.MEMORY, "memory", "")
@@ -111,7 +111,7 @@ def store_of(snapshot: Snapshot, mount: AuditedMount) -> Store:
     return of_volume(snapshot, volume) if volume is not None else _of_path(snapshot, mount.source, mount.source)
 
 
-def of_volume(snapshot: Snapshot, volume: Volume) -> Store:
+def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> Store:
     """Return the storage that holds the data of a volume."""
     if volume.driver != "local":
         medium = Medium.FUSE if _FUSE_DRIVERS.search(volume.driver) else Medium.DRIVER
@@ -132,7 +132,7 @@ def of_volume(snapshot: Snapshot, volume: Volume) -> Store:
     return _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
 
 
-def _of_path(snapshot: Snapshot, path: str, title: str, identity: str = "") -> Store:
+def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "") -> Store:
     path = posixpath.normpath(path) if path else ""
     above = mount_above(snapshot.host_mounts or (), path) if path else None
     medium = medium_of(above.file_system) if above is not None else Medium.LOCAL

@@ -15,7 +15,7 @@ from gateway.contracts.security import Credential, InsecureSetting, Secret
 from gateway.contracts.values import POSITIVE, Duration
 from gateway.errors import GatewayError
 from gateway.facts import IDENTITY, VERSION, Fact
-from gateway.vpn.child import find_program
+from gateway.vpn.child_process import find_program
 
 READ_ONLY = Fact(
     "read_only",

@@ -13,7 +13,7 @@ from gateway.errors import ReachError, Reason
 from gateway.secret_files import world_writable_problem
 from gateway.text import one_line
 from gateway.vpn import pdeathsig_exec
-from gateway.vpn.child import find_program, minimal_environment
+from gateway.vpn.child_process import find_program, minimal_environment
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from gateway.contracts.security import Credential, InsecureSetting
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import Fact
-from gateway.kinds import Kinds
+from gateway.kinds import KindRegistry
 from gateway.measure import TapFactory
 
 
@@ -152,7 +152,7 @@ class BackendKind:
         return (KINDS.__getitem__, (self.name,))
 
 
-KINDS: Kinds[BackendKind] = Kinds(__name__, __path__)
+KINDS: KindRegistry[BackendKind] = KindRegistry(__name__, __path__)
 
 
 def kind_of_port(port: int) -> BackendKind:
@@ -170,5 +170,5 @@ def kind_of_file_system(file_system: str) -> BackendKind | None:
 
 
 @dataclass(frozen=True)
-class NoOptions:
+class EmptyOptions:
     """A dataclass without keys, for kinds that define no options or no check keys."""

@@ -32,7 +32,7 @@ from gateway.backend_support.database import (
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.secrets import PasswordSource
-from gateway.backends import BackendKind, ImportRules, NoOptions
+from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -102,7 +102,7 @@ class MysqlBackend:
         check: The check of the backend.
     """
 
-    def __init__(self, options: NoOptions, check: MysqlCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: MysqlCheck) -> None:
         self.options = options
         self.check = check
         self._aborted: dict[Endpoint, AbortedLogins] = {}
@@ -227,7 +227,7 @@ def _read_public_key(file: Path | None) -> bytes | None:
     return data
 
 
-def _verify(options: NoOptions, check: MysqlCheck) -> None:
+def _verify(options: EmptyOptions, check: MysqlCheck) -> None:
     """See `BackendKind.verify`."""
     verify(options, check)
     _read_public_key(check.server_public_key_file)
@@ -253,7 +253,7 @@ def _probe_error(error: pymysql.err.MySQLError) -> ReachError:
 
 KIND = BackendKind(
     "mysql",
-    NoOptions,
+    EmptyOptions,
     MysqlCheck,
     MysqlBackend,
     schemes=("mysql",),

@@ -23,7 +23,7 @@ from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, Fact, hidden
-from gateway.nfs import v4
+from gateway.nfs import nfs4
 from gateway.nfs.export_probe import ExportProbe
 from gateway.nfs.rpc import RpcClient, RpcError
 from gateway.nfs.tap import RpcTap
@@ -60,18 +60,18 @@ LEASE = Fact(
     describe=lambda seconds: f"lease of {seconds} s",
 )
 _REASONS = {
-    v4.NFS4ERR_NOENT: Reason.EXPORT,
-    v4.NFS4ERR_NOTDIR: Reason.EXPORT,
-    v4.NFS4ERR_PERM: Reason.PERMISSION,
-    v4.NFS4ERR_ACCESS: Reason.PERMISSION,
-    v4.NFS4ERR_WRONGSEC: Reason.PERMISSION,
-    v4.NFS4ERR_NOSPC: Reason.NO_SPACE,
-    v4.NFS4ERR_DQUOT: Reason.NO_SPACE,
-    v4.NFS4ERR_ROFS: Reason.READ_ONLY,
-    v4.NFS4ERR_STALE: Reason.EXPORT,
-    v4.NFS4ERR_FHEXPIRED: Reason.EXPORT,
-    v4.NFS4ERR_DELAY: Reason.STARTING,
-    v4.NFS4ERR_GRACE: Reason.STARTING,
+    nfs4.NFS4ERR_NOENT: Reason.EXPORT,
+    nfs4.NFS4ERR_NOTDIR: Reason.EXPORT,
+    nfs4.NFS4ERR_PERM: Reason.PERMISSION,
+    nfs4.NFS4ERR_ACCESS: Reason.PERMISSION,
+    nfs4.NFS4ERR_WRONGSEC: Reason.PERMISSION,
+    nfs4.NFS4ERR_NOSPC: Reason.NO_SPACE,
+    nfs4.NFS4ERR_DQUOT: Reason.NO_SPACE,
+    nfs4.NFS4ERR_ROFS: Reason.READ_ONLY,
+    nfs4.NFS4ERR_STALE: Reason.EXPORT,
+    nfs4.NFS4ERR_FHEXPIRED: Reason.EXPORT,
+    nfs4.NFS4ERR_DELAY: Reason.STARTING,
+    nfs4.NFS4ERR_GRACE: Reason.STARTING,
 }
 
 
@@ -113,7 +113,7 @@ class NfsBackend:
         self.options = options
         self.check = check
         self._export_probe = ExportProbe(options.export, write=check.write)
-        self._first_seen: dict[Endpoint, v4.Export] = {}
+        self._first_seen: dict[Endpoint, nfs4.NfsExport] = {}
         """The export of each target at the first probe."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
@@ -122,17 +122,17 @@ class NfsBackend:
         Query the export; with `check.write`, create and remove a directory.
         """
         with await link.socket(target, phases) as sock:
-            client = RpcClient(sock, v4.PROGRAM, v4.VERSION)
+            client = RpcClient(sock, nfs4.PROGRAM, nfs4.VERSION)
             try:
                 with phases("greeting"):
-                    await v4.null(client)
+                    await nfs4.null(client)
                 export = await self._export_probe.query(client, target, phases)
             except RpcError as error:
                 versions = f" (it supports {error.versions[0]} to {error.versions[1]})" if error.versions else ""
                 raise ProbeError(
                     Reason.PERMISSION if error.denied else Reason.PROTOCOL, f"{error}{versions}"
                 ) from error
-            except v4.NfsError as error:
+            except nfs4.NfsError as error:
                 raise ProbeError(
                     _REASONS.get(error.status, Reason.PROTOCOL), f"{self.options.export}: {error}"
                 ) from error
@@ -155,7 +155,7 @@ class NfsBackend:
         )
 
 
-def _describe_change(first: v4.Export, now: v4.Export) -> str:
+def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
     """Describe a change of the export that makes existing mounts stale; return an empty text if there is none."""
     if first.fsid != now.fsid:
         return f"the target exports another file system than before ({first.fsid}, now {now.fsid})"

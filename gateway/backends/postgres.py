@@ -40,7 +40,7 @@ from gateway.backend_support.postgres_certificate import ServerCertificates
 from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
 from gateway.backend_support.postgres_login import Login
 from gateway.backend_support.secrets import PasswordSource
-from gateway.backends import BackendKind, ImportRules, NoOptions
+from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -94,7 +94,7 @@ class PostgresBackend:
         check: The check of the backend.
     """
 
-    def __init__(self, options: NoOptions, check: DatabaseCheck) -> None:
+    def __init__(self, options: EmptyOptions, check: DatabaseCheck) -> None:
         self.options = options
         self.check = check
         self._last_in_sync: dict[Endpoint, float] = {}
@@ -276,7 +276,7 @@ def _error_message(conn: PGconn) -> str:
 
 KIND = BackendKind(
     "postgres",
-    NoOptions,
+    EmptyOptions,
     DatabaseCheck,
     PostgresBackend,
     schemes=("postgres",),

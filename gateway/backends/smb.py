@@ -17,7 +17,7 @@ from gateway.backend_support.volume import (
     kubernetes_options,
     mount_address,
 )
-from gateway.backends import BackendKind, ImportRules, NoOptions
+from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector, Stream
 from gateway.contracts.phases import Phases
@@ -66,7 +66,7 @@ class SmbBackend:
         check: An empty object, because this kind has no check options.
     """
 
-    def __init__(self, options: SmbOptions, check: NoOptions) -> None:
+    def __init__(self, options: SmbOptions, check: EmptyOptions) -> None:
         self.options = options
         self.check = check
 
@@ -186,7 +186,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 KIND = BackendKind(
     "smb",
     SmbOptions,
-    NoOptions,
+    EmptyOptions,
     SmbBackend,
     schemes=("smb",),
     default_port=_PORT,

@@ -1,6 +1,6 @@
 """Defines `kind: tcp` for any TCP service."""
 
-from gateway.backends import BackendKind, NoOptions
+from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -15,7 +15,7 @@ class TcpBackend:
         check: An empty object, because this kind has no check options.
     """
 
-    def __init__(self, options: NoOptions, check: NoOptions) -> None:
+    def __init__(self, options: EmptyOptions, check: EmptyOptions) -> None:
         self.options = options
         self.check = check
 
@@ -28,4 +28,4 @@ class TcpBackend:
         return ProbeResult()
 
 
-KIND = BackendKind("tcp", NoOptions, NoOptions, TcpBackend, schemes=("tcp",), default_port=0)
+KIND = BackendKind("tcp", EmptyOptions, EmptyOptions, TcpBackend, schemes=("tcp",), default_port=0)

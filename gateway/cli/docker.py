@@ -15,7 +15,7 @@ from gateway.errors import GatewayError, UsageError
 
 if TYPE_CHECKING:
     from gateway.config import Config
-    from gateway.docker.dead import Dead
+    from gateway.docker.dead_containers import DeadContainer
     from gateway.docker.plan import Plan
 
 
@@ -29,9 +29,9 @@ def plan(
 
     Also shows the state of each attachment and volume. Changes nothing.
     """
-    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
+    from gateway.app import one_shot_checks  # noqa: PLC0415 - slow to import
 
-    _print(oneshot.plan(configuration(file, tunnels, backends, settings, record=False)), output)
+    _print(one_shot_checks.plan(configuration(file, tunnels, backends, settings, record=False)), output)
 
 
 @click.command()
@@ -44,9 +44,9 @@ def apply(
 
     Exits with 1 if the engine refuses a change.
     """
-    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
+    from gateway.app import one_shot_checks  # noqa: PLC0415 - slow to import
 
-    done, refused = oneshot.apply(configuration(file, tunnels, backends, settings, record=True))
+    done, refused = one_shot_checks.apply(configuration(file, tunnels, backends, settings, record=True))
     _print(done, output)
     for line in refused:
         print_text(line, fg="red", err=True)
@@ -134,7 +134,7 @@ def _print(made: "Plan", output: str) -> None:
     sys.stdout.flush()
 
 
-def _remedy(dead: "Dead") -> str:
+def _remedy(dead: "DeadContainer") -> str:
     return ": ".join(filter(None, (dead.message, dead.command))) or "-"
 
 

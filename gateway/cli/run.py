@@ -15,7 +15,7 @@ from gateway.cli.output import output_option, print_table, print_text
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gateway.app.oneshot import CheckedTarget
+    from gateway.app.one_shot_checks import CheckedTarget
     from gateway.config import Config
 
 _NAGIOS = {"up": 0, "degraded": 1, "down": 2, "blocked": 2}
@@ -31,7 +31,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     TERM and INT drain and stop it; a second signal stops it immediately. HUP reloads the configuration.
     """
     from gateway.app import service  # noqa: PLC0415 - slow to import
-    from gateway.app.filewatch import stat_files  # noqa: PLC0415 - slow to import
+    from gateway.app.file_watcher import stat_files  # noqa: PLC0415 - slow to import
     from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
     from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
@@ -102,13 +102,13 @@ def check(
 
     Checks all backends, or those with the given names. Exits with 1 if one is down.
     """
-    from gateway.app import oneshot  # noqa: PLC0415 - slow to import
+    from gateway.app import one_shot_checks  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
     logs.configure("error", "auto")
     try:
-        checked = oneshot.check(load(config_sources(file, tunnels, backends, settings)), names)
+        checked = one_shot_checks.check(load(config_sources(file, tunnels, backends, settings)), names)
     except ConfigError as error:
         if nagios:
             print_text(f"GATEWAY UNKNOWN - {error.problems[0]}")

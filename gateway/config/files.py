@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gateway.config.decode import at_key
+from gateway.config.decoder import at_key
 from gateway.config.model import SECTIONS, Config
 from gateway.contracts.security import Secret
 from gateway.errors import GatewayError, Problem

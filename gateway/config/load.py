@@ -9,9 +9,9 @@ from pathlib import Path
 
 from gateway import backends, tunnels
 from gateway.config import urls
-from gateway.config.build import build
-from gateway.config.decode import Decoder
-from gateway.config.direct import direct_addresses
+from gateway.config.builder import build
+from gateway.config.decoder import Decoder
+from gateway.config.direct_addresses import direct_addresses
 from gateway.config.expansion import expand, references
 from gateway.config.files import exposed_secrets
 from gateway.config.model import SECTIONS, Config

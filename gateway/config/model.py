@@ -126,7 +126,7 @@ class AuditSection:
 
 
 @dataclass(frozen=True)
-class TunnelCommon:
+class CommonTunnelOptions:
     """The keys of all kinds of tunnels.
 
     Args:
@@ -139,7 +139,7 @@ class TunnelCommon:
 
 
 @dataclass(frozen=True)
-class CheckCommon:
+class CommonCheckOptions:
     """The keys of `check:` of all kinds of backends.
 
     Args:
@@ -195,7 +195,7 @@ class UnixListener:
 
 
 @dataclass(frozen=True)
-class BackendCommon:
+class CommonBackendOptions:
     """The keys of all kinds of backends.
 
     Args:
@@ -251,7 +251,7 @@ class BackendSpec:
     max_connections_per_consumer: int | None
     allow: Allow
     worker: bool | None
-    check: CheckCommon
+    check: CommonCheckOptions
     options: Any
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from gateway.backends import BackendKind
-from gateway.config.model import BackendCommon, CheckCommon, TunnelCommon
+from gateway.config.model import CommonBackendOptions, CommonCheckOptions, CommonTunnelOptions
 from gateway.config.schema import hints_by_key, is_list, is_secret
 from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Sequence, Table, Tree
@@ -101,12 +101,12 @@ def backend_tree(text: str, place: str, kinds: Mapping[str, BackendKind], proble
 
 
 def _keys_of_tunnel(kind: TunnelKind) -> dict[str, Any]:
-    return dict((*hints_by_key(TunnelCommon), *hints_by_key(kind.options)))
+    return dict((*hints_by_key(CommonTunnelOptions), *hints_by_key(kind.options)))
 
 
 def _keys_of_backend(kind: BackendKind) -> dict[str, Any]:
-    keys = (*hints_by_key(BackendCommon), *hints_by_key(kind.options))
-    return dict((*keys, *hints_by_key(CheckCommon, "check."), *hints_by_key(kind.check, "check.")))
+    keys = (*hints_by_key(CommonBackendOptions), *hints_by_key(kind.options))
+    return dict((*keys, *hints_by_key(CommonCheckOptions, "check."), *hints_by_key(kind.check, "check.")))
 
 
 def _split(

@@ -16,7 +16,7 @@ Stream = socket.socket
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkId:
     """A network in which links connect sockets. The same address in two networks belongs to two different hosts.
 
     Args:
@@ -31,13 +31,13 @@ class Network:
         """Whether this is the network of this host, which no tunnel leads to."""
         return not self.hops
 
-    def behind(self, hop: str) -> "Network":
+    def behind(self, hop: str) -> "NetworkId":
         """Return the network on the far side of a tunnel whose server is in this network.
 
         Args:
             hop: The far side of the tunnel.
         """
-        return Network((*self.hops, hop))
+        return NetworkId((*self.hops, hop))
 
     def __str__(self) -> str:
         """Return the far sides of the tunnels as text for messages."""
@@ -99,7 +99,7 @@ class Connector(Protocol):
 class Link(Connector, Protocol):
     """An open connection into a network. Connects sockets to targets there until it is lost."""
 
-    network: Network
+    network: NetworkId
     """The network of the targets."""
 
     async def join(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from gateway.docker.grants import granted
 from gateway.docker.labels import listed
-from gateway.docker.model import RUNNING, Container, Observed
+from gateway.docker.model import RUNNING, Container, EngineSnapshot
 from gateway.docker.options import DockerOptions, Grant
 
 _UNKNOWN_FOR = 30.0
@@ -51,7 +51,7 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
     return Consumer(container.name, container.id, dict(container.labels), backends, strict)
 
 
-def client_networks(observed: Observed, options: DockerOptions) -> AbstractSet[str] | None:
+def client_networks(observed: EngineSnapshot, options: DockerOptions) -> AbstractSet[str] | None:
     """Return the networks on which a client's address identifies a container of this engine; None for all networks.
 
     On other networks, another client can have the address of a container of this engine. The same applies to every

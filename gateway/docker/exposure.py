@@ -6,8 +6,8 @@ from typing import Any
 from gateway.docker.consumers import client_networks, consumer
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.labels import KEYS
-from gateway.docker.model import RUNNING, Container, Observed
-from gateway.docker.plan import Desired
+from gateway.docker.model import RUNNING, Container, EngineSnapshot
+from gateway.docker.plan import DesiredState
 
 _SPOOFING = {"NET_RAW", "NET_ADMIN"}
 """Capabilities with which a container can spoof its source address (capabilities(7))."""
@@ -39,7 +39,7 @@ def _names(listed: Any) -> set[str]:
     return {str(each).upper().removeprefix("CAP_") for each in listed or ()}
 
 
-def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
+def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
     """Yield a line for each container whose image has labels that would take effect as the container's labels."""
     prefix = desired.options.label_prefix
     matter = {f"{prefix}.{key}" for key in KEYS} | set(desired.by_label.values())
@@ -57,7 +57,7 @@ def image_labels(desired: Desired, observed: Observed) -> Iterator[str]:
             )
 
 
-def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
+def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
     """Yield a line for each network on which a container can spoof the address of a consumer."""
     sources = client_networks(observed, desired.options)
     by_network: dict[str, list[tuple[Container, Container]]] = {}
@@ -87,6 +87,6 @@ def spoofing(desired: Desired, observed: Observed) -> Iterator[str]:
             )
 
 
-def is_gateway(desired: Desired, observed: Observed, container: Container) -> bool:
+def is_gateway(desired: DesiredState, observed: EngineSnapshot, container: Container) -> bool:
     """Return whether a container is the gateway's. If `audit` runs outside this container, the aliases decide."""
     return container.id == observed.own or desired.is_gateway(container)

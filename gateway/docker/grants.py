@@ -11,7 +11,7 @@ SWARM_SERVICE = "com.docker.swarm.service.name"
 
 
 @dataclass(frozen=True)
-class Granted:
+class GrantedAccess:
     """The union of all matching grants.
 
     Args:
@@ -23,7 +23,7 @@ class Granted:
     aliases: tuple[str, ...]
 
 
-def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]) -> Granted | None:
+def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]) -> GrantedAccess | None:
     """Return what the grants allow a container or service; None if no grant matches.
 
     Args:
@@ -34,7 +34,7 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
     found = [each for each in grants if _matches(each, name, labels)]
     if not found:
         return None
-    return Granted(
+    return GrantedAccess(
         tuple(dict.fromkeys(name for each in found for name in each.backends)),
         tuple(dict.fromkeys(alias for each in found for alias in each.aliases)),
     )

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from gateway.docker.dns_names import hostname_of, hosts_of
 from gateway.docker.engine import Engine, get_required
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.exposure import can_spoof
 from gateway.docker.model import LastStart
-from gateway.docker.names import hostname_of, hosts_of
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from gateway.docker.grants import Granted
+from gateway.docker.grants import GrantedAccess
 from gateway.docker.options import AttachRule
 
 KEYS = ("enable", "backends", "network", "aliases", "on-stop", "instance", "revive")
@@ -27,7 +27,7 @@ ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Request:
+class LabelRequest:
     """What a container or service requests.
 
     Args:
@@ -47,7 +47,7 @@ class Request:
 
 def read(
     labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str], *, granted: bool = False
-) -> tuple[Request | None, list[str]]:
+) -> tuple[LabelRequest | None, list[str]]:
     """Return what the labels request from this gateway, and a line for each error in them.
 
     Args:
@@ -78,7 +78,7 @@ def read(
         problems.append(f"{prefix}.on-stop: {on_stop!r} is neither keep nor detach")
     if wanted and not known & set(wanted):
         return None, problems  # no backend in the label exists, and a request without backends would mean all
-    request = Request(
+    request = LabelRequest(
         networks=listed(mine.get("network", "")),
         backends=tuple(name for name in wanted if name in known),
         aliases=tuple(alias for alias in aliases if ALIAS.fullmatch(alias)),
@@ -145,16 +145,16 @@ def _similar(name: str, known: Collection[str]) -> str:
     return f": did you mean {close[0]!r}?" if close else ""
 
 
-def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> Request | None:
+def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> LabelRequest | None:
     """Return the request of the first matching rule in `docker.attach`; None if no rule matches."""
     for rule in rules:
         named = not rule.names or any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.names)
         if named and all(_has(labels, label) for label in rule.labels) and (rule.names or rule.labels):
-            return Request(rule.networks, rule.backends, rule.aliases, rule.on_stop == "detach")
+            return LabelRequest(rule.networks, rule.backends, rule.aliases, rule.on_stop == "detach")
     return None
 
 
-def with_grants(request: Request, given: Granted, *, explicit: bool) -> Request:
+def with_grants(request: LabelRequest, given: GrantedAccess, *, explicit: bool) -> LabelRequest:
     """Return the request. If it has no backends or no aliases, add those of the grants.
 
     Args:
@@ -166,7 +166,9 @@ def with_grants(request: Request, given: Granted, *, explicit: bool) -> Request:
     return replace(request, backends=backends, aliases=request.aliases or given.aliases)
 
 
-def only_granted(request: Request, given: Granted | None, closed: Collection[str]) -> tuple[Request, list[str]]:
+def only_granted(
+    request: LabelRequest, given: GrantedAccess | None, closed: Collection[str]
+) -> tuple[LabelRequest, list[str]]:
     """Return a request restricted to what grants allow, and a line for each part that they do not allow.
 
     Args:

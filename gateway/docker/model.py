@@ -160,7 +160,7 @@ class Swarm:
 
 
 @dataclass(frozen=True)
-class Observed:
+class EngineSnapshot:
     """A snapshot of an engine."""
 
     containers: tuple[Container, ...] = ()

@@ -7,11 +7,11 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.backend_support.volume import VolumeSpec
-from gateway.docker.dead import Dead, MountListener
+from gateway.docker.dead_containers import DeadContainer, MountListener
 from gateway.docker.errors import BlockedReason
-from gateway.docker.model import Container, Observed
+from gateway.docker.model import Container, EngineSnapshot
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.projects import configured_as
+from gateway.docker.project_networks import configured_as
 from gateway.docker.volumes import VolumeStatus
 
 OWNER_ALIAS_PREFIX = "gw-owner-"
@@ -110,7 +110,7 @@ class AttachmentStatus:
 
 
 @dataclass(frozen=True)
-class Desired:
+class DesiredState:
     """The desired state.
 
     Args:
@@ -213,16 +213,16 @@ class Plan:
     """The backends that are reached by name on each managed network."""
     exposures: tuple[str, ...] = ()
     """Warnings about containers that can spoof addresses. They change whenever containers start or stop."""
-    dead: tuple[Dead, ...] = ()
+    dead: tuple[DeadContainer, ...] = ()
 
 
-def backends_on(desired: Desired, network: str) -> tuple[str, ...]:
+def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:
     """Return the backends that are reached by name on a network."""
     wanted = desired.network(network).backends
     return tuple(name for name in desired.backends if not wanted or name in wanted)
 
 
-def marked_endpoints(desired: Desired, observed: Observed) -> set[tuple[str, str]]:
+def marked_endpoints(desired: DesiredState, observed: EngineSnapshot) -> set[tuple[str, str]]:
     """Return the endpoints with the gateway's owner alias, by the container's ID and the network's name."""
     return {
         (container.id, name)

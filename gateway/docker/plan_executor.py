@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import Recorder
+from gateway.docker.action_failures import PREREQUISITES, ActionFailures
 from gateway.docker.consumers import ConsumerDirectory
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine
+from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.executor import execute
-from gateway.docker.failures import PREREQUISITES, Failures
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.ownership import OwnershipRecord
 from gateway.docker.plan import REVIVALS, Action, Verb
-from gateway.docker.revivals import Revivals
+from gateway.docker.start_attempts import StartAttempts
 from gateway.measure import Tally
 
 log = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ class PlanExecutor:
         self._starts: dict[str, asyncio.Task[bool]] = {}
         """The tasks that start containers, by container ID. A start can be slow: the engine mounts volumes."""
         self._start_gate = asyncio.Semaphore(_PARALLEL)
-        self.failures = Failures()
-        self.revivals = Revivals()
+        self.failures = ActionFailures()
+        self.revivals = StartAttempts()
         self.writes: Tally = Tally()
         self.errors: dict[tuple[str, str], int] = {}
         self.seen: set[tuple[str, str]] = set()

@@ -17,14 +17,14 @@ from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
 from gateway.docker.exposure import image_labels, is_gateway, spoofing
 from gateway.docker.log_limiter import LogLimiter
-from gateway.docker.model import Observed
-from gateway.docker.observer import Observer
+from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import DockerOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import REVIVALS, Action, AttachmentState, Desired, Plan, marked_endpoints
+from gateway.docker.plan import REVIVALS, Action, AttachmentState, DesiredState, Plan, marked_endpoints
 from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
+from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Reconciler:
     def __init__(
         self,
         options: DockerOptions,
-        desired: Callable[[], Desired],
+        desired: Callable[[], DesiredState],
         link_of: Callable[[str], Link | None],
         state_dir: Path,
         recorder: Recorder | None = None,
@@ -65,7 +65,7 @@ class Reconciler:
         self._wanted = desired
         self._link_of = link_of
         self._ownership = OwnershipRecord(state_dir)
-        self._observer = Observer(
+        self._observer = SnapshotReader(
             options,
             known=lambda: {network for _, network in self._ownership.endpoints},
             volumes=lambda: bool(desired().volumes),
@@ -74,7 +74,7 @@ class Reconciler:
         self._dirty = asyncio.Event()
         self._detach_limiter = DetachLimiter(options.max_detaches, options.resync)
         self.directory = ConsumerDirectory(self.trigger)
-        self.observed: Observed | None = None
+        self.observed: EngineSnapshot | None = None
         self.plan = Plan()
         self.observed_at: float | None = None
         """The time of the last snapshot, in seconds since the epoch."""
@@ -95,7 +95,7 @@ class Reconciler:
         self.settled = asyncio.Event()
         """Set after the gateway's container was attached, or after an attempt to attach it failed."""
 
-    def desired(self) -> Desired:
+    def desired(self) -> DesiredState:
         """Return the desired state."""
         return replace(
             self._wanted(),

@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from gateway.backends import KINDS, BackendKind, kind_of_port
+from gateway.importing.container_tunnel import own_tunnel
 from gateway.importing.model import LOOPBACK, ImportedClient, ImportedContainer
-from gateway.importing.own_tunnel import own_tunnel
 from gateway.importing.result import ImportResult, checks_login, is_host
 from gateway.importing.ssh_forward import port_number
 

@@ -27,7 +27,7 @@ def names_on_host(port: int) -> set[tuple[str, int]]:
 
 
 @dataclass(frozen=True)
-class Context:
+class ImportContext:
     """The environment in which an ssh command runs.
 
     Args:

@@ -10,7 +10,7 @@ from gateway.importing.databases import find_clients
 from gateway.importing.docker_run import Volumes, import_docker
 from gateway.importing.env_file import EnvFiles, read_env_file
 from gateway.importing.join import join
-from gateway.importing.model import Context, ImportedContainer
+from gateway.importing.model import ImportContext, ImportedContainer
 from gateway.importing.recognition import ImportSource, recognize
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import hide_secrets, redacted
@@ -124,7 +124,9 @@ def _read_script(text: str, prefix: str, files: EnvFiles, result: ImportResult, 
             import_mount_command(words[start + 1 :], f"{prefix}`{redacted(words)}`", result)
         elif program and (form or words[0] != "while"):
             destination = next((word for word in words if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
-            import_command(words, Context(f"{prefix}ssh {destination}".rstrip()), result, need_forward=form == "ssh")
+            import_command(
+                words, ImportContext(f"{prefix}ssh {destination}".rstrip()), result, need_forward=form == "ssh"
+            )
         elif words != ["done"]:
             result.add_note(f"{prefix}`{redacted(words)}`: not imported")
     return volumes

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.importing.model import Context, ImportedForward, home
+from gateway.importing.model import ImportContext, ImportedForward, home
 from gateway.importing.proxy_command import jump_or_proxy
 from gateway.importing.result import ImportResult, split_target
 from gateway.importing.ssh_forward import port_number, read_forward
@@ -60,7 +60,7 @@ class HostConfig:
 
 def add_host(
     config: HostConfig,
-    context: Context,
+    context: ImportContext,
     result: ImportResult,
     look_up: Callable[[str], HostConfig] = HostConfig,
 ) -> str:
@@ -143,7 +143,7 @@ def note_unused(config: HostConfig, where: str, name: str, result: ImportResult)
 
 
 def _server(
-    config: HostConfig, via: str | None, context: Context, result: ImportResult, command: HostConfig
+    config: HostConfig, via: str | None, context: ImportContext, result: ImportResult, command: HostConfig
 ) -> dict[str, Any]:
     """Return the configuration keys of a tunnel to a server.
 
@@ -183,7 +183,7 @@ def _server(
     return keys
 
 
-def _login(config: HostConfig, context: Context, result: ImportResult, command: HostConfig) -> dict[str, Any]:
+def _login(config: HostConfig, context: ImportContext, result: ImportResult, command: HostConfig) -> dict[str, Any]:
     """Return the configuration keys that log in to a tunnel's server. The arguments are those of `_server`."""
     keys: dict[str, Any] = {}
     identities = config.all("identityfile") or command.all("identityfile")

@@ -3,7 +3,7 @@
 import re
 
 from gateway.errors import UsageError
-from gateway.importing.model import Context
+from gateway.importing.model import ImportContext
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import redacted
 from gateway.importing.ssh import HostConfig, add_host, note_unused
@@ -19,7 +19,9 @@ _KEYWORDS = {
 _PROGRAMS = ("ssh", "autossh")
 
 
-def import_command(words: list[str], context: Context, result: ImportResult, *, need_forward: bool = True) -> None:
+def import_command(
+    words: list[str], context: ImportContext, result: ImportResult, *, need_forward: bool = True
+) -> None:
     """Convert an ssh command with local forwards.
 
     Args:

@@ -4,7 +4,7 @@ import fnmatch
 import re
 
 from gateway.errors import UsageError
-from gateway.importing.model import Context
+from gateway.importing.model import ImportContext
 from gateway.importing.result import ImportResult
 from gateway.importing.ssh import HostConfig, add_host
 
@@ -38,7 +38,7 @@ def import_config(text: str, where: str, result: ImportResult) -> None:
         config = _host_config(name, blocks)
         if "localforward" in config.keywords and name not in imported:
             imported.add(name)
-            add_host(config, Context(f"{where}: Host {name}"), result, look_up)
+            add_host(config, ImportContext(f"{where}: Host {name}"), result, look_up)
     if not imported:
         raise UsageError(f"{where}: there is no local forward to import (LocalForward)")
     for patterns, lines in blocks:

@@ -2,7 +2,7 @@
 
 import re
 
-from gateway.importing.model import HERE, Context, ImportedContainer
+from gateway.importing.model import HERE, ImportContext, ImportedContainer
 from gateway.importing.result import ImportResult
 from gateway.importing.secrecy import is_private_key, is_secret, redacted
 from gateway.importing.shell import read_script
@@ -47,7 +47,7 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
     return found
 
 
-def container_context(container: ImportedContainer, result: ImportResult) -> Context:
+def container_context(container: ImportedContainer, result: ImportResult) -> ImportContext:
     """Return the context of an ssh command that runs in a container."""
 
     def names(port: int) -> set[tuple[str, int]]:
@@ -66,7 +66,7 @@ def container_context(container: ImportedContainer, result: ImportResult) -> Con
             result.add_note(f"{container.where}: {text} is not a mount: copy the file out of the container")
         return outside or text
 
-    return Context(container.where, names, path, in_container=True)
+    return ImportContext(container.where, names, path, in_container=True)
 
 
 def mounted_key(container: ImportedContainer) -> str:
@@ -78,7 +78,7 @@ def mounted_key(container: ImportedContainer) -> str:
     return f"{folder.rstrip('/')}/id_rsa" if folder else ""
 
 
-def _by_command(container: ImportedContainer, context: Context, result: ImportResult) -> bool:
+def _by_command(container: ImportedContainer, context: ImportContext, result: ImportResult) -> bool:
     """Convert an ssh command with a local forward. The container can run the command directly or in a shell."""
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
@@ -105,7 +105,7 @@ def _by_command(container: ImportedContainer, context: Context, result: ImportRe
     return True
 
 
-def _convert(words: list[str], container: ImportedContainer, context: Context, result: ImportResult) -> None:
+def _convert(words: list[str], container: ImportedContainer, context: ImportContext, result: ImportResult) -> None:
     """Convert an ssh command. If the command specifies no key, use the mounted key."""
     key = mounted_key(container)
     if key and not any(re.match(r"-\w*i$|-i.|(-o)?IdentityFile", word) for word in words):
@@ -120,7 +120,7 @@ def _is_tunnel_image(container: ImportedContainer) -> bool:
     return bool(_IMAGE.search(text)) and not _NOT_A_TUNNEL.search(text)
 
 
-def _by_variables(container: ImportedContainer, context: Context, result: ImportResult) -> bool:
+def _by_variables(container: ImportedContainer, context: ImportContext, result: ImportResult) -> bool:
     arguments = [(name, container.environment[name]) for name in _ARGUMENTS if container.environment.get(name)]
     for name, text in arguments:
         words = next(iter(read_script(text).commands), [])

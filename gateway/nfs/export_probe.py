@@ -7,7 +7,7 @@ import socket
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, Reason
-from gateway.nfs import v4
+from gateway.nfs import nfs4
 from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient
 
@@ -33,7 +33,7 @@ class ExportProbe:
         """The NFSv4.1 session for each target that does not support NFSv4.0. Probes reuse a session, because a server
         keeps the state of each session for some time."""
 
-    async def query(self, client: RpcClient, target: Endpoint, phases: Phases) -> v4.Export:
+    async def query(self, client: RpcClient, target: Endpoint, phases: Phases) -> nfs4.NfsExport:
         """Query the export with NFSv4.0; with an NFSv4.1 session if the server does not support NFSv4.0.
 
         Args:
@@ -50,23 +50,23 @@ class ExportProbe:
         if target not in self._sessions:
             try:
                 return await self._query_with(None, client, target, phases)
-            except v4.NfsError as error:
-                if error.status != v4.NFS4ERR_MINOR_VERS_MISMATCH:
+            except nfs4.NfsError as error:
+                if error.status != nfs4.NFS4ERR_MINOR_VERS_MISMATCH:
                     raise
         session = self._sessions.pop(target, None)
         if session is not None:
             try:
                 return await self._query_with(session, client, target, phases)
-            except v4.NfsError as error:
+            except nfs4.NfsError as error:
                 if error.status not in SESSION_LOST:
                     raise
         session = Nfs41Session(f"gateway-check {socket.gethostname()} {_INSTANCE_ID} {target} {self._path}")
-        await v4.open_session(client, session)
+        await nfs4.open_session(client, session)
         return await self._query_with(session, client, target, phases)
 
     async def _query_with(
         self, session: Nfs41Session | None, client: RpcClient, target: Endpoint, phases: Phases
-    ) -> v4.Export:
+    ) -> nfs4.NfsExport:
         """Query the export with an NFSv4.1 session, or with NFSv4.0 if there is no session.
 
         Keep the session only if the server has replied and has not discarded the session. In all other cases the
@@ -74,12 +74,12 @@ class ExportProbe:
         """
         try:
             with phases("rpc"):
-                export = await v4.query_export(client, self._path, session)
+                export = await nfs4.query_export(client, self._path, session)
             self._check_readable(export)
             if self._write and not export.is_full:
                 with phases("query"):
-                    await v4.create_and_remove(client, self._path, CANARY, session)
-        except v4.NfsError as error:
+                    await nfs4.create_and_remove(client, self._path, CANARY, session)
+        except nfs4.NfsError as error:
             if error.status not in SESSION_LOST:
                 self._keep(session, target)
             raise
@@ -89,7 +89,7 @@ class ExportProbe:
         self._keep(session, target)
         return export
 
-    def _check_readable(self, export: v4.Export) -> None:
+    def _check_readable(self, export: nfs4.NfsExport) -> None:
         if not export.readable:
             raise ProbeError(Reason.PERMISSION, f"{self._path}: permission to read is denied")
 

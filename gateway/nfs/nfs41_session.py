@@ -2,7 +2,7 @@
 
 import secrets
 
-from gateway.nfs.xdr import Reader, XdrError, opaque, uhyper, uint
+from gateway.nfs.xdr import XdrError, XdrReader, opaque, uhyper, uint
 
 EXCHANGE_ID, CREATE_SESSION, SEQUENCE = 42, 43, 53
 NFS4ERR_BADSESSION, NFS4ERR_STALE_CLIENTID, NFS4ERR_DEADSESSION = 10052, 10022, 10078
@@ -55,17 +55,17 @@ class Nfs41Session:
 
     # Methods for replies: each reads the results that follow the status of the operation.
 
-    def read_exchange_id(self, reply: Reader) -> None:
+    def read_exchange_id(self, reply: XdrReader) -> None:
         """Read the results of EXCHANGE_ID."""
         self._client_id = reply.uhyper()
         self._client_sequence = reply.uint()
 
-    def read_create_session(self, reply: Reader) -> None:
+    def read_create_session(self, reply: XdrReader) -> None:
         """Read the results of CREATE_SESSION."""
         self.session_id = reply.fixed(_SESSION_ID_SIZE)
         self._slot_sequence = 0
 
-    def read_sequence(self, reply: Reader) -> None:
+    def read_sequence(self, reply: XdrReader) -> None:
         """Read the results of SEQUENCE.
 
         Raises:

@@ -5,7 +5,7 @@ import secrets
 import socket
 import struct
 
-from gateway.nfs.xdr import Reader, XdrError, opaque, uint
+from gateway.nfs.xdr import XdrError, XdrReader, opaque, uint
 from gateway.relay.receive import receive_exactly
 
 _CALL, _REPLY = 0, 1
@@ -56,7 +56,7 @@ class RpcClient:
         self._auth_sys = opaque(uint(0) + opaque(machine.encode()) + uint(0) + uint(0) + uint(0))
         self._xid = secrets.randbits(32)
 
-    async def call(self, procedure: int, arguments: bytes = b"", *, auth_sys: bool = False) -> Reader:
+    async def call(self, procedure: int, arguments: bytes = b"", *, auth_sys: bool = False) -> XdrReader:
         """Call a procedure.
 
         Args:
@@ -77,7 +77,7 @@ class RpcClient:
         header = struct.pack(">6I", self._xid, _CALL, 2, self._program, self._version, procedure)
         record = header + credentials + uint(_AUTH_NONE) + uint(0) + arguments
         await asyncio.get_running_loop().sock_sendall(self._sock, uint(_LAST_FRAGMENT | len(record)) + record)
-        return self._read_header(Reader(await self._receive_record()))
+        return self._read_header(XdrReader(await self._receive_record()))
 
     async def _receive_record(self) -> bytes:
         """Receive the fragments of one record (RFC 5531, section 11)."""
@@ -92,7 +92,7 @@ class RpcClient:
                 return bytes(record)
         raise XdrError(f"a reply has more than {_MAX_FRAGMENTS} fragments: this is not RPC")
 
-    def _read_header(self, reply: Reader) -> Reader:
+    def _read_header(self, reply: XdrReader) -> XdrReader:
         """Read the header of a reply, and return the reader at the start of the results."""
         xid, kind = reply.uint(), reply.uint()
         if xid != self._xid or kind != _REPLY:

@@ -26,7 +26,7 @@ def opaque(value: bytes) -> bytes:
     return struct.pack(">I", len(value)) + value + bytes(-len(value) % 4)
 
 
-class Reader:
+class XdrReader:
     """Decodes the values of a reply in order.
 
     Every method raises `XdrError` if the reply is too short.

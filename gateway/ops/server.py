@@ -22,7 +22,7 @@ from gateway.ops.get_handlers import ROLES, GetHandlers, RequestHandler, not_fou
 from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
 from gateway.ops.service_interface import ControlledService
-from gateway.ops.settings import Secrets, Settings, read_secrets
+from gateway.ops.settings import HttpSettings, Secrets, read_secrets
 from gateway.relay.sockets import bind_unix
 
 _OWNER_ONLY = 0o600
@@ -44,7 +44,7 @@ class OpsServer:
         settings: The addresses of the server, and the requirements for clients of each address.
     """
 
-    def __init__(self, service: ControlledService, settings: Settings) -> None:
+    def __init__(self, service: ControlledService, settings: HttpSettings) -> None:
         self._service = service
         self._settings = settings
         self._secrets = Secrets()

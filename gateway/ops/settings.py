@@ -12,7 +12,7 @@ from gateway.ops.tls import TlsFiles, server_context
 
 
 @dataclass(frozen=True)
-class Settings:
+class HttpSettings:
     """The section `ops` of the configuration.
 
     Args:
@@ -62,7 +62,7 @@ class Secrets:
     tls: ssl.SSLContext | None = None
 
 
-def read_secrets(settings: Settings) -> Secrets:
+def read_secrets(settings: HttpSettings) -> Secrets:
     """Read all files. Can block.
 
     Raises:

@@ -117,7 +117,7 @@ class ShadowView:
 
 @dataclass(frozen=True)
 class DeadContainerView:
-    """A container that does not run or has no network, see `gateway.docker.dead`."""
+    """A container that does not run or has no network, see `gateway.docker.dead_containers`."""
 
     container: str
     cause: str

@@ -15,8 +15,8 @@ from asyncssh.encryption import GCMEncryption
 from asyncssh.packet import SSHPacket, String, UInt32
 
 from gateway.ssh import algorithms
+from gateway.ssh.aes_gcm import AesGcm
 from gateway.ssh.asyncssh_internals import MSG_CHANNEL_OPEN, MSG_IGNORE, MSG_KEXINIT
-from gateway.ssh.gcm import Gcm
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _STREAMLOCAL_RESERVED = String("") + UInt32(0)
@@ -71,9 +71,9 @@ class ClientConnection(SSHClientConnection):
         """The host key algorithms that the server proposed."""
         self._send_encryption_object: Any = None
         self._recv_encryption_object: Any = None
-        self.send_cipher: Gcm | None = None
+        self.send_cipher: AesGcm | None = None
         """The cipher for sending, if the native data plane supports it."""
-        self.receive_cipher: Gcm | None = None
+        self.receive_cipher: AesGcm | None = None
         """The cipher for receiving, if the native data plane supports it."""
         self.kex_started = 0.0
         """The monotonic time at which the last key exchange started, in seconds."""
@@ -92,9 +92,9 @@ class ClientConnection(SSHClientConnection):
 
     @_send_encryption.setter
     def _send_encryption(self, cipher: Any) -> None:
-        replaced = Gcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
+        replaced = AesGcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
         self._send_encryption_object = replaced
-        self.send_cipher = replaced if isinstance(replaced, Gcm) else None
+        self.send_cipher = replaced if isinstance(replaced, AesGcm) else None
 
     @property
     def _recv_encryption(self) -> Any:
@@ -102,9 +102,9 @@ class ClientConnection(SSHClientConnection):
 
     @_recv_encryption.setter
     def _recv_encryption(self, cipher: Any) -> None:
-        replaced = Gcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
+        replaced = AesGcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
         self._recv_encryption_object = replaced
-        self.receive_cipher = replaced if isinstance(replaced, Gcm) else None
+        self.receive_cipher = replaced if isinstance(replaced, AesGcm) else None
 
     # Host keys.
 

@@ -15,7 +15,7 @@ from gateway.contracts.tunnel import Progress
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.hostkeys import HostKeyMemory, HostKeyVerifier, read_trust
+from gateway.ssh.host_keys import HostKeyHistory, HostKeyVerifier, read_trust
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import close_now, log_in
 
@@ -25,7 +25,7 @@ class _TryOtherKeyTypeError(TunnelError):
 
 
 async def connect(
-    options: SshOptions, dial: Callable[[], Awaitable[socket.socket]], progress: Progress, memory: HostKeyMemory
+    options: SshOptions, dial: Callable[[], Awaitable[socket.socket]], progress: Progress, memory: HostKeyHistory
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
@@ -56,7 +56,7 @@ async def _connect(
     options: SshOptions,
     sock: socket.socket,
     progress: Progress,
-    memory: HostKeyMemory,
+    memory: HostKeyHistory,
     refusals: list[HostKeyVerifier],
 ) -> asyncssh.SSHClientConnection:
     """Connect once. On failure, close the connection and the socket.

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway.contracts.link import Network
+from gateway.contracts.link import NetworkId
 from gateway.contracts.values import Endpoint
 from gateway.relay.per_loop import per_loop
 
@@ -23,11 +23,11 @@ class HandshakeLimiter:
         self.per_server = PER_SERVER
         """Maximum number of concurrent handshakes with one server. A change takes effect for a server when
         no handshake with that server is pending."""
-        self._servers: dict[tuple[Network, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}
+        self._servers: dict[tuple[NetworkId, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}
         self._all = asyncio.Semaphore(PER_PROCESS)
 
     @asynccontextmanager
-    async def slot(self, server: Endpoint, network: Network) -> AsyncIterator[None]:
+    async def slot(self, server: Endpoint, network: NetworkId) -> AsyncIterator[None]:
         """Wait for a slot, and occupy the slot until the context exits.
 
         Args:

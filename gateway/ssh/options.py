@@ -14,7 +14,7 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
 @dataclass(frozen=True)
-class Keepalive:
+class KeepaliveOptions:
     """How an SSH connection that falls silent is detected and replaced.
 
     Args:
@@ -39,7 +39,7 @@ class Keepalive:
 
 
 @dataclass(frozen=True)
-class Connections:
+class PoolOptions:
     """How many SSH connections a tunnel keeps for each traffic class.
 
     Args:
@@ -107,8 +107,8 @@ class SshOptions:
     connect_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
     login_timeout: Duration = field(default=Duration(15.0), metadata=POSITIVE)
     dial_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
-    keepalive: Keepalive = field(default_factory=Keepalive)
-    connections: Connections = field(default_factory=Connections)
+    keepalive: KeepaliveOptions = field(default_factory=KeepaliveOptions)
+    connections: PoolOptions = field(default_factory=PoolOptions)
 
     def __post_init__(self) -> None:
         if "@" in self.host:

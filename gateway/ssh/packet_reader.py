@@ -13,6 +13,7 @@ from typing import Protocol
 from cryptography.exceptions import InvalidTag
 
 from gateway.relay.mmap_buffer import mmap_buffer
+from gateway.ssh.aes_gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 from gateway.ssh.asyncssh_internals import (
     DATA_OVERHEAD,
     MSG_CHANNEL_CLOSE,
@@ -23,7 +24,6 @@ from gateway.ssh.asyncssh_internals import (
 )
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.flow_control import Window
-from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 
 _BUFFER_SIZE = 512 * 1024
 _PLAIN_SIZE = _BUFFER_SIZE + 64 * 1024

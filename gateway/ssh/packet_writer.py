@@ -18,9 +18,9 @@ from gateway.relay.mmap_buffer import mmap_buffer
 from gateway.relay.poller import poller
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import NOTSENT_LOWAT, limit_unsent
+from gateway.ssh.aes_gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 from gateway.ssh.asyncssh_internals import DATA_OVERHEAD, MSG_CHANNEL_DATA
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.gcm import BLOCK, COUNTER_AT, MASK, MIN_PADDING, TAG, put_counter
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
-from gateway.contracts.link import Network, Stream
+from gateway.contracts.link import NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import Progress
@@ -51,7 +51,7 @@ class SshLink:
         progress: Called when all connections become silent, and when one of them receives data again.
     """
 
-    def __init__(self, options: SshOptions, network: Network, dial: DialConnection, progress: Progress) -> None:
+    def __init__(self, options: SshOptions, network: NetworkId, dial: DialConnection, progress: Progress) -> None:
         self.network = network
         self._options = options
         self._loop = asyncio.get_running_loop()

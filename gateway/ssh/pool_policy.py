@@ -8,7 +8,7 @@ has stalled. The pool then waits longer before it aborts connections, because th
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.ssh.options import Keepalive
+from gateway.ssh.options import KeepaliveOptions
 
 CHANNELS_PER_CONNECTION = 64
 """Channels per connection above which the pool opens another connection. sshd polls all channels of a connection
@@ -65,7 +65,7 @@ class PoolActions:
     stalled: list[int]
 
 
-def evaluate(pool: Sequence[ConnectionHealth], keepalive: Keepalive, target_size: int) -> PoolActions:
+def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, target_size: int) -> PoolActions:
     """Decide which actions a pool needs.
 
     Args:

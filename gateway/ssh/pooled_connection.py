@@ -15,8 +15,8 @@ from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.hostkeys import HostKeyVerifier
-from gateway.ssh.native_opener import NativeChannelOpener
+from gateway.ssh.host_keys import HostKeyVerifier
+from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import transport_of
 from gateway.text import one_line

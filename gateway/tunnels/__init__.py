@@ -9,7 +9,7 @@ from gateway.contracts.security import Credential, InsecureSetting
 from gateway.contracts.tunnel import Tunnel
 from gateway.contracts.values import Endpoint
 from gateway.facts import Fact
-from gateway.kinds import Kinds
+from gateway.kinds import KindRegistry
 
 
 class RenderAuthorizedKeys(Protocol):
@@ -97,4 +97,4 @@ class TunnelKind:
         return (KINDS.__getitem__, (self.name,))
 
 
-KINDS: Kinds[TunnelKind] = Kinds(__name__, __path__)
+KINDS: KindRegistry[TunnelKind] = KindRegistry(__name__, __path__)

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from gateway.certificates import pem_validities
-from gateway.contracts.link import Link, Network
+from gateway.contracts.link import Link, NetworkId
 from gateway.contracts.security import Credential
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
@@ -73,7 +73,9 @@ class OpenVpnTunnel:
 class _Client:
     """An OpenVPN client, from the start to the exit of its process."""
 
-    def __init__(self, options: OpenVpnOptions, file: ClientFile, forward: LocalForward | None, via: Network) -> None:
+    def __init__(
+        self, options: OpenVpnOptions, file: ClientFile, forward: LocalForward | None, via: NetworkId
+    ) -> None:
         self._options = options
         self._forward = forward
         self._via = via

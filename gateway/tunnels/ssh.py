@@ -12,7 +12,7 @@ from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.facts import Fact, hidden
 from gateway.relay.sockets import cap_retransmit_interval
-from gateway.ssh import algorithms, credentials, hostkeys
+from gateway.ssh import algorithms, credentials, host_keys
 from gateway.ssh.authorized_keys import render_authorized_keys
 from gateway.ssh.connect import connect
 from gateway.ssh.handshake_limiter import handshake_limiter
@@ -41,7 +41,7 @@ class SshTunnel:
 
     def __init__(self, options: SshOptions) -> None:
         self._options = options
-        self._memory = hostkeys.HostKeyMemory()
+        self._memory = host_keys.HostKeyHistory()
 
     @property
     def far_side(self) -> str:
@@ -89,7 +89,7 @@ def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: s
 def _verify(options: SshOptions) -> None:
     """Load credentials and trusted host keys, to report errors in these files early."""
     credentials.load_keys(options)
-    hostkeys.read_trust(options)
+    host_keys.read_trust(options)
 
 
 def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:

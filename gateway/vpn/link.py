@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from math import inf
 
-from gateway.contracts.link import LinkStatus, Network, Relay, Stream
+from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
@@ -16,7 +16,7 @@ from gateway.errors import DialError
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.socket_relay import SocketRelay
-from gateway.vpn.addressing import Addressing
+from gateway.vpn.device_addresses import DeviceAddresses
 from gateway.vpn.dns import VpnResolver
 from gateway.vpn.icmp import EchoMonitor
 from gateway.vpn.liveness import Liveness, Thresholds
@@ -55,7 +55,7 @@ class VpnLink:
         thresholds: Seconds without an expected reply after which the VPN counts as unresponsive.
     """
 
-    def __init__(self, context: NetworkContext, network: Network, thresholds: Thresholds) -> None:
+    def __init__(self, context: NetworkContext, network: NetworkId, thresholds: Thresholds) -> None:
         self.network = network
         self.liveness = Liveness(thresholds, time.monotonic())
         self.server: str | None = None
@@ -66,9 +66,9 @@ class VpnLink:
         self._rtt: float | None = None
         self._relays: set[Relay] = set()
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._addressing: Addressing | None = None
+        self._addressing: DeviceAddresses | None = None
 
-    def set_addressing(self, addressing: Addressing) -> None:
+    def set_addressing(self, addressing: DeviceAddresses) -> None:
         """Apply new device settings: name servers and hosts to ping. Reset all clients if the addresses have changed.
 
         Args:

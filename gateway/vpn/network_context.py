@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 from gateway.cancellation import is_being_cancelled
 from gateway.errors import TunnelError
 from gateway.vpn import devices, policy_routing
-from gateway.vpn.addressing import Addressing
+from gateway.vpn.device_addresses import DeviceAddresses
 from gateway.vpn.namespace import Namespace
 from gateway.vpn.options import Isolation
 
@@ -55,7 +55,7 @@ def create_context(isolation: Isolation, device: str) -> "NetworkContext":
 class NetworkContext(Protocol):
     """Creates sockets that use only the VPN device."""
 
-    async def configure_device(self, device: str, addressing: Addressing) -> None:
+    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
         """Move the device to this context if necessary, and configure it. Call this again when the settings change.
 
         Args:
@@ -105,7 +105,7 @@ class NetnsContext:
         self._prepared = False
         self._device: str | None = None
 
-    async def configure_device(self, device: str, addressing: Addressing) -> None:
+    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
         """See `NetworkContext`."""
         if not self._prepared:
             await self.run_blocking(devices.prepare_namespace)
@@ -149,7 +149,7 @@ class BoundDeviceContext:
     def __init__(self, device: str) -> None:
         self._device = device
 
-    async def configure_device(self, device: str, addressing: Addressing) -> None:
+    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
         """See `NetworkContext`."""
         await asyncio.to_thread(policy_routing.configure_in_host, device, addressing)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
-from gateway.vpn.addressing import Addressing
-from gateway.vpn.child import Child
+from gateway.vpn.child_process import ChildProcess
+from gateway.vpn.device_addresses import DeviceAddresses
 from gateway.vpn.openvpn_file import ClientFile
-from gateway.vpn.openvpn_log import Failure, more_specific, parse_failure
+from gateway.vpn.openvpn_log import OpenVpnFailure, more_specific, parse_failure
 from gateway.vpn.openvpn_management import ManagementInterface
 from gateway.vpn.openvpn_updown import parse_updown
 from gateway.vpn.options import OpenVpnOptions
@@ -49,9 +49,9 @@ class OpenVpn:
         """The description of the last state, such as the cause of RECONNECTING."""
         self.received = 0
         """Bytes received from the server so far."""
-        self.failure: Failure | None = None
+        self.failure: OpenVpnFailure | None = None
         """The most specific failure since the last successful connection."""
-        self.addressing: Addressing | None = None
+        self.addressing: DeviceAddresses | None = None
         """The device settings that the server has pushed most recently. None: it has pushed none."""
         self.server: Endpoint | None = None
         self._options = options
@@ -60,7 +60,7 @@ class OpenVpn:
         self._redirect = redirect
         self._on_state = on_state
         self._management = ManagementInterface(self._on_notification)
-        self._child: Child | None = None
+        self._child: ChildProcess | None = None
         self._environment: dict[str, str] = {}
 
     async def start(self) -> None:
@@ -79,7 +79,7 @@ class OpenVpn:
             os.write(memory, file.text.encode())
             privileges = "net_admin" if user is None else f"net_admin:{user}"
             command = self._command(memory)
-            self._child = await Child.start(
+            self._child = await ChildProcess.start(
                 command, "openvpn", self._on_output, pass_fds=[memory], privileges=privileges
             )
         finally:
@@ -110,7 +110,7 @@ class OpenVpn:
         Args:
             default: The detail if the child has reported no failure.
         """
-        failure = self.failure or Failure(Reason.RESET, default)
+        failure = self.failure or OpenVpnFailure(Reason.RESET, default)
         return TunnelError(failure.reason, failure.detail, fatal=failure.fatal)
 
     def restart_in_place(self) -> None:
@@ -153,7 +153,7 @@ class OpenVpn:
         elif kind == "UPDOWN":
             self._on_updown(text)
         elif kind == "FATAL":
-            failure = parse_failure(text) or Failure(Reason.PROTOCOL, text, fatal=True, specificity=3)
+            failure = parse_failure(text) or OpenVpnFailure(Reason.PROTOCOL, text, fatal=True, specificity=3)
             self.failure = more_specific(self.failure, failure)
 
     def _on_state_notification(self, fields: list[str]) -> None:
@@ -170,7 +170,7 @@ class OpenVpn:
         try:
             address = self._redirect(self.server, protocol)
         except TunnelError as error:
-            self._give_up(Failure(error.reason, error.detail, error.fatal, specificity=5))
+            self._give_up(OpenVpnFailure(error.reason, error.detail, error.fatal, specificity=5))
             return
         self._management.send(f"remote MOD {address.host} {address.port}" if address else "remote ACCEPT")
 
@@ -180,7 +180,7 @@ class OpenVpn:
         if request is None:
             if text.startswith("Verification Failed"):
                 detail = f"the server refuses the login: {text}"
-                self.failure = Failure(Reason.AUTH, detail, fatal=True, specificity=4)
+                self.failure = OpenVpnFailure(Reason.AUTH, detail, fatal=True, specificity=4)
             return
         kind, fields = request[1], request[2]
         options = self._options
@@ -189,19 +189,19 @@ class OpenVpn:
         key = {"Private Key": "key_password_file", "Auth": "user and password_file"}.get(kind, "a login in the file")
         if secret is None or (fields.startswith("username") and options.user is None):
             detail = f"OpenVPN requests a secret ({kind}): set {key}"
-            self._give_up(Failure(Reason.AUTH, detail, fatal=True, specificity=5))
+            self._give_up(OpenVpnFailure(Reason.AUTH, detail, fatal=True, specificity=5))
             return
         try:
             value = secret.reveal()
         except OSError as error:
             detail = f"{error.filename}: {error.strerror}"
-            self._give_up(Failure(Reason.AUTH, detail, fatal=True, specificity=5))
+            self._give_up(OpenVpnFailure(Reason.AUTH, detail, fatal=True, specificity=5))
             return
         if fields.startswith("username"):
             self._management.send_credential("username", kind, options.user or "")
         self._management.send_credential("password", kind, value)
 
-    def _give_up(self, failure: Failure) -> None:
+    def _give_up(self, failure: OpenVpnFailure) -> None:
         self.failure = failure
         self._management.send("signal SIGTERM")
 

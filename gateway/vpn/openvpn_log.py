@@ -7,7 +7,7 @@ from gateway.errors import Reason
 
 
 @dataclass(frozen=True)
-class Failure:
+class OpenVpnFailure:
     """A failure that OpenVPN reports.
 
     Args:
@@ -45,17 +45,17 @@ _PATTERNS: list[tuple[str, Reason, bool, int]] = [
 """For each message: a pattern, and the `reason`, `fatal` and `specificity` of the failure."""
 
 
-def parse_failure(line: str) -> Failure | None:
+def parse_failure(line: str) -> OpenVpnFailure | None:
     """Return the failure that a log line reports; None if it reports none."""
     if re.match(r"\S*\s*\S*\s*(MANAGEMENT|PUSH|OPTIONS IMPORT|Timers)\b", line):
         return None  # a log line of the management interface, or not a failure
     for pattern, reason, fatal, specificity in _PATTERNS:
         if re.search(pattern, line):
             detail = re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line.strip())
-            return Failure(reason, detail, fatal, specificity)
+            return OpenVpnFailure(reason, detail, fatal, specificity)
     return None
 
 
-def more_specific(old: Failure | None, new: Failure) -> Failure:
+def more_specific(old: OpenVpnFailure | None, new: OpenVpnFailure) -> OpenVpnFailure:
     """Return the failure with the higher specificity; the new one if both are equal."""
     return old if old is not None and old.specificity > new.specificity else new

@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping
 
 from gateway.contracts.values import IpAddress
-from gateway.vpn.addressing import Addressing, IpInterface
+from gateway.vpn.device_addresses import DeviceAddresses, IpInterface
 
 
-def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int | None) -> Addressing:
+def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int | None) -> DeviceAddresses:
     """Convert the variables from `>UPDOWN:ENV` to device settings.
 
     Args:
@@ -31,7 +31,7 @@ def parse_updown(environment: Mapping[str, str], dns: tuple[str, ...], mtu: int 
     ]
     dhcp = [words[1:] for words in options if len(words) == 3 and words[0] == "dhcp-option"]
     servers = dns or [value for name, value in dhcp if name in ("DNS", "DNS6")]
-    return Addressing(
+    return DeviceAddresses(
         addresses=tuple(addresses),
         gateways=hops if environment.get("dev_type") == "tap" else (),
         peers=hops,

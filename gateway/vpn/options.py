@@ -13,7 +13,7 @@ Isolation = Literal["namespace", "device"]
 
 
 @dataclass(frozen=True)
-class Silence:
+class SilenceTimeouts:
     """When and how the gateway reacts if expected replies through the VPN are missing.
 
     Args:
@@ -59,7 +59,7 @@ class VpnOptions:
     dns: tuple[str, ...] = ()
     mtu: int | None = field(default=None, metadata={"least": 576, "most": 65535})
     connect_timeout: Duration = field(default=Duration(20.0), metadata=POSITIVE)
-    silence: Silence = field(default_factory=Silence)
+    silence: SilenceTimeouts = field(default_factory=SilenceTimeouts)
 
     def __post_init__(self) -> None:
         for each in self.dns:

@@ -10,8 +10,8 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
 from gateway.relay.resolver import resolve
 from gateway.vpn import devices
-from gateway.vpn.addressing import Addressing, likely_peers, parse_addresses
-from gateway.vpn.child import find_program, minimal_environment
+from gateway.vpn.child_process import find_program, minimal_environment
+from gateway.vpn.device_addresses import DeviceAddresses, likely_peers, parse_addresses
 from gateway.vpn.device_lock import DeviceLock, is_locked
 from gateway.vpn.network_context import NetworkContext, device_prefix
 from gateway.vpn.options import WireGuardOptions
@@ -56,7 +56,7 @@ class WireGuard:
         self.server = ""
         """The resolved endpoints of all peers as one text, for messages."""
 
-    async def start(self) -> Addressing:
+    async def start(self) -> DeviceAddresses:
         """Create and configure the device, without waiting for the handshake.
 
         Returns:
@@ -89,9 +89,9 @@ class WireGuard:
             self.in_kernel = await creation  # wait, so that `stop` removes the device if it was created
             raise
 
-    def _addressing(self) -> Addressing:
+    def _addressing(self) -> DeviceAddresses:
         file, options = self._file, self._options
-        return Addressing(
+        return DeviceAddresses(
             addresses=file.addresses,
             peers=likely_peers(file.addresses),
             name_servers=parse_addresses(options.dns) if options.dns else file.name_servers,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from gateway.contracts.values import Endpoint, IpAddress
 from gateway.errors import GatewayError
-from gateway.vpn.addressing import IpInterface
+from gateway.vpn.device_addresses import IpInterface
 
 _IGNORED = {"table", "saveconfig", "fwmark"}
 """Keys of [Interface] that concern the host's routes, which the gateway does not change."""

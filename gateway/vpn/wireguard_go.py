@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
 from gateway.vpn import stale_cleanup
-from gateway.vpn.child import Child
+from gateway.vpn.child_process import ChildProcess
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class WireGuardGo:
     def __init__(self, device: str) -> None:
         self._device = device
         self._socket = _SOCKET_DIRECTORY / f"{device}.sock"
-        self._child: Child | None = None
+        self._child: ChildProcess | None = None
         self._last_output = ""
 
     async def start(self, prefix: str) -> None:
@@ -49,7 +49,7 @@ class WireGuardGo:
             detail = f"{error}: wireguard-go creates its socket there: make it writable (mount a tmpfs)"
             raise TunnelError(Reason.PERMISSION, detail, fatal=True) from error
         stale_cleanup.remove_stale_sockets(_SOCKET_DIRECTORY, f"{prefix}*.sock")
-        self._child = await Child.start(
+        self._child = await ChildProcess.start(
             ["wireguard-go", "-f", self._device], "wireguard-go", self._on_output, {"LOG_LEVEL": "error"}
         )
         deadline = time.monotonic() + _START_TIMEOUT

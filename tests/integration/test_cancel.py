@@ -22,7 +22,7 @@ from gateway.demo.postgres import Postgres, available
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import tune
 from tests.support import certificates
 from tests.support.clients import postgres as connect

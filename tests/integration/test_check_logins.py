@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway.backend_support.database import DatabaseCheck
 from gateway.backend_support.tls import TlsOptions
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.security import Secret
@@ -55,7 +55,7 @@ def key_file(tmp_path: Path) -> Path:
 
 def checking(password: str, tls: TlsOptions | None = None, key: Path | None = None) -> MysqlBackend:
     check = MysqlCheck(user="u", password=Secret(password), tls=tls or TlsOptions(), server_public_key_file=key)
-    return MysqlBackend(NoOptions(), check)
+    return MysqlBackend(EmptyOptions(), check)
 
 
 @contextlib.contextmanager
@@ -169,10 +169,10 @@ def test_a_key_file_that_is_wrong_or_unused_is_refused(
 ) -> None:
     def refusal(**changes: Any) -> str:
         with pytest.raises(ReachError, match="server_public_key_file") as caught:
-            KIND.verify(NoOptions(), MysqlCheck(**changes))
+            KIND.verify(EmptyOptions(), MysqlCheck(**changes))
         return caught.value.detail
 
-    KIND.verify(NoOptions(), MysqlCheck(server_public_key_file=key_file))
+    KIND.verify(EmptyOptions(), MysqlCheck(server_public_key_file=key_file))
     assert "no public key in PEM" in refusal(server_public_key_file=authority.ca)
     assert "No such file" in refusal(server_public_key_file=tmp_path / "nothing")
     assert "not used with TLS" in refusal(server_public_key_file=key_file, tls=TlsOptions("require"))
@@ -400,7 +400,7 @@ async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the
         return sum(each.name == "postgres-check" for each in threading.enumerate())
 
     check = DatabaseCheck(user="u", password=Secret("p"))
-    backend = PostgresBackend(NoOptions(), check)
+    backend = PostgresBackend(EmptyOptions(), check)
     longest, last = 0.0, time.monotonic()
 
     async def beat() -> None:

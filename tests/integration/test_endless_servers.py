@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
 from gateway.contracts.backend import Backend
 from gateway.contracts.states import State
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 MOST = 32 << 20
 """The maximum number of bytes by which a check can increase the resident memory of the process."""
 BLOCK = bytes(64 * 1024)
-BACKENDS: dict[str, Backend] = {**KINDS, "smb": SmbBackend(SmbOptions(share="media"), NoOptions())}
+BACKENDS: dict[str, Backend] = {**KINDS, "smb": SmbBackend(SmbOptions(share="media"), EmptyOptions())}
 
 
 def _status(key: str) -> int:

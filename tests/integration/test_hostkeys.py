@@ -17,9 +17,9 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import Reason, TunnelError
-from gateway.relay.direct import DirectLink
-from gateway.ssh import knownhosts
-from gateway.ssh.hostkeys import read_trust
+from gateway.relay.direct_link import DirectLink
+from gateway.ssh import known_hosts
+from gateway.ssh.host_keys import read_trust
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.host_keys import public, sshd_with, trusting
@@ -271,7 +271,7 @@ async def test_a_large_known_hosts_does_not_block_the_event_loop(usual: Bastion,
     read_trust(chosen, "127.0.0.1")
     direct = time.monotonic() - started
     assert direct > 0.1
-    knownhosts._parsed.clear()
+    known_hosts._parsed.clear()
     worst, done = 0.0, asyncio.Event()
 
     async def beat() -> None:

@@ -12,7 +12,7 @@ import pytest
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
 from gateway.errors import Reason, TunnelError
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from gateway.ssh import asyncssh_internals
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pooled_connection import PooledConnection

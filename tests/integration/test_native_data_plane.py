@@ -24,10 +24,10 @@ from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.relay.poller import RelayLoop
 from gateway.relay.sockets import tune
+from gateway.ssh import aes_gcm as gcm_module
 from gateway.ssh import asyncssh_internals, client_connection, packet_transport
-from gateway.ssh import gcm as gcm_module
 from gateway.ssh.native_channel import NativeChannel
-from gateway.ssh.options import Connections
+from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshLink
 from tests.support.requirements import need_sshd
 from tests.support.servers import echoing, serving
@@ -168,7 +168,7 @@ async def test_key_exchanges_during_bulk_traffic_in_both_directions(
 
 async def test_channel_numbers_wrap_around_over_thousands_of_channels(bastions: dict[str, Bastion]) -> None:
     with serving(echoing) as port:
-        async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
+        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1))) as link:
             conn = link._connections[0]._conn
             conn._next_recv_chan = 0xFFFFFFFF - 500  # the channel numbers overflow after 500 channels
             for _ in range(20):
@@ -187,7 +187,7 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(bastions: dic
                 client.sendall(bytes(65536))
 
     with serving(flood) as flooding, serving(echoing) as port:
-        async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
+        async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1))) as link:
             deaf = [await link.socket(Endpoint("127.0.0.1", flooding)) for _ in range(20)]
 
             def held() -> int:
@@ -322,7 +322,7 @@ async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other
         client.sendall(payload)
 
     loop = asyncio.get_running_loop()
-    one = options(bastions["openssh"], connections=Connections(1, 1))
+    one = options(bastions["openssh"], connections=PoolOptions(1, 1))
     with serving(answer_and_close) as closing, serving(echoing) as port:
         async with opened(one) as link, asyncio.timeout(20):
             other = await link.socket(Endpoint("127.0.0.1", port))
@@ -374,7 +374,7 @@ async def test_a_connection_that_fails_during_uploads_is_noticed(bastions: dict[
     loop = asyncio.get_running_loop()
     with serving(swallow) as port:
         for _ in range(5):
-            async with opened(options(bastions["openssh"], connections=Connections(1, 1))) as link:
+            async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1))) as link:
                 socks = [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(20)]
 
                 async def upload(sock: socket.socket) -> None:
@@ -444,9 +444,9 @@ def test_any_sequence_of_authentic_packets_is_handled(
     """
 
     keys: dict[int, bytes] = {}
-    original = gcm_module.Gcm.__init__
+    original = gcm_module.AesGcm.__init__
 
-    def remembering(self: gcm_module.Gcm, theirs: Any) -> None:
+    def remembering(self: gcm_module.AesGcm, theirs: Any) -> None:
         original(self, theirs)
         keys[id(self)] = theirs._cipher._key
 
@@ -455,7 +455,7 @@ def test_any_sequence_of_authentic_packets_is_handled(
         problems: list[dict[str, object]] = []
         loop.set_exception_handler(lambda _, context: problems.append(context))
         with serving(echoing) as port:
-            one = options(bastions["openssh"], connections=Connections(1, 1), keepalive=PATIENT)
+            one = options(bastions["openssh"], connections=PoolOptions(1, 1), keepalive=PATIENT)
             async with opened(one) as victim, opened(one) as bystander, asyncio.timeout(20):
                 sock = await victim.socket(Endpoint("127.0.0.1", port))
                 conn = victim._connections[0]._conn
@@ -481,7 +481,7 @@ def test_any_sequence_of_authentic_packets_is_handled(
         assert not problems, problems
 
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
-        patch.setattr(gcm_module.Gcm, "__init__", remembering)
+        patch.setattr(gcm_module.AesGcm, "__init__", remembering)
         runner.run(run())
 
 

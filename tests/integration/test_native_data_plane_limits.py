@@ -21,7 +21,7 @@ from gateway.relay.sockets import reset, tune
 from gateway.ssh import asyncssh_internals, client_connection, packet_transport, packet_writer
 from gateway.ssh.flow_control import GROWTH_BUDGET, INITIAL_BUDGET
 from gateway.ssh.native_channel import NativeChannel
-from gateway.ssh.options import Connections
+from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshLink
 from tests.support.requirements import need_sshd
 from tests.support.servers import serving
@@ -69,7 +69,7 @@ async def attacked(folder: Path, attack: Callable[..., None]) -> AsyncIterator[S
     async with (
         hostile(folder / "bastion", attack) as bastion,
         asyncio.timeout(50),
-        opened(options(bastion, connections=Connections(1, 1))) as link,
+        opened(options(bastion, connections=PoolOptions(1, 1))) as link,
     ):
         yield link
 
@@ -207,7 +207,7 @@ async def test_received_bytes_count_towards_a_key_exchange(
     try:
         with serving(lambda client: client.sendall(said)) as port:
             async with (
-                opened(options(bastion, ciphers=(cipher,), connections=Connections(1, 1))) as link,
+                opened(options(bastion, ciphers=(cipher,), connections=PoolOptions(1, 1))) as link,
                 asyncio.timeout(50),
             ):
                 sock = await link.socket(Endpoint("127.0.0.1", port))
@@ -227,7 +227,7 @@ async def test_a_server_that_overcounts_long_packets_gets_short_packets(
     bastion = Bastion(tmp_path / "bastion", extra="RekeyLimit 1M").start()
     try:
         with serving(lambda client: client.sendall(said)) as port:
-            async with opened(options(bastion, connections=Connections(1, 1))) as link, asyncio.timeout(50):
+            async with opened(options(bastion, connections=PoolOptions(1, 1))) as link, asyncio.timeout(50):
                 seen = []
                 for _ in range(2):
                     exchanges.clear()

@@ -21,7 +21,7 @@ from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset
 from tests.support.certificates import Authority
 from tests.support.clients import connect, mysql, query_mysql, query_postgres, read_nfs

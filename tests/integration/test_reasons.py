@@ -16,7 +16,7 @@ import pytest
 
 from gateway.backend_support.database import LAG, DatabaseCheck
 from gateway.backend_support.tls import TlsOptions
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
@@ -34,7 +34,7 @@ from gateway.facts import VERSION
 from gateway.health.probe import probe_once
 from gateway.health.verdict import CheckResult
 from gateway.nfs.export_probe import CANARY
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from tests.support.clients import mysql
 from tests.support.probes import DEADLINE, KINDS, mysql_backend, postgres_backend, probe
 from tests.support.requirements import need
@@ -147,7 +147,7 @@ async def test_a_missing_mysql_database_is_reported(shared_mariadb: MariaDB) -> 
 
 async def test_mysql_without_a_user_is_not_probed(shared_mariadb: MariaDB) -> None:
     with serving(resetting) as port:
-        result = await probe(MysqlBackend(NoOptions(), MysqlCheck()), port)
+        result = await probe(MysqlBackend(EmptyOptions(), MysqlCheck()), port)
     assert (result.state, result.reason) == (State.UNKNOWN, None)
     assert "check.user" in result.detail
 
@@ -301,7 +301,7 @@ async def test_the_postgres_check_never_sends_its_password_unencrypted() -> None
             while data := client.recv(4096):
                 heard.extend(data)
 
-    backend = PostgresBackend(NoOptions(), DatabaseCheck(user="u", password=Secret("topsecret")))
+    backend = PostgresBackend(EmptyOptions(), DatabaseCheck(user="u", password=Secret("topsecret")))
     with serving(listen) as port:
         result = await probe(backend, port)
     assert result.reason is Reason.AUTH
@@ -312,7 +312,7 @@ async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgr
     """A standby server that has lost the connection to its primary server is an unhealthy replica."""
     from gateway.backends.postgres import PostgresBackend as Backend_  # noqa: PLC0415 - the pure part
 
-    backend = Backend_(NoOptions(), DatabaseCheck(user="u", max_lag=Duration(10.0)))
+    backend = Backend_(EmptyOptions(), DatabaseCheck(user="u", max_lag=Duration(10.0)))
     here, other = Endpoint("a", 1), Endpoint("b", 1)
     good = backend._evaluate(["t", "on", "17", "1.5", "t"], here, 0)
     assert (good.role, good.read_only, good.facts[LAG], good.degraded) == ("replica", True, 1.5, None)
@@ -338,7 +338,7 @@ async def test_a_disconnected_postgres_standby_is_not_reported_as_current(
     standby = shared_postgres.standby(server_folder / "standby")
     try:
         check = DatabaseCheck(user=standby.check_user, password=Secret(standby.check_password), max_lag=Duration(1.0))
-        backend = PostgresBackend(NoOptions(), replace(check, database="postgres"))
+        backend = PostgresBackend(EmptyOptions(), replace(check, database="postgres"))
 
         async def until(condition: Callable[[CheckResult], bool]) -> CheckResult:
             async with asyncio.timeout(20):

@@ -23,9 +23,9 @@ from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.tls import TlsSocket
 from gateway.relay import sockets, stalled_peers
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from gateway.relay.socket_relay import SocketRelay
-from gateway.ssh.options import Connections
+from gateway.ssh.options import PoolOptions
 from tests.support.certificates import Authority
 from tests.support.plans import Setup
 from tests.support.requirements import need
@@ -114,7 +114,7 @@ async def test_a_lost_ssh_connection_under_a_proxy_resets_the_response(
         with socket.create_server(("127.0.0.1", 0)) as server:
             serve = threading.Thread(target=lambda: proxy(server.accept()[0]))
             serve.start()
-            chosen = options(bastion, connections=Connections(1, 1))
+            chosen = options(bastion, connections=PoolOptions(1, 1))
             async with asyncio.timeout(30), opened(chosen) as ssh:
                 url = f"{kind}://127.0.0.1:{server.getsockname()[1]}"
                 relay = await ProxyLink(ProxyOptions(url=url), ssh).join(inner, Endpoint("db", 1), Histogram())

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from gateway.docker import revivals as revivals_module
-from gateway.docker.dead import Dead, MountListener, RevivalState
+from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine import connected
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import Desired, Verb
+from gateway.docker.plan import DesiredState, Verb
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.revivals import Revivals
+from gateway.docker.start_attempts import StartAttempts
 from gateway.supervision.backoff import BackoffPolicy
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, running_engine
@@ -61,15 +61,15 @@ class Host:
         self._options = options
         self._reconciler = Reconciler(options, self._desired, lambda _: None, folder)
 
-    def _desired(self) -> Desired:
+    def _desired(self) -> DesiredState:
         mounted = (MountListener("media", "127.0.0.1", PORT),)
-        return Desired("site-a", self._options, ("media",), mount_listeners=mounted, usable=self.usable)
+        return DesiredState("site-a", self._options, ("media",), mount_listeners=mounted, usable=self.usable)
 
     @property
-    def revivals(self) -> Revivals:
+    def revivals(self) -> StartAttempts:
         return self._reconciler.revivals
 
-    def dead(self) -> dict[str, Dead]:
+    def dead(self) -> dict[str, DeadContainer]:
         """Return the containers that failed to start, according to the last snapshot."""
         return {each.container: each for each in self._reconciler.plan.dead}
 
@@ -142,7 +142,7 @@ def test_a_container_that_the_gateway_did_not_attach_starts_after_the_command_in
     engine.docker("start", "web", check=False)
     host.reconcile(lambda: "web" in host.dead() and bool(host.dead()["web"].command))
     found = host.dead()["web"]
-    assert found.state is RevivalState.RECREATE
+    assert found.state is DeadContainerState.RECREATE
     for line in found.command.split(" && "):
         engine.docker(*shlex.split(line)[1:])
     assert state(engine, "web") == "running"
@@ -158,7 +158,7 @@ def test_dependants_of_a_stopped_container_are_started_with_it(engine: Engine, t
     engine.docker("start", "web", check=False)
     assert "non running container" in error(engine, "web")
     host.reconcile(lambda: "web" in host.dead())
-    assert host.dead()["web"].state is RevivalState.WAITING
+    assert host.dead()["web"].state is DeadContainerState.WAITING
     engine.docker("start", "owner")
     assert host.reconcile(lambda: state(engine, "web") == "running") == 1
 
@@ -199,9 +199,9 @@ def test_a_container_is_given_up_after_repeated_failures(
     run_dead(engine, "once", "-v", "media:/media")  # this container has no restart policy
     host.usable = frozenset()
     host.reconcile_for(3)
-    assert host.dead()["web"].state is RevivalState.WAITING, "revival must wait while the backend is not up"
+    assert host.dead()["web"].state is DeadContainerState.WAITING, "revival must wait while the backend is not up"
     host.usable = frozenset({"media"})
-    host.reconcile(lambda: host.dead()["web"].state is RevivalState.GIVEN_UP)
+    host.reconcile(lambda: host.dead()["web"].state is DeadContainerState.GIVEN_UP)
     assert host.dead()["web"].command == "docker start web"
     assert "once" not in host.dead()
     assert host.reconcile_for(3) == 0
@@ -214,8 +214,8 @@ def test_without_revival_the_status_shows_the_command(engine: Engine, tmp_path: 
     run_dead(engine, "chosen", RESTARTS, "-v", "media:/media", "--label", "gateway.revive=true")
     host.usable = frozenset()
     host.reconcile(lambda: len(host.dead()) == 2)
-    assert (host.dead()["web"].state, host.dead()["web"].command) == (RevivalState.OFF, "docker start web")
-    assert host.dead()["chosen"].state is RevivalState.WAITING
+    assert (host.dead()["web"].state, host.dead()["web"].command) == (DeadContainerState.OFF, "docker start web")
+    assert host.dead()["chosen"].state is DeadContainerState.WAITING
 
 
 def _metric(site: Site, name: str) -> float:

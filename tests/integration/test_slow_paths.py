@@ -17,7 +17,7 @@ import pytest
 from gateway.contracts.values import Duration
 from gateway.demo.sshd import Bastion
 from gateway.ssh.channel_relay import ChannelRelay
-from gateway.ssh.options import Connections, Keepalive, SshOptions
+from gateway.ssh.options import KeepaliveOptions, PoolOptions, SshOptions
 from gateway.ssh.packet_writer import _BATCH_SIZE, MAX_SEND_PACKET, PacketWriter, Sender
 from tests.soak import instrumentation
 from tests.support.files import REPOSITORY
@@ -37,7 +37,7 @@ NATIVE, ASYNCSSH = instrumentation.CIPHERS
 def over(path: SlowLink, bastion: Bastion, **changes: Any) -> SshOptions:
     """Return the options of a tunnel that has one SSH connection to `bastion` over the slow path."""
     pin = (bastion.folder / "host_key.pub").read_text().strip()
-    plain = options(bastion, port=path.port, known_hosts=(), host_keys=(pin,), connections=Connections(1, 1))
+    plain = options(bastion, port=path.port, known_hosts=(), host_keys=(pin,), connections=PoolOptions(1, 1))
     return replace(plain, **changes)
 
 
@@ -97,7 +97,9 @@ async def test_a_key_exchange_on_a_full_slow_uplink_resets_nothing(tmp_path: Pat
     """Data in flight delays the key exchange; the gateway must not treat this delay as a dead connection."""
     need_sshd()
     limit = 1 << 20
-    keepalive = Keepalive(interval=Duration(0.5), suspect=Duration(3.0), replace=Duration(1.5), lost=Duration(60.0))
+    keepalive = KeepaliveOptions(
+        interval=Duration(0.5), suspect=Duration(3.0), replace=Duration(1.5), lost=Duration(60.0)
+    )
     bastion = Bastion(tmp_path / "bastion", extra=f"RekeyLimit {limit}" if who == "sshd" else "").start()
     try:
         with (
@@ -138,7 +140,7 @@ async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cip
 
     with serving(flooding) as port, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        one = options(bastion, ciphers=(cipher,), connections=Connections(1, 1))
+        one = options(bastion, ciphers=(cipher,), connections=PoolOptions(1, 1))
         async with opened(one) as link, fronting(link, port) as front:
             client.connect(("127.0.0.1", front.port))
             reading = asyncio.create_task(asyncio.to_thread(read, client))

@@ -15,7 +15,7 @@ import asyncssh
 import pytest
 from asyncssh.connection import SSHConnection
 
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.tcp import TcpBackend
 from gateway.contracts.link import Relay
 from gateway.contracts.phases import Phases
@@ -27,11 +27,11 @@ from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.health.probe import probe_once
 from gateway.measure import Histogram
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import pool
 from gateway.ssh.asyncssh_channel import AsyncsshChannelOpener
-from gateway.ssh.options import Connections, Keepalive
+from gateway.ssh.options import KeepaliveOptions, PoolOptions
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.lateness import Lateness
 from tests.support.requirements import need, need_sshd
@@ -40,7 +40,7 @@ from tests.support.ssh_sessions import PATIENT, echo_once, opened, options, refu
 
 pytestmark = pytest.mark.integration
 
-HASTY = Keepalive(interval=Duration(0.1), suspect=Duration(0.5), replace=Duration(0.3), lost=Duration(2.5))
+HASTY = KeepaliveOptions(interval=Duration(0.1), suspect=Duration(0.5), replace=Duration(0.3), lost=Duration(2.5))
 
 
 @pytest.fixture(params=["openssh", "asyncssh"])
@@ -103,7 +103,7 @@ async def test_a_slow_client_holds_no_more_than_its_window(sshd: Bastion) -> Non
 
 async def test_the_pool_grows_with_its_channels_and_never_beyond_max(sshd: Bastion) -> None:
     with serving(silent) as port:
-        async with opened(options(sshd, connections=Connections(min=1, max=2))) as link:
+        async with opened(options(sshd, connections=PoolOptions(min=1, max=2))) as link:
             held = [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(70)]
             async with asyncio.timeout(15):
                 while link.status().connections != 2:
@@ -119,7 +119,7 @@ async def test_the_pool_grows_with_its_channels_and_never_beyond_max(sshd: Basti
 
 async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(sshd: Bastion) -> None:
     with serving(echoing) as port:
-        async with opened(options(sshd, connections=Connections(min=2, max=2))) as link:
+        async with opened(options(sshd, connections=PoolOptions(min=2, max=2))) as link:
             async with asyncio.timeout(15):
                 while link.status().connections != 2:
                     await asyncio.sleep(0.02)
@@ -148,7 +148,7 @@ async def test_a_server_that_forbids_forwarding_is_reported(sshd: Bastion) -> No
         Mute, "127.0.0.1", 0, server_host_keys=[str(sshd.folder / "host_key")],
         authorized_client_keys=str(sshd.folder / "authorized_keys"),
     )  # fmt: skip
-    tcp = TcpBackend(NoOptions(), NoOptions())
+    tcp = TcpBackend(EmptyOptions(), EmptyOptions())
     async with server:
         port = server.sockets[0].getsockname()[1]
         async with opened(options(sshd, port=port, known_hosts=(), insecure_host_key=True)) as link:
@@ -557,7 +557,7 @@ async def test_a_dial_moves_from_a_frozen_connection_immediately(
 ) -> None:
     monkeypatch.setattr(pool, "_TICK_SECONDS", 60.0)  # prevent periodic checks of the connections
     with serving(echoing) as port:
-        patient = options(sshd, connections=Connections(min=2, max=2), keepalive=PATIENT)
+        patient = options(sshd, connections=PoolOptions(min=2, max=2), keepalive=PATIENT)
         async with opened(patient) as link:
             async with asyncio.timeout(15):
                 while link.status().connections != 2:
@@ -588,7 +588,7 @@ async def test_abandoned_dials_of_a_check_that_connect_later_are_reported(sshd: 
     probe = Phases(on_abandoned=lambda: reported.append(1))
     with serving(counting) as port:
         to = Endpoint("127.0.0.1", port)
-        two = options(sshd, connections=Connections(2, 2), keepalive=replace(PATIENT, interval=Duration(2.0)),
+        two = options(sshd, connections=PoolOptions(2, 2), keepalive=replace(PATIENT, interval=Duration(2.0)),
                       ciphers=(cipher,))  # fmt: skip
         async with opened(two) as link:
             async with asyncio.timeout(15):
@@ -815,7 +815,7 @@ async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
     before = _descriptors()
     with serving(echoing) as port, socket.create_server(("127.0.0.1", 0), backlog=512) as server:
         server.setblocking(False)
-        async with opened(options(sshd, connections=Connections(1, 4))) as link:
+        async with opened(options(sshd, connections=PoolOptions(1, 4))) as link:
             loop = asyncio.get_running_loop()
 
             async def abort_one(at: int) -> None:

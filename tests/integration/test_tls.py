@@ -16,7 +16,7 @@ from gateway.contracts.values import Endpoint
 from gateway.demo import mariadb, postgres
 from gateway.errors import ProbeError, Reason
 from gateway.health.verdict import CheckResult
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from tests.support import certificates
 from tests.support.probes import mysql_backend, postgres_backend, probe
 from tests.support.requirements import need

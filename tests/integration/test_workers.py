@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.worker.unit import WorkerLostError, WorkerUnit
+from gateway.app.worker.unit import WorkerLostError, WorkerSupervisor
 from gateway.config import Sources, load
 from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
@@ -159,7 +159,7 @@ async def test_lost_listeners_are_sent_to_the_worker_again(monkeypatch: pytest.M
     with serving(echoing) as port:
         given = Sources(backends=(f"one=tcp://127.0.0.1:{port}?listen={address}&worker=true",), environment={})
         listener = Listener(address)
-        unit = WorkerUnit(1, lambda *_: None)
+        unit = WorkerSupervisor(1, lambda *_: None)
         unit.apply(load(given), {address: listener})
         monkeypatch.setattr(socket, "dup", dup)
         running = asyncio.ensure_future(unit.run(lambda: None))
@@ -188,7 +188,7 @@ async def test_a_worker_that_cannot_read_a_message_is_replaced() -> None:
     address = Endpoint("127.0.0.1", free_port())
     given = Sources(backends=(f"one=tcp://127.0.0.1:1?listen={address}&worker=true",), environment={})
     listener = Listener(address)
-    unit = WorkerUnit(1, lambda *_: None)
+    unit = WorkerSupervisor(1, lambda *_: None)
     unit.apply(load(given), {address: listener})
     running = asyncio.ensure_future(unit.run(lambda: None))
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.backend_support.aborted_logins import AbortedLogins
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.contracts.security import Secret
 from gateway.contracts.states import State
@@ -26,7 +26,7 @@ from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.errors import Reason
 from gateway.health.probe import probe_once
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from gateway.relay.poller import RelayLoop
 from tests.soak.chaos_site import missing
 from tests.support.files import scratch
@@ -46,7 +46,7 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
     aborted: dict[Endpoint, AbortedLogins] = {}
 
     def checking(**changes: Any) -> MysqlBackend:
-        backend = MysqlBackend(NoOptions(), replace(good, **changes))
+        backend = MysqlBackend(EmptyOptions(), replace(good, **changes))
         backend._aborted = aborted  # The server has one counter for the aborted logins of all these checks.
         return backend
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any, Self
 
-from gateway.ssh.gcm import COUNTER_AT, Gcm
+from gateway.ssh.aes_gcm import COUNTER_AT, AesGcm
 
 
 class Nonces:
@@ -19,7 +19,7 @@ class Nonces:
         self._ciphers: dict[bytes, int] = {}
         """The number of the cipher object that sealed with a key, by the key's hash."""
         self._made = 0
-        self._original: Callable[..., None] = Gcm.__init__
+        self._original: Callable[..., None] = AesGcm.__init__
 
     @property
     def keys(self) -> int:
@@ -29,18 +29,18 @@ class Nonces:
     def __enter__(self) -> Self:
         original = self._original
 
-        def watched(gcm: Gcm, theirs: Any) -> None:
+        def watched(gcm: AesGcm, theirs: Any) -> None:
             original(gcm, theirs)
             self._made += 1
             key = hashlib.sha256(theirs._cipher._key).digest()
             gcm.seal_into = self._watch(gcm.seal_into, key, self._made)
             gcm._encrypt = self._watch(gcm._encrypt, key, self._made)
 
-        Gcm.__init__ = watched  # type: ignore[assignment, method-assign]
+        AesGcm.__init__ = watched  # type: ignore[assignment, method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
-        Gcm.__init__ = self._original  # type: ignore[method-assign]
+        AesGcm.__init__ = self._original  # type: ignore[method-assign]
 
     def _watch(self, seal: Callable[..., Any], key: bytes, cipher: int) -> Callable[..., Any]:
         def watched(nonce: bytes, *packet: Any) -> Any:

@@ -5,8 +5,8 @@ import logging
 import time
 
 from gateway.contracts.values import Duration
-from gateway.relay.direct import DirectLink
-from gateway.ssh.options import Connections, SshOptions
+from gateway.relay.direct_link import DirectLink
+from gateway.ssh.options import PoolOptions, SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
 from tests.soak import instrumentation
@@ -59,7 +59,7 @@ def _options(bench: Bench, cipher: str) -> SshOptions:
     pin = (bench.bastion.folder / "host_key.pub").read_text().strip()
     return options(
         bench.bastion, port=bench.link.port, host_keys=(pin,), known_hosts=(), ciphers=(cipher,),
-        connections=Connections(2, 16), dial_timeout=Duration(DIAL_WITHIN), login_timeout=Duration(60.0),
+        connections=PoolOptions(2, 16), dial_timeout=Duration(DIAL_WITHIN), login_timeout=Duration(60.0),
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from gateway.relay.linger import lingering_closer
 from gateway.relay.poller import RelayLoop
 from tests.support.certificates import Authority

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.backend_support.database import DatabaseCheck
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
@@ -18,17 +18,17 @@ from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
 from gateway.health.probe import probe_once
 from gateway.health.verdict import CheckResult
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 from tests.support.lateness import Lateness
 
 DEADLINE = 1.0
 
 
 KINDS: dict[str, Backend] = {
-    "mysql": MysqlBackend(NoOptions(), MysqlCheck(user="u", password=Secret("p"))),
-    "postgres": PostgresBackend(NoOptions(), DatabaseCheck(user="u", password=Secret("p"))),
+    "mysql": MysqlBackend(EmptyOptions(), MysqlCheck(user="u", password=Secret("p"))),
+    "postgres": PostgresBackend(EmptyOptions(), DatabaseCheck(user="u", password=Secret("p"))),
     "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheck()),
-    "tcp": TcpBackend(NoOptions(), NoOptions()),
+    "tcp": TcpBackend(EmptyOptions(), EmptyOptions()),
 }
 
 
@@ -47,9 +47,9 @@ async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: f
 
 def mysql_backend(server: MariaDB, **changes: Any) -> MysqlBackend:
     check = MysqlCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
-    return MysqlBackend(NoOptions(), replace(check, **changes))
+    return MysqlBackend(EmptyOptions(), replace(check, **changes))
 
 
 def postgres_backend(server: Postgres, **changes: Any) -> PostgresBackend:
     check = DatabaseCheck(user=server.check_user, password=Secret(server.check_password), database=server.database)
-    return PostgresBackend(NoOptions(), replace(check, **changes))
+    return PostgresBackend(EmptyOptions(), replace(check, **changes))

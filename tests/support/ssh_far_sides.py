@@ -18,7 +18,7 @@ from gateway.measure import Tap
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.native_channel import NativeChannel
-from gateway.ssh.options import Connections
+from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshLink
 from tests.support.channel_end import ChannelEnd
 from tests.support.ends import End
@@ -104,7 +104,7 @@ class OpenSsh(Straight):
         return left + ([f"budgets of {budgets}, not {self._budgets}"] if budgets != self._budgets else [])
 
     async def _connect(self) -> None:
-        chosen = options(self._bastion, connections=Connections(1, 1), ciphers=(self._cipher,), keepalive=PATIENT)
+        chosen = options(self._bastion, connections=PoolOptions(1, 1), ciphers=(self._cipher,), keepalive=PATIENT)
         self._ssh_link = await self._stack.enter_async_context(opened(chosen))
 
     def _link(self, setup: Setup) -> tuple[Link, Endpoint]:

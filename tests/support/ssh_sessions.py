@@ -13,12 +13,12 @@ from gateway.contracts.link import Link
 from gateway.contracts.values import Duration, Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.errors import TunnelError
-from gateway.relay.direct import DirectLink
-from gateway.ssh.options import Connections, Keepalive, SshOptions
+from gateway.relay.direct_link import DirectLink
+from gateway.ssh.options import KeepaliveOptions, PoolOptions, SshOptions
 from gateway.ssh.pool import SshLink
 from gateway.tunnels.ssh import SshTunnel
 
-PATIENT = Keepalive(Duration(55.0), Duration(60.0), Duration(60.0), Duration(60.0))
+PATIENT = KeepaliveOptions(Duration(55.0), Duration(60.0), Duration(60.0), Duration(60.0))
 
 
 def options(bastion: Bastion, **changes: Any) -> SshOptions:
@@ -28,7 +28,7 @@ def options(bastion: Bastion, **changes: Any) -> SshOptions:
         user=bastion.user,
         identity_files=(bastion.client_key,),
         known_hosts=(bastion.known_hosts,),
-        connections=Connections(1, 32),
+        connections=PoolOptions(1, 32),
     )
     return replace(plain, **changes)
 

@@ -12,7 +12,7 @@ from gateway.cli import cli
 from gateway.facts import Fact
 from gateway.importing.recognition import ImportSource
 from gateway.importing.sources import convert
-from gateway.kinds import Kinds
+from gateway.kinds import KindRegistry
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def package(tmp_path: Path) -> Iterator[str]:
 
 def test_kinds_of_an_appended_folder_are_found(package: str, tmp_path: Path) -> None:
     path = __import__(package).__path__
-    kinds: Kinds[int] = Kinds(package, path)
+    kinds: KindRegistry[int] = KindRegistry(package, path)
     assert list(kinds) == ["one"]
     (tmp_path / "more" / "common").mkdir(parents=True)
     (tmp_path / "more" / "common" / "__init__.py").write_text("")
@@ -42,7 +42,9 @@ def test_kinds_of_an_appended_folder_are_found(package: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kinds", [backends.KINDS, tunnels.KINDS])
-def test_every_kind_is_consistent(kinds: "Kinds[backends.BackendKind] | Kinds[tunnels.TunnelKind]") -> None:
+def test_every_kind_is_consistent(
+    kinds: "KindRegistry[backends.BackendKind] | KindRegistry[tunnels.TunnelKind]",
+) -> None:
     schemes = [scheme for kind in kinds.values() for scheme in kind.schemes]
     assert len(schemes) == len(set(schemes))
     for name, kind in kinds.items():

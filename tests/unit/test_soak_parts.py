@@ -8,14 +8,14 @@ from typing import Any, cast
 import pytest
 
 from gateway.relay.sockets import tune
-from gateway.ssh.gcm import TAG, Gcm
+from gateway.ssh.aes_gcm import TAG, AesGcm
 from tests.soak.nonces import Nonces
 from tests.soak.streams import BACK, FORTH, EarlyEndError, End, Kind, Pattern, WrongBytesError, put_head
 
 
-def cipher(key: bytes) -> Gcm:
+def cipher(key: bytes) -> AesGcm:
     """Return an asyncssh cipher with the given key."""
-    return Gcm(cast("Any", SimpleNamespace(_cipher=SimpleNamespace(_key=key, _iv=bytes(12)))))
+    return AesGcm(cast("Any", SimpleNamespace(_cipher=SimpleNamespace(_key=key, _iv=bytes(12)))))
 
 
 def test_a_repeated_nonce_is_detected() -> None:

@@ -18,10 +18,10 @@ from gateway.errors import DialError, Reason
 from gateway.facts import IDENTITY, VERSION
 from gateway.health.probe import probe_once
 from gateway.ops import logs
-from gateway.relay.direct import DirectLink, DirectTunnel
+from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision.uplink import Uplink
 from gateway.text import one_line, printable
-from gateway.vpn.child import Child
+from gateway.vpn.child_process import ChildProcess
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \u202egpj.exe\u200b \u3164\ufeff\x9b31m\r\n\x00\ud800"
 anything = st.text(st.characters(exclude_categories=()) | st.sampled_from(HOSTILE), max_size=2000)
@@ -88,7 +88,7 @@ async def test_a_tunnels_detail_is_one_line() -> None:
 
 async def test_each_line_of_a_child_process_is_sanitized() -> None:
     heard: list[str] = []
-    child = await Child.start(["printf", f"first {HOSTILE[:20]}\\nsecond\\n"], "coreutils", heard.append)
+    child = await ChildProcess.start(["printf", f"first {HOSTILE[:20]}\\nsecond\\n"], "coreutils", heard.append)
     async with asyncio.timeout(20):
         await child.wait()
     assert heard[-1] == "second"

@@ -11,7 +11,7 @@ from gateway.config.model import AuditSection
 _POLL = 0.01
 
 
-class AuditForwarder:
+class AuditEventSender:
     """Sends events at the end of each iteration of the event loop; implements `gateway.audit_log.recorder.Sink`.
 
     If the worker is killed, it loses only the events of one iteration and the events that the owner has not read.

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gateway.app.traffic_class import required_tunnels, uses_single_tunnel
+from gateway.app.lanes import required_tunnels, uses_single_tunnel
 from gateway.app.worker.messages import UplinkReport
-from gateway.app.worker.unit import WorkerUnit
+from gateway.app.worker.unit import WorkerSupervisor
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.states import TrafficClass
@@ -31,7 +31,7 @@ class Workers:
     """
 
     def __init__(self, count: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: Recorder) -> None:
-        self.units = [WorkerUnit(number + 1, on_failure, recorder) for number in range(count)]
+        self.units = [WorkerSupervisor(number + 1, on_failure, recorder) for number in range(count)]
         if count:
             handshake_limiter().per_server = max(1, PER_SERVER - count)
 
@@ -45,7 +45,7 @@ class Workers:
         for unit in self.units:
             unit.send(message)
 
-    def assign(self, config: Config) -> dict[str, WorkerUnit]:
+    def assign(self, config: Config) -> dict[str, WorkerSupervisor]:
         """Return the worker of each backend that a worker serves, and not this process."""
         if not self.units:
             return {}
@@ -57,7 +57,7 @@ class Workers:
         # A hash of the name selects the worker, so that a backend keeps its worker when others are added or removed.
         return {name: self.units[zlib.crc32(name.encode()) % len(self.units)] for name in chosen}
 
-    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> dict[str, WorkerUnit]:
+    def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> dict[str, WorkerSupervisor]:
         """Send each worker its part of `config`. Return the worker of each backend that a worker serves."""
         assigned = self.assign(config)
         for unit in self.units:

@@ -44,7 +44,7 @@ class RemoteLink:
         return ours
 
 
-class RemotePath:
+class RemoteUplink:
     """Proxy for a worker's uplink; see `gateway.health.monitor.MonitoredUplink`.
 
     Args:

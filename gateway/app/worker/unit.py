@@ -33,7 +33,7 @@ from gateway.app.worker.messages import (
     WorkerReport,
 )
 from gateway.app.worker.messenger import Messenger
-from gateway.app.worker.remote import RemoteForward, RemotePath
+from gateway.app.worker.remote import RemoteForward, RemoteUplink
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
 from gateway.contracts.link import Stream
@@ -57,7 +57,7 @@ class WorkerLostError(GatewayError):
     """A worker process ended unexpectedly. The supervisor starts another one."""
 
 
-class WorkerUnit:
+class WorkerSupervisor:
     """One worker process; implements `gateway.contracts.unit.Unit`.
 
     Args:
@@ -76,7 +76,7 @@ class WorkerUnit:
         self._recorder = recorder or Recorder()
         self._unrecorded = 0
         """Number of the worker's clients for which the audit log has no closing event yet."""
-        self._paths: dict[str | None, RemotePath] = {}
+        self._paths: dict[str | None, RemoteUplink] = {}
         self._config: Config | None = None
         self._listeners: dict[ListenAddress, Listener] = {}
         self._assignments: dict[str, TargetAssignment] = {}
@@ -176,9 +176,9 @@ class WorkerUnit:
             self._consumers = ConsumerSnapshot(consumers)
             self.send(self._consumers)
 
-    def path(self, tunnel: str | None) -> RemotePath:
+    def path(self, tunnel: str | None) -> RemoteUplink:
         """Return the proxy for one of the worker's uplinks."""
-        return self._paths.setdefault(tunnel, RemotePath(tunnel, self.dial, lambda: self._describe(tunnel)))
+        return self._paths.setdefault(tunnel, RemoteUplink(tunnel, self.dial, lambda: self._describe(tunnel)))
 
     def _describe(self, tunnel: str | None) -> str:
         return self.uplink(tunnel).described if self.running else f"worker {self.number} is being started"

@@ -1,14 +1,14 @@
 """Finds the hazards in a snapshot. Each module has functions that yield findings. Does no I/O."""
 
 from gateway.audit.hazards import access, network, sharing, storage, visibility
-from gateway.audit.model import Snapshot
+from gateway.audit.model import AuditSnapshot
 from gateway.audit.places import places
 from gateway.audit.report import Finding, Report, Severity
 
 _MODULES = (storage, network, sharing, access, visibility)
 
 
-def decide(snapshot: Snapshot) -> Report:
+def decide(snapshot: AuditSnapshot) -> Report:
     """Return the report on a snapshot: where containers store data, and all hazards, most severe first."""
     found = [each for module in _MODULES for each in module.find(snapshot)]
     order = tuple(Severity)

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
-from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot, User
-from gateway.audit.mount_options import Change
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot, ContainerUser
+from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command
 from gateway.audit.stores import is_below, store_of
@@ -23,7 +23,7 @@ _SOCKETS = re.compile(r"/(docker|podman|containerd|crio)\.sock$")
 _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
 
 
-def find(snapshot: Snapshot) -> Iterator[Finding]:
+def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield the hazards that result from a container's access to the host."""
     for container in snapshot.containers:
         for mount in container.mounts:
@@ -34,15 +34,15 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             yield from _not_writable(snapshot, container, mount)
 
 
-def _bind(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
-    without = Change(dropped=frozenset({mount.path}))
+def _bind(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
+    without = MountOptionChange(dropped=frozenset({mount.path}))
     gives_socket = _SOCKETS.search(mount.source) or mount.source == snapshot.socket
     if gives_socket or mount.source in _SOCKET_DIRECTORIES or is_below(snapshot.socket, mount.source):
         what = f"{mount.source} of the host" + ("" if gives_socket else ", which has the engine's socket")
         yield on_container(snapshot, rules.ENGINE_SOCKET, Severity.HIGH, container, mount.path, what, without)
     elif mount.writable and _is_system(mount.source):
         severity = Severity.MEDIUM if is_below(mount.source, "/etc/") else Severity.HIGH
-        fix = Change(read_only=frozenset({mount.path}))
+        fix = MountOptionChange(read_only=frozenset({mount.path}))
         what = f"{mount.source} of the host, writable"
         yield on_container(snapshot, rules.WRITABLE_HOST, severity, container, mount.path, what, fix)
     yield from _key(snapshot, container, mount)
@@ -52,7 +52,7 @@ def _is_system(path: str) -> bool:
     return path in _SYSTEM or (is_below(path, "/etc") and path not in _HARMLESS)
 
 
-def _key(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
+def _key(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     paths = (mount.source, mount.path)
     named = container.environment.get("SSH_KEY_PATH", "")
     if any(_SSH_KEY.search(each) for each in paths) or (named and named == mount.path):
@@ -63,11 +63,11 @@ def _key(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -
         return
     mode = "" if mount.writable else ", read-only"
     what = f"{kind} {mount.source} of the host{mode}"
-    fix = Change(dropped=frozenset({mount.path}))
+    fix = MountOptionChange(dropped=frozenset({mount.path}))
     yield on_container(snapshot, rules.PRIVATE_KEY, severity, container, mount.path, what, fix)
 
 
-def _not_writable(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
+def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     store = store_of(snapshot, mount)
     found = snapshot.paths.get(store.host_path)
     user = container.user
@@ -88,7 +88,7 @@ def _belongs_to_host(path: str) -> bool:
     return path in (*_SYSTEM, *_SOCKET_DIRECTORIES) or any(is_below(path, each) for each in _SYSTEM_TREES)
 
 
-def may_write(user: User, uid: int, gid: int, mode: int) -> bool:
+def may_write(user: ContainerUser, uid: int, gid: int, mode: int) -> bool:
     """Return whether a directory's owner, group and permission bits allow a user to create files in it (inode(7))."""
     if user.uid == 0:
         return True

@@ -4,22 +4,22 @@ from collections.abc import Iterator
 
 from gateway.audit import databases
 from gateway.audit.compose_override import FILES
-from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
-from gateway.audit.mount_options import Change
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.recreate import recreate
 from gateway.audit.report import Finding, Rule, Severity
 from gateway.audit.stores import Store, store_of
 from gateway.text import one_line
 
 
-def mounts(snapshot: Snapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, Store]]:
+def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, Store]]:
     """Yield each mount of each container, with the storage that holds the mount's data."""
     for container in snapshot.containers:
         for mount in container.mounts:
             yield container, mount, store_of(snapshot, mount)
 
 
-def database_in(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
+def database_in(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
     """Return the kind of database whose files are on a mount; empty if no kind is known."""
     listed = snapshot.paths.get(store.host_path)
     found = listed.database if listed is not None else ""
@@ -27,13 +27,13 @@ def database_in(snapshot: Snapshot, container: AuditedContainer, mount: AuditedM
 
 
 def on_container(
-    snapshot: Snapshot,
+    snapshot: AuditSnapshot,
     rule: Rule,
     severity: Severity,
     container: AuditedContainer,
     path: str,
     what: str,
-    fix: str | Change,
+    fix: str | MountOptionChange,
 ) -> Finding:
     """Return a finding about a container.
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.hazards.network_fixes import after_mount, host_mount, safe_replacement, safe_volume
-from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
-from gateway.audit.mount_options import Change
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.recreate import volume_for
 from gateway.audit.report import Finding, Rule, Severity
 from gateway.audit.stores import SECRETS, Medium, Store, nfs_version, of_volume
@@ -16,7 +16,7 @@ Issue = tuple[Rule, Severity, str]
 """A kind of hazard, its severity, and a description of what was found."""
 
 
-def find(snapshot: Snapshot) -> Iterator[Finding]:
+def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield the hazards of network mounts."""
     for container, mount, store in mounts(snapshot):
         if store.medium.is_network:
@@ -33,7 +33,9 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
                 )
 
 
-def _issues(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> Iterator[Issue]:
+def _issues(
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+) -> Iterator[Issue]:
     database = database_in(snapshot, container, mount, store)
     yield from options(store, writable=mount.writable, database=database)
     yield from _database(store, database)
@@ -43,10 +45,10 @@ def _issues(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount
 
 
 def _fix(
-    snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store, rule: Rule
-) -> str | Change:
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store, rule: Rule
+) -> str | MountOptionChange:
     if rule is rules.REMOTE_DATABASE:
-        return Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+        return MountOptionChange({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
     if store.host_mount is None and SECRETS & store.options.keys():
         return host_mount(snapshot, container, mount, store)
     if store.host_mount is not None and store.medium is not Medium.NFS:

@@ -2,8 +2,8 @@
 
 import re
 
-from gateway.audit.model import AuditedContainer, AuditedMount, HostMount, Snapshot, Volume
-from gateway.audit.mount_options import Change
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, HostMount
+from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.recreate import recreate, volume_for
 from gateway.audit.shell import command
 from gateway.audit.stores import SECRETS, Medium, Store, nfs_version
@@ -16,16 +16,16 @@ _KEPT_OF_HOST = {"addr", "port", "sec"}
 """Options in the mount table that a new volume needs too. All others are defaults or concern only the old mount."""
 
 
-def safe_volume(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
+def safe_volume(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
     """Return commands that create a volume with safe options for the same share, and a container that uses it."""
     volume = snapshot.volumes.get(mount.volume)
     name = f"{mount.volume}-2" if mount.volume else volume_for(snapshot, container, mount.path)
     made = command(snapshot.client, "volume", "create", *_driver_options(volume, store), name)
     read_only = frozenset(() if mount.writable else (mount.path,))
-    return f"{made}\n{recreate(snapshot, container, Change({mount.path: name}, read_only=read_only))}"
+    return f"{made}\n{recreate(snapshot, container, MountOptionChange({mount.path: name}, read_only=read_only))}"
 
 
-def safe_replacement(snapshot: Snapshot, volume: Volume, store: Store) -> str:
+def safe_replacement(snapshot: AuditSnapshot, volume: AuditedVolume, store: Store) -> str:
     """Return commands that recreate an unused volume with safe options."""
     labels = [word for key, value in volume.labels.items() for word in ("--label", f"{key}={value}")]
     remove = command(snapshot.client, "volume", "rm", volume.name)
@@ -35,12 +35,12 @@ def safe_replacement(snapshot: Snapshot, volume: Volume, store: Store) -> str:
     return f"{remove} &&\n{command(snapshot.client, 'volume', 'create', *labels, *options, volume.name)}"
 
 
-def _driver_options(volume: Volume | None, store: Store) -> tuple[str, ...]:
+def _driver_options(volume: AuditedVolume | None, store: Store) -> tuple[str, ...]:
     device, kind, chosen = safe_options(volume, store)
     return ("-o", f"type={kind}", "-o", f"device={device}", "-o", f"o={chosen}")
 
 
-def safe_options(volume: Volume | None, store: Store) -> tuple[str, str, str]:
+def safe_options(volume: AuditedVolume | None, store: Store) -> tuple[str, str, str]:
     """Return the device, type and options of a volume that mounts the same export or share with safe options."""
     found = dict(store.options)
     if store.host_mount is not None:
@@ -72,7 +72,7 @@ def after_mount(mount: HostMount) -> str:
     return f"mkdir -p {folder} && {write} >> {folder}/audit-mounts.conf\nsystemctl daemon-reload"
 
 
-def host_mount(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
+def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
     """Return commands that mount a share on the host with a credentials file, which a volume cannot use."""
     point, credentials = f"/mnt/{container.name}", f"/etc/{container.name}.credentials"
     # A space separates the fields of a line (fstab(5)).
@@ -85,6 +85,6 @@ def host_mount(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMo
         "# write the lines username= and password= into this file:",
         f"install -m 600 /dev/null {command(credentials)} && ${{EDITOR:-vi}} {command(credentials)}",
         f"mkdir -p {command(point)} && echo {command(line)} >> /etc/fstab && mount {command(point)}",
-        *recreate(snapshot, container, Change({mount.path: point})).splitlines(),
+        *recreate(snapshot, container, MountOptionChange({mount.path: point})).splitlines(),
         command(snapshot.client, "volume", "rm", mount.volume),
     ))  # fmt: skip

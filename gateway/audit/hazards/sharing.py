@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
-from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot, Volume
-from gateway.audit.mount_options import Change
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command, script
 from gateway.audit.stores import Medium, Store, of_volume
 from gateway.text import format_bytes, one_line
 
 
-def find(snapshot: Snapshot) -> Iterator[Finding]:
+def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield the hazards of shared and unused volumes."""
     yield from _writers(snapshot)
     used = {mount.volume for container in snapshot.containers for mount in container.mounts}
@@ -22,7 +22,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             yield _unused(snapshot, volume)
 
 
-def _writers(snapshot: Snapshot) -> Iterator[Finding]:
+def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
     groups: dict[str, list[tuple[AuditedContainer, AuditedMount, Store]]] = {}
     for container, mount, store in mounts(snapshot):
         if mount.writable and mount.kind != "tmpfs" and _holds_data(snapshot, mount, store):
@@ -39,11 +39,11 @@ def _writers(snapshot: Snapshot) -> Iterator[Finding]:
         # The fix changes the container that was created last, because it was probably added to an existing setup.
         container, mount, _ = max(group, key=lambda each: str(each[0].inspection.get("Created", "")))
         what = f"{', '.join(names)} write to {store.title}{content}"
-        fix = Change(read_only=frozenset({mount.path}))
+        fix = MountOptionChange(read_only=frozenset({mount.path}))
         yield on_container(snapshot, rules.WRITERS, severity, container, mount.path, what, fix)
 
 
-def _holds_data(snapshot: Snapshot, mount: AuditedMount, store: Store) -> bool:
+def _holds_data(snapshot: AuditSnapshot, mount: AuditedMount, store: Store) -> bool:
     if store.medium is Medium.MEMORY:
         return False
     found = snapshot.paths.get(mount.source)
@@ -51,7 +51,7 @@ def _holds_data(snapshot: Snapshot, mount: AuditedMount, store: Store) -> bool:
     return not system and mount.source != "/" and (found is None or found.kind == "directory")
 
 
-def _unused(snapshot: Snapshot, volume: Volume) -> Finding:
+def _unused(snapshot: AuditSnapshot, volume: AuditedVolume) -> Finding:
     listed = snapshot.paths.get(of_volume(snapshot, volume).host_path)
     database = listed.database if listed is not None else ""
     size = "size unknown" if volume.size is None else format_bytes(volume.size)
@@ -64,7 +64,7 @@ def _unused(snapshot: Snapshot, volume: Volume) -> Finding:
     return Finding(rules.UNUSED, severity, volume.name, "", one_line(what), fix)
 
 
-def _save_and_remove(snapshot: Snapshot, volume: Volume, remove: str) -> str:
+def _save_and_remove(snapshot: AuditSnapshot, volume: AuditedVolume, remove: str) -> str:
     """Return commands that save a volume as an archive and then remove the volume."""
     image = next((each.image for each in snapshot.containers if each.image), "busybox")
     helper = f"save-{volume.name[:20]}"

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 
 from gateway.audit import databases, rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
-from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
-from gateway.audit.mount_options import Change
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.places import EMPTIED_AT_BOOT, VOLATILE
 from gateway.audit.recreate import volume_for
 from gateway.audit.report import Finding, Severity
@@ -22,7 +22,7 @@ _SHARED = {"/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/s
 _SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab", "/.dockerenv")
 
 
-def find(snapshot: Snapshot) -> Iterator[Finding]:
+def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield a finding for data that is lost when a container is removed."""
     for container in snapshot.containers:
         yield from _layer(snapshot, container)
@@ -37,7 +37,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
             yield from _emptied_at_boot(snapshot, container, mount)
 
 
-def _layer(snapshot: Snapshot, container: AuditedContainer) -> Iterator[Finding]:
+def _layer(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Finding]:
     mounted = [each.path for each in container.mounts]
     written = {
         name: size
@@ -68,7 +68,7 @@ def _main_directory(written: Mapping[str, int]) -> str:
     return max((each for each, size in sizes.items() if size > half), key=lambda each: each.count("/"), default="/")
 
 
-def _move(snapshot: Snapshot, container: AuditedContainer, directory: str) -> str | Change:
+def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) -> str | MountOptionChange:
     """Return the fix that moves a directory's content to a volume: either commands, or a change of mounts."""
     if not directory.isprintable():
         return "# the name of the directory has control characters: no command is safe to print"
@@ -80,18 +80,18 @@ def _move(snapshot: Snapshot, container: AuditedContainer, directory: str) -> st
     if directory in _SHARED or directory == work:
         saved = command(snapshot.client, "cp", "-a", f"{container.name}:{directory}", f"./{container.name}-data")
         return f"{saved}\n# then let {container.name} store it in a directory of its own, and mount a volume there"
-    return Change({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
+    return MountOptionChange({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
 
 
 def _anonymous(
-    snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store
 ) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     size = snapshot.volumes[mount.volume].size
     content = "data" if size is None else format_bytes(size)
     content = f"{database} files, {content}," if database else content
     what = f"{content} in the anonymous volume {mount.volume[:12]}"
-    fix = Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+    fix = MountOptionChange({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
     severity = Severity.HIGH if database else (Severity.LOW if size == 0 else Severity.MEDIUM)
     rule = rules.ANONYMOUS
     if container.removed:
@@ -100,7 +100,9 @@ def _anonymous(
     yield on_container(snapshot, rule, severity, container, mount.path, what, fix)
 
 
-def _memory(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> Iterator[Finding]:
+def _memory(
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     if not mount.writable or (not database and any(is_below(mount.path, each) for each in VOLATILE)):
         return
@@ -108,12 +110,14 @@ def _memory(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount
         return
     where = "a tmpfs" if mount.kind == "tmpfs" else store.title
     what = f"{f'{database} files' if database else 'data'} in {where}"
-    fix = Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,), vanishes=True)
+    fix = MountOptionChange(
+        {mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,), vanishes=True
+    )
     severity = Severity.HIGH if database else Severity.MEDIUM
     yield on_container(snapshot, rules.MEMORY, severity, container, mount.path, what, fix)
 
 
-def _shared_memory(snapshot: Snapshot, container: AuditedContainer) -> Iterator[Finding]:
+def _shared_memory(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Finding]:
     if container.shared_memory:
         pid = f"$({command(snapshot.client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
         fix = f"""tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}
@@ -122,7 +126,7 @@ def _shared_memory(snapshot: Snapshot, container: AuditedContainer) -> Iterator[
         yield on_container(snapshot, rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108
 
 
-def _emptied_at_boot(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
+def _emptied_at_boot(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     """Yield a finding for a bind mount below a directory that hosts clear at boot, such as /tmp."""
     if (
         mount.writable
@@ -130,11 +134,11 @@ def _emptied_at_boot(snapshot: Snapshot, container: AuditedContainer, mount: Aud
         and _is_directory(snapshot, mount)
     ):
         what = f"data in {mount.source}, which the host's next boot may empty"
-        fix = Change({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+        fix = MountOptionChange({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
         yield on_container(snapshot, rules.MEMORY, Severity.MEDIUM, container, mount.path, what, fix)
 
 
-def _is_directory(snapshot: Snapshot, mount: AuditedMount) -> bool:
+def _is_directory(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
     """Return whether a bind mount can hold data. Directories that contain only sockets hold none."""
     found = snapshot.paths.get(mount.source)
     if mount.source in EMPTIED_AT_BOOT or mount.source.endswith((".sock", ".pid", ".lock")):

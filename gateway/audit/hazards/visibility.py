@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
-from gateway.audit.model import AuditedContainer, AuditedMount, Snapshot
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command, script
 from gateway.audit.stores import is_below, store_of
@@ -15,7 +15,7 @@ _HARMLESS = {"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/hostname", "
 _MOST_NAMES = 5
 
 
-def find(snapshot: Snapshot) -> Iterator[Finding]:
+def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield a finding for files that a container cannot see."""
     for container in snapshot.containers:
         for mount in container.mounts:
@@ -25,7 +25,7 @@ def find(snapshot: Snapshot) -> Iterator[Finding]:
                 yield from _single_file(snapshot, container, mount)
 
 
-def _hides(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Finding:
+def _hides(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Finding:
     names = ", ".join(mount.hides[:_MOST_NAMES])
     more = f" and {len(mount.hides) - _MOST_NAMES} more" if len(mount.hides) > _MOST_NAMES else ""
     store = store_of(snapshot, mount)
@@ -69,7 +69,7 @@ def _has_program(container: AuditedContainer, path: str) -> bool:
     return any(is_below(str(each), path) for each in words)
 
 
-def _single_file(snapshot: Snapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
+def _single_file(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     found = snapshot.paths.get(mount.source)
     is_file = found.kind == "file" if found is not None else posixpath.splitext(mount.source)[1] in _SUFFIXES
     if mount.is_stale:

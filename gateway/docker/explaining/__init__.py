@@ -6,18 +6,18 @@ from gateway.docker.explaining.model import BackendFact, Explanation
 from gateway.docker.explaining.parts import parts
 from gateway.docker.explaining.reach import reachability
 from gateway.docker.explaining.subject import Subject
-from gateway.docker.model import Container, Observed
-from gateway.docker.plan import Desired, Plan
+from gateway.docker.model import Container, EngineSnapshot
+from gateway.docker.plan import DesiredState, Plan
 
 
-def find(observed: Observed, name: str) -> list[Container]:
+def find(observed: EngineSnapshot, name: str) -> list[Container]:
     """Return the container with this name, or all containers with an ID that starts with it."""
     named = [each for each in observed.containers if each.name == name]
     return named or [each for each in observed.containers if name and each.id.startswith(name)]
 
 
 def explain(
-    desired: Desired, observed: Observed, planned: Plan, container: Container, facts: Iterable[BackendFact]
+    desired: DesiredState, observed: EngineSnapshot, planned: Plan, container: Container, facts: Iterable[BackendFact]
 ) -> Explanation:
     """Explain which backends a container reaches.
 

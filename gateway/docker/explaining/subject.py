@@ -2,8 +2,8 @@
 
 from gateway.docker import labels
 from gateway.docker.grants import granted
-from gateway.docker.model import Container, EndpointInfo, Observed
-from gateway.docker.plan import AttachmentStatus, Desired, Plan
+from gateway.docker.model import Container, EndpointInfo, EngineSnapshot
+from gateway.docker.plan import AttachmentStatus, DesiredState, Plan
 
 
 class Subject:
@@ -16,7 +16,7 @@ class Subject:
         container: The container, from `observed`.
     """
 
-    def __init__(self, desired: Desired, observed: Observed, planned: Plan, container: Container) -> None:
+    def __init__(self, desired: DesiredState, observed: EngineSnapshot, planned: Plan, container: Container) -> None:
         self.desired = desired
         self.command = observed.flavor.command
         self.options = desired.options
@@ -29,7 +29,7 @@ class Subject:
         """The backends that are reached by name on each managed network."""
         self.attachments = {each.network: each for each in planned.attachments if each.container_id == container.id}
         self.dead = next((each for each in planned.dead if each.container_id == container.id), None)
-        """Why the container is dead, see `gateway.docker.dead`; None if it is not dead."""
+        """Why the container is dead, see `gateway.docker.dead_containers`; None if it is not dead."""
         base = self.base.name if self.base is not None else None
         self.name_conflicts = [each for each in planned.name_conflicts if each.container == base]
         prefix = f"{container.name}: "

@@ -30,7 +30,7 @@ _ACCEPT_RETRY = 0.1
 _HEARTBEAT = b"\n"
 
 
-class Exchange:
+class PeerExchange:
     """Manages the connections to the peers on all shared networks.
 
     Args:

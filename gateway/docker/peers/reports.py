@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gateway.docker.consumers import Consumer
 from gateway.docker.grants import granted
-from gateway.docker.model import Observed
+from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import Grant
 from gateway.text import one_line
 
@@ -68,7 +68,7 @@ class AddressReport:
     entries: tuple[AddressEntry, ...] = ()
 
 
-def shared_networks(observed: Observed) -> tuple[SharedNetwork, ...]:
+def shared_networks(observed: EngineSnapshot) -> tuple[SharedNetwork, ...]:
     """Return the swarm networks that the gateway's own container is on."""
     own = observed.own_container
     by_id = {each.id: each for each in observed.networks if each.scope == "swarm"}
@@ -82,7 +82,7 @@ def shared_networks(observed: Observed) -> tuple[SharedNetwork, ...]:
 
 
 def build_report(
-    instance: str, network: SharedNetwork, observed: Observed, known: Mapping[str, Consumer]
+    instance: str, network: SharedNetwork, observed: EngineSnapshot, known: Mapping[str, Consumer]
 ) -> AddressReport:
     """Build this agent's report about one network.
 

@@ -6,9 +6,9 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 
 from gateway.docker.consumers import Consumer, ConsumerDirectory
-from gateway.docker.model import Observed
+from gateway.docker.model import EngineSnapshot
 from gateway.docker.options import Grant, PeerOptions
-from gateway.docker.peers.exchange import Exchange
+from gateway.docker.peers.exchange import PeerExchange
 from gateway.docker.peers.keys import contexts
 from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, PeerAgent, wait_at_most
 from gateway.docker.peers.reports import (
@@ -28,7 +28,7 @@ _SECRET_RETRY = 10.0
 """Seconds between attempts to read the secret."""
 
 
-class Peers:
+class PeerUnit:
     """Exchanges container addresses with the agents of other nodes; a `gateway.contracts.unit.Unit`.
 
     Args:
@@ -47,7 +47,7 @@ class Peers:
         instance: str,
         grants: tuple[Grant, ...],
         strict: Callable[[], bool],
-        observed: Callable[[], Observed | None],
+        observed: Callable[[], EngineSnapshot | None],
         directory: ConsumerDirectory,
     ) -> None:
         self._options = options
@@ -57,9 +57,9 @@ class Peers:
         self._observed = observed
         self._directory = directory
         self._dirty = asyncio.Event()
-        self._exchange: Exchange | None = None
+        self._exchange: PeerExchange | None = None
         self._problem = ""
-        self._encoded_from: tuple[Observed | None, Mapping[str, Consumer]] = None, {}
+        self._encoded_from: tuple[EngineSnapshot | None, Mapping[str, Consumer]] = None, {}
         """The values from which the current reports were encoded."""
         self._lines: dict[SharedNetwork, bytes] = {}
         self._reports: list[tuple[AddressReport, dict[str, Consumer]]] = []
@@ -72,7 +72,7 @@ class Peers:
         self._directory.watchers.append(self._wake)
         try:
             async with asyncio.TaskGroup() as group:
-                exchange = self._exchange = Exchange(self._options, group, tls, self._dirty.set)
+                exchange = self._exchange = PeerExchange(self._options, group, tls, self._dirty.set)
                 group.create_task(exchange.discover())
                 while True:
                     self._dirty.clear()
@@ -118,7 +118,7 @@ class Peers:
                 self._problem = ""
                 return found
 
-    def _update(self, exchange: Exchange) -> None:
+    def _update(self, exchange: PeerExchange) -> None:
         """Send this node's changed reports to peers, and apply the peers' reports to the directory."""
         observed, here = self._observed(), self._directory.local
         if observed is not None and (observed is not self._encoded_from[0] or here is not self._encoded_from[1]):

@@ -3,22 +3,22 @@
 from collections.abc import Iterator
 
 from gateway.docker.exposure import image_labels, spoofing
-from gateway.docker.model import Observed
-from gateway.docker.plan import Action, Desired, Plan, Verb, backends_on
+from gateway.docker.model import EngineSnapshot
+from gateway.docker.plan import Action, DesiredState, Plan, Verb, backends_on
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.builder import PlanBuilder
+from gateway.docker.planning.container_starts import revive
 from gateway.docker.planning.external_route import external_route_warnings
 from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
 from gateway.docker.planning.networks import create_networks, remove_networks
-from gateway.docker.planning.projects import expand_projects
-from gateway.docker.planning.revival import revive
+from gateway.docker.planning.project_networks import expand_projects
 from gateway.docker.planning.services import update_services
 from gateway.docker.volumes import VolumeStatus, create_body, mount_problems, volume_status
 
 
 def plan(
-    desired: Desired,
-    observed: Observed,
+    desired: DesiredState,
+    observed: EngineSnapshot,
     ours: frozenset[tuple[str, str]],
     seen: frozenset[tuple[str, str]] = frozenset(),
 ) -> Plan:

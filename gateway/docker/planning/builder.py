@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.docker import labels
+from gateway.docker.dns_names import NameTable
 from gateway.docker.errors import BlockedReason
-from gateway.docker.grants import Granted, granted, owner
-from gateway.docker.labels import Request
-from gateway.docker.model import Container, NetworkInfo, Observed
-from gateway.docker.names import NameTable
+from gateway.docker.grants import GrantedAccess, granted, owner
+from gateway.docker.labels import LabelRequest
+from gateway.docker.model import Container, EngineSnapshot, NetworkInfo
 from gateway.docker.options import NetworkOptions
-from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, Desired, NameConflict, backends_on
-from gateway.docker.projects import network_of
+from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, DesiredState, NameConflict, backends_on
+from gateway.docker.project_networks import network_of
 from gateway.text import one_line
 
 _MAX_LABEL_ERRORS = 10
@@ -49,8 +49,8 @@ class PlanBuilder:
 
     def __init__(
         self,
-        desired: Desired,
-        observed: Observed,
+        desired: DesiredState,
+        observed: EngineSnapshot,
         ours: frozenset[tuple[str, str]],
         seen: frozenset[tuple[str, str]] = frozenset(),
     ) -> None:
@@ -102,7 +102,7 @@ class PlanBuilder:
             and found.get(self.label(labels.INSTANCE)) == self.desired.instance
         )
 
-    def request(self, who: str, name: str | None, found: Mapping[str, str]) -> Request | None:
+    def request(self, who: str, name: str | None, found: Mapping[str, str]) -> LabelRequest | None:
         """Return what a container or service requests by its labels, grants and rules; None if it requests nothing.
 
         Args:
@@ -141,7 +141,7 @@ class PlanBuilder:
             return f"label {self.label('enable')}"
         return "docker.grants" if granted(self.options.grants, container.name, container.labels) else "docker.attach"
 
-    def _closed(self, given: Granted | None) -> frozenset[str]:
+    def _closed(self, given: GrantedAccess | None) -> frozenset[str]:
         """Return the configured networks that carry none of the granted backends."""
         backends = set(given.backends) if given is not None else set()
         return frozenset(
@@ -159,7 +159,7 @@ class PlanBuilder:
         listed = self.by_configuration(container.name, container.labels)
         return AliasHolder(f"container {container.name}", owner(container.id, container.labels), listed)
 
-    def networks_of(self, request: Request, who: str, name: str, found: Mapping[str, str]) -> list[str]:
+    def networks_of(self, request: LabelRequest, who: str, name: str, found: Mapping[str, str]) -> list[str]:
         """Return the networks that a request selects.
 
         Args:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gateway.docker.addresses import choose, is_reserved
-from gateway.docker.model import RUNNING, Container, EndpointInfo, NetworkInfo, Observed
-from gateway.docker.plan import OWNER_ALIAS_PREFIX, Action, AttachmentState, Desired, Verb
+from gateway.docker.model import RUNNING, Container, EndpointInfo, EngineSnapshot, NetworkInfo
+from gateway.docker.plan import OWNER_ALIAS_PREFIX, Action, AttachmentState, DesiredState, Verb
 from gateway.docker.planning.builder import PlanBuilder
 
 _NETWORK_ID = re.compile("[0-9a-f]{64}")
@@ -33,7 +33,7 @@ def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
     return tuple(each for each in claimed if each not in refused)
 
 
-def reserved_addresses(desired: Desired, observed: Observed) -> dict[str, tuple[str, ...]]:
+def reserved_addresses(desired: DesiredState, observed: EngineSnapshot) -> dict[str, tuple[str, ...]]:
     """Return the gateway's current addresses, by network, without those that the engine can assign to containers."""
     own = observed.own_container
     networks = {each.name: each for each in observed.networks}
@@ -166,7 +166,7 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
             )
 
 
-def as_running_gateway(desired: Desired, observed: Observed) -> Observed:
+def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> EngineSnapshot:
     """Return `observed` as the running gateway sees it, if a command such as `apply` runs outside the container.
 
     A command runs on the host or in a temporary container. The temporary container must not be attached in place of

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Iterable
 
+from gateway.docker.dns_names import DnsClient
 from gateway.docker.model import Container, Service
-from gateway.docker.names import DnsClient
 from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
 from gateway.docker.planning.builder import PlanBuilder
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SWARM_SERVICE, owner
-from gateway.docker.labels import Request
+from gateway.docker.labels import LabelRequest
 from gateway.docker.model import NetworkInfo, Service
 from gateway.docker.plan import Action, AttachmentState, Verb
 from gateway.docker.planning.builder import AliasHolder, PlanBuilder
@@ -39,7 +39,7 @@ def service_networks(builder: PlanBuilder, service: Service) -> list[str]:
     return [] if request is None or request.refused else names
 
 
-def _wanted(builder: PlanBuilder, service: Service) -> tuple[Request | None, list[str]]:
+def _wanted(builder: PlanBuilder, service: Service) -> tuple[LabelRequest | None, list[str]]:
     """Return the request of a service, and the networks that it selects."""
     who, labels = f"service {service.name}", {**service.labels, SWARM_SERVICE: service.name}
     request = builder.request(who, None, labels)
@@ -87,7 +87,7 @@ def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozens
 
 
 def _block_reason(
-    builder: PlanBuilder, service: Service, there: NetworkInfo, request: Request, found: frozenset[str] | None
+    builder: PlanBuilder, service: Service, there: NetworkInfo, request: LabelRequest, found: frozenset[str] | None
 ) -> tuple[AttachmentState, BlockedReason, str] | None:
     """Return the service's status on a network where its request cannot be met; None if the request can be met."""
     if found is None and there.scope != "swarm":
@@ -123,7 +123,7 @@ def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, BlockedReason | N
     return AttachmentState.PENDING, None, ""
 
 
-def _conflict(builder: PlanBuilder, service: Service, name: str, request: Request, found: frozenset[str]) -> str:
+def _conflict(builder: PlanBuilder, service: Service, name: str, request: LabelRequest, found: frozenset[str]) -> str:
     """Reserve the service's aliases on a network. Return why the service cannot have them; empty if it can."""
     taken = [alias for alias in request.aliases if alias.lower() in builder.backend_names(name)]
     if taken:

@@ -3,7 +3,7 @@
 import re
 
 from gateway.errors import Reason, TunnelError
-from gateway.ssh import knownhosts
+from gateway.ssh import known_hosts
 from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 2048, 1, 0
@@ -28,13 +28,13 @@ def check(data: bytes) -> None:
     """
     with as_file(data) as path:
         try:
-            known = knownhosts.known_hosts((path,))
+            known = known_hosts.load_known_hosts((path,))
         except TunnelError as error:
             assert _is_fatal(error)
             assert re.match(rf"{re.escape(str(path))}(:[1-9]\d*)?: ", error.detail), f"no line number\n{error.detail}"
             return
         finally:
-            knownhosts._parsed.clear()
+            known_hosts._parsed.clear()
     revoked = sum(line.startswith("@revoked * ssh-") for line in data.decode().splitlines())
     for server in _SERVERS:
         try:

@@ -1,6 +1,6 @@
 """Fuzz the negotiation with an SMB server: each response must cause a result, or an error with a reason."""
 
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.facts import VERSION
@@ -31,7 +31,7 @@ def check(data: bytes) -> None:
         AssertionError: The probe succeeds although the response has no SMB header.
     """
     answer = _answer(data)
-    (found,) = probe(SmbBackend(SmbOptions("share"), NoOptions()), lambda _: (answer, True))
+    (found,) = probe(SmbBackend(SmbOptions("share"), EmptyOptions()), lambda _: (answer, True))
     if isinstance(found, ProbeResult):
         assert answer[4:8] == b"\xfeSMB", "the probe succeeded without an SMB header"
         assert found.facts[VERSION] is not None

@@ -12,7 +12,15 @@ from gateway.audit import rules
 from gateway.audit.databases import at, in_files
 from gateway.audit.hazards import decide
 from gateway.audit.hazards.access import may_write
-from gateway.audit.model import AuditedContainer, AuditedMount, HostMount, HostPath, Snapshot, User, Volume
+from gateway.audit.model import (
+    AuditedContainer,
+    AuditedMount,
+    AuditedVolume,
+    AuditSnapshot,
+    ContainerUser,
+    HostMount,
+    HostPath,
+)
 from gateway.audit.report import Finding, Severity
 from gateway.audit.sarif import sarif
 
@@ -21,8 +29,8 @@ NFS = {"type": "nfs", "o": "addr=192.0.2.1,nfsvers=4.2,hard,rw", "device": ":/ex
 ROOT = HostMount("/", "ext4", "/dev/vda1", {})
 
 
-def volume(name: str = "data", **more: Any) -> Volume:
-    return Volume(name, mountpoint=f"/var/lib/docker/volumes/{name}/_data", **more)
+def volume(name: str = "data", **more: Any) -> AuditedVolume:
+    return AuditedVolume(name, mountpoint=f"/var/lib/docker/volumes/{name}/_data", **more)
 
 
 def container(
@@ -50,11 +58,11 @@ def directory(*names: str, uid: int = 0, mode: int = 0o755, has_acl: bool = Fals
 
 def findings(
     *containers: AuditedContainer,
-    volumes: tuple[Volume, ...] = (),
+    volumes: tuple[AuditedVolume, ...] = (),
     mounts: tuple[HostMount, ...] = (ROOT,),
     paths: Mapping[str, HostPath] | None = None,
 ) -> list[Finding]:
-    snapshot = Snapshot(containers, {each.name: each for each in volumes}, {20490: "media"}, mounts, paths or {})
+    snapshot = AuditSnapshot(containers, {each.name: each for each in volumes}, {20490: "media"}, mounts, paths or {})
     return list(decide(snapshot).findings)
 
 
@@ -70,7 +78,7 @@ def test_a_clean_engine_has_no_findings() -> None:
         bind("/srv/own", "/own"),
         layer=5000,
         changes=("/var/log/app.log", "/tmp/x.db"),  # noqa: S108
-        user=User(0, frozenset({0})),
+        user=ContainerUser(0, frozenset({0})),
     )
     assert found(clean, volumes=(volume(),)) == set()
 
@@ -160,7 +168,7 @@ def test_a_bind_of_a_network_mount_is_found() -> None:
     covered = (ROOT, mounted, HostMount("/mnt/nas/local", "xfs", "/dev/vdb", {}))
     assert found(container(bind("/mnt/nas/local/x")), mounts=covered) == set()
     by_volume = volume(options={"type": "none", "o": "bind", "device": "/mnt/nas/media"})
-    places = decide(Snapshot((container(on_volume()),), {"data": by_volume}, host_mounts=(ROOT, mounted))).places
+    places = decide(AuditSnapshot((container(on_volume()),), {"data": by_volume}, host_mounts=(ROOT, mounted))).places
     assert places[0].place == "/mnt/nas/media (nas:/x/media, nfs4)"
 
 
@@ -300,9 +308,9 @@ def test_the_socket_of_the_engine_is_found(source: str) -> None:
 
 def test_the_folder_of_a_configured_socket_is_found() -> None:
     app = container(bind("/srv/engine", "/x", writable=False))
-    shown = decide(Snapshot((app,), socket="/srv/engine/docker.sock")).findings
+    shown = decide(AuditSnapshot((app,), socket="/srv/engine/docker.sock")).findings
     assert [each.rule for each in shown] == [rules.ENGINE_SOCKET]
-    assert decide(Snapshot((app,), socket="/srv/engine2/docker.sock")).findings == ()
+    assert decide(AuditSnapshot((app,), socket="/srv/engine2/docker.sock")).findings == ()
 
 
 def test_a_writable_directory_of_the_system_is_found() -> None:
@@ -336,33 +344,33 @@ def test_a_single_file_is_found() -> None:
 
 
 def test_a_user_that_cannot_write_is_found() -> None:
-    app = container(bind("/srv/x"), user=User(1000, frozenset({1000})))
+    app = container(bind("/srv/x"), user=ContainerUser(1000, frozenset({1000})))
     assert found(app, paths={"/srv/x": directory()}) == {("not-writable", "medium")}
     assert findings(app, paths={"/srv/x": directory()})[0].fix == "chown -h 1000:1000 /srv/x"
-    forged = container(bind("/srv/x\nrm"), user=User(1000, frozenset({1000})))
+    forged = container(bind("/srv/x\nrm"), user=ContainerUser(1000, frozenset({1000})))
     assert findings(forged, paths={"/srv/x\nrm": directory()})[0].fix.startswith("# the name of the directory")
     assert found(app, paths={"/srv/x": directory(uid=1000)}) == set()
     assert found(app, paths={"/srv/x": directory(mode=0o777)}) == set()
     assert found(app, paths={"/srv/x": directory(has_acl=True)}) == set()
     assert found(replace(app, user=None), paths={"/srv/x": directory()}) == set()
-    reader = container(bind("/srv/x", writable=False), user=User(1000, frozenset({1000})))
+    reader = container(bind("/srv/x", writable=False), user=ContainerUser(1000, frozenset({1000})))
     assert found(reader, paths={"/srv/x": directory()}) == set()
 
 
 @pytest.mark.parametrize("source", ["/etc", "/etc/app", "/usr/share", "/sys", "/run", "/"])
 def test_no_command_changes_the_owner_of_a_system_directory(source: str) -> None:
-    app = container(bind(source), user=User(1000, frozenset({1000})))
+    app = container(bind(source), user=ContainerUser(1000, frozenset({1000})))
     assert not [each.fix for each in findings(app, paths={source: directory()}) if "chown" in each.fix]
 
 
 def test_permission_bits_are_read_as_the_kernel_does() -> None:
-    user = User(1000, frozenset({50}))
+    user = ContainerUser(1000, frozenset({50}))
     assert may_write(user, 1000, 0, 0o300)
     assert not may_write(user, 1000, 50, 0o077)  # The owner's mode bits apply, although the group's bits permit more.
     assert may_write(user, 0, 50, 0o030)
     assert not may_write(user, 0, 50, 0o020)  # To create a file, a process needs the x permission on the directory.
     assert may_write(user, 0, 0, 0o003)
-    assert may_write(User(0, frozenset()), 1000, 1000, 0)
+    assert may_write(ContainerUser(0, frozenset()), 1000, 1000, 0)
 
 
 @pytest.mark.parametrize(
@@ -383,7 +391,7 @@ def test_permission_bits_are_read_as_the_kernel_does() -> None:
 def test_a_place_shows_where_the_data_is_stored_and_what_loses_it(
     options: dict[str, str], kind: str, place: str, lost_by: str
 ) -> None:
-    snapshot = Snapshot((container(on_volume()),), {"data": volume(options=options)}, {20490: "media"}, (ROOT,))
+    snapshot = AuditSnapshot((container(on_volume()),), {"data": volume(options=options)}, {20490: "media"}, (ROOT,))
     (only,) = decide(snapshot).places
     assert (only.kind, only.place, only.mode) == (kind, place, "rw")
     assert lost_by in only.lost_by
@@ -391,10 +399,10 @@ def test_a_place_shows_where_the_data_is_stored_and_what_loses_it(
 
 def test_places_show_the_mode_and_the_layer() -> None:
     app = container(on_volume(writable=False), AuditedMount("tmpfs", "/t"), layer=2048, removed=True)
-    cloud = Volume("data", "rexray")
+    cloud = AuditedVolume("data", "rexray")
     shown = [
         (each.path, each.mode, each.kind, each.place)
-        for each in decide(Snapshot((app,), {"data": cloud}, {}, None)).places
+        for each in decide(AuditSnapshot((app,), {"data": cloud}, {}, None)).places
     ]
     assert shown == [
         ("/", "rw", "layer", "writable layer, 2.0KiB"),
@@ -427,7 +435,7 @@ def test_every_rule_has_a_section_in_the_page() -> None:
 
 
 def test_sarif_has_a_level_a_rule_and_a_place_for_each_finding() -> None:
-    snapshot = Snapshot((container(AuditedMount("tmpfs", "/data"), name="a b"),), unchecked=("the files",))
+    snapshot = AuditSnapshot((container(AuditedMount("tmpfs", "/data"), name="a b"),), unchecked=("the files",))
     run = sarif(decide(snapshot), "1.0")["runs"][0]
     (result,) = run["results"]
     assert run["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == result["ruleId"] == "data-in-memory"

@@ -11,8 +11,8 @@ import yaml
 
 from gateway.audit.hazards import decide
 from gateway.audit.hazards.network_fixes import after_mount, safe_options
-from gateway.audit.model import AuditedContainer, AuditedMount, HostMount, Snapshot, Volume
-from gateway.audit.mount_options import Change
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, HostMount
+from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.recreate import recreate, volume_for
 from gateway.audit.stores import of_volume
 
@@ -33,11 +33,11 @@ def container(
     )
 
 
-def lines(container: AuditedContainer, change: Change, *others: AuditedContainer) -> list[str]:
-    return recreate(Snapshot((container, *others)), container, change).splitlines()
+def lines(container: AuditedContainer, change: MountOptionChange, *others: AuditedContainer) -> list[str]:
+    return recreate(AuditSnapshot((container, *others)), container, change).splitlines()
 
 
-MOVE = Change({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",))
+MOVE = MountOptionChange({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",))
 
 
 def test_a_container_is_created_with_the_options_that_it_has() -> None:
@@ -88,7 +88,7 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
 
 def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
     app = container(host={"NetworkMode": "f00d"}, networks={"apps": {"NetworkID": "f00d", "Aliases": ["orders"]}})
-    text = lines(app, Change())
+    text = lines(app, MountOptionChange())
     assert text[1] == "docker create --name db-new --network f00d --network-alias orders mariadb:11"
     assert not [each for each in text if "network connect" in each]
 
@@ -103,9 +103,9 @@ def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
         "User": "u",
     }
     app = container(image=image, Hostname="c0ffeec0ffee", **image)
-    assert lines(app, Change())[1] == "docker create --name db-new mariadb:11"
+    assert lines(app, MountOptionChange())[1] == "docker create --name db-new mariadb:11"
     app = container(image=image, **{**image, "Entrypoint": ["sh", "-c"], "Cmd": ["z"]})
-    assert lines(app, Change())[1] == "docker create --name db-new --entrypoint sh mariadb:11 -c z"
+    assert lines(app, MountOptionChange())[1] == "docker create --name db-new --entrypoint sh mariadb:11 -c z"
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
 
 def test_data_in_memory_are_copied_while_the_container_exists() -> None:
     app = container(AuditedMount("tmpfs", "/var/lib/mysql"), host={"Tmpfs": {"/var/lib/mysql": ""}})
-    change = Change({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
+    change = MountOptionChange({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
     text = lines(app, change)
     copied = next(at for at, line in enumerate(text) if line.startswith("tar -c -C"))
     assert copied < text.index("docker stop db")
@@ -153,7 +153,7 @@ def test_data_in_memory_are_copied_while_the_container_exists() -> None:
 )
 def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[str, Any]) -> None:
     app = container(AuditedMount("tmpfs", "/data"), **more)
-    text = "\n".join(lines(app, Change({"/data": "db-data"}, copied=("/data",), vanishes=True)))
+    text = "\n".join(lines(app, MountOptionChange({"/data": "db-data"}, copied=("/data",), vanishes=True)))
     assert "tar -c -C /proc/self/fd/3 . > ./db-data.tar" in text
     assert "docker cp" not in text
 
@@ -164,14 +164,14 @@ def test_a_stopped_container_stays_stopped() -> None:
 
 def test_mounts_are_dropped_and_made_read_only() -> None:
     app = container(AuditedMount("bind", "/key", "/srv/key"), AuditedMount("volume", "/data", "", "data"))
-    assert lines(app, Change(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
-    assert lines(app, Change(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
+    assert lines(app, MountOptionChange(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
+    assert lines(app, MountOptionChange(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
 
 
 def test_names_of_existing_objects_are_not_used() -> None:
     old = AuditedContainer("1", "db-old")
-    assert "docker rename db db-old-2" in lines(container(), Change(), old)
-    snapshot = Snapshot(volumes={"db-mysql": Volume("db-mysql")})
+    assert "docker rename db db-old-2" in lines(container(), MountOptionChange(), old)
+    snapshot = AuditSnapshot(volumes={"db-mysql": AuditedVolume("db-mysql")})
     assert volume_for(snapshot, container(), "/var/lib/mysql") == "db-mysql-2"
 
 
@@ -214,15 +214,17 @@ def test_a_container_of_an_image_that_compose_built_gets_an_override_file() -> N
 
 def test_a_task_of_a_service_is_changed_by_its_service() -> None:
     app = container(AuditedMount("bind", "/key", "/srv/key"), Labels={"com.docker.swarm.service.name": "shop_db"})
-    assert lines(app, Change(dropped=frozenset({"/key"}))) == ["docker service update --mount-rm /key shop_db"]
-    assert lines(app, Change(read_only=frozenset({"/key"}))) == [
+    assert lines(app, MountOptionChange(dropped=frozenset({"/key"}))) == [
+        "docker service update --mount-rm /key shop_db"
+    ]
+    assert lines(app, MountOptionChange(read_only=frozenset({"/key"}))) == [
         "docker service update --mount-rm /key --mount-add type=bind,source=/srv/key,target=/key,readonly shop_db"
     ]
 
 
 def test_a_value_of_mount_is_quoted_for_a_task_of_a_service() -> None:
     app = container(AuditedMount("bind", "/x", '/srv/a,"b'), Labels={"com.docker.swarm.service.name": "shop_db"})
-    (line,) = lines(app, Change(read_only=frozenset({"/x"})))
+    (line,) = lines(app, MountOptionChange(read_only=frozenset({"/x"})))
     assert next(csv.reader([shlex.split(line)[-2]])) == ["type=bind", 'source=/srv/a,"b', "target=/x", "readonly"]
 
 
@@ -233,7 +235,7 @@ def test_a_path_with_a_colon_gives_no_command(mount: AuditedMount) -> None:
 
 
 def test_a_path_with_control_characters_gives_no_command() -> None:
-    (only,) = lines(container(), Change({"/x\nFIX\nrm -rf ~": "v"}))
+    (only,) = lines(container(), MountOptionChange({"/x\nFIX\nrm -rf ~": "v"}))
     assert only.startswith("# db: ")
 
 
@@ -246,9 +248,9 @@ def test_a_path_with_control_characters_gives_no_command() -> None:
     ],
 )
 def test_a_new_volume_has_safe_options(options: str, expected: str) -> None:
-    volume = Volume("media", options={"type": "nfs4", "o": options, "device": ":/x"})
-    assert safe_options(volume, of_volume(Snapshot(), volume)) == (":/x", "nfs", expected)
-    again = [each.fix for each in decide(Snapshot(volumes={"media": volume})).findings]
+    volume = AuditedVolume("media", options={"type": "nfs4", "o": options, "device": ":/x"})
+    assert safe_options(volume, of_volume(AuditSnapshot(), volume)) == (":/x", "nfs", expected)
+    again = [each.fix for each in decide(AuditSnapshot(volumes={"media": volume})).findings]
     assert again[0] == (
         f"docker volume rm media &&\ndocker volume create -o type=nfs -o device=:/x -o o={expected} media"
     )
@@ -259,12 +261,12 @@ def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() ->
         "/mnt/nas", "nfs4", "nas:/x", {"vers": "4.2", "hard": "", "addr": "192.0.2.1", "rsize": "1048576"}
     )
     app = container(AuditedMount("bind", "/data", "/mnt/nas/media"))
-    (finding,) = decide(Snapshot((app,), host_mounts=(nfs,))).findings
+    (finding,) = decide(AuditSnapshot((app,), host_mounts=(nfs,))).findings
     options = "-o type=nfs -o device=nas:/x/media -o o=addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
     made = f"docker volume create {options} db-data"
     assert finding.fix.splitlines()[0] == made
     assert "-v db-data:/data" in finding.fix
     sshfs = HostMount("/mnt/nas", "fuse.sshfs", "me@nas:", {})
-    (finding,) = decide(Snapshot((app,), host_mounts=(sshfs,))).findings
+    (finding,) = decide(AuditSnapshot((app,), host_mounts=(sshfs,))).findings
     assert finding.fix == after_mount(sshfs)
     assert 'RequiresMountsFor="/mnt/nas"' in finding.fix

@@ -226,7 +226,7 @@ async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monke
     monkeypatch.setattr(auditing, "_CLOSE_TIMEOUT", 0.1)
     path = tmp_path / "fifo"
     os.mkfifo(path)  # The FIFO has no reader, so opening it for writing does not succeed.
-    ours = auditing.Auditing("site-a")
+    ours = auditing.AuditLog("site-a")
     await ours.open(AuditSection(log=path, queue=1))
     for _ in range(5):
         ours.recorder.record("event")

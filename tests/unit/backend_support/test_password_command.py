@@ -13,7 +13,7 @@ import pytest
 from gateway.backend_support.database import DatabaseCheck, verify
 from gateway.backend_support.password_command import run_password_command
 from gateway.backend_support.secrets import PasswordSource
-from gateway.backends import NoOptions
+from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
 from gateway.config import Sources, load
@@ -25,7 +25,7 @@ from gateway.contracts.states import State
 from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ConfigError, GatewayError, ProbeError, ReachError, Reason
 from gateway.health.probe import probe_once
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 
 TARGET = Endpoint("db.internal", 3306)
 
@@ -149,8 +149,8 @@ async def test_the_password_is_cached_and_requested_again_after_a_refused_login(
 @pytest.mark.parametrize(
     "backend",
     [
-        MysqlBackend(NoOptions(), MysqlCheck(user="u", password_command=("/bin/false",))),
-        PostgresBackend(NoOptions(), DatabaseCheck(user="u", password_command=("/bin/false",))),
+        MysqlBackend(EmptyOptions(), MysqlCheck(user="u", password_command=("/bin/false",))),
+        PostgresBackend(EmptyOptions(), DatabaseCheck(user="u", password_command=("/bin/false",))),
     ],
     ids=["mysql", "postgres"],
 )
@@ -200,7 +200,7 @@ def test_a_world_writable_program_is_not_run(tmp_path: Path) -> None:
     for name in (path, link):
         assert "everybody can change it (mode 0777): chmod o-w" in asyncio.run(failure(str(name)))
         with pytest.raises(GatewayError, match="everybody can change it"):
-            verify(NoOptions(), DatabaseCheck(user="u", password_command=(str(name),)))
+            verify(EmptyOptions(), DatabaseCheck(user="u", password_command=(str(name),)))
     path.chmod(0o755)
     tmp_path.chmod(0o777)
     assert f"everybody can replace it in {tmp_path}" in asyncio.run(failure(str(path)))

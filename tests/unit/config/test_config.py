@@ -11,7 +11,7 @@ from gateway.cli.config_options import SETTINGS
 from gateway.config import Config, Sources, load
 from gateway.config.advice import advice
 from gateway.config.load import setting_names
-from gateway.config.model import SECTIONS, BackendCommon, CheckCommon, OpsTls, TunnelCommon
+from gateway.config.model import SECTIONS, CommonBackendOptions, CommonCheckOptions, CommonTunnelOptions, OpsTls
 from gateway.config.schema import hints_by_key
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Duration, Endpoint
@@ -51,9 +51,9 @@ def test_the_full_configuration_has_every_key() -> None:
     text = (CONFIGS / "full.yaml").read_text()
     classes = [
         *SECTIONS.values(),
-        TunnelCommon,
-        BackendCommon,
-        CheckCommon,
+        CommonTunnelOptions,
+        CommonBackendOptions,
+        CommonCheckOptions,
         DockerOptions,
         NetworkOptions,
         AttachRule,

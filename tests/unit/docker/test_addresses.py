@@ -12,14 +12,14 @@ from gateway.app.docker_desired import desired as wanted_of
 from gateway.config import load
 from gateway.config.load import Sources
 from gateway.contracts.security import Secret
+from gateway.docker.action_failures import ActionFailures
 from gateway.docker.addresses import choose, is_reserved, range_for_others
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
-from gateway.docker.failures import Failures
 from gateway.docker.flavor import PODMAN
-from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
+from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, Desired, Plan, Verb
+from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, DesiredState, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from gateway.errors import ConfigError
@@ -34,8 +34,8 @@ MARK = "gw-owner-site-a"
 OURS = frozenset({("id-gateway", "apps")})
 
 
-def desired(**more: Any) -> Desired:
-    return Desired("site-a", DockerOptions(networks={"apps": NetworkOptions(**more)}), ("orders",))
+def desired(**more: Any) -> DesiredState:
+    return DesiredState("site-a", DockerOptions(networks={"apps": NetworkOptions(**more)}), ("orders",))
 
 
 def gateway(address: str, *aliases: str, **more: Any) -> Container:
@@ -46,7 +46,7 @@ def gateway(address: str, *aliases: str, **more: Any) -> Container:
 
 
 def planned(own: Container, network: NetworkInfo = NET, **more: Any) -> Plan:
-    return plan(desired(**more), Observed((own,), (network,), own=own.id), OURS)
+    return plan(desired(**more), EngineSnapshot((own,), (network,), own=own.id), OURS)
 
 
 def verbs(found: Plan) -> list[Verb]:
@@ -105,11 +105,11 @@ def test_each_address_family_has_its_own_address() -> None:
 
 def test_a_network_is_created_with_a_range_and_the_gateway_attached_beside_it() -> None:
     own = replace(gateway("10.9.0.2"), endpoints={})
-    made, joined = plan(desired(), Observed((own,), own=own.id), OURS).actions
+    made, joined = plan(desired(), EngineSnapshot((own,), own=own.id), OURS).actions
     assert made.body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22", "IPRange": "10.201.2.0/23"}]}
     assert ipaddress.ip_address(joined.addresses[0]) in ipaddress.ip_network("10.201.0.0/23")
     made, joined = plan(
-        desired(subnet=ipaddress.ip_network("fd00:9::/64")), Observed((own,), own=own.id), OURS
+        desired(subnet=ipaddress.ip_network("fd00:9::/64")), EngineSnapshot((own,), own=own.id), OURS
     ).actions
     assert [each["Subnet"] for each in made.body["IPAM"]["Config"]] == ["fd00:9::/64", "10.201.0.0/22"]
     assert len(joined.addresses) == 2
@@ -117,7 +117,7 @@ def test_a_network_is_created_with_a_range_and_the_gateway_attached_beside_it() 
 
 def test_other_containers_get_their_address_from_the_engine() -> None:
     web = Container("id-web", "web", "running", {"gateway.enable": "true"}, "bridge", {})
-    (joined,) = plan(desired(), Observed((web,), (NET,)), OURS).actions
+    (joined,) = plan(desired(), EngineSnapshot((web,), (NET,)), OURS).actions
     assert joined.addresses == ()
 
 
@@ -129,7 +129,7 @@ def test_an_address_in_the_range_of_containers_is_replaced() -> None:
     assert verbs(planned(gateway("10.9.0.77"))) == []  # This address is outside the range, so the gateway keeps it.
     busy = replace(desired(), serving=True)
     own = gateway("10.9.0.130")
-    kept = plan(busy, Observed((own,), (NET,), own=own.id), OURS)
+    kept = plan(busy, EngineSnapshot((own,), (NET,), own=own.id), OURS)
     assert (verbs(kept), kept.attachments[0].state) == ([], AttachmentState.DRIFTED)
 
 
@@ -255,12 +255,12 @@ STOPPED = Container(
 
 def test_a_stopped_gateway_with_a_pruned_network_is_reported_and_repaired() -> None:
     ours = frozenset({("id-old", "apps")})
-    before = plan(desired(), Observed((STOPPED,)), ours)
+    before = plan(desired(), EngineSnapshot((STOPPED,)), ours)
     assert [(each.verb, each.container) for each in before.actions] == [(Verb.CREATE_NETWORK, "")]
     (condition,) = before.attachments
     assert (condition.container, condition.state) == ("gateway-1", AttachmentState.DRIFTED)
     assert "docker network disconnect apps gateway-1" in condition.message
-    after = plan(desired(), Observed((STOPPED,), (NET,)), ours)
+    after = plan(desired(), EngineSnapshot((STOPPED,), (NET,)), ours)
     expected = Action(
         Verb.REATTACH, "apps", "n1", "gateway-1", "id-old", ("orders", MARK), "its network was removed",
         addresses=choose(NET, "site-a"),
@@ -271,8 +271,8 @@ def test_a_stopped_gateway_with_a_pruned_network_is_reported_and_repaired() -> N
 def test_a_repaired_gateway_on_an_overlay_has_the_peer_alias() -> None:
     mesh = replace(NET, driver="overlay", scope="swarm", attachable=True)
     peers = PeerOptions(Secret("x" * 32))
-    wanted = Desired("site-a", DockerOptions(networks={"apps": NetworkOptions()}, peers=peers), ("orders",))
-    (action,) = plan(wanted, Observed((STOPPED,), (mesh,)), frozenset({("id-old", "apps")})).actions
+    wanted = DesiredState("site-a", DockerOptions(networks={"apps": NetworkOptions()}, peers=peers), ("orders",))
+    (action,) = plan(wanted, EngineSnapshot((STOPPED,), (mesh,)), frozenset({("id-old", "apps")})).actions
     assert action.aliases == ("orders", "gw-peers", MARK)
 
 
@@ -286,14 +286,14 @@ def test_stopped_apps_with_a_pruned_network_are_not_attached() -> None:
     ours, foreign = web(MARK), web("web")
     ownership = frozenset({("id-web", "apps")})
     for network in ((), (NET,)):
-        (condition,) = plan(desired(), Observed((ours,), network), ownership).attachments
+        (condition,) = plan(desired(), EngineSnapshot((ours,), network), ownership).attachments
         assert (condition.state, "cannot start until" in condition.message) == (AttachmentState.DRIFTED, True)
-        (condition,) = plan(desired(), Observed((foreign,), network), ownership).attachments
+        (condition,) = plan(desired(), EngineSnapshot((foreign,), network), ownership).attachments
         assert condition.state is AttachmentState.DRIFTED
         assert "docker network disconnect apps web && docker network connect apps web" in condition.message
-        (condition,) = plan(desired(), Observed((web("web", "www", "a;b"),), network), ownership).attachments
+        (condition,) = plan(desired(), EngineSnapshot((web("web", "www", "a;b"),), network), ownership).attachments
         assert "connect --alias 'a;b' --alias www apps web, or" in condition.message
-        podman = Observed((foreign,), network, flavor=PODMAN)
+        podman = EngineSnapshot((foreign,), network, flavor=PODMAN)
         (condition,) = plan(desired(), podman, ownership).attachments
         assert "podman network disconnect apps web && podman network connect apps web" in condition.message
 
@@ -305,7 +305,7 @@ def test_a_container_with_the_address_of_the_gateway_is_reported() -> None:
     for mark, named in ((), True), (("gw-owner-other",), False):
         there = {"apps": EndpointInfo("n1", "e", asked, frozenset(mark))}
         other = Container("id-evil", "evil", "running", {}, "bridge", there)
-        found = plan(wanted, Observed((own, other), (NET,), own="id-own"), frozenset()).warnings
+        found = plan(wanted, EngineSnapshot((own, other), (NET,), own="id-own"), frozenset()).warnings
         assert any(f"container evil has {asked[0]}" in each for each in found) is named
 
 
@@ -341,13 +341,13 @@ def test_a_network_must_not_contain_addresses_that_the_gateway_dials_directly(tm
     )
     wanted = wanted_of(load(Sources(file, environment={})))
     assert wanted.direct == ("10.201.0.5", "10.201.8.1", "10.201.12.1", "10.201.16.1", "10.201.4.9")
-    (action,) = plan(wanted, Observed(), frozenset()).actions
+    (action,) = plan(wanted, EngineSnapshot(), frozenset()).actions
     assert action.body["IPAM"]["Config"][0]["Subnet"] == "10.201.20.0/22"
 
 
 def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> None:
     failures, pending = (
-        Failures(),
+        ActionFailures(),
         AttachmentStatus("apps", "gateway", AttachmentState.PENDING, container_id="id-gateway"),
     )
     action = Action(Verb.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))

@@ -9,9 +9,9 @@ import pytest
 from gateway.docker.errors import BlockedReason
 from gateway.docker.explaining import explain, find
 from gateway.docker.explaining.model import BackendFact, Explanation, Reachability
-from gateway.docker.model import Container, EndpointInfo, LastStart, NetworkInfo, Observed
+from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import AttachmentState, AttachmentStatus, Desired, Plan
+from gateway.docker.plan import AttachmentState, AttachmentStatus, DesiredState, Plan
 from gateway.docker.planning import plan
 
 MARK = "gw-owner-site-a"
@@ -42,9 +42,9 @@ def explained(
 ) -> Explanation:  # fmt: skip
     made = DockerOptions(**{"networks": {"apps": NetworkOptions()}, **(options or {})})
     by_label = {fact.name: fact.label} if fact.label is not None else {}
-    wanted = replace(Desired("site-a", made, ("orders", "media"), by_label=by_label), **more)
+    wanted = replace(DesiredState("site-a", made, ("orders", "media"), by_label=by_label), **more)
     there = (*((own,) if own is not None else ()), web, *others)
-    observed = Observed(there, NETWORKS, own=own.id if own is not None else None)
+    observed = EngineSnapshot(there, NETWORKS, own=own.id if own is not None else None)
     ours = frozenset({(web.id, "apps"), (GATEWAY.id, "apps")})
     return explain(wanted, observed, plan(wanted, observed, ours), web, [fact])
 
@@ -150,7 +150,7 @@ def test_remedies_name_networks_of_projects_as_the_configuration_does(on_conflic
 
 def test_a_container_is_found_by_name_or_by_the_beginning_of_its_id() -> None:
     one, two = replace(ATTACHED, id="abc1", name="abc2"), replace(ATTACHED, id="abc2", name="two")
-    observed = Observed((one, two))
+    observed = EngineSnapshot((one, two))
     assert find(observed, "abc2") == [one]
     assert find(observed, "abc") == [one, two]
     assert (find(observed, "x"), find(observed, "")) == ([], [])
@@ -160,8 +160,8 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     """Use a plan with one network for each project, which the configuration does not list."""
     web = container("web", endpoints={"apps-shop": endpoint(MARK)})
     own = replace(GATEWAY, endpoints={"apps-shop": endpoint(MARK)})
-    wanted = Desired("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))
-    observed = Observed((own, web), own=own.id)
+    wanted = DesiredState("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))
+    observed = EngineSnapshot((own, web), own=own.id)
     blocked = AttachmentStatus(
         "apps-shop", "web", AttachmentState.BLOCKED, BlockedReason.IP_EXHAUSTED, "full", web.id
     )
@@ -170,7 +170,7 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     assert [each.name for each in found.parts if each.part == "network"] == ["apps-shop"]
     assert found.backends[0].why == "the gateway does not have the name orders on network apps-shop"
     off = replace(web, endpoints={})
-    found = explain(wanted, Observed((own, off), own=own.id), planned, off, [UP])
+    found = explain(wanted, EngineSnapshot((own, off), own=own.id), planned, off, [UP])
     assert found.backends[0].why == "network apps-shop is blocked: ip_exhausted: full"
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from gateway.docker.engine import Engine
+from gateway.docker.engine_actions import execute
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
-from gateway.docker.executor import execute
 from gateway.docker.exposure import can_spoof
 from gateway.docker.flavor import DOCKER, PODMAN, Flavor, flavor, lease_ranges
-from gateway.docker.model import Container, Observed
+from gateway.docker.model import Container, EngineSnapshot
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import Action, Desired, Verb
+from gateway.docker.plan import Action, DesiredState, Verb
 from gateway.docker.planning import plan
 
 COMPONENTS = [{"Name": "Podman Engine", "Version": "5.4.2"}, {"Name": "Conmon"}]
@@ -121,8 +121,8 @@ def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
     mode: str, networks: dict[str, NetworkOptions], reason: BlockedReason, message: str
 ) -> None:
     container = Container(WEB.id, WEB.name, WEB.state, WEB.labels, mode, {})
-    wanted = Desired("site", DockerOptions(networks=networks, services=True), ("orders",))
-    found = plan(wanted, Observed((container,), flavor=PODMAN), frozenset())
+    wanted = DesiredState("site", DockerOptions(networks=networks, services=True), ("orders",))
+    found = plan(wanted, EngineSnapshot((container,), flavor=PODMAN), frozenset())
     (condition,) = found.attachments
     assert (condition.reason, condition.message.startswith(message)) == (reason, True)
     assert any(each.startswith("docker.services: Podman has no swarm services") for each in found.warnings)

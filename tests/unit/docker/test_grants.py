@@ -11,9 +11,9 @@ from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.images import split
-from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import AttachmentState, Desired, Plan, Verb
+from gateway.docker.plan import AttachmentState, DesiredState, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from tests.support.fake_engine import FakeEndpoint, FakeEngine
@@ -37,10 +37,12 @@ def attached(*aliases: str, foreign: bool = False) -> dict[str, EndpointInfo]:
 
 def planned(*there: Container, strict: bool = False, services: tuple[Service, ...] = (), **options: Any) -> Plan:
     made = DockerOptions(**{"networks": NETWORKS, **options})
-    desired = Desired("site-a", made, ("orders", "media"), by_label={"orders": "gateway.backends"}, strict=strict)
+    desired = DesiredState(
+        "site-a", made, ("orders", "media"), by_label={"orders": "gateway.backends"}, strict=strict
+    )
     ours = frozenset((each.id, name) for each in there for name in each.endpoints)
     swarm = Swarm(active=True, manager=True, leader=True) if services else Swarm()
-    return plan(desired, Observed(there, (ORDERS, MEDIA), services, swarm=swarm), ours)
+    return plan(desired, EngineSnapshot(there, (ORDERS, MEDIA), services, swarm=swarm), ours)
 
 
 def joins(found: Plan) -> dict[str, tuple[str, ...]]:
@@ -151,13 +153,15 @@ def test_a_service_is_granted_by_its_name() -> None:
     service = Service("s1", "jobs", 7, {}, {}, {"TaskTemplate": {"Networks": []}})
     grants = (Grant(("orders",), swarm_service="jobs"),)
     mesh = {"mesh": NetworkOptions(backends=("orders",))}
-    desired = Desired("site-a", DockerOptions(networks=mesh, services=True, grants=grants), ("orders",), strict=True)
+    desired = DesiredState(
+        "site-a", DockerOptions(networks=mesh, services=True, grants=grants), ("orders",), strict=True
+    )
     network = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
     leader = Swarm(active=True, manager=True, leader=True)
-    found = plan(desired, Observed((), (network,), (service,), swarm=leader), frozenset())
+    found = plan(desired, EngineSnapshot((), (network,), (service,), swarm=leader), frozenset())
     assert [(each.verb, each.container) for each in found.actions] == [(Verb.UPDATE_SERVICE, "service jobs")]
     labeled = Service("s2", "other", 7, ENABLE, {}, {"TaskTemplate": {"Networks": []}})
-    found = plan(desired, Observed((), (network,), (labeled,), swarm=leader), frozenset())
+    found = plan(desired, EngineSnapshot((), (network,), (labeled,), swarm=leader), frozenset())
     assert (found.actions, blocked(found)) == ((), [("service other", BlockedReason.NOT_GRANTED)])
 
 
@@ -272,7 +276,7 @@ async def test_the_capabilities_of_neighbors_are_queried_once(tmp_path: Path) ->
         made[name].endpoints[network] = FakeEndpoint(f"e-{name}", [], "172.17.0.9", foreign=True)
     options = DockerOptions()
     by_label = {"orders": "gateway.backends"}
-    desired = Desired("a", options, ("orders",), by_label=by_label)
+    desired = DesiredState("a", options, ("orders",), by_label=by_label)
     reconciler = Reconciler(options, lambda: desired, lambda _: None, tmp_path)
     for _ in range(2):
         (line,), _ = await reconciler.exposures(engine)  # type: ignore[arg-type]
@@ -300,11 +304,11 @@ async def test_images_are_queried_once_and_a_refusal_is_explained(tmp_path: Path
     )
     engine.add_container("plain", {})
     options = DockerOptions(networks=NETWORKS)
-    reconciler = Reconciler(options, lambda: Desired("a", options, ("orders",)), lambda _: None, tmp_path)
+    reconciler = Reconciler(options, lambda: DesiredState("a", options, ("orders",)), lambda _: None, tmp_path)
     for _ in range(3):
         await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert (engine.asked, asks.endpoints, engine_own.endpoints) == (1, {}, {})
     engine.refuses = True
-    again = Reconciler(options, lambda: Desired("a", options, ("orders",)), lambda _: None, tmp_path)
+    again = Reconciler(options, lambda: DesiredState("a", options, ("orders",)), lambda _: None, tmp_path)
     with pytest.raises(EngineError, match="the proxy before the engine must allow it"):
         await again.reconcile(engine)  # type: ignore[arg-type]

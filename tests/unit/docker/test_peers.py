@@ -15,7 +15,7 @@ import pytest
 from gateway.contracts.security import Secret
 from gateway.demo.process import free_port
 from gateway.docker.consumers import Consumer, ConsumerDirectory
-from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed
+from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo
 from gateway.docker.options import Grant, PeerOptions
 from gateway.docker.peers import peer_connection
 from gateway.docker.peers.keys import SUPPORTED, contexts
@@ -30,7 +30,7 @@ from gateway.docker.peers.reports import (
     merge_consumers,
     shared_networks,
 )
-from gateway.docker.peers.unit import Peers
+from gateway.docker.peers.unit import PeerUnit
 from gateway.errors import GatewayError
 from gateway.supervision.backoff import BackoffPolicy
 
@@ -48,9 +48,9 @@ def container(name: str, **addresses: str) -> Container:
     return Container(f"id-{name}", name, "running", NAMES_ORDERS, "bridge", endpoints)
 
 
-def observed(*there: Container, address: str = "127.0.0.1") -> Observed:
+def observed(*there: Container, address: str = "127.0.0.1") -> EngineSnapshot:
     own = container("gateway", mesh=address)
-    return Observed((own, *there), (MESH, BRIDGE), own=own.id)
+    return EngineSnapshot((own, *there), (MESH, BRIDGE), own=own.id)
 
 
 def known(*there: Container) -> dict[str, Consumer]:
@@ -149,7 +149,7 @@ class Node:
         self.strict = False
         self.seen = observed(address=self.address)
         options = PeerOptions(Secret(secret), port)
-        self.peers = Peers(options, f"node-{number}", (), lambda: self.strict, lambda: self.seen, self.directory)
+        self.peers = PeerUnit(options, f"node-{number}", (), lambda: self.strict, lambda: self.seen, self.directory)
 
     def runs(self, *there: Container) -> None:
         self.seen = observed(*there, address=self.address)

@@ -22,13 +22,13 @@ from gateway.docker.consumers import Consumer, ConsumerDirectory, client_network
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT
-from gateway.docker.model import ENCRYPTED, MTU, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
+from gateway.docker.model import ENCRYPTED, MTU, Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import Action, AttachmentState, Desired, Plan, Verb
+from gateway.docker.plan import Action, AttachmentState, DesiredState, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
-from gateway.docker.projects import network_of
+from gateway.docker.project_networks import network_of
 from gateway.docker.reconciler import Reconciler
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -36,9 +36,9 @@ BRIDGE = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal
 OPT_IN = {"gateway.enable": "true"}
 
 
-def desired(**more: Any) -> Desired:
+def desired(**more: Any) -> DesiredState:
     options = DockerOptions(**{"networks": {"apps": NetworkOptions()}, **more})
-    return Desired("site-a", options, ("orders", "media"))
+    return DesiredState("site-a", options, ("orders", "media"))
 
 
 def container(name: str = "web", **more: Any) -> Container:
@@ -82,7 +82,7 @@ def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContai
 
 def test_a_missing_network_is_created_and_containers_that_opted_in_are_attached_by_id() -> None:
     labels = {**OPT_IN, "gateway.aliases": "web,www"}
-    found = plan(desired(), Observed((container(labels=labels), container("other", labels={}))), NOTHING)
+    found = plan(desired(), EngineSnapshot((container(labels=labels), container("other", labels={}))), NOTHING)
     assert made(found) == [(Verb.CREATE_NETWORK, "apps", ""), (Verb.CONNECT, "apps", "web")]
     assert found.actions[0].body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22", "IPRange": "10.201.2.0/23"}]}
     assert found.actions[1].aliases == ("web", "www", "gw-owner-site-a")
@@ -91,13 +91,13 @@ def test_a_missing_network_is_created_and_containers_that_opted_in_are_attached_
 
 def test_the_container_of_the_gateway_has_every_backend_as_an_alias() -> None:
     own = container("gateway-1", labels={})
-    found = plan(desired(), Observed((own,), (BRIDGE,), own=own.id), NOTHING)
+    found = plan(desired(), EngineSnapshot((own,), (BRIDGE,), own=own.id), NOTHING)
     assert found.actions[0].aliases == ("orders", "media", "gw-owner-site-a")
 
 
 def test_a_matching_state_needs_no_action() -> None:
     there = container(endpoints={"apps": endpoint("gw-owner-site-a")})
-    found = plan(desired(), Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")}))
+    found = plan(desired(), EngineSnapshot((there,), (BRIDGE,)), frozenset({(there.id, "apps")}))
     assert (made(found), standing(found)) == ([], [("web", AttachmentState.ATTACHED, None)])
 
 
@@ -106,7 +106,7 @@ def test_only_own_attachments_are_detached() -> None:
     only_mark = container("mark", labels={}, endpoints={"apps": endpoint("gw-owner-site-a")})
     only_recorded = container("recorded", labels={}, endpoints={"apps": endpoint()})
     ownership = frozenset({(ours.id, "apps"), (only_recorded.id, "apps")})
-    found = plan(desired(), Observed((ours, only_mark, only_recorded), (BRIDGE,)), ownership)
+    found = plan(desired(), EngineSnapshot((ours, only_mark, only_recorded), (BRIDGE,)), ownership)
     assert made(found) == [(Verb.DISCONNECT, "apps", "ours")]
 
 
@@ -130,25 +130,25 @@ async def test_a_mistake_detaches_a_limited_number_of_containers(tmp_path: Path)
     ],
 )
 def test_blocked_containers_have_a_reason(more: dict[str, Any], reason: BlockedReason) -> None:
-    found = plan(desired(), Observed((container(**more),), (BRIDGE,)), NOTHING)
+    found = plan(desired(), EngineSnapshot((container(**more),), (BRIDGE,)), NOTHING)
     assert (made(found), standing(found)) == ([], [("web", AttachmentState.BLOCKED, reason)])
     assert found.attachments[0].message
 
 
 def test_networks_that_cannot_be_joined_have_a_reason() -> None:
     overlay = {"networks": {"apps": NetworkOptions(driver="overlay")}}
-    alone = plan(desired(**overlay), Observed((container(),)), NOTHING)
+    alone = plan(desired(**overlay), EngineSnapshot((container(),)), NOTHING)
     assert standing(alone) == [("web", AttachmentState.BLOCKED, BlockedReason.NOT_MANAGER)]
     closed = NetworkInfo("n1", "apps", "overlay", "swarm", attachable=False)
     swarm = Swarm(active=True, manager=True, leader=True)
-    found = plan(desired(**overlay), Observed((container(),), (closed,), swarm=swarm), NOTHING)
+    found = plan(desired(**overlay), EngineSnapshot((container(),), (closed,), swarm=swarm), NOTHING)
     assert standing(found) == [("web", AttachmentState.BLOCKED, BlockedReason.NOT_ATTACHABLE)]
-    missing = plan(desired(networks={"apps": NetworkOptions(create=False)}), Observed((container(),)), NOTHING)
+    missing = plan(desired(networks={"apps": NetworkOptions(create=False)}), EngineSnapshot((container(),)), NOTHING)
     assert standing(missing) == [("web", AttachmentState.BLOCKED, BlockedReason.UNKNOWN_NETWORK)]
 
 
 def test_a_worker_connects_to_an_overlay_that_it_does_not_see_by_its_name() -> None:
-    found = plan(desired(), Observed((container(),), swarm=Swarm(active=True)), NOTHING)
+    found = plan(desired(), EngineSnapshot((container(),), swarm=Swarm(active=True)), NOTHING)
     assert made(found) == [(Verb.CONNECT, "apps", "web")]
     assert found.actions[0].network_id == "apps"
 
@@ -157,19 +157,19 @@ def test_a_foreign_container_keeps_the_name_of_a_backend() -> None:
     other = container("db", labels={}, endpoints={"apps": endpoint("www")})
     for alias in ("db", "www"):
         wish = container(labels={**OPT_IN, "gateway.aliases": alias})
-        found = plan(desired(), Observed((wish, other), (BRIDGE,)), NOTHING)
+        found = plan(desired(), EngineSnapshot((wish, other), (BRIDGE,)), NOTHING)
         assert standing(found) == [("web", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)]
     named = {**OPT_IN, "gateway.aliases": "www", PROJECT: "shop"}
     twin = container("web-2", labels=named, endpoints={"apps": endpoint("www", "gw-owner-site-a")})
     wish = container(labels=named)
-    assert made(plan(desired(), Observed((wish, twin), (BRIDGE,)), NOTHING)) == [(Verb.CONNECT, "apps", "web")]
+    assert made(plan(desired(), EngineSnapshot((wish, twin), (BRIDGE,)), NOTHING)) == [(Verb.CONNECT, "apps", "web")]
 
 
 def test_wrong_aliases_are_repaired_if_no_client_is_affected() -> None:
     there = container(labels={**OPT_IN, "gateway.aliases": "www"}, endpoints={"apps": endpoint("gw-owner-site-a")})
-    seen, ownership = Observed((there,), (BRIDGE,)), frozenset({(there.id, "apps")})
+    seen, ownership = EngineSnapshot((there,), (BRIDGE,)), frozenset({(there.id, "apps")})
     assert made(plan(desired(), seen, ownership)) == [(Verb.REATTACH, "apps", "web")]
-    busy = Desired("site-a", desired().options, ("orders",), frozenset({there.id}))
+    busy = DesiredState("site-a", desired().options, ("orders",), frozenset({there.id}))
     assert standing(plan(busy, seen, ownership)) == [("web", AttachmentState.DRIFTED, None)]
     assert made(plan(busy, seen, ownership)) == []
     assert made(plan(desired(repair="never"), seen, ownership)) == []
@@ -182,7 +182,7 @@ def test_labels_select_backends_and_never_define_them() -> None:
     def networks(**labels: str) -> list[str]:
         asked = {**OPT_IN, **{f"gateway.{key}": text for key, text in labels.items()}}
         there = tuple(NetworkInfo(each, each, "bridge", "local", attachable=False) for each in ("a", "b"))
-        seen = Observed((container(labels=asked),), there)
+        seen = EngineSnapshot((container(labels=asked),), there)
         return [action.network for action in plan(desired(**two), seen, NOTHING).actions]
 
     assert networks(backends="orders") == ["a"]
@@ -191,13 +191,13 @@ def test_labels_select_backends_and_never_define_them() -> None:
     assert networks(network="bridge") == []
     assert networks(backends="payroll") == []
     assert networks(instance="site-b") == []
-    warned = plan(desired(), Observed((container(labels={**OPT_IN, "gateway.host": "x"}),), (BRIDGE,)), NOTHING)
+    warned = plan(desired(), EngineSnapshot((container(labels={**OPT_IN, "gateway.host": "x"}),), (BRIDGE,)), NOTHING)
     assert "web: unknown label gateway.host" in warned.warnings
 
 
 def test_rules_of_the_configuration_need_no_labels() -> None:
     rules = (AttachRule(names=("web-*",), labels=("tier=front",), aliases=("front",)),)
-    seen = Observed(
+    seen = EngineSnapshot(
         (
             container("web-1", labels={"tier": "front"}),
             container("web-2", labels={}),
@@ -217,24 +217,24 @@ def test_an_own_network_is_removed_when_it_is_unused() -> None:
     others = NetworkInfo(
         "o", "others", "bridge", "local", attachable=False, labels={**labels, "gateway.instance": "b"}
     )
-    found = plan(desired(), Observed((), (BRIDGE, old, foreign, others)), NOTHING)
+    found = plan(desired(), EngineSnapshot((), (BRIDGE, old, foreign, others)), NOTHING)
     assert made(found) == [(Verb.REMOVE_NETWORK, "old", "")]
     on_it = container(labels={}, endpoints={"old": EndpointInfo("old", "e")})
-    assert made(plan(desired(), Observed((on_it,), (BRIDGE, old)), NOTHING)) == []
+    assert made(plan(desired(), EngineSnapshot((on_it,), (BRIDGE, old)), NOTHING)) == []
 
 
 def test_containers_cannot_claim_the_name_of_a_backend() -> None:
     loud = container(labels={**OPT_IN, "gateway.aliases": "ORDERS"})
-    assert standing(plan(desired(), Observed((loud,), (BRIDGE,)), NOTHING)) == [
+    assert standing(plan(desired(), EngineSnapshot((loud,), (BRIDGE,)), NOTHING)) == [
         ("web", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     ]
     namesake = container("orders")
-    assert standing(plan(desired(), Observed((namesake,), (BRIDGE,)), NOTHING)) == [
+    assert standing(plan(desired(), EngineSnapshot((namesake,), (BRIDGE,)), NOTHING)) == [
         ("orders", AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
     ]
     own = container("gateway-1", labels={})
     other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-other")})
-    found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), NOTHING)
+    found = plan(desired(), EngineSnapshot((own, other), (BRIDGE,), own=own.id), NOTHING)
     assert found.actions[0].aliases == ("media", "gw-owner-site-a")
 
 
@@ -242,40 +242,42 @@ def test_the_gateway_never_detaches_itself_and_keeps_its_address() -> None:
     aliases = ("orders", "media", "gw-owner-site-a")
     there = container("gateway-1", labels={}, endpoints={"apps": endpoint(*aliases)})
     ownership = frozenset({(there.id, "apps")})
-    unknown = plan(desired(), Observed((there,), (BRIDGE,)), ownership)
+    unknown = plan(desired(), EngineSnapshot((there,), (BRIDGE,)), ownership)
     assert made(unknown) == []
     assert "docker.container" in unknown.warnings[0]
-    assert made(plan(desired(), Observed((there,), (BRIDGE,), own=there.id), ownership)) == []
+    assert made(plan(desired(), EngineSnapshot((there,), (BRIDGE,), own=there.id), ownership)) == []
     # The test adds and removes a backend, so the gateway's aliases change while no client is connected.
     for backends in (("orders", "media", "more"), ("orders",)):
-        wanted = Desired("site-a", desired().options, backends)
-        assert made(plan(wanted, Observed((there,), (BRIDGE,), own=there.id), ownership)) == [
+        wanted = DesiredState("site-a", desired().options, backends)
+        assert made(plan(wanted, EngineSnapshot((there,), (BRIDGE,), own=there.id), ownership)) == [
             (Verb.REATTACH, "apps", "gateway-1")
         ]
-        serving = Desired("site-a", desired().options, backends, serving=True)
-        assert made(plan(serving, Observed((there,), (BRIDGE,), own=there.id), ownership)) == []
+        serving = DesiredState("site-a", desired().options, backends, serving=True)
+        assert made(plan(serving, EngineSnapshot((there,), (BRIDGE,), own=there.id), ownership)) == []
     labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
     ours = replace(BRIDGE, labels=labels)
     again = plan(
-        Desired("site-a", desired().options, ("orders",)), Observed((there,), (ours,), own=there.id), ownership
+        DesiredState("site-a", desired().options, ("orders",)),
+        EngineSnapshot((there,), (ours,), own=there.id),
+        ownership,
     )
     assert again.actions[0].addresses == ("10.0.0.2",)
 
 
 def test_an_endpoint_on_a_removed_network_is_recreated() -> None:
     stale = container(endpoints={"apps": EndpointInfo("gone", "e1", (), frozenset({"gw-owner-site-a"}))})
-    found = plan(desired(), Observed((stale,), (BRIDGE,)), frozenset({(stale.id, "apps")}))
+    found = plan(desired(), EngineSnapshot((stale,), (BRIDGE,)), frozenset({(stale.id, "apps")}))
     assert made(found) == [(Verb.REATTACH, "apps", "web")]
     assert found.actions[0].network_id == "n1"
-    assert made(plan(desired(), Observed((stale,), (BRIDGE,)), NOTHING)) == []
+    assert made(plan(desired(), EngineSnapshot((stale,), (BRIDGE,)), NOTHING)) == []
 
 
 def test_labels_take_precedence_over_rules() -> None:
     rules = (AttachRule(names=("*",)),)
     for labels in ({"gateway.enable": "false"}, {"gateway.instance": "site-b"}, {**OPT_IN, "gateway.backends": "no"}):
-        found = plan(desired(attach=rules), Observed((container(labels=labels),), (BRIDGE,)), NOTHING)
+        found = plan(desired(attach=rules), EngineSnapshot((container(labels=labels),), (BRIDGE,)), NOTHING)
         assert made(found) == []
-    assert made(plan(desired(attach=rules), Observed((container(labels={}),), (BRIDGE,)), NOTHING)) != []
+    assert made(plan(desired(attach=rules), EngineSnapshot((container(labels={}),), (BRIDGE,)), NOTHING)) != []
 
 
 MESH = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
@@ -289,7 +291,7 @@ def service(networks: dict[str, frozenset[str]], **labels: str) -> Service:
 
 def services(found: Service, *, swarm: Swarm = LEADER) -> Plan:
     wanted = desired(networks={"mesh": NetworkOptions()}, services=True)
-    return plan(wanted, Observed((), (MESH,), (found,), swarm=swarm), NOTHING)
+    return plan(wanted, EngineSnapshot((), (MESH,), (found,), swarm=swarm), NOTHING)
 
 
 def test_the_leader_attaches_services_and_detaches_only_its_own_attachments() -> None:
@@ -311,7 +313,7 @@ def test_only_the_leader_creates_and_removes_overlays() -> None:
     labels = {"gateway.managed-by": "gateway", "gateway.instance": "site-a"}
     old = NetworkInfo("o", "old", "overlay", "swarm", attachable=True, labels=labels)
     for swarm, count in ((LEADER, 2), (Swarm(active=True, manager=True), 0), (Swarm(active=True), 0)):
-        found = plan(desired(), Observed((), (old,), swarm=swarm), NOTHING)
+        found = plan(desired(), EngineSnapshot((), (old,), swarm=swarm), NOTHING)
         assert len(found.actions) == count
 
 
@@ -378,7 +380,7 @@ def test_only_addresses_that_can_be_a_client_source_belong_to_consumers(
 ) -> None:
     there = container(endpoints={"apps": endpoint()})
     gateway = (container("gateway-1", labels={}, **own),) if own else ()
-    observed = Observed((there, *gateway), own=gateway[0].id if gateway else None)
+    observed = EngineSnapshot((there, *gateway), own=gateway[0].id if gateway else None)
     directory = ConsumerDirectory(lambda: None)
     directory.update(observed.containers, 1.0, client_networks(observed, DockerOptions(**options)))
     assert (directory.lookup("10.0.0.2") is not None) is known
@@ -459,7 +461,7 @@ async def test_refused_actions_and_their_dependents_are_not_reported_as_done(tmp
 
 
 def test_networks_created_together_have_different_ranges() -> None:
-    found = plan(desired(networks={"a": NetworkOptions(), "b": NetworkOptions()}), Observed(()), NOTHING)
+    found = plan(desired(networks={"a": NetworkOptions(), "b": NetworkOptions()}), EngineSnapshot(()), NOTHING)
     ranges = [action.body["IPAM"]["Config"][0]["Subnet"] for action in found.actions]
     assert ranges == ["10.201.0.0/22", "10.201.4.0/22"]
 
@@ -471,7 +473,7 @@ def test_missing_options_of_a_foreign_network_are_reported() -> None:
     there = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, subnets=("10.8.0.0/24",))
 
     def differences(network: NetworkInfo) -> list[str]:
-        found = plan(desired(networks={"apps": asked}), Observed((), (network,)), NOTHING).warnings
+        found = plan(desired(networks={"apps": asked}), EngineSnapshot((), (network,)), NOTHING).warnings
         return [line for line in found if line.startswith("network apps was not created by this gateway, and ")]
 
     for line, word in zip(differences(there), ("its driver is", "internal", "its subnet", "its MTU"), strict=True):
@@ -515,8 +517,8 @@ class Fleet(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.folder.cleanup()
 
-    def wanted(self) -> Desired:
-        return Desired("site-a", self.options, ("orders", "media"), self.busy)
+    def wanted(self) -> DesiredState:
+        return DesiredState("site-a", self.options, ("orders", "media"), self.busy)
 
     def reconcile(self) -> None:
         try:
@@ -669,7 +671,7 @@ def test_the_cost_of_aliases_is_not_quadratic_in_containers() -> None:
     for count in (1, 500):
         CountedEndpoints.asked = 0
         labels = {**OPT_IN, "gateway.aliases": ",".join(f"n{at}" for at in range(count))}
-        found = plan(desired(), Observed((*there, container(labels=labels)), (BRIDGE,)), NOTHING)
+        found = plan(desired(), EngineSnapshot((*there, container(labels=labels)), (BRIDGE,)), NOTHING)
         assert (Verb.CONNECT, "apps", "web") in made(found)
         asked.append(CountedEndpoints.asked)
     assert asked[0] == asked[1]
@@ -679,7 +681,7 @@ def test_the_cost_of_aliases_is_not_quadratic_in_containers() -> None:
 def test_label_mistakes_of_one_container_are_bounded_and_printable(key: str) -> None:
     labels = {**OPT_IN, f"gateway.{key}": ",".join(f"n{at}" for at in range(500)), "gateway.x\n\x1b[31m": "y"}
     found = plan(
-        desired(), Observed((container(labels=labels), container("z", labels={"gateway.enabled": ""}))), NOTHING
+        desired(), EngineSnapshot((container(labels=labels), container("z", labels={"gateway.enabled": ""}))), NOTHING
     )
     reported = [each for each in found.warnings if each in found.label_errors]
     assert len(reported) < 30
@@ -694,11 +696,11 @@ def test_another_running_gateway_of_the_same_name_is_reported_and_never_detached
         for name in ("gateway", "second")
     )
     ownership = frozenset({(own.id, "apps"), (other.id, "apps")})
-    found = plan(desired(), Observed((own, other), (BRIDGE,), own=own.id), ownership)
+    found = plan(desired(), EngineSnapshot((own, other), (BRIDGE,), own=own.id), ownership)
     assert made(found) == []
     assert any("container second is a gateway of the same name" in each for each in found.warnings)
     stopped = replace(other, state="exited")
-    found = plan(desired(), Observed((own, stopped), (BRIDGE,), own=own.id), ownership)
+    found = plan(desired(), EngineSnapshot((own, stopped), (BRIDGE,), own=own.id), ownership)
     assert made(found) == [(Verb.DISCONNECT, "apps", "second")]
     assert not any("same name" in each for each in found.warnings)
 
@@ -717,7 +719,9 @@ def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, tex
     assert ownership.problem is not None
     own = container("gateway", labels={})
     network = replace(BRIDGE, subnets=("10.0.0.0/24",), ip_ranges=("10.0.0.128/25",))
-    found = plan(replace(desired(), claimed=ownership.addresses), Observed((own,), (network,), own=own.id), NOTHING)
+    found = plan(
+        replace(desired(), claimed=ownership.addresses), EngineSnapshot((own,), (network,), own=own.id), NOTHING
+    )
     assert made(found) == [(Verb.CONNECT, "apps", "gateway")]
 
 

@@ -13,7 +13,7 @@ from gateway.contracts.states import State
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.monitor import Check, Schedule
-from gateway.relay.direct import DirectLink
+from gateway.relay.direct_link import DirectLink
 
 TARGET = Endpoint("db", 3306)
 

@@ -8,38 +8,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.nfs import v4
+from gateway.nfs import nfs4
 from gateway.nfs.rpc import RpcClient, RpcError
-from gateway.nfs.xdr import Reader, XdrError, opaque, uhyper, uint
+from gateway.nfs.xdr import XdrError, XdrReader, opaque, uhyper, uint
 
 
 @given(st.binary(max_size=64), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
 def test_xdr_reads_what_it_writes(data: bytes, small: int, large: int) -> None:
-    reader = Reader(opaque(data) + uint(small) + uhyper(large))
+    reader = XdrReader(opaque(data) + uint(small) + uhyper(large))
     assert (reader.opaque(), reader.uint(), reader.uhyper()) == (data, small, large)
 
 
 def test_a_bitmap_names_its_attributes() -> None:
-    assert Reader(uint(2) + uint(1 << 8 | 1 << 10) + uint(1 << 10)).bitmap() == [8, 10, 42]
+    assert XdrReader(uint(2) + uint(1 << 8 | 1 << 10) + uint(1 << 10)).bitmap() == [8, 10, 42]
 
 
 @given(st.binary(max_size=40))
 def test_garbage_raises_only_xdr_errors(data: bytes) -> None:
-    reader = Reader(data)
+    reader = XdrReader(data)
     with pytest.raises(XdrError):
         for _ in range(20):
             reader.opaque()
             reader.uint()
 
 
-async def answered(reply: bytes, *, fragments: int = 1) -> Reader:
+async def answered(reply: bytes, *, fragments: int = 1) -> XdrReader:
     """Make one RPC call to a server that responds with the call's transaction ID and `reply`."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         theirs.setblocking(False)
         loop = asyncio.get_running_loop()
-        call = asyncio.ensure_future(RpcClient(ours, v4.PROGRAM, v4.VERSION).call(0))
+        call = asyncio.ensure_future(RpcClient(ours, nfs4.PROGRAM, nfs4.VERSION).call(0))
         sent = await loop.sock_recv(theirs, 4096)
         record = sent[4:8] + reply
         size = -(-len(record) // fragments)
@@ -81,7 +81,7 @@ async def test_an_endless_record_is_refused() -> None:
         ours.setblocking(False)
         theirs.sendall(struct.pack(">I", 0x7FFFFFFF))
         with pytest.raises(XdrError, match="this is not RPC"):
-            await RpcClient(ours, v4.PROGRAM, v4.VERSION).call(0)
+            await RpcClient(ours, nfs4.PROGRAM, nfs4.VERSION).call(0)
 
 
 async def test_a_reply_of_endless_empty_fragments_is_refused() -> None:
@@ -90,7 +90,7 @@ async def test_a_reply_of_endless_empty_fragments_is_refused() -> None:
         ours.setblocking(False)
         theirs.sendall(bytes(4 * 2000))
         with pytest.raises(XdrError, match="more than 1024 fragments"):
-            await RpcClient(ours, v4.PROGRAM, v4.VERSION).call(0)
+            await RpcClient(ours, nfs4.PROGRAM, nfs4.VERSION).call(0)
 
 
 async def made_and_removed(*statuses: int) -> int:
@@ -105,14 +105,14 @@ async def made_and_removed(*statuses: int) -> int:
             nonlocal asked
             loop = asyncio.get_running_loop()
             while sent := await loop.sock_recv(theirs, 4096):
-                status = statuses[asked] if asked < len(statuses) else v4.NFS4ERR_NOENT
+                status = statuses[asked] if asked < len(statuses) else nfs4.NFS4ERR_NOENT
                 asked += 1
                 record = sent[4:8] + ACCEPTED + uint(0) + uint(status) + opaque(b"") + uint(3)
                 await loop.sock_sendall(theirs, struct.pack(">I", 0x80000000 | len(record)) + record)
 
         server = asyncio.ensure_future(serve())
         try:
-            await v4.create_and_remove(RpcClient(ours, v4.PROGRAM, v4.VERSION), "/media", "canary")
+            await nfs4.create_and_remove(RpcClient(ours, nfs4.PROGRAM, nfs4.VERSION), "/media", "canary")
         finally:
             server.cancel()
             await asyncio.wait([server])
@@ -120,14 +120,14 @@ async def made_and_removed(*statuses: int) -> int:
 
 
 async def test_a_canary_that_is_removed_during_its_creation_is_created_again() -> None:
-    assert await made_and_removed(v4.NFS4ERR_NOENT, v4.NFS4ERR_NOENT, 0) == 4
+    assert await made_and_removed(nfs4.NFS4ERR_NOENT, nfs4.NFS4ERR_NOENT, 0) == 4
 
 
 async def test_a_server_that_never_creates_a_canary_is_reported() -> None:
-    with pytest.raises(v4.NfsError, match="CREATE: no such directory"):
+    with pytest.raises(nfs4.NfsError, match="CREATE: no such directory"):
         await made_and_removed()
 
 
 def test_a_bitmap_of_more_attributes_than_there_are_is_refused() -> None:
     with pytest.raises(XdrError, match="a bitmap has 9 words"):
-        Reader(uint(9) + bytes(36)).bitmap()
+        XdrReader(uint(9) + bytes(36)).bitmap()

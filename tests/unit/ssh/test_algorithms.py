@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.ssh import algorithms
-from gateway.ssh.hostkeys import Trust
-from gateway.ssh.knownhosts import KnownHostEntries
+from gateway.ssh.host_keys import TrustedHostKeys
+from gateway.ssh.known_hosts import KnownHostEntries
 from gateway.ssh.options import SshOptions
 
 WEAK = (
@@ -142,7 +142,9 @@ def test_trusted_key_types_are_requested_first(
     known: set[str], authority: bool, remembered: str | None, refused: set[str], allowed: Sequence[str]
 ) -> None:
     listed = KnownHostEntries(authorities=(KEYS["ssh-ed25519"],) if authority else ())
-    order = Trust(keys=tuple(KEYS[kind] for kind in known), listed=listed).propose(allowed, remembered, refused)
+    order = TrustedHostKeys(keys=tuple(KEYS[kind] for kind in known), listed=listed).propose(
+        allowed, remembered, refused
+    )
     kinds = [algorithms.key_type_of(each) for each in order]
     assert set(order) == {each for each in allowed if algorithms.key_type_of(each) not in refused}
     if remembered in kinds:

@@ -1,10 +1,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.ssh.options import Keepalive
+from gateway.ssh.options import KeepaliveOptions
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION, ConnectionHealth, choose_connection, evaluate
 
-KEEPALIVE = Keepalive()
+KEEPALIVE = KeepaliveOptions()
 """A silent connection is suspect after 6 s. The policy aborts it after 9 s if other connections get replies, and
 after 60 s otherwise."""
 

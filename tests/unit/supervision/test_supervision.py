@@ -8,7 +8,7 @@ from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.errors import Reason, TunnelError
-from gateway.relay.direct import DirectLink, DirectTunnel
+from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
 from gateway.supervision.backoff import BackoffPolicy

@@ -7,10 +7,10 @@ from typing import TypeVar
 
 import pytest
 
-from gateway.contracts.link import Network
+from gateway.contracts.link import NetworkId
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
-from gateway.vpn.addressing import Addressing
+from gateway.vpn.device_addresses import DeviceAddresses
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness import DIAL_GRACE, Thresholds
 
@@ -23,7 +23,7 @@ class Failing:
     def __init__(self, number: int) -> None:
         self._number = number
 
-    async def configure_device(self, device: str, addressing: Addressing) -> None:
+    async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
         """Do nothing: there is no device."""
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
@@ -52,7 +52,7 @@ class Failing:
     ],
 )
 async def test_only_replies_of_the_far_side_are_a_sign_of_life(number: int, lives: bool) -> None:
-    link = VpnLink(Failing(number), Network(("far",)), Thresholds())
+    link = VpnLink(Failing(number), NetworkId(("far",)), Thresholds())
     with pytest.raises(DialError):
         await link.socket(Endpoint("10.0.0.1", 80))
     later = link.liveness.last_reply + DIAL_GRACE + 3600

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.contracts.link import Network
+from gateway.contracts.link import NetworkId
 from gateway.contracts.states import TunnelState
 from gateway.vpn import liveness_monitor
 from gateway.vpn.liveness import Liveness, Thresholds
@@ -17,7 +17,7 @@ from gateway.vpn.liveness_monitor import LivenessMonitor
 class Link:
     """A link of a VPN behind which no host responds."""
 
-    network = Network(("far",))
+    network = NetworkId(("far",))
 
     def __init__(self, thresholds: Thresholds) -> None:
         self.liveness = Liveness(thresholds, time.monotonic())

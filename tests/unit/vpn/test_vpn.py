@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.contracts.security import Secret
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.vpn import wireguard_file
-from gateway.vpn.addressing import Addressing, likely_peers
+from gateway.vpn.device_addresses import DeviceAddresses, likely_peers
 from gateway.vpn.openvpn_log import more_specific, parse_failure
 from gateway.vpn.openvpn_updown import parse_updown
 from gateway.vpn.options import WireGuardOptions
@@ -163,6 +163,6 @@ def test_compatible_peers_and_addresses_are_accepted() -> None:
     four, six = ipaddress.IPv4Interface("10.9.0.2/24"), ipaddress.IPv6Interface("fd09::2/64")
     assert [str(each) for each in likely_peers((four, six))] == ["10.9.0.1", "fd09::1"]
     assert likely_peers((ipaddress.IPv4Interface("10.9.0.1/24"), ipaddress.IPv4Interface("10.9.0.2/32"))) == ()
-    assert Addressing((four, six), mtu=1279).usable_addresses == (four,)
-    assert Addressing((four, six), mtu=1280).usable_addresses == (four, six)
-    assert Addressing((four, six)).usable_addresses == (four, six)
+    assert DeviceAddresses((four, six), mtu=1279).usable_addresses == (four,)
+    assert DeviceAddresses((four, six), mtu=1280).usable_addresses == (four, six)
+    assert DeviceAddresses((four, six)).usable_addresses == (four, six)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.backend_support.volume import ImportedVolume, MountKind, VolumeOptions, VolumeSpec, build_volume
-from gateway.backends import BackendKind, NoOptions
+from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -37,7 +37,7 @@ class NinepBackend:
         check: Empty, because this kind has no options for its check.
     """
 
-    def __init__(self, options: NinepOptions, check: NoOptions) -> None:
+    def __init__(self, options: NinepOptions, check: EmptyOptions) -> None:
         self.options = options
         self.check = check
 
@@ -77,7 +77,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
 KIND = BackendKind(
     "ninep",
     NinepOptions,
-    NoOptions,
+    EmptyOptions,
     NinepBackend,
     schemes=("ninep",),
     default_port=564,

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Sources, load
+from gateway.docker.engine_actions import execute
 from gateway.docker.errors import BlockedReason
-from gateway.docker.executor import execute
 from gateway.docker.flavor import PODMAN
 from gateway.docker.grants import PROJECT, SWARM_SERVICE
-from gateway.docker.model import ENCRYPTED, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
-from gateway.docker.observer import Observer
+from gateway.docker.model import ENCRYPTED, Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import Action, AttachmentState, Desired, Plan, Verb
+from gateway.docker.plan import Action, AttachmentState, DesiredState, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
-from gateway.docker.projects import STACK
+from gateway.docker.project_networks import STACK
+from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.errors import ConfigError
 from tests.support.fake_engine import FakeEngine
 
@@ -65,9 +65,9 @@ def planned(
     **more: Any,
 ) -> Plan:
     options = DockerOptions(networks=networks or PER_PROJECT, services=bool(services))
-    wanted = Desired("site-a", options, ("orders", "media"), strict=more.pop("strict", False))
+    wanted = DesiredState("site-a", options, ("orders", "media"), strict=more.pop("strict", False))
     ours = frozenset((each.id, name) for each in containers for name in each.endpoints)
-    seen = Observed(containers, there, services, swarm=swarm or Swarm(), own="id-gateway", **more)
+    seen = EngineSnapshot(containers, there, services, swarm=swarm or Swarm(), own="id-gateway", **more)
     return plan(wanted, seen, ours)
 
 
@@ -101,7 +101,7 @@ async def test_support_for_gateway_priority_is_detected(version: str, known: boo
     class Versioned(FakeEngine):
         api_version = version
 
-    seen = await Observer(DockerOptions(), set).snapshot(Versioned(random.Random(1)))  # type: ignore[arg-type]
+    seen = await SnapshotReader(DockerOptions(), set).snapshot(Versioned(random.Random(1)))  # type: ignore[arg-type]
     assert seen.gateway_priority is known
 
 
@@ -201,10 +201,10 @@ def test_labels_and_rules_name_the_network_of_the_configuration() -> None:
 
 def test_grants_attach_to_the_network_of_the_project() -> None:
     options = DockerOptions(networks=PER_PROJECT, grants=(Grant(("orders",), project="shop"),))
-    wanted = Desired("site-a", options, ("orders", "media"), strict=True)
+    wanted = DesiredState("site-a", options, ("orders", "media"), strict=True)
     labels = {PROJECT: "shop", "gateway.network": "apps"}
     shop = replace(container("web"), labels=labels)
-    found = plan(wanted, Observed((shop, replace(container("other"), labels={PROJECT: "blog"}))), frozenset())
+    found = plan(wanted, EngineSnapshot((shop, replace(container("other"), labels={PROJECT: "blog"}))), frozenset())
     assert made(found) == [("create_network", "apps-shop", ""), ("connect", "apps-shop", "web")]
 
 

@@ -9,12 +9,12 @@ import pytest
 from gateway.contracts.security import Secret
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import SWARM_SERVICE
-from gateway.docker.model import TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
-from gateway.docker.observer import Observer
+from gateway.docker.model import TASK_LABEL, Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
-from gateway.docker.plan import AttachmentState, Desired, Plan, Verb
+from gateway.docker.plan import AttachmentState, DesiredState, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.snapshot_reader import SnapshotReader
 from tests.support.fake_engine import FakeEngine
 
 MESH = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
@@ -33,7 +33,9 @@ def service(networks: dict[str, frozenset[str]] | None = None, **labels: str) ->
 
 def planned(found: Service, *networks: NetworkInfo, swarm: Swarm = LEADER, **options: Any) -> Plan:
     made = DockerOptions(**{"networks": {each.name: NetworkOptions() for each in networks}, **options})
-    return plan(Desired("site-a", made, ("orders",)), Observed((), networks, (found,), swarm=swarm), frozenset())
+    return plan(
+        DesiredState("site-a", made, ("orders",)), EngineSnapshot((), networks, (found,), swarm=swarm), frozenset()
+    )
 
 
 def standing(found: Plan) -> list[tuple[str, str, AttachmentState, BlockedReason | None]]:
@@ -82,7 +84,7 @@ async def test_unreadable_services_are_an_error_only_if_services_are_configured(
     web = engine.add_container("web", OPT_IN)
     for asked in (False, True):
         options = DockerOptions(networks={"apps": NetworkOptions()}, services=asked)
-        desired = Desired("site-a", options, ("orders",))
+        desired = DesiredState("site-a", options, ("orders",))
         reconciler = Reconciler(options, lambda desired=desired: desired, lambda _: None, tmp_path)  # type: ignore[misc]
         if asked:
             with pytest.raises(EngineError, match="Forbidden"):
@@ -99,8 +101,8 @@ def of_own(*networks: NetworkInfo, services: tuple[Service, ...] = ()) -> Plan:
     labels = {TASK_LABEL: "t1", SWARM_SERVICE: "jobs"}
     own = Container("g1", "jobs.node.x", "running", labels, "bridge", endpoints)
     made = DockerOptions(networks={"mesh": NetworkOptions()}, repair="disruptive")
-    seen = Observed((own,), (MESH,), services, swarm=MANAGER, own=own.id)
-    return plan(Desired("site-a", made, ("orders", "jobs")), seen, frozenset())
+    seen = EngineSnapshot((own,), (MESH,), services, swarm=MANAGER, own=own.id)
+    return plan(DesiredState("site-a", made, ("orders", "jobs")), seen, frozenset())
 
 
 def test_a_gateway_that_is_a_service_has_the_names_that_its_service_gives_it() -> None:
@@ -126,8 +128,8 @@ def test_a_gateway_that_is_a_task_is_warned_of_names_too() -> None:
     db = Container("d1", "orders", "running", {}, "local", {"local": EndpointInfo("l1", "e3", ("10.0.1.3",))})
     guest = Container("x1", "x", "running", {}, "mesh", {"mesh": EndpointInfo("m1", "e4")}, hostname="orders")
     made = DockerOptions(networks={"mesh": NetworkOptions(internal=False)})
-    seen = Observed((own, db, guest), (MESH, LOCAL), swarm=MANAGER, own=own.id)
-    found = plan(Desired("site-a", made, ("orders",)), seen, frozenset())
+    seen = EngineSnapshot((own, db, guest), (MESH, LOCAL), swarm=MANAGER, own=own.id)
+    found = plan(DesiredState("site-a", made, ("orders",)), seen, frozenset())
     assert [(each.container, each.name) for each in found.name_conflicts] == [("gateway.node.x", "orders")]
     assert any(each.startswith("x: its host name is that of backend orders") for each in found.warnings)
 
@@ -138,7 +140,7 @@ async def test_the_aliases_of_a_task_are_not_known() -> None:
     network = engine.add_network("mesh")
     task = engine.add_container("jobs.1.x", {TASK_LABEL: "t1"})
     engine.join(task, network, [], foreign=True)
-    observer = Observer(DockerOptions(networks={"mesh": NetworkOptions()}), set)
+    observer = SnapshotReader(DockerOptions(networks={"mesh": NetworkOptions()}), set)
     (seen,) = (await observer.snapshot(engine)).containers  # type: ignore[arg-type]
     assert seen.endpoints["mesh"].aliases is None
 
@@ -149,8 +151,8 @@ def test_agents_share_an_alias_on_common_networks() -> None:
     made = DockerOptions(networks={"mesh": NetworkOptions(), "local": NetworkOptions()}, peers=peers)
     thief = Container("t1", "thief", "running", {**OPT_IN, "gateway.aliases": "gw-peers"}, "bridge", {})
     found = plan(
-        Desired("site-a", made, ("orders",)),
-        Observed((own, thief), (MESH, LOCAL), swarm=Swarm(active=True), own=own.id),
+        DesiredState("site-a", made, ("orders",)),
+        EngineSnapshot((own, thief), (MESH, LOCAL), swarm=Swarm(active=True), own=own.id),
         frozenset(),
     )
     aliases = {each.network: each.aliases for each in found.actions if each.container == "gateway"}

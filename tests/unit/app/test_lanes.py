@@ -1,4 +1,4 @@
-from gateway.app.traffic_class import Lane, backend_lane, required_lanes
+from gateway.app.lanes import Lane, backend_lane, required_lanes
 from gateway.config import Config, Sources, load
 
 TUNNELS = ("inner=ssh://u@i?via=edge", "edge=ssh://u@e", "spare=ssh://u@s?via=edge")

@@ -11,7 +11,7 @@ _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile"
 _MOUNT_OPTIONS = ("VolumeOptions", "BindOptions", "TmpfsOptions", "ClusterOptions", "ImageOptions")
 
 
-class NotReproducibleError(Exception):
+class UnsupportedOptionError(Exception):
     """Some settings of a container cannot be reproduced, or they hold secrets. The message names these settings."""
 
 
@@ -23,17 +23,17 @@ def host_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:
         cgroup_mode: See `Snapshot`.
 
     Raises:
-        NotReproducibleError: `host` has a key that this function does not convert.
+        UnsupportedOptionError: `host` has a key that this function does not convert.
     """
     left_out = sorted(
         key for key, value in host.items() if value and key not in _OPTIONS.keys() | _MOUNTS | _NO_OPTIONS
     )
     if left_out:
-        raise NotReproducibleError(", ".join(left_out))
+        raise UnsupportedOptionError(", ".join(left_out))
     if any(each.get(key) for each in host.get("Mounts") or () for key in _MOUNT_OPTIONS):
-        raise NotReproducibleError("options of --mount")
+        raise UnsupportedOptionError("options of --mount")
     if host.get("MaskedPaths") == [] and not host.get("Privileged"):
-        raise NotReproducibleError("--security-opt systempaths=unconfined")
+        raise UnsupportedOptionError("--security-opt systempaths=unconfined")
     if host.get("CgroupnsMode") not in (None, "", cgroup_mode):
         yield from ("--cgroupns", str(host["CgroupnsMode"]))
     for key, option in _OPTIONS.items():

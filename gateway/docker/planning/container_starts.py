@@ -3,8 +3,8 @@
 import shlex
 from dataclasses import replace
 
-from gateway.docker.dead import Dead, RevivalState
-from gateway.docker.failed_starts import Cause, FailedStart, read_error
+from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.failed_starts import FailedStart, FailureCause, read_error
 from gateway.docker.flavor import DOCKER
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.labels import INSTANCE, revives
@@ -12,13 +12,13 @@ from gateway.docker.model import LIVE, RUNNING, Container
 from gateway.docker.plan import Action, Verb
 from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
-from gateway.docker.projects import configured_as
+from gateway.docker.project_networks import configured_as
 from gateway.text import one_line
 
 _FILES = "com.docker.compose.project.config_files"
 
 
-def revive(builder: PlanBuilder) -> tuple[Dead, ...]:
+def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
     """Return the dead containers, and add the actions to start those that the configuration permits.
 
     A container that an operator stopped has no error, so it is not dead. A container without a restart policy is
@@ -38,7 +38,7 @@ def revive(builder: PlanBuilder) -> tuple[Dead, ...]:
             continue
         dead = _allowed(builder, container, judged)
         found.append(dead)
-        if dead.state is RevivalState.STARTING:
+        if dead.state is DeadContainerState.STARTING:
             verb = Verb.RESTART if container.state in RUNNING else Verb.START
             builder.actions.append(
                 Action(verb, "", "", container.name, container.id, why=dead.detail, cause=dead.cause)
@@ -46,20 +46,20 @@ def revive(builder: PlanBuilder) -> tuple[Dead, ...]:
     return tuple(found)
 
 
-def _allowed(builder: PlanBuilder, container: Container, dead: Dead) -> Dead:
+def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
     """Return the dead container with the state that the configuration and the container's labels permit."""
-    if dead.state not in (RevivalState.STARTING, RevivalState.WAITING):
+    if dead.state not in (DeadContainerState.STARTING, DeadContainerState.WAITING):
         return dead
     options, desired, start = builder.options, builder.desired, container.last_start
     command = f"docker {'restart' if container.state in RUNNING else 'start'} {container.name}"
     chosen = revives(container.labels, options.label_prefix, default=options.revive)
     if not chosen or (desired.strict and not options.revive):
         setting = builder.label("revive") if options.revive else "docker.revive"
-        return replace(dead, state=RevivalState.OFF, message=f"{setting} is false", command=command)
+        return replace(dead, state=DeadContainerState.OFF, message=f"{setting} is false", command=command)
     if start is None or not start.restarts:
-        return replace(dead, state=RevivalState.OFF, message="it has no restart policy", command=command)
+        return replace(dead, state=DeadContainerState.OFF, message="it has no restart policy", command=command)
     if container.id in desired.given_up:
-        return replace(dead, state=RevivalState.GIVEN_UP, message="too many starts failed", command=command)
+        return replace(dead, state=DeadContainerState.GIVEN_UP, message="too many starts failed", command=command)
     return dead
 
 
@@ -68,18 +68,18 @@ def _is_for_other_gateway(builder: PlanBuilder, container: Container) -> bool:
     return container.labels.get(builder.label(INSTANCE), builder.desired.instance) != builder.desired.instance
 
 
-def _stopped(builder: PlanBuilder, container: Container) -> Dead | None:
+def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None:
     start = container.last_start
     if start is None or not start.restarts or (failed := read_error(start.error)) is None:
         return None
-    if failed.cause is Cause.VOLUME:
+    if failed.cause is FailureCause.VOLUME:
         return _without_volume(builder, container, failed)
-    if failed.cause is Cause.NAMESPACE:
+    if failed.cause is FailureCause.NAMESPACE:
         return _without_namespace(builder, container) if failed.owner == container.joins else None
     return _without_network(builder, container, failed)
 
 
-def _without_volume(builder: PlanBuilder, container: Container, failed: FailedStart) -> Dead | None:
+def _without_volume(builder: PlanBuilder, container: Container, failed: FailedStart) -> DeadContainer | None:
     backend = next(
         (each.backend for each in builder.desired.mount_listeners if each.is_at(failed.address, failed.port)), None
     )
@@ -88,11 +88,13 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
     detail = f"its volume on backend {backend} was not mounted: {one_line(failed.detail)}"
     usable = builder.desired.usable
     if usable is not None and backend not in usable:
-        return _dead(container, Cause.VOLUME, detail, RevivalState.WAITING, f"backend {backend} is not up")
-    return _dead(container, Cause.VOLUME, detail, RevivalState.STARTING)
+        return _dead(
+            container, FailureCause.VOLUME, detail, DeadContainerState.WAITING, f"backend {backend} is not up"
+        )
+    return _dead(container, FailureCause.VOLUME, detail, DeadContainerState.STARTING)
 
 
-def _without_network(builder: PlanBuilder, container: Container, failed: FailedStart) -> Dead | None:
+def _without_network(builder: PlanBuilder, container: Container, failed: FailedStart) -> DeadContainer | None:
     named = [
         name
         for name, endpoint in container.endpoints.items()
@@ -110,26 +112,32 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
         detail = f"it was not attached to network {name}: {one_line(failed.detail)}"
         if not builder.observed.swarm.active:
             message = "this engine has no connection to the managers of its swarm"
-            return _dead(container, Cause.NETWORK, detail, RevivalState.WAITING, message)
-        return _dead(container, Cause.NETWORK, detail, RevivalState.STARTING)
+            return _dead(container, FailureCause.NETWORK, detail, DeadContainerState.WAITING, message)
+        return _dead(container, FailureCause.NETWORK, detail, DeadContainerState.STARTING)
     detail = f"its network {name} did not exist"
     if any(each.container_id == container.id and each.network == name for each in builder.actions):
         return _dead(
-            container, Cause.NETWORK, detail, RevivalState.WAITING, f"it is attached to network {name} first"
+            container,
+            FailureCause.NETWORK,
+            detail,
+            DeadContainerState.WAITING,
+            f"it is attached to network {name} first",
         )
     there, endpoint = builder.known.get(name), container.endpoints[name]
     if is_bound_to_removed_network(builder, container):
-        return _recreate(container, Cause.NETWORK, detail)
+        return _recreate(container, FailureCause.NETWORK, detail)
     if there is not None and endpoint.network_id in ("", there.id):
-        return _dead(container, Cause.NETWORK, detail, RevivalState.STARTING)
+        return _dead(container, FailureCause.NETWORK, detail, DeadContainerState.STARTING)
     if (container.id, name) in builder.ours:
-        return _dead(container, Cause.NETWORK, detail, RevivalState.WAITING, f"network {name} does not exist yet")
+        return _dead(
+            container, FailureCause.NETWORK, detail, DeadContainerState.WAITING, f"network {name} does not exist yet"
+        )
     command = f"{reconnect_command(builder, container, name)} && docker start {container.name}"
     message = "the gateway did not attach it to the network, and a start alone fails again"
-    return _dead(container, Cause.NETWORK, detail, RevivalState.RECREATE, message, command)
+    return _dead(container, FailureCause.NETWORK, detail, DeadContainerState.RECREATE, message, command)
 
 
-def _without_namespace(builder: PlanBuilder, container: Container) -> Dead | None:
+def _without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
     owner = _owner(builder, container)
     if owner is None:
         return _without_owner(container)
@@ -137,11 +145,17 @@ def _without_namespace(builder: PlanBuilder, container: Container) -> Dead | Non
         return None
     detail = f"it uses the network of container {owner.name}, which did not run"
     if owner.state != "running":
-        return _dead(container, Cause.NAMESPACE, detail, RevivalState.WAITING, f"container {owner.name} does not run")
-    return _dead(container, Cause.NAMESPACE, detail, RevivalState.STARTING)
+        return _dead(
+            container,
+            FailureCause.NAMESPACE,
+            detail,
+            DeadContainerState.WAITING,
+            f"container {owner.name} does not run",
+        )
+    return _dead(container, FailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
 
 
-def _running(builder: PlanBuilder, container: Container) -> Dead | None:
+def _running(builder: PlanBuilder, container: Container) -> DeadContainer | None:
     """Return a running container if it has lost the network namespace that it shares; None if it has not lost it."""
     if not container.joins:
         return None
@@ -155,27 +169,27 @@ def _running(builder: PlanBuilder, container: Container) -> Dead | None:
     if owner.state not in LIVE:
         message = f"container {owner.name} does not run"
         detail = f"it uses the network of container {owner.name}, which has stopped"
-        return _dead(container, Cause.NAMESPACE, detail, RevivalState.WAITING, message)
+        return _dead(container, FailureCause.NAMESPACE, detail, DeadContainerState.WAITING, message)
     if owner.state != "running" or owners.at <= start.at or container.state != "running":
         return None
-    return _dead(container, Cause.NAMESPACE, detail, RevivalState.STARTING)
+    return _dead(container, FailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
 
 
-def _without_owner(container: Container) -> Dead:
-    return _recreate(container, Cause.NAMESPACE, "it uses the network of a container that is gone")
+def _without_owner(container: Container) -> DeadContainer:
+    return _recreate(container, FailureCause.NAMESPACE, "it uses the network of a container that is gone")
 
 
-def _recreate(container: Container, cause: Cause, detail: str) -> Dead:
+def _recreate(container: Container, cause: FailureCause, detail: str) -> DeadContainer:
     """Return a container that cannot start again, with the command that recreates it if Compose created it."""
     message = f"a start fails again: recreate container {container.name}"
     labels = container.labels
     if PROJECT not in labels or SERVICE not in labels:
-        return _dead(container, cause, detail, RevivalState.RECREATE, message)
+        return _dead(container, cause, detail, DeadContainerState.RECREATE, message)
     parts = ["docker", "compose", "-p", labels[PROJECT]]
     for file in filter(None, labels.get(_FILES, "").split(",")):
         parts += ["-f", file]
     parts += ["up", "-d", "--no-deps", "--force-recreate", labels[SERVICE]]
-    return _dead(container, cause, detail, RevivalState.RECREATE, message, one_line(shlex.join(parts)))
+    return _dead(container, cause, detail, DeadContainerState.RECREATE, message, one_line(shlex.join(parts)))
 
 
 def _owner(builder: PlanBuilder, container: Container) -> Container | None:
@@ -193,6 +207,11 @@ def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -
 
 
 def _dead(
-    container: Container, cause: Cause, detail: str, state: RevivalState, message: str = "", command: str = ""
-) -> Dead:
-    return Dead(container.name, container.id, cause, detail, state, message, command)
+    container: Container,
+    cause: FailureCause,
+    detail: str,
+    state: DeadContainerState,
+    message: str = "",
+    command: str = "",
+) -> DeadContainer:
+    return DeadContainer(container.name, container.id, cause, detail, state, message, command)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gateway.nfs.nfs41_session import CREATE_SESSION, EXCHANGE_ID, SEQUENCE, Nfs41Session
 from gateway.nfs.rpc import RpcClient
-from gateway.nfs.xdr import Reader, XdrError, opaque, uint
+from gateway.nfs.xdr import XdrError, XdrReader, opaque, uint
 
 PROGRAM = 100003
 VERSION = 4
@@ -53,7 +53,7 @@ _STATUS_TEXTS = {
 
 
 @dataclass(frozen=True)
-class Export:
+class NfsExport:
     """The properties of an NFS export.
 
     Args:
@@ -113,7 +113,7 @@ async def open_session(client: RpcClient, session: Nfs41Session) -> None:
     session.read_create_session(reply)
 
 
-async def query_export(client: RpcClient, path: str, session: Nfs41Session | None = None) -> Export:
+async def query_export(client: RpcClient, path: str, session: Nfs41Session | None = None) -> NfsExport:
     """Query the properties of an exported directory.
 
     Args:
@@ -140,7 +140,7 @@ async def query_export(client: RpcClient, path: str, session: Nfs41Session | Non
     _read_result_header(reply)
     handle = reply.opaque()
     _read_result_header(reply)
-    present, values = reply.bitmap(), Reader(reply.opaque())
+    present, values = reply.bitmap(), XdrReader(reply.opaque())
     fsid, lease, available, total = "", 0, 0, 0
     for attribute in present:  # in ascending order (RFC 7530, section 5.8)
         if attribute == _TYPE:
@@ -156,7 +156,7 @@ async def query_export(client: RpcClient, path: str, session: Nfs41Session | Non
             total = values.uhyper()
         else:
             raise XdrError(f"the reply contains attribute {attribute}, which was not requested")
-    return Export(
+    return NfsExport(
         readable=bool(access & access_bits),
         fsid=fsid,
         handle=handle,
@@ -227,7 +227,7 @@ def _bitmap(*attributes: int) -> bytes:
 
 async def _compound(
     client: RpcClient, operations: list[_Operation], session: Nfs41Session | None = None, minor: int = 0
-) -> Reader:
+) -> XdrReader:
     """Send a COMPOUND request; return a reader at the first result that does not belong to SEQUENCE."""
     if session is not None:
         minor, operations = 1, [(SEQUENCE, session.sequence_arguments()), *operations]
@@ -247,7 +247,7 @@ async def _compound(
     return reply
 
 
-def _read_result_header(reply: Reader) -> None:
+def _read_result_header(reply: XdrReader) -> None:
     """Read the operation and the status of a result; raise if the operation failed."""
     operation, status = reply.uint(), reply.uint()
     if status != 0:

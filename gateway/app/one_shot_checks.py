@@ -23,7 +23,7 @@ from gateway.docker.reconciler import Reconciler
 from gateway.errors import LinkLostError, Reason, UsageError
 from gateway.health.probe import probe_once
 from gateway.health.verdict import CheckResult
-from gateway.relay.direct import DirectTunnel
+from gateway.relay.direct_link import DirectTunnel
 from gateway.relay.poller import RelayLoop
 from gateway.supervision.supervisor import Supervisor, supervise
 from gateway.supervision.uplink import Uplink

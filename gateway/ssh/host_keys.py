@@ -8,13 +8,13 @@ import asyncssh
 
 from gateway.errors import Reason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals
-from gateway.ssh.knownhosts import KnownHostEntries, known_hosts
+from gateway.ssh.known_hosts import KnownHostEntries, load_known_hosts
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import transport_of
 
 
 @dataclass(frozen=True)
-class Trust:
+class TrustedHostKeys:
     """The host keys that a tunnel trusts for one server.
 
     Args:
@@ -52,7 +52,7 @@ class Trust:
         return sorted((each for each in allowed if algorithms.key_type_of(each) not in refused), key=rank)
 
 
-def read_trust(options: SshOptions, address: str = "") -> Trust:
+def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
     """Collect the trusted host keys from the options and the known_hosts files. Blocks; call it in a thread.
 
     Args:
@@ -71,8 +71,8 @@ def read_trust(options: SshOptions, address: str = "") -> Trust:
         )
     pins = tuple(_public_key(pin) for pin in options.host_keys if not pin.startswith("SHA256:"))
     name = options.host_key_alias or options.host
-    listed = known_hosts(options.known_hosts).look_up(name, options.port, address)
-    trust = Trust(
+    listed = load_known_hosts(options.known_hosts).look_up(name, options.port, address)
+    trust = TrustedHostKeys(
         keys=(*pins, *listed.keys),
         fingerprints=frozenset(pin for pin in options.host_keys if pin.startswith("SHA256:")),
         listed=listed,
@@ -90,7 +90,7 @@ def read_trust(options: SshOptions, address: str = "") -> Trust:
 
 
 @dataclass
-class HostKeyMemory:
+class HostKeyHistory:
     """Stores data for host key verification from one connection of a tunnel to the next.
 
     Args:
@@ -112,7 +112,11 @@ class HostKeyVerifier(asyncssh.SSHClient):
     """
 
     def __init__(
-        self, trust: Trust, options: SshOptions, memory: HostKeyMemory, before: "Sequence[HostKeyVerifier]" = ()
+        self,
+        trust: TrustedHostKeys,
+        options: SshOptions,
+        memory: HostKeyHistory,
+        before: "Sequence[HostKeyVerifier]" = (),
     ) -> None:
         self.trust = trust
         self.refused_key_type: str | None = None

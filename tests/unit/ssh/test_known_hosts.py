@@ -11,9 +11,9 @@ import asyncssh
 import pytest
 
 from gateway.errors import Reason, TunnelError
-from gateway.ssh import knownhosts
-from gateway.ssh.hostkeys import read_trust
-from gateway.ssh.knownhosts import known_hosts
+from gateway.ssh import known_hosts
+from gateway.ssh.host_keys import read_trust
+from gateway.ssh.known_hosts import load_known_hosts
 from gateway.ssh.options import SshOptions
 
 KEY, OTHER = (asyncssh.generate_private_key("ssh-ed25519").convert_to_public() for _ in range(2))
@@ -136,19 +136,19 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_files_that_have_not_changed_are_not_parsed_again(
     tmp_path: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knownhosts, "_MTIME_SETTLED_NS", -1)
+    monkeypatch.setattr(known_hosts, "_MTIME_SETTLED_NS", -1)
     paths = (tmp_path / "a", tmp_path / "b")
     for path in paths:
         path.write_text(f"{path.name} {LINE}\n")
     for _ in range(3):
         assert trusted(paths[0], "a")
-        known_hosts(paths)
+        load_known_hosts(paths)
     assert len(parsed) == 2
 
 
 @pytest.mark.parametrize("how", ["appended", "replaced", "rewritten in the same size"])
 def test_a_changed_known_hosts_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(knownhosts, "_MTIME_SETTLED_NS", -1)
+    monkeypatch.setattr(known_hosts, "_MTIME_SETTLED_NS", -1)
     path = tmp_path / "known_hosts"
     text = f"@revoked h {LINE}\n"
     path.write_text(f"h {LINE}\n".ljust(len(text)))
@@ -182,7 +182,7 @@ def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, parsed: list
 def test_a_removed_file_is_an_error_although_it_was_read_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(knownhosts, "_MTIME_SETTLED_NS", -1)
+    monkeypatch.setattr(known_hosts, "_MTIME_SETTLED_NS", -1)
     path = tmp_path / "known_hosts"
     path.write_text(f"h {LINE}\n")
     assert trusted(path, "h")
@@ -199,6 +199,6 @@ def test_a_line_that_asyncssh_cannot_parse_is_reported(tmp_path: Path, line: str
     path = tmp_path / "known_hosts"
     path.write_text(f"host {LINE}\n{line}\n")
     with pytest.raises(TunnelError) as caught:
-        known_hosts((path,))
+        load_known_hosts((path,))
     assert caught.value.detail.startswith(f"{path}:2: ")
     assert caught.value.fatal

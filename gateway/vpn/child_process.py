@@ -35,11 +35,11 @@ def _path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
-class Child:
+class ChildProcess:
     """A running child process.
 
     Args:
-        process: The process, with its output on a pipe. `Child` terminates it in `stop`.
+        process: The process, with its output on a pipe. `ChildProcess` terminates it in `stop`.
         on_line: Called with each line of output.
     """
 
@@ -56,7 +56,7 @@ class Child:
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         privileges: str = "all",
-    ) -> "Child":
+    ) -> "ChildProcess":
         """Start a program.
 
         Args:

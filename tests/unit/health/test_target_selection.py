@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from gateway.contracts.states import DatabaseRole, Preference, State
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
-from gateway.health.routing import Candidate, backend_state, order_targets, wrong_role_targets
+from gateway.health.target_selection import Candidate, backend_state, order_targets, wrong_role_targets
 
 ONE, TWO, THREE = (Endpoint("db", port) for port in (1, 2, 3))
 STATES = st.sampled_from(list(State))

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from math import inf
 
-from gateway.contracts.link import Link, Network, Relay, Stream
+from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
@@ -22,7 +22,7 @@ class DirectLink:
         timeout: Seconds for one dial.
     """
 
-    network = Network()
+    network = NetworkId()
 
     def __init__(self, timeout: float = DIAL_TIMEOUT) -> None:
         self._timeout = timeout

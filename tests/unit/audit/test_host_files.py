@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gateway.audit.host import Host, parse_mounts, stale_files
+from gateway.audit.host_files import HostFiles, parse_mounts, stale_files
 from gateway.audit.image_files import changes, image_names, user_of
-from gateway.audit.last_use import collect
-from gateway.audit.model import HostMount, User
+from gateway.audit.model import ContainerUser, HostMount
+from gateway.audit.volume_last_use import collect
 
 TABLE = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro
 120 22 0:55 / /mnt/my\040nas rw,relatime shared:60 - nfs4 nas.example:/export/media rw,vers=4.2,soft,addr=192.0.2.1
@@ -24,8 +24,8 @@ STALE = """900 899 254:0 /srv/app.conf//deleted /etc/app\\040x.conf rw,relatime 
 """
 
 
-def host(*mounts: HostMount) -> Host:
-    return Host((HostMount("/", "ext4", "/dev/vda1", {}), *mounts), time.monotonic() + 10)
+def host(*mounts: HostMount) -> HostFiles:
+    return HostFiles((HostMount("/", "ext4", "/dev/vda1", {}), *mounts), time.monotonic() + 10)
 
 
 def test_the_mount_table_is_parsed() -> None:
@@ -88,7 +88,7 @@ def test_only_files_of_sqlite_count_as_databases(tmp_path: Path) -> None:
 
 def test_reading_ends_at_the_deadline(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    late = Host((HostMount("/", "ext4", "/dev/vda1", {}),), time.monotonic() - 1)
+    late = HostFiles((HostMount("/", "ext4", "/dev/vda1", {}),), time.monotonic() - 1)
     found = late.inspect(str(tmp_path))
     assert found is not None
     assert (found.entries, late.is_late) == (None, True)
@@ -129,20 +129,20 @@ def test_a_removed_file_of_an_image_is_not_one_of_its_files(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("given", "more", "expected"),
     [
-        ("", (), User(0, frozenset({0}))),
-        ("app", (), User(1000, frozenset({1000, 50}))),
-        ("1000", ("wheel", 7), User(1000, frozenset({1000, 50, 10, 7}))),
-        ("app:wheel", (), User(1000, frozenset({10}))),
-        ("4711", (), User(4711, frozenset({0}))),
+        ("", (), ContainerUser(0, frozenset({0}))),
+        ("app", (), ContainerUser(1000, frozenset({1000, 50}))),
+        ("1000", ("wheel", 7), ContainerUser(1000, frozenset({1000, 50, 10, 7}))),
+        ("app:wheel", (), ContainerUser(1000, frozenset({10}))),
+        ("4711", (), ContainerUser(4711, frozenset({0}))),
         ("unknown", (), None),
         ("bad", (), None),
         ("long", (), None),
         ("9" * 5000, (), None),
-        ("app", ("9" * 5000,), User(1000, frozenset({1000, 50}))),
+        ("app", ("9" * 5000,), ContainerUser(1000, frozenset({1000, 50}))),
     ],
 )
 def test_users_and_groups_are_those_of_the_image(
-    tmp_path: Path, given: str, more: tuple[object, ...], expected: User | None
+    tmp_path: Path, given: str, more: tuple[object, ...], expected: ContainerUser | None
 ) -> None:
     passwd = "root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:\nbad:x:many:0::/:\n" + f"long:x:{'9' * 5000}:0::/:\n"
     image = layer(tmp_path, etc__passwd=passwd, etc__group="wheel:x:10:\nstaff:x:50:other,app\n")
@@ -156,7 +156,7 @@ def test_a_pipe_does_not_block_the_audit(tmp_path: Path) -> None:
 
 
 def test_a_layer_that_is_not_read_in_time_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
-    late = Host((HostMount("/", "ext4", "/dev/vda1", {}),), time.monotonic() - 1)
+    late = HostFiles((HostMount("/", "ext4", "/dev/vda1", {}),), time.monotonic() - 1)
     assert changes(late, layer(tmp_path, app__new="")) is None
 
 

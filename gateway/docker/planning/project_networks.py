@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-from gateway.docker.model import Observed
-from gateway.docker.plan import Desired
+from gateway.docker.model import EngineSnapshot
+from gateway.docker.plan import DesiredState
 from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.desired_networks import attachable_networks
 from gateway.docker.planning.services import service_networks
-from gateway.docker.projects import configured_as
+from gateway.docker.project_networks import configured_as
 
 
-def expand_projects(desired: Desired, observed: Observed) -> Desired:
+def expand_projects(desired: DesiredState, observed: EngineSnapshot) -> DesiredState:
     """Return the desired state with each network that has `per: project` replaced with the networks of projects.
 
     The networks of projects are those that containers and services request, and those that a container of this engine

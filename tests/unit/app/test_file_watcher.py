@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gateway.app import filewatch
-from gateway.app.filewatch import FileWatch, stat_files
+from gateway.app import file_watcher
+from gateway.app.file_watcher import FileWatcher, stat_files
 from gateway.cli import cli
 from gateway.config import Config, Sources, load
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filewatch, "_POLL_INTERVAL", 0.01)
+    monkeypatch.setattr(file_watcher, "_POLL_INTERVAL", 0.01)
 
 
 async def watching(path: Path, act: Callable[[], object], expected: int = 0) -> list[set[Path]]:
@@ -25,7 +25,7 @@ async def watching(path: Path, act: Callable[[], object], expected: int = 0) -> 
         reported.append(changed)
 
     ready = asyncio.Event()
-    task = asyncio.ensure_future(FileWatch(lambda: [path], note).run(ready.set))
+    task = asyncio.ensure_future(FileWatcher(lambda: [path], note).run(ready.set))
     await ready.wait()
     await asyncio.sleep(0.05)
     act()
@@ -70,7 +70,7 @@ async def test_a_change_between_the_load_and_the_first_check_is_reported(tmp_pat
     stamps = stat_files([path])
     path.write_text("three")
     reported: asyncio.Queue[set[Path]] = asyncio.Queue()
-    task = asyncio.ensure_future(FileWatch(lambda: [path], reported.put, stamps).run(lambda: None))
+    task = asyncio.ensure_future(FileWatcher(lambda: [path], reported.put, stamps).run(lambda: None))
     try:
         async with asyncio.timeout(10):
             assert await reported.get() == {path}
@@ -117,7 +117,7 @@ async def test_the_names_of_the_files_are_computed_in_a_thread(tmp_path: Path) -
         raise AssertionError
 
     ready = asyncio.Event()
-    task = asyncio.ensure_future(FileWatch(files, note).run(ready.set))
+    task = asyncio.ensure_future(FileWatcher(files, note).run(ready.set))
     await ready.wait()
     task.cancel()
     await asyncio.wait({task})

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from gateway.docker.dead import Dead
+from gateway.docker.dead_containers import DeadContainer
 from gateway.docker.plan import Action
 from gateway.measure import Tally
 from gateway.supervision.backoff import Backoff, BackoffPolicy
@@ -23,7 +23,7 @@ class _Attempts:
     backoff: Backoff = field(default_factory=lambda: Backoff(_POLICY))
 
 
-class Revivals:
+class StartAttempts:
     """Records the attempts to start each container. Performs no I/O; times are monotonic, in seconds."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Revivals:
         """IDs of the containers that are not started again."""
         return frozenset(key for key, each in self._attempts.items() if each.count >= LIMIT)
 
-    def observed(self, dead: Collection[Dead], now: float) -> None:
+    def observed(self, dead: Collection[DeadContainer], now: float) -> None:
         """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`."""
         for each in dead:
             if each.container_id in self._attempts:

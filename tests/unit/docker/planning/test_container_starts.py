@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from gateway.docker.dead import Dead, MountListener, RevivalState
+from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
+from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.executor import execute
-from gateway.docker.failed_starts import Cause, FailedStart, read_error
+from gateway.docker.failed_starts import FailedStart, FailureCause, read_error
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspections import last_start
 from gateway.docker.labels import read as read_labels
-from gateway.docker.model import Container, EndpointInfo, LastStart, NetworkInfo, Observed, Swarm
+from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, Swarm
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import Action, Desired, Plan, Verb
+from gateway.docker.plan import Action, DesiredState, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.revivals import LIMIT, STABLE, Revivals
+from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
 from tests.support.fake_engine import FakeEngine
 
 OWNER_ID = "767378fd8e62591fb24091c49e04ffa2a1752d34a2d610bd9eb01763fbc0ae52"
@@ -40,14 +40,14 @@ OWN_FAULT = (
 )
 ALWAYS = LastStart(restarts=True, at=100.0)
 APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
-START = Action(Verb.START, "", container="web", container_id="id-web", cause=Cause.NETWORK)
+START = Action(Verb.START, "", container="web", container_id="id-web", cause=FailureCause.NETWORK)
 MEDIA = MountListener("media", "127.0.0.1", 20490)
 
 
-def desired(**more: Any) -> Desired:
+def desired(**more: Any) -> DesiredState:
     options = DockerOptions(networks={"apps": NetworkOptions()}, revive=more.pop("revive", True))
     more = {"mount_listeners": (MEDIA,), "usable": frozenset({"media"}), **more}
-    return Desired("site-a", options, ("orders", "media"), **more)
+    return DesiredState("site-a", options, ("orders", "media"), **more)
 
 
 def failed(error: str, name: str = "web", **more: Any) -> Container:
@@ -68,12 +68,12 @@ def gateway(at: float = 100.0, state: str = "running", number: str = OWNER_ID) -
     return replace(plain, id=number)
 
 
-def planned(*containers: Container, wanted: Desired | None = None, **more: Any) -> Plan:
+def planned(*containers: Container, wanted: DesiredState | None = None, **more: Any) -> Plan:
     more = {"networks": (APPS,), "own": None, **more}
-    return plan(wanted or desired(), Observed(containers, **more), frozenset())
+    return plan(wanted or desired(), EngineSnapshot(containers, **more), frozenset())
 
 
-def only_dead(made: Plan) -> Dead:
+def only_dead(made: Plan) -> DeadContainer:
     (found,) = made.dead
     return found
 
@@ -85,13 +85,13 @@ def starts(made: Plan) -> list[tuple[Verb, str]]:
 @pytest.mark.parametrize(
     ("error", "found"),
     [
-        (REFUSED, FailedStart(Cause.VOLUME, address="127.0.0.1", port=20490, detail="connection refused")),
-        (TIMED_OUT, FailedStart(Cause.VOLUME, address="127.0.0.1", port=20490, detail="input/output error")),
-        (NETWORK, FailedStart(Cause.NETWORK, network=GONE_ID, detail=NETWORK)),
-        (STOPPED_OWNER, FailedStart(Cause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
-        (REMOVED_OWNER, FailedStart(Cause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
+        (REFUSED, FailedStart(FailureCause.VOLUME, address="127.0.0.1", port=20490, detail="connection refused")),
+        (TIMED_OUT, FailedStart(FailureCause.VOLUME, address="127.0.0.1", port=20490, detail="input/output error")),
+        (NETWORK, FailedStart(FailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
+        (STOPPED_OWNER, FailedStart(FailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
+        (REMOVED_OWNER, FailedStart(FailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
         (f"failed to set up container networking: {NETWORK}",
-         FailedStart(Cause.NETWORK, network=GONE_ID, detail=f"failed to set up container networking: {NETWORK}")),
+         FailedStart(FailureCause.NETWORK, network=GONE_ID, detail=f"failed to set up container networking: {NETWORK}")),
         (OWN_FAULT, None),
         ("", None),
     ],
@@ -105,14 +105,14 @@ def test_the_cause_is_parsed_from_the_error_of_the_engine(error: str, found: Fai
 def test_a_container_whose_volume_was_not_mounted_is_started(error: str, state: str) -> None:
     made = planned(failed(error, state=state))
     assert starts(made) == [(Verb.START, "web")]
-    assert (only_dead(made).cause, only_dead(made).state) == (Cause.VOLUME, RevivalState.STARTING)
+    assert (only_dead(made).cause, only_dead(made).state) == (FailureCause.VOLUME, DeadContainerState.STARTING)
     assert "backend media" in only_dead(made).detail
 
 
 def test_it_is_started_only_when_the_backend_is_up() -> None:
     made = planned(failed(REFUSED), wanted=desired(usable=frozenset()))
     assert starts(made) == []
-    assert (only_dead(made).state, only_dead(made).message) == (RevivalState.WAITING, "backend media is not up")
+    assert (only_dead(made).state, only_dead(made).message) == (DeadContainerState.WAITING, "backend media is not up")
     # `gateway plan` cannot read the states of backends, so it assumes that all backends are up.
     assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(Verb.START, "web")]
 
@@ -167,7 +167,7 @@ def test_the_configuration_and_the_label_decide(
     made = planned(failed(REFUSED, labels=labels), wanted=desired(revive=revive, strict=strict))
     assert starts(made) == ([(Verb.START, "web")] if expected else [])
     if not expected:
-        assert (only_dead(made).state, only_dead(made).command) == (RevivalState.OFF, "docker start web")
+        assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.OFF, "docker start web")
 
 
 def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
@@ -178,13 +178,13 @@ def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
 def test_after_too_many_attempts_the_status_shows_the_command() -> None:
     made = planned(failed(REFUSED), wanted=desired(given_up=frozenset({"id-web"})))
     assert starts(made) == []
-    assert (only_dead(made).state, only_dead(made).command) == (RevivalState.GIVEN_UP, "docker start web")
+    assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.GIVEN_UP, "docker start web")
 
 
 def test_dependants_of_a_restarted_container_are_restarted() -> None:
     made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID)
     assert starts(made) == [(Verb.RESTART, "web")]
-    assert only_dead(made).cause is Cause.NAMESPACE
+    assert only_dead(made).cause is FailureCause.NAMESPACE
 
 
 def test_dependants_that_started_later_are_not_restarted() -> None:
@@ -193,7 +193,7 @@ def test_dependants_that_started_later_are_not_restarted() -> None:
 
 def test_dependants_of_a_stopped_container_wait_for_it() -> None:
     made = planned(gateway(state="exited"), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
-    assert (starts(made), only_dead(made).state) == ([], RevivalState.WAITING)
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
     made = planned(gateway(), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
     assert starts(made) == [(Verb.START, "web")]
 
@@ -210,7 +210,7 @@ def test_the_namespace_of_another_container_is_ignored_without_the_label() -> No
 def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: str) -> None:
     container = joining(REMOVED_OWNER if state == "exited" else "", state)
     made = planned(gateway(number="another"), container, own="another")
-    assert (starts(made), only_dead(made).state) == ([], RevivalState.RECREATE)
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.RECREATE)
     assert only_dead(made).command == "", "the container's options are unknown, and a removal would lose its files"
     labels = {PROJECT: "shop", SERVICE: "web", "com.docker.compose.project.config_files": "/srv/my shop/compose.yaml"}
     made = planned(gateway(number="another"), replace(container, labels=labels), own="another")
@@ -228,10 +228,10 @@ def test_a_container_on_a_network_that_exists_again_is_started() -> None:
 def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
     there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset({"gw-owner-site-a"}))}
     container = failed(NETWORK, endpoints=there, labels={"gateway.enable": "true"})
-    made = plan(desired(), Observed((container,), (APPS,)), frozenset({("id-web", "apps")}))
+    made = plan(desired(), EngineSnapshot((container,), (APPS,)), frozenset({("id-web", "apps")}))
     assert [each.verb for each in made.actions] == [Verb.REATTACH]
     assert (only_dead(made).state, only_dead(made).message) == (
-        RevivalState.WAITING,
+        DeadContainerState.WAITING,
         "it is attached to network apps first",
     )
 
@@ -239,7 +239,7 @@ def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
 def test_a_container_that_joined_the_network_itself_is_repaired_by_a_command() -> None:
     there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset())}
     made = planned(failed(NETWORK, endpoints=there))
-    assert (starts(made), only_dead(made).state) == ([], RevivalState.RECREATE)
+    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.RECREATE)
     assert only_dead(made).command == (
         "docker network disconnect apps web && docker network connect apps web && docker start web"
     )
@@ -254,15 +254,15 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
     there = {"apps": EndpointInfo("llwp8d8lxtivglxte7d0y0tqp", "", aliases=frozenset())}
     container = failed(error, endpoints={"bridge": EndpointInfo("b1", ""), **there})
     waiting = planned(container, swarm=Swarm(waiting=True), networks=())
-    assert (only_dead(waiting).state, waiting.actions) == (RevivalState.WAITING, ()), (
+    assert (only_dead(waiting).state, waiting.actions) == (DeadContainerState.WAITING, ()), (
         "the gateway must not create a bridge network of that name"
     )
     assert starts(planned(container, swarm=Swarm(active=True))) == [(Verb.START, "web")]
 
 
 def test_attempts_back_off_and_end_at_a_limit() -> None:
-    revivals, now, pauses = Revivals(), 1000.0, []
-    one = Dead("web", "id-web", Cause.VOLUME, "", RevivalState.STARTING)
+    revivals, now, pauses = StartAttempts(), 1000.0, []
+    one = DeadContainer("web", "id-web", FailureCause.VOLUME, "", DeadContainerState.STARTING)
     while "id-web" not in revivals.given_up:
         revivals.observed([one], now)
         revivals.attempted(START, now, started=False)
@@ -278,7 +278,7 @@ def test_attempts_back_off_and_end_at_a_limit() -> None:
 
 
 def test_starts_are_counted_by_cause() -> None:
-    revivals = Revivals()
+    revivals = StartAttempts()
     revivals.attempted(START, 0.0, started=True)
     assert revivals.revived == {"network": 1}
 

@@ -91,7 +91,7 @@ class KnownHosts:
 _parsed: dict[tuple[Path, ...], KnownHosts] = {}
 
 
-def known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
+def load_known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
     """Return the content of known_hosts files; parse them only if a file has changed. Blocks; call it in a thread.
 
     Raises:

@@ -6,14 +6,14 @@ from typing import Any
 from gateway import backends, tunnels
 from gateway.backends import BackendKind
 from gateway.config import values
-from gateway.config.decode import INVALID, Decoder
+from gateway.config.decoder import INVALID, Decoder
 from gateway.config.model import (
     SECTIONS,
-    BackendCommon,
     BackendSpec,
-    CheckCommon,
+    CommonBackendOptions,
+    CommonCheckOptions,
+    CommonTunnelOptions,
     Config,
-    TunnelCommon,
     TunnelSpec,
     UnixListener,
 )
@@ -92,8 +92,8 @@ def _tunnel(name: str, table: Table, decoder: Decoder) -> TunnelSpec | None:
     kind = _kind(table, key, tunnels.KINDS, decoder)
     if kind is None:
         return None
-    decoder.check_keys(table, key, known_keys(TunnelCommon, kind.options))
-    common = decoder.fields(table, TunnelCommon, key)
+    decoder.check_keys(table, key, known_keys(CommonTunnelOptions, kind.options))
+    common = decoder.fields(table, CommonTunnelOptions, key)
     options = decoder.fields(table, kind.options, key)
     if common is INVALID or options is INVALID:
         return None
@@ -105,14 +105,14 @@ def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
     kind = _kind(table, key, backends.KINDS, decoder)
     if kind is None:
         return None
-    decoder.check_keys(table, key, [*known_keys(BackendCommon, kind.options), "check"])
-    common = decoder.fields(table, BackendCommon, key)
+    decoder.check_keys(table, key, [*known_keys(CommonBackendOptions, kind.options), "check"])
+    common = decoder.fields(table, CommonBackendOptions, key)
     options = decoder.fields(table, kind.options, key)
     check_table = Table(table.place)
     if "check" in table.entries:
         check_table = decoder.table(table.entries["check"][1], f"{key}.check") or check_table
-    decoder.check_keys(check_table, f"{key}.check", known_keys(CheckCommon, kind.check))
-    check = decoder.fields(check_table, CheckCommon, f"{key}.check")
+    decoder.check_keys(check_table, f"{key}.check", known_keys(CommonCheckOptions, kind.check))
+    check = decoder.fields(check_table, CommonCheckOptions, f"{key}.check")
     check_options = decoder.fields(check_table, kind.check, f"{key}.check")
     if common is INVALID:
         return None

@@ -14,7 +14,7 @@ changes, at least one of the three changes."""
 FileStamps = dict[Path, FileStamp]
 
 
-class FileWatch:
+class FileWatcher:
     """Polls files once per second; implements `gateway.contracts.unit.Unit`.
 
     Args:

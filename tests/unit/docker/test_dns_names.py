@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from gateway.docker import labels
+from gateway.docker.dns_names import hostname_of, hosts_of
 from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SERVICE
 from gateway.docker.log_limiter import LogLimiter
-from gateway.docker.model import Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
-from gateway.docker.names import hostname_of, hosts_of
-from gateway.docker.observer import Observer
+from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import AttachmentState, Desired, Plan, Verb
+from gateway.docker.plan import AttachmentState, DesiredState, Plan, Verb
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.snapshot_reader import SnapshotReader
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
 MARK = "gw-owner-site-a"
@@ -32,9 +32,9 @@ SHOP = NetworkInfo("n2", "shop_default", "bridge", "local", attachable=False)
 OPT_IN = {"gateway.enable": "true"}
 
 
-def desired(**more: Any) -> Desired:
+def desired(**more: Any) -> DesiredState:
     options = DockerOptions(**{"networks": {"apps": NetworkOptions()}, **more})
-    return Desired("site-a", options, ("orders", "media"))
+    return DesiredState("site-a", options, ("orders", "media"))
 
 
 def endpoint(*aliases: str, network: str = "n1") -> EndpointInfo:
@@ -52,8 +52,8 @@ GATEWAY = container(
 WEB = container("web", labels=OPT_IN, endpoints={"shop_default": endpoint("app", network="n2")})
 
 
-def planned(*containers: Container, ours: tuple[str, ...] = ("gateway",), wanted: Desired | None = None) -> Plan:
-    observed = Observed((GATEWAY, *containers), (APPS, SHOP), own=GATEWAY.id)
+def planned(*containers: Container, ours: tuple[str, ...] = ("gateway",), wanted: DesiredState | None = None) -> Plan:
+    observed = EngineSnapshot((GATEWAY, *containers), (APPS, SHOP), own=GATEWAY.id)
     return plan(wanted or desired(), observed, frozenset((f"id-{name}", "apps") for name in ours))
 
 
@@ -123,7 +123,7 @@ def test_one_container_with_one_name_on_two_networks_is_not_ambiguous() -> None:
     gateway_there = replace(
         GATEWAY, endpoints={**GATEWAY.endpoints, "shop_default": endpoint("orders", network="n2")}
     )
-    observed = Observed((gateway_there, WEB, peer), (APPS, SHOP), own=GATEWAY.id)
+    observed = EngineSnapshot((gateway_there, WEB, peer), (APPS, SHOP), own=GATEWAY.id)
     assert plan(desired(), observed, frozenset()).name_conflicts == ()
     # A container is allowed to request its Compose service name as an alias, even if replicas request the same name.
     asking = replace(WEB, labels={**OPT_IN, "gateway.aliases": "app"})
@@ -152,7 +152,7 @@ def test_a_service_of_another_project_on_a_shared_network_is_reported() -> None:
 def test_the_gateway_is_warned_for_itself_and_never_refused() -> None:
     own = replace(GATEWAY, endpoints={"shop_default": endpoint(network="n2")})
     clash = container("orders-1", endpoints={"shop_default": endpoint("orders", network="n2")})
-    observed = Observed((own, clash), (APPS, SHOP), own=own.id)
+    observed = EngineSnapshot((own, clash), (APPS, SHOP), own=own.id)
     found = plan(desired(on_name_conflict="refuse"), observed, frozenset())
     assert [each.container for each in found.name_conflicts] == ["gateway"]
     assert (standing(found, "gateway"), len(found.warnings)) == ((AttachmentState.PENDING, None), 1)
@@ -195,7 +195,7 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
     app = Service("s1", "app", 1, OPT_IN, {"n2": frozenset()})
     other = Service("s2", "shop", 1, {}, {"n2": frozenset({"orders"})})
     leader = Swarm(active=True, manager=True, leader=True)
-    observed = Observed((GATEWAY,), overlays, (app, other), swarm=leader, own=GATEWAY.id)
+    observed = EngineSnapshot((GATEWAY,), overlays, (app, other), swarm=leader, own=GATEWAY.id)
     found = plan(desired(services=True, on_name_conflict=policy), observed, frozenset())
     assert [each.other for each in found.name_conflicts] == ["service shop on network shop_default"]
     if policy == "warn":
@@ -274,7 +274,7 @@ def outdated(tmp_path: Path) -> tuple[FakeEngine, Reconciler, list[FakeContainer
     options = [NetworkOptions()]
     there = [engine.add_container("gateway", {}), *(engine.add_container(name, OPT_IN) for name in ("a", "b"))]
 
-    def wanted() -> Desired:
+    def wanted() -> DesiredState:
         return desired(networks={"apps": options[0]}, container="gateway", max_detaches=1)
 
     return engine, Reconciler(wanted().options, wanted, lambda _: None, tmp_path), there, options
@@ -424,7 +424,7 @@ async def test_a_container_name_takes_precedence_over_an_id_prefix() -> None:
     stranger, own = engine.add_container("stranger", {}), engine.add_container("0", {})
     assert stranger.id.startswith("0")
     options = DockerOptions(container="0", networks={"apps": NetworkOptions()})
-    observed = await Observer(options, set).snapshot(engine)  # type: ignore[arg-type]
+    observed = await SnapshotReader(options, set).snapshot(engine)  # type: ignore[arg-type]
     assert observed.own == own.id
 
 
@@ -447,19 +447,19 @@ def test_a_container_that_joined_the_network_by_itself_is_warned_for_and_left_al
 def test_a_command_in_another_container_uses_the_running_gateway() -> None:
     temporary = container("tmp", endpoints={"bridge": endpoint(network="n0")})
     for own in (temporary.id, None):
-        seen = Observed((GATEWAY, temporary, WEB), (APPS, SHOP), own=own)
+        seen = EngineSnapshot((GATEWAY, temporary, WEB), (APPS, SHOP), own=own)
         assert as_running_gateway(desired(), seen).own == GATEWAY.id
-    configured = Observed((GATEWAY, temporary), (APPS, SHOP), own=temporary.id)
+    configured = EngineSnapshot((GATEWAY, temporary), (APPS, SHOP), own=temporary.id)
     assert as_running_gateway(desired(container="tmp"), configured) is configured
-    stopped = Observed((replace(GATEWAY, state="exited"), temporary), (APPS, SHOP), own=temporary.id)
+    stopped = EngineSnapshot((replace(GATEWAY, state="exited"), temporary), (APPS, SHOP), own=temporary.id)
     assert as_running_gateway(desired(), stopped) is stopped
-    two = Observed((GATEWAY, replace(GATEWAY, id="id-2", name="second")), (APPS,), own=None)
+    two = EngineSnapshot((GATEWAY, replace(GATEWAY, id="id-2", name="second")), (APPS,), own=None)
     assert as_running_gateway(desired(), two) is two
 
 
 def test_a_gateway_attached_by_others_explains_how_to_undo_it() -> None:
     joined = replace(GATEWAY, endpoints={**GATEWAY.endpoints, "apps": endpoint("x")})
-    found = plan(desired(), Observed((joined,), (APPS,), own=joined.id), frozenset())
+    found = plan(desired(), EngineSnapshot((joined,), (APPS,), own=joined.id), frozenset())
     (message,) = (each.message for each in found.attachments)
     assert "docker network disconnect apps gateway" in message
 

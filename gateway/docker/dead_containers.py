@@ -4,10 +4,10 @@ import ipaddress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway.docker.failed_starts import Cause
+from gateway.docker.failed_starts import FailureCause
 
 
-class RevivalState(StrEnum):
+class DeadContainerState(StrEnum):
     """The decision whether the gateway starts a dead container. The status uses this fixed set of values."""
 
     STARTING = "starting"
@@ -18,7 +18,7 @@ class RevivalState(StrEnum):
 
 
 @dataclass(frozen=True)
-class Dead:
+class DeadContainer:
     """One dead container.
 
     Args:
@@ -33,9 +33,9 @@ class Dead:
 
     container: str
     container_id: str
-    cause: Cause
+    cause: FailureCause
     detail: str
-    state: RevivalState
+    state: DeadContainerState
     message: str = ""
     command: str = ""
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.docker.grants import SERVICE, SWARM_SERVICE
-from gateway.docker.model import Container, EndpointInfo, Observed
-from gateway.docker.plan import OWNER_ALIAS_PREFIX, Desired, NameConflict
+from gateway.docker.model import Container, EndpointInfo, EngineSnapshot
+from gateway.docker.plan import OWNER_ALIAS_PREFIX, DesiredState, NameConflict
 
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """Docker's predefined networks, on which its DNS server resolves no names."""
@@ -68,7 +68,7 @@ class NameTable:
         observed: The observed state.
     """
 
-    def __init__(self, desired: Desired, observed: Observed) -> None:
+    def __init__(self, desired: DesiredState, observed: EngineSnapshot) -> None:
         self._desired = desired
         self._own = observed.own
         self._holders: dict[str, dict[str, dict[str, str]]] = {}

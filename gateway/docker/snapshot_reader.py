@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.docker import responses
+from gateway.docker.dns_names import WITHOUT_NAMES
 from gateway.docker.engine import Engine, get_required, has_gateway_priority
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.flavor import lease_ranges
@@ -13,17 +14,25 @@ from gateway.docker.grants import granted
 from gateway.docker.images import ImageLabels
 from gateway.docker.inspections import InspectionCache
 from gateway.docker.labels import MANAGED_BY, by_rules
-from gateway.docker.model import RUNNING, TASK_LABEL, Container, EndpointInfo, NetworkInfo, Observed, Service, Swarm
-from gateway.docker.names import WITHOUT_NAMES
+from gateway.docker.last_starts import with_last_starts
+from gateway.docker.model import (
+    RUNNING,
+    TASK_LABEL,
+    Container,
+    EndpointInfo,
+    EngineSnapshot,
+    NetworkInfo,
+    Service,
+    Swarm,
+)
 from gateway.docker.options import DockerOptions
 from gateway.docker.own_id import own_id
-from gateway.docker.projects import configured_as
-from gateway.docker.starts import with_last_starts
+from gateway.docker.project_networks import configured_as
 from gateway.docker.volumes import VolumeInfo
 from gateway.text import one_line
 
 
-class Observer:
+class SnapshotReader:
     """Takes snapshots of one engine. Caches values that never change: aliases, labels of images, capabilities.
 
     Args:
@@ -49,7 +58,7 @@ class Observer:
         self._images = ImageLabels()
         self._inspections = InspectionCache()
 
-    async def snapshot(self, engine: Engine) -> Observed:
+    async def snapshot(self, engine: Engine) -> EngineSnapshot:
         """Take a complete snapshot of the engine.
 
         Raises:
@@ -85,7 +94,7 @@ class Observer:
         endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
         self._inspections.retain({each.id for each in containers}, endpoints)
         self._images.retain({str(each.get("ImageID", "")) for each in listed})
-        return Observed(
+        return EngineSnapshot(
             containers, networks, services or (), volumes, info, swarm, own=own, services_hidden=services is None,
             gateway_priority=has_gateway_priority(engine.api_version), flavor=engine.flavor,
         )  # fmt: skip

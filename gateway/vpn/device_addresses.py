@@ -10,7 +10,7 @@ _IPV6_MIN_MTU = 1280
 
 
 @dataclass(frozen=True)
-class Addressing:
+class DeviceAddresses:
     """The network settings of one VPN device.
 
     Args:

@@ -54,7 +54,7 @@ def stale_files(text: str) -> set[str]:
     return {_unescape(each[4]) for each in fields if len(each) > 4 and each[3].endswith("//deleted")}
 
 
-class Host:
+class HostFiles:
     """The files of this host.
 
     Args:

@@ -16,7 +16,7 @@ PREREQUISITES = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
 """Actions that other actions depend on."""
 
 
-class Failures:
+class ActionFailures:
     """Backoff and last error of each failed action. Performs no I/O; times are monotonic, in seconds."""
 
     def __init__(self) -> None:

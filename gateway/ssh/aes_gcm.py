@@ -17,7 +17,7 @@ put_counter = struct.Struct(">Q").pack_into
 """Writes the invocation counter: `put_counter(nonce, COUNTER_AT, counter)`."""
 
 
-class Gcm(Encryption):
+class AesGcm(Encryption):
     """Replaces asyncssh's `GCMEncryption`, and can also encrypt and decrypt into buffers.
 
     Packets of asyncssh and of the native data plane share one nonce, which advances with each packet.
