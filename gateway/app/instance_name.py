@@ -10,6 +10,7 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+from gateway.atomic_file import replace_file
 from gateway.config import Config
 from gateway.docker import own_id
 from gateway.errors import ConfigError, GatewayError, Problem
@@ -83,11 +84,8 @@ def _read(path: Path) -> str | None:
 
 
 def _write(path: Path, name: str) -> None:
-    temporary = path.with_suffix(".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(f"{name}\n")
-        temporary.replace(path)
+        replace_file(path, f"{name}\n")
     except OSError as error:
         # If the file cannot be written, the gateway keeps its name until the hostname changes.
         log.warning(

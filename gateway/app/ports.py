@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from gateway.atomic_file import replace_file
 from gateway.config import Config
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError
@@ -64,11 +65,8 @@ def _read(path: Path) -> dict[str, int]:
 
 
 def _write(path: Path, ports: dict[str, int]) -> None:
-    temporary = path.with_suffix(".new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(ports, indent=1, sort_keys=True) + "\n")
-        temporary.replace(path)
+        replace_file(path, json.dumps(ports, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise GatewayError(
             f"{path}: cannot record the ports of volumes: {error.strerror}: set a writable gateway.state_dir"

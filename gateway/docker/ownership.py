@@ -3,9 +3,10 @@
 import contextlib
 import ipaddress
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from gateway.atomic_file import replace_file
 
 FILE = "docker.json"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -92,15 +93,7 @@ class OwnershipRecord:
         self._write()
 
     def _write(self) -> None:
-        temporary = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w") as file:
-                json.dump({"endpoints": sorted(self._endpoints), "addresses": self._addresses}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
+            replace_file(self._path, json.dumps({"endpoints": sorted(self._endpoints), "addresses": self._addresses}))
         except OSError as error:
             self.problem = f"{self._path}: {error.strerror}"
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)

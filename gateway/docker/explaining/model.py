@@ -1,6 +1,7 @@
 """Defines the types of an explanation and of its parts."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from gateway.contracts.values import IpNetwork
 
@@ -56,7 +57,7 @@ class Reachability:
     """
 
     backend: str
-    reached: str
+    reached: Literal["yes", "no", "maybe"]
     network: str = ""
     why: str = ""
     remedy: str = ""
