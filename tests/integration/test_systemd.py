@@ -1,4 +1,4 @@
-"""Tests the unit of configs/systemd and its hardening with a real systemd in a virtual machine."""
+"""Tests the units of configs/systemd and their hardening with a real systemd in a virtual machine."""
 
 import shutil
 import sys
@@ -14,7 +14,7 @@ from tests.support.guest import HOST, Guest, need_guest
 from tests.support.requirements import download, need
 from tests.support.servers import echoing, serving
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 _PACKAGES = "systemd,systemd-sysv,iproute2,kmod,python3"
 _SITE = "usr/local/lib/python3.13/dist-packages"
@@ -23,7 +23,14 @@ import sys
 from gateway.__main__ import main
 sys.exit(main())
 """
+_CLIENT = """import socket
+client = socket.create_connection(("127.0.0.1", {port}), 200)
+client.sendall(b"hello")
+print("{word}", client.recv(16).decode())
+"""
 _SCRIPT = """
+systemctl start gateway.socket; echo "BEFORE $(systemctl show -p ActiveState --value gateway)"
+timeout 200 python3 /early.py || journalctl -u gateway -u gateway.socket -o cat --no-pager
 systemctl start gateway && echo "STARTED $(systemctl show -p ActiveState --value gateway)"
 gateway wait --max 60s echo --url http://127.0.0.1:9090 && echo UP
 [ "$(stat -c %u /proc/$(systemctl show -p MainPID --value gateway))" = 0 ] && echo "IT IS ROOT"
@@ -41,6 +48,8 @@ kill -STOP $first
 i=0; while [ "$(systemctl show -p NRestarts --value gateway)" = 0 ] && [ $i -lt 120 ]; do sleep 1; i=$((i+1)); done
 echo "WATCHDOG $(systemctl show -p NRestarts --value gateway)"
 systemctl restart gateway; systemctl stop gateway
+timeout 120 python3 /late.py
+systemctl stop gateway.socket gateway
 echo "STOPPED $(systemctl show -p ActiveState --value gateway) $(systemctl show -p Result --value gateway)"
 journalctl -u gateway -o cat --no-pager | grep reload
 """
@@ -61,12 +70,19 @@ def root(tmp_path: Path) -> Iterator[Path]:
     shutil.copytree(REPOSITORY / "gateway", made / _SITE / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
     (made / "usr/local/bin/gateway").write_text(_COMMAND)
     (made / "usr/local/bin/gateway").chmod(0o755)
-    shutil.copy(REPOSITORY / "configs/systemd/gateway.service", made / "etc/systemd/system")
+    for unit in ("gateway.service", "gateway.socket"):
+        shutil.copy(REPOSITORY / "configs/systemd" / unit, made / "etc/systemd/system")
     yield made
     shutil.rmtree(made)
 
 
-def test_the_systemd_unit_starts_reloads_is_watched_and_stops(root: Path, tmp_path: Path) -> None:
+def test_the_systemd_units_start_reload_are_watched_and_stop(root: Path, tmp_path: Path) -> None:
+    """The first client connects to the socket of systemd, which then starts the gateway."""
+    listen = free_port()
+    unit = root / "etc/systemd/system/gateway.socket"
+    unit.write_text(unit.read_text().replace("127.0.0.1:20490", f"127.0.0.1:{listen}"))
+    for word in ("early", "late"):
+        (root / f"{word}.py").write_text(_CLIENT.format(port=listen, word=word.upper()))
     bastion = Bastion(tmp_path / "bastion").start()
     try:
         with serving(echoing) as port:
@@ -81,14 +97,18 @@ def test_the_systemd_unit_starts_reloads_is_watched_and_stops(root: Path, tmp_pa
                 f"tunnels: {{bastion: {{kind: ssh, host: {HOST}, port: {bastion.port}, user: {bastion.user}, "
                 "identity_files: ['${CREDENTIALS_DIRECTORY}/tunnel_key'], known_hosts: [/etc/gateway/known_hosts]}}\n"
                 f"backends: {{echo: {{kind: tcp, via: bastion, targets: ['127.0.0.1:{port}'], "
-                f"listen: '127.0.0.1:{free_port()}'}}}}\n"
+                f"listen: '127.0.0.1:{listen}', hold: 60s}}}}\n"
             )
             with Guest(tmp_path / "guest", _SCRIPT, memory=2048, root=root) as guest:
-                guest.wait_for("STARTED active", 200)
+                guest.wait_for("STARTED active", 300)
                 guest.wait_for("UP", 90)
                 guest.wait_for("GUEST-DONE", 200)
-                said = {word: guest.said(rf"^{word} (.*)") for word in ("CAPS", "STILL", "WATCHDOG", "STOPPED")}
+                words = ("BEFORE", "EARLY", "CAPS", "STILL", "WATCHDOG", "LATE", "STOPPED")
+                said = {word: guest.said(rf"^{word} (.*)") for word in words}
                 assert said == {
+                    "BEFORE": ["inactive"],
+                    "EARLY": ["hello"],
+                    "LATE": ["hello"],
                     "CAPS": ["0000000000000000"],
                     "STILL": ["active"],
                     "WATCHDOG": ["1"],
