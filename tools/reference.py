@@ -37,7 +37,7 @@ from gateway.config.model import (
 from gateway.config.values import LogTarget
 from gateway.config.variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.contracts.security import Secret
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
 from gateway.docker.errors import BlockedReason
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
@@ -267,7 +267,7 @@ _EMPTY = ServiceView(
 
 def _states_and_reasons() -> Iterator[str]:
     yield from ("", "## States and reasons", "")
-    yield f"A backend or target is one of: {_list(State)}."
+    yield f"A backend or target is one of: {_list(HealthState)}."
     yield ""
     yield f"A tunnel is one of: {_list(TunnelState)}."
     yield "`quarantined`: waiting does not fix its error (host key, login), so the gateway retries it rarely."

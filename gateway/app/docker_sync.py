@@ -10,7 +10,7 @@ from gateway.app.site import Site
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
 from gateway.contracts.link import Link
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.unit import Unit
 from gateway.docker.consumers import Consumer
 from gateway.docker.options import DockerOptions, PeerOptions
@@ -126,7 +126,7 @@ class DockerSync:
     def _usable_backends(self) -> Iterator[str]:
         """Yield the backends that can serve clients, including those whose checks are paused."""
         for name, running in self._site.backends.items() if self._site else ():
-            if running.evaluate()[0] in (State.UP, State.DEGRADED, State.PAUSED):
+            if running.evaluate()[0] in (HealthState.UP, HealthState.DEGRADED, HealthState.PAUSED):
                 yield name
 
     def _busy_consumers(self) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import logging
 import time
 
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check
@@ -89,7 +89,7 @@ class MonitoredTarget:
     def candidate(self) -> Candidate:
         """Return the state of the target through the chosen way, and what probes through any way found last."""
         verdict, record = self.checks[self.choose()].verdict, self.record
-        blocked = verdict.state is State.BLOCKED
+        blocked = verdict.state is HealthState.BLOCKED
         return Candidate(
             target=self.target,
             state=verdict.state,
@@ -124,7 +124,7 @@ class MonitoredTarget:
             check.check_soon()
 
     def report_stall(self, tunnel: str | None) -> None:
-        """Report to the check through `tunnel`, or to the only check, that a client waits for a response."""
+        """Notify the check that probes through `tunnel`, or the only check, that a client waits for a response."""
         for check in self.checks:
             if check.tunnel == tunnel or len(self.checks) == 1:
                 check.report_stall()

@@ -14,7 +14,7 @@ from gateway.audit.snapshot import AuditScope, take_snapshot
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.link import Link
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
@@ -198,5 +198,5 @@ async def _check_target(spec: BackendSpec, target: Endpoint, way: str | None, up
             return CheckedTarget(spec.name, target, way, result)
         except LinkLostError:
             pass
-    blocked = CheckResult(at=0, duration=0, state=State.BLOCKED, reason=Reason.TUNNEL, detail=uplink.describe())
+    blocked = CheckResult(at=0, duration=0, state=HealthState.BLOCKED, reason=Reason.TUNNEL, detail=uplink.describe())
     return CheckedTarget(spec.name, target, way, blocked)

@@ -9,7 +9,7 @@ from gateway.app.worker.messages import CheckLogin, TargetAssignment
 from gateway.app.worker.remote import RemoteForward
 from gateway.app.worker.unit import WorkerSupervisor
 from gateway.config import BackendSpec
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.forwarding.forward import Forward
@@ -64,7 +64,7 @@ class RunningBackend:
         """Return the targets with the results of their last checks."""
         return [target.candidate() for target in self.targets]
 
-    def evaluate(self) -> tuple[State, Reason | None, str]:
+    def evaluate(self) -> tuple[HealthState, Reason | None, str]:
         """Return the backend's state, the reason and a line of detail. If the state has changed, record the time."""
         state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
         if self.clock.enter(state, time.time()):
@@ -142,7 +142,7 @@ class RunningBackend:
                 each.check_soon(all_ways=each.target == target)
 
     def on_stall(self, target: Endpoint, tunnel: str | None = None) -> None:
-        """Report to the check of `target` through `tunnel` that a client waits for a response."""
+        """Notify the check that probes `target` through `tunnel` that a client waits for a response."""
         for each in self.targets:
             if each.target == target:
                 each.report_stall(tunnel)

@@ -241,7 +241,7 @@ class Site:
         return [*self._local_forwards(), *self.workers.units]
 
     def _local_forwards(self) -> list[Forward]:
-        """Return the forwards of this process, including those that drain."""
+        """Return the forwards of this process, including draining ones."""
         local = [running.local for running in self.backends.values() if running.local is not None]
         return [*local, *self._units.retiring_forwards()]
 

@@ -3,7 +3,7 @@
 from gateway.app.running_backend import RunningBackend
 from gateway.app.site import Site
 from gateway.app.status_view import worst_report
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventLog, EventSubject, EventType
 
 _IGNORED = (
@@ -39,7 +39,7 @@ class Transitions:
     def _observe_backend(self, running: RunningBackend) -> None:
         name = running.spec.name
         states = [(each, each.candidate()) for each in running.targets]
-        checked = [state for target, state in states if target.is_checked or state.state is not State.UNKNOWN]
+        checked = [state for target, state in states if target.is_checked or state.state is not HealthState.UNKNOWN]
         for state in checked:
             subject = EventSubject(EventType.TARGET, name, str(state.target))
             self._events.observe(subject, state.state, state.reason, state.detail)

@@ -60,7 +60,7 @@ class Units:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))
 
     def retiring_forwards(self) -> list[Forward]:
-        """Return the forwards that drain."""
+        """Return the forwards that are being drained."""
         return list(self._retiring_forwards)
 
     def retiring_uplinks(self) -> list[Uplink]:

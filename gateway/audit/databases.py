@@ -74,5 +74,5 @@ def at(path: str, image: str, data_directory: str) -> str:
 
 
 def base_name(image: str) -> str:
-    """Return the last part of an image's name, without tag and digest."""
+    """Return the last part of an image's name, without tag or digest."""
     return image.partition("@")[0].rpartition("/")[2].partition(":")[0]

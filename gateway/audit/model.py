@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gateway.docker.images import split
+from gateway.docker.image_labels import split
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.backend_support import login, tls
-from gateway.backend_support.login import LoginCheck
+from gateway.backend_support.login import LoginCheckOptions
 from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.backend_support.via_http import ViaHttp
 from gateway.contracts.security import Credential
@@ -17,7 +17,7 @@ IMPORT_NOTE = "add check: {user: …, password_file: …} with an account that c
 
 
 @dataclass(frozen=True)
-class DatabaseCheck(LoginCheck):
+class DatabaseCheck(LoginCheckOptions):
     """The check of a SQL database.
 
     Args:

@@ -16,7 +16,7 @@ PLACEHOLDERS = ("host", "port", "user")
 
 
 @dataclass(frozen=True)
-class LoginCheck:
+class LoginCheckOptions:
     """The keys of checks that log in.
 
     Args:
@@ -64,7 +64,7 @@ def verify(options: object, check: Any) -> None:
 
     Args:
         options: Not used.
-        check: A `LoginCheck`.
+        check: A `LoginCheckOptions`.
 
     Raises:
         GatewayError: The program or one of the files cannot be used.
@@ -82,7 +82,7 @@ def insecure_settings(options: object, check: Any, plain: bool) -> Iterator[Inse
 
     Args:
         options: Not used.
-        check: A `LoginCheck`.
+        check: A `LoginCheckOptions`.
         plain: Whether the path to a target is unencrypted and leaves this host.
     """
     del options

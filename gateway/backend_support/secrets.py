@@ -4,7 +4,7 @@ import asyncio
 import time
 from functools import partial
 
-from gateway.backend_support.login import LoginCheck
+from gateway.backend_support.login import LoginCheckOptions
 from gateway.backend_support.password_command import run_password_command
 from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
@@ -42,7 +42,7 @@ class PasswordSource:
         """Monotonic start time of each command, and the password that the command printed."""
         self._running: dict[tuple[str, ...], asyncio.Task[str]] = {}
 
-    async def get(self, check: LoginCheck, target: Endpoint, phases: Phases) -> str:
+    async def get(self, check: LoginCheckOptions, target: Endpoint, phases: Phases) -> str:
         """Return the password for a target.
 
         Args:
@@ -76,7 +76,7 @@ class PasswordSource:
         if not task.cancelled() and task.exception() is None:
             self._cache[command] = (started, task.result())
 
-    def report(self, check: LoginCheck, target: Endpoint, error: BaseException | None) -> None:
+    def report(self, check: LoginCheckOptions, target: Endpoint, error: BaseException | None) -> None:
         """Report the outcome of a login; after an authentication error, the next login does not use the cache.
 
         Args:
@@ -88,7 +88,7 @@ class PasswordSource:
             self._cache.pop(_command(check, target), None)
 
 
-def _command(check: LoginCheck, target: Endpoint) -> tuple[str, ...]:
+def _command(check: LoginCheckOptions, target: Endpoint) -> tuple[str, ...]:
     """Return the command with the placeholders replaced."""
     values = {"host": target.host, "port": str(target.port), "user": check.user or ""}
     return fill_placeholders(check.password_command, values)

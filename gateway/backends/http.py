@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from gateway.backend_support import http_request
 from gateway.backend_support.check_stream import CheckDialer
 from gateway.backend_support.http_role import HttpExpectation, check_status, role_result
-from gateway.backend_support.login import LoginCheck, credentials, insecure_settings, verify
+from gateway.backend_support.login import LoginCheckOptions, credentials, insecure_settings, verify
 from gateway.backend_support.role_facts import READ_ONLY
 from gateway.backend_support.secrets import PasswordSource
 from gateway.backends import BackendKind, EmptyOptions
@@ -18,7 +18,7 @@ from gateway.facts import VERSION
 
 
 @dataclass(frozen=True)
-class HttpCheck(HttpExpectation, LoginCheck):
+class HttpCheck(HttpExpectation, LoginCheckOptions):
     """The check of an HTTP backend.
 
     Args:
@@ -27,7 +27,7 @@ class HttpCheck(HttpExpectation, LoginCheck):
 
     def __post_init__(self) -> None:
         HttpExpectation.__post_init__(self)
-        LoginCheck.__post_init__(self)
+        LoginCheckOptions.__post_init__(self)
         if self.user is None and self.has_password:
             raise ValueError("needs user, because HTTP Basic authentication sends a user and a password")
         if self.user is not None and ":" in self.user:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from gateway.backend_support.check_stream import CheckDialer
-from gateway.backend_support.login import LoginCheck, credentials, insecure_settings, verify
+from gateway.backend_support.login import LoginCheckOptions, credentials, insecure_settings, verify
 from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
 from gateway.backend_support.resp import RespClient, RespError
 from gateway.backend_support.secrets import PasswordSource
@@ -25,7 +25,7 @@ _UNAUTHENTICATED = "the server accepts commands without a login: set requirepass
 
 
 @dataclass(frozen=True)
-class RedisCheck(LoginCheck):
+class RedisCheck(LoginCheckOptions):
     """The check of a Redis backend.
 
     Args:

@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Literal
 
 
-class State(StrEnum):
+class HealthState(StrEnum):
     """State of a backend or of one of its targets."""
 
     UP = "up"

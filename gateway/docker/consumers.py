@@ -22,7 +22,7 @@ class Consumer:
     Args:
         name: The container's name.
         id: The container's ID.
-        labels: The container's labels that the gateway evaluates, see `gateway.docker.images`.
+        labels: The container's labels that the gateway evaluates, see `gateway.docker.image_labels`.
         granted: The backends that grants allow the container to use.
         strict: Whether only grants admit containers, and labels do not.
     """

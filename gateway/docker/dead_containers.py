@@ -4,7 +4,7 @@ import ipaddress
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway.docker.failed_starts import FailureCause
+from gateway.docker.failed_starts import StartFailureCause
 
 
 class DeadContainerState(StrEnum):
@@ -33,7 +33,7 @@ class DeadContainer:
 
     container: str
     container_id: str
-    cause: FailureCause
+    cause: StartFailureCause
     detail: str
     state: DeadContainerState
     message: str = ""

@@ -16,7 +16,7 @@ _ATTACHMENT = re.compile(r"Could not attach to network (\S+?):|attaching to netw
 _OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No such container: ([0-9a-f]{64})")
 
 
-class FailureCause(StrEnum):
+class StartFailureCause(StrEnum):
     """The reason why a container does not run. The status and metrics use this fixed set of values."""
 
     VOLUME = "volume"
@@ -39,7 +39,7 @@ class FailedStart:
         detail: The engine's message; for a volume, only the text of the error number.
     """
 
-    cause: FailureCause
+    cause: StartFailureCause
     network: str = ""
     exists: bool = False
     owner: str = ""
@@ -60,11 +60,11 @@ def read_error(error: str) -> FailedStart | None:
         port = options.get("port", "")
         number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
         detail = reason if _ERRNO.fullmatch(reason) else "the mount failed"
-        return FailedStart(FailureCause.VOLUME, address=options.get("addr", ""), port=number, detail=detail)
+        return FailedStart(StartFailureCause.VOLUME, address=options.get("addr", ""), port=number, detail=detail)
     if found := _OWNER.search(error):
-        return FailedStart(FailureCause.NAMESPACE, owner=found[1] or found[2], detail=error)
+        return FailedStart(StartFailureCause.NAMESPACE, owner=found[1] or found[2], detail=error)
     if found := _ATTACHMENT.search(error):
-        return FailedStart(FailureCause.NETWORK, network=found[1] or "", exists=True, detail=error)
+        return FailedStart(StartFailureCause.NETWORK, network=found[1] or "", exists=True, detail=error)
     if found := _NETWORK.search(error):
-        return FailedStart(FailureCause.NETWORK, network=found[1] or found[2], detail=error)
+        return FailedStart(StartFailureCause.NETWORK, network=found[1] or found[2], detail=error)
     return None

@@ -29,7 +29,7 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
     Args:
         grants: The configured grants.
         name: The container's name; None for a service.
-        labels: The labels that the gateway evaluates, see `gateway.docker.images`.
+        labels: The labels that the gateway evaluates, see `gateway.docker.image_labels`.
     """
     found = [each for each in grants if _matches(each, name, labels)]
     if not found:

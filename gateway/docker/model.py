@@ -61,7 +61,7 @@ class Container:
 
     Args:
         endpoints: The container's endpoints, by the network's name.
-        labels: The labels that the gateway evaluates, see `gateway.docker.images`.
+        labels: The labels that the gateway evaluates, see `gateway.docker.image_labels`.
         network_mode: The configured network mode: `bridge`, `host`, `none`, `container:ID`, or a network.
         image_labels: The labels from its image, which the gateway ignores.
         created: The time of the container's creation, in seconds since the epoch.

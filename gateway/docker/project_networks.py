@@ -21,7 +21,7 @@ def group(name: str, labels: Mapping[str, str]) -> str:
 
     Args:
         name: The name of the container or service.
-        labels: The labels that the gateway evaluates, see `gateway.docker.images`.
+        labels: The labels that the gateway evaluates, see `gateway.docker.image_labels`.
 
     Raises:
         ValueError: The name of its project, stack or service cannot be part of a network's name.

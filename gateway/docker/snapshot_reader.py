@@ -11,7 +11,7 @@ from gateway.docker.engine import Engine, get_required, has_gateway_priority
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
 from gateway.docker.flavor import lease_ranges
 from gateway.docker.grants import granted
-from gateway.docker.images import ImageLabels
+from gateway.docker.image_labels import ImageLabels
 from gateway.docker.inspections import InspectionCache
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.last_starts import with_last_starts

@@ -8,7 +8,7 @@ from gateway.measure import Histogram
 
 
 class LinkSource(Protocol):
-    """The part of an uplink that a forward uses."""
+    """The interface through which a forward gets links. An uplink implements it."""
 
     tunnel_name: str | None
     """Name of the tunnel; None if the link is the direct link."""

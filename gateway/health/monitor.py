@@ -13,7 +13,7 @@ from typing import Protocol
 
 from gateway.contracts.backend import Backend
 from gateway.contracts.link import Connector
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.probe import probe_once
@@ -190,7 +190,7 @@ class Check:
     async def _check_once(self) -> bool:
         """Check once, or set the state if a check is not possible; return whether the state has changed."""
         if self.paused:
-            return self._publish(self.verdict.override(State.PAUSED, None, "paused by an operator"))
+            return self._publish(self.verdict.override(HealthState.PAUSED, None, "paused by an operator"))
         await self.uplink.settled.wait()
         link = self.uplink.link
         if link is None:
@@ -212,7 +212,7 @@ class Check:
         return self._publish(self.verdict.add(result))
 
     def _block(self) -> bool:
-        return self._publish(self.verdict.override(State.BLOCKED, Reason.TUNNEL, self.uplink.describe()))
+        return self._publish(self.verdict.override(HealthState.BLOCKED, Reason.TUNNEL, self.uplink.describe()))
 
     def _count(self, result: CheckResult) -> None:
         self.attempts += 1
@@ -240,7 +240,7 @@ class Check:
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
             # Log no warning for a blocked target, because its tunnel has already logged one.
-            quiet = verdict.state in (State.UP, State.UNKNOWN, State.PAUSED, State.BLOCKED)
+            quiet = verdict.state in (HealthState.UP, HealthState.UNKNOWN, HealthState.PAUSED, HealthState.BLOCKED)
             log.log(logging.INFO if quiet else logging.WARNING, "target %s", verdict.state, extra=extra)
         self._on_change()
         return changed
@@ -250,10 +250,10 @@ class Check:
         if self.paused or self.uplink.link is None:
             await self._wake.wait()
             return
-        unsettled = self.verdict.state is State.BLOCKED or self.verdict.pending or self._lost_links > 0
+        unsettled = self.verdict.state is HealthState.BLOCKED or self.verdict.pending or self._lost_links > 0
         if changed or unsettled or self.urgent:
             seconds = schedule.fast_interval
-        elif self.verdict.state is State.DOWN:
+        elif self.verdict.state is HealthState.DOWN:
             seconds = min(schedule.down_interval, schedule.interval) * self.every
         else:
             seconds = schedule.interval * self.every

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.verdict import CheckResult
@@ -42,32 +42,32 @@ async def probe_once(
     phases = Phases(on_abandoned=on_abandoned)
     started = time.perf_counter()
     probe_result: ProbeResult | None = None
-    state, reason, detail = State.UP, None, ""
+    state, reason, detail = HealthState.UP, None, ""
     try:
         async with asyncio.timeout(timeout):
             probe_result = await backend.probe(link, target, phases)
         if probe_result.unprobed:
-            state, detail = State.UNKNOWN, probe_result.unprobed
+            state, detail = HealthState.UNKNOWN, probe_result.unprobed
         elif probe_result.unusable:
-            state, (reason, detail) = State.DOWN, probe_result.unusable
+            state, (reason, detail) = HealthState.DOWN, probe_result.unusable
         elif probe_result.degraded:
-            state, (reason, detail) = State.DEGRADED, probe_result.degraded
+            state, (reason, detail) = HealthState.DEGRADED, probe_result.degraded
     except TimeoutError:
         completed = ", ".join(phases.seconds) or "nothing"
         hint = f": {phases.timeout_hint}" if phases.timeout_hint else ""
-        state, reason = State.DOWN, Reason.TIMEOUT
+        state, reason = HealthState.DOWN, Reason.TIMEOUT
         detail = f"no answer within {timeout:g} s (completed: {completed}){hint}"
     except LinkLostError:
         raise
     except ReachError as error:
         usable = isinstance(error, ProbeError) and error.reason in _LOGIN_REASONS
-        state, reason, detail = State.DEGRADED if usable else State.DOWN, error.reason, error.detail
+        state, reason, detail = HealthState.DEGRADED if usable else HealthState.DOWN, error.reason, error.detail
     except OSError as error:
-        state, reason, detail = State.DOWN, Reason.RESET, error_text(error)
+        state, reason, detail = HealthState.DOWN, Reason.RESET, error_text(error)
     except Exception as error:
         # A client library can raise any exception if data is malformed. Count this as a failure of the target.
         log.exception("a check raised an unexpected error", extra={"target": str(target)})
-        state, reason, detail = State.DOWN, Reason.PROTOCOL, f"{type(error).__name__}: {error}"
+        state, reason, detail = HealthState.DOWN, Reason.PROTOCOL, f"{type(error).__name__}: {error}"
     return CheckResult(
         at=time.time(),
         duration=time.perf_counter() - started,

@@ -1,9 +1,9 @@
 """Records since when a target or backend has its state. Does no I/O. Times are in seconds since the epoch."""
 
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 
-_INTERRUPTIONS = (State.BLOCKED, State.PAUSED)
-_FAULTS = (State.DOWN, State.DEGRADED)
+_INTERRUPTIONS = (HealthState.BLOCKED, HealthState.PAUSED)
+_FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 
 
 class StateClock:
@@ -17,12 +17,12 @@ class StateClock:
     """
 
     def __init__(self, now: float) -> None:
-        self.state = State.UNKNOWN
+        self.state = HealthState.UNKNOWN
         self.since = now
-        self._interrupted: tuple[State, float] | None = None
+        self._interrupted: tuple[HealthState, float] | None = None
         """The fault before the current interruption, and when it began."""
 
-    def enter(self, state: State, now: float) -> bool:
+    def enter(self, state: HealthState, now: float) -> bool:
         """Set the state, and return whether it has changed.
 
         Args:

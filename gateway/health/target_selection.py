@@ -2,12 +2,19 @@
 
 from dataclasses import dataclass
 
-from gateway.contracts.states import DatabaseRole, Preference, State
+from gateway.contracts.states import DatabaseRole, HealthState, Preference
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 
-_RANK = {State.UP: 0, State.DEGRADED: 1, State.UNKNOWN: 2, State.PAUSED: 2, State.BLOCKED: 3, State.DOWN: 3}
-_USABLE = (State.UP, State.DEGRADED)
+_RANK = {
+    HealthState.UP: 0,
+    HealthState.DEGRADED: 1,
+    HealthState.UNKNOWN: 2,
+    HealthState.PAUSED: 2,
+    HealthState.BLOCKED: 3,
+    HealthState.DOWN: 3,
+}
+_USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Candidate:
     """
 
     target: Endpoint
-    state: State
+    state: HealthState
     reason: Reason | None = None
     detail: str = ""
     role: DatabaseRole | None = None
@@ -47,7 +54,7 @@ def superseded_primaries(
             others are possibly demoted already.
     """
     primaries = [each for each in candidates if prefer == "primary" and each.role == "primary"]
-    latest = max((each.promoted for each in primaries if each.state is not State.DOWN), default=0.0)
+    latest = max((each.promoted for each in primaries if each.state is not HealthState.DOWN), default=0.0)
     superseded = [each for each in primaries if each.promoted < latest]
     return frozenset(each.target for each in superseded if not confirmed or each.failing or each.probed > latest)
 
@@ -69,7 +76,7 @@ def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candi
 
     def rank(candidate: Candidate) -> tuple[int, int]:
         wrong_role = prefer == "replica" and candidate.role == "primary"
-        unchecked = candidate.state is State.UNKNOWN and prefer in ("order", "any")
+        unchecked = candidate.state is HealthState.UNKNOWN and prefer in ("order", "any")
         return (0 if unchecked else _RANK[candidate.state], int(wrong_role))
 
     return sorted(usable, key=rank)
@@ -104,7 +111,7 @@ def lacks_primary(candidates: list[Candidate], prefer: Preference) -> bool:
     return not any(each.state in _USABLE and not each.failing for each in order_targets(candidates, prefer))
 
 
-def backend_state(candidates: list[Candidate], prefer: Preference) -> tuple[State, Reason | None, str]:
+def backend_state(candidates: list[Candidate], prefer: Preference) -> tuple[HealthState, Reason | None, str]:
     """Return the state of a backend, the reason for the state, and one line of detail.
 
     Args:
@@ -114,27 +121,27 @@ def backend_state(candidates: list[Candidate], prefer: Preference) -> tuple[Stat
     chosen = order_targets(candidates, prefer)
     first = next((each for each in chosen if each.state in _USABLE), None)
     if first is not None:
-        if first.state is State.DEGRADED:
+        if first.state is HealthState.DEGRADED:
             return first.state, first.reason, first.detail
         bad = next(
-            (each for each in candidates if each.state not in _USABLE and each.state is not State.UNKNOWN),
+            (each for each in candidates if each.state not in _USABLE and each.state is not HealthState.UNKNOWN),
             None,
         )
         if bad is not None:
-            return State.DEGRADED, bad.reason, f"{bad.target} is {bad.state}: {bad.detail}"
+            return HealthState.DEGRADED, bad.reason, f"{bad.target} is {bad.state}: {bad.detail}"
         if prefer == "replica" and first.role == "primary":
-            return State.DEGRADED, Reason.ROLE, "no replica is up: the primary answers"
+            return HealthState.DEGRADED, Reason.ROLE, "no replica is up: the primary answers"
         superseded = superseded_primaries(candidates, prefer)
         if superseded:
             others = ", ".join(sorted(map(str, superseded)))
             detail = f"{others} was not demoted: {first.target} was promoted later and gets all clients"
-            return State.DEGRADED, Reason.ROLE, detail
-        return State.UP, None, ""
-    for state in (State.DOWN, State.BLOCKED, State.PAUSED):
+            return HealthState.DEGRADED, Reason.ROLE, detail
+        return HealthState.UP, None, ""
+    for state in (HealthState.DOWN, HealthState.BLOCKED, HealthState.PAUSED):
         bad = next((each for each in chosen if each.state is state), None)
-        if bad is not None and all(each.state is not State.UNKNOWN for each in chosen):
+        if bad is not None and all(each.state is not HealthState.UNKNOWN for each in chosen):
             return state, bad.reason, bad.detail
     if not chosen:
-        return State.DOWN, Reason.ROLE, "no target is a writable primary"
-    unknown = next(each for each in chosen if each.state is State.UNKNOWN)
-    return State.UNKNOWN, None, unknown.detail
+        return HealthState.DOWN, Reason.ROLE, "no target is a writable primary"
+    unknown = next(each for each in chosen if each.state is HealthState.UNKNOWN)
+    return HealthState.UNKNOWN, None, unknown.detail

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 
 HISTORY = 100
@@ -35,7 +35,7 @@ class CheckResult:
 
     at: float
     duration: float
-    state: State
+    state: HealthState
     reason: Reason | None = None
     detail: str = ""
     phases: dict[str, float] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class CheckResult:
     @property
     def passed(self) -> bool:
         """Whether clients can use the target."""
-        return self.state in (State.UP, State.DEGRADED)
+        return self.state in (HealthState.UP, HealthState.DEGRADED)
 
     @property
     def succeeded(self) -> bool:
@@ -82,7 +82,7 @@ class Verdict:
     def __init__(self, rise: int, fall: int) -> None:
         self.rise = rise
         self.fall = fall
-        self.state = State.UNKNOWN
+        self.state = HealthState.UNKNOWN
         self.reason: Reason | None = None
         self.detail = ""
         self.flapping = False
@@ -93,12 +93,12 @@ class Verdict:
     def add(self, result: CheckResult) -> bool:
         """Update the state with a result; return whether the state has changed."""
         before = self.state
-        if result.state is State.UNKNOWN:
+        if result.state is HealthState.UNKNOWN:
             self._set(result)
             return self.state is not before
         self._recent.append(result.passed)
         self._update_flapping()
-        usable = self.state in (State.UP, State.DEGRADED)
+        usable = self.state in (HealthState.UP, HealthState.DEGRADED)
         if not self._decided or usable == result.passed:
             self._decided = True
             self._consecutive = 0
@@ -112,10 +112,10 @@ class Verdict:
 
     def record_stall(self) -> None:
         """Count stalled traffic as one consecutive failure, regardless of how many clients stall."""
-        if self.state in (State.UP, State.DEGRADED):
+        if self.state in (HealthState.UP, HealthState.DEGRADED):
             self._consecutive = max(self._consecutive, 1)
 
-    def override(self, state: State, reason: Reason | None, detail: str) -> bool:
+    def override(self, state: HealthState, reason: Reason | None, detail: str) -> bool:
         """Set a state that does not come from a check: blocked or paused. The next result replaces it immediately.
 
         Args:

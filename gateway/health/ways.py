@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
-from gateway.contracts.states import State, WayPreference
+from gateway.contracts.states import HealthState, WayPreference
 
 RETURN_AFTER = 30.0
 """Seconds for which a way that has failed must work before new clients return to it."""
 _FASTER, _MIN_GAIN = 0.8, 0.001
 """With `latency`, new clients move to a way if its checks take at most this share of the time that the checks through
 the current way take, and at least this number of seconds less."""
-_USABLE = (State.UP, State.DEGRADED)
+_USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class WayHealth:
     """
 
     is_open: bool
-    state: State
+    state: HealthState
     latency: float | None = None
     doubted: bool = False
 
@@ -49,7 +49,7 @@ def working_ways(ways: Sequence[WayHealth]) -> list[int]:
     opened = [at for at, way in enumerate(ways) if way.is_open]
     trusted = [at for at in opened if not ways[at].doubted] or opened
     if any(ways[at].state in _USABLE for at in trusted):
-        return [at for at in trusted if ways[at].state is not State.DOWN]
+        return [at for at in trusted if ways[at].state is not HealthState.DOWN]
     return trusted
 
 

@@ -10,11 +10,11 @@ from prometheus_client.metrics_core import (
     SummaryMetricFamily,
 )
 
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 from gateway.ops.status_views import BackendView
 
-_USABLE = (State.UP, State.DEGRADED)
+_USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 
 def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
@@ -53,7 +53,7 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     )
     for each in backends:
         up.add_metric([each.name], float(each.state in _USABLE))
-        for value in State:
+        for value in HealthState:
             state.add_metric([each.name, value], float(value is each.state))
         active.add_metric([each.name], each.connections)
         waiting.add_metric([each.name], each.waiting)
@@ -140,7 +140,7 @@ def check_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     )
     for backend, target in ((each, target) for each in backends for target in each.targets):
         labels = [backend.name, target.target]
-        if target.state is not State.UNKNOWN:
+        if target.state is not HealthState.UNKNOWN:
             up.add_metric(labels, float(target.state in _USABLE and target.reason != Reason.AUTH))
         attempts.add_metric(labels, target.attempts)
         for reason, count in target.failures.items():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.fleet.view import FleetView
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import ServiceView
@@ -81,7 +81,7 @@ def _problems(view: ServiceView) -> Iterator[dict[str, str]]:
         if tunnel.state not in (TunnelState.UP, TunnelState.WAITING, TunnelState.DRAINING):
             yield _problem(f"tunnel {tunnel.name}", tunnel.state, tunnel.reason, tunnel.detail)
     for backend in view.backends:
-        if backend.state in (State.DOWN, State.DEGRADED):
+        if backend.state in (HealthState.DOWN, HealthState.DEGRADED):
             yield _problem(f"backend {backend.name}", backend.state, backend.reason, backend.detail)
 
 

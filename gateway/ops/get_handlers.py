@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
-from gateway.ops import health, metrics
+from gateway.ops import health_responses, metrics
 from gateway.ops.access_middleware import may_see_details
 from gateway.ops.authorization import Role
 from gateway.ops.event_streams import EventStreams
@@ -98,7 +98,7 @@ class GetHandlers:
 
         async def compute() -> _Rendered:
             backends = self._service.backend_statuses()
-            return await _render(health.readiness(phase, backends, require, min_ready, details=details))
+            return await _render(health_responses.readiness(phase, backends, require, min_ready, details=details))
 
         return await self._respond(("/readyz", phase, details, min_ready, *require), compute, _READINESS_MAX_AGE)
 
@@ -106,7 +106,7 @@ class GetHandlers:
         name = request.match_info["backend"]
         for backend in self._service.backend_statuses():
             if backend.name == name:
-                response = health.backend_readiness(backend, details=may_see_details(request))
+                response = health_responses.backend_readiness(backend, details=may_see_details(request))
                 return json_response(response.body, status=response.status)
         return not_found("backend", name)
 
@@ -114,7 +114,7 @@ class GetHandlers:
         require, min_ready = _readiness_query(request)
 
         async def compute() -> _Rendered:
-            response = health.health(await self._view(), require, min_ready)
+            response = health_responses.health(await self._view(), require, min_ready)
             return await _render(response, "application/health+json; charset=utf-8")
 
         return await self._respond(("/health", self._service.phase(), min_ready, *require), compute)
@@ -160,7 +160,7 @@ class GetHandlers:
 
     async def _fleet(self, _: web.Request) -> web.Response:
         async def compute() -> _Rendered:
-            return await _render(health.JsonResponse(200, fleet_json(self._service.fleet(), time.time())))
+            return await _render(health_responses.JsonResponse(200, fleet_json(self._service.fleet(), time.time())))
 
         return await self._respond("/api/v1/fleet", compute)
 
@@ -184,7 +184,7 @@ class GetHandlers:
 
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
         async def compute() -> _Rendered:
-            return await _render(health.JsonResponse(200, body(await self._view())))
+            return await _render(health_responses.JsonResponse(200, body(await self._view())))
 
         return await self._respond((path, self._service.phase()), compute)
 
@@ -230,7 +230,7 @@ PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 """The paths of `ops.probe_listen`."""
 
 
-async def _render(response: health.JsonResponse, content_type: str = _Rendered.content_type) -> _Rendered:
+async def _render(response: health_responses.JsonResponse, content_type: str = _Rendered.content_type) -> _Rendered:
     return _Rendered(response.status, await encode_in_slices(iter_json(response.body)), content_type)
 
 

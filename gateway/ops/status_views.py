@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.facts import Fact, FactValue
 from gateway.measure import Histogram
 
@@ -50,7 +50,7 @@ class PastCheck(Protocol):
         """Duration of the check."""
 
     @property
-    def state(self) -> State:
+    def state(self) -> HealthState:
         """The state that follows from this check alone."""
 
     @property
@@ -73,7 +73,7 @@ class TargetView:
     target: str
     way: str | None
     """The tunnel that new clients use; None if they use no tunnel."""
-    state: State
+    state: HealthState
     reason: str | None
     detail: str
     since: float
@@ -238,7 +238,7 @@ class BackendStatus:
     """The part of a backend's state from which readiness is computed."""
 
     name: str
-    state: State
+    state: HealthState
     reason: str | None
     detail: str
     since: float
@@ -253,7 +253,7 @@ class BackendView:
     via: tuple[str, ...]
     listen: list[str]
     prefer: str
-    state: State
+    state: HealthState
     reason: str | None
     detail: str
     since: float

@@ -20,7 +20,7 @@ from gateway.backends import EmptyOptions
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.security import Secret
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import free_port
 from gateway.errors import ReachError, Reason
@@ -100,9 +100,9 @@ async def test_a_server_cannot_take_the_checks_password(
     assert heard
     assert not revealed(heard, password)
     if "second_switch" in way:  # a correct server sends at most one switch request
-        assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL), result.detail
+        assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL), result.detail
         return
-    assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
+    assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.AUTH), result.detail
     if way != "by_sha256_as_default":  # this script does not request the password
         assert "check.tls.mode: verify" in result.detail
 
@@ -116,7 +116,7 @@ async def test_a_server_cannot_replace_the_key_that_is_pinned(tmp_path: Path, pa
             result = await probe(checking(password, key=other), port)
         assert heard
         assert not revealed(heard, password)
-        assert result.state is not State.UP
+        assert result.state is not HealthState.UP
 
 
 async def test_the_fast_path_of_caching_sha2_needs_neither_tls_nor_a_key(password: str) -> None:
@@ -134,7 +134,7 @@ async def test_the_fast_path_of_caching_sha2_needs_neither_tls_nor_a_key(passwor
     for script in (fast, fast_by_switch):
         with playing(script) as (port, heard):
             result = await probe(checking(password), port)
-        assert result.state is State.UP, result.detail
+        assert result.state is HealthState.UP, result.detail
         assert not revealed(heard, password)
 
 
@@ -150,7 +150,7 @@ async def test_the_servers_key_opens_the_full_path(plugin: str, key_file: Path, 
 
     with playing(full) as (port, _):
         result = await probe(checking(password, key=key_file), port)
-    assert result.state is State.UP, result.detail
+    assert result.state is HealthState.UP, result.detail
 
 
 async def test_verified_tls_opens_the_full_path(authority: certificates.Issued, password: str) -> None:
@@ -161,7 +161,7 @@ async def test_verified_tls_opens_the_full_path(authority: certificates.Issued, 
 
     with playing(over_tls(authority, full)) as (port, _):
         result = await probe(checking(password, TlsOptions("verify", authority.ca, certificates.NAME)), port)
-    assert result.state is State.UP, result.detail
+    assert result.state is HealthState.UP, result.detail
 
 
 def test_a_key_file_that_is_wrong_or_unused_is_refused(
@@ -194,27 +194,27 @@ async def test_mariadb_logs_in_by_ed25519_and_refuses_an_unsupported_plugin(
         "CREATE USER salted@'%' IDENTIFIED VIA parsec USING PASSWORD('secret')",
     )
 
-    async def ask(user: str, password: str) -> tuple[State, Reason | None, str]:
+    async def ask(user: str, password: str) -> tuple[HealthState, Reason | None, str]:
         backend = mysql_backend(shared_mariadb, user=user, password=Secret(password), database=None)
         result = await probe(backend, shared_mariadb.port)
         return result.state, result.reason, result.detail
 
-    assert (await ask("signing", "secret"))[0] is State.UP
-    assert (await ask("signing", "wrong"))[:2] == (State.DEGRADED, Reason.AUTH)
+    assert (await ask("signing", "secret"))[0] is HealthState.UP
+    assert (await ask("signing", "wrong"))[:2] == (HealthState.DEGRADED, Reason.AUTH)
     state, reason, detail = await ask("salted", "secret")
-    assert (state, reason, "parsec" in detail) == (State.DEGRADED, Reason.AUTH, True)
+    assert (state, reason, "parsec" in detail) == (HealthState.DEGRADED, Reason.AUTH, True)
 
     def missing(*_: object) -> bytes:
         raise RuntimeError("'pynacl' package is required")
 
     monkeypatch.setattr("pymysql._auth.ed25519_password", missing)
     state, reason, detail = await ask("signing", "secret")
-    assert (state, reason, "gateway[ed25519]" in detail) == (State.DEGRADED, Reason.AUTH, True)
+    assert (state, reason, "gateway[ed25519]" in detail) == (HealthState.DEGRADED, Reason.AUTH, True)
 
 
 async def test_a_password_may_have_any_characters(shared_mariadb: mariadb.MariaDB) -> None:
     shared_mariadb.execute("CREATE USER accented@'%' IDENTIFIED BY 'pä€日'")
-    for password, state in (("pä€日", State.UP), ("pä€月", State.DEGRADED)):
+    for password, state in (("pä€日", HealthState.UP), ("pä€月", HealthState.DEGRADED)):
         backend = mysql_backend(shared_mariadb, user="accented", password=Secret(password), database=None)
         result = await probe(backend, shared_mariadb.port)
         assert result.state is state, result.detail
@@ -245,10 +245,10 @@ async def test_a_mysql_that_asks_for_no_password_is_unauthenticated(server_folde
     open_to_all.start()
     try:
         result = await probe(mysql_backend(open_to_all), open_to_all.port)
-        assert (result.state, result.reason) == (State.DEGRADED, Reason.UNAUTHENTICATED), result.detail
+        assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.UNAUTHENTICATED), result.detail
         assert result.probe_result is not None
         assert result.probe_result.role == "primary"
-        assert (await probe(mysql_backend(open_to_all, password=None), open_to_all.port)).state is State.UP
+        assert (await probe(mysql_backend(open_to_all, password=None), open_to_all.port)).state is HealthState.UP
     finally:
         open_to_all.stop()
 
@@ -312,7 +312,7 @@ async def test_a_postgres_check_logs_in_by_scram_only(
     server, authority = many_ways
     tls = TlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else TlsOptions(mode)
     result = await probe(as_user(server, user, tls), server.port)
-    assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
+    assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.AUTH), result.detail
     assert "write scram-sha-256 in pg_hba.conf" in result.detail
 
 
@@ -323,13 +323,13 @@ async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
     server, authority = many_ways
     tls = TlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else TlsOptions(mode)
     result = await probe(as_user(server, "trusted", tls), server.port)
-    assert (result.state, result.reason) == (State.DEGRADED, Reason.UNAUTHENTICATED), result.detail
+    assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.UNAUTHENTICATED), result.detail
     assert "pg_hba.conf" in result.detail
     if mode != "require":
         assert result.probe_result is not None
         assert result.probe_result.role == "primary"
     without = postgres_backend(server, user="trusted", password=None, database="shop", tls=tls)
-    assert (await probe(without, server.port)).state is State.UP  # the configuration has no password
+    assert (await probe(without, server.port)).state is HealthState.UP  # the configuration has no password
 
 
 @contextlib.contextmanager
@@ -365,11 +365,11 @@ async def test_a_server_in_between_cannot_relay_a_postgres_login(
 ) -> None:
     with in_between(shared_postgres, authority) as port:
         result = await probe(postgres_backend(shared_postgres, tls=TlsOptions("require")), port)
-        assert (result.state, result.reason) == (State.DEGRADED, Reason.AUTH), result.detail
+        assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.AUTH), result.detail
         assert "set check.tls.mode: verify" in result.detail
         # This relay now behaves like a pooler, which has a valid certificate but no channel binding.
         verified = postgres_backend(shared_postgres, tls=TlsOptions("verify", authority.ca, certificates.NAME))
-        assert (await probe(verified, port)).state is State.UP
+        assert (await probe(verified, port)).state is HealthState.UP
 
 
 async def test_no_thread_or_connection_of_a_mysql_check_outlives_its_deadline() -> None:
@@ -414,10 +414,10 @@ async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the
         result = await probe(backend, port, timeout=0.4)
         still = computing()
         assert asked.is_set()
-        assert (result.state, result.reason, still) == (State.DOWN, Reason.TIMEOUT, 1), result.detail
+        assert (result.state, result.reason, still) == (HealthState.DOWN, Reason.TIMEOUT, 1), result.detail
         assert "SCRAM iterations" in result.detail
         again = await probe(backend, port, timeout=1)
-        assert (again.state, again.reason) == (State.DOWN, Reason.PROTOCOL), again.detail
+        assert (again.state, again.reason) == (HealthState.DOWN, Reason.PROTOCOL), again.detail
         assert "SCRAM iterations" in again.detail
         assert computing() == 1  # later checks do not start a second computation
     beating.cancel()

@@ -13,7 +13,7 @@ import pytest
 from gateway.backends import EmptyOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
 from gateway.contracts.backend import Backend
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 from tests.support.mysql_end import MysqlEnd
 from tests.support.probes import DEADLINE, KINDS, probe
@@ -201,7 +201,7 @@ async def test_endless_data_from_a_server_uses_little_memory_and_ends_with_the_c
         assert gone.wait(10)  # the check has closed the connection to the server
     if kind != "tcp":  # a TCP check reads nothing
         assert (result.state, result.reason) in (
-            (State.DOWN, Reason.PROTOCOL), (State.DOWN, Reason.RESET), (State.DOWN, Reason.TIMEOUT),
+            (HealthState.DOWN, Reason.PROTOCOL), (HealthState.DOWN, Reason.RESET), (HealthState.DOWN, Reason.TIMEOUT),
         ), result.detail  # fmt: skip
 
 

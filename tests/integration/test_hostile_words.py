@@ -19,7 +19,7 @@ from gateway.backend_support.database import DatabaseCheck
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.demo.process import free_port
 from gateway.demo.sshd import make_key
 from gateway.errors import Reason
@@ -295,7 +295,7 @@ async def test_a_lag_that_is_not_a_number_is_a_protocol_error(lag: str) -> None:
     ):
         with serving(script) as port:
             result = await probe(backend, port)
-        assert (result.state, result.reason, result.probe_result) == (State.DOWN, Reason.PROTOCOL, None), (
+        assert (result.state, result.reason, result.probe_result) == (HealthState.DOWN, Reason.PROTOCOL, None), (
             result.detail
         )
 
@@ -311,6 +311,6 @@ async def test_a_mysql_that_requests_a_file_gives_a_one_line_error(caplog: pytes
 
     with serving(ask_for_file) as port:
         result = await probe(MysqlBackend(EmptyOptions(), MysqlCheck(user="u")), port)
-    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL), result.detail
+    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL), result.detail
     assert "LOAD_LOCAL" in result.detail
     assert not caplog.records

@@ -23,7 +23,7 @@ from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheck, NfsOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.backend import Backend
 from gateway.contracts.security import Secret
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Duration, Endpoint
 from gateway.demo import nfs
 from gateway.demo.mariadb import MariaDB
@@ -61,7 +61,7 @@ async def test_an_unknown_host_name_has_its_reason(kind: str) -> None:
 async def test_a_silent_server_is_a_timeout_within_the_deadline(kind: str) -> None:
     with serving(silent) as port:
         result = await probe(KINDS[kind], port, timeout=DEADLINE)
-    assert (result.state, result.reason) == (State.DOWN, Reason.TIMEOUT)
+    assert (result.state, result.reason) == (HealthState.DOWN, Reason.TIMEOUT)
     assert "completed: " in result.detail
 
 
@@ -95,13 +95,13 @@ async def test_a_frozen_server_is_a_timeout_and_leaves_no_thread(
         (shared_nfs, NfsBackend(NfsOptions(export="/media"), NfsCheck())),
     ]
     for server, backend in jobs:
-        assert (await probe(backend, server.port)).state is State.UP
+        assert (await probe(backend, server.port)).state is HealthState.UP
         server.send(signal.SIGSTOP)
         try:
             assert (await probe(backend, server.port, timeout=DEADLINE)).reason is Reason.TIMEOUT
         finally:
             server.send(signal.SIGCONT)
-        assert (await probe(backend, server.port, timeout=5)).state is State.UP
+        assert (await probe(backend, server.port, timeout=5)).state is HealthState.UP
 
 
 async def test_a_half_open_path_is_a_timeout_within_the_deadline(shared_postgres: Postgres) -> None:
@@ -118,7 +118,7 @@ async def test_a_half_open_path_is_a_timeout_within_the_deadline(shared_postgres
 
 async def test_a_mysql_check_reports_role_version_and_phases(shared_mariadb: MariaDB) -> None:
     result = await probe(mysql_backend(shared_mariadb), shared_mariadb.port)
-    assert result.state is State.UP
+    assert result.state is HealthState.UP
     assert result.probe_result is not None
     assert (result.probe_result.role, result.probe_result.read_only) == ("primary", False)
     assert "MariaDB" in (str(result.probe_result.facts[VERSION]))
@@ -149,7 +149,7 @@ async def test_a_missing_mysql_database_is_reported(shared_mariadb: MariaDB) -> 
 async def test_mysql_without_a_user_is_not_probed(shared_mariadb: MariaDB) -> None:
     with serving(resetting) as port:
         result = await probe(MysqlBackend(EmptyOptions(), MysqlCheck()), port)
-    assert (result.state, result.reason) == (State.UNKNOWN, None)
+    assert (result.state, result.reason) == (HealthState.UNKNOWN, None)
     assert "check.user" in result.detail
 
 
@@ -200,13 +200,13 @@ async def test_mysql_probes_do_not_count_as_aborted_connections(shared_mariadb: 
 
     before = aborted()
     for _ in range(50):
-        assert (await probe(mysql_backend(shared_mariadb), shared_mariadb.port)).state is State.UP
+        assert (await probe(mysql_backend(shared_mariadb), shared_mariadb.port)).state is HealthState.UP
     assert aborted() == before
 
 
 async def test_a_postgres_check_reports_role_version_and_phases(shared_postgres: Postgres) -> None:
     result = await probe(postgres_backend(shared_postgres), shared_postgres.port)
-    assert result.state is State.UP
+    assert result.state is HealthState.UP
     assert result.probe_result is not None
     assert (result.probe_result.role, result.probe_result.read_only, result.probe_result.facts[LAG]) == (
         "primary",
@@ -347,13 +347,13 @@ async def test_a_disconnected_postgres_standby_is_not_reported_as_current(
                     await asyncio.sleep(0.1)
             return result
 
-        up = await until(lambda result: result.state is State.UP)
+        up = await until(lambda result: result.state is HealthState.UP)
         assert up.probe_result is not None
         assert (up.probe_result.role, up.probe_result.facts[LAG]) == ("replica", 0)
         await asyncio.sleep(1.5)  # while the primary has no writes, there is no lag
-        assert (await probe(backend, standby.port)).state is State.UP
+        assert (await probe(backend, standby.port)).state is HealthState.UP
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
-        down = await until(lambda result: result.state is State.DOWN)
+        down = await until(lambda result: result.state is HealthState.DOWN)
         assert (down.reason, "behind its primary" in down.detail) == (Reason.LAG, True)
     finally:
         standby.stop()
@@ -365,7 +365,7 @@ def nfs_backend(export: str = "/media", *, write: bool = False) -> NfsBackend:
 
 async def test_an_nfs_check_reports_space_and_phases(shared_nfs: NfsServer) -> None:
     result = await probe(nfs_backend(write=True), shared_nfs.port)
-    assert result.state is State.UP
+    assert result.state is HealthState.UP
     assert result.probe_result is not None
     real = shutil.disk_usage(shared_nfs.export)
     space = result.probe_result.facts[SPACE]
@@ -385,21 +385,21 @@ async def test_an_unusable_nfs_export_has_its_reason(shared_nfs: NfsServer, expo
 
 async def test_an_nfs_canary_left_by_a_crash_is_removed(shared_nfs: NfsServer) -> None:
     (shared_nfs.export / CANARY).mkdir()
-    assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is State.UP
+    assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is HealthState.UP
     assert not (shared_nfs.export / CANARY).exists()
 
 
 async def test_nfs_many_gateways_may_check_one_export(shared_nfs: NfsServer) -> None:
     target = Endpoint("127.0.0.1", shared_nfs.port)
     checks = [probe_once(nfs_backend(write=True), DirectLink(), target, 10) for _ in range(30)]
-    assert [result.detail for result in await asyncio.gather(*checks) if result.state is not State.UP] == []
+    assert [result.detail for result in await asyncio.gather(*checks) if result.state is not HealthState.UP] == []
 
 
 async def test_the_nfs_canary_removes_no_file(shared_nfs: NfsServer) -> None:
     file = shared_nfs.export / CANARY
     file.write_text("foreign")
     try:
-        assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is State.DOWN
+        assert (await probe(nfs_backend(write=True), shared_nfs.port)).state is HealthState.DOWN
         assert file.read_text() == "foreign"
     finally:
         file.unlink()
@@ -408,7 +408,7 @@ async def test_the_nfs_canary_removes_no_file(shared_nfs: NfsServer) -> None:
 async def test_a_full_nfs_export_has_its_reason(tmp_path: Path, small_export: Path) -> None:
     server = NfsServer(tmp_path / "server", export=small_export).start()
     try:
-        assert (await probe(nfs_backend(write=True), server.port)).state is State.UP
+        assert (await probe(nfs_backend(write=True), server.port)).state is HealthState.UP
         with contextlib.suppress(OSError), (small_export / "filler").open("wb") as file:
             while True:
                 file.write(bytes(4096))
@@ -427,13 +427,13 @@ async def test_nfs_without_version_4_0_is_checked_in_one_long_session(tmp_path: 
         sessions: set[bytes] = set()
         for _ in range(4):
             result = await probe(backend, server.port)
-            assert (result.state, result.reason) == (State.UP, None), result.detail
+            assert (result.state, result.reason) == (HealthState.UP, None), result.detail
             sessions.update(session.session_id for session in backend._export_probe._sessions.values())
         assert len(sessions) == 1
         assert (await probe(nfs_backend("/nowhere"), server.port)).reason is Reason.EXPORT
         server.stop()
         server.start()  # the new server process has no record of the session
-        assert (await probe(backend, server.port)).state is State.UP
+        assert (await probe(backend, server.port)).state is HealthState.UP
     finally:
         server.stop()
 
@@ -442,7 +442,7 @@ async def test_a_changed_nfs_file_system_is_reported(tmp_path: Path, small_expor
     first = NfsServer(tmp_path / "first").start()
     backend = nfs_backend()
     try:
-        assert (await probe(backend, first.port)).state is State.UP
+        assert (await probe(backend, first.port)).state is HealthState.UP
         first.stop()
         second = NfsServer(tmp_path / "second", export=small_export)
         backend._first_seen[Endpoint("127.0.0.1", second.port)] = backend._first_seen[
@@ -451,7 +451,7 @@ async def test_a_changed_nfs_file_system_is_reported(tmp_path: Path, small_expor
         second.start()
         first = second
         result = await probe(backend, second.port)
-        assert (result.state, result.reason) == (State.DEGRADED, Reason.EXPORT), result.detail
+        assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.EXPORT), result.detail
         assert "another file system than before" in result.detail
     finally:
         first.stop()
@@ -465,7 +465,7 @@ async def test_a_recreated_nfs_directory_is_reported(tmp_path: Path) -> None:
     try:
         for _ in range(2):
             result = await probe(backend, server.port)
-            assert result.state is State.UP, result.detail
+            assert result.state is HealthState.UP, result.detail
             assert result.probe_result is not None
             assert result.probe_result.facts[LEASE] == 60
         server.stop()  # a running server would cache the directory for some time
@@ -473,7 +473,7 @@ async def test_a_recreated_nfs_directory_is_reported(tmp_path: Path) -> None:
         shared.mkdir()
         server.start()
         result = await probe(backend, server.port)
-        assert (result.state, result.reason) == (State.DEGRADED, Reason.EXPORT)
+        assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.EXPORT)
         assert "another directory than before" in result.detail
     finally:
         server.stop()
@@ -482,7 +482,7 @@ async def test_a_recreated_nfs_directory_is_reported(tmp_path: Path) -> None:
 async def test_a_read_only_nfs_export_has_its_reason(tmp_path: Path, shared_nfs: NfsServer) -> None:
     server = NfsServer(tmp_path / "server", access="RO").start()
     try:
-        assert (await probe(nfs_backend(), server.port)).state is State.UP
+        assert (await probe(nfs_backend(), server.port)).state is HealthState.UP
         assert (await probe(nfs_backend(write=True), server.port)).reason is Reason.READ_ONLY
     finally:
         server.stop()

@@ -15,7 +15,7 @@ from gateway.backend_support.tls import TlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.redis import RedisBackend, RedisCheck
 from gateway.contracts.security import Secret
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Duration
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
@@ -73,7 +73,7 @@ def backend(server: Redis, **changes: object) -> RedisBackend:
 
 async def test_a_check_reports_role_lag_memory_and_replication_problems(pair: Pair) -> None:
     primary = await probe(backend(pair.primary), pair.primary.port)
-    assert primary.state is State.UP, primary.detail
+    assert primary.state is HealthState.UP, primary.detail
     assert primary.probe_result is not None
     facts = {fact.key: value for fact, value in primary.probe_result.facts.items()}
     assert (primary.probe_result.role, facts["read_only"], facts["lag_seconds"]) == ("primary", False, None)
@@ -84,15 +84,15 @@ async def test_a_check_reports_role_lag_memory_and_replication_problems(pair: Pa
     assert 0 < memory["used"] < 64 << 20
     assert list(primary.phases) == ["dns", "tcp", "greeting", "auth", "query"]
     replica = await probe(backend(pair.replica, max_lag=Duration(60.0)), pair.replica.port)
-    assert replica.state is State.UP, replica.detail
+    assert replica.state is HealthState.UP, replica.detail
     assert replica.probe_result is not None
     assert (replica.probe_result.role, replica.probe_result.read_only) == ("replica", True)
     refused = await probe(backend(pair.refused), pair.refused.port)
-    assert (refused.state, refused.reason) == (State.DEGRADED, Reason.LAG)
+    assert (refused.state, refused.reason) == (HealthState.DEGRADED, Reason.LAG)
     assert f"not connected to 127.0.0.1:{pair.primary.port}" in refused.detail
     assert "set masterauth" in refused.detail
     limited = await probe(backend(pair.refused, max_lag=Duration(60.0)), pair.refused.port)
-    assert (limited.state, limited.reason) == (State.DOWN, Reason.LAG)
+    assert (limited.state, limited.reason) == (HealthState.DOWN, Reason.LAG)
 
 
 async def test_each_failed_login_has_a_reason_and_a_remedy(pair: Pair) -> None:
@@ -108,11 +108,11 @@ async def test_each_failed_login_has_a_reason_and_a_remedy(pair: Pair) -> None:
         assert "wrong" not in result.detail
     pair.primary.run("ACL", "SETUSER", "narrow", "on", ">narrow", "-@all", "+ping")
     narrow = await probe(backend(pair.primary, user="narrow", password=Secret("narrow")), port)
-    assert (narrow.state, narrow.reason) == (State.DEGRADED, Reason.AUTH)
+    assert (narrow.state, narrow.reason) == (HealthState.DEGRADED, Reason.AUTH)
     assert "permit the user of the check +ping +role +info" in narrow.detail
     pair.primary.run("ACL", "SETUSER", "narrow", "+role")
     without_info = await probe(backend(pair.primary, user="narrow", password=Secret("narrow")), port)
-    assert without_info.state is State.UP, without_info.detail
+    assert without_info.state is HealthState.UP, without_info.detail
     assert without_info.probe_result is not None
     assert without_info.probe_result.role == "primary"
 
@@ -121,16 +121,16 @@ async def test_tls_verifies_the_server_and_reports_its_certificate(pair: Pair, t
     other = certificates.issue(tmp_path / "other")
     trusted = TlsOptions("verify", pair.issued.ca, certificates.NAME)
     result = await probe(backend(pair.primary, tls=trusted), pair.primary.tls_port)
-    assert result.state is State.UP, result.detail
+    assert result.state is HealthState.UP, result.detail
     assert result.probe_result is not None
     assert result.probe_result.certificate is not None
     assert result.probe_result.certificate.expires > time.time() + 3600
     assert "tls" in result.phases
     required = await probe(backend(pair.primary, tls=TlsOptions("require")), pair.primary.tls_port)
-    assert required.state is State.UP, required.detail
+    assert required.state is HealthState.UP, required.detail
     for wrong in (TlsOptions("verify", other.ca, certificates.NAME), TlsOptions("verify", pair.issued.ca)):
         result = await probe(backend(pair.primary, tls=wrong), pair.primary.tls_port)
-        assert (result.state, result.reason) == (State.DOWN, Reason.TLS), result.detail
+        assert (result.state, result.reason) == (HealthState.DOWN, Reason.TLS), result.detail
 
 
 async def test_a_loading_server_an_open_server_and_a_sentinel_are_recognized(tmp_path: Path) -> None:
@@ -145,19 +145,19 @@ async def test_a_loading_server_an_open_server_and_a_sentinel_are_recognized(tmp
     loading.start()
     try:
         result = await probe(backend(loading), loading.port)
-        assert (result.state, result.reason) == (State.DOWN, Reason.STARTING), result.detail
+        assert (result.state, result.reason) == (HealthState.DOWN, Reason.STARTING), result.detail
     finally:
         loading.stop()
     server = Redis(tmp_path / "open", "maxmemory 100kb", "maxmemory-policy noeviction").start()
     sentinel = Sentinel(tmp_path / "sentinel", server).start()
     try:
         full = await probe(backend(server), server.port)
-        assert (full.state, full.reason) == (State.DEGRADED, Reason.NO_SPACE), full.detail
+        assert (full.state, full.reason) == (HealthState.DEGRADED, Reason.NO_SPACE), full.detail
         server.run("CONFIG", "SET", "requirepass", "")
         result = await probe(backend(server), server.port)
-        assert (result.state, result.reason) == (State.DEGRADED, Reason.UNAUTHENTICATED), result.detail
+        assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.UNAUTHENTICATED), result.detail
         result = await probe(backend(server, user=None, password=None), sentinel.port)
-        assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL)
+        assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
         assert "this is a Sentinel" in result.detail
     finally:
         sentinel.stop()

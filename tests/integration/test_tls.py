@@ -11,7 +11,7 @@ from cryptography import x509
 from gateway.backend_support.tls import TlsOptions, verify
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.demo import mariadb, postgres
 from gateway.errors import ProbeError, Reason
@@ -74,7 +74,7 @@ async def test_postgres(tls_postgres: tuple[postgres.Postgres, certificates.Issu
     ):
         result = await probe(postgres_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)
-        assert (result.state is State.UP) == (reason is None)
+        assert (result.state is HealthState.UP) == (reason is None)
         assert shown(result) == (expiry_of(authority) if tls.mode != "off" and reason is None else None)
 
 

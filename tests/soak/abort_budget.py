@@ -21,7 +21,7 @@ from gateway.backend_support.aborted_logins import AbortedLogins
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.contracts.security import Secret
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.errors import Reason
@@ -75,7 +75,7 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
         if frozen:
             server.send(signal.SIGCONT)
             async with asyncio.timeout(120):
-                while (await probe_once(ways["good"][0], link, target, 3.0)).state is not State.UP:
+                while (await probe_once(ways["good"][0], link, target, 3.0)).state is not HealthState.UP:
                     await asyncio.sleep(0.2)
     return outcomes
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.measure import Histogram
 from gateway.ops.status_views import BackendView, ConsumerView, ServiceView, TargetView, TunnelView, WayView
 
@@ -16,7 +16,7 @@ NOW = 1_800_000_000.0
 class Checked:
     """A past check; see `gateway.ops.status_views.PastCheck`."""
 
-    state: State = State.UP
+    state: HealthState = HealthState.UP
     at: float = NOW
     duration: float = 0.01
     reason: str | None = None
@@ -24,10 +24,10 @@ class Checked:
 
     @property
     def succeeded(self) -> bool:
-        return self.state in (State.UP, State.DEGRADED)
+        return self.state in (HealthState.UP, HealthState.DEGRADED)
 
 
-def target(address: str = "db.internal:3306", state: State = State.UP, **changes: Any) -> TargetView:
+def target(address: str = "db.internal:3306", state: HealthState = HealthState.UP, **changes: Any) -> TargetView:
     view = TargetView(
         target=address, way=None, state=state, reason=None, detail="", since=NOW, flapping=False, role=None, facts={},
         last_check=NOW, last_success=NOW, last_duration=0.01, last_phases={"tcp": 0.002, "auth": 0.008}, attempts=100,
@@ -37,7 +37,9 @@ def target(address: str = "db.internal:3306", state: State = State.UP, **changes
     return replace(view, **changes)
 
 
-def backend(name: str = "orders", state: State = State.UP, *, via: Sequence[str] = (), **changes: Any) -> BackendView:
+def backend(
+    name: str = "orders", state: HealthState = HealthState.UP, *, via: Sequence[str] = (), **changes: Any
+) -> BackendView:
     """Return the view of a backend whose targets can be reached through the tunnels `via`."""
     view = BackendView(
         name=name, kind="mysql", via=tuple(via), ways=[way(each) for each in via],

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from gateway.cli import cli
-from gateway.contracts.states import CloseReason, State, TunnelState
+from gateway.contracts.states import CloseReason, HealthState, TunnelState
 from gateway.errors import Reason
 from gateway.forwarding.admission import Refusal
 
@@ -47,7 +47,7 @@ def test_the_page_about_troubleshooting_has_every_state_and_reason() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
     assert re.findall(r"^### `(\w+)`$", text, re.MULTILINE) == list(Reason)
     rows = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))))
-    assert rows >= {*State, *TunnelState, *Refusal, *CloseReason} - {CloseReason.FINISHED}
+    assert rows >= {*HealthState, *TunnelState, *Refusal, *CloseReason} - {CloseReason.FINISHED}
 
 
 def test_the_packages_of_the_architecture_page_are_those_of_the_code() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.errors import DialError, Reason
@@ -111,14 +111,14 @@ class Saying:
 @pytest.mark.parametrize(
     ("said", "state"),
     [
-        (ValueError(HOSTILE), State.DOWN),
-        (OSError(HOSTILE), State.DOWN),
-        (ProbeResult(unusable=(Reason.LAG, HOSTILE)), State.DOWN),
-        (ProbeResult(degraded=(Reason.LAG, HOSTILE)), State.DEGRADED),
-        (ProbeResult(facts={VERSION: HOSTILE, IDENTITY: HOSTILE}), State.UP),
+        (ValueError(HOSTILE), HealthState.DOWN),
+        (OSError(HOSTILE), HealthState.DOWN),
+        (ProbeResult(unusable=(Reason.LAG, HOSTILE)), HealthState.DOWN),
+        (ProbeResult(degraded=(Reason.LAG, HOSTILE)), HealthState.DEGRADED),
+        (ProbeResult(facts={VERSION: HOSTILE, IDENTITY: HOSTILE}), HealthState.UP),
     ],
 )
-async def test_check_results_are_one_line(said: ProbeResult | Exception, state: State) -> None:
+async def test_check_results_are_one_line(said: ProbeResult | Exception, state: HealthState) -> None:
     result = await probe_once(Saying(said), DirectLink(), Endpoint("db", 1), 5.0)
     assert result.state is state
     found = result.probe_result or ProbeResult()

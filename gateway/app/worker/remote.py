@@ -18,11 +18,11 @@ DialFromWorker = Callable[[Stream, str | None, Endpoint], Awaitable[None]]
 
 
 class RemoteLink:
-    """A worker's link, for probes; see `gateway.contracts.link.Connector`.
+    """Lets the main process probe targets over a worker's link; see `gateway.contracts.link.Connector`.
 
     Args:
         tunnel: The worker's tunnel; None for the direct link.
-        dial: Dials from the worker.
+        dial: Opens a connection from inside the worker process.
     """
 
     def __init__(self, tunnel: str | None, dial: DialFromWorker) -> None:
@@ -49,7 +49,7 @@ class RemoteUplink:
 
     Args:
         tunnel: The tunnel; None for the direct link.
-        dial: Dials from the worker.
+        dial: Opens a connection from inside the worker process.
         describe: Returns one line with the tunnel's state and the cause of that state.
     """
 

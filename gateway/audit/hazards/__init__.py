@@ -2,8 +2,8 @@
 
 from gateway.audit.hazards import access, network, sharing, storage, visibility
 from gateway.audit.model import AuditSnapshot
-from gateway.audit.places import places
 from gateway.audit.report import Finding, Report, Severity
+from gateway.audit.storage_locations import places
 
 _MODULES = (storage, network, sharing, access, visibility)
 

@@ -7,10 +7,10 @@ from gateway.audit import databases, rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
-from gateway.audit.places import EMPTIED_AT_BOOT, VOLATILE
 from gateway.audit.recreate import volume_for
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell import command
+from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
 from gateway.audit.stores import Medium, Store, is_below
 from gateway.text import format_bytes
 

@@ -16,7 +16,7 @@ _MOST_NAMES = 5
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for files that a container cannot see."""
+    """Yield a finding for each mount that hides files, and for each mounted file that was replaced."""
     for container in snapshot.containers:
         for mount in container.mounts:
             if mount.hides:

@@ -42,7 +42,7 @@ class AddressEntry:
         address: The container's address on the network of the report.
         id: The container's ID.
         name: The container's name.
-        labels: The labels that the gateway evaluates, see `gateway.docker.images`.
+        labels: The labels that the gateway evaluates, see `gateway.docker.image_labels`.
     """
 
     address: str

@@ -4,7 +4,7 @@ import shlex
 from dataclasses import replace
 
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
-from gateway.docker.failed_starts import FailedStart, FailureCause, read_error
+from gateway.docker.failed_starts import FailedStart, StartFailureCause, read_error
 from gateway.docker.flavor import DOCKER
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.labels import INSTANCE, revives
@@ -72,9 +72,9 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
     start = container.last_start
     if start is None or not start.restarts or (failed := read_error(start.error)) is None:
         return None
-    if failed.cause is FailureCause.VOLUME:
+    if failed.cause is StartFailureCause.VOLUME:
         return _without_volume(builder, container, failed)
-    if failed.cause is FailureCause.NAMESPACE:
+    if failed.cause is StartFailureCause.NAMESPACE:
         return _without_namespace(builder, container) if failed.owner == container.joins else None
     return _without_network(builder, container, failed)
 
@@ -89,9 +89,9 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: FailedSt
     usable = builder.desired.usable
     if usable is not None and backend not in usable:
         return _dead(
-            container, FailureCause.VOLUME, detail, DeadContainerState.WAITING, f"backend {backend} is not up"
+            container, StartFailureCause.VOLUME, detail, DeadContainerState.WAITING, f"backend {backend} is not up"
         )
-    return _dead(container, FailureCause.VOLUME, detail, DeadContainerState.STARTING)
+    return _dead(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
 
 
 def _without_network(builder: PlanBuilder, container: Container, failed: FailedStart) -> DeadContainer | None:
@@ -112,29 +112,33 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
         detail = f"it was not attached to network {name}: {one_line(failed.detail)}"
         if not builder.observed.swarm.active:
             message = "this engine has no connection to the managers of its swarm"
-            return _dead(container, FailureCause.NETWORK, detail, DeadContainerState.WAITING, message)
-        return _dead(container, FailureCause.NETWORK, detail, DeadContainerState.STARTING)
+            return _dead(container, StartFailureCause.NETWORK, detail, DeadContainerState.WAITING, message)
+        return _dead(container, StartFailureCause.NETWORK, detail, DeadContainerState.STARTING)
     detail = f"its network {name} did not exist"
     if any(each.container_id == container.id and each.network == name for each in builder.actions):
         return _dead(
             container,
-            FailureCause.NETWORK,
+            StartFailureCause.NETWORK,
             detail,
             DeadContainerState.WAITING,
             f"it is attached to network {name} first",
         )
     there, endpoint = builder.known.get(name), container.endpoints[name]
     if is_bound_to_removed_network(builder, container):
-        return _recreate(container, FailureCause.NETWORK, detail)
+        return _recreate(container, StartFailureCause.NETWORK, detail)
     if there is not None and endpoint.network_id in ("", there.id):
-        return _dead(container, FailureCause.NETWORK, detail, DeadContainerState.STARTING)
+        return _dead(container, StartFailureCause.NETWORK, detail, DeadContainerState.STARTING)
     if (container.id, name) in builder.ours:
         return _dead(
-            container, FailureCause.NETWORK, detail, DeadContainerState.WAITING, f"network {name} does not exist yet"
+            container,
+            StartFailureCause.NETWORK,
+            detail,
+            DeadContainerState.WAITING,
+            f"network {name} does not exist yet",
         )
     command = f"{reconnect_command(builder, container, name)} && docker start {container.name}"
     message = "the gateway did not attach it to the network, and a start alone fails again"
-    return _dead(container, FailureCause.NETWORK, detail, DeadContainerState.RECREATE, message, command)
+    return _dead(container, StartFailureCause.NETWORK, detail, DeadContainerState.RECREATE, message, command)
 
 
 def _without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
@@ -147,12 +151,12 @@ def _without_namespace(builder: PlanBuilder, container: Container) -> DeadContai
     if owner.state != "running":
         return _dead(
             container,
-            FailureCause.NAMESPACE,
+            StartFailureCause.NAMESPACE,
             detail,
             DeadContainerState.WAITING,
             f"container {owner.name} does not run",
         )
-    return _dead(container, FailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
+    return _dead(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
 
 
 def _running(builder: PlanBuilder, container: Container) -> DeadContainer | None:
@@ -169,17 +173,17 @@ def _running(builder: PlanBuilder, container: Container) -> DeadContainer | None
     if owner.state not in LIVE:
         message = f"container {owner.name} does not run"
         detail = f"it uses the network of container {owner.name}, which has stopped"
-        return _dead(container, FailureCause.NAMESPACE, detail, DeadContainerState.WAITING, message)
+        return _dead(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.WAITING, message)
     if owner.state != "running" or owners.at <= start.at or container.state != "running":
         return None
-    return _dead(container, FailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
+    return _dead(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
 
 
 def _without_owner(container: Container) -> DeadContainer:
-    return _recreate(container, FailureCause.NAMESPACE, "it uses the network of a container that is gone")
+    return _recreate(container, StartFailureCause.NAMESPACE, "it uses the network of a container that is gone")
 
 
-def _recreate(container: Container, cause: FailureCause, detail: str) -> DeadContainer:
+def _recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
     """Return a container that cannot start again, with the command that recreates it if Compose created it."""
     message = f"a start fails again: recreate container {container.name}"
     labels = container.labels
@@ -208,7 +212,7 @@ def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -
 
 def _dead(
     container: Container,
-    cause: FailureCause,
+    cause: StartFailureCause,
     detail: str,
     state: DeadContainerState,
     message: str = "",

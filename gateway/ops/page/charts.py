@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.ops.status_views import PastCheck
 
 WIDTH = 100
@@ -58,9 +58,9 @@ _CLASSES = ("ok", "warn", "fail")
 
 def _result(check: PastCheck) -> int:
     """Return the index of a check's class in `_CLASSES`."""
-    if check.state is State.DOWN:
+    if check.state is HealthState.DOWN:
         return 2
-    return 0 if check.succeeded and check.state is not State.DEGRADED else 1
+    return 0 if check.succeeded and check.state is not HealthState.DEGRADED else 1
 
 
 def phases_chart(phases: dict[str, float], longest: float) -> Chart:

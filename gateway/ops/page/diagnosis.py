@@ -8,14 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventType, Transition
 from gateway.ops.page.reasons import cause, remedy, state_name
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5
 """Number of causes that the page shows. It counts the others."""
-SEVERITY = (State.DOWN, State.BLOCKED, State.DEGRADED, State.UNKNOWN, State.PAUSED, State.UP)
+SEVERITY = (
+    HealthState.DOWN,
+    HealthState.BLOCKED,
+    HealthState.DEGRADED,
+    HealthState.UNKNOWN,
+    HealthState.PAUSED,
+    HealthState.UP,
+)
 """The states of backends, worst first."""
 _OPEN = (TunnelState.UP, TunnelState.DRAINING)
 
@@ -130,15 +137,15 @@ def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelV
 
 def root_causes(tunnels: Mapping[str, TunnelView], backend: BackendView) -> list[TunnelView]:
     """Return the tunnels that block a backend; empty if it is not blocked, or if the cause is not known."""
-    failed = [failed_tunnels(tunnels, name) for name in ways(backend)] if backend.state is State.BLOCKED else []
+    failed = [failed_tunnels(tunnels, name) for name in ways(backend)] if backend.state is HealthState.BLOCKED else []
     return list({each.name: each for tunnels_of_way in failed for each in tunnels_of_way}.values())
 
 
-def backend_level(state: State) -> Level:
+def backend_level(state: HealthState) -> Level:
     """Return the severity of a backend's state."""
-    if state is State.UP:
+    if state is HealthState.UP:
         return Level.GOOD
-    return Level.BAD if state in (State.DOWN, State.BLOCKED) else Level.WARNING
+    return Level.BAD if state in (HealthState.DOWN, HealthState.BLOCKED) else Level.WARNING
 
 
 def tunnel_level(state: TunnelState) -> Level:
@@ -153,8 +160,8 @@ def tunnel_level(state: TunnelState) -> Level:
 def event_level(event: Transition) -> Level:
     """Return the severity of an event's state."""
     match event.subject.type:
-        case EventType.BACKEND | EventType.TARGET if event.state in list(State):
-            return backend_level(State(event.state))
+        case EventType.BACKEND | EventType.TARGET if event.state in list(HealthState):
+            return backend_level(HealthState(event.state))
         case EventType.TUNNEL if event.state in list(TunnelState):
             return tunnel_level(TunnelState(event.state))
     return Level.WARNING if event.state in ("draining", "failed") else Level.GOOD
@@ -170,7 +177,7 @@ def _headline(view: ServiceView) -> str:
     counts = {state: sum(each.state is state for each in view.backends) for state in SEVERITY}
     if not total:
         found = "no backend is configured"
-    elif counts[State.UP] == total:
+    elif counts[HealthState.UP] == total:
         found = f"{'the backend is' if total == 1 else f'all {total} backends are'} up"
     else:
         found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
@@ -207,8 +214,8 @@ def _tunnel_causes(view: ServiceView, tunnels: dict[str, TunnelView]) -> Iterato
 
 def _backend_causes(view: ServiceView, tunnels: dict[str, TunnelView]) -> Iterator[FailedPart]:
     for backend in view.backends:
-        unchecked = backend.state is State.UNKNOWN and not view.startup_done
-        if backend.state is State.UP or root_causes(tunnels, backend) or unchecked:
+        unchecked = backend.state is HealthState.UNKNOWN and not view.startup_done
+        if backend.state is HealthState.UP or root_causes(tunnels, backend) or unchecked:
             continue
         waiting, waiters = _waiting(view, [backend])
         yield FailedPart(

@@ -1,6 +1,6 @@
 """Describes the reasons of failures in a few words, and what to do about them."""
 
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
 
@@ -30,8 +30,8 @@ CAUSES: dict[str, str] = {
 }
 _NAMES: dict[str, str] = {TunnelState.BACKOFF: "down", TunnelState.QUARANTINED: "down (quarantined)"}
 _STATES: dict[str, str] = {
-    State.UNKNOWN: "set check.user, so that the gateway can check the target",
-    State.PAUSED: "run `gateway resume {name}` to check the backend again",
+    HealthState.UNKNOWN: "set check.user, so that the gateway can check the target",
+    HealthState.PAUSED: "run `gateway resume {name}` to check the backend again",
     TunnelState.QUARANTINED: "then run `gateway reconnect {name}`, because the gateway rarely retries",
 }
 

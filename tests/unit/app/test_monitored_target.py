@@ -8,7 +8,7 @@ from gateway.app.monitored_target import MonitoredTarget
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Link
 from gateway.contracts.phases import Phases
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.health.monitor import Check, Schedule
@@ -55,9 +55,9 @@ class Ways:
 
     def close(self, at: int) -> None:
         self.uplinks[at].link = None
-        self.target.checks[at].verdict.override(State.BLOCKED, Reason.TUNNEL, "closed")
+        self.target.checks[at].verdict.override(HealthState.BLOCKED, Reason.TUNNEL, "closed")
 
-    def probed(self, at: int, state: State, **result: object) -> None:
+    def probed(self, at: int, state: HealthState, **result: object) -> None:
         check = self.target.checks[at]
         found = CheckResult(time.time(), 0.01, state, probe_result=ProbeResult(**result))  # type: ignore[arg-type]
         check.verdict.add(found)
@@ -66,24 +66,24 @@ class Ways:
 
 async def test_a_target_is_blocked_only_if_every_way_is_closed_and_names_a_common_cause_once() -> None:
     ways = Ways()
-    ways.probed(0, State.UP)
-    ways.probed(1, State.UP)
+    ways.probed(0, HealthState.UP)
+    ways.probed(1, HealthState.UP)
     ways.close(0)
-    assert (ways.target.candidate().state, ways.target.choice.current) == (State.UP, 1)
+    assert (ways.target.candidate().state, ways.target.choice.current) == (HealthState.UP, 1)
     ways.close(1)
     blocked = ways.target.candidate()
     assert (blocked.state, blocked.reason, blocked.detail) == (
-        State.BLOCKED, Reason.TUNNEL, "tunnel outer is quarantined",
+        HealthState.BLOCKED, Reason.TUNNEL, "tunnel outer is quarantined",
     )  # fmt: skip
 
 
 async def test_a_target_is_down_only_if_it_fails_through_every_way() -> None:
     ways = Ways()
-    ways.probed(0, State.DOWN)
-    ways.probed(1, State.UP)
-    assert ways.target.candidate().state is State.UP
-    ways.probed(1, State.DOWN)
-    assert ways.target.candidate().state is State.DOWN
+    ways.probed(0, HealthState.DOWN)
+    ways.probed(1, HealthState.UP)
+    assert ways.target.candidate().state is HealthState.UP
+    ways.probed(1, HealthState.DOWN)
+    assert ways.target.candidate().state is HealthState.DOWN
 
 
 async def test_ways_that_clients_do_not_use_are_checked_less_often() -> None:
@@ -97,33 +97,33 @@ async def test_ways_that_clients_do_not_use_are_checked_less_often() -> None:
 
 async def test_the_role_comes_from_the_last_answer_through_any_way() -> None:
     ways = Ways()
-    ways.probed(0, State.UP, role="primary")
-    ways.probed(1, State.UP, role="replica")
+    ways.probed(0, HealthState.UP, role="primary")
+    ways.probed(1, HealthState.UP, role="replica")
     assert (ways.target.candidate().role, ways.target.choice.current) == ("replica", 0)
 
 
 async def test_a_promotion_is_recorded_once_even_if_a_way_observes_it_late() -> None:
     ways = Ways()
-    ways.probed(1, State.UP, role="replica")
-    ways.probed(0, State.UP, role="replica")
-    ways.probed(0, State.UP, role="primary")
+    ways.probed(1, HealthState.UP, role="replica")
+    ways.probed(0, HealthState.UP, role="replica")
+    ways.probed(0, HealthState.UP, role="primary")
     promoted = ways.target.candidate().promoted
     assert promoted > 0
-    ways.probed(1, State.UP, role="primary")
+    ways.probed(1, HealthState.UP, role="primary")
     assert ways.target.candidate().promoted == promoted
-    ways.probed(0, State.UP, role="replica")
-    ways.probed(0, State.UP, role="primary")
+    ways.probed(0, HealthState.UP, role="replica")
+    ways.probed(0, HealthState.UP, role="primary")
     assert ways.target.candidate().promoted > promoted
 
 
 async def test_clients_avoid_a_way_until_its_next_successful_check() -> None:
     ways = Ways()
     for at in (0, 1):
-        ways.probed(at, State.UP)
+        ways.probed(at, HealthState.UP)
     assert ways.target.choose() == 0
     ways.target.doubt("a")
     assert ways.target.choose() == 1
     assert [way.doubted for way in ways.target.health()] == [True, False]
-    ways.probed(0, State.UP)
+    ways.probed(0, HealthState.UP)
     assert [way.doubted for way in ways.target.health()] == [False, False]
     assert ways.target.choose() == 1

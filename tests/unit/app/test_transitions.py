@@ -5,17 +5,17 @@ from typing import Any
 from unittest.mock import Mock
 
 from gateway.app.transitions import Transitions
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
 from gateway.ops.events import EventLog
 
 
-def checked(address: str, state: State, *, finished: bool = True) -> Any:
+def checked(address: str, state: HealthState, *, finished: bool = True) -> Any:
     candidate = SimpleNamespace(target=address, state=state, reason=None, detail="")
     return SimpleNamespace(candidate=lambda: candidate, is_checked=finished)
 
 
-def running(state: State, *targets: Any) -> Any:
+def running(state: HealthState, *targets: Any) -> Any:
     return SimpleNamespace(
         spec=SimpleNamespace(name="orders"),
         targets=targets,
@@ -36,12 +36,14 @@ def brief(log: EventLog) -> list[tuple[str, str | None, str]]:
 def test_a_backend_without_a_result_causes_no_event() -> None:
     site = Mock()
     _, log = observed(site)
-    unfinished = checked("b:1", State.UNKNOWN, finished=False)
-    site.on_check_result(running(State.UNKNOWN, unfinished))
-    site.on_check_result(running(State.DOWN, checked("a:1", State.DOWN), unfinished))
+    unfinished = checked("b:1", HealthState.UNKNOWN, finished=False)
+    site.on_check_result(running(HealthState.UNKNOWN, unfinished))
+    site.on_check_result(running(HealthState.DOWN, checked("a:1", HealthState.DOWN), unfinished))
     assert brief(log) == [("target", "a:1", "down")]
-    site.on_check_result(running(State.UP, checked("a:1", State.DOWN), checked("b:1", State.UP)))
-    site.on_check_result(running(State.DOWN, checked("a:1", State.DOWN), checked("b:1", State.DOWN)))
+    site.on_check_result(running(HealthState.UP, checked("a:1", HealthState.DOWN), checked("b:1", HealthState.UP)))
+    site.on_check_result(
+        running(HealthState.DOWN, checked("a:1", HealthState.DOWN), checked("b:1", HealthState.DOWN))
+    )
     assert brief(log)[1:] == [("target", "b:1", "down"), ("backend", "orders", "down")]
     assert log.latest()[-1].reason == "refused"
 

@@ -21,7 +21,7 @@ from gateway.config.files import check_files
 from gateway.contracts.backend import Backend
 from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ConfigError, GatewayError, ProbeError, ReachError, Reason
 from gateway.health.probe import probe_once
@@ -159,7 +159,7 @@ async def test_the_password_is_cached_and_requested_again_after_a_refused_login(
 )
 async def test_a_failing_password_command_makes_the_target_down(backend: Backend) -> None:
     result = await probe_once(backend, DirectLink(), Endpoint("127.0.0.1", 1), 30)
-    assert (result.state, result.reason) == (State.DOWN, Reason.AUTH)
+    assert (result.state, result.reason) == (HealthState.DOWN, Reason.AUTH)
     assert result.detail == "check.password_command: false ended with exit code 1"
 
 

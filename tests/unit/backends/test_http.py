@@ -22,7 +22,7 @@ from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, Reason
 from tests.support import certificates
@@ -78,12 +78,12 @@ def backend(path: str = "/", **changes: object) -> HttpBackend:
 async def test_status_role_login_and_host() -> None:
     with http_server() as port:
         result = await probe(backend(), port)
-        assert result.state is State.UP, result.detail
+        assert result.state is HealthState.UP, result.detail
         assert result.probe_result is not None
         (version,) = result.probe_result.facts.values()
         assert str(version).startswith("BaseHTTP/")
         assert Answers.requests.pop() == ("/", f"127.0.0.1:{port}", None)
-        assert (await probe(backend("/primary", status=(503,)), port)).state is State.UP
+        assert (await probe(backend("/primary", status=(503,)), port)).state is HealthState.UP
         for path, reason, words in (
             ("/primary", Reason.QUERY, "/primary: status 503, expected 200"),
             ("/moved", Reason.QUERY, "redirects are not followed (to http://192.0.2.1/)"),
@@ -92,7 +92,7 @@ async def test_status_role_login_and_host() -> None:
             result = await probe(backend(path), port)
             assert (result.reason, words in result.detail) == (reason, True), result.detail
         login = await probe(backend("/login", user="u", password=Secret("p:q"), host="search"), port)
-        assert login.state is State.UP
+        assert login.state is HealthState.UP
         assert Answers.requests.pop() == ("/login", "search", f"Basic {base64.b64encode(b'u:p:q').decode()}")
         for path, role, found in (
             ("/leader", HttpRole(header="x-role"), "primary"),
@@ -104,7 +104,7 @@ async def test_status_role_login_and_host() -> None:
             assert result.probe_result is not None, result.detail
             assert (result.probe_result.role, result.probe_result.read_only) == (found, found == "replica")
         unknown = await probe(backend("/strange", role=HttpRole(header="X-Role")), port)
-        assert (unknown.state, unknown.reason) == (State.DOWN, Reason.ROLE)
+        assert (unknown.state, unknown.reason) == (HealthState.DOWN, Reason.ROLE)
         assert unknown.probe_result is not None
         assert (unknown.probe_result.role, unknown.probe_result.read_only) == (None, True)
         for path, role in (
@@ -120,7 +120,7 @@ async def test_tls_verifies_the_server(tmp_path: Path) -> None:
     context.load_cert_chain(issued.certificate, issued.key)
     with http_server(context) as port:
         result = await probe(backend(tls=TlsOptions("verify", issued.ca, certificates.NAME)), port)
-        assert result.state is State.UP, result.detail
+        assert result.state is HealthState.UP, result.detail
         assert result.probe_result is not None
         assert result.probe_result.certificate is not None
         assert (await probe(backend(tls=TlsOptions("verify", issued.ca)), port)).reason is Reason.TLS
@@ -143,7 +143,7 @@ async def test_an_invalid_response_is_a_protocol_error(response: bytes) -> None:
 
     with serving(respond) as port:
         result = await probe(backend(), port)
-    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL), result.detail
+    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL), result.detail
 
 
 class Database:
@@ -164,16 +164,16 @@ PRIMARY = ProbeResult(role="primary", read_only=False)
 @pytest.mark.parametrize(
     ("path", "role", "database", "expected"),
     [
-        ("/leader", HttpRole(header="X-Role"), PRIMARY, (State.UP, None, "primary", False)),
-        ("/", None, PRIMARY, (State.UP, None, "primary", False)),
-        ("/primary", None, PRIMARY, (State.UP, None, "replica", True)),
+        ("/leader", HttpRole(header="X-Role"), PRIMARY, (HealthState.UP, None, "primary", False)),
+        ("/", None, PRIMARY, (HealthState.UP, None, "primary", False)),
+        ("/primary", None, PRIMARY, (HealthState.UP, None, "replica", True)),
         # During a promotion, the database is still read-only.
-        ("/", None, ProbeResult(role="replica", read_only=True), (State.UP, None, "primary", True)),
-        ("/", None, ProbeResult(unprobed="no user"), (State.UP, None, "primary", False)),
-        ("/", None, ProbeError(Reason.AUTH, "no"), (State.DEGRADED, Reason.AUTH, "primary", False)),
-        ("/", None, ProbeError(Reason.STARTING, "soon"), (State.DOWN, Reason.STARTING, None, None)),
-        ("/strange", HttpRole(header="X-Role"), PRIMARY, (State.DOWN, Reason.ROLE, None, True)),
-        ("/login", HttpRole(header="X-Role"), PRIMARY, (State.DOWN, Reason.QUERY, None, None)),
+        ("/", None, ProbeResult(role="replica", read_only=True), (HealthState.UP, None, "primary", True)),
+        ("/", None, ProbeResult(unprobed="no user"), (HealthState.UP, None, "primary", False)),
+        ("/", None, ProbeError(Reason.AUTH, "no"), (HealthState.DEGRADED, Reason.AUTH, "primary", False)),
+        ("/", None, ProbeError(Reason.STARTING, "soon"), (HealthState.DOWN, Reason.STARTING, None, None)),
+        ("/strange", HttpRole(header="X-Role"), PRIMARY, (HealthState.DOWN, Reason.ROLE, None, True)),
+        ("/login", HttpRole(header="X-Role"), PRIMARY, (HealthState.DOWN, Reason.QUERY, None, None)),
     ],
 )
 async def test_the_role_of_a_database_comes_from_http(
@@ -197,7 +197,7 @@ async def test_a_failed_request_names_the_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     result = await probe(with_http_role(Database(PRIMARY), ViaHttp(port=port)), 1)
-    assert (result.state, result.reason) == (State.DOWN, Reason.REFUSED)
+    assert (result.state, result.reason) == (HealthState.DOWN, Reason.REFUSED)
     assert result.detail.startswith(f"via_http, port {port}: ")
     for behavior, reason in ((silent, Reason.TIMEOUT), (resetting, Reason.RESET)):
         with serving(behavior) as port:

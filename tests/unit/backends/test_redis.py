@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gateway.backends import EmptyOptions
 from gateway.backends.redis import KIND, RedisBackend, RedisCheck
 from gateway.contracts.security import Secret
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 from tests.support.probes import probe
 from tests.support.servers import Behavior, serving
@@ -72,7 +72,7 @@ async def test_a_server_of_an_old_version_without_a_password_is_unauthenticated(
     refused = b"-ERR Client sent AUTH, but no password is set\r\n"
     with serving(replying(b"+PONG\r\n", refused, b"+PONG\r\n*1\r\n$6\r\nmaster\r\n" + INFO)) as port:
         result = await probe(BACKEND, port)
-    assert (result.state, result.reason) == (State.DEGRADED, Reason.UNAUTHENTICATED), result.detail
+    assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.UNAUTHENTICATED), result.detail
 
 
 WORDS = st.sampled_from(
@@ -85,7 +85,7 @@ WORDS = st.sampled_from(
 async def test_any_reply_ends_the_check_with_an_expected_error(data: bytes) -> None:
     with serving(replying(data)) as port:
         result = await probe(BACKEND, port)
-    assert result.state is not State.UP
+    assert result.state is not HealthState.UP
     assert "Error:" not in result.detail  # the text of an unexpected exception
 
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.backend_support.tls import TlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.tcp import TcpBackend, TcpCheck, unescape
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 from tests.support import certificates
 from tests.support.probes import probe
@@ -48,19 +48,19 @@ def test_a_wrong_escape_is_an_error_with_its_key(text: str) -> None:
 
 async def test_the_response_decides() -> None:
     with serving(ponging) as port:
-        assert (await probe(backend(r"PING\r\n", "PONG"), port)).state is State.UP
-        assert (await probe(backend("PING\r\n"), port)).state is State.UP
+        assert (await probe(backend(r"PING\r\n", "PONG"), port)).state is HealthState.UP
+        assert (await probe(backend("PING\r\n"), port)).state is HealthState.UP
     with serving(talking(b"220 ready\r\n")) as port:
-        assert (await probe(backend(expect="220 "), port)).state is State.UP
+        assert (await probe(backend(expect="220 "), port)).state is HealthState.UP
         result = await probe(backend(expect="PONG"), port, timeout=0.5)
     assert result.reason is Reason.TIMEOUT
     with serving(talking(b"-ERR\r\n\x1b[2J", then_close=True)) as port:
         result = await probe(backend(expect="PONG"), port)
-    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL)
+    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
     assert result.detail == r"the response b'-ERR\r\n\x1b[2J' does not contain b'PONG'"
     with serving(talking(b"x" * 100_000)) as port:
         result = await probe(backend(expect="PONG"), port)
-    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL)
+    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
     assert len(result.detail) < 200
     with serving(dripping(b"")) as port:
         assert (await probe(backend(expect="PONG"), port, timeout=0.5)).reason is Reason.TIMEOUT
@@ -71,16 +71,16 @@ async def test_a_pattern_matches_bytes_in_linear_time() -> None:
         return TcpBackend(EmptyOptions(), TcpCheck(r"PING\r\n", expect_pattern=text))
 
     with serving(ponging) as port:
-        assert (await probe(pattern(r"^\+PO+NG\r\n$"), port)).state is State.UP
+        assert (await probe(pattern(r"^\+PO+NG\r\n$"), port)).state is HealthState.UP
 
     def respond(client: socket.socket) -> None:
         client.recv(100)
         client.sendall(b"\xff\0" + b"a" * 15_000)
 
     with serving(respond) as port:
-        assert (await probe(pattern(r"\xff\x00a"), port)).state is State.UP
+        assert (await probe(pattern(r"\xff\x00a"), port)).state is HealthState.UP
         result = await probe(pattern("((a*)*)*b"), port)
-    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL)
+    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
     assert result.detail.endswith("does not match check.expect_pattern")
     for text, words in (
         ("(", "missing \\)"), (r"(a)\1", "invalid escape"), ("((a{100}){100}){100}", "invalid repetition|too large"),
@@ -99,7 +99,7 @@ async def test_a_response_in_many_pieces_is_refused() -> None:
 
     with serving(in_pieces) as port:
         result = await probe(backend(expect="PONG"), port)
-    assert (result.state, result.reason) == (State.DOWN, Reason.PROTOCOL), result.detail
+    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL), result.detail
 
 
 async def test_tls_verifies_the_server_and_reports_its_certificate(tmp_path: Path) -> None:
@@ -115,12 +115,12 @@ async def test_tls_verifies_the_server_and_reports_its_certificate(tmp_path: Pat
     with serving(over_tls) as port:
         for tls in (TlsOptions("verify", issued.ca, certificates.NAME), TlsOptions("require")):
             result = await probe(backend("PING\r\n", "PONG", tls), port)
-            assert result.state is State.UP, result.detail
+            assert result.state is HealthState.UP, result.detail
             assert result.probe_result is not None
             assert result.probe_result.certificate is not None
         for tls in (TlsOptions("verify", other.ca, certificates.NAME), TlsOptions("verify", issued.ca)):
             result = await probe(backend("PING\r\n", "PONG", tls), port)
-            assert (result.state, result.reason) == (State.DOWN, Reason.TLS), result.detail
+            assert (result.state, result.reason) == (HealthState.DOWN, Reason.TLS), result.detail
         missing = await probe(backend(tls=TlsOptions("verify", tmp_path / "missing.pem")), port)
         assert (missing.reason, "check.tls.ca_file" in missing.detail) == (Reason.TLS, True)
     with serving(ponging) as port:

@@ -10,7 +10,7 @@ from gateway.docker.consumers import consumer
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
-from gateway.docker.images import split
+from gateway.docker.image_labels import split
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import AttachmentState, DesiredState, Plan, Verb

@@ -9,7 +9,7 @@ from typing import Any
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector, Link
 from gateway.contracts.phases import Phases
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.monitor import Check, Schedule
@@ -106,11 +106,11 @@ async def test_a_failed_check_updates_the_role() -> None:
     primary = ProbeResult(role="primary", read_only=False)
     demoted = ProbeResult(role="replica", read_only=True, unusable=(Reason.LAG, "replication is stopped"))
     async with checking(Scripted(primary, demoted), Uplink()) as check:
-        assert (check.verdict.state, check.record.probe_result.role) == (State.UP, "primary")
+        assert (check.verdict.state, check.record.probe_result.role) == (HealthState.UP, "primary")
         check.check_soon()
         await until(lambda: check.record.probe_result.role == "replica")
-        assert check.verdict.state is State.UP  # `fall` is 3 failed checks.
-        await until(lambda: check.verdict.state is State.DOWN)
+        assert check.verdict.state is HealthState.UP  # `fall` is 3 failed checks.
+        await until(lambda: check.verdict.state is HealthState.DOWN)
         assert (check.verdict.reason, check.verdict.detail) == (Reason.LAG, "replication is stopped")
         assert check.record.probe_result.read_only
 
@@ -120,13 +120,13 @@ async def test_one_lost_connection_does_not_change_the_state() -> None:
     async with checking(backend, Uplink()) as check:
         check.check_soon()
         await until(lambda: len(backend.probed_at) == 3)
-        assert (check.verdict.state, check.attempts, len(check.history.results())) == (State.UP, 2, 2)
+        assert (check.verdict.state, check.attempts, len(check.history.results())) == (HealthState.UP, 2, 2)
 
 
 async def test_repeatedly_lost_connections_block_the_target_although_the_tunnel_is_up() -> None:
     async with checking(Scripted(ProbeResult(), LinkLostError()), Uplink()) as check:
         check.check_soon()
-        await until(lambda: check.verdict.state is State.BLOCKED)
+        await until(lambda: check.verdict.state is HealthState.BLOCKED)
 
 
 async def test_failing_traffic_does_not_shorten_the_fast_interval() -> None:
@@ -150,10 +150,10 @@ async def test_checks_immediately_when_the_tunnel_is_up_again() -> None:
     async with checking(backend, uplink, fast_interval=30.0) as check:
         link, uplink.link = uplink.link, None
         uplink.watchers[0]()
-        await until(lambda: check.verdict.state is State.BLOCKED)
+        await until(lambda: check.verdict.state is HealthState.BLOCKED)
         uplink.link = link
         uplink.watchers[0]()
-        await until(lambda: check.verdict.state is State.UP)
+        await until(lambda: check.verdict.state is HealthState.UP)
 
 
 async def test_a_failed_login_of_the_check_makes_the_target_degraded() -> None:
@@ -162,7 +162,7 @@ async def test_a_failed_login_of_the_check_makes_the_target_degraded() -> None:
         succeeded = check.last_success
         check.check_soon()
         await until(lambda: check.attempts > 1)
-        assert (check.verdict.state, check.verdict.reason) == (State.DEGRADED, Reason.AUTH)
+        assert (check.verdict.state, check.verdict.reason) == (HealthState.DEGRADED, Reason.AUTH)
         assert (check.failures[Reason.AUTH], check.last_success) == (1, succeeded)
         assert check.record.probe_result.role == "primary"  # The last successful probe found this role.
 
@@ -170,13 +170,13 @@ async def test_a_failed_login_of_the_check_makes_the_target_degraded() -> None:
 async def test_a_target_recovers_although_the_login_of_the_check_fails() -> None:
     script = Scripted(DialError(Reason.REFUSED, "refused"), ProbeError(Reason.AUTH, "access denied"))
     async with checking(script, Uplink(), down_interval=0.01) as check:
-        assert check.verdict.state is State.DOWN
-        await until(lambda: check.verdict.state is State.DEGRADED)
+        assert check.verdict.state is HealthState.DOWN
+        await until(lambda: check.verdict.state is HealthState.DEGRADED)
 
 
 async def test_an_unreadable_password_file_makes_the_target_down() -> None:
     async with checking(Scripted(ReachError(Reason.AUTH, "check.password_file: no such file")), Uplink()) as check:
-        assert (check.verdict.state, check.verdict.reason) == (State.DOWN, Reason.AUTH)
+        assert (check.verdict.state, check.verdict.reason) == (HealthState.DOWN, Reason.AUTH)
 
 
 async def test_probes_of_one_target_through_several_ways_take_turns() -> None:
@@ -201,4 +201,4 @@ async def test_probes_of_one_target_through_several_ways_take_turns() -> None:
         for each in running:
             each.cancel()
         await asyncio.wait(running)
-    assert (most, [check.verdict.state for check in checks]) == (1, [State.UP] * 3)
+    assert (most, [check.verdict.state for check in checks]) == (1, [HealthState.UP] * 3)

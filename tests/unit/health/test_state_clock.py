@@ -1,8 +1,8 @@
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.health.state_clock import StateClock
 
 
-def times(*steps: tuple[float, State]) -> list[float]:
+def times(*steps: tuple[float, HealthState]) -> list[float]:
     """Return since when each state lasts, after each step of a time and a state."""
     clock = StateClock(0.0)
     found = []
@@ -13,14 +13,24 @@ def times(*steps: tuple[float, State]) -> list[float]:
 
 
 def test_a_state_begins_when_it_is_entered() -> None:
-    assert times((1, State.UP), (2, State.UP), (3, State.DOWN), (4, State.UP)) == [1, 1, 3, 4]
+    assert times((1, HealthState.UP), (2, HealthState.UP), (3, HealthState.DOWN), (4, HealthState.UP)) == [1, 1, 3, 4]
 
 
 def test_a_fault_continues_after_an_interruption() -> None:
-    assert times((1, State.DOWN), (2, State.BLOCKED), (3, State.PAUSED), (4, State.DOWN)) == [1, 2, 3, 1]
-    assert times((1, State.DEGRADED), (2, State.BLOCKED), (3, State.DEGRADED)) == [1, 2, 1]
+    assert times((1, HealthState.DOWN), (2, HealthState.BLOCKED), (3, HealthState.PAUSED), (4, HealthState.DOWN)) == [
+        1,
+        2,
+        3,
+        1,
+    ]
+    assert times((1, HealthState.DEGRADED), (2, HealthState.BLOCKED), (3, HealthState.DEGRADED)) == [1, 2, 1]
 
 
 def test_another_state_after_an_interruption_begins_then() -> None:
-    assert times((1, State.DOWN), (2, State.BLOCKED), (3, State.UP), (4, State.DOWN)) == [1, 2, 3, 4]
-    assert times((1, State.UP), (2, State.BLOCKED), (3, State.UP)) == [1, 2, 3]
+    assert times((1, HealthState.DOWN), (2, HealthState.BLOCKED), (3, HealthState.UP), (4, HealthState.DOWN)) == [
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert times((1, HealthState.UP), (2, HealthState.BLOCKED), (3, HealthState.UP)) == [1, 2, 3]

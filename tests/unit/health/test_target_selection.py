@@ -3,7 +3,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contracts.states import DatabaseRole, Preference, State
+from gateway.contracts.states import DatabaseRole, HealthState, Preference
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.health.target_selection import (
@@ -16,13 +16,17 @@ from gateway.health.target_selection import (
 )
 
 ONE, TWO, THREE = (Endpoint("db", port) for port in (1, 2, 3))
-STATES = st.sampled_from(list(State))
+STATES = st.sampled_from(list(HealthState))
 
 
 def candidate(
-    target: Endpoint, state: State = State.UP, role: DatabaseRole | None = None, *, read_only: bool | None = None
+    target: Endpoint,
+    state: HealthState = HealthState.UP,
+    role: DatabaseRole | None = None,
+    *,
+    read_only: bool | None = None,
 ) -> Candidate:
-    return Candidate(target, state, None if state is State.UP else Reason.REFUSED, "why", role, read_only)
+    return Candidate(target, state, None if state is HealthState.UP else Reason.REFUSED, "why", role, read_only)
 
 
 def targets(candidates: list[Candidate]) -> list[Endpoint]:
@@ -30,7 +34,7 @@ def targets(candidates: list[Candidate]) -> list[Endpoint]:
 
 
 def test_order_puts_targets_that_are_up_first_and_keeps_the_others() -> None:
-    assert targets(order_targets([candidate(ONE, State.DOWN), candidate(TWO), candidate(THREE)], "order")) == [
+    assert targets(order_targets([candidate(ONE, HealthState.DOWN), candidate(TWO), candidate(THREE)], "order")) == [
         TWO,
         THREE,
         ONE,
@@ -38,36 +42,38 @@ def test_order_puts_targets_that_are_up_first_and_keeps_the_others() -> None:
 
 
 def test_an_unchecked_target_keeps_its_position_unless_roles_matter() -> None:
-    assert targets(order_targets([candidate(ONE, State.UNKNOWN), candidate(TWO)], "order")) == [ONE, TWO]
-    assert targets(order_targets([candidate(ONE, State.UNKNOWN), candidate(TWO, role="primary")], "primary")) == [
+    assert targets(order_targets([candidate(ONE, HealthState.UNKNOWN), candidate(TWO)], "order")) == [ONE, TWO]
+    assert targets(
+        order_targets([candidate(ONE, HealthState.UNKNOWN), candidate(TWO, role="primary")], "primary")
+    ) == [
         TWO,
         ONE,
     ]
-    assert backend_state([candidate(ONE, State.UNKNOWN), candidate(TWO)], "order")[0] is State.UP
+    assert backend_state([candidate(ONE, HealthState.UNKNOWN), candidate(TWO)], "order")[0] is HealthState.UP
 
 
 def test_primary_excludes_read_only_targets() -> None:
     given_ = [candidate(ONE, role="replica"), candidate(TWO, read_only=True), candidate(THREE, role="primary")]
     assert targets(order_targets(given_, "primary")) == [THREE]
     assert order_targets(given_[:2], "primary") == []
-    assert backend_state(given_[:2], "primary")[:2] == (State.DOWN, Reason.ROLE)
+    assert backend_state(given_[:2], "primary")[:2] == (HealthState.DOWN, Reason.ROLE)
 
 
 def test_clients_leave_a_demoted_target_that_is_down() -> None:
-    demoted = candidate(ONE, State.DOWN, role="replica", read_only=True)
+    demoted = candidate(ONE, HealthState.DOWN, role="replica", read_only=True)
     assert wrong_role_targets([demoted, candidate(TWO, role="primary")], "primary") == {ONE}
-    assert targets(order_targets([demoted, candidate(TWO, State.DOWN, role="primary")], "primary")) == [TWO]
+    assert targets(order_targets([demoted, candidate(TWO, HealthState.DOWN, role="primary")], "primary")) == [TWO]
 
 
 def test_a_primary_that_was_replaced_gets_no_clients() -> None:
-    old = Candidate(ONE, State.UP, role="primary", probed=20.0)
-    new = Candidate(TWO, State.UP, role="primary", promoted=10.0, probed=20.0)
+    old = Candidate(ONE, HealthState.UP, role="primary", probed=20.0)
+    new = Candidate(TWO, HealthState.UP, role="primary", promoted=10.0, probed=20.0)
     both = [old, new]
     assert targets(order_targets(both, "primary")) == [TWO]
     assert superseded_primaries(both, "primary") == superseded_primaries(both, "primary", confirmed=True) == {ONE}
     assert wrong_role_targets(both, "primary") == {ONE}
     state, reason, detail = backend_state(both, "primary")
-    assert (state, reason, detail.split()[0]) == (State.DEGRADED, Reason.ROLE, "db:1")
+    assert (state, reason, detail.split()[0]) == (HealthState.DEGRADED, Reason.ROLE, "db:1")
     # Without a probe since the promotion, the old primary can already be demoted.
     unprobed = [replace(old, probed=9.0), new]
     assert superseded_primaries(unprobed, "primary") == {ONE}
@@ -75,9 +81,9 @@ def test_a_primary_that_was_replaced_gets_no_clients() -> None:
     failing = [replace(old, probed=9.0, failing=True), new]
     assert superseded_primaries(failing, "primary", confirmed=True) == {ONE}
     # The old primary is used again if the new one is down, or after its next promotion.
-    assert targets(order_targets([old, replace(new, state=State.DOWN)], "primary")) == [ONE, TWO]
+    assert targets(order_targets([old, replace(new, state=HealthState.DOWN)], "primary")) == [ONE, TWO]
     assert targets(order_targets([replace(old, promoted=30.0), new], "primary")) == [ONE]
-    assert targets(order_targets([replace(old, state=State.DOWN), new], "primary")) == [TWO]
+    assert targets(order_targets([replace(old, state=HealthState.DOWN), new], "primary")) == [TWO]
     for prefer in ("any", "order", "replica"):
         assert superseded_primaries(both, prefer) == frozenset()
     assert superseded_primaries([replace(new, promoted=0.0), old], "primary") == frozenset()
@@ -86,16 +92,16 @@ def test_a_primary_that_was_replaced_gets_no_clients() -> None:
 def test_a_backend_lacks_a_primary_while_it_fails_or_has_none() -> None:
     primary, replica = candidate(ONE, role="primary"), candidate(TWO, role="replica")
     assert not lacks_primary([primary, replica], "primary")
-    assert not lacks_primary([candidate(ONE, State.DEGRADED, role="primary"), replica], "primary")
+    assert not lacks_primary([candidate(ONE, HealthState.DEGRADED, role="primary"), replica], "primary")
     assert lacks_primary([replace(primary, failing=True), replica], "primary")
-    assert lacks_primary([candidate(ONE, State.DOWN, role="primary"), replica], "primary")
+    assert lacks_primary([candidate(ONE, HealthState.DOWN, role="primary"), replica], "primary")
     assert lacks_primary([replica], "primary")
     assert not lacks_primary([replica], "replica")
-    assert not lacks_primary([candidate(ONE, State.UNKNOWN)], "primary")
+    assert not lacks_primary([candidate(ONE, HealthState.UNKNOWN)], "primary")
 
 
 def test_clients_stay_on_a_primary_that_new_clients_use() -> None:
-    both = [candidate(ONE, State.DEGRADED, role="replica"), candidate(TWO, role="primary")]
+    both = [candidate(ONE, HealthState.DEGRADED, role="replica"), candidate(TWO, role="primary")]
     assert targets(order_targets(both, "replica")) == [TWO, ONE]
     assert wrong_role_targets(both, "replica") == frozenset()
     assert wrong_role_targets([candidate(ONE, role="replica"), candidate(TWO, role="primary")], "replica") == {TWO}
@@ -104,19 +110,19 @@ def test_clients_stay_on_a_primary_that_new_clients_use() -> None:
 def test_replica_prefers_a_replica_and_falls_back_to_the_primary() -> None:
     both = [candidate(ONE, role="primary"), candidate(TWO, role="replica", read_only=True)]
     assert targets(order_targets(both, "replica")) == [TWO, ONE]
-    assert backend_state(both, "replica")[0] is State.UP
-    assert backend_state(both[:1], "replica")[:2] == (State.DEGRADED, Reason.ROLE)
+    assert backend_state(both, "replica")[0] is HealthState.UP
+    assert backend_state(both[:1], "replica")[:2] == (HealthState.DEGRADED, Reason.ROLE)
 
 
 def test_backend_states() -> None:
-    up, down = candidate(ONE), candidate(TWO, State.DOWN)
-    assert backend_state([up], "order") == (State.UP, None, "")
-    assert backend_state([up, down], "order")[0] is State.DEGRADED
-    assert backend_state([down], "order")[:2] == (State.DOWN, Reason.REFUSED)
-    assert backend_state([candidate(ONE, State.BLOCKED)], "order")[0] is State.BLOCKED
-    assert backend_state([candidate(ONE, State.PAUSED)], "order")[0] is State.PAUSED
-    assert backend_state([candidate(ONE, State.UNKNOWN)], "order")[0] is State.UNKNOWN
-    assert backend_state([candidate(ONE, State.UNKNOWN), down], "order")[0] is State.UNKNOWN
+    up, down = candidate(ONE), candidate(TWO, HealthState.DOWN)
+    assert backend_state([up], "order") == (HealthState.UP, None, "")
+    assert backend_state([up, down], "order")[0] is HealthState.DEGRADED
+    assert backend_state([down], "order")[:2] == (HealthState.DOWN, Reason.REFUSED)
+    assert backend_state([candidate(ONE, HealthState.BLOCKED)], "order")[0] is HealthState.BLOCKED
+    assert backend_state([candidate(ONE, HealthState.PAUSED)], "order")[0] is HealthState.PAUSED
+    assert backend_state([candidate(ONE, HealthState.UNKNOWN)], "order")[0] is HealthState.UNKNOWN
+    assert backend_state([candidate(ONE, HealthState.UNKNOWN), down], "order")[0] is HealthState.UNKNOWN
 
 
 CANDIDATES = st.lists(
@@ -139,14 +145,17 @@ def test_primary_excludes_replicas_only(candidates: list[Candidate], prefer: Pre
         assert not any(each.read_only or each.role == "replica" for each in chosen)
     else:
         assert sorted(targets(chosen)) == sorted(targets(candidates))
-    good = {State.UP, State.DEGRADED}
-    first = good | ({State.UNKNOWN} if prefer in ("order", "any") else set())
-    placed = [each.state in first for each in chosen if each.state is not State.DEGRADED]
+    good = {HealthState.UP, HealthState.DEGRADED}
+    first = good | ({HealthState.UNKNOWN} if prefer in ("order", "any") else set())
+    placed = [each.state in first for each in chosen if each.state is not HealthState.DEGRADED]
     assert placed == sorted(placed, reverse=True)
     usable = any(each.state in good for each in chosen)
     state, reason, _ = backend_state(candidates, prefer)
     assert (state in good) == usable
-    assert (reason is None) == (state in (State.UP, State.UNKNOWN)) or state in (State.PAUSED, State.BLOCKED)
+    assert (reason is None) == (state in (HealthState.UP, HealthState.UNKNOWN)) or state in (
+        HealthState.PAUSED,
+        HealthState.BLOCKED,
+    )
 
 
 def test_clients_leave_a_target_that_lost_its_role() -> None:

@@ -1,17 +1,17 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 from gateway.health.verdict import CheckResult, History, Verdict
 
 
-def result(state: State, at: float = 0.0) -> CheckResult:
-    reason = None if state in (State.UP, State.UNKNOWN) else Reason.REFUSED
+def result(state: HealthState, at: float = 0.0) -> CheckResult:
+    reason = None if state in (HealthState.UP, HealthState.UNKNOWN) else Reason.REFUSED
     return CheckResult(at=at, duration=0.01, state=state, reason=reason)
 
 
-UP, DOWN = result(State.UP), result(State.DOWN)
+UP, DOWN = result(HealthState.UP), result(HealthState.DOWN)
 
 
 def test_the_first_result_decides() -> None:
@@ -25,32 +25,32 @@ def test_the_state_changes_after_fall_failures_and_rise_successes() -> None:
     verdict = Verdict(rise=2, fall=3)
     verdict.add(UP)
     assert [verdict.add(DOWN) for _ in range(3)] == [False, False, True]
-    assert (verdict.state, verdict.reason) == (State.DOWN, Reason.REFUSED)
+    assert (verdict.state, verdict.reason) == (HealthState.DOWN, Reason.REFUSED)
     assert [verdict.add(UP) for _ in range(2)] == [False, True]
-    assert (verdict.state, verdict.reason) == (State.UP, None)
+    assert (verdict.state, verdict.reason) == (HealthState.UP, None)
 
 
 def test_a_success_resets_the_count_of_failures() -> None:
     verdict = Verdict(rise=2, fall=3)
     for each in (UP, DOWN, DOWN, UP, DOWN, DOWN):
         verdict.add(each)
-    assert verdict.state is State.UP
+    assert verdict.state is HealthState.UP
     assert verdict.pending
 
 
 def test_the_first_result_after_blocked_decides() -> None:
     verdict = Verdict(rise=2, fall=3)
     verdict.add(UP)
-    assert verdict.override(State.BLOCKED, Reason.TUNNEL, "tunnel edge is down")
-    assert not verdict.override(State.BLOCKED, Reason.TUNNEL, "still")
+    assert verdict.override(HealthState.BLOCKED, Reason.TUNNEL, "tunnel edge is down")
+    assert not verdict.override(HealthState.BLOCKED, Reason.TUNNEL, "still")
     assert verdict.add(DOWN)
-    assert verdict.state is State.DOWN
+    assert verdict.state is HealthState.DOWN
 
 
 def test_up_and_degraded_change_immediately() -> None:
     verdict = Verdict(rise=2, fall=3)
     verdict.add(UP)
-    assert verdict.add(result(State.DEGRADED))
+    assert verdict.add(result(HealthState.DEGRADED))
     assert verdict.add(UP)
 
 
@@ -67,9 +67,9 @@ def test_a_flapping_target_is_reported_until_it_is_stable() -> None:
 def test_history_drops_successes_before_failures() -> None:
     history = History(size=10)
     for at in range(5):
-        history.add(result(State.DOWN, at))
+        history.add(result(HealthState.DOWN, at))
     for at in range(5, 100):
-        history.add(result(State.UP, at))
+        history.add(result(HealthState.UP, at))
     kept = history.results()
     assert len(kept) == 10
     assert [each.at for each in kept if not each.passed] == [0, 1, 2, 3, 4]
@@ -84,14 +84,14 @@ def test_a_change_needs_exactly_rise_or_fall_consecutive_results(results: list[b
         before = verdict.state
         verdict.add(UP if passed else DOWN)
         seen.append(passed)
-        if before is State.UNKNOWN:
-            assert verdict.state is (State.UP if passed else State.DOWN)
+        if before is HealthState.UNKNOWN:
+            assert verdict.state is (HealthState.UP if passed else HealthState.DOWN)
         elif verdict.state is not before:
             needed = rise if passed else fall
             assert len(seen) > needed
             assert seen[-needed:] == [passed] * needed
         else:
-            stands = verdict.state is State.UP
+            stands = verdict.state is HealthState.UP
             streak = next((at for at, each in enumerate(reversed(seen)) if each is stands), len(seen))
             assert streak < (fall if stands else rise)
 
@@ -105,12 +105,12 @@ def test_a_state_changes_only_after_rise_or_fall_consecutive_results(
         before = verdict.state
         changed = verdict.add(UP if passed else DOWN)
         assert changed == (verdict.state is not before)
-        if changed and before is not State.UNKNOWN:
-            needed = rise if verdict.state is State.UP else fall
-            assert results[at + 1 - needed : at + 1] == [verdict.state is State.UP] * needed
-    tail = rise if verdict.state is State.DOWN else fall
+        if changed and before is not HealthState.UNKNOWN:
+            needed = rise if verdict.state is HealthState.UP else fall
+            assert results[at + 1 - needed : at + 1] == [verdict.state is HealthState.UP] * needed
+    tail = rise if verdict.state is HealthState.DOWN else fall
     if results and len(results) > tail and len(set(results[-tail:])) == 1:
-        assert (verdict.state is State.UP) == results[-1]
+        assert (verdict.state is HealthState.UP) == results[-1]
 
 
 def test_stalled_traffic_counts_once_until_a_check_passes() -> None:
@@ -131,5 +131,5 @@ def test_a_full_or_read_only_export_is_down_immediately() -> None:
     for reason in (Reason.NO_SPACE, Reason.READ_ONLY):
         verdict = Verdict(rise=2, fall=3)
         verdict.add(UP)
-        assert verdict.add(CheckResult(at=0.0, duration=0.01, state=State.DOWN, reason=reason))
-        assert (verdict.state, verdict.reason) == (State.DOWN, reason)
+        assert verdict.add(CheckResult(at=0.0, duration=0.01, state=HealthState.DOWN, reason=reason))
+        assert (verdict.state, verdict.reason) == (HealthState.DOWN, reason)

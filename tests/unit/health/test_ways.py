@@ -6,15 +6,17 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contracts.states import State, WayPreference
+from gateway.contracts.states import HealthState, WayPreference
 from gateway.health.ways import RETURN_AFTER, WayChoice, WayHealth, choose_way, working_ways
 
-UP = WayHealth(is_open=True, state=State.UP)
-CLOSED = WayHealth(is_open=False, state=State.BLOCKED)
-DOWN = WayHealth(is_open=True, state=State.DOWN)
+UP = WayHealth(is_open=True, state=HealthState.UP)
+CLOSED = WayHealth(is_open=False, state=HealthState.BLOCKED)
+DOWN = WayHealth(is_open=True, state=HealthState.DOWN)
 
 some_ways = st.lists(
-    st.builds(WayHealth, st.booleans(), st.sampled_from(State), st.none() | st.floats(0.0001, 10), st.booleans()),
+    st.builds(
+        WayHealth, st.booleans(), st.sampled_from(HealthState), st.none() | st.floats(0.0001, 10), st.booleans()
+    ),
     min_size=1,
     max_size=4,
 )
@@ -33,9 +35,9 @@ def test_new_clients_never_use_a_closed_way_while_another_is_open(
     if working:
         assert chosen in working
         assert ways[chosen].is_open
-    if any(way.is_open and way.state is State.UP and not way.doubted for way in ways):
+    if any(way.is_open and way.state is HealthState.UP and not way.doubted for way in ways):
         assert not ways[chosen].doubted
-        assert ways[chosen].state is not State.DOWN
+        assert ways[chosen].state is not HealthState.DOWN
     if current in working and chosen != current:
         assert worked_for[chosen] >= RETURN_AFTER
 
@@ -65,7 +67,7 @@ def test_flapping_ways_cause_at_most_one_return_per_pause(events: list[tuple[int
 def test_a_target_that_fails_through_all_ways_does_not_discredit_them() -> None:
     assert working_ways([DOWN, DOWN, CLOSED]) == [0, 1]
     assert working_ways([DOWN, UP, CLOSED]) == [1]
-    assert working_ways([DOWN, replace(UP, state=State.UNKNOWN)]) == [0, 1]
+    assert working_ways([DOWN, replace(UP, state=HealthState.UNKNOWN)]) == [0, 1]
     assert working_ways([replace(UP, doubted=True), UP]) == [1]
     assert working_ways([replace(UP, doubted=True), CLOSED]) == [0]
     assert working_ways([CLOSED, CLOSED]) == []

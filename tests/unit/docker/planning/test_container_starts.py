@@ -11,7 +11,7 @@ import pytest
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.failed_starts import FailedStart, FailureCause, read_error
+from gateway.docker.failed_starts import FailedStart, StartFailureCause, read_error
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspections import last_start
 from gateway.docker.labels import read as read_labels
@@ -40,7 +40,7 @@ OWN_FAULT = (
 )
 ALWAYS = LastStart(restarts=True, at=100.0)
 APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
-START = Action(Verb.START, "", container="web", container_id="id-web", cause=FailureCause.NETWORK)
+START = Action(Verb.START, "", container="web", container_id="id-web", cause=StartFailureCause.NETWORK)
 MEDIA = MountListener("media", "127.0.0.1", 20490)
 
 
@@ -85,13 +85,15 @@ def starts(made: Plan) -> list[tuple[Verb, str]]:
 @pytest.mark.parametrize(
     ("error", "found"),
     [
-        (REFUSED, FailedStart(FailureCause.VOLUME, address="127.0.0.1", port=20490, detail="connection refused")),
-        (TIMED_OUT, FailedStart(FailureCause.VOLUME, address="127.0.0.1", port=20490, detail="input/output error")),
-        (NETWORK, FailedStart(FailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
-        (STOPPED_OWNER, FailedStart(FailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
-        (REMOVED_OWNER, FailedStart(FailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
+        (REFUSED, FailedStart(
+            StartFailureCause.VOLUME, address="127.0.0.1", port=20490, detail="connection refused")),
+        (TIMED_OUT, FailedStart(
+            StartFailureCause.VOLUME, address="127.0.0.1", port=20490, detail="input/output error")),
+        (NETWORK, FailedStart(StartFailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
+        (STOPPED_OWNER, FailedStart(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
+        (REMOVED_OWNER, FailedStart(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
         (f"failed to set up container networking: {NETWORK}", FailedStart(
-            FailureCause.NETWORK, network=GONE_ID, detail=f"failed to set up container networking: {NETWORK}")),
+            StartFailureCause.NETWORK, network=GONE_ID, detail=f"failed to set up container networking: {NETWORK}")),
         (OWN_FAULT, None),
         ("", None),
     ],
@@ -105,7 +107,7 @@ def test_the_cause_is_parsed_from_the_error_of_the_engine(error: str, found: Fai
 def test_a_container_whose_volume_was_not_mounted_is_started(error: str, state: str) -> None:
     made = planned(failed(error, state=state))
     assert starts(made) == [(Verb.START, "web")]
-    assert (only_dead(made).cause, only_dead(made).state) == (FailureCause.VOLUME, DeadContainerState.STARTING)
+    assert (only_dead(made).cause, only_dead(made).state) == (StartFailureCause.VOLUME, DeadContainerState.STARTING)
     assert "backend media" in only_dead(made).detail
 
 
@@ -184,7 +186,7 @@ def test_after_too_many_attempts_the_status_shows_the_command() -> None:
 def test_dependants_of_a_restarted_container_are_restarted() -> None:
     made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID)
     assert starts(made) == [(Verb.RESTART, "web")]
-    assert only_dead(made).cause is FailureCause.NAMESPACE
+    assert only_dead(made).cause is StartFailureCause.NAMESPACE
 
 
 def test_dependants_that_started_later_are_not_restarted() -> None:
@@ -262,7 +264,7 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
 
 def test_attempts_back_off_and_end_at_a_limit() -> None:
     revivals, now, pauses = StartAttempts(), 1000.0, []
-    one = DeadContainer("web", "id-web", FailureCause.VOLUME, "", DeadContainerState.STARTING)
+    one = DeadContainer("web", "id-web", StartFailureCause.VOLUME, "", DeadContainerState.STARTING)
     while "id-web" not in revivals.given_up:
         revivals.observed([one], now)
         revivals.attempted(START, now, started=False)

@@ -5,15 +5,18 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.ops.page.charts import WIDTH, history_chart, phases_chart
 from tests.support.status_views import Checked
 
-CLASSES = {State.UP: "ok", State.DEGRADED: "warn", State.DOWN: "fail"}
+CLASSES = {HealthState.UP: "ok", HealthState.DEGRADED: "warn", HealthState.DOWN: "fail"}
 
 
-@given(st.lists(st.sampled_from([State.UP, State.DEGRADED, State.DOWN]), max_size=WIDTH), st.sampled_from([100, 20]))
-def test_each_check_has_its_column(states: list[State], columns: int) -> None:
+@given(
+    st.lists(st.sampled_from([HealthState.UP, HealthState.DEGRADED, HealthState.DOWN]), max_size=WIDTH),
+    st.sampled_from([100, 20]),
+)
+def test_each_check_has_its_column(states: list[HealthState], columns: int) -> None:
     drawn = history_chart([Checked(state) for state in states], columns)
     shown: dict[int, str] = {}
     for name, path in drawn.paths:
@@ -28,7 +31,7 @@ def test_each_check_has_its_column(states: list[State], columns: int) -> None:
         ][:1]
     assert max(shown, default=WIDTH - 1) == WIDTH - 1  # The latest check is at the right edge.
     assert min(shown, default=0) >= 0
-    failed = sum(state is not State.UP for state in states)
+    failed = sum(state is not HealthState.UP for state in states)
     assert (str(failed) in drawn.label) == bool(failed) or str(failed) in str(len(states))
 
 

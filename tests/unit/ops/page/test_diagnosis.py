@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.page.diagnosis import MAX_CAUSES, Level, diagnose
 from tests.support.status_views import NOW, backend, consumer, service, tunnel
 
@@ -18,8 +18,8 @@ def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
     down = tunnel("edge", TunnelState.BACKOFF, reason="auth", since=NOW - 60)
     inner = tunnel("inner", TunnelState.WAITING, via=["edge"], reason="tunnel")
     backends = [
-        backend("a", State.BLOCKED, via=["edge"], waiting=2, connections=3),
-        backend("b", State.BLOCKED, via=["inner"], waiting=1, connections=1),
+        backend("a", HealthState.BLOCKED, via=["edge"], waiting=2, connections=3),
+        backend("b", HealthState.BLOCKED, via=["inner"], waiting=1, connections=1),
         backend("c"),
     ]
     found = diagnose(service([inner, down], backends))
@@ -43,37 +43,38 @@ def test_each_way_of_a_blocked_backend_has_a_cause() -> None:
         tunnel("b", TunnelState.QUARANTINED, reason="auth"),
         tunnel("inner", TunnelState.WAITING, via=("a", "b"), reason="tunnel"),
     ]
-    found = diagnose(service(tunnels, [backend("x", State.BLOCKED, via=["inner"]), backend("y")]))
+    found = diagnose(service(tunnels, [backend("x", HealthState.BLOCKED, via=["inner"]), backend("y")]))
     assert [(cause.name, cause.blocked) for cause in found.causes] == [("a", 1), ("b", 1)]
 
 
 def test_waiting_containers_are_counted_once() -> None:
     uses = {"web": consumer(2, waiting=2), "job": consumer(1, waiting=1), "idle": consumer(1)}
     down = tunnel(state=TunnelState.QUARANTINED, reason="host_key")
-    backends = [backend(name, State.BLOCKED, via=["bastion"], consumers=uses) for name in "ab"]
+    backends = [backend(name, HealthState.BLOCKED, via=["bastion"], consumers=uses) for name in "ab"]
     [cause] = diagnose(service([down], backends, docker=DOCKER)).causes
     assert (cause.waiting, cause.waiters) == (2, "container")
 
 
 @pytest.mark.parametrize(
-    ("state", "level"), [(State.DOWN, Level.BAD), (State.DEGRADED, Level.WARNING), (State.PAUSED, Level.WARNING)]
+    ("state", "level"),
+    [(HealthState.DOWN, Level.BAD), (HealthState.DEGRADED, Level.WARNING), (HealthState.PAUSED, Level.WARNING)],
 )
-def test_a_backend_with_a_failure_behind_its_tunnel_is_a_cause(state: State, level: Level) -> None:
+def test_a_backend_with_a_failure_behind_its_tunnel_is_a_cause(state: HealthState, level: Level) -> None:
     found = diagnose(service([tunnel()], [backend("a", state, via=["bastion"], reason="refused"), backend("b")]))
     assert (found.level, [each.name for each in found.causes]) == (level, ["a"])
 
 
 def test_the_worst_causes_come_first_and_the_others_are_counted() -> None:
-    backends = [backend(f"n{at}", State.DEGRADED, since=NOW - at) for at in range(MAX_CAUSES)]
-    blocked = [backend(f"x{at}", State.BLOCKED, via=["bastion"]) for at in range(3)]
-    down = [backend("down", State.DOWN, since=NOW - 100)]
+    backends = [backend(f"n{at}", HealthState.DEGRADED, since=NOW - at) for at in range(MAX_CAUSES)]
+    blocked = [backend(f"x{at}", HealthState.BLOCKED, via=["bastion"]) for at in range(3)]
+    down = [backend("down", HealthState.DOWN, since=NOW - 100)]
     found = diagnose(service([tunnel(state=TunnelState.SUSPECT)], [*backends, *blocked, *down]))
     assert [each.name for each in found.causes] == ["bastion", "down", "n4", "n3", "n2"]
     assert found.more == 2
 
 
 def test_phases_and_a_failed_reload_are_warnings() -> None:
-    starting = diagnose(service(backends=[backend(state=State.UNKNOWN)], startup_done=False))
+    starting = diagnose(service(backends=[backend(state=HealthState.UNKNOWN)], startup_done=False))
     assert (starting.level, starting.causes) == (Level.WARNING, [])
     assert starting.headline.startswith("Starting")
     draining = diagnose(service(backends=[backend()], draining=True))

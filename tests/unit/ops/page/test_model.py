@@ -1,6 +1,6 @@
 """The arrangement of the page: groups, order, recent changes and consumers."""
 
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.page.model import changes, consumer_rows, groups, some
 from tests.support.status_views import backend, consumer, service, tunnel
@@ -10,8 +10,8 @@ def test_backends_are_grouped_by_tunnel_and_the_worst_come_first() -> None:
     tunnels = [tunnel("edge"), tunnel("inner", via=["edge"]), tunnel("unused"), tunnel("other")]
     backends = [
         backend("a", via=["edge"]),
-        backend("b", State.DEGRADED, via=["inner"]),
-        backend("c", State.DOWN, via=["inner"]),
+        backend("b", HealthState.DEGRADED, via=["inner"]),
+        backend("c", HealthState.DOWN, via=["inner"]),
         backend("d"),
         backend("e", via=["edge", "other"]),
     ]

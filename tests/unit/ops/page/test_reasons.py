@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
 from gateway.ops.page.reasons import cause, remedy
 from gateway.remedies import TARGET_REMEDIES
@@ -11,13 +11,13 @@ from gateway.remedies import TARGET_REMEDIES
 @pytest.mark.parametrize("reason", Reason)
 def test_each_reason_is_described(reason: Reason) -> None:
     assert cause(reason, "down") not in ("down", str(reason))
-    assert remedy("a", State.DOWN, reason, is_tunnel=False) == TARGET_REMEDIES[reason]
+    assert remedy("a", HealthState.DOWN, reason, is_tunnel=False) == TARGET_REMEDIES[reason]
 
 
 def test_states_have_remedies() -> None:
-    assert remedy("orders", State.PAUSED, None, is_tunnel=False).startswith("run `gateway resume orders`")
+    assert remedy("orders", HealthState.PAUSED, None, is_tunnel=False).startswith("run `gateway resume orders`")
     quarantined = remedy("b", TunnelState.QUARANTINED, Reason.AUTH, is_tunnel=True)
     assert "authorized-keys" in quarantined
     assert "gateway reconnect b" in quarantined
     assert cause(None, "paused") == "paused"
-    assert remedy("a", State.UP, None, is_tunnel=False) == ""
+    assert remedy("a", HealthState.UP, None, is_tunnel=False) == ""

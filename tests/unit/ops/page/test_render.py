@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from gateway.contracts.states import State, TunnelState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.page.render import (
     SECURITY_POLICY,
@@ -34,10 +34,10 @@ def test_text_from_outside_is_escaped() -> None:
     log.record(EventSubject(EventType.TARGET, EVIL, EVIL), EVIL, EVIL, EVIL)
     log.record(EventSubject(EventType.BACKEND, EVIL), EVIL, EVIL, EVIL)
     evil = {"reason": EVIL, "detail": EVIL}
-    history = [Checked(State.DOWN, detail=EVIL, reason=EVIL)]
-    bad = target(EVIL, State.DOWN, role=EVIL, last_phases={EVIL: 0.1}, history=history, **evil)
+    history = [Checked(HealthState.DOWN, detail=EVIL, reason=EVIL)]
+    bad = target(EVIL, HealthState.DOWN, role=EVIL, last_phases={EVIL: 0.1}, history=history, **evil)
     shown = backend(
-        EVIL, State.DOWN, kind=EVIL, via=[EVIL], listen=[EVIL], targets=[bad], consumers={EVIL: consumer(2, 1)},
+        EVIL, HealthState.DOWN, kind=EVIL, via=[EVIL], listen=[EVIL], targets=[bad], consumers={EVIL: consumer(2, 1)},
         rejected={EVIL: 1}, resets={EVIL: 1}, failing=True, **evil,
     )  # fmt: skip
     view = service(
@@ -73,12 +73,12 @@ def test_the_login_page_has_no_data() -> None:
 
 
 def test_a_page_with_500_failed_backends_has_less_than_300_kb() -> None:
-    history = [Checked(State.DOWN if number % 3 else State.UP) for number in range(100)]
+    history = [Checked(HealthState.DOWN if number % 3 else HealthState.UP) for number in range(100)]
     backends = [
         backend(
-            f"backend-number-{number:03}", State.DOWN, via=["bastion"], reason="timeout", detail="x" * 500,
-            targets=[target(f"db-{number}.internal:3306", State.DOWN, history=history)], connections=3, waiting=1,
-            consumers={f"container-with-a-name-{number}": consumer(3, 1)},
+            f"backend-number-{number:03}", HealthState.DOWN, via=["bastion"], reason="timeout", detail="x" * 500,
+            targets=[target(f"db-{number}.internal:3306", HealthState.DOWN, history=history)], connections=3,
+            waiting=1, consumers={f"container-with-a-name-{number}": consumer(3, 1)},
         )
         for number in range(500)
     ]  # fmt: skip
@@ -91,7 +91,7 @@ def test_a_page_with_500_failed_backends_has_less_than_300_kb() -> None:
 
 
 def test_a_backend_page_shows_the_root_cause() -> None:
-    shown = backend("orders", State.BLOCKED, via=["inner"], reason="tunnel")
+    shown = backend("orders", HealthState.BLOCKED, via=["inner"], reason="tunnel")
     tunnels = [
         tunnel("edge", TunnelState.BACKOFF, reason="refused"),
         tunnel("inner", TunnelState.WAITING, via=["edge"]),
@@ -111,6 +111,6 @@ def test_several_ways_are_shown_with_the_one_in_use() -> None:
 
 
 def test_commands_to_run_are_marked_as_code() -> None:
-    shown = backend("orders", State.PAUSED)
+    shown = backend("orders", HealthState.PAUSED)
     page = "".join(render_backend(service(backends=[shown]), shown, [], {}, NOW))
     assert "To do: run <code>gateway resume orders</code> to check" in page

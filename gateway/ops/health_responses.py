@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendStatus, BackendView, ServiceView
 
-_READY = (State.UP, State.DEGRADED)
-_HEALTH_JSON_STATUS = {State.UP: "pass", State.DEGRADED: "warn", State.UNKNOWN: "warn", State.PAUSED: "warn"}
+_READY = (HealthState.UP, HealthState.DEGRADED)
+_HEALTH_JSON_STATUS = {
+    HealthState.UP: "pass",
+    HealthState.DEGRADED: "warn",
+    HealthState.UNKNOWN: "warn",
+    HealthState.PAUSED: "warn",
+}
 _FAIL = "fail"
 
 

@@ -1,25 +1,27 @@
 import time
 from dataclasses import replace
 
-from gateway.contracts.states import State
+from gateway.contracts.states import HealthState
 from gateway.measure import Histogram
-from gateway.ops.health import health, readiness
+from gateway.ops.health_responses import health, readiness
 from gateway.ops.metrics import render
 from gateway.ops.status_views import BackendView, ServiceView
 
 
-def backend(name: str, state: State) -> BackendView:
+def backend(name: str, state: HealthState) -> BackendView:
     return BackendView(
         name=name, kind="mysql", via=(), listen=[], prefer="order", state=state,
-        reason=None if state is State.UP else "refused", detail="", since=time.time(), targets=[], connections=0,
-        connections_total=0, rejected={}, resets={}, to_backend=0, from_backend=0, latency=Histogram(),
+        reason=None if state is HealthState.UP else "refused", detail="", since=time.time(), targets=[],
+        connections=0, connections_total=0, rejected={}, resets={}, to_backend=0, from_backend=0, latency=Histogram(),
     )  # fmt: skip
 
 
 VIEW = ServiceView(
     version="1", python_version="3", instance="here", started_at=0, startup_done=True, draining=False,
     reload_successful=True, reload_success_at=0, reload_error="", tunnels=[],
-    backends=[backend("good", State.UP), backend("soso", State.DEGRADED), backend("bad", State.DOWN)],
+    backends=[
+        backend("good", HealthState.UP), backend("soso", HealthState.DEGRADED), backend("bad", HealthState.DOWN),
+    ],
     loop_lag=Histogram(),
 )  # fmt: skip
 
