@@ -1,5 +1,6 @@
 """Defines facts about targets and tunnels. Each kind declares facts for status, JSON, status page and metrics."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ class Fact:
         Args:
             value: The value of the fact. Text and mappings have samples only with `label`.
         """
+        value = finite(value)
         if isinstance(value, bool | int | float):
             yield [], float(value)
         elif self.label and isinstance(value, str):
@@ -43,7 +45,21 @@ class Fact:
 
     def text(self, value: object) -> str:
         """Return a few words about a value; empty if it is unknown or not shown."""
-        return "" if value is None else self.describe(value)
+        return "" if finite(value) is None else self.describe(value)
+
+
+def finite(value: Any) -> Any:
+    """Return the value of a fact; None if it contains a number that is not finite as a float.
+
+    Args:
+        value: The value. It can contain a number of any size, because it comes from a server.
+    """
+    numbers = value.values() if isinstance(value, Mapping) else (value,)
+    try:
+        valid = all(math.isfinite(number) for number in numbers if isinstance(number, int | float))
+    except OverflowError:
+        valid = False
+    return value if valid else None
 
 
 def hidden(value: object) -> str:

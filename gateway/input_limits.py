@@ -1,6 +1,7 @@
-"""Limits the time and memory that users' files take: the size of a file, and the number of values in YAML text."""
+"""Limits the time and memory that users' files take: the size of a file, and the values in YAML text."""
 
 import errno
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -9,8 +10,19 @@ import yaml
 MAX_VALUES = 100_000
 """Maximum number of values in a YAML document. An alias counts as all values to which it expands: with aliases, a few
 lines can expand to millions of values."""
+_MAX_NUMBER = 100
+"""Maximum number of characters of a number in a YAML document."""
 _MAX_SIZE = 4 << 20
 """Maximum size of a file in bytes."""
+_INT = "tag:yaml.org,2002:int"
+_FLOAT = "tag:yaml.org,2002:float"
+_NUMBERS = {
+    _INT: r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)",
+    _FLOAT: r"([-+]?[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+"""The formats of numbers by tag, as in PyYAML, except for numbers in base 60."""
+_INVALID = (ValueError, LookupError, AttributeError, ArithmeticError)
+"""Errors that PyYAML raises for `2026-02-31` and `!!bool x`."""
 
 
 class TooLargeError(yaml.YAMLError):
@@ -22,6 +34,8 @@ class TooLargeError(yaml.YAMLError):
 
 class LimitedLoader(yaml.SafeLoader):
     """A YAML loader that stops at a document with too many nodes. It does not count the nodes that aliases repeat.
+
+    Like Compose, it reads a text such as `22:22` as text, not as a number in base 60 (YAML 1.1).
 
     Args:
         text: The YAML text.
@@ -38,6 +52,22 @@ class LimitedLoader(yaml.SafeLoader):
         if self._nodes > 2 * MAX_VALUES:
             raise TooLargeError
         return super().compose_node(parent, index)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """Return the number of a node. The time that a number takes grows with the square of its length."""
+        if len(node.value) > _MAX_NUMBER:
+            problem = f"found a number with more than {_MAX_NUMBER} characters: quote it"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return self.construct_yaml_int(node) if node.tag == _INT else self.construct_yaml_float(node)
+
+
+LimitedLoader.yaml_implicit_resolvers = {
+    first: [each for each in resolvers if each[0] not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _format in _NUMBERS.items():
+    LimitedLoader.add_implicit_resolver(_tag, re.compile(rf"({_format})\Z"), list("-+.0123456789"))
+    LimitedLoader.add_constructor(_tag, LimitedLoader.construct_number)
 
 
 def load_yaml(text: str) -> Any:
@@ -58,8 +88,8 @@ def load_yaml(text: str) -> Any:
         if _count(root, {}) > MAX_VALUES:
             raise TooLargeError
         return loader.construct_document(root)
-    except ValueError:
-        raise yaml.YAMLError("a number has too many digits, or a date does not exist") from None
+    except _INVALID:
+        raise yaml.YAMLError("a value is not valid for its tag, or a date does not exist") from None
     finally:
         loader.dispose()
 

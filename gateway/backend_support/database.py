@@ -90,7 +90,10 @@ def parse_lag(value: Any) -> float:
     Raises:
         ValueError: The value is not a finite number.
     """
-    lag = float(value)
+    try:
+        lag = float(value)
+    except OverflowError as error:
+        raise ValueError("the replication lag is not a finite number") from error
     if not math.isfinite(lag):
         raise ValueError(f"the replication lag is {lag}")
     return lag

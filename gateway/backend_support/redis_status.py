@@ -79,7 +79,9 @@ def evaluate(role_reply: Reply, info: Mapping[str, str], max_lag: float | None) 
     lag = _lag(info) if role == "replica" else None
     read_only = role == "replica" and info.get("slave_read_only", "1") != "0"
     memory = {
-        key: int(info[field]) for key, field in (("used", "used_memory"), ("max", "maxmemory")) if field in info
+        key: _number(info, field, 0)
+        for key, field in (("used", "used_memory"), ("max", "maxmemory"))
+        if field in info
     }
     if not memory.get("max"):
         memory.pop("max", None)
@@ -113,9 +115,22 @@ def _version(info: Mapping[str, str]) -> str | None:
 
 def _lag(info: Mapping[str, str]) -> float | None:
     """Return an upper limit of the lag in seconds: how long ago the replica last received data from its primary."""
-    down = int(info.get("master_link_down_since_seconds", -1))
-    last = int(info.get("master_last_io_seconds_ago", -1))
-    return float(max(down, last)) if max(down, last) >= 0 else None
+    fields = ("master_link_down_since_seconds", "master_last_io_seconds_ago")
+    # A lag is negative if it is not known, or if the clock of the server was set back.
+    lag = max((_number(info, field, -(1 << 63)) for field in fields if field in info), default=-1)
+    return float(lag) if lag >= 0 else None
+
+
+def _number(info: Mapping[str, str], field: str, least: int) -> int:
+    """Return a field of INFO as a number of 64 bits.
+
+    Raises:
+        ValueError: The field is not a number from `least` to 2^64 - 1.
+    """
+    number = int(info[field])
+    if not least <= number < 1 << 64:
+        raise ValueError(f"{field} is out of range")
+    return number
 
 
 def _replication_problem(role_reply: Reply, info: Mapping[str, str], lag: float | None) -> tuple[Reason, str] | None:
@@ -129,7 +144,8 @@ def _replication_problem(role_reply: Reply, info: Mapping[str, str], lag: float 
 
 
 def _memory_problem(info: Mapping[str, str], memory: Mapping[str, int]) -> tuple[Reason, str] | None:
-    if "max" not in memory or info.get("maxmemory_policy") != "noeviction" or memory["used"] < memory["max"]:
+    is_full = "max" in memory and memory.get("used", 0) >= memory["max"]
+    if not is_full or info.get("maxmemory_policy") != "noeviction":
         return None
     limit = format_bytes(memory["max"])
     return (

@@ -10,7 +10,7 @@ from gateway.contracts.security import Validity
 from gateway.contracts.states import DatabaseRole
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
-from gateway.facts import Fact, FactValue
+from gateway.facts import Fact, FactValue, finite
 from gateway.text import one_line
 
 
@@ -21,7 +21,8 @@ class ProbeResult:
     Args:
         role: The database's role; None if the kind has no roles.
         read_only: Whether the database refuses writes, so that clients of a primary must not connect.
-        facts: Values of the facts that the kind declares. Unknown facts are missing.
+        facts: Values of the facts that the kind declares. Unknown facts are missing. Numbers that are not finite are
+            replaced with None.
         degraded: Reason and detail that make the target `degraded` instead of `up`.
         unusable: Reason and detail that make the target `down`, although it answers.
         unprobed: Why the target was not probed; the state of the target is then `unknown`.
@@ -40,7 +41,9 @@ class ProbeResult:
     certificate: Validity | None = None
 
     def __post_init__(self) -> None:
-        safe = {fact: one_line(value) if isinstance(value, str) else value for fact, value in self.facts.items()}
+        safe = {
+            fact: one_line(value) if isinstance(value, str) else finite(value) for fact, value in self.facts.items()
+        }
         object.__setattr__(self, "facts", safe)  # bypasses `frozen` during construction
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
+from gateway.input_limits import LimitedLoader, load_yaml
 
 KeyPath = tuple[str, ...]
 """The path of a value: the keys of the nested mappings, from the outermost to the value's key."""
@@ -21,8 +22,8 @@ class YamlEdit:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._root: yaml.Node = yaml.compose(text, Loader=yaml.SafeLoader) or yaml.ScalarNode("", "")
-        self.data: Any = yaml.safe_load(text)
+        self._root: yaml.Node = yaml.compose(text, Loader=LimitedLoader) or yaml.ScalarNode("", "")
+        self.data: Any = load_yaml(text)
         self._edits: dict[tuple[int, int], str] = {}
         """New texts. Each key is the range of the old text that the new text replaces."""
         self._flows: dict[tuple[int, int], KeyPath] = {}
@@ -133,7 +134,7 @@ class YamlEdit:
         for (start, end), text in sorted(kept.items(), reverse=True):
             new = new[:start] + text + new[end:]
         try:
-            same = yaml.safe_load(new) == self.data
+            same = load_yaml(new) == self.data
         except yaml.YAMLError:
             same = False
         if not same:

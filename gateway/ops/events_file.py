@@ -4,9 +4,12 @@ import asyncio
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ _MAX_BYTES = 4 << 20
 _INTERVAL = 0.2
 """Minimum number of seconds between two writes."""
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
+_CLOCK_ERROR = 86400.0
+"""Seconds. An ID is a time, and can be later than the present by this much, because a clock can be set back."""
 _READ_TIMEOUT = 2.0
 _WRITE_TIMEOUT = 2.0
 """Seconds to wait for a file system. It can hang; the service does not wait for it longer than this."""
@@ -115,33 +120,43 @@ class EventsFile:
             )
 
 
-def parse(text: str) -> Iterator[Transition]:
-    """Yield the events in the text of a file. Skip damaged lines, and lines that are not in order."""
-    last = 0
+def parse(text: str, now: float) -> Iterator[Transition]:
+    """Yield the events in the text of a file. Skip damaged lines, and lines that are not in order.
+
+    Args:
+        text: The text.
+        now: The present time in seconds since the epoch. A line with an ID that is over a day later is damaged.
+    """
+    events = []
     for line in text.splitlines():
-        try:
-            event = _event(json.loads(line))
-        except _DAMAGED:
-            continue
-        if event.id > last:
+        with suppress(*_DAMAGED):
+            events.append(_event(json.loads(line), int((now + _CLOCK_ERROR) * 1000)))
+    last = 0
+    for event, following in zip_longest(events, events[1:]):
+        # An ID that is too large must not exclude all events after it.
+        if event.id > last and (following is None or event.id < following.id):
             last = event.id
             yield event
 
 
-def _event(body: dict[str, Any]) -> Transition:
+def _event(body: dict[str, Any], largest: int) -> Transition:
     """Return the event in a JSON object.
+
+    Args:
+        body: The object.
+        largest: The largest ID that an event can have.
 
     Raises:
         ValueError, TypeError, KeyError, ArithmeticError: The object is not an event.
     """
-    if not 0 < body["id"] < 1 << 53:
+    if type(body["id"]) is not int or not 0 < body["id"] <= largest:
         raise ValueError
 
     def text(key: str) -> str | None:
         return None if body[key] is None else one_line(body[key])
 
     return Transition(
-        id=int(body["id"]),
+        id=body["id"],
         at=datetime.fromisoformat(body["time"]).timestamp(),
         subject=EventSubject(EventType(body["type"]), text("name"), text("target")),
         state=one_line(body["state"]),
@@ -153,10 +168,11 @@ def _event(body: dict[str, Any]) -> Transition:
 
 def _read(path: Path) -> list[Transition]:
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(0, size - _MAX_BYTES))
+        status = os.fstat(file.fileno())
+        file.seek(max(0, status.st_size - _MAX_BYTES))
         text = file.read(_MAX_BYTES).decode(errors="replace")
-    return list(parse(text))[-MAX_EVENTS:]
+    # After a boot without a real-time clock, the present time can be earlier than that of the file.
+    return list(parse(text, max(time.time(), status.st_mtime)))[-MAX_EVENTS:]
 
 
 def _append(path: Path, text: str) -> None:

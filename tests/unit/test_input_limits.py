@@ -2,6 +2,7 @@
 
 import io
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ EXPANDING = "a0: &a0 [1, 1]\n" + "".join(
 MERGING = "a0: &a0 {x: 1}\n" + "".join(
     f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 10)}]}}\n" for level in range(1, 30)
 )
+NUMBERS = [
+    "1" * 5000, "0x" + "f" * 6000, "1." + "0" * 400, "!!int 1" + ":1" * 500_000, "!!float 1" + ":1" * 500 + ".5",
+]  # fmt: skip
+TAGS = ("int", "float", "bool", "timestamp")
 
 
 @pytest.mark.parametrize(
@@ -24,6 +29,11 @@ MERGING = "a0: &a0 {x: 1}\n" + "".join(
         ("", None),
         ("a: &x [1, 2]\nb: *x\n", {"a": [1, 2], "b": [1, 2]}),
         ("a: &x {b: 1}\nc: {<<: *x, d: 2}\n", {"a": {"b": 1}, "c": {"b": 1, "d": 2}}),
+        (
+            "[0, -7, 1_000, 010, 0x1F, 0b101, 1.5, .5, -1., 1e3, 1.0e+3]",
+            [0, -7, 1000, 8, 31, 5, 1.5, 0.5, -1.0, "1e3", 1000.0],
+        ),
+        ("[22:22, 1:1.5, 2026-02-28]", ["22:22", "1:1.5", date(2026, 2, 28)]),
     ],
 )
 def test_a_document_is_read_with_its_aliases(text: str, value: Any) -> None:
@@ -40,7 +50,12 @@ def test_a_document_with_too_many_values_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a: &x [*x]", "contains itself"), (f"a: {'1' * 5000}", "too many digits"), ("a: 2026-02-31", "does not exist")],
+    [
+        ("a: &x [*x]", "contains itself"),
+        ("a: 2026-02-31", "does not exist"),
+        *((f"a: {number}", "more than 100 characters") for number in NUMBERS),
+        *((f"a: !!{tag} {text}", "not valid for its tag") for tag in TAGS for text in ("''", "x")),
+    ],
 )
 def test_a_value_that_cannot_be_read_is_an_error(text: str, words: str) -> None:
     with pytest.raises(yaml.YAMLError, match=words):

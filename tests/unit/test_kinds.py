@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from gateway import backends, tunnels
 from gateway.backends import kind_of_file_system, kind_of_port
 from gateway.cli import cli
+from gateway.contracts.backend import ProbeResult
 from gateway.facts import Fact
 from gateway.importing.recognition import ImportSource
 from gateway.importing.sources import convert
@@ -94,6 +95,14 @@ def test_facts_have_samples_and_text() -> None:
     assert list(label.samples("text")) == [(["text"], 1.0)]
     assert list(label.samples({"a": 1, "b": 2})) == [(["a"], 1.0), (["b"], 2.0)]
     assert (number.text(None), number.text(0), label.text("text")) == ("", "0 n", "text")
+
+
+@pytest.mark.parametrize("fact", [each for kind in backends.KINDS.values() for each in kind.facts])
+@pytest.mark.parametrize("number", [10**400, float("nan"), float("inf")])
+def test_a_number_that_is_not_finite_is_unknown(fact: Fact, number: float) -> None:
+    for value in (number, {"used": number, "available": 1}):
+        assert ProbeResult(facts={fact: value}).facts == {fact: None}  # type: ignore[dict-item] # no `FactValue`
+        assert (list(fact.samples(value)), fact.text(value)) == ([], "")
 
 
 def test_a_share_is_imported_with_every_required_key() -> None:

@@ -69,3 +69,9 @@ def test_a_replica_too_far_behind_is_down() -> None:
     found = query_status(Server(read_only=True, replication={"Seconds_Behind_Source": 12}), 10.0)  # type: ignore[arg-type]
     assert found.unusable == (Reason.LAG, "12 s behind its source (max_lag 10 s)")
     assert found.facts[LAG] == 12
+
+
+def test_a_lag_that_is_not_finite_is_refused() -> None:
+    server = Server(read_only=True, replication={"Seconds_Behind_Source": 10**400})
+    with pytest.raises(ValueError, match="not a finite number"):
+        query_status(server, None)  # type: ignore[arg-type]

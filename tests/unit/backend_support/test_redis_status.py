@@ -62,6 +62,23 @@ def test_either_role_or_info_is_enough() -> None:
     assert caught.value.reason is Reason.AUTH
 
 
+@pytest.mark.parametrize(
+    ("reply", "field"),
+    [
+        (MASTER, "used_memory"),
+        (MASTER, "maxmemory"),
+        (SLAVE, "master_last_io_seconds_ago"),
+        (SLAVE, "master_link_down_since_seconds"),
+    ],
+)
+@pytest.mark.parametrize("number", ["1" + "0" * 400, str(1 << 64), f"-{1 << 64}", "9" * 5000])
+def test_a_number_out_of_range_is_refused(reply: Reply, field: str, number: str) -> None:
+    largest = evaluate(reply, {field: str((1 << 64) - 1)}, None)
+    assert largest.facts[LAG] or largest.facts[MEMORY]
+    with pytest.raises(ValueError, match=r"out of range|limit"):
+        evaluate(reply, {field: number}, None)
+
+
 @pytest.mark.parametrize("reply", [[], [b"king"], None, 1, b"master", [[b"master"]], [None]])
 def test_a_reply_without_a_role_is_a_protocol_error(reply: Reply) -> None:
     with pytest.raises(ProbeError) as caught:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,29 @@ async def test_a_damaged_file_costs_only_the_damaged_lines(tmp_path: Path) -> No
 
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
 def test_no_text_raises_an_error(text: str) -> None:
-    assert list(parse(text)) == []
+    assert list(parse(text, time.time())) == []
+
+
+@pytest.mark.parametrize("changed", range(5))
+@pytest.mark.parametrize("number", [(1 << 53) - 2, 10**400, 3000.9, 1, 2500, 3500, 4000])
+def test_a_damaged_id_costs_at_most_two_events(changed: int, number: float) -> None:
+    clock = iter(range(1, 6))
+    log = EventLog(clock=lambda: next(clock))
+    for state in "abcde":
+        log.record(ORDERS, state)
+    damaged = lines(log)
+    damaged[changed] = json.dumps(json.loads(damaged[changed]) | {"id": number})
+    found = list(parse("\n".join(damaged), 5.0))
+    assert len(found) >= 3
+    assert all(one.id < other.id <= 86_405_000 for one, other in pairwise(found))
+
+
+async def test_events_survive_a_boot_with_an_early_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = EventLog()
+    log.record(ORDERS, "down")
+    await EventsFile(tmp_path, log).write()
+    monkeypatch.setattr(time, "time", lambda: 1.0)
+    assert lines(await loaded(tmp_path)) == lines(log)
 
 
 async def test_the_file_has_a_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
