@@ -57,7 +57,7 @@ def fleet(
         else:
             _print(found, wide=output == "wide")
             sys.stdout.flush()
-        if not watch and found["members"] and all(each["summary"] is None for each in found["members"]):
+        if not watch and all(each["summary"] is None for each in found["members"]):
             raise ServiceUnreachableError("no gateway has answered")
 
     show()
