@@ -5,6 +5,8 @@ lines, bidirectional or invisible characters, or megabytes of data.
 """
 
 _MAX_LENGTH = 500
+_MAX_CUT_WORD = 40
+"""Maximum number of characters of an incomplete last word that is omitted."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
 """Limits the part of a text that `one_line` examines to the maximum length multiplied by this number."""
@@ -25,12 +27,18 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str, max_length: int = _MAX_LENGTH) -> str:
-    """Return `text` as one line of at most `max_length` visible characters; truncated text ends with an ellipsis."""
+    """Return `text` as one line of at most `max_length` visible characters; truncated text ends with an ellipsis.
+
+    Text is cut after a word, except if the last word is long.
+    """
     head = text[: _SCAN_FACTOR * max_length]
     line = printable(" ".join(head.split()))
     if len(line) <= max_length and head == text:
         return line
-    return line[: max_length - 1].rstrip() + "…"
+    cut = line[: max_length - 1]
+    words, _, rest = cut.rpartition(" ")
+    ends_in_word = len(line) > len(cut) and line[len(cut)] != " "
+    return (words if words and ends_in_word and len(rest) < _MAX_CUT_WORD else cut).rstrip() + "…"
 
 
 def error_text(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Runs checks or the Docker reconciler once, without a running service."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from gateway.audit.snapshot import AuditScope, take_snapshot
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.link import Link
-from gateway.contracts.states import HealthState
+from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
@@ -28,6 +29,9 @@ from gateway.relay.poller import RelayLoop
 from gateway.supervision.supervisor import Supervisor, supervise
 from gateway.supervision.uplink import Uplink
 from gateway.text import error_text
+
+_CLOSE_TIMEOUT = 5.0
+"""Seconds to wait until a lost tunnel is closed."""
 
 
 @dataclass(frozen=True)
@@ -191,12 +195,27 @@ def _open_tunnel(name: str, config: Config, uplinks: dict[str | None, Uplink], s
 async def _check_target(spec: BackendSpec, target: Endpoint, way: str | None, uplink: Uplink) -> CheckedTarget:
     # The tunnel's own deadlines limit this wait, which ends when the tunnel first opens or first fails.
     await uplink.settled.wait()
+    lost = "the link was lost"
     if uplink.link is not None:
         backend = spec.kind.create(spec.options, spec.check_options)
         try:
             result = await probe_once(backend, uplink.link, target, spec.check.timeout)
             return CheckedTarget(spec.name, target, way, result)
-        except LinkLostError:
-            pass
-    blocked = CheckResult(at=0, duration=0, state=HealthState.BLOCKED, reason=Reason.TUNNEL, detail=uplink.describe())
+        except LinkLostError as error:
+            lost = error.detail
+    await _wait_until_not_up(uplink)
+    detail = f"tunnel {uplink.name} is down: {lost}" if uplink.state is TunnelState.UP else uplink.describe()
+    blocked = CheckResult(at=0, duration=0, state=HealthState.BLOCKED, reason=Reason.TUNNEL, detail=detail)
     return CheckedTarget(spec.name, target, way, blocked)
+
+
+async def _wait_until_not_up(uplink: Uplink) -> None:
+    """Wait until an uplink whose link was lost has closed the tunnel: only then does it describe the cause."""
+    changed = asyncio.Event()
+    uplink.watchers.append(changed.set)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
+            while uplink.state is TunnelState.UP:
+                await changed.wait()
+                changed.clear()
+    uplink.watchers.remove(changed.set)

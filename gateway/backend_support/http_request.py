@@ -2,10 +2,10 @@
 
 import base64
 import http.client
-import io
 from typing import NamedTuple
 
 from gateway.backend_support.check_stream import CheckStream
+from gateway.backend_support.http_response_end import ReceivedBytes, ResponseEnd
 from gateway.errors import ProbeError, Reason
 
 MAX_RESPONSE = 64 * 1024
@@ -26,25 +26,15 @@ class HttpResponse(NamedTuple):
     body: bytes
 
 
-class _ReceivedBytes:
-    """A socket for `http.client.HTTPResponse` whose data was already received."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, mode: str) -> io.BytesIO:
-        """Return the data as a file."""
-        del mode
-        return io.BytesIO(self._data)
-
-
 def basic_login(user: str, password: str) -> str:
     """Return the value of an Authorization header for HTTP Basic authentication (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 async def get(stream: CheckStream, path: str, host: str, authorization: str | None = None) -> HttpResponse:
-    """Send a GET request, and read the response up to the end of the connection.
+    """Send a GET request, and read the response.
+
+    Do not wait for the end of the connection if the header contains a length. A tunnel can forward the end late.
 
     Args:
         stream: A connection on which nothing was sent.
@@ -67,14 +57,17 @@ async def get(stream: CheckStream, path: str, host: str, authorization: str | No
         fields.append(f"Authorization: {authorization}")
     await stream.send("\r\n".join([*fields, "", ""]).encode())
     received = bytearray()
+    end = ResponseEnd()
     while piece := await stream.read_some():
         received += piece
+        if end.is_reached(received):
+            break
     return _parse(bytes(received))
 
 
 def _parse(data: bytes) -> HttpResponse:
     try:
-        response = http.client.HTTPResponse(_ReceivedBytes(data))  # type: ignore[arg-type] # needs only `makefile`
+        response = http.client.HTTPResponse(ReceivedBytes(data))  # type: ignore[arg-type] # needs only `makefile`
         response.begin()
         return HttpResponse(response.status, response.headers, response.read())
     except (http.client.HTTPException, ValueError) as error:

@@ -10,7 +10,16 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.output import format_age, format_ms, output_option, print_table, print_wrapped, terminal_width
+from gateway.cli.output import (
+    fits,
+    format_age,
+    format_ms,
+    format_state,
+    output_option,
+    print_table,
+    print_wrapped,
+    terminal_width,
+)
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
 from gateway.ops.client import Client
@@ -57,7 +66,7 @@ def fleet(
         else:
             _print(found, wide=output == "wide")
             sys.stdout.flush()
-        if not watch and found["members"] and all(each["summary"] is None for each in found["members"]):
+        if not watch and all(each["summary"] is None for each in found["members"]):
             raise ServiceUnreachableError("no gateway has answered")
 
     show()
@@ -107,18 +116,23 @@ def _print(found: dict[str, Any], *, wide: bool) -> None:
         print_wrapped(f"warning: {problem}", fg="yellow")
     members = found["members"]
     if members:
-        rows, notes = [_row(each, wide=wide) for each in members], [_note(each, wide=wide) for each in members]
-        print_table(_HEADS + (_WIDE_HEADS if wide else []), rows, notes, None if wide else terminal_width())
+        notes = [_note(each, wide=wide) for each in members]
+        heads = _HEADS + (_WIDE_HEADS if wide else [])
+        width = None if wide else terminal_width()
+        rows = [_row(each, _counts, wide=wide) for each in members]
+        if width is not None and not fits(heads, rows, width):
+            rows = [_row(each, _short_counts, wide=wide) for each in members]
+        print_table(heads, rows, notes, width)
 
 
-def _row(member: dict[str, Any], *, wide: bool) -> list[str]:
+def _row(member: dict[str, Any], counts: Callable[[dict[str, int] | None], str], *, wide: bool) -> list[str]:
     summary = member["summary"] or {}
     age = format_age(member["answered_at"]) if member["answered_at"] else "-"
     cells = [
         summary.get("instance") or "-",
         member["state"],
-        _counts(summary.get("tunnels")),
-        _counts(summary.get("backends")),
+        counts(summary.get("tunnels")),
+        counts(summary.get("backends")),
         str(summary.get("clients", "-")),
         age,
         member["name"],
@@ -130,15 +144,15 @@ def _row(member: dict[str, Any], *, wide: bool) -> list[str]:
 
 
 def _note(member: dict[str, Any], *, wide: bool) -> str:
-    """Return why a member does not answer, or what does not work there."""
+    """Return why a member does not answer, or what does not work there; if `wide` is true, one problem per line."""
     summary = member["summary"] or {}
     reload = "the last reload failed" if summary.get("reload_successful") is False else ""
     problems = [
-        ": ".join(filter(None, (f"{each['name']} is {each['state']}", each["reason"], each["detail"])))
+        ": ".join(filter(None, (f"{each['name']} is {format_state(each['state'])}", each["reason"], each["detail"])))
         for each in summary.get("problems", ())
     ]
     shown = problems if wide else [*problems[:1], *([f"and {len(problems) - 1} more"] if len(problems) > 1 else [])]
-    return "; ".join(filter(None, (member["error"], reload, *shown)))
+    return ("\n" if wide else "; ").join(filter(None, (member["error"], reload, *shown)))
 
 
 def _uptime(started_at: str | None) -> str:
@@ -151,3 +165,7 @@ def _uptime(started_at: str | None) -> str:
 
 def _counts(found: dict[str, int] | None) -> str:
     return ", ".join(f"{count} {state}" for state, count in (found or {}).items()) or "-"
+
+
+def _short_counts(found: dict[str, int] | None) -> str:
+    return f"{found.get('up', 0)}/{sum(found.values())} up" if found else "-"

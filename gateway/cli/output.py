@@ -72,13 +72,13 @@ def print_table(
     Args:
         heads: The title of each column.
         rows: The rows, each with one cell per column.
-        notes: A text for each row, which is printed below the row; an empty text prints nothing.
+        notes: The lines of text for each row, which are printed below the row; an empty text prints nothing.
         width: The maximum number of columns of the terminal. If necessary, the longest cells are shortened. None: no
             limit.
     """
     rows = [[one_line(cell, _MAX_CELL_LENGTH) for cell in row] for row in rows]
-    widths = [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
-    while width is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
+    widths = _column_widths(heads, rows)
+    while width is not None and _total_width(widths) > width:
         longest = max(range(len(widths)), key=widths.__getitem__)
         if widths[longest] <= _MIN_CELL_LENGTH:
             break
@@ -90,8 +90,21 @@ def print_table(
             for cell, size in zip(row, widths, strict=True)
         ]
         click.echo(_GAP.join(cells).rstrip())
-        if notes and notes[at]:
-            print_wrapped(notes[at], indent="    ")
+        for line in notes[at].splitlines() if notes else ():
+            print_wrapped(line, indent="    ")
+
+
+def fits(heads: list[str], rows: list[list[str]], width: int) -> bool:
+    """Return whether `print_table` shortens no cell of a table for a terminal with `width` columns."""
+    return _total_width(_column_widths(heads, rows)) <= width
+
+
+def _column_widths(heads: list[str], rows: list[list[str]]) -> list[int]:
+    return [max(len(row[at]) for row in [heads, *rows]) for at in range(len(heads))]
+
+
+def _total_width(widths: list[int]) -> int:
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
 def _shortened(cell: str, width: int) -> str:

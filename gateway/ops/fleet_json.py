@@ -9,6 +9,7 @@ from gateway.contracts.states import HealthState, TunnelState
 from gateway.fleet.view import FleetView
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import ServiceView
+from gateway.text import one_line
 
 _MAX_PROBLEMS = 10
 _MAX_DETAIL = 300
@@ -86,4 +87,4 @@ def _problems(view: ServiceView) -> Iterator[dict[str, str]]:
 
 
 def _problem(name: str, state: str, reason: str | None, detail: str) -> dict[str, str]:
-    return {"name": name, "state": str(state), "reason": str(reason or ""), "detail": detail[:_MAX_DETAIL]}
+    return {"name": name, "state": str(state), "reason": str(reason or ""), "detail": one_line(detail, _MAX_DETAIL)}

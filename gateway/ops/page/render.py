@@ -94,7 +94,9 @@ def _notes(member: MemberView) -> list[str]:
     if member.summary is not None:
         notes += [] if member.summary.reload_successful else ["the last reload failed"]
         for each in member.summary.problems:
-            notes.append(": ".join(filter(None, (f"{each.name} is {each.state}", each.reason, each.detail))))
+            notes.append(
+                ": ".join(filter(None, (f"{each.name} is {state_name(each.state)}", each.reason, each.detail)))
+            )
     return notes
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway.backend_support.database import DatabaseCheck, credentials
+from gateway.backend_support.http_response_end import ResponseEnd
 from gateway.backend_support.http_role import HttpRole
 from gateway.backend_support.tls import TlsOptions
 from gateway.backend_support.via_http import ViaHttp, with_http_role
@@ -144,6 +145,33 @@ async def test_an_invalid_response_is_a_protocol_error(response: bytes) -> None:
     with serving(respond) as port:
         result = await probe(backend(), port)
     assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL), result.detail
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        CHUNKED + b"2;x=y\r\n\r\n\r\nA\r\n0\r\n\r\n56789\r\n0\r\nX: y\r\n\r\n",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_a_check_does_not_wait_for_the_end_of_the_connection(response: bytes, size: int) -> None:
+    end = ResponseEnd()
+    found = [end.is_reached(bytearray(response[:at])) for at in range(0, len(response), size)]
+    assert not any(found)
+    assert end.is_reached(bytearray(response))
+
+    def respond(client: socket.socket) -> None:
+        client.recv(4096)
+        client.sendall(response)
+        assert client.recv(1) == b""  # wait until the check closes the connection
+
+    with serving(respond) as port:
+        result = await probe(backend(), port)
+    assert result.state is HealthState.UP, result.detail
 
 
 class Database:
