@@ -31,13 +31,14 @@ class FleetPoller:
 
     Args:
         options: Returns the current section `fleet`.
+        strict: Whether strict mode is on.
     """
 
-    def __init__(self, options: Callable[[], FleetOptions]) -> None:
+    def __init__(self, options: Callable[[], FleetOptions], *, strict: bool = False) -> None:
         self._options = options
         self._views: dict[Member, MemberView] = {}
         self._tasks: dict[Member, asyncio.Task[None]] = {}
-        self._discovery = Discovery()
+        self._discovery = Discovery(strict=strict)
         self._credentials_error = ""
         self._stamps: list[tuple[Path, int, int]] | None = None
         """Path, modification time in nanoseconds and inode of each file when it was last read."""
@@ -76,8 +77,9 @@ class FleetPoller:
 
     async def _refresh(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
         client.timeout = options.timeout
-        await self._renew_credentials(client, options)
         await self._discovery.read_file(options)
+        self._retain(self._discovery.known(options))  # a member that strict mode refuses must not get a new token
+        await self._renew_credentials(client, options)
         self._set_members(client, group, options)  # a slow name server must not delay the other members
         await self._discovery.look_up_names(options)
         self._set_members(client, group, options)

@@ -40,6 +40,20 @@ async def test_members_of_a_file_stay_while_it_cannot_be_read(tmp_path: Path) ->
     assert found.problems == []
 
 
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_plain_member_of_a_file_gets_no_token_in_strict_mode(tmp_path: Path, strict: bool) -> None:
+    file, found = tmp_path / "members", Discovery(strict=strict)
+    file.write_text("gw:1\ndns+gw:2\nhttps://gw:3\n127.0.0.1:4\n")
+    wanted = FleetOptions(file=file, token_file=tmp_path / "token")
+    await found.read_file(wanted)
+    plain = [] if strict else ["gw:1"]
+    assert [str(each.endpoint) for each in found.known(wanted)] == [*plain, "gw:3", "127.0.0.1:4"]
+    (problem,) = found.problems
+    assert "sent to gw:1 without encryption: use https://" in problem
+    assert ("ignores" in problem) is strict
+    assert [str(each.endpoint) for each in found.known(FleetOptions(file=file))] == ["gw:1", "gw:3", "127.0.0.1:4"]
+
+
 async def test_addresses_of_a_name_stay_while_it_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: list[object] = [
         ["10.0.0.1", "10.0.0.2"],
