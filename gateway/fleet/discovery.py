@@ -1,11 +1,12 @@
 """Finds the members of a fleet: from the configuration, from a file, and from DNS."""
 
 import asyncio
+import itertools
 
 from gateway.errors import GatewayError
 from gateway.fleet.client import lookup
 from gateway.fleet.member_file import read_members
-from gateway.fleet.members import Member, MemberAddress, expand, exposed_token
+from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.options import FleetOptions
 from gateway.text import one_line
 
@@ -25,18 +26,22 @@ class Discovery:
         self._file_problems: list[str] = []
         self._name_problems: dict[MemberAddress, str] = {}
 
-    @property
-    def problems(self) -> list[str]:
-        """The files and names that could not be read the last time."""
-        return [*self._file_problems, *self._name_problems.values()]
+    def problems(self, options: FleetOptions) -> list[str]:
+        """Return messages about the file and the names that could not be read the last time, and excess members."""
+        count = len(self._found(options))
+        excess = f"the fleet has {count} members: only the first {MAX_MEMBERS} are asked, use several fleets"
+        return [*self._file_problems, *self._name_problems.values(), *([excess] if count > MAX_MEMBERS else [])]
 
     def known(self, options: FleetOptions) -> list[Member]:
-        """Return the members that are known, each once, in the order of the configuration."""
+        """Return the members that are known, each once, in the order of the configuration; at most `MAX_MEMBERS`."""
+        return list(itertools.islice(self._found(options), MAX_MEMBERS))
+
+    def _found(self, options: FleetOptions) -> dict[Member, None]:
         found: dict[Member, None] = {}
         for each in self._addresses(options):
             alone = [Member(each.scheme, each.endpoint)]
             found.update(dict.fromkeys(self._by_name.get(each, []) if each.discover else alone))
-        return list(found)
+        return found
 
     def _addresses(self, options: FleetOptions) -> list[MemberAddress]:
         refuses = self._strict and options.token_file is not None

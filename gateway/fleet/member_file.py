@@ -13,7 +13,7 @@ def read_members(path: Path) -> tuple[list[MemberAddress], list[str]]:
 
     Raises:
         OSError: The file cannot be read.
-        GatewayError: The file is too large, or is not text.
+        GatewayError: The file is too large, is not text, or has too many addresses.
     """
     with path.open("rb") as file:
         content = file.read(_MAX_BYTES + 1)
@@ -23,3 +23,5 @@ def read_members(path: Path) -> tuple[list[MemberAddress], list[str]]:
         return parse_file(content.decode())
     except UnicodeDecodeError:
         raise GatewayError("is not valid UTF-8 text") from None
+    except ValueError as error:
+        raise GatewayError(str(error)) from None

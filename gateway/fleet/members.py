@@ -10,6 +10,8 @@ from gateway.contracts.values import Endpoint
 from gateway.relay.resolver import is_loopback
 
 _DISCOVER = "dns+"
+MAX_MEMBERS = 1000
+"""Maximum number of members. Each is asked in a separate task."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -95,15 +97,20 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
 
     Args:
         text: The content of the file. Empty lines and lines that start with `#` are ignored.
+
+    Raises:
+        ValueError: The file has more than `MAX_MEMBERS` addresses.
     """
     found, problems = [], []
-    for number, line in enumerate(text.splitlines(), 1):
-        entry = line.partition("#")[0].strip()
-        if entry:
-            try:
-                found.append(parse_member(entry))
-            except ValueError as error:
-                problems.append(f"line {number}: {error}")
+    entries = [(number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), 1)]
+    entries = [(number, entry) for number, entry in entries if entry]
+    if len(entries) > MAX_MEMBERS:
+        raise ValueError(f"has {len(entries)} addresses: at most {MAX_MEMBERS} are allowed, use several fleets")
+    for number, entry in entries:
+        try:
+            found.append(parse_member(entry))
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
     return found, problems
 
 

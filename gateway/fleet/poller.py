@@ -45,7 +45,7 @@ class FleetPoller:
 
     def view(self) -> FleetView:
         """Return what is known now."""
-        problems = [*self._discovery.problems, *filter(None, [self._credentials_error])]
+        problems = [*self._discovery.problems(self._options()), *filter(None, [self._credentials_error])]
         return FleetView(list(self._views.values()), problems)
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -168,4 +168,4 @@ async def ask_once(options: FleetOptions) -> FleetView:
         await discovery.look_up_names(options)
         members = discovery.known(options)
         views = await asyncio.gather(*(ask(client, member, MemberView(member)) for member in members))
-    return FleetView(views, discovery.problems)
+    return FleetView(views, discovery.problems(options))
