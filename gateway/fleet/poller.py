@@ -22,6 +22,8 @@ _DISCOVERY_INTERVAL = 15.0
 _POLL_INTERVAL = 0.5
 """Seconds between two checks whether the configuration has changed."""
 _JITTER = 0.05
+_SPACING = 0.002
+"""Seconds between the first requests to two members. Many requests at the same time would stop the event loop."""
 
 
 class FleetPoller:
@@ -88,9 +90,9 @@ class FleetPoller:
         """Ask exactly the members that are known now."""
         members = self._discovery.known(options)
         self._retain(members)
-        for member in members:
-            if member not in self._tasks:
-                self._tasks[member] = group.create_task(self._ask_repeatedly(client, member))
+        new = [member for member in members if member not in self._tasks]
+        for number, member in enumerate(new):
+            self._tasks[member] = group.create_task(self._ask_repeatedly(client, member, number * _SPACING))
 
     async def _renew_credentials(self, client: MemberClient, options: FleetOptions) -> None:
         """Read the token and the certificates if a file has changed. After an error, keep those of before."""
@@ -113,7 +115,8 @@ class FleetPoller:
             self._tasks.pop(member).cancel()
         self._views = {member: self._views.get(member, MemberView(member)) for member in members}
 
-    async def _ask_repeatedly(self, client: MemberClient, member: Member) -> None:
+    async def _ask_repeatedly(self, client: MemberClient, member: Member, delay: float) -> None:
+        await asyncio.sleep(delay)
         while True:
             answer = await ask(client, member, self._views[member])
             if member in self._views:
