@@ -4,7 +4,7 @@ import asyncio
 import itertools
 
 from gateway.errors import GatewayError
-from gateway.fleet.client import lookup
+from gateway.fleet.lookup import lookup
 from gateway.fleet.member_file import read_members
 from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.options import FleetOptions
@@ -71,7 +71,7 @@ class Discovery:
 
     async def look_up_names(self, options: FleetOptions) -> None:
         """Look up all names that stand for several members, each within the timeout of the section `fleet`."""
-        names = {each for each in self._addresses(options) if each.discover}
+        names = {each for each in self._addresses(options)[:MAX_MEMBERS] if each.discover}
         self._by_name = {name: members for name, members in self._by_name.items() if name in names}
         self._name_problems = {name: text for name, text in self._name_problems.items() if name in names}
         await asyncio.gather(*(self._look_up(each, options.timeout) for each in names))
