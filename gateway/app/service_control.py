@@ -47,7 +47,7 @@ class ServiceControl:
         self.lag = Histogram()
         """Lag of the event loop, in seconds."""
         self.expiry = ExpiryMonitor(lambda: reloader.config, lambda: list(self._running()))
-        self.fleet_poller = FleetPoller(lambda: reloader.config.fleet)
+        self.fleet_poller = FleetPoller(lambda: reloader.config.fleet, strict=reloader.config.gateway.strict)
         self.events = events
         self._reloader = reloader
         self._auditing = auditing

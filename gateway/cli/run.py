@@ -72,7 +72,7 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
     from gateway.app.tracing import trace_problems  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config.advice import advice  # noqa: PLC0415 - slow to import
-    from gateway.config.files import check_files  # noqa: PLC0415 - slow to import
+    from gateway.config.files import check_files, exposed_fleet_token  # noqa: PLC0415 - slow to import
 
     config = load(config_sources(file, tunnels, backends, settings))
     problems = file_problems(config) + trace_problems(config) + check_files(config)
@@ -80,6 +80,7 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
         raise ConfigError(problems)
     for sentence in (
         *advice(config),
+        *(f"{each.key}: {each.message}" for each in exposed_fleet_token(config)),
         *credential_expiry.expiry_warnings(credential_expiry.read_credentials(config), time.time()),
     ):
         print_text(f"warning: {sentence}", fg="yellow", err=True)

@@ -11,6 +11,8 @@ from gateway.config.decoder import at_key
 from gateway.config.model import SECTIONS, Config
 from gateway.contracts.security import Secret
 from gateway.errors import GatewayError, Problem
+from gateway.fleet.member_file import read_members
+from gateway.fleet.members import exposed_token
 from gateway.secret_files import ExposedError, check_not_exposed, unreadable
 
 
@@ -57,6 +59,18 @@ def check_files(config: Config) -> list[Problem]:
                     found.append(at_key(config.places, spec.place, key, str(error)))
             problems += found
     return [replace(each, message=config.redactor.redact(each.message, each.place)) for each in problems]
+
+
+def exposed_fleet_token(config: Config) -> list[Problem]:
+    """Return the problem of a `fleet.file` with members to which the token is sent without encryption. Blocks."""
+    path = config.fleet.file
+    if path is None or config.fleet.token_file is None or not path.is_file():
+        return []
+    try:
+        message = exposed_token(read_members(path)[0])
+    except (OSError, GatewayError):  # the poller reports it
+        return []
+    return [Problem(place_of(config, "fleet.file"), "fleet.file", f"{path}: {message}")] if message else []
 
 
 def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str, str]]) -> list[Problem]:

@@ -12,7 +12,7 @@ from gateway.config.builder import build
 from gateway.config.decoder import Decoder
 from gateway.config.direct_addresses import direct_addresses
 from gateway.config.expansion import expand, references
-from gateway.config.files import exposed_secrets
+from gateway.config.files import exposed_fleet_token, exposed_secrets
 from gateway.config.model import SECTIONS, Config
 from gateway.config.redaction import Redactor
 from gateway.config.rules import check_rules
@@ -85,7 +85,7 @@ def load(sources: Sources, *, serves: bool = True) -> Config:
     check_rules(config, root, problems)
     problems += exposed_secrets(config, sources.file, decoder.literal_secrets)
     if config.gateway.strict:
-        problems += [each.problem for each in weaknesses(config)]
+        problems += [each.problem for each in weaknesses(config)] + exposed_fleet_token(config)
     if serves and not (problems or config.backends):
         problems.append(
             Problem(place, "backends", _NOTHING_TO_SERVE) if sources.file else Problem("", "", _NO_SOURCE)

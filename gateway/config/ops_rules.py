@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from gateway.config.model import OpsSection, TracesSection
+from gateway.fleet.members import exposed_token
 from gateway.fleet.options import FleetOptions
 from gateway.relay.resolver import is_loopback
 
@@ -30,9 +31,7 @@ def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
 
 def token_advice(fleet: FleetOptions, traces: TracesSection) -> Iterator[tuple[str, str]]:
     """Yield each key of a token that the gateway sends without encryption, with a message."""
-    plain = [each for each in fleet.members if each.scheme == "http" and not is_loopback(each.endpoint.host)]
-    if fleet.token_file is not None and plain:
-        message = f"the token is sent to {plain[0]} without encryption: use https://, and set ops.tls there"
+    if fleet.token_file is not None and (message := exposed_token(fleet.members)):
         yield "fleet.token_file", message
     url = urlsplit(traces.endpoint or "")
     if traces.token_file is not None and url.scheme == "http" and not is_loopback(url.hostname or ""):

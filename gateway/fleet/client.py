@@ -4,7 +4,6 @@ import asyncio
 import os
 import socket
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -12,6 +11,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.errors import GatewayError, TunnelError
+from gateway.fleet.lookup import lookup
 from gateway.fleet.members import Member
 from gateway.fleet.options import FleetOptions
 from gateway.fleet.summary import MAX_BYTES, MemberSummary, decode_summary
@@ -19,8 +19,6 @@ from gateway.secret_files import read_private_key
 from gateway.text import one_line
 
 PATH = "/api/v1/summary"
-_THREADS = ThreadPoolExecutor(16, thread_name_prefix="fleet-resolver")
-"""Separate threads: members whose names do not resolve must not delay the lookups of tunnels."""
 _IDLE = 60.0
 """Seconds for which an idle connection to a member stays open."""
 _STATUS_ERRORS = {
@@ -148,23 +146,7 @@ class _MemberResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Do nothing: the threads are shared."""
-
-
-async def lookup(
-    host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
-) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
-    """Return the family and the address of each result of a lookup.
-
-    Raises:
-        OSError: The name does not resolve.
-        UnicodeError: The name is not a valid host name.
-    """
-    loop = asyncio.get_running_loop()
-    found = await loop.run_in_executor(
-        _THREADS, lambda: socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-    )
-    return [(family, (str(address[0]), port)) for family, _, _, _, address in found]
+        """Do nothing: the lookups are shared."""
 
 
 def _describe(error: Exception) -> str:

@@ -1,39 +1,51 @@
 """Finds the members of a fleet: from the configuration, from a file, and from DNS."""
 
 import asyncio
-from pathlib import Path
+import itertools
 
 from gateway.errors import GatewayError
-from gateway.fleet.client import lookup
-from gateway.fleet.members import Member, MemberAddress, expand, parse_file
+from gateway.fleet.lookup import lookup
+from gateway.fleet.member_file import read_members
+from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
 from gateway.fleet.options import FleetOptions
 from gateway.text import one_line
 
-_MAX_FILE = 1 << 20
-
 
 class Discovery:
-    """Finds members. If a file or a name cannot be read, the members that were found there before stay."""
+    """Finds members. If a file or a name cannot be read, the members that were found there before stay.
 
-    def __init__(self) -> None:
+    Args:
+        strict: Whether to ignore the members in the file to which the token would be sent without encryption.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
         self._by_name: dict[MemberAddress, list[Member]] = {}
         self._in_file: list[MemberAddress] = []
-        self._reading: asyncio.Future[str] | None = None
+        self._reading: asyncio.Future[tuple[list[MemberAddress], list[str]]] | None = None
         self._file_problems: list[str] = []
         self._name_problems: dict[MemberAddress, str] = {}
 
-    @property
-    def problems(self) -> list[str]:
-        """The files and names that could not be read the last time."""
-        return [*self._file_problems, *self._name_problems.values()]
+    def problems(self, options: FleetOptions) -> list[str]:
+        """Return messages about the file and the names that could not be read the last time, and excess members."""
+        count = len(self._found(options))
+        excess = f"the fleet has {count} members: only the first {MAX_MEMBERS} are asked, use several fleets"
+        return [*self._file_problems, *self._name_problems.values(), *([excess] if count > MAX_MEMBERS else [])]
 
     def known(self, options: FleetOptions) -> list[Member]:
-        """Return the members that are known, each once, in the order of the configuration."""
+        """Return the members that are known, each once, in the order of the configuration; at most `MAX_MEMBERS`."""
+        return list(itertools.islice(self._found(options), MAX_MEMBERS))
+
+    def _found(self, options: FleetOptions) -> dict[Member, None]:
         found: dict[Member, None] = {}
-        for each in (*options.members, *self._in_file):
+        for each in self._addresses(options):
             alone = [Member(each.scheme, each.endpoint)]
             found.update(dict.fromkeys(self._by_name.get(each, []) if each.discover else alone))
-        return list(found)
+        return found
+
+    def _addresses(self, options: FleetOptions) -> list[MemberAddress]:
+        refuses = self._strict and options.token_file is not None
+        return [*options.members, *(each for each in self._in_file if not (refuses and each.exposes_token))]
 
     async def read_file(self, options: FleetOptions) -> None:
         """Read the addresses in the file of the section `fleet`."""
@@ -42,21 +54,24 @@ class Discovery:
             self._in_file, self._file_problems = [], []
             return
         if self._reading is None or self._reading.done():  # a read that hangs must not occupy a second thread
-            self._reading = asyncio.get_running_loop().run_in_executor(None, _read_text, path)
+            self._reading = asyncio.get_running_loop().run_in_executor(None, read_members, path)
             self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             async with asyncio.timeout(options.timeout):
-                self._in_file, invalid = parse_file(await asyncio.shield(self._reading))
+                self._in_file, invalid = await asyncio.shield(self._reading)
         except TimeoutError:
             self._file_problems = [f"fleet.file: {path}: the file system does not answer"]
         except (OSError, GatewayError) as error:
             self._file_problems = [f"fleet.file: {path}: {getattr(error, 'strerror', None) or error}"]
         else:
-            self._file_problems = [f"fleet.file: {path}: {each}" for each in invalid]
+            exposed = exposed_token(self._in_file) if options.token_file is not None else None
+            if exposed and self._strict:
+                exposed += ". Strict mode ignores such members"
+            self._file_problems = [f"fleet.file: {path}: {each}" for each in (*invalid, exposed) if each]
 
     async def look_up_names(self, options: FleetOptions) -> None:
         """Look up all names that stand for several members, each within the timeout of the section `fleet`."""
-        names = {each for each in (*options.members, *self._in_file) if each.discover}
+        names = {each for each in self._addresses(options)[:MAX_MEMBERS] if each.discover}
         self._by_name = {name: members for name, members in self._by_name.items() if name in names}
         self._name_problems = {name: text for name, text in self._name_problems.items() if name in names}
         await asyncio.gather(*(self._look_up(each, options.timeout) for each in names))
@@ -72,14 +87,3 @@ class Discovery:
         else:
             self._name_problems.pop(address, None)
             self._by_name[address] = expand(address, [host for _, (host, _) in found])
-
-
-def _read_text(path: Path) -> str:
-    with path.open("rb") as file:
-        content = file.read(_MAX_FILE + 1)
-    if len(content) > _MAX_FILE:
-        raise GatewayError(f"is larger than {_MAX_FILE} bytes")
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise GatewayError("is not valid UTF-8 text") from None

@@ -1,13 +1,17 @@
 """Parses the addresses of members, and expands names that stand for several members. Does no I/O."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.contracts.values import Endpoint
+from gateway.relay.resolver import is_loopback
 
 _DISCOVER = "dns+"
+MAX_MEMBERS = 1000
+"""Maximum number of members. Each is asked in a separate task."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -28,6 +32,11 @@ class MemberAddress(NamedTuple):
     def __str__(self) -> str:
         scheme = "https://" if self.scheme == "https" else ""
         return f"{_DISCOVER if self.discover else ''}{scheme}{self.endpoint}"
+
+    @property
+    def exposes_token(self) -> bool:
+        """Whether the token would be sent to the member over the network without encryption."""
+        return self.scheme == "http" and not is_loopback(self.endpoint.host)
 
 
 @dataclass(frozen=True)
@@ -88,16 +97,27 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
 
     Args:
         text: The content of the file. Empty lines and lines that start with `#` are ignored.
+
+    Raises:
+        ValueError: The file has more than `MAX_MEMBERS` addresses.
     """
     found, problems = [], []
-    for number, line in enumerate(text.splitlines(), 1):
-        entry = line.partition("#")[0].strip()
-        if entry:
-            try:
-                found.append(parse_member(entry))
-            except ValueError as error:
-                problems.append(f"line {number}: {error}")
+    entries = [(number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), 1)]
+    entries = [(number, entry) for number, entry in entries if entry]
+    if len(entries) > MAX_MEMBERS:
+        raise ValueError(f"has {len(entries)} addresses: at most {MAX_MEMBERS} are allowed, use several fleets")
+    for number, entry in entries:
+        try:
+            found.append(parse_member(entry))
+        except ValueError as error:
+            problems.append(f"line {number}: {error}")
     return found, problems
+
+
+def exposed_token(members: Iterable[MemberAddress]) -> str | None:
+    """Return a message about the first member that gets the token without encryption; None if there is none."""
+    exposed = next((each for each in members if each.exposes_token), None)
+    return exposed and f"the token is sent to {exposed} without encryption: use https://, and set ops.tls there"
 
 
 def expand(address: MemberAddress, hosts: list[str]) -> list[Member]:

@@ -22,6 +22,8 @@ _DISCOVERY_INTERVAL = 15.0
 _POLL_INTERVAL = 0.5
 """Seconds between two checks whether the configuration has changed."""
 _JITTER = 0.05
+_SPACING = 0.002
+"""Seconds between the first requests to two members. Many requests at the same time would stop the event loop."""
 
 
 class FleetPoller:
@@ -31,20 +33,21 @@ class FleetPoller:
 
     Args:
         options: Returns the current section `fleet`.
+        strict: Whether strict mode is on.
     """
 
-    def __init__(self, options: Callable[[], FleetOptions]) -> None:
+    def __init__(self, options: Callable[[], FleetOptions], *, strict: bool = False) -> None:
         self._options = options
         self._views: dict[Member, MemberView] = {}
         self._tasks: dict[Member, asyncio.Task[None]] = {}
-        self._discovery = Discovery()
+        self._discovery = Discovery(strict=strict)
         self._credentials_error = ""
         self._stamps: list[tuple[Path, int, int]] | None = None
         """Path, modification time in nanoseconds and inode of each file when it was last read."""
 
     def view(self) -> FleetView:
         """Return what is known now."""
-        problems = [*self._discovery.problems, *filter(None, [self._credentials_error])]
+        problems = [*self._discovery.problems(self._options()), *filter(None, [self._credentials_error])]
         return FleetView(list(self._views.values()), problems)
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -76,8 +79,9 @@ class FleetPoller:
 
     async def _refresh(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
         client.timeout = options.timeout
-        await self._renew_credentials(client, options)
         await self._discovery.read_file(options)
+        self._retain(self._discovery.known(options))  # a member that strict mode refuses must not get a new token
+        await self._renew_credentials(client, options)
         self._set_members(client, group, options)  # a slow name server must not delay the other members
         await self._discovery.look_up_names(options)
         self._set_members(client, group, options)
@@ -86,9 +90,9 @@ class FleetPoller:
         """Ask exactly the members that are known now."""
         members = self._discovery.known(options)
         self._retain(members)
-        for member in members:
-            if member not in self._tasks:
-                self._tasks[member] = group.create_task(self._ask_repeatedly(client, member))
+        new = [member for member in members if member not in self._tasks]
+        for number, member in enumerate(new):
+            self._tasks[member] = group.create_task(self._ask_repeatedly(client, member, number * _SPACING))
 
     async def _renew_credentials(self, client: MemberClient, options: FleetOptions) -> None:
         """Read the token and the certificates if a file has changed. After an error, keep those of before."""
@@ -111,7 +115,8 @@ class FleetPoller:
             self._tasks.pop(member).cancel()
         self._views = {member: self._views.get(member, MemberView(member)) for member in members}
 
-    async def _ask_repeatedly(self, client: MemberClient, member: Member) -> None:
+    async def _ask_repeatedly(self, client: MemberClient, member: Member, delay: float) -> None:
+        await asyncio.sleep(delay)
         while True:
             answer = await ask(client, member, self._views[member])
             if member in self._views:
@@ -166,4 +171,4 @@ async def ask_once(options: FleetOptions) -> FleetView:
         await discovery.look_up_names(options)
         members = discovery.known(options)
         views = await asyncio.gather(*(ask(client, member, MemberView(member)) for member in members))
-    return FleetView(views, discovery.problems)
+    return FleetView(views, discovery.problems(options))

@@ -9,6 +9,7 @@ from gateway.ops.authorization import AccessRules, Role, Tokens, granted_role, i
 from gateway.ops.rate_limiter import RateLimiter
 
 _ROLE = web.RequestKey("role", Role)
+_CURRENT_ROLE = web.RequestKey[Callable[[web.Request], Role]]("current_role")
 _PROBES_PER_SECOND, _PROBE_BURST = 200, 40
 _READS_PER_SECOND, _READ_BURST = 25, 10
 """Rate limits of clients that read data, in requests per second and in requests. With these limits, a client that
@@ -71,11 +72,8 @@ class AccessMiddleware:
         """Return the error response if the request is refused; None if it is accepted."""
         if not is_accepted_host(self._rules, request.headers.getall("Host", [])):
             return web.Response(status=421, text=_UNKNOWN_HOST)
-        tokens = self._tokens()
-        transport = request.transport
-        certified = bool(transport and transport.get_extra_info("peercert"))
-        role = granted_role(self._rules, tokens, request.headers.get("Authorization"), certified=certified)
-        request[_ROLE] = role
+        tokens, role = self._tokens(), self._current_role(request)
+        request[_ROLE], request[_CURRENT_ROLE] = role, self._current_role
         if role >= required:
             return None
         if role is Role.METRICS:
@@ -84,6 +82,13 @@ class AccessMiddleware:
         if required is Role.METRICS and tokens.metrics is not None:
             text += _METRICS_ALTERNATIVE
         return web.Response(status=401, text=text, headers={"WWW-Authenticate": 'Bearer realm="gateway"'})
+
+    def _current_role(self, request: web.Request) -> Role:
+        """Return the role that the current tokens grant to the client."""
+        transport = request.transport
+        certified = bool(transport and transport.get_extra_info("peercert"))
+        authorization = request.headers.get("Authorization")
+        return granted_role(self._rules, self._tokens(), authorization, certified=certified)
 
 
 async def _wait_for_turn(limiter: RateLimiter) -> None:
@@ -101,3 +106,9 @@ async def _wait_for_turn(limiter: RateLimiter) -> None:
 def may_see_details(request: web.Request) -> bool:
     """Return whether errors can show hosts, users and paths to the client. Clients of the admin socket see them."""
     return bool(request.get(_ROLE, Role.EVERYTHING) is Role.EVERYTHING)
+
+
+def is_still_authorized(request: web.Request) -> bool:
+    """Return whether the current tokens grant at least the role that the client had when it sent the request."""
+    current_role = request.get(_CURRENT_ROLE)
+    return current_role is None or current_role(request) >= request[_ROLE]  # None: the admin socket

@@ -6,7 +6,7 @@ import socket
 
 from aiohttp import web
 
-from gateway.ops.access_middleware import HEADERS
+from gateway.ops.access_middleware import HEADERS, is_still_authorized
 from gateway.ops.events import EventLog
 from gateway.ops.http_listener import extend_deadline
 
@@ -46,7 +46,7 @@ class EventStreams:
             wake.set()
 
     async def respond(self, request: web.Request) -> web.StreamResponse:
-        """Send events until the client disconnects or the server stops."""
+        """Send events until the client disconnects, its token is revoked, or the server stops."""
         if len(self._wakes) >= self._limit:
             text = f"at most {self._limit} clients can read events at the same time: close another one\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "10"})
@@ -73,13 +73,15 @@ class EventStreams:
         resumed = request.headers.get("Last-Event-ID")
         sent = self._events.last_id if resumed is None else _event_id(resumed)
         await response.write(f"retry: {_RETRY_MS}\nid: {sent}\n\n".encode())
-        while not self._closed:
+        while not self._closed and is_still_authorized(request):
             wake.clear()
             events = self._events.since(sent)
             if events is None:
                 sent = self._events.last_id
                 await response.write(f"id: {sent}\n{_RESET}\n".encode())
             for at in range(0, len(events or ()), _BATCH):
+                if not is_still_authorized(request):
+                    return
                 batch = (events or [])[at : at + _BATCH]
                 lines = (f"id: {each.id}\nevent: {each.subject.type}\ndata: {each.line}\n\n" for each in batch)
                 await response.write("".join(lines).encode())

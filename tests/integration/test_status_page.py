@@ -288,6 +288,23 @@ def test_the_token_is_required_and_stays_in_memory(browser: Browser, hostile: Ga
     browser.wait(lambda: "down" in browser.text("#diagnosis"))
 
 
+def test_a_login_during_a_refresh_without_a_token_is_accepted(browser: Browser, hostile: Gateway) -> None:
+    browser.open(hostile)
+    browser.run("""
+        const original = window.fetch;
+        window.fetch = (...request) => new Promise(resolve => {
+          window.fetch = original;
+          window.release = () => resolve(original(...request));
+        });
+        document.dispatchEvent(new Event("visibilitychange"));
+    """)
+    browser.wait(lambda: browser.run("return 'release' in window"))
+    browser.driver.find_element(By.ID, "token").send_keys(TOKEN, Keys.ENTER)
+    browser.run("window.release()")
+    browser.wait(lambda: "orders" in browser.text("#diagnosis") or "does not accept" in browser.text())
+    assert "does not accept" not in browser.text()
+
+
 def test_hostile_text_is_inert(browser: Browser, hostile: Gateway) -> None:
     browser.open(hostile)
     browser.driver.find_element(By.ID, "token").send_keys(TOKEN, Keys.ENTER)

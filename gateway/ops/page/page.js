@@ -80,13 +80,14 @@ async function refresh() {
   if (busy) return;
   busy = true;
   started = Date.now();
+  const sent = token;
   try {
     const response = await fetch(location.pathname + location.search, { headers: headers({}), signal: AbortSignal.timeout(TIMEOUT) });
     const text = await response.text();
     if (!response.ok && response.status !== 404) throw new Error(text);
     showAnswered(true);
     show(new DOMParser().parseFromString(text, "text/html"));
-    if (token && document.getElementById("refused")) {
+    if (sent && sent === token && document.getElementById("refused")) {
       token = "";
       document.getElementById("refused").textContent = "The gateway does not accept this token.";
     }
@@ -95,7 +96,7 @@ async function refresh() {
     showAnswered(false);
   }
   busy = false;
-  schedule(lastEvent > shownEvent ? SHORTEST : REFRESH - Date.now() % REFRESH);
+  schedule(lastEvent > shownEvent || token && token !== sent ? SHORTEST : REFRESH - Date.now() % REFRESH);
 }
 
 function schedule(delay) {  // at most once a second

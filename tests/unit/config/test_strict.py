@@ -88,6 +88,18 @@ def test_each_weakness_is_refused_with_its_position_and_the_alternative(
     assert [sentence.startswith(f"{key}: ") for sentence in advice(lenient)] == [True] * advised
 
 
+def test_plain_members_of_the_fleet_file_are_refused(tmp_path: Path) -> None:
+    members = tmp_path / "members"
+    text = SOUND.replace("fleet: {", f"fleet: {{file: {members}, ")
+    for harmless in ("https://gw:9090\nlocalhost:9090\n", "\xff", "nonsense"):
+        members.write_text(harmless, "latin-1")
+        read(text, tmp_path)
+    members.write_text("https://gw:9090\ndns+gw:9090\n")
+    (line,) = refused(text, tmp_path)
+    assert re.match(r"16:15: fleet.file: .*members: the token is sent to dns\+gw:9090 without encryption", line), line
+    read(re.sub(r", token_file: /run/secrets/fleet", "", text), tmp_path)
+
+
 def test_a_secret_from_the_environment_is_inline_too(tmp_path: Path) -> None:
     environment = {
         "GATEWAY_STRICT": "true",

@@ -29,11 +29,12 @@ async def serving(folder: Path, log: EventLog) -> AsyncIterator[Endpoint]:
 
 
 async def subscribe(
-    address: Endpoint, last_id: int | str | None = None
+    address: Endpoint, last_id: int | str | None = None, token: str | None = None
 ) -> tuple[Reader, asyncio.StreamWriter, bytes]:
     """Open a stream; return the reader, the writer and the head of the response."""
     reader, writer = await asyncio.open_connection(*address)
     header = f"Last-Event-ID: {last_id}\r\n" if last_id is not None else ""
+    header += f"Authorization: Bearer {token}\r\n" if token is not None else ""
     writer.write(f"GET /api/v1/events HTTP/1.0\r\nHost: localhost\r\n{header}\r\n".encode())
     async with asyncio.timeout(WITHIN):
         return reader, writer, await reader.readuntil(b"\r\n\r\n")
@@ -112,6 +113,37 @@ async def test_streams_are_limited_and_end_with_the_server(tmp_path: Path, monke
     async with asyncio.timeout(WITHIN):
         await reader.read()  # A clean end, which no deadline has caused.
     for _, writer, _ in streams:
+        writer.close()
+
+
+async def test_a_stream_ends_when_its_token_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, file, tokens = EventLog(), tmp_path / "token", ["a" * 16, "b" * 16]
+    settings = HttpSettings(Endpoint("127.0.0.1", 0), tmp_path / "admin.sock", token_file=file, authenticated=True)
+    ops = OpsServer(Mock(events=log), settings)
+
+    async def replace(token: str) -> None:
+        file.write_text(token)
+        file.chmod(0o600)
+        await ops.renew()
+
+    log.record(ORDERS, "before")
+    await replace(tokens[0])
+    async with ops.serving() as address:
+        reader, writer, _ = await subscribe(address, token=tokens[0])
+        await block(reader)
+        await replace(tokens[0])
+        log.record(ORDERS, "first")
+        assert "first" in (await block(reader))["data"]  # A renewal without a change ends no stream.
+        await replace(tokens[1])
+        log.record(ORDERS, "secret")
+        async with asyncio.timeout(WITHIN):
+            assert b"secret" not in await reader.read()
+        writer.close()
+        monkeypatch.setattr(event_streams, "_HEARTBEAT", 0.05)
+        reader, writer, _ = await subscribe(address, token=tokens[1])
+        await replace(tokens[0])
+        async with asyncio.timeout(WITHIN):
+            await reader.read()  # A stream without events ends too.
         writer.close()
 
 

@@ -1,0 +1,68 @@
+"""Resolves the names of members, each in its own thread, with at most one concurrent lookup for each name.
+
+A lookup blocks its thread while the name server does not answer. With one thread for each name, no name delays
+another name, or the lookups of tunnels. `MAX_MEMBERS` limits the number of names, and therefore of threads.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+from gateway.relay.per_loop import per_loop
+
+_Name = tuple[str, socket.AddressFamily]
+
+
+@per_loop
+def _in_flight(loop: asyncio.AbstractEventLoop) -> "dict[_Name, asyncio.Future[list[Any]]]":
+    """Return the lookups of the running loop that have no result yet."""
+    del loop
+    return {}
+
+
+async def lookup(
+    host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
+) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    """Return the family and the address of each result of a lookup.
+
+    Raises:
+        OSError: The name does not resolve, or no thread can be started.
+        UnicodeError: The name is not a valid host name.
+    """
+    name, in_flight = (host, family), _in_flight()
+    pending = in_flight.get(name)
+    if pending is None:
+        pending = in_flight[name] = asyncio.wrap_future(_start(name))
+
+        def on_done(done: asyncio.Future[list[Any]]) -> None:
+            in_flight.pop(name, None)
+            if not done.cancelled():
+                done.exception()  # mark it as retrieved, because every task that waits for it might be cancelled
+
+        pending.add_done_callback(on_done)
+    found = await asyncio.shield(pending)
+    return [(family, (str(address[0]), port)) for family, _, _, _, address in found]
+
+
+def _start(name: _Name) -> "Future[list[Any]]":
+    found: Future[list[Any]] = Future()
+    found.set_running_or_notify_cancel()  # it cannot be cancelled from now on
+    # A daemon thread, because a command must not wait for a lookup when it exits.
+    thread = threading.Thread(target=_resolve, args=(name, found), name="fleet-lookup", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+    return found
+
+
+def _resolve(name: _Name, found: "Future[list[Any]]") -> None:
+    host, family = name
+    try:
+        found.set_result(socket.getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM))
+    except (OSError, UnicodeError) as error:
+        found.set_exception(error)

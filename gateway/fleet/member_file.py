@@ -1,0 +1,27 @@
+"""Reads the file with the addresses of members."""
+
+from pathlib import Path
+
+from gateway.errors import GatewayError
+from gateway.fleet.members import MemberAddress, parse_file
+
+_MAX_BYTES = 1 << 20
+
+
+def read_members(path: Path) -> tuple[list[MemberAddress], list[str]]:
+    """Return the members in a file, and a message for each line that is not valid. Blocks.
+
+    Raises:
+        OSError: The file cannot be read.
+        GatewayError: The file is too large, is not text, or has too many addresses.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise GatewayError(f"is larger than {_MAX_BYTES} bytes")
+    try:
+        return parse_file(content.decode())
+    except UnicodeDecodeError:
+        raise GatewayError("is not valid UTF-8 text") from None
+    except ValueError as error:
+        raise GatewayError(str(error)) from None
