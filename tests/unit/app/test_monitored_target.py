@@ -77,6 +77,15 @@ async def test_a_target_is_blocked_only_if_every_way_is_closed_and_names_a_commo
     )  # fmt: skip
 
 
+async def test_a_target_is_not_blocked_while_a_tunnel_waits_for_its_first_check() -> None:
+    ways = Ways()
+    ways.close(0)
+    ways.probed(1, HealthState.UP)
+    assert ways.target.choose() == 1
+    ways.uplinks[0].link = DirectLink()
+    assert (ways.target.candidate().state, ways.target.choice.current) == (HealthState.UP, 1)
+
+
 async def test_a_target_is_down_only_if_it_fails_through_every_way() -> None:
     ways = Ways()
     ways.probed(0, HealthState.DOWN)
