@@ -88,7 +88,8 @@ class MonitoredTarget:
 
     def candidate(self) -> Candidate:
         """Return the state of the target through the chosen way, and what probes through any way found last."""
-        verdict, record = self.checks[self.choose()].verdict, self.record
+        check, record = self.checks[self.choose()], self.record
+        verdict = check.verdict
         blocked = verdict.state is HealthState.BLOCKED
         return Candidate(
             target=self.target,
@@ -99,7 +100,7 @@ class MonitoredTarget:
             read_only=record.probe_result.read_only,
             promoted=record.promoted,
             probed=record.probed,
-            failing=record.failing or verdict.pending,
+            failing=check.failing,
         )
 
     @property

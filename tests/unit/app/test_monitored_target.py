@@ -111,6 +111,15 @@ async def test_the_role_comes_from_the_last_answer_through_any_way() -> None:
     assert (ways.target.candidate().role, ways.target.choice.current) == ("replica", 0)
 
 
+async def test_a_target_fails_only_if_the_way_of_new_clients_fails() -> None:
+    ways = Ways()
+    ways.probed(0, HealthState.UP)
+    ways.probed(1, HealthState.DOWN)
+    assert not ways.target.candidate().failing
+    ways.probed(0, HealthState.DOWN)
+    assert ways.target.candidate().failing
+
+
 async def test_a_promotion_is_recorded_once_even_if_a_way_observes_it_late() -> None:
     ways = Ways()
     ways.probed(1, HealthState.UP, role="replica")
