@@ -101,6 +101,17 @@ def choose_way(
     return best
 
 
+def order_ways(ways: Sequence[WayHealth], chosen: int) -> list[int]:
+    """Return the indexes of all ways, in the order in which to try them.
+
+    Args:
+        ways: The ways in the order of the configuration.
+        chosen: The index of the way for new clients.
+    """
+    working = working_ways(ways)
+    return sorted(range(len(ways)), key=lambda at: (at != chosen, at not in working, at))
+
+
 class WayChoice:
     """The way to one target for new clients, and how often it changed.
 
@@ -156,8 +167,3 @@ class WayChoice:
                 self.has_failed[at] = other.has_failed[before]
                 if other.current == before:
                     self.current = at
-
-    def order(self, ways: Sequence[WayHealth], now: float) -> list[int]:
-        """Return the indexes of all ways, in the order in which to try them. The arguments are those of `update`."""
-        chosen, working = self.update(ways, now), working_ways(ways)
-        return sorted(range(len(ways)), key=lambda at: (at != chosen, at not in working, at))

@@ -3,6 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import cast
+
+import pytest
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.contracts.backend import ProbeResult
@@ -11,6 +14,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
+from gateway.forwarding.routed_target import LinkSource, TargetIdentity
 from gateway.health.monitor import Check, Schedule
 from gateway.health.target_record import TargetRecord
 from gateway.health.verdict import CheckResult
@@ -51,7 +55,8 @@ class Ways:
             Check("orders", Backend(), TARGET, uplink, SCHEDULE, record=record, tunnel=uplink.name)
             for uplink in self.uplinks
         ]
-        self.target = MonitoredTarget(checks, WayChoice(["a", "b"], "order"), ())
+        routes = TargetIdentity(TARGET, cast("tuple[LinkSource, ...]", tuple(self.uplinks))).routes()
+        self.target = MonitoredTarget(checks, WayChoice(["a", "b"], "order"), routes)
 
     def close(self, at: int) -> None:
         self.uplinks[at].link = None
@@ -101,6 +106,23 @@ async def test_ways_that_clients_do_not_use_are_checked_less_often() -> None:
     assert [check.every for check in ways.target.checks] == [1, 2]
     ways.close(0)
     ways.target.choose()
+    assert [check.every for check in ways.target.checks] == [2, 1]
+
+
+async def test_a_client_that_notices_a_closed_way_first_starts_a_check_of_the_other_way(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "gateway.app.monitored_target")
+    ways = Ways()
+    ways.probed(0, HealthState.UP)
+    ways.probed(1, HealthState.UP)
+    ways.target.choose()
+    ways.close(0)
+    assert [cast(Uplink, each.uplink).name for each in ways.target.routes()] == ["b", "a"]
+    assert [(record.message, record.__dict__["tunnel"]) for record in caplog.records] == [
+        ("new clients use another way", "b")
+    ]
+    assert ways.target.checks[1]._wake.is_set()
     assert [check.every for check in ways.target.checks] == [2, 1]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.contracts.states import HealthState, WayPreference
-from gateway.health.ways import RETURN_AFTER, WayChoice, WayHealth, choose_way, working_ways
+from gateway.health.ways import RETURN_AFTER, WayChoice, WayHealth, choose_way, order_ways, working_ways
 
 UP = WayHealth(is_open=True, state=HealthState.UP)
 CLOSED = WayHealth(is_open=False, state=HealthState.BLOCKED)
@@ -89,7 +89,10 @@ def test_clients_leave_a_way_at_once_and_return_when_it_has_worked_for_a_while()
     assert choice.update([UP, UP], 3.0 + RETURN_AFTER) == 0
     assert choice.update([CLOSED, CLOSED], 40.0) == 0
     assert choice.switches == {"a": 1, "b": 1}
-    assert choice.order([UP, UP], 41.0) == [0, 1]
+
+
+def test_the_chosen_way_is_tried_first_and_ways_that_do_not_work_last() -> None:
+    assert order_ways([DOWN, UP, UP], 2) == [2, 1, 0]
 
 
 def test_clients_return_to_a_way_of_a_target_without_checks() -> None:
