@@ -9,7 +9,7 @@ from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.monitor import Check
 from gateway.health.target_record import TargetRecord
 from gateway.health.target_selection import Candidate
-from gateway.health.ways import WayChoice, WayHealth
+from gateway.health.ways import WayChoice, WayHealth, order_ways
 from gateway.supervision.uplink import describe_all
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,8 @@ class MonitoredTarget:
 
     def candidate(self) -> Candidate:
         """Return the state of the target through the chosen way, and what probes through any way found last."""
-        verdict, record = self.checks[self.choose()].verdict, self.record
+        check, record = self.checks[self.choose()], self.record
+        verdict = check.verdict
         blocked = verdict.state is HealthState.BLOCKED
         return Candidate(
             target=self.target,
@@ -99,7 +100,7 @@ class MonitoredTarget:
             read_only=record.probe_result.read_only,
             promoted=record.promoted,
             probed=record.probed,
-            failing=record.failing or verdict.pending,
+            failing=check.failing,
         )
 
     @property
@@ -116,7 +117,8 @@ class MonitoredTarget:
         """Return the ways for a new client, best first."""
         if len(self._routes) == 1:
             return list(self._routes)
-        return [self._routes[at] for at in self.choice.order(self.health(), time.monotonic())]
+        chosen = self.choose()
+        return [self._routes[at] for at in order_ways(self.health(), chosen)]
 
     def check_soon(self, *, all_ways: bool) -> None:
         """Check the target soon: through all ways, or only through the way that new clients use."""

@@ -2,6 +2,7 @@
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
+from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 from gateway.health.ways import working_ways
 from gateway.ops.status_views import WayView
@@ -37,6 +38,8 @@ def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] |
         return None
     if check.uplink.link is None:
         return Reason.TUNNEL, check.uplink.describe()
+    if check.verdict.state is HealthState.BLOCKED:
+        return Reason.TUNNEL, f"no check of {monitored.target} has finished since tunnel {check.tunnel} opened"
     if check.verdict.reason is not None:
         return check.verdict.reason, check.verdict.detail
     return Reason.TIMEOUT, f"a client could not reach {monitored.target} through this tunnel"

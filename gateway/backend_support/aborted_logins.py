@@ -5,6 +5,8 @@ aborted logins when it resumes. If the count reaches `max_connect_errors`, the s
 Reference Manual, "The Host Cache"). A successful login resets the count.
 """
 
+import asyncio
+
 _FREE_FRACTION = 4
 """Pauses begin when the count exceeds `limit` divided by this number."""
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
@@ -21,7 +23,14 @@ class AbortedLogins:
     def __init__(self, limit: int) -> None:
         self.count = 0
         self.limit = limit
+        self.turn = asyncio.Lock()
+        """Held during each login while `is_excessive` is true."""
         self._not_before = 0.0
+
+    @property
+    def is_excessive(self) -> bool:
+        """Whether the next aborted login is followed by a pause."""
+        return self.count >= max(1, self.limit // _FREE_FRACTION)
 
     def record_abort(self, now: float) -> None:
         """Record a login that was aborted at the monotonic time `now`."""

@@ -96,6 +96,11 @@ class MysqlBackend:
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
         aborted = self._aborted.setdefault(target, AbortedLogins(_ABORT_LIMIT))
+        # While the server does not answer, the checks through several ways must not all cause an aborted login.
+        async with aborted.turn if aborted.is_excessive else contextlib.nullcontext():
+            return await self._log_in(link, target, phases, aborted)
+
+    async def _log_in(self, link: Connector, target: Endpoint, phases: Phases, aborted: AbortedLogins) -> ProbeResult:
         pause = aborted.pause(time.monotonic())
         if pause:
             raise ReachError(

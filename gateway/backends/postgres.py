@@ -105,14 +105,14 @@ class PostgresBackend:
         """For each standby: the monotonic time at which it last had all data of its primary."""
         self._passwords = PasswordSource()
         self._certificates = ServerCertificates()
-        self._logins: dict[Endpoint, Login] = {}
-        """The last login to each target. Its computation in libpq is possibly still running."""
+        self._abandoned: dict[Endpoint, Login] = {}
+        """The last login to each target that a check has abandoned during a computation in libpq."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.backend.Backend`: log in, and query role, version and replication lag."""
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set")
-        if target in self._logins and self._logins[target].is_computing:
+        if target in self._abandoned and self._abandoned[target].is_computing:
             raise ProbeError(Reason.PROTOCOL, _STILL_COMPUTING)
         password = await self._passwords.get(self.check, target, phases)
         try:
@@ -135,7 +135,7 @@ class PostgresBackend:
         """Log in and run `_QUERY`. Return the selected row, and whether the server has requested the password."""
         async with loopback_port(link, target, phases) as local:
             conn = pq.PGconn.connect_start(self._conninfo(target, local.port, password))
-            login = self._logins[target] = Login(conn)
+            login = Login(conn)
             try:
                 if conn.status == pq.ConnStatus.BAD:
                     raise ProbeError(Reason.PROTOCOL, _error_message(conn))
@@ -147,6 +147,8 @@ class PostgresBackend:
             except psycopg.Error as error:
                 raise login_error(str(error).strip()) from error
             finally:
+                if login.is_computing:
+                    self._abandoned[target] = login
                 login.finish()
 
     def _conninfo(self, target: Endpoint, port: int, password: str) -> bytes:

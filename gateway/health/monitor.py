@@ -196,10 +196,9 @@ class Check:
         if link is None:
             return self._block()
         try:
-            async with self.record.turn:
-                self._probe_started = time.monotonic()
-                timeout = self.schedule.timeout
-                result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
+            self._probe_started = time.monotonic()
+            timeout = self.schedule.timeout
+            result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
         except LinkLostError:  # the loss of the link does not show the state of the target
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:

@@ -24,8 +24,9 @@ class Candidate:
     Args:
         promoted: Monotonic time at which a check found that the target had been promoted from replica to primary; 0
             if no check has.
-        probed: Monotonic time at which the last probe with a result started.
-        failing: Whether this probe failed, or a client has waited too long for a response since then.
+        probed: Monotonic time at which the last probe that the target answered started.
+        failing: Whether the last probe through the way of new clients failed, or a client has waited too long for a
+            response since then.
     """
 
     target: Endpoint

@@ -1,8 +1,8 @@
 """Chooses the way to a target for new clients: the tunnel through which they reach it. Does no I/O.
 
 New clients leave a way at once if its tunnel is down or suspect, or if the target works only through another way.
-They return to a preferred way after the way has worked for a while. A way that fails repeatedly therefore does not
-reset new clients each time.
+They move to a preferred way after a check through it has succeeded, and return to it after it has worked for a while.
+A way that fails repeatedly therefore does not reset new clients each time.
 """
 
 from collections import Counter
@@ -18,6 +18,7 @@ _FASTER, _MIN_GAIN = 0.8, 0.001
 """With `latency`, new clients move to a way if its checks take at most this share of the time that the checks through
 the current way take, and at least this number of seconds less."""
 _USABLE = (HealthState.UP, HealthState.DEGRADED)
+_UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class WayHealth:
 def working_ways(ways: Sequence[WayHealth]) -> list[int]:
     """Return the indexes of the ways that new clients can use.
 
-    If the target fails through all ways, the cause is the target and not a way.
+    If the target fails through all ways, the cause is the target and not a way. Before its first check, a way works.
+    A way whose tunnel has opened again does not work before its next check, unless the other ways fail too.
 
     Args:
         ways: The ways in the order of the configuration.
@@ -49,8 +51,22 @@ def working_ways(ways: Sequence[WayHealth]) -> list[int]:
     opened = [at for at, way in enumerate(ways) if way.is_open]
     trusted = [at for at in opened if not ways[at].doubted] or opened
     if any(ways[at].state in _USABLE for at in trusted):
-        return [at for at in trusted if ways[at].state is not HealthState.DOWN]
+        return [at for at in trusted if ways[at].state not in (HealthState.DOWN, HealthState.BLOCKED)]
     return trusted
+
+
+def confirmed_ways(ways: Sequence[WayHealth]) -> list[int]:
+    """Return the indexes of the working ways to which new clients can move from another working way.
+
+    A check through the way has succeeded. If there is no such way, because the target is not checked, an open tunnel
+    is sufficient.
+
+    Args:
+        ways: The ways in the order of the configuration.
+    """
+    working = working_ways(ways)
+    usable = [at for at in working if ways[at].state in _USABLE]
+    return usable or [at for at in working if ways[at].state in _UNCHECKED]
 
 
 def choose_way(
@@ -60,14 +76,15 @@ def choose_way(
 
     Args:
         ways: The ways in the order of the configuration; at least one.
-        worked_for: For how long each way has worked, in seconds; infinite if it has not failed before.
+        worked_for: For how long each way has worked, in seconds; infinite if it has not failed before, and negative
+            infinity if it has not been confirmed since it last failed.
         current: The way that new clients have used until now; None at the start.
         prefer: Which of the working ways is preferred.
 
     Returns:
         A way that works, if there is one.
     """
-    working = working_ways(ways)
+    working, confirmed = working_ways(ways), confirmed_ways(ways)
     if not working:
         return current or 0
 
@@ -75,13 +92,24 @@ def choose_way(
         latency = ways[at].latency
         return (inf if latency is None else latency, at) if prefer == "latency" else (0.0, at)
 
-    if current not in working:
-        return min(working, key=rank)
-    best = min((at for at in working if at == current or worked_for[at] >= RETURN_AFTER), key=rank)
+    if current is None or current not in working:
+        return min(confirmed or working, key=rank)
+    best = min((current, *(at for at in confirmed if worked_for[at] >= RETURN_AFTER)), key=rank)
     if prefer == "latency":
         now, then = rank(current)[0], rank(best)[0]
         return best if now - then >= _MIN_GAIN and then <= now * _FASTER else current
     return best
+
+
+def order_ways(ways: Sequence[WayHealth], chosen: int) -> list[int]:
+    """Return the indexes of all ways, in the order in which to try them.
+
+    Args:
+        ways: The ways in the order of the configuration.
+        chosen: The index of the way for new clients.
+    """
+    working = working_ways(ways)
+    return sorted(range(len(ways)), key=lambda at: (at != chosen, at not in working, at))
 
 
 class WayChoice:
@@ -99,7 +127,7 @@ class WayChoice:
         self.switches: Counter[str | None] = Counter()
         """How often new clients moved to each way."""
         self.works_since: list[float | None] = [None] * len(self.names)
-        """Monotonic time since which each way works; None if it does not work."""
+        """Monotonic time since which each way works; None if it does not work, or is not confirmed yet."""
         self.has_failed = [False] * len(self.names)
         """Whether each way has stopped working at least once."""
 
@@ -110,17 +138,16 @@ class WayChoice:
             ways: The ways in the order of `names`.
             now: Monotonic time in seconds.
         """
-        working = working_ways(ways)
+        working, confirmed = working_ways(ways), confirmed_ways(ways)
         started = []
         for at, since in enumerate(self.works_since):
             if at not in working:
                 self.has_failed[at] |= since is not None
                 self.works_since[at] = None
-            elif since is None and self.has_failed[at]:
-                self.works_since[at] = now
-            elif since is None:
-                started.append(at)
-                self.works_since[at] = -inf
+            elif since is None and at in confirmed:
+                if not self.has_failed[at]:
+                    started.append(at)
+                self.works_since[at] = now if self.has_failed[at] else -inf
         worked_for = [-inf if since is None else now - since for since in self.works_since]
         chosen = choose_way(ways, worked_for, self.current, self.prefer)
         if chosen != self.current:
@@ -140,8 +167,3 @@ class WayChoice:
                 self.has_failed[at] = other.has_failed[before]
                 if other.current == before:
                     self.current = at
-
-    def order(self, ways: Sequence[WayHealth], now: float) -> list[int]:
-        """Return the indexes of all ways, in the order in which to try them. The arguments are those of `update`."""
-        chosen, working = self.update(ways, now), working_ways(ways)
-        return sorted(range(len(ways)), key=lambda at: (at != chosen, at not in working, at))

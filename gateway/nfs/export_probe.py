@@ -3,6 +3,7 @@
 import hashlib
 import secrets
 import socket
+from itertools import count
 
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
@@ -14,6 +15,8 @@ from gateway.nfs.rpc import RpcClient
 CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
 """Name of the directory that the write check creates. The name depends on the host, so that several gateways can
 check the same export."""
+_Slot = tuple[Endpoint, int]
+"""A target, and a number that differs between simultaneous queries of the target."""
 _INSTANCE_ID = secrets.token_hex(4)
 """Part of the client owner in NFSv4.1 sessions. It distinguishes this process from other clients."""
 
@@ -29,9 +32,11 @@ class ExportProbe:
     def __init__(self, path: str, *, write: bool) -> None:
         self._path = path
         self._write = write
-        self._sessions: dict[Endpoint, Nfs41Session] = {}
-        """The NFSv4.1 session for each target that does not support NFSv4.0. Probes reuse a session, because a server
+        self._sessions: dict[_Slot, Nfs41Session] = {}
+        """The NFSv4.1 sessions with the targets that do not support NFSv4.0. Probes reuse a session, because a server
         keeps the state of each session for some time."""
+        self._in_use: set[_Slot] = set()
+        """The slots of the queries in progress. Simultaneous queries need separate sessions."""
 
     async def query(self, client: RpcClient, target: Endpoint, phases: Phases) -> nfs4.NfsExport:
         """Query the export with NFSv4.0; with an NFSv4.1 session if the server does not support NFSv4.0.
@@ -47,25 +52,34 @@ class ExportProbe:
             RpcError, XdrError: The server does not understand a call, or its reply is invalid.
             OSError: The connection has failed.
         """
-        if target not in self._sessions:
+        slot = next((target, number) for number in count() if (target, number) not in self._in_use)
+        self._in_use.add(slot)
+        try:
+            return await self._query(client, slot, phases)
+        finally:
+            self._in_use.remove(slot)
+
+    async def _query(self, client: RpcClient, slot: _Slot, phases: Phases) -> nfs4.NfsExport:
+        if slot not in self._sessions:
             try:
-                return await self._query_with(None, client, target, phases)
+                return await self._query_with(None, client, slot, phases)
             except nfs4.NfsError as error:
                 if error.status != nfs4.NFS4ERR_MINOR_VERS_MISMATCH:
                     raise
-        session = self._sessions.pop(target, None)
+        session = self._sessions.pop(slot, None)
         if session is not None:
             try:
-                return await self._query_with(session, client, target, phases)
+                return await self._query_with(session, client, slot, phases)
             except nfs4.NfsError as error:
                 if error.status not in SESSION_LOST:
                     raise
-        session = Nfs41Session(f"gateway-check {socket.gethostname()} {_INSTANCE_ID} {target} {self._path}")
+        target, number = slot
+        session = Nfs41Session(f"gateway-check {socket.gethostname()} {_INSTANCE_ID} {target} {self._path} {number}")
         await nfs4.open_session(client, session)
-        return await self._query_with(session, client, target, phases)
+        return await self._query_with(session, client, slot, phases)
 
     async def _query_with(
-        self, session: Nfs41Session | None, client: RpcClient, target: Endpoint, phases: Phases
+        self, session: Nfs41Session | None, client: RpcClient, slot: _Slot, phases: Phases
     ) -> nfs4.NfsExport:
         """Query the export with an NFSv4.1 session, or with NFSv4.0 if there is no session.
 
@@ -81,18 +95,18 @@ class ExportProbe:
                     await nfs4.create_and_remove(client, self._path, CANARY, session)
         except nfs4.NfsError as error:
             if error.status not in SESSION_LOST:
-                self._keep(session, target)
+                self._keep(session, slot)
             raise
         except ProbeError:
-            self._keep(session, target)
+            self._keep(session, slot)
             raise
-        self._keep(session, target)
+        self._keep(session, slot)
         return export
 
     def _check_readable(self, export: nfs4.NfsExport) -> None:
         if not export.readable:
             raise ProbeError(Reason.PERMISSION, f"{self._path}: permission to read is denied")
 
-    def _keep(self, session: Nfs41Session | None, target: Endpoint) -> None:
+    def _keep(self, session: Nfs41Session | None, slot: _Slot) -> None:
         if session is not None:
-            self._sessions[target] = session
+            self._sessions[slot] = session

@@ -233,6 +233,22 @@ async def test_each_refusal_by_postgres_has_its_reason(
     assert "127.0.0.1" not in result.detail  # the text must not contain the address of the local socket
 
 
+async def simultaneous_failures(backend: Backend, port: int) -> list[str]:
+    """Probe a server three times simultaneously, as through three ways, and return the details of the failures."""
+    probes = (probe_once(backend, DirectLink(), Endpoint("127.0.0.1", port), 10) for _ in range(3))
+    return [result.detail for result in await asyncio.gather(*probes) if result.state is not HealthState.UP]
+
+
+async def test_probes_through_several_ways_can_run_at_the_same_time(
+    shared_postgres: Postgres, shared_mariadb: MariaDB
+) -> None:
+    for server, backend in (
+        (shared_postgres, postgres_backend(shared_postgres)),
+        (shared_mariadb, mysql_backend(shared_mariadb)),
+    ):
+        assert await simultaneous_failures(backend, server.port) == []
+
+
 async def test_postgres_with_too_many_connections(
     tmp_path_factory: pytest.TempPathFactory, server_folder: Path
 ) -> None:
@@ -430,6 +446,7 @@ async def test_nfs_without_version_4_0_is_checked_in_one_long_session(tmp_path: 
             assert (result.state, result.reason) == (HealthState.UP, None), result.detail
             sessions.update(session.session_id for session in backend._export_probe._sessions.values())
         assert len(sessions) == 1
+        assert await simultaneous_failures(backend, server.port) == []
         assert (await probe(nfs_backend("/nowhere"), server.port)).reason is Reason.EXPORT
         server.stop()
         server.start()  # the new server process has no record of the session

@@ -3,6 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import cast
+
+import pytest
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.contracts.backend import ProbeResult
@@ -11,6 +14,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
+from gateway.forwarding.routed_target import LinkSource, TargetIdentity
 from gateway.health.monitor import Check, Schedule
 from gateway.health.target_record import TargetRecord
 from gateway.health.verdict import CheckResult
@@ -51,7 +55,8 @@ class Ways:
             Check("orders", Backend(), TARGET, uplink, SCHEDULE, record=record, tunnel=uplink.name)
             for uplink in self.uplinks
         ]
-        self.target = MonitoredTarget(checks, WayChoice(["a", "b"], "order"), ())
+        routes = TargetIdentity(TARGET, cast("tuple[LinkSource, ...]", tuple(self.uplinks))).routes()
+        self.target = MonitoredTarget(checks, WayChoice(["a", "b"], "order"), routes)
 
     def close(self, at: int) -> None:
         self.uplinks[at].link = None
@@ -77,6 +82,15 @@ async def test_a_target_is_blocked_only_if_every_way_is_closed_and_names_a_commo
     )  # fmt: skip
 
 
+async def test_a_target_is_not_blocked_while_a_tunnel_waits_for_its_first_check() -> None:
+    ways = Ways()
+    ways.close(0)
+    ways.probed(1, HealthState.UP)
+    assert ways.target.choose() == 1
+    ways.uplinks[0].link = DirectLink()
+    assert (ways.target.candidate().state, ways.target.choice.current) == (HealthState.UP, 1)
+
+
 async def test_a_target_is_down_only_if_it_fails_through_every_way() -> None:
     ways = Ways()
     ways.probed(0, HealthState.DOWN)
@@ -95,11 +109,37 @@ async def test_ways_that_clients_do_not_use_are_checked_less_often() -> None:
     assert [check.every for check in ways.target.checks] == [2, 1]
 
 
+async def test_a_client_that_notices_a_closed_way_first_starts_a_check_of_the_other_way(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "gateway.app.monitored_target")
+    ways = Ways()
+    ways.probed(0, HealthState.UP)
+    ways.probed(1, HealthState.UP)
+    ways.target.choose()
+    ways.close(0)
+    assert [cast(Uplink, each.uplink).name for each in ways.target.routes()] == ["b", "a"]
+    assert [(record.message, record.__dict__["tunnel"]) for record in caplog.records] == [
+        ("new clients use another way", "b")
+    ]
+    assert ways.target.checks[1]._wake.is_set()
+    assert [check.every for check in ways.target.checks] == [2, 1]
+
+
 async def test_the_role_comes_from_the_last_answer_through_any_way() -> None:
     ways = Ways()
     ways.probed(0, HealthState.UP, role="primary")
     ways.probed(1, HealthState.UP, role="replica")
     assert (ways.target.candidate().role, ways.target.choice.current) == ("replica", 0)
+
+
+async def test_a_target_fails_only_if_the_way_of_new_clients_fails() -> None:
+    ways = Ways()
+    ways.probed(0, HealthState.UP)
+    ways.probed(1, HealthState.DOWN)
+    assert not ways.target.candidate().failing
+    ways.probed(0, HealthState.DOWN)
+    assert ways.target.candidate().failing
 
 
 async def test_a_promotion_is_recorded_once_even_if_a_way_observes_it_late() -> None:

@@ -15,6 +15,7 @@ def test_a_quarter_of_the_limit_may_abort_without_a_pause() -> None:
     assert broken(100, 26).pause(1000.0) == 10
     assert broken(100, 26).pause(1010.0) == 0
     assert broken(1, 1).pause(1000.0) == 0
+    assert [broken(100, count).is_excessive for count in (24, 25)] == [False, True]
 
 
 def test_pauses_double_up_to_ten_minutes() -> None:

@@ -14,6 +14,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ProbeError, ReachError, Reason
 from gateway.health.monitor import Check, Schedule
 from gateway.health.target_record import TargetRecord
+from gateway.health.verdict import CheckResult
 from gateway.relay.direct_link import DirectLink
 
 TARGET = Endpoint("db", 3306)
@@ -179,26 +180,36 @@ async def test_an_unreadable_password_file_makes_the_target_down() -> None:
         assert (check.verdict.state, check.verdict.reason) == (HealthState.DOWN, Reason.AUTH)
 
 
-async def test_probes_of_one_target_through_several_ways_take_turns() -> None:
-    probing, most = 0, 0
-
-    class Slow:
+async def test_a_way_that_hangs_does_not_delay_the_checks_of_other_ways() -> None:
+    class Hanging:
         async def probe(self, link: Any, target: Endpoint, phases: Phases) -> ProbeResult:
-            nonlocal probing, most
             del link, target, phases
-            probing += 1
-            most = max(most, probing)
-            await asyncio.sleep(0.05)
-            probing -= 1
-            return ProbeResult()
+            await asyncio.Event().wait()
+            raise NotImplementedError
 
-    record, schedule = TargetRecord(), Schedule(60.0, 0.1, 60.0, 5.0, 1, 3)
-    checks = [Check("orders", Slow(), TARGET, Uplink(), schedule, record=record) for _ in range(3)]
+    record, schedule = TargetRecord(), Schedule(60.0, 0.1, 60.0, 60.0, 1, 3)
+    backends = (Hanging(), Hanging(), Scripted(ProbeResult()))
+    checks = [Check("orders", backend, TARGET, Uplink(), schedule, record=record) for backend in backends]
     running = [asyncio.ensure_future(check.run(lambda: None)) for check in checks]
     try:
-        await until(lambda: all(check.first_result.is_set() for check in checks))
+        await until(lambda: all(check._probe_started for check in checks))
+        checks[2].check_soon()
+        await until(lambda: checks[2].attempts == 2)
+        assert [check.attempts for check in checks] == [0, 0, 2]
     finally:
         for each in running:
             each.cancel()
         await asyncio.wait(running)
-    assert (most, [check.verdict.state for check in checks]) == (1, [HealthState.UP] * 3)
+
+
+def test_an_answer_that_is_older_than_the_recorded_one_is_discarded() -> None:
+    def answer(**found: Any) -> CheckResult:
+        return CheckResult(0.0, 0.1, HealthState.UP, probe_result=ProbeResult(**found))
+
+    record = TargetRecord()
+    record.add(answer(role="replica"), 2.0, 2.1)
+    record.add(answer(role="primary"), 1.0, 4.0)
+    assert (record.probe_result.role, record.probed, record.promoted) == ("replica", 2.0, 0.0)
+    record.add(CheckResult(0.0, 0.1, HealthState.DOWN, Reason.REFUSED), 6.0, 6.1)
+    record.add(answer(role="primary"), 5.0, 7.0)  # no answer is newer
+    assert (record.probe_result.role, record.probed, record.promoted) == ("primary", 5.0, 7.0)

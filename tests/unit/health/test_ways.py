@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.contracts.states import HealthState, WayPreference
-from gateway.health.ways import RETURN_AFTER, WayChoice, WayHealth, choose_way, working_ways
+from gateway.health.ways import RETURN_AFTER, WayChoice, WayHealth, choose_way, order_ways, working_ways
 
 UP = WayHealth(is_open=True, state=HealthState.UP)
 CLOSED = WayHealth(is_open=False, state=HealthState.BLOCKED)
 DOWN = WayHealth(is_open=True, state=HealthState.DOWN)
+OPENED = WayHealth(is_open=True, state=HealthState.BLOCKED)
 
 some_ways = st.lists(
     st.builds(
@@ -38,6 +39,7 @@ def test_new_clients_never_use_a_closed_way_while_another_is_open(
     if any(way.is_open and way.state is HealthState.UP and not way.doubted for way in ways):
         assert not ways[chosen].doubted
         assert ways[chosen].state is not HealthState.DOWN
+        assert ways[chosen].state is not HealthState.BLOCKED
     if current in working and chosen != current:
         assert worked_for[chosen] >= RETURN_AFTER
 
@@ -71,11 +73,15 @@ def test_a_target_that_fails_through_all_ways_does_not_discredit_them() -> None:
     assert working_ways([replace(UP, doubted=True), UP]) == [1]
     assert working_ways([replace(UP, doubted=True), CLOSED]) == [0]
     assert working_ways([CLOSED, CLOSED]) == []
+    assert working_ways([OPENED, UP]) == [1]
+    assert working_ways([OPENED, CLOSED]) == [0]
 
 
 def test_clients_leave_a_way_at_once_and_return_when_it_has_worked_for_a_while() -> None:
     choice = WayChoice(["a", "b"], "order")
     assert choice.update([CLOSED, UP], 0.0) == 1
+    for state in (HealthState.BLOCKED, HealthState.UNKNOWN, HealthState.DOWN):
+        assert choice.update([replace(UP, state=state), UP], 0.5) == 1  # no check has succeeded
     assert choice.update([UP, UP], 1.0) == 0  # the way has not failed before
     assert choice.update([CLOSED, UP], 2.0) == 1
     assert choice.update([UP, UP], 3.0) == 1
@@ -83,7 +89,18 @@ def test_clients_leave_a_way_at_once_and_return_when_it_has_worked_for_a_while()
     assert choice.update([UP, UP], 3.0 + RETURN_AFTER) == 0
     assert choice.update([CLOSED, CLOSED], 40.0) == 0
     assert choice.switches == {"a": 1, "b": 1}
-    assert choice.order([UP, UP], 41.0) == [0, 1]
+
+
+def test_the_chosen_way_is_tried_first_and_ways_that_do_not_work_last() -> None:
+    assert order_ways([DOWN, UP, UP], 2) == [2, 1, 0]
+
+
+def test_clients_return_to_a_way_of_a_target_without_checks() -> None:
+    unchecked, choice = WayHealth(is_open=True, state=HealthState.UNKNOWN), WayChoice(["a", "b"], "order")
+    assert choice.update([unchecked, unchecked], 0.0) == 0
+    assert choice.update([CLOSED, unchecked], 1.0) == 1
+    assert choice.update([unchecked, unchecked], 2.0) == 1
+    assert choice.update([unchecked, unchecked], 2.0 + RETURN_AFTER) == 0
 
 
 def test_latency_decides_with_hysteresis() -> None:
