@@ -128,9 +128,10 @@ def _ask_key(cls: type, key: str, before: dict[str, Any]) -> tuple[str, Any]:
     hint = typing.get_type_hints(cls)[key]
     secret = Secret in (hint, *get_args(hint))
     name = f"{key}_file" if secret else key
-    notes = ["A file, which is created if it is missing."] if secret else []
-    notes += ["Quote words that contain spaces, as in a shell."] if key in _COMMANDS else []
-    print_wrapped(" ".join([f"{name}:", *notes, _description(cls, key, all_of_it=get_origin(hint) is Literal)]))
+    note = "A file, which is created if it is missing. " if secret else ""
+    text = _description(cls, key, all_of_it=key in _COMMANDS or get_origin(hint) is Literal)
+    quoting = " Quote words that contain spaces." if key in _COMMANDS else ""
+    print_wrapped(f"{name}: {note}{text}{quoting}")
     default = before.get(name, _default(cls, key))
     rules = next(each.metadata for each in dataclasses.fields(cls) if each.name == key)
     parse = shlex.split if key in _COMMANDS else _secret_file if secret else _parser(hint, rules)
