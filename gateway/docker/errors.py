@@ -10,7 +10,7 @@ import aiohttp
 from aiodocker.exceptions import DockerError
 
 from gateway.errors import GatewayError
-from gateway.text import one_line
+from gateway.text import error_text, one_line
 
 
 class ErrorKind(StrEnum):
@@ -113,7 +113,8 @@ def as_engine_error(error: Exception) -> EngineError:
         return EngineError(_KINDS.get(error.status, ErrorKind.FAILED), message)
     if isinstance(error, aiohttp.ClientConnectorError):
         cause = error.os_error
-        text = os.strerror(cause.errno) if cause.errno and not isinstance(cause, ssl.SSLError) else str(cause)
+        code = cause.errno or 0  # negative for errors of getaddrinfo(3)
+        text = os.strerror(code) if code > 0 and not isinstance(cause, ssl.SSLError) else error_text(cause)
         return EngineError(ErrorKind.UNREACHABLE, f"{text}: {_remedy(cause)}")
     if isinstance(error, aiohttp.ClientError | OSError):
         return EngineError(ErrorKind.UNREACHABLE, str(error) or type(error).__name__)
