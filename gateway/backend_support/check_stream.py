@@ -136,7 +136,7 @@ class CheckDialer:
                 phases.timeout_hint = hint
         except ssl.SSLError as error:
             sock.close()
-            raise ProbeError(Reason.TLS, str(error)) from error
+            raise ProbeError(Reason.TLS, tls.describe_tls_error(error, self._key)) from error
         except BaseException:
             sock.close()
             raise
@@ -147,7 +147,7 @@ class CheckDialer:
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await writer.wait_closed()
         except ssl.SSLError as error:
-            raise ProbeError(Reason.TLS, str(error)) from error
+            raise ProbeError(Reason.TLS, tls.describe_tls_error(error, self._key)) from error
         finally:
             writer.transport.abort()
 

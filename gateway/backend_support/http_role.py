@@ -38,7 +38,7 @@ class HttpRole:
         if self.json is not None and not all(self.json.split(".")):
             raise ValueError("json: has an empty name: write it like node.role")
         if self.header is not None and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", self.header):
-            raise ValueError("header: is not the name of a header field")
+            raise ValueError("header: is not the name of a header field: use letters, digits and -, as in X-Role")
         both = {each.lower() for each in self.primary} & {each.lower() for each in self.replica}
         if both:
             raise ValueError(f"replica: {min(both)} means primary, too: remove one of them")
@@ -72,12 +72,13 @@ class HttpExpectation:
             raise ValueError("host: must be a host name, optionally with a port")
 
 
-def check_status(expected: HttpExpectation, response: HttpResponse) -> None:
+def check_status(expected: HttpExpectation, response: HttpResponse, refused: str) -> None:
     """Check the status of a response.
 
     Args:
         expected: The expected response.
         response: The response.
+        refused: What a refusal means (status 401 and 403), and what to do.
 
     Raises:
         ProbeError: The status is not expected.
@@ -86,7 +87,7 @@ def check_status(expected: HttpExpectation, response: HttpResponse) -> None:
         return
     detail = f"{expected.path}: status {response.status}, expected {', '.join(map(str, expected.status))}"
     if response.status in (401, 403):
-        raise ProbeError(Reason.AUTH, f"{detail}: the server requires another login")
+        raise ProbeError(Reason.AUTH, f"{detail}: {refused}")
     if 300 <= response.status < 400:
         detail += f": redirects are not followed (to {response.headers.get('Location', 'an unknown place')})"
     raise ProbeError(Reason.QUERY, detail)

@@ -33,8 +33,11 @@ _REASONS = {
     "ERR wrong number of arguments for 'auth'": Reason.AUTH,
 }
 """Reasons by the first words of an error reply. Redis before 6 has no codes for logins."""
+_WRONG_LOGIN = "correct check.password_file, and check.user for an ACL user"
 _REMEDIES = {
     "NOAUTH": "set check.password_file, and check.user for an ACL user",
+    "WRONGPASS": _WRONG_LOGIN,
+    "ERR invalid password": _WRONG_LOGIN,
     "NOPERM": "permit the user of the check +ping +role +info",
     "DENIED": "set a password or protected-mode no on the server",
     "ERR wrong number of arguments for 'auth'": "the server has no ACL users: remove check.user",

@@ -43,15 +43,22 @@ def context(tls: TlsOptions, key: str = "check.tls") -> ssl.SSLContext | None:
         raise ProbeError(Reason.TLS, f"{key}.{error}") from error
 
 
-def describe_tls_error(error: ssl.SSLError) -> str:
-    """Return why a TLS handshake failed, and what to do."""
+def describe_tls_error(error: ssl.SSLError, key: str = "check.tls") -> str:
+    """Return why a TLS handshake failed, and what to do.
+
+    Args:
+        error: The error of the handshake.
+        key: The configuration key of the settings.
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
-        remedy = "set check.tls.ca_file to the authority that signed it"
+        remedy = f"set {key}.ca_file to the authority that signed it"
         if "mismatch" in error.verify_message:
-            remedy = "set check.tls.server_name to a name in the certificate"
+            remedy = f"set {key}.server_name to a name in the certificate"
         elif "expired" in error.verify_message:
             remedy = "renew the certificate of the server"
         return f"the server's certificate is not trusted ({error.verify_message}): {remedy}"
+    if error.reason == "WRONG_VERSION_NUMBER":
+        return f"the server does not use TLS on this port: correct the port, or set {key}.mode: off"
     why = (error.reason or str(error)).replace("_", " ").lower()
     return f"the TLS handshake failed ({why}): check that the server supports TLS 1.2 or later on this port"
 

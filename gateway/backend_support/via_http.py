@@ -79,7 +79,7 @@ class _RoleOverHttp:
                 response = await http_request.get(stream, via.path, via.host or str(server))
         if via.role is None:
             return of_role("primary" if response.status in via.status else "replica")
-        check_status(via, response)
+        check_status(via, response, "the server requires a login: permit this path without a login")
         return role_result(via.role, response)
 
 

@@ -16,6 +16,9 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError
 from gateway.facts import VERSION
 
+_NO_LOGIN = "the server requires a login: set check.user and check.password_file"
+_WRONG_LOGIN = "the server refuses the login: correct check.user and check.password_file, or permit the user the path"
+
 
 @dataclass(frozen=True)
 class HttpCheck(HttpExpectation, LoginCheckOptions):
@@ -58,7 +61,7 @@ class HttpBackend:
             with phases("query"):
                 response = await http_request.get(stream, check.path, check.host or str(target), login)
         try:
-            check_status(check, response)
+            check_status(check, response, _NO_LOGIN if login is None else _WRONG_LOGIN)
         except ProbeError as error:
             self._passwords.report(check, target, error)
             raise

@@ -5,21 +5,25 @@ import getpass
 import inspect
 import os
 import re
+import shlex
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
 from gateway import backends, tunnels
 from gateway.cli.output import print_text, print_wrapped
 from gateway.config import values
+from gateway.config.expansion import expand
 from gateway.config.first import from_urls, problems_of
-from gateway.config.scalars import SCALARS
+from gateway.config.scalars import SCALARS, broken_rule, one_of
 from gateway.contracts.security import Secret
 
 _NONE = "none"
+_COMMANDS = ("command",)
+"""The keys that contain a program and its arguments."""
 _KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -84,7 +88,9 @@ def _backend(kind: str, via: list[str], before: dict[str, Any]) -> dict[str, Any
         default=before.get("listen", f"127.0.0.1:{port}"),
         value_proc=_answer(lambda text: str(values.listener(text))),
     )
-    check = _ask_keys(found.check, [*_required(found.check), *found.init_keys], before.get("check", {}))
+    keys = [*_required(found.check), *found.init_keys]
+    needs_user = not found.imports.password_without_user
+    check = _ask_keys(found.check, keys, before.get("check", {}), password_needs_user=needs_user)
     return {**answers, **({"check": check} if check else {})}
 
 
@@ -94,44 +100,66 @@ def _required(cls: type) -> list[str]:
     return [each.name for each in dataclasses.fields(cls) if each.default is missing is each.default_factory]
 
 
-def _ask_keys(cls: type, keys: Iterable[str], before: dict[str, Any]) -> dict[str, Any]:
-    """Ask for keys of a dataclass; keys without an answer are absent in the result."""
-    hints = typing.get_type_hints(cls)
+def _ask_keys(
+    cls: type, keys: Iterable[str | tuple[str, ...]], before: dict[str, Any], *, password_needs_user: bool = False
+) -> dict[str, Any]:
+    """Ask for keys of a dataclass; keys without an answer are absent in the result.
+
+    Args:
+        cls: The dataclass.
+        keys: The keys; a tuple contains alternatives, of which at most one gets an answer.
+        before: The answers of the previous round.
+        password_needs_user: Whether to ask for a password only after a user.
+    """
     answers: dict[str, Any] = {}
-    for key in dict.fromkeys(keys):
-        if key == "password" and not answers.get("user"):
-            continue
-        hint = hints[key]
-        secret = Secret in (hint, *get_args(hint))
-        name = f"{key}_file" if secret else key
-        print_wrapped(
-            f"{name}: {'A file, which is created if it is missing. ' if secret else ''}{_description(cls, key)}"
-        )
-        required = key in _required(cls)
-        default = before.get(name, _default(cls, key))
-        text = click.prompt(
-            f"  {name}",
-            default=_shown(default) if default is not None else (None if required else ""),
-            value_proc=_answer(_secret_file if secret else _parser(hint)),
-        )
-        if text != "":
-            answers[name] = text
+    for group in dict.fromkeys(keys):
+        for key in (group,) if isinstance(group, str) else group:
+            if key == "password" and password_needs_user and "user" not in answers:
+                continue
+            name, answer = _ask_key(cls, key, before)
+            if answer != "":
+                answers[name] = answer
+                break
     return answers
 
 
-def _parser(hint: Any) -> Callable[[str], Any]:
+def _ask_key(cls: type, key: str, before: dict[str, Any]) -> tuple[str, Any]:
+    """Ask for one key. Return the key to write (`password_file` for `password`) and its value; `""`: no answer."""
+    hint = typing.get_type_hints(cls)[key]
+    secret = Secret in (hint, *get_args(hint))
+    name = f"{key}_file" if secret else key
+    note = "A file, which is created if it is missing. " if secret else ""
+    text = _description(cls, key, all_of_it=key in _COMMANDS or get_origin(hint) is Literal)
+    quoting = " Quote words that contain spaces." if key in _COMMANDS else ""
+    print_wrapped(f"{name}: {note}{text}{quoting}")
+    default = before.get(name, _default(cls, key))
+    rules = next(each.metadata for each in dataclasses.fields(cls) if each.name == key)
+    parse = shlex.split if key in _COMMANDS else _secret_file if secret else _parser(hint, rules)
+    answer = click.prompt(
+        f"  {name}",
+        default=_shown(key, default) if default is not None else (None if key in _required(cls) else ""),
+        value_proc=_answer(parse),
+    )
+    return name, answer
+
+
+def _parser(hint: Any, rules: Mapping[str, Any]) -> Callable[[str], Any]:
     """Return the function that checks an answer, and converts it to a value for YAML."""
     if get_origin(hint) is tuple:
-        inner = _parser(get_args(hint)[0])
+        inner = _parser(get_args(hint)[0], rules)
         return lambda text: [inner(each.strip()) for each in text.split(",") if each.strip()]
+    if get_origin(hint) is Literal:
+        return lambda text: one_of(text, get_args(hint))
     if type(None) in get_args(hint):
-        return _parser(next(each for each in get_args(hint) if each is not type(None)))
+        return _parser(next(each for each in get_args(hint) if each is not type(None)), rules)
     if hint is Path:
         return _existing_file
     read = SCALARS[hint]
 
     def parse(text: str) -> Any:
         value = read(text)
+        if problem := broken_rule(value, rules):
+            raise ValueError(problem)
         return value if hint in (int, bool) else text
 
     return parse
@@ -150,10 +178,15 @@ def _answer(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _existing_file(text: str) -> str:
-    path = Path(text).expanduser().absolute()
-    if not path.is_file():
+    """Return the absolute path of a file or socket. A path with environment variables is returned as it is."""
+    try:
+        expanded = expand(text, os.environ)
+    except KeyError as error:
+        raise ValueError(f"the environment variable {error.args[0]} is not set: set it") from error
+    path = Path(expanded).expanduser().absolute()
+    if not (path.is_file() or path.is_socket()):
         raise ValueError(f"{path} is not a file: write the path of an existing file")
-    return str(path)
+    return str(path) if expanded == text else text
 
 
 def _secret_file(text: str) -> str:
@@ -176,22 +209,27 @@ def _default(cls: type, key: str) -> Any:
     found = [str(path) for path in (Path(each).expanduser() for each in usual) if path.is_file()]
     if found:
         return found[:1]
+    if key == "agent" and Path(os.environ.get("SSH_AUTH_SOCK", "")).is_socket():
+        return "${SSH_AUTH_SOCK}"
     field = next(each for each in dataclasses.fields(cls) if each.name == key)
     if key == "user" and field.default is dataclasses.MISSING:
         return getpass.getuser()
     return None if field.default in (dataclasses.MISSING, None, ()) else field.default
 
 
-def _shown(default: Any) -> str:
+def _shown(key: str, default: Any) -> str:
+    if key in _COMMANDS and isinstance(default, list):
+        return shlex.join(default)
     return ", ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
 
 
-def _description(cls: type, key: str) -> str:
-    """Return the first sentence about a key, from the docstring of the dataclass or of a base class."""
+def _description(cls: type, key: str, *, all_of_it: bool) -> str:
+    """Return the text about a key, or its first sentence, from the docstring of the dataclass or of a base class."""
     for each in cls.__mro__:
         found = re.search(rf"^    {key}: (.+(?:\n {{8}}.+)*)", inspect.cleandoc(each.__doc__ or ""), re.MULTILINE)
         if found:
-            return re.split(r"(?<=\.) ", " ".join(found[1].split()))[0]
+            text = " ".join(found[1].split())
+            return text if all_of_it else re.split(r"(?<=\.) ", text)[0]
     return key
 
 

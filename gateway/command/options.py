@@ -6,7 +6,8 @@ from typing import Literal
 from gateway.contracts.values import POSITIVE, Duration
 from gateway.processes.programs import check_command, check_environment
 
-_PLACEHOLDERS = ("host", "port", "local_port")
+_PLACEHOLDERS = {"port": ("host", "port", "local_port"), "stdio": ("host", "port")}
+"""The placeholders of `command` in each mode."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class CommandOptions:
     lost: Duration = field(default=Duration(60.0), metadata=POSITIVE)
 
     def __post_init__(self) -> None:
-        check_command("command", self.command, _PLACEHOLDERS)
-        check_environment("environment", self.environment)
         has_port = any("{local_port}" in word for word in self.command)
-        if self.mode == "port" and not has_port:
-            raise ValueError("command: lacks {local_port}, where the program must listen (mode: port): add it")
         if self.mode == "stdio" and has_port:
             raise ValueError("command: contains {local_port}, which only mode: port has: remove it, or change mode")
+        check_command("command", self.command, _PLACEHOLDERS[self.mode])
+        check_environment("environment", self.environment)
+        if self.mode == "port" and not has_port:
+            raise ValueError("command: lacks {local_port}, where the program must listen (mode: port): add it")
         if self.suspect > self.lost:
             raise ValueError("suspect: must not be more than lost")

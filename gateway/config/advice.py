@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from gateway.backend_support.login import LoginCheckOptions
 from gateway.config.model import Config
 from gateway.config.strict import weaknesses
 from gateway.docker.peers.keys import NOT_SUPPORTED, SUPPORTED
@@ -11,7 +12,14 @@ from gateway.relay.resolver import is_address
 def advice(config: Config) -> list[str]:
     """Return warnings about a configuration. Each warning names the key and the remedy."""
     weak = [f"{each.problem.key}: {each.problem.message}" for each in weaknesses(config) if each.advised]
-    return [*weak, *_of_kinds(config), *_resolvers(config), *_grants_without_label(config), *_peers(config)]
+    return [
+        *weak,
+        *_of_kinds(config),
+        *_resolvers(config),
+        *_grants_without_label(config),
+        *_peers(config),
+        *_no_effect(config),
+    ]
 
 
 def _peers(config: Config) -> Iterator[str]:
@@ -30,11 +38,32 @@ def _resolvers(config: Config) -> Iterator[str]:
             if len(kinds) > 1 and not is_address(target.host):
                 ways = " and ".join(f"{way} ({kind})" for kind, way in kinds.items())
                 key = f"backends.{name}.targets[{at}].via" if target in spec.own_ways else f"backends.{name}.via"
-                key = ": ".join(filter(None, (config.places.get(key), key)))
                 yield (
-                    f"{key}: {ways} resolve {target.host} with different name servers, so it can be two hosts: use"
-                    " its IP address"
+                    f"{_at(config, key)}: {ways} resolve {target.host} with different name servers, so it can be two"
+                    " hosts: use its IP address"
                 )
+
+
+def _no_effect(config: Config) -> Iterator[str]:
+    """Yield a warning for each key that lacks the other key that gives it an effect."""
+    for name, spec in config.backends.items():
+        key = f"backends.{name}"
+        if spec.prefer_way != "order" and not spec.has_several_ways:
+            yield (
+                f"{_at(config, f'{key}.prefer_way')}: has no effect, because the backend has only one way: list"
+                " several tunnels in via, or remove prefer_way"
+            )
+        check = spec.check_options
+        if isinstance(check, LoginCheckOptions) and check.user and not check.has_password:
+            yield (
+                f"{_at(config, f'{key}.check.user')}: has no password, so the check logs in without one: set"
+                " check.password_file or check.password_command, unless the server requires no password"
+            )
+
+
+def _at(config: Config, key: str) -> str:
+    """Return a key, after its place if the place is known."""
+    return ": ".join(filter(None, (config.places.get(key), key)))
 
 
 def _grants_without_label(config: Config) -> Iterator[str]:

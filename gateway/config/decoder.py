@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from gateway.config import values
-from gateway.config.scalars import SCALARS, one_of, read_scalar
+from gateway.config.scalars import SCALARS, broken_rule, one_of, read_scalar
 from gateway.config.schema import is_secret, known_keys
 from gateway.config.suggestions import suggest
 from gateway.config.tree import Scalar, Sequence, Table, Tree
@@ -110,7 +110,10 @@ class Decoder:
                     self.problem(table.place, path, "is missing: add this key")
                     invalid = True
                 continue
-            if value is INVALID or not self._within(value, field, table, path):
+            if value is INVALID:
+                invalid = True
+            elif message := broken_rule(value, field.metadata):
+                self.problem(table.entries[field.name][1].place, path, message)
                 invalid = True
             elif value is not None or not _required(field):
                 found[field.name] = value
@@ -124,22 +127,6 @@ class Decoder:
         except ValueError as error:  # `__post_init__` raises this error for an invalid combination of fields
             self.problems.append(at_key(self.places, table.place, key, str(error)))
             return INVALID
-
-    def _within(self, value: Any, field: "dataclasses.Field[Any]", table: Table, path: str) -> bool:
-        """Return whether a number is within the bounds in its field's metadata; add a problem if it is not."""
-        rules = field.metadata
-        message = None
-        if not isinstance(value, int | float):
-            return True
-        if "above" in rules and value <= rules["above"]:
-            message = f"must be more than {rules['above']}: choose a larger value"
-        elif "most" in rules and not rules["least"] <= value <= rules["most"]:
-            message = f"must be from {rules['least']} to {rules['most']}: choose another value"
-        elif "least" in rules and value < rules["least"]:
-            message = f"must be at least {rules['least']}: choose a larger value"
-        if message:
-            self.problem(table.entries[field.name][1].place, path, message)
-        return message is None
 
     def table(self, tree: Tree, key: str) -> Table | None:
         """Return the tree as a mapping; an absent value is an empty mapping. Return None after adding a problem."""

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+_PATHS = ("HOME", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
+"""Variables that contain paths. Errors show their values, so that the operator sees the path of a missing file."""
 _REFERENCE = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -13,7 +15,7 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
         text: The text.
         environment: The environment variables.
         used: The mapping to which each used value is added: the key is the value of the variable, the value is the
-            reference, such as `${NAME}`.
+            reference, such as `${NAME}`. Values that errors may show are not added.
 
     Raises:
         KeyError: A variable without a default is not set.
@@ -24,7 +26,7 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
         if name is None:
             return "$"
         if environment.get(name):
-            if used is not None:
+            if used is not None and name not in _PATHS:
                 used[environment[name]] = f"${{{name}}}"
             return environment[name]
         if default is not None:

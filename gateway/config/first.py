@@ -3,6 +3,7 @@
 A configuration is a dictionary, as YAML represents it.
 """
 
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from gateway.config import urls
 from gateway.config.files import check_files
 from gateway.config.load import Sources, load
 from gateway.config.tree import Scalar, Sequence, Table, Tree
+from gateway.config.variables import PREFIX
 from gateway.errors import ConfigError, Problem
 
 
@@ -56,11 +58,13 @@ def to_yaml(config: dict[str, Any]) -> str:
 
 def problems_of(config: dict[str, Any]) -> list[Problem]:
     """Return what `gateway validate` would report about a configuration. Reads the files that it names."""
+    # Settings in variables of the gateway are not a part of the configuration.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     with tempfile.TemporaryDirectory(prefix="gateway-init-") as folder:
         path = Path(folder) / "gateway.yaml"
         path.write_text(to_yaml(config))
         try:
-            found = check_files(load(Sources(path, environment={}), serves=False))
+            found = check_files(load(Sources(path, environment=environment), serves=False))
         except ConfigError as error:
             found = error.problems
     return [replace(each, place="") for each in found]

@@ -1,7 +1,7 @@
 """Decodes single values by their type, and writes the error messages."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +87,27 @@ def one_of(text: str, choices: tuple[str, ...]) -> str:
     if text not in choices:
         raise ValueError(f"{text!r} is not one of {', '.join(choices)}{similar(text, choices)}")
     return text
+
+
+def broken_rule(value: Any, rules: Mapping[str, Any]) -> str | None:
+    """Return the error if a value breaks a rule of its field, or None.
+
+    Args:
+        value: The decoded value.
+        rules: The metadata of the field: limits of a number (`POSITIVE`, `AT_LEAST_ONE`, `PORT`), or `check`, a
+            function that raises `ValueError` for an invalid text.
+    """
+    if isinstance(value, str) and "check" in rules:
+        try:
+            rules["check"](value)
+        except ValueError as error:
+            return str(error)
+    if not isinstance(value, int | float):
+        return None
+    if "above" in rules and value <= rules["above"]:
+        return f"must be more than {rules['above']}: choose a larger value"
+    if "most" in rules and not rules["least"] <= value <= rules["most"]:
+        return f"must be from {rules['least']} to {rules['most']}: choose another value"
+    if "least" in rules and value < rules["least"]:
+        return f"must be at least {rules['least']}: choose a larger value"
+    return None

@@ -11,7 +11,8 @@ class Scalar:
         place: The file, line and column of the value, or the environment variable or flag that contains it.
         text: The text of the value; None if the value is empty.
         broken: Whether the value is invalid and its problem has been added.
-        written: The text before the expansion of environment variables; None if the text contains no references.
+        written: The text before the expansion of environment variables; None if it contains no references to values
+            that errors hide.
     """
 
     place: str

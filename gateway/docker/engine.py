@@ -221,7 +221,12 @@ async def connected(options: DockerOptions, link_of: Callable[[str], Link | None
     docker = aiodocker.Docker(url=url, connector=connector, timeout=timeout, api_version="v1.44")
     try:
         engine = Engine(docker)
-        await engine.negotiate()
+        try:
+            await engine.negotiate()
+        except EngineError as error:
+            if error.kind is ErrorKind.UNREACHABLE:
+                raise EngineError(error.kind, f"{options.host}: {error}") from error
+            raise
         yield engine
     finally:
         await docker.close()

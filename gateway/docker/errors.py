@@ -1,14 +1,16 @@
 """Defines the errors of requests to an engine."""
 
 import errno
+import os
 import re
+import ssl
 from enum import StrEnum
 
 import aiohttp
 from aiodocker.exceptions import DockerError
 
 from gateway.errors import GatewayError
-from gateway.text import one_line
+from gateway.text import error_text, one_line
 
 
 class ErrorKind(StrEnum):
@@ -104,20 +106,26 @@ def as_engine_error(error: Exception) -> EngineError:
         return error
     if isinstance(error, TimeoutError):
         return EngineError(ErrorKind.TIMEOUT, "no answer in time")
+    if isinstance(error, DockerError) and isinstance(error.__context__, aiohttp.ClientConnectorError):
+        return as_engine_error(error.__context__)
     if isinstance(error, DockerError):
         message = str(error.message).strip()
         return EngineError(_KINDS.get(error.status, ErrorKind.FAILED), message)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.os_error
+        code = cause.errno or 0  # negative for errors of getaddrinfo(3)
+        text = os.strerror(code) if code > 0 and not isinstance(cause, ssl.SSLError) else error_text(cause)
+        return EngineError(ErrorKind.UNREACHABLE, f"{text}: {_remedy(cause)}")
     if isinstance(error, aiohttp.ClientError | OSError):
-        return EngineError(ErrorKind.UNREACHABLE, (str(error) or type(error).__name__) + _hint(error))
+        return EngineError(ErrorKind.UNREACHABLE, str(error) or type(error).__name__)
     return EngineError(ErrorKind.FAILED, f"{type(error).__name__}: {error}")
 
 
-def _hint(error: BaseException) -> str:
-    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    if isinstance(cause, OSError) and cause.errno == errno.EACCES:
+def _remedy(error: OSError) -> str:
+    if error.errno == errno.EACCES:
         group = "--group-add $(stat -c %g SOCKET) with docker run, group_add with Compose"
-        return f": give the gateway the group of the engine's socket ({group})"
-    return ""
+        return f"give the gateway the group of the engine's socket ({group})"
+    return "start the engine, or correct docker.host"
 
 
 REQUEST_ERRORS = (

@@ -14,6 +14,24 @@ from gateway.ssh import algorithms
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 
 
+def _check_host(text: str) -> None:
+    """Check the name or address of a server.
+
+    Raises:
+        ValueError: The text contains more than a name or an address.
+    """
+    if "@" in text:
+        raise ValueError(f"{text!r} contains a user: set user instead")
+    if "://" in text or re.search(r"[\s/\[\]]", text):
+        raise ValueError(
+            f"{text!r} is neither a name nor an address: write the name, or an IPv6 address without brackets"
+        )
+    if re.fullmatch(r"[^:]+:\d*", text):
+        raise ValueError(f"{text!r} contains a port: write only the host, and set port")
+    if ":" in text and not is_address(text):
+        raise ValueError(f"{text!r} is not an IPv6 address: write the name or address of the server")
+
+
 @dataclass(frozen=True)
 class KeepaliveOptions:
     """How an SSH connection that falls silent is detected and replaced.
@@ -62,7 +80,7 @@ class SshOptions:
     """An SSH server that forwards connections.
 
     Args:
-        host: Name or address of the server, as its `via` tunnel resolves it.
+        host: Name or address of the server, without the port. The tunnel in `via`, if set, resolves the name.
         user: The user to log in as.
         port: TCP port of the server.
         identity_files: Private keys, tried in order; a certificate beside a key (`KEY-cert.pub`) is used, too.
@@ -96,7 +114,7 @@ class SshOptions:
         connections: Size of the connection pool.
     """
 
-    host: str
+    host: str = field(metadata={"check": _check_host})
     user: str
     port: int = field(default=22, metadata=PORT)
     identity_files: tuple[Path, ...] = ()
@@ -123,15 +141,6 @@ class SshOptions:
     connections: PoolOptions = field(default_factory=PoolOptions)
 
     def __post_init__(self) -> None:
-        if "@" in self.host:
-            raise ValueError(f"host: {self.host!r} contains a user: set user instead")
-        if "://" in self.host or re.search(r"[\s/\[\]]", self.host):
-            raise ValueError(
-                f"host: {self.host!r} is neither a name nor an address: write the name, or an IPv6 address without"
-                " brackets"
-            )
-        if ":" in self.host and not is_address(self.host):
-            raise ValueError(f"host: {self.host!r} is not an IPv6 address: to set a port, use port")
         for pin in self.host_keys:
             if pin.startswith("SHA256:") and not _FINGERPRINT.fullmatch(pin):
                 raise ValueError(

@@ -65,7 +65,8 @@ class TunnelKind:
         credentials: Reads the certificate files that the options name. Skips unreadable files. Can block.
         renewed: Returns the certificate files that are renewed without a new key. After such a renewal, open
             connections need no new login.
-        init_keys: The optional keys that `gateway init` asks for, in addition to the required ones.
+        init_keys: The optional keys that `gateway init` asks for, in addition to the required ones. The keys in a
+            tuple are alternatives: after an answer to one of them, the others are not asked for.
         files: Returns the files whose paths are in the files that the options name. If one of them changes, the
             gateway calls `renew` of the open tunnel. Can block.
     """
@@ -89,7 +90,7 @@ class TunnelKind:
     identity: Callable[[Any], Hashable] | None = None
     credentials: Callable[[Any], list[Credential]] = lambda _: []
     renewed: Callable[[Any], set[Path]] = lambda _: set()
-    init_keys: tuple[str, ...] = ()
+    init_keys: tuple[str | tuple[str, ...], ...] = ()
     files: Callable[[Any], Iterable[Path]] = lambda _: ()
 
     @property

@@ -30,6 +30,8 @@ from tests.support import certificates
 from tests.support.probes import probe
 from tests.support.servers import resetting, serving, silent
 
+LOGIN = f"Basic {base64.b64encode(b'u:p:q').decode()}"
+
 
 class Answers(BaseHTTPRequestHandler):
     """Answers by path, and records requests."""
@@ -42,7 +44,7 @@ class Answers(BaseHTTPRequestHandler):
             "/": (200, {}, b"ok"),
             "/primary": (503, {}, b""),
             "/moved": (302, {"Location": "http://192.0.2.1/"}, b""),
-            "/login": (401 if self.headers["Authorization"] is None else 200, {}, b""),
+            "/login": (200 if self.headers["Authorization"] == LOGIN else 401, {}, b""),
             "/leader": (200, {"X-Role": "Leader"}, b"{}"),
             "/json": (200, {}, json.dumps({"node": {"roles": ["x", "standby"], "ready": True, "n": 1}}).encode()),
             "/strange": (200, {"X-Role": "demoted"}, b"[" * 50_000),
@@ -88,13 +90,15 @@ async def test_status_role_login_and_host() -> None:
         for path, reason, words in (
             ("/primary", Reason.QUERY, "/primary: status 503, expected 200"),
             ("/moved", Reason.QUERY, "redirects are not followed (to http://192.0.2.1/)"),
-            ("/login", Reason.AUTH, "/login: status 401"),
+            ("/login", Reason.AUTH, "/login: status 401, expected 200: the server requires a login: set check.user"),
         ):
             result = await probe(backend(path), port)
             assert (result.reason, words in result.detail) == (reason, True), result.detail
+        refused = await probe(backend("/login", user="u", password=Secret("wrong")), port)
+        assert "the server refuses the login: correct check.user" in refused.detail
         login = await probe(backend("/login", user="u", password=Secret("p:q"), host="search"), port)
         assert login.state is HealthState.UP
-        assert Answers.requests.pop() == ("/login", "search", f"Basic {base64.b64encode(b'u:p:q').decode()}")
+        assert Answers.requests.pop() == ("/login", "search", LOGIN)
         for path, role, found in (
             ("/leader", HttpRole(header="x-role"), "primary"),
             ("/json", HttpRole(json="node.roles.1"), "replica"),
@@ -124,7 +128,12 @@ async def test_tls_verifies_the_server(tmp_path: Path) -> None:
         assert result.state is HealthState.UP, result.detail
         assert result.probe_result is not None
         assert result.probe_result.certificate is not None
-        assert (await probe(backend(tls=TlsOptions("verify", issued.ca)), port)).reason is Reason.TLS
+        refused = await probe(backend(tls=TlsOptions("verify", issued.ca)), port)
+        assert (refused.reason, "set check.tls.server_name" in refused.detail) == (Reason.TLS, True), refused.detail
+    with http_server() as port:
+        refused = await probe(backend(tls=TlsOptions("require")), port)
+        assert refused.reason is Reason.TLS
+        assert refused.detail.startswith("the server does not use TLS on this port: correct the port"), refused.detail
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ INFO = b"$0\r\n\r\n" * 3
         ((b"*100000\r\n" + b":1\r\n" * 10_000,), Reason.PROTOCOL, "too many nested or listed items"),
         ((b"*2\r\n+a\r\n",), Reason.RESET, "closed the connection"),
         ((GREETING,), Reason.RESET, "closed the connection"),
-        ((GREETING, b"-WRONGPASS invalid\r\n"), Reason.AUTH, "WRONGPASS invalid"),
+        ((GREETING, b"-WRONGPASS invalid\r\n"), Reason.AUTH, "WRONGPASS invalid: correct check.password_file"),
         ((GREETING, LOGIN, b"+PONG\r\n*1\r\n$4\r\nking\r\n" + INFO), Reason.PROTOCOL, "contains a role"),
         (
             (GREETING, LOGIN, b"+PONG\r\n*1\r\n$6\r\nmaster\r\n$15\r\nused_memory:lot\r\n" + INFO),

@@ -1,9 +1,11 @@
 """Tests `gateway init` with flags and with answers; what it writes passes `gateway validate`."""
 
+import socket
 from pathlib import Path
 
 import asyncssh
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from gateway.cli import cli
@@ -42,8 +44,8 @@ def test_an_existing_file_is_not_changed(folder: Path) -> None:
 def test_an_invalid_answer_is_asked_again(folder: Path) -> None:
     answers = [
         "ssh", "bastion host", "bastion",  # a space is not valid in a name
-        "user@bastion.example.com", "tunnel", "22", "missing", "key", "hosts",  # a user in the host, a missing key
-        "bastion.example.com", "", "", "", "",
+        "user@bastion.example.com", "127.0.0.1:22", "bastion.example.com",  # only a host is valid
+        "tunnel", "70000", "22", "missing", "key", "hosts",  # a port that is too high, and a missing key
         "postgres", "reports", "pg.internal:x", "pg.internal", "5432", "127.0.0.1:5432",
         "gateway", "secret", "a password", "",
         "n",
@@ -52,11 +54,56 @@ def test_an_invalid_answer_is_asked_again(folder: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "'bastion host' is not a valid name" in done.output
     assert "'user@bastion.example.com' contains a user" in done.output
+    assert "'127.0.0.1:22' contains a port: write only the host" in done.output
+    assert "must be from 1 to 65535" in done.output
     assert "missing is not a file" in done.output
+    assert "Answer again" not in done.output
     assert "a password" not in done.output
     assert (folder / "secret").read_text() == "a password\n"
     assert (folder / "secret").stat().st_mode & 0o777 == 0o600
     assert run("validate", "-c", "first.yaml").output.endswith("valid: 1 tunnel, 1 backend\n")
+
+
+def test_a_program_is_asked_for_as_in_a_shell(folder: Path) -> None:
+    answers = [
+        "command", "jump", "sh -c 'exec nc -l {local_port}'", "sideways", "port",
+        "redis", "cache", "cache.internal", "", "", "secret", "a password", "",  # redis: a password without a user
+        "n",
+    ]  # fmt: skip
+    done = run("init", answers="\n".join(answers) + "\n")
+    assert done.exit_code == 0, done.output
+    assert "'sideways' is not one of port, stdio" in done.output
+    assert yaml.safe_load((folder / "gateway.yaml").read_text()) == {
+        "tunnels": {"jump": {"kind": "command", "command": ["sh", "-c", "exec nc -l {local_port}"], "mode": "port"}},
+        "backends": {
+            "cache": {
+                "kind": "redis",
+                "via": "jump",
+                "targets": ["cache.internal:6379"],
+                "listen": "127.0.0.1:6379",
+                "check": {"password_file": str(folder / "secret")},
+            }
+        },
+    }
+
+
+def test_without_a_key_the_agent_and_a_password_are_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    login = ["ssh", "bastion", "bastion.example.com", "tunnel", "22", ""]  # no key
+    backend = ["redis", "cache", "cache.internal", "", "", "", "n"]
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    (folder / "secret").write_text("a password\n")
+    (folder / "secret").chmod(0o600)
+    answers = [*login, "", "secret", "hosts", *backend]
+    done = run("init", "password.yaml", answers="\n".join(answers) + "\n")
+    assert done.exit_code == 0, done.output
+    assert f"password_file: {folder}/secret\n" in (folder / "password.yaml").read_text()
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind("agent")
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(folder / "agent"))
+        answers = [*login, "", "hosts", *backend]
+        done = run("init", "agent.yaml", answers="\n".join(answers) + "\n")
+        assert done.exit_code == 0, done.output
+    assert "agent: ${SSH_AUTH_SOCK}\n" in (folder / "agent.yaml").read_text()
 
 
 def test_an_aborted_dialogue_writes_nothing(folder: Path) -> None:

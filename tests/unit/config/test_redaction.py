@@ -132,6 +132,19 @@ def test_the_content_of_a_key_instead_of_its_path_does_not_appear_in_errors(tmp_
     assert "set the path of the file" in found
 
 
+def test_errors_show_paths_from_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(
+        "tunnels: {t: {kind: ssh, host: h, user: u, agent: '${SSH_AUTH_SOCK}', known_hosts: '${HOME}/${NAME}'}}\n"
+        "backends: {a: {kind: mysql, targets: db, check: {user: u, password_file: '${HOME}/secret'}}}"
+    )
+    environment = {"HOME": "/absent/home", "SSH_AUTH_SOCK": "/absent/agent", "NAME": "hosts"}
+    problems = check_files(load(Sources(file, environment=environment)))
+    assert [each.message.partition(":")[0] for each in problems] == [
+        "/absent/agent", "${HOME}/${NAME}", "/absent/home/secret"
+    ]  # fmt: skip
+
+
 def test_a_password_instead_of_its_file_does_not_appear_in_errors(tmp_path: Path) -> None:
     text = "backends: {a: {kind: mysql, targets: db, check: {user: u, password_file: '${DBPW}'}}}"
     file = tmp_path / "gateway.yaml"

@@ -147,6 +147,28 @@ backends: {a: {kind: tcp, via: [b, p], targets: ['db:1', '10.0.0.1:2', {address:
     assert "db" in line
 
 
+def test_a_key_without_effect_gives_advice(tmp_path: Path) -> None:
+    text = """
+tunnels: {b: {kind: ssh, host: h, user: u}, c: {kind: ssh, host: h, user: u}}
+backends:
+  a: {kind: redis, targets: h, via: b, prefer_way: latency, check: {user: u}}
+"""
+    way, user = advice(read(text, tmp_path))
+    assert ":4:52: backends.a.prefer_way: has no effect, because the backend has only one way: list" in way
+    assert ":4:75: backends.a.check.user: has no password" in user
+    (user,) = advice(read(text.replace("via: b", "via: [b, c]"), tmp_path))
+    assert "check.user" in user
+    assert (
+        advice(
+            read(
+                text.replace("prefer_way: latency, check: {user: u}", "check: {user: u, password_command: [x]}"),
+                tmp_path,
+            )
+        )
+        == []
+    )
+
+
 def test_a_backend_with_grants_requires_them(tmp_path: Path) -> None:
     granted = SOUND.replace("ca.pem}}", "ca.pem}, grants: [{project: shop, backends: orders}]}")
     (sentence,) = advice(read(granted, tmp_path))
