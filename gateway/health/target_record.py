@@ -10,25 +10,28 @@ class TargetRecord:
 
     def __init__(self) -> None:
         self.probe_result = ProbeResult()
-        """Result of the last probe that the target answered."""
+        """The last result of a probe."""
         self.probed = 0.0
-        """Monotonic time at which this probe started."""
+        """Monotonic time at which the last probe that the target answered started."""
         self.promoted = 0.0
         """Monotonic time at which a probe found that the target, which was a replica, had become the primary; 0 if no
         probe has."""
         self._role: DatabaseRole | None = None
 
     def add(self, result: CheckResult, started: float, now: float) -> None:
-        """Record the result of a probe, except if a probe that started later has already found a result.
+        """Record the result of a probe, except if the target has already answered a probe that started later.
 
         Args:
             result: The result.
             started: Monotonic time at which the probe started.
             now: Monotonic time.
         """
-        if result.probe_result is None or started < self.probed:
+        answered = result.passed or result.probe_result is not None  # a refused login is an answer without a result
+        if not answered or started < self.probed:
             return
         self.probed = started
+        if result.probe_result is None:
+            return
         role = result.probe_result.role
         if role == "primary" and self._role == "replica":
             self.promoted = now

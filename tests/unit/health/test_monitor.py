@@ -213,3 +213,5 @@ def test_an_answer_that_is_older_than_the_recorded_one_is_discarded() -> None:
     record.add(CheckResult(0.0, 0.1, HealthState.DOWN, Reason.REFUSED), 6.0, 6.1)
     record.add(answer(role="primary"), 5.0, 7.0)  # no answer is newer
     assert (record.probe_result.role, record.probed, record.promoted) == ("primary", 5.0, 7.0)
+    record.add(CheckResult(0.0, 0.1, HealthState.DEGRADED, Reason.AUTH), 8.0, 8.1)
+    assert (record.probe_result.role, record.probed) == ("primary", 8.0)
