@@ -37,9 +37,7 @@ class Stuck:
         (("dns", "tcp", "auth"), "no answer within 0.01 s in the phase auth (completed: dns, tcp)"),
     ],
 )
-async def test_the_detail_of_a_timeout_separates_the_unfinished_phase(
-    phases: tuple[str, ...], detail: str
-) -> None:
+async def test_the_detail_of_a_timeout_separates_the_unfinished_phase(phases: tuple[str, ...], detail: str) -> None:
     result = await probe_once(Stuck(*phases), DirectLink(), Endpoint("db", 1), 0.01)
     assert (result.reason, result.detail) == (Reason.TIMEOUT, detail)
     assert tuple(result.phases) == phases
