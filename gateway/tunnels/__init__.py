@@ -1,7 +1,7 @@
 """Defines the kinds of tunnel. Each module of this package defines one kind as `KIND`."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ from gateway.contracts.tunnel import Tunnel
 from gateway.contracts.values import Endpoint
 from gateway.facts import Fact
 from gateway.kinds import KindRegistry
+from gateway.remedies import TUNNEL_REMEDIES
 
 
 class RenderAuthorizedKeys(Protocol):
@@ -68,6 +69,7 @@ class TunnelKind:
         init_keys: The optional keys that `gateway init` asks for, in addition to the required ones.
         files: Returns the files whose paths are in the files that the options name. If one of them changes, the
             gateway calls `renew` of the open tunnel. Can block.
+        remedies: The remedies that differ from `gateway.remedies.TUNNEL_REMEDIES`.
     """
 
     name: str
@@ -91,6 +93,7 @@ class TunnelKind:
     renewed: Callable[[Any], set[Path]] = lambda _: set()
     init_keys: tuple[str, ...] = ()
     files: Callable[[Any], Iterable[Path]] = lambda _: ()
+    remedies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def single(self) -> bool:
@@ -102,3 +105,14 @@ class TunnelKind:
 
 
 KINDS: KindRegistry[TunnelKind] = KindRegistry(__name__, __path__)
+
+
+def tunnel_remedy(kind: str, reason: str | None) -> str:
+    """Return what to do about the failure of a tunnel; empty if there is no remedy.
+
+    Args:
+        kind: The name of the kind.
+        reason: The reason of the failure.
+    """
+    remedies = {**TUNNEL_REMEDIES, **(KINDS[kind].remedies if kind in KINDS else {})}
+    return remedies.get(reason or "", "")
