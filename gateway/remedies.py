@@ -1,4 +1,4 @@
-"""Says what to do about each failure reason of a tunnel or a target. Does no I/O.
+"""Says what to do about each failure reason of a tunnel or a target, unless its kind has another remedy.
 
 `gateway explain` ends with such a sentence, and docs/troubleshooting.md describes each reason in detail.
 """

@@ -131,6 +131,7 @@ class GatewayService:
             await events_file.write()
             for task in background:
                 task.cancel()
+        events_file.close()
         await asyncio.sleep(0)  # let the event loop record that the last clients have disconnected
 
     def _create_site(

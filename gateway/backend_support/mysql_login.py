@@ -154,18 +154,20 @@ class MysqlLogin(pymysql.connections.Connection):
 
     def _request_authentication(self) -> None:
         context: ssl.SSLContext | None = getattr(self, "ctx", None)
-        tls = _TimedContext(context) if self.ssl and context is not None else None
+        tls = _TimedContext(context, self._phases) if self.ssl and context is not None else None
         if tls is not None:
             self.ctx = tls
         started = time.perf_counter()
+        self._phases.unfinished = "auth"
         try:
             super()._request_authentication()  # type: ignore[misc]
         finally:
             handshake = tls.seconds if tls is not None else 0.0
             if tls is not None:
                 self.certificate = tls.certificate
-                self._phases.add("tls", handshake)
-            self._phases.add("auth", time.perf_counter() - started - handshake)
+            if self._phases.unfinished == "auth":
+                self._phases.add("auth", time.perf_counter() - started - handshake)
+        self._phases.unfinished = ""
         self.logged_in = True
 
     def _process_auth(self, plugin_name: bytes, auth_packet: MysqlPacket, handler: Any = None) -> MysqlPacket:
@@ -243,17 +245,20 @@ class _Sha256:
 
 
 class _TimedContext:
-    """Wraps an `ssl.SSLContext` for PyMySQL, and records the handshake time and the server's certificate."""
+    """Wraps an `ssl.SSLContext` for PyMySQL, and records the phase `tls` and the server's certificate."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, phases: Phases) -> None:
         self._context = context
+        self._phases = phases
         self.seconds = 0.0
         self.certificate: Validity | None = None
 
     def wrap_socket(self, sock: Any, server_hostname: str) -> ssl.SSLSocket:
         started = time.perf_counter()
         try:
-            made = self._context.wrap_socket(sock, server_hostname=server_hostname)
+            with self._phases("tls"):
+                made = self._context.wrap_socket(sock, server_hostname=server_hostname)
+            self._phases.unfinished = "auth"
             self.certificate = der_validity(made.getpeercert(binary_form=True) or b"")
             return made
         finally:

@@ -14,6 +14,7 @@ from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import Fact
 from gateway.kinds import KindRegistry
 from gateway.measure import TapFactory
+from gateway.remedies import TARGET_REMEDIES
 
 
 class ConfiguredBackend(Protocol):
@@ -99,6 +100,7 @@ class BackendKind:
         init_keys: The keys of `check` that `gateway init` asks for. A secret is asked for as a file.
         verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if they cannot
             work without a change by the operator.
+        remedies: The remedies that differ from `gateway.remedies.TARGET_REMEDIES`.
     """
 
     name: str
@@ -126,6 +128,7 @@ class BackendKind:
     credentials: Callable[[Any, Any], list[Credential]] = lambda _options, _check: []
     init_keys: tuple[str, ...] = ()
     verify: Callable[[Any, Any], None] = lambda _options, _check: None
+    remedies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kernel_mounts(self) -> bool:
@@ -158,6 +161,17 @@ class BackendKind:
 
 
 KINDS: KindRegistry[BackendKind] = KindRegistry(__name__, __path__)
+
+
+def target_remedy(kind: str, reason: str | None) -> str:
+    """Return what to do about the failure of a target; empty if there is no remedy.
+
+    Args:
+        kind: The name of the kind.
+        reason: The reason of the failure.
+    """
+    remedies = {**TARGET_REMEDIES, **(KINDS[kind].remedies if kind in KINDS else {})}
+    return remedies.get(reason or "", "")
 
 
 def kind_of_port(port: int) -> BackendKind:

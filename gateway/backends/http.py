@@ -13,7 +13,7 @@ from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError
+from gateway.errors import ProbeError, Reason
 from gateway.facts import VERSION
 
 _NO_LOGIN = "the server requires a login: set check.user and check.password_file"
@@ -90,4 +90,8 @@ KIND = BackendKind(
     verify=verify,
     credentials=credentials,
     init_keys=("path", "user", "password"),
+    remedies={
+        Reason.QUERY: "correct check.path or check.status, or read the log of the server",
+        Reason.ROLE: "add the value to primary or replica of check.role, promote a primary, or correct prefer",
+    },
 )

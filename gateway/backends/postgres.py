@@ -240,11 +240,9 @@ async def _connect(login: Login, sock: socket.socket, phases: Phases) -> None:
     # libpq requires that its caller first waits for writability, then for what the last poll returned (section 34.1).
     conn, write = login.conn, True
     while True:
-        started = time.perf_counter()
-        phase = _STATUS_PHASE.get(pq.ConnStatus(conn.status), "auth")
-        await _wait_ready(sock, write=write)
-        status = await login.poll(phases)
-        phases.add(phase, time.perf_counter() - started)
+        with phases(_STATUS_PHASE.get(pq.ConnStatus(conn.status), "auth")):
+            await _wait_ready(sock, write=write)
+            status = await login.poll(phases)
         if status == pq.PollingStatus.OK:
             conn.nonblocking = 1
             return

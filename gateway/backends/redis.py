@@ -132,4 +132,5 @@ KIND = BackendKind(
     verify=verify,
     credentials=credentials,
     init_keys=("user", "password"),
+    remedies={Reason.QUERY: "correct the privileges of check.user"},
 )

@@ -61,7 +61,7 @@ class CommandLink:
         self._options = options
         self._children = children
         self._progress = progress
-        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         name = options.command[0].rpartition("/")[2]
         self._context = CommandContext(options, children, OutputLog(name), self._on_change)
         self._targets: dict[tuple[str, ...], CommandTarget] = {}
@@ -121,7 +121,7 @@ class CommandLink:
         relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
         return relay
 
-    async def lost(self) -> str:
+    async def lost(self) -> TunnelError:
         """See `gateway.contracts.link.Link`."""
         return await asyncio.shield(self._lost)
 
@@ -150,7 +150,7 @@ class CommandLink:
     async def _dial(self, to: Endpoint, timeout: float, *, short: bool) -> StreamBridge:  # noqa: ASYNC109
         self._dialed[to] = time.monotonic()
         if self._lost.done():
-            raise LinkLostError(self._lost.result())
+            raise LinkLostError(self._lost.result().detail)
         try:
             async with asyncio.timeout(timeout):
                 stream = await self._target(to).connect()
@@ -179,7 +179,7 @@ class CommandLink:
         targets = self._targets.values()
         failures = [each.failure for each in targets if each.has_failed and each.failure is not None]
         if len(failures) == len(targets) and failures and not self._lost.done():
-            self._lost.set_result(failures[-1].detail)
+            self._lost.set_result(TunnelError(failures[-1].reason, failures[-1].detail))
 
     async def _monitor(self) -> None:
         """Check periodically whether the processes read what was sent to them."""
@@ -205,4 +205,4 @@ class CommandLink:
     def _on_monitor_done(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None and not self._lost.done():
             log.error("the monitor of a program failed", extra={"program": self._context.name}, exc_info=error)
-            self._lost.set_result(f"{type(error).__name__}: {error}")
+            self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))

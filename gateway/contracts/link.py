@@ -9,6 +9,7 @@ from typing import Protocol
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
+from gateway.errors import TunnelError
 from gateway.measure import Histogram, Tap
 
 Stream = socket.socket
@@ -130,8 +131,8 @@ class Link(Connector, Protocol):
             RedialError: Only the connection that carried the dial failed; see `gateway.relay.redial`.
         """
 
-    async def lost(self) -> str:
-        """Wait until the link is lost, and return the cause."""
+    async def lost(self) -> TunnelError:
+        """Wait until the link is lost, and return the cause, which is not fatal."""
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ class Phases:
     """Durations of the phases of a probe, in order.
 
     Args:
-        seconds: Duration of each phase in seconds.
+        seconds: Duration of each phase in seconds, also of the phase that has failed.
+        unfinished: The latest phase, if it has not succeeded; empty if it has.
         on_abandoned: Called for each dial of the probe that was abandoned but might still connect.
         timeout_hint: Likely cause if the current phase times out; empty if it is unknown.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
+    unfinished: str = ""
     on_abandoned: Callable[[], None] = lambda: None
     timeout_hint: str = ""
 
@@ -24,10 +26,17 @@ class Phases:
     def __call__(self, name: str) -> Iterator[None]:
         """Measure the duration of a `with` block as the phase `name`, even if the block raises."""
         start = time.perf_counter()
+        self.unfinished = name
         try:
             yield
         finally:
             self.add(name, time.perf_counter() - start)
+        self.unfinished = ""
+
+    @property
+    def completed(self) -> list[str]:
+        """The phases that have succeeded, in order."""
+        return [name for name in self.seconds if name != self.unfinished]
 
     def add(self, name: str, seconds: float) -> None:
         """Add a duration in seconds to the phase `name`."""

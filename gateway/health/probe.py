@@ -53,10 +53,11 @@ async def probe_once(
         elif probe_result.degraded:
             state, (reason, detail) = HealthState.DEGRADED, probe_result.degraded
     except TimeoutError:
-        completed = ", ".join(phases.seconds) or "nothing"
+        completed = ", ".join(phases.completed) or "nothing"
+        phase = f" in the phase {phases.unfinished}" if phases.unfinished else ""
         hint = f": {phases.timeout_hint}" if phases.timeout_hint else ""
         state, reason = HealthState.DOWN, Reason.TIMEOUT
-        detail = f"no answer within {timeout:g} s (completed: {completed}){hint}"
+        detail = f"no answer within {timeout:g} s{phase} (completed: {completed}){hint}"
     except LinkLostError:
         raise
     except ReachError as error:

@@ -72,7 +72,9 @@ class EventStreams:
     async def _send(self, request: web.Request, response: web.StreamResponse, wake: asyncio.Event) -> None:
         resumed = request.headers.get("Last-Event-ID")
         sent = self._events.last_id if resumed is None else _event_id(resumed)
-        await response.write(f"retry: {_RETRY_MS}\nid: {sent}\n\n".encode())
+        # The ID must be one of the log: a client sends it when it reconnects.
+        known = "" if self._events.since(sent) is None else f"id: {sent}\n"
+        await response.write(f"retry: {_RETRY_MS}\n{known}\n".encode())
         while not self._closed and is_still_authorized(request):
             wake.clear()
             events = self._events.since(sent)

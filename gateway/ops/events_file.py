@@ -15,11 +15,13 @@ from typing import Any
 
 from gateway.atomic_file import replace_file
 from gateway.ops.events import MAX_EVENTS, EventLog, EventSubject, EventType, Transition
+from gateway.ops.file_lock import lock_file
 from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
 NAME = "events.jsonl"
+LOCK_NAME = "events.lock"
 _MAX_BYTES = 4 << 20
 """Only this part at the end of a file is read. A complete file is smaller."""
 _INTERVAL = 0.2
@@ -36,7 +38,7 @@ class EventsFile:
     """Writes the events of a log to a file; implements `gateway.contracts.unit.Unit`.
 
     The file has one JSON object per line. A file that cannot be read or written is logged once, and changes nothing
-    else. Damaged lines are skipped.
+    else. Damaged lines are skipped. If another process uses the file, the events stay in memory.
 
     Args:
         folder: `gateway.state_dir`. It is created if necessary.
@@ -55,18 +57,38 @@ class EventsFile:
         self._failed = False
         self._intact = False
         """Whether lines can be appended to the file."""
+        self._is_foreign = False
+        """Whether another process uses the file."""
+        self._lock: int | None = None
+        """The descriptor of the locked file."""
 
     async def load(self) -> None:
-        """Add the events in the file to the log. Waits at most two seconds for the file system."""
+        """Lock the file, and add its events to the log. Waits at most two seconds for the file system.
+
+        The caller must call `close` at the end.
+        """
         try:
             async with asyncio.timeout(_READ_TIMEOUT):
-                events = await asyncio.to_thread(_read, self._path)
+                events = await asyncio.to_thread(self._lock_and_read)
+        except BlockingIOError:
+            self._is_foreign = True
+            log.warning(
+                "another gateway uses the same state_dir: set another gateway.state_dir; events stay in memory",
+                extra={"file": str(self._path)},
+            )
+            return
         except (OSError, TimeoutError) as error:
             if not isinstance(error, FileNotFoundError):
                 self._report(error)
             return
         self._events.load(events)
         self._written = self._events.last_id
+
+    def close(self) -> None:
+        """Unlock the file."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Write each event until cancelled."""
@@ -83,12 +105,30 @@ class EventsFile:
     async def write(self) -> None:
         """Write the events that are not in the file yet. Waits at most two seconds for each of two writes."""
         self._changed.clear()
+        if self._is_foreign:
+            return
         if self._writing is not None:
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
         if self._writing is None and self._written != self._events.last_id:
             self._writing = asyncio.ensure_future(asyncio.to_thread(self._job()))
             self._writing.add_done_callback(self._on_written)
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
+
+    def _lock_and_read(self) -> list[Transition]:
+        """Return the events in the file. Without permission to write, the file is read without a lock.
+
+        Raises:
+            BlockingIOError: Another process has locked the file.
+            OSError: The file cannot be read.
+        """
+        try:
+            # `_replace` replaces the file with the events, and would leave the new one unlocked.
+            self._lock = lock_file(self._path.with_name(LOCK_NAME))
+        except BlockingIOError:
+            raise
+        except OSError:  # `write` reports it
+            log.debug("cannot lock %s", self._path, exc_info=True)
+        return _read(self._path)
 
     def _job(self) -> Callable[[], None]:
         """Return a function that writes the events; call it in a thread."""

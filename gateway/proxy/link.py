@@ -43,7 +43,7 @@ class ProxyLink:
     def __init__(self, options: ProxyOptions, via: Link) -> None:
         self._options = options
         self._via = via
-        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         self.network = via.network.behind(options.url)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
@@ -93,7 +93,7 @@ class ProxyLink:
         except OSError as error:
             raise DialError(Reason.RESET, f"{to}: the connection to the proxy failed: {error_text(error)}") from error
         except TunnelError as error:
-            self._mark_lost(error.detail)
+            self._mark_lost(error)
             raise LinkLostError(error.detail) from error
 
     async def probe(self) -> None:
@@ -132,13 +132,13 @@ class ProxyLink:
             try:
                 await self.probe()
             except ReachError as error:
-                self._mark_lost(error.detail)
+                self._mark_lost(error)
 
-    def _mark_lost(self, why: str) -> None:
+    def _mark_lost(self, error: ReachError) -> None:
         if not self._lost.done():
-            self._lost.set_result(why)
+            self._lost.set_result(TunnelError(error.reason, error.detail))
 
-    async def lost(self) -> str:
+    async def lost(self) -> TunnelError:
         """See `gateway.contracts.link.Link`.
 
         Open connections are not closed, because they might still work after a probe has failed.

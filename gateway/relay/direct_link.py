@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from math import inf
+from typing import NoReturn
 
 from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
@@ -37,10 +38,10 @@ class DirectLink:
         """See `gateway.contracts.link.Link`."""
         return SocketRelay(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
 
-    async def lost(self) -> str:
+    async def lost(self) -> NoReturn:
         """Wait forever: this link cannot be lost."""
         await asyncio.Event().wait()
-        return "never"
+        raise AssertionError
 
 
 class DirectTunnel:

@@ -12,7 +12,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import Progress
 from gateway.contracts.values import Endpoint
-from gateway.errors import LinkLostError, Reason
+from gateway.errors import LinkLostError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.relay.redial import retry_dial
 from gateway.relay.socket_pair import socket_pair
@@ -58,7 +58,7 @@ class SshLink:
         self._progress = progress
         self._connections: list[PooledConnection] = []
         self._usable: list[PooledConnection] = []
-        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         self._target_size = options.connections.min
         self._dialer = PoolDialer(options.endpoint, dial, self._missing_count, self._add, self._start_task)
         self._all_silent = False
@@ -131,7 +131,7 @@ class SshLink:
         caller_end.broken = lambda: relay.cut_short
         return caller_end
 
-    async def lost(self) -> str:
+    async def lost(self) -> TunnelError:
         """See `gateway.contracts.link.Link`."""
         return await asyncio.shield(self._lost)
 
@@ -158,7 +158,7 @@ class SshLink:
             # No task maintains the pool any more. Report the link as lost: the uplink then opens the tunnel again.
             log.error("the connection pool of %s failed", self._options.endpoint, exc_info=error)
             if not self._lost.done():
-                self._lost.set_result(f"{type(error).__name__}: {error}")
+                self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))
 
     def _add(self, connection: PooledConnection) -> None:
         self._connections.append(connection)
@@ -167,12 +167,12 @@ class SshLink:
         self._apply_policy(time.monotonic())
 
     async def _remove_when_lost(self, connection: PooledConnection) -> None:
-        reason = await connection.lost()
+        why = await connection.lost()
         self._connections.remove(connection)
         self._apply_policy(time.monotonic())
         self._dialer.wake()
         if not any(other.alive for other in self._connections) and not self._lost.done():
-            self._lost.set_result(reason)
+            self._lost.set_result(TunnelError(Reason.RESET, why))
 
     async def _send_keepalives(self) -> None:
         """Send keepalives, and apply the pool policy at each tick."""

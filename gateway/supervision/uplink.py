@@ -195,7 +195,7 @@ class Uplink:
             finally:
                 self.opened = None
                 self._publish(None)
-        return time.monotonic() - began, TunnelError(Reason.RESET, cause)
+        return time.monotonic() - began, cause
 
     def _progress(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
         """Handle a state that the tunnel reports while it opens or while it is open."""
@@ -205,13 +205,13 @@ class Uplink:
             state = TunnelState.DRAINING
         self._become(state, reason, detail)
 
-    async def _wait_until_lost(self, link: Link) -> str:
+    async def _wait_until_lost(self, link: Link) -> TunnelError:
         """Wait until the link is lost or a reconnect is requested; return the cause."""
         lost = asyncio.ensure_future(link.lost())
         requested = asyncio.ensure_future(self._retry_now.wait())
         try:
             await asyncio.wait({lost, requested}, return_when=asyncio.FIRST_COMPLETED)
-            return lost.result() if lost.done() else "reconnect requested"
+            return lost.result() if lost.done() else TunnelError(Reason.RESET, "reconnect requested")
         finally:
             lost.cancel()
             requested.cancel()

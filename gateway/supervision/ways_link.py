@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import Protocol, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
 from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
@@ -49,10 +49,10 @@ class WaysLink:
         """See `gateway.contracts.link.Link`."""
         return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
 
-    async def lost(self) -> str:
+    async def lost(self) -> NoReturn:
         """Wait forever: when one tunnel is lost, the next dial uses another."""
         await asyncio.Event().wait()
-        return "never"
+        raise AssertionError
 
     async def _first(self, dial: Callable[[Link, float], Awaitable[_Connected]], within: float) -> _Connected:
         """Return the result of the first dial that succeeds; otherwise, raise the error of the last dial.

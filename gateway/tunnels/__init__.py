@@ -1,7 +1,7 @@
 """Defines the kinds of tunnel. Each module of this package defines one kind as `KIND`."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ from gateway.contracts.tunnel import Tunnel
 from gateway.contracts.values import Endpoint
 from gateway.facts import Fact
 from gateway.kinds import KindRegistry
+from gateway.remedies import TUNNEL_REMEDIES
 
 
 class RenderAuthorizedKeys(Protocol):
@@ -69,6 +70,7 @@ class TunnelKind:
             tuple are alternatives: after an answer to one of them, the others are not asked for.
         files: Returns the files whose paths are in the files that the options name. If one of them changes, the
             gateway calls `renew` of the open tunnel. Can block.
+        remedies: The remedies that differ from `gateway.remedies.TUNNEL_REMEDIES`.
     """
 
     name: str
@@ -92,6 +94,7 @@ class TunnelKind:
     renewed: Callable[[Any], set[Path]] = lambda _: set()
     init_keys: tuple[str | tuple[str, ...], ...] = ()
     files: Callable[[Any], Iterable[Path]] = lambda _: ()
+    remedies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def single(self) -> bool:
@@ -103,3 +106,14 @@ class TunnelKind:
 
 
 KINDS: KindRegistry[TunnelKind] = KindRegistry(__name__, __path__)
+
+
+def tunnel_remedy(kind: str, reason: str | None) -> str:
+    """Return what to do about the failure of a tunnel; empty if there is no remedy.
+
+    Args:
+        kind: The name of the kind.
+        reason: The reason of the failure.
+    """
+    remedies = {**TUNNEL_REMEDIES, **(KINDS[kind].remedies if kind in KINDS else {})}
+    return remedies.get(reason or "", "")

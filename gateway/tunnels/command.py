@@ -78,4 +78,11 @@ KIND = TunnelKind(
     verify=_verify,
     read_url=_read_url,
     refuses_via=lambda _: _VIA,
+    remedies={
+        Reason.TIMEOUT: "read the output of the program in the gateway's log, or raise start_timeout",
+        Reason.RESET: "read the output of the program in the gateway's log; the gateway starts it again",
+        Reason.AUTH: "renew the login of the program on this host",
+        Reason.PERMISSION: "close the process of the other user that listens on the port",
+        Reason.PROTOCOL: "remove via",
+    },
 )

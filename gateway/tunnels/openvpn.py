@@ -194,7 +194,7 @@ class _Client:
                 monitor.on_reconnecting(f"reconnecting: {self._vpn.state_detail}")
             elif state == "DOWN":
                 await self.context.release_device()
-        link.mark_lost(self._ended.result().detail)
+        link.mark_lost(self._ended.result().detail, self._ended.result().reason)
 
     async def received(self) -> int:
         """Return the number of bytes received so far."""

@@ -12,7 +12,7 @@ from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.errors import DialError
+from gateway.errors import DialError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
 from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.socket_relay import SocketRelay
@@ -65,7 +65,7 @@ class VpnLink:
         self._echo = EchoMonitor(context, self._on_echo_reply)
         self._rtt: float | None = None
         self._relays: set[Relay] = set()
-        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         self._addressing: DeviceAddresses | None = None
 
     def set_addressing(self, addressing: DeviceAddresses) -> None:
@@ -120,21 +120,22 @@ class VpnLink:
         self._rtt = seconds
         self.liveness.record_reply(time.monotonic())
 
-    def mark_lost(self, why: str) -> None:
+    def mark_lost(self, why: str, reason: Reason = Reason.RESET) -> None:
         """Report the link as lost.
 
         Args:
-            why: The cause, which `lost` returns.
+            why: The detail of the error that `lost` returns.
+            reason: The reason of this error.
         """
         if not self._lost.done():
-            self._lost.set_result(why)
+            self._lost.set_result(TunnelError(reason, why))
 
     def reset_all(self) -> None:
         """Reset every client."""
         for relay in list(self._relays):
             relay.abort(CloseReason.LINK_LOST)
 
-    async def lost(self) -> str:
+    async def lost(self) -> TunnelError:
         """See `gateway.contracts.link.Link`."""
         return await asyncio.shield(self._lost)
 

@@ -279,7 +279,7 @@ async def test_a_protocol_violation_closes_only_its_own_connection(
         relay = await victim.join(theirs, Endpoint("db", 1), Histogram())
         assert isinstance(relay, NativeChannel) is not engine
         await loop.sock_sendall(ours, b"attack")
-        assert reported in await victim.lost()
+        assert reported in (await victim.lost()).detail
         assert await relay.ended is CloseReason.LINK_LOST
         await loop.sock_sendall(other, b"ping")
         assert await loop.sock_recv(other, 10) == b"pong"
@@ -434,7 +434,7 @@ async def test_a_modified_packet_closes_the_connection(bastions: dict[str, Basti
                 sock = await link.socket(Endpoint("127.0.0.1", echo))
                 flip.set()
                 await loop.sock_sendall(sock, b"precious")
-                assert "MAC verification failed" in await link.lost()
+                assert "MAC verification failed" in (await link.lost()).detail
                 with contextlib.suppress(ConnectionResetError):
                     assert await loop.sock_recv(sock, 100) == b""
                 sock.close()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from math import inf
 from pathlib import Path
+from typing import NoReturn
 
 from gateway.contracts.link import Link, NetworkId, Relay, Stream
 from gateway.contracts.phases import Phases
@@ -63,6 +64,6 @@ class _ProgramLink:
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
         raise NotImplementedError
 
-    async def lost(self) -> str:
+    async def lost(self) -> NoReturn:
         await asyncio.Event().wait()
-        return "never"
+        raise AssertionError

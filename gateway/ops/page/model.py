@@ -9,7 +9,7 @@ from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CHANGES = 30
 _SAME_TIME = 5.0
-"""Events with the same meaning within this number of seconds become one line."""
+"""Events with the same states and the same cause within this number of seconds become one line."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def groups(view: ServiceView) -> list[TunnelGroup]:
 
 
 def changes(events: Sequence[Transition], limit: int = MAX_CHANGES) -> list[RecentChange]:
-    """Return the recent changes, latest first. Similar events at the same time become one change.
+    """Return the recent changes, latest first. Equal events at the same time become one.
 
     Args:
         events: All events, oldest first.
@@ -99,7 +99,8 @@ def _similar(one: Transition, other: Transition) -> bool:
     return (
         one.subject.type is other.subject.type
         and one.subject.name is not None
-        and (one.state, one.reason) == (other.state, other.reason)
+        and (one.previous, one.state, one.reason, one.detail)
+        == (other.previous, other.state, other.reason, other.detail)
         and abs(one.at - other.at) < _SAME_TIME
     )
 

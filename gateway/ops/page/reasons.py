@@ -1,8 +1,9 @@
 """Describes the reasons of failures in a few words, and what to do about them."""
 
+from gateway.backends import target_remedy
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
-from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
+from gateway.tunnels import tunnel_remedy
 
 CAUSES: dict[str, str] = {
     Reason.TIMEOUT: "no response in time",
@@ -51,14 +52,15 @@ def cause(reason: str | None, state: str) -> str:
     return CAUSES.get(reason or "", reason or state)
 
 
-def remedy(name: str, state: str, reason: str | None, *, is_tunnel: bool) -> str:
+def remedy(name: str, kind: str, state: str, reason: str | None, *, is_tunnel: bool) -> str:
     """Return what to do about the state of a tunnel, backend or target; empty if there is nothing to do.
 
     Args:
         name: The name of the tunnel or backend.
+        kind: Its kind.
         state: The state.
         reason: The reason; None if the state has no reason.
         is_tunnel: Whether the part is a tunnel.
     """
-    found = (TUNNEL_REMEDIES if is_tunnel else TARGET_REMEDIES).get(reason or "", "")
+    found = (tunnel_remedy if is_tunnel else target_remedy)(kind, reason)
     return "; ".join(filter(None, (found, _STATES.get(state, "").format(name=name))))

@@ -11,7 +11,15 @@ SINCE = "2020-01-01T00:00:00.000Z"
 
 
 def tunnel(via: str | None, state: str, reason: str | None = None) -> dict[str, Any]:
-    return {"via": via, "state": state, "reason": reason, "detail": "because", "far_side": "u@h:22", "since": SINCE}
+    return {
+        "kind": "ssh",
+        "via": via,
+        "state": state,
+        "reason": reason,
+        "detail": "because",
+        "far_side": "u@h:22",
+        "since": SINCE,
+    }
 
 
 def site(edge: str, bastion: str, target: str, reason: str | None = "refused") -> dict[str, Any]:
@@ -92,3 +100,13 @@ def test_one_tunnel_that_is_down_is_one_cause() -> None:
 def test_every_reason_has_a_remedy() -> None:
     assert set(TARGET_REMEDIES) == set(Reason)
     assert set(TUNNEL_REMEDIES) < set(Reason)
+
+
+def test_remedies_fit_the_kind() -> None:
+    failing = site("up", "backoff", "blocked")
+    failing["tunnels"]["bastion"]["kind"] = "command"
+    assert "output of the program" in explanation(failing, "orders").to_do[0]
+    failing = site("up", "up", "down", "query")
+    assert "check.database" in explanation(failing, "orders").to_do[0]
+    failing["backends"]["orders"]["kind"] = "http"
+    assert "check.path" in explanation(failing, "orders").to_do[0]

@@ -9,8 +9,8 @@ import pytest
 from gateway.command.link import CommandLink
 from gateway.command.options import CommandOptions
 from gateway.contracts.link import NetworkId
-from gateway.contracts.values import Endpoint
-from gateway.errors import DialError, LinkLostError, Reason, TunnelError
+from gateway.contracts.values import Duration, Endpoint
+from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.processes.children import Children
 from gateway.relay.sockets import tune
 from tests.support import kubectl
@@ -53,7 +53,16 @@ async def test_the_link_is_lost_if_each_target_fails() -> None:
         for target in (BROKEN, BROKEN):
             with pytest.raises(LinkLostError, match="sh ended with exit code 4: broken"):
                 await link.socket(target)
-        assert await link.lost() == "sh ended with exit code 4: broken"
+        lost = await link.lost()
+        assert (lost.reason, lost.detail) == (Reason.RESET, "sh ended with exit code 4: broken")
+
+
+async def test_a_lost_link_has_the_reason_of_the_failure() -> None:
+    options = CommandOptions(("sleep", "60", "{local_port}"), "port", start_timeout=Duration(0.1))
+    async with opened(options) as link:
+        with pytest.raises(ReachError, match="did not connect"):
+            await link.socket(GOOD)
+        assert (await link.lost()).reason is Reason.TIMEOUT
 
 
 async def test_a_lost_link_opens_again_if_one_target_works() -> None:

@@ -85,7 +85,7 @@ async def test_a_stream_sends_events_in_order_and_resumes(tmp_path: Path, monkey
         writer.close()
         for unknown in ("1", "x", "-5", "9" * 30):
             reader, writer, _ = await subscribe(address, unknown)
-            await block(reader)
+            assert "id" not in await block(reader)
             assert await block(reader) == {"id": str(log.last_id), "event": "reset", "data": "{}"}
             writer.close()
         async with asyncio.timeout(WITHIN):

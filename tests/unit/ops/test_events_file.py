@@ -3,7 +3,9 @@
 import asyncio
 import json
 import logging
+import sys
 import time
+from asyncio.subprocess import PIPE
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from gateway.ops import events_file
 from gateway.ops.events import EventLog, EventSubject, EventType
-from gateway.ops.events_file import NAME, EventsFile, parse
+from gateway.ops.events_file import LOCK_NAME, NAME, EventsFile, parse
 
 ORDERS = EventSubject(EventType.BACKEND, "orders")
 DB = EventSubject(EventType.TARGET, "orders", "db:3306")
@@ -26,7 +28,9 @@ def lines(log: EventLog) -> list[str]:
 
 async def loaded(folder: Path) -> EventLog:
     log = EventLog()
-    await EventsFile(folder, log).load()
+    file = EventsFile(folder, log)
+    await file.load()
+    file.close()
     return log
 
 
@@ -109,6 +113,42 @@ async def test_the_unit_writes_each_event(tmp_path: Path) -> None:
     unit.cancel()
     await asyncio.wait({unit})
     assert log.watchers == []
+
+
+async def test_a_file_that_another_process_uses_stays_unchanged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, 2); print(flush=True); sys.stdin.read()"
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(tmp_path / LOCK_NAME), stdin=PIPE, stdout=PIPE
+    )
+    assert other.stdin is not None
+    assert other.stdout is not None
+    try:
+        async with asyncio.timeout(WITHIN):
+            await other.stdout.readline()
+        (tmp_path / NAME).write_text("theirs")
+        log = EventLog()
+        file = EventsFile(tmp_path, log)
+        await file.load()
+        log.observe(ORDERS, "down")
+        await file.write()
+        assert (tmp_path / NAME).read_text() == "theirs"
+        assert [each.levelname for each in caplog.records if "another gateway" in each.message] == ["WARNING"]
+        other.stdin.close()
+        async with asyncio.timeout(WITHIN):
+            await other.wait()
+    finally:
+        if other.returncode is None:
+            other.kill()
+            await other.wait()
+    after = EventLog()
+    file = EventsFile(tmp_path, after)
+    await file.load()
+    after.observe(ORDERS, "down")
+    await file.write()
+    file.close()
+    assert lines(await loaded(tmp_path)) == lines(after)
 
 
 async def test_a_folder_that_is_not_writable_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

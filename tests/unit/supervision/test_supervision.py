@@ -32,9 +32,9 @@ class Losing(DirectLink):
         super().__init__()
         self.end = asyncio.Event()
 
-    async def lost(self) -> str:
+    async def lost(self) -> TunnelError:  # type: ignore[override] # a direct link is never lost
         await self.end.wait()
-        return "requested"
+        return TunnelError(Reason.RESET, "requested")
 
 
 class Flaky:

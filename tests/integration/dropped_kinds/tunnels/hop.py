@@ -11,6 +11,7 @@ from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.contracts.values import PORT, Endpoint
+from gateway.errors import TunnelError
 from gateway.facts import Fact
 from gateway.measure import Histogram, Tap
 from gateway.tunnels import TunnelKind
@@ -70,7 +71,7 @@ class HopLink:
         self._dials += 1
         return await self._via.join(client, self._options.forwarder, latency, within, tap)
 
-    async def lost(self) -> str:
+    async def lost(self) -> TunnelError:
         """See `gateway.contracts.link.Link`."""
         return await self._via.lost()
 

@@ -47,6 +47,13 @@ def test_similar_events_at_one_time_become_one_change() -> None:
     assert len(changes(log.latest(), limit=2)) == 2
 
 
+def test_events_with_different_causes_stay_separate() -> None:
+    log = EventLog(clock=lambda: 100.0)
+    for name, cause in (("a", "refused"), ("b", "wrong key"), ("c", "refused")):
+        log.observe(EventSubject(EventType.BACKEND, name), "blocked", "tunnel", cause)
+    assert [each.names for each in changes(log.latest())] == [["c", "a"], ["b"]]
+
+
 def test_consumers_that_wait_come_first() -> None:
     one = backend("a", consumers={"busy": consumer(9), "waits": consumer(3, waiting=1)})
     rows = [(row.name, row.backend, row.connected, row.waiting) for row in consumer_rows([one])]

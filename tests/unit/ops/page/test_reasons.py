@@ -11,13 +11,15 @@ from gateway.remedies import TARGET_REMEDIES
 @pytest.mark.parametrize("reason", Reason)
 def test_each_reason_is_described(reason: Reason) -> None:
     assert cause(reason, "down") not in ("down", str(reason))
-    assert remedy("a", HealthState.DOWN, reason, is_tunnel=False) == TARGET_REMEDIES[reason]
+    assert remedy("a", "mysql", HealthState.DOWN, reason, is_tunnel=False) == TARGET_REMEDIES[reason]
 
 
 def test_states_have_remedies() -> None:
-    assert remedy("orders", HealthState.PAUSED, None, is_tunnel=False).startswith("run `gateway resume orders`")
-    quarantined = remedy("b", TunnelState.QUARANTINED, Reason.AUTH, is_tunnel=True)
+    assert remedy("orders", "mysql", HealthState.PAUSED, None, is_tunnel=False).startswith(
+        "run `gateway resume orders`"
+    )
+    quarantined = remedy("b", "ssh", TunnelState.QUARANTINED, Reason.AUTH, is_tunnel=True)
     assert "authorized-keys" in quarantined
     assert "gateway reconnect b" in quarantined
     assert cause(None, "paused") == "paused"
-    assert remedy("a", HealthState.UP, None, is_tunnel=False) == ""
+    assert remedy("a", "mysql", HealthState.UP, None, is_tunnel=False) == ""

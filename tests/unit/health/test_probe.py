@@ -1,0 +1,43 @@
+"""Tests what the detail of a timeout says about the phases of the probe."""
+
+import asyncio
+
+import pytest
+
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.link import Connector
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
+from gateway.errors import Reason
+from gateway.health.probe import probe_once
+from gateway.relay.direct_link import DirectLink
+
+
+class Stuck:
+    """A backend whose probe completes some phases, and does not complete the last one."""
+
+    def __init__(self, *phases: str) -> None:
+        self._phases = phases
+
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+        """See `gateway.contracts.backend.Backend`."""
+        for name in self._phases:
+            with phases(name):
+                if name == self._phases[-1]:
+                    await asyncio.Event().wait()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("phases", "detail"),
+    [
+        ((), "no answer within 0.01 s (completed: nothing)"),
+        (("tcp",), "no answer within 0.01 s in the phase tcp (completed: nothing)"),
+        (("dns", "tcp", "auth"), "no answer within 0.01 s in the phase auth (completed: dns, tcp)"),
+    ],
+)
+async def test_the_detail_of_a_timeout_separates_the_unfinished_phase(phases: tuple[str, ...], detail: str) -> None:
+    result = await probe_once(Stuck(*phases), DirectLink(), Endpoint("db", 1), 0.01)
+    assert (result.reason, result.detail) == (Reason.TIMEOUT, detail)
+    assert tuple(result.phases) == phases
