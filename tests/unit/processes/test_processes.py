@@ -119,6 +119,21 @@ async def test_processes_that_a_program_has_started_end_with_it(children: Childr
         await asyncio.sleep(0.02)
 
 
+async def test_no_signal_is_sent_after_the_process_id_is_released(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = await shell(children, "echo x")
+    while len(children):
+        await asyncio.sleep(0.01)
+    signals: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, _: signals.append(group))
+    with pytest.raises(ProcessLookupError):
+        os.kill(stream.child.pid, 0)
+    stream.abort()
+    await stream.child.stop()
+    assert signals == []
+
+
 async def test_a_watchdog_that_is_killed_is_replaced(children: Children) -> None:
     stream = await shell(children, "echo; sleep 1000")
     await stream.read()
