@@ -53,7 +53,8 @@ class StdioTarget:
     @property
     def has_failed(self) -> bool:
         """See `CommandTarget`."""
-        return self.failure is not None and not any(each.received for each in self._streams)
+        # A program that runs can serve its client without output so far, for example during an upload.
+        return self.failure is not None and not self._streams
 
     @property
     def is_suspect(self) -> bool:

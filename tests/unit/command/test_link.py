@@ -3,6 +3,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,23 @@ async def test_the_link_is_lost_if_each_target_fails() -> None:
             with pytest.raises(LinkLostError, match="sh ended with exit code 4: broken"):
                 await link.socket(target)
         assert await link.lost() == "sh ended with exit code 4: broken"
+
+
+async def test_the_link_is_not_lost_while_a_client_uploads(tmp_path: Path) -> None:
+    script = f"[ ! -e {tmp_path}/full ] || exit 1; cat > /dev/null; echo done"
+    loop = asyncio.get_running_loop()
+    async with opened(CommandOptions(("sh", "-c", script), "stdio")) as link:
+        lost = asyncio.ensure_future(link.lost())
+        with await link.socket(GOOD) as client:
+            await loop.sock_sendall(client, b"x" * 100)
+            (tmp_path / "full").touch()
+            with await link.socket(GOOD) as refused:
+                assert await loop.sock_recv(refused, 100) == b""
+            with pytest.raises(DialError):
+                await link.socket(GOOD)
+            assert not lost.done()
+            client.shutdown(socket.SHUT_WR)
+            assert await loop.sock_recv(client, 100) == b"done\n"
 
 
 async def test_a_lost_link_opens_again_if_one_target_works() -> None:
