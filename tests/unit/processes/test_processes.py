@@ -46,6 +46,15 @@ async def test_a_program_gets_only_the_permitted_variables(
     assert names <= {"AWS_PROFILE", "HOME", "PATH", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ"}
 
 
+async def test_a_program_does_not_ignore_the_end_of_its_reader(children: Children) -> None:
+    stream = await StdioStream.start(
+        children, ["/bin/grep", "SigIgn", "/proc/self/status"], environment_of_user(()), lambda _: None
+    )
+    ignored = int((await everything(stream)).split()[1], 16)  # bit n - 1 is signal n
+    assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
+    stream.close()
+
+
 async def test_the_output_continues_after_the_end_of_the_input(children: Children) -> None:
     stream = await shell(children, "cat > /dev/null; head -c 300000 /dev/zero")
     await stream.write(b"x" * 300_000)
