@@ -18,8 +18,14 @@ from gateway.processes.pipes import open_pipe, read_pipe, wait_readable, write_p
 
 _CHUNK = 64 * 1024
 EXIT_DELAY = 0.5
-"""Seconds to wait for the exit after the end of the output. The kernel closes the pipes of a process before the exit
-code is available. A program that still runs after this time has only ended its output."""
+"""Seconds to wait for the exit code that explains a failure. The kernel closes the pipes of a process before the exit
+code is available."""
+_OUTPUT_END_DELAY = 2.0
+"""Seconds to wait for the exit after the end of the output, because the exit code shows whether the output is
+complete. The client waits for the end meanwhile. A program that still runs after this time has only ended its
+output."""
+_BOTH_ENDS_DELAY = 5.0
+"""The same if the input has ended, too. The program then has no more reason to run."""
 
 
 class StdioStream:
@@ -129,9 +135,12 @@ class StdioStream:
         if data:
             self.received += len(data)
             self.last_received = time.monotonic()
-        elif await self.child.exits_within(EXIT_DELAY) and self.child.exit_code:
+        elif await self._exits_after_end() and self.child.exit_code:
             raise ConnectionResetError("the program failed")
         return data
+
+    async def _exits_after_end(self) -> bool:
+        return await self.child.exits_within(_OUTPUT_END_DELAY if self.accepts_input else _BOTH_ENDS_DELAY)
 
     async def write(self, data: bytes) -> None:
         """Write all of `data`.
