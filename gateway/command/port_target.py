@@ -73,8 +73,7 @@ class PortTarget:
         options = self._context.options
         for process in self._processes:
             process.close_unused(now)
-            waiting = ports.get(process.port)
-            silence = process.silence.update(waiting.unread if waiting else 0, process.last_received, now)
+            silence = process.update_silence(ports.get(process.port) or LocalPort(), now)
             process.suspect = silence >= options.suspect
             if silence >= options.lost:
                 log.warning(

@@ -85,7 +85,7 @@ class StdioTarget:
         del ports
         self._close_unused(now)
         for stream, timer in self._streams.items():
-            silence = timer.update(stream.unread, stream.last_received, now)
+            silence = timer.update(now, stream.last_progress(now), waits=stream.unread > 0)
             if silence >= self._context.options.lost:
                 log.warning(
                     "program does not answer and is killed",

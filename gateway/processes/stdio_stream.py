@@ -17,6 +17,7 @@ from gateway.processes.children import Children
 from gateway.processes.pipes import open_pipe, read_pipe, wait_readable, write_pipe
 
 _CHUNK = 64 * 1024
+_WRITE_CHUNK = 16 * 1024
 EXIT_DELAY = 0.5
 """Seconds to wait for the exit code that explains a failure. The kernel closes the pipes of a process before the exit
 code is available."""
@@ -53,11 +54,15 @@ class StdioStream:
         self.command = command
         self.received = 0
         """Number of bytes that the process has printed."""
-        self.last_received = time.monotonic()
+        self._last_received = time.monotonic()
         self._output = output
         self._input = input
         self._end_later = end_later
         self._writing = False
+        self._written = 0
+        self._read = 0
+        """Number of bytes that the process has read, at the last call of `last_progress`."""
+        self._last_read = self._last_received
 
     @classmethod
     async def start(
@@ -108,6 +113,17 @@ class StdioStream:
         """Number of bytes that were written and that the process has not read (pipe(7), FIONREAD)."""
         return _buffered(self._input) or int(self._writing)
 
+    def last_progress(self, now: float) -> float:
+        """Return the time at which the process has last printed data, or was last noticed to have read data.
+
+        Args:
+            now: Monotonic time in seconds.
+        """
+        read = self._written - _buffered(self._input)
+        if read > self._read:
+            self._read, self._last_read = read, now
+        return max(self._last_received, self._last_read)
+
     @property
     def accepts_input(self) -> bool:
         """Whether the user of the stream has not ended its direction."""
@@ -134,7 +150,7 @@ class StdioStream:
         data = await read_pipe(self._output, _CHUNK)
         if data:
             self.received += len(data)
-            self.last_received = time.monotonic()
+            self._last_received = time.monotonic()
         elif await self._exits_after_end() and self.child.exit_code:
             raise ConnectionResetError("the program failed")
         return data
@@ -149,7 +165,11 @@ class StdioStream:
             BrokenPipeError: The process reads no more data.
         """
         self._writing = True
-        await write_pipe(self._input, data)
+        view = memoryview(data)
+        for start in range(0, len(view), _WRITE_CHUNK):
+            chunk = view[start : start + _WRITE_CHUNK]
+            await write_pipe(self._input, chunk)
+            self._written += len(chunk)
         self._writing = False
 
     async def end(self) -> None:
