@@ -61,6 +61,11 @@ class StdioTarget:
         """See `CommandTarget`. Another connection uses another process, so this is always False."""
         return False
 
+    @property
+    def has_clients(self) -> bool:
+        """See `CommandTarget`."""
+        return bool(self._streams) or self._trial is not None
+
     async def start(self) -> None:
         """See `CommandTarget`."""
         await self._try_once(_TRIAL_AFTER_LOSS)

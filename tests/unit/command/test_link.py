@@ -149,3 +149,26 @@ async def test_a_program_that_reads_slowly_gets_the_whole_upload() -> None:
             await loop.sock_sendall(client, bytes(500_000))
             client.shutdown(socket.SHUT_WR)
             assert await loop.sock_recv(client, 100) == b"80000\n"
+
+
+async def test_the_process_of_a_target_that_is_not_in_use_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.command.link._RECENT", 0.5)
+    monkeypatch.setattr("gateway.processes.children._MAX_SLOW", 0)
+    monkeypatch.setattr("gateway.processes.children._END_TIMEOUT", 0.1)
+    options = CommandOptions(FORWARD, "port", suspect=Duration(0.3))
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        tune(server)
+        target = Endpoint(*server.getsockname())
+        async with opened(options) as link:
+            with await link.socket(target) as client:
+                accepted, _ = await loop.sock_accept(server)
+                await asyncio.sleep(1.5)
+                await loop.sock_sendall(client, b"x")
+                assert await loop.sock_recv(accepted, 1) == b"x"
+                assert link.status().processes == 1
+                accepted.close()
+            while link.status().processes:
+                await asyncio.sleep(0.05)
+            (await link.socket(target)).close()
+            assert link.status().processes == 1

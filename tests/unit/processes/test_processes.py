@@ -155,6 +155,19 @@ async def test_a_watchdog_that_is_killed_is_replaced(children: Children) -> None
     stream.abort()
 
 
+async def test_few_programs_may_ignore_the_end_of_their_connection(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.processes.children._END_TIMEOUT", 0.2)
+    monkeypatch.setattr("gateway.processes.children._MAX_SLOW", 1)
+    for _ in range(3):
+        (await shell(children, "exec sleep 1000")).close()
+    while len(children) > 1:
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.5)
+    assert len(children) == 1
+
+
 def is_running(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
