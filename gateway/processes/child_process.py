@@ -121,6 +121,7 @@ class ChildProcess:
             pending = pending[:_MAX_PENDING]
             for line in lines[-_MAX_LINES:]:
                 self._handle_line(line)
+            await asyncio.sleep(0)  # a pipe that always contains data would block the event loop
         if pending:
             self._handle_line(pending)
 

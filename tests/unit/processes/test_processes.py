@@ -1,15 +1,18 @@
 """Tests child processes: their environment, output, standard streams, and their end."""
 
 import asyncio
+import fcntl
 import os
 import signal
+import subprocess
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from gateway.processes.child_process import exit_error
+from gateway.processes.child_process import ChildProcess, exit_error
 from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import environment_of_user, fill_placeholders
@@ -153,6 +156,25 @@ async def test_a_watchdog_that_is_killed_is_replaced(children: Children) -> None
         await asyncio.sleep(0.02)
     assert len(found) == 1
     stream.abort()
+
+
+async def test_much_output_does_not_block_the_event_loop() -> None:
+    lines_by_turn = Counter[int]()
+    turn = 0
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.write(writing, b"x\n" * 400_000)
+    process = subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True)  # noqa: ASYNC220 - does not wait
+    child = ChildProcess(process, reading, lambda _: lines_by_turn.update([turn]))
+    try:
+        async with asyncio.timeout(50):
+            while lines_by_turn.total() < 2000:
+                turn += 1
+                await asyncio.sleep(0)
+        assert max(lines_by_turn.values()) <= 200
+    finally:
+        os.close(writing)
+        await child.stop()
 
 
 async def test_few_programs_may_ignore_the_end_of_their_connection(
