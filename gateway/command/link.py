@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Seconds after its last dial for which a target counts when the tunnel opens again."""
+"""Seconds after its last dial for which a target counts when the tunnel opens again, and keeps its process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +167,14 @@ class CommandLink:
         return bridge
 
     def _target(self, to: Endpoint) -> CommandTarget:
-        values = {"host": to.host, "port": str(to.port)}
-        key = fill_placeholders(self._options.command, values)
+        key = self._key(to)
         if key not in self._targets:
             create = PortTarget if self._options.mode == "port" else StdioTarget
             self._targets[key] = create(to, self._context)
         return self._targets[key]
+
+    def _key(self, to: Endpoint) -> tuple[str, ...]:
+        return fill_placeholders(self._options.command, {"host": to.host, "port": str(to.port)})
 
     def _on_change(self) -> None:
         """Report the link as lost if no target works."""
@@ -192,7 +194,16 @@ class CommandLink:
             sockets = await asyncio.to_thread(read_local_ports, ports) if ports else {}
             for target in targets:
                 target.check(now, sockets)
+            await self._close_unused(now)
             self._report_suspect(suspect=bool(targets) and all(each.is_suspect for each in targets))
+
+    async def _close_unused(self, now: float) -> None:
+        """Close the targets that are no longer in use, for example after a reload of the configuration."""
+        recent = {self._key(to) for to, at in self._dialed.items() if now - at < _RECENT}
+        for key in self._targets.keys() - recent:
+            if not self._targets[key].has_clients:
+                await self._targets.pop(key).close()
+                self._on_change()
 
     def _report_suspect(self, *, suspect: bool) -> None:
         if suspect and not self._is_suspect:

@@ -16,13 +16,32 @@ class LocalPort:
 
     Args:
         owners: The user IDs that own the listening sockets.
-        unread: Bytes that were received and not read, plus connections that were not accepted.
+        backlog: Number of connections that were not accepted.
+        unread: Number of bytes that were received and not read, for the client port of each accepted connection.
         pending: The ports of the clients whose connections were not accepted.
     """
 
     owners: set[int] = field(default_factory=set)
-    unread: int = 0
+    backlog: int = 0
+    unread: dict[int, int] = field(default_factory=dict)
     pending: set[int] = field(default_factory=set)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a new connection waits, or data waits on every connection.
+
+        If data waits on some connections only, the program can wait for the targets of these connections.
+        """
+        return self.backlog > 0 or (bool(self.unread) and all(self.unread.values()))
+
+    def has_progress_since(self, earlier: "LocalPort") -> bool:
+        """Return whether the program has read data or accepted a connection.
+
+        Args:
+            earlier: An earlier state of the same port.
+        """
+        read = any(self.unread.get(client, 0) < count for client, count in earlier.unread.items())
+        return read or self.backlog < earlier.backlog
 
 
 def read_local_ports(ports: Collection[int]) -> dict[int, LocalPort]:
@@ -47,10 +66,11 @@ def read_local_ports(ports: Collection[int]) -> dict[int, LocalPort]:
     for table in _TABLES:
         for local, remote, state, queue, owner, inode in row.findall(table.read_text()) if table.exists() else ():
             port = found[int(local, 16)]
-            # In the row of a listening socket, this is the number of connections that were not accepted.
-            port.unread += int(queue, 16)
             if int(state, 16) == _LISTEN:
                 port.owners.add(int(owner))
-            elif int(state, 16) == _ESTABLISHED and inode == "0":
+                port.backlog += int(queue, 16)
+            elif inode != "0":
+                port.unread[int(remote, 16)] = int(queue, 16)
+            elif int(state, 16) == _ESTABLISHED:
                 port.pending.add(int(remote, 16))
     return found

@@ -24,10 +24,10 @@ class CommandOptions:
         login_exit_codes: Exit codes with which the program reports that its login failed. The tunnel is then
             quarantined.
         start_timeout: Time limit until the program listens (`port`).
-        suspect: Time without an answer, although data waits for the program, after which new clients use another
-            process (`port`).
-        lost: Time without an answer, although data waits for the program, after which the process is killed. Its
-            clients are reset.
+        suspect: Time in which the program does not read, accept or answer, although data waits on each connection,
+            after which new clients use another process (`port`).
+        lost: Time in which the program does not read, accept or answer, although data waits on each connection, after
+            which the process is killed. Its clients are reset.
     """
 
     command: tuple[str, ...]

@@ -52,11 +52,15 @@ class PortProcess:
         """Monotonic time of the last data from the process, in seconds."""
         self.last_dial = self.last_received
         """Monotonic time of the last connection, in seconds."""
-        self.silence = SilenceTimer()
         self.suspect = False
         """Whether new clients use another process, because data waits for this process, but it does not answer."""
         self.retired = False
         """Whether the process stops, because another one has replaced it and it has no more clients."""
+        self._silence = SilenceTimer()
+        self._last_read = self.last_received
+        """Monotonic time at which the process was last noticed to have read data or accepted a connection."""
+        self._sockets = LocalPort()
+        """The sockets at the last call of `update_silence`."""
         self._command = command
         self._options = options
         self._first: Stream | None = None
@@ -118,6 +122,18 @@ class PortProcess:
         if self._first is not None and now - self.last_dial > _FIRST_TIMEOUT:
             reset(self._first)
             self._first = None
+
+    def update_silence(self, sockets: LocalPort, now: float) -> float:
+        """Return for how many seconds the process has neither read data nor accepted a connection nor answered.
+
+        Args:
+            sockets: The sockets of the local port.
+            now: Monotonic time in seconds.
+        """
+        if sockets.has_progress_since(self._sockets):
+            self._last_read = now
+        self._sockets = sockets
+        return self._silence.update(now, max(self.last_received, self._last_read), waits=sockets.waits)
 
     async def _dial(self) -> Stream:
         try:

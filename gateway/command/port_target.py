@@ -50,6 +50,11 @@ class PortTarget:
         """See `CommandTarget`."""
         return bool(self._processes) and self._usable() is None
 
+    @property
+    def has_clients(self) -> bool:
+        """See `CommandTarget`."""
+        return self._starting is not None or any(each.connections for each in self._processes)
+
     async def start(self) -> None:
         """See `CommandTarget`."""
         await self._process()
@@ -73,8 +78,7 @@ class PortTarget:
         options = self._context.options
         for process in self._processes:
             process.close_unused(now)
-            waiting = ports.get(process.port)
-            silence = process.silence.update(waiting.unread if waiting else 0, process.last_received, now)
+            silence = process.update_silence(ports.get(process.port) or LocalPort(), now)
             process.suspect = silence >= options.suspect
             if silence >= options.lost:
                 log.warning(
@@ -95,6 +99,8 @@ class PortTarget:
         await self._tasks.close()
         for process in self._processes:
             process.close_unused()
+            if not process.connections:
+                self._context.children.end_later(process.child)
 
     def _usable(self) -> PortProcess | None:
         for each in reversed(self._processes):

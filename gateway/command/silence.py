@@ -1,4 +1,4 @@
-"""Measures for how long a program has not answered, although data waits for it. Does no I/O.
+"""Measures for how long a program has made no progress, although a client waits for it. Does no I/O.
 
 A program that waits for its network also reads no data, so a short time is not a failure.
 """
@@ -8,19 +8,19 @@ class SilenceTimer:
     """The state of one program or connection. Times are monotonic, in seconds."""
 
     def __init__(self) -> None:
-        self._unread_since: float | None = None
+        self._since: float | None = None
 
-    def update(self, unread: int, last_received: float, now: float) -> float:
-        """Return for how many seconds data has waited for the program without an answer.
+    def update(self, now: float, last_progress: float, *, waits: bool) -> float:
+        """Return for how many seconds a client has waited for the program without any progress.
 
         Args:
-            unread: Number of bytes that the program has not read.
-            last_received: Time of the last data from the program.
             now: The current time.
+            last_progress: The last time at which the program read, sent, or accepted something.
+            waits: Whether a client waits for the program.
         """
-        if not unread:
-            self._unread_since = None
+        if not waits:
+            self._since = None
             return 0.0
-        if self._unread_since is None:
-            self._unread_since = now
-        return now - max(self._unread_since, last_received)
+        if self._since is None:
+            self._since = now
+        return now - max(self._since, last_progress)

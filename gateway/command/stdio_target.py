@@ -53,12 +53,18 @@ class StdioTarget:
     @property
     def has_failed(self) -> bool:
         """See `CommandTarget`."""
-        return self.failure is not None and not any(each.received for each in self._streams)
+        # A program that runs can serve its client without output so far, for example during an upload.
+        return self.failure is not None and not self._streams
 
     @property
     def is_suspect(self) -> bool:
         """See `CommandTarget`. Another connection uses another process, so this is always False."""
         return False
+
+    @property
+    def has_clients(self) -> bool:
+        """See `CommandTarget`."""
+        return bool(self._streams) or self._trial is not None
 
     async def start(self) -> None:
         """See `CommandTarget`."""
@@ -84,7 +90,7 @@ class StdioTarget:
         del ports
         self._close_unused(now)
         for stream, timer in self._streams.items():
-            silence = timer.update(stream.unread, stream.last_received, now)
+            silence = timer.update(now, stream.last_progress(now), waits=stream.unread > 0)
             if silence >= self._context.options.lost:
                 log.warning(
                     "program does not answer and is killed",

@@ -84,6 +84,10 @@ class CommandTarget(Protocol):
     def failure(self) -> TunnelError | None:
         """The last failure; None after a success."""
 
+    @property
+    def has_clients(self) -> bool:
+        """Whether a connection is open or starts."""
+
     async def start(self) -> None:
         """Start a process. Raises `TunnelError` if it does not work."""
 
@@ -97,7 +101,7 @@ class CommandTarget(Protocol):
         """Decide what to do about processes that do not answer."""
 
     async def close(self) -> None:
-        """Stop all tasks. The owner of the child processes stops them."""
+        """Stop all tasks. The processes without clients end; the owner of the child processes stops the others."""
 
 
 class RetryPause:

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
 from gateway.processes import pdeathsig_exec
+from gateway.processes.child_exit import wait_exit
 from gateway.processes.pipes import open_pipe, read_pipe
 from gateway.processes.programs import find_program, minimal_environment
 from gateway.text import one_line
@@ -32,17 +34,24 @@ program that prints megabytes would delay the event loop."""
 class ChildProcess:
     """A running child process, the leader of its own process group.
 
+    Its ID stays reserved until `kill` or `stop` has ended the group: a signal could reach another process otherwise.
+
     Args:
-        process: The process. `ChildProcess` terminates it in `stop`.
+        process: The process. The owner of the `ChildProcess` calls `stop` or `kill`, also after the exit.
         output: The pipe that contains the output of the process. `ChildProcess` closes it.
         on_line: Called with each line of output.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process, output: int, on_line: Callable[[str], None]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], output: int, on_line: Callable[[str], None]) -> None:
         self.last_line = ""
         """The last line of output that is not empty."""
+        self.exit_code: int | None = None
+        """The exit code, or the negative number of the signal that killed the process; None if it still runs."""
         self._process = process
+        self._was_killed = False
+        """Whether each process of the group has got SIGKILL."""
         self._on_line = on_line
+        self._exit = asyncio.create_task(self._wait_exit())
         self._reader = asyncio.create_task(self._read_output(output))
         self._reader.add_done_callback(lambda _: os.close(output))
 
@@ -82,9 +91,9 @@ class ChildProcess:
             output, written = open_pipe()
             os.set_blocking(output, False)
             try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), privileges, program,
-                    *command[1:],
+                process = subprocess.Popen(  # noqa: ASYNC220, S603 - does not wait for the process; needs no shell
+                    [sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), privileges, program,
+                     *command[1:]],
                     stdin=stdin,
                     stdout=written if stdout == asyncio.subprocess.STDOUT else stdout,
                     stderr=written,
@@ -105,11 +114,6 @@ class ChildProcess:
         """The process ID, which is also the ID of the process group."""
         return self._process.pid
 
-    @property
-    def exit_code(self) -> int | None:
-        """The exit code, or the negative number of the signal that killed the process; None if it still runs."""
-        return self._process.returncode
-
     async def _read_output(self, output: int) -> None:
         pending = b""
         while chunk := await read_pipe(output, _CHUNK):
@@ -117,6 +121,7 @@ class ChildProcess:
             pending = pending[:_MAX_PENDING]
             for line in lines[-_MAX_LINES:]:
                 self._handle_line(line)
+            await asyncio.sleep(0)  # a pipe that always contains data would block the event loop
         if pending:
             self._handle_line(pending)
 
@@ -127,18 +132,15 @@ class ChildProcess:
 
     async def wait(self) -> int:
         """Wait until the process has exited and its output has been read; return the exit code."""
-        code = await self._process.wait()
+        code = await asyncio.shield(self._exit)
         await asyncio.wait({self._reader}, timeout=_OUTPUT_TIMEOUT)
         return code
 
     async def exits_within(self, seconds: float) -> bool:
         """Wait for a number of seconds until the process has exited; return whether it has exited or exits now."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._process.wait()
-        except TimeoutError:
-            if not self._is_exiting():
-                return False
+        await asyncio.wait({self._exit}, timeout=seconds)
+        if self.exit_code is None and not self._is_exiting():
+            return False
         await self.wait()
         return True
 
@@ -153,6 +155,8 @@ class ChildProcess:
     def kill(self) -> None:
         """Send SIGKILL to each process of the group. Do not wait."""
         self._signal(signal.SIGKILL)
+        self._was_killed = True
+        self._reap()
 
     async def stop(self) -> None:
         """Send SIGTERM to each process of the group, and SIGKILL to those that are left after at most 3 seconds."""
@@ -161,13 +165,24 @@ class ChildProcess:
             await self.exits_within(_TERMINATE_TIMEOUT)
         # The group can contain processes that the program has started and that run longer than the program.
         self.kill()
-        await self._process.wait()
+        await asyncio.wait({self._exit})
         self._reader.cancel()
         await asyncio.wait({self._reader})
 
+    async def _wait_exit(self) -> int:
+        self.exit_code = code = await wait_exit(self.pid)
+        self._reap()
+        return code
+
+    def _reap(self) -> None:
+        """Release the process ID if no process of the group is left to be killed."""
+        if self._was_killed and self.exit_code is not None:
+            self._process.wait()
+
     def _signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, number)
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
 
 
 @contextlib.contextmanager

@@ -13,8 +13,11 @@ from gateway.processes.child_process import ChildProcess
 
 log = logging.getLogger(__name__)
 
-_END_TIMEOUT = 60.0
+_END_TIMEOUT = 5.0
 """Seconds for the exit of a program after its connection has ended. Until then, it can deliver the last data."""
+_SLOW_END_TIMEOUT = 55.0
+"""Additional seconds for at most `_MAX_SLOW` programs at a time, which can have a slow path."""
+_MAX_SLOW = 16
 _RESTART_PAUSE = 1.0
 _WATCHDOG_TIMEOUT = 3.0
 """Seconds for the exit of the watchdog after the end of its input."""
@@ -29,6 +32,8 @@ class Children:
     def __init__(self) -> None:
         self._running: dict[ChildProcess, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._slow = 0
+        """Number of programs in their additional time."""
         self._watchdog = _Watchdog()
 
     def __len__(self) -> int:
@@ -60,14 +65,21 @@ class Children:
         return child
 
     def end_later(self, child: ChildProcess) -> None:
-        """Stop a process if it does not exit by itself within 60 seconds."""
+        """Stop a process if it does not exit by itself within 60 seconds, or 5 seconds if many processes do not."""
         if child in self._running:
             task = asyncio.create_task(self._end(child))
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
     async def _end(self, child: ChildProcess) -> None:
-        if not await child.exits_within(_END_TIMEOUT):
+        ended = await child.exits_within(_END_TIMEOUT)
+        if not ended and self._slow < _MAX_SLOW:
+            self._slow += 1
+            try:
+                ended = await child.exits_within(_SLOW_END_TIMEOUT)
+            finally:
+                self._slow -= 1
+        if not ended:
             await child.stop()
 
     async def _wait(self, child: ChildProcess) -> None:

@@ -29,7 +29,7 @@ async def read_pipe(pipe: int, most: int) -> bytes:
             await wait_readable(pipe)
 
 
-async def write_pipe(pipe: int, data: bytes) -> None:
+async def write_pipe(pipe: int, data: bytes | memoryview) -> None:
     """Write all of `data`.
 
     Args:

@@ -17,9 +17,16 @@ from gateway.processes.children import Children
 from gateway.processes.pipes import open_pipe, read_pipe, wait_readable, write_pipe
 
 _CHUNK = 64 * 1024
+_WRITE_CHUNK = 16 * 1024
 EXIT_DELAY = 0.5
-"""Seconds to wait for the exit after the end of the output. The kernel closes the pipes of a process before the exit
-code is available. A program that still runs after this time has only ended its output."""
+"""Seconds to wait for the exit code that explains a failure. The kernel closes the pipes of a process before the exit
+code is available."""
+_OUTPUT_END_DELAY = 2.0
+"""Seconds to wait for the exit after the end of the output, because the exit code shows whether the output is
+complete. The client waits for the end meanwhile. A program that still runs after this time has only ended its
+output."""
+_BOTH_ENDS_DELAY = 5.0
+"""The same if the input has ended, too. The program then has no more reason to run."""
 
 
 class StdioStream:
@@ -47,11 +54,15 @@ class StdioStream:
         self.command = command
         self.received = 0
         """Number of bytes that the process has printed."""
-        self.last_received = time.monotonic()
+        self._last_received = time.monotonic()
         self._output = output
         self._input = input
         self._end_later = end_later
         self._writing = False
+        self._written = 0
+        self._read = 0
+        """Number of bytes that the process has read, at the last call of `last_progress`."""
+        self._last_read = self._last_received
 
     @classmethod
     async def start(
@@ -102,6 +113,17 @@ class StdioStream:
         """Number of bytes that were written and that the process has not read (pipe(7), FIONREAD)."""
         return _buffered(self._input) or int(self._writing)
 
+    def last_progress(self, now: float) -> float:
+        """Return the time at which the process has last printed data, or was last noticed to have read data.
+
+        Args:
+            now: Monotonic time in seconds.
+        """
+        read = self._written - _buffered(self._input)
+        if read > self._read:
+            self._read, self._last_read = read, now
+        return max(self._last_received, self._last_read)
+
     @property
     def accepts_input(self) -> bool:
         """Whether the user of the stream has not ended its direction."""
@@ -128,10 +150,13 @@ class StdioStream:
         data = await read_pipe(self._output, _CHUNK)
         if data:
             self.received += len(data)
-            self.last_received = time.monotonic()
-        elif await self.child.exits_within(EXIT_DELAY) and self.child.exit_code:
+            self._last_received = time.monotonic()
+        elif await self._exits_after_end() and self.child.exit_code:
             raise ConnectionResetError("the program failed")
         return data
+
+    async def _exits_after_end(self) -> bool:
+        return await self.child.exits_within(_OUTPUT_END_DELAY if self.accepts_input else _BOTH_ENDS_DELAY)
 
     async def write(self, data: bytes) -> None:
         """Write all of `data`.
@@ -140,7 +165,11 @@ class StdioStream:
             BrokenPipeError: The process reads no more data.
         """
         self._writing = True
-        await write_pipe(self._input, data)
+        view = memoryview(data)
+        for start in range(0, len(view), _WRITE_CHUNK):
+            chunk = view[start : start + _WRITE_CHUNK]
+            await write_pipe(self._input, chunk)
+            self._written += len(chunk)
         self._writing = False
 
     async def end(self) -> None:

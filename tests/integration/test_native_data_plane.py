@@ -514,4 +514,4 @@ async def test_garbage_instead_of_packets_closes_only_the_connection(
                 transport._resume()
             if size >= 4:
                 async with asyncio.timeout(15):
-                    assert await link.lost()
+                    assert (await link.lost()).detail

@@ -93,6 +93,7 @@ async def test_each_line_of_a_child_process_is_sanitized() -> None:
     child = await ChildProcess.start(["printf", f"first {HOSTILE[:20]}\\nsecond\\n"], "coreutils", heard.append)
     async with asyncio.timeout(20):
         await child.wait()
+        await child.stop()
     assert heard[-1] == "second"
     assert heard[0].startswith("first ?[2J?]0;owned?")
     assert all(line.isprintable() for line in heard)

@@ -60,40 +60,48 @@ def test_json_and_shell_variables_are_not_placeholders() -> None:
     CommandOptions(("aws", "--parameters", parameters, "${HOME}", "{ x }"), "port")
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.floats(0, 10)), max_size=30))
-def test_silence_is_at_most_the_time_since_the_last_sign_of_life(steps: list[tuple[int, bool, float]]) -> None:
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(0, 10)), max_size=30))
+def test_silence_is_at_most_the_time_since_the_last_sign_of_life(steps: list[tuple[bool, bool, float]]) -> None:
     timer, now, last, all_read = SilenceTimer(), 0.0, 0.0, 0.0
-    for unread, answers, pause in steps:
+    for waits, answers, pause in steps:
         now += pause
         last = now if answers else last
-        silence = timer.update(unread, last, now)
-        all_read = all_read if unread else now
+        silence = timer.update(now, last, waits=waits)
+        all_read = all_read if waits else now
         assert 0 <= silence <= now - max(last, all_read)
-        assert unread or silence == 0
+        assert waits or silence == 0
 
 
 def test_silence_grows_while_data_waits() -> None:
     timer = SilenceTimer()
-    assert [timer.update(1, 0.0, now) for now in (10.0, 11.0, 13.0)] == [0.0, 1.0, 3.0]
-    assert timer.update(1, 12.5, 14.0) == 1.5
-    assert timer.update(0, 12.5, 15.0) == 0
-    assert timer.update(1, 12.5, 16.0) == 0
+    assert [timer.update(now, 0.0, waits=True) for now in (10.0, 11.0, 13.0)] == [0.0, 1.0, 3.0]
+    assert timer.update(14.0, 12.5, waits=True) == 1.5
+    assert timer.update(15.0, 12.5, waits=False) == 0
+    assert timer.update(16.0, 12.5, waits=True) == 0
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily, host: str) -> None:
     with socket.create_server((host, 0), family=family) as listener:
         port = listener.getsockname()[1]
-        assert read_local_ports([port])[port].unread == 0
+        assert not read_local_ports([port])[port].waits
         assert read_local_ports([port])[port].owners == {os.geteuid()}
         with socket.create_connection((host, port)) as client:
-            assert read_local_ports([port])[port].unread == 1
+            assert read_local_ports([port])[port].backlog == 1
+            assert read_local_ports([port])[port].waits
             assert read_local_ports([port])[port].pending == {client.getsockname()[1]}
             accepted, _ = listener.accept()
             with accepted:
-                assert read_local_ports([port])[port] == LocalPort({os.geteuid()})
+                peer = client.getsockname()[1]
+                assert read_local_ports([port])[port] == LocalPort({os.geteuid()}, unread={peer: 0})
                 client.sendall(b"12345")
-                assert read_local_ports([port])[port].unread == 5
-                accepted.recv(5)
-                assert read_local_ports([port])[port].unread == 0
+                stalled = read_local_ports([port])[port]
+                assert stalled.unread == {peer: 5}
+                assert stalled.waits
+                with socket.create_connection((host, port)), listener.accept()[0]:
+                    assert not read_local_ports([port])[port].waits
+                accepted.recv(1)
+                assert read_local_ports([port])[port].has_progress_since(stalled)
+                accepted.recv(4)
+                assert not read_local_ports([port])[port].waits
     assert read_local_ports([port])[port].owners == set()

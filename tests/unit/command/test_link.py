@@ -3,6 +3,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,14 @@ from gateway.relay.sockets import tune
 from tests.support import kubectl
 
 SCRIPT = "[ {port} != 1 ] || { echo broken >&2; exit 4; }; [ {port} != 2 ] || exit 5; echo hello; cat"
+FORWARD = (
+    sys.executable,
+    kubectl.__file__,
+    "port-forward",
+    "--address=127.0.0.1",
+    "service/x",
+    "{local_port}:{port}",
+)
 GOOD, BROKEN, LOGIN = Endpoint("h", 3), Endpoint("h", 1), Endpoint("h", 2)
 
 
@@ -65,6 +74,23 @@ async def test_a_lost_link_has_the_reason_of_the_failure() -> None:
         assert (await link.lost()).reason is Reason.TIMEOUT
 
 
+async def test_the_link_is_not_lost_while_a_client_uploads(tmp_path: Path) -> None:
+    script = f"[ ! -e {tmp_path}/full ] || exit 1; cat > /dev/null; echo done"
+    loop = asyncio.get_running_loop()
+    async with opened(CommandOptions(("sh", "-c", script), "stdio")) as link:
+        lost = asyncio.ensure_future(link.lost())
+        with await link.socket(GOOD) as client:
+            await loop.sock_sendall(client, b"x" * 100)
+            (tmp_path / "full").touch()
+            with await link.socket(GOOD) as refused:
+                assert await loop.sock_recv(refused, 100) == b""
+            with pytest.raises(DialError):
+                await link.socket(GOOD)
+            assert not lost.done()
+            client.shutdown(socket.SHUT_WR)
+            assert await loop.sock_recv(client, 100) == b"done\n"
+
+
 async def test_a_lost_link_opens_again_if_one_target_works() -> None:
     async with opened(stdio(), [BROKEN, GOOD]) as link:
         assert await greeting(link, GOOD) == b"hello\n"
@@ -83,8 +109,7 @@ async def test_a_failed_login_is_fatal_if_no_target_works() -> None:
 
 async def test_the_first_connection_is_the_one_that_showed_that_the_program_listens() -> None:
     """A connection without data would count as an aborted login at the target."""
-    command = (sys.executable, kubectl.__file__, "port-forward", "--address=127.0.0.1", "service/x")
-    options = CommandOptions((*command, "{local_port}:{port}"), "port")
+    options = CommandOptions(FORWARD, "port")
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:
         tune(server)
@@ -96,4 +121,63 @@ async def test_the_first_connection_is_the_one_that_showed_that_the_program_list
                     accepted, _ = await loop.sock_accept(server)
                     with accepted:
                         assert await loop.sock_recv(accepted, 100) == word
+            assert link.status().processes == 1
+
+
+async def test_a_process_is_killed_only_if_each_connection_stalls() -> None:
+    options = CommandOptions(FORWARD, "port", suspect=Duration(0.2), lost=Duration(1.0))
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        tune(server)
+        target = Endpoint(*server.getsockname())
+        async with opened(options) as link:
+            with await link.socket(target) as stalled, await link.socket(target) as idle:
+                ends = [(await loop.sock_accept(server))[0] for _ in range(2)]
+                upload = asyncio.create_task(loop.sock_sendall(stalled, bytes(50_000_000)))
+                await asyncio.sleep(3)
+                await loop.sock_sendall(idle, b"still open")
+                # The order in which a program connects to its target is not defined.
+                answers = [await loop.sock_recv(end, 10) for end in ends]
+                assert b"still open" in answers
+                assert link.status().processes == 1
+                assert not upload.done()
+                more = asyncio.create_task(loop.sock_sendall(idle, bytes(50_000_000)))
+                await asyncio.wait({upload, more})
+                assert all(isinstance(each.exception(), OSError) for each in (upload, more))
+                for end in ends:
+                    end.close()
+
+
+async def test_a_program_that_reads_slowly_gets_the_whole_upload() -> None:
+    """Data waits for the program all the time, and the program answers only at the end."""
+    script = "for _ in 1 2 3 4 5 6 7 8 9 0 1 2 3 4; do head -c 30000 > /dev/null; sleep 0.3; done; wc -c"
+    options = CommandOptions(("sh", "-c", script), "stdio", suspect=Duration(0.2), lost=Duration(3.0))
+    loop = asyncio.get_running_loop()
+    async with opened(options) as link:
+        with await link.socket(GOOD) as client:
+            await loop.sock_sendall(client, bytes(500_000))
+            client.shutdown(socket.SHUT_WR)
+            assert await loop.sock_recv(client, 100) == b"80000\n"
+
+
+async def test_the_process_of_a_target_that_is_not_in_use_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.command.link._RECENT", 0.5)
+    monkeypatch.setattr("gateway.processes.children._MAX_SLOW", 0)
+    monkeypatch.setattr("gateway.processes.children._END_TIMEOUT", 0.1)
+    options = CommandOptions(FORWARD, "port", suspect=Duration(0.3))
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        tune(server)
+        target = Endpoint(*server.getsockname())
+        async with opened(options) as link:
+            with await link.socket(target) as client:
+                accepted, _ = await loop.sock_accept(server)
+                await asyncio.sleep(1.5)
+                await loop.sock_sendall(client, b"x")
+                assert await loop.sock_recv(accepted, 1) == b"x"
+                assert link.status().processes == 1
+                accepted.close()
+            while link.status().processes:
+                await asyncio.sleep(0.05)
+            (await link.socket(target)).close()
             assert link.status().processes == 1

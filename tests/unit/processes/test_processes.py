@@ -1,15 +1,18 @@
 """Tests child processes: their environment, output, standard streams, and their end."""
 
 import asyncio
+import fcntl
 import os
 import signal
+import subprocess
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from gateway.processes.child_process import exit_error
+from gateway.processes.child_process import ChildProcess, exit_error
 from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import environment_of_user, fill_placeholders
@@ -46,6 +49,15 @@ async def test_a_program_gets_only_the_permitted_variables(
     assert names <= {"AWS_PROFILE", "HOME", "PATH", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ"}
 
 
+async def test_a_program_does_not_ignore_the_end_of_its_reader(children: Children) -> None:
+    stream = await StdioStream.start(
+        children, ["/bin/grep", "SigIgn", "/proc/self/status"], environment_of_user(()), lambda _: None
+    )
+    ignored = int((await everything(stream)).split()[1], 16)  # bit n - 1 is signal n
+    assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
+    stream.close()
+
+
 async def test_the_output_continues_after_the_end_of_the_input(children: Children) -> None:
     stream = await shell(children, "cat > /dev/null; head -c 300000 /dev/zero")
     await stream.write(b"x" * 300_000)
@@ -64,7 +76,7 @@ async def test_the_input_continues_after_the_end_of_the_output(children: Childre
     stream.close()
 
 
-@pytest.mark.parametrize("script", ["echo x; exit 3", "echo x; kill -9 $$", "echo x; kill $$"])
+@pytest.mark.parametrize("script", ["echo x; exit 3", "echo x; kill $$", "echo x; exec >&-; sleep 0.8; exit 3"])
 async def test_the_output_of_a_program_that_fails_is_not_complete(children: Children, script: str) -> None:
     stream = await shell(children, script)
     assert await stream.read() == b"x\n"
@@ -119,6 +131,21 @@ async def test_processes_that_a_program_has_started_end_with_it(children: Childr
         await asyncio.sleep(0.02)
 
 
+async def test_no_signal_is_sent_after_the_process_id_is_released(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = await shell(children, "echo x")
+    while len(children):
+        await asyncio.sleep(0.01)
+    signals: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, _: signals.append(group))
+    with pytest.raises(ProcessLookupError):
+        os.kill(stream.child.pid, 0)
+    stream.abort()
+    await stream.child.stop()
+    assert signals == []
+
+
 async def test_a_watchdog_that_is_killed_is_replaced(children: Children) -> None:
     stream = await shell(children, "echo; sleep 1000")
     await stream.read()
@@ -129,6 +156,38 @@ async def test_a_watchdog_that_is_killed_is_replaced(children: Children) -> None
         await asyncio.sleep(0.02)
     assert len(found) == 1
     stream.abort()
+
+
+async def test_much_output_does_not_block_the_event_loop() -> None:
+    lines_by_turn = Counter[int]()
+    turn = 0
+    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.write(writing, b"x\n" * 400_000)
+    process = subprocess.Popen(["/bin/sleep", "1000"], start_new_session=True)  # noqa: ASYNC220 - does not wait
+    child = ChildProcess(process, reading, lambda _: lines_by_turn.update([turn]))
+    try:
+        async with asyncio.timeout(50):
+            while lines_by_turn.total() < 2000:
+                turn += 1
+                await asyncio.sleep(0)
+        assert max(lines_by_turn.values()) <= 200
+    finally:
+        os.close(writing)
+        await child.stop()
+
+
+async def test_few_programs_may_ignore_the_end_of_their_connection(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.processes.children._END_TIMEOUT", 0.2)
+    monkeypatch.setattr("gateway.processes.children._MAX_SLOW", 1)
+    for _ in range(3):
+        (await shell(children, "exec sleep 1000")).close()
+    while len(children) > 1:
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.5)
+    assert len(children) == 1
 
 
 def is_running(process: int) -> bool:
