@@ -10,9 +10,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Self
+from typing import NamedTuple, Self
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -26,17 +28,34 @@ _PAUSE = 0.001
 _PATH = "/api/v1/status"
 
 
-def main(backends: int, pollers: int, seconds: float) -> None:
-    """Measure and print the latency of the traffic in alternate rounds: without pollers, and with all pollers."""
+class Site(NamedTuple):
+    """A running gateway whose first backend forwards to an echo server."""
+
+    pid: int
+    port: int
+    """The listener of the first backend."""
+    ops: int
+    """The port of the HTTP server."""
+
+
+@contextmanager
+def site(backends: int, settle: float) -> Iterator[Site]:
+    """Run a gateway with many backends, and an echo server, until the context exits.
+
+    Args:
+        backends: The number of backends.
+        settle: Seconds to wait for the first checks.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder, port, ops = Path(name), free_port(), free_port()
-        echo = subprocess.Popen([sys.executable, __file__, "--echo", str(echo_port := free_port())])
+        echo = subprocess.Popen([sys.executable, __file__, "--echo", str(target := free_port())])
         lines = [
+            f"gateway: {{state_dir: {folder}/state}}",
             f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/admin.sock}}",
             "shutdown: {delay: 0s}",
             "backends:",
-            f"  b0: {{kind: tcp, targets: ['127.0.0.1:{echo_port}'], listen: '127.0.0.1:{port}'}}",
-            *(f"  b{at}: {{kind: tcp, targets: ['127.0.0.1:{echo_port}']}}" for at in range(1, backends)),
+            f"  b0: {{kind: tcp, targets: ['127.0.0.1:{target}'], listen: '127.0.0.1:{port}'}}",
+            *(f"  b{at}: {{kind: tcp, targets: ['127.0.0.1:{target}']}}" for at in range(1, backends)),
         ]
         (folder / "c.yaml").write_text("\n".join(lines))
         service = Process(
@@ -46,20 +65,26 @@ def main(backends: int, pollers: int, seconds: float) -> None:
         )
         try:
             service.start(ops)
-            time.sleep(3)  # Let the first checks finish.
-            print(f"{backends} backends, {pollers} pollers of {_PATH}, {_CLIENTS} clients, {seconds:g} s each")
-            alone, beside = [], []
-            for _ in range(_ROUNDS):
-                alone.append(_tell("alone", asyncio.run(traffic(port, seconds)), 0, seconds))
-                with _Pollers(ops, pollers) as polled:
-                    taken = asyncio.run(traffic(port, seconds))
-                beside.append(_tell("polled", taken, polled.answers, seconds))
-            one, other = median(alone), median(beside)
-            print(f"  median of the p99: {one:.2f} ms alone, {other:.2f} ms polled: {other / one:.1f} times")
+            time.sleep(settle)
+            yield Site(service.pid, port, ops)
         finally:
             service.stop()
             echo.terminate()
             echo.wait(10)
+
+
+def main(backends: int, pollers: int, seconds: float) -> None:
+    """Measure and print the latency of the traffic in alternate rounds: without pollers, and with all pollers."""
+    with site(backends, 3) as running:
+        print(f"{backends} backends, {pollers} pollers of {_PATH}, {_CLIENTS} clients, {seconds:g} s each")
+        alone, beside = [], []
+        for _ in range(_ROUNDS):
+            alone.append(_tell("alone", asyncio.run(traffic(running.port, seconds)), 0, seconds))
+            with _Pollers(running.ops, pollers) as polled:
+                taken = asyncio.run(traffic(running.port, seconds))
+            beside.append(_tell("polled", taken, polled.answers, seconds))
+        one, other = median(alone), median(beside)
+        print(f"  median of the p99: {one:.2f} ms alone, {other:.2f} ms polled: {other / one:.1f} times")
 
 
 class _Pollers:

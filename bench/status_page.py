@@ -11,7 +11,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -20,9 +19,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ops_pollers import traffic
-
-from gateway.demo.process import Process, free_port
+from ops_pollers import site, traffic
 
 _ROUNDS = 7
 _REFRESH = 10.0
@@ -31,35 +28,10 @@ _REQUESTS = 20
 
 def main(backends: int, pages: int, seconds: float) -> None:
     """Measure and print the results."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, port, ops = Path(name), free_port(), free_port()
-        echo = subprocess.Popen(
-            [sys.executable, str(ROOT / "bench" / "ops_pollers.py"), "--echo", str(target := free_port())]
-        )
-        lines = [
-            f"gateway: {{state_dir: {folder}/state}}",
-            f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/admin.sock}}",
-            "shutdown: {delay: 0s}",
-            "backends:",
-            f"  b0: {{kind: tcp, targets: ['127.0.0.1:{target}'], listen: '127.0.0.1:{port}'}}",
-            *(f"  b{at}: {{kind: tcp, targets: ['127.0.0.1:{target}']}}" for at in range(1, backends)),
-        ]
-        (folder / "c.yaml").write_text("\n".join(lines))
-        service = Process(
-            [sys.executable, "-m", "gateway", "run", "-c", str(folder / "c.yaml")],
-            folder / "log",
-            environment={"PYTHONPATH": str(ROOT)},
-        )
-        try:
-            service.start(ops)
-            time.sleep(5)  # Let the first checks finish.
-            _print_page(service.pid, ops, backends)
-            ratios = [_round(port, ops, pages, seconds) for _ in range(_ROUNDS)]
-            print(f"  median: p99 with {pages} open pages is {statistics.median(ratios):.2f} times that without")
-        finally:
-            service.stop()
-            echo.terminate()
-            echo.wait(10)
+    with site(backends, 5) as running:
+        _print_page(running.pid, running.ops, backends)
+        ratios = [_round(running.port, running.ops, pages, seconds) for _ in range(_ROUNDS)]
+        print(f"  median: p99 with {pages} open pages is {statistics.median(ratios):.2f} times that without")
 
 
 def _print_page(pid: int, ops: int, backends: int) -> None:
