@@ -75,7 +75,7 @@ def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:
 
 
 class ExpiryMonitor:
-    """Reads the certificates periodically, and logs warnings; implements `gateway.contracts.unit.Unit`.
+    """Reads the certificates periodically, and logs warnings; implements `gateway.contracts.component.Component`.
 
     Args:
         config: Returns the current configuration.

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from gateway.app.component_manager import ComponentManager
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
-from gateway.app.units import Units
 from gateway.config import BackendSpec
 from gateway.contracts.backend import Backend
 from gateway.contracts.values import Endpoint
@@ -48,21 +48,21 @@ class HandshakeBudgets:
 
 
 class LocalChecks:
-    """Checks targets in this process; implements `gateway.app.site.TargetHealth`.
+    """Checks targets in this process; implements `gateway.app.runtime.TargetHealth`.
 
     Args:
-        units: Runs the checks.
+        components: Runs the checks.
         budgets: The handshake budgets of the targets.
     """
 
-    def __init__(self, units: Units, budgets: HandshakeBudgets) -> None:
-        self._units = units
+    def __init__(self, components: ComponentManager, budgets: HandshakeBudgets) -> None:
+        self._components = components
         self._budgets = budgets
 
     def update(
         self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool
     ) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """See `gateway.app.runtime.TargetHealth`."""
         spec = running.spec
         previous = {each.target: each for each in running.targets} if keep_results else {}
         self.remove(running)
@@ -94,28 +94,28 @@ class LocalChecks:
                 monitored.inherit(before)
             running.targets.append(monitored)
         for check in running.checks:
-            self._units.start(f"check {spec.name} {check.target}", check)
+            self._components.start(f"check {spec.name} {check.target}", check)
         running.on_check_result()
 
     def remove(self, running: RunningBackend) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """See `gateway.app.runtime.TargetHealth`."""
         for check in running.checks:
-            self._units.stop_soon(check)
+            self._components.stop_soon(check)
 
     def routes(self, running: RunningBackend) -> list[RoutedTarget]:
-        """See `gateway.app.site.TargetHealth`."""
+        """See `gateway.app.runtime.TargetHealth`."""
         return running.ordered_routes()
 
     def on_failure(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """See `gateway.app.runtime.TargetHealth`."""
         running.on_failure(routed.target)
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """See `gateway.app.runtime.TargetHealth`."""
         running.on_stall(routed.target, routed.uplink.tunnel_name)
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """See `gateway.app.runtime.TargetHealth`."""
         running.on_detour(routed.target, routed.uplink.tunnel_name)
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.worker.messages import CheckLogin, TargetAssignment
-from gateway.app.worker.remote import RemoteForward
-from gateway.app.worker.unit import WorkerSupervisor
+from gateway.app.worker.stubs import ForwardStub
+from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.config import BackendSpec
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
@@ -45,7 +45,7 @@ class RunningBackend:
     """
 
     spec: BackendSpec
-    forward: Forward | RemoteForward
+    forward: Forward | ForwardStub
     worker: WorkerSupervisor | None = None
     local: Forward | None = None
     targets: list[MonitoredTarget] = field(default_factory=list)

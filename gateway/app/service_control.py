@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway.app import status_view
-from gateway.app.auditing import AuditLog
 from gateway.app.config_view import config_text
 from gateway.app.credential_expiry import ExpiryMonitor, expiry_warnings
-from gateway.app.reload import Reloader
+from gateway.app.reloader import Reloader
 from gateway.app.running_backend import RunningBackend
+from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.fleet.poller import FleetPoller
@@ -31,13 +31,13 @@ class ServiceControl:
     """The status and the commands of a running gateway; implements `gateway.ops.service_interface.ControlledService`.
 
     Args:
-        reloader: Holds the current configuration and the site.
+        reloader: Holds the current configuration and the runtime.
         auditing: Records commands.
         stop: Set by the first call of `shutdown`.
         events: The log of transitions.
     """
 
-    def __init__(self, reloader: Reloader, auditing: AuditLog, stop: asyncio.Event, events: EventLog) -> None:
+    def __init__(self, reloader: Reloader, auditing: ServiceAuditLog, stop: asyncio.Event, events: EventLog) -> None:
         self.started_at = time.time()
         """Epoch seconds."""
         self.startup_done = False
@@ -56,12 +56,12 @@ class ServiceControl:
         """The configuration and its text, which is computed once."""
 
     def _running(self) -> Iterable[RunningBackend]:
-        site = self._reloader.site
-        return site.backends.values() if site else ()
+        runtime = self._reloader.runtime
+        return runtime.backends.values() if runtime else ()
 
     def _find(self, backend: str) -> RunningBackend | None:
-        site = self._reloader.site
-        return site.backends.get(backend) if site else None
+        runtime = self._reloader.runtime
+        return runtime.backends.get(backend) if runtime else None
 
     def phase(self) -> str:
         """See `gateway.ops.service_interface.ControlledService`."""
@@ -85,7 +85,7 @@ class ServiceControl:
 
     def _view(self, backends: list[BackendView]) -> ServiceView:
         reloader, certificates = self._reloader, self.expiry.found
-        site, docker = reloader.site, reloader.docker
+        runtime, docker = reloader.runtime, reloader.docker
         return ServiceView(
             version=status_view.VERSION,
             python_version=status_view.PYTHON_VERSION,
@@ -96,7 +96,7 @@ class ServiceControl:
             reload_successful=reloader.successful,
             reload_success_at=reloader.applied_at,
             reload_error=reloader.error,
-            tunnels=status_view.tunnel_views(site) if site else [],
+            tunnels=status_view.tunnel_views(runtime) if runtime else [],
             backends=backends,
             loop_lag=self.lag.copy(),
             tasks=len(asyncio.all_tasks()),
@@ -110,7 +110,9 @@ class ServiceControl:
             ],
             credentials=status_view.credential_views(certificates),
             audit_dropped=self._auditing.dropped,
-            workers={unit.number: unit.pid if unit.running else None for unit in site.workers.units} if site else {},
+            workers={worker.number: worker.pid if worker.running else None for worker in runtime.workers.supervisors}
+            if runtime
+            else {},
         )
 
     def configuration(self) -> ConfigText:
@@ -170,12 +172,12 @@ class ServiceControl:
 
     def pause(self, backend: str, *, paused: bool) -> bool:
         """See `gateway.ops.service_interface.ControlledService`."""
-        site, running = self._reloader.site, self._find(backend)
-        if site is None or running is None:
+        runtime, running = self._reloader.runtime, self._find(backend)
+        if runtime is None or running is None:
             return False
         if not paused and not any(check.paused for check in running.checks):
             self._reloader.check_running()
-            site.restart_checks(running)
+            runtime.restart_checks(running)
         for check in running.checks:
             if paused:
                 check.pause()
@@ -192,8 +194,8 @@ class ServiceControl:
 
     def reconnect(self, tunnel: str) -> bool:
         """See `gateway.ops.service_interface.ControlledService`."""
-        site = self._reloader.site
-        if site is None or tunnel not in site.config.tunnels:
+        runtime = self._reloader.runtime
+        if runtime is None or tunnel not in runtime.config.tunnels:
             return False
-        site.reconnect(tunnel)
+        runtime.reconnect(tunnel)
         return True

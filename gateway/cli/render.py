@@ -90,7 +90,7 @@ def _application_command(name: str, text: str) -> click.Command:
         host: str | None,
         **settings: str | None,
     ) -> None:
-        from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
+        from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
         from gateway.config import load  # noqa: PLC0415 - slow to import
         from gateway.rendering import application  # noqa: PLC0415 - slow to import
 

@@ -33,7 +33,7 @@ side."""
 
 
 class Forward:
-    """Serves the connections of one backend. Implements `gateway.contracts.unit.Unit`.
+    """Serves the connections of one backend. Implements `gateway.contracts.component.Component`.
 
     Args:
         name: The backend's name.

@@ -61,7 +61,7 @@ class MonitoredUplink(Protocol):
 
 
 class Check:
-    """Checks one target of one backend through one tunnel; implements `gateway.contracts.unit.Unit`.
+    """Checks one target of one backend through one tunnel; implements `gateway.contracts.component.Component`.
 
     Args:
         name: The backend's name.

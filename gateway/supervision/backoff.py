@@ -27,7 +27,7 @@ RECONNECT = BackoffPolicy()
 QUARANTINE = BackoffPolicy(first=60.0, cap=600.0, floor=60.0)
 """Backoff after a failure that only an operator can fix, such as a host key mismatch."""
 RESTART = BackoffPolicy(first=0.5, cap=30.0, floor=0.1)
-"""Backoff after a crash of a unit."""
+"""Backoff after a crash of a component."""
 
 
 class Backoff:

@@ -38,7 +38,7 @@ class Described(Protocol):
 
 
 class Uplink:
-    """Keeps one tunnel open; implements `gateway.contracts.unit.Unit`.
+    """Keeps one tunnel open; implements `gateway.contracts.component.Component`.
 
     Args:
         name: The tunnel's name in the configuration.

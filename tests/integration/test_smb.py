@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.docker_desired import volumes
+from gateway.app.docker_desired_state import volumes
 from gateway.config import Sources, load
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion

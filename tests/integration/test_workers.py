@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.worker.unit import WorkerLostError, WorkerSupervisor
+from gateway.app.worker.worker_supervisor import WorkerLostError, WorkerSupervisor
 from gateway.config import Sources, load
 from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB

@@ -56,7 +56,7 @@ def test_a_container_id_is_refused_also_if_configured(inside: None, tmp_path: Pa
 
 
 def test_a_configured_name_needs_no_file(inside: None, tmp_path: Path) -> None:
-    assert with_instance(configured(tmp_path, gateway=", instance: site-a")).gateway.instance == "site-a"
+    assert with_instance(configured(tmp_path, gateway=", instance: runtime-a")).gateway.instance == "runtime-a"
     assert not (tmp_path / "state").exists()
 
 

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from gateway.app import auditing
+from gateway.app import service_audit_log
 from gateway.app.changed_keys import changed_keys
 from gateway.app.service import GatewayService
 from gateway.audit_log.destination import Destination
@@ -222,11 +222,11 @@ def test_a_directory_created_later_is_used(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditing, "_OPEN_TIMEOUT", 0.01)
-    monkeypatch.setattr(auditing, "_CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr(service_audit_log, "_OPEN_TIMEOUT", 0.01)
+    monkeypatch.setattr(service_audit_log, "_CLOSE_TIMEOUT", 0.1)
     path = tmp_path / "fifo"
     os.mkfifo(path)  # The FIFO has no reader, so opening it for writing does not succeed.
-    ours = auditing.AuditLog("site-a")
+    ours = service_audit_log.ServiceAuditLog("site-a")
     await ours.open(AuditSection(log=path, queue=1))
     for _ in range(5):
         ours.recorder.record("event")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.app.docker_desired import desired as wanted_of
+from gateway.app.docker_desired_state import desired as wanted_of
 from gateway.config import load
 from gateway.config.load import Sources
 from gateway.contracts.security import Secret

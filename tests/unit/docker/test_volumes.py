@@ -5,8 +5,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from gateway.app.docker_desired import volumes
-from gateway.app.ports import with_ports
+from gateway.app.docker_desired_state import volumes
+from gateway.app.volume_ports import with_ports
 from gateway.cli import cli
 from gateway.config import Config, Sources, load
 from gateway.docker.volumes import VolumeInfo, create_body, mount_problems, volume_status

@@ -1,15 +1,15 @@
-"""The interface of a unit."""
+"""The interface of a component."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 
-class Unit(Protocol):
+class Component(Protocol):
     """A long-running component that the supervisor starts and restarts."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Run until cancelled.
 
         Args:
-            ready: Called by the unit when it works. Only the first call has an effect.
+            ready: Called by the component when it works. Only the first call has an effect.
         """

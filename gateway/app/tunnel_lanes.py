@@ -12,20 +12,20 @@ from gateway.config import Config
 from gateway.contracts.states import TrafficClass
 
 
-class Lane(NamedTuple):
+class TunnelLane(NamedTuple):
     """A tunnel that is opened for one traffic class."""
 
     tunnel: str
     bulk: bool
 
 
-def outer_lanes(config: Config, lane: Lane) -> list[Lane]:
+def outer_lanes(config: Config, lane: TunnelLane) -> list[TunnelLane]:
     """Return the lanes inside which `lane` can run, in order of preference; empty if it uses the direct link."""
     return [_lane(config, via, bulk=lane.bulk) for via in config.tunnels[lane.tunnel].via]
 
 
-def _lane(config: Config, tunnel: str, *, bulk: bool) -> Lane:
-    return Lane(tunnel, bulk and not config.tunnels[tunnel].kind.single)
+def _lane(config: Config, tunnel: str, *, bulk: bool) -> TunnelLane:
+    return TunnelLane(tunnel, bulk and not config.tunnels[tunnel].kind.single)
 
 
 def uses_single_tunnel(config: Config, backend: str) -> bool:
@@ -33,7 +33,7 @@ def uses_single_tunnel(config: Config, backend: str) -> bool:
     return any(config.tunnels[name].kind.single for name in required_tunnels(config, [backend]))
 
 
-def backend_lanes(config: Config, backend: str, *, separate_bulk: bool) -> dict[str, Lane]:
+def backend_lanes(config: Config, backend: str, *, separate_bulk: bool) -> dict[str, TunnelLane]:
     """Return the lanes of a backend's clients and checks, by tunnel; empty if they use the direct link.
 
     Args:
@@ -46,7 +46,7 @@ def backend_lanes(config: Config, backend: str, *, separate_bulk: bool) -> dict[
     return {name: _lane(config, name, bulk=bulk) for name in spec.tunnels}
 
 
-def required_lanes(config: Config, backends: Collection[str], *, separate_bulk: bool) -> list[Lane]:
+def required_lanes(config: Config, backends: Collection[str], *, separate_bulk: bool) -> list[TunnelLane]:
     """Return the lanes that a process with these backends opens, outermost first.
 
     The result includes the tunnels that no backend uses, because the status also shows their state.
@@ -58,8 +58,8 @@ def required_lanes(config: Config, backends: Collection[str], *, separate_bulk: 
     """
     found = {lane for name in backends for lane in backend_lanes(config, name, separate_bulk=separate_bulk).values()}
     unused = config.tunnels.keys() - set(required_tunnels(config, config.backends))
-    found |= {Lane(name, bulk=False) for name in unused}
-    complete: set[Lane] = set()
+    found |= {TunnelLane(name, bulk=False) for name in unused}
+    complete: set[TunnelLane] = set()
     while found:
         complete |= found
         found = {outer for lane in found for outer in outer_lanes(config, lane)} - complete

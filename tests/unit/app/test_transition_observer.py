@@ -1,10 +1,10 @@
-"""Which changes of a site become events."""
+"""Which changes of a runtime become events."""
 
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-from gateway.app.transitions import Transitions
+from gateway.app.transition_observer import TransitionObserver
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
 from gateway.ops.events import EventLog
@@ -23,10 +23,10 @@ def running(state: HealthState, *targets: Any) -> Any:
     )
 
 
-def observed(site: Any) -> tuple[Any, EventLog]:
-    site.workers.units = []
+def observed(runtime: Any) -> tuple[Any, EventLog]:
+    runtime.workers.supervisors = []
     log = EventLog()
-    return Transitions(site, log), log
+    return TransitionObserver(runtime, log), log
 
 
 def brief(log: EventLog) -> list[tuple[str, str | None, str]]:
@@ -34,14 +34,14 @@ def brief(log: EventLog) -> list[tuple[str, str | None, str]]:
 
 
 def test_a_backend_without_a_result_causes_no_event() -> None:
-    site = Mock()
-    _, log = observed(site)
+    runtime = Mock()
+    _, log = observed(runtime)
     unfinished = checked("b:1", HealthState.UNKNOWN, finished=False)
-    site.on_check_result(running(HealthState.UNKNOWN, unfinished))
-    site.on_check_result(running(HealthState.DOWN, checked("a:1", HealthState.DOWN), unfinished))
+    runtime.on_check_result(running(HealthState.UNKNOWN, unfinished))
+    runtime.on_check_result(running(HealthState.DOWN, checked("a:1", HealthState.DOWN), unfinished))
     assert brief(log) == [("target", "a:1", "down")]
-    site.on_check_result(running(HealthState.UP, checked("a:1", HealthState.DOWN), checked("b:1", HealthState.UP)))
-    site.on_check_result(
+    runtime.on_check_result(running(HealthState.UP, checked("a:1", HealthState.DOWN), checked("b:1", HealthState.UP)))
+    runtime.on_check_result(
         running(HealthState.DOWN, checked("a:1", HealthState.DOWN), checked("b:1", HealthState.DOWN))
     )
     assert brief(log)[1:] == [("target", "b:1", "down"), ("backend", "orders", "down")]
@@ -49,19 +49,19 @@ def test_a_backend_without_a_result_causes_no_event() -> None:
 
 
 def test_attempts_to_open_a_tunnel_cause_no_event() -> None:
-    site = Mock()
+    runtime = Mock()
     uplink = Mock(reason=Reason.AUTH, detail="no", since=0.0, connects=0, failures={}, link=None, opened=None)
-    site.uplinks.of_tunnel = lambda _: [uplink]
-    site.workers.reports = lambda _: []
-    transitions, log = observed(site)
+    runtime.uplinks.of_tunnel = lambda _: [uplink]
+    runtime.workers.reports = lambda _: []
+    transitions, log = observed(runtime)
     for state in (
         TunnelState.CONNECTING, TunnelState.BACKOFF, TunnelState.CONNECTING, TunnelState.BACKOFF, TunnelState.UP,
         TunnelState.STOPPED,
     ):  # fmt: skip
         uplink.state = state
-        site.uplinks.on_change("bastion")
+        runtime.uplinks.on_change("bastion")
     assert [each[2] for each in brief(log)] == ["backoff", "up"]
     transitions.close()
     uplink.state = TunnelState.BACKOFF
-    site.uplinks.on_change("bastion")
+    runtime.uplinks.on_change("bastion")
     assert len(log.latest()) == 2

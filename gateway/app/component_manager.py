@@ -1,4 +1,4 @@
-"""Starts, stops and retires the units of a site."""
+"""Starts, stops and retires the components of a runtime."""
 
 import asyncio
 import time
@@ -13,12 +13,12 @@ _REPLACE_POLL = 0.05
 _DRAIN_POLL = 0.2
 
 
-class Units:
-    """Starts the units of a site, and stops them.
+class ComponentManager:
+    """Starts the components of a runtime, and stops them.
 
     Args:
-        supervisor: Runs the units.
-        group: Owns the tasks that wait until units have drained.
+        supervisor: Runs the components.
+        group: Owns the tasks that wait until components have drained.
     """
 
     def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup) -> None:
@@ -31,15 +31,15 @@ class Units:
         self._stop_early: set[Uplink] = set()
         """The retiring uplinks that must stop before the uplinks that replace them can start."""
 
-    def start(self, name: str, unit: Uplink | Forward | Check) -> None:
-        """Run `unit`. A number in the unit's name distinguishes it from a predecessor that still drains."""
+    def start(self, name: str, component: Uplink | Forward | Check) -> None:
+        """Run `component`. A number in the component's name distinguishes it from a predecessor that still drains."""
         self._started += 1
-        self._names[unit] = f"{name} #{self._started}"
-        self._supervisor.start(self._names[unit], unit)
+        self._names[component] = f"{name} #{self._started}"
+        self._supervisor.start(self._names[component], component)
 
-    def stop_soon(self, unit: Check) -> None:
-        """Stop `unit`, without waiting until it has stopped."""
-        self._group.create_task(self._stop(unit))
+    def stop_soon(self, component: Check) -> None:
+        """Stop `component`, without waiting until it has stopped."""
+        self._group.create_task(self._stop(component))
 
     def retire_forward(self, forward: Forward, drain: float) -> None:
         """Stop a forward when it has no clients, or after `drain` seconds."""
@@ -77,8 +77,8 @@ class Units:
 
         return wait_stopped
 
-    async def _stop(self, unit: Uplink | Forward | Check) -> None:
-        name = self._names.pop(unit, None)
+    async def _stop(self, component: Uplink | Forward | Check) -> None:
+        name = self._names.pop(component, None)
         if name is not None:
             await self._supervisor.stop(name)
 

@@ -1,4 +1,4 @@
-"""Loads configurations and applies them to a running site."""
+"""Loads configurations and applies them to a running runtime."""
 
 import asyncio
 import logging
@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.app.auditing import AuditLog
 from gateway.app.config_diff import ConfigDiff, diff_configs
 from gateway.app.docker_sync import DockerSync
 from gateway.app.listeners import bind_listeners, open_sockets, restrict_sockets
 from gateway.app.process_setup import set_io_flusher
-from gateway.app.site import Site
+from gateway.app.runtime import Runtime
+from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.socket_activation import PassedSockets
 from gateway.app.stale_bind_mounts import find_stale_files
 from gateway.config import Config
@@ -52,7 +52,7 @@ class Reloader:
         config: Config,
         loader: Loader,
         file: Path | None,
-        auditing: AuditLog,
+        auditing: ServiceAuditLog,
         notifier: Notifier,
         stop: asyncio.Event,
         passed: PassedSockets,
@@ -60,8 +60,8 @@ class Reloader:
     ) -> None:
         self.config = config
         """The configuration that was applied last."""
-        self.site: Site | None = None
-        """The site; None before `start`."""
+        self.runtime: Runtime | None = None
+        """The runtime; None before `start`."""
         self.docker: DockerSync | None = None
         """Applies the section `docker`; None before `start`."""
         self.successful = True
@@ -90,25 +90,27 @@ class Reloader:
         self._workers_behind = asyncio.Event()
         """Set while a worker possibly still uses the admission rules of the previous configuration."""
 
-    def start(self, site: Site, docker: DockerSync, ops: OpsServer, listeners: dict[ListenAddress, Listener]) -> None:
+    def start(
+        self, runtime: Runtime, docker: DockerSync, ops: OpsServer, listeners: dict[ListenAddress, Listener]
+    ) -> None:
         """Apply the first configuration.
 
         Args:
-            site: The site, to which no configuration has been applied yet.
+            runtime: The runtime, to which no configuration has been applied yet.
             docker: Applies the section `docker`.
             ops: The ops server. At each reload, it reads its token and certificate files again.
-            listeners: The bound listeners of the configuration. The site takes ownership of them.
+            listeners: The bound listeners of the configuration. The runtime takes ownership of them.
         """
-        self.site, self.docker, self._ops = site, docker, ops
-        self._apply_to(site, docker, self.config, listeners)
+        self.runtime, self.docker, self._ops = runtime, docker, ops
+        self._apply_to(runtime, docker, self.config, listeners)
         open_sockets(self.config, listeners)
         self._auditing.configured(Config(), self.config, "start")
 
     def _apply_to(
-        self, site: Site, docker: DockerSync, config: Config, listeners: dict[ListenAddress, Listener]
+        self, runtime: Runtime, docker: DockerSync, config: Config, listeners: dict[ListenAddress, Listener]
     ) -> ConfigDiff:
-        diff = site.apply(config, listeners)
-        docker.apply(config, site)
+        diff = runtime.apply(config, listeners)
+        docker.apply(config, runtime)
         if not self.io_flusher and any(spec.kind.kernel_mounts for spec in config.backends.values()):
             self.io_flusher = set_io_flusher()
         return diff
@@ -135,7 +137,7 @@ class Reloader:
             GatewayError: The configuration was not applied; nothing was changed.
         """
         async with self._lock:
-            if self.site is None or self.docker is None or self._ops is None:
+            if self.runtime is None or self.docker is None or self._ops is None:
                 raise GatewayError("the service is not running")
             self.check_running()
             self._notifier.reloading()
@@ -147,7 +149,7 @@ class Reloader:
                 origin = config.origin
                 if trigger == "file" and origin.sha256 == last_digest:  # another reload has already read this content
                     return "no change"
-                diff = await self._apply(self.site, self.docker, config, trigger)
+                diff = await self._apply(self.runtime, self.docker, config, trigger)
                 return "; ".join((diff, *await self._check_stale_files(config)))
             except Exception as error:
                 origin = error.origin if isinstance(error, ConfigError) else origin
@@ -174,16 +176,16 @@ class Reloader:
         except GatewayError:
             return  # `reload` has logged the error
 
-    async def _apply(self, site: Site, docker: DockerSync, config: Config, trigger: str) -> str:
+    async def _apply(self, runtime: Runtime, docker: DockerSync, config: Config, trigger: str) -> str:
         self.check_running()
-        diff_configs(site.config, config)  # refuse a change that needs a restart before opening the audit log
+        diff_configs(runtime.config, config)  # refuse a change that needs a restart before opening the audit log
         writer = await self._auditing.prepare(config.audit)
         try:
             self.check_running()
-            listeners = bind_listeners(config, site.listeners, self._passed)
+            listeners = bind_listeners(config, runtime.listeners, self._passed)
             restrict_sockets(config, listeners)
             self._workers_behind.set()
-            diff = self._apply_to(site, docker, config, listeners)
+            diff = self._apply_to(runtime, docker, config, listeners)
             if config.log != self.config.log:
                 logs.configure(config.log.level, config.log.format)
             previous_advice = advice(self.config)
@@ -200,7 +202,7 @@ class Reloader:
         except BaseException:
             self._auditing.discard(writer)
             raise
-        if await site.workers.settled():
+        if await runtime.workers.settled():
             self._workers_behind.clear()
             open_sockets(config, listeners)
         else:
@@ -212,9 +214,9 @@ class Reloader:
         """Open the sockets to all processes after slow workers have applied a configuration. Runs until cancelled."""
         while True:
             await self._workers_behind.wait()
-            assert self.site is not None  # noqa: S101 - the event is set only after `start`
-            config, listeners = self.site.config, self.site.listeners
-            if await self.site.workers.settled() and self.site.config is config:
+            assert self.runtime is not None  # noqa: S101 - the event is set only after `start`
+            config, listeners = self.runtime.config, self.runtime.listeners
+            if await self.runtime.workers.settled() and self.runtime.config is config:
                 self._workers_behind.clear()
                 open_sockets(config, listeners)
 

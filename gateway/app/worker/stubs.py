@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 
-from gateway.app.worker.messages import Command, ForwardReport, WorkerAction
+from gateway.app.worker.messages import ForwardReport, WorkerAction, WorkerCommand
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
@@ -17,7 +17,7 @@ DialFromWorker = Callable[[Stream, str | None, Endpoint], Awaitable[None]]
 """Connects a socket to a target through a tunnel of a worker; see `WorkerUnit.dial`."""
 
 
-class RemoteLink:
+class LinkStub:
     """Lets the main process probe targets over a worker's link; see `gateway.contracts.link.Connector`.
 
     Args:
@@ -44,7 +44,7 @@ class RemoteLink:
         return ours
 
 
-class RemoteUplink:
+class UplinkStub:
     """Proxy for a worker's uplink; see `gateway.health.monitor.MonitoredUplink`.
 
     Args:
@@ -55,7 +55,7 @@ class RemoteUplink:
 
     def __init__(self, tunnel: str | None, dial: DialFromWorker, describe: Callable[[], str]) -> None:
         self.name = tunnel or "direct"
-        self.link: RemoteLink | None = None
+        self.link: LinkStub | None = None
         self.settled = asyncio.Event()
         self.watchers: list[Callable[[], None]] = []
         self.describe = describe
@@ -68,12 +68,12 @@ class RemoteUplink:
             self.settled.set()
         if up == (self.link is not None) and settled:
             return
-        self.link = RemoteLink(self._tunnel, self._dial) if up else None
+        self.link = LinkStub(self._tunnel, self._dial) if up else None
         for watcher in self.watchers.copy():
             watcher()
 
 
-class RemoteForward:
+class ForwardStub:
     """Proxy for a forward in a worker, with the counters of `Forward`.
 
     Args:
@@ -81,7 +81,7 @@ class RemoteForward:
         send: Sends a command to the worker.
     """
 
-    def __init__(self, name: str, send: Callable[[Command], None]) -> None:
+    def __init__(self, name: str, send: Callable[[WorkerCommand], None]) -> None:
         self.name = name
         self._send = send
         self.last = ForwardReport()
@@ -131,7 +131,7 @@ class RemoteForward:
     def set_fail_fast(self, *, enabled: bool) -> None:
         """Set whether to reset clients while the uplink is down, including clients that already wait."""
         self.fail_fast = enabled
-        self._send(Command(WorkerAction.SET_FAIL_FAST, (self.name, enabled)))
+        self._send(WorkerCommand(WorkerAction.SET_FAIL_FAST, (self.name, enabled)))
 
     @property
     def consumers(self) -> dict[str, ConsumerView]:

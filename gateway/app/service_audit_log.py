@@ -25,7 +25,7 @@ dropped."""
 _POLL = 0.005
 
 
-class AuditLog:
+class ServiceAuditLog:
     """Owns the writer of the audit log.
 
     Args:
@@ -178,7 +178,7 @@ async def recording(config: Config) -> AsyncIterator[Recorder]:
     Raises:
         GatewayError: The file cannot be opened.
     """
-    auditing = AuditLog(config.gateway.instance)
+    auditing = ServiceAuditLog(config.gateway.instance)
     if isinstance(config.audit.log, Path):
         await auditing.open(config.audit)
     try:

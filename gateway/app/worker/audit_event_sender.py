@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway.app.worker.messages import Recorded
+from gateway.app.worker.messages import AuditEvents
 from gateway.app.worker.messenger import Messenger
 from gateway.audit_log.events import Event
 from gateway.audit_log.recorder import Recorder
@@ -61,7 +61,7 @@ class AuditEventSender:
         if not self._owner.backlogged:
             events, self._events = self._events, []
             lost, self._lost = self._lost, 0
-            self._owner.send(Recorded(events, lost, self._recorder.open_clients))
+            self._owner.send(AuditEvents(events, lost, self._recorder.open_clients))
 
     async def finish(self, within: float) -> None:
         """Send all events; give up after `within` seconds."""

@@ -16,24 +16,24 @@ from typing import Any
 
 from gateway.app.worker.messages import (
     NO_UPLINK,
-    Applied,
-    Apply,
-    Command,
+    ApplyConfig,
+    AuditEvents,
+    ConfigApplied,
     ConsumerSnapshot,
-    Dial,
+    DescriptorsLost,
+    DialRequest,
     DialResult,
-    Failed,
-    Incomplete,
-    Recorded,
-    Sockets,
+    ListeningSockets,
     TargetAssignment,
+    TrafficFailure,
     UnknownSource,
     UplinkReport,
     WorkerAction,
+    WorkerCommand,
     WorkerReport,
 )
 from gateway.app.worker.messenger import Messenger
-from gateway.app.worker.remote import RemoteForward, RemoteUplink
+from gateway.app.worker.stubs import ForwardStub, UplinkStub
 from gateway.audit_log.recorder import Recorder
 from gateway.config import Config
 from gateway.contracts.link import Stream
@@ -58,7 +58,7 @@ class WorkerLostError(GatewayError):
 
 
 class WorkerSupervisor:
-    """One worker process; implements `gateway.contracts.unit.Unit`.
+    """One worker process; implements `gateway.contracts.component.Component`.
 
     Args:
         number: The number of the worker, from 1.
@@ -70,13 +70,13 @@ class WorkerSupervisor:
         self, number: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: Recorder | None = None
     ) -> None:
         self.number = number
-        self.forwards: dict[str, RemoteForward] = {}
+        self.forwards: dict[str, ForwardStub] = {}
         self.report = WorkerReport({}, {})
         self._on_failure = on_failure
         self._recorder = recorder or Recorder()
         self._unrecorded = 0
         """Number of the worker's clients for which the audit log has no closing event yet."""
-        self._paths: dict[str | None, RemoteUplink] = {}
+        self._paths: dict[str | None, UplinkStub] = {}
         self._config: Config | None = None
         self._listeners: dict[ListenAddress, Listener] = {}
         self._assignments: dict[str, TargetAssignment] = {}
@@ -139,7 +139,7 @@ class WorkerSupervisor:
             )
         finally:
             messenger, self._messenger = self._messenger, None
-            messenger.send(Command(WorkerAction.STOP))
+            messenger.send(WorkerCommand(WorkerAction.STOP))
             self._applied.set()  # the next process gets the configuration when it starts
             self._on_process_lost()
             try:
@@ -152,7 +152,7 @@ class WorkerSupervisor:
         """Send a configuration to the worker, which then serves the backends in it."""
         self._config, self._listeners = config, listeners
         for name in config.backends:
-            self.forwards.setdefault(name, RemoteForward(name, self.send))
+            self.forwards.setdefault(name, ForwardStub(name, self.send))
         self.forwards = {name: self.forwards[name] for name in config.backends}
         self._assignments = {
             name: assignment
@@ -178,9 +178,9 @@ class WorkerSupervisor:
             self._consumers = ConsumerSnapshot(consumers)
             self.send(self._consumers)
 
-    def path(self, tunnel: str | None) -> RemoteUplink:
+    def path(self, tunnel: str | None) -> UplinkStub:
         """Return the proxy for one of the worker's uplinks."""
-        return self._paths.setdefault(tunnel, RemoteUplink(tunnel, self.dial, lambda: self._describe(tunnel)))
+        return self._paths.setdefault(tunnel, UplinkStub(tunnel, self.dial, lambda: self._describe(tunnel)))
 
     def _describe(self, tunnel: str | None) -> str:
         return self.uplink(tunnel).described if self.running else f"worker {self.number} is being started"
@@ -221,7 +221,7 @@ class WorkerSupervisor:
         number = next(self._numbers)
         result = self._dials[number] = asyncio.get_running_loop().create_future()
         try:
-            self.send(Dial(number, tunnel, to), [client.fileno()])
+            self.send(DialRequest(number, tunnel, to), [client.fileno()])
             await result
         finally:
             self._dials.pop(number, None)
@@ -229,15 +229,15 @@ class WorkerSupervisor:
     def stop_accepting(self) -> None:
         """Stop accepting clients, in the current worker process and in worker processes that start later."""
         self._listeners = {}
-        self.send(Command(WorkerAction.STOP_ACCEPTING))
+        self.send(WorkerCommand(WorkerAction.STOP_ACCEPTING))
 
     def abort_idle(self, seconds: float) -> None:
         """Reset the clients that have sent nothing for `seconds` and do not wait for a response."""
-        self.send(Command(WorkerAction.ABORT_IDLE, seconds))
+        self.send(WorkerCommand(WorkerAction.ABORT_IDLE, seconds))
 
     def abort_all(self) -> None:
         """Reset every client."""
-        self.send(Command(WorkerAction.ABORT_ALL))
+        self.send(WorkerCommand(WorkerAction.ABORT_ALL))
 
     def _send_all(self) -> None:
         if self._config is None or self._messenger is None:
@@ -246,17 +246,17 @@ class WorkerSupervisor:
             for address in spec.listen:
                 if address in self._listeners:
                     descriptors = self._listeners[address].descriptors
-                    self.send(Sockets(address, len(descriptors)), descriptors)
+                    self.send(ListeningSockets(address, len(descriptors)), descriptors)
         if self._consumers is not None:
             self.send(self._consumers)
         self._sent += 1
         self._applied.clear()
-        self.send(Apply(self._config, self._sent))
+        self.send(ApplyConfig(self._config, self._sent))
         for assignment in self._assignments.values():
             self.send(assignment)
         for name, forward in self.forwards.items():
             if forward.fail_fast:
-                self.send(Command(WorkerAction.SET_FAIL_FAST, (name, True)))
+                self.send(WorkerCommand(WorkerAction.SET_FAIL_FAST, (name, True)))
 
     def _send_again(self, messenger: Messenger) -> None:
         if messenger is self._messenger:  # a new process has already received all settings
@@ -265,7 +265,7 @@ class WorkerSupervisor:
     def _on_message(self, message: Any, fds: list[int]) -> None:
         for fd in fds:
             os.close(fd)
-        if isinstance(message, Recorded):
+        if isinstance(message, AuditEvents):
             self._record(message)
         elif self._messenger is not None:  # if there is none, the process is exiting
             self._dispatch(message)
@@ -274,14 +274,14 @@ class WorkerSupervisor:
         match message:
             case WorkerReport():
                 self._on_report(message)
-            case Failed(backend, target, stalled):
+            case TrafficFailure(backend, target, stalled):
                 self._on_failure(backend, target, stalled)
             case UnknownSource():
                 self.on_unknown_source()
-            case Applied(number):
+            case ConfigApplied(number):
                 if number == self._sent:
                     self._applied.set()
-            case Incomplete() if self._messenger is not None:
+            case DescriptorsLost() if self._messenger is not None:
                 log.error("worker %d did not receive all descriptors: sending its configuration again", self.number)
                 asyncio.get_running_loop().call_later(_SEND_AGAIN, self._send_again, self._messenger)
             case DialResult():
@@ -298,7 +298,7 @@ class WorkerSupervisor:
         else:
             waiting.set_exception(DialError(message.reason, message.detail))
 
-    def _record(self, message: Recorded) -> None:
+    def _record(self, message: AuditEvents) -> None:
         self._unrecorded = message.open
         sink = self._recorder.sink
         if sink is not None:

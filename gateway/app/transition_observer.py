@@ -1,7 +1,7 @@
 """Reports the states of backends, targets and tunnels to the event log."""
 
 from gateway.app.running_backend import RunningBackend
-from gateway.app.site import Site
+from gateway.app.runtime import Runtime
 from gateway.app.status_view import worst_report
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventLog, EventSubject, EventType
@@ -13,28 +13,28 @@ _IGNORED = (
 is stopped only when the service stops."""
 
 
-class Transitions:
-    """Observes a site.
+class TransitionObserver:
+    """Observes a runtime.
 
     Args:
-        site: The site. It calls this object after each check, and after each change of a tunnel.
+        runtime: The runtime. It calls this object after each check, and after each change of a tunnel.
         events: The log.
     """
 
-    def __init__(self, site: Site, events: EventLog) -> None:
-        self._site = site
+    def __init__(self, runtime: Runtime, events: EventLog) -> None:
+        self._runtime = runtime
         self._events = events
-        site.on_check_result = self._observe_backend
-        site.uplinks.on_change = self._observe_tunnel
-        for unit in site.workers.units:
-            unit.on_report = self._observe_tunnels
+        runtime.on_check_result = self._observe_backend
+        runtime.uplinks.on_change = self._observe_tunnel
+        for worker in runtime.workers.supervisors:
+            worker.on_report = self._observe_tunnels
 
     def close(self) -> None:
         """Stop observing, because the tunnels are about to be closed."""
-        self._site.on_check_result = lambda _: None
-        self._site.uplinks.on_change = lambda _: None
-        for unit in self._site.workers.units:
-            unit.on_report = lambda: None
+        self._runtime.on_check_result = lambda _: None
+        self._runtime.uplinks.on_change = lambda _: None
+        for worker in self._runtime.workers.supervisors:
+            worker.on_report = lambda: None
 
     def _observe_backend(self, running: RunningBackend) -> None:
         name = running.spec.name
@@ -47,10 +47,10 @@ class Transitions:
             self._events.observe(EventSubject(EventType.BACKEND, name), *running.evaluate())
 
     def _observe_tunnels(self) -> None:
-        for name in self._site.config.tunnels:
+        for name in self._runtime.config.tunnels:
             self._observe_tunnel(name)
 
     def _observe_tunnel(self, name: str) -> None:
-        report = worst_report(self._site, name)
+        report = worst_report(self._runtime, name)
         if report is not None and report.state not in _IGNORED:
             self._events.observe(EventSubject(EventType.TUNNEL, name), report.state, report.reason, report.detail)

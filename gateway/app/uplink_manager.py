@@ -3,32 +3,32 @@
 from collections.abc import Callable, Collection
 from weakref import WeakKeyDictionary
 
-from gateway.app.lanes import Lane, backend_lanes, outer_lanes, required_lanes
-from gateway.app.units import Units
+from gateway.app.component_manager import ComponentManager
+from gateway.app.tunnel_lanes import TunnelLane, backend_lanes, outer_lanes, required_lanes
 from gateway.config import Config, TunnelSpec
 from gateway.contracts.states import TunnelState
 from gateway.relay.direct_link import DirectTunnel
 from gateway.supervision.uplink import Uplink
 
 
-class Uplinks:
+class UplinkManager:
     """The uplinks of this process, one per lane, and the direct one.
 
     Args:
-        units: Runs the uplinks.
+        components: Runs the uplinks.
         separate_bulk: Whether bulk traffic uses separate lanes.
     """
 
-    def __init__(self, units: Units, *, separate_bulk: bool) -> None:
+    def __init__(self, components: ComponentManager, *, separate_bulk: bool) -> None:
         self.direct = Uplink("direct", DirectTunnel(), quiet=True)
-        self.by_lane: dict[Lane, Uplink] = {}
+        self.by_lane: dict[TunnelLane, Uplink] = {}
         self.on_change: Callable[[str], None] = lambda _: None
         """Called with the name of a tunnel when its state has possibly changed."""
-        self._units = units
+        self._components = components
         self._separate_bulk = separate_bulk
         self._config = Config()
         self._specs: WeakKeyDictionary[Uplink, TunnelSpec] = WeakKeyDictionary()
-        units.start("tunnel direct", self.direct)
+        components.start("tunnel direct", self.direct)
 
     def apply(self, config: Config, backends: Collection[str], closed: Collection[str]) -> list[Uplink]:
         """Open the uplinks that are missing.
@@ -51,18 +51,18 @@ class Uplinks:
                 self._open(lane, retired)
         return retired
 
-    def _open(self, lane: Lane, retired: list[Uplink]) -> None:
+    def _open(self, lane: TunnelLane, retired: list[Uplink]) -> None:
         spec = self._config.tunnels[lane.tunnel]
-        closing = (*retired, *self._units.retiring_uplinks())
+        closing = (*retired, *self._components.retiring_uplinks())
         same = [each for each in closing if _peer_identity(self._specs[each]) == _peer_identity(spec) is not None]
-        after = self._units.stop_early(same) if same else None
+        after = self._components.stop_early(same) if same else None
         vias = [self.by_lane[outer] for outer in outer_lanes(self._config, lane)] or [self.direct]
         traffic = "bulk" if lane.bulk else ""
         uplink = Uplink(spec.name, spec.kind.create(spec.options), vias, traffic=traffic, after=after)
         uplink.watchers.append(lambda: self.on_change(spec.name))
         self.by_lane[lane] = uplink
         self._specs[uplink] = spec
-        self._units.start(f"tunnel {spec.name}", uplink)
+        self._components.start(f"tunnel {spec.name}", uplink)
 
     def retire(self, retired: list[Uplink], drain: float, has_clients: Callable[[Uplink], bool]) -> None:
         """Close each uplink when neither clients nor other uplinks use it, or after `drain` seconds.
@@ -74,10 +74,10 @@ class Uplinks:
         """
         for uplink in retired:
             uplink.drain()
-        self._units.retire_uplinks(retired, drain, lambda uplink: has_clients(uplink) or self._has_inner(uplink))
+        self._components.retire_uplinks(retired, drain, lambda uplink: has_clients(uplink) or self._has_inner(uplink))
 
     def _has_inner(self, uplink: Uplink) -> bool:
-        others = (*self.by_lane.values(), *self._units.retiring_uplinks())
+        others = (*self.by_lane.values(), *self._components.retiring_uplinks())
         return any(uplink in each.vias and each.state is not TunnelState.STOPPED for each in others)
 
     def of_backend(self, name: str) -> dict[str | None, Uplink]:
@@ -91,7 +91,7 @@ class Uplinks:
 
     def draining(self) -> list[tuple[TunnelSpec, Uplink]]:
         """Return the uplinks of removed tunnels that still drain."""
-        retiring = self._units.retiring_uplinks()
+        retiring = self._components.retiring_uplinks()
         return [(self._specs[each], each) for each in retiring if each.name not in self._config.tunnels]
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gateway.app.lanes import required_tunnels, uses_single_tunnel
+from gateway.app.tunnel_lanes import required_tunnels, uses_single_tunnel
 from gateway.app.worker.messages import UplinkReport
-from gateway.app.worker.unit import WorkerSupervisor
+from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.states import TrafficClass
@@ -21,7 +21,7 @@ _APPLY_TIMEOUT = 2.0
 """Maximum number of seconds that a reload waits until the workers have applied the configuration."""
 
 
-class Workers:
+class WorkerPool:
     """Starts all workers, and assigns backends to them.
 
     Args:
@@ -31,23 +31,23 @@ class Workers:
     """
 
     def __init__(self, count: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: Recorder) -> None:
-        self.units = [WorkerSupervisor(number + 1, on_failure, recorder) for number in range(count)]
+        self.supervisors = [WorkerSupervisor(number + 1, on_failure, recorder) for number in range(count)]
         if count:
             handshake_limiter().per_server = max(1, PER_SERVER - count)
 
     def start(self, supervisor: Supervisor) -> None:
         """Start the processes of all workers."""
-        for unit in self.units:
-            supervisor.start(f"worker {unit.number}", unit)
+        for worker in self.supervisors:
+            supervisor.start(f"worker {worker.number}", worker)
 
     def send(self, message: Any) -> None:
         """Send a message to all workers."""
-        for unit in self.units:
-            unit.send(message)
+        for worker in self.supervisors:
+            worker.send(message)
 
     def assign(self, config: Config) -> dict[str, WorkerSupervisor]:
         """Return the worker of each backend that a worker serves, and not this process."""
-        if not self.units:
+        if not self.supervisors:
             return {}
         chosen = [
             name
@@ -55,19 +55,19 @@ class Workers:
             if _uses_worker(spec) and not spec.has_several_ways and not uses_single_tunnel(config, name)
         ]
         # A hash of the name selects the worker, so that a backend keeps its worker when others are added or removed.
-        return {name: self.units[zlib.crc32(name.encode()) % len(self.units)] for name in chosen}
+        return {name: self.supervisors[zlib.crc32(name.encode()) % len(self.supervisors)] for name in chosen}
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> dict[str, WorkerSupervisor]:
         """Send each worker its part of `config`. Return the worker of each backend that a worker serves."""
         assigned = self.assign(config)
-        for unit in self.units:
-            names = {name for name, worker in assigned.items() if worker is unit}
-            unit.apply(restrict(config, names), listeners)
+        for worker in self.supervisors:
+            names = {name for name, assignee in assigned.items() if assignee is worker}
+            worker.apply(restrict(config, names), listeners)
         return assigned
 
     async def settled(self) -> bool:
         """Wait until each worker has applied its configuration. Return False if a worker takes too long."""
-        waiting = [asyncio.ensure_future(unit.settled()) for unit in self.units]
+        waiting = [asyncio.ensure_future(worker.settled()) for worker in self.supervisors]
         if not waiting:
             return True
         _, late = await asyncio.wait(waiting, timeout=_APPLY_TIMEOUT)
@@ -77,7 +77,7 @@ class Workers:
 
     def reports(self, tunnel: str) -> list[UplinkReport]:
         """Return the workers' reports about a tunnel."""
-        return [unit.uplink_total(tunnel) for unit in self.units if tunnel in unit.report.uplinks]
+        return [worker.uplink_total(tunnel) for worker in self.supervisors if tunnel in worker.report.uplinks]
 
 
 def _uses_worker(spec: BackendSpec) -> bool:

@@ -6,15 +6,15 @@ from functools import partial
 from typing import Protocol
 
 from gateway.app.admission_rules import build_admission
+from gateway.app.component_manager import ComponentManager
 from gateway.app.config_diff import ConfigDiff, diff_configs
 from gateway.app.local_checks import HandshakeBudgets
 from gateway.app.running_backend import RunningBackend
-from gateway.app.units import Units
-from gateway.app.uplinks import Uplinks
-from gateway.app.worker.messages import Command, WorkerAction
-from gateway.app.worker.owner import Workers
-from gateway.app.worker.remote import RemoteForward
-from gateway.app.worker.unit import WorkerSupervisor
+from gateway.app.uplink_manager import UplinkManager
+from gateway.app.worker.messages import WorkerAction, WorkerCommand
+from gateway.app.worker.stubs import ForwardStub
+from gateway.app.worker.worker_pool import WorkerPool
+from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.tracing import TraceExporter
@@ -57,11 +57,11 @@ class TargetHealth(Protocol):
         """Handle the event that a dial failed, and that a dial through another way to its target succeeded."""
 
 
-class Site:
+class Runtime:
     """The running tunnels, forwards and checks.
 
     Args:
-        units: Runs the uplinks and forwards.
+        components: Runs the uplinks and forwards.
         uplinks: The uplinks of this process.
         config: The first configuration that will be passed to `apply`.
         identity: Maps source addresses to consumers, while Docker is configured.
@@ -74,13 +74,13 @@ class Site:
 
     def __init__(
         self,
-        units: Units,
-        uplinks: Uplinks,
+        components: ComponentManager,
+        uplinks: UplinkManager,
         config: Config,
         identity: Identity,
         health: TargetHealth,
         budgets: HandshakeBudgets,
-        workers: Workers,
+        workers: WorkerPool,
         recorder: Recorder,
         exporter: TraceExporter | None = None,
     ) -> None:
@@ -93,7 +93,7 @@ class Site:
         """Called when the state of a backend changes."""
         self.on_check_result: Callable[[RunningBackend], None] = lambda _: None
         """Called after each check."""
-        self._units = units
+        self._components = components
         self._identity = identity
         self._health = health
         self._budgets = budgets
@@ -105,7 +105,7 @@ class Site:
 
         Args:
             config: The new configuration.
-            listeners: The bound listeners of the configuration. The site takes ownership of them.
+            listeners: The bound listeners of the configuration. The runtime takes ownership of them.
 
         Raises:
             UsageError: A key differs whose change requires a restart. Nothing was changed.
@@ -149,12 +149,12 @@ class Site:
             records = self._recorder, self._exporter
             forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, *records)
             running = RunningBackend(spec, forward, local=forward)
-        running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the site's callback may change
+        running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the runtime's callback may change
         running.on_result = lambda: self.on_check_result(running)
         self.backends[spec.name] = running
         self._change(running, spec, admission, listeners)
         if running.local is not None:
-            self._units.start(f"forward {spec.name}", running.local)
+            self._components.start(f"forward {spec.name}", running.local)
 
     def _change(
         self,
@@ -200,7 +200,7 @@ class Site:
             for listener in running.local.listeners:
                 listener.stop()
             running.local.listeners = []
-            self._units.retire_forward(running.local, drain)
+            self._components.retire_forward(running.local, drain)
 
     def restart_checks(self, running: RunningBackend) -> None:
         """Restart the checks of a backend. The new checks accept the current state of an export that has changed."""
@@ -211,12 +211,12 @@ class Site:
         for listener in self.listeners.values():
             listener.close()
         self.listeners = {}
-        for unit in self.workers.units:
-            unit.stop_accepting()
+        for worker in self.workers.supervisors:
+            worker.stop_accepting()
 
-    def forwards(self) -> list[Forward | RemoteForward]:
+    def forwards(self) -> list[Forward | ForwardStub]:
         """Return the configured forwards, and the removed ones that still drain."""
-        return [*(running.forward for running in self.backends.values()), *self._units.retiring_forwards()]
+        return [*(running.forward for running in self.backends.values()), *self._components.retiring_forwards()]
 
     def _has_clients(self, uplink: Uplink) -> bool:
         return any(forward.active_on(uplink) for forward in self._local_forwards())
@@ -224,7 +224,7 @@ class Site:
     @property
     def active(self) -> int:
         """Number of clients of all backends."""
-        draining = sum(unit.report.draining for unit in self.workers.units)
+        draining = sum(worker.report.draining for worker in self.workers.supervisors)
         return draining + sum(forward.active for forward in self.forwards())
 
     def abort_idle(self, seconds: float) -> None:
@@ -238,30 +238,30 @@ class Site:
             each.abort_all()
 
     def _local_forwards_and_workers(self) -> list[Forward | WorkerSupervisor]:
-        return [*self._local_forwards(), *self.workers.units]
+        return [*self._local_forwards(), *self.workers.supervisors]
 
     def _local_forwards(self) -> list[Forward]:
         """Return the forwards of this process, including draining ones."""
         local = [running.local for running in self.backends.values() if running.local is not None]
-        return [*local, *self._units.retiring_forwards()]
+        return [*local, *self._components.retiring_forwards()]
 
     def renew(self, tunnel: str) -> None:
         """Make an open tunnel use its keys or certificates that have changed on disk, without closing connections."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.renew()
-        self.workers.send(Command(WorkerAction.RENEW, tunnel))
+        self.workers.send(WorkerCommand(WorkerAction.RENEW, tunnel))
 
     def retry(self, tunnel: str) -> None:
         """Retry a tunnel that is down, because its certificates were renewed on disk. An open tunnel stays open."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.retry()
-        self.workers.send(Command(WorkerAction.RETRY, tunnel))
+        self.workers.send(WorkerCommand(WorkerAction.RETRY, tunnel))
 
     def reconnect(self, tunnel: str) -> None:
         """Reopen an open tunnel; retry a tunnel in backoff immediately."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.reconnect()
-        self.workers.send(Command(WorkerAction.RECONNECT, tunnel))
+        self.workers.send(WorkerCommand(WorkerAction.RECONNECT, tunnel))
 
 
 def _stop_removed_listeners(forward: Forward | None, spec: BackendSpec) -> None:
