@@ -7,7 +7,7 @@ from gateway.app.worker.messages import TrafficFailure
 from gateway.app.worker.messenger import Messenger
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
-from gateway.health.monitor import MonitoredUplink
+from gateway.health.check import MonitoredUplink
 
 
 class AssignedTargets:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 
 from gateway.forwarding.forward import Forward
-from gateway.health.monitor import Check
+from gateway.health.check import Check
 from gateway.supervision.supervisor import Supervisor
 from gateway.supervision.uplink import Uplink
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DockerSync:
-    """Runs the reconciler while Docker is configured; implements `gateway.forwarding.admission.Identity`.
+    """Runs the reconciler while Docker is configured; implements `gateway.forwarding.admission.ConsumerResolver`.
 
     Args:
         supervisor: Runs the reconciler.
@@ -91,15 +91,15 @@ class DockerSync:
             await self.reconciler.settled.wait()
 
     def lookup(self, address: str) -> Consumer | None:
-        """See `gateway.forwarding.admission.Identity`."""
+        """See `gateway.forwarding.admission.ConsumerResolver`."""
         return self.reconciler.directory.lookup(address) if self.reconciler else None
 
     def recently_unknown(self, address: str) -> bool:
-        """See `gateway.forwarding.admission.Identity`."""
+        """See `gateway.forwarding.admission.ConsumerResolver`."""
         return self.reconciler is None or self.reconciler.directory.recently_unknown(address)
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:
-        """See `gateway.forwarding.admission.Identity`."""
+        """See `gateway.forwarding.admission.ConsumerResolver`."""
         return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def explain(self, name: str) -> list[dict[str, Any]] | None:

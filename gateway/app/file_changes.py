@@ -7,7 +7,7 @@ from pathlib import Path
 from gateway.app.reloader import Reloader
 from gateway.app.runtime import Runtime
 from gateway.config import TunnelSpec
-from gateway.config.files import files_of
+from gateway.config.file_checks import files_of
 from gateway.errors import GatewayError
 from gateway.ops.server import OpsServer
 

@@ -14,9 +14,9 @@ from gateway.contracts.backend import Backend
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import RoutedTarget
-from gateway.health.monitor import Check, MonitoredUplink, Schedule
+from gateway.health.check import Check, CheckSchedule, MonitoredUplink
 from gateway.health.target_record import TargetRecord
-from gateway.health.ways import WayChoice
+from gateway.health.way_choice import WayChoice
 
 _FIRST_RESULT_POLL = 0.5
 
@@ -67,7 +67,7 @@ class LocalChecks:
         previous = {each.target: each for each in running.targets} if keep_results else {}
         self.remove(running)
         backend: Backend = spec.kind.create(spec.options, spec.check_options)
-        schedule = Schedule(**vars(spec.check))
+        schedule = CheckSchedule(**vars(spec.check))
         running.targets = []
         for target in spec.targets:
             choice = WayChoice(spec.ways(target) or (None,), spec.prefer_way)

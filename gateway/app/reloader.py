@@ -16,12 +16,12 @@ from gateway.app.socket_activation import PassedSockets
 from gateway.app.stale_bind_mounts import find_stale_files
 from gateway.config import Config
 from gateway.config.advice import advice
-from gateway.config.files import named_files
+from gateway.config.file_checks import named_files
 from gateway.errors import ConfigError, GatewayError
 from gateway.forwarding.listener import ListenAddress, Listener
 from gateway.ops import logs
 from gateway.ops.events import EventLog, EventSubject, EventType
-from gateway.ops.sd_notify import Notifier
+from gateway.ops.sd_notify import SdNotifier
 from gateway.ops.server import OpsServer
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Reloader:
         loader: Loader,
         file: Path | None,
         auditing: ServiceAuditLog,
-        notifier: Notifier,
+        notifier: SdNotifier,
         stop: asyncio.Event,
         passed: PassedSockets,
         events: EventLog,

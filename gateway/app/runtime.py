@@ -18,12 +18,12 @@ from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.audit_log.recorder import Recorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.tracing import TraceExporter
-from gateway.forwarding.admission import Admission, Identity
+from gateway.forwarding.admission import AdmissionRules, ConsumerResolver
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import ListenAddress, Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
-from gateway.health.monitor import MonitoredUplink
+from gateway.health.check import MonitoredUplink
 from gateway.supervision.uplink import Uplink
 
 
@@ -77,7 +77,7 @@ class Runtime:
         components: ComponentManager,
         uplinks: UplinkManager,
         config: Config,
-        identity: Identity,
+        identity: ConsumerResolver,
         health: TargetHealth,
         budgets: HandshakeBudgets,
         workers: WorkerPool,
@@ -137,7 +137,7 @@ class Runtime:
     def _add(
         self,
         spec: BackendSpec,
-        admission: Admission,
+        admission: AdmissionRules,
         listeners: dict[ListenAddress, Listener],
         worker: WorkerSupervisor | None,
     ) -> None:
@@ -160,7 +160,7 @@ class Runtime:
         self,
         running: RunningBackend,
         spec: BackendSpec,
-        admission: Admission,
+        admission: AdmissionRules,
         listeners: dict[ListenAddress, Listener],
     ) -> None:
         old = running.spec

@@ -32,7 +32,7 @@ from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
 from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.events_file import EventsFile
-from gateway.ops.sd_notify import Notifier
+from gateway.ops.sd_notify import SdNotifier
 from gateway.ops.server import OpsServer
 from gateway.relay.poller import RelayLoop
 from gateway.supervision.supervisor import Supervisor, supervise
@@ -62,7 +62,7 @@ class GatewayService:
         self._file = file
         self._stamps = stamps
         self._stop = asyncio.Event()
-        self._notifier = Notifier()
+        self._notifier = SdNotifier()
         self._passed = passed_sockets()
         self._auditing = ServiceAuditLog(config.gateway.instance)
         self._events = EventLog()

@@ -20,7 +20,7 @@ from gateway.contracts.states import TunnelState
 from gateway.facts import Fact
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
-from gateway.health.monitor import Check
+from gateway.health.check import Check
 from gateway.measure import Histogram
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
@@ -28,13 +28,13 @@ from gateway.ops.status_views import (
     AttachmentView,
     BackendStatus,
     BackendView,
+    CertificateView,
     ConsumerView,
-    CredentialView,
     DeadContainerView,
     DockerView,
     KnownConsumer,
+    NameConflictView,
     PeerView,
-    ShadowView,
     TargetView,
     TunnelView,
     VolumeView,
@@ -98,9 +98,9 @@ def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict
     return combined
 
 
-def credential_views(found: list[NamedCredential]) -> list[CredentialView]:
+def credential_views(found: list[NamedCredential]) -> list[CertificateView]:
     """Return the views of certificates, ordered by their expiry."""
-    views = [CredentialView(each.kind, name, each.name, *each.validity) for name, each in found]
+    views = [CertificateView(each.kind, name, each.name, *each.validity) for name, each in found]
     return sorted(views, key=lambda each: each.expires)
 
 
@@ -177,7 +177,8 @@ def docker_view(docker: DockerSync) -> DockerView | None:
             ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
         ],
         shadows=[
-            ShadowView(each.container, each.network, each.name, each.ours, each.other) for each in plan.name_conflicts
+            NameConflictView(each.container, each.network, each.name, each.ours, each.other)
+            for each in plan.name_conflicts
         ],
         warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
         postponed=plan.postponed,

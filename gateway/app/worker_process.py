@@ -48,8 +48,8 @@ from gateway.forwarding.listener import ListenAddress, Listener
 from gateway.forwarding.pending_client import PendingClient
 from gateway.measure import Histogram
 from gateway.ops import logs
+from gateway.relay.dial_retry import retry_dial
 from gateway.relay.poller import RelayLoop
-from gateway.relay.redial import retry_dial
 from gateway.relay.sockets import tune
 from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.supervision.supervisor import supervise

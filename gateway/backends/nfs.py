@@ -25,8 +25,8 @@ from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, Fact, hidden
 from gateway.nfs import nfs4
 from gateway.nfs.export_probe import ExportProbe
+from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.nfs.rpc import RpcClient, RpcError
-from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
 from gateway.text import error_text, format_bytes
 
@@ -292,7 +292,7 @@ KIND = BackendKind(
         render_export=_render_export,
     ),
     facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
-    tap=RpcTap,
+    tap=RpcLatencyTap,
     prompt=1.5,
     imports=ImportRules(keys={"export": "/"}, note="set export to the path that is mounted"),
     advice=_advice,

@@ -25,7 +25,7 @@ from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, VERSION
-from gateway.relay.receive import receive_exactly
+from gateway.relay.receive_exactly import receive_exactly
 
 _HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
 """The SMB2 header ([MS-SMB2] 2.2.1.2)."""

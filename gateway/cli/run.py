@@ -72,7 +72,7 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
     from gateway.app.trace_exporter import trace_problems  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config.advice import advice  # noqa: PLC0415 - slow to import
-    from gateway.config.files import check_files, exposed_fleet_token  # noqa: PLC0415 - slow to import
+    from gateway.config.file_checks import check_files, exposed_fleet_token  # noqa: PLC0415 - slow to import
 
     config = load(config_sources(file, tunnels, backends, settings))
     problems = file_problems(config) + trace_problems(config) + check_files(config)

@@ -21,10 +21,10 @@ from gateway.contracts.tunnel import Progress
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
-from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import fill_placeholders
-from gateway.relay.redial import retry_dial
+from gateway.processes.tunnel_processes import TunnelProcesses
+from gateway.relay.dial_retry import retry_dial
 from gateway.relay.stream_bridge import StreamBridge
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ class CommandLink:
         progress: Called when no process answers, and when one answers again.
     """
 
-    def __init__(self, options: CommandOptions, network: NetworkId, children: Children, progress: Progress) -> None:
+    def __init__(
+        self, options: CommandOptions, network: NetworkId, children: TunnelProcesses, progress: Progress
+    ) -> None:
         self._options = options
         self._children = children
         self._progress = progress

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import Validity
+from gateway.contracts.security import ValidityPeriod
 from gateway.contracts.states import DatabaseRole
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
@@ -38,7 +38,7 @@ class ProbeResult:
     unusable: tuple[Reason, str] | None = None
     unprobed: str | None = None
     abort_limit: int | None = None
-    certificate: Validity | None = None
+    certificate: ValidityPeriod | None = None
 
     def __post_init__(self) -> None:
         safe = {

@@ -6,8 +6,8 @@ from gateway.cancel_protocol import CancelRequest
 from gateway.contracts.link import Link, Relay, Stream
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.connection_audit import ConnectionRecord
+from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
-from gateway.forwarding.usage import ConnectionSlot
 from gateway.measure import Histogram, Tap
 from gateway.relay.sockets import reset
 

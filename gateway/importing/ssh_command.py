@@ -14,7 +14,7 @@ _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
 _UNNECESSARY = "4AaCfGgKkMNnqsTtvXxYy"
 """Options that need no equivalent in the gateway's configuration, and `-g`, which `_option` handles."""
 _KEYWORDS = {
-    "i": "IdentityFile", "p": "Port", "l": "User", "J": "ProxyJump", "L": "LocalForward", "R": "ForwardStub",
+    "i": "IdentityFile", "p": "Port", "l": "User", "J": "ProxyJump", "L": "LocalForward", "R": "RemoteForward",
     "D": "DynamicForward", "c": "Ciphers", "m": "MACs",
 }  # fmt: skip
 _PROGRAMS = ("ssh", "autossh")

@@ -6,7 +6,7 @@ import socket
 import struct
 
 from gateway.nfs.xdr import XdrError, XdrReader, opaque, uint
-from gateway.relay.receive import receive_exactly
+from gateway.relay.receive_exactly import receive_exactly
 
 _CALL, _REPLY = 0, 1
 _AUTH_NONE, _AUTH_SYS = 0, 1

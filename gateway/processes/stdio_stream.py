@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from gateway.processes.child_process import ChildProcess, starting
-from gateway.processes.children import Children
 from gateway.processes.pipes import open_pipe, read_pipe, wait_readable, write_pipe
+from gateway.processes.tunnel_processes import TunnelProcesses
 
 _CHUNK = 64 * 1024
 _WRITE_CHUNK = 16 * 1024
@@ -67,7 +67,7 @@ class StdioStream:
     @classmethod
     async def start(
         cls,
-        children: Children,
+        children: TunnelProcesses,
         command: Sequence[str],
         environment: Mapping[str, str],
         on_line: Callable[[str], None],

@@ -9,7 +9,7 @@ from gateway.contracts.link import Link, Stream
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.streams import ProxyStream, TlsProxyStream
-from gateway.proxy.tls import TlsSocket
+from gateway.proxy.tls_socket import TlsSocket
 from gateway.tls_client import ClientTls
 
 

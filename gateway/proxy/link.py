@@ -13,9 +13,9 @@ from gateway.proxy import http_connect, socks5
 from gateway.proxy.connection import proxy_connection
 from gateway.proxy.login import read_login
 from gateway.proxy.options import ProxyOptions
-from gateway.proxy.reply import ProxyReplyError
+from gateway.proxy.reply_error import ProxyReplyError
 from gateway.proxy.streams import TlsProxyStream
-from gateway.relay.redial import retry_dial
+from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.text import error_text

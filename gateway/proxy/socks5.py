@@ -5,7 +5,7 @@ import ipaddress
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.proxy.login import ProxyLogin
-from gateway.proxy.reply import ProxyReplyError
+from gateway.proxy.reply_error import ProxyReplyError
 from gateway.proxy.streams import ProxyStream
 
 _VERSION = 5

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from gateway.proxy.tls import TlsSocket
+from gateway.proxy.tls_socket import TlsSocket
 
 
 class ProxyStream:

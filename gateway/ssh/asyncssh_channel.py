@@ -13,10 +13,10 @@ from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_internals import disable_auto_adjust, send_window, send_window_adjust, take_unread_data
 from gateway.ssh.channel_relay import ChannelRelay
-from gateway.ssh.flow_control import INITIAL_BUDGET, Budget, Window
+from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 from gateway.ssh.packet_writer import MAX_SEND_PACKET, PacketWriter
 
-_NO_GROWTH = Budget(0)
+_NO_GROWTH = ByteBudget(0)
 MAX_PACKET = 32 * 1024
 """Maximum packet size that the gateway offers, in bytes."""
 _Opened = tuple["asyncssh.SSHTCPChannel[bytes]", "asyncssh.SSHTCPSession[bytes]"]
@@ -36,7 +36,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
     """
 
     def __init__(self, latency: Histogram, writer: PacketWriter | None, tap: Tap | None = None) -> None:
-        super().__init__(latency, Window(_NO_GROWTH, INITIAL_BUDGET), tap)
+        super().__init__(latency, ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET), tap)
         self._writer = writer
         self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self._window_full = False

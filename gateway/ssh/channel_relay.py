@@ -13,11 +13,11 @@ import time
 from gateway.contracts.states import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.fd_registration import FdRegistration
-from gateway.relay.linger import lingering_closer
+from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import HANGUP, READ, WRITE
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import close_gracefully, reset, shutdown_write, was_reset
-from gateway.ssh.flow_control import Window
+from gateway.ssh.flow_control import ReceiveWindow
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class ChannelRelay:
         "window",
     )  # fmt: skip
 
-    def __init__(self, latency: Histogram, window: Window, tap: Tap | None = None) -> None:
+    def __init__(self, latency: Histogram, window: ReceiveWindow, tap: Tap | None = None) -> None:
         self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self.last_active = time.monotonic()
         self.responses = 0

@@ -18,13 +18,13 @@ from gateway._dataplane.engine import (
 )
 from gateway.contracts.states import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
-from gateway.relay.linger import lingering_closer
+from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import poller
 from gateway.relay.sockets import reset
 from gateway.ssh.engine_host import Arguments, EngineHost
-from gateway.ssh.flow_control import INITIAL_BUDGET, Budget, Window
+from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
-_NO_GROWTH = Budget(0)
+_NO_GROWTH = ByteBudget(0)
 """The engine has its own budgets for the growth of windows."""
 _REASONS = (
     CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.LINK_LOST, CloseReason.ABORTED, CloseReason.MOVED,
@@ -60,7 +60,7 @@ class EngineChannel:
         self.ended: asyncio.Future[CloseReason] = loop.create_future()
         self.cut_short = False
         """Whether the relay ended before it passed the end of the backend's stream on to the client."""
-        self.window = Window(_NO_GROWTH, INITIAL_BUDGET)
+        self.window = ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET)
         self._host = host
         self._latency = latency
         self._tap = tap

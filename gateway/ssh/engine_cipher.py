@@ -37,7 +37,7 @@ def cipher_key(encryption: Encryption | None) -> CipherKey | None:
     return None
 
 
-class PassThrough(Encryption):
+class PassThroughCipher(Encryption):
     """Replaces asyncssh's cipher: asyncssh sends and receives plain text, and the engine encrypts and decrypts it."""
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:

@@ -10,7 +10,7 @@ _MAX_UNUSED = 64
 _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 
-class _Shared:
+class _SharedHistogram:
     """One histogram of the engine.
 
     Args:
@@ -34,11 +34,11 @@ class LatencyHistograms:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._by_latency: dict[int, _Shared] = {}
+        self._by_latency: dict[int, _SharedHistogram] = {}
         """Open histograms, by the identity of the gateway's histogram."""
-        self._by_number: dict[int, _Shared] = {}
+        self._by_number: dict[int, _SharedHistogram] = {}
         """Histograms for which records can arrive."""
-        self._unused: dict[int, _Shared] = {}
+        self._unused: dict[int, _SharedHistogram] = {}
         """Open histograms without channels, oldest first."""
         self._free: list[int] = []
 
@@ -46,7 +46,7 @@ class LatencyHistograms:
         """Return the number of the engine's histogram for `latency`. The caller must release it."""
         shared = self._by_latency.get(id(latency))
         if shared is None:
-            shared = _Shared(latency, self._free.pop() if self._free else len(self._by_number))
+            shared = _SharedHistogram(latency, self._free.pop() if self._free else len(self._by_number))
             self._by_latency[id(latency)] = self._by_number[shared.number] = shared
         self._unused.pop(shared.number, None)
         shared.channels += 1

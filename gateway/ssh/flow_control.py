@@ -28,7 +28,7 @@ CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
 """Limit, in bytes, on the window growth of one SSH connection. It keeps one long path from using the whole budget."""
 
 
-class Budget:
+class ByteBudget:
     """A budget of bytes. Windows take bytes from it, and return them.
 
     Args:
@@ -36,7 +36,7 @@ class Budget:
         parent: A larger budget. Bytes that are taken from this budget are also taken from the parent.
     """
 
-    def __init__(self, size: int, parent: "Budget | None" = None) -> None:
+    def __init__(self, size: int, parent: "ByteBudget | None" = None) -> None:
         self.available = size
         self._parent = parent
 
@@ -59,13 +59,13 @@ class Budget:
             self._parent.release(size)
 
 
-INITIAL_BUDGET = Budget(INITIAL_BUDGET_BYTES)
+INITIAL_BUDGET = ByteBudget(INITIAL_BUDGET_BYTES)
 """The budget for initial windows, shared by all channels of this process."""
-GROWTH_BUDGET = Budget(GROWTH_BUDGET_BYTES)
+GROWTH_BUDGET = ByteBudget(GROWTH_BUDGET_BYTES)
 """The budget for window growth, shared by all channels of this process."""
 
 
-class Window:
+class ReceiveWindow:
     """The receive window of one channel. The relay that owns it must call `close`.
 
     Args:
@@ -78,7 +78,7 @@ class Window:
         "consumed", "remaining", "size",
     )  # fmt: skip
 
-    def __init__(self, growth_budget: Budget, initial_budget: Budget) -> None:
+    def __init__(self, growth_budget: ByteBudget, initial_budget: ByteBudget) -> None:
         extra = initial_budget.take(INITIAL_WINDOW - MIN_WINDOW)
         if extra < INITIAL_WINDOW - MIN_WINDOW:
             initial_budget.release(extra)

@@ -6,7 +6,7 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.flow_control import CONNECTION_GROWTH_BYTES, GROWTH_BUDGET, Budget
+from gateway.ssh.flow_control import CONNECTION_GROWTH_BYTES, GROWTH_BUDGET, ByteBudget
 from gateway.ssh.native_channel import NativeChannel, RoundTrip
 from gateway.ssh.packet_transport import PacketTransport
 
@@ -24,7 +24,7 @@ class NativeChannelOpener:
         self._conn = conn
         self._transport = transport
         self._round_trip = round_trip
-        self._growth_budget = Budget(CONNECTION_GROWTH_BYTES, GROWTH_BUDGET)
+        self._growth_budget = ByteBudget(CONNECTION_GROWTH_BYTES, GROWTH_BUDGET)
 
     @property
     def opening_count(self) -> int:

@@ -24,13 +24,13 @@ from gateway.contracts.tunnel import OpenTunnel, Tunnel
 from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tally
 from gateway.supervision.backoff import QUARANTINE, RECONNECT, Backoff
-from gateway.supervision.ways_link import WaysLink
+from gateway.supervision.failover_link import FailoverLink
 from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
 
-class Described(Protocol):
+class StateDescriber(Protocol):
     """The part of an uplink that reports the cause of its state."""
 
     def describe(self) -> str:
@@ -173,7 +173,7 @@ class Uplink:
             for each in opened:
                 each.cancel()
         link = next(iter(done)).result()
-        return link if len(self.vias) == 1 else WaysLink(self.vias, link.network)
+        return link if len(self.vias) == 1 else FailoverLink(self.vias, link.network)
 
     async def _wait_vias_settled(self) -> None:
         for each in self.vias:
@@ -265,7 +265,7 @@ class Uplink:
             log.warning("tunnel down", extra={**extra, "reason": str(self.reason), "detail": self.detail})
 
 
-def describe_all(uplinks: Iterable[Described]) -> str:
+def describe_all(uplinks: Iterable[StateDescriber]) -> str:
     """Return one line with the states of several tunnels, without repeating a cause that they share."""
     return "; ".join(dict.fromkeys(uplink.describe() for uplink in uplinks))
 

@@ -12,8 +12,8 @@ from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
-from gateway.processes.children import Children
 from gateway.processes.programs import resolve_program
+from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.tunnels import TunnelKind
 
 PROCESSES = Fact("processes", "Running processes of a command tunnel.", describe=hidden, additive=True)
@@ -43,7 +43,7 @@ class CommandTunnel:
         if not via.network.is_local:
             raise TunnelError(Reason.PROTOCOL, _VIA, fatal=True)
         progress(TunnelState.CONNECTING)
-        async with Children() as children:
+        async with TunnelProcesses() as children:
             link = CommandLink(self._options, via.network, children, progress)
             async with link.running(self._targets):
                 try:

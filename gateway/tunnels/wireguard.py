@@ -19,7 +19,7 @@ from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.network_context import create_context, new_device_name
 from gateway.vpn.options import WireGuardOptions, read_path
 from gateway.vpn.task_scope import background_tasks
-from gateway.vpn.wireguard import WireGuard
+from gateway.vpn.wireguard_device import WireGuardDevice
 from gateway.vpn.wireguard_loader import load_wireguard_file
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class WireGuardTunnel:
             context = create_context(options.isolation, device)
             stack.callback(context.close)
             stack.push_async_callback(context.release_device)
-            wireguard = WireGuard(options, device, context)
+            wireguard = WireGuardDevice(options, device, context)
             stack.push_async_callback(wireguard.stop)
             addressing = await wireguard.start()
             await self._wait_for_handshake(wireguard, progress)
@@ -91,7 +91,7 @@ class WireGuardTunnel:
             async with background_tasks(link, monitor.run(), active.wait_for_child()):
                 yield OpenTunnel(link, lambda: active.status(link), active.renew)
 
-    async def _wait_for_handshake(self, wireguard: WireGuard, progress: Progress) -> None:
+    async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: Progress) -> None:
         """Wait for the first handshake.
 
         Raises:
@@ -117,7 +117,7 @@ class WireGuardTunnel:
 class _ActiveDevice:
     """A WireGuard device after the first handshake. Updates the status of its link."""
 
-    def __init__(self, wireguard: WireGuard) -> None:
+    def __init__(self, wireguard: WireGuardDevice) -> None:
         self._wireguard = wireguard
         self._renewal: asyncio.Task[None] | None = None
         self._handshake_age: float | None = None

@@ -14,12 +14,12 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
-from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.socket_relay import SocketRelay
+from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_addresses import DeviceAddresses
 from gateway.vpn.dns import VpnResolver
 from gateway.vpn.icmp import EchoMonitor
-from gateway.vpn.liveness import Liveness, Thresholds
+from gateway.vpn.liveness import Liveness, SilenceThresholds
 from gateway.vpn.network_context import NetworkContext
 
 _ERRORS_FROM_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
@@ -55,7 +55,7 @@ class VpnLink:
         thresholds: Seconds without an expected reply after which the VPN counts as unresponsive.
     """
 
-    def __init__(self, context: NetworkContext, network: NetworkId, thresholds: Thresholds) -> None:
+    def __init__(self, context: NetworkContext, network: NetworkId, thresholds: SilenceThresholds) -> None:
         self.network = network
         self.liveness = Liveness(thresholds, time.monotonic())
         self.server: str | None = None

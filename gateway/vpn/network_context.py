@@ -15,9 +15,9 @@ from typing import Protocol, TypeVar
 
 from gateway.cancellation import is_being_cancelled
 from gateway.errors import TunnelError
-from gateway.vpn import devices, policy_routing
+from gateway.vpn import network_devices, policy_routing
 from gateway.vpn.device_addresses import DeviceAddresses
-from gateway.vpn.namespace import Namespace
+from gateway.vpn.network_namespace import NetworkNamespace
 from gateway.vpn.options import Isolation
 
 log = logging.getLogger(__name__)
@@ -101,19 +101,19 @@ class NetnsContext:
     """A network namespace for the device, so that the host's routes and name resolution stay unchanged."""
 
     def __init__(self) -> None:
-        self._namespace = Namespace()
+        self._namespace = NetworkNamespace()
         self._prepared = False
         self._device: str | None = None
 
     async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
         """See `NetworkContext`."""
         if not self._prepared:
-            await self.run_blocking(devices.prepare_namespace)
+            await self.run_blocking(network_devices.prepare_namespace)
             self._prepared = True
         if self._device != device:
-            await asyncio.to_thread(devices.move, device, self._namespace.fd)
+            await asyncio.to_thread(network_devices.move, device, self._namespace.fd)
             self._device = device
-        await self.run_blocking(lambda: devices.configure_in_namespace(device, addressing))
+        await self.run_blocking(lambda: network_devices.configure_in_namespace(device, addressing))
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """See `NetworkContext`."""
@@ -125,7 +125,7 @@ class NetnsContext:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            # `Namespace.close` cancels each job that has not started.
+            # `NetworkNamespace.close` cancels each job that has not started.
             if future.cancelled() and not is_being_cancelled():
                 raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
             raise

@@ -2,7 +2,7 @@
 
 from gateway.errors import GatewayError
 from gateway.vpn.openvpn_grammar import BLOCK_DIRECTIVES, IGNORED_VARIABLES, check_values, is_allowed
-from gateway.vpn.openvpn_syntax import Directive, printable_name
+from gateway.vpn.openvpn_syntax import OpenVpnDirective, printable_name
 
 _IGNORED = {
     # The process and its output.
@@ -68,7 +68,7 @@ _REFUSED = {
 """Refused directives, grouped by the reason. Directives that are in no table are refused too."""
 
 
-def is_ignored(directive: Directive) -> bool:
+def is_ignored(directive: OpenVpnDirective) -> bool:
     """Return whether the gateway ignores a directive, instead of keeping or refusing it."""
     if directive.name == "setenv":
         return not IGNORED_VARIABLES.isdisjoint(directive.values[:1])
@@ -80,7 +80,7 @@ def is_known(name: str) -> bool:
     return is_allowed(name) or name in _IGNORED or _refusal(name) is not None
 
 
-def check_allowed(directive: Directive, *, connection: bool = False) -> None:
+def check_allowed(directive: OpenVpnDirective, *, connection: bool = False) -> None:
     """Check that a directive is allowed in a client's file. Does not check the content of blocks.
 
     Args:

@@ -3,7 +3,7 @@
 import re
 
 from gateway.errors import GatewayError
-from gateway.vpn.openvpn_syntax import Directive, printable_name
+from gateway.vpn.openvpn_syntax import OpenVpnDirective, printable_name
 
 FILE_DIRECTIVES = {
     "ca": "FILE", "cert": "FILE", "key": "FILE", "extra-certs": "FILE", "crl-verify": "FILE", "pkcs12": "FILE",
@@ -94,7 +94,7 @@ def is_allowed(name: str) -> bool:
     return name in _ALLOWED or name in BLOCK_DIRECTIVES
 
 
-def check_values(directive: Directive, *, connection: bool) -> None:
+def check_values(directive: OpenVpnDirective, *, connection: bool) -> None:
     """Check that a directive is allowed and has allowed values.
 
     Args:

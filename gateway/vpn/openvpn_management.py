@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
-from gateway.vpn.privileges import grant_access, unprivileged_user
+from gateway.vpn.openvpn_privileges import grant_access, unprivileged_user
 from gateway.vpn.stale_cleanup import RuntimeDirectory
 
 _PREFIX = "gateway-vpn-"

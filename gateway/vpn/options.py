@@ -7,7 +7,7 @@ from typing import Literal
 
 from gateway.contracts.security import Secret
 from gateway.contracts.values import POSITIVE, Duration
-from gateway.vpn.liveness import Thresholds
+from gateway.vpn.liveness import SilenceThresholds
 
 Isolation = Literal["namespace", "device"]
 
@@ -33,9 +33,9 @@ class SilenceTimeouts:
             raise ValueError("needs suspect < down <= lost <= restart: change one of them")
 
     @property
-    def thresholds(self) -> Thresholds:
+    def thresholds(self) -> SilenceThresholds:
         """The durations in the form that the liveness monitor uses."""
-        return Thresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
+        return SilenceThresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 
 @dataclass(frozen=True)

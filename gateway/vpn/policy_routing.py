@@ -13,8 +13,8 @@ from typing import Any
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
 from gateway.vpn.device_addresses import DeviceAddresses
-from gateway.vpn.devices import bring_up, default_routes
 from gateway.vpn.netlink import device_index, ignore_missing, netlink_socket
+from gateway.vpn.network_devices import bring_up, default_routes
 
 _NO_PREFIX_ROUTE = 0x200
 """IFA_F_NOPREFIXROUTE: the kernel adds no route for the prefix of the address."""

@@ -11,8 +11,8 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.docker.consumers import Consumer
 from gateway.errors import Reason
+from gateway.forwarding.consumer_usage import UsageCounters
 from gateway.forwarding.listener import ListenAddress
-from gateway.forwarding.usage import Usage
 from gateway.measure import Histogram
 from gateway.ops.status_views import ConsumerView
 from gateway.supervision.uplink import Uplink
@@ -180,7 +180,7 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
     )
 
 
-def consumer_view(usage: Usage | ConsumerView) -> ConsumerView:
+def consumer_view(usage: UsageCounters | ConsumerView) -> ConsumerView:
     """Return what a consumer uses now; for a consumer of a worker, return the worker's last report."""
     return ConsumerView(
         usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,

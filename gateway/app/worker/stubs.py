@@ -45,7 +45,7 @@ class LinkStub:
 
 
 class UplinkStub:
-    """Proxy for a worker's uplink; see `gateway.health.monitor.MonitoredUplink`.
+    """Proxy for a worker's uplink; see `gateway.health.check.MonitoredUplink`.
 
     Args:
         tunnel: The tunnel; None for the direct link.

@@ -10,7 +10,7 @@ import pytest
 from gateway.app import instance_name
 from gateway.app.instance_name import with_instance
 from gateway.config import Config, load
-from gateway.config.load import Sources
+from gateway.config.loader import ConfigSources
 from gateway.docker import own_id
 from gateway.errors import ConfigError, GatewayError
 
@@ -33,7 +33,7 @@ def configured(
         f"gateway: {{state_dir: {folder}/state{gateway}}}\n"
         f"backends: {{a: {{kind: tcp, targets: [h:1], listen: 0.0.0.0:1}}}}\n{more}"
     )
-    config = load(Sources(file, environment=environment or {}))
+    config = load(ConfigSources(file, environment=environment or {}))
     if "gateway.instance" in config.places:
         return config
     return replace(config, gateway=replace(config.gateway, instance=socket.gethostname()))  # the default name

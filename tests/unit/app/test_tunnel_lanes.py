@@ -1,11 +1,11 @@
 from gateway.app.tunnel_lanes import TunnelLane, backend_lanes, required_lanes
-from gateway.config import Config, Sources, load
+from gateway.config import Config, ConfigSources, load
 
 TUNNELS = ("inner=ssh://u@i?via=edge", "edge=ssh://u@e", "spare=ssh://u@s?via=edge")
 
 
 def config(*backends: str) -> Config:
-    return load(Sources(tunnels=TUNNELS, backends=backends, environment={}))
+    return load(ConfigSources(tunnels=TUNNELS, backends=backends, environment={}))
 
 
 def test_each_traffic_class_has_its_own_lane_through_every_hop() -> None:
@@ -22,7 +22,7 @@ def test_each_traffic_class_has_its_own_lane_through_every_hop() -> None:
 
 def test_each_way_has_its_own_lane_and_a_tunnel_opens_after_all_tunnels_that_can_carry_it() -> None:
     several = load(
-        Sources(
+        ConfigSources(
             tunnels=("a=ssh://u@a?via=x,y", "x=ssh://u@x?via=y", "y=ssh://u@y", "z=ssh://u@z"),
             backends=("orders=mysql://db?via=a,z", "media=nfs://nas/x?via=z"),
             environment={},

@@ -39,7 +39,7 @@ def test_each_form_can_be_set(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["import", "ssh", "ssh -R 1:a:2 -L 3306:db:3306 u@h"])
     assert done.exit_code == 0
     assert yaml.safe_load(done.stdout)["backends"]["db"]["kind"] == "mysql"
-    assert "ForwardStub 1:a:2: not imported" in done.stderr
+    assert "RemoteForward 1:a:2: not imported" in done.stderr
     file = tmp_path / "config"
     file.write_text("Host a\n  LocalForward 1000 b:1000\n  User u\n")
     assert CliRunner().invoke(cli, ["import", "ssh-config", str(file)]).exit_code == 0

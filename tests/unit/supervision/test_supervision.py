@@ -12,9 +12,9 @@ from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
 from gateway.supervision.backoff import BackoffPolicy
+from gateway.supervision.failover_link import FailoverLink
 from gateway.supervision.supervisor import supervise
 from gateway.supervision.uplink import Uplink
-from gateway.supervision.ways_link import WaysLink
 
 QUICK = BackoffPolicy(first=0.001, cap=0.002)
 
@@ -120,7 +120,7 @@ async def test_an_inner_tunnel_waits_for_any_of_its_outer_tunnels_and_names_a_co
         await components.stop("two")
         components.start("two", two)
         await until(lambda: inner.state is TunnelState.UP)
-        assert isinstance(tunnel.opened_via[0], WaysLink)
+        assert isinstance(tunnel.opened_via[0], FailoverLink)
 
 
 async def test_a_crashed_unit_is_restarted_without_affecting_others() -> None:

@@ -373,7 +373,7 @@ def folder(tmp_path: Path) -> Path:
     return inside
 
 
-def from_disk(folder: Path, text: str | bytes) -> openvpn_file.ClientFile:
+def from_disk(folder: Path, text: str | bytes) -> openvpn_file.GeneratedClientFile:
     config = folder / "office.ovpn"
     config.write_bytes(text if isinstance(text, bytes) else text.encode())
     config.chmod(0o600)
@@ -422,7 +422,7 @@ def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
     planted.chmod(0o600)
     swapped: list[Path] = []
 
-    def swapping(*args: Any) -> openvpn_file.ClientFile:
+    def swapping(*args: Any) -> openvpn_file.GeneratedClientFile:
         made = openvpn_file.parse_client_file(*args)
         swapped.append(planted.replace(open_to_all))
         return made
