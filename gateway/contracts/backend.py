@@ -48,7 +48,7 @@ class ProbeResult:
 
 
 class Backend(Protocol):
-    """A service that containers use, and the options of the service. `probe` checks one target."""
+    """The options of one backend, and the probe that checks one of its targets."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Check whether clients can use `target`, over the same link as their traffic.

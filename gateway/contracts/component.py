@@ -1,15 +1,15 @@
-"""The interface of a component."""
+"""The interface of anything that the service starts, stops and reports on."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 
 class Component(Protocol):
-    """A long-running component that the supervisor starts and restarts."""
+    """A long-running part of the service, such as an uplink or a check. The supervisor starts and restarts it."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Run until cancelled.
 
         Args:
-            ready: Called by the component when it works. Only the first call has an effect.
+            ready: The component calls this function when it is ready. Only the first call has an effect.
         """

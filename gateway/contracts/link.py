@@ -75,10 +75,10 @@ class Relay(Protocol):
         """Number of bytes read from the backend."""
 
     def abort(self, close_reason: CloseReason) -> None:
-        """Reset both sides immediately, except after `LINK_LOST` with a complete response.
+        """Reset both sides immediately, unless the client must still get the rest of a complete response.
 
-        If the whole response was received before the link was lost, the client first gets the rest of the response.
-        The result of `ended` is set after that.
+        If the gateway received the whole response before the link was lost, it first delivers the response to the
+        client. It then sets the result of `ended`.
         """
 
 

@@ -32,7 +32,7 @@ _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
 class _OverLimit(NamedTuple):
-    """A client that exceeds a limit: the refusal that applies if it sends no cancel request, and its counters."""
+    """The refusal of a client that exceeds a limit, unless it sends a cancel request, and its counters."""
 
     refusal: RefusalReason
     address: str | None
@@ -127,7 +127,7 @@ class Acceptor:
     def _refuse_or_reserve(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None = None
     ) -> None:
-        """Refuse a client. If it only exceeds a limit, first check whether it sends a cancel request."""
+        """Refuse a client. If the only reason is a limit, first check whether the client sends a cancel request."""
         over_limit = self._over_limit(client, refusal, usage)
         if over_limit is None or self.group is None:
             self._refuse(client, refusal, usage)
@@ -191,7 +191,7 @@ class Acceptor:
         client.reset()
 
     async def _identify_and_connect(self, client: PendingClient, address: str) -> None:
-        """Wait until the client's container, which might be starting, is known. Then admit and join the client."""
+        """Identify the client's container, which might still be starting. Then admit and join the client."""
         identity = self.admission.identity
         within = _IDENTIFY_TIMEOUT if self.admission.label is not None else _SHORT_IDENTIFY_TIMEOUT
         consumer = await identity.wait_for(address, within) if identity else None
@@ -207,7 +207,7 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
     ) -> tuple[RefusalReason, UsageCounters] | None:
-        """Give the client a slot of its consumer. If it is refused, return the refusal and the counters for it."""
+        """Reserve a slot of the client's consumer. If the client is refused, return the refusal and its counters."""
         if client.record is not None:
             client.record.consumer = consumer
         # If containers are not known, the address identifies the consumer. The status omits such consumers.

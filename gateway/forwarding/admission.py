@@ -39,7 +39,7 @@ class ClientConsumer(Protocol):
 
 
 class ConsumerResolver(Protocol):
-    """Maps source addresses to consumers."""
+    """Finds the consumer behind a source address."""
 
     def lookup(self, address: str) -> ClientConsumer | None:
         """Return the consumer with this address; None if it is unknown."""
@@ -53,7 +53,7 @@ class ConsumerResolver(Protocol):
 
 @dataclass(frozen=True)
 class ClientSource:
-    """The source of a client: IP address and port, or the path of its unix socket and the credentials of the peer."""
+    """Where a client connects from: IP address and port, or the unix socket and the credentials of the peer."""
 
     address: str | None = None
     port: int = 0
@@ -80,7 +80,7 @@ class ClientSource:
 
 @dataclass(frozen=True)
 class SocketConsumer:
-    """A `ClientConsumer` that the gateway identifies by the unix socket to which the client connects."""
+    """A consumer that is identified by the unix socket to which the client connects; implements `ClientConsumer`."""
 
     name: str
     id: str = ""
@@ -93,7 +93,7 @@ class SocketConsumer:
 
 @dataclass(frozen=True)
 class UnixSocketRule:
-    """Access rule of one unix socket.
+    """Which users may connect to one unix socket.
 
     Args:
         consumer: The consumer to which the socket's connections are counted; None if they are not counted separately.
@@ -115,7 +115,7 @@ class UnixSocketRule:
 
 @dataclass(frozen=True)
 class AdmissionRules:
-    """Admission rules of one backend.
+    """The rules that decide which clients one backend admits.
 
     Args:
         backend: The backend's name.

@@ -20,7 +20,7 @@ _REFUSED = "refused"
 
 @dataclass
 class ConnectionRecord:
-    """Data about one open connection that the audit log and the trace need.
+    """The data that the audit log and the trace need about one open connection.
 
     Args:
         source: The client's source; None if the client disconnected before the source could be read.
@@ -100,7 +100,7 @@ class ConnectionAudit:
             self._write(record, None, None, ending, reason)
 
     def joined(self, record: ConnectionRecord | None) -> ConnectionRecord | None:
-        """Record that a client was joined. Return the record, which `ended` takes when the connection has ended."""
+        """Record that a client was joined. Return the record that the caller passes to `ended` later."""
         if record is not None:
             record.pending = False
             if record.trace is not None:

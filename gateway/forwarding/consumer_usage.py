@@ -15,7 +15,7 @@ UNKNOWN = "unknown"
 
 @dataclass
 class UsageCounters:
-    """Counters of one consumer.
+    """Counts the connections, bytes and latency of one consumer.
 
     Args:
         id: The container's ID; empty if there is none.
@@ -53,7 +53,7 @@ class UsageCounters:
 
 
 class ConnectionSlot:
-    """One connection of one consumer, from admission to close.
+    """Counts one connection of a consumer, from admission to close.
 
     Args:
         active: Number of current connections of each consumer. The slot adds its connection.
@@ -97,7 +97,7 @@ class ConnectionSlot:
 
 
 class ConsumerUsage(dict[str, UsageCounters]):
-    """Usage by the consumer's name."""
+    """The counters of all consumers, by name."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ _DRAIN_INTERVAL = (0.1, 0.4)
 
 @dataclass(frozen=True)
 class JoinedConnection:
-    """A client that is joined to a target.
+    """A client connection that is joined to a target.
 
     Args:
         relay: Carries the bytes.

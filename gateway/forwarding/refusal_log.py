@@ -17,7 +17,7 @@ line."""
 
 
 class RefusalLog:
-    """Logs each combination of source and reason once in ten minutes. Times are monotonic, in seconds.
+    """Logs each combination of source and reason at most once in ten minutes. Times are monotonic, in seconds.
 
     Args:
         backend: The backend's name.

@@ -1,4 +1,4 @@
-"""Retries dials after their connection was replaced, and reports abandoned dials to the caller."""
+"""Repeats a dial if the SSH connection that carried it was replaced, and reports abandoned dials to the caller."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ async def retry_dial(
     on_abandoned: Callable[[], None] = lambda: None,
     within: float = inf,
 ) -> _Connected:
-    """Dial, and dial again immediately after each `RedialError`.
+    """Call `dial`, and repeat the call immediately after each `RedialError`.
 
     Args:
         dial: Makes one attempt. Its argument is the remaining time, in seconds.

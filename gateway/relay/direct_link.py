@@ -1,4 +1,4 @@
-"""The direct link, which dials from this host without a tunnel. Every chain of tunnels starts with this link."""
+"""A link that dials from this host without a tunnel. The outermost tunnel of each chain uses this link."""
 
 import asyncio
 import contextlib

@@ -31,7 +31,7 @@ _TCP_CLOSE = 7
 
 @dataclass
 class _LingeringSocket:
-    """One socket that stays open until the client sends end-of-file.
+    """A socket that stays open until the client sends end-of-file or a deadline passes.
 
     Args:
         sock: The socket. Its write side has been shut down.
@@ -49,7 +49,7 @@ class _LingeringSocket:
 
 
 class LingeringCloser:
-    """Closes sockets of one event loop after the client has received the response.
+    """Closes the sockets of clients after the clients have received the whole response.
 
     Args:
         loop: The event loop.

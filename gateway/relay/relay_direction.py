@@ -1,4 +1,4 @@
-"""One direction of a socket relay: reads from one socket and writes to another.
+"""Copies bytes in one direction of a socket relay: reads from one socket and writes to another.
 
 Small messages pass through one shared buffer with `recv_into` and `send`. If two consecutive
 reads return 64 KiB or more, the direction carries bulk data. It then switches to `splice` through a pipe, which does
@@ -29,7 +29,7 @@ _BULK_AFTER = 2
 
 
 class RelayDirection:
-    """One direction of a relay: from `source` to `sink`."""
+    """Copies bytes in one direction of a relay, from `source` to `sink`."""
 
     reverse: "RelayDirection"
     """The opposite direction, which reads from `sink`. The relay sets this attribute, and deletes it at the end."""
@@ -196,7 +196,7 @@ class RelayDirection:
 
 
 class SocketError(Exception):
-    """A socket failed.
+    """A read from a socket or a write to it failed.
 
     Args:
         sock: The socket.

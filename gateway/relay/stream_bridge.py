@@ -1,4 +1,4 @@
-"""A bridge between a socket and another stream, such as a TLS connection, for code that requires a socket."""
+"""Copies bytes between a socket pair and another stream, such as TLS, for code that requires a socket."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ _tasks: set[asyncio.Task[None]] = set()
 
 
 class _DownloadEnd(enum.Enum):
-    """How the direction from the far side to the user ended."""
+    """How the download (the direction from the far side to the user) ended."""
 
     COMPLETE = enum.auto()
     BROKEN = enum.auto()
@@ -42,7 +42,7 @@ class FarStream(Protocol):
 
     @property
     def supports_half_close(self) -> bool:
-        """Whether the far side can send after it has received the end of the stream."""
+        """Whether the stream supports half-close: the far side can still send after it has received end-of-file."""
 
     @property
     def was_reset(self) -> bool:
