@@ -30,16 +30,16 @@ class AssignedTargets:
         """Do nothing, because the main process checks the targets. See `gateway.app.runtime.TargetHealth`."""
 
     def routes(self, running: RunningBackend) -> list[RoutedTarget]:
-        """See `gateway.app.runtime.TargetHealth`."""
+        """Return the ways to the targets to try for a new client, best first."""
         targets = self.assigned.get(running.spec.name, running.spec.targets)
         return [routed for target in targets for routed in running.routes.get(target, ())]
 
     def on_failure(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.runtime.TargetHealth`."""
+        """Handle a failure of real traffic to a target. See `gateway.app.runtime.TargetHealth`."""
         self._owner.send(TrafficFailure(running.spec.name, routed.target))
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.runtime.TargetHealth`."""
+        """Handle the event that a response of a target takes too long. See `gateway.app.runtime.TargetHealth`."""
         self._owner.send(TrafficFailure(running.spec.name, routed.target, stalled=True))
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:

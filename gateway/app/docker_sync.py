@@ -91,15 +91,15 @@ class DockerSync:
             await self.reconciler.settled.wait()
 
     def lookup(self, address: str) -> Consumer | None:
-        """See `gateway.forwarding.admission.ConsumerResolver`."""
+        """Return the consumer with this address; None if it is unknown."""
         return self.reconciler.directory.lookup(address) if self.reconciler else None
 
     def recently_unknown(self, address: str) -> bool:
-        """See `gateway.forwarding.admission.ConsumerResolver`."""
+        """Return whether a recent lookup found no consumer with this address."""
         return self.reconciler is None or self.reconciler.directory.recently_unknown(address)
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:
-        """See `gateway.forwarding.admission.ConsumerResolver`."""
+        """Return the consumer with this address; wait up to `within` seconds for a container that is starting."""
         return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def explain(self, name: str) -> list[dict[str, Any]] | None:

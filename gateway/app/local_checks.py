@@ -62,7 +62,7 @@ class LocalChecks:
     def update(
         self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool
     ) -> None:
-        """See `gateway.app.runtime.TargetHealth`."""
+        """Start checks of the targets of `running.spec`, and stop the backend's previous checks."""
         spec = running.spec
         previous = {each.target: each for each in running.targets} if keep_results else {}
         self.remove(running)
@@ -98,24 +98,24 @@ class LocalChecks:
         running.on_check_result()
 
     def remove(self, running: RunningBackend) -> None:
-        """See `gateway.app.runtime.TargetHealth`."""
+        """Stop checking the targets. See `gateway.app.runtime.TargetHealth`."""
         for check in running.checks:
             self._components.stop_soon(check)
 
     def routes(self, running: RunningBackend) -> list[RoutedTarget]:
-        """See `gateway.app.runtime.TargetHealth`."""
+        """Return the ways to the targets to try for a new client, best first."""
         return running.ordered_routes()
 
     def on_failure(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.runtime.TargetHealth`."""
+        """Handle a failure of real traffic to a target. See `gateway.app.runtime.TargetHealth`."""
         running.on_failure(routed.target)
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.runtime.TargetHealth`."""
+        """Handle the event that a response of a target takes too long. See `gateway.app.runtime.TargetHealth`."""
         running.on_stall(routed.target, routed.uplink.tunnel_name)
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.runtime.TargetHealth`."""
+        """Handle the event that a dial failed, and that a dial through another way to its target succeeded."""
         running.on_detour(routed.target, routed.uplink.tunnel_name)
 
 

@@ -64,15 +64,15 @@ class ServiceControl:
         return runtime.backends.get(backend) if runtime else None
 
     def phase(self) -> str:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return `starting`, `ready` or `draining`. See `gateway.ops.service_interface.ControlledService`."""
         return phase(started=self.startup_done, draining=self.draining)
 
     def backend_statuses(self) -> list[BackendStatus]:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return the status of each backend. See `gateway.ops.service_interface.ControlledService`."""
         return [status_view.backend_status(each) for each in self._running()]
 
     async def view(self) -> ServiceView:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return the state of the service, from memory. Yields to the event loop between its parts."""
         views = []
         for number, each in enumerate(list(self._running())):
             views.append(self._backend(each))
@@ -116,42 +116,42 @@ class ServiceControl:
         )
 
     def configuration(self) -> ConfigText:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return the configuration without secrets: for each part, such as `backends.orders`, its keys and values."""
         config = self._reloader.config
         if self._described is None or self._described[0] is not config:
             self._described = config, config_text(config)
         return self._described[1]
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
         running = self._find(backend)
         return status_view.history(running) if running else None
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Explain which backends each matching container reaches, and why; None if Docker is not configured."""
         docker = self._reloader.docker
         return docker.explain(name) if docker else None
 
     def fleet(self) -> FleetView:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return the members of the fleet and their last answers, from memory."""
         return self.fleet_poller.view()
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Write an admin command to the audit log. See `gateway.ops.service_interface.ControlledService`."""
         self._auditing.command(command, peer, result)
 
     async def reload(self) -> str:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Read the configuration again, apply it, and return what changed."""
         return await self._reloader.reload("admin")
 
     def drain(self) -> None:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Report not ready from now on. See `gateway.ops.service_interface.ControlledService`."""
         if not self.draining:
             log.info("draining: not ready, still serving")
         self.set_draining(draining=True)
 
     def undrain(self) -> None:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Report ready again. See `gateway.ops.service_interface.ControlledService`."""
         self._reloader.check_running()
         if self.draining:
             log.info("ready again")
@@ -164,14 +164,14 @@ class ServiceControl:
             self.events.record(EventSubject(EventType.DRAIN), self.phase())
 
     def shutdown(self) -> None:
-        """See `gateway.ops.service_interface.ControlledService`. The second call ends the drain immediately."""
+        """Drain and stop. A second call ends the drain immediately."""
         if self._stop.is_set():
             log.warning("stopping immediately")
             self.stop_immediately.set()
         self._stop.set()
 
     def pause(self, backend: str, *, paused: bool) -> bool:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Pause or resume the checks of a backend. See `gateway.ops.service_interface.ControlledService`."""
         runtime, running = self._reloader.runtime, self._find(backend)
         if runtime is None or running is None:
             return False
@@ -186,14 +186,14 @@ class ServiceControl:
         return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Set whether to reset the clients of a backend while its path is down, or to hold them."""
         running = self._find(backend)
         if running is not None:
             running.forward.set_fail_fast(enabled=failing)
         return running is not None
 
     def reconnect(self, tunnel: str) -> bool:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Close and reopen a tunnel, or retry it immediately if it is down."""
         runtime = self._reloader.runtime
         if runtime is None or tunnel not in runtime.config.tunnels:
             return False

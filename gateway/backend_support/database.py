@@ -18,7 +18,7 @@ IMPORT_NOTE = "add check: {user: …, password_file: …} with an account that c
 
 @dataclass(frozen=True)
 class DatabaseCheck(LoginCheckOptions):
-    """The check of a SQL database.
+    """The `check:` keys that all SQL databases have.
 
     Args:
         user: The user to log in as. Without it, the check does not log in, and the state is `unknown`, except with

@@ -92,7 +92,7 @@ class NfsOptions:
 
 @dataclass(frozen=True)
 class NfsCheck:
-    """The check of an NFS backend.
+    """The `check:` keys of an NFS backend.
 
     Args:
         write: Create and remove a directory at each check, to detect full, read-only and over-quota exports.
@@ -102,7 +102,7 @@ class NfsCheck:
 
 
 class NfsBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks an NFS backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
@@ -117,7 +117,7 @@ class NfsBackend:
         """The export of each target at the first probe."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`.
+        """Check whether clients can use `target`, over the same link as their traffic.
 
         Query the export; with `check.write`, create and remove a directory.
         """

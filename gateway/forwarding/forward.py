@@ -166,7 +166,7 @@ class Forward:
         return self._dialer.fail_fast
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """See `gateway.forwarding.dialer.Dialer.set_fail_fast`."""
+        """Set whether to reset clients while all uplinks are down. Also applies to clients that already wait."""
         self._dialer.set_fail_fast(enabled=enabled)
 
     def move_clients(self, drained: frozenset[Endpoint], left: frozenset[Endpoint] = frozenset()) -> None:

@@ -62,7 +62,7 @@ class RpcRecordScanner:
 
 
 class RpcLatencyTap:
-    """See `gateway.measure.Tap`: measures the latency of one connection.
+    """Measures the latency of the RPC calls on one connection; implements `gateway.measure.Tap`.
 
     Args:
         observe: Called with each latency in seconds.
@@ -80,7 +80,7 @@ class RpcLatencyTap:
         """For the XID of each unanswered call: the monotonic time at which the call passed the tap."""
 
     def on_request(self, data: memoryview, now: float) -> None:
-        """See `gateway.measure.Tap`."""
+        """Observe `data` from the client, received at the monotonic time `now`. See `gateway.measure.Tap`."""
         for xid, kind in self._requests.records(data):
             if kind != _CALL:
                 continue  # the message is a reply to a callback of the server
@@ -89,7 +89,7 @@ class RpcLatencyTap:
             self._pending.setdefault(xid, now)
 
     def on_response(self, data: memoryview, now: float) -> None:
-        """See `gateway.measure.Tap`."""
+        """Observe `data` from the backend, received at the monotonic time `now`. See `gateway.measure.Tap`."""
         for xid, kind in self._responses.records(data):
             called_at = self._pending.pop(xid, None) if kind == _REPLY else None
             if called_at is not None:
@@ -97,14 +97,14 @@ class RpcLatencyTap:
 
     @property
     def tracker(self) -> "RpcLatencyTap":
-        """See `gateway.measure.Tap`."""
+        """Matches requests with responses. None: requests and responses alternate, and need no matching."""
         return self
 
     @property
     def parseable(self) -> bool:
-        """See `gateway.measure.RequestTracker`."""
+        """Whether the bytes so far follow the expected protocol. See `gateway.measure.RequestTracker`."""
         return self._requests.is_rpc and self._responses.is_rpc
 
     def oldest_pending(self) -> float | None:
-        """See `gateway.measure.RequestTracker`."""
+        """Return the monotonic time of the oldest request without a response; None if there is none."""
         return next(iter(self._pending.values()), None)

@@ -1,4 +1,4 @@
-"""The child processes of one tunnel. They end with the tunnel, and also if the gateway is killed."""
+"""Runs the child processes of one tunnel, and ends them with the tunnel, even if the gateway is killed."""
 
 import asyncio
 import contextlib
@@ -14,9 +14,10 @@ from gateway.processes.child_process import ChildProcess
 log = logging.getLogger(__name__)
 
 _END_TIMEOUT = 5.0
-"""Seconds for the exit of a program after its connection has ended. Until then, it can deliver the last data."""
+"""Seconds that a program has to exit after its connection has ended. In this time, it can deliver the last data."""
 _SLOW_END_TIMEOUT = 55.0
-"""Additional seconds for at most `_MAX_SLOW` programs at a time, which can have a slow path."""
+"""Additional seconds for programs that are still running, for example because their path is slow; at most `_MAX_SLOW`
+programs get this time at once."""
 _MAX_SLOW = 16
 _RESTART_PAUSE = 1.0
 _WATCHDOG_TIMEOUT = 3.0
@@ -33,7 +34,7 @@ class TunnelProcesses:
         self._running: dict[ChildProcess, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._slow = 0
-        """Number of programs in their additional time."""
+        """Number of programs that are currently using the additional time."""
         self._watchdog = _Watchdog()
 
     def __len__(self) -> int:

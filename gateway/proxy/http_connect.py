@@ -1,4 +1,4 @@
-"""The client side of HTTP CONNECT (RFC 9110, section 9.3.6), with Basic authentication (RFC 7617)."""
+"""Implements the client side of HTTP CONNECT (RFC 9110, section 9.3.6), with Basic authentication (RFC 7617)."""
 
 import base64
 import ipaddress

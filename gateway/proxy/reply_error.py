@@ -1,4 +1,4 @@
-"""The failure that a proxy reports."""
+"""Defines the error for a refusal or an invalid reply of a proxy."""
 
 from gateway.errors import ReachError
 

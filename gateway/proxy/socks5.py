@@ -1,4 +1,4 @@
-"""The client side of SOCKS5 (RFC 1928), with user name and password (RFC 1929)."""
+"""Implements the client side of SOCKS5 (RFC 1928), with user name and password (RFC 1929)."""
 
 import ipaddress
 

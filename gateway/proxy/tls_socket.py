@@ -1,4 +1,4 @@
-"""A TLS connection that supports half-close: each direction can end separately (RFC 8446, section 6.1).
+"""Implements a TLS client connection that supports half-close (RFC 8446, section 6.1).
 
 asyncio's TLS transport ends both directions together, and discards received data when the connection fails.
 """

@@ -64,12 +64,12 @@ class SocketRelay:
 
     @property
     def awaiting_response(self) -> bool:
-        """See `gateway.contracts.link.Relay`."""
+        """Whether the client was the last side to send data, and so probably waits for a response."""
         return self._request_at > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """See `gateway.contracts.link.Relay`."""
+        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
         return waiting_since(self._tap, self._request_at)
 
     def abort(self, close_reason: CloseReason) -> None:

@@ -24,7 +24,7 @@ _READ_SIZE = 64 * 1024
 
 
 class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
-    """Relays between a client socket and an asyncssh channel; see `gateway.contracts.link.Relay`.
+    """Relays between a client socket and an asyncssh channel; implements `gateway.contracts.link.Relay`.
 
     asyncssh uses this object as the channel's session. The methods that asyncssh calls must not raise, because an
     exception would close the whole SSH connection. The relay owns the client's socket after `attach`.
@@ -175,7 +175,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
 
 
 class AsyncsshChannelOpener:
-    """Opens asyncssh channels; see `gateway.ssh.pooled_connection.ChannelOpener`.
+    """Opens asyncssh channels; implements `gateway.ssh.pooled_connection.ChannelOpener`.
 
     Args:
         conn: The SSH connection.
@@ -201,7 +201,7 @@ class AsyncsshChannelOpener:
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> AsyncsshChannel:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """Open a channel to `to`. A channel that opens after this method has raised is closed immediately."""
         relay = AsyncsshChannel(latency, self._writer, tap)
         # asyncssh leaks the channel if the opening task is cancelled (asyncssh #823). So a separate task opens the
         # channel. If the caller stops waiting, the channel is aborted as soon as it is open.
@@ -225,7 +225,7 @@ class AsyncsshChannelOpener:
         raise TimeoutError
 
     def fail_opens(self, error: Exception) -> None:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """Make every pending `open` raise `error`. See `gateway.ssh.pooled_connection.ChannelOpener`."""
         failure, self._failure = self._failure, asyncio.get_running_loop().create_future()
         failure.set_exception(error)
         failure.exception()  # asyncio logs an exception that no caller retrieves

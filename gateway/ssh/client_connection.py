@@ -27,8 +27,8 @@ OpenSSH adds the length of the next packet in bytes to a count of blocks (packet
 small RekeyLimit, every long packet therefore starts a key exchange."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
-"""Maximum number of packets that asyncssh can delay during a key exchange. Replies to the peer's requests are
-delayed, too. Above this number, the connection is closed."""
+"""Maximum number of packets, including replies to the peer's requests, that asyncssh delays during a key exchange.
+Above this number, the connection is closed."""
 
 
 class ControlWriter(Protocol):

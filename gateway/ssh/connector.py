@@ -39,7 +39,7 @@ async def connect(
         options: The tunnel's options.
         dial: Opens a connected, non-blocking socket to the server. The SSH connection owns it.
         progress: Called when the login starts.
-        memory: The tunnel's host key memory. It is updated after a successful login.
+        memory: The tunnel's host key history, which a successful login updates.
         engine: Whether the engine carries the connection after the login, if it was built.
 
     Returns:
@@ -71,8 +71,8 @@ async def _connect(
         options: The tunnel's options.
         sock: The socket to the server. This function takes ownership of it.
         progress: Called when the login starts.
-        memory: The tunnel's host key memory.
-        refusals: Verifiers of earlier connections. This function adds its verifier if a key of
+        memory: The tunnel's host key history.
+        refusals: The host key verifiers of earlier connections. This function adds its own verifier if a key of
             another type might be trusted.
         engine: See `connect`.
     """

@@ -1,4 +1,4 @@
-"""A channel that the engine joins to a client. The engine moves the bytes; this object reports what it does."""
+"""Represents a channel whose bytes the engine moves: opens it, closes it, and reports its counters."""
 
 import asyncio
 import socket
@@ -37,7 +37,7 @@ _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0)
 
 
 class EngineChannel:
-    """A channel of the engine; see `gateway.contracts.link.Relay`.
+    """Controls a relay that runs in the engine; implements `gateway.contracts.link.Relay`.
 
     Args:
         host: The host of the engine.
@@ -77,32 +77,32 @@ class EngineChannel:
 
     @property
     def to_backend(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """Number of bytes read from the client. See `gateway.contracts.link.Relay`."""
         return self._gauge()[0]
 
     @property
     def from_backend(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """Number of bytes read from the backend. See `gateway.contracts.link.Relay`."""
         return self._gauge()[1]
 
     @property
     def responses(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """Number of times that the backend responded after the client had sent data."""
         return self._gauge()[2]
 
     @property
     def last_active(self) -> float:
-        """See `gateway.contracts.link.Relay`."""
+        """Monotonic time of the last activity on either side, in seconds. See `gateway.contracts.link.Relay`."""
         return self._gauge()[3]
 
     @property
     def awaiting_response(self) -> bool:
-        """See `gateway.contracts.link.Relay`."""
+        """Whether the client was the last side to send data, and so probably waits for a response."""
         return self._gauge()[4] > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """See `gateway.contracts.link.Relay`."""
+        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
         return waiting_since(self._tap, self._gauge()[4])
 
     @property

@@ -1,4 +1,4 @@
-"""Histograms of the engine, which add their observations to the gateway's histograms."""
+"""Adds the latencies that the engine has measured to the gateway's histograms."""
 
 import struct
 
@@ -11,7 +11,7 @@ _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 
 class _SharedHistogram:
-    """One histogram of the engine.
+    """A histogram that several channels of the engine share.
 
     Args:
         latency: The gateway's histogram.
@@ -26,7 +26,7 @@ class _SharedHistogram:
 
 
 class LatencyHistograms:
-    """Numbers the histograms of one engine.
+    """Assigns the histograms of one engine to channels, and reuses them.
 
     Args:
         engine: The engine.

@@ -1,4 +1,4 @@
-"""Receive windows of SSH channels: initial sizes, growth from measured throughput, and memory budgets. Does no I/O.
+"""Computes the receive windows of SSH channels: initial sizes, growth, and memory budgets. Does no I/O.
 
 A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window occupies memory only
 when the client reads slowly. A window grows only if the channel uses more than half of it within one round trip,
@@ -29,7 +29,7 @@ CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
 
 
 class ByteBudget:
-    """A budget of bytes. Windows take bytes from it, and return them.
+    """A limit on the bytes of many windows together. Windows take bytes from the budget, and return them.
 
     Args:
         size: Bytes that are available at the start.

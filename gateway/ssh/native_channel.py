@@ -1,4 +1,4 @@
-"""Native data plane: relays between a client and an SSH channel without tasks, queues or unnecessary copies."""
+"""Relays between a client and an SSH channel without tasks, queues or unnecessary copies."""
 
 import asyncio
 import socket
@@ -33,7 +33,7 @@ RoundTrip = Callable[[], float | None]
 
 
 class NativeChannel(ChannelRelay):
-    """A channel of the native data plane; see `gateway.contracts.link.Relay`.
+    """Relays between a client and a channel of the native data plane; implements `gateway.contracts.link.Relay`.
 
     asyncssh uses this object as the handler of the channel.
 

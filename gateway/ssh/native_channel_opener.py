@@ -1,4 +1,4 @@
-"""Opens channels of the native data plane."""
+"""Opens SSH channels of the native data plane."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from gateway.ssh.packet_transport import PacketTransport
 
 
 class NativeChannelOpener:
-    """Opens channels of the native data plane; see `gateway.ssh.pooled_connection.ChannelOpener`.
+    """Opens channels of the native data plane; implements `gateway.ssh.pooled_connection.ChannelOpener`.
 
     Args:
         conn: The SSH connection.
@@ -38,7 +38,7 @@ class NativeChannelOpener:
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> NativeChannel:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """Open a channel to `to`. A channel that opens after this method has raised is closed immediately."""
         relay = NativeChannel(self._conn, self._transport, latency, self._round_trip, self._growth_budget, tap)
         try:
             relay.request(to.host, to.port)
@@ -57,6 +57,6 @@ class NativeChannelOpener:
         return relay
 
     def fail_opens(self, error: Exception) -> None:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """Make every pending `open` raise `error`. See `gateway.ssh.pooled_connection.ChannelOpener`."""
         for relay in list(self._transport.reader.opening.values()):
             relay.fail_open(error)

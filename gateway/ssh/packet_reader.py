@@ -43,7 +43,7 @@ _END_TYPES = (MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE)
 
 
 class PacketReceiver(Protocol):
-    """The interface of a channel that receives packets from `PacketReader`."""
+    """A channel to which `PacketReader` passes packets."""
 
     window: ReceiveWindow
     """The receive window."""

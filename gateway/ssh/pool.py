@@ -1,4 +1,4 @@
-"""The link of an SSH tunnel: a pool of SSH connections to one server; each new channel uses the least loaded one."""
+"""Implements the link of an SSH tunnel: a pool of SSH connections, of which the least loaded gets new channels."""
 
 import asyncio
 import contextlib
@@ -89,7 +89,7 @@ class SshLink:
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> PooledChannel:
-        """See `gateway.contracts.link.Link`."""
+        """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         usable = [connection for connection in self._usable if connection.alive]
         if not usable:
             raise LinkLostError
@@ -110,7 +110,7 @@ class SshLink:
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.link.Link`. Records the phase `channel`."""
+        """Connect a non-blocking socket to `to`. Record the phase `channel`. See `gateway.contracts.link.Link`."""
         caller_end, relay_end = socket_pair()
         timed = phases or Phases()
         timed.timeout_hint = (
@@ -132,7 +132,7 @@ class SshLink:
         return caller_end
 
     async def lost(self) -> TunnelError:
-        """See `gateway.contracts.link.Link`."""
+        """Wait until the link is lost, and return the cause, which is not fatal."""
         return await asyncio.shield(self._lost)
 
     def renew(self) -> None:

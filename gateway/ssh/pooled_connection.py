@@ -1,4 +1,4 @@
-"""One SSH connection of a pool: opens channels, and measures how long the peer has been silent."""
+"""Opens channels on one SSH connection of a pool, and measures how long the peer has been silent."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ _RECENTLY_HEARD = 0.3
 
 
 class PooledChannel(Relay, Protocol):
-    """A relay between a client and one channel."""
+    """A relay between a client and one channel of a pooled connection."""
 
     @property
     def cut_short(self) -> bool:
@@ -78,7 +78,7 @@ class ChannelOpener(Protocol):
 
 
 class PooledConnection:
-    """Opens channels on one SSH connection, and tracks whether the peer answers.
+    """An SSH connection of a pool. Opens channels, and tracks whether the peer answers.
 
     Args:
         conn: An authenticated connection. This object owns it, and closes it.

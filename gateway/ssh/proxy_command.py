@@ -51,7 +51,7 @@ async def connect_through_program(
     try:
         return await connect(options, dial, progress, memory, engine=engine)
     except TunnelError as error:
-        # The exit code of the program explains the end of the connection.
+        # The exit code of the program is the cause of the lost connection.
         if error.reason is Reason.RESET and streams and await streams[-1].child.exits_within(EXIT_DELAY):
             raise exit_error(command, streams[-1].child, options.login_exit_codes) from error
         raise

@@ -1,4 +1,4 @@
-"""Notices channel opens that take long, with one timer for all opens of a pool."""
+"""Detects slow channel opens, with one timer for all opens of a pool."""
 
 import asyncio
 from collections.abc import Callable

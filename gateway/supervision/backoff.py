@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BackoffPolicy:
-    """Parameters of a backoff, in seconds.
+    """The limits of the delays between attempts, in seconds.
 
     Args:
         first: Upper bound of the first delay. Each failure doubles the upper bound.
         cap: Maximum of the upper bound.
         floor: Minimum delay.
-        forgive_every: Seconds of success that offset one failure. Therefore a flapping component is retried at
-            increasing intervals, and a component that ran for a long time is retried soon.
+        forgive_every: Seconds of success that offset one failure. Therefore, the delays of a flapping component
+            increase, and a component that ran for a long time is retried soon.
     """
 
     first: float = 0.25
@@ -31,7 +31,7 @@ RESTART = BackoffPolicy(first=0.5, cap=30.0, floor=0.1)
 
 
 class Backoff:
-    """Backoff state of one component.
+    """Computes the delays between the attempts of one component.
 
     Args:
         policy: The parameters.

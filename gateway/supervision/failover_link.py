@@ -1,4 +1,4 @@
-"""The link of a tunnel with several outer tunnels: it dials through the first outer tunnel that works."""
+"""Implements the link of a tunnel with several outer tunnels: dials through the first one that works."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ _Connected = TypeVar("_Connected")
 
 
 class OuterTunnel(Protocol):
-    """The part of an uplink that the link uses."""
+    """An outer tunnel, through which a `FailoverLink` dials. An uplink implements this interface."""
 
     link: Link | None
     """The open link; None while the tunnel is down or suspect."""
@@ -40,13 +40,13 @@ class FailoverLink:
         self._ways = list(ways)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.link.Link`. Each tunnel limits the duration of its dial."""
+        """Connect a non-blocking socket to `to`. Each tunnel limits the duration of its dial."""
         return await self._first(lambda link, _: link.socket(to, phases), inf)
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """See `gateway.contracts.link.Link`."""
+        """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
 
     async def lost(self) -> NoReturn:

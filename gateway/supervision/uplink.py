@@ -1,4 +1,4 @@
-"""Keeps one tunnel open: the state machine that turns a configured tunnel into a link that others use.
+"""Keeps one tunnel open: connects, reconnects with backoff, and provides the current link.
 
 ::
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class StateDescriber(Protocol):
-    """The part of an uplink that reports the cause of its state."""
+    """Describes the state of an uplink in one line, with its cause."""
 
     def describe(self) -> str:
         """Return one line with the state and the cause of the state."""
@@ -46,7 +46,7 @@ class Uplink:
         vias: The uplinks inside one of which the tunnel runs, in order of preference; empty for the direct tunnel.
         quiet: True: do not log state changes.
         traffic: The traffic class, for the log, if the tunnel is opened once per class.
-        after: Waits until the tunnels that must not be open at the same time as this one are closed. None: there
+        after: Waits until all tunnels that must not be open at the same time as this one have closed; None if there
             are no such tunnels.
     """
 
@@ -182,7 +182,7 @@ class Uplink:
     async def _keep_open(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
         """Open the tunnel and wait for its loss; return the seconds that it was open, and the cause of the loss."""
         async with AsyncExitStack() as stack:
-            # Only the direct tunnel has no outer tunnel, and it ignores the argument.
+            # Only the direct tunnel has no outer tunnel, and the direct tunnel ignores this argument.
             opened = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
             began = time.monotonic()
             self._retry_now.clear()

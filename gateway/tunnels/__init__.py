@@ -109,11 +109,11 @@ KINDS: KindRegistry[TunnelKind] = KindRegistry(__name__, __path__)
 
 
 def tunnel_remedy(kind: str, reason: str | None) -> str:
-    """Return what to do about the failure of a tunnel; empty if there is no remedy.
+    """Return what the operator can do about a failed tunnel; empty if there is no remedy.
 
     Args:
         kind: The name of the kind.
-        reason: The reason of the failure.
+        reason: Why the tunnel failed.
     """
     remedies = {**TUNNEL_REMEDIES, **(KINDS[kind].remedies if kind in KINDS else {})}
     return remedies.get(reason or "", "")

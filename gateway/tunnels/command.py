@@ -21,7 +21,7 @@ _VIA = "a program opens its own connections, which no tunnel can carry: remove v
 
 
 class CommandTunnel:
-    """See `gateway.contracts.tunnel.Tunnel`.
+    """A tunnel through a program; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -30,7 +30,8 @@ class CommandTunnel:
     def __init__(self, options: CommandOptions) -> None:
         self._options = options
         self._targets: list[Endpoint] = []
-        """The targets that the last link has dialed. When the tunnel opens again, one of them must work."""
+        """The targets that clients dialed through the previous link. When the tunnel reopens, at least one of them
+        must work."""
 
     @property
     def far_side(self) -> str:

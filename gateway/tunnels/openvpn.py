@@ -1,4 +1,4 @@
-"""Defines `kind: openvpn`: runs the OpenVPN client as a child process, with its device in a network context."""
+"""Defines `kind: openvpn`: runs the OpenVPN client as a child process, and monitors the connection."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ _TUNNEL_STATES = {
 
 
 class OpenVpnTunnel:
-    """See `gateway.contracts.tunnel.Tunnel`.
+    """An OpenVPN tunnel; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -56,7 +56,7 @@ class OpenVpnTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`: start the child, wait until it is connected, and monitor it."""
+        """Start the child, wait until it is connected, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:
@@ -71,7 +71,7 @@ class OpenVpnTunnel:
 
 
 class _OpenVpnClient:
-    """An OpenVPN client, from the start to the exit of its process."""
+    """Controls one OpenVPN client, from the start to the exit of its process."""
 
     def __init__(
         self, options: OpenVpnOptions, file: GeneratedClientFile, forward: LocalForward | None, via: NetworkId

@@ -18,7 +18,7 @@ from gateway.tunnels import TunnelKind
 
 
 class ProxyTunnel:
-    """See `gateway.contracts.tunnel.Tunnel`.
+    """A tunnel through a SOCKS5 or HTTP proxy; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -34,7 +34,7 @@ class ProxyTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`: connect to the proxy once, then probe the proxy periodically."""
+        """Connect to the proxy once, then probe the proxy periodically; see `gateway.contracts.tunnel.Tunnel`."""
         progress(TunnelState.CONNECTING)
         link = ProxyLink(self._options, via)
         await link.probe()

@@ -40,7 +40,7 @@ _VIA_AND_PROGRAM = "proxy_command opens its own connection, which no tunnel can 
 
 
 class SshTunnel:
-    """A tunnel of kind `ssh`; see `gateway.contracts.tunnel.Tunnel`.
+    """A tunnel through an SSH server; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The tunnel's options.
@@ -110,7 +110,7 @@ def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: s
 
 
 def _verify(options: SshOptions) -> None:
-    """Load credentials and trusted host keys, and find the program and the data plane, to report errors early."""
+    """Load the credentials and the trusted host keys, and check that `proxy_command` and the data plane exist."""
     if options.data_plane == "native" and not is_built():
         raise GatewayError(
             "data_plane: the data plane in C is not built: install gcc, libssl-dev and python3-dev and install the"

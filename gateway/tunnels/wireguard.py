@@ -1,4 +1,4 @@
-"""Defines `kind: wireguard`, with a WireGuard device of the kernel or of wireguard-go in a network context."""
+"""Defines `kind: wireguard`: creates a WireGuard device, in the kernel or with wireguard-go, and monitors it."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ possibly have changed."""
 
 @dataclass(frozen=True, kw_only=True)
 class WireGuardStatus(VpnStatus):
-    """Status of a WireGuard device.
+    """The status of a WireGuard tunnel.
 
     Args:
         device: The provider of the device: `kernel` or `wireguard-go`.
@@ -50,7 +50,7 @@ class WireGuardStatus(VpnStatus):
 
 
 class WireGuardTunnel:
-    """See `gateway.contracts.tunnel.Tunnel`.
+    """A WireGuard tunnel; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -66,7 +66,7 @@ class WireGuardTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`: create the device, wait for a handshake, and monitor it."""
+        """Create the device, wait for a handshake, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         if not via.network.is_local:
             detail = f"WireGuard uses UDP, which the tunnel to {via.network} cannot carry: remove via"
@@ -115,7 +115,7 @@ class WireGuardTunnel:
 
 
 class _ActiveDevice:
-    """A WireGuard device after the first handshake. Updates the status of its link."""
+    """Keeps an open WireGuard tunnel up to date: endpoints, renewed keys, and the status of the link."""
 
     def __init__(self, wireguard: WireGuardDevice) -> None:
         self._wireguard = wireguard

@@ -1,4 +1,4 @@
-"""Liveness of a VPN: measures how long expected replies have been missing. Does no I/O."""
+"""Decides whether a VPN is alive: measures how long expected replies have been missing. Does no I/O."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,14 +24,14 @@ class SilenceThresholds:
 
 
 DIAL_GRACE = 4.0
-"""Seconds to add to each threshold if only a connection attempt expects a reply. In this case it is possible that the
-target is down and not the VPN. A VPN peer sends a packet at least every ten seconds."""
+"""Seconds to add to each threshold if the only missing reply is that to a connection attempt, because the target
+might be down instead of the VPN. A VPN peer sends a packet at least every ten seconds."""
 RECONNECT_INTERVAL = 6.0
 """Seconds between two attempts to reconnect in place."""
 
 
 class SilenceStage(StrEnum):
-    """The reactions to missing replies, in order of increasing severity."""
+    """How severe the silence of a VPN is; each stage has its own reaction, from waiting to a restart."""
 
     FINE = "fine"
     SUSPECT = "suspect"

@@ -1,4 +1,4 @@
-"""Monitors an open VPN: sends echo requests, reports the state, reconnects in place, and at last reports the loss."""
+"""Monitors an open VPN: sends echo requests, reports the state, reconnects, and finally reports the loss."""
 
 import asyncio
 import logging
@@ -62,7 +62,7 @@ class LivenessMonitor:
 
     async def run(self) -> None:
         """Monitor the link until cancelled."""
-        # Send the first requests immediately, to find out which hosts answer.
+        # Send the first requests immediately, to determine which hosts answer.
         self._link.send_echo_requests()
         last_request = time.monotonic()
         while True:

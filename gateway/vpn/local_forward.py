@@ -1,4 +1,4 @@
-"""A local forward: a port on 127.0.0.1 through which a child process reaches a target behind a link."""
+"""Forwards a port on 127.0.0.1 to a target behind a link, for child processes."""
 
 import asyncio
 import contextlib

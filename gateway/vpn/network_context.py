@@ -1,4 +1,4 @@
-"""Network contexts: where a VPN device is, and how to create sockets that use only this device.
+"""Places a VPN device in a network namespace, and creates sockets that use only this device.
 
 The device is either in a separate network namespace or in the host's namespace. In the host's namespace, the sockets
 are bound to the device.
@@ -53,7 +53,7 @@ def create_context(isolation: Isolation, device: str) -> "NetworkContext":
 
 
 class NetworkContext(Protocol):
-    """Creates sockets that use only the VPN device."""
+    """The place of a VPN device: configures the device, and creates sockets that use only the device."""
 
     async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
         """Move the device to this context if necessary, and configure it. Call this again when the settings change.
@@ -98,7 +98,7 @@ class NetworkContext(Protocol):
 
 
 class NetnsContext:
-    """A network namespace for the device, so that the host's routes and name resolution stay unchanged."""
+    """A context with its own network namespace, so that the host's routes and name resolution stay unchanged."""
 
     def __init__(self) -> None:
         self._namespace = NetworkNamespace()
@@ -140,7 +140,7 @@ class NetnsContext:
 
 
 class BoundDeviceContext:
-    """The host's network namespace, with sockets bound to the device and a routing table that only these sockets use.
+    """A context in the host's network namespace: its sockets are bound to the device and use their own routing table.
 
     Args:
         device: Name of the device.

@@ -1,4 +1,4 @@
-"""Network devices and their settings, over netlink. All functions block."""
+"""Creates, configures and removes network devices over netlink. All functions block."""
 
 import contextlib
 import errno

@@ -1,8 +1,8 @@
-"""Anonymous network namespaces. The kernel removes an unused one, even if the gateway was killed.
+"""Creates anonymous network namespaces, which the kernel removes when they are unused.
 
 A thread can be in a different network namespace from the rest of its process (network_namespaces(7)). A socket stays
 in the namespace in which it was created. Therefore a thread in the namespace creates the sockets, and the event loop
-uses these sockets.
+    uses them like any other sockets.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 class NetworkNamespace:
-    """A new network namespace, with only a loopback device.
+    """A network namespace that initially has only a loopback device.
 
     Raises:
         TunnelError: The gateway lacks the capabilities to create a network namespace; fatal.

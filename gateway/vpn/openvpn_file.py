@@ -1,4 +1,4 @@
-"""Reduces the configuration file of an OpenVPN client to its safe directives.
+"""Converts the configuration file of an OpenVPN client to a file that contains only safe directives.
 
 OpenVPN never reads the original text. The gateway parses each directive (`openvpn_syntax.py`), checks it
 (`openvpn_directives.py`), and writes it in a form that OpenVPN parses in the same way. It also parses the content of
@@ -29,7 +29,7 @@ _PROXIES = {"http-proxy", "socks-proxy"}
 
 @dataclass(frozen=True)
 class GeneratedClientFile:
-    """The generated configuration file that OpenVPN receives.
+    """The configuration file that the gateway generates for OpenVPN.
 
     Args:
         directives: The directives of the file. Blocks replace the names of files.

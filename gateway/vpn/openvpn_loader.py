@@ -1,7 +1,7 @@
-"""Loads an OpenVPN client's file, and the files that its directives name, if they are below its directory.
+"""Loads an OpenVPN client file, and the files below its directory that its directives name.
 
-The loader opens each file only once. Therefore it reads the file that it has checked, even if another process
-replaces the file meanwhile.
+The loader opens each file only once. Therefore, the file that it reads is the file that it has checked, even if
+    another process replaces the file meanwhile.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The privileges of the OpenVPN process: only CAP_NET_ADMIN and, where possible, an unprivileged user.
+"""Reduces the privileges of the OpenVPN process to CAP_NET_ADMIN and, if possible, an unprivileged user.
 
 OpenVPN parses input from untrusted hosts. OpenVPN needs CAP_NET_ADMIN to create its device: at the start, and later
 if the server assigns another address. It needs no other capability.

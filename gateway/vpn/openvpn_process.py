@@ -1,4 +1,4 @@
-"""One run of the `openvpn` program, controlled through its management interface."""
+"""Runs the `openvpn` program as a child process, and controls it through its management interface."""
 
 import asyncio
 import logging
@@ -52,7 +52,7 @@ class OpenVpnProcess:
         self.failure: OpenVpnFailure | None = None
         """The most specific failure since the last successful connection."""
         self.addressing: DeviceAddresses | None = None
-        """The device settings that the server has pushed most recently. None: it has pushed none."""
+        """The device settings that the server pushed last; None if the server has pushed no settings."""
         self.server: Endpoint | None = None
         self._options = options
         self._file = file if options.user is None else file.with_login_query()
@@ -99,7 +99,7 @@ class OpenVpnProcess:
         ]  # fmt: skip
 
     async def wait(self) -> TunnelError:
-        """Wait until the child process exits without a request to stop; return the cause."""
+        """Wait until the child process exits although `stop` was not called; return the cause."""
         code = await self._child.wait() if self._child else 0
         await asyncio.sleep(_LOG_DELAY)
         return self.error(f"openvpn ended with exit code {code}")

@@ -1,4 +1,4 @@
-"""Finds the servers in an OpenVPN client's configuration file. Does no I/O."""
+"""Lists the servers in the configuration file of an OpenVPN client. Does no I/O."""
 
 from collections.abc import Iterable, Iterator
 

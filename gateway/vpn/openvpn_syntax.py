@@ -15,7 +15,7 @@ _MAX_LINE = 254
 """Maximum length of a line, in bytes. OpenVPN reads 255 bytes (OPTION_LINE_SIZE) and parses the rest of the line
 as a new line."""
 _MAX_WORDS = 16
-"""Maximum number of words in a line. OpenVPN ignores all words after these (MAX_PARMS)."""
+"""Maximum number of words in a line. OpenVPN ignores further words (MAX_PARMS)."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
@@ -26,7 +26,7 @@ _UNQUOTED = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
 
 @dataclass(frozen=True)
 class OpenVpnDirective:
-    """A directive or a block.
+    """A directive or a block of an OpenVPN configuration file.
 
     Args:
         line: Number of the first line of the directive, from 1.

@@ -1,4 +1,4 @@
-"""The configuration of OpenVPN and WireGuard tunnels."""
+"""Defines the configuration keys of OpenVPN and WireGuard tunnels."""
 
 import ipaddress
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Isolation = Literal["namespace", "device"]
 
 @dataclass(frozen=True)
 class SilenceTimeouts:
-    """When and how the gateway reacts if expected replies through the VPN are missing.
+    """After how many seconds without an expected reply the gateway takes each action.
 
     Args:
         suspect: New clients wait. Two seconds later the VPN starts to reconnect in place.

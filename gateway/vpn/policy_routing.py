@@ -1,4 +1,4 @@
-"""Policy routing in the host's network namespace: a routing table and rules for the sockets of one VPN device.
+"""Configures policy routing in the host's network namespace, for the sockets of one VPN device.
 
 All functions block.
 """

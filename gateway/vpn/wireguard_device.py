@@ -1,4 +1,4 @@
-"""Manages a WireGuard device of the kernel or of wireguard-go, and configures it with `wg`."""
+"""Creates a WireGuard device, either in the kernel or with wireguard-go, and configures it with `wg`."""
 
 import asyncio
 import logging
@@ -79,7 +79,7 @@ class WireGuardDevice:
         return addressing
 
     async def _create_in_kernel(self) -> None:
-        """Create the device in the kernel if it supports WireGuard."""
+        """Create the device in the kernel, if the kernel supports WireGuard."""
         self._lock = DeviceLock(self._device)
         await asyncio.to_thread(network_devices.remove_stale, "wireguard", _PREFIX, is_locked)
         creation = asyncio.ensure_future(asyncio.to_thread(network_devices.add_wireguard, self._device))
@@ -192,7 +192,7 @@ class WireGuardDevice:
             raise TunnelError(Reason.TIMEOUT, f"wg {arguments[0]} did not end within {_WG_TIMEOUT:g} s") from error
 
     async def wait(self) -> str:
-        """Wait until wireguard-go exits; return the cause. For a device of the kernel, wait until cancelled."""
+        """Wait until wireguard-go exits; return the cause. If the kernel has the device, wait until cancelled."""
         return await self._process.wait()
 
     async def stop(self) -> None:

@@ -39,7 +39,7 @@ class WireGuardPeer:
 
 @dataclass(frozen=True)
 class WireGuardFile:
-    """A parsed configuration file.
+    """A parsed WireGuard configuration file.
 
     Args:
         private_key: The private key of the device. None: the key is in another file, named in the configuration.
@@ -211,7 +211,7 @@ def to_setconf(file: WireGuardFile, endpoints: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class WireGuardDeviceStatus:
-    """The status of a WireGuard device.
+    """The status of a WireGuard device, as `wg show` reports it.
 
     Args:
         last_handshake: Time of the last handshake with any peer, in seconds since the epoch. 0: none yet.

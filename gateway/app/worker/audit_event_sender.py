@@ -38,7 +38,7 @@ class AuditEventSender:
         self._recorder.sink = self if section.log is not None else None
 
     def put(self, event: Event) -> None:
-        """See `gateway.audit_log.recorder.Sink`."""
+        """Queue an event, or count it as dropped. See `gateway.audit_log.recorder.Sink`."""
         if len(self._events) < self._max_queued:
             self._events.append(event)
         else:
@@ -46,7 +46,7 @@ class AuditEventSender:
         self._schedule_send()
 
     def count_lost(self, count: int, why: str) -> None:
-        """See `gateway.audit_log.recorder.Sink`."""
+        """Count events that were lost before they reached the sink, and record the loss in the log."""
         del why
         self._lost += count
 
