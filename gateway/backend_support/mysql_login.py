@@ -16,9 +16,9 @@ from pymysql import _auth
 from pymysql.cursors import DictCursor
 from pymysql.protocol import MysqlPacket
 
-from gateway.certificates import der_validity
+from gateway.certificate_validity import der_validity
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import Validity
+from gateway.contracts.security import ValidityPeriod
 from gateway.errors import ProbeError, Reason
 
 MAX_BYTES = 1 << 20
@@ -60,7 +60,7 @@ class MysqlLogin(pymysql.connections.Connection):
         self.logged_in = False
         """Whether the handshake is complete. The server counts connections that are closed before the handshake is
         complete."""
-        self.certificate: Validity | None = None
+        self.certificate: ValidityPeriod | None = None
         """The validity of the server's certificate. None: the server has presented no certificate."""
         self._phases = phases
         self._verified = verified
@@ -251,7 +251,7 @@ class _TimedContext:
         self._context = context
         self._phases = phases
         self.seconds = 0.0
-        self.certificate: Validity | None = None
+        self.certificate: ValidityPeriod | None = None
 
     def wrap_socket(self, sock: Any, server_hostname: str) -> ssl.SSLSocket:
         started = time.perf_counter()

@@ -83,7 +83,7 @@ def configuration(
         ConfigError: The configuration is not valid.
     """
     from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
-    from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
+    from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 

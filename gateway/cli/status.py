@@ -19,7 +19,7 @@ from gateway.cli.output import (
 )
 from gateway.cli.severity import backends_by_severity, headline, outer_tunnels, tunnels_by_severity, verdict, way_rows
 from gateway.cli.watch import watching
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 from gateway.text import format_bytes
 
 _WATCH_INTERVAL = 2.0
@@ -31,7 +31,7 @@ _WIDE_HEADS = ["KIND", "LISTEN", "TOTAL", "SENT", "RECEIVED", "FACTS"]
 @client_options
 @output_option("table", "wide", "json")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
-def status(client: Client, output: str, watch: bool) -> None:
+def status(client: ServiceClient, output: str, watch: bool) -> None:
     """Show tunnels, backends and their checks, worst first.
 
     The first lines say what does not work, and since when.

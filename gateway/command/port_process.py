@@ -17,8 +17,8 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.processes.child_process import ChildProcess, exit_error
-from gateway.relay.dial import dial
 from gateway.relay.sockets import reset
+from gateway.relay.tcp_dial import dial
 
 log = logging.getLogger(__name__)
 

@@ -188,7 +188,7 @@ class CommonCheckOptions:
 
 
 @dataclass(frozen=True)
-class Allow:
+class AllowRules:
     """The clients that may connect. A list stands for `networks`.
 
     Args:
@@ -268,7 +268,7 @@ class CommonBackendOptions:
     hold: Duration | None = None
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
     max_connections_per_consumer: int | None = field(default=None, metadata=AT_LEAST_ONE)
-    allow: Allow = field(default_factory=Allow, metadata={"shorthand": "networks"})
+    allow: AllowRules = field(default_factory=AllowRules, metadata={"shorthand": "networks"})
     worker: bool | None = None
 
 
@@ -297,7 +297,7 @@ class BackendSpec:
     hold: float
     max_connections: int
     max_connections_per_consumer: int | None
-    allow: Allow
+    allow: AllowRules
     worker: bool | None
     check: CommonCheckOptions
     options: Any

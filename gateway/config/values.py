@@ -23,7 +23,7 @@ LogTarget = Literal["stdout", "stderr"] | Path
 _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
-class UnquotedError(ValueError):
+class ValueOmittedError(ValueError):
     """An error about a value. The message contains no part of the value."""
 
 
@@ -126,7 +126,7 @@ def log_target(text: str) -> LogTarget:
 def path(text: str) -> Path:
     """Parse the path of a file. Errors do not contain `text`, which can be a pasted private key."""
     if "\n" in text or "-----BEGIN" in text:
-        raise UnquotedError("contains the content of a file: save it to a file, and set the path of the file")
+        raise ValueOmittedError("contains the content of a file: save it to a file, and set the path of the file")
     return Path(text)
 
 

@@ -25,7 +25,7 @@ _COPY_TIMEOUT = 2.0
 
 
 class _CachedReply:
-    """A target's last reply to an encryption request, and the time of the event loop's clock when it arrived."""
+    """A target's last reply to an encryption request, and when it arrived (monotonic time, in seconds)."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()

@@ -1,4 +1,4 @@
-"""Listening sockets. They are bound at startup, before tunnels open, and stay bound while tunnels open and close."""
+"""Binds listening sockets at startup, and keeps them bound while tunnels open and close."""
 
 import asyncio
 import errno

@@ -18,7 +18,7 @@ _USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TargetCandidate:
     """A target and the result of its checks.
 
     Args:
@@ -41,7 +41,7 @@ class Candidate:
 
 
 def superseded_primaries(
-    candidates: list[Candidate], prefer: Preference, *, confirmed: bool = False
+    candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
 ) -> frozenset[Endpoint]:
     """Return the primaries that another target has replaced, but that are not known to be demoted.
 
@@ -60,7 +60,7 @@ def superseded_primaries(
     return frozenset(each.target for each in superseded if not confirmed or each.failing or each.probed > latest)
 
 
-def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candidate]:
+def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list[TargetCandidate]:
     """Return the targets to try for a new client, best first.
 
     The list also contains targets that are down, at the end: sometimes only the check fails, for example if its
@@ -75,7 +75,7 @@ def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candi
     wrong = wrong_role_targets(candidates, prefer) if prefer == "primary" else frozenset()
     usable = [each for each in candidates if each.target not in wrong]
 
-    def rank(candidate: Candidate) -> tuple[int, int]:
+    def rank(candidate: TargetCandidate) -> tuple[int, int]:
         wrong_role = prefer == "replica" and candidate.role == "primary"
         unchecked = candidate.state is HealthState.UNKNOWN and prefer in ("order", "any")
         return (0 if unchecked else _RANK[candidate.state], int(wrong_role))
@@ -83,7 +83,7 @@ def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candi
     return sorted(usable, key=rank)
 
 
-def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> frozenset[Endpoint]:
+def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) -> frozenset[Endpoint]:
     """Return the targets with the wrong role, from which clients must move. The result can contain down targets.
 
     Args:
@@ -100,7 +100,7 @@ def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> froze
     return frozenset()
 
 
-def lacks_primary(candidates: list[Candidate], prefer: Preference) -> bool:
+def lacks_primary(candidates: list[TargetCandidate], prefer: Preference) -> bool:
     """Return whether clients need a primary, and none serves them now. False if no role is known.
 
     Args:
@@ -112,7 +112,7 @@ def lacks_primary(candidates: list[Candidate], prefer: Preference) -> bool:
     return not any(each.state in _USABLE and not each.failing for each in order_targets(candidates, prefer))
 
 
-def backend_state(candidates: list[Candidate], prefer: Preference) -> tuple[HealthState, Reason | None, str]:
+def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> tuple[HealthState, Reason | None, str]:
     """Return the state of a backend, the reason for the state, and one line of detail.
 
     Args:

@@ -52,7 +52,7 @@ class CheckResult:
         return self.passed and self.reason is not Reason.AUTH
 
 
-class History:
+class CheckHistory:
     """The latest results. A full history drops the oldest success; if there is none, the oldest failure."""
 
     def __init__(self, size: int = HISTORY) -> None:

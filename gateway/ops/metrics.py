@@ -21,7 +21,7 @@ from gateway.ops.fact_metrics import target_fact_metrics, tunnel_fact_metrics
 from gateway.ops.status_views import (
     ATTACHMENT_STATES,
     DEAD_CAUSES,
-    CredentialView,
+    CertificateView,
     DockerView,
     ServiceView,
     TunnelView,
@@ -187,7 +187,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
     yield from (up, attachment, writes, errors, dead, revived)
 
 
-def _credentials(credentials: list[CredentialView]) -> Iterator[Metric]:
+def _credentials(credentials: list[CertificateView]) -> Iterator[Metric]:
     expiry = GaugeMetricFamily(
         "gateway_credential_expiry_timestamp_seconds",
         "Earliest expiry of the certificates of a tunnel, a backend or a section (docker, fleet, ops, traces).",

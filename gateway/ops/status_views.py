@@ -158,7 +158,7 @@ class ActionView:
 
 
 @dataclass(frozen=True)
-class ShadowView:
+class NameConflictView:
     """A name that resolves to different addresses on two networks of a container."""
 
     container: str
@@ -215,7 +215,7 @@ class DockerView:
     writes: dict[str, int]
     errors: dict[tuple[str, str], int]
     consumers: dict[str, KnownConsumer]
-    shadows: list[ShadowView] = field(default_factory=list)
+    shadows: list[NameConflictView] = field(default_factory=list)
     peers: list[PeerView] = field(default_factory=list)
     dead: list[DeadContainerView] = field(default_factory=list)
     revived: dict[str, int] = field(default_factory=dict)
@@ -223,7 +223,7 @@ class DockerView:
 
 
 @dataclass(frozen=True)
-class CredentialView:
+class CertificateView:
     """One certificate that the configuration uses."""
 
     kind: str
@@ -295,7 +295,7 @@ class ServiceView:
     workers: dict[int, int | None] = field(default_factory=dict)
     """The process ID of each worker; None while the worker starts."""
     docker: DockerView | None = None
-    credentials: list[CredentialView] = field(default_factory=list)
+    credentials: list[CertificateView] = field(default_factory=list)
     """Certificates in the order of their expiry."""
     tasks: int = 0
     """Number of asyncio tasks in this process."""

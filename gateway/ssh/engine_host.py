@@ -19,17 +19,17 @@ Arguments = tuple[int, int, int, int]
 
 
 class EngineObject(Protocol):
-    """An SSH connection or a channel, as seen by the host of the engine."""
+    """An SSH connection or a channel of the engine, which receives the records about it."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """Handle a record. The object calls `EngineHost.forget` at the last one."""
+        """Handle a record. After the last record, the object calls `EngineHost.forget`."""
 
     def on_engine_failed(self) -> None:
         """Handle the loss of the engine. The token of the object is invalid."""
 
 
 class EngineHost:
-    """The engine of one event loop. It runs when its descriptors are ready, and after commands.
+    """Runs the engine of one event loop when its descriptors are ready, and after commands.
 
     Args:
         loop: The event loop.

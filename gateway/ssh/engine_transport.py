@@ -1,4 +1,4 @@
-"""The transport of an SSH connection that the engine carries after the login."""
+"""Provides asyncssh with a transport for an SSH connection that the engine carries after the login."""
 
 import asyncio
 import errno
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
 """Bytes of packets that asyncssh has processed before the engine is informed. The engine permits 256 KiB."""
 _RETRY_SECONDS = 0.005
-"""Seconds between two checks whether a connection can be handed over."""
+"""Seconds between two checks of whether the connection is ready to be passed to the engine."""
 
 
 class EngineTransport(asyncio.Transport):

@@ -27,7 +27,7 @@ from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.vpn import privileges
+from gateway.vpn import openvpn_privileges
 from tests.support import kube
 from tests.support.certificates import Authority
 from tests.support.engines import Engine, need_engine
@@ -418,7 +418,7 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
             ask = ("exec", "-e", f"DB_PORT={port}", "ways", "/opt/gateway/bin/python3", "-c", QUERY)
             assert yard.engine.docker(*ask).stdout.startswith("rows ")
         running = yard.engine.docker("top", "ways", "-eo", "pid,uid,comm").stdout
-        assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(privileges.USER)], running
+        assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(openvpn_privileges.USER)], running
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 from tests.support.files import REPOSITORY, write_secret
 
 PSQL_PASSFILE_MODE = 0o600
@@ -43,7 +43,7 @@ class Site:
     nfs: nfs.NfsServer | None
     ports: dict[str, int]
     gateway: Process
-    admin: Client
+    admin: ServiceClient
     ops_port: int = 0
     digest: str = ""
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -103,7 +103,7 @@ def running(folder: Path, hold: int) -> Iterator[Site]:
             files,
             ports,
             gateway,
-            Client(None, str(folder / "admin.sock")),
+            ServiceClient(None, str(folder / "admin.sock")),
             ops,
             stack=stack,
         )

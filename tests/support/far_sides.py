@@ -17,7 +17,7 @@ from gateway.measure import Histogram, Tap
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct_link import DirectLink
-from gateway.relay.linger import lingering_closer
+from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import RelayLoop
 from tests.support.certificates import Authority
 from tests.support.ends import BACK, FORTH, End

@@ -12,7 +12,7 @@ import yaml
 from gateway.cli import cli
 from gateway.contracts.states import CloseReason, HealthState, TunnelState
 from gateway.errors import Reason
-from gateway.forwarding.admission import Refusal
+from gateway.forwarding.admission import RefusalReason
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -47,7 +47,7 @@ def test_the_page_about_troubleshooting_has_every_state_and_reason() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
     assert re.findall(r"^### `(\w+)`$", text, re.MULTILINE) == list(Reason)
     rows = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))))
-    assert rows >= {*HealthState, *TunnelState, *Refusal, *CloseReason} - {CloseReason.FINISHED}
+    assert rows >= {*HealthState, *TunnelState, *RefusalReason, *CloseReason} - {CloseReason.FINISHED}
 
 
 def test_the_packages_of_the_architecture_page_are_those_of_the_code() -> None:

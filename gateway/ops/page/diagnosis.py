@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventType, Transition
-from gateway.ops.page.reasons import cause, remedy, state_name
+from gateway.ops.page.reason_texts import cause, remedy, state_name
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5

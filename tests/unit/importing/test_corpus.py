@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from gateway.cli import cli
-from gateway.config import Sources, load
+from gateway.config import ConfigSources, load
 from gateway.errors import UsageError
 from gateway.importing.recognition import FORMS, ImportSource
 from gateway.importing.sources import convert
@@ -93,7 +93,7 @@ def test_the_output_is_a_configuration(path: Path, tmp_path: Path, monkeypatch: 
         name: f"/{name}" if name in ("HOME", "SSH_AUTH_SOCK") else name
         for name in re.findall(r"\$\{(\w+)\}", configuration)
     }
-    config = load(Sources(file=file, environment=environment))
+    config = load(ConfigSources(file=file, environment=environment))
     assert config.backends.keys() == yaml.safe_load(configuration)["backends"].keys()
 
 
@@ -191,5 +191,9 @@ def test_a_damaged_source_gives_a_configuration_or_an_error(path: Path, tmp_path
             converted += 1
             file.write_text(text)
             names = re.findall(r"\$\{(\w+)\}", text)
-            load(Sources(file=file, environment={each: f"/{each}" if each in PATHS else "example" for each in names}))
+            load(
+                ConfigSources(
+                    file=file, environment={each: f"/{each}" if each in PATHS else "example" for each in names}
+                )
+            )
     assert converted
