@@ -1,4 +1,4 @@
-"""Runs the engine inside the event loop, and passes its records to the objects that they concern."""
+"""Starts the engine, and passes its records to the objects that they concern."""
 
 import asyncio
 import logging
@@ -29,15 +29,17 @@ class EngineObject(Protocol):
 
 
 class EngineHost:
-    """The engine of one event loop. It runs when its descriptors are ready, and after commands.
+    """The engine of one event loop.
 
     Args:
         loop: The event loop.
+        thread: Whether the engine runs in its own thread. If not, it runs inside the event loop, which makes tests
+            deterministic.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, thread: bool = True) -> None:
+        self._thread = thread
         self._objects: dict[int, EngineObject] = {}
-        self._scheduled = False
         self._poller = poller()
         self._start()
         if isinstance(loop, RelayLoop):
@@ -46,8 +48,10 @@ class EngineHost:
     def _start(self) -> None:
         self.engine = Engine(LATENCY_BUCKETS, flow_control.GROWTH_BUDGET_BYTES, USER_TIMEOUT_MS)
         self.histograms = LatencyHistograms(self.engine)
+        if self._thread:
+            self.engine.start()
         self._fd = self.engine.fileno()
-        self._poller.add(self._fd, lambda _: self._turn(), READ)
+        self._poller.add(self._fd, lambda _: self.handle_records(), READ)
 
     def add(self, thing: EngineObject) -> int:
         """Return a new token for `thing`, which gets the token's records until `forget`."""
@@ -61,15 +65,8 @@ class EngineHost:
         self.engine.release(token)
 
     def command(self, command: int, token: int, argument: int = 0) -> None:
-        """Queue a command, and run the engine at the end of this iteration of the event loop."""
+        """Queue a command with one argument."""
         self.engine.command(command, token, argument)
-        self.schedule()
-
-    def schedule(self) -> None:
-        """Run the engine at the end of this iteration of the event loop, because a command is queued."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._poller.at_iteration_end(self._run_scheduled)
 
     def close(self) -> None:
         """Reset all clients, and close all connections. Further calls have no effect."""
@@ -77,17 +74,14 @@ class EngineHost:
         self.engine.close()
         self._objects.clear()
 
-    def _run_scheduled(self) -> None:
-        self._scheduled = False
-        self._turn()
-
-    def _turn(self) -> None:
-        if not self.engine.turn(0):
-            return
+    def handle_records(self) -> None:
+        """Pass the engine's records to their objects. If the engine has failed, replace it."""
         try:
+            if not self._thread:
+                self.engine.turn()
             records = self.engine.take()
-        except MemoryError:
-            log.exception("the data plane has lost records; its connections are closed")
+        except OSError:
+            log.exception("the data plane has failed; its connections are closed")
             self._restart()
             return
         for kind, token, arguments, payload in records:

@@ -67,7 +67,6 @@ class EngineTransport(asyncio.Transport):
         """Send a packet of asyncssh, which is not encrypted."""
         if not self._closed:
             self.host.engine.send(self.token, data)
-            self.host.schedule()
 
     def abort(self) -> None:
         """Try once to send what is queued, then close the socket."""
@@ -105,7 +104,6 @@ class EngineTransport(asyncio.Transport):
         """
         if not self._closed:
             self.host.engine.key(self.token, sealing, *key)
-            self.host.schedule()
 
     @property
     def received_bytes(self) -> int:
@@ -230,5 +228,4 @@ async def hand_over(conn: ClientConnection) -> None:
         flow_control.ADJUST_BYTES,
         received,
     )
-    engine_transport.host.schedule()
     conn.use_engine(engine_transport)

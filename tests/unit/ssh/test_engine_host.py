@@ -1,5 +1,6 @@
-"""The host of the engine replaces an engine that has lost records."""
+"""The host of the engine replaces an engine that has failed."""
 
+import errno
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ class Thing:
         self.calls.append("failed")
 
 
-async def test_lost_records_end_every_object_and_replace_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_ends_every_object_and_replaces_the_engine(caplog: pytest.LogCaptureFixture) -> None:
     need_data_plane()
     from gateway.ssh.engine_host import engine_host  # noqa: PLC0415 - the engine is optional
 
@@ -29,13 +30,14 @@ async def test_lost_records_end_every_object_and_replace_the_engine(caplog: pyte
     token = host.add(thing)
 
     def lose() -> list[Any]:
-        raise MemoryError
+        raise OSError(errno.ENOMEM, "records were lost")
 
     real = host.engine
-    host.engine = cast("Any", SimpleNamespace(turn=lambda _: True, take=lose, fileno=real.fileno, close=real.close))
-    host._turn()
+    host.engine = cast("Any", SimpleNamespace(take=lose, close=real.close))
+    host.handle_records()
     assert thing.calls == ["failed"]
-    assert "has lost records" in caplog.text
-    assert host.engine.turn(0) is False
+    assert "has failed" in caplog.text
+    assert host.engine is not real
+    assert host.engine.take() == []
     with pytest.raises(KeyError):
         host.forget(token)
