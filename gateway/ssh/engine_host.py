@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Protocol
 
+from gateway._dataplane import settings
 from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
 from gateway.measure import LATENCY_BUCKETS
 from gateway.relay.per_loop import per_loop
@@ -29,15 +30,17 @@ class EngineObject(Protocol):
 
 
 class EngineHost:
-    """The engine of one event loop.
+    """One engine of an event loop.
 
     Args:
         loop: The event loop.
+        growth_bytes: Limit on the growth of all receive windows of the engine together.
         thread: Whether the engine runs in its own thread. If not, it runs inside the event loop, which makes tests
             deterministic.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, thread: bool = True) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, growth_bytes: int, *, thread: bool = True) -> None:
+        self._growth_bytes = growth_bytes
         self._thread = thread
         self._objects: dict[int, EngineObject] = {}
         self._poller = poller()
@@ -46,12 +49,22 @@ class EngineHost:
             loop.on_close.append(self.close)
 
     def _start(self) -> None:
-        self.engine = Engine(LATENCY_BUCKETS, flow_control.GROWTH_BUDGET_BYTES, USER_TIMEOUT_MS)
+        self.engine = Engine(LATENCY_BUCKETS, self._growth_bytes, USER_TIMEOUT_MS)
         self.histograms = LatencyHistograms(self.engine)
         if self._thread:
             self.engine.start()
         self._fd = self.engine.fileno()
         self._poller.add(self._fd, lambda _: self.handle_records(), READ)
+
+    @property
+    def load(self) -> int:
+        """Number of SSH connections and channels."""
+        return len(self._objects)
+
+    @property
+    def grown_bytes(self) -> int:
+        """Bytes by which receive windows have grown."""
+        return self._growth_bytes - self.engine.growth()
 
     def add(self, thing: EngineObject) -> int:
         """Return a new token for `thing`, which gets the token's records until `forget`."""
@@ -107,7 +120,38 @@ class EngineHost:
             self._objects[token].on_record(kind, arguments, payload)
 
 
+class EnginePool:
+    """The engines of one event loop. Each has a thread.
+
+    Args:
+        loop: The event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._threads = settings.threads
+        self.hosts: list[EngineHost] = []
+        """The hosts that have been started."""
+        self._loop = loop
+
+    def host(self) -> EngineHost:
+        """Return the host for a new SSH connection: a new one, or at the limit the one with the lowest load."""
+        if len(self.hosts) < self._threads:
+            self.hosts.append(EngineHost(self._loop, flow_control.GROWTH_BUDGET_BYTES // self._threads))
+            return self.hosts[-1]
+        return min(self.hosts, key=lambda host: host.load)
+
+    def handle_records(self) -> None:
+        """See `EngineHost.handle_records`."""
+        for host in self.hosts:
+            host.handle_records()
+
+    @property
+    def grown_bytes(self) -> int:
+        """Bytes by which receive windows have grown."""
+        return sum(host.grown_bytes for host in self.hosts)
+
+
 @per_loop
-def engine_host(loop: asyncio.AbstractEventLoop) -> EngineHost:
-    """Return the engine of the running loop."""
-    return EngineHost(loop)
+def engine_pool(loop: asyncio.AbstractEventLoop) -> EnginePool:
+    """Return the engines of the running loop."""
+    return EnginePool(loop)

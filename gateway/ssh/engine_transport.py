@@ -21,7 +21,7 @@ from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import has_strict_kex
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.engine_cipher import CipherKey, with_tag
-from gateway.ssh.engine_host import Arguments, EngineHost, engine_host
+from gateway.ssh.engine_host import Arguments, EngineHost, engine_pool
 from gateway.ssh.engine_opener import EngineChannelOpener
 from gateway.ssh.packet_transport import transport_of
 
@@ -213,7 +213,7 @@ async def hand_over(conn: ClientConnection) -> None:
         return
     seal, open_ = keys
     names = {name: transport.get_extra_info(name) for name in ("sockname", "peername")}
-    engine_transport = EngineTransport(conn, engine_host(), names)
+    engine_transport = EngineTransport(conn, engine_pool().host(), names)
     sock, received = transport.release()
     engine_transport.host.engine.wire(
         engine_transport.token,

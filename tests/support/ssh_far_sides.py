@@ -99,9 +99,9 @@ class OpenSsh(Straight):
 
     def refresh(self) -> None:
         if self._engine:
-            from gateway.ssh.engine_host import engine_host  # noqa: PLC0415 - the engine is optional
+            from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
 
-            engine_host().handle_records()
+            engine_pool().handle_records()
 
     def order(self, step: Step) -> bool:
         if step.verb == "kill":
