@@ -25,7 +25,8 @@ FLAGS = [
 ]  # fmt: skip
 RELEASE = ["-O2", "-D_FORTIFY_SOURCE=2"]
 DEBUG = ["-O1", "-g", "-fno-omit-frame-pointer"]
-SANITIZERS = {
+VARIANTS = {
+    "--coverage": ["-O0", "-g", "--coverage"],
     "--sanitize": [*DEBUG, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
     "--sanitize-threads": [*DEBUG, "-fsanitize=thread"],
 }
@@ -87,6 +88,6 @@ class DataPlaneHook(BuildHookInterface[Any]):
 
 if __name__ == "__main__":
     try:
-        compile_extension(ROOT / FOLDER / NAME, next((SANITIZERS[each] for each in sys.argv[1:]), RELEASE))
+        compile_extension(ROOT / FOLDER / NAME, next((VARIANTS[each] for each in sys.argv[1:]), RELEASE))
     except subprocess.CalledProcessError as failure:
         sys.exit(failure.stderr)
