@@ -276,7 +276,9 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measure only rows whose name contains this text")
     parser.add_argument("--out", type=Path, help="file to write the results to")
     parser.add_argument("--beside", type=Path, help="compare only with the gateway of this other checkout")
+    parser.add_argument("--tunnel", default="", help="more options of tunnels, such as 'data_plane: native'")
     asked = parser.parse_args()
+    tunnel = f", {asked.tunnel}" if asked.tunnel else ""
     beside = asked.beside.resolve() if asked.beside else None
     page = [
         "# Measured",
@@ -287,10 +289,11 @@ def main() -> None:
     page += [*machine(), f"- medians of {asked.rounds} rounds; ratios above 1 are in the gateway's favor", ""]
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         Path(name).chmod(0o755)  # PostgreSQL runs as a different user
-        sections = SECTIONS
+        sections: list[tuple[str, list[Row], Begin]]
+        sections = [("Through SSH", TUNNEL, partial(running, tunnel=tunnel)), *SECTIONS[1:]]
         if beside is not None:
             sections = [
-                ("Through SSH", TUNNEL, partial(running, other=beside)),
+                ("Through SSH", TUNNEL, partial(running, other=beside, tunnel=tunnel)),
                 ("Straight, without a tunnel", STRAIGHT, partial(straight, other=beside)),
             ]
         for number, (title, rows, begin) in enumerate(sections):
