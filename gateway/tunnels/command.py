@@ -82,7 +82,7 @@ KIND = TunnelKind(
         Reason.TIMEOUT: "read the output of the program in the gateway's log, or raise start_timeout",
         Reason.RESET: "read the output of the program in the gateway's log; the gateway starts it again",
         Reason.AUTH: "renew the login of the program on this host",
-        Reason.PERMISSION: "close the process of the other user that listens on the port",
+        Reason.PERMISSION: "close the other process that listens on the port",
         Reason.PROTOCOL: "remove via",
     },
 )

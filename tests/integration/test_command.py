@@ -57,6 +57,7 @@ class Rig:
             f"#!/bin/sh\ncd {self._folder}\n"
             f"[ ! -e login ] || exit {LOGIN_FAILED}\n"
             "[ ! -e broken ] || { echo 'no route to the cloud' >&2; exit 3; }\n"
+            "[ ! -e killed ] || kill -9 $$\n"
             "[ ! -e noisy ] || { yes 'the cloud is not reachable' | head -c 100000000 >&2; touch quiet; } &\n"
             "sleep 1000 > grandchild 2>&1 < /dev/null &\n"
             'echo $$ >> pids\nexec "$@"\n'
@@ -72,7 +73,7 @@ class Rig:
         """)
 
     def switch(self, name: str, *, on: bool) -> None:
-        """Switch a fault of the program on or off: `login`, `broken` or `noisy`."""
+        """Switch a fault of the program on or off: `login`, `broken`, `killed` or `noisy`."""
         file = self._folder / name
         if on:
             file.touch()
@@ -157,6 +158,15 @@ def test_a_program_that_exits_at_once_is_a_tunnel_that_is_down(rig: Rig) -> None
     with connect(rig.listen) as held:
         held.sendall(b"hello")
         rig.switch("broken", on=False)
+        assert held.recv(5) == b"hello"
+    gateway.wait_up("a")
+    rig.switch("killed", on=True)
+    rig.signal(signal.SIGKILL)
+    gateway.wait(lambda: gateway.tunnel("cloud")["state"] == "backoff")
+    gateway.wait(lambda: gateway.tunnel("cloud")["detail"] == "program ended with signal 9")
+    with connect(rig.listen) as held:
+        held.sendall(b"hello")
+        rig.switch("killed", on=False)
         assert held.recv(5) == b"hello"
     gateway.wait_up("a")
     rig.switch("login", on=True)
