@@ -13,7 +13,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
 from gateway.processes.children import Children
-from gateway.processes.programs import resolve_program
+from gateway.processes.programs import insecure_program, resolve_program
 from gateway.tunnels import TunnelKind
 
 PROCESSES = Fact("processes", "Running processes of a command tunnel.", describe=hidden, additive=True)
@@ -75,6 +75,7 @@ KIND = TunnelKind(
     schemes=("command",),
     servers=lambda _: (),
     facts=(PROCESSES,),
+    insecure_settings=lambda options, _: insecure_program("command", options.command),
     verify=_verify,
     read_url=_read_url,
     refuses_via=lambda _: _VIA,
