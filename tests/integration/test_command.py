@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import ssl
@@ -63,7 +64,7 @@ class Rig:
             'echo $$ >> pids\nexec "$@"\n'
         )
         program.chmod(stat.S_IRWXU)
-        keys = MODES[mode].format(program=program) + f", login_exit_codes: [{LOGIN_FAILED}]"
+        keys = MODES[mode].format(program=program) + f", login_exit_codes: [{LOGIN_FAILED}], environment: [TOKEN]"
         tunnel = ssh_tunnel(bastion, more=f", {keys}") if mode == "proxy_command" else f"{{{keys}}}"
         gateway.write(f"""
             tunnels:
@@ -85,6 +86,17 @@ class Rig:
         file = self._folder / "pids"
         found = [int(line) for line in file.read_text().split()] if file.exists() else []
         return [group for group in found if members(group)]
+
+    def exposed(self, groups: list[int]) -> tuple[str, str]:
+        """Return the environment of the processes of some groups, and the arguments of all processes of this host."""
+        environment, arguments = "", ""
+        for process in [each for group in groups for each in members(group)]:
+            with contextlib.suppress(OSError):
+                environment += Path(f"/proc/{process}/environ").read_text()
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                arguments += file.read_text(errors="replace")
+        return environment, arguments
 
     def signal(self, number: signal.Signals) -> None:
         for group in self.groups():
@@ -178,12 +190,18 @@ def test_a_program_that_exits_at_once_is_a_tunnel_that_is_down(rig: Rig) -> None
     gateway.wait_up("a")
 
 
-def test_all_processes_of_a_program_end_with_the_gateway(rig: Rig) -> None:
-    rig.gateway.start().wait_up("a")
+def test_all_processes_of_a_program_end_with_the_gateway_and_get_only_the_named_variables(rig: Rig) -> None:
+    passed, other = secrets.token_hex(8), secrets.token_hex(8)
+    rig.gateway.start(environment={"TOKEN": passed, "OTHER_TOKEN": other}).wait_up("a")
     with connect(rig.listen) as held:
         assert echo(held) == b"hello"
         groups = rig.groups()
         assert groups
+        environment, arguments = rig.exposed(groups)
+        assert f"TOKEN={passed}" in environment
+        assert other not in environment
+        assert "socat" in arguments
+        assert passed not in arguments
         os.kill(rig.gateway.pid, signal.SIGKILL)
         rig.gateway.wait(lambda: not any(map(members, groups)))
 
