@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.audit_log.recorder import Recorder
+from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.docker.consumers import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
@@ -25,7 +26,6 @@ from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.docker.snapshot_reader import SnapshotReader
-from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 log = logging.getLogger(__name__)
 

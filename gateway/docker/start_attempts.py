@@ -3,10 +3,10 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from gateway.backoff import Backoff, BackoffPolicy
 from gateway.docker.dead_containers import DeadContainer
 from gateway.docker.plan import Action
 from gateway.measure import Tally
-from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20

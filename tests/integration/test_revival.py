@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.backoff import BackoffPolicy
 from gateway.docker import start_attempts as revivals_module
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine import connected
@@ -19,7 +20,6 @@ from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import DesiredState, Verb
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.start_attempts import StartAttempts
-from gateway.supervision.backoff import BackoffPolicy
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, running_engine
 from tests.support.gateway_process import command
