@@ -36,13 +36,13 @@ def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult
         UsageError: The text is not a Compose file.
     """
     document = load_compose(text, source)
-    document = _interpolate(document, files)
+    document = _interpolate(document, files, folder)
     secrets = {
         f"/run/secrets/{name}": _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
         for name, value in mapping(document.get("secrets"), f"{source}secrets").items()
     }
     for name, value in mapping(document.get("services"), f"{source}services").items():
-        container = _service(name, mapping(value, f"{source}services.{name}"), source, files)
+        container = _service(name, mapping(value, f"{source}services.{name}"), source, files, folder)
         container.mounts = [replace(each, source=_resolved(each.source, folder)) for each in container.mounts]
         for target in (f"/run/secrets/{name}" for name in _secret_names(value)):
             if secrets.get(target):
@@ -99,7 +99,7 @@ def _secret_names(service: Any) -> list[str]:
     return [str(each.get("source") if isinstance(each, dict) else each) for each in found or []]
 
 
-def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles) -> ImportedContainer:
+def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, folder: str) -> ImportedContainer:
     where = f"{source}services.{name}"
     container = ImportedContainer(where, name, source, image=str(service.get("image") or ""))
     for key, value in service.items():
@@ -113,19 +113,26 @@ def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles) -
             case "volumes":
                 container.mounts += [_mount(each) for each in _list(value, f"{where}.volumes")]
     _read_networks(container, service)
-    for path in _list(service.get("env_file"), f"{where}.env_file"):
-        found = str(path.get("path") if isinstance(path, dict) else path)
-        variables = files.read(found)
-        if variables is not None:
-            container.environment = variables | container.environment
-            container.use("env_file")
-        else:
-            container.parts["env_file"] = f"env_file {found} (not read: pass it as another source)"
+    _read_env_files(container, _list(service.get("env_file"), f"{where}.env_file"), files, folder)
     container.use("environment", "volumes", "image")
     if container.image:
         container.parts["image"] = "image"
     container.parts |= {f"environment.{each}": f"environment.{each}" for each in container.environment}
     return container
+
+
+def _read_env_files(container: ImportedContainer, paths: list[Any], files: EnvFiles, folder: str) -> None:
+    """Read the env files of a service. A later file overrides earlier ones, and `environment` overrides all files."""
+    variables: dict[str, str] = {}
+    container.use("env_file")
+    for path in paths:
+        name = str(path.get("path") if isinstance(path, dict) else path)
+        found = files.read(name, [folder])
+        if found is None:
+            container.parts[f"env_file.{name}"] = f"env_file {name} (not read: pass it as another source)"
+        else:
+            variables |= found
+    container.environment = variables | container.environment
 
 
 def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
@@ -161,12 +168,12 @@ def _mount(value: Any) -> ImportedMount:
     return read_bind(str(value))
 
 
-def _interpolate(value: Any, variables: EnvFiles) -> Any:
+def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
     """Replace references to variables that are set or have a default. Leave other references as `${NAME}`."""
     if isinstance(value, dict):
-        return {key: _interpolate(each, variables) for key, each in value.items()}
+        return {key: _interpolate(each, files, folder) for key, each in value.items()}
     if isinstance(value, list):
-        return [_interpolate(each, variables) for each in value]
+        return [_interpolate(each, files, folder) for each in value]
     if not isinstance(value, str):
         return value
 
@@ -174,7 +181,7 @@ def _interpolate(value: Any, variables: EnvFiles) -> Any:
         name = match[2] or match[3]
         if match[1]:
             return "$"
-        if found := variables.value(name):
+        if found := files.value(name, folder):
             return found
         return match[5] if match[4] in ("-", ":-") else f"${{{name}}}"
 

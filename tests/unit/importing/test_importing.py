@@ -187,7 +187,7 @@ def test_a_source_without_backends_is_an_error_with_the_notes() -> None:
     ],
 )
 def test_a_script_is_split_like_a_shell_does(text: str, commands: list[list[str]]) -> None:
-    assert read_script(text).commands == commands
+    assert [command.words for command in read_script(text).commands] == commands
 
 
 @pytest.mark.parametrize(
