@@ -2,13 +2,13 @@
 
 import posixpath
 import re
-import shlex
 from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from gateway.errors import UsageError
+from gateway.importing.compose_values import list_of, mapping, words_of
 from gateway.importing.docker_options import read_bind
 from gateway.importing.docker_run import Volumes, published
 from gateway.importing.env_file import EnvFiles
@@ -42,9 +42,10 @@ def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult
         for name, value in mapping(document.get("secrets"), f"{source}secrets").items()
     }
     for name, value in mapping(document.get("services"), f"{source}services").items():
-        container = _service(name, mapping(value, f"{source}services.{name}"), source, files, folder)
+        service = mapping(value, f"{source}services.{name}")
+        container = _service(name, service, source, files, folder)
         container.mounts = [replace(each, source=_resolved(each.source, folder)) for each in container.mounts]
-        for target in (f"/run/secrets/{name}" for name in _secret_names(value)):
+        for target in (f"/run/secrets/{each}" for each in _secret_names(container, service)):
             if secrets.get(target):
                 container.mounts.append(ImportedMount(secrets[target], target, read_only=True))
         container.parts |= {
@@ -94,9 +95,9 @@ def _resolved(path: str, folder: str) -> str:
     return posixpath.normpath(posixpath.join(folder, path)) if re.match(r"\.\.?(/|$)", path) else path
 
 
-def _secret_names(service: Any) -> list[str]:
-    found = service.get("secrets") if isinstance(service, dict) else None
-    return [str(each.get("source") if isinstance(each, dict) else each) for each in found or []]
+def _secret_names(container: ImportedContainer, service: dict[str, Any]) -> list[str]:
+    found = list_of(service.get("secrets"), f"{container.where}.secrets")
+    return [str(each.get("source") if isinstance(each, dict) else each) for each in found]
 
 
 def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, folder: str) -> ImportedContainer:
@@ -106,14 +107,14 @@ def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, f
         container.parts[key] = key
         match key:
             case "entrypoint" | "command":
-                words = _words(value, f"{where}.{key}")
+                words = words_of(value, f"{where}.{key}")
                 container.command = words + container.command if key == "entrypoint" else container.command + words
             case "environment":
                 container.environment |= environment(value, where)
             case "volumes":
-                container.mounts += [_mount(each) for each in _list(value, f"{where}.volumes")]
+                container.mounts += [_mount(each) for each in list_of(value, f"{where}.volumes")]
     _read_networks(container, service)
-    _read_env_files(container, _list(service.get("env_file"), f"{where}.env_file"), files, folder)
+    _read_env_files(container, list_of(service.get("env_file"), f"{where}.env_file"), files, folder)
     container.use("environment", "volumes", "image")
     if container.image:
         container.parts["image"] = "image"
@@ -140,9 +141,11 @@ def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> Non
     container.network = str(service.get("network_mode") or "")
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
     networks = service.get("networks")
-    for network in networks.values() if isinstance(networks, dict) else ():
-        container.aliases += [str(each) for each in (network or {}).get("aliases", [])]
-    for port in _list(service.get("ports"), f"{container.where}.ports"):
+    for name, value in networks.items() if isinstance(networks, dict) else ():
+        where = f"{container.where}.networks.{name}"
+        aliases = mapping(value, where).get("aliases")
+        container.aliases += [str(each) for each in list_of(aliases, f"{where}.aliases")]
+    for port in list_of(service.get("ports"), f"{container.where}.ports"):
         text = f"{port.get('published')}:{port.get('target')}" if isinstance(port, dict) else str(port)
         container.published += list(published(text))
 
@@ -186,35 +189,3 @@ def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
         return match[5] if match[4] in ("-", ":-") else f"${{{name}}}"
 
     return _VARIABLE.sub(replaced, value)
-
-
-def mapping(value: Any, where: str) -> dict[str, Any]:
-    """Return a mapping with keys converted to strings; an empty mapping if the value is absent.
-
-    Raises:
-        UsageError: The value is not a mapping.
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise UsageError(f"{where} must be a mapping of keys and values")
-    return {str(key): inner for key, inner in value.items()}
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list):
-        raise UsageError(f"{where} must be a list")
-    return value
-
-
-def _words(value: Any, where: str) -> list[str]:
-    if isinstance(value, str):
-        try:
-            return shlex.split(value)
-        except ValueError as error:
-            raise UsageError(f"{where}: {error}") from error
-    return [str(each) for each in value] if isinstance(value, list) else []
