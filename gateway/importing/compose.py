@@ -10,27 +10,25 @@ import yaml
 from gateway.errors import UsageError
 from gateway.importing.compose_values import list_of, mapping, words_of
 from gateway.importing.docker_options import read_bind
-from gateway.importing.docker_run import Volumes, published
+from gateway.importing.docker_run import published
 from gateway.importing.env_file import EnvFiles
 from gateway.importing.model import ImportedContainer, ImportedMount
 from gateway.importing.result import ImportResult
+from gateway.importing.volumes import import_volume
 from gateway.input_limits import TooLargeError, load_yaml
 
 _VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)(?:(:?[-?+])([^}]*))?\})")
 
 
-def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult, folder: str = "") -> Volumes:
+def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult, folder: str = "") -> None:
     """Read a Compose file.
 
     Args:
         text: The content of the file.
         source: The prefix that names the file in notes. It ends with a colon and a space, or is empty.
         files: The env files that were passed as sources.
-        result: Receives the containers and notes.
+        result: Receives the containers, volumes and notes.
         folder: The directory of the file. Relative paths in the file are relative to this directory.
-
-    Returns:
-        The driver options of the volumes.
 
     Raises:
         UsageError: The text is not a Compose file.
@@ -53,19 +51,22 @@ def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult
             for each in container.mounts
         }
         result.containers.append(container)
-    volumes: Volumes = {}
     for name, value in mapping(document.get("volumes"), f"{source}volumes").items():
         volume = mapping(value, f"{source}volumes.{name}")
         options = mapping(volume.get("driver_opts"), f"{source}volumes.{name}.driver_opts")
-        if options:
-            volumes[str(volume.get("name") or name)] = {key: str(each) for key, each in options.items()}
+        import_volume(
+            str(volume.get("name") or name),
+            {key: str(each) for key, each in options.items()},
+            f"{source}volumes.{name}",
+            result,
+            key=name,
+        )
         rest = [key for key in volume if key not in ("driver", "driver_opts", "name")]
         if options and rest:
             result.add_note(f"{source}volumes.{name}: unchanged: {', '.join(rest)}")
     rest = [key for key in document if key not in ("services", "volumes", "version", "name") and document[key]]
     if rest:
         result.add_note(f"{source.removesuffix(': ') or 'the file'}: unchanged: {', '.join(rest)}")
-    return volumes
 
 
 def load_compose(text: str, source: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
         if client.container is not None and client.container.is_service and client.backend:
             change_address(edit, client, found, result)
         elif client.volume and client.backend:
-            change_volume(edit, client, found)
+            change_volume(edit, client, found, result)
     for container in containers.values():
         if not container.replaced:
             change_service(edit, container, replaced, result)

@@ -78,13 +78,14 @@ def _set_variable(edit: YamlEdit, name: str, variable: str, value: str) -> None:
         edit.put(path, [*existing, f"{variable}={value}"])
 
 
-def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment) -> None:
+def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment, result: ImportResult) -> None:
     """Change the driver options of a volume to mount the backend.
 
     Args:
         edit: The edit of the Compose file.
         client: The client that is the volume.
         found: The configuration of the gateway's service.
+        result: The imported configuration. Receives a note.
 
     Raises:
         UsageError: The file cannot be edited in place.
@@ -95,13 +96,18 @@ def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment) -> 
         backend, volume=volume, **{key: client.keys[key] for key in ("export", "share") if key in client.keys}
     )
     volumes = mapping(edit.get("volumes"), "volumes")
-    key = next((each for each, keys in volumes.items() if (keys or {}).get("name", each) == client.volume), None)
-    if spec is None or key is None or "volume" not in client.keys:
+    key = client.volume_key
+    if spec is None or key not in volumes or "volume" not in client.keys:
         return
     options = {option: value.replace("$", "$$") for option, value in spec.driver_options.items()}
     for option, value in options.items():
         if edit.get("volumes", key, "driver_opts", option) != value:
             edit.put(("volumes", key, "driver_opts", option), value)
+    name = edit.get("volumes", key, "name") or f"{edit.get('name') or 'PROJECT'}_{key}"
+    result.add_note(
+        f"{client.where}: if the volume exists, it keeps its old options: before the first start, run `docker compose"
+        f" down` and `docker volume rm {name}`"
+    )
 
 
 def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[str], result: ImportResult) -> None:
@@ -151,7 +157,7 @@ def _change_dependencies(
 
 def _mounts(container: ImportedContainer, result: ImportResult) -> bool:
     """Return whether a container mounts a volume that the import converts to a backend."""
-    volumes = {client.volume for client in result.clients if client.volume and client.backend}
+    volumes = {client.volume_key or client.volume for client in result.clients if client.volume and client.backend}
     return any(mount.source in volumes for mount in container.mounts)
 
 

@@ -47,12 +47,10 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
     forms = [source.form or recognize(source) for source in sources]
     given = list(zip(sources, forms, strict=True))
     files = EnvFiles({source.name: source.text for source, form in given if form == "env" and source.name})
-    volumes: Volumes = {}
     for source, form in given:
         prefix = f"{source.name}: " if source.name and len(sources) > 1 else ""
         for name, options in _read(source, form, prefix, files, result).items():
-            volumes[name] = options
-            import_volume(name, options, f"{prefix}volumes.{name}", result, compose=form == "compose")
+            import_volume(name, options, f"{prefix}volumes.{name}", result)
     for container in result.containers:
         import_vpn(container, result)
     for container in result.containers:
@@ -68,12 +66,12 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
 
 
 def _read(source: ImportSource, form: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
-    """Read one source. Return the driver options of each volume that the source defines, by volume name."""
+    """Read one source. Return the driver options of each volume that its commands create, by volume name."""
     folder = posixpath.dirname(source.name)
     read_env_file = partial(files.read, folders=("", folder))
     match form:
         case "compose":
-            return import_compose(source.text, prefix, files, result, folder)
+            import_compose(source.text, prefix, files, result, folder)
         case "ssh-config":
             import_config(source.text, source.name or "ssh_config", result)
         case "fstab":
