@@ -7,11 +7,8 @@ from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.recreate import recreate, volume_for
 from gateway.audit.shell import command
 from gateway.audit.stores import SECRETS, Medium, Store, nfs_version
+from gateway.nfs.mount_options import REPLACED
 
-_REPLACED = {
-    "soft", "softerr", "hard", "nolock", "lock", "local_lock", "udp", "tcp", "proto", "vers", "nfsvers",
-    "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "mountport", "mountproto", "mountvers", "mountaddr",
-}  # fmt: skip
 _KEPT_OF_HOST = {"addr", "port", "sec"}
 """Options in the mount table that a new volume needs too. All others are defaults or concern only the old mount."""
 
@@ -51,7 +48,7 @@ def safe_options(volume: AuditedVolume | None, store: Store) -> tuple[str, str, 
     if store.medium is Medium.NFS:
         version = nfs_version(store.options, store.file_system)
         proto = "tcp6" if ":" in found.get("addr", "") else "tcp"
-        found = {key: value for key, value in found.items() if key not in _REPLACED}
+        found = {key: value for key, value in found.items() if key not in REPLACED}
         found |= {"nfsvers": version if version in ("4.1", "4.2") else "4.2", "proto": proto, "hard": ""}
         kind = "nfs"
     else:
