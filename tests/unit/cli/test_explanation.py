@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from gateway.cli.explanation import explanation, explanation_json
 from gateway.cli.severity import hops, tunnels_by_severity, verdict
 from gateway.errors import Reason
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
+from tests.support.files import REPOSITORY
 
 SINCE = "2020-01-01T00:00:00.000Z"
 
@@ -101,7 +103,10 @@ def test_one_tunnel_that_is_down_is_one_cause() -> None:
 
 def test_every_reason_has_a_remedy() -> None:
     assert set(TARGET_REMEDIES) == set(Reason)
-    assert set(TUNNEL_REMEDIES) < set(Reason)
+    packages = ("tunnels", "ssh", "vpn", "proxy", "command", "supervision")
+    sources = [path.read_text() for package in packages for path in (REPOSITORY / "gateway" / package).glob("*.py")]
+    names = set(re.findall(r"\bReason\.([A-Z_]+)", "".join(sources)))
+    assert set(TUNNEL_REMEDIES) == {Reason[name] for name in names}
 
 
 def test_remedies_fit_the_kind() -> None:
