@@ -385,7 +385,7 @@ def test_the_chart_has_the_same_rules_and_dashboards() -> None:
 def test_each_alert_fires_alone_and_stays_quiet(tmp_path: Path) -> None:
     need(find("promtool") is not None, "promtool (package prometheus)")
     assert CASES.keys() == {rule["alert"] for rule in rules() if "alert" in rule}
-    tests = {}
+    tests: dict[str, tuple[Series, int, list[str]]] = {}
     for alert, (firing, quiet) in CASES.items():
         present = {} if alert in ("GatewayGone", "GatewayMissing") else GATEWAY
         tests[f"{alert} fires"] = ({**present, **firing}, 40, [alert])
