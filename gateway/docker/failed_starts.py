@@ -16,6 +16,10 @@ _ATTACHMENT = re.compile(r"Could not attach to network (\S+?):|attaching to netw
 _OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No such container: ([0-9a-f]{64})")
 
 
+CANCELED = "context canceled"
+"""The end of the error of a start whose client disconnected."""
+
+
 class StartFailureCause(StrEnum):
     """The reason why a container does not run. The status and metrics use this fixed set of values."""
 

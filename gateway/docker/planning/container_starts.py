@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gateway.docker.compose_command import compose_command
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
-from gateway.docker.failed_starts import FailedStart, StartFailureCause, read_error
+from gateway.docker.failed_starts import CANCELED, FailedStart, StartFailureCause, read_error
 from gateway.docker.flavor import DOCKER
 from gateway.docker.grants import SERVICE
 from gateway.docker.labels import INSTANCE, revives
@@ -43,8 +43,11 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
         if dead.state is DeadContainerState.STARTING:
             verb = Verb.RESTART if container.state in RUNNING else Verb.START
             builder.actions.append(
-                Action(verb, "", "", container.name, container.id, why=dead.detail, cause=dead.cause)
-            )
+                Action(
+                    verb, "", "", container.name, container.id,
+                    why=dead.detail, cause=dead.cause, last_start=container.last_start,
+                )
+            )  # fmt: skip
     return tuple(found)
 
 
@@ -72,7 +75,13 @@ def _is_for_other_gateway(builder: PlanBuilder, container: Container) -> bool:
 
 def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None:
     start = container.last_start
-    if start is None or not start.restarts or (failed := read_error(start.error)) is None:
+    if start is None or not start.restarts:
+        return None
+    cause = builder.desired.interrupted.get(container.id)
+    if cause is not None and start.error.endswith(CANCELED):
+        detail = "the gateway was stopped, or lost its connection to the engine, while it started the container"
+        return _dead(container, cause, detail, DeadContainerState.STARTING)
+    if (failed := read_error(start.error)) is None:
         return None
     if failed.cause is StartFailureCause.VOLUME:
         return _without_volume(builder, container, failed)

@@ -1,9 +1,6 @@
 """Which containers the gateway starts again. The values of `State.Error` are those of Docker Engine 26.1.5."""
 
-import asyncio
-import random
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +17,7 @@ from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastSt
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import Action, DesiredState, Plan, Verb
 from gateway.docker.planning import plan
-from gateway.docker.reconciler import Reconciler
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
-from tests.support.fake_engine import FakeEngine
 
 OWNER_ID = "767378fd8e62591fb24091c49e04ffa2a1752d34a2d610bd9eb01763fbc0ae52"
 GONE_ID = "eb4b82462a4f0df39337ec3bbebb06271e2fce22774c100cff059b855c2fbec6"
@@ -178,6 +173,15 @@ def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
     assert problems == ["gateway.revive: 'flase' is neither true nor false"]
 
 
+def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
+    interrupted = desired(interrupted={"id-web": StartFailureCause.NETWORK})
+    made = planned(failed("context canceled"), wanted=interrupted)
+    assert starts(made) == [(Verb.START, "web")]
+    assert only_dead(made).cause is StartFailureCause.NETWORK
+    assert planned(failed("context canceled")).dead == (), "another client possibly canceled the start on purpose"
+    assert planned(failed(""), wanted=interrupted).dead == (), "the container was stopped on purpose"
+
+
 def test_after_too_many_attempts_the_status_shows_the_command() -> None:
     made = planned(failed(REFUSED), wanted=desired(given_up=frozenset({"id-web"})))
     assert starts(made) == []
@@ -284,6 +288,18 @@ def test_attempts_back_off_and_end_at_a_limit() -> None:
     assert revivals.revived == {}
 
 
+@pytest.mark.parametrize(("stop_timeout", "expected"), [(90.0, 120.0), (-1.0, STABLE)])
+def test_a_restart_without_an_answer_is_repeated_only_after_the_stop_timeout(
+    stop_timeout: float, expected: float
+) -> None:
+    revivals = StartAttempts()
+    restart = replace(START, verb=Verb.RESTART, last_start=LastStart(stop_timeout=stop_timeout))
+    revivals.attempted(restart, 1000.0, answered=False)
+    assert revivals.not_before("id-web") == 1000.0 + expected
+    revivals.attempted(restart, 2000.0)
+    assert revivals.not_before("id-web") < 2000.0 + 60.0
+
+
 def test_starts_are_counted_by_cause() -> None:
     revivals = StartAttempts()
     revivals.attempted(START, 0.0, started=True)
@@ -311,42 +327,8 @@ def test_the_last_start_is_parsed_from_an_inspection() -> None:
 )
 async def test_the_error_of_a_failed_start_contains_no_mount_options(message: str, shown: str) -> None:
     class Refusing:
-        async def post(self, path: str) -> None:
+        async def post_start(self, path: str) -> None:
             raise EngineError(ErrorKind.FAILED, f"{path}: {message}")
 
     with pytest.raises(EngineError, match=rf"^{shown}$"):
         await execute(Refusing(), Action(Verb.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]
-
-
-async def test_a_slow_start_delays_no_other_action(tmp_path: Path) -> None:
-    class Slow(FakeEngine):
-        started = 0
-
-        async def get(self, path: str, **params: Any) -> Any:
-            found = await super().get(path, **params)
-            if path == "containers/json":
-                for each in found:
-                    each["Mounts"] = [{"Type": "volume", "Name": "media"}]
-            elif path.startswith("containers/"):
-                found["State"]["Error"] = REFUSED
-                found["HostConfig"]["RestartPolicy"] = {"Name": "always"}
-            return found
-
-        async def post(self, path: str, body: Any = None, **params: Any) -> Any:
-            if path.endswith("/start"):
-                self.started += 1
-                await asyncio.sleep(3600)
-            return await super().post(path, body, **params)
-
-    engine = Slow(random.Random(1))
-    engine.add_container("web", {}).state = "exited"
-    wanted = desired()
-    reconciler = Reconciler(wanted.options, lambda: wanted, lambda _: None, tmp_path)
-    async with asyncio.timeout(10):
-        for _ in range(5):
-            await reconciler.reconcile(engine)  # type: ignore[arg-type]
-            await asyncio.sleep(0)
-        assert [network.name for network in engine.networks.values()] == ["apps"]
-        assert engine.started == 1, "the start is not requested again while the first request is in progress"
-        await reconciler._executor.cancel_starts()
-    assert reconciler.revivals.revived == {}
