@@ -1,4 +1,4 @@
-"""The ownership record: a file with the endpoints that the gateway created, and the starts that it has requested.
+"""The ownership record: a file with what the gateway must know about containers after its own restart or recreation.
 
 The gateway writes the record before it attaches or starts a container.
 """
@@ -29,12 +29,13 @@ class OwnershipRecord:
         self._endpoints: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
         self._starts: dict[str, StartFailureCause] = {}
+        self._namespaces: frozenset[str] = frozenset()
         self.adopting = True
         """Whether no record existed. If so, endpoints with the gateway's owner alias count as the gateway's."""
         self.problem: str | None = None
         """Why the file cannot be used. The gateway then detaches nothing that an earlier process attached."""
         try:
-            self._endpoints, self._addresses, self._starts = self._read()
+            self._endpoints, self._addresses, self._starts, self._namespaces = self._read()
             self.adopting = False
         except FileNotFoundError:
             pass
@@ -44,7 +45,9 @@ class OwnershipRecord:
             with contextlib.suppress(OSError):  # an operator can repair the renamed file
                 self._path.rename(self._path.with_suffix(".broken"))
 
-    def _read(self) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]], dict[str, StartFailureCause]]:
+    def _read(
+        self,
+    ) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]], dict[str, StartFailureCause], frozenset[str]]:
         written = json.loads(self._path.read_text())
         endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
         addresses = {
@@ -52,12 +55,12 @@ class OwnershipRecord:
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
         starts = {str(container): StartFailureCause(cause) for container, cause in written.get("starts", {}).items()}
-        return endpoints, addresses, starts
+        return endpoints, addresses, starts, frozenset(map(str, written.get("namespaces", ())))
 
     def _merge(self) -> None:
         """Add what other processes, such as `gateway apply`, have added to the file."""
         with contextlib.suppress(OSError, *_UNREADABLE):
-            endpoints, _, starts = self._read()
+            endpoints, _, starts, _ = self._read()
             self._endpoints |= endpoints
             self._starts = starts | self._starts
 
@@ -75,6 +78,18 @@ class OwnershipRecord:
     def starts(self) -> dict[str, StartFailureCause]:
         """The causes of the starts that the engine has not answered, by the container's ID."""
         return dict(self._starts)
+
+    @property
+    def namespaces(self) -> frozenset[str]:
+        """IDs of the containers whose namespace others use, see `gateway.docker.plan.Plan.namespaces`."""
+        return self._namespaces
+
+    def record_namespaces(self, containers: frozenset[str]) -> None:
+        """Record the containers whose namespace others use."""
+        if containers != self._namespaces:
+            self._merge()
+            self._namespaces = containers
+            self._write()
 
     def begin_start(self, container: str, cause: StartFailureCause) -> None:
         """Record that the gateway is about to start a container."""
@@ -120,7 +135,10 @@ class OwnershipRecord:
 
     def _write(self) -> None:
         try:
-            written = {"endpoints": sorted(self._endpoints), "addresses": self._addresses, "starts": self._starts}
+            written = {
+                "endpoints": sorted(self._endpoints), "addresses": self._addresses, "starts": self._starts,
+                "namespaces": sorted(self._namespaces),
+            }  # fmt: skip
             replace_file(self._path, json.dumps(written))
         except OSError as error:
             self.problem = f"{self._path}: {error.strerror}"

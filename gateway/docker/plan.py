@@ -134,6 +134,7 @@ class DesiredState:
         given_up: IDs of the containers that failed too many times and are not started again.
         interrupted: The causes of the starts that this gateway requested and the engine did not answer, by the
             container's ID.
+        namespaces: The containers whose namespace others used at the last snapshot, see `Plan.namespaces`.
     """
 
     instance: str
@@ -152,6 +153,7 @@ class DesiredState:
     usable: frozenset[str] | None = None
     given_up: frozenset[str] = frozenset()
     interrupted: Mapping[str, StartFailureCause] = field(default_factory=dict)
+    namespaces: frozenset[str] = frozenset()
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:
@@ -220,6 +222,8 @@ class Plan:
     exposures: tuple[str, ...] = ()
     """Warnings about containers that can spoof addresses. They change whenever containers start or stop."""
     dead: tuple[DeadContainer, ...] = ()
+    namespaces: frozenset[str] = frozenset()
+    """IDs of the containers, possibly removed, whose namespace others use and which concern the gateway."""
 
 
 def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:

@@ -104,6 +104,7 @@ class Reconciler:
             refused=self._failures.refused,
             given_up=self.revivals.given_up,
             interrupted=self._ownership.starts,
+            namespaces=self._ownership.namespaces,
         )
 
     def trigger(self) -> None:
@@ -235,6 +236,7 @@ class Reconciler:
         now = time.monotonic()
         # The limit of detached endpoints counts only the actions that are due.
         self.revivals.observed(planned.dead, now)
+        self._ownership.record_namespaces(planned.namespaces)
         self._ownership.end_starts(self._started(observed, now))
         locked = {each.id for each in observed.containers if each.is_locked}
         possible = [each for each in planned.actions if each.container_id not in locked]
@@ -282,7 +284,7 @@ class Reconciler:
         new = set(self._log_limiter.select(dead, now))
         for container, cause, detail, why, command in filter(new.__contains__, dead):
             extra = {"container": container, "cause": cause, "detail": detail, "why": why, "command": command}
-            log.warning("docker: container not running", extra=extra)
+            log.warning("docker: container unavailable", extra=extra)
         if count := self._log_limiter.take_suppressed(now):
             log.info("docker: log lines suppressed", extra={"count": count})
         for each in self._log_limiter.select((*planned.warnings, *refused), now):

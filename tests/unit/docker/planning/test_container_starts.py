@@ -26,6 +26,10 @@ VOLUME = (
     ":/media:/var/lib/docker/volumes/media/_data, data: addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,"
     "timeo=600,retrans=2: {}"
 )
+SHARE = (
+    "error while mounting volume '/var/lib/docker/volumes/share/_data': failed to mount local volume: mount "
+    "//nas/share:/var/lib/docker/volumes/share/_data, data: addr=127.0.0.1,vers=3.0: operation now in progress"
+)
 REFUSED, TIMED_OUT = VOLUME.format("connection refused"), VOLUME.format("input/output error")
 NETWORK = f"network {GONE_ID} not found"
 STOPPED_OWNER = f"cannot join network of a non running container: {OWNER_ID}"
@@ -85,6 +89,12 @@ def starts(made: Plan) -> list[tuple[Verb, str]]:
             StartFailureCause.VOLUME, address="127.0.0.1", port=20490, detail="connection refused")),
         (TIMED_OUT, FailedStart(
             StartFailureCause.VOLUME, address="127.0.0.1", port=20490, detail="input/output error")),
+        (REFUSED.replace("port=20490,", ""), FailedStart(
+            StartFailureCause.VOLUME, address="127.0.0.1", port=2049, detail="connection refused")),
+        (SHARE, FailedStart(
+            StartFailureCause.VOLUME, address="127.0.0.1", port=445, detail="operation now in progress")),
+        (SHARE.replace("addr=127.0.0.1,", ""), FailedStart(
+            StartFailureCause.VOLUME, address="nas", port=445, detail="operation now in progress")),
         (NETWORK, FailedStart(StartFailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
         (STOPPED_OWNER, FailedStart(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
         (REMOVED_OWNER, FailedStart(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
@@ -166,6 +176,7 @@ def test_the_configuration_and_the_label_decide(
     assert starts(made) == ([(Verb.START, "web")] if expected else [])
     if not expected:
         assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.OFF, "docker start web")
+        assert only_dead(made).is_excluded == (label == "false"), "metrics count it unless its label excludes it"
 
 
 def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
@@ -216,18 +227,38 @@ def test_the_namespace_of_another_container_is_ignored_without_the_label() -> No
 @pytest.mark.parametrize("state", ["running", "exited"])
 def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: str) -> None:
     container = joining(REMOVED_OWNER if state == "exited" else "", state)
-    made = planned(gateway(number="another"), container, own="another")
+    known = desired(namespaces=frozenset({OWNER_ID}))
+    made = planned(gateway(number="another"), container, own="another", wanted=known)
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.RECREATE)
     assert only_dead(made).command == "", "the container's options are unknown, and a removal would lose its files"
     assert only_dead(made).message.endswith("recreate container web with the options that `docker inspect web` shows")
     labels = {PROJECT: "shop", SERVICE: "web", FILES: "/srv/my shop/compose.yaml"}
-    made = planned(gateway(number="another"), replace(container, labels=labels), own="another")
+    made = planned(gateway(number="another"), replace(container, labels=labels), own="another", wanted=known)
     assert only_dead(made).command == (
         "docker compose -p shop -f '/srv/my shop/compose.yaml' up -d --no-deps --force-recreate web"
     )
     for each in ("/srv/a\nb.yaml", "/srv/" + 5000 * "x"):
-        made = planned(gateway(number="another"), replace(container, labels={**labels, FILES: each}), own="another")
+        made = planned(replace(container, labels={**labels, FILES: each}), wanted=known)
         assert only_dead(made).command == "", "a command that is cut or has control characters must not be shown"
+
+
+def test_the_namespace_of_a_removed_container_that_did_not_concern_the_gateway_is_ignored() -> None:
+    container = joining()
+    assert planned(container).dead == ()
+    mine = replace(gateway(number="another"), labels={PROJECT: "shop"})
+    assert planned(mine, joining(labels={PROJECT: "shop"}), own="another").dead
+    assert planned(mine, joining(labels={PROJECT: "other"}), own="another").dead == ()
+    assert planned(joining(labels={"gateway.revive": "true"})).dead
+    known = desired(namespaces=frozenset({OWNER_ID}))
+    assert planned(replace(container, last_start=LastStart(at=100.0)), wanted=known).dead == (), "a debug container"
+
+
+def test_namespaces_that_concern_the_gateway_are_remembered_until_the_last_container_leaves() -> None:
+    assert planned(gateway(), joining(), own=OWNER_ID).namespaces == {OWNER_ID}
+    assert planned(gateway(), joining(), own="another").namespaces == frozenset()
+    known = desired(namespaces=frozenset({OWNER_ID}))
+    assert planned(joining(), wanted=known).namespaces == {OWNER_ID}
+    assert planned(wanted=known).namespaces == frozenset()
 
 
 def test_a_container_on_a_network_that_exists_again_is_started() -> None:
