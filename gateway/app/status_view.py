@@ -185,7 +185,9 @@ def docker_view(docker: DockerSync) -> DockerView | None:
         warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
         postponed=plan.postponed,
         dead=[
-            DeadContainerView(each.container, each.cause, each.detail, each.state, each.message, each.command)
+            DeadContainerView(
+                each.container, each.cause, each.detail, each.state, each.message, each.command, each.is_excluded
+            )
             for each in plan.dead
         ],
         revived=dict(reconciler.revivals.revived),

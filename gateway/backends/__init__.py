@@ -24,6 +24,10 @@ class ConfiguredBackend(Protocol):
     def name(self) -> str:
         """The backend's name."""
 
+    @property
+    def hold(self) -> float:
+        """How long a new client waits while the path is down, in seconds."""
+
     def ways(self, target: Endpoint) -> tuple[str, ...]:
         """Return the tunnels to a target. Empty: the gateway connects to the target directly."""
 

@@ -180,6 +180,7 @@ class DeadContainerView:
     state: str
     message: str
     command: str
+    is_excluded: bool
 
 
 @dataclass(frozen=True)
