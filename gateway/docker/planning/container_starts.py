@@ -3,10 +3,11 @@
 import shlex
 from dataclasses import replace
 
+from gateway.docker.compose_command import compose_command
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.failed_starts import FailedStart, StartFailureCause, read_error
 from gateway.docker.flavor import DOCKER
-from gateway.docker.grants import PROJECT, SERVICE
+from gateway.docker.grants import SERVICE
 from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.model import LIVE, RUNNING, Container
 from gateway.docker.plan import Action, Verb
@@ -15,7 +16,8 @@ from gateway.docker.planning.gateway_container import is_bound_to_removed_networ
 from gateway.docker.project_networks import configured_as
 from gateway.text import one_line
 
-_FILES = "com.docker.compose.project.config_files"
+_MAX_COMMAND = 4000
+"""The maximum length of a command in the status, in characters."""
 
 
 def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
@@ -186,14 +188,13 @@ def _without_owner(container: Container) -> DeadContainer:
 def _recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
     """Return a container that cannot start again, with the command that recreates it if Compose created it."""
     message = f"a start fails again: recreate container {container.name}"
-    labels = container.labels
-    if PROJECT not in labels or SERVICE not in labels:
+    compose, command = compose_command(container.labels), ""
+    if compose:
+        command = shlex.join((*compose, "up", "-d", "--no-deps", "--force-recreate", container.labels[SERVICE]))
+    if not command or one_line(command, _MAX_COMMAND) != command:
+        message += f" with the options that `docker inspect {container.name}` shows"
         return _dead(container, cause, detail, DeadContainerState.RECREATE, message)
-    parts = ["docker", "compose", "-p", labels[PROJECT]]
-    for file in filter(None, labels.get(_FILES, "").split(",")):
-        parts += ["-f", file]
-    parts += ["up", "-d", "--no-deps", "--force-recreate", labels[SERVICE]]
-    return _dead(container, cause, detail, DeadContainerState.RECREATE, message, one_line(shlex.join(parts)))
+    return _dead(container, cause, detail, DeadContainerState.RECREATE, message, command)
 
 
 def _owner(builder: PlanBuilder, container: Container) -> Container | None:

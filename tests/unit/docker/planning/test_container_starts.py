@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.docker.compose_command import FILES
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
@@ -214,11 +215,15 @@ def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: 
     made = planned(gateway(number="another"), container, own="another")
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.RECREATE)
     assert only_dead(made).command == "", "the container's options are unknown, and a removal would lose its files"
-    labels = {PROJECT: "shop", SERVICE: "web", "com.docker.compose.project.config_files": "/srv/my shop/compose.yaml"}
+    assert only_dead(made).message.endswith("recreate container web with the options that `docker inspect web` shows")
+    labels = {PROJECT: "shop", SERVICE: "web", FILES: "/srv/my shop/compose.yaml"}
     made = planned(gateway(number="another"), replace(container, labels=labels), own="another")
     assert only_dead(made).command == (
         "docker compose -p shop -f '/srv/my shop/compose.yaml' up -d --no-deps --force-recreate web"
     )
+    for each in ("/srv/a\nb.yaml", "/srv/" + 5000 * "x"):
+        made = planned(gateway(number="another"), replace(container, labels={**labels, FILES: each}), own="another")
+        assert only_dead(made).command == "", "a command that is cut or has control characters must not be shown"
 
 
 def test_a_container_on_a_network_that_exists_again_is_started() -> None:
