@@ -84,8 +84,8 @@ def split_options(text: str) -> dict[str, str]:
 def nfs_version(store: Store) -> str:
     """Return the version of an NFS mount, such as `4.2`; empty if the options do not contain a version.
 
-    mount.nfs(8) negotiates the minor version of `nfsvers=4`. For a volume, the engine calls mount(2) without mount.nfs,
-    and the kernel uses version 4.0.
+    mount.nfs(8) negotiates the minor version of `nfsvers=4`. For a volume, the engine calls mount(2) without
+    mount.nfs, and the kernel uses version 4.0.
     """
     options = store.options
     short = (each.removeprefix("v") for each in ("v2", "v3", "v4", "v4.0", "v4.1", "v4.2") if each in options)
@@ -155,9 +155,9 @@ def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "")
     if medium is Medium.MEMORY:
         return Store(medium, f"{title} (memory)", identity, host_path=path, host_mount=above)
     device = above.source + path[len(above.point.rstrip("/")) :]
-    port = _port(above.options, medium)
+    server = f"{device}{_port(above.options, medium)}"
     return Store(
-        medium, f"{title} ({device}{port}, {above.file_system})", f"{medium} {device}{port}", above.options, path, above,
+        medium, f"{title} ({server}, {above.file_system})", f"{medium} {server}", above.options, path, above,
         above.file_system, device,
     )  # fmt: skip
 

@@ -264,6 +264,23 @@ def test_several_writers_are_found() -> None:
     assert found(first, second, volumes=(volume(),), paths=files) == {("several-writers", "high")}
 
 
+@pytest.mark.parametrize("labels", [
+    {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"},
+    {"com.docker.swarm.service.name": "shop_web"},
+])  # fmt: skip
+def test_containers_of_one_service_are_one_writer(labels: Mapping[str, str]) -> None:
+    first, second = (
+        replace(each, inspection={"Config": {"Labels": labels}}, image_config={})
+        for each in (container(on_volume(), name="a"), container(on_volume(), name="b"))
+    )
+    assert found(first, second, volumes=(volume(),)) == set()
+    other = container(on_volume(), name="c")
+    assert found(first, second, other, volumes=(volume(),)) == {("several-writers", "medium")}
+    files = {volume().mountpoint: directory("ibdata1")}
+    (finding,) = findings(first, second, volumes=(volume(),), paths=files)
+    assert (finding.rule, finding.severity, finding.fix[:2]) == (rules.WRITERS, Severity.HIGH, "# ")
+
+
 def test_writers_are_found_across_volumes_of_one_export_and_binds_of_one_directory() -> None:
     both = container(on_volume("x"), name="a"), container(on_volume("y"), name="b")
     other = {**NFS, "device": ":/other"}
