@@ -41,12 +41,12 @@ def safe_options(volume: AuditedVolume | None, store: Store) -> tuple[str, str, 
     """Return the device, type and options of a volume that mounts the same export or share with safe options."""
     found = dict(store.options)
     if store.host_mount is not None:
-        device, kind = store.identity.partition(" ")[2], store.file_system
+        device, kind = store.device, store.file_system
         found = {key: value for key, value in found.items() if key in _KEPT_OF_HOST}
     else:
         device, kind = (volume.options.get("device", ""), volume.options.get("type", "")) if volume else ("", "")
     if store.medium is Medium.NFS:
-        version = nfs_version(store.options, store.file_system)
+        version = nfs_version(store)
         proto = "tcp6" if ":" in found.get("addr", "") else "tcp"
         found = {key: value for key, value in found.items() if key not in REPLACED}
         found |= {"nfsvers": version if version in ("4.1", "4.2") else "4.2", "proto": proto, "hard": ""}
