@@ -7,7 +7,7 @@ from gateway.docker.compose_command import compose_command
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.failed_starts import CANCELED, FailedStart, StartFailureCause, read_error
 from gateway.docker.flavor import DOCKER
-from gateway.docker.grants import SERVICE
+from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.model import LIVE, RUNNING, Container
 from gateway.docker.plan import Action, Verb
