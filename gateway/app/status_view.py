@@ -224,7 +224,8 @@ def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> Targe
         broken_handshakes=budget.aborted if budget else None,
         duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
         phases=_phases(checks),
-        history=check.history.results(),
+        history=check.history.latest(),
+        failed_checks=check.history.failures(),
     )
 
 

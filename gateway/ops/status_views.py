@@ -91,7 +91,10 @@ class TargetView:
     duration: Histogram
     phases: dict[str, tuple[int, float]]
     history: Sequence[PastCheck] = ()
-    """The latest checks, oldest first."""
+    """The latest checks, oldest first. A check that did not run because the target was blocked has the state
+    `blocked`."""
+    failed_checks: Sequence[PastCheck] = ()
+    """The latest failures, oldest first, including those that are older than `history`."""
 
 
 @dataclass(frozen=True)

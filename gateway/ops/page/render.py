@@ -198,7 +198,6 @@ def render_backend(
         todo=_what_to_do(backend, failed),
         history=_history,
         phase=lambda name, seconds: phases_chart({name: seconds}, max(longest, _SHORTEST_SCALE)),
-        failures=lambda target: [each for each in reversed(target.history) if not each.succeeded],
         consumers=list(model.consumer_rows([backend])),
         changes=[each for each in reversed(events) if each.subject.name == backend.name],
         configuration={f"backends.{backend.name}": configuration.get(f"backends.{backend.name}", [])},

@@ -35,7 +35,9 @@ def test_text_from_outside_is_escaped() -> None:
     log.record(EventSubject(EventType.BACKEND, EVIL), EVIL, EVIL, EVIL)
     evil = {"reason": EVIL, "detail": EVIL}
     history = [Checked(HealthState.DOWN, detail=EVIL, reason=EVIL)]
-    bad = target(EVIL, HealthState.DOWN, role=EVIL, last_phases={EVIL: 0.1}, history=history, **evil)
+    bad = target(
+        EVIL, HealthState.DOWN, role=EVIL, last_phases={EVIL: 0.1}, history=history, failed_checks=history, **evil
+    )
     shown = backend(
         EVIL, HealthState.DOWN, kind=EVIL, via=[EVIL], listen=[EVIL], targets=[bad], consumers={EVIL: consumer(2, 1)},
         rejected={EVIL: 1}, resets={EVIL: 1}, failing=True, **evil,
