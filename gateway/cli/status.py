@@ -1,7 +1,6 @@
 """`gateway status`: shows tunnels, backends, attachments and consumers of a running service."""
 
 import json
-import sys
 from typing import Any
 
 import click
@@ -40,19 +39,17 @@ def status(client: Client, output: str, watch: bool) -> None:
     def show() -> None:
         _, service = client.get_json("/api/v1/status")
         consumers = client.get_json("/api/v1/consumers")[1]["consumers"] if output == "wide" else {}
-        if watch:
-            click.clear()
         if output == "json":
             click.echo(json.dumps(service, indent=1))
             return
         _print_status(service, wide=output == "wide")
         _print_docker(service["docker"], wide=output == "wide")
         _print_consumers(consumers)
-        sys.stdout.flush()
 
-    show()
     if watch:
-        watching(show, _WATCH_INTERVAL)
+        watching(show, _WATCH_INTERVAL, immediately=True)
+    else:
+        show()
 
 
 def _print_status(service: dict[str, Any], *, wide: bool) -> None:

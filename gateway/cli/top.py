@@ -38,8 +38,6 @@ def top(client: Client, interval: float, count: int | None) -> None:
 
     def show() -> None:
         status, rows = meter.rates()
-        if count is None:
-            click.clear()
         print_wrapped(headline(status))
         *causes, totals = verdict(status)
         for line in causes:
