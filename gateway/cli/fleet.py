@@ -13,7 +13,6 @@ from gateway.cli.output import (
     fits,
     format_age,
     format_ms,
-    format_state,
     output_option,
     print_table,
     print_wrapped,
@@ -22,6 +21,7 @@ from gateway.cli.output import (
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
 from gateway.ops.client import Client
+from gateway.ops.reasons import state_name
 
 _WATCH_INTERVAL = 2.0
 _HEADS = ["INSTANCE", "STATE", "TUNNELS", "BACKENDS", "CLIENTS", "AGE", "ADDRESS"]
@@ -155,7 +155,7 @@ def _note(member: dict[str, Any], *, wide: bool) -> str:
     summary = member["summary"] or {}
     reload = "the last reload failed" if summary.get("reload_successful") is False else ""
     problems = [
-        ": ".join(filter(None, (f"{each['name']} is {format_state(each['state'])}", each["reason"], each["detail"])))
+        ": ".join(filter(None, (f"{each['name']} is {state_name(each['state'])}", each["reason"], each["detail"])))
         for each in summary.get("problems", ())
     ]
     shown = problems if wide else [*problems[:1], *([f"and {len(problems) - 1} more"] if len(problems) > 1 else [])]

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
+from gateway.cli.diagnosis import headline, print_diagnosis
 from gateway.cli.output import (
     format_clock,
     format_ms,
@@ -16,7 +17,7 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
-from gateway.cli.severity import backends_by_severity, headline, outer_tunnels, tunnels_by_severity, verdict, way_rows
+from gateway.cli.severity import backends_by_severity, outer_tunnels, tunnels_by_severity, way_rows
 from gateway.cli.watch import watching
 from gateway.ops.client import Client
 from gateway.text import format_bytes
@@ -33,7 +34,7 @@ _WIDE_HEADS = ["KIND", "LISTEN", "TOTAL", "SENT", "RECEIVED", "FACTS"]
 def status(client: Client, output: str, watch: bool) -> None:
     """Show tunnels, backends and their checks, worst first.
 
-    The first lines say what does not work, and since when.
+    The first lines say what does not work, since when, what depends on it, and what to do, as on the status page.
     """
 
     def show() -> None:
@@ -54,10 +55,7 @@ def status(client: Client, output: str, watch: bool) -> None:
 
 def _print_status(service: dict[str, Any], *, wide: bool) -> None:
     print_wrapped(headline(service))
-    *causes, totals = verdict(service)
-    for line in causes:
-        print_wrapped(line, fg="red")
-    print_text(totals)
+    print_diagnosis(service)
     for warning in service["warnings"]:
         print_wrapped(f"warning: {warning}", fg="yellow")
     if not service["reload"]["successful"]:

@@ -298,6 +298,8 @@ class ServiceView:
     tunnels: list[TunnelView]
     backends: list[BackendView]
     loop_lag: Histogram
+    accepting: bool = True
+    """Whether the listeners accept clients. False after the first phase of a shutdown."""
     warnings: list[str] = field(default_factory=list)
     workers: dict[int, int | None] = field(default_factory=dict)
     """The process ID of each worker; None while the worker starts."""
