@@ -20,7 +20,7 @@ _OF_SPEC = {"options": "", "check_options": "check"}
 _OMITTED = ("name", "place", "sockets")
 """Fields of a tunnel or backend that are not keys."""
 _SENSITIVE = ("password_command", "command", "proxy_command", "send", "headers")
-"""Keys whose values are no secrets by type, but can contain one."""
+"""Keys whose type is not that of a secret, but whose values can contain a secret."""
 _HIDDEN = "(hidden)"
 _SINGLE = (str, int, float, Path, Endpoint, Secret, BackendKind, TunnelKind)
 """Types of values that are not split into keys."""

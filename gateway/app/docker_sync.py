@@ -1,4 +1,4 @@
-"""Connects the Docker reconciler to the rest of the service."""
+"""Runs the Docker reconciler, and gives the rest of the service access to its results."""
 
 import asyncio
 import itertools
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DockerSync:
-    """Runs the reconciler while Docker is configured; implements `gateway.forwarding.admission.ConsumerResolver`.
+    """Runs the reconciler if Docker is configured; implements `gateway.forwarding.admission.ConsumerResolver`.
 
     Args:
         supervisor: Runs the reconciler.

@@ -1,7 +1,7 @@
 """Chooses the name of this gateway if the configuration has no `gateway.instance`.
 
-The gateway writes its name into the labels of the Docker objects that it creates, and recognizes them by it.
-Therefore the name must stay the same when the gateway's container is recreated.
+The gateway writes its name into the labels of the Docker objects that it creates, and recognizes the objects by this
+name. Therefore, the name must stay the same when the gateway's container is recreated.
 """
 
 import logging
@@ -87,7 +87,7 @@ def _write(path: Path, name: str) -> None:
     try:
         replace_file(path, f"{name}\n")
     except OSError as error:
-        # If the file cannot be written, the gateway keeps its name until the hostname changes.
+        # If the file cannot be written, the name stays the same until the hostname changes.
         log.warning(
             "cannot record the name of this gateway", extra={"detail": f"{path}: {error.strerror}: set {_KEY}"}
         )

@@ -1,4 +1,4 @@
-"""Runs checks or the Docker reconciler once, without a running service."""
+"""Runs checks, the Docker reconciler or an audit once, without a running service."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Opens the audit log that the configuration names, and records the events of the service itself."""
+"""Opens the audit log, and records starts, stops, commands and configuration changes of the service."""
 
 import asyncio
 import os
@@ -17,8 +17,7 @@ from gateway.errors import ConfigError, GatewayError, Origin
 from gateway.relay.sockets import PeerCredentials
 
 _OPEN_TIMEOUT = 2.0
-"""Seconds to wait until the thread has opened the file. After this time, the gateway starts although the file is not
-open."""
+"""Seconds to wait until the thread has opened the file. After this time, the gateway starts without an open file."""
 _CLOSE_TIMEOUT = 2.0
 """Seconds to wait until the thread has written the queued events. After this time, the remaining events are
 dropped."""
@@ -26,7 +25,7 @@ _POLL = 0.005
 
 
 class ServiceAuditLog:
-    """Owns the writer of the audit log.
+    """The audit log of the service. Owns its writer.
 
     Args:
         instance: This gateway's name.

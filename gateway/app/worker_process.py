@@ -63,7 +63,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class WorkerProcess:
-    """Runs the forwards of some backends, with its own tunnels.
+    """The main object of a worker process, which runs the forwards and tunnels of some backends.
 
     Args:
         sock: The connection to the owner.
@@ -109,7 +109,7 @@ class WorkerProcess:
             case ConsumerSnapshot(consumers):
                 self._directory.replace(consumers)
             case DialRequest(number) if not fds:
-                self._owner.send(DialResult(number, Reason.TUNNEL, "the worker has no descriptor left", lost=True))
+                self._owner.send(DialResult(number, Reason.TUNNEL, "the worker has no free descriptor", lost=True))
             case DialRequest() if self._group is not None:
                 self._group.create_task(self._dial(message, socket.socket(fileno=fds[0])))
             case WorkerCommand():

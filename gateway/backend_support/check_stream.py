@@ -23,7 +23,7 @@ _CLOSE_TIMEOUT = 0.5
 
 
 class CheckStream:
-    """A connection of a check. All methods raise `OSError` if the connection fails.
+    """The connection that a check reads and writes. All methods raise `OSError` if the connection fails.
 
     Args:
         reader: The stream from the server.

@@ -1,4 +1,4 @@
-"""Defines the check options and facts that all kinds of database use."""
+"""Defines the `check:` keys and the facts that all kinds of SQL database share."""
 
 import math
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ MAX_RESPONSE = 64 * 1024
 
 
 class HttpResponse(NamedTuple):
-    """A response.
+    """The response to an HTTP request.
 
     Args:
         status: The status code.

@@ -1,4 +1,4 @@
-"""Defines what a check expects of an HTTP response: the status, and the role of the target."""
+"""Defines and checks what a check expects of an HTTP response: the status, and the role of the target."""
 
 import json
 import re

@@ -58,8 +58,7 @@ class MysqlLogin(pymysql.connections.Connection):
     def __init__(self, phases: Phases, *, verified: bool, server_public_key: bytes | None, **arguments: Any) -> None:
         plugins: dict[str, Any] = {_CACHING: _CachingSha2, _SHA256: _Sha256}
         self.logged_in = False
-        """Whether the handshake is complete. The server counts connections that are closed before the handshake is
-        complete."""
+        """Whether the handshake is complete. The server counts each connection that is closed earlier."""
         self.certificate: ValidityPeriod | None = None
         """The validity of the server's certificate. None: the server has presented no certificate."""
         self._phases = phases

@@ -33,7 +33,7 @@ def _connect_poll(conn: PGconn) -> int:
 
 
 class Login:
-    """A libpq connection during its login.
+    """Logs in on one libpq connection.
 
     Args:
         conn: The connection from `connect_start`. `finish` closes the connection.

@@ -125,7 +125,7 @@ def _lag(info: Mapping[str, str]) -> float | None:
 
 
 def _number(info: Mapping[str, str], field: str, least: int) -> int:
-    """Return a field of INFO as a number of 64 bits.
+    """Return a field of INFO as an unsigned 64-bit number.
 
     Raises:
         ValueError: The field is not a number from `least` to 2^64 - 1.

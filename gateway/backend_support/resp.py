@@ -13,7 +13,7 @@ _MAX_ITEMS = 1024
 
 
 class RespError(str):
-    """An error reply. The text begins with an upper-case code, such as NOAUTH."""
+    """An error reply of the server. The text begins with an upper-case code, such as NOAUTH."""
 
     __slots__ = ()
 

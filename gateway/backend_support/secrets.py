@@ -1,4 +1,4 @@
-"""Gets the passwords of checks from a file or from a program."""
+"""Reads the passwords of checks from files, or runs the programs that print them."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""TLS settings of checks."""
+"""Defines the TLS settings of checks, and creates TLS contexts from them."""
 
 import ssl
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Takes the role of a database from an HTTP server on the host of the target, such as Patroni's REST API."""
+"""Determines the role of a database from an HTTP server on its host, such as Patroni's REST API."""
 
 from dataclasses import dataclass, field, replace
 
@@ -33,7 +33,7 @@ class ViaHttp(HttpExpectation):
 
 
 class _RoleOverHttp:
-    """A backend whose role an HTTP server reports; see `gateway.contracts.backend.Backend`.
+    """Adds the role from an HTTP server to the probes of a backend; implements `Backend`.
 
     Args:
         backend: The backend without the role.

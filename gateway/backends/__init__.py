@@ -18,7 +18,7 @@ from gateway.remedies import TARGET_REMEDIES
 
 
 class ConfiguredBackend(Protocol):
-    """The parts of a backend's configuration that `BackendKind.advice` reads."""
+    """A configured backend, with the parts of its configuration that `BackendKind.advice` reads."""
 
     @property
     def name(self) -> str:
@@ -34,7 +34,7 @@ class ConfiguredBackend(Protocol):
 
 @dataclass(frozen=True)
 class ImportRules:
-    """How `gateway import` writes a backend of one kind.
+    """What `gateway import` writes for a backend of one kind, in addition to its target.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
@@ -164,11 +164,11 @@ KINDS: KindRegistry[BackendKind] = KindRegistry(__name__, __path__)
 
 
 def target_remedy(kind: str, reason: str | None) -> str:
-    """Return what to do about the failure of a target; empty if there is no remedy.
+    """Return what the operator can do about a failed target; empty if there is no remedy.
 
     Args:
         kind: The name of the kind.
-        reason: The reason of the failure.
+        reason: Why the target failed.
     """
     remedies = {**TARGET_REMEDIES, **(KINDS[kind].remedies if kind in KINDS else {})}
     return remedies.get(reason or "", "")

@@ -77,7 +77,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class NfsOptions:
-    """The options of an NFS backend.
+    """The configuration keys that only NFS backends have.
 
     Args:
         export: Path of the exported directory in the server's pseudo file system.
@@ -114,7 +114,7 @@ class NfsBackend:
         self.check = check
         self._export_probe = ExportProbe(options.export, write=check.write)
         self._first_seen: dict[Endpoint, nfs4.NfsExport] = {}
-        """The export of each target at the first probe."""
+        """The export that each target had at its first probe."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Check whether clients can use `target`, over the same link as their traffic.

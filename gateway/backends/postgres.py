@@ -106,7 +106,7 @@ class PostgresBackend:
         self._passwords = PasswordSource()
         self._certificates = ServerCertificates()
         self._abandoned: dict[Endpoint, Login] = {}
-        """The last login to each target that a check has abandoned during a computation in libpq."""
+        """For each target: the last login that a check abandoned while libpq was computing."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`."""

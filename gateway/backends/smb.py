@@ -46,7 +46,7 @@ _MAX_RESPONSE = 64 * 1024
 
 @dataclass(frozen=True)
 class SmbOptions:
-    """The options of an SMB backend.
+    """The configuration keys that only SMB backends have.
 
     Args:
         share: Name of the share.

@@ -17,7 +17,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, Reason
 
 _MAX_RESPONSE = 16 * 1024
-"""Maximum number of bytes to read until the expected ones arrive."""
+"""Maximum number of bytes to read while waiting for the expected response."""
 _MAX_PIECES = 100
 """Maximum number of reads, because the whole response is compared after each of them."""
 _MAX_SHOWN = 80

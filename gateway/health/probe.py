@@ -1,4 +1,4 @@
-"""Checks a target once, and converts the outcome to a result."""
+"""Probes a target once within a time limit, and converts every outcome to a result."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from gateway.text import error_text, one_line
 log = logging.getLogger(__name__)
 
 _LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
-"""Reasons for which the check's login fails although logins of clients possibly succeed."""
+"""Reasons for a failed login of the check that need not affect the logins of clients."""
 
 
 async def probe_once(

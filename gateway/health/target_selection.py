@@ -19,7 +19,7 @@ _USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 @dataclass(frozen=True)
 class TargetCandidate:
-    """A target and the result of its checks.
+    """A target that can serve new clients, with the results of its checks.
 
     Args:
         promoted: Monotonic time at which a check found that the target had been promoted from replica to primary; 0

@@ -53,7 +53,7 @@ class CheckResult:
 
 
 class CheckHistory:
-    """The latest results. A full history drops the oldest success; if there is none, the oldest failure."""
+    """The latest check results. If full, drops the oldest success, or the oldest failure if there is no success."""
 
     def __init__(self, size: int = HISTORY) -> None:
         self._size = size
@@ -72,7 +72,7 @@ class CheckHistory:
 
 
 class Verdict:
-    """The state of one target, derived from its check results.
+    """Derives the state of one target from its check results.
 
     Args:
         rise: Consecutive successes that take the target up.

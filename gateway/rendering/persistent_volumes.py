@@ -1,4 +1,4 @@
-"""Renders Kubernetes PersistentVolumes and PersistentVolumeClaims for the volumes of a configuration."""
+"""Renders Kubernetes PersistentVolumes and PersistentVolumeClaims for a configuration's volumes."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Assigns backends to workers. This code runs in the main process, which owns the workers."""
+"""Starts the worker processes, and assigns backends to them. Runs in the main process."""
 
 import asyncio
 import zlib
@@ -46,7 +46,7 @@ class WorkerPool:
             worker.send(message)
 
     def assign(self, config: Config) -> dict[str, WorkerSupervisor]:
-        """Return the worker of each backend that a worker serves, and not this process."""
+        """Return the worker of each backend that a worker serves instead of this process."""
         if not self.supervisors:
             return {}
         chosen = [

@@ -58,7 +58,7 @@ class WorkerLostError(GatewayError):
 
 
 class WorkerSupervisor:
-    """One worker process; implements `gateway.contracts.component.Component`.
+    """Starts and restarts one worker process; implements `gateway.contracts.component.Component`.
 
     Args:
         number: The number of the worker, from 1.
@@ -179,7 +179,7 @@ class WorkerSupervisor:
             self.send(self._consumers)
 
     def path(self, tunnel: str | None) -> UplinkStub:
-        """Return the proxy for one of the worker's uplinks."""
+        """Return the stub for one of the worker's uplinks."""
         return self._paths.setdefault(tunnel, UplinkStub(tunnel, self.dial, lambda: self._describe(tunnel)))
 
     def _describe(self, tunnel: str | None) -> str:
@@ -335,7 +335,7 @@ class WorkerSupervisor:
             path.update(up=False, settled=True)
         for waiting in self._dials.values():
             if not waiting.done():
-                waiting.set_exception(LinkLostError("the worker is gone"))
+                waiting.set_exception(LinkLostError("the worker process has ended"))
 
 
 async def _reap(child: "subprocess.Popen[bytes]") -> None:
