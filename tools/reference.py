@@ -34,7 +34,7 @@ from gateway.config.model import (
     OpsTls,
     UnixListener,
 )
-from gateway.config.values import LogTarget
+from gateway.config.values import LogTarget, ThreadCount
 from gateway.config.variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState, TunnelState
@@ -65,6 +65,7 @@ _NAMES = {
     str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
     Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", IpNetwork: "network",
     IpAddress: "IP address", MemberAddress: "address of a gateway", LogTarget: "path, `stdout` or `stderr`",
+    ThreadCount: "number or `auto`",
 }  # fmt: skip
 
 _DEFAULTS = {

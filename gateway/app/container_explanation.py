@@ -45,7 +45,7 @@ def explain_containers(reconciler: Reconciler, backends: Iterable[RunningBackend
 
 def _fact(backend: RunningBackend) -> BackendFact:
     spec = backend.spec
-    state, reason, detail = backend.evaluate()
-    why = ": ".join(filter(None, (reason and str(reason), detail)))
+    found = backend.evaluate()
+    why = ": ".join(filter(None, (found.reason and str(found.reason), found.detail)))
     listen = tuple(map(str, spec.listen))
-    return BackendFact(spec.name, str(state), why, listen, spec.allow.networks, spec.allow.label)
+    return BackendFact(spec.name, str(found.state), why, listen, spec.allow.networks, spec.allow.label)

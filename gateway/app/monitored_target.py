@@ -96,6 +96,7 @@ class MonitoredTarget:
             state=verdict.state,
             reason=verdict.reason,
             detail=describe_all(each.uplink for each in self.checks) if blocked else verdict.detail,
+            remedy=verdict.remedy,
             role=record.probe_result.role,
             read_only=record.probe_result.read_only,
             promoted=record.promoted,

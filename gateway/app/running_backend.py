@@ -9,14 +9,13 @@ from gateway.app.worker.messages import CheckLogin, TargetAssignment
 from gateway.app.worker.stubs import ForwardStub
 from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.config import BackendSpec
-from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
-from gateway.errors import Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
 from gateway.health.target_selection import (
+    BackendHealth,
     TargetCandidate,
     backend_state,
     lacks_primary,
@@ -64,12 +63,12 @@ class RunningBackend:
         """Return the targets with the results of their last checks."""
         return [target.candidate() for target in self.targets]
 
-    def evaluate(self) -> tuple[HealthState, Reason | None, str]:
-        """Return the backend's state, the reason and a line of detail. If the state has changed, record the time."""
-        state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
-        if self.clock.enter(state, time.time()):
+    def evaluate(self) -> BackendHealth:
+        """Return the state of the backend. If the state has changed, record the time."""
+        health = backend_state(self.candidates(), self.spec.prefer)
+        if self.clock.enter(health.state, time.time()):
             self.on_state_change()
-        return state, reason, detail
+        return health
 
     def on_check_result(self) -> None:
         """Update the state and the order of targets, and move the clients of targets that have the wrong role.

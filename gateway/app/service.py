@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway import __version__
+from gateway import _dataplane as data_plane
 from gateway.app.component_manager import ComponentManager
 from gateway.app.docker_sync import DockerSync
 from gateway.app.file_changes import FileChanges
@@ -149,6 +150,7 @@ class GatewayService:
             if running is not None:
                 (running.on_stall if stalled else running.on_failure)(target)  # a worker has one way to each target
 
+        data_plane.settings.threads = data_plane.thread_count(config.gateway.threads)
         workers = WorkerPool(config.gateway.workers, on_worker_failure, recorder)
         workers.start(supervisor)
         uplinks = UplinkManager(components, separate_bulk=True)

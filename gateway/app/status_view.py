@@ -15,6 +15,7 @@ from gateway.app.runtime import Runtime
 from gateway.app.way_view import way_views
 from gateway.app.worker.messages import NO_UPLINK, UplinkReport, consumer_view, uplink_report
 from gateway.app.worker.stubs import ForwardStub
+from gateway.backends import target_remedy
 from gateway.config import TunnelSpec
 from gateway.contracts.states import TunnelState
 from gateway.facts import Fact
@@ -106,8 +107,8 @@ def credential_views(found: list[NamedCredential]) -> list[CertificateView]:
 
 def backend_status(running: RunningBackend) -> BackendStatus:
     """Return the state of one backend."""
-    state, reason, detail = running.evaluate()
-    return BackendStatus(running.spec.name, state, reason, detail, running.clock.since)
+    found = running.evaluate()
+    return BackendStatus(running.spec.name, found.state, found.reason, found.detail, running.clock.since)
 
 
 def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendView:
@@ -119,19 +120,20 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
             view omits.
     """
     spec, forward = running.spec, running.forward
-    state, reason, detail = running.evaluate()
+    found = running.evaluate()
     return BackendView(
         name=spec.name,
         kind=spec.kind.name,
         via=spec.via,
         listen=[str(address) for address in spec.listen],
         prefer=spec.prefer,
-        state=state,
-        reason=reason,
-        detail=detail,
+        state=found.state,
+        reason=found.reason,
+        detail=found.detail,
+        remedy=found.remedy or target_remedy(spec.kind.name, found.reason),
         since=running.clock.since,
         facts=spec.kind.facts,
-        targets=[_target(each, running.budgets.get(each.target)) for each in running.targets],
+        targets=[_target(each, spec.kind.name, running.budgets.get(each.target)) for each in running.targets],
         ways=way_views(running),
         connections=forward.active,
         waiting=forward.waiting,
@@ -183,7 +185,9 @@ def docker_view(docker: DockerSync) -> DockerView | None:
         warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
         postponed=plan.postponed,
         dead=[
-            DeadContainerView(each.container, each.cause, each.detail, each.state, each.message, each.command)
+            DeadContainerView(
+                each.container, each.cause, each.detail, each.state, each.message, each.command, each.is_excluded
+            )
             for each in plan.dead
         ],
         revived=dict(reconciler.revivals.revived),
@@ -203,7 +207,7 @@ def docker_view(docker: DockerSync) -> DockerView | None:
     )
 
 
-def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> TargetView:
+def _target(monitored: MonitoredTarget, kind: str, budget: HandshakeBudget | None) -> TargetView:
     """Return the view of a target: its state through the way that new clients use, and counters of all ways."""
     chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.record.probe_result
     check, checks = monitored.checks[chosen], monitored.checks
@@ -214,6 +218,7 @@ def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> Targe
         state=candidate.state,
         reason=candidate.reason,
         detail=candidate.detail,
+        remedy=candidate.remedy or target_remedy(kind, candidate.reason),
         since=check.clock.since,
         flapping=check.verdict.flapping,
         role=probe_result.role,

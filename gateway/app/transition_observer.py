@@ -44,7 +44,8 @@ class TransitionObserver:
             subject = EventSubject(EventType.TARGET, name, str(state.target))
             self._events.observe(subject, state.state, state.reason, state.detail)
         if len(checked) == len(states):  # otherwise, the state of the backend is not the result of checks yet
-            self._events.observe(EventSubject(EventType.BACKEND, name), *running.evaluate())
+            found = running.evaluate()
+            self._events.observe(EventSubject(EventType.BACKEND, name), found.state, found.reason, found.detail)
 
     def _observe_tunnels(self) -> None:
         for name in self._runtime.config.tunnels:

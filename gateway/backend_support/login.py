@@ -10,7 +10,7 @@ from gateway.certificate_validity import ca_credentials
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate, Secret
 from gateway.contracts.values import POSITIVE, Duration
 from gateway.errors import GatewayError
-from gateway.processes.programs import placeholder_problem, resolve_program
+from gateway.processes.programs import insecure_program, placeholder_problem, resolve_program
 
 PLACEHOLDERS = ("host", "port", "user")
 
@@ -78,7 +78,7 @@ def verify(options: object, check: Any) -> None:
 
 
 def insecure_settings(options: object, check: Any, plain: bool) -> Iterator[InsecureSetting]:
-    """Yield the insecure TLS settings, if the check has a password; see `BackendKind.insecure_settings`.
+    """Yield the insecure settings of a check that has a password; see `BackendKind.insecure_settings`.
 
     Args:
         options: Not used.
@@ -88,6 +88,7 @@ def insecure_settings(options: object, check: Any, plain: bool) -> Iterator[Inse
     del options
     if not check.has_password:
         return
+    yield from insecure_program("check.password_command", check.password_command)
     if check.tls.mode == "off":
         message = "is off, so the check logs in with its password on an unencrypted connection: use mode: verify"
         yield InsecureSetting("check.tls.mode", message, plain)

@@ -24,6 +24,10 @@ class ConfiguredBackend(Protocol):
     def name(self) -> str:
         """The backend's name."""
 
+    @property
+    def hold(self) -> float:
+        """How long a new client waits while the path is down, in seconds."""
+
     def ways(self, target: Endpoint) -> tuple[str, ...]:
         """Return the tunnels to a target. Empty: the gateway connects to the target directly."""
 
@@ -95,7 +99,7 @@ class BackendKind:
         advice: Receives all configured backends of this kind, and yields warnings. Each warning names the backend
             and the remedy.
         insecure_settings: Receives the options, the check, and whether the path to a target is unencrypted and leaves
-            this host. Yields the insecure settings.
+            this host. Yields the insecure settings. Reads no files except the modes of programs.
         credentials: Reads the certificate files from the options and the check. Skips unreadable files. Can block.
         init_keys: The keys of `check` that `gateway init` asks for. A secret is asked for as a file.
         verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if they cannot

@@ -256,9 +256,18 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 
 
 def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
-    """Warn if backends share an NFS server: kernels treat all its ports as one server (RFC 8881, section 2.10.5)."""
+    """Warn about `hold` beyond the kernel's limit, and about backends that share an NFS server.
+
+    Kernels treat all ports of a server as one server (RFC 8881, section 2.10.5).
+    """
     first: dict[object, str] = {}
+    longest = _TIMEO * (1 + _MAX_RETRANS)
     for backend in backends:
+        if backend.hold > longest:
+            yield (
+                f"backend {backend.name}: hold is {backend.hold:g} s, but the kernel waits for a mount for at most"
+                f" {longest} s: set hold to {longest}s or less"
+            )
         for target in backend.targets:
             servers = [(way, target) for way in backend.ways(target) or (None,)]
             other = next((first[each] for each in servers if each in first), backend.name)

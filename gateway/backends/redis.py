@@ -132,5 +132,8 @@ KIND = BackendKind(
     verify=verify,
     credentials=credentials,
     init_keys=("user", "password"),
-    remedies={Reason.QUERY: "correct the privileges of check.user"},
+    remedies={
+        Reason.HOST_BLOCKED: "set a password or protected-mode no on the server",
+        Reason.QUERY: "correct the privileges of check.user",
+    },
 )

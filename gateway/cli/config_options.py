@@ -15,6 +15,7 @@ SETTINGS = {
     "instance": ("NAME", "Name of this gateway in logs and status."),
     "state-dir": ("DIR", "Folder for state that survives a restart."),
     "workers": ("COUNT", "Processes that move the bytes of bulk backends."),
+    "threads": ("COUNT", "Threads of the data plane in C, or auto."),
     "reload-on-change": ("BOOL", "Reload when the file changes: true or false."),
     "strict": (None, "Refuse insecure settings."),
     "ops-listen": ("ADDRESS", "HTTP server for health, metrics and status."),

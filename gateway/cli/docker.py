@@ -119,7 +119,7 @@ def _print(made: "Plan", output: str) -> None:
         click.echo()
     if made.dead:
         rows = [[each.container, each.state, each.detail, _remedy(each)] for each in made.dead]
-        print_table(["NOT RUNNING", "STATE", "WHY", "TO DO"], rows)
+        print_table(["UNAVAILABLE", "STATE", "WHY", "TO DO"], rows)
         click.echo()
     if made.actions:
         rows = [

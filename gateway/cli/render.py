@@ -71,8 +71,13 @@ def exports(
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.rendering.exports import exports as lines  # noqa: PLC0415 - slow to import
+    from gateway.rendering.exports import open_origins  # noqa: PLC0415 - slow to import
 
-    click.echo("\n".join(lines(load(config_sources(file, tunnels, backends, settings)), origins)))
+    text = "\n".join(lines(load(config_sources(file, tunnels, backends, settings)), origins))
+    for origin in open_origins(origins):
+        warning = f"--from {origin}: every host that reaches the server can mount these exports"
+        click.secho(f"# {warning}", err=True, fg="yellow")
+    click.echo(text)
 
 
 def _application_command(name: str, text: str) -> click.Command:

@@ -112,7 +112,7 @@ def _print_docker(docker: dict[str, Any] | None, *, wide: bool) -> None:
     ]  # fmt: skip
     if rows:
         click.echo()
-        print_table(["NOT RUNNING", "STATE", "WHY", "TO DO"], rows)
+        print_table(["UNAVAILABLE", "STATE", "WHY", "TO DO"], rows)
     rows = [[each["name"], each["state"], each["message"]] for each in docker["volumes"]]
     if rows and (wide or any(row[1] != "kept" for row in rows)):
         click.echo()

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import socket
 import time
 from collections.abc import Sequence
 from math import inf
@@ -17,6 +16,8 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.processes.child_process import ChildProcess, exit_error
+from gateway.processes.session_sockets import session_sockets
+from gateway.processes.stdio_stream import EXIT_DELAY
 from gateway.relay.sockets import reset
 from gateway.relay.tcp_dial import dial
 
@@ -76,7 +77,7 @@ class PortProcess:
         """Connect to the local port until the process accepts a connection.
 
         Raises:
-            TunnelError: The process has exited, does not listen within `start_timeout`, or another user listens.
+            TunnelError: The process has exited, does not listen within `start_timeout`, or another process listens.
         """
         limit = self._options.start_timeout
         try:
@@ -93,7 +94,7 @@ class PortProcess:
             output = f": {self.child.last_line}" if self.child.last_line else ""
             detail = f"{self.name} does not listen on port {self.port} within {limit:g} s (start_timeout){output}"
             raise TunnelError(Reason.TIMEOUT, detail) from error
-        await self._read_sockets()
+        await self._check_listeners()
 
     async def connect(self) -> Stream:
         """Return a new connection to the target. The caller owns it.
@@ -171,6 +172,21 @@ class PortProcess:
             raise TunnelError(Reason.PERMISSION, detail)
         return sockets
 
+    async def _check_listeners(self) -> None:
+        """Raise `TunnelError` if a process outside the session of the program listens on the port.
+
+        Another program of the same user can take the port before this program listens, and leads to another target.
+        """
+        before = await self._read_sockets()
+        own = await asyncio.to_thread(session_sockets, self.child.pid)
+        if own is None or before.listeners <= own:
+            return
+        after = await self._read_sockets()  # the program can have closed its socket after it accepted a connection
+        if (before.listeners - own) & after.listeners:
+            await self.child.exits_within(EXIT_DELAY)  # its error explains more
+            await self._check_running()
+            raise TunnelError(Reason.PERMISSION, f"port {self.port} of this host belongs to another program")
+
     def _check_answering(self) -> None:
         if self.suspect:
             raise NotAcceptedError
@@ -179,9 +195,3 @@ class PortProcess:
         if self.child.exit_code is not None:
             await self.child.wait()
             raise exit_error(self._command, self.child, self._options.login_exit_codes)
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that no socket uses."""
-    with socket.create_server((_LOOPBACK[0], 0)) as listener:
-        return int(listener.getsockname()[1])

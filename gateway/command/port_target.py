@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 
 from gateway.command.local_ports import LocalPort
-from gateway.command.port_process import NotAcceptedError, PortProcess, free_port
+from gateway.command.port_process import NotAcceptedError, PortProcess
+from gateway.command.port_reservations import release_port, reserve_port
 from gateway.command.port_stream import PortStream
 from gateway.command.target import CommandContext, OwnedTasks, RetryPause
 from gateway.contracts.values import Endpoint
@@ -129,14 +131,16 @@ class PortTarget:
     async def _start_process(self) -> PortProcess:
         context = self._context
         process: PortProcess | None = None
+        port = 0
         try:
             with starting(context.options.command):
-                port = free_port()
+                port = reserve_port()
             command = context.command(self._to, port)
             child = await context.children.start(command, context.environment, context.output.on_line)
             process = PortProcess(child, command, port, context.options)
             await process.wait_ready()
         except BaseException as error:
+            release_port(port)
             if process is not None:
                 process.close_unused()
                 process.child.kill()
@@ -145,7 +149,7 @@ class PortTarget:
                 context.on_change()
             raise
         else:
-            self._retry.succeeded()
+            self._retry.started()
             self._processes.append(process)
             self._tasks.start(self._wait(process, command))
             return process
@@ -154,7 +158,12 @@ class PortTarget:
 
     async def _wait(self, process: PortProcess, command: tuple[str, ...]) -> None:
         """Wait for the exit of a process, which always is a failure."""
-        await process.child.wait()
+        started = time.monotonic()
+        try:
+            await process.child.wait()
+        finally:
+            release_port(process.port)
+        self._retry.ended(time.monotonic() - started)
         process.close_unused()
         self._processes.remove(process)
         if not self._processes:

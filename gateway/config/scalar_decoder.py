@@ -25,6 +25,7 @@ SCALARS: dict[Any, Callable[[str], Any]] = {
     IpNetwork: values.network,
     IpAddress: values.address,
     values.LogTarget: values.log_target,
+    values.ThreadCount: values.thread_count,
     MemberAddress: parse_member,
 }
 """The parser of each type of a single value."""

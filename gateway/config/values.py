@@ -20,6 +20,8 @@ _MAX_UNIX_PATH = 107
 
 LogTarget = Literal["stdout", "stderr"] | Path
 """The destination of a log: a standard stream or a file."""
+ThreadCount = Literal["auto"] | int
+"""A number of threads, or `auto` for a number that depends on the machine."""
 _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
@@ -121,6 +123,15 @@ def log_target(text: str) -> LogTarget:
     if not text.startswith("/"):
         raise ValueError(f"{text!r} must be stdout, stderr or the absolute path of a file")
     return Path(text)
+
+
+def thread_count(text: str) -> ThreadCount:
+    """Parse `auto` or a whole number of at least 1."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise ValueError(f"{text!r} is not a number of threads: write auto, or a whole number such as 2")
+    return int(text)
 
 
 def path(text: str) -> Path:

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from gateway.backoff import Backoff, BackoffPolicy
 from gateway.docker.errors import BlockedReason, EngineError
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, Verb
-from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3

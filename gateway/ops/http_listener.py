@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway.contracts.values import Endpoint
 from gateway.ops.connection_limits import ConnectionLimits, ConnectionTable
 from gateway.ops.limited_connection import LimitedConnection
+from gateway.relay.listening import listen_tcp
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +231,7 @@ async def bind(listen: Endpoint) -> list[socket.socket]:
     try:
         for family, *_, address in dict.fromkeys(found):
             try:
-                bound.append(socket.create_server(address, family=family, backlog=BACKLOG))
+                bound.append(listen_tcp(family, address, BACKLOG))
             except OSError as error:
                 if not bound or error.errno not in _NO_IPV6_ERRNOS:  # if the host lacks IPv6, 127.0.0.1 is enough
                     raise

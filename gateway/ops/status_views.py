@@ -90,6 +90,8 @@ class TargetView:
     """Number of aborted handshakes since the last login; None if the server does not count them."""
     duration: Histogram
     phases: dict[str, tuple[int, float]]
+    remedy: str = ""
+    """What to do, in the imperative; empty if there is nothing to do."""
     history: Sequence[PastCheck] = ()
     """The latest checks, oldest first."""
 
@@ -178,6 +180,7 @@ class DeadContainerView:
     state: str
     message: str
     command: str
+    is_excluded: bool
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,8 @@ class BackendView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    remedy: str = ""
+    """What to do, in the imperative; empty if there is nothing to do."""
     ways: list[WayView] = field(default_factory=list)
     waiting: int = 0
     """Number of clients that are not connected to a target yet. `connections` includes these clients."""

@@ -48,6 +48,8 @@ class ChildProcess:
         """The last line of output that is not empty."""
         self.exit_code: int | None = None
         """The exit code, or the negative number of the signal that killed the process; None if it still runs."""
+        self.was_stopped = False
+        """Whether `kill` or `stop` was called before the exit was noticed."""
         self._process = process
         self._was_killed = False
         """Whether SIGKILL was sent to each process of the group."""
@@ -155,6 +157,7 @@ class ChildProcess:
 
     def kill(self) -> None:
         """Send SIGKILL to each process of the group. Do not wait."""
+        self.was_stopped |= self.exit_code is None
         self._signal(signal.SIGKILL)
         self._was_killed = True
         self._reap()
@@ -162,6 +165,7 @@ class ChildProcess:
     async def stop(self) -> None:
         """Send SIGTERM to each process of the group, and SIGKILL to those that are left after at most 3 seconds."""
         if self.exit_code is None:
+            self.was_stopped = True
             self._signal(signal.SIGTERM)
             await self.exits_within(_TERMINATE_TIMEOUT)
         # The group can contain processes that the program has started and that run longer than the program.

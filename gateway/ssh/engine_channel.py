@@ -127,7 +127,6 @@ class EngineChannel:
         """
         tapped = self._tap is not None
         self._host.engine.channel(self._token, wire, self.window.size, max_packet, tapped, head, rest)
-        self._host.schedule()
 
     def fail_open(self, error: Exception) -> None:
         """Make the pending channel open fail with `error`. If the channel opens later, it is closed immediately."""
@@ -146,7 +145,6 @@ class EngineChannel:
         self._histogram = self._host.histograms.acquire(self._latency)
         poller().remove(client.fileno())  # another object can still watch it
         self._host.engine.attach(self._token, client.detach(), self._histogram, flags)
-        self._host.schedule()
 
     def abort(self, close_reason: CloseReason) -> None:
         """See `gateway.contracts.link.Relay`. If the channel is not open yet, it is closed when it opens."""

@@ -5,9 +5,9 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from gateway.backoff import RESTART, Backoff
 from gateway.cancellation import is_being_cancelled
 from gateway.contracts.component import Component
-from gateway.supervision.backoff import RESTART, Backoff
 
 log = logging.getLogger(__name__)
 

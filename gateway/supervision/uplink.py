@@ -17,13 +17,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
+from gateway.backoff import QUARANTINE, RECONNECT, Backoff
 from gateway.cancellation import is_being_cancelled
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Tunnel
 from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tally
-from gateway.supervision.backoff import QUARANTINE, RECONNECT, Backoff
 from gateway.supervision.failover_link import FailoverLink
 from gateway.text import one_line
 

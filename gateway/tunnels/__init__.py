@@ -55,7 +55,7 @@ class TunnelKind:
         render_authorized_keys: Renders the output of `gateway render authorized-keys`. None: servers of this kind
             have no such file.
         insecure_settings: Receives the options, and whether the path to the tunnel's server is unencrypted. Yields
-            the insecure settings.
+            the insecure settings. Reads no files except the modes of programs.
         verify: Checks the options and the files that they name. Raises `GatewayError` if they cannot work
             without a change by the operator.
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the

@@ -12,7 +12,7 @@ from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
-from gateway.processes.programs import resolve_program
+from gateway.processes.programs import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.tunnels import TunnelKind
 
@@ -76,6 +76,7 @@ KIND = TunnelKind(
     schemes=("command",),
     servers=lambda _: (),
     facts=(PROCESSES,),
+    insecure_settings=lambda options, _: insecure_program("command", options.command),
     verify=_verify,
     read_url=_read_url,
     refuses_via=lambda _: _VIA,
@@ -83,7 +84,7 @@ KIND = TunnelKind(
         Reason.TIMEOUT: "read the output of the program in the gateway's log, or raise start_timeout",
         Reason.RESET: "read the output of the program in the gateway's log; the gateway starts it again",
         Reason.AUTH: "renew the login of the program on this host",
-        Reason.PERMISSION: "close the process of the other user that listens on the port",
+        Reason.PERMISSION: "close the other process that listens on the port",
         Reason.PROTOCOL: "remove via",
     },
 )

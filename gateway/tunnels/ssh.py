@@ -14,7 +14,7 @@ from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
 from gateway.processes.output_log import OutputLog
-from gateway.processes.programs import resolve_program
+from gateway.processes.programs import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.sockets import cap_retransmit_interval
 from gateway.ssh import algorithms, credentials, host_keys
@@ -134,6 +134,7 @@ def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSet
             " known_hosts or host_keys"
         )
         yield InsecureSetting("insecure_host_key", message, advised=True)
+    yield from insecure_program("proxy_command", options.proxy_command or ())
     for key, defaults in algorithms.DEFAULTS.items():
         weak = [each for each in getattr(options, key) if each not in defaults]
         if weak:

@@ -212,8 +212,10 @@ def test_the_image_is_small_and_has_no_shell(yard: Yard, record_property: Record
     config = json.loads(yard.engine.docker("image", "inspect", "gateway", "-f", "{{json .Config}}").stdout)
     assert config["User"] == "10001:10001"
     assert config["Labels"]["org.opencontainers.image.title"] == "gateway"
-    for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip"):
+    for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip", "/usr/bin/gcc"):
         assert yard.engine.docker("run", "--rm", "--entrypoint", program, "gateway", check=False).returncode == 127
+    version = yard.engine.docker("run", "--rm", "gateway", "--version").stdout
+    assert re.search(r"OpenSSL 3\.", version), version  # of the data plane in C
 
 
 def sbom(yard: Yard, image: str) -> dict[str, dict[str, Any]]:

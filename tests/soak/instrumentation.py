@@ -149,9 +149,9 @@ def engine_growth() -> int:
     """Return the bytes by which the engine of the running loop has grown windows."""
     if not is_built():
         return 0
-    from gateway.ssh.engine_host import engine_host  # noqa: PLC0415 - the engine is optional
+    from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
 
-    return flow_control.GROWTH_BUDGET_BYTES - engine_host().engine.growth()
+    return engine_pool().grown_bytes
 
 
 class Budgets:

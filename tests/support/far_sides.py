@@ -62,6 +62,9 @@ class Straight:
         self._near.close()
         self._far.close()
 
+    def refresh(self) -> None:
+        """Do nothing: the relay runs in the event loop."""
+
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
         self._watched, self._lingering = _watched(), set(map(id, lingering_closer()._sockets.values()))
         outer = await self._near.connect(setup)

@@ -97,6 +97,12 @@ class OpenSsh(Straight):
         assert type(joined.relay).__name__ == self._relay
         return joined
 
+    def refresh(self) -> None:
+        if self._engine:
+            from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+
+            engine_pool().handle_records()
+
     def order(self, step: Step) -> bool:
         if step.verb == "kill":
             return self._bastion.kill_sessions() > 0

@@ -208,7 +208,7 @@ def _tunnel_causes(view: ServiceView, tunnels: dict[str, TunnelView]) -> Iterato
             blocked=len(backends),
             waiting=waiting,
             waiters=waiters,
-            remedy=remedy(tunnel.name, tunnel.kind, tunnel.state, tunnel.reason, is_tunnel=True),
+            remedy=remedy(tunnel),
         )
 
 
@@ -229,7 +229,7 @@ def _backend_causes(view: ServiceView, tunnels: dict[str, TunnelView]) -> Iterat
             blocked=0,
             waiting=waiting,
             waiters=waiters,
-            remedy=remedy(backend.name, backend.kind, backend.state, backend.reason, is_tunnel=False),
+            remedy=remedy(backend),
         )
 
 

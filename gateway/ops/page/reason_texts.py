@@ -1,8 +1,8 @@
 """Describes the reasons of failures in a few words, and what to do about them."""
 
-from gateway.backends import target_remedy
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
+from gateway.ops.status_views import BackendView, TunnelView
 from gateway.tunnels import tunnel_remedy
 
 CAUSES: dict[str, str] = {
@@ -31,7 +31,6 @@ CAUSES: dict[str, str] = {
 }
 _NAMES: dict[str, str] = {TunnelState.BACKOFF: "down", TunnelState.QUARANTINED: "down (quarantined)"}
 _STATES: dict[str, str] = {
-    HealthState.UNKNOWN: "set check.user, so that the gateway can check the target",
     HealthState.PAUSED: "run `gateway resume {name}` to check the backend again",
     TunnelState.QUARANTINED: "then run `gateway reconnect {name}`, because the gateway rarely retries",
 }
@@ -52,15 +51,7 @@ def cause(reason: str | None, state: str) -> str:
     return CAUSES.get(reason or "", reason or state)
 
 
-def remedy(name: str, kind: str, state: str, reason: str | None, *, is_tunnel: bool) -> str:
-    """Return what to do about the state of a tunnel, backend or target; empty if there is nothing to do.
-
-    Args:
-        name: The name of the tunnel or backend.
-        kind: Its kind.
-        state: The state.
-        reason: The reason; None if the state has no reason.
-        is_tunnel: Whether the part is a tunnel.
-    """
-    found = (tunnel_remedy if is_tunnel else target_remedy)(kind, reason)
-    return "; ".join(filter(None, (found, _STATES.get(state, "").format(name=name))))
+def remedy(part: TunnelView | BackendView) -> str:
+    """Return what to do about the state of a tunnel or backend; empty if there is nothing to do."""
+    found = tunnel_remedy(part.kind, part.reason) if isinstance(part, TunnelView) else part.remedy
+    return "; ".join(filter(None, (found, _STATES.get(part.state, "").format(name=part.name))))

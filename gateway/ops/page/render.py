@@ -239,8 +239,7 @@ def render_missing(root: str) -> str:
 
 
 def _what_to_do(backend: BackendView, failed: Sequence[TunnelView]) -> str:
-    remedies = [remedy(each.name, each.kind, each.state, each.reason, is_tunnel=True) for each in failed]
-    return "; ".join(remedies) or remedy(backend.name, backend.kind, backend.state, backend.reason, is_tunnel=False)
+    return "; ".join(map(remedy, failed)) or remedy(backend)
 
 
 def _common(view: ServiceView, events: Sequence[Transition], now: float, root: str) -> dict[str, Any]:

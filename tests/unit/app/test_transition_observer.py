@@ -7,6 +7,7 @@ from unittest.mock import Mock
 from gateway.app.transition_observer import TransitionObserver
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
+from gateway.health.target_selection import BackendHealth
 from gateway.ops.events import EventLog
 
 
@@ -19,7 +20,7 @@ def running(state: HealthState, *targets: Any) -> Any:
     return SimpleNamespace(
         spec=SimpleNamespace(name="orders"),
         targets=targets,
-        evaluate=lambda: (state, Reason.REFUSED, "cannot connect"),
+        evaluate=lambda: BackendHealth(state, Reason.REFUSED, "cannot connect"),
     )
 
 

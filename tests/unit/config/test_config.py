@@ -301,14 +301,15 @@ def test_valid_but_unwise_settings_give_advice(tmp_path: Path) -> None:
         "tunnels: {b: {kind: ssh, host: h, user: u, insecure_host_key: true}, c: {kind: ssh, host: h, user: u}}\n"
         "backends:\n"
         "  one: {kind: nfs, via: b, targets: nas, export: /one}\n"
-        "  two: {kind: nfs, via: b, targets: [other, nas], export: /two}\n"
+        "  two: {kind: nfs, via: b, targets: [other, nas], export: /two, hold: 11m}\n"
         "  elsewhere: {kind: nfs, via: c, targets: nas, export: /one}\n"
         "  same: {kind: tcp, via: b, targets: 'nas:2049'}\n",
         tmp_path,
     )
-    first, second = advice(config)
+    first, second, third = advice(config)
     assert first.startswith("tunnels.b.insecure_host_key: disables host key verification")
-    assert second.startswith("backend two: nas:2049 is also the server of backend one,")
+    assert second.startswith("backend two: hold is 660 s, but the kernel waits for a mount for at most 600 s")
+    assert third.startswith("backend two: nas:2049 is also the server of backend one,")
 
 
 def test_inner_keys_and_lists_of_a_section_are_settings_too(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.backoff import BackoffPolicy
 from gateway.contracts.security import Secret
 from gateway.demo.process import free_port
 from gateway.docker.consumers import Consumer, ConsumerDirectory
@@ -32,7 +33,6 @@ from gateway.docker.peers.reports import (
 )
 from gateway.docker.peers.unit import PeerUnit
 from gateway.errors import GatewayError
-from gateway.supervision.backoff import BackoffPolicy
 
 MESH = NetworkInfo("n-mesh", "mesh", "overlay", "swarm", attachable=True, subnets=("127.0.0.0/24",))
 BRIDGE = NetworkInfo("n-bridge", "bridge", "bridge", "local", attachable=False, subnets=("172.17.0.0/16",))

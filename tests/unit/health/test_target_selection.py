@@ -7,6 +7,7 @@ from gateway.contracts.states import DatabaseRole, HealthState, Preference
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.health.target_selection import (
+    BackendHealth,
     TargetCandidate,
     backend_state,
     lacks_primary,
@@ -26,7 +27,8 @@ def candidate(
     *,
     read_only: bool | None = None,
 ) -> TargetCandidate:
-    return TargetCandidate(target, state, None if state is HealthState.UP else Reason.REFUSED, "why", role, read_only)
+    reason = None if state is HealthState.UP else Reason.REFUSED
+    return TargetCandidate(target, state, reason, "why", role=role, read_only=read_only)
 
 
 def targets(candidates: list[TargetCandidate]) -> list[Endpoint]:
@@ -72,8 +74,9 @@ def test_a_primary_that_was_replaced_gets_no_clients() -> None:
     assert targets(order_targets(both, "primary")) == [TWO]
     assert superseded_primaries(both, "primary") == superseded_primaries(both, "primary", confirmed=True) == {ONE}
     assert wrong_role_targets(both, "primary") == {ONE}
-    state, reason, detail = backend_state(both, "primary")
-    assert (state, reason, detail.split()[0]) == (HealthState.DEGRADED, Reason.ROLE, "db:1")
+    found = backend_state(both, "primary")
+    assert (found.state, found.reason, found.detail.split()[0]) == (HealthState.DEGRADED, Reason.ROLE, "db:1")
+    assert found.remedy.startswith("demote db:1")
     # Without a probe since the promotion, the old primary can already be demoted.
     unprobed = [replace(old, probed=9.0), new]
     assert superseded_primaries(unprobed, "primary") == {ONE}
@@ -111,12 +114,14 @@ def test_replica_prefers_a_replica_and_falls_back_to_the_primary() -> None:
     both = [candidate(ONE, role="primary"), candidate(TWO, role="replica", read_only=True)]
     assert targets(order_targets(both, "replica")) == [TWO, ONE]
     assert backend_state(both, "replica")[0] is HealthState.UP
-    assert backend_state(both[:1], "replica")[:2] == (HealthState.DEGRADED, Reason.ROLE)
+    found = backend_state(both[:1], "replica")
+    assert (found.state, found.reason) == (HealthState.DEGRADED, Reason.ROLE)
+    assert found.remedy.startswith("start a replica")
 
 
 def test_backend_states() -> None:
     up, down = candidate(ONE), candidate(TWO, HealthState.DOWN)
-    assert backend_state([up], "order") == (HealthState.UP, None, "")
+    assert backend_state([up], "order") == BackendHealth(HealthState.UP)
     assert backend_state([up, down], "order")[0] is HealthState.DEGRADED
     assert backend_state([down], "order")[:2] == (HealthState.DOWN, Reason.REFUSED)
     assert backend_state([candidate(ONE, HealthState.BLOCKED)], "order")[0] is HealthState.BLOCKED
@@ -150,7 +155,7 @@ def test_primary_excludes_replicas_only(candidates: list[TargetCandidate], prefe
     placed = [each.state in first for each in chosen if each.state is not HealthState.DEGRADED]
     assert placed == sorted(placed, reverse=True)
     usable = any(each.state in good for each in chosen)
-    state, reason, _ = backend_state(candidates, prefer)
+    state, reason = backend_state(candidates, prefer)[:2]
     assert (state in good) == usable
     assert (reason is None) == (state in (HealthState.UP, HealthState.UNKNOWN)) or state in (
         HealthState.PAUSED,

@@ -30,7 +30,7 @@ WORDS = frozenset({
 OPTIONS = frozenset({
     "name", "env", "cap-add", "opt", "mount", "config", "target", "HostName", "IdentityFile", "LocalForward", "addr",
     "SSH_KEY_PATH", "SSH_PRIVATE_KEY_PATH", "OPENVPN_CUSTOM_CONFIG", "!other", "ProxyJump", "ProxyCommand",
-    "env-file", "MYSQL_SSL_MODE", "./app.env",
+    "env-file", "MYSQL_SSL_MODE", "./app.env", "base.env", "override.env",
 })  # fmt: skip
 """Options and keywords for which only the value must be in the output."""
 UNNAMED = frozenset({"environment", "volumes", "driver_opts", "command"})
@@ -60,6 +60,7 @@ def run(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str
         if head == "argument":
             arguments.append(body.rstrip("\n"))
         elif head.startswith("file "):
+            Path(head[5:]).parent.mkdir(exist_ok=True)
             Path(head[5:]).write_text(body)
             arguments.append(head[5:])
     done = CliRunner().invoke(cli, ["import", *options, *arguments])

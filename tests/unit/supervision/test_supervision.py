@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from gateway.backoff import BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
@@ -11,7 +12,6 @@ from gateway.errors import Reason, TunnelError
 from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
-from gateway.supervision.backoff import BackoffPolicy
 from gateway.supervision.failover_link import FailoverLink
 from gateway.supervision.supervisor import supervise
 from gateway.supervision.uplink import Uplink

@@ -3,7 +3,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.supervision.backoff import QUARANTINE, RECONNECT, Backoff
+from gateway.backoff import QUARANTINE, RECONNECT, Backoff
 
 
 @given(st.integers(0, 2**32), st.integers(1, 200))
