@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gateway.atomic_file import replace_file
 from gateway.config import Config
-from gateway.docker import own_id
+from gateway.docker import own_container_id
 from gateway.errors import ConfigError, GatewayError, Problem
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def _is_container_id(name: str) -> bool:
     """Return whether `name` is the short ID of the container in which this process runs."""
     if not _SHORT_ID.fullmatch(name):
         return False
-    found = own_id.mounted_id()
+    found = own_container_id.mounted_id()
     return any(each.startswith(name) for each in found) or (
         not found and any(each.exists() for each in _CONTAINER_MARKERS)
     )

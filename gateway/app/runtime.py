@@ -15,7 +15,7 @@ from gateway.app.worker.messages import WorkerAction, WorkerCommand
 from gateway.app.worker.stubs import ForwardStub
 from gateway.app.worker.worker_pool import WorkerPool
 from gateway.app.worker.worker_supervisor import WorkerSupervisor
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.tracing import TraceExporter
 from gateway.forwarding.admission import AdmissionRules, ConsumerResolver
@@ -81,7 +81,7 @@ class Runtime:
         health: TargetHealth,
         budgets: HandshakeBudgets,
         workers: WorkerPool,
-        recorder: Recorder,
+        recorder: AuditRecorder,
         exporter: TraceExporter | None = None,
     ) -> None:
         self.config = replace(config, tunnels={}, backends={})

@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway import __version__
 from gateway.app.changed_keys import changed_keys
 from gateway.audit_log.events import MAX_TEXT
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
 from gateway.config import Config
 from gateway.config.model import AuditSection
@@ -32,7 +32,7 @@ class ServiceAuditLog:
     """
 
     def __init__(self, instance: str) -> None:
-        self.recorder = Recorder()
+        self.recorder = AuditRecorder()
         self._instance = instance
         self._section = AuditSection()
         self._writer: AuditWriter | None = None
@@ -171,7 +171,7 @@ class ServiceAuditLog:
 
 
 @asynccontextmanager
-async def recording(config: Config) -> AsyncIterator[Recorder]:
+async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
     """Open the audit log for one command, and yield a recorder, which ignores events if the log is a standard stream.
 
     Raises:

@@ -37,7 +37,7 @@ from gateway.app.worker.messages import (
 )
 from gateway.app.worker.messenger import Messenger
 from gateway.app.worker.worker_pool import WorkerPool
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config
 from gateway.contracts.link import Stream
 from gateway.contracts.tracing import TraceExporter
@@ -81,7 +81,7 @@ class WorkerProcess:
         self._incomplete = False
         """Whether some of the listeners' descriptors were lost between the owner and this process."""
         self._directory = ConsumerDirectory(lambda: self._owner.send(UnknownSource()))
-        self._recorder = Recorder()
+        self._recorder = AuditRecorder()
         self._audit = AuditEventSender(self._owner, self._recorder)
         self._exporter: TraceExporter | None = None
 

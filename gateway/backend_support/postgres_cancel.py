@@ -132,7 +132,7 @@ class PostgresLoginTap:
         self._packet = self._message = b""
 
 
-class PostgresCancels:
+class PostgresCancelProtocol:
     """Recognizes PostgreSQL's cancel requests; implements `gateway.cancel_protocol.CancelProtocol`."""
 
     max_bytes = _PACKET.size + _PID_SIZE + _KEY_SIZES[-1]

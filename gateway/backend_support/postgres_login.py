@@ -32,7 +32,7 @@ def _connect_poll(conn: PGconn) -> int:
     return int(connect_poll(conn.pgconn_ptr))  # type: ignore[attr-defined] # the protocol leaves it out
 
 
-class Login:
+class PostgresLogin:
     """Logs in on one libpq connection.
 
     Args:

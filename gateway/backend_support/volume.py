@@ -61,7 +61,7 @@ ImportedVolume = tuple[dict[str, Any], list[str]]
 
 
 @dataclass(frozen=True)
-class MountKind:
+class KernelMountRules:
     """How kernels mount the backends of one kind. The options of such a kind have a field `volume`.
 
     Args:

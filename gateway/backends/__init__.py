@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.backend_support.volume import MountKind, VolumeOptions, VolumeSpec
+from gateway.backend_support.volume import KernelMountRules, VolumeOptions, VolumeSpec
 from gateway.cancel_protocol import CancelProtocol
 from gateway.contracts.backend import Backend
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate
@@ -119,7 +119,7 @@ class BackendKind:
     endpoints: Callable[[Any, Endpoint], tuple[Endpoint, ...]] = lambda _check, target: (target,)
     has_roles: Callable[[Any], bool] = lambda _: False
     traffic_class: TrafficClass = TrafficClass.INTERACTIVE
-    mount: MountKind | None = None
+    mount: KernelMountRules | None = None
     facts: tuple[Fact, ...] = ()
     privileged_only: Callable[[Any], bool] = lambda _: False
     abort_limit: int | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gateway.backend_support.login import LoginCheckOptions
+from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.config.model import Config
 from gateway.config.strict_mode import weaknesses
 from gateway.docker.peers.keys import NOT_SUPPORTED, SUPPORTED

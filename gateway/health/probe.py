@@ -10,7 +10,7 @@ from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
-from gateway.errors import LinkLostError, ProbeError, ReachError, Reason
+from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetError
 from gateway.health.verdict import CheckResult
 from gateway.text import error_text, one_line
 
@@ -63,9 +63,9 @@ async def probe_once(
     except LinkLostError:
         raise
     except ReachError as error:
-        usable = isinstance(error, ProbeError) and error.reason in _LOGIN_REASONS
+        usable = isinstance(error, UnusableTargetError) and error.reason in _LOGIN_REASONS
         state, reason, detail = HealthState.DEGRADED if usable else HealthState.DOWN, error.reason, error.detail
-        remedy = error.remedy if isinstance(error, ProbeError) else ""
+        remedy = error.remedy if isinstance(error, UnusableTargetError) else ""
     except OSError as error:
         state, reason, detail = HealthState.DOWN, Reason.RESET, error_text(error)
     except Exception as error:

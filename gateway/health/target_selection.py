@@ -23,7 +23,7 @@ class TargetCandidate:
     """A target that can serve new clients, with the results of its checks.
 
     Args:
-        remedy: What to do about exactly this failure, as in `gateway.errors.ProbeError`.
+        remedy: What to do about exactly this failure, as in `gateway.errors.UnusableTargetError`.
         promoted: Monotonic time at which a check found that the target had been promoted from replica to primary; 0
             if no check has.
         probed: Monotonic time at which the last probe that the target answered started.

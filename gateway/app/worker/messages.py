@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from gateway.audit_log.events import Event
+from gateway.audit_log.events import AuditEvent
 from gateway.config import Config
 from gateway.contracts.link import LinkStatus
 from gateway.contracts.states import TunnelState
@@ -135,7 +135,7 @@ class TrafficFailure:
 class AuditEvents:
     """Audit events of a worker."""
 
-    events: list[Event]
+    events: list[AuditEvent]
     lost: int
     """Number of events that the worker dropped because the owner did not read them."""
     open: int

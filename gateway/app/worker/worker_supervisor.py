@@ -34,7 +34,7 @@ from gateway.app.worker.messages import (
 )
 from gateway.app.worker.messenger import Messenger
 from gateway.app.worker.stubs import ForwardStub, UplinkStub
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config
 from gateway.contracts.link import Stream
 from gateway.contracts.values import Endpoint
@@ -67,13 +67,13 @@ class WorkerSupervisor:
     """
 
     def __init__(
-        self, number: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: Recorder | None = None
+        self, number: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: AuditRecorder | None = None
     ) -> None:
         self.number = number
         self.forwards: dict[str, ForwardStub] = {}
         self.report = WorkerReport({}, {})
         self._on_failure = on_failure
-        self._recorder = recorder or Recorder()
+        self._recorder = recorder or AuditRecorder()
         self._unrecorded = 0
         """Number of the worker's clients for which the audit log has no closing event yet."""
         self._paths: dict[str | None, UplinkStub] = {}
