@@ -20,9 +20,9 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backend_support.http_role import HttpRole
+from gateway.backend_support.http_expectation import HttpRole
+from gateway.backend_support.http_role_server import HttpRoleServer
 from gateway.backend_support.tls import TlsOptions
-from gateway.backend_support.via_http import ViaHttp
 from gateway.cli import cli
 from gateway.config.model import (
     SECTIONS,
@@ -41,7 +41,7 @@ from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
 from gateway.docker.errors import BlockedReason
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
-from gateway.docker.plan import AttachmentState, Verb
+from gateway.docker.plan import ActionKind, AttachmentState
 from gateway.errors import Reason
 from gateway.fleet.members import MemberAddress
 from gateway.forwarding.admission import RefusalReason
@@ -120,7 +120,7 @@ def _configuration() -> Iterator[str]:
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
     yield from _table("`check.tls`, `check.via_http.tls`", TlsOptions)
-    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", ViaHttp)
+    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleServer)
     yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRole)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
@@ -279,7 +279,7 @@ def _states_and_reasons() -> Iterator[str]:
     yield ""
     yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(BlockedReason)}."
     yield ""
-    yield f"Actions in Docker: {_list(Verb)}."
+    yield f"Actions in Docker: {_list(ActionKind)}."
 
 
 def _list(values: Any) -> str:

@@ -4,8 +4,7 @@ from gateway.config import BackendSpec
 from gateway.forwarding.admission import AdmissionRules, ConsumerResolver, SocketConsumer, UnixSocketRule
 
 _DEFAULT_CONSUMER_SHARE = 0.8
-"""Fraction of a backend's connections that one consumer is allowed to use if `max_connections_per_consumer` is
-absent."""
+"""Fraction of a backend's `max_connections` that one consumer may use by default."""
 
 
 def build_admission(spec: BackendSpec, identity: ConsumerResolver | None) -> AdmissionRules:
@@ -13,7 +12,7 @@ def build_admission(spec: BackendSpec, identity: ConsumerResolver | None) -> Adm
 
     Args:
         spec: The configuration of the backend.
-        identity: Maps source addresses to containers; None if Docker is not configured.
+        identity: Finds the container behind a source address; None if Docker is not configured.
     """
     per_consumer = spec.max_connections_per_consumer
     if per_consumer is None and identity is not None:

@@ -11,7 +11,7 @@ from gateway.health.check import MonitoredUplink
 
 
 class AssignedTargets:
-    """Provides the targets that the main process assigns; implements `gateway.app.runtime.TargetHealth`.
+    """Stores the targets that the main process assigns; implements `gateway.app.runtime.TargetHealth`.
 
     Args:
         owner: The connection to the main process, which checks the targets.
@@ -39,7 +39,7 @@ class AssignedTargets:
         self._owner.send(TrafficFailure(running.spec.name, routed.target))
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle the event that a response of a target takes too long. See `gateway.app.runtime.TargetHealth`."""
+        """Handle a response of a target that takes too long. See `gateway.app.runtime.TargetHealth`."""
         self._owner.send(TrafficFailure(running.spec.name, routed.target, stalled=True))
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:

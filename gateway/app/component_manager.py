@@ -1,4 +1,4 @@
-"""Starts, stops and retires the components of a runtime."""
+"""Starts, stops and retires components: uplinks, forwards and checks."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ _DRAIN_POLL = 0.2
 
 
 class ComponentManager:
-    """Starts the components of a runtime, and stops them.
+    """Starts uplinks, forwards and checks, and stops them, immediately or after their clients have left.
 
     Args:
         supervisor: Runs the components.

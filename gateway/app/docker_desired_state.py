@@ -1,4 +1,4 @@
-"""Computes the desired state of Docker from a configuration."""
+"""Computes the desired state of Docker (networks, attachments, volumes) from a configuration."""
 
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec, mount_address
 from gateway.config import Config

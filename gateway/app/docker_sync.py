@@ -1,4 +1,4 @@
-"""Connects the Docker reconciler to the rest of the service."""
+"""Runs the Docker reconciler, and gives the rest of the service access to its results."""
 
 import asyncio
 import itertools
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gateway.app.runtime import Runtime
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config
 from gateway.contracts.component import Component
 from gateway.contracts.link import Link
@@ -17,13 +17,13 @@ from gateway.docker.options import DockerOptions, PeerOptions
 from gateway.supervision.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from gateway.docker.peers.unit import PeerUnit
+    from gateway.docker.peers.peer_sync import PeerSync
     from gateway.docker.plan import DesiredState
     from gateway.docker.reconciler import Reconciler
 
 
 class DockerSync:
-    """Runs the reconciler while Docker is configured; implements `gateway.forwarding.admission.ConsumerResolver`.
+    """Runs the reconciler if Docker is configured; implements `gateway.forwarding.admission.ConsumerResolver`.
 
     Args:
         supervisor: Runs the reconciler.
@@ -31,10 +31,10 @@ class DockerSync:
         recorder: Records changes in Docker.
     """
 
-    def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup, recorder: Recorder) -> None:
+    def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup, recorder: AuditRecorder) -> None:
         self._recorder = recorder
         self.reconciler: Reconciler | None = None
-        self.peers: PeerUnit | None = None
+        self.peers: PeerSync | None = None
         self._supervisor = supervisor
         self._group = group
         self._runtime: Runtime | None = None
@@ -69,9 +69,9 @@ class DockerSync:
     def _start_peers(
         self, docker: DockerOptions, options: PeerOptions, instance: str, reconciler: "Reconciler"
     ) -> None:
-        from gateway.docker.peers.unit import PeerUnit  # noqa: PLC0415 - as above
+        from gateway.docker.peers.peer_sync import PeerSync  # noqa: PLC0415 - as above
 
-        self.peers = PeerUnit(
+        self.peers = PeerSync(
             options,
             instance,
             docker.grants,

@@ -1,4 +1,4 @@
-"""Watches files, and reloads the configuration, keys or certificates that a changed file contains."""
+"""Reloads the configuration, keys or certificates after their file has changed."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ class FileChanges:
         file: The configuration file; None if there is none.
         reloader: Reloads the configuration file.
         ops: The ops server. It reads its token and certificate files again.
-        runtime: The runtime. Its tunnels start to use renewed keys and certificates.
+        runtime: The runtime, whose tunnels use the renewed keys and certificates.
     """
 
     def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, runtime: Runtime) -> None:

@@ -1,4 +1,4 @@
-"""Detects changed files by polling, which works on every file system and for symbolic links that are replaced."""
+"""Detects changed files by polling, which works on every file system and for replaced symbolic links."""
 
 import asyncio
 import logging

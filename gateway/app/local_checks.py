@@ -22,7 +22,7 @@ _FIRST_RESULT_POLL = 0.5
 
 
 class HandshakeBudgets:
-    """The handshake budgets of all targets. Backends with the same target and a common tunnel share one budget."""
+    """Creates and stores the handshake budgets. Backends with a common target and tunnel share one budget."""
 
     def __init__(self) -> None:
         self._budgets: dict[tuple[str | None, Endpoint], HandshakeBudget] = {}
@@ -111,11 +111,11 @@ class LocalChecks:
         running.on_failure(routed.target)
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle the event that a response of a target takes too long. See `gateway.app.runtime.TargetHealth`."""
+        """Handle a response of a target that takes too long. See `gateway.app.runtime.TargetHealth`."""
         running.on_stall(routed.target, routed.uplink.tunnel_name)
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle the event that a dial failed, and that a dial through another way to its target succeeded."""
+        """Handle a failed dial, after a dial through another way to the same target has succeeded."""
         running.on_detour(routed.target, routed.uplink.tunnel_name)
 
 

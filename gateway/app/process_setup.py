@@ -19,7 +19,7 @@ loop for tens of milliseconds."""
 
 
 class _NoWaitExecutor(ThreadPoolExecutor):
-    """An executor that does not wait for its threads when the event loop closes: a file system can hang forever."""
+    """A thread pool that does not wait for its threads at shutdown, because a file system can hang forever."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more work, and return without waiting for the threads."""

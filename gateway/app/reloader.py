@@ -1,4 +1,4 @@
-"""Loads configurations and applies them to a running runtime."""
+"""Loads the configuration and applies it to the running service, at the start and on reloads."""
 
 import asyncio
 import logging
@@ -34,7 +34,7 @@ Loader = Callable[[], Config]
 
 
 class Reloader:
-    """Applies the first configuration, and reloads it.
+    """Applies the first configuration, and each later version of the configuration.
 
     Args:
         config: The first configuration.
@@ -155,7 +155,8 @@ class Reloader:
                 origin = error.origin if isinstance(error, ConfigError) else origin
                 if trigger == "file" and origin and origin.sha256 == last_digest:
                     raise
-                # A bind mount of a replaced file still shows the old file. This can be the cause of the error.
+                # A bind mount still shows the old file after the file was replaced. This can be the cause of the
+                # error.
                 await self._check_stale_files(self.config)
                 self._auditing.refused(error, trigger, origin)
                 self.successful, self.error = False, str(error)

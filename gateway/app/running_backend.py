@@ -28,7 +28,7 @@ from gateway.health.timed_state import TimedState
 
 @dataclass
 class RunningBackend:
-    """A running backend.
+    """A backend that runs: its configuration, its forward, and the checks of its targets.
 
     Args:
         spec: The configuration of the backend.
@@ -92,7 +92,7 @@ class RunningBackend:
         self.on_result()
 
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
-        """Check often the targets that can become the primary, and a superseded primary that is possibly demoted."""
+        """Check the targets that can become the primary more often, and superseded primaries too."""
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)
         unconfirmed = superseded_primaries(candidates, prefer) - superseded_primaries(
@@ -148,7 +148,7 @@ class RunningBackend:
         self._set_urgent(self.candidates())
 
     def on_detour(self, target: Endpoint, tunnel: str | None) -> None:
-        """Prefer other ways to `target`: a dial through `tunnel` failed, and a dial through another way succeeded."""
+        """Prefer other ways to `target`: a dial through `tunnel` failed, and then another way succeeded."""
         for each in self.targets:
             if each.target == target:
-                each.doubt(tunnel)
+                each.report_failed_dial(tunnel)

@@ -1,4 +1,4 @@
-"""Holds the running tunnels, forwards and checks of one configuration, and applies another configuration to them."""
+"""Owns the running tunnels, forwards and checks of a process, and applies new configurations to them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,7 +15,7 @@ from gateway.app.worker.messages import WorkerAction, WorkerCommand
 from gateway.app.worker.stubs import ForwardStub
 from gateway.app.worker.worker_pool import WorkerPool
 from gateway.app.worker.worker_supervisor import WorkerSupervisor
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.tracing import TraceExporter
 from gateway.forwarding.admission import AdmissionRules, ConsumerResolver
@@ -28,7 +28,7 @@ from gateway.supervision.uplink import Uplink
 
 
 class TargetHealth(Protocol):
-    """Decides to which targets clients connect: from checks, or, in a worker, from the main process's assignments."""
+    """Decides which targets new clients use: by checks, or in a worker by the assignments of the main process."""
 
     def update(
         self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool
@@ -51,20 +51,20 @@ class TargetHealth(Protocol):
         """Handle a failure of real traffic to a target."""
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle the event that a response of a target takes too long."""
+        """Handle a response of a target that takes too long."""
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """Handle the event that a dial failed, and that a dial through another way to its target succeeded."""
+        """Handle a failed dial, after a dial through another way to the same target has succeeded."""
 
 
 class Runtime:
-    """The running tunnels, forwards and checks.
+    """The running tunnels, forwards and checks of a process.
 
     Args:
         components: Runs the uplinks and forwards.
         uplinks: The uplinks of this process.
         config: The first configuration that will be passed to `apply`.
-        identity: Maps source addresses to consumers, while Docker is configured.
+        identity: Finds the consumer behind a source address, if Docker is configured.
         health: Decides to which targets clients connect.
         budgets: The handshake budgets of the targets.
         workers: The workers of this process, already started.
@@ -81,7 +81,7 @@ class Runtime:
         health: TargetHealth,
         budgets: HandshakeBudgets,
         workers: WorkerPool,
-        recorder: Recorder,
+        recorder: AuditRecorder,
         exporter: TraceExporter | None = None,
     ) -> None:
         self.config = replace(config, tunnels={}, backends={})
@@ -103,14 +103,14 @@ class Runtime:
         self._exporter = exporter
 
     def apply(self, config: Config, listeners: dict[ListenAddress, Listener]) -> ConfigDiff:
-        """Apply `config`. Units that are the same in both configurations continue to run.
+        """Apply `config`. Components that are the same in both configurations continue to run.
 
         Args:
             config: The new configuration.
             listeners: The bound listeners of the configuration. The runtime takes ownership of them.
 
         Raises:
-            UsageError: A key differs whose change requires a restart. Nothing was changed.
+            UsageError: A key that requires a restart differs. Nothing was changed.
         """
         diff = diff_configs(self.config, config)
         drain = config.shutdown.drain
@@ -255,7 +255,7 @@ class Runtime:
         self.workers.send(WorkerCommand(WorkerAction.RENEW, tunnel))
 
     def retry(self, tunnel: str) -> None:
-        """Retry a tunnel that is down, because its certificates were renewed on disk. An open tunnel stays open."""
+        """Retry a tunnel if it is down, because its certificates were renewed on disk. An open tunnel stays open."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.retry()
         self.workers.send(WorkerCommand(WorkerAction.RETRY, tunnel))

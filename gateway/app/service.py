@@ -48,7 +48,7 @@ The gateway already serves clients during this wait."""
 
 
 class GatewayService:
-    """A gateway from start to stop.
+    """The service, from start to stop.
 
     Args:
         config: The configuration to run.

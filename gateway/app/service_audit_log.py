@@ -1,4 +1,4 @@
-"""Opens the audit log that the configuration names, and records the events of the service itself."""
+"""Opens the audit log, and records starts, stops, commands and configuration changes of the service."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway import __version__
 from gateway.app.changed_keys import changed_keys
 from gateway.audit_log.events import MAX_TEXT
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
 from gateway.config import Config
 from gateway.config.model import AuditSection
@@ -17,8 +17,7 @@ from gateway.errors import ConfigError, GatewayError, Origin
 from gateway.relay.sockets import PeerCredentials
 
 _OPEN_TIMEOUT = 2.0
-"""Seconds to wait until the thread has opened the file. After this time, the gateway starts although the file is not
-open."""
+"""Seconds to wait until the thread has opened the file. After this time, the gateway starts without an open file."""
 _CLOSE_TIMEOUT = 2.0
 """Seconds to wait until the thread has written the queued events. After this time, the remaining events are
 dropped."""
@@ -26,14 +25,14 @@ _POLL = 0.005
 
 
 class ServiceAuditLog:
-    """Owns the writer of the audit log.
+    """The audit log of the service. Owns its writer.
 
     Args:
         instance: This gateway's name.
     """
 
     def __init__(self, instance: str) -> None:
-        self.recorder = Recorder()
+        self.recorder = AuditRecorder()
         self._instance = instance
         self._section = AuditSection()
         self._writer: AuditWriter | None = None
@@ -172,7 +171,7 @@ class ServiceAuditLog:
 
 
 @asynccontextmanager
-async def recording(config: Config) -> AsyncIterator[Recorder]:
+async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
     """Open the audit log for one command, and yield a recorder, which ignores events if the log is a standard stream.
 
     Raises:

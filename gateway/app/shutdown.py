@@ -1,4 +1,4 @@
-"""Shuts a runtime down. Gives clients time to finish before it resets their connections."""
+"""Shuts the service down. Gives clients time to finish before it resets their connections."""
 
 import asyncio
 import logging

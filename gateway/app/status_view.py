@@ -1,4 +1,4 @@
-"""Builds the views of `gateway.ops.status_views` from the running components."""
+"""Builds the data for the status page, JSON and metrics from the running components."""
 
 import platform
 from collections import Counter

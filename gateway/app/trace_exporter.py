@@ -1,4 +1,4 @@
-"""Creates the exporter of traces that the section `traces` configures. Without the section, nothing is imported."""
+"""Creates the trace exporter that the section `traces` configures. Imports OpenTelemetry only if necessary."""
 
 import asyncio
 import importlib.util

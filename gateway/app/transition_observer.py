@@ -1,4 +1,4 @@
-"""Reports the states of backends, targets and tunnels to the event log."""
+"""Reports state changes of backends, targets and tunnels to the event log."""
 
 from gateway.app.running_backend import RunningBackend
 from gateway.app.runtime import Runtime
@@ -14,7 +14,7 @@ is stopped only when the service stops."""
 
 
 class TransitionObserver:
-    """Observes a runtime.
+    """Observes the backends and tunnels of a runtime, and reports their state changes.
 
     Args:
         runtime: The runtime. It calls this object after each check, and after each change of a tunnel.

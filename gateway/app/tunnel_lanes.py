@@ -13,7 +13,7 @@ from gateway.contracts.states import TrafficClass
 
 
 class TunnelLane(NamedTuple):
-    """A tunnel that is opened for one traffic class."""
+    """A lane: one opening of a tunnel, for one traffic class."""
 
     tunnel: str
     bulk: bool

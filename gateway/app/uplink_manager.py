@@ -12,7 +12,7 @@ from gateway.supervision.uplink import Uplink
 
 
 class UplinkManager:
-    """The uplinks of this process, one per lane, and the direct one.
+    """Owns the uplinks of this process: one per lane, and the direct uplink.
 
     Args:
         components: Runs the uplinks.

@@ -1,4 +1,4 @@
-"""Builds the views of the ways to a backend's targets."""
+"""Builds the data about the ways to a backend's targets, for the status."""
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend

@@ -37,7 +37,7 @@ from gateway.app.worker.messages import (
 )
 from gateway.app.worker.messenger import Messenger
 from gateway.app.worker.worker_pool import WorkerPool
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config
 from gateway.contracts.link import Stream
 from gateway.contracts.tracing import TraceExporter
@@ -63,7 +63,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class WorkerProcess:
-    """Runs the forwards of some backends, with its own tunnels.
+    """The main object of a worker process, which runs the forwards and tunnels of some backends.
 
     Args:
         sock: The connection to the owner.
@@ -81,7 +81,7 @@ class WorkerProcess:
         self._incomplete = False
         """Whether some of the listeners' descriptors were lost between the owner and this process."""
         self._directory = ConsumerDirectory(lambda: self._owner.send(UnknownSource()))
-        self._recorder = Recorder()
+        self._recorder = AuditRecorder()
         self._audit = AuditEventSender(self._owner, self._recorder)
         self._exporter: TraceExporter | None = None
 
@@ -109,7 +109,7 @@ class WorkerProcess:
             case ConsumerSnapshot(consumers):
                 self._directory.replace(consumers)
             case DialRequest(number) if not fds:
-                self._owner.send(DialResult(number, Reason.TUNNEL, "the worker has no descriptor left", lost=True))
+                self._owner.send(DialResult(number, Reason.TUNNEL, "the worker has no free descriptor", lost=True))
             case DialRequest() if self._group is not None:
                 self._group.create_task(self._dial(message, socket.socket(fileno=fds[0])))
             case WorkerCommand():

@@ -15,7 +15,7 @@ from gateway.audit.mount_options import (
     unmounted_paths,
 )
 from gateway.audit.run_options import UnsupportedOptionError
-from gateway.audit.shell import command, script
+from gateway.audit.shell_commands import command, script
 from gateway.docker.compose_command import FILES, compose_command
 from gateway.docker.grants import SERVICE
 

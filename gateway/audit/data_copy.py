@@ -4,7 +4,7 @@ import shlex
 
 from gateway.audit.model import AuditedContainer
 from gateway.audit.mount_options import MountOptionChange
-from gateway.audit.shell import command, copy, save, script
+from gateway.audit.shell_commands import command, copy, save, script
 
 END = "trap - EXIT"
 """The command after which a failure runs no further command."""

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from gateway.audit.databases import in_files
+from gateway.audit.database_files import in_files
 from gateway.audit.model import HostMount, HostPath
-from gateway.audit.stores import Medium, medium_of, mount_above, split_options
+from gateway.audit.mount_storage import StorageMedium, medium_of, mount_above, split_options
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
 _MOST_NAMES = 2000
@@ -154,7 +154,7 @@ def read_start(path: str, size: int) -> bytes:
 
 
 def _is_remote(mount: HostMount) -> bool:
-    return medium_of(mount.file_system) not in (Medium.LOCAL, Medium.MEMORY)
+    return medium_of(mount.file_system) not in (StorageMedium.LOCAL, StorageMedium.MEMORY)
 
 
 def _is_sqlite(entry: "os.DirEntry[str]") -> bool:

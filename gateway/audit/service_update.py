@@ -3,7 +3,7 @@
 from gateway.audit.data_copy import saved
 from gateway.audit.model import AuditedContainer
 from gateway.audit.mount_options import MountOptionChange
-from gateway.audit.shell import command
+from gateway.audit.shell_commands import command
 
 NODE_LABEL = "com.docker.swarm.node.id"
 

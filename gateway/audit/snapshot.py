@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.audit.files import with_files
 from gateway.audit.host_files import MOUNT_TABLE, parse_mounts
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.audit.snapshot_files import with_files
 from gateway.audit.volume_last_use import last_uses
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.own_id import mounted_id
+from gateway.docker.own_container_id import mounted_id
 from gateway.text import one_line
 
 _ANONYMOUS = "com.docker.volume.anonymous"

@@ -30,7 +30,7 @@ _MAX_LOGIN = 1 << 20
 
 
 class PostgresLoginTap:
-    """A tap that finds the cancel key in a session's login; see `gateway.cancel_protocol.LoginTap`.
+    """Finds the cancel key in a session's login; implements `gateway.cancel_protocol.LoginTap`.
 
     The tap stores at most a part of one message header or of one key.
     """
@@ -65,7 +65,7 @@ class PostgresLoginTap:
         return self._key is not None and compare_digest(self._key, request.data[_PACKET.size :])
 
     def on_request(self, data: memoryview, now: float) -> None:
-        """See `gateway.measure.Tap`. The tap reads no data after StartupMessage, and therefore no password."""
+        """Observe `data` from the client. Reads nothing after StartupMessage, and therefore no password."""
         del now
         position = 0
         while position < len(data) and not (self._started or self.finished):
@@ -132,8 +132,8 @@ class PostgresLoginTap:
         self._packet = self._message = b""
 
 
-class PostgresCancels:
-    """See `gateway.cancel_protocol.CancelProtocol`."""
+class PostgresCancelProtocol:
+    """Recognizes PostgreSQL's cancel requests; implements `gateway.cancel_protocol.CancelProtocol`."""
 
     max_bytes = _PACKET.size + _PID_SIZE + _KEY_SIZES[-1]
 

@@ -18,7 +18,7 @@ _TIMEOUT = 1.0
 """Time limit of one connection, in seconds. The limit is short, because the check waits for the connection."""
 _INTERVAL = 600.0
 _INTERVAL_BEFORE_EXPIRY = 60.0
-"""Minimum seconds between two connections: usually, and if the certificate expires soon."""
+"""Minimum seconds between two connections: the first value normally, the second if the certificate expires soon."""
 
 
 class ServerCertificates:

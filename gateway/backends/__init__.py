@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.backend_support.volume import MountKind, VolumeOptions, VolumeSpec
+from gateway.backend_support.volume import KernelMountRules, VolumeOptions, VolumeSpec
 from gateway.cancel_protocol import CancelProtocol
 from gateway.contracts.backend import Backend
 from gateway.contracts.security import InsecureSetting, MonitoredCertificate
@@ -18,7 +18,7 @@ from gateway.remedies import TARGET_REMEDIES
 
 
 class ConfiguredBackend(Protocol):
-    """The parts of a backend's configuration that `BackendKind.advice` reads."""
+    """A configured backend, with the parts of its configuration that `BackendKind.advice` reads."""
 
     @property
     def name(self) -> str:
@@ -38,7 +38,7 @@ class ConfiguredBackend(Protocol):
 
 @dataclass(frozen=True)
 class ImportRules:
-    """How `gateway import` writes a backend of one kind.
+    """What `gateway import` writes for a backend of one kind, in addition to its target.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
@@ -119,7 +119,7 @@ class BackendKind:
     endpoints: Callable[[Any, Endpoint], tuple[Endpoint, ...]] = lambda _check, target: (target,)
     has_roles: Callable[[Any], bool] = lambda _: False
     traffic_class: TrafficClass = TrafficClass.INTERACTIVE
-    mount: MountKind | None = None
+    mount: KernelMountRules | None = None
     facts: tuple[Fact, ...] = ()
     privileged_only: Callable[[Any], bool] = lambda _: False
     abort_limit: int | None = None
@@ -168,11 +168,11 @@ KINDS: KindRegistry[BackendKind] = KindRegistry(__name__, __path__)
 
 
 def target_remedy(kind: str, reason: str | None) -> str:
-    """Return what to do about the failure of a target; empty if there is no remedy.
+    """Return what the operator can do about a failed target; empty if there is no remedy.
 
     Args:
         kind: The name of the kind.
-        reason: The reason of the failure.
+        reason: Why the target failed.
     """
     remedies = {**TARGET_REMEDIES, **(KINDS[kind].remedies if kind in KINDS else {})}
     return remedies.get(reason or "", "")

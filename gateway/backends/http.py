@@ -3,17 +3,17 @@
 from dataclasses import dataclass, replace
 
 from gateway.backend_support import http_request
+from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.check_stream import CheckDialer
-from gateway.backend_support.http_role import HttpExpectation, check_status, role_result
-from gateway.backend_support.login import LoginCheckOptions, credentials, insecure_settings, verify
+from gateway.backend_support.http_expectation import HttpExpectation, check_status, role_result
+from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
 from gateway.backend_support.role_facts import READ_ONLY
-from gateway.backend_support.secrets import PasswordSource
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION
 
 _NO_LOGIN = "the server requires a login: set check.user and check.password_file"
@@ -62,7 +62,7 @@ class HttpBackend:
                 response = await http_request.get(stream, check.path, check.host or str(target), login)
         try:
             check_status(check, response, _NO_LOGIN if login is None else _WRONG_LOGIN)
-        except ProbeError as error:
+        except UnusableTargetError as error:
             self._passwords.report(check, target, error)
             raise
         result = role_result(check.role, response) if check.role is not None else ProbeResult()

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backend_support import tls
 from gateway.backend_support.aborted_logins import AbortedLogins
-from gateway.backend_support.database import (
+from gateway.backend_support.check_passwords import PasswordSource
+from gateway.backend_support.database_check import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     DatabaseCheck,
@@ -30,18 +31,17 @@ from gateway.backend_support.database import (
     verify,
     without_database,
 )
-from gateway.backend_support.login import insecure_settings
+from gateway.backend_support.http_role_server import with_http_role
+from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status
-from gateway.backend_support.secrets import PasswordSource
-from gateway.backend_support.via_http import with_http_role
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, ReachError, Reason
+from gateway.errors import ReachError, Reason, UnusableTargetError
 
 _IO_TIMEOUT = 3600.0
 """Time limit of one blocking operation of PyMySQL, in seconds. The check closes the socket earlier."""
@@ -167,7 +167,7 @@ class MysqlBackend:
                 found = query_status(login, self.check.max_lag, has_password=self.check.has_password)
             return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
-            raise ProbeError(Reason.TLS, tls.describe_tls_error(error)) from error
+            raise UnusableTargetError(Reason.TLS, tls.describe_tls_error(error)) from error
         except pymysql.err.MySQLError as error:
             raise mysql_error(error, uses_tls=self.check.tls.mode != "off") from error
         except _PROTOCOL_ERRORS as error:

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass, replace
 
+from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.check_stream import CheckDialer
-from gateway.backend_support.login import LoginCheckOptions, credentials, insecure_settings, verify
+from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
 from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
 from gateway.backend_support.resp import RespClient, RespError
-from gateway.backend_support.secrets import PasswordSource
 from gateway.backends import BackendKind, EmptyOptions, ImportRules, without_path
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Duration, Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 
 _MAX_BYTES = 64 * 1024
 """Maximum number of bytes to accept from a server in one check. A usual check receives less than 8 KiB."""
@@ -65,7 +65,7 @@ class RedisBackend:
                     raise reply_error(RespError("NOAUTH Authentication required"))
                 with phases("query"):
                     found = await self._query(client)
-            except ProbeError as error:
+            except UnusableTargetError as error:
                 self._passwords.report(self.check, target, error)
                 raise
         if is_open and password:
@@ -88,14 +88,14 @@ class RedisBackend:
         try:
             return evaluate(role, read_info(infos), self.check.max_lag)
         except ValueError as error:
-            raise ProbeError(Reason.PROTOCOL, f"the response is not valid for Redis: {error}") from error
+            raise UnusableTargetError(Reason.PROTOCOL, f"the response is not valid for Redis: {error}") from error
 
 
 async def _greet(client: RespClient, phases: Phases) -> bool:
     """Send PING. Return whether the server answers without a login.
 
     Raises:
-        ProbeError: The server serves no clients, for example because it still loads its data.
+        UnusableTargetError: The server serves no clients, for example because it still loads its data.
     """
     with phases("greeting"):
         (reply,) = await client.run(("PING",))

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from gateway.backend_support import tls
 from gateway.backend_support.byte_pattern import compile_pattern
 from gateway.backend_support.check_stream import CheckDialer, CheckStream
-from gateway.backend_support.login import credentials
+from gateway.backend_support.login_options import credentials
 from gateway.backend_support.tls import TlsOptions
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 
 _MAX_RESPONSE = 16 * 1024
-"""Maximum number of bytes to read until the expected ones arrive."""
+"""Maximum number of bytes to read while waiting for the expected response."""
 _MAX_PIECES = 100
 """Maximum number of reads, because the whole response is compared after each of them."""
 _MAX_SHOWN = 80
@@ -90,7 +90,9 @@ class TcpBackend:
             received, pieces = received + piece, pieces + 1
             if not piece or len(received) >= _MAX_RESPONSE or pieces == _MAX_PIECES:
                 expected = "contain check.expect" if self._pattern is None else "match check.expect_pattern"
-                raise ProbeError(Reason.PROTOCOL, f"the response {received[:_MAX_SHOWN]!r} does not {expected}")
+                raise UnusableTargetError(
+                    Reason.PROTOCOL, f"the response {received[:_MAX_SHOWN]!r} does not {expected}"
+                )
 
     def _is_expected(self, received: bytes) -> bool:
         if self._pattern is None:

@@ -13,7 +13,7 @@ from gateway.cli.output import output_option, print_table, print_text
 from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
-    from gateway.audit.report import Finding, Report
+    from gateway.audit.report import AuditReport, Finding
 
 _COLORS = {"high": "red", "medium": "yellow", "low": "cyan"}
 
@@ -62,7 +62,7 @@ def audit(
             raise GatewayError(f"hazards of severity {fail_on} or higher: {len(severe)}")
 
 
-def _print(report: "Report", exposures: list[str]) -> None:
+def _print(report: "AuditReport", exposures: list[str]) -> None:
     if report.places:
         rows = [[each.container, each.path, each.mode, each.kind, each.place, each.lost_by] for each in report.places]
         print_table(["CONTAINER", "PATH", "MODE", "KIND", "WHERE", "LOST BY"], rows)
@@ -91,7 +91,7 @@ def _print_finding(finding: "Finding") -> None:
     print_text(f"fix:\n{finding.fix}")
 
 
-def _json(report: "Report", exposures: list[str]) -> dict[str, object]:
+def _json(report: "AuditReport", exposures: list[str]) -> dict[str, object]:
     return {
         "findings": [
             {"rule": each.rule.id, "severity": each.severity, "subject": each.subject, "path": each.path,

@@ -88,7 +88,7 @@ def _fetch_from_members(
     import asyncio  # noqa: PLC0415
 
     from gateway.contracts.values import Duration  # noqa: PLC0415
-    from gateway.fleet.discovery import Discovery  # noqa: PLC0415
+    from gateway.fleet.member_discovery import MemberDiscovery  # noqa: PLC0415
     from gateway.fleet.members import parse_member  # noqa: PLC0415
     from gateway.fleet.options import FleetOptions  # noqa: PLC0415
     from gateway.fleet.poller import ask_once  # noqa: PLC0415
@@ -107,7 +107,7 @@ def _fetch_from_members(
         tls=ClientTls(ca_file=Path(client.ca_file) if client.ca_file else None),
         timeout=Duration(timeout),
     )
-    runner, discovery, view = asyncio.Runner(), Discovery(), FleetView()
+    runner, discovery, view = asyncio.Runner(), MemberDiscovery(), FleetView()
     click.get_current_context().call_on_close(runner.close)
 
     def fetch() -> dict[str, Any]:

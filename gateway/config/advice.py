@@ -1,8 +1,8 @@
-"""Returns warnings about a valid configuration."""
+"""Warns about settings that are valid but probably unintended."""
 
 from collections.abc import Iterator
 
-from gateway.backend_support.login import LoginCheckOptions
+from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.config.model import Config
 from gateway.config.strict_mode import weaknesses
 from gateway.docker.peers.keys import NOT_SUPPORTED, SUPPORTED
@@ -28,7 +28,7 @@ def _peers(config: Config) -> Iterator[str]:
 
 
 def _resolvers(config: Config) -> Iterator[str]:
-    """Yield a warning for each target that is a name, and that tunnels of several kinds reach.
+    """Yield a warning for each target that has a host name and is reached through tunnels of several kinds.
 
     The kind of the tunnel decides which name servers resolve the name. The answers can differ.
     """
@@ -45,7 +45,7 @@ def _resolvers(config: Config) -> Iterator[str]:
 
 
 def _no_effect(config: Config) -> Iterator[str]:
-    """Yield a warning for each key that lacks the other key that gives it an effect."""
+    """Yield a warning for each key that has no effect because another key is missing."""
     for name, spec in config.backends.items():
         key = f"backends.{name}"
         if spec.prefer_way != "order" and not spec.has_several_ways:

@@ -18,7 +18,7 @@ from gateway.errors import Problem
 
 
 class InvalidValue:
-    """Type of `INVALID`, the result for a value that cannot be decoded and whose problem is already recorded."""
+    """The type of `INVALID`, which stands for a value whose problem is already recorded."""
 
 
 INVALID = InvalidValue()

@@ -1,4 +1,4 @@
-"""Checks that the files in a configuration's keys exist and are readable, and that files with secrets are private."""
+"""Checks that the files that a configuration names exist and are readable, and that secret files are private."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Creates and checks first configurations, for `gateway init`.
+"""Creates and checks the initial configuration that `gateway init` writes.
 
 A configuration is a dictionary, as YAML represents it.
 """

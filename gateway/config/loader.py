@@ -1,4 +1,4 @@
-"""Loads a configuration. Flags override the environment, and the environment overrides the file."""
+"""Loads a configuration from its sources. Flags override the environment, and the environment overrides the file."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The model of a valid configuration: frozen dataclasses, which a reload compares by value."""
+"""Defines a valid configuration as frozen dataclasses, which a reload compares by value."""
 
 import re
 import socket

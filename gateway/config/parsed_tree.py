@@ -1,11 +1,11 @@
-"""Defines the parsed configuration: scalars, lists and mappings with their places."""
+"""Defines the parsed, unchecked configuration: scalars, lists and mappings, each with its place in the source."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class ParsedScalar:
-    """A single value.
+    """A single value of the parsed configuration.
 
     Args:
         place: The file, line and column of the value, or the environment variable or flag that contains it.
@@ -23,7 +23,7 @@ class ParsedScalar:
 
 @dataclass(frozen=True)
 class ParsedSequence:
-    """A list of values."""
+    """A list of values of the parsed configuration."""
 
     place: str
     items: "list[Tree]"

@@ -1,4 +1,4 @@
-"""Checks rules that concern several parts of a configuration: references, loops, conflicting listeners."""
+"""Checks references between the parts of a configuration, and conflicts between listeners."""
 
 import contextlib
 import ipaddress
@@ -20,8 +20,7 @@ from gateway.errors import Problem
 def check_rules(config: Config, root: ParsedMapping, problems: list[Problem]) -> None:
     """Add a problem for each violation of a rule to `problems`.
 
-    The function reads references and listeners from the tree. Therefore it checks them also in parts that have other
-    problems.
+    The function reads references and listeners from the tree, so that it also checks parts that have other problems.
 
     Args:
         config: The valid parts of the configuration.

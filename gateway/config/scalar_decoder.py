@@ -1,4 +1,4 @@
-"""Decodes single values by their type, and writes the error messages."""
+"""Decodes single values to the type of their key, and writes the error messages."""
 
 import os
 from collections.abc import Callable, Mapping

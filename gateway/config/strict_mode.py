@@ -20,7 +20,7 @@ from gateway.relay.resolver import is_loopback
 
 @dataclass(frozen=True)
 class Weakness:
-    """One insecure setting.
+    """An insecure setting in a configuration, with its place and remedy.
 
     Args:
         problem: The place and the key of the setting, and the remedy.

@@ -17,7 +17,7 @@ K = TypeVar("K")
 
 
 def values_in(text: str) -> Iterator[str]:
-    """Yield the values in a URL's query, and also the single parts of values that contain commas."""
+    """Yield the values in a URL's query, and also each item of a value that contains commas."""
     for part in text.partition("?")[2].split("&"):
         value = part.partition("=")[2]
         yield from (value, *value.split(","))

@@ -26,7 +26,7 @@ _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
 class ValueOmittedError(ValueError):
-    """An error about a value. The message contains no part of the value."""
+    """An invalid value that might be a secret. The message contains no part of the value."""
 
 
 def duration(text: str) -> Duration:

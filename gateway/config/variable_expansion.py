@@ -1,4 +1,4 @@
-"""Expands references to environment variables. Does no I/O."""
+"""Replaces references such as `${NAME}` with the values of environment variables. Does no I/O."""
 
 import re
 from collections.abc import Mapping

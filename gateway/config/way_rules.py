@@ -9,7 +9,7 @@ from gateway.errors import Problem
 
 
 class _ViaEntry(NamedTuple):
-    """One tunnel in a `via`, and its place."""
+    """An entry of a `via` list: the name of a tunnel, and its place."""
 
     tunnel: str
     place: str
@@ -81,6 +81,6 @@ def _loops(ways: dict[str, list[_ViaEntry]]) -> Iterator[Problem]:
 
 
 def _loop(loop: list[str], ways: dict[str, list[_ViaEntry]]) -> Problem:
-    """Return the problem at the tunnel in the list of the loop's first tunnel that leads into the loop."""
+    """Return the problem, placed at the entry of the first tunnel's `via` that continues the loop."""
     place = next(way.place for way in ways[loop[0]] if way.tunnel == loop[1])
     return Problem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from gateway.docker.engine import Engine
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.inspections import last_start
-from gateway.docker.plan import REVIVALS, Action
+from gateway.docker.plan import REVIVALS, PlannedAction
 
 _PARALLEL = 4
 
@@ -25,8 +25,8 @@ class ContainerStarter:
 
     def __init__(
         self,
-        execute: Callable[[Engine, Action], Awaitable[bool]],
-        failed: Callable[[Action, EngineError], None],
+        execute: Callable[[Engine, PlannedAction], Awaitable[bool]],
+        failed: Callable[[PlannedAction, EngineError], None],
         ended: Callable[[str], None],
     ) -> None:
         self._execute = execute
@@ -38,12 +38,12 @@ class ContainerStarter:
         self.requested: set[str] = set()
         """IDs of the containers that the engine is starting now at the request of the gateway."""
 
-    def start(self, engine: Engine, action: Action) -> "asyncio.Task[bool]":
+    def start(self, engine: Engine, action: PlannedAction) -> "asyncio.Task[bool]":
         """Start or restart a container, on a separate connection. The task returns whether the container started."""
         task = self._tasks[action.container_id] = asyncio.ensure_future(self._run(engine, action))
         return task
 
-    def is_starting(self, action: Action) -> bool:
+    def is_starting(self, action: PlannedAction) -> bool:
         """Return whether an attempt to start the action's container is in progress."""
         task = self._tasks.get(action.container_id) if action.verb in REVIVALS else None
         return task is not None and not task.done()
@@ -61,14 +61,14 @@ class ContainerStarter:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, engine: Engine, action: Action) -> bool:
+    async def _run(self, engine: Engine, action: PlannedAction) -> bool:
         try:
             async with self._gate:
                 return await self._attempt(engine, action)
         finally:
             self._ended(action.container_id)
 
-    async def _attempt(self, engine: Engine, action: Action) -> bool:
+    async def _attempt(self, engine: Engine, action: PlannedAction) -> bool:
         try:
             async with engine.separate() as connection:
                 if not await _is_due(connection, action):
@@ -83,7 +83,7 @@ class ContainerStarter:
             return False
 
 
-async def _is_due(engine: Engine, action: Action) -> bool:
+async def _is_due(engine: Engine, action: PlannedAction) -> bool:
     """Return whether a container has not changed since the snapshot. Another start can have delayed this one.
 
     Raises:

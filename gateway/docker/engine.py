@@ -13,8 +13,8 @@ from aiohttp.client_reqrep import ClientRequest
 
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
+from gateway.docker.engine_flavor import DOCKER, flavor
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
-from gateway.docker.flavor import DOCKER, flavor
 from gateway.docker.options import DockerOptions
 from gateway.errors import GatewayError, ReachError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from gateway.docker.flavor import DOCKER, Flavor
+from gateway.docker.engine_flavor import DOCKER, EngineFlavor
 from gateway.docker.volumes import VolumeInfo
 
 TASK_LABEL = "com.docker.swarm.task.id"
@@ -182,7 +182,7 @@ class EngineSnapshot:
     """The ID of the gateway's own container."""
     gateway_priority: bool = False
     """Whether the engine supports `GwPriority`, which keeps a network from becoming the default route."""
-    flavor: Flavor = DOCKER
+    flavor: EngineFlavor = DOCKER
 
     @property
     def own_container(self) -> Container | None:

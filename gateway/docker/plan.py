@@ -20,7 +20,7 @@ _NO_HOST_NAME = re.compile(r"[^a-z0-9-]")
 _MARK_LENGTH = 50
 
 
-class Verb(StrEnum):
+class ActionKind(StrEnum):
     """The operation of an action. Metrics use this fixed set of values."""
 
     CREATE_NETWORK = "create_network"
@@ -35,12 +35,12 @@ class Verb(StrEnum):
     RESTART = "restart"
 
 
-REVIVALS = (Verb.START, Verb.RESTART)
+REVIVALS = (ActionKind.START, ActionKind.RESTART)
 """The actions that start containers."""
 
 
 @dataclass(frozen=True)
-class Action:
+class PlannedAction:
     """One change.
 
     Args:
@@ -54,7 +54,7 @@ class Action:
         version: The version of the service's specification that the action updates.
     """
 
-    verb: Verb
+    verb: ActionKind
     network: str
     network_id: str = ""
     container: str = ""
@@ -82,7 +82,7 @@ class Action:
         """The type and name of the object that the action changes."""
         if self.verb in REVIVALS:
             return f"container {self.container}"
-        kind = "volume" if self.verb in (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME) else "network"
+        kind = "volume" if self.verb in (ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME) else "network"
         return f"{kind} {self.network}"
 
 
@@ -208,7 +208,7 @@ class NameConflict:
 class Plan:
     """A plan: actions, the status of attachments and volumes, and warnings."""
 
-    actions: tuple[Action, ...] = ()
+    actions: tuple[PlannedAction, ...] = ()
     attachments: tuple[AttachmentStatus, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.audit_log.events import MAX_TEXT
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.docker.action_failures import PREREQUISITES, ActionFailures
 from gateway.docker.consumers import ConsumerDirectory
 from gateway.docker.container_starter import ContainerStarter
@@ -17,14 +17,14 @@ from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import REVIVALS, Action, Verb
+from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
 from gateway.docker.start_attempts import StartAttempts
 from gateway.measure import Tally
 
 log = logging.getLogger(__name__)
 
 _PARALLEL = 4
-_DEPENDENT = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
+_DEPENDENT = (ActionKind.CONNECT, ActionKind.DISCONNECT, ActionKind.REATTACH, ActionKind.UPDATE_SERVICE)
 _UNCERTAIN = (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE, ErrorKind.FAILED)
 """The kinds of errors after which the gateway does not know whether the engine has executed the action."""
 
@@ -48,7 +48,7 @@ class PlanExecutor:
         detach_limiter: DetachLimiter,
         directory: ConsumerDirectory,
         log_limiter: LogLimiter,
-        recorder: Recorder,
+        recorder: AuditRecorder,
         changed: Callable[[], None],
         on_start: Callable[[str], None],
     ) -> None:
@@ -68,8 +68,8 @@ class PlanExecutor:
         """Endpoints of this gateway that a snapshot has contained and that this gateway did not detach."""
 
     async def run(
-        self, engine: Engine, planned: Sequence[Action], due: Sequence[Action], *, wait: bool
-    ) -> list[Action]:
+        self, engine: Engine, planned: Sequence[PlannedAction], due: Sequence[PlannedAction], *, wait: bool
+    ) -> list[PlannedAction]:
         """Execute the actions that are due, and return those that succeeded.
 
         Args:
@@ -80,18 +80,20 @@ class PlanExecutor:
         """
         self.starter.reap()
         gate = asyncio.Semaphore(_PARALLEL)
-        done: list[Action] = []
+        done: list[PlannedAction] = []
 
-        async def one(action: Action) -> None:
+        async def one(action: PlannedAction) -> None:
             async with gate:
                 if await self._execute(engine, action):
                     done.append(action)
 
         # Actions that others depend on come first. The actions of one group run concurrently.
-        for verbs in (PREREQUISITES, _DEPENDENT, (Verb.REMOVE_NETWORK,)):
+        for verbs in (PREREQUISITES, _DEPENDENT, (ActionKind.REMOVE_NETWORK,)):
             # Do not attach to a network that could not be created.
             missing = {
-                action.network for action in planned if action.verb is Verb.CREATE_NETWORK and action in self.failures
+                action.network
+                for action in planned
+                if action.verb is ActionKind.CREATE_NETWORK and action in self.failures
             }
             jobs: list[Awaitable[None]] = [
                 one(action)
@@ -111,15 +113,15 @@ class PlanExecutor:
         self._on_start(container)
         self._changed()
 
-    def _start_failed(self, action: Action, error: EngineError) -> None:
+    def _start_failed(self, action: PlannedAction, error: EngineError) -> None:
         self.count(action.verb, error)
         self.failures.failed(action, error, time.monotonic(), {})
 
-    async def _execute(self, engine: Engine, action: Action) -> bool:
+    async def _execute(self, engine: Engine, action: PlannedAction) -> bool:
         """Execute one action, and return whether it succeeded. Only this method writes to the engine."""
-        if action.verb in (Verb.CONNECT, Verb.REATTACH):
+        if action.verb in (ActionKind.CONNECT, ActionKind.REATTACH):
             self._ownership.add(action.container_id, action.network)
-        if action.verb in (Verb.DISCONNECT, Verb.REATTACH):
+        if action.verb in (ActionKind.DISCONNECT, ActionKind.REATTACH):
             self.seen.discard((action.container_id, action.network))
             self._directory.forget(action.container_id)
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
@@ -150,14 +152,14 @@ class PlanExecutor:
             log.info("docker action completed", extra=extra)
         return True
 
-    def _attempted(self, action: Action, *, started: bool = False, answered: bool = True) -> None:
+    def _attempted(self, action: PlannedAction, *, started: bool = False, answered: bool = True) -> None:
         if action.verb not in REVIVALS:
             return
         if answered:
             self._ownership.end_starts({action.container_id})
         self.revivals.attempted(action, time.monotonic(), started=started, answered=answered)
 
-    def _record(self, action: Action, result: str, error: EngineError | None = None) -> None:
+    def _record(self, action: PlannedAction, result: str, error: EngineError | None = None) -> None:
         self._recorder.record(
             "docker",
             action=str(action.verb),

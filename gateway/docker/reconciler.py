@@ -9,23 +9,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.docker.consumers import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
-from gateway.docker.exposure import image_labels, is_gateway, spoofing
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import RUNNING, EngineSnapshot
 from gateway.docker.options import DockerOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import REVIVALS, Action, AttachmentState, DesiredState, Plan, marked_endpoints
+from gateway.docker.plan import REVIVALS, AttachmentState, DesiredState, Plan, PlannedAction, marked_endpoints
 from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.docker.snapshot_reader import SnapshotReader
+from gateway.docker.spoofing_warnings import image_labels, is_gateway, spoofing
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Reconciler:
         desired: Callable[[], DesiredState],
         link_of: Callable[[str], Link | None],
         state_dir: Path,
-        recorder: Recorder | None = None,
+        recorder: AuditRecorder | None = None,
     ) -> None:
         self._options = options
         self._wanted = desired
@@ -87,7 +87,7 @@ class Reconciler:
             self._detach_limiter,
             self.directory,
             self._log_limiter,
-            recorder or Recorder(),
+            recorder or AuditRecorder(),
             self.trigger,
             self._observer.forget_start,
         )
@@ -154,7 +154,7 @@ class Reconciler:
 
     async def _watch(self, engine: Engine, since: float) -> None:
         async for event in engine.events(since, ("container", "network", "service", "volume")):
-            action = str(event.get("Action", ""))
+            action = str(event.get("PlannedAction", ""))
             if event.get("Type") == "container":
                 if action.startswith(_IGNORED_EVENTS):
                     continue
@@ -199,7 +199,7 @@ class Reconciler:
         Raises:
             EngineError: A request failed.
         """
-        done: list[Action] = []
+        done: list[PlannedAction] = []
         for _ in range(_MAX_ROUNDS):
             before = sum(self.writes.values())
             _, made = await self.reconcile(engine, once=True)
@@ -208,7 +208,7 @@ class Reconciler:
                 break
         return replace(self.plan, actions=tuple(done)), self._failures.lines()
 
-    async def reconcile(self, engine: Engine, *, once: bool = False) -> tuple[float, list[Action]]:
+    async def reconcile(self, engine: Engine, *, once: bool = False) -> tuple[float, list[PlannedAction]]:
         """Take a snapshot, then execute a plan. Return the seconds until the next attempt, and the executed actions.
 
         Args:
@@ -266,7 +266,7 @@ class Reconciler:
             if states.get(key, "running") in RUNNING and self.revivals.not_before(key) <= now
         }
 
-    def _not_before(self, action: Action) -> float:
+    def _not_before(self, action: PlannedAction) -> float:
         """Return the monotonic time of an action's next attempt; 0 before the first, `inf` during an attempt."""
         if self._executor.starter.is_starting(action):
             return math.inf
@@ -320,7 +320,7 @@ class Reconciler:
         return replace(planned, attachments=attachments, warnings=warnings)
 
 
-def _without(planned: Plan, held: list[Action]) -> Plan:
+def _without(planned: Plan, held: list[PlannedAction]) -> Plan:
     """Return the plan without the actions that the limit postpones, and with their count as `postponed`."""
     actions = tuple(action for action in planned.actions if action not in held)
     return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

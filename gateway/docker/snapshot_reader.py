@@ -8,8 +8,8 @@ from typing import Any
 from gateway.docker import responses
 from gateway.docker.dns_names import WITHOUT_NAMES
 from gateway.docker.engine import Engine, get_required, has_gateway_priority
+from gateway.docker.engine_flavor import DOCKER, lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
-from gateway.docker.flavor import DOCKER, lease_ranges
 from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabels
 from gateway.docker.inspections import InspectionCache
@@ -26,7 +26,7 @@ from gateway.docker.model import (
     Swarm,
 )
 from gateway.docker.options import DockerOptions
-from gateway.docker.own_id import own_id
+from gateway.docker.own_container_id import own_id
 from gateway.docker.project_networks import configured_as
 from gateway.docker.volumes import VolumeInfo
 from gateway.text import one_line

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from gateway.backoff import Backoff, BackoffPolicy
 from gateway.docker.dead_containers import DeadContainer
-from gateway.docker.plan import Action, Verb
+from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.measure import Tally
 
 _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
@@ -46,7 +46,7 @@ class StartAttempts:
                 self._attempts[each.container_id].dead_at = now
         self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
 
-    def attempted(self, action: Action, now: float, *, started: bool = False, answered: bool = True) -> None:
+    def attempted(self, action: PlannedAction, now: float, *, started: bool = False, answered: bool = True) -> None:
         """Record an attempt.
 
         Args:
@@ -58,7 +58,7 @@ class StartAttempts:
         found = self._attempts.setdefault(action.container_id, _Attempts())
         found.count += 1
         found.not_before = now + found.backoff.next()
-        if not answered and action.verb is Verb.RESTART and action.last_start is not None:
+        if not answered and action.verb is ActionKind.RESTART and action.last_start is not None:
             stop_timeout = action.last_start.stop_timeout
             wait = stop_timeout + _STOP_MARGIN if stop_timeout >= 0 else STABLE
             found.not_before = max(found.not_before, now + wait)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gateway.errors import GatewayError
 from gateway.fleet.client import MemberClient, MemberError, read_credentials
-from gateway.fleet.discovery import Discovery
+from gateway.fleet.member_discovery import MemberDiscovery
 from gateway.fleet.members import Member
 from gateway.fleet.options import FleetOptions
 from gateway.fleet.view import FleetView, MemberView
@@ -40,7 +40,7 @@ class FleetPoller:
         self._options = options
         self._views: dict[Member, MemberView] = {}
         self._tasks: dict[Member, asyncio.Task[None]] = {}
-        self._discovery = Discovery(strict=strict)
+        self._discovery = MemberDiscovery(strict=strict)
         self._credentials_error = ""
         self._stamps: list[tuple[Path, int, int]] | None = None
         """Path, modification time in nanoseconds and inode of each file when it was last read."""
@@ -155,7 +155,7 @@ async def ask(client: MemberClient, member: Member, before: MemberView) -> Membe
     return MemberView(member, summary, answered_at=now, asked_at=now, seconds=time.monotonic() - started)
 
 
-async def ask_once(options: FleetOptions, discovery: Discovery, before: FleetView) -> FleetView:
+async def ask_once(options: FleetOptions, discovery: MemberDiscovery, before: FleetView) -> FleetView:
     """Ask all members once, at the same time, and return their answers.
 
     Args:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.refusal_limiter import RefusalKey
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
@@ -49,7 +49,7 @@ class ConnectionAudit:
         exporter: Receives the spans; None if there are no traces.
     """
 
-    def __init__(self, backend: str, recorder: Recorder, exporter: TraceExporter | None = None) -> None:
+    def __init__(self, backend: str, recorder: AuditRecorder, exporter: TraceExporter | None = None) -> None:
         self._backend = backend
         self._recorder = recorder
         self._exporter = exporter

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from functools import reduce
 
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.cancel_protocol import CancelProtocol
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
@@ -56,7 +56,7 @@ class Forward:
         tap: TapFactory | None = None,
         prompt: float | None = None,
         cancels: CancelProtocol | None = None,
-        recorder: Recorder | None = None,
+        recorder: AuditRecorder | None = None,
         exporter: TraceExporter | None = None,
     ) -> None:
         self.name = name
@@ -68,7 +68,7 @@ class Forward:
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
         self._prompt = prompt
-        self._audit = ConnectionAudit(name, recorder or Recorder(), exporter)
+        self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
 
     @property

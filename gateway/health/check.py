@@ -36,7 +36,7 @@ _MIN_INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class CheckSchedule:
-    """The intervals and limits of a check, in seconds. See `check:` in the configuration."""
+    """When a check runs, and how many results change the state; the keys of `check:`. Times are in seconds."""
 
     interval: float
     fast_interval: float
@@ -47,7 +47,7 @@ class CheckSchedule:
 
 
 class MonitoredUplink(Protocol):
-    """The part of an uplink that a check uses."""
+    """The uplink through which a check reaches its target. An uplink and an `UplinkStub` implement this interface."""
 
     name: str
     settled: asyncio.Event
@@ -202,7 +202,7 @@ class Check:
             self._probe_started = time.monotonic()
             timeout = self.schedule.timeout
             result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned)
-        except LinkLostError:  # the loss of the link does not show the state of the target
+        except LinkLostError:  # a lost link reveals nothing about the target
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
                 return self._block()

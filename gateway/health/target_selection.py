@@ -20,10 +20,10 @@ _USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 @dataclass(frozen=True)
 class TargetCandidate:
-    """A target and the result of its checks.
+    """A target that can serve new clients, with the results of its checks.
 
     Args:
-        remedy: What to do about exactly this failure, as in `gateway.errors.ProbeError`.
+        remedy: What to do about exactly this failure, as in `gateway.errors.UnusableTargetError`.
         promoted: Monotonic time at which a check found that the target had been promoted from replica to primary; 0
             if no check has.
         probed: Monotonic time at which the last probe that the target answered started.

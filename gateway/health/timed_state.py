@@ -1,4 +1,4 @@
-"""Records since when a target or backend has its state. Does no I/O. Times are in seconds since the epoch."""
+"""Tracks the state of a target or backend, and when it began. Does no I/O. Times are in epoch seconds."""
 
 from gateway.contracts.states import HealthState
 

@@ -23,33 +23,34 @@ _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
 @dataclass(frozen=True)
 class WayHealth:
-    """What is known about one way to a target.
+    """The state of one way to a target, on which the choice is based.
 
     Args:
         is_open: Whether the tunnel has a link.
         state: The state of the target, as checks through this way find it.
         latency: How long the last successful checks through this way took, in seconds; None if there were none.
-        doubted: Whether a client's dial through this way failed, a dial through another way succeeded, and no check
+        dial_failed: Whether a client's dial failed through this way and succeeded through another way, and no check
             through this way has succeeded since then.
     """
 
     is_open: bool
     state: HealthState
     latency: float | None = None
-    doubted: bool = False
+    dial_failed: bool = False
 
 
 def working_ways(ways: Sequence[WayHealth]) -> list[int]:
     """Return the indexes of the ways that new clients can use.
 
-    If the target fails through all ways, the cause is the target and not a way. Before its first check, a way works.
-    A way whose tunnel has opened again does not work before its next check, unless the other ways fail too.
+    If the target fails through all ways, the cause is the target, so all ways count as working. A way that was never
+    checked counts as working. A way whose tunnel has reopened counts as working after its next check, or if the other
+    ways fail too.
 
     Args:
         ways: The ways in the order of the configuration.
     """
     opened = [at for at, way in enumerate(ways) if way.is_open]
-    trusted = [at for at in opened if not ways[at].doubted] or opened
+    trusted = [at for at in opened if not ways[at].dial_failed] or opened
     if any(ways[at].state in _USABLE for at in trusted):
         return [at for at in trusted if ways[at].state not in (HealthState.DOWN, HealthState.BLOCKED)]
     return trusted
@@ -58,8 +59,7 @@ def working_ways(ways: Sequence[WayHealth]) -> list[int]:
 def confirmed_ways(ways: Sequence[WayHealth]) -> list[int]:
     """Return the indexes of the working ways to which new clients can move from another working way.
 
-    A check through the way has succeeded. If there is no such way, because the target is not checked, an open tunnel
-    is sufficient.
+    The last check through such a way has succeeded. If the target is not checked, an open tunnel is sufficient.
 
     Args:
         ways: The ways in the order of the configuration.
@@ -113,7 +113,7 @@ def order_ways(ways: Sequence[WayHealth], chosen: int) -> list[int]:
 
 
 class WayChoice:
-    """The way to one target for new clients, and how often it changed.
+    """Chooses the way to one target for new clients, and counts the changes.
 
     Args:
         names: The tunnels of the ways, in the order of the configuration; None for the direct way.
@@ -132,7 +132,7 @@ class WayChoice:
         """Whether each way has stopped working at least once."""
 
     def update(self, ways: Sequence[WayHealth], now: float) -> int:
-        """Choose the way again, and return its index.
+        """Choose the way for new clients from the current results, and return its index.
 
         Args:
             ways: The ways in the order of `names`.

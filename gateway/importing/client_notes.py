@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
+from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ANY_ADDRESS, LOOPBACK, ImportedClient, ImportedContainer
-from gateway.importing.result import ImportResult, split_target
 from gateway.importing.volumes import replacement
 
 

@@ -12,8 +12,8 @@ from gateway.importing.compose_values import list_of, mapping, words_of
 from gateway.importing.docker_options import read_bind
 from gateway.importing.docker_run import published
 from gateway.importing.env_file import EnvFiles
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer, ImportedMount
-from gateway.importing.result import ImportResult
 from gateway.importing.volumes import import_volume
 from gateway.input_limits import TooLargeError, load_yaml
 

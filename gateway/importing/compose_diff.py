@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
+from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, deploy, service
 from gateway.importing.compose_values import list_of
-from gateway.importing.deployment import BRIDGE, Deployment, deploy, service
+from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import HERE
-from gateway.importing.result import ImportResult, split_target
 from gateway.importing.service_changes import change_address, change_service, change_volume
 from gateway.importing.yaml_edit import YamlEdit
 
@@ -67,7 +67,7 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
     return "".join(_diff(*change) for change in changes)
 
 
-def _note_requirements(found: Deployment, ports: list[str], result: ImportResult) -> None:
+def _note_requirements(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
     if ports and not found.on_host:
         result.add_note(f"services.gateway: publishes ports only on this host's loopback: {', '.join(ports)}")
     if found.has_vpn:
@@ -96,7 +96,7 @@ def _diff(name: str, old: str, new: str) -> str:
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
-def _configuration(found: Deployment, result: ImportResult) -> str:
+def _configuration(found: ComposeGatewayConfig, result: ImportResult) -> str:
     sections = {**result.sections, "tunnels": found.tunnels, "backends": found.backends}
     return yaml.safe_dump({key: each for key, each in sections.items() if each}, sort_keys=False, width=100)
 
@@ -112,7 +112,7 @@ def _put(edit: YamlEdit, section: str, entries: dict[str, Any]) -> None:
             edit.put((section, name), entry)
 
 
-def _networks(edit: YamlEdit, result: ImportResult, found: Deployment) -> dict[str, Any]:
+def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig) -> dict[str, Any]:
     """Return the networks of the gateway's service: the networks of its clients and of replaced services."""
     used: dict[str, None] = {}
     for container in result.containers:

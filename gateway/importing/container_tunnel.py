@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer
-from gateway.importing.redaction import is_private_key
-from gateway.importing.result import ImportResult
+from gateway.importing.secret_redaction import is_private_key
 from gateway.importing.ssh_forward import port_number
 from gateway.importing.tunnel_images import container_context, mounted_key
 

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.importing.compose import environment
+from gateway.importing.compose_gateway import ComposeGatewayConfig, volume_of
 from gateway.importing.compose_values import list_of, mapping
-from gateway.importing.deployment import Deployment, volume_of
 from gateway.importing.docker_options import read_bind
+from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ImportedClient, ImportedContainer
-from gateway.importing.result import ImportResult, split_target
 from gateway.importing.yaml_edit import YamlEdit
 
 
-def change_address(edit: YamlEdit, client: ImportedClient, found: Deployment, result: ImportResult) -> None:
+def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
     """Change the variables of a service to the address of the client's backend.
 
     Args:
@@ -78,7 +78,7 @@ def _set_variable(edit: YamlEdit, name: str, variable: str, value: str) -> None:
         edit.put(path, [*existing, f"{variable}={value}"])
 
 
-def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment, result: ImportResult) -> None:
+def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
     """Change the driver options of a volume to mount the backend.
 
     Args:

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportContext, home
-from gateway.importing.result import ImportResult
 from gateway.importing.ssh_forward import port_number
 
 _KNOWN_HOSTS = "~/.ssh/known_hosts"
@@ -13,7 +13,7 @@ _USER = "${USER}"
 
 
 @dataclass
-class HostConfig:
+class SshHostConfig:
     """The settings of one ssh command, or of one host in an ssh_config file.
 
     Args:
@@ -42,7 +42,7 @@ class HostConfig:
 
 
 def server_keys(
-    config: HostConfig, via: str | None, context: ImportContext, result: ImportResult, command: HostConfig
+    config: SshHostConfig, via: str | None, context: ImportContext, result: ImportResult, command: SshHostConfig
 ) -> dict[str, Any]:
     """Return the configuration keys of a tunnel to a server.
 
@@ -82,7 +82,9 @@ def server_keys(
     return keys
 
 
-def _login(config: HostConfig, context: ImportContext, result: ImportResult, command: HostConfig) -> dict[str, Any]:
+def _login(
+    config: SshHostConfig, context: ImportContext, result: ImportResult, command: SshHostConfig
+) -> dict[str, Any]:
     """Return the configuration keys that log in to a tunnel's server. The arguments are those of `server_keys`."""
     keys: dict[str, Any] = {}
     identities = config.all("identityfile") or command.all("identityfile")

@@ -2,13 +2,13 @@
 
 import re
 
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import HERE, ImportContext, ImportedContainer
-from gateway.importing.redaction import is_private_key, is_secret, redacted
-from gateway.importing.result import ImportResult
-from gateway.importing.shell import read_script
-from gateway.importing.ssh import add_host
+from gateway.importing.secret_redaction import is_private_key, is_secret, redacted
+from gateway.importing.shell_parser import read_script
 from gateway.importing.ssh_command import import_command
-from gateway.importing.ssh_server import HostConfig
+from gateway.importing.ssh_server import SshHostConfig
+from gateway.importing.ssh_tunnels import add_host
 
 _IMAGE = re.compile(r"(?i)ssh|tunnel|bastion|forward")
 _NOT_A_TUNNEL = re.compile(r"(?i)openssh-server|sshd|cloudflared|ngrok|vpn|wireguard|gluetun")
@@ -134,7 +134,7 @@ def _by_variables(container: ImportedContainer, context: ImportContext, result: 
     forward = _forward(container, result)
     if not forward:
         return False
-    config = HostConfig(container.variable(*_SERVER))
+    config = SshHostConfig(container.variable(*_SERVER))
     config.add("LocalForward", forward)
     for keyword, names in (("User", _USER), ("Port", _PORT), ("UserKnownHostsFile", _KNOWN_HOSTS)):
         if value := container.variable(*names):
@@ -147,7 +147,7 @@ def _by_variables(container: ImportedContainer, context: ImportContext, result: 
     return True
 
 
-def _add_login(config: HostConfig, container: ImportedContainer, result: ImportResult) -> None:
+def _add_login(config: SshHostConfig, container: ImportedContainer, result: ImportResult) -> None:
     """Add the key, passphrase and password from variables or mounts to a tunnel's settings."""
     keys = ("IdentityFile", "PassphraseFile", "PasswordFile")
     for name, value in container.environment.items():

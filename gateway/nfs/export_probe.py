@@ -7,7 +7,7 @@ from itertools import count
 
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.nfs import nfs4
 from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient
@@ -47,7 +47,7 @@ class ExportProbe:
             phases: Receives the durations of the phases: `rpc`, and `query` if `write` is true.
 
         Raises:
-            ProbeError: The server denies permission to read the export.
+            UnusableTargetError: The server denies permission to read the export.
             NfsError: The server refuses a call.
             RpcError, XdrError: The server does not understand a call, or its reply is invalid.
             OSError: The connection has failed.
@@ -97,7 +97,7 @@ class ExportProbe:
             if error.status not in SESSION_LOST:
                 self._keep(session, slot)
             raise
-        except ProbeError:
+        except UnusableTargetError:
             self._keep(session, slot)
             raise
         self._keep(session, slot)
@@ -105,7 +105,7 @@ class ExportProbe:
 
     def _check_readable(self, export: nfs4.NfsExport) -> None:
         if not export.readable:
-            raise ProbeError(Reason.PERMISSION, f"{self._path}: permission to read is denied")
+            raise UnusableTargetError(Reason.PERMISSION, f"{self._path}: permission to read is denied")
 
     def _keep(self, session: Nfs41Session | None, slot: _Slot) -> None:
         if session is not None:

@@ -18,7 +18,7 @@ from gateway.docker import start_attempts as revivals_module
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine import connected
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import DesiredState, Verb
+from gateway.docker.plan import ActionKind, DesiredState
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.start_attempts import StartAttempts
 from tests.support.docker_site import OPT_IN, Site
@@ -85,7 +85,7 @@ class Host:
             async with connected(self._options, lambda _: None) as client:
                 while True:
                     wake, done = await self._reconciler.reconcile(client, once=True)
-                    started += sum(each.verb in (Verb.START, Verb.RESTART) for each in done)
+                    started += sum(each.verb in (ActionKind.START, ActionKind.RESTART) for each in done)
                     if until():
                         return started
                     assert time.monotonic() < deadline, self._reconciler.plan

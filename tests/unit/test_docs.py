@@ -11,7 +11,7 @@ import yaml
 
 from gateway.cli import cli
 from gateway.contracts.states import CloseReason, HealthState, TunnelState
-from gateway.docker.plan import Verb
+from gateway.docker.plan import ActionKind
 from gateway.errors import Reason
 from gateway.forwarding.admission import RefusalReason
 from gateway.ops.status_views import DEAD_CAUSES
@@ -74,7 +74,7 @@ def _row_words(name: str) -> set[str]:
         ("GatewayWayDown", DIAL_REASONS - {Reason.ROLE, Reason.HOST_BLOCKED, Reason.PROTOCOL} | {Reason.TUNNEL}),
         ("GatewayClientsRejected", set(RefusalReason)),
         ("GatewayContainersDead", set(DEAD_CAUSES)),
-        ("GatewayDockerErrors", set(Verb)),
+        ("GatewayDockerErrors", set(ActionKind)),
     ],
 )
 def test_a_runbook_has_a_row_for_each_reason_that_its_alert_can_show(alert: str, shown: set[str]) -> None:

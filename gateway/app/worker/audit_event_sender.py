@@ -4,15 +4,15 @@ import asyncio
 
 from gateway.app.worker.messages import AuditEvents
 from gateway.app.worker.messenger import Messenger
-from gateway.audit_log.events import Event
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.events import AuditEvent
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config.model import AuditSection
 
 _POLL = 0.01
 
 
 class AuditEventSender:
-    """Sends events at the end of each iteration of the event loop; implements `gateway.audit_log.recorder.Sink`.
+    """Sends events at the end of each iteration of the event loop; implements `gateway.audit_log.recorder.EventSink`.
 
     If the worker is killed, it loses only the events of one iteration and the events that the owner has not read.
 
@@ -21,11 +21,11 @@ class AuditEventSender:
         recorder: The worker's recorder.
     """
 
-    def __init__(self, owner: Messenger, recorder: Recorder) -> None:
+    def __init__(self, owner: Messenger, recorder: AuditRecorder) -> None:
         self._owner = owner
         self._recorder = recorder
         self._max_queued = AuditSection().queue
-        self._events: list[Event] = []
+        self._events: list[AuditEvent] = []
         self._lost = 0
         self._sending = False
         recorder.on_client_opened = self._schedule_send
@@ -37,8 +37,8 @@ class AuditEventSender:
             self._recorder.flush()
         self._recorder.sink = self if section.log is not None else None
 
-    def put(self, event: Event) -> None:
-        """Queue an event, or count it as dropped. See `gateway.audit_log.recorder.Sink`."""
+    def put(self, event: AuditEvent) -> None:
+        """Queue an event, or count it as dropped. See `gateway.audit_log.recorder.EventSink`."""
         if len(self._events) < self._max_queued:
             self._events.append(event)
         else:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from gateway.audit_log.events import Event
+from gateway.audit_log.events import AuditEvent
 from gateway.config import Config
 from gateway.contracts.link import LinkStatus
 from gateway.contracts.states import TunnelState
@@ -20,7 +20,7 @@ from gateway.supervision.uplink import Uplink
 
 @dataclass(frozen=True)
 class ListeningSockets:
-    """Listening sockets, sent with this message, of `address`. The next `ApplyConfig` message uses them."""
+    """Carries descriptors of sockets that listen on `address`, for the next `ApplyConfig` message."""
 
     address: ListenAddress
     count: int
@@ -41,7 +41,7 @@ class ApplyConfig:
 
 @dataclass(frozen=True)
 class ConfigApplied:
-    """The worker has applied the configuration with this number. The removed listeners no longer accept clients."""
+    """The worker has applied the configuration with this number. Removed listeners no longer accept clients."""
 
     number: int
 
@@ -58,7 +58,7 @@ tolerates."""
 
 @dataclass(frozen=True)
 class TargetAssignment:
-    """The targets for new clients of a backend, best first, and those that clients must leave: slowly, or at once."""
+    """The targets for new clients of a backend, best first, and the targets whose clients must reconnect."""
 
     backend: str
     targets: tuple[Endpoint, ...]
@@ -69,14 +69,14 @@ class TargetAssignment:
 
 @dataclass(frozen=True)
 class ConsumerSnapshot:
-    """All consumers, by address. They replace all consumers of the previous message."""
+    """All consumers, by address. Replaces the consumers of the previous message."""
 
     consumers: dict[str, Consumer]
 
 
 @dataclass(frozen=True)
 class UnknownSource:
-    """A client has an unknown source address. The owner immediately reconciles Docker to find its container."""
+    """A client has an unknown source address. The owner then reconciles Docker to find the container."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ class TrafficFailure:
 
 @dataclass(frozen=True)
 class AuditEvents:
-    """Events for the audit log."""
+    """Audit events of a worker."""
 
-    events: list[Event]
+    events: list[AuditEvent]
     lost: int
     """Number of events that the worker dropped because the owner did not read them."""
     open: int
@@ -181,7 +181,7 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
 
 
 def consumer_view(usage: UsageCounters | ConsumerView) -> ConsumerView:
-    """Return what a consumer uses now; for a consumer of a worker, return the worker's last report."""
+    """Return the current usage of a consumer. For a consumer of a worker, this is the worker's last report."""
     return ConsumerView(
         usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,
         usage.latency.copy(), usage.waiting,

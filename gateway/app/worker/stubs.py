@@ -1,4 +1,4 @@
-"""Defines the owner's proxies for the links, uplinks and forwards of a worker."""
+"""Defines stubs, through which the main process uses a worker's links, uplinks and forwards."""
 
 import asyncio
 import socket
@@ -14,11 +14,11 @@ from gateway.ops.status_views import ConsumerView
 from gateway.relay.sockets import tune
 
 DialFromWorker = Callable[[Stream, str | None, Endpoint], Awaitable[None]]
-"""Connects a socket to a target through a tunnel of a worker; see `WorkerUnit.dial`."""
+"""Connects a socket to a target through a tunnel of a worker; see `WorkerSupervisor.dial`."""
 
 
 class LinkStub:
-    """Lets the main process probe targets over a worker's link; see `gateway.contracts.link.Connector`.
+    """Dials through a worker's link, for probes; implements `gateway.contracts.link.Connector`.
 
     Args:
         tunnel: The worker's tunnel; None for the direct link.
@@ -45,7 +45,7 @@ class LinkStub:
 
 
 class UplinkStub:
-    """Proxy for a worker's uplink; see `gateway.health.check.MonitoredUplink`.
+    """Reports the state of a worker's uplink; implements `gateway.health.check.MonitoredUplink`.
 
     Args:
         tunnel: The tunnel; None for the direct link.
@@ -74,7 +74,7 @@ class UplinkStub:
 
 
 class ForwardStub:
-    """Proxy for a forward in a worker, with the counters of `Forward`.
+    """Controls a forward in a worker, and reports its counters. Has the interface of `Forward`.
 
     Args:
         name: The name of the backend.

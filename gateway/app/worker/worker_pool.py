@@ -1,4 +1,4 @@
-"""Assigns backends to workers. This code runs in the main process, which owns the workers."""
+"""Starts the worker processes, and assigns backends to them. Runs in the main process."""
 
 import asyncio
 import zlib
@@ -9,7 +9,7 @@ from typing import Any
 from gateway.app.tunnel_lanes import required_tunnels, uses_single_tunnel
 from gateway.app.worker.messages import UplinkReport
 from gateway.app.worker.worker_supervisor import WorkerSupervisor
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Endpoint
@@ -30,7 +30,9 @@ class WorkerPool:
         recorder: Records when connections of the workers' clients end.
     """
 
-    def __init__(self, count: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: Recorder) -> None:
+    def __init__(
+        self, count: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: AuditRecorder
+    ) -> None:
         self.supervisors = [WorkerSupervisor(number + 1, on_failure, recorder) for number in range(count)]
         if count:
             handshake_limiter().per_server = max(1, PER_SERVER - count)
@@ -46,7 +48,7 @@ class WorkerPool:
             worker.send(message)
 
     def assign(self, config: Config) -> dict[str, WorkerSupervisor]:
-        """Return the worker of each backend that a worker serves, and not this process."""
+        """Return the worker of each backend that a worker serves instead of this process."""
         if not self.supervisors:
             return {}
         chosen = [

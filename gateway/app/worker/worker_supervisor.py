@@ -34,7 +34,7 @@ from gateway.app.worker.messages import (
 )
 from gateway.app.worker.messenger import Messenger
 from gateway.app.worker.stubs import ForwardStub, UplinkStub
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config
 from gateway.contracts.link import Stream
 from gateway.contracts.values import Endpoint
@@ -58,7 +58,7 @@ class WorkerLostError(GatewayError):
 
 
 class WorkerSupervisor:
-    """One worker process; implements `gateway.contracts.component.Component`.
+    """Starts and restarts one worker process; implements `gateway.contracts.component.Component`.
 
     Args:
         number: The number of the worker, from 1.
@@ -67,13 +67,13 @@ class WorkerSupervisor:
     """
 
     def __init__(
-        self, number: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: Recorder | None = None
+        self, number: int, on_failure: Callable[[str, Endpoint, bool], None], recorder: AuditRecorder | None = None
     ) -> None:
         self.number = number
         self.forwards: dict[str, ForwardStub] = {}
         self.report = WorkerReport({}, {})
         self._on_failure = on_failure
-        self._recorder = recorder or Recorder()
+        self._recorder = recorder or AuditRecorder()
         self._unrecorded = 0
         """Number of the worker's clients for which the audit log has no closing event yet."""
         self._paths: dict[str | None, UplinkStub] = {}
@@ -179,7 +179,7 @@ class WorkerSupervisor:
             self.send(self._consumers)
 
     def path(self, tunnel: str | None) -> UplinkStub:
-        """Return the proxy for one of the worker's uplinks."""
+        """Return the stub for one of the worker's uplinks."""
         return self._paths.setdefault(tunnel, UplinkStub(tunnel, self.dial, lambda: self._describe(tunnel)))
 
     def _describe(self, tunnel: str | None) -> str:
@@ -335,7 +335,7 @@ class WorkerSupervisor:
             path.update(up=False, settled=True)
         for waiting in self._dials.values():
             if not waiting.done():
-                waiting.set_exception(LinkLostError("the worker is gone"))
+                waiting.set_exception(LinkLostError("the worker process has ended"))
 
 
 async def _reap(child: "subprocess.Popen[bytes]") -> None:

@@ -7,9 +7,9 @@ from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot, ContainerUser
 from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_storage import is_below, store_of
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell import command
-from gateway.audit.stores import is_below, store_of
+from gateway.audit.shell_commands import command
 
 _SSH_KEY = re.compile(
     r"(^|/)(id_(rsa|dsa|ecdsa|ed25519)(_sk)?|ssh_host_\w+_key|[\w.-]*private[_-]?key[\w.-]*|[\w.-]*ssh[_-]?key[\w.-]*|"

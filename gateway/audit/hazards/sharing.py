@@ -6,9 +6,9 @@ from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_storage import MountStorage, StorageMedium, of_volume
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell import command, script
-from gateway.audit.stores import Medium, Store, of_volume
+from gateway.audit.shell_commands import command, script
 from gateway.text import format_bytes, one_line
 
 
@@ -23,7 +23,7 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 
 
 def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    groups: dict[str, list[tuple[AuditedContainer, AuditedMount, Store]]] = {}
+    groups: dict[str, list[tuple[AuditedContainer, AuditedMount, MountStorage]]] = {}
     for container, mount, store in mounts(snapshot):
         if mount.writable and mount.kind != "tmpfs" and _holds_data(snapshot, mount, store):
             groups.setdefault(store.identity, []).append((container, mount, store))
@@ -47,8 +47,8 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         yield on_container(snapshot, rules.WRITERS, severity, container, mount.path, what, fix)
 
 
-def _holds_data(snapshot: AuditSnapshot, mount: AuditedMount, store: Store) -> bool:
-    if store.medium is Medium.MEMORY:
+def _holds_data(snapshot: AuditSnapshot, mount: AuditedMount, store: MountStorage) -> bool:
+    if store.medium is StorageMedium.MEMORY:
         return False
     found = snapshot.paths.get(mount.source)
     system = mount.source.startswith(("/dev", "/proc", "/sys", "/run/", "/var/run/", "/etc/localtime"))

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from gateway.docker.compose_command import compose_command
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.failed_starts import CANCELED, FailedStart, StartFailureCause, read_error
-from gateway.docker.flavor import DOCKER
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.model import LIVE, RUNNING, Container
-from gateway.docker.plan import Action, Verb
+from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
 from gateway.docker.project_networks import configured_as
@@ -42,9 +42,9 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
         dead = replace(_allowed(builder, container, judged), is_excluded=excluded)
         found.append(dead)
         if dead.state is DeadContainerState.STARTING:
-            verb = Verb.RESTART if container.state in RUNNING else Verb.START
+            verb = ActionKind.RESTART if container.state in RUNNING else ActionKind.START
             builder.actions.append(
-                Action(
+                PlannedAction(
                     verb, "", "", container.name, container.id,
                     why=dead.detail, cause=dead.cause, last_start=container.last_start,
                 )

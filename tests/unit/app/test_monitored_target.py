@@ -161,9 +161,9 @@ async def test_clients_avoid_a_way_until_its_next_successful_check() -> None:
     for at in (0, 1):
         ways.probed(at, HealthState.UP)
     assert ways.target.choose() == 0
-    ways.target.doubt("a")
+    ways.target.report_failed_dial("a")
     assert ways.target.choose() == 1
-    assert [way.doubted for way in ways.target.health()] == [True, False]
+    assert [way.dial_failed for way in ways.target.health()] == [True, False]
     ways.probed(0, HealthState.UP)
-    assert [way.doubted for way in ways.target.health()] == [False, False]
+    assert [way.dial_failed for way in ways.target.health()] == [False, False]
     assert ways.target.choose() == 1

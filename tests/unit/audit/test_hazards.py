@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.audit import rules
-from gateway.audit.databases import at, in_files
+from gateway.audit.database_files import at, in_files
 from gateway.audit.hazards import decide
 from gateway.audit.hazards.access import may_write
 from gateway.audit.model import (

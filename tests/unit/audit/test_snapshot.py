@@ -11,8 +11,8 @@ from gateway.audit import snapshot
 from gateway.audit.hazards import decide
 from gateway.audit.snapshot import AuditScope, take_snapshot
 from gateway.docker.engine import Engine
+from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.flavor import DOCKER
 
 ID = "c0ffee" * 10
 INSPECTION = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.backend_support.postgres_cancel import PostgresCancels
+from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
 from gateway.forwarding import cancel_requests, forward
@@ -114,7 +114,7 @@ class Gate:
         self.port = bound.getsockname()[1]
         self.listeners = [Listener(Endpoint("127.0.0.1", self.port), [bound])]
         self.admission = AdmissionRules("b", **rules)
-        self.forward = Forward("b", self.listeners, self.admission, route, cancels=PostgresCancels())
+        self.forward = Forward("b", self.listeners, self.admission, route, cancels=PostgresCancelProtocol())
         self.clients: list[socket.socket] = []
 
     def routes(self) -> list[RoutedTarget]:

@@ -11,7 +11,7 @@ from gateway.contracts.link import Connector, Link
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
-from gateway.errors import DialError, LinkLostError, ProbeError, ReachError, Reason
+from gateway.errors import DialError, LinkLostError, ReachError, Reason, UnusableTargetError
 from gateway.health.check import Check, CheckSchedule
 from gateway.health.target_record import TargetRecord
 from gateway.health.verdict import CheckResult
@@ -177,7 +177,7 @@ async def test_checks_immediately_when_the_tunnel_is_up_again() -> None:
 
 
 async def test_a_failed_login_of_the_check_makes_the_target_degraded() -> None:
-    denied = ProbeError(Reason.AUTH, "access denied")
+    denied = UnusableTargetError(Reason.AUTH, "access denied")
     async with checking(Scripted(ProbeResult(role="primary"), denied), Uplink(), fall=3) as check:
         succeeded = check.last_success
         check.check_soon()
@@ -188,7 +188,7 @@ async def test_a_failed_login_of_the_check_makes_the_target_degraded() -> None:
 
 
 async def test_a_target_recovers_although_the_login_of_the_check_fails() -> None:
-    script = Scripted(DialError(Reason.REFUSED, "refused"), ProbeError(Reason.AUTH, "access denied"))
+    script = Scripted(DialError(Reason.REFUSED, "refused"), UnusableTargetError(Reason.AUTH, "access denied"))
     async with checking(script, Uplink(), down_interval=0.01) as check:
         assert check.verdict.state is HealthState.DOWN
         await until(lambda: check.verdict.state is HealthState.DEGRADED)

@@ -36,8 +36,8 @@ def test_new_clients_never_use_a_closed_way_while_another_is_open(
     if working:
         assert chosen in working
         assert ways[chosen].is_open
-    if any(way.is_open and way.state is HealthState.UP and not way.doubted for way in ways):
-        assert not ways[chosen].doubted
+    if any(way.is_open and way.state is HealthState.UP and not way.dial_failed for way in ways):
+        assert not ways[chosen].dial_failed
         assert ways[chosen].state is not HealthState.DOWN
         assert ways[chosen].state is not HealthState.BLOCKED
     if current in working and chosen != current:
@@ -70,8 +70,8 @@ def test_a_target_that_fails_through_all_ways_does_not_discredit_them() -> None:
     assert working_ways([DOWN, DOWN, CLOSED]) == [0, 1]
     assert working_ways([DOWN, UP, CLOSED]) == [1]
     assert working_ways([DOWN, replace(UP, state=HealthState.UNKNOWN)]) == [0, 1]
-    assert working_ways([replace(UP, doubted=True), UP]) == [1]
-    assert working_ways([replace(UP, doubted=True), CLOSED]) == [0]
+    assert working_ways([replace(UP, dial_failed=True), UP]) == [1]
+    assert working_ways([replace(UP, dial_failed=True), CLOSED]) == [0]
     assert working_ways([CLOSED, CLOSED]) == []
     assert working_ways([OPENED, UP]) == [1]
     assert working_ways([OPENED, CLOSED]) == [0]

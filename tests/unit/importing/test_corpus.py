@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from gateway.cli import cli
 from gateway.config import ConfigSources, load
 from gateway.errors import UsageError
-from gateway.importing.recognition import FORMS, ImportSource
-from gateway.importing.sources import convert
+from gateway.importing.conversion import convert
+from gateway.importing.source_format import FORMS, ImportSource
 from tests.support.import_cases import CORPUS, sections
 
 PATHS = ("HOME", "SSH_AUTH_SOCK")

@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from gateway.cli import cli
 from gateway.errors import UsageError
 from gateway.importing.compose_diff import compose_diff
+from gateway.importing.conversion import convert, note_rest
+from gateway.importing.import_result import ImportResult
 from gateway.importing.proxy_command import jump_or_proxy
-from gateway.importing.recognition import FORMS, ImportSource, recognize
-from gateway.importing.result import ImportResult
-from gateway.importing.shell import read_script
-from gateway.importing.sources import convert, note_rest
+from gateway.importing.shell_parser import read_script
+from gateway.importing.source_format import FORMS, ImportSource, recognize
 from tests.support.import_cases import CORPUS, DIFFS, sections
 
 PLACES = frozenset({

@@ -15,7 +15,7 @@ from gateway.docker.inspections import last_start
 from gateway.docker.labels import read as read_labels
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, Swarm
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import Action, DesiredState, Plan, Verb
+from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
 
@@ -40,7 +40,7 @@ OWN_FAULT = (
 )
 ALWAYS = LastStart(restarts=True, at=100.0)
 APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
-START = Action(Verb.START, "", container="web", container_id="id-web", cause=StartFailureCause.NETWORK)
+START = PlannedAction(ActionKind.START, "", container="web", container_id="id-web", cause=StartFailureCause.NETWORK)
 MEDIA = MountListener("media", "127.0.0.1", 20490)
 
 
@@ -78,7 +78,7 @@ def only_dead(made: Plan) -> DeadContainer:
     return found
 
 
-def starts(made: Plan) -> list[tuple[Verb, str]]:
+def starts(made: Plan) -> list[tuple[ActionKind, str]]:
     return [(each.verb, each.container) for each in made.actions if not each.network]
 
 
@@ -112,7 +112,7 @@ def test_the_cause_is_parsed_from_the_error_of_the_engine(error: str, found: Fai
 @pytest.mark.parametrize("state", ["exited", "created"])
 def test_a_container_whose_volume_was_not_mounted_is_started(error: str, state: str) -> None:
     made = planned(failed(error, state=state))
-    assert starts(made) == [(Verb.START, "web")]
+    assert starts(made) == [(ActionKind.START, "web")]
     assert (only_dead(made).cause, only_dead(made).state) == (StartFailureCause.VOLUME, DeadContainerState.STARTING)
     assert "backend media" in only_dead(made).detail
 
@@ -122,7 +122,7 @@ def test_it_is_started_only_when_the_backend_is_up() -> None:
     assert starts(made) == []
     assert (only_dead(made).state, only_dead(made).message) == (DeadContainerState.WAITING, "backend media is not up")
     # `gateway plan` cannot read the states of backends, so it assumes that all backends are up.
-    assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(Verb.START, "web")]
+    assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(ActionKind.START, "web")]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_volume_of_another_server_is_ignored(mount_listener: MountListener) ->
 
 def test_a_volume_at_another_loopback_address_reaches_the_same_listener() -> None:
     error = REFUSED.replace("addr=127.0.0.1", "addr=127.0.0.2")
-    assert starts(planned(failed(error))) == [(Verb.START, "web")]
+    assert starts(planned(failed(error))) == [(ActionKind.START, "web")]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_the_configuration_and_the_label_decide(
 ) -> None:
     labels = {"gateway.revive": label} if label else {}
     made = planned(failed(REFUSED, labels=labels), wanted=desired(revive=revive, strict=strict))
-    assert starts(made) == ([(Verb.START, "web")] if expected else [])
+    assert starts(made) == ([(ActionKind.START, "web")] if expected else [])
     if not expected:
         assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.OFF, "docker start web")
         assert only_dead(made).is_excluded == (label == "false"), "metrics count it unless its label excludes it"
@@ -187,7 +187,7 @@ def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
 def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
     interrupted = desired(interrupted={"id-web": StartFailureCause.NETWORK})
     made = planned(failed("context canceled"), wanted=interrupted)
-    assert starts(made) == [(Verb.START, "web")]
+    assert starts(made) == [(ActionKind.START, "web")]
     assert only_dead(made).cause is StartFailureCause.NETWORK
     assert planned(failed("context canceled")).dead == (), "another client possibly canceled the start on purpose"
     assert planned(failed(""), wanted=interrupted).dead == (), "the container was stopped on purpose"
@@ -201,7 +201,7 @@ def test_after_too_many_attempts_the_status_shows_the_command() -> None:
 
 def test_dependants_of_a_restarted_container_are_restarted() -> None:
     made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID)
-    assert starts(made) == [(Verb.RESTART, "web")]
+    assert starts(made) == [(ActionKind.RESTART, "web")]
     assert only_dead(made).cause is StartFailureCause.NAMESPACE
 
 
@@ -213,15 +213,15 @@ def test_dependants_of_a_stopped_container_wait_for_it() -> None:
     made = planned(gateway(state="exited"), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
     made = planned(gateway(), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
-    assert starts(made) == [(Verb.START, "web")]
+    assert starts(made) == [(ActionKind.START, "web")]
 
 
 def test_the_namespace_of_another_container_is_ignored_without_the_label() -> None:
     other = replace(gateway(at=200.0), name="vpn")
     assert planned(other, joining()).dead == ()
-    assert starts(planned(other, joining(labels={"gateway.revive": "true"}))) == [(Verb.RESTART, "web")]
+    assert starts(planned(other, joining(labels={"gateway.revive": "true"}))) == [(ActionKind.RESTART, "web")]
     there = replace(other, endpoints={"apps": EndpointInfo("n1", "e1")})
-    assert starts(planned(there, joining())) == [(Verb.RESTART, "web")]
+    assert starts(planned(there, joining())) == [(ActionKind.RESTART, "web")]
 
 
 @pytest.mark.parametrize("state", ["running", "exited"])
@@ -264,14 +264,14 @@ def test_namespaces_that_concern_the_gateway_are_remembered_until_the_last_conta
 def test_a_container_on_a_network_that_exists_again_is_started() -> None:
     there = {"apps": EndpointInfo("n1", "", aliases=frozenset())}
     for error in ("network apps not found", NETWORK):
-        assert starts(planned(failed(error, endpoints=there))) == [(Verb.START, "web")]
+        assert starts(planned(failed(error, endpoints=there))) == [(ActionKind.START, "web")]
 
 
 def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
     there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset({"gw-owner-site-a"}))}
     container = failed(NETWORK, endpoints=there, labels={"gateway.enable": "true"})
     made = plan(desired(), EngineSnapshot((container,), (APPS,)), frozenset({("id-web", "apps")}))
-    assert [each.verb for each in made.actions] == [Verb.REATTACH]
+    assert [each.verb for each in made.actions] == [ActionKind.REATTACH]
     assert (only_dead(made).state, only_dead(made).message) == (
         DeadContainerState.WAITING,
         "it is attached to network apps first",
@@ -299,7 +299,7 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
     assert (only_dead(waiting).state, waiting.actions) == (DeadContainerState.WAITING, ()), (
         "the gateway must not create a bridge network of that name"
     )
-    assert starts(planned(container, swarm=Swarm(active=True))) == [(Verb.START, "web")]
+    assert starts(planned(container, swarm=Swarm(active=True))) == [(ActionKind.START, "web")]
 
 
 def test_attempts_back_off_and_end_at_a_limit() -> None:
@@ -324,7 +324,7 @@ def test_a_restart_without_an_answer_is_repeated_only_after_the_stop_timeout(
     stop_timeout: float, expected: float
 ) -> None:
     revivals = StartAttempts()
-    restart = replace(START, verb=Verb.RESTART, last_start=LastStart(stop_timeout=stop_timeout))
+    restart = replace(START, verb=ActionKind.RESTART, last_start=LastStart(stop_timeout=stop_timeout))
     revivals.attempted(restart, 1000.0, answered=False)
     assert revivals.not_before("id-web") == 1000.0 + expected
     revivals.attempted(restart, 2000.0)
@@ -362,4 +362,4 @@ async def test_the_error_of_a_failed_start_contains_no_mount_options(message: st
             raise EngineError(ErrorKind.FAILED, f"{path}: {message}")
 
     with pytest.raises(EngineError, match=rf"^{shown}$"):
-        await execute(Refusing(), Action(Verb.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]
+        await execute(Refusing(), PlannedAction(ActionKind.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]

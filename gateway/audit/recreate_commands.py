@@ -17,7 +17,7 @@ from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange, volume_options
 from gateway.audit.run_options import UnsupportedOptionError
 from gateway.audit.service_update import NODE_LABEL, service_update
-from gateway.audit.shell import command, script
+from gateway.audit.shell_commands import command, script
 from gateway.docker.compose_command import COMPOSE_LABELS, FILES, compose_command
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.text import one_line

@@ -13,8 +13,8 @@ from gateway.audit.hazards import decide
 from gateway.audit.hazards.network_fixes import after_mount, safe_options
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, HostMount
 from gateway.audit.mount_options import MountOptionChange
-from gateway.audit.recreate import recreate, volume_for
-from gateway.audit.stores import of_volume
+from gateway.audit.mount_storage import of_volume
+from gateway.audit.recreate_commands import recreate, volume_for
 
 COMPOSE = {
     "com.docker.compose.project": "shop",

@@ -1,7 +1,7 @@
 """Determines which forward and which tunnel each client uses."""
 
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, ImportedClient, ImportedContainer, ImportedForward
-from gateway.importing.result import ImportResult
 
 
 def join_networks(result: ImportResult) -> None:

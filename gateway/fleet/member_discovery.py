@@ -4,14 +4,14 @@ import asyncio
 import itertools
 
 from gateway.errors import GatewayError
-from gateway.fleet.lookup import lookup
 from gateway.fleet.member_file import read_members
 from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
+from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
 from gateway.text import one_line
 
 
-class Discovery:
+class MemberDiscovery:
     """Finds members. If a file or a name cannot be read, the members that were found there before stay.
 
     Args:

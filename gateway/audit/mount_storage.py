@@ -10,7 +10,7 @@ from gateway.audit.model import AuditedMount, AuditedVolume, AuditSnapshot, Host
 from gateway.backends import kind_of_file_system
 
 
-class Medium(StrEnum):
+class StorageMedium(StrEnum):
     """A kind of storage."""
 
     LOCAL = "local"
@@ -24,11 +24,11 @@ class Medium(StrEnum):
     @property
     def is_network(self) -> bool:
         """Whether a server, or a program in user space, holds the data."""
-        return self in (Medium.NFS, Medium.SMB, Medium.FUSE, Medium.NETWORK)
+        return self in (StorageMedium.NFS, StorageMedium.SMB, StorageMedium.FUSE, StorageMedium.NETWORK)
 
 
 @dataclass(frozen=True)
-class Store:
+class MountStorage:
     """The storage that holds the data of a mount.
 
     Args:
@@ -42,7 +42,7 @@ class Store:
         device: The source of a network mount, such as `server:/export`; empty for other storage.
     """
 
-    medium: Medium
+    medium: StorageMedium
     title: str
     identity: str
     options: Mapping[str, str] = field(default_factory=dict)
@@ -59,21 +59,21 @@ _LOCAL_FUSE = {"fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.ntfs-3g", "fuse.merger
 _FUSE_DRIVERS = re.compile(r"rclone|s3|sshfs|fuse|gcs|azureblob")
 SECRETS = frozenset({"password", "pass", "passwd", "password2"})
 """Mount options that hold a password (mount.cifs(8))."""
-_KINDS = {"nfs": Medium.NFS, "smb": Medium.SMB}
-_PORTS = {Medium.NFS: "2049", Medium.SMB: "445"}
+_KINDS = {"nfs": StorageMedium.NFS, "smb": StorageMedium.SMB}
+_PORTS = {StorageMedium.NFS: "2049", StorageMedium.SMB: "445"}
 """The default ports of network file systems. Messages omit them."""
 
 
-def medium_of(file_system: str) -> Medium:
+def medium_of(file_system: str) -> StorageMedium:
     """Return the kind of storage that a file system type uses. The type is named as in `mount -t`."""
     if file_system in _MEMORY:
-        return Medium.MEMORY
+        return StorageMedium.MEMORY
     kind = kind_of_file_system(file_system)
     if kind is not None:
-        return _KINDS.get(kind.name, Medium.NETWORK)
+        return _KINDS.get(kind.name, StorageMedium.NETWORK)
     if (file_system == "fuse" or file_system.startswith("fuse.")) and file_system not in _LOCAL_FUSE:
-        return Medium.FUSE
-    return Medium.NETWORK if file_system in _OTHER_NETWORK else Medium.LOCAL
+        return StorageMedium.FUSE
+    return StorageMedium.NETWORK if file_system in _OTHER_NETWORK else StorageMedium.LOCAL
 
 
 def split_options(text: str) -> dict[str, str]:
@@ -81,7 +81,7 @@ def split_options(text: str) -> dict[str, str]:
     return dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
 
 
-def nfs_version(store: Store) -> str:
+def nfs_version(store: MountStorage) -> str:
     """Return the version of an NFS mount, such as `4.2`; empty if the options do not contain a version.
 
     mount.nfs(8) negotiates the minor version of `nfsvers=4`. For a volume, the engine calls mount(2) without
@@ -116,64 +116,64 @@ def is_below(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
-def store_of(snapshot: AuditSnapshot, mount: AuditedMount) -> Store:
+def store_of(snapshot: AuditSnapshot, mount: AuditedMount) -> MountStorage:
     """Return the storage that holds the data of a container's mount."""
     if mount.kind == "tmpfs":
-        return Store(Medium.MEMORY, "memory", "")
+        return MountStorage(StorageMedium.MEMORY, "memory", "")
     volume = snapshot.volumes.get(mount.volume) if mount.kind == "volume" else None
     return of_volume(snapshot, volume) if volume is not None else _of_path(snapshot, mount.source, mount.source)
 
 
-def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> Store:
+def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> MountStorage:
     """Return the storage that holds the data of a volume."""
     if volume.driver != "local":
-        medium = Medium.FUSE if _FUSE_DRIVERS.search(volume.driver) else Medium.DRIVER
-        return Store(medium, f"{volume.name} ({volume.driver})", f"volume {volume.name}")
+        medium = StorageMedium.FUSE if _FUSE_DRIVERS.search(volume.driver) else StorageMedium.DRIVER
+        return MountStorage(medium, f"{volume.name} ({volume.driver})", f"volume {volume.name}")
     kind, options = volume.options.get("type", ""), split_options(volume.options.get("o", ""))
     device = volume.options.get("device", "")
     if "bind" in options or "rbind" in options:
         return _of_path(snapshot, device, device)
     medium = medium_of(kind)
-    if medium is Medium.MEMORY:
-        return Store(medium, f"{volume.name} (memory)", f"volume {volume.name}")
+    if medium is StorageMedium.MEMORY:
+        return MountStorage(medium, f"{volume.name} (memory)", f"volume {volume.name}")
     if medium.is_network:
         title = _server(device, options, medium, snapshot.forwards)
-        return Store(medium, title, f"{medium} {title}", options, file_system=kind, device=device)
+        return MountStorage(medium, title, f"{medium} {title}", options, file_system=kind, device=device)
     if device:
-        return Store(Medium.LOCAL, f"{volume.name} ({device})", f"device {device}")
+        return MountStorage(StorageMedium.LOCAL, f"{volume.name} ({device})", f"device {device}")
     title = volume.name[:12] if volume.anonymous else volume.name
     return _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
 
 
-def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "") -> Store:
+def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "") -> MountStorage:
     path = posixpath.normpath(path) if path else ""
     above = mount_above(snapshot.host_mounts or (), path) if path else None
-    medium = medium_of(above.file_system) if above is not None else Medium.LOCAL
+    medium = medium_of(above.file_system) if above is not None else StorageMedium.LOCAL
     identity = identity or f"path {path}"
-    if above is None or medium is Medium.LOCAL:
-        return Store(Medium.LOCAL, title, identity, host_path=path)
-    if medium is Medium.MEMORY:
-        return Store(medium, f"{title} (memory)", identity, host_path=path, host_mount=above)
+    if above is None or medium is StorageMedium.LOCAL:
+        return MountStorage(StorageMedium.LOCAL, title, identity, host_path=path)
+    if medium is StorageMedium.MEMORY:
+        return MountStorage(medium, f"{title} (memory)", identity, host_path=path, host_mount=above)
     device = above.source + path[len(above.point.rstrip("/")) :]
     server = f"{device}{_port(above.options, medium)}"
-    return Store(
+    return MountStorage(
         medium, f"{title} ({server}, {above.file_system})", f"{medium} {server}", above.options, path, above,
         above.file_system, device,
     )  # fmt: skip
 
 
-def _port(options: Mapping[str, str], medium: Medium) -> str:
+def _port(options: Mapping[str, str], medium: StorageMedium) -> str:
     """Return the port of a server as part of a title. Two ports of one address can lead to two servers."""
     port = options.get("port", "0")
     return "" if port in ("0", _PORTS.get(medium)) else f", port {port}"
 
 
-def _server(device: str, options: Mapping[str, str], medium: Medium, forwards: Mapping[int, str]) -> str:
+def _server(device: str, options: Mapping[str, str], medium: StorageMedium, forwards: Mapping[int, str]) -> str:
     """Return `server:/export` or `//server/share`, or the backend's name if the mount goes through the gateway."""
     address, port = options.get("addr", ""), options.get("port", _PORTS.get(medium, ""))
     backend = next((name for number, name in forwards.items() if str(number) == port), "")
     if backend and address.startswith(("127.", "::1", "localhost")):
         return f"{backend} of this gateway, {device}"
     export = f"{address}:/{device.rpartition(':/')[2].lstrip('/')}"
-    title = export if medium is Medium.NFS and address else device
+    title = export if medium is StorageMedium.NFS and address else device
     return f"{title}{_port(options, medium)}"

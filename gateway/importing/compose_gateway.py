@@ -9,8 +9,8 @@ from typing import Any
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec
 from gateway.backends import KINDS
 from gateway.contracts.values import Endpoint
+from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ANY_ADDRESS, LOOPBACK
-from gateway.importing.result import ImportResult, split_target
 
 BRIDGE = "172.17.0.1"
 """The address of the host on Docker's default bridge. `host-gateway` resolves to this address."""
@@ -24,7 +24,7 @@ _FILES = {
 
 
 @dataclass
-class Deployment:
+class ComposeGatewayConfig:
     """The configuration of a gateway that runs as a Compose service.
 
     Args:
@@ -49,14 +49,14 @@ class Deployment:
         return any(keys["kind"] in _VPNS for keys in self.tunnels.values())
 
 
-def deploy(result: ImportResult, folder: str) -> Deployment:
+def deploy(result: ImportResult, folder: str) -> ComposeGatewayConfig:
     """Return the configuration of a gateway that runs as a Compose service.
 
     Args:
         result: The imported configuration, which this function does not change.
         folder: The directory of the Compose file.
     """
-    found = Deployment(copy.deepcopy(result.tunnels), copy.deepcopy(result.backends), folder)
+    found = ComposeGatewayConfig(copy.deepcopy(result.tunnels), copy.deepcopy(result.backends), folder)
     found.on_host = any(KINDS[keys["kind"]].kernel_mounts for keys in found.backends.values())
     for keys in found.tunnels.values():
         if keys.get("config") in result.files:  # the diff adds this file to the directory of the Compose file
@@ -76,7 +76,7 @@ def deploy(result: ImportResult, folder: str) -> Deployment:
     return found
 
 
-def _listener(keys: dict[str, Any], found: Deployment, *, for_containers: bool) -> Any:
+def _listener(keys: dict[str, Any], found: ComposeGatewayConfig, *, for_containers: bool) -> Any:
     listen = keys["listen"]
     if listen.startswith("/") or KINDS[keys["kind"]].kernel_mounts:
         return listen
@@ -88,7 +88,7 @@ def _listener(keys: dict[str, Any], found: Deployment, *, for_containers: bool) 
     return [f"127.0.0.1:{port}", f"{BRIDGE}:{port}"] if host in LOOPBACK else f"{BRIDGE}:{port}"
 
 
-def _move_files(name: str, keys: dict[str, Any], found: Deployment) -> None:
+def _move_files(name: str, keys: dict[str, Any], found: ComposeGatewayConfig) -> None:
     """Replace file paths in a configuration with the paths of the Compose secrets."""
     for key, suffix in _FILES.items():
         if key in keys and key != "known_hosts" and isinstance(keys[key], str):
@@ -101,7 +101,7 @@ def _move_files(name: str, keys: dict[str, Any], found: Deployment) -> None:
         keys["agent"] = "/run/ssh-agent.sock"
 
 
-def _secret(path: str, name: str, found: Deployment) -> str:
+def _secret(path: str, name: str, found: ComposeGatewayConfig) -> str:
     """Define a Compose secret for a file, and return the secret's path in the gateway's container."""
     if path.startswith("/run/secrets/"):
         name, path = path.rpartition("/")[2], f"./secrets/{path.rpartition('/')[2]}"
@@ -135,7 +135,9 @@ def volume_of(backend: dict[str, Any], **changes: Any) -> VolumeSpec | None:
     return kind.mount.build(options, Endpoint(*split_target(str(backend["listen"]))), kind.hold)
 
 
-def service(found: Deployment, networks: dict[str, Any], ports: list[str], variables: list[str]) -> dict[str, Any]:
+def service(
+    found: ComposeGatewayConfig, networks: dict[str, Any], ports: list[str], variables: list[str]
+) -> dict[str, Any]:
     """Return the gateway's service for the Compose file.
 
     Args:

@@ -5,10 +5,17 @@ from typing import Any
 
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
+from gateway.importing.client_matching import forward_of, is_remote, join_networks
 from gateway.importing.client_notes import note_client
-from gateway.importing.matching import forward_of, is_remote, join_networks
+from gateway.importing.import_result import (
+    ImportResult,
+    checks_login,
+    has_check_key,
+    short_name,
+    split_target,
+    unused_name,
+)
 from gateway.importing.model import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
-from gateway.importing.result import ImportResult, checks_login, has_check_key, short_name, split_target, unused_name
 
 _VOLUME_PORT = 20490
 _OPS_PORT = 9090

@@ -1,4 +1,4 @@
-"""Defines what a check expects of an HTTP response: the status, and the role of the target."""
+"""Defines and checks what a check expects of an HTTP response: the status, and the role of the target."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from gateway.backend_support.http_request import HttpResponse
 from gateway.backend_support.role_facts import READ_ONLY
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 
 _PRIMARY = ("primary", "master", "leader", "writer")
 _REPLICA = ("replica", "standby", "standby_leader", "secondary", "slave", "follower", "reader")
@@ -81,18 +81,18 @@ def check_status(expected: HttpExpectation, response: HttpResponse, refused: str
         refused: What a refusal means (status 401 and 403), and what to do.
 
     Raises:
-        ProbeError: The status is not expected.
+        UnusableTargetError: The status is not expected.
     """
     if response.status in expected.status:
         return
     path = expected.path.partition("?")[0]  # a query can contain a secret
     detail = f"{path}: status {response.status}, expected {', '.join(map(str, expected.status))}"
     if response.status in (401, 403):
-        raise ProbeError(Reason.AUTH, f"{detail}: {refused}")
+        raise UnusableTargetError(Reason.AUTH, f"{detail}: {refused}")
     if 300 <= response.status < 400:
         location = response.headers.get("Location", "an unknown place").partition("?")[0]
         detail += f": redirects are not followed (to {location})"
-    raise ProbeError(Reason.QUERY, detail)
+    raise UnusableTargetError(Reason.QUERY, detail)
 
 
 def role_result(role: HttpRole, response: HttpResponse) -> ProbeResult:
@@ -103,14 +103,16 @@ def role_result(role: HttpRole, response: HttpResponse) -> ProbeResult:
         response: The response.
 
     Raises:
-        ProbeError: The response does not contain the field.
+        UnusableTargetError: The response does not contain the field.
     """
     where = role.json or role.header
     value = (
         _json_value(role.json, response.body) if role.json is not None else response.headers.get(role.header or "")
     )
     if value is None:
-        raise ProbeError(Reason.PROTOCOL, f"the response does not contain {where}: correct the key role of the check")
+        raise UnusableTargetError(
+            Reason.PROTOCOL, f"the response does not contain {where}: correct the key role of the check"
+        )
     text = value.strip().lower()
     if text in map(str.lower, role.primary):
         return of_role("primary")
@@ -131,7 +133,7 @@ def _json_value(path: str, body: bytes) -> str | None:
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ProbeError(Reason.PROTOCOL, "the body is not valid JSON") from error
+        raise UnusableTargetError(Reason.PROTOCOL, "the body is not valid JSON") from error
     for name in path.split("."):
         if isinstance(value, Mapping):
             value = value.get(name)

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Flavor:
+class EngineFlavor:
     """An implementation of the Docker API.
 
     Args:
@@ -48,8 +48,8 @@ class Flavor:
         return str(container or "")
 
 
-DOCKER = Flavor("Docker", (1, 44), "Docker Engine 25")
-PODMAN = Flavor(
+DOCKER = EngineFlavor("Docker", (1, 44), "Docker Engine 25")
+PODMAN = EngineFlavor(
     "Podman",
     (1, 41),
     "Podman 4.2",
@@ -64,7 +64,7 @@ PODMAN = Flavor(
 _COMPONENT = "Podman Engine"
 
 
-def flavor(version: Mapping[str, Any]) -> Flavor:
+def flavor(version: Mapping[str, Any]) -> EngineFlavor:
     """Return the implementation that sent a response.
 
     Args:
@@ -78,7 +78,7 @@ def lease_ranges(network: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the ranges from which Podman assigns a network's addresses, each as the smallest CIDR block around it.
 
     Args:
-        network: An item of the list at `Flavor.ranges`.
+        network: An item of the list at `EngineFlavor.ranges`.
     """
     found = []
     for each in network.get("subnets") or ():

@@ -29,7 +29,7 @@ class ShellCommand:
 
 
 @dataclass
-class Script:
+class ShellScript:
     """The commands of a script.
 
     Args:
@@ -43,7 +43,7 @@ class Script:
     variables: dict[str, str] = field(default_factory=dict)
 
 
-def read_script(text: str) -> Script:
+def read_script(text: str) -> ShellScript:
     """Read a script or a command line.
 
     Args:
@@ -52,7 +52,7 @@ def read_script(text: str) -> Script:
     Raises:
         UsageError: A quotation mark is not closed.
     """
-    script = Script()
+    script = ShellScript()
     used: set[str] = set()
     values: dict[str, str] = {}
     exported: set[str] = set()

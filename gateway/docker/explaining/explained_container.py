@@ -6,7 +6,7 @@ from gateway.docker.model import Container, EndpointInfo, EngineSnapshot
 from gateway.docker.plan import AttachmentStatus, DesiredState, Plan
 
 
-class Subject:
+class ExplainedContainer:
     """The container to explain.
 
     Args:

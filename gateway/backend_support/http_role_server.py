@@ -1,21 +1,21 @@
-"""Takes the role of a database from an HTTP server on the host of the target, such as Patroni's REST API."""
+"""Determines the role of a database from an HTTP server on its host, such as Patroni's REST API."""
 
 from dataclasses import dataclass, field, replace
 
 from gateway.backend_support import http_request
 from gateway.backend_support.check_stream import CheckDialer
-from gateway.backend_support.http_role import HttpExpectation, check_status, of_role, role_result
+from gateway.backend_support.http_expectation import HttpExpectation, check_status, of_role, role_result
 from gateway.backend_support.role_facts import READ_ONLY
 from gateway.backend_support.tls import TlsOptions
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import PORT, Endpoint
-from gateway.errors import LinkLostError, ProbeError, ReachError, Reason
+from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetError
 
 
 @dataclass(frozen=True)
-class ViaHttp(HttpExpectation):
+class HttpRoleServer(HttpExpectation):
     """An HTTP server on the target's host that reports the role of a database.
 
     Args:
@@ -32,15 +32,15 @@ class ViaHttp(HttpExpectation):
         return Endpoint(target.host, self.port)
 
 
-class _RoleOverHttp:
-    """A backend whose role an HTTP server reports; see `gateway.contracts.backend.Backend`.
+class _HttpRoleBackend:
+    """Adds the role from an HTTP server to the probes of a backend; implements `Backend`.
 
     Args:
         backend: The backend without the role.
         via_http: The HTTP server.
     """
 
-    def __init__(self, backend: Backend, via_http: ViaHttp) -> None:
+    def __init__(self, backend: Backend, via_http: HttpRoleServer) -> None:
         self._backend = backend
         self._via_http = via_http
         self._dialer = CheckDialer(via_http.tls, http_request.MAX_RESPONSE, "check.via_http.tls")
@@ -56,15 +56,15 @@ class _RoleOverHttp:
         except ReachError as error:
             # A refused request is not a failed login to the database.
             reason = Reason.QUERY if error.reason is Reason.AUTH else error.reason
-            raise ProbeError(reason, f"{name}: {error.detail}") from error
+            raise UnusableTargetError(reason, f"{name}: {error.detail}") from error
         except OSError as error:
-            raise ProbeError(Reason.RESET, f"{name}: {error}") from error
+            raise UnusableTargetError(Reason.RESET, f"{name}: {error}") from error
         phases.timeout_hint = hint
         if result.unusable:
             return result
         try:
             found = await self._backend.probe(link, target, phases)
-        except ProbeError as error:
+        except UnusableTargetError as error:
             if error.reason is not Reason.AUTH:
                 raise
             return replace(result, degraded=(error.reason, error.detail))
@@ -83,11 +83,11 @@ class _RoleOverHttp:
         return role_result(via.role, response)
 
 
-def with_http_role(backend: Backend, via_http: ViaHttp | None) -> Backend:
+def with_http_role(backend: Backend, via_http: HttpRoleServer | None) -> Backend:
     """Return a backend that takes its role from an HTTP server.
 
     Args:
         backend: The backend.
         via_http: The HTTP server; None: return `backend`.
     """
-    return backend if via_http is None else _RoleOverHttp(backend, via_http)
+    return backend if via_http is None else _HttpRoleBackend(backend, via_http)

@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 from gateway.backends import KINDS, BackendKind, kind_of_port
 from gateway.importing.container_tunnel import own_tunnel
+from gateway.importing.import_result import ImportResult, checks_login, has_check_key, is_host
 from gateway.importing.model import LOOPBACK, ImportedClient, ImportedContainer
-from gateway.importing.result import ImportResult, checks_login, has_check_key, is_host
 from gateway.importing.ssh_forward import port_number
 
 _HOST = re.compile(r"(?P<prefix>\w*?)_?(?:HOST|HOSTNAME|SERVER|ADDRESS)")
@@ -32,7 +32,7 @@ _WITHOUT_PROTOCOL = ("tcp", "http")
 
 
 @dataclass(frozen=True)
-class _Address:
+class _DatabaseAddress:
     """The address of a database.
 
     Args:
@@ -89,7 +89,7 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
     return clients
 
 
-def _by_host(environment: dict[str, str]) -> Iterator[_Address]:
+def _by_host(environment: dict[str, str]) -> Iterator[_DatabaseAddress]:
     for name, value in environment.items():
         match = _HOST.fullmatch(name) or re.fullmatch(r"(?P<prefix>PG)HOST", name)
         if match is None or not value or "/" in value or _SSH.search(name):
@@ -111,7 +111,7 @@ def _by_host(environment: dict[str, str]) -> Iterator[_Address]:
         database = first("NAME", "DATABASE", "DBNAME", "DB")
         tls = first("SSLMODE", "SSL_MODE", "SSL", "TLS")
         engine = first("CONNECTION", "TYPE", "DRIVER", "ENGINE", "CLIENT", "DIALECT", "VENDOR")
-        yield _Address(
+        yield _DatabaseAddress(
             (name, port_name) if port_name else (name,), prefix, host, port_number(port) if port.isdecimal() else 0,
             f"{environment.get(engine, '')} {prefix}", environment.get(user, ""), password,
             environment.get(database, ""),
@@ -120,7 +120,7 @@ def _by_host(environment: dict[str, str]) -> Iterator[_Address]:
         )  # fmt: skip
 
 
-def _by_url(environment: dict[str, str]) -> Iterator[_Address]:
+def _by_url(environment: dict[str, str]) -> Iterator[_DatabaseAddress]:
     for name, value in environment.items():
         match = _URL.match(value)
         if match is None or not re.search(r"(?i)(url|uri|dsn)$", name):
@@ -142,7 +142,7 @@ def _by_url(environment: dict[str, str]) -> Iterator[_Address]:
         user = next((each for each in (f"{prefix}_USERNAME", f"{prefix}_USER") if environment.get(each)), "")
         password = name if inline else f"{prefix}_PASSWORD" if environment.get(f"{prefix}_PASSWORD") else ""
         login = unquote(parts.username or "") or environment.get(user, "")
-        yield _Address(
+        yield _DatabaseAddress(
             (name,), prefix, host, port, scheme, login, password, unquote(parts.path.strip("/")),
             tuple(filter(None, dict.fromkeys((name, user, password)))),
             scheme if scheme in _TLS_SCHEMES else _requested_tls(parts.query),
@@ -159,7 +159,7 @@ def _kind_of_word(word: str) -> BackendKind | None:
     return next((kind for kind in KINDS.values() if word in (kind.name, *kind.aliases, *kind.schemes)), None)
 
 
-def _kind(address: _Address) -> tuple[str, int, str]:
+def _kind(address: _DatabaseAddress) -> tuple[str, int, str]:
     """Return the kind and port of a database, and a note if the kind or the port is a guess."""
     words = re.findall(r"[a-z0-9]+", address.words.lower())
     found = filter(None, map(_kind_of_word, words))
@@ -174,7 +174,7 @@ def _kind(address: _Address) -> tuple[str, int, str]:
     return "mysql", KINDS["mysql"].default_port, "the variables name no port: set kind and port if it is not MySQL"
 
 
-def _check(address: _Address, kind: str, container: ImportedContainer) -> dict[str, Any]:
+def _check(address: _DatabaseAddress, kind: str, container: ImportedContainer) -> dict[str, Any]:
     if kind != "tcp" and not checks_login(kind):
         return {}  # for kind tcp, keep the login, because a forward can still change the kind
     if not address.user and not (address.password and KINDS[kind].imports.password_without_user):
@@ -192,7 +192,7 @@ def _check(address: _Address, kind: str, container: ImportedContainer) -> dict[s
     return {"check": check}
 
 
-def _tls_note(address: _Address) -> str:
+def _tls_note(address: _DatabaseAddress) -> str:
     if "verify" not in address.tls.lower():
         return ""
     return (
@@ -201,7 +201,7 @@ def _tls_note(address: _Address) -> str:
     )
 
 
-def _password_note(address: _Address, keys: dict[str, Any]) -> str:
+def _password_note(address: _DatabaseAddress, keys: dict[str, Any]) -> str:
     if keys.get("check", {}).get("password_file") != "PASSWORD_FILE":
         return ""
     value = "the password in" if address.password == address.variables[0] else "the value of"

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.errors import UsageError
+from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ImportContext, ImportedForward
 from gateway.importing.proxy_command import jump_or_proxy, program
-from gateway.importing.redaction import hide_secrets
-from gateway.importing.result import ImportResult, split_target
+from gateway.importing.secret_redaction import hide_secrets
 from gateway.importing.ssh_forward import read_forward
-from gateway.importing.ssh_server import HostConfig, server_keys
+from gateway.importing.ssh_server import SshHostConfig, server_keys
 
 _UNNECESSARY = frozenset({
     "addkeystoagent", "batchmode", "checkhostip", "compression", "connectionattempts", "controlmaster", "controlpath",
@@ -31,10 +31,10 @@ _ALGORITHMS = {
 
 
 def add_host(
-    config: HostConfig,
+    config: SshHostConfig,
     context: ImportContext,
     result: ImportResult,
-    look_up: Callable[[str], HostConfig] = HostConfig,
+    look_up: Callable[[str], SshHostConfig] = SshHostConfig,
 ) -> str:
     """Add the tunnels to a server and to its jump hosts, and the local forwards of the ssh command.
 
@@ -77,11 +77,11 @@ def add_host(
 
 
 def _path(
-    config: HostConfig,
+    config: SshHostConfig,
     context: ImportContext,
     result: ImportResult,
-    look_up: Callable[[str], HostConfig],
-    command: HostConfig,
+    look_up: Callable[[str], SshHostConfig],
+    command: SshHostConfig,
     depth: int = 0,
 ) -> tuple[str | None, dict[str, Any]]:
     """Add the tunnels through which ssh reaches a server.
@@ -128,7 +128,9 @@ def _path(
     return via, {}
 
 
-def _program_keys(command: str, config: HostConfig, context: ImportContext, result: ImportResult) -> dict[str, Any]:
+def _program_keys(
+    command: str, config: SshHostConfig, context: ImportContext, result: ImportResult
+) -> dict[str, Any]:
     """Return the configuration keys of a ProxyCommand that is a program."""
     where = f"{context.where}: ProxyCommand {command}"
     if hide_secrets(command) != command:
@@ -150,13 +152,13 @@ def _program_keys(command: str, config: HostConfig, context: ImportContext, resu
     return keys | ({"environment": list(found.environment)} if found.environment else {})
 
 
-def _host(config: HostConfig) -> str:
+def _host(config: SshHostConfig) -> str:
     """Return the host of a destination, as it is on the command line."""
     host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")[2]
     return re.sub(r":\d+$", "", host).strip("[]")
 
 
-def note_unused(config: HostConfig, where: str, name: str, result: ImportResult) -> None:
+def note_unused(config: SshHostConfig, where: str, name: str, result: ImportResult) -> None:
     """Add notes on the settings that the import has not read.
 
     Args:

@@ -16,7 +16,7 @@ _POLL_TIMEOUT = 1000
 """Milliseconds to wait until a pipe is writable, if another process has made the pipe non-blocking."""
 
 
-class Destination:
+class LogDestination:
     """One destination of the log. All methods can block. Call them from one thread only.
 
     Args:

@@ -9,8 +9,8 @@ from typing import Any
 from gateway.audit.host_files import HostFiles, stale_files
 from gateway.audit.image_files import changes, image_names, user_of
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot, HostPath
+from gateway.audit.mount_storage import is_below, of_volume
 from gateway.audit.storage_locations import VOLATILE
-from gateway.audit.stores import is_below, of_volume
 
 _READING = 1.5
 """The timeout for reading directories, in seconds."""

@@ -1,15 +1,15 @@
-"""Gets the passwords of checks from a file or from a program."""
+"""Reads the passwords of checks from files, or runs the programs that print them."""
 
 import asyncio
 import time
 from functools import partial
 
-from gateway.backend_support.login import LoginCheckOptions
+from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.backend_support.password_command import run_password_command
 from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, ReachError, Reason
+from gateway.errors import ReachError, Reason, UnusableTargetError
 from gateway.processes.programs import fill_placeholders
 
 
@@ -84,7 +84,7 @@ class PasswordSource:
             target: The target.
             error: The error of the login, if it failed.
         """
-        if isinstance(error, ProbeError) and error.reason is Reason.AUTH and check.password_command:
+        if isinstance(error, UnusableTargetError) and error.reason is Reason.AUTH and check.password_command:
             self._cache.pop(_command(check, target), None)
 
 

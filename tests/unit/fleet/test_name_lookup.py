@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.fleet.lookup import lookup
+from gateway.fleet.name_lookup import lookup
 
 WITHIN = 20.0
 

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from functools import partial
 
 from gateway.errors import UsageError
+from gateway.importing.backend_creation import join
 from gateway.importing.compose import import_compose
-from gateway.importing.databases import find_clients
+from gateway.importing.database_variables import find_clients
 from gateway.importing.docker_run import Volumes
 from gateway.importing.env_file import EnvFiles, parse_env_file
-from gateway.importing.join import join
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer
-from gateway.importing.recognition import ImportSource, recognize
-from gateway.importing.redaction import hide_secrets
-from gateway.importing.result import ImportResult
-from gateway.importing.script import import_script, import_unit
+from gateway.importing.script_commands import import_script, import_unit
+from gateway.importing.secret_redaction import hide_secrets
+from gateway.importing.source_format import ImportSource, recognize
 from gateway.importing.ssh_config import import_config
 from gateway.importing.tunnel_images import import_tunnel
 from gateway.importing.volumes import import_fstab, import_volume

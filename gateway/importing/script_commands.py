@@ -5,10 +5,10 @@ from itertools import takewhile
 
 from gateway.importing.docker_run import Volumes, import_docker
 from gateway.importing.env_file import EnvFileReader
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportContext, ImportedContainer
-from gateway.importing.redaction import redacted
-from gateway.importing.result import ImportResult
-from gateway.importing.shell import ShellCommand, read_script
+from gateway.importing.secret_redaction import redacted
+from gateway.importing.shell_parser import ShellCommand, read_script
 from gateway.importing.ssh_command import import_command
 from gateway.importing.volumes import import_mount_command
 

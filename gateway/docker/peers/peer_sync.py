@@ -28,7 +28,7 @@ _SECRET_RETRY = 10.0
 """Seconds between attempts to read the secret."""
 
 
-class PeerUnit:
+class PeerSync:
     """Exchanges container addresses with the agents of other nodes; a `gateway.contracts.component.Component`.
 
     Args:

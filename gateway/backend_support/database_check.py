@@ -1,13 +1,13 @@
-"""Defines the check options and facts that all kinds of database use."""
+"""Defines the `check:` keys and the facts that all kinds of SQL database share."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support import login, tls
-from gateway.backend_support.login import LoginCheckOptions
+from gateway.backend_support import login_options, tls
+from gateway.backend_support.http_role_server import HttpRoleServer
+from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.backend_support.role_facts import LAG, READ_ONLY
-from gateway.backend_support.via_http import ViaHttp
 from gateway.contracts.security import MonitoredCertificate
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import IDENTITY, VERSION
@@ -31,7 +31,7 @@ class DatabaseCheck(LoginCheckOptions):
 
     database: str | None = None
     max_lag: Duration | None = None
-    via_http: ViaHttp | None = None
+    via_http: HttpRoleServer | None = None
 
 
 def verify(options: object, check: Any) -> None:
@@ -44,7 +44,7 @@ def verify(options: object, check: Any) -> None:
     Raises:
         GatewayError: The program or one of the files cannot be used.
     """
-    login.verify(options, check)
+    login_options.verify(options, check)
     if check.via_http is not None:
         tls.context(check.via_http.tls, "check.via_http.tls")
 
@@ -52,8 +52,8 @@ def verify(options: object, check: Any) -> None:
 def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
     """Return the certificate authorities that the check trusts; see `BackendKind.credentials`."""
     via_http = check.via_http
-    of_http = login.credentials(options, via_http) if via_http is not None else []
-    return [*login.credentials(options, check), *of_http]
+    of_http = login_options.credentials(options, via_http) if via_http is not None else []
+    return [*login_options.credentials(options, check), *of_http]
 
 
 def endpoints(check: DatabaseCheck, target: Endpoint) -> tuple[Endpoint, ...]:

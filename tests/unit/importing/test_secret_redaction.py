@@ -7,10 +7,10 @@ from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.errors import UsageError
-from gateway.importing.recognition import ImportSource
-from gateway.importing.redaction import hide_secrets, redacted
-from gateway.importing.result import ImportResult
-from gateway.importing.sources import convert, note_rest
+from gateway.importing.conversion import convert, note_rest
+from gateway.importing.import_result import ImportResult
+from gateway.importing.secret_redaction import hide_secrets, redacted
+from gateway.importing.source_format import ImportSource
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\\nhunter2\\n-----END OPENSSH PRIVATE KEY-----"
 ENCODED_KEY = "LS0tLS1CRUdJTiBPUEVOU1NIIFBSSVZBVEUg/hunter2/S0VZLS0tLS0="

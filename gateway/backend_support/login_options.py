@@ -1,4 +1,4 @@
-"""Defines the options for the login of a check: user, password and TLS."""
+"""Defines the `check:` keys for a login: user, password and TLS."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ PLACEHOLDERS = ("host", "port", "user")
 
 @dataclass(frozen=True)
 class LoginCheckOptions:
-    """The keys of checks that log in.
+    """The `check:` keys of backends whose check logs in.
 
     Args:
         user: The user to log in as.

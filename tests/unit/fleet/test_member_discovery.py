@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.contracts.values import Duration
-from gateway.fleet import discovery
-from gateway.fleet.discovery import Discovery
+from gateway.fleet import member_discovery
+from gateway.fleet.member_discovery import MemberDiscovery
 from gateway.fleet.members import MAX_MEMBERS, parse_member
 from gateway.fleet.options import FleetOptions
 
@@ -17,14 +17,14 @@ def options(*members: str, file: Path | None = None) -> FleetOptions:
     return FleetOptions(members=tuple(map(parse_member, members)), file=file, timeout=Duration(0.2))
 
 
-async def refresh(found: Discovery, wanted: FleetOptions) -> list[str]:
+async def refresh(found: MemberDiscovery, wanted: FleetOptions) -> list[str]:
     await found.read_file(wanted)
     await found.look_up_names(wanted)
     return [str(each.endpoint) for each in found.known(wanted)]
 
 
 async def test_members_of_a_file_stay_while_it_cannot_be_read(tmp_path: Path) -> None:
-    file, found = tmp_path / "members", Discovery()
+    file, found = tmp_path / "members", MemberDiscovery()
     wanted = options("a:1", file=file)
     assert await refresh(found, wanted) == ["a:1"]
     assert "No such file" in found.problems(wanted)[0]
@@ -42,7 +42,7 @@ async def test_members_of_a_file_stay_while_it_cannot_be_read(tmp_path: Path) ->
 
 @pytest.mark.parametrize("strict", [False, True])
 async def test_a_plain_member_of_a_file_gets_no_token_in_strict_mode(tmp_path: Path, strict: bool) -> None:
-    file, found = tmp_path / "members", Discovery(strict=strict)
+    file, found = tmp_path / "members", MemberDiscovery(strict=strict)
     file.write_text("gw:1\ndns+gw:2\nhttps://gw:3\n127.0.0.1:4\n")
     wanted = FleetOptions(file=file, token_file=tmp_path / "token")
     await found.read_file(wanted)
@@ -55,7 +55,7 @@ async def test_a_plain_member_of_a_file_gets_no_token_in_strict_mode(tmp_path: P
 
 
 async def test_the_number_of_members_is_limited(tmp_path: Path) -> None:
-    file, found = tmp_path / "members", Discovery()
+    file, found = tmp_path / "members", MemberDiscovery()
     file.write_text("".join(f"127.0.0.1:{port}\n" for port in range(1, MAX_MEMBERS + 1)))
     wanted = FleetOptions(members=tuple(map(parse_member, ["a:1", "a:2"])), file=file)
     assert len(await refresh(found, wanted)) == MAX_MEMBERS
@@ -85,8 +85,8 @@ async def test_addresses_of_a_name_stay_while_it_does_not_resolve(monkeypatch: p
         assert isinstance(answer, list)
         return [(socket.AF_INET, (address, port)) for address in answer]
 
-    monkeypatch.setattr(discovery, "lookup", lookup)
-    found, wanted = Discovery(), options("dns+tasks.gateway:9090", "a:1")
+    monkeypatch.setattr(member_discovery, "lookup", lookup)
+    found, wanted = MemberDiscovery(), options("dns+tasks.gateway:9090", "a:1")
     assert [str(each.endpoint) for each in found.known(wanted)] == ["a:1"]  # known before the first lookup
     assert await refresh(found, wanted) == ["10.0.0.1:9090", "10.0.0.2:9090", "a:1"]
     assert await refresh(found, wanted) == ["10.0.0.1:9090", "10.0.0.2:9090", "a:1"]

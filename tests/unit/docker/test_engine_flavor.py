@@ -8,13 +8,13 @@ import pytest
 
 from gateway.docker.engine import Engine
 from gateway.docker.engine_actions import execute
+from gateway.docker.engine_flavor import DOCKER, PODMAN, EngineFlavor, flavor, lease_ranges
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
-from gateway.docker.exposure import can_spoof
-from gateway.docker.flavor import DOCKER, PODMAN, Flavor, flavor, lease_ranges
 from gateway.docker.model import Container, EngineSnapshot
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import Action, DesiredState, Verb
+from gateway.docker.plan import ActionKind, DesiredState, PlannedAction
 from gateway.docker.planning import plan
+from gateway.docker.spoofing_warnings import can_spoof
 
 COMPONENTS = [{"Name": "Podman Engine", "Version": "5.4.2"}, {"Name": "Conmon"}]
 WEB = Container("0" * 64, "web", "running", {"gateway.enable": "true"}, "bridge", {})
@@ -43,7 +43,9 @@ class Answering(Engine):
         ({"ApiVersion": "1.52", "MinAPIVersion": "1.44"}, (DOCKER, "1.48")),
     ],
 )
-def test_the_engine_and_the_version_are_known_from_one_answer(version: Any, expected: tuple[Flavor, str]) -> None:
+def test_the_engine_and_the_version_are_known_from_one_answer(
+    version: Any, expected: tuple[EngineFlavor, str]
+) -> None:
     engine = Answering(version)
     asyncio.run(engine.negotiate())
     assert (engine.flavor, engine.api_version) == expected
@@ -138,7 +140,9 @@ def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
         (ErrorKind.FAILED, DOCKER, False),
     ],
 )
-def test_a_failed_connection_is_removed_on_podman(kind: ErrorKind, implementation: Flavor, cleared: bool) -> None:
+def test_a_failed_connection_is_removed_on_podman(
+    kind: ErrorKind, implementation: EngineFlavor, cleared: bool
+) -> None:
     asked = []
 
     class Failing:
@@ -150,6 +154,6 @@ def test_a_failed_connection_is_removed_on_podman(kind: ErrorKind, implementatio
             raise EngineError(kind if path.endswith("connect") else ErrorKind.FAILED, body["Container"])
 
     with pytest.raises(EngineError) as raised:
-        asyncio.run(execute(Failing(), Action(Verb.CONNECT, "apps", "n", "web", "c")))  # type: ignore[arg-type]
+        asyncio.run(execute(Failing(), PlannedAction(ActionKind.CONNECT, "apps", "n", "web", "c")))  # type: ignore[arg-type]
     assert raised.value.kind is kind
     assert asked == ["networks/n/connect", *(["networks/n/disconnect"] if cleared else [])]
