@@ -333,6 +333,24 @@ def test_dependants_of_the_gateways_container_serve_again_after_its_restart(site
     assert _metric(site, 'gateway_containers_dead{reason="namespace"}') == 0
 
 
+def test_containers_serve_again_after_the_engine_of_a_gateway_in_a_container_boots(site: Site) -> None:
+    """The engine starts its containers in any order. `test_reboot.py` has a gateway outside of the machine."""
+    engine = site.engine
+    site.write(docker="revive: true")
+    engine.run_gateway("gateway", site.folder, "--network", "far", "--restart=always")
+    engine.docker("update", "--restart=always", "db")
+    for name, options in (("web", ("--network", "container:gateway")), ("app", OPT_IN), ("stopped", OPT_IN)):
+        site.engine.run(name, "--restart=unless-stopped", *options)
+    site.wait(lambda: site.says("web", "127.0.0.1") == site.says("app") == site.says("stopped") == "orders-here", 60)
+    engine.docker("stop", "stopped")
+    engine.shut_down()
+    engine.boot()
+    engine.wait_ready()
+    site.wait(lambda: site.says("web", "127.0.0.1") == site.says("app") == "orders-here", 60)
+    site.wait(lambda: not _dead(site))
+    assert state(engine, "stopped") == "exited"
+
+
 def test_the_status_shows_the_command_that_recreates_dependants_of_a_recreated_gateway(
     site: Site, tmp_path: Path
 ) -> None:
