@@ -2,7 +2,8 @@
 
 import re
 
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, HostMount
+from gateway.audit.host_model import HostMount
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.recreate import recreate, volume_for
 from gateway.audit.shell import command

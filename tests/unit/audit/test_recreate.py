@@ -11,7 +11,8 @@ import yaml
 
 from gateway.audit.hazards import decide
 from gateway.audit.hazards.network_fixes import after_mount, safe_options
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, HostMount
+from gateway.audit.host_model import HostMount
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.recreate import recreate, volume_for
 from gateway.audit.stores import of_volume
