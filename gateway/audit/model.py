@@ -102,6 +102,11 @@ class AuditedContainer:
         return f"{labels[PROJECT]}/{labels[SERVICE]}" if is_service else ""
 
     @property
+    def is_former_task(self) -> bool:
+        """Whether the container is a task of a swarm service that has ended. The swarm never starts it again."""
+        return not self.running and SWARM_SERVICE in self.labels
+
+    @property
     def defaults(self) -> Mapping[str, Any]:
         """The configuration of the container's image; empty if it is not known."""
         return self.image_config or {}

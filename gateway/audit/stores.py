@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 
 from gateway.audit.host_model import HostMount
 from gateway.audit.model import AuditedMount, AuditedVolume, AuditSnapshot
@@ -65,6 +66,7 @@ _PORTS = {Medium.NFS: "2049", Medium.SMB: "445"}
 """The default ports of network file systems. Messages omit them."""
 
 
+@cache
 def medium_of(file_system: str) -> Medium:
     """Return the kind of storage that a file system type uses. The type is named as in `mount -t`."""
     if file_system in _MEMORY:

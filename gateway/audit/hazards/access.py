@@ -28,11 +28,12 @@ _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield the hazards that result from a container's access to the host."""
-    for container in snapshot.containers:
+    containers = [each for each in snapshot.containers if not each.is_former_task]
+    for container in containers:
         for mount in container.mounts:
             if mount.kind == "bind" and not container.is_own:
                 yield from _bind(snapshot, container, mount)
-    for container in snapshot.containers:
+    for container in containers:
         for mount in container.mounts:
             yield from _not_writable(snapshot, container, mount)
 

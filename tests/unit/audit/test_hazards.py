@@ -316,6 +316,14 @@ def test_a_private_key_is_found(source: str, path: str, severity: str | None) ->
     assert found(replace(app, is_own=True), paths={source: directory()}) == set()
 
 
+def test_a_former_task_of_a_swarm_service_has_no_access() -> None:
+    labels = {"com.docker.swarm.service.name": "shop_web"}
+    app = container(bind("/srv/private_key", "/k", writable=False), image_config={})
+    task = replace(app, inspection={"Config": {"Labels": labels}})
+    assert ("private-key", "medium") in found(task, paths={"/srv/private_key": directory()})
+    assert found(replace(task, running=False), paths={"/srv/private_key": directory()}) == set()
+
+
 def test_the_variable_of_a_key_names_it() -> None:
     app = container(bind("/srv/k", "/k", writable=False), env=["SSH_KEY_PATH=/k"])
     assert found(app, paths={"/srv/k": directory()}) == {("private-key", "medium")}
