@@ -12,8 +12,6 @@ from gateway.errors import UsageError
 from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, deploy, service
 from gateway.importing.compose_values import list_of
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.model import HERE
-from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, deploy, service
 from gateway.importing.model import HERE, ImportedContainer
 from gateway.importing.service_changes import change_address, change_service, change_volume
 from gateway.importing.yaml_edit import YamlEdit
@@ -93,7 +91,7 @@ def _note_requirements(found: ComposeGatewayConfig, ports: list[str], result: Im
 
 
 def _note_internal_networks(
-    edit: YamlEdit, container: ImportedContainer, found: Deployment, result: ImportResult
+    edit: YamlEdit, container: ImportedContainer, found: ComposeGatewayConfig, result: ImportResult
 ) -> None:
     """Add a note if a client of a backend has no route to the host, and the gateway listens there."""
     if not found.on_host or container.network:

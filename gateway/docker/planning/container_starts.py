@@ -5,13 +5,9 @@ from dataclasses import replace
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.failed_starts import CANCELED, FailedStart, StartFailureCause, read_error
-from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.labels import INSTANCE, revives
-from gateway.docker.model import LIVE, RUNNING, Container
-from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.model import RUNNING, Container
-from gateway.docker.plan import PlannedAction, ActionKind
+from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.dead_containers import dead_container, recreate
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
