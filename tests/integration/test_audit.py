@@ -498,7 +498,7 @@ def test_exit_codes_and_formats(engine: Engine) -> None:
     assert command("audit", "--fail-on", "high", environment=environment).returncode == 0
     done = command("audit", "--fail-on", "medium", environment=environment)
     assert (done.returncode, "hazards of severity medium or higher: 1" in done.stderr) == (1, True)
-    assert "medium  memory:/data  data in memory [data-in-memory]" in done.stdout
+    assert "medium memory:/data: data in memory [data-in-memory]" in done.stdout
     log = json.loads(command("audit", "-o", "sarif", environment=environment).stdout)
     assert [each["ruleId"] for each in log["runs"][0]["results"]] == ["data-in-memory"]
     assert command("audit", "--fail-on", "never", environment=environment).returncode == 2

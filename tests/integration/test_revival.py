@@ -444,6 +444,7 @@ def test_plan_and_audit_show_what_would_be_started(engine: Engine, tmp_path: Pat
     assert [(each["container"], each["state"]) for each in planned["dead_containers"]] == [("web", "starting")]
     table = show("plan", revive=False)
     assert "nothing to change" in table
-    assert re.search(r"web +off +its volume on backend media was not mounted: .* docker start web", table)
+    assert re.search(r"^web +off\n +its volume on backend media was not mounted: ", table, re.MULTILINE)
+    assert "to do: docker start web" in table
     assert "container web: its volume on backend media was not mounted" in show("audit", revive=False)
     assert state(engine, "web") == "created"
