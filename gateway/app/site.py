@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gateway.app.admission_rules import build_admission
 from gateway.app.config_diff import ConfigDiff, diff_configs
-from gateway.app.local_checks import HandshakeBudgets
+from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.running_backend import RunningBackend
 from gateway.app.units import Units
 from gateway.app.uplinks import Uplinks
@@ -66,7 +66,7 @@ class Site:
         config: The first configuration that will be passed to `apply`.
         identity: Maps source addresses to consumers, while Docker is configured.
         health: Decides to which targets clients connect.
-        budgets: The handshake budgets of the targets.
+        budgets: The handshake budgets of this process.
         workers: The workers of this process, already started.
         recorder: Records when client connections end.
         exporter: Receives the spans of client connections; None if there are no traces.
@@ -112,6 +112,7 @@ class Site:
         """
         diff = diff_configs(self.config, config)
         drain = config.shutdown.drain
+        self._budgets.update(config.backends.values())
         assigned = self.workers.apply(config, listeners)
         retired = self.uplinks.apply(config, config.backends.keys() - assigned.keys(), diff.tunnels_closed)
         moved = {name for name, running in self.backends.items() if running.worker is not assigned.get(name)}
@@ -142,13 +143,13 @@ class Site:
         worker: WorkerSupervisor | None,
     ) -> None:
         if worker is not None:
-            running = RunningBackend(spec, worker.forwards[spec.name], worker)
+            running = RunningBackend(spec, worker.forwards[spec.name], self._budgets, worker)
         else:
             route = Route((), list, lambda _: None, spec.hold)  # `_change` replaces it before the forward starts
             kind = spec.kind
             records = self._recorder, self._exporter
             forward = Forward(spec.name, [], admission, route, kind.tap, kind.prompt, kind.cancels, *records)
-            running = RunningBackend(spec, forward, local=forward)
+            running = RunningBackend(spec, forward, self._budgets, local=forward)
         running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the site's callback may change
         running.on_result = lambda: self.on_check_result(running)
         self.backends[spec.name] = running
@@ -166,7 +167,6 @@ class Site:
         old = running.spec
         same = (old.kind, old.options) == (spec.kind, spec.options)
         running.spec = spec
-        running.budgets = self._budgets.of(spec)
         if running.local is not None:
             uplinks = self.uplinks.of_backend(spec.name)
             running.routes = {
@@ -184,7 +184,7 @@ class Site:
             partial(self._health.routes, running),
             partial(self._health.on_failure, running),
             running.spec.hold,
-            running.budgets.get,
+            lambda routed: running.budget(routed.target, routed.uplink.tunnel_name),
             partial(self._health.on_stall, running),
             partial(self._health.on_detour, running),
         )

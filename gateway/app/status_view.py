@@ -19,7 +19,6 @@ from gateway.config import TunnelSpec
 from gateway.contracts.states import TunnelState
 from gateway.facts import Fact
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.health.monitor import Check
 from gateway.measure import Histogram
 from gateway.ops.status_json import iso
@@ -129,7 +128,7 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         detail=detail,
         since=running.clock.since,
         facts=spec.kind.facts,
-        targets=[_target(each, running.budgets.get(each.target)) for each in running.targets],
+        targets=[_target(running, each) for each in running.targets],
         ways=way_views(running),
         connections=forward.active,
         waiting=forward.waiting,
@@ -200,11 +199,12 @@ def docker_view(docker: DockerSync) -> DockerView | None:
     )
 
 
-def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> TargetView:
+def _target(running: RunningBackend, monitored: MonitoredTarget) -> TargetView:
     """Return the view of a target: its state through the way that new clients use, and counters of all ways."""
     chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.record.probe_result
     check, checks = monitored.checks[chosen], monitored.checks
     last = check.last
+    budgets = [running.budget(each.target, each.tunnel) for each in checks]
     return TargetView(
         target=str(monitored.target),
         way=check.tunnel,
@@ -221,7 +221,7 @@ def _target(monitored: MonitoredTarget, budget: HandshakeBudget | None) -> Targe
         last_phases=last.phases if last else {},
         attempts=sum(each.attempts for each in checks),
         failures=dict(sum((Counter(each.failures) for each in checks), Counter())),
-        broken_handshakes=budget.aborted if budget else None,
+        broken_handshakes=max((each.aborted for each in budgets if each is not None), default=None),
         duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
         phases=_phases(checks),
         history=check.history.results(),

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from gateway.app.assigned_targets import AssignedTargets
-from gateway.app.local_checks import HandshakeBudgets
+from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.process_setup import prepare_loop, prepare_process, set_io_flusher
 from gateway.app.site import Site
 from gateway.app.tracing import create_exporter
