@@ -10,7 +10,7 @@ from gateway import backends, tunnels
 from gateway.config import urls
 from gateway.config.builder import build
 from gateway.config.decoder import Decoder
-from gateway.config.direct_addresses import direct_addresses
+from gateway.config.dialed_servers import direct_addresses, servers_behind_several
 from gateway.config.expansion import expand, references
 from gateway.config.files import exposed_fleet_token, exposed_secrets
 from gateway.config.model import SECTIONS, Config
@@ -94,7 +94,8 @@ def load(sources: Sources, *, serves: bool = True) -> Config:
     if problems:
         raise ConfigError(_for_display(problems, redactor), origin)
     direct = direct_addresses(config) if config.docker is not None else ()
-    return replace(config, origin=origin, redactor=redactor, direct=direct)
+    servers = servers_behind_several(config)
+    return replace(config, origin=origin, redactor=redactor, direct=direct, servers=servers)
 
 
 def _variables(sources: Sources, text: str) -> tuple[str, ...]:
