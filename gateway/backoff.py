@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BackoffPolicy:
-    """Parameters of a backoff, in seconds.
+    """The limits of the delays between attempts, in seconds.
 
     Args:
         first: Upper bound of the first delay. Each failure doubles the upper bound.
         cap: Maximum of the upper bound.
         floor: Minimum delay.
-        forgive_every: Seconds of success that offset one failure. Therefore a flapping component is retried at
-            increasing intervals, and a component that ran for a long time is retried soon.
+        forgive_every: Seconds of success that offset one failure. Therefore, the delays of a flapping component
+            increase, and a component that ran for a long time is retried soon.
     """
 
     first: float = 0.25
@@ -27,11 +27,11 @@ RECONNECT = BackoffPolicy()
 QUARANTINE = BackoffPolicy(first=60.0, cap=600.0, floor=60.0)
 """Backoff after a failure that only an operator can fix, such as a host key mismatch."""
 RESTART = BackoffPolicy(first=0.5, cap=30.0, floor=0.1)
-"""Backoff after a crash of a unit."""
+"""Backoff after a crash of a component."""
 
 
 class Backoff:
-    """Backoff state of one component.
+    """Computes the delays between the attempts of one component.
 
     Args:
         policy: The parameters.

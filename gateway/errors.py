@@ -163,4 +163,15 @@ class DialError(ReachError):
 
 
 class ProbeError(ReachError):
-    """The target answers, but its answer shows that clients cannot use it."""
+    """The target answers, but its answer shows that clients cannot use it.
+
+    Args:
+        reason: The reason, for metrics and status.
+        detail: As for `ReachError`.
+        remedy: What to do about exactly this failure, in the imperative; `detail` then ends with it. Empty: the
+            remedy follows from the reason.
+    """
+
+    def __init__(self, reason: Reason, detail: str, remedy: str = "") -> None:
+        super().__init__(reason, f"{detail}: {remedy}" if remedy else detail)
+        self.remedy = remedy

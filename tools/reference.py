@@ -26,7 +26,7 @@ from gateway.backend_support.via_http import ViaHttp
 from gateway.cli import cli
 from gateway.config.model import (
     SECTIONS,
-    Allow,
+    AllowRules,
     CommonBackendOptions,
     CommonCheckOptions,
     CommonTunnelOptions,
@@ -34,7 +34,7 @@ from gateway.config.model import (
     OpsTls,
     UnixListener,
 )
-from gateway.config.values import LogTarget
+from gateway.config.values import LogTarget, ThreadCount
 from gateway.config.variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState, TunnelState
@@ -44,9 +44,9 @@ from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOpti
 from gateway.docker.plan import AttachmentState, Verb
 from gateway.errors import Reason
 from gateway.fleet.members import MemberAddress
-from gateway.forwarding.admission import Refusal
+from gateway.forwarding.admission import RefusalReason
 from gateway.measure import Histogram
-from gateway.ops.authorization import Role
+from gateway.ops.authorization import AccessRole
 from gateway.ops.fact_metrics import fact_families
 from gateway.ops.get_handlers import ROLES
 from gateway.ops.metrics import families
@@ -57,14 +57,15 @@ from gateway.vpn.options import SilenceTimeouts
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 _NEEDS = {
-    Role.PROBES: "nothing",
-    Role.METRICS: "the token of `token_file` or `metrics_token_file`, or a client certificate",
-    Role.EVERYTHING: "the token of `token_file`, or a client certificate",
+    AccessRole.PROBES: "nothing",
+    AccessRole.METRICS: "the token of `token_file` or `metrics_token_file`, or a client certificate",
+    AccessRole.EVERYTHING: "the token of `token_file`, or a client certificate",
 }
 _NAMES = {
     str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
     Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", IpNetwork: "network",
     IpAddress: "IP address", MemberAddress: "address of a gateway", LogTarget: "path, `stdout` or `stderr`",
+    ThreadCount: "number or `auto`",
 }  # fmt: skip
 
 _DEFAULTS = {
@@ -127,7 +128,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.grants`, each grant", Grant)
     yield from _table("`docker.peers`", PeerOptions)
     yield from _table("`fleet.tls`, `docker.tls`", ClientTls)
-    yield from _table("`allow`", Allow)
+    yield from _table("`allow`", AllowRules)
     yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
     yield from _variables()
@@ -274,7 +275,7 @@ def _states_and_reasons() -> Iterator[str]:
     yield ""
     yield f"Reasons: {_list(Reason)}. `blocked` always comes with `tunnel`."
     yield ""
-    yield f"Reasons for which clients are rejected: {_list(Refusal)}, and those above."
+    yield f"Reasons for which clients are rejected: {_list(RefusalReason)}, and those above."
     yield ""
     yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(BlockedReason)}."
     yield ""

@@ -15,7 +15,7 @@ FileStamps = dict[Path, FileStamp]
 
 
 class FileWatcher:
-    """Polls files once per second; implements `gateway.contracts.unit.Unit`.
+    """Polls files once per second; implements `gateway.contracts.component.Component`.
 
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.

@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from gateway.app.component_manager import ComponentManager
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
-from gateway.app.units import Units
 from gateway.config import BackendSpec
 from gateway.contracts.backend import Backend
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import RoutedTarget
-from gateway.health.monitor import Check, MonitoredUplink, Schedule
+from gateway.health.check import Check, CheckSchedule, MonitoredUplink
 from gateway.health.target_record import TargetRecord
-from gateway.health.ways import WayChoice
+from gateway.health.way_choice import WayChoice
 
 _FIRST_RESULT_POLL = 0.5
 
@@ -48,26 +48,26 @@ class HandshakeBudgets:
 
 
 class LocalChecks:
-    """Checks targets in this process; implements `gateway.app.site.TargetHealth`.
+    """Checks targets in this process; implements `gateway.app.runtime.TargetHealth`.
 
     Args:
-        units: Runs the checks.
+        components: Runs the checks.
         budgets: The handshake budgets of the targets.
     """
 
-    def __init__(self, units: Units, budgets: HandshakeBudgets) -> None:
-        self._units = units
+    def __init__(self, components: ComponentManager, budgets: HandshakeBudgets) -> None:
+        self._components = components
         self._budgets = budgets
 
     def update(
         self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool
     ) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """Start checks of the targets of `running.spec`, and stop the backend's previous checks."""
         spec = running.spec
         previous = {each.target: each for each in running.targets} if keep_results else {}
         self.remove(running)
         backend: Backend = spec.kind.create(spec.options, spec.check_options)
-        schedule = Schedule(**vars(spec.check))
+        schedule = CheckSchedule(**vars(spec.check))
         running.targets = []
         for target in spec.targets:
             choice = WayChoice(spec.ways(target) or (None,), spec.prefer_way)
@@ -94,28 +94,28 @@ class LocalChecks:
                 monitored.inherit(before)
             running.targets.append(monitored)
         for check in running.checks:
-            self._units.start(f"check {spec.name} {check.target}", check)
+            self._components.start(f"check {spec.name} {check.target}", check)
         running.on_check_result()
 
     def remove(self, running: RunningBackend) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """Stop checking the targets. See `gateway.app.runtime.TargetHealth`."""
         for check in running.checks:
-            self._units.stop_soon(check)
+            self._components.stop_soon(check)
 
     def routes(self, running: RunningBackend) -> list[RoutedTarget]:
-        """See `gateway.app.site.TargetHealth`."""
+        """Return the ways to the targets to try for a new client, best first."""
         return running.ordered_routes()
 
     def on_failure(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """Handle a failure of real traffic to a target. See `gateway.app.runtime.TargetHealth`."""
         running.on_failure(routed.target)
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """Handle the event that a response of a target takes too long. See `gateway.app.runtime.TargetHealth`."""
         running.on_stall(routed.target, routed.uplink.tunnel_name)
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """Handle the event that a dial failed, and that a dial through another way to its target succeeded."""
         running.on_detour(routed.target, routed.uplink.tunnel_name)
 
 

@@ -6,10 +6,10 @@ import time
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
-from gateway.health.monitor import Check
+from gateway.health.check import Check
 from gateway.health.target_record import TargetRecord
-from gateway.health.target_selection import Candidate
-from gateway.health.ways import WayChoice, WayHealth, order_ways
+from gateway.health.target_selection import TargetCandidate
+from gateway.health.way_choice import WayChoice, WayHealth, order_ways
 from gateway.supervision.uplink import describe_all
 
 log = logging.getLogger(__name__)
@@ -86,16 +86,17 @@ class MonitoredTarget:
             return False
         return (self.checks[way].last_success or 0.0) < since and time.time() - since < _DOUBT_EXPIRES
 
-    def candidate(self) -> Candidate:
+    def candidate(self) -> TargetCandidate:
         """Return the state of the target through the chosen way, and what probes through any way found last."""
         check, record = self.checks[self.choose()], self.record
         verdict = check.verdict
         blocked = verdict.state is HealthState.BLOCKED
-        return Candidate(
+        return TargetCandidate(
             target=self.target,
             state=verdict.state,
             reason=verdict.reason,
             detail=describe_all(each.uplink for each in self.checks) if blocked else verdict.detail,
+            remedy=verdict.remedy,
             role=record.probe_result.role,
             read_only=record.probe_result.read_only,
             promoted=record.promoted,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from gateway.app.auditing import recording
-from gateway.app.docker_desired import desired
+from gateway.app.docker_desired_state import desired
+from gateway.app.service_audit_log import recording
 from gateway.audit.hazards import decide
 from gateway.audit.report import Report
 from gateway.audit.snapshot import AuditScope, take_snapshot

@@ -6,25 +6,24 @@ from dataclasses import dataclass, field
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.worker.messages import CheckLogin, TargetAssignment
-from gateway.app.worker.remote import RemoteForward
-from gateway.app.worker.unit import WorkerSupervisor
+from gateway.app.worker.stubs import ForwardStub
+from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.config import BackendSpec
-from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
-from gateway.errors import Reason
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import RoutedTarget
-from gateway.health.monitor import Check
-from gateway.health.state_clock import StateClock
+from gateway.health.check import Check
 from gateway.health.target_selection import (
-    Candidate,
+    BackendHealth,
+    TargetCandidate,
     backend_state,
     lacks_primary,
     order_targets,
     superseded_primaries,
     wrong_role_targets,
 )
+from gateway.health.timed_state import TimedState
 
 
 @dataclass
@@ -45,13 +44,13 @@ class RunningBackend:
     """
 
     spec: BackendSpec
-    forward: Forward | RemoteForward
+    forward: Forward | ForwardStub
     worker: WorkerSupervisor | None = None
     local: Forward | None = None
     targets: list[MonitoredTarget] = field(default_factory=list)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
     budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
-    clock: StateClock = field(default_factory=lambda: StateClock(time.time()))
+    clock: TimedState = field(default_factory=lambda: TimedState(time.time()))
     on_state_change: Callable[[], None] = lambda: None
     on_result: Callable[[], None] = lambda: None
 
@@ -60,16 +59,16 @@ class RunningBackend:
         """The checks of all targets, one for each way."""
         return [check for target in self.targets for check in target.checks]
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[TargetCandidate]:
         """Return the targets with the results of their last checks."""
         return [target.candidate() for target in self.targets]
 
-    def evaluate(self) -> tuple[HealthState, Reason | None, str]:
-        """Return the backend's state, the reason and a line of detail. If the state has changed, record the time."""
-        state, reason, detail = backend_state(self.candidates(), self.spec.prefer)
-        if self.clock.enter(state, time.time()):
+    def evaluate(self) -> BackendHealth:
+        """Return the state of the backend. If the state has changed, record the time."""
+        health = backend_state(self.candidates(), self.spec.prefer)
+        if self.clock.enter(health.state, time.time()):
             self.on_state_change()
-        return state, reason, detail
+        return health
 
     def on_check_result(self) -> None:
         """Update the state and the order of targets, and move the clients of targets that have the wrong role.
@@ -92,7 +91,7 @@ class RunningBackend:
         self._set_urgent(candidates)
         self.on_result()
 
-    def _set_urgent(self, candidates: list[Candidate]) -> None:
+    def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
         """Check often the targets that can become the primary, and a superseded primary that is possibly demoted."""
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.image_labels import split
+
+ONE_OFF = "com.docker.compose.oneoff"
+"""The label that `docker compose run` sets to `True`."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,15 @@ class AuditedContainer:
         """The container's labels, except labels of its image, which must not affect a fix; empty if not known."""
         image = None if self.image_config is None else self.image_config.get("Labels") or {}
         return split((self.inspection.get("Config") or {}).get("Labels") or {}, image)[0]
+
+    @property
+    def service(self) -> str:
+        """The service of Compose or of a swarm that the container belongs to; empty if it belongs to none."""
+        labels = self.labels
+        if SWARM_SERVICE in labels:
+            return labels[SWARM_SERVICE]
+        is_service = PROJECT in labels and SERVICE in labels and labels.get(ONE_OFF) != "True"
+        return f"{labels[PROJECT]}/{labels[SERVICE]}" if is_service else ""
 
     @property
     def defaults(self) -> Mapping[str, Any]:

@@ -10,15 +10,18 @@ import shlex
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from gateway.audit.compose_override import FILES, PROJECT, SERVICE, override
+from gateway.audit.compose_override import override
 from gateway.audit.create_options import networks, options, variables
-from gateway.audit.model import AuditedContainer, AuditSnapshot
+from gateway.audit.data_copy import END, frozen, is_live, saved
+from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange, volume_options
 from gateway.audit.run_options import UnsupportedOptionError
-from gateway.audit.shell import command, copy, save, script
+from gateway.audit.service_update import NODE_LABEL, service_update
+from gateway.audit.shell import command, script
+from gateway.docker.compose_command import COMPOSE_LABELS, FILES, compose_command
+from gateway.docker.grants import SWARM_SERVICE
 from gateway.text import one_line
 
-_TASK = "com.docker.swarm.service.name"
 _INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
 
 
@@ -43,11 +46,11 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     if any(":" in each for each in (*change.mounts, *change.mounts.values(), *_paths(container), *binds)):
         return f"# {container.name}: a path has a colon, which separates the parts of -v: change its mounts by hand"
     labels, client = container.labels, snapshot.client
-    if labels.get(_TASK):
-        return _service(labels[_TASK], container, change, client)
-    if labels.get(PROJECT) and labels.get(SERVICE) and labels.get(FILES, "").startswith("/"):
-        return override(container, change, client)
+    if labels.get(SWARM_SERVICE):
+        return service_update(labels[SWARM_SERVICE], container, change, client)
     try:
+        if compose_command(labels) and labels[FILES].startswith("/") and labels.get(ONE_OFF) != "True":
+            return override(snapshot, container, change)
         return _run(snapshot, container, change)
     except UnsupportedOptionError as error:
         return _manual_steps(container, change, str(error), client)
@@ -62,26 +65,15 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOpti
         for network, extra in networks(container)
         if network != _first_network(container)
     ]
-    lines = [_create(snapshot, container, change, new), *connects]
-    copies = [copy(client, container, new, path) for path in change.copied]
-    # A stopped container loses its data in memory, so the commands pause the container while they copy the data.
-    is_live = container.running and (container.removed or change.vanishes)
-    if is_live:
-        lines = [command(client, "pause", name), *lines, *copies]
-    elif container.running:
-        lines = [*lines, command(client, "stop", name), *copies]
-    else:
-        lines += copies
+    lines = [_create(snapshot, container, change, new), *connects, *frozen(client, container, change, new), END]
     if container.removed and container.running:
-        lines += [command(client, "rm", "-f", name)]
-    else:
-        lines += [command(client, "unpause", name), command(client, "stop", name)] if is_live else []
-        lines += [command(client, "update", "--restart", "no", name)] if _restarts(container) else []
-        lines += [command(client, "rename", name, old)]
-    lines += [command(client, "rename", new, name)]
+        return script(
+            *lines, *(command(client, *each) for each in (("rm", "-f", name), ("rename", new, name), ("start", name)))
+        )
+    lines += [command(client, "kill", name)] if is_live(container, change) else []
+    lines += [command(client, "update", "--restart", "no", name)] if _restarts(container) else []
+    lines += [command(client, "rename", name, old), command(client, "rename", new, name)]
     lines += [command(client, "start", name)] if container.running else []
-    if container.removed and container.running:
-        return script(*lines)
     return f"{script(*lines)}\n# when {name} works: {command(client, 'rm', '-v', old)}"
 
 
@@ -122,32 +114,11 @@ def _free(name: str, taken: Collection[str]) -> str:
     return free
 
 
-def _service(service: str, container: AuditedContainer, change: MountOptionChange, client: str) -> str:
-    words = [client, "service", "update"]
-    for path in sorted({*change.mounts, *change.dropped, *change.read_only}):
-        words += ["--mount-rm", path]
-    for path in sorted({*change.mounts, *change.read_only}):
-        old = next((each for each in container.mounts if each.path == path), None)
-        source = change.mounts.get(path) or (old.volume or old.source if old else "")
-        kind = "bind" if source.startswith("/") else "volume"
-        read_only = ["readonly"] if path in change.read_only else []
-        words += ["--mount-add", _csv(f"type={kind}", f"source={source}", f"target={path}", *read_only)]
-    update = command(*words, service)
-    if not change.copied:
-        return update
-    return script(*(save(client, container, each) for each in change.copied), update)
-
-
-def _csv(*fields: str) -> str:
-    """Return the fields of a `--mount` value as CSV (RFC 4180)."""
-    return ",".join('"' + each.replace('"', '""') + '"' if "," in each or '"' in each else each for each in fields)
-
-
 def _manual_steps(container: AuditedContainer, change: MountOptionChange, left_out: str, client: str) -> str:
-    saved = [script(*(save(client, container, path) for path in change.copied))] if change.copied else []
+    copies = [saved(client, container, change.copied)] if change.copied else []
     mounts = command(*volume_options(container, change)) or "no -v"
     return "\n".join((
-        *saved, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
+        *copies, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
         f"# (not printed here: {left_out})",
     ))  # fmt: skip
 
@@ -158,5 +129,5 @@ def _paths(container: AuditedContainer) -> Iterator[str]:
 
 def _known(container: AuditedContainer) -> tuple[str, ...]:
     mounts = (text for each in container.mounts for text in (each.path, each.source, each.volume))
-    labels = (container.labels.get(each, "") for each in (PROJECT, SERVICE, FILES, _TASK))
+    labels = (container.labels.get(each, "") for each in (*COMPOSE_LABELS, SWARM_SERVICE, NODE_LABEL))
     return (container.image, *mounts, *labels)

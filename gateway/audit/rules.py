@@ -94,8 +94,8 @@ OLD_VERSION = Rule(
     "nfs-version",
     "an NFS version that hangs or loses locks",
     "Without a version, mount(2) uses NFS 3. Its locks and its mount protocol use other ports, which tunnels do not "
-    "forward, and after a restart of the server locks are lost. NFS 4.0 does not recognize repeated "
-    "requests reliably; 4.1 and later do (RFC 8881, section 2.10.6).",
+    "forward, and after a restart of the server locks are lost. With nfsvers=4, mount(2) uses NFS 4.0, which does "
+    "not recognize repeated requests reliably; 4.1 and later do (RFC 8881, section 2.10.6).",
 )
 UDP = Rule(
     "nfs-udp",

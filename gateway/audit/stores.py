@@ -39,6 +39,7 @@ class Store:
         host_path: The path on the engine's host; empty if there is no such path.
         host_mount: The host's network or memory mount that contains `host_path`; None if there is no such mount.
         file_system: The type of a network file system, such as `nfs4`.
+        device: The source of a network mount, such as `server:/export`; empty for other storage.
     """
 
     medium: Medium
@@ -48,6 +49,7 @@ class Store:
     host_path: str = ""
     host_mount: HostMount | None = None
     file_system: str = ""
+    device: str = ""
 
 
 _MEMORY = ("tmpfs", "ramfs")
@@ -58,6 +60,8 @@ _FUSE_DRIVERS = re.compile(r"rclone|s3|sshfs|fuse|gcs|azureblob")
 SECRETS = frozenset({"password", "pass", "passwd", "password2"})
 """Mount options that hold a password (mount.cifs(8))."""
 _KINDS = {"nfs": Medium.NFS, "smb": Medium.SMB}
+_PORTS = {Medium.NFS: "2049", Medium.SMB: "445"}
+"""The default ports of network file systems. Messages omit them."""
 
 
 def medium_of(file_system: str) -> Medium:
@@ -77,11 +81,20 @@ def split_options(text: str) -> dict[str, str]:
     return dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
 
 
-def nfs_version(options: Mapping[str, str], file_system: str) -> str:
-    """Return the version of an NFS mount, such as `4.2`; empty if the options do not contain a version."""
+def nfs_version(store: Store) -> str:
+    """Return the version of an NFS mount, such as `4.2`; empty if the options do not contain a version.
+
+    mount.nfs(8) negotiates the minor version of `nfsvers=4`. For a volume, the engine calls mount(2) without
+    mount.nfs, and the kernel uses version 4.0.
+    """
+    options = store.options
     short = (each.removeprefix("v") for each in ("v2", "v3", "v4", "v4.0", "v4.1", "v4.2") if each in options)
-    version = options.get("nfsvers") or options.get("vers") or next(short, "4" if file_system == "nfs4" else "")
-    return f"{version}.{options['minorversion']}" if version == "4" and "minorversion" in options else version
+    default = "4" if store.file_system == "nfs4" else ""
+    version = options.get("nfsvers") or options.get("vers") or next(short, default)
+    if version != "4":
+        return version
+    minor = options.get("minorversion", "" if store.host_mount is not None else "0")
+    return f"4.{minor}" if minor else version
 
 
 def mount_above(host_mounts: tuple[HostMount, ...], path: str) -> HostMount | None:
@@ -125,7 +138,7 @@ def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> Store:
         return Store(medium, f"{volume.name} (memory)", f"volume {volume.name}")
     if medium.is_network:
         title = _server(device, options, medium, snapshot.forwards)
-        return Store(medium, title, f"{medium} {title}", options, file_system=kind)
+        return Store(medium, title, f"{medium} {title}", options, file_system=kind, device=device)
     if device:
         return Store(Medium.LOCAL, f"{volume.name} ({device})", f"device {device}")
     title = volume.name[:12] if volume.anonymous else volume.name
@@ -141,20 +154,26 @@ def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "")
         return Store(Medium.LOCAL, title, identity, host_path=path)
     if medium is Medium.MEMORY:
         return Store(medium, f"{title} (memory)", identity, host_path=path, host_mount=above)
-    inner = path[len(above.point.rstrip("/")) :]
-    server = f"{title} ({above.source}{inner}, {above.file_system})"
+    device = above.source + path[len(above.point.rstrip("/")) :]
+    server = f"{device}{_port(above.options, medium)}"
     return Store(
-        medium, server, f"{medium} {above.source}{inner}", above.options, path, above, file_system=above.file_system
-    )
+        medium, f"{title} ({server}, {above.file_system})", f"{medium} {server}", above.options, path, above,
+        above.file_system, device,
+    )  # fmt: skip
+
+
+def _port(options: Mapping[str, str], medium: Medium) -> str:
+    """Return the port of a server as part of a title. Two ports of one address can lead to two servers."""
+    port = options.get("port", "0")
+    return "" if port in ("0", _PORTS.get(medium)) else f", port {port}"
 
 
 def _server(device: str, options: Mapping[str, str], medium: Medium, forwards: Mapping[int, str]) -> str:
     """Return `server:/export` or `//server/share`, or the backend's name if the mount goes through the gateway."""
-    address, port = options.get("addr", ""), options.get("port", "")
+    address, port = options.get("addr", ""), options.get("port", _PORTS.get(medium, ""))
     backend = next((name for number, name in forwards.items() if str(number) == port), "")
     if backend and address.startswith(("127.", "::1", "localhost")):
         return f"{backend} of this gateway, {device}"
-    if medium is not Medium.NFS or not address:
-        return device
-    export = device.rpartition(":/")[2]
-    return f"{address}:/{export.lstrip('/')}"
+    export = f"{address}:/{device.rpartition(':/')[2].lstrip('/')}"
+    title = export if medium is Medium.NFS and address else device
+    return f"{title}{_port(options, medium)}"

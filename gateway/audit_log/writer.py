@@ -64,7 +64,7 @@ class AuditWriter:
         self._thread.start()
 
     def put(self, event: Event) -> None:
-        """See `gateway.audit_log.recorder.Sink`."""
+        """Queue an event, or count it as dropped. See `gateway.audit_log.recorder.Sink`."""
         with self._lock:
             full = len(self._queue) >= self._max_queued
             if full:
@@ -80,7 +80,7 @@ class AuditWriter:
             self._wake.set()
 
     def count_lost(self, count: int, why: str) -> None:
-        """See `gateway.audit_log.recorder.Sink`."""
+        """Count events that were lost before they reached the sink, and record the loss in the log."""
         with self._lock:
             self.dropped += count
             if len(self._queue) >= self._max_queued:

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from gateway.backend_support import tls
 from gateway.backend_support.tls import TlsOptions
-from gateway.certificates import der_validity
+from gateway.certificate_validity import der_validity
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import Validity
+from gateway.contracts.security import ValidityPeriod
 from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, Reason
 
@@ -33,7 +33,11 @@ class CheckStream:
     """
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int, certificate: Validity | None
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        limit: int,
+        certificate: ValidityPeriod | None,
     ) -> None:
         self.certificate = certificate
         self._reader = reader
@@ -152,7 +156,7 @@ class CheckDialer:
             writer.transport.abort()
 
 
-def _certificate(writer: asyncio.StreamWriter) -> Validity | None:
+def _certificate(writer: asyncio.StreamWriter) -> ValidityPeriod | None:
     tls_object = writer.get_extra_info("ssl_object")
     return der_validity(tls_object.getpeercert(binary_form=True) or b"") if tls_object is not None else None
 

@@ -8,7 +8,7 @@ from gateway.backend_support import login, tls
 from gateway.backend_support.login import LoginCheckOptions
 from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.backend_support.via_http import ViaHttp
-from gateway.contracts.security import Credential
+from gateway.contracts.security import MonitoredCertificate
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import IDENTITY, VERSION
 
@@ -18,7 +18,7 @@ IMPORT_NOTE = "add check: {user: …, password_file: …} with an account that c
 
 @dataclass(frozen=True)
 class DatabaseCheck(LoginCheckOptions):
-    """The check of a SQL database.
+    """The `check:` keys that all SQL databases have.
 
     Args:
         user: The user to log in as. Without it, the check does not log in, and the state is `unknown`, except with
@@ -49,7 +49,7 @@ def verify(options: object, check: Any) -> None:
         tls.context(check.via_http.tls, "check.via_http.tls")
 
 
-def credentials(options: object, check: Any) -> list[Credential]:
+def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
     """Return the certificate authorities that the check trusts; see `BackendKind.credentials`."""
     via_http = check.via_http
     of_http = login.credentials(options, via_http) if via_http is not None else []

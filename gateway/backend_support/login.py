@@ -6,8 +6,8 @@ from typing import Any
 
 from gateway.backend_support import tls
 from gateway.backend_support.tls import TlsOptions
-from gateway.certificates import ca_credentials
-from gateway.contracts.security import Credential, InsecureSetting, Secret
+from gateway.certificate_validity import ca_credentials
+from gateway.contracts.security import InsecureSetting, MonitoredCertificate, Secret
 from gateway.contracts.values import POSITIVE, Duration
 from gateway.errors import GatewayError
 from gateway.processes.programs import insecure_program, placeholder_problem, resolve_program
@@ -53,7 +53,7 @@ class LoginCheckOptions:
         return self.password is not None or bool(self.password_command)
 
 
-def credentials(options: object, check: Any) -> list[Credential]:
+def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
     """Return the certificate authorities that the check trusts; see `BackendKind.credentials`."""
     del options
     return ca_credentials(check.tls.ca_file) if check.tls.mode == "verify" else []

@@ -72,8 +72,7 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> ProbeError:
     remedy = _REMEDIES.get(number, "")
     if remedy is _LOGIN and not uses_tls:
         remedy += _TLS
-    detail = f"{text} (error {number})"
-    return ProbeError(_REASONS.get(number, Reason.QUERY), f"{detail}: {remedy}" if remedy else detail)
+    return ProbeError(_REASONS.get(number, Reason.QUERY), f"{text} (error {number})", remedy)
 
 
 def protocol_error(error: Exception) -> ProbeError:

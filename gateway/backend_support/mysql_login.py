@@ -16,9 +16,9 @@ from pymysql import _auth
 from pymysql.cursors import DictCursor
 from pymysql.protocol import MysqlPacket
 
-from gateway.certificates import der_validity
+from gateway.certificate_validity import der_validity
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import Validity
+from gateway.contracts.security import ValidityPeriod
 from gateway.errors import ProbeError, Reason
 
 MAX_BYTES = 1 << 20
@@ -60,7 +60,7 @@ class MysqlLogin(pymysql.connections.Connection):
         self.logged_in = False
         """Whether the handshake is complete. The server counts connections that are closed before the handshake is
         complete."""
-        self.certificate: Validity | None = None
+        self.certificate: ValidityPeriod | None = None
         """The validity of the server's certificate. None: the server has presented no certificate."""
         self._phases = phases
         self._verified = verified
@@ -102,12 +102,14 @@ class MysqlLogin(pymysql.connections.Connection):
         if self._has_public_key and plugin in _WITH_PUBLIC_KEY:
             return
         if plugin not in (*_WITH_PUBLIC_KEY, *_PLAINTEXT):
-            self.refuse(f"the server requests the plugin {plugin}, which is not supported: change the user's plugin")
+            self.refuse(
+                f"the server requests the plugin {plugin}, which is not supported", "change the user's plugin"
+            )
         cached = ", until the user has logged in once after the server's start" if plugin == _CACHING else ""
         remedy = "set check.tls.mode: verify"
         if plugin in _WITH_PUBLIC_KEY and not self.ssl:
             remedy += ", or check.server_public_key_file"
-        self.refuse(f"the server requests the password itself ({plugin}{cached}), but is not verified: {remedy}")
+        self.refuse(f"the server requests the password itself ({plugin}{cached}), but is not verified", remedy)
 
     def send_password(self, plugin: str) -> MysqlPacket:
         """Send the password if the plugin is permitted, and return the response.
@@ -128,20 +130,22 @@ class MysqlLogin(pymysql.connections.Connection):
             return self.exchange(self.password + b"\0" if self.password else b"")
         return self.exchange(_auth.sha2_rsa_encrypt(self.password, login.salt, login.server_public_key))
 
-    def refuse(self, why: str, response: bytes = _EMPTY_PASSWORD) -> NoReturn:
+    def refuse(self, why: str, remedy: str = "", response: bytes = _EMPTY_PASSWORD) -> NoReturn:
         """Send a wrong response, and raise. The server would count a handshake that is closed without a response.
 
         Args:
             why: The text for `detail` of the error.
+            remedy: As for `ProbeError`.
             response: A valid response of the plugin that does not contain the password.
 
         Raises:
             ProbeError: Always.
         """
-        self._phases.timeout_hint = why  # some servers delay the error, so that the check can time out
+        error = ProbeError(Reason.AUTH, why, remedy)
+        self._phases.timeout_hint = error.detail  # some servers delay the error, so that the check can time out
         with contextlib.suppress(pymysql.err.MySQLError):  # the expected error
             self.exchange(response)
-        raise ProbeError(Reason.AUTH, why)
+        raise error
 
     def _get_server_information(self) -> None:
         with self._phases("greeting"):
@@ -179,7 +183,8 @@ class MysqlLogin(pymysql.connections.Connection):
             response: MysqlPacket = super()._process_auth(plugin_name, auth_packet, handler)  # type: ignore[misc]
         except RuntimeError:  # PyMySQL raises this error if PyNaCl is missing
             self.refuse(
-                f"the server requests the plugin {plugin}, which needs PyNaCl: pip install 'gateway[ed25519]'",
+                f"the server requests the plugin {plugin}, which needs PyNaCl",
+                "pip install 'gateway[ed25519]'",
                 bytes(_ED25519_SIGNATURE_SIZE),
             )
         return response
@@ -251,7 +256,7 @@ class _TimedContext:
         self._context = context
         self._phases = phases
         self.seconds = 0.0
-        self.certificate: Validity | None = None
+        self.certificate: ValidityPeriod | None = None
 
     def wrap_socket(self, sock: Any, server_hostname: str) -> ssl.SSLSocket:
         started = time.perf_counter()

@@ -61,7 +61,7 @@ class PostgresLoginTap:
         """The process ID and the secret key, as a cancel request contains them."""
 
     def matches(self, request: CancelRequest) -> bool:
-        """See `gateway.cancel_protocol.LoginTap`."""
+        """Return whether `request` cancels a query of this session. See `gateway.cancel_protocol.LoginTap`."""
         return self._key is not None and compare_digest(self._key, request.data[_PACKET.size :])
 
     def on_request(self, data: memoryview, now: float) -> None:
@@ -85,7 +85,7 @@ class PostgresLoginTap:
             self._finish(key_hidden=code != _CANCEL)
 
     def on_response(self, data: memoryview, now: float) -> None:
-        """See `gateway.measure.Tap`."""
+        """Observe `data` from the backend, received at the monotonic time `now`. See `gateway.measure.Tap`."""
         del now
         self._remaining -= len(data)
         position = 0
@@ -138,11 +138,11 @@ class PostgresCancels:
     max_bytes = _PACKET.size + _PID_SIZE + _KEY_SIZES[-1]
 
     def login_tap(self) -> PostgresLoginTap:
-        """See `gateway.cancel_protocol.CancelProtocol`."""
+        """Return a tap for one new connection. See `gateway.cancel_protocol.CancelProtocol`."""
         return PostgresLoginTap()
 
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
-        """See `gateway.cancel_protocol.CancelProtocol`."""
+        """Classify a connection by its first bytes. See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
             # The client uses direct TLS or another protocol, because valid packets are shorter than 16 MiB.
             return Classification.SESSION

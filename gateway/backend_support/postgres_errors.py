@@ -64,5 +64,5 @@ def login_error(text: str) -> ProbeError:
     """
     lowered = text.lower()
     reason = next((reason for phrase, reason in _REASONS.items() if phrase in lowered), Reason.PROTOCOL)
-    remedy = next((remedy for phrase, remedy in _REMEDIES.items() if phrase in lowered), None)
-    return ProbeError(reason, f"{text}: {remedy}" if remedy else text)
+    remedy = next((remedy for phrase, remedy in _REMEDIES.items() if phrase in lowered), "")
+    return ProbeError(reason, text, remedy)

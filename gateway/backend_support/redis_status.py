@@ -52,7 +52,7 @@ def reply_error(error: RespError) -> ProbeError:
     """
     reason = next((reason for words, reason in _REASONS.items() if error.startswith(words)), Reason.QUERY)
     remedy = next((remedy for words, remedy in _REMEDIES.items() if error.startswith(words)), "")
-    return ProbeError(reason, f"{error}: {remedy}" if remedy else str(error))
+    return ProbeError(reason, str(error), remedy)
 
 
 def read_info(replies: list[Reply]) -> dict[str, str]:
@@ -100,7 +100,7 @@ def evaluate(role_reply: Reply, info: Mapping[str, str], max_lag: float | None) 
 def _role(role_reply: Reply, info: Mapping[str, str]) -> DatabaseRole:
     word = role_reply[0] if isinstance(role_reply, list) and role_reply else info.get("role", "").encode()
     if word == b"sentinel" or info.get("redis_mode") == "sentinel":
-        raise ProbeError(Reason.PROTOCOL, "this is a Sentinel, not a Redis server: set the server's port (6379)")
+        raise ProbeError(Reason.PROTOCOL, "this is a Sentinel, not a Redis server", "set the server's port (6379)")
     if word == b"master":
         return "primary"
     if word == b"slave":

@@ -46,7 +46,7 @@ class _RoleOverHttp:
         self._dialer = CheckDialer(via_http.tls, http_request.MAX_RESPONSE, "check.via_http.tls")
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: request the role, then probe the database."""
+        """Request the role, then probe the database; see `gateway.contracts.backend.Backend`."""
         name = f"via_http, port {self._via_http.port}"
         hint, phases.timeout_hint = phases.timeout_hint, f"{name} does not respond"
         try:

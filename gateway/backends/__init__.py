@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from gateway.backend_support.volume import MountKind, VolumeOptions, VolumeSpec
 from gateway.cancel_protocol import CancelProtocol
 from gateway.contracts.backend import Backend
-from gateway.contracts.security import Credential, InsecureSetting
+from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import Fact
@@ -23,6 +23,10 @@ class ConfiguredBackend(Protocol):
     @property
     def name(self) -> str:
         """The backend's name."""
+
+    @property
+    def hold(self) -> float:
+        """How long a new client waits while the path is down, in seconds."""
 
     def ways(self, target: Endpoint) -> tuple[str, ...]:
         """Return the tunnels to a target. Empty: the gateway connects to the target directly."""
@@ -125,7 +129,7 @@ class BackendKind:
     imports: ImportRules = field(default_factory=ImportRules)
     advice: Callable[[Sequence[ConfiguredBackend]], Iterator[str]] = lambda _: iter(())
     insecure_settings: Callable[[Any, Any, bool], Iterator[InsecureSetting]] = lambda *_: iter(())
-    credentials: Callable[[Any, Any], list[Credential]] = lambda _options, _check: []
+    credentials: Callable[[Any, Any], list[MonitoredCertificate]] = lambda _options, _check: []
     init_keys: tuple[str, ...] = ()
     verify: Callable[[Any, Any], None] = lambda _options, _check: None
     remedies: Mapping[str, str] = field(default_factory=dict)

@@ -22,7 +22,7 @@ _WRONG_LOGIN = "the server refuses the login: correct check.user and check.passw
 
 @dataclass(frozen=True)
 class HttpCheck(HttpExpectation, LoginCheckOptions):
-    """The check of an HTTP backend.
+    """The `check:` keys of an HTTP backend.
 
     Args:
         user: The user for HTTP Basic authentication. Absent: the check does not log in.
@@ -38,7 +38,7 @@ class HttpCheck(HttpExpectation, LoginCheckOptions):
 
 
 class HttpBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks an HTTP backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
@@ -52,7 +52,7 @@ class HttpBackend:
         self._dialer = CheckDialer(check.tls, http_request.MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: request the path, and check status and role."""
+        """Request the path, and check status and role; see `gateway.contracts.backend.Backend`."""
         check = self.check
         login = None
         if check.user is not None:

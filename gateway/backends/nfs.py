@@ -25,8 +25,8 @@ from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, Fact, hidden
 from gateway.nfs import nfs4
 from gateway.nfs.export_probe import ExportProbe
+from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.nfs.rpc import RpcClient, RpcError
-from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
 from gateway.text import error_text, format_bytes
 
@@ -92,7 +92,7 @@ class NfsOptions:
 
 @dataclass(frozen=True)
 class NfsCheck:
-    """The check of an NFS backend.
+    """The `check:` keys of an NFS backend.
 
     Args:
         write: Create and remove a directory at each check, to detect full, read-only and over-quota exports.
@@ -102,7 +102,7 @@ class NfsCheck:
 
 
 class NfsBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks an NFS backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
@@ -117,7 +117,7 @@ class NfsBackend:
         """The export of each target at the first probe."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`.
+        """Check whether clients can use `target`, over the same link as their traffic.
 
         Query the export; with `check.write`, create and remove a directory.
         """
@@ -256,9 +256,18 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 
 
 def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
-    """Warn if backends share an NFS server: kernels treat all its ports as one server (RFC 8881, section 2.10.5)."""
+    """Warn about `hold` beyond the kernel's limit, and about backends that share an NFS server.
+
+    Kernels treat all ports of a server as one server (RFC 8881, section 2.10.5).
+    """
     first: dict[object, str] = {}
+    longest = _TIMEO * (1 + _MAX_RETRANS)
     for backend in backends:
+        if backend.hold > longest:
+            yield (
+                f"backend {backend.name}: hold is {backend.hold:g} s, but the kernel waits for a mount for at most"
+                f" {longest} s: set hold to {longest}s or less"
+            )
         for target in backend.targets:
             servers = [(way, target) for way in backend.ways(target) or (None,)]
             other = next((first[each] for each in servers if each in first), backend.name)
@@ -292,7 +301,7 @@ KIND = BackendKind(
         render_export=_render_export,
     ),
     facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
-    tap=RpcTap,
+    tap=RpcLatencyTap,
     prompt=1.5,
     imports=ImportRules(keys={"export": "/"}, note="set export to the path that is mounted"),
     advice=_advice,

@@ -91,7 +91,7 @@ _STATUS_PHASE = {
 
 
 class PostgresBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks a PostgreSQL backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
@@ -109,7 +109,7 @@ class PostgresBackend:
         """The last login to each target that a check has abandoned during a computation in libpq."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: log in, and query role, version and replication lag."""
+        """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`."""
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set")
         if target in self._abandoned and self._abandoned[target].is_computing:

@@ -26,7 +26,7 @@ _UNAUTHENTICATED = "the server accepts commands without a login: set requirepass
 
 @dataclass(frozen=True)
 class RedisCheck(LoginCheckOptions):
-    """The check of a Redis backend.
+    """The `check:` keys of a Redis backend.
 
     Args:
         user: The ACL user to log in as. Absent: the user `default`.
@@ -39,7 +39,7 @@ class RedisCheck(LoginCheckOptions):
 
 
 class RedisBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks a Redis or Valkey backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
@@ -53,7 +53,7 @@ class RedisBackend:
         self._dialer = CheckDialer(check.tls, _MAX_BYTES)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: log in, and query role, replication, memory and version."""
+        """Log in, and query role, replication, memory and version; see `gateway.contracts.backend.Backend`."""
         password = await self._passwords.get(self.check, target, phases)
         async with self._dialer.open(link, target, phases) as stream:
             client = RespClient(stream)
@@ -132,5 +132,8 @@ KIND = BackendKind(
     verify=verify,
     credentials=credentials,
     init_keys=("user", "password"),
-    remedies={Reason.QUERY: "correct the privileges of check.user"},
+    remedies={
+        Reason.HOST_BLOCKED: "set a password or protected-mode no on the server",
+        Reason.QUERY: "correct the privileges of check.user",
+    },
 )

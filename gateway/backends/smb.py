@@ -25,7 +25,7 @@ from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ProbeError, Reason
 from gateway.facts import IDENTITY, VERSION
-from gateway.relay.receive import receive_exactly
+from gateway.relay.receive_exactly import receive_exactly
 
 _HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
 """The SMB2 header ([MS-SMB2] 2.2.1.2)."""
@@ -59,7 +59,7 @@ class SmbOptions:
 
 
 class SmbBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks an SMB backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
@@ -71,7 +71,7 @@ class SmbBackend:
         self.check = check
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`.
+        """Check whether clients can use `target`, over the same link as their traffic.
 
         Negotiate a dialect. This does not check the permissions of the share.
         """

@@ -28,7 +28,7 @@ _ESCAPED = {"r": b"\r", "n": b"\n", "t": b"\t", "0": b"\0", "\\": b"\\"}
 
 @dataclass(frozen=True)
 class TcpCheck:
-    r"""The check of a TCP backend. Without `send`, `expect` and TLS, it connects and disconnects.
+    r"""The `check:` keys of a TCP backend. Without `send`, `expect` and TLS, a check only connects.
 
     Args:
         send: Text to send after connecting, with the escapes `\r`, `\n`, `\t`, `\0`, `\\` and `\xHH`.
@@ -59,7 +59,7 @@ class TcpCheck:
 
 
 class TcpBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks a TCP backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
@@ -75,7 +75,7 @@ class TcpBackend:
         self._dialer = CheckDialer(check.tls, _MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: connect, send the text, and wait for the expected response."""
+        """Connect, send the text, and wait for the expected response; see `gateway.contracts.backend.Backend`."""
         async with self._dialer.open(link, target, phases) as stream:
             if self._send or self._expect or self._pattern is not None:
                 with phases("query"):

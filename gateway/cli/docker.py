@@ -83,7 +83,7 @@ def configuration(
         ConfigError: The configuration is not valid.
     """
     from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
-    from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
+    from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
@@ -119,7 +119,7 @@ def _print(made: "Plan", output: str) -> None:
         click.echo()
     if made.dead:
         rows = [[each.container, each.state, each.detail, _remedy(each)] for each in made.dead]
-        print_table(["NOT RUNNING", "STATE", "WHY", "TO DO"], rows)
+        print_table(["UNAVAILABLE", "STATE", "WHY", "TO DO"], rows)
         click.echo()
     if made.actions:
         rows = [

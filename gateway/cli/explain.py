@@ -20,14 +20,14 @@ from gateway.cli.output import (
 )
 from gateway.cli.severity import headline
 from gateway.errors import UsageError
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 
 
 @click.command()
 @click.argument("name", shell_complete=complete_backends)
 @client_options
 @output_option("table", "json")
-def explain(name: str, client: Client, output: str) -> None:
+def explain(name: str, client: ServiceClient, output: str) -> None:
     """Explain the state of a backend or a container.
 
     For a backend: each part of the path from its listeners to the phases of the last checks, the root cause of a
@@ -63,7 +63,7 @@ def _print(status: dict[str, Any], name: str) -> None:
         click.echo("nothing to do")
 
 
-def _explain_container(client: Client, name: str, status: dict[str, Any], output: str) -> None:
+def _explain_container(client: ServiceClient, name: str, status: dict[str, Any], output: str) -> None:
     code, container = client.get(f"/api/v1/containers/{quote(name, safe='')}")
     if code == 409:
         raise UsageError(container["detail"])

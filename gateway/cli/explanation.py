@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gateway.backends import target_remedy
 from gateway.cli.output import format_clock, format_count, format_ms, format_reason, format_state
 from gateway.cli.severity import root_tunnels, way_hops, way_rows
 from gateway.tunnels import tunnel_remedy
@@ -145,23 +144,21 @@ def _to_do(status: dict[str, Any], name: str) -> Iterator[str]:
     """Yield what to do, as sentences in the imperative."""
     backend = status["backends"][name]
     for what, part in _failed_parts(status, name):
-        yield from _repair(name, backend["kind"], what, part)
+        yield from _repair(name, what, part)
     if not backend["holds_clients"]:
         yield f"run gateway fail {name} --undo to hold clients again while the path is down"
     if backend["connections"]["active"] >= backend["connections"]["limit"]:
         yield f"raise backends.{name}.max_connections, or close idle clients"
 
 
-def _repair(name: str, kind: str, what: str, part: dict[str, Any]) -> Iterator[str]:
+def _repair(name: str, what: str, part: dict[str, Any]) -> Iterator[str]:
     if part["state"] == "paused":
         yield f"run gateway resume {name} to check the backend again"
         return
     is_tunnel = what.startswith("tunnel ")
-    remedy = tunnel_remedy(part["kind"], part["reason"]) if is_tunnel else target_remedy(kind, part["reason"])
+    remedy = tunnel_remedy(part["kind"], part["reason"]) if is_tunnel else part["remedy"]
     if remedy:
         yield remedy
-    elif "check.user" in part["detail"]:
-        yield f"set backends.{name}.check.user and its password_file, so that the gateway can check the server"
     elif part["detail"]:
         yield f"see the reason: {part['detail']}"
     if is_tunnel and part["state"] == "quarantined":

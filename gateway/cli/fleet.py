@@ -22,7 +22,7 @@ from gateway.cli.output import (
 )
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 
 _WATCH_INTERVAL = 2.0
 _HEADS = ["INSTANCE", "STATE", "TUNNELS", "BACKENDS", "CLIENTS", "AGE", "ADDRESS"]
@@ -48,7 +48,7 @@ _WIDE_HEADS = ["ANSWER", "UP", "VERSION", "WARNINGS"]
 @output_option("table", "wide", "json")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
 def fleet(
-    members: tuple[str, ...], file: Path | None, timeout: float, client: Client, output: str, watch: bool
+    members: tuple[str, ...], file: Path | None, timeout: float, client: ServiceClient, output: str, watch: bool
 ) -> None:
     """Show many gateways in one table.
 
@@ -74,7 +74,7 @@ def fleet(
         watching(show, _WATCH_INTERVAL)
 
 
-def _fetch_from_service(client: Client) -> Callable[[], dict[str, Any]]:
+def _fetch_from_service(client: ServiceClient) -> Callable[[], dict[str, Any]]:
     def fetch() -> dict[str, Any]:
         found = client.get_json("/api/v1/fleet")[1]
         if not found["members"] and not found["problems"]:
@@ -85,7 +85,7 @@ def _fetch_from_service(client: Client) -> Callable[[], dict[str, Any]]:
 
 
 def _fetch_from_members(
-    members: tuple[str, ...], file: Path | None, timeout: float, client: Client
+    members: tuple[str, ...], file: Path | None, timeout: float, client: ServiceClient
 ) -> Callable[[], dict[str, Any]]:
     # These imports are slow.
     import asyncio  # noqa: PLC0415

@@ -18,8 +18,8 @@ from gateway.errors import DialError, Reason, TunnelError
 from gateway.processes.child_process import ChildProcess, exit_error
 from gateway.processes.session_sockets import session_sockets
 from gateway.processes.stdio_stream import EXIT_DELAY
-from gateway.relay.dial import dial
 from gateway.relay.sockets import reset
+from gateway.relay.tcp_dial import dial
 
 log = logging.getLogger(__name__)
 

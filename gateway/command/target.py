@@ -12,9 +12,9 @@ from gateway.command.local_ports import LocalPort
 from gateway.command.options import CommandOptions
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import environment_of_user, fill_placeholders, resolve_program
+from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.stream_bridge import FarStream
 
 _FATAL_RETRY = 60.0
@@ -33,7 +33,7 @@ class CommandContext:
     """
 
     options: CommandOptions
-    children: Children
+    children: TunnelProcesses
     output: OutputLog
     on_change: Callable[[], None]
 

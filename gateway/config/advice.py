@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gateway.backend_support.login import LoginCheckOptions
 from gateway.config.model import Config
-from gateway.config.strict import weaknesses
+from gateway.config.strict_mode import weaknesses
 from gateway.docker.peers.keys import NOT_SUPPORTED, SUPPORTED
 from gateway.relay.resolver import is_address
 

@@ -20,10 +20,12 @@ _MAX_UNIX_PATH = 107
 
 LogTarget = Literal["stdout", "stderr"] | Path
 """The destination of a log: a standard stream or a file."""
+ThreadCount = Literal["auto"] | int
+"""A number of threads, or `auto` for a number that depends on the machine."""
 _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
-class UnquotedError(ValueError):
+class ValueOmittedError(ValueError):
     """An error about a value. The message contains no part of the value."""
 
 
@@ -123,10 +125,19 @@ def log_target(text: str) -> LogTarget:
     return Path(text)
 
 
+def thread_count(text: str) -> ThreadCount:
+    """Parse `auto` or a whole number of at least 1."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise ValueError(f"{text!r} is not a number of threads: write auto, or a whole number such as 2")
+    return int(text)
+
+
 def path(text: str) -> Path:
     """Parse the path of a file. Errors do not contain `text`, which can be a pasted private key."""
     if "\n" in text or "-----BEGIN" in text:
-        raise UnquotedError("contains the content of a file: save it to a file, and set the path of the file")
+        raise ValueOmittedError("contains the content of a file: save it to a file, and set the path of the file")
     return Path(text)
 
 

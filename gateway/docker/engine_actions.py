@@ -39,7 +39,7 @@ async def execute(engine: Engine, action: Action) -> None:
 
 async def _start(engine: Engine, action: Action) -> None:
     try:
-        await engine.post(f"containers/{action.container_id}/{action.verb}")
+        await engine.post_start(f"containers/{action.container_id}/{action.verb}")
     except EngineError as error:
         # The message of a failed mount contains the mount options, which can include passwords.
         if failed := read_error(error.message):

@@ -9,7 +9,8 @@ from typing import Any
 from gateway.backend_support.volume import VolumeSpec
 from gateway.docker.dead_containers import DeadContainer, MountListener
 from gateway.docker.errors import BlockedReason
-from gateway.docker.model import Container, EngineSnapshot
+from gateway.docker.failed_starts import StartFailureCause
+from gateway.docker.model import Container, EngineSnapshot, LastStart
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.project_networks import configured_as
 from gateway.docker.volumes import VolumeStatus
@@ -68,6 +69,8 @@ class Action:
     """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
     """The missing object that made the container's last start fail."""
+    last_start: LastStart | None = field(default=None, compare=False)
+    """The container's last start in the snapshot. If it changes, the gateway does not execute the action."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -129,6 +132,9 @@ class DesiredState:
         mount_listeners: The listeners that the engine's host mounts.
         usable: The backends that serve clients now; None if they are not known.
         given_up: IDs of the containers that failed too many times and are not started again.
+        interrupted: The causes of the starts that this gateway requested and the engine did not answer, by the
+            container's ID.
+        namespaces: The containers whose namespace others used at the last snapshot, see `Plan.namespaces`.
     """
 
     instance: str
@@ -146,6 +152,8 @@ class DesiredState:
     mount_listeners: tuple[MountListener, ...] = ()
     usable: frozenset[str] | None = None
     given_up: frozenset[str] = frozenset()
+    interrupted: Mapping[str, StartFailureCause] = field(default_factory=dict)
+    namespaces: frozenset[str] = frozenset()
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:
@@ -214,6 +222,8 @@ class Plan:
     exposures: tuple[str, ...] = ()
     """Warnings about containers that can spoof addresses. They change whenever containers start or stop."""
     dead: tuple[DeadContainer, ...] = ()
+    namespaces: frozenset[str] = frozenset()
+    """IDs of the containers, possibly removed, whose namespace others use and which concern the gateway."""
 
 
 def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ _SPACING = 0.002
 
 
 class FleetPoller:
-    """Asks the members of the fleet; implements `gateway.contracts.unit.Unit`. Does nothing if there are no members.
+    """Asks the members of the fleet; implements `gateway.contracts.component.Component`. Does nothing without them.
 
     A slow or dead member delays no other member, because each has its own task and deadline.
 

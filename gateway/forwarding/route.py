@@ -1,4 +1,4 @@
-"""How the clients of a backend reach its targets."""
+"""Defines how the clients of a backend reach its targets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 
 @dataclass(frozen=True)
 class Route:
-    """How the clients of a backend reach its targets.
+    """The uplinks, targets and time limits of one backend, and the callbacks for failed dials.
 
     Args:
         uplinks: All uplinks that lead to the targets.
@@ -19,7 +19,7 @@ class Route:
         hold: Maximum seconds that a client waits while all uplinks are down.
         budget: Returns the handshake budget of a target; None if its server does not count aborted handshakes.
         on_stall: Called with each way to a target that has not answered a request within the time limit.
-        on_detour: Called with each way whose dial failed before another way reached the same target.
+        on_detour: Called with each way that failed, if another way to the same target then succeeded.
     """
 
     uplinks: tuple[LinkSource, ...]

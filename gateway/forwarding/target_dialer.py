@@ -12,7 +12,7 @@ from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.measure import Histogram, Tap
-from gateway.relay.redial import retry_dial
+from gateway.relay.dial_retry import retry_dial
 
 MIN_DIAL = 0.05
 """Minimum time limit for a dial, in seconds. It applies even if the hold time has passed or is zero."""

@@ -16,6 +16,8 @@ from gateway.text import error_text, one_line
 
 log = logging.getLogger(__name__)
 
+_NOT_PROBED = "set check.user and check.password_file, so that the gateway can check the server"
+"""What to do if a target is not probed."""
 _LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
 """Reasons for which the check's login fails although logins of clients possibly succeed."""
 
@@ -42,12 +44,12 @@ async def probe_once(
     phases = Phases(on_abandoned=on_abandoned)
     started = time.perf_counter()
     probe_result: ProbeResult | None = None
-    state, reason, detail = HealthState.UP, None, ""
+    state, reason, detail, remedy = HealthState.UP, None, "", ""
     try:
         async with asyncio.timeout(timeout):
             probe_result = await backend.probe(link, target, phases)
         if probe_result.unprobed:
-            state, detail = HealthState.UNKNOWN, probe_result.unprobed
+            state, detail, remedy = HealthState.UNKNOWN, probe_result.unprobed, _NOT_PROBED
         elif probe_result.unusable:
             state, (reason, detail) = HealthState.DOWN, probe_result.unusable
         elif probe_result.degraded:
@@ -63,6 +65,7 @@ async def probe_once(
     except ReachError as error:
         usable = isinstance(error, ProbeError) and error.reason in _LOGIN_REASONS
         state, reason, detail = HealthState.DEGRADED if usable else HealthState.DOWN, error.reason, error.detail
+        remedy = error.remedy if isinstance(error, ProbeError) else ""
     except OSError as error:
         state, reason, detail = HealthState.DOWN, Reason.RESET, error_text(error)
     except Exception as error:
@@ -75,6 +78,7 @@ async def probe_once(
         state=state,
         reason=reason,
         detail=one_line(detail),
+        remedy=remedy,
         phases=phases.seconds,
         probe_result=probe_result,
     )

@@ -1,6 +1,7 @@
 """Orders the targets for new clients, and derives a backend's state from the states of its targets. Does no I/O."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.contracts.states import DatabaseRole, HealthState, Preference
 from gateway.contracts.values import Endpoint
@@ -18,10 +19,11 @@ _USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 
 @dataclass(frozen=True)
-class Candidate:
+class TargetCandidate:
     """A target and the result of its checks.
 
     Args:
+        remedy: What to do about exactly this failure, as in `gateway.errors.ProbeError`.
         promoted: Monotonic time at which a check found that the target had been promoted from replica to primary; 0
             if no check has.
         probed: Monotonic time at which the last probe that the target answered started.
@@ -33,6 +35,7 @@ class Candidate:
     state: HealthState
     reason: Reason | None = None
     detail: str = ""
+    remedy: str = ""
     role: DatabaseRole | None = None
     read_only: bool | None = None
     promoted: float = 0.0
@@ -40,8 +43,20 @@ class Candidate:
     failing: bool = False
 
 
+class BackendHealth(NamedTuple):
+    """The state of a backend, the reason for the state, and one line of detail.
+
+    `remedy` says what to do about exactly this failure, in the imperative. Empty: the remedy follows from the reason.
+    """
+
+    state: HealthState
+    reason: Reason | None = None
+    detail: str = ""
+    remedy: str = ""
+
+
 def superseded_primaries(
-    candidates: list[Candidate], prefer: Preference, *, confirmed: bool = False
+    candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
 ) -> frozenset[Endpoint]:
     """Return the primaries that another target has replaced, but that are not known to be demoted.
 
@@ -60,7 +75,7 @@ def superseded_primaries(
     return frozenset(each.target for each in superseded if not confirmed or each.failing or each.probed > latest)
 
 
-def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candidate]:
+def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list[TargetCandidate]:
     """Return the targets to try for a new client, best first.
 
     The list also contains targets that are down, at the end: sometimes only the check fails, for example if its
@@ -75,7 +90,7 @@ def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candi
     wrong = wrong_role_targets(candidates, prefer) if prefer == "primary" else frozenset()
     usable = [each for each in candidates if each.target not in wrong]
 
-    def rank(candidate: Candidate) -> tuple[int, int]:
+    def rank(candidate: TargetCandidate) -> tuple[int, int]:
         wrong_role = prefer == "replica" and candidate.role == "primary"
         unchecked = candidate.state is HealthState.UNKNOWN and prefer in ("order", "any")
         return (0 if unchecked else _RANK[candidate.state], int(wrong_role))
@@ -83,7 +98,7 @@ def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candi
     return sorted(usable, key=rank)
 
 
-def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> frozenset[Endpoint]:
+def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) -> frozenset[Endpoint]:
     """Return the targets with the wrong role, from which clients must move. The result can contain down targets.
 
     Args:
@@ -100,7 +115,7 @@ def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> froze
     return frozenset()
 
 
-def lacks_primary(candidates: list[Candidate], prefer: Preference) -> bool:
+def lacks_primary(candidates: list[TargetCandidate], prefer: Preference) -> bool:
     """Return whether clients need a primary, and none serves them now. False if no role is known.
 
     Args:
@@ -112,8 +127,8 @@ def lacks_primary(candidates: list[Candidate], prefer: Preference) -> bool:
     return not any(each.state in _USABLE and not each.failing for each in order_targets(candidates, prefer))
 
 
-def backend_state(candidates: list[Candidate], prefer: Preference) -> tuple[HealthState, Reason | None, str]:
-    """Return the state of a backend, the reason for the state, and one line of detail.
+def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> BackendHealth:
+    """Return the state of a backend.
 
     Args:
         candidates: The targets in the order of the configuration.
@@ -122,27 +137,34 @@ def backend_state(candidates: list[Candidate], prefer: Preference) -> tuple[Heal
     chosen = order_targets(candidates, prefer)
     first = next((each for each in chosen if each.state in _USABLE), None)
     if first is not None:
-        if first.state is HealthState.DEGRADED:
-            return first.state, first.reason, first.detail
-        bad = next(
-            (each for each in candidates if each.state not in _USABLE and each.state is not HealthState.UNKNOWN),
-            None,
-        )
-        if bad is not None:
-            return HealthState.DEGRADED, bad.reason, f"{bad.target} is {bad.state}: {bad.detail}"
-        if prefer == "replica" and first.role == "primary":
-            return HealthState.DEGRADED, Reason.ROLE, "no replica is up: the primary answers"
-        superseded = superseded_primaries(candidates, prefer)
-        if superseded:
-            others = ", ".join(sorted(map(str, superseded)))
-            detail = f"{others} was not demoted: {first.target} was promoted later and gets all clients"
-            return HealthState.DEGRADED, Reason.ROLE, detail
-        return HealthState.UP, None, ""
+        return _usable_state(candidates, first, prefer)
     for state in (HealthState.DOWN, HealthState.BLOCKED, HealthState.PAUSED):
         bad = next((each for each in chosen if each.state is state), None)
         if bad is not None and all(each.state is not HealthState.UNKNOWN for each in chosen):
-            return state, bad.reason, bad.detail
+            return BackendHealth(state, bad.reason, bad.detail, bad.remedy)
     if not chosen:
-        return HealthState.DOWN, Reason.ROLE, "no target is a writable primary"
+        return BackendHealth(HealthState.DOWN, Reason.ROLE, "no target is a writable primary")
     unknown = next(each for each in chosen if each.state is HealthState.UNKNOWN)
-    return HealthState.UNKNOWN, None, unknown.detail
+    return BackendHealth(HealthState.UNKNOWN, None, unknown.detail, unknown.remedy)
+
+
+def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, prefer: Preference) -> BackendHealth:
+    """Return the state of a backend whose new clients use the target `first`."""
+    if first.state is HealthState.DEGRADED:
+        return BackendHealth(first.state, first.reason, first.detail, first.remedy)
+    unusable = (each for each in candidates if each.state not in (*_USABLE, HealthState.UNKNOWN))
+    bad = next(unusable, None)
+    if bad is not None:
+        return BackendHealth(
+            HealthState.DEGRADED, bad.reason, f"{bad.target} is {bad.state}: {bad.detail}", bad.remedy
+        )
+    if prefer == "replica" and first.role == "primary":
+        detail = "no replica is up: the primary answers"
+        return BackendHealth(HealthState.DEGRADED, Reason.ROLE, detail, "start a replica, or add one to targets")
+    superseded = superseded_primaries(candidates, prefer)
+    if superseded:
+        others = ", ".join(sorted(map(str, superseded)))
+        detail = f"{others} was not demoted: {first.target} was promoted later and gets all clients"
+        remedy = f"demote {others}: two primaries accept writes"
+        return BackendHealth(HealthState.DEGRADED, Reason.ROLE, detail, remedy)
+    return BackendHealth(HealthState.UP)

@@ -31,6 +31,7 @@ class CheckResult:
         detail: One line of text.
         phases: Duration of each phase in seconds.
         probe_result: The probe's result; None if the target did not answer.
+        remedy: What to do about exactly this failure, as in `ProbeError`.
     """
 
     at: float
@@ -40,6 +41,7 @@ class CheckResult:
     detail: str = ""
     phases: dict[str, float] = field(default_factory=dict)
     probe_result: ProbeResult | None = None
+    remedy: str = ""
 
     @property
     def passed(self) -> bool:
@@ -52,7 +54,7 @@ class CheckResult:
         return self.passed and self.reason is not Reason.AUTH
 
 
-class History:
+class CheckHistory:
     """The latest results. A full history drops the oldest success; if there is none, the oldest failure."""
 
     def __init__(self, size: int = HISTORY) -> None:
@@ -85,6 +87,7 @@ class Verdict:
         self.state = HealthState.UNKNOWN
         self.reason: Reason | None = None
         self.detail = ""
+        self.remedy = ""
         self.flapping = False
         self._consecutive = 0
         self._decided = False
@@ -127,7 +130,7 @@ class Verdict:
             Whether the state changed.
         """
         changed = self.state is not state
-        self.state, self.reason, self.detail = state, reason, detail
+        self.state, self.reason, self.detail, self.remedy = state, reason, detail, ""
         self._decided = False
         self._consecutive = 0
         return changed
@@ -138,7 +141,8 @@ class Verdict:
         return self._consecutive > 0
 
     def _set(self, result: CheckResult) -> None:
-        self.state, self.reason, self.detail = result.state, result.reason, result.detail
+        self.state, self.reason = result.state, result.reason
+        self.detail, self.remedy = result.detail, result.remedy
 
     def _update_flapping(self) -> None:
         results = list(self._recent)

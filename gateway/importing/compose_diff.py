@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
+from gateway.importing.compose_values import list_of
 from gateway.importing.deployment import BRIDGE, Deployment, deploy, service
 from gateway.importing.model import HERE
 from gateway.importing.result import ImportResult, split_target
@@ -39,7 +40,7 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
         if client.container is not None and client.container.is_service and client.backend:
             change_address(edit, client, found, result)
         elif client.volume and client.backend:
-            change_volume(edit, client, found)
+            change_volume(edit, client, found, result)
     for container in containers.values():
         if not container.replaced:
             change_service(edit, container, replaced, result)
@@ -117,10 +118,11 @@ def _networks(edit: YamlEdit, result: ImportResult, found: Deployment) -> dict[s
     for container in result.containers:
         if container.is_service and (container.replaced or any(c.container is container for c in result.clients)):
             keys = edit.get("services", container.name, "networks")
-            used |= dict.fromkeys(keys if isinstance(keys, dict | list) else ["default"])
+            names = keys if isinstance(keys, dict) else list_of(keys, f"{container.where}.networks")
+            used |= dict.fromkeys([str(each) for each in names] or ["default"])
     aliases = [*found.backends, *(n for each in result.containers if each.replaced for n in sorted(each.names))]
     found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
-    if "default" not in found_ and all((edit.get("networks", name) or {}).get("internal") for name in found_):
+    if "default" not in found_ and all(edit.get("networks", name, "internal") for name in found_):
         found_["default"] = {}  # the gateway reaches the tunnels' servers through the default network
     return found_
 

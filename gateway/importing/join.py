@@ -8,7 +8,7 @@ from gateway.errors import UsageError
 from gateway.importing.client_notes import note_client
 from gateway.importing.matching import forward_of, is_remote, join_networks
 from gateway.importing.model import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
-from gateway.importing.result import ImportResult, checks_login, has_check_key, short_name, split_target
+from gateway.importing.result import ImportResult, checks_login, has_check_key, short_name, split_target, unused_name
 
 _VOLUME_PORT = 20490
 _OPS_PORT = 9090
@@ -138,8 +138,19 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
             keys.pop("volume", None)
     if "volume" in backend and "volume" in keys and client.volume != backend["volume"]["name"]:
         result.add_note(f"{client.where}: backend {name} manages one volume: use volume {backend['volume']['name']}")
+    if "volume" in keys and "volume" not in backend:
+        keys["volume"] = _unique_volume(client, keys["volume"], result)
     for key, value in keys.items():
         backend.setdefault(key, value)
+
+
+def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
+    """Return the keys of a client's volume. If another backend has a volume of this name, number the name."""
+    taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
+    old, client.volume = client.volume, unused_name(client.volume, taken)
+    if old != client.volume:
+        result.add_note(f"{client.where}: another backend has volume {old}: this volume is {client.volume}")
+    return {**keys, "name": client.volume}
 
 
 def _note_missing(name: str, result: ImportResult) -> None:

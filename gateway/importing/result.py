@@ -70,7 +70,7 @@ class ImportResult:
             if existing == keys:
                 return name
         short = short_name(host)
-        name = _unused(short if short not in _LOCAL else str(keys["kind"]), self.tunnels)
+        name = unused_name(short if short not in _LOCAL else str(keys["kind"]), self.tunnels)
         self.tunnels[name] = keys
         return name
 
@@ -80,7 +80,7 @@ class ImportResult:
         Args:
             name: A host name, a volume name or other text from which the backend's name is derived.
         """
-        return _unused(short_name(name) or "backend", {*self.backends, *self.reserved})
+        return unused_name(short_name(name) or "backend", {*self.backends, *self.reserved})
 
     def add_backend(self, via: str | None, target: str, listen: str) -> str:
         """Add a backend with target and listener, but without other required keys. Return the backend's name.
@@ -187,7 +187,7 @@ def short_name(host: str) -> str:
     return re.sub(r"[^a-zA-Z0-9-]", "-", label).strip("-")[:60]
 
 
-def _unused(name: str, taken: Iterable[str]) -> str:
+def unused_name(name: str, taken: Iterable[str]) -> str:
     """Return `name`, with a number appended if the name is in use."""
     number, candidate = 2, name
     while candidate in taken:

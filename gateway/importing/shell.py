@@ -13,17 +13,32 @@ _KEYWORDS = frozenset({"do", "then", "else", "!", "{", "exec", "nohup", "sudo", 
 """Keywords and programs that can precede a command on the same line."""
 
 
+@dataclass(frozen=True)
+class ShellCommand:
+    """A command of a script.
+
+    Args:
+        words: The words. References to variables of the script are replaced by the values.
+        variables: The variables that the script has set before the command.
+        exported: The names of the variables that are in the environment of the command.
+    """
+
+    words: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+    exported: frozenset[str] = frozenset()
+
+
 @dataclass
 class Script:
     """The commands of a script.
 
     Args:
-        commands: The words of each command. References to variables of the script are replaced by the values.
+        commands: The commands.
         notes: Notes on invalid parts, each with a correction, and on skipped parts.
-        variables: The variables that the script sets and that no command uses.
+        variables: The variables that the script sets and to which no command refers.
     """
 
-    commands: list[list[str]] = field(default_factory=list)
+    commands: list[ShellCommand] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
 
@@ -40,6 +55,7 @@ def read_script(text: str) -> Script:
     script = Script()
     used: set[str] = set()
     values: dict[str, str] = {}
+    exported: set[str] = set()
 
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
@@ -50,13 +66,16 @@ def read_script(text: str) -> Script:
 
     for words in _commands(_joined_lines(text, script.notes)):
         expanded = [word[1:] if word.startswith("\0") else _VARIABLE.sub(value, word) for word in words]
+        if expanded[:1] == ["export"]:
+            exported |= {word.partition("=")[0] for word in expanded[1:]}
+            expanded = [word for word in expanded if "=" in word]
         while expanded and expanded[0] in _KEYWORDS - {"sudo", "nohup"}:
             expanded = expanded[1:]
         assigned = [_ASSIGNMENT.fullmatch(word) for word in expanded]
         if expanded and all(assigned):
             values |= {match[1]: match[2] for match in assigned if match}
         elif expanded:
-            script.commands.append(expanded)
+            script.commands.append(ShellCommand(expanded, dict(values), frozenset(exported)))
     script.variables = {name: text for name, text in values.items() if name not in used}
     return script
 

@@ -3,22 +3,22 @@
 import posixpath
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from gateway.errors import UsageError
 from gateway.importing.compose import import_compose
 from gateway.importing.databases import find_clients
-from gateway.importing.docker_run import Volumes, import_docker
-from gateway.importing.env_file import EnvFiles, read_env_file
+from gateway.importing.docker_run import Volumes
+from gateway.importing.env_file import EnvFiles, parse_env_file
 from gateway.importing.join import join
-from gateway.importing.model import ImportContext, ImportedContainer
+from gateway.importing.model import ImportedContainer
 from gateway.importing.recognition import ImportSource, recognize
-from gateway.importing.redaction import hide_secrets, redacted
+from gateway.importing.redaction import hide_secrets
 from gateway.importing.result import ImportResult
-from gateway.importing.shell import read_script
-from gateway.importing.ssh_command import import_command
+from gateway.importing.script import import_script, import_unit
 from gateway.importing.ssh_config import import_config
 from gateway.importing.tunnel_images import import_tunnel
-from gateway.importing.volumes import import_fstab, import_mount_command, import_volume
+from gateway.importing.volumes import import_fstab, import_volume
 from gateway.importing.vpn_images import import_vpn
 
 
@@ -47,12 +47,10 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
     forms = [source.form or recognize(source) for source in sources]
     given = list(zip(sources, forms, strict=True))
     files = EnvFiles({source.name: source.text for source, form in given if form == "env" and source.name})
-    volumes: Volumes = {}
     for source, form in given:
         prefix = f"{source.name}: " if source.name and len(sources) > 1 else ""
         for name, options in _read(source, form, prefix, files, result).items():
-            volumes[name] = options
-            import_volume(name, options, f"{prefix}volumes.{name}", result, compose=form == "compose")
+            import_volume(name, options, f"{prefix}volumes.{name}", result)
     for container in result.containers:
         import_vpn(container, result)
     for container in result.containers:
@@ -68,10 +66,12 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
 
 
 def _read(source: ImportSource, form: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
-    """Read one source. Return the driver options of each volume that the source defines, by volume name."""
+    """Read one source. Return the driver options of each volume that its commands create, by volume name."""
+    folder = posixpath.dirname(source.name)
+    read_env_file = partial(files.read, folders=("", folder))
     match form:
         case "compose":
-            return import_compose(source.text, prefix, files, result, posixpath.dirname(source.name))
+            import_compose(source.text, prefix, files, result, folder)
         case "ssh-config":
             import_config(source.text, source.name or "ssh_config", result)
         case "fstab":
@@ -80,56 +80,15 @@ def _read(source: ImportSource, form: str, prefix: str, files: EnvFiles, result:
             name = source.name.rpartition("/")[2].rpartition(".")[0]
             result.add_tunnel({"kind": form, "config": source.name}, name)
         case "systemd":
-            return _read_unit(source.text, prefix, files, result)
+            return import_unit(source.text, prefix, read_env_file, result)
         case "env":
             pass
         case "ssh":
             text = source.text if re.match(r"\s*(\S+\s+)*?\S*ssh\s", source.text) else f"ssh {source.text}"
-            return _read_script(text, prefix, files, result, form="ssh")
+            return import_script(text, prefix, read_env_file, result, form="ssh")
         case _:
-            return _read_script(source.text, prefix, files, result)
+            return import_script(source.text, prefix, read_env_file, result)
     return {}
-
-
-def _read_unit(text: str, prefix: str, files: EnvFiles, result: ImportResult) -> Volumes:
-    """Read the commands in a systemd unit."""
-    lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines()]
-    starts = [line.partition("=")[2].lstrip("-@:+!") for line in lines if line.startswith("ExecStart=")]
-    others = [_unit_line(line) for line in lines if line and not line.startswith(("ExecStart=", "#", ";", "["))]
-    result.add_note(f"{prefix}the gateway's unit replaces this one: not imported: {'; '.join(others)}")
-    return _read_script("\n".join(starts), prefix, files, result)
-
-
-def _unit_line(line: str) -> str:
-    """Return a line of a unit for use in a note. Omit the values in an `Environment=` line."""
-    key, _, value = line.partition("=")
-    names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
-    return f"Environment {', '.join(names)}" if key == "Environment" else line
-
-
-def _read_script(text: str, prefix: str, files: EnvFiles, result: ImportResult, form: str = "") -> Volumes:
-    script = read_script(text)
-    for note in script.notes:
-        result.add_note(f"{prefix}{note}")
-    if script.variables:
-        result.add_note(f"{prefix}variables that no command uses: {', '.join(script.variables)}")
-    volumes: Volumes = {}
-    for command in script.commands:
-        words = [word for word in command if word]
-        program = next((word.rpartition("/")[2] for word in words if re.search(r"(^|/)(auto)?ssh$", word)), "")
-        start = 1 if words[:1] == ["sudo"] else 0
-        if words[start : start + 1] in (["docker"], ["podman"]):
-            volumes |= import_docker(words[start:], prefix, files, result)
-        elif words[start : start + 1] == ["mount"]:
-            import_mount_command(words[start + 1 :], f"{prefix}`{redacted(words)}`", result)
-        elif program and (form or words[0] != "while"):
-            destination = next((word for word in words if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
-            import_command(
-                words, ImportContext(f"{prefix}ssh {destination}".rstrip()), result, need_forward=form == "ssh"
-            )
-        elif words != ["done"]:
-            result.add_note(f"{prefix}`{redacted(words)}`: not imported")
-    return volumes
 
 
 def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles, result: ImportResult) -> None:
@@ -139,12 +98,12 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
         if form != "env" or (source.name and files.is_read(source.name)):
             continue
         if compose and source.name.rpartition("/")[2] == ".env":
-            if files.unused:
+            if unused := files.unused(source.name):
                 result.add_note(
-                    f"{source.name}: variables that the Compose file does not use: {', '.join(files.unused)}"
+                    f"{source.name}: variables that no Compose file in the same directory uses: {', '.join(unused)}"
                 )
             continue
-        variables = read_env_file(source.text)
+        variables = parse_env_file(source.text)
         where = source.name or "variables"
         container = ImportedContainer(where, "", environment=variables, network="host")
         container.parts = {f"environment.{name}": name for name in variables}

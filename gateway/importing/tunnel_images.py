@@ -84,7 +84,7 @@ def _by_command(container: ImportedContainer, context: ImportContext, result: Im
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
     if line is not None:
-        commands = read_script(line).commands
+        commands = [each.words for each in read_script(line).commands]
         command = next(
             (each for each in commands if any(re.search(r"(^|/)(auto)?ssh$", word) for word in each)), None
         )
@@ -124,7 +124,7 @@ def _is_tunnel_image(container: ImportedContainer) -> bool:
 def _by_variables(container: ImportedContainer, context: ImportContext, result: ImportResult) -> bool:
     arguments = [(name, container.environment[name]) for name in _ARGUMENTS if container.environment.get(name)]
     for name, text in arguments:
-        words = next(iter(read_script(text).commands), [])
+        words = next((each.words for each in read_script(text).commands), [])
         if any(re.match(r"-\w*[LRD]", word) for word in words):
             container.use(f"environment.{name}")
             _convert(words, container, context, result)

@@ -16,7 +16,7 @@ CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdig
 """Name of the directory that the write check creates. The name depends on the host, so that several gateways can
 check the same export."""
 _Slot = tuple[Endpoint, int]
-"""A target, and a number that differs between simultaneous queries of the target."""
+"""A target, and a number that distinguishes simultaneous queries of the target."""
 _INSTANCE_ID = secrets.token_hex(4)
 """Part of the client owner in NFSv4.1 sessions. It distinguishes this process from other clients."""
 
@@ -39,7 +39,7 @@ class ExportProbe:
         """The slots of the queries in progress. Simultaneous queries need separate sessions."""
 
     async def query(self, client: RpcClient, target: Endpoint, phases: Phases) -> nfs4.NfsExport:
-        """Query the export with NFSv4.0; with an NFSv4.1 session if the server does not support NFSv4.0.
+        """Query the export with NFSv4.0, or with an NFSv4.1 session if the server does not support NFSv4.0.
 
         Args:
             client: The RPC client, connected to the target.
@@ -81,7 +81,7 @@ class ExportProbe:
     async def _query_with(
         self, session: Nfs41Session | None, client: RpcClient, slot: _Slot, phases: Phases
     ) -> nfs4.NfsExport:
-        """Query the export with an NFSv4.1 session, or with NFSv4.0 if there is no session.
+        """Query the export with the NFSv4.1 session of the target, or with NFSv4.0 if there is no session.
 
         Keep the session only if the server has replied and has not discarded the session. In all other cases the
         state of the session is unknown.

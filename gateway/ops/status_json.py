@@ -69,6 +69,7 @@ def target_json(view: TargetView, facts: Iterable[Fact] = ()) -> dict[str, Any]:
         "state": view.state,
         "reason": view.reason,
         "detail": view.detail,
+        "remedy": view.remedy,
         "since": iso(view.since),
         "flapping": view.flapping,
         "role": view.role,
@@ -97,6 +98,7 @@ def backend_json(view: BackendView) -> dict[str, Any]:
         "state": view.state,
         "reason": view.reason,
         "detail": view.detail,
+        "remedy": view.remedy,
         "since": iso(view.since),
         "targets": [target_json(target, view.facts) for target in view.targets],
         "connections": {

@@ -90,6 +90,8 @@ class TargetView:
     """Number of aborted handshakes since the last login; None if the server does not count them."""
     duration: Histogram
     phases: dict[str, tuple[int, float]]
+    remedy: str = ""
+    """What to do, in the imperative; empty if there is nothing to do."""
     history: Sequence[PastCheck] = ()
     """The latest checks, oldest first."""
 
@@ -158,7 +160,7 @@ class ActionView:
 
 
 @dataclass(frozen=True)
-class ShadowView:
+class NameConflictView:
     """A name that resolves to different addresses on two networks of a container."""
 
     container: str
@@ -178,6 +180,7 @@ class DeadContainerView:
     state: str
     message: str
     command: str
+    is_excluded: bool
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ class DockerView:
     writes: dict[str, int]
     errors: dict[tuple[str, str], int]
     consumers: dict[str, KnownConsumer]
-    shadows: list[ShadowView] = field(default_factory=list)
+    shadows: list[NameConflictView] = field(default_factory=list)
     peers: list[PeerView] = field(default_factory=list)
     dead: list[DeadContainerView] = field(default_factory=list)
     revived: dict[str, int] = field(default_factory=dict)
@@ -223,7 +226,7 @@ class DockerView:
 
 
 @dataclass(frozen=True)
-class CredentialView:
+class CertificateView:
     """One certificate that the configuration uses."""
 
     kind: str
@@ -265,6 +268,8 @@ class BackendView:
     to_backend: int
     from_backend: int
     latency: Histogram
+    remedy: str = ""
+    """What to do, in the imperative; empty if there is nothing to do."""
     ways: list[WayView] = field(default_factory=list)
     waiting: int = 0
     """Number of clients that are not connected to a target yet. `connections` includes these clients."""
@@ -295,7 +300,7 @@ class ServiceView:
     workers: dict[int, int | None] = field(default_factory=dict)
     """The process ID of each worker; None while the worker starts."""
     docker: DockerView | None = None
-    credentials: list[CredentialView] = field(default_factory=list)
+    credentials: list[CertificateView] = field(default_factory=list)
     """Certificates in the order of their expiry."""
     tasks: int = 0
     """Number of asyncio tasks in this process."""

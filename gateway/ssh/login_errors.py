@@ -1,4 +1,4 @@
-"""Converts the errors of an SSH login to tunnel errors, which name what was tried and what to do."""
+"""Converts the errors of an SSH login to tunnel errors that name the credentials tried and the fix."""
 
 import asyncssh
 
@@ -13,7 +13,7 @@ _LOGIN_REFUSED = {
     asyncssh.DISC_ILLEGAL_USER_NAME,
 }
 _OPENSSH_REFUSALS = ("Not allowed at this time", "Exceeded MaxStartups")
-"""Texts that OpenSSH sends instead of its version to a client with a penalty, or when too many clients log in."""
+"""Texts that OpenSSH sends instead of its version if the client has a penalty, or if too many clients log in."""
 
 
 class TryOtherKeyTypeError(TunnelError):

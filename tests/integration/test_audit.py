@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from gateway.demo import mariadb
 from tests.support.engines import Engine, running_engine
 from tests.support.gateway_process import command
 from tests.support.requirements import need
@@ -397,15 +398,90 @@ def test_the_example_of_the_page_loses_data_before_the_fixes_and_none_after_them
     assert kept() == set(started)
 
 
-def test_a_service_of_compose_is_fixed_by_its_files(engine: Engine, host: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def compose() -> None:
     version = subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=20, check=False)
     need(version.returncode == 0, "Docker Compose (package docker-compose)")
+
+
+LIVE = """
+services:
+  db:
+    image: host
+    environment: {GREETING: "${GREETING}"}
+    secrets: [deploy, other]
+    volumes: ["/usr:/usr:ro", "/etc/alternatives:/etc/alternatives:ro"]
+    tmpfs: ["/run:size=64k"]
+    command:
+    - sh
+    - -c
+    - |
+      mkdir -p /var/lib/mysql
+      cd /var/lib/mysql
+      test -e ibdata1 || mariadb-install-db --no-defaults --user=root --datadir=$$PWD --skip-test-db
+      exec mariadbd --no-defaults --user=root --datadir=$$PWD --socket=/run/s --skip-networking
+secrets: {deploy: {file: ./id_ed25519}, other: {file: ./other}}
+"""
+QUERY = ("exec", "shop-db-1", "mariadb", "--no-defaults", "-N", "-S", "/run/s", "-e")
+WRITER = """while :; do
+  mariadb --no-defaults -N -S /run/s -e "INSERT INTO test.t VALUES (); SELECT LAST_INSERT_ID()" || exit
+done"""
+
+
+def test_a_fix_of_compose_keeps_all_rows_of_a_live_database(engine: Engine, tmp_path: Path, compose: None) -> None:
+    need(mariadb.available(), "mariadbd (package mariadb-server)")
+    for name, text in {
+        "compose.yaml": LIVE, "prod.env": "GREETING=hello\n", "other": "a word\n",
+        "id_ed25519": "a key\n",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_text(text)
+    files = ("--env-file", str(tmp_path / "prod.env"), "-f", str(tmp_path / "compose.yaml"))
+    engine.docker("compose", "-p", "shop", *files, "up", "-d")
+    create = "CREATE DATABASE test; CREATE TABLE test.t (id INT PRIMARY KEY AUTO_INCREMENT)"
+    wait(lambda: engine.docker(*QUERY, create, check=False).returncode == 0, 60)
+    fix = found(engine)["database-in-layer", "shop-db-1"]["fix"]
+
+    failed = run_fix(engine, fix.replace("| docker cp", "| false"), tmp_path)
+    state = engine.inspect("shop-db-1")["State"]
+    assert (failed.returncode != 0, state["Running"], state["Paused"]) == (True, True, False)
+    wait(lambda: engine.docker(*QUERY, "SELECT 1", check=False).returncode == 0, 60)
+
+    writer = subprocess.Popen(
+        ["docker", "-H", engine.url, "exec", "shop-db-1", "sh", "-c", WRITER],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        paste(engine, fix.replace("# when shop-db-1 works: docker rmi", "# keep"), tmp_path)
+        written = writer.communicate(timeout=60)[0].split()
+    finally:
+        writer.kill()
+        writer.wait(10)
+    wait(lambda: engine.docker(*QUERY, "SELECT 1", check=False).returncode == 0, 60)
+    assert len(written) > 0
+    assert set(written) - set(engine.docker(*QUERY, "SELECT id FROM test.t").stdout.split()) == set()
+    old = engine.docker(
+        "run", "--rm", "--init=false", "-v/usr:/usr:ro", "before-audit:shop-db-1", "ls", "/var/lib/mysql"
+    )
+    assert "ibdata1" in old.stdout
+
+    found_key = found(engine)
+    assert {rule for rule, _ in found_key} <= {"private-key", "single-file"}
+    paste(engine, found_key["private-key", "shop-db-1"]["fix"], tmp_path)
+    inspection = engine.inspect("shop-db-1")
+    paths = {each["Destination"] for each in inspection["Mounts"]}
+    assert paths == {"/usr", "/etc/alternatives", "/var/lib/mysql", "/run/secrets/other"}
+    assert inspection["HostConfig"]["Tmpfs"] == {"/run": "size=64k"}
+    assert "GREETING=hello" in inspection["Config"]["Env"]
+
+
+def test_a_service_of_compose_is_fixed_by_its_files(
+    engine: Engine, host: Path, tmp_path: Path, compose: None
+) -> None:
     (tmp_path / "compose.yaml").write_text(
         "services:\n  db:\n    image: busybox\n    command: [sleep, '9999']\n    stop_grace_period: 1s\n"
         f"    volumes: ['named:/named', '{host}:/srv:ro', '/data']\n    tmpfs: [/run]\nvolumes: {{named: {{}}}}\n"
     )
-    compose = ("compose", "-p", "shop", "-f", str(tmp_path / "compose.yaml"))
-    engine.docker(*compose, "up", "-d")
+    engine.docker("compose", "-p", "shop", "-f", str(tmp_path / "compose.yaml"), "up", "-d")
     engine.docker("exec", "shop-db-1", "sh", "-c", "echo content > /data/file; echo content > /named/file")
     finding = found(engine)["anonymous-volume", "shop-db-1"]
     paste(engine, finding["fix"], tmp_path)

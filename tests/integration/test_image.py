@@ -27,7 +27,7 @@ from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.vpn import privileges
+from gateway.vpn import openvpn_privileges
 from tests.support import kube
 from tests.support.certificates import Authority
 from tests.support.engines import Engine, need_engine
@@ -212,8 +212,10 @@ def test_the_image_is_small_and_has_no_shell(yard: Yard, record_property: Record
     config = json.loads(yard.engine.docker("image", "inspect", "gateway", "-f", "{{json .Config}}").stdout)
     assert config["User"] == "10001:10001"
     assert config["Labels"]["org.opencontainers.image.title"] == "gateway"
-    for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip"):
+    for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip", "/usr/bin/gcc"):
         assert yard.engine.docker("run", "--rm", "--entrypoint", program, "gateway", check=False).returncode == 127
+    version = yard.engine.docker("run", "--rm", "gateway", "--version").stdout
+    assert re.search(r"OpenSSL 3\.", version), version  # of the data plane in C
 
 
 def sbom(yard: Yard, image: str) -> dict[str, dict[str, Any]]:
@@ -416,7 +418,7 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
             ask = ("exec", "-e", f"DB_PORT={port}", "ways", "/opt/gateway/bin/python3", "-c", QUERY)
             assert yard.engine.docker(*ask).stdout.startswith("rows ")
         running = yard.engine.docker("top", "ways", "-eo", "pid,uid,comm").stdout
-        assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(privileges.USER)], running
+        assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(openvpn_privileges.USER)], running
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.backoff import BackoffPolicy
+from gateway.contracts.values import Duration
 from gateway.docker import start_attempts as revivals_module
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine import connected
@@ -23,6 +24,7 @@ from gateway.docker.start_attempts import StartAttempts
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, running_engine
 from tests.support.gateway_process import command
+from tests.support.volume_plugin import volume_plugin
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -55,8 +57,10 @@ class Host:
         folder: The directory for the gateway's state.
     """
 
-    def __init__(self, engine: Engine, folder: Path, *, revive: bool = True) -> None:
-        options = DockerOptions(host=engine.url, networks={"apps": NetworkOptions()}, revive=revive)
+    def __init__(self, engine: Engine, folder: Path, *, revive: bool = True, timeout: float = 30.0) -> None:
+        options = DockerOptions(
+            host=engine.url, networks={"apps": NetworkOptions()}, revive=revive, timeout=Duration(timeout)
+        )
         self.usable = frozenset({"media"})
         self._options = options
         self._reconciler = Reconciler(options, self._desired, lambda _: None, folder)
@@ -88,6 +92,22 @@ class Host:
                     await asyncio.sleep(min(wake, 0.5))
 
         return asyncio.run(cycles())
+
+    def run(self, until: Callable[[], bool], within: float = 30.0) -> None:
+        """Run the reconciler as the gateway does, and stop it when a condition is true."""
+
+        async def running() -> None:
+            task = asyncio.ensure_future(self._reconciler.run(lambda: None))
+            try:
+                async with asyncio.timeout(within):
+                    while not await asyncio.to_thread(until):
+                        assert not task.done()
+                        await asyncio.sleep(0.1)
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(running())
 
     def reconcile_for(self, seconds: float) -> int:
         """Reconcile for some time; return the number of containers that the reconciler started."""
@@ -147,6 +167,69 @@ def test_a_container_that_the_gateway_did_not_attach_starts_after_the_command_in
         engine.docker(*shlex.split(line)[1:])
     assert state(engine, "web") == "running"
     host.reconcile(lambda: not host.dead())
+
+
+def test_a_start_that_takes_longer_than_the_timeout_of_requests_completes(engine: Engine, tmp_path: Path) -> None:
+    """The engine cancels the start of a container if its client disconnects while a volume is mounted."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    with volume_plugin(folder) as plugin:
+        engine.docker("volume", "create", "--driver", plugin.name, "slow")
+        host = Host(engine, tmp_path, timeout=2.0)
+        engine.run("web", *OPT_IN, RESTARTS, "-v", "slow:/media")
+        engine.run("other", *OPT_IN)
+        host.reconcile(lambda: engine.attached("web", "apps"))
+
+        def fail_without_network() -> None:
+            engine.docker("kill", "web")
+            engine.docker("network", "disconnect", "apps", "other", check=False)
+            engine.docker("network", "rm", "apps")
+            assert "not found" in engine.docker("start", "web", check=False).stderr
+            plugin.mount_requested.clear()
+            plugin.proceed.clear()
+
+        fail_without_network()
+
+        def is_running() -> bool:
+            # An inspection would wait for the lock of the container.
+            return "web" in engine.docker("ps", "--format", "{{.Names}}").stdout.split()
+
+        mounting_since = 0.0
+
+        def waited() -> bool:
+            nonlocal mounting_since
+            if plugin.mount_requested.is_set():
+                mounting_since = mounting_since or time.monotonic()
+                if time.monotonic() - mounting_since > 6:
+                    plugin.proceed.set()
+            return is_running()
+
+        host.run(waited)
+        assert host.revivals.revived == {"network": 1}
+        assert engine.attached("other", "apps"), "the mount must not delay other actions"
+        # The gateway stops during the mount, so the engine cancels the start. The next process starts the container.
+        fail_without_network()
+        host.run(plugin.mount_requested.is_set)
+        plugin.proceed.set()
+        again = Host(engine, tmp_path, timeout=2.0)
+        again.run(is_running)
+        assert again.revivals.revived == {"network": 1}
+        engine.remove_all()
+        engine.docker("volume", "rm", "slow")
+
+
+def test_a_dependant_that_stops_slowly_is_restarted_once(engine: Engine, tmp_path: Path) -> None:
+    host = Host(engine, tmp_path, timeout=2.0)
+    engine.run("owner", *OPT_IN)
+    engine.run("web", "--network", "container:owner", "--stop-timeout=6", RESTARTS)
+    host.reconcile(lambda: engine.attached("owner", "apps"))
+    before = engine.inspect("web")["State"]["StartedAt"]
+    engine.docker("restart", "owner")
+    host.run(lambda: engine.inspect("web")["State"]["StartedAt"] != before)
+    restarted = engine.inspect("web")["State"]["StartedAt"]
+    host.reconcile_for(3)
+    assert engine.inspect("web")["State"]["StartedAt"] == restarted
+    assert host.revivals.revived == {"namespace": 1}
 
 
 def test_dependants_of_a_stopped_container_are_started_with_it(engine: Engine, tmp_path: Path) -> None:

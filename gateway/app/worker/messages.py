@@ -11,16 +11,16 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.docker.consumers import Consumer
 from gateway.errors import Reason
+from gateway.forwarding.consumer_usage import UsageCounters
 from gateway.forwarding.listener import ListenAddress
-from gateway.forwarding.usage import Usage
 from gateway.measure import Histogram
 from gateway.ops.status_views import ConsumerView
 from gateway.supervision.uplink import Uplink
 
 
 @dataclass(frozen=True)
-class Sockets:
-    """The descriptors sent with this message listen on `address`. The next `Apply` message uses these listeners."""
+class ListeningSockets:
+    """Listening sockets, sent with this message, of `address`. The next `ApplyConfig` message uses them."""
 
     address: ListenAddress
     count: int
@@ -29,22 +29,25 @@ class Sockets:
 
 
 @dataclass(frozen=True)
-class Apply:
-    """Apply this configuration with the listeners sent before it. The worker responds `Applied` or `Incomplete`."""
+class ApplyConfig:
+    """Apply this configuration with the listeners sent before it.
+
+    The worker responds `ConfigApplied` or `DescriptorsLost`.
+    """
 
     config: Config
     number: int
 
 
 @dataclass(frozen=True)
-class Applied:
+class ConfigApplied:
     """The worker has applied the configuration with this number. The removed listeners no longer accept clients."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class Incomplete:
+class DescriptorsLost:
     """The worker lost descriptors and did not apply the configuration. The owner sends the configuration again."""
 
 
@@ -77,7 +80,7 @@ class UnknownSource:
 
 
 @dataclass(frozen=True)
-class Dial:
+class DialRequest:
     """Connect the descriptor sent with this message to the target `to`, through a tunnel (None: directly)."""
 
     number: int
@@ -102,7 +105,7 @@ class WorkerAction(Enum):
 
 
 @dataclass(frozen=True)
-class Command:
+class WorkerCommand:
     """A command to a worker."""
 
     action: WorkerAction
@@ -111,7 +114,7 @@ class Command:
 
 @dataclass(frozen=True)
 class DialResult:
-    """The result of a `Dial`: success, or a reason, a line of detail, and whether the link was lost."""
+    """The result of a `DialRequest`: success, or a reason, a line of detail, and whether the link was lost."""
 
     number: int
     reason: Reason | None = None
@@ -120,7 +123,7 @@ class DialResult:
 
 
 @dataclass(frozen=True)
-class Failed:
+class TrafficFailure:
     """Traffic to a target failed, or, if `stalled` is true, a response from the target takes too long."""
 
     backend: str
@@ -129,7 +132,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class AuditEvents:
     """Events for the audit log."""
 
     events: list[Event]
@@ -177,7 +180,7 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
     )
 
 
-def consumer_view(usage: Usage | ConsumerView) -> ConsumerView:
+def consumer_view(usage: UsageCounters | ConsumerView) -> ConsumerView:
     """Return what a consumer uses now; for a consumer of a worker, return the worker's last report."""
     return ConsumerView(
         usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from gateway.audit import databases
-from gateway.audit.compose_override import FILES
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.recreate import recreate
 from gateway.audit.report import Finding, Rule, Severity
 from gateway.audit.stores import Store, store_of
+from gateway.docker.compose_command import FILES
 from gateway.text import one_line
 
 

@@ -85,7 +85,7 @@ def _nfs(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
     if "nolock" in found or found.get("local_lock", "none") != "none":
         option = "nolock" if "nolock" in found else f"local_lock={found['local_lock']}"
         yield rules.NO_LOCKS, _severity(database), f"{option} on {store.title}"
-    version = nfs_version(found, store.file_system)
+    version = nfs_version(store)
     if not version:
         yield rules.OLD_VERSION, Severity.MEDIUM, f"no version on {store.title}, so that it is 3"
     elif version[0] in "23":

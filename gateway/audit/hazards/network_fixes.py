@@ -7,11 +7,8 @@ from gateway.audit.mount_options import MountOptionChange
 from gateway.audit.recreate import recreate, volume_for
 from gateway.audit.shell import command
 from gateway.audit.stores import SECRETS, Medium, Store, nfs_version
+from gateway.nfs.mount_options import REPLACED
 
-_REPLACED = {
-    "soft", "softerr", "hard", "nolock", "lock", "local_lock", "udp", "tcp", "proto", "vers", "nfsvers",
-    "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "mountport", "mountproto", "mountvers", "mountaddr",
-}  # fmt: skip
 _KEPT_OF_HOST = {"addr", "port", "sec"}
 """Options in the mount table that a new volume needs too. All others are defaults or concern only the old mount."""
 
@@ -44,14 +41,14 @@ def safe_options(volume: AuditedVolume | None, store: Store) -> tuple[str, str, 
     """Return the device, type and options of a volume that mounts the same export or share with safe options."""
     found = dict(store.options)
     if store.host_mount is not None:
-        device, kind = store.identity.partition(" ")[2], store.file_system
+        device, kind = store.device, store.file_system
         found = {key: value for key, value in found.items() if key in _KEPT_OF_HOST}
     else:
         device, kind = (volume.options.get("device", ""), volume.options.get("type", "")) if volume else ("", "")
     if store.medium is Medium.NFS:
-        version = nfs_version(store.options, store.file_system)
+        version = nfs_version(store)
         proto = "tcp6" if ":" in found.get("addr", "") else "tcp"
-        found = {key: value for key, value in found.items() if key not in _REPLACED}
+        found = {key: value for key, value in found.items() if key not in REPLACED}
         found |= {"nfsvers": version if version in ("4.1", "4.2") else "4.2", "proto": proto, "hard": ""}
         kind = "nfs"
     else:

@@ -29,9 +29,11 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
             groups.setdefault(store.identity, []).append((container, mount, store))
     for group in groups.values():
         names = sorted({container.name for container, _, _ in group})
-        if len(names) < 2:
-            continue
+        services = {container.service or container.name for container, _, _ in group}
         database = next(filter(None, (database_in(snapshot, *each) for each in group)), "")
+        # Containers of one service run the same program, which is designed to share its files, except for a database.
+        if len(names) < 2 or (len(services) < 2 and not database):
+            continue
         running = len({container.name for container, _, _ in group if container.running})
         severity = Severity.LOW if running < 2 else (Severity.HIGH if database else Severity.MEDIUM)
         store = group[0][2]
@@ -39,7 +41,9 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         # The fix changes the container that was created last, because it was probably added to an existing setup.
         container, mount, _ = max(group, key=lambda each: str(each[0].inspection.get("Created", "")))
         what = f"{', '.join(names)} write to {store.title}{content}"
-        fix = MountOptionChange(read_only=frozenset({mount.path}))
+        fix: str | MountOptionChange = MountOptionChange(read_only=frozenset({mount.path}))
+        if len(services) < 2:
+            fix = f"# {one_line(container.service)} must have one container, or a volume for each container"
         yield on_container(snapshot, rules.WRITERS, severity, container, mount.path, what, fix)
 
 

@@ -111,7 +111,7 @@ def _memory(
     where = "a tmpfs" if mount.kind == "tmpfs" else store.title
     what = f"{f'{database} files' if database else 'data'} in {where}"
     fix = MountOptionChange(
-        {mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,), vanishes=True
+        {mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,), vanishes=mount.kind != "bind"
     )
     severity = Severity.HIGH if database else Severity.MEDIUM
     yield on_container(snapshot, rules.MEMORY, severity, container, mount.path, what, fix)

@@ -29,7 +29,7 @@ _SECRET_RETRY = 10.0
 
 
 class PeerUnit:
-    """Exchanges container addresses with the agents of other nodes; a `gateway.contracts.unit.Unit`.
+    """Exchanges container addresses with the agents of other nodes; a `gateway.contracts.component.Component`.
 
     Args:
         options: The configuration.

@@ -7,7 +7,7 @@ from gateway.docker.model import EngineSnapshot
 from gateway.docker.plan import Action, DesiredState, Plan, Verb, backends_on
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.builder import PlanBuilder
-from gateway.docker.planning.container_starts import revive
+from gateway.docker.planning.container_starts import revive, shared_namespaces
 from gateway.docker.planning.external_route import external_route_warnings
 from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
 from gateway.docker.planning.networks import create_networks, remove_networks
@@ -65,6 +65,7 @@ def plan(
         networks={name: backends_on(builder.desired, name) for name in builder.options.networks},
         exposures=exposures,
         dead=dead,
+        namespaces=shared_namespaces(builder),
     )
 
 

@@ -3,8 +3,9 @@
 import shlex
 from dataclasses import replace
 
+from gateway.docker.compose_command import compose_command
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
-from gateway.docker.failed_starts import FailedStart, StartFailureCause, read_error
+from gateway.docker.failed_starts import CANCELED, FailedStart, StartFailureCause, read_error
 from gateway.docker.flavor import DOCKER
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.labels import INSTANCE, revives
@@ -15,7 +16,8 @@ from gateway.docker.planning.gateway_container import is_bound_to_removed_networ
 from gateway.docker.project_networks import configured_as
 from gateway.text import one_line
 
-_FILES = "com.docker.compose.project.config_files"
+_MAX_COMMAND = 4000
+"""The maximum length of a command in the status, in characters."""
 
 
 def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
@@ -36,14 +38,30 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
         judged = _running(builder, container) if container.state in RUNNING else _stopped(builder, container)
         if judged is None:
             continue
-        dead = _allowed(builder, container, judged)
+        excluded = not revives(container.labels, builder.options.label_prefix, default=True)
+        dead = replace(_allowed(builder, container, judged), is_excluded=excluded)
         found.append(dead)
         if dead.state is DeadContainerState.STARTING:
             verb = Verb.RESTART if container.state in RUNNING else Verb.START
             builder.actions.append(
-                Action(verb, "", "", container.name, container.id, why=dead.detail, cause=dead.cause)
-            )
+                Action(
+                    verb, "", "", container.name, container.id,
+                    why=dead.detail, cause=dead.cause, last_start=container.last_start,
+                )
+            )  # fmt: skip
     return tuple(found)
+
+
+def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
+    """Return the IDs of containers whose namespace others use and which concern the gateway, also after a removal."""
+    found = set()
+    for container in builder.observed.containers:
+        owner = _owner(builder, container)
+        if owner is not None and owner is not container and _concerns_gateway(builder, owner):
+            found.add(owner.id)
+        elif owner is None and container.joins in builder.desired.namespaces:
+            found.add(container.joins)
+    return frozenset(found)
 
 
 def _allowed(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
@@ -70,7 +88,13 @@ def _is_for_other_gateway(builder: PlanBuilder, container: Container) -> bool:
 
 def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None:
     start = container.last_start
-    if start is None or not start.restarts or (failed := read_error(start.error)) is None:
+    if start is None or not start.restarts:
+        return None
+    cause = builder.desired.interrupted.get(container.id)
+    if cause is not None and start.error.endswith(CANCELED):
+        detail = "the gateway was stopped, or lost its connection to the engine, while it started the container"
+        return _dead(container, cause, detail, DeadContainerState.STARTING)
+    if (failed := read_error(start.error)) is None:
         return None
     if failed.cause is StartFailureCause.VOLUME:
         return _without_volume(builder, container, failed)
@@ -144,7 +168,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: FailedS
 def _without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
     owner = _owner(builder, container)
     if owner is None:
-        return _without_owner(container)
+        return _without_owner(builder, container)
     if not _is_in_scope(builder, container, owner):
         return None
     detail = f"it uses the network of container {owner.name}, which did not run"
@@ -165,7 +189,7 @@ def _running(builder: PlanBuilder, container: Container) -> DeadContainer | None
         return None
     owner = _owner(builder, container)
     if owner is None:
-        return _without_owner(container)
+        return _without_owner(builder, container)
     start, owners = container.last_start, owner.last_start
     if start is None or owners is None or not start.at or not _is_in_scope(builder, container, owner):
         return None
@@ -179,21 +203,28 @@ def _running(builder: PlanBuilder, container: Container) -> DeadContainer | None
     return _dead(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
 
 
-def _without_owner(container: Container) -> DeadContainer:
+def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer | None:
+    own = builder.observed.own_container
+    project = container.labels.get(PROJECT)
+    ours = container.joins in builder.desired.namespaces or (
+        own is not None and project is not None and project == own.labels.get(PROJECT)
+    )
+    asks = revives(container.labels, builder.options.label_prefix, default=False)
+    if container.last_start is None or not container.last_start.restarts or not (ours or asks):
+        return None
     return _recreate(container, StartFailureCause.NAMESPACE, "it uses the network of a container that is gone")
 
 
 def _recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
     """Return a container that cannot start again, with the command that recreates it if Compose created it."""
     message = f"a start fails again: recreate container {container.name}"
-    labels = container.labels
-    if PROJECT not in labels or SERVICE not in labels:
+    compose, command = compose_command(container.labels), ""
+    if compose:
+        command = shlex.join((*compose, "up", "-d", "--no-deps", "--force-recreate", container.labels[SERVICE]))
+    if not command or one_line(command, _MAX_COMMAND) != command:
+        message += f" with the options that `docker inspect {container.name}` shows"
         return _dead(container, cause, detail, DeadContainerState.RECREATE, message)
-    parts = ["docker", "compose", "-p", labels[PROJECT]]
-    for file in filter(None, labels.get(_FILES, "").split(",")):
-        parts += ["-f", file]
-    parts += ["up", "-d", "--no-deps", "--force-recreate", labels[SERVICE]]
-    return _dead(container, cause, detail, DeadContainerState.RECREATE, message, one_line(shlex.join(parts)))
+    return _dead(container, cause, detail, DeadContainerState.RECREATE, message, command)
 
 
 def _owner(builder: PlanBuilder, container: Container) -> Container | None:
@@ -202,12 +233,19 @@ def _owner(builder: PlanBuilder, container: Container) -> Container | None:
 
 
 def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
-    """Return whether `owner` is the gateway or on its networks, or a label of `container` permits revival."""
+    """Return whether the owner of a namespace concerns the gateway, or a label of `container` permits revival."""
+    asks = revives(container.labels, builder.options.label_prefix, default=False)
+    return asks or _concerns_gateway(builder, owner)
+
+
+def _concerns_gateway(builder: PlanBuilder, owner: Container) -> bool:
+    """Return whether the owner of a namespace is the gateway or on one of its networks."""
     base = builder.observed.base(owner)
-    if base is None or base.id == builder.observed.own or builder.desired.is_gateway(base):
+    if base is None:
+        return owner.joins in builder.desired.namespaces
+    if base.id == builder.observed.own or builder.desired.is_gateway(base):
         return True
-    there = any(configured_as(builder.desired.networks, name) is not None for name in base.endpoints)
-    return there or revives(container.labels, builder.options.label_prefix, default=False)
+    return any(configured_as(builder.desired.networks, name) is not None for name in base.endpoints)
 
 
 def _dead(

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventType, Transition
-from gateway.ops.page.reasons import cause, remedy, state_name
+from gateway.ops.page.reason_texts import cause, remedy, state_name
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5
@@ -208,7 +208,7 @@ def _tunnel_causes(view: ServiceView, tunnels: dict[str, TunnelView]) -> Iterato
             blocked=len(backends),
             waiting=waiting,
             waiters=waiters,
-            remedy=remedy(tunnel.name, tunnel.kind, tunnel.state, tunnel.reason, is_tunnel=True),
+            remedy=remedy(tunnel),
         )
 
 
@@ -229,7 +229,7 @@ def _backend_causes(view: ServiceView, tunnels: dict[str, TunnelView]) -> Iterat
             blocked=0,
             waiting=waiting,
             waiters=waiters,
-            remedy=remedy(backend.name, backend.kind, backend.state, backend.reason, is_tunnel=False),
+            remedy=remedy(backend),
         )
 
 

@@ -15,7 +15,6 @@ from gateway.fleet.view import FleetView, MemberView
 from gateway.ops.events import Transition
 from gateway.ops.page import model
 from gateway.ops.page.charts import PHASES, history_chart, milliseconds, phases_chart
-from gateway.ops.page.clock import clock_time
 from gateway.ops.page.diagnosis import (
     backend_level,
     chain,
@@ -26,7 +25,8 @@ from gateway.ops.page.diagnosis import (
     tunnel_level,
     ways,
 )
-from gateway.ops.page.reasons import cause, remedy, state_name
+from gateway.ops.page.reason_texts import cause, remedy, state_name
+from gateway.ops.page.time_format import clock_time
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView, TunnelView
 from gateway.text import format_bytes
@@ -239,8 +239,7 @@ def render_missing(root: str) -> str:
 
 
 def _what_to_do(backend: BackendView, failed: Sequence[TunnelView]) -> str:
-    remedies = [remedy(each.name, each.kind, each.state, each.reason, is_tunnel=True) for each in failed]
-    return "; ".join(remedies) or remedy(backend.name, backend.kind, backend.state, backend.reason, is_tunnel=False)
+    return "; ".join(map(remedy, failed)) or remedy(backend)
 
 
 def _common(view: ServiceView, events: Sequence[Transition], now: float, root: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from gateway.app import instance_name
 from gateway.app.instance_name import with_instance
 from gateway.config import Config, load
-from gateway.config.load import Sources
+from gateway.config.loader import ConfigSources
 from gateway.docker import own_id
 from gateway.errors import ConfigError, GatewayError
 
@@ -33,7 +33,7 @@ def configured(
         f"gateway: {{state_dir: {folder}/state{gateway}}}\n"
         f"backends: {{a: {{kind: tcp, targets: [h:1], listen: 0.0.0.0:1}}}}\n{more}"
     )
-    config = load(Sources(file, environment=environment or {}))
+    config = load(ConfigSources(file, environment=environment or {}))
     if "gateway.instance" in config.places:
         return config
     return replace(config, gateway=replace(config.gateway, instance=socket.gethostname()))  # the default name
@@ -56,7 +56,7 @@ def test_a_container_id_is_refused_also_if_configured(inside: None, tmp_path: Pa
 
 
 def test_a_configured_name_needs_no_file(inside: None, tmp_path: Path) -> None:
-    assert with_instance(configured(tmp_path, gateway=", instance: site-a")).gateway.instance == "site-a"
+    assert with_instance(configured(tmp_path, gateway=", instance: runtime-a")).gateway.instance == "runtime-a"
     assert not (tmp_path / "state").exists()
 
 

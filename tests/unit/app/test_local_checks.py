@@ -1,5 +1,5 @@
 from gateway.app.local_checks import HandshakeBudgets
-from gateway.config import Config, Sources, load
+from gateway.config import Config, ConfigSources, load
 from gateway.contracts.values import Endpoint
 
 DB = Endpoint("db", 3306)
@@ -7,7 +7,7 @@ DB = Endpoint("db", 3306)
 
 def config(*backends: str) -> Config:
     tunnels = tuple(f"{name}=ssh://u@{name}" for name in "abc")
-    return load(Sources(tunnels=tunnels, backends=backends, environment={}))
+    return load(ConfigSources(tunnels=tunnels, backends=backends, environment={}))
 
 
 def test_a_server_has_one_handshake_budget_for_all_ways_and_another_behind_an_unrelated_tunnel() -> None:

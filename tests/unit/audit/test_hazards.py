@@ -211,6 +211,8 @@ def test_hazardous_nfs_options_are_found(more: str, expected: set[tuple[str, str
         ("addr=192.0.2.1,vers=3", {("nfs-version", "medium")}),
         ("addr=192.0.2.1,v3", {("nfs-version", "medium")}),
         ("addr=192.0.2.1,nfsvers=4.0", {("nfs-version", "low")}),
+        ("addr=192.0.2.1,nfsvers=4", {("nfs-version", "low")}),
+        ("addr=192.0.2.1,v4", {("nfs-version", "low")}),
         ("addr=192.0.2.1,vers=4,minorversion=0", {("nfs-version", "low")}),
         ("addr=192.0.2.1,vers=4,minorversion=1", set()),
         ("addr=192.0.2.1,nfsvers=4.1", set()),
@@ -219,8 +221,13 @@ def test_hazardous_nfs_options_are_found(more: str, expected: set[tuple[str, str
 )
 def test_nfs_versions_that_hang_are_found(options: str, expected: set[tuple[str, str]]) -> None:
     assert found(container(on_volume()), volumes=(volume(options={**NFS, "o": options}),)) == expected
+
+
+def test_mount_2_does_not_negotiate_the_minor_version_of_nfs_4() -> None:
     nfs4 = {**NFS, "type": "nfs4", "o": "addr=192.0.2.1"}
-    assert found(container(on_volume()), volumes=(volume(options=nfs4),)) == set()
+    assert found(container(on_volume()), volumes=(volume(options=nfs4),)) == {("nfs-version", "low")}
+    mounted = HostMount("/mnt/nas", "nfs4", "nas:/x", {"hard": ""})
+    assert found(container(bind("/mnt/nas/media")), mounts=(ROOT, mounted)) == {("network-bind", "medium")}
 
 
 def test_hazardous_smb_options_are_found_without_the_password() -> None:
@@ -257,9 +264,32 @@ def test_several_writers_are_found() -> None:
     assert found(first, second, volumes=(volume(),), paths=files) == {("several-writers", "high")}
 
 
+@pytest.mark.parametrize("labels", [
+    {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"},
+    {"com.docker.swarm.service.name": "shop_web"},
+])  # fmt: skip
+def test_containers_of_one_service_are_one_writer(labels: Mapping[str, str]) -> None:
+    first, second = (
+        replace(each, inspection={"Config": {"Labels": labels}}, image_config={})
+        for each in (container(on_volume(), name="a"), container(on_volume(), name="b"))
+    )
+    assert found(first, second, volumes=(volume(),)) == set()
+    other = container(on_volume(), name="c")
+    assert found(first, second, other, volumes=(volume(),)) == {("several-writers", "medium")}
+    files = {volume().mountpoint: directory("ibdata1")}
+    (finding,) = findings(first, second, volumes=(volume(),), paths=files)
+    assert (finding.rule, finding.severity, finding.fix[:2]) == (rules.WRITERS, Severity.HIGH, "# ")
+
+
 def test_writers_are_found_across_volumes_of_one_export_and_binds_of_one_directory() -> None:
     both = container(on_volume("x"), name="a"), container(on_volume("y"), name="b")
     other = {**NFS, "device": ":/other"}
+    tunnel = {**NFS, "o": "addr=127.0.0.1,port=20491,nfsvers=4.2", "device": ":/"}
+    second = {**tunnel, "o": "addr=127.0.0.1,port=20492,nfsvers=4.2"}
+    assert found(*both, volumes=(volume("x", options=tunnel), volume("y", options=second))) == set()
+    assert found(*both, volumes=(volume("x", options=tunnel), volume("y", options=tunnel))) == {
+        ("several-writers", "medium")
+    }
     assert found(*both, volumes=(volume("x", options=NFS), volume("y", options=NFS))) == {
         ("several-writers", "medium")
     }
@@ -385,6 +415,8 @@ def test_permission_bits_are_read_as_the_kernel_does() -> None:
         ({"type": "nfs", "o": "addr=10.0.0.9", "device": "nas:/x"}, "network volume", "10.0.0.9:/x", ""),
         ({"type": "nfs", "o": "addr=127.0.0.1,port=20490", "device": "127.0.0.1:/m"}, "network volume",
          "media of this gateway, 127.0.0.1:/m", ""),
+        ({"type": "nfs", "o": "addr=127.0.0.1,port=20491", "device": ":/m"}, "network volume",
+         "127.0.0.1:/m, port 20491", ""),
         ({}, "volume", "data", "docker volume rm, compose down -v, the host's disk"),
     ],
 )  # fmt: skip

@@ -75,8 +75,10 @@ def test_a_container_is_created_with_the_options_that_it_has() -> None:
         "bash -euo pipefail <<'FIX'",
         create,
         "docker network connect two db-new",
+        "trap 'docker start db; docker rm -f db-new' EXIT",
         "docker stop db",
         "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-new:/var/lib/mysql",
+        "trap - EXIT",
         "docker update --restart no db",
         "docker rename db db-old",
         "docker rename db-new db",
@@ -123,16 +125,19 @@ def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
 )
 def test_settings_that_cannot_be_printed_are_left_to_the_user(host: dict[str, Any], config: dict[str, Any]) -> None:
     text = "\n".join(lines(container(host=host, **config), MOVE))
-    assert "\ndocker cp -a db:/var/lib/mysql ./db-mysql\nFIX\n# create db again" in text
+    assert "\ndocker pause db\ndocker cp -a db:/var/lib/mysql ./db-mysql\nFIX\n# create db again" in text
+    assert "trap 'docker unpause db' EXIT\n" in text
     assert "-v db-mysql:/var/lib/mysql" in text
     assert "hunter2" not in text
 
 
 def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
     assert lines(container(removed=True, host={"AutoRemove": True}), MOVE)[1:-1] == [
-        "docker pause db",
         "docker create --name db-new -v db-mysql:/var/lib/mysql mariadb:11",
+        "trap 'docker unpause db; docker rm -f db-new' EXIT",
+        "docker pause db",
         "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-new:/var/lib/mysql",
+        "trap - EXIT",
         "docker rm -f db",
         "docker rename db-new db",
         "docker start db",
@@ -144,8 +149,8 @@ def test_data_in_memory_are_copied_while_the_container_exists() -> None:
     change = MountOptionChange({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
     text = lines(app, change)
     copied = next(at for at, line in enumerate(text) if line.startswith("tar -c -C"))
-    assert copied < text.index("docker stop db")
-    assert "--tmpfs" not in text[2]
+    assert text.index("docker pause db") < copied < text.index("docker kill db")
+    assert not [each for each in text if "--tmpfs" in each or each.startswith("docker stop")]
 
 
 @pytest.mark.parametrize(
@@ -193,9 +198,90 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
         },
         "volumes": {"db-mysql": {"external": True}, "shop_cache": {"external": True}},
     }
-    assert text.index("docker pause db") < text.index("docker cp -a db:") < text.index("docker unpause db")
-    up = "docker compose -p shop -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml up -d --no-deps db"
-    assert up in text
+    compose = "docker compose -p shop -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml"
+    assert text[text.index(f"{compose} config") :].splitlines() == [
+        f"{compose} config --quiet",
+        "docker volume create db-mysql",
+        "docker create --name db-copy -v db-mysql:/var/lib/mysql mariadb:11 none",
+        "trap 'docker start db; docker rm -f db-copy' EXIT",
+        "docker stop db",
+        "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-copy:/var/lib/mysql",
+        "docker rm db-copy",
+        "docker commit db before-audit:db",
+        f"{compose} up --detach --no-deps db",
+        "trap - EXIT",
+        "FIX",
+        "# when db works: docker rmi before-audit:db",
+        "# then move the lines of /srv/shop/db.audit.yaml to /srv/shop/compose.yaml",
+    ]
+
+
+def test_compose_gets_the_project_directory_and_environment_files_of_the_container() -> None:
+    labels = {**COMPOSE, "com.docker.compose.project.working_dir": "/srv/a b",
+              "com.docker.compose.project.environment_file": "/srv/prod.env"}  # fmt: skip
+    text = "\n".join(lines(container(Labels=labels), MOVE))
+    options = "--project-directory '/srv/a b' --env-file /srv/prod.env"
+    assert f"docker compose -p shop {options} -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml up" in text
+
+
+def override_of(app: AuditedContainer, change: MountOptionChange) -> Any:
+    text = "\n".join(lines(app, change))
+    return yaml.safe_load(text.partition("<<'YAML'\n")[2].partition("\nYAML")[0].replace("!override", ""))
+
+
+def test_an_override_file_keeps_the_options_of_mounts() -> None:
+    mounts = (AuditedMount("tmpfs", "/t"), AuditedMount("tmpfs", "/u"), AuditedMount("volume", "/v", "", "v"))
+    long = [
+        {"Type": "tmpfs", "Target": "/u", "TmpfsOptions": {"SizeBytes": 4096, "Mode": 0o700}},
+        {"Type": "volume", "Target": "/v", "VolumeOptions": {"NoCopy": True}},
+    ]
+    app = container(*mounts, host={"Tmpfs": {"/t": "size=64m"}, "Mounts": long}, Labels=COMPOSE)
+    service = override_of(app, MOVE)["services"]["db"]
+    assert service["tmpfs"] == ["/t:size=64m", "/u:size=4096,mode=700"]
+    assert service["volumes"] == ["v:/v:nocopy", "db-mysql:/var/lib/mysql"]
+    part = [{"Type": "volume", "Target": "/v", "VolumeOptions": {"Subpath": "x"}}]
+    text = "\n".join(lines(container(*mounts, host={"Mounts": part}, Labels=COMPOSE), MOVE))
+    assert "compose" not in text
+
+
+def test_an_override_file_removes_a_key_that_comes_from_secrets() -> None:
+    secret = AuditedMount("bind", "/run/secrets/key", "/srv/key", writable=False)
+    other = AuditedMount("bind", "/run/secrets/other", "/srv/other", writable=False)
+    given = [{"Type": "bind", "Target": each.path, "ReadOnly": True} for each in (secret, other)]
+    app = container(secret, other, host={"Mounts": given}, Labels=COMPOSE)
+    change = MountOptionChange(dropped=frozenset({secret.path}))
+    assert override_of(app, change)["services"]["db"] == {
+        "volumes": ["/srv/other:/run/secrets/other:ro"], "secrets": [], "configs": [],
+    }  # fmt: skip
+    short = container(secret, Labels=COMPOSE)
+    assert set(override_of(short, change)["services"]["db"]) == {"volumes"}
+    files = f"{COMPOSE['com.docker.compose.project.config_files']},/srv/shop/db.audit.yaml"
+    again = container(secret, Labels={**COMPOSE, "com.docker.compose.project.config_files": files})
+    assert override_of(again, change)["services"]["db"] == {"volumes": [], "secrets": [], "configs": []}
+    assert " -f /srv/shop/db.audit.yaml up" in "\n".join(lines(again, change))
+
+
+def test_compose_replaces_no_other_container() -> None:
+    first, second = container(Labels=COMPOSE), replace(container(Labels=COMPOSE), name="db-2")
+    text = "\n".join(lines(first, MOVE, second))
+    assert "compose -p" not in text
+    assert "(not printed here: Compose would replace all 2 containers of shop/db)" in text
+    one_off = container(Labels={**COMPOSE, "com.docker.compose.oneoff": "True"})
+    assert "compose -p" not in "\n".join(lines(one_off, MOVE))
+
+
+def test_in_memory_data_of_compose_are_copied_before_the_container_is_killed() -> None:
+    app = container(AuditedMount("tmpfs", "/data"), Labels=COMPOSE)
+    text = lines(app, MountOptionChange({"/data": "db-data"}, copied=("/data",), vanishes=True))
+    order = ["docker pause db", "tar -c -C", "trap - EXIT", "docker kill db", "docker commit", "docker compose"]
+    places = [
+        max(at for at, line in enumerate(text) if line.startswith(each) and line != text[-1]) for each in order[:2]
+    ]
+    places += [
+        next(at for at, line in enumerate(text) if at > places[1] and line.startswith(each)) for each in order[2:]
+    ]
+    assert places == sorted(places)
+    assert not [each for each in text if each.startswith("docker stop")]
 
 
 def test_labels_of_an_image_do_not_change_commands() -> None:
@@ -220,6 +306,19 @@ def test_a_task_of_a_service_is_changed_by_its_service() -> None:
     assert lines(app, MountOptionChange(read_only=frozenset({"/key"}))) == [
         "docker service update --mount-rm /key --mount-add type=bind,source=/srv/key,target=/key,readonly shop_db"
     ]
+
+
+def test_no_command_gives_a_service_an_empty_volume() -> None:
+    """An update starts tasks that do not have the data."""
+    labels = {"com.docker.swarm.service.name": "shop_db", "com.docker.swarm.node.id": "n1"}
+    text = lines(container(Labels=labels), MOVE)
+    assert text[:5] == [
+        "bash -euo pipefail <<'FIX'", "trap 'docker unpause db' EXIT", "docker pause db",
+        "docker cp -a db:/var/lib/mysql ./db-mysql", "FIX",
+    ]  # fmt: skip
+    assert all(each.startswith("# ") for each in text[5:])
+    mount = "--mount-rm /var/lib/mysql --mount-add type=volume,source=db-mysql,target=/var/lib/mysql"
+    assert text[-1] == f"# docker service update --constraint-add node.id==n1 {mount} shop_db"
 
 
 def test_a_value_of_mount_is_quoted_for_a_task_of_a_service() -> None:

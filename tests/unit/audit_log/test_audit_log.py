@@ -14,7 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from gateway.app import auditing
+from gateway.app import service_audit_log
 from gateway.app.changed_keys import changed_keys
 from gateway.app.service import GatewayService
 from gateway.audit_log.destination import Destination
@@ -22,7 +22,7 @@ from gateway.audit_log.events import Event, encode_line
 from gateway.audit_log.recorder import Recorder
 from gateway.audit_log.refusal_limiter import OTHERS, WINDOW, RefusalKey, RefusalLogLimiter
 from gateway.audit_log.writer import AuditWriter
-from gateway.config import Config, Sources, load
+from gateway.config import Config, ConfigSources, load
 from gateway.config.model import AuditSection
 from gateway.errors import ConfigError
 
@@ -222,11 +222,11 @@ def test_a_directory_created_later_is_used(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditing, "_OPEN_TIMEOUT", 0.01)
-    monkeypatch.setattr(auditing, "_CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr(service_audit_log, "_OPEN_TIMEOUT", 0.01)
+    monkeypatch.setattr(service_audit_log, "_CLOSE_TIMEOUT", 0.1)
     path = tmp_path / "fifo"
     os.mkfifo(path)  # The FIFO has no reader, so opening it for writing does not succeed.
-    ours = auditing.AuditLog("site-a")
+    ours = service_audit_log.ServiceAuditLog("site-a")
     await ours.open(AuditSection(log=path, queue=1))
     for _ in range(5):
         ours.recorder.record("event")
@@ -250,7 +250,7 @@ async def test_a_reload_that_fails_late_leaves_no_writer(tmp_path: Path) -> None
 
 
 def configuration(*backends: str, environment: dict[str, str] | None = None, **settings: str) -> Config:
-    return load(Sources(backends=backends, settings=settings, environment=environment or {}))
+    return load(ConfigSources(backends=backends, settings=settings, environment=environment or {}))
 
 
 ONE = "one=mysql://db:3306?listen=127.0.0.1:1"
@@ -283,14 +283,14 @@ def test_the_origin_of_a_configuration_is_named_without_values(tmp_path: Path) -
     path = tmp_path / "gateway.yaml"
     path.write_text("backends: {one: {kind: tcp, targets: ['${HOST}:1']}}\n")
     environment = {"HOST": "db", "GATEWAY_LOG_LEVEL": "info", "OTHER": "x", "GATEWAY_BACKEND_TWO": "tcp://${PEER}:1"}
-    given = Sources(path, (), ("three=tcp://db:1",), {"instance": "a"}, {**environment, "PEER": "p"})
+    given = ConfigSources(path, (), ("three=tcp://db:1",), {"instance": "a"}, {**environment, "PEER": "p"})
     origin = load(given).origin
     assert origin.environment == ("GATEWAY_BACKEND_TWO", "GATEWAY_LOG_LEVEL", "HOST", "PEER")
     assert origin.flags == ("--instance", "--backend three")
     assert origin.sha256 is not None
     path.write_text("backends: {}\n")
     with pytest.raises(ConfigError) as caught:
-        load(Sources(path, environment={}))
+        load(ConfigSources(path, environment={}))
     assert caught.value.origin is not None
     assert caught.value.origin.sha256 not in (None, origin.sha256)
 
@@ -300,7 +300,9 @@ def test_the_origin_of_a_configuration_is_named_without_values(tmp_path: Path) -
 )
 def test_the_log_is_a_stream_or_an_absolute_path(text: str, good: bool) -> None:
     if good:
-        assert str(load(Sources(backends=(ONE,), settings={"audit-log": text}, environment={})).audit.log) == text
+        assert (
+            str(load(ConfigSources(backends=(ONE,), settings={"audit-log": text}, environment={})).audit.log) == text
+        )
         return
     with pytest.raises(ConfigError, match="must be stdout, stderr or the absolute path"):
-        load(Sources(backends=(ONE,), settings={"audit-log": text}, environment={}))
+        load(ConfigSources(backends=(ONE,), settings={"audit-log": text}, environment={}))

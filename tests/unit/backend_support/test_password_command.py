@@ -16,8 +16,8 @@ from gateway.backend_support.secrets import PasswordSource
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
-from gateway.config import Sources, load
-from gateway.config.files import check_files
+from gateway.config import ConfigSources, load
+from gateway.config.file_checks import check_files
 from gateway.contracts.backend import Backend
 from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
@@ -242,7 +242,7 @@ def test_validate_names_the_key_and_what_to_do(tmp_path: Path, check: str, repor
     file.write_text(f"backends:\n  a: {{kind: postgres, targets: db,\n  check: {{{check}}}}}\n")
     file.chmod(0o600)
     try:
-        problems = check_files(load(Sources(file, environment={})))
+        problems = check_files(load(ConfigSources(file, environment={})))
     except ConfigError as error:
         problems = error.problems
     (line,) = (str(each).removeprefix(f"{file}:") for each in problems)

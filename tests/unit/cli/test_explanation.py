@@ -1,11 +1,14 @@
+import re
 from typing import Any
 
 import pytest
 
+from gateway.backends import target_remedy
 from gateway.cli.explanation import explanation, explanation_json
 from gateway.cli.severity import hops, tunnels_by_severity, verdict
 from gateway.errors import Reason
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
+from tests.support.files import REPOSITORY
 
 SINCE = "2020-01-01T00:00:00.000Z"
 
@@ -28,11 +31,12 @@ def site(edge: str, bastion: str, target: str, reason: str | None = "refused") -
         "backends": {
             "orders": {
                 "ways": [{"tunnel": "bastion"}], "listen": ["127.0.0.1:3306"], "kind": "mysql", "since": SINCE,
-                "state": target, "reason": reason, "detail": "no",
+                "state": target, "reason": reason, "detail": "no", "remedy": f"correct {reason}",
                 "connections": {"active": 3, "waiting": 1, "limit": 10, "rejected": {"not_allowed": 2}},
                 "holds_clients": True,
                 "targets": [{
-                    "target": "db:3306", "state": target, "reason": reason, "detail": "no", "role": None,
+                    "target": "db:3306", "state": target, "reason": reason, "detail": "no",
+                    "remedy": f"correct {reason}", "role": None,
                     "facts": [], "since": SINCE, "last_check": SINCE,
                     "last_phases_seconds": {"channel": 0.001, "auth": 0.002},
                 }],
@@ -99,14 +103,24 @@ def test_one_tunnel_that_is_down_is_one_cause() -> None:
 
 def test_every_reason_has_a_remedy() -> None:
     assert set(TARGET_REMEDIES) == set(Reason)
-    assert set(TUNNEL_REMEDIES) < set(Reason)
+    packages = ("tunnels", "ssh", "vpn", "proxy", "command", "supervision")
+    sources = [path.read_text() for package in packages for path in (REPOSITORY / "gateway" / package).glob("*.py")]
+    names = set(re.findall(r"\bReason\.([A-Z_]+)", "".join(sources)))
+    assert set(TUNNEL_REMEDIES) == {Reason[name] for name in names}
 
 
 def test_remedies_fit_the_kind() -> None:
     failing = site("up", "backoff", "blocked")
     failing["tunnels"]["bastion"]["kind"] = "command"
     assert "output of the program" in explanation(failing, "orders").to_do[0]
-    failing = site("up", "up", "down", "query")
-    assert "check.database" in explanation(failing, "orders").to_do[0]
-    failing["backends"]["orders"]["kind"] = "http"
-    assert "check.path" in explanation(failing, "orders").to_do[0]
+    assert explanation(site("up", "up", "down", "query"), "orders").to_do == ["correct query"]
+    assert "check.database" in target_remedy("mysql", "query")
+    assert "check.path" in target_remedy("http", "query")
+    assert "flush-hosts" in target_remedy("mysql", "host_blocked")
+    assert "protected-mode" in target_remedy("redis", "host_blocked")
+
+
+def test_a_split_brain_is_not_explained_as_a_missing_primary() -> None:
+    split = site("up", "up", "up", None)
+    split["backends"]["orders"] |= {"state": "degraded", "reason": "role", "remedy": "demote db:1"}
+    assert explanation(split, "orders").to_do == ["demote db:1"]

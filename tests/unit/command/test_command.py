@@ -15,7 +15,7 @@ from gateway.command.local_ports import LocalPort, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.port_reservations import release_port, reserve_port
 from gateway.command.silence import SilenceTimer
-from gateway.config import Sources, load
+from gateway.config import ConfigSources, load
 from tests.support.files import REPOSITORY, scratch
 
 PAGE = REPOSITORY / "docs/commands.md"
@@ -53,7 +53,7 @@ def test_each_recipe_is_a_configuration(recipe: str, tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     backends = "" if "backends:" in recipe else "backends: {a: {kind: tcp, targets: ['h:1']}}\n"
     file.write_text(recipe + backends)
-    assert load(Sources(file, environment={})).tunnels
+    assert load(ConfigSources(file, environment={})).tunnels
 
 
 def test_json_and_shell_variables_are_not_placeholders() -> None:

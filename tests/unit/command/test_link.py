@@ -16,7 +16,7 @@ from gateway.command.options import CommandOptions
 from gateway.contracts.link import NetworkId
 from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
-from gateway.processes.children import Children
+from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.sockets import tune
 from tests.support import kubectl
 
@@ -34,7 +34,7 @@ GOOD, BROKEN, LOGIN = Endpoint("h", 3), Endpoint("h", 1), Endpoint("h", 2)
 
 @asynccontextmanager
 async def opened(options: CommandOptions, targets: Sequence[Endpoint] = ()) -> AsyncIterator[CommandLink]:
-    async with asyncio.timeout(50), Children() as children:
+    async with asyncio.timeout(50), TunnelProcesses() as children:
         link = CommandLink(options, NetworkId(), children, lambda *_: None)
         async with link.running(targets):
             yield link
@@ -261,8 +261,8 @@ async def test_a_program_that_reads_slowly_gets_the_whole_upload() -> None:
 
 async def test_the_process_of_a_target_that_is_not_in_use_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.command.link._RECENT", 0.5)
-    monkeypatch.setattr("gateway.processes.children._MAX_SLOW", 0)
-    monkeypatch.setattr("gateway.processes.children._END_TIMEOUT", 0.1)
+    monkeypatch.setattr("gateway.processes.tunnel_processes._MAX_SLOW", 0)
+    monkeypatch.setattr("gateway.processes.tunnel_processes._END_TIMEOUT", 0.1)
     options = CommandOptions(FORWARD, "port", suspect=Duration(0.3))
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:

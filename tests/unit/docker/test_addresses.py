@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from gateway.app.docker_desired import desired as wanted_of
+from gateway.app.docker_desired_state import desired as wanted_of
 from gateway.config import load
-from gateway.config.load import Sources
+from gateway.config.loader import ConfigSources
 from gateway.contracts.security import Secret
 from gateway.docker.action_failures import ActionFailures
 from gateway.docker.addresses import choose, is_reserved, range_for_others
@@ -241,7 +241,7 @@ def test_invalid_addresses_are_refused(tmp_path: Path, network: str, place: str,
         f"docker: {{networks: {{n: {{{network}}}}}}}\n"
     )
     with pytest.raises(ConfigError) as caught:
-        load(Sources(file, environment={}))
+        load(ConfigSources(file, environment={}))
     (problem,) = caught.value.problems
     assert problem.key == f"docker.networks.n.{place}"
     assert words in problem.message
@@ -339,7 +339,7 @@ def test_a_network_must_not_contain_addresses_that_the_gateway_dials_directly(tm
         docker: {networks: {apps: {}}}
         """
     )
-    wanted = wanted_of(load(Sources(file, environment={})))
+    wanted = wanted_of(load(ConfigSources(file, environment={})))
     assert wanted.direct == ("10.201.0.5", "10.201.8.1", "10.201.12.1", "10.201.16.1", "10.201.4.9")
     (action,) = plan(wanted, EngineSnapshot(), frozenset()).actions
     assert action.body["IPAM"]["Config"][0]["Subnet"] == "10.201.20.0/22"

@@ -1,6 +1,7 @@
 """Differences between Docker and Podman; tests/integration/test_podman.py uses the real Podman."""
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ class Answering(Engine):
         class Client:
             api_version = ""
 
-        super().__init__(Client())  # type: ignore[arg-type]
+        super().__init__(Client(), 30.0, lambda: nullcontext(self))  # type: ignore[arg-type]
         self._version = version
 
     async def _request(self, path: str, *_: Any, **__: Any) -> Any:

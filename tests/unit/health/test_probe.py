@@ -1,4 +1,4 @@
-"""Tests what the detail of a timeout says about the phases of the probe."""
+"""Tests what the detail of a timeout says about the phases of the probe, and which results have a remedy."""
 
 import asyncio
 
@@ -7,9 +7,11 @@ import pytest
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
+from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
-from gateway.errors import Reason
+from gateway.errors import ProbeError, Reason
 from gateway.health.probe import probe_once
+from gateway.health.verdict import Verdict
 from gateway.relay.direct_link import DirectLink
 
 
@@ -41,3 +43,34 @@ async def test_the_detail_of_a_timeout_separates_the_unfinished_phase(phases: tu
     result = await probe_once(Stuck(*phases), DirectLink(), Endpoint("db", 1), 0.01)
     assert (result.reason, result.detail) == (Reason.TIMEOUT, detail)
     assert tuple(result.phases) == phases
+
+
+class Answers:
+    """A backend whose probe returns a result, or raises an error."""
+
+    def __init__(self, answer: ProbeResult | ProbeError) -> None:
+        self._answer = answer
+
+    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+        """See `gateway.contracts.backend.Backend`."""
+        if isinstance(self._answer, ProbeError):
+            raise self._answer
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "remedy"),
+    [
+        (ProbeResult(unprobed="check.user is not set"), "set check.user"),
+        (ProbeError(Reason.HOST_BLOCKED, "no account", "create the account"), "create the account"),
+        (ProbeResult(), ""),
+    ],
+)
+async def test_a_result_has_the_remedy_of_its_own_failure(answer: ProbeResult | ProbeError, remedy: str) -> None:
+    result = await probe_once(Answers(answer), DirectLink(), Endpoint("db", 1), 10)
+    verdict = Verdict(rise=1, fall=1)
+    verdict.add(result)
+    assert verdict.remedy.startswith(remedy)
+    assert bool(verdict.remedy) == bool(remedy)
+    verdict.override(HealthState.BLOCKED, Reason.TUNNEL, "the tunnel is down")
+    assert verdict.remedy == ""

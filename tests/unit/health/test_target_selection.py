@@ -7,7 +7,8 @@ from gateway.contracts.states import DatabaseRole, HealthState, Preference
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.health.target_selection import (
-    Candidate,
+    BackendHealth,
+    TargetCandidate,
     backend_state,
     lacks_primary,
     order_targets,
@@ -25,11 +26,12 @@ def candidate(
     role: DatabaseRole | None = None,
     *,
     read_only: bool | None = None,
-) -> Candidate:
-    return Candidate(target, state, None if state is HealthState.UP else Reason.REFUSED, "why", role, read_only)
+) -> TargetCandidate:
+    reason = None if state is HealthState.UP else Reason.REFUSED
+    return TargetCandidate(target, state, reason, "why", role=role, read_only=read_only)
 
 
-def targets(candidates: list[Candidate]) -> list[Endpoint]:
+def targets(candidates: list[TargetCandidate]) -> list[Endpoint]:
     return [each.target for each in candidates]
 
 
@@ -66,14 +68,15 @@ def test_clients_leave_a_demoted_target_that_is_down() -> None:
 
 
 def test_a_primary_that_was_replaced_gets_no_clients() -> None:
-    old = Candidate(ONE, HealthState.UP, role="primary", probed=20.0)
-    new = Candidate(TWO, HealthState.UP, role="primary", promoted=10.0, probed=20.0)
+    old = TargetCandidate(ONE, HealthState.UP, role="primary", probed=20.0)
+    new = TargetCandidate(TWO, HealthState.UP, role="primary", promoted=10.0, probed=20.0)
     both = [old, new]
     assert targets(order_targets(both, "primary")) == [TWO]
     assert superseded_primaries(both, "primary") == superseded_primaries(both, "primary", confirmed=True) == {ONE}
     assert wrong_role_targets(both, "primary") == {ONE}
-    state, reason, detail = backend_state(both, "primary")
-    assert (state, reason, detail.split()[0]) == (HealthState.DEGRADED, Reason.ROLE, "db:1")
+    found = backend_state(both, "primary")
+    assert (found.state, found.reason, found.detail.split()[0]) == (HealthState.DEGRADED, Reason.ROLE, "db:1")
+    assert found.remedy.startswith("demote db:1")
     # Without a probe since the promotion, the old primary can already be demoted.
     unprobed = [replace(old, probed=9.0), new]
     assert superseded_primaries(unprobed, "primary") == {ONE}
@@ -111,12 +114,14 @@ def test_replica_prefers_a_replica_and_falls_back_to_the_primary() -> None:
     both = [candidate(ONE, role="primary"), candidate(TWO, role="replica", read_only=True)]
     assert targets(order_targets(both, "replica")) == [TWO, ONE]
     assert backend_state(both, "replica")[0] is HealthState.UP
-    assert backend_state(both[:1], "replica")[:2] == (HealthState.DEGRADED, Reason.ROLE)
+    found = backend_state(both[:1], "replica")
+    assert (found.state, found.reason) == (HealthState.DEGRADED, Reason.ROLE)
+    assert found.remedy.startswith("start a replica")
 
 
 def test_backend_states() -> None:
     up, down = candidate(ONE), candidate(TWO, HealthState.DOWN)
-    assert backend_state([up], "order") == (HealthState.UP, None, "")
+    assert backend_state([up], "order") == BackendHealth(HealthState.UP)
     assert backend_state([up, down], "order")[0] is HealthState.DEGRADED
     assert backend_state([down], "order")[:2] == (HealthState.DOWN, Reason.REFUSED)
     assert backend_state([candidate(ONE, HealthState.BLOCKED)], "order")[0] is HealthState.BLOCKED
@@ -139,7 +144,7 @@ CANDIDATES = st.lists(
 
 
 @given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
-def test_primary_excludes_replicas_only(candidates: list[Candidate], prefer: Preference) -> None:
+def test_primary_excludes_replicas_only(candidates: list[TargetCandidate], prefer: Preference) -> None:
     chosen = order_targets(candidates, prefer)
     if prefer == "primary":
         assert not any(each.read_only or each.role == "replica" for each in chosen)
@@ -150,7 +155,7 @@ def test_primary_excludes_replicas_only(candidates: list[Candidate], prefer: Pre
     placed = [each.state in first for each in chosen if each.state is not HealthState.DEGRADED]
     assert placed == sorted(placed, reverse=True)
     usable = any(each.state in good for each in chosen)
-    state, reason, _ = backend_state(candidates, prefer)
+    state, reason = backend_state(candidates, prefer)[:2]
     assert (state in good) == usable
     assert (reason is None) == (state in (HealthState.UP, HealthState.UNKNOWN)) or state in (
         HealthState.PAUSED,
@@ -169,7 +174,9 @@ def test_clients_leave_a_target_that_lost_its_role() -> None:
 
 
 @given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
-def test_clients_never_leave_the_target_that_new_clients_use(candidates: list[Candidate], prefer: Preference) -> None:
+def test_clients_never_leave_the_target_that_new_clients_use(
+    candidates: list[TargetCandidate], prefer: Preference
+) -> None:
     unwanted = wrong_role_targets(candidates, prefer)
     chosen = order_targets(candidates, prefer)
     assert not (

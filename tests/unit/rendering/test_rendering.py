@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gateway.backends import KINDS
-from gateway.config import Config, Sources, load
+from gateway.config import Config, ConfigSources, load
 from gateway.demo.sshd import make_key
 from gateway.errors import GatewayError, UsageError
 from gateway.rendering.application import compose, docker_run, env, reachability_warnings
@@ -19,7 +19,7 @@ from gateway.rendering.workload import kubernetes
 def config(text: str, folder: Path) -> Config:
     file = folder / "gateway.yaml"
     file.write_text(text)
-    return load(Sources(file=file, environment={}))
+    return load(ConfigSources(file=file, environment={}))
 
 
 def test_authorized_keys_permit_the_servers_of_inner_tunnels_of_any_kind(tmp_path: Path) -> None:

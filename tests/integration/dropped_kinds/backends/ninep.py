@@ -13,7 +13,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Endpoint
 from gateway.errors import ProbeError, Reason
-from gateway.relay.receive import receive_exactly
+from gateway.relay.receive_exactly import receive_exactly
 
 
 @dataclass(frozen=True)

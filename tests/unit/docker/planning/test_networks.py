@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import Sources, load
+from gateway.config import ConfigSources, load
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import BlockedReason
 from gateway.docker.flavor import PODMAN
@@ -353,8 +353,8 @@ def test_names_and_ranges_of_projects_are_validated(tmp_path: Path, networks: st
         f"backends: {{a: {{kind: tcp, targets: ['h:1'], listen: 0.0.0.0:1}}}}\ndocker: {{networks: {networks}}}\n"
     )
     if not words:
-        assert load(Sources(file, environment={})).docker is not None
+        assert load(ConfigSources(file, environment={})).docker is not None
         return
     with pytest.raises(ConfigError, match=r"gateway\.yaml:2:") as raised:
-        load(Sources(file, environment={}))
+        load(ConfigSources(file, environment={}))
     assert words in str(raised.value)

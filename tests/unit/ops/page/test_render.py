@@ -25,7 +25,7 @@ def docker() -> DockerView:
     return DockerView(
         trouble=EVIL, looked_at=NOW, leader=True, container=None, attachments=[], volumes=[], actions=[],
         warnings=[EVIL], postponed=0, writes={}, errors={}, consumers={},
-        dead=[DeadContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL)],
+        dead=[DeadContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, is_excluded=False)],
     )  # fmt: skip
 
 
