@@ -58,12 +58,14 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     lines += frozen(client, container, change, helper)
     lines += [command(client, "rm", helper)] if helper else []
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
-    saved = f"before-audit:{name}" if container.layer or container.changes is None else ""
-    lines += [command(client, "commit", name, saved)] if saved else []
+    saved = f"before-audit:{name}"
     start = "--detach" if container.running else "--no-start"
-    lines += [command(*compose, "up", start, "--no-deps", service), END]
-    remove = f"\n# when {name} works: {command(client, 'rmi', saved)}" if saved else ""
-    return f"{script(*lines)}{remove}\n# then move the lines of {path} to {first}"
+    lines += [command(client, "commit", name, saved), command(*compose, "up", start, "--no-deps", service), END]
+    return "\n".join((
+        script(*lines),
+        f"# when {name} works: {command(client, 'rmi', saved)}",
+        f"# then move the lines of {path} to {first}",
+    ))  # fmt: skip
 
 
 def _new_volumes(change: MountOptionChange) -> list[str]:

@@ -446,18 +446,21 @@ def test_a_fix_of_compose_keeps_all_rows_of_a_live_database(engine: Engine, tmp_
     assert (failed.returncode != 0, state["Running"], state["Paused"]) == (True, True, False)
     wait(lambda: engine.docker(*QUERY, "SELECT 1", check=False).returncode == 0, 60)
 
-    writer = subprocess.Popen(
-        ["docker", "-H", engine.url, "exec", "shop-db-1", "sh", "-c", WRITER],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    rows = tmp_path / "rows"
+    with rows.open("w") as output:
+        writer = subprocess.Popen(
+            ["docker", "-H", engine.url, "exec", "shop-db-1", "sh", "-c", WRITER],
+            stdout=output, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
     try:
+        wait(lambda: rows.read_text() != "")
         paste(engine, fix.replace("# when shop-db-1 works: docker rmi", "# keep"), tmp_path)
-        written = writer.communicate(timeout=60)[0].split()
+        writer.wait(60)
     finally:
         writer.kill()
         writer.wait(10)
     wait(lambda: engine.docker(*QUERY, "SELECT 1", check=False).returncode == 0, 60)
-    assert len(written) > 0
+    written = rows.read_text().split()
     assert set(written) - set(engine.docker(*QUERY, "SELECT id FROM test.t").stdout.split()) == set()
     old = engine.docker(
         "run", "--rm", "--init=false", "-v/usr:/usr:ro", "before-audit:shop-db-1", "ls", "/var/lib/mysql"
