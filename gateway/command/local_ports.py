@@ -39,10 +39,12 @@ class LocalPort:
     def has_progress_since(self, earlier: "LocalPort") -> bool:
         """Return whether the program has read data or accepted a connection.
 
+        If a connection with unread data has ended, this is not progress: its client can have reset it.
+
         Args:
             earlier: An earlier state of the same port.
         """
-        read = any(self.unread.get(client, 0) < count for client, count in earlier.unread.items())
+        read = any(self.unread.get(client, count) < count for client, count in earlier.unread.items())
         return read or self.backlog < earlier.backlog
 
 

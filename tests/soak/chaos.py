@@ -95,7 +95,8 @@ def strike(
             and not any(words in attempt.detail for words in fault.own_words)
         ]
         given_up = 0 if fault.replaced else int(seconds // client.patience)
-        if len(failed) > fault.failures + given_up + slack:
+        failures = max(fault.failures, fault.program_failures if client.kind == "program" else 0)
+        if len(failed) > failures + given_up + slack:
             row.problems.append(f"{client.kind}: failed {len(failed)} times: {failed[-1].detail}")
 
 

@@ -89,10 +89,15 @@ class Site:
     def signal_programs(self, number: signal.Signals) -> None:
         """Send a signal to each process of the tunnel `cloud`."""
         for thread in Path(f"/proc/{self.gateway.pid}/task").iterdir():
-            for child in (thread / "children").read_text().split():
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    if Path(f"/proc/{child}/comm").read_text() == "socat\n":
-                        os.killpg(int(child), number)
+            with contextlib.suppress(FileNotFoundError):  # a thread can exit during the loop
+                for child in (thread / "children").read_text().split():
+                    _signal_program(int(child), number)
+
+
+def _signal_program(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        if Path(f"/proc/{pid}/comm").read_text() == "socat\n":
+            os.killpg(pid, number)
 
 
 def missing() -> str | None:

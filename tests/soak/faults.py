@@ -28,6 +28,8 @@ class Fault:
         failures: Number of attempts of one client that are allowed to fail; by default, only the attempt in progress.
             After these failures, the gateway must hold the client until the gateway can serve the client. A client
             that waits for less than the duration of the fault can fail more often, if the fault is not `replaced`.
+        program_failures: The same for clients behind the program, if it is more. The program accepts a connection
+            before it connects to its target, so clients of a failed target are reset until a check has found it down.
         silence: Maximum time in seconds without a success of a client, in addition to the duration of the fault.
         replaced: Whether the gateway works around the fault instead of waiting. If so, `silence` counts from the
             beginning of the fault.
@@ -40,6 +42,7 @@ class Fault:
     possible: Callable[[Site], bool] = lambda _: True
     only_asked: bool = False
     failures: int = 1
+    program_failures: int = 0
     silence: float = 12.0
     replaced: bool = False
     own_words: tuple[str, ...] = ()
@@ -306,9 +309,9 @@ FAULTS = [
     Fault("one way stalled", _spare_stalled, (11, 15), replaced=True, silence=9),
     Fault("one way dropped", _spare_dropped, (11, 15), _root, replaced=True, silence=9),
     Fault("program killed", _program_killed, silence=4),
-    Fault("program stopped", _program_stopped, (14, 18), replaced=True, silence=12),
+    Fault("program stopped", _program_stopped, (14, 18), replaced=True, failures=2, silence=12),
     Fault("program noisy", _program_noisy, (2, 5), replaced=True, silence=5),
-    Fault("mariadb killed", _mariadb_restart, (0.5, 3), failures=3),
+    Fault("mariadb killed", _mariadb_restart, (0.5, 3), failures=3, program_failures=10),
     Fault("mariadb frozen", _mariadb_frozen, (1, 8)),
     Fault(
         "postgres restarted",

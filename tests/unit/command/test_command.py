@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,11 @@ def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily
                 assert read_local_ports([port])[port].has_progress_since(stalled)
                 accepted.recv(4)
                 assert not read_local_ports([port])[port].waits
+                client.sendall(b"12345")
+                stalled = read_local_ports([port])[port]
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+                assert not read_local_ports([port])[port].has_progress_since(stalled)
     assert read_local_ports([port])[port].owners == set()
 
 
