@@ -47,9 +47,12 @@ def test_the_ways_of_one_backend_limit_each_other_in_all_backends(order: tuple[s
     budgets.update(configured.backends.values())
     names = dict(zip(order, "xyz", strict=True))
     for url, way in ((ONLY_A, "a"), (ONLY_B, "b"), (ORDERS, "a"), (ORDERS, "b")):
-        budget(budgets, configured, names[url], way).record_aborted(10.0)
-    assert budget(budgets, configured, names[ONLY_A], "a").aborted == 4
-    assert budget(budgets, configured, names[ONLY_B], "b").aborted == 4
+        found = budget(budgets, configured, names[url], way)
+        found.record_aborted(10.0)
+        found.logins.record_abort(10.0)
+    for url, way in ((ONLY_A, "a"), (ONLY_B, "b")):
+        found = budget(budgets, configured, names[url], way)
+        assert (found.aborted, found.logins.aborted) == (4, 4)
     budget(budgets, configured, names[ONLY_B], "b").record_login(11.0)
     assert [budget(budgets, configured, names[ORDERS], way).aborted for way in "ab"] == [2, 0]
 
