@@ -93,7 +93,9 @@ def test_status_and_explain(running: Gateway) -> None:
     by_url = command("status", "-o", "json", "--url", f"http://127.0.0.1:{running.ops_port}")
     assert json.loads(by_url.stdout)["instance"] == "test"
     explained = command("explain", "bad", environment=terminal)
-    assert re.search(r"^root cause: bad down since .*: connection refused\n  refused: ", explained.stdout, re.MULTILINE)
+    assert re.search(
+        r"^root cause: bad down since .*: connection refused\n  refused: ", explained.stdout, re.MULTILINE
+    )
     assert explained.stdout.endswith("  to do: start the server, or correct the address in targets\n")
     assert max(map(len, explained.stdout.splitlines())) <= 80
     working = running.command("explain", "good").stdout
