@@ -7,12 +7,13 @@ ARG BASE=python:3.13.15-slim-trixie@sha256:9d2e5553305c7c7b0097999bb17187c69b921
 
 FROM ${BASE} AS build
 ENV DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-RUN if ! python3 -c 'import venv, ensurepip' 2>/dev/null || [ ! -e /etc/ssl/certs/ca-certificates.crt ]; then \
-      apt-get update -qq && \
-      apt-get install -qq -y --no-install-recommends ca-certificates $(command -v python3 >/dev/null || echo python3) \
-        $(python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv) >/dev/null && \
-      rm -rf /var/lib/apt/lists/*; \
-    fi
+RUN apt-get update -qq && \
+    apt-get install -qq -y --no-install-recommends ca-certificates gcc libc6-dev libssl-dev \
+      $(command -v python3 >/dev/null || echo python3) \
+      $(python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv) \
+      $(python3 -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null \
+        || echo python3-dev) >/dev/null && \
+    rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY requirements.lock requirements-build.lock ./
 RUN python3 -m venv /build && /build/bin/pip install -q --require-hashes -r requirements-build.lock && \
@@ -24,6 +25,7 @@ COPY gateway gateway
 COPY configs/demo.yaml configs/
 RUN /build/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels . && \
     /build/bin/pip --python /opt/gateway/bin/python install -q --no-deps --no-compile --no-index /wheels/*.whl && \
+    /opt/gateway/bin/python -IB -c 'import gateway._dataplane.engine' && \
     /build/bin/cyclonedx-py environment --output-reproducible -o packages.cdx.json /opt/gateway
 COPY tools/rootfs.py tools/sbom.py tools/
 # A fixed default: the image must not contain the time of the build.

@@ -24,13 +24,12 @@ FLAGS = [
     "-Wall", "-Wextra", "-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes", "-fstack-protector-strong",
 ]  # fmt: skip
 RELEASE = ["-O2", "-D_FORTIFY_SOURCE=2"]
-SANITIZERS = [
-    "-O1",
-    "-g",
-    "-fno-omit-frame-pointer",
-    "-fsanitize=address,undefined",
-    "-fno-sanitize-recover=undefined",
-]
+DEBUG = ["-O1", "-g", "-fno-omit-frame-pointer"]
+VARIANTS = {
+    "--coverage": ["-O0", "-g", "--coverage"],
+    "--sanitize": [*DEBUG, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "--sanitize-threads": [*DEBUG, "-fsanitize=thread"],
+}
 LINK = ["-shared", "-Wl,-z,relro,-z,now", "-Wl,--build-id=none", "-lcrypto"]
 
 
@@ -89,6 +88,6 @@ class DataPlaneHook(BuildHookInterface[Any]):
 
 if __name__ == "__main__":
     try:
-        compile_extension(ROOT / FOLDER / NAME, SANITIZERS if "--sanitize" in sys.argv else RELEASE)
+        compile_extension(ROOT / FOLDER / NAME, next((VARIANTS[each] for each in sys.argv[1:]), RELEASE))
     except subprocess.CalledProcessError as failure:
         sys.exit(failure.stderr)

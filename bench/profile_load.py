@@ -22,7 +22,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 from site_ways import LOAD, build
 
 from gateway.app import service
-from gateway.config import Sources, load
+from gateway.config import ConfigSources, load
 from gateway.contracts.values import Endpoint
 from gateway.demo.process import Process, free_port
 from gateway.demo.sshd import Bastion
@@ -48,7 +48,7 @@ def main(mode: str, seconds: float) -> None:
         stack.callback(server.stop)
         keys = f"identity_files={bastion.client_key}&known_hosts={bastion.known_hosts}"
         config = load(
-            Sources(
+            ConfigSources(
                 tunnels=(f"b=ssh://{bastion.user}@127.0.0.1:{bastion.port}?{keys}",),
                 backends=(f"x=tcp://127.0.0.1:{target}?via=b&listen=127.0.0.1:{listen}&check.interval=1h",),
                 settings={

@@ -1,6 +1,6 @@
 """Compare the gateway with `ssh -L` and a direct connection, and the gateway's direct relay with HAProxy.
 
-The measurements of all paths are interleaved; the results are medians.
+The measurements of all paths are interleaved, in an order that changes with each round; the results are medians.
 
 Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE] [--beside CHECKOUT]
 """
@@ -32,6 +32,8 @@ from gateway.demo.process import find
 Measure = Callable[[Way], float]
 Begin = Callable[[Path], contextlib.AbstractContextManager[list[Way]]]
 """Function that starts the paths of a section. The argument is a directory for the files of the paths."""
+_OTHERS = "## Measured separately"
+"""Heading of the results of other benchmarks in the same file, which follow those of this one."""
 
 
 @dataclass(frozen=True)
@@ -233,8 +235,10 @@ def compare(ways: list[Way], rows: list[Row], rounds: int) -> list[str]:
     ]
     for row in rows:
         seen: dict[str, list[float]] = {way.name: [] for way in ways}
-        for _ in range(rounds):
-            for way in ways:
+        for number in range(rounds):
+            first = number % len(ways)  # a measurement can affect the next one, so the order changes
+            order = ways[first:] + ways[:first]
+            for way in order if number // len(ways) % 2 == 0 else reversed(order):
                 if way.process is None and ("CPU" in row.name or "memory" in row.name or " ms," in row.name):
                     continue
                 seen[way.name].append(row.measure(way))
@@ -267,6 +271,12 @@ def machine() -> list[str]:
     ]
 
 
+def measured_separately(path: Path) -> str:
+    """Return the part of the file with the results of other benchmarks; empty if there is none."""
+    text = path.read_text() if path.exists() else ""
+    return f"\n{text[text.index(_OTHERS) :]}" if _OTHERS in text else ""
+
+
 def main() -> None:
     """Measure all rows, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -274,21 +284,24 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measure only rows whose name contains this text")
     parser.add_argument("--out", type=Path, help="file to write the results to")
     parser.add_argument("--beside", type=Path, help="compare only with the gateway of this other checkout")
+    parser.add_argument("--tunnel", default="", help="more options of tunnels, such as 'data_plane: native'")
     asked = parser.parse_args()
+    tunnel = f", {asked.tunnel}" if asked.tunnel else ""
     beside = asked.beside.resolve() if asked.beside else None
     page = [
         "# Measured",
         "",
-        "Measured with `make bench` on loopback; runs are interleaved, and results are medians.",
+        "Measured with `make bench` on loopback; runs are interleaved in a changing order, and results are medians.",
         "",
     ]
     page += [*machine(), f"- medians of {asked.rounds} rounds; ratios above 1 are in the gateway's favor", ""]
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
         Path(name).chmod(0o755)  # PostgreSQL runs as a different user
-        sections = SECTIONS
+        sections: list[tuple[str, list[Row], Begin]]
+        sections = [("Through SSH", TUNNEL, partial(running, tunnel=tunnel)), *SECTIONS[1:]]
         if beside is not None:
             sections = [
-                ("Through SSH", TUNNEL, partial(running, other=beside)),
+                ("Through SSH", TUNNEL, partial(running, other=beside, tunnel=tunnel)),
                 ("Straight, without a tunnel", STRAIGHT, partial(straight, other=beside)),
             ]
         for number, (title, rows, begin) in enumerate(sections):
@@ -300,7 +313,7 @@ def main() -> None:
             with begin(folder) as ways:
                 page += [f"## {title}", "", *compare(ways, wanted, asked.rounds), ""]
     if asked.out:
-        asked.out.write_text("\n".join(page))
+        asked.out.write_text("\n".join(page) + measured_separately(asked.out))
 
 
 if __name__ == "__main__":

@@ -101,12 +101,13 @@ def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
 
 
 @contextlib.contextmanager
-def running(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
+def running(folder: Path, other: Path | None = None, tunnel: str = "") -> Iterator[list[Way]]:
     """Start the load server and all paths; stop them at the end of the block.
 
     Args:
         folder: Directory for the files of the server and the paths.
         other: Another checkout, whose gateway replaces ssh in the comparison.
+        tunnel: More options of the gateways' tunnels, such as `, data_plane: native`.
     """
     build()
     with contextlib.ExitStack() as stack:
@@ -127,11 +128,11 @@ def running(folder: Path, other: Path | None = None) -> Iterator[list[Way]]:
         far[0] = bastion.port
         ways = [
             Way("direct", server, database=database),
-            _gateway(folder, bastion, server, far, database, start),
+            _gateway(folder, bastion, server, far, database, start, tunnel),
         ]
         if other is not None:
             (folder / "other").mkdir()
-            yield [*ways, _gateway(folder / "other", bastion, server, far, database, start, root=other)]
+            yield [*ways, _gateway(folder / "other", bastion, server, far, database, start, tunnel, other)]
             return
         yield [
             *ways,

@@ -11,7 +11,7 @@
         ├── LinkLostError             no one: the uplink reopens the link
         │   └── RedialError           the caller: dial again immediately
         ├── DialError                 the operator of the target: the link works, the target cannot be reached
-        └── ProbeError                the operator of the target: it answers, but clients cannot use it
+        └── UnusableTargetError                the operator of the target: it answers, but clients cannot use it
 """
 
 from dataclasses import dataclass
@@ -162,7 +162,7 @@ class DialError(ReachError):
     """The link works, but the target cannot be reached."""
 
 
-class ProbeError(ReachError):
+class UnusableTargetError(ReachError):
     """The target answers, but its answer shows that clients cannot use it.
 
     Args:

@@ -19,6 +19,7 @@ TUNNEL_REMEDIES: Mapping[str, str] = {
     Reason.TLS: "correct ca_file, or renew the certificate of the tunnel's server",
     Reason.TOO_MANY_CONNECTIONS: "raise MaxStartups of the SSH server, or wait until its penalty ends",
     Reason.PROTOCOL: "check that the address and the port belong to a server of this kind",
+    Reason.PERMISSION: "give the gateway the capability or the device that the detail names",
     Reason.TUNNEL: "repair the outer tunnel first",
 }
 """For each reason of a tunnel, a sentence in the imperative."""

@@ -137,28 +137,6 @@ def check_owner_only(path: Path, status: os.stat_result, what: str = "private ke
         )
 
 
-def world_writable_problem(path: Path) -> str | None:
-    """Check whether everybody can change or replace a program.
-
-    Args:
-        path: The absolute path of the program; symbolic links are followed.
-
-    Returns:
-        The problem and its fix, or None.
-
-    Raises:
-        OSError: The program does not exist.
-    """
-    real = path.resolve(strict=True)
-    for each in dict.fromkeys((real, *real.parents, *path.parents)):
-        mode = each.stat().st_mode
-        is_sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
-        if mode & stat.S_IWOTH and not is_sticky and _is_traversable(each):
-            what = "change it" if each == real else f"replace it in {each}"
-            return f"{path}: everybody can {what} (mode {stat.S_IMODE(mode):04o}): chmod o-w {each}"
-    return None
-
-
 def _is_traversable(path: Path) -> bool:
     """Return whether the modes of all parent directories permit others to traverse them."""
     return all(each.stat().st_mode & stat.S_IXOTH for each in path.resolve().parents)

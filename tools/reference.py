@@ -20,13 +20,13 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backend_support.http_role import HttpRole
+from gateway.backend_support.http_expectation import HttpRole
+from gateway.backend_support.http_role_server import HttpRoleServer
 from gateway.backend_support.tls import TlsOptions
-from gateway.backend_support.via_http import ViaHttp
 from gateway.cli import cli
 from gateway.config.model import (
     SECTIONS,
-    Allow,
+    AllowRules,
     CommonBackendOptions,
     CommonCheckOptions,
     CommonTunnelOptions,
@@ -34,19 +34,19 @@ from gateway.config.model import (
     OpsTls,
     UnixListener,
 )
-from gateway.config.values import LogTarget
+from gateway.config.values import LogTarget, ThreadCount
 from gateway.config.variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
 from gateway.docker.errors import BlockedReason
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
-from gateway.docker.plan import AttachmentState, Verb
+from gateway.docker.plan import ActionKind, AttachmentState
 from gateway.errors import Reason
 from gateway.fleet.members import MemberAddress
-from gateway.forwarding.admission import Refusal
+from gateway.forwarding.admission import RefusalReason
 from gateway.measure import Histogram
-from gateway.ops.authorization import Role
+from gateway.ops.authorization import AccessRole
 from gateway.ops.fact_metrics import fact_families
 from gateway.ops.get_handlers import ROLES
 from gateway.ops.metrics import families
@@ -57,14 +57,15 @@ from gateway.vpn.options import SilenceTimeouts
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 _NEEDS = {
-    Role.PROBES: "nothing",
-    Role.METRICS: "the token of `token_file` or `metrics_token_file`, or a client certificate",
-    Role.EVERYTHING: "the token of `token_file`, or a client certificate",
+    AccessRole.PROBES: "nothing",
+    AccessRole.METRICS: "the token of `token_file` or `metrics_token_file`, or a client certificate",
+    AccessRole.EVERYTHING: "the token of `token_file`, or a client certificate",
 }
 _NAMES = {
     str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
     Secret: "secret", Endpoint: "host:port", Endpoint | Path: "address or path", IpNetwork: "network",
     IpAddress: "IP address", MemberAddress: "address of a gateway", LogTarget: "path, `stdout` or `stderr`",
+    ThreadCount: "number or `auto`",
 }  # fmt: skip
 
 _DEFAULTS = {
@@ -119,7 +120,7 @@ def _configuration() -> Iterator[str]:
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
     yield from _table("`check.tls`, `check.via_http.tls`", TlsOptions)
-    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", ViaHttp)
+    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleServer)
     yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRole)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
@@ -127,7 +128,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.grants`, each grant", Grant)
     yield from _table("`docker.peers`", PeerOptions)
     yield from _table("`fleet.tls`, `docker.tls`", ClientTls)
-    yield from _table("`allow`", Allow)
+    yield from _table("`allow`", AllowRules)
     yield from _table("`targets`, a target as a mapping", ConfiguredTarget)
     yield from _table("`listen`, a unix socket as a mapping", UnixListener)
     yield from _variables()
@@ -274,11 +275,11 @@ def _states_and_reasons() -> Iterator[str]:
     yield ""
     yield f"Reasons: {_list(Reason)}. `blocked` always comes with `tunnel`."
     yield ""
-    yield f"Reasons for which clients are rejected: {_list(Refusal)}, and those above."
+    yield f"Reasons for which clients are rejected: {_list(RefusalReason)}, and those above."
     yield ""
     yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(BlockedReason)}."
     yield ""
-    yield f"Actions in Docker: {_list(Verb)}."
+    yield f"Actions in Docker: {_list(ActionKind)}."
 
 
 def _list(values: Any) -> str:

@@ -2,6 +2,34 @@
 
 import importlib
 import importlib.util
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+_MAX_AUTO_THREADS = 4
+"""More threads than this help only with a very high load, which an operator configures."""
+
+
+@dataclass
+class Settings:
+    """Settings of this process.
+
+    Args:
+        threads: Maximum number of engines, each with a thread, of an event loop.
+    """
+
+    threads: int = 1
+
+
+settings = Settings()
+"""The settings of this process. A change does not affect event loops that have started an engine."""
+
+
+def thread_count(configured: int | Literal["auto"]) -> int:
+    """Return the number of threads. `auto` is one for each processor that this process may use, up to 4."""
+    if configured == "auto":
+        return min(len(os.sched_getaffinity(0)), _MAX_AUTO_THREADS)
+    return configured
 
 
 def is_built() -> bool:

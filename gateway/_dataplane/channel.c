@@ -69,8 +69,8 @@ void channel_confirmed(struct channel *c, uint32_t peer, uint64_t window, uint32
     c->peer_max_packet = max_packet < MAX_SEND_PACKET ? max_packet : MAX_SEND_PACKET;
     if (c->abandoned) {
         channel_send_close(c);
-        report_refused(c->engine, c->token, OPEN_CONNECT_FAILED, NULL, 0);
         channel_release_gauge(c);
+        report_refused(c->engine, c->token, OPEN_CONNECT_FAILED, NULL, 0);
     } else {
         emit(c->engine, RECORD_OPENED, c->token, NULL, NULL, 0);
     }
@@ -79,9 +79,9 @@ void channel_confirmed(struct channel *c, uint32_t peer, uint64_t window, uint32
 /* End a channel that did not open. The caller has removed it from its wire. */
 void channel_refused(struct channel *c, uint32_t code, const uint8_t *text, size_t size)
 {
-    report_refused(c->engine, c->token, code, text, size);
     c->ended = true;
     channel_release_gauge(c);
+    report_refused(c->engine, c->token, code, text, size);
     channel_release(c);
 }
 
@@ -182,7 +182,7 @@ void channel_consumed(struct channel *c, uint64_t count, uint64_t now)
     send_short(c->wire, MSG_CHANNEL_WINDOW_ADJUST, c->peer, &grant);
 }
 
-/* Stop using the slot: Python frees it after the last record of the channel. */
+/* Stop using the slot. Called before the last record of the channel is emitted: Python then frees the slot. */
 void channel_release_gauge(struct channel *c)
 {
     release_growth(c);

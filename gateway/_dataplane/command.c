@@ -108,6 +108,7 @@ void run_commands(struct engine *e)
 
     e->commands = e->running;
     e->commands.size = 0;
+    e->wake_pending = false;
     pthread_mutex_unlock(&e->lock);
     for (size_t at = 0; at < taken.size; at += header.size) {
         memcpy(&header, taken.data + at, sizeof header);

@@ -38,6 +38,21 @@ void client_add_piece(struct channel *c, const uint8_t *data, uint32_t size)
     }
 }
 
+/* Count bytes before they are sent, so that no client has received bytes that are not counted. */
+static void count_offered(struct channel *c, size_t offered)
+{
+    atomic_fetch_add_explicit(&c->gauge->from_backend, offered, memory_order_relaxed);
+}
+
+/* Correct the count after the call: `sent` is its result. */
+static void count_sent(struct channel *c, size_t offered, ssize_t sent)
+{
+    size_t rest = offered - (sent > 0 ? (size_t)sent : 0);
+
+    if (rest)
+        atomic_fetch_sub_explicit(&c->gauge->from_backend, rest, memory_order_relaxed);
+}
+
 static void record_latency(struct channel *c, uint64_t now)
 {
     atomic_fetch_add_explicit(&c->gauge->responses, 1, memory_order_relaxed);
@@ -90,7 +105,9 @@ static int send_pieces(struct channel *c, size_t *sent_of_first, uint64_t *total
                 (struct iovec){.iov_base = (void *)(uintptr_t)pieces[each].data, .iov_len = pieces[each].size};
             offered += pieces[each].size;
         }
+        count_offered(c, offered);
         sent = sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        count_sent(c, offered, sent);
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent < 0 && errno != EAGAIN) {
@@ -124,11 +141,8 @@ static void deliver(struct channel *c)
         if (c->request_time)
             record_latency(c, now);
         rest = send_pieces(c, &skip, &total);
-        if (total) {
-            if (c->gauge)
-                atomic_fetch_add_explicit(&c->gauge->from_backend, total, memory_order_relaxed);
+        if (total)
             channel_consumed(c, total, now);
-        }
     }
     if (rest != NO_INDEX)
         hold(c, rest, skip, now);
@@ -151,15 +165,19 @@ void client_deliver_all(struct engine *e)
 /* Send what is held for the client. */
 void client_flush(struct channel *c)
 {
-    ssize_t sent = chunks_send(&c->held, c->fd);
+    size_t offered = c->held.size;
     uint64_t now = clock_ns();
+    ssize_t sent;
+
+    count_offered(c, offered);
+    sent = chunks_send(&c->held, c->fd);
+    count_sent(c, offered, sent);
 
     if (sent < 0) {
         client_unwritable(c, errno);
         return;
     }
     gauge_set(&c->gauge->last_active, now);
-    atomic_fetch_add_explicit(&c->gauge->from_backend, (uint64_t)sent, memory_order_relaxed);
     gauge_set(&c->gauge->held, c->held.size);
     channel_consumed(c, (uint64_t)sent, now);
     if (!c->held.size)

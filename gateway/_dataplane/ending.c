@@ -116,7 +116,7 @@ void ending_finish(struct channel *c, enum close_reason reason)
     }
     chunks_free(&c->held);
     gauge_set(&c->gauge->held, 0);
-    emit(c->engine, RECORD_ENDED, c->token, arguments, NULL, 0);
     channel_release_gauge(c);
+    emit(c->engine, RECORD_ENDED, c->token, arguments, NULL, 0);
     channel_release(c);
 }

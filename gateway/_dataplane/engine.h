@@ -1,6 +1,8 @@
-/* The engine: one epoll loop that moves the bytes of SSH channels. docs/architecture.md describes it.
+/* The engine: one epoll loop, in its own thread, that moves the bytes of SSH channels. docs/architecture.md
+ * describes it.
  *
- * One thread at a time calls `engine_turn`. Other threads only append commands, take records, and read gauges.
+ * Only the engine's thread calls `engine_turn`, and it never takes the GIL. Other threads only append commands, take
+ * records, and read gauges. Without a thread, tests call `engine_turn` themselves.
  * Objects are named by tokens: the number of a slot, and a generation that detects stale tokens.
  * All times are of CLOCK_MONOTONIC, in nanoseconds.
  */
@@ -27,6 +29,7 @@
 #define SLOW_BATCH_SIZE (2u * PACKET_STRIDE)
 #define RECEIVE_SIZE (512u * 1024u)
 #define MAX_UNACCEPTED (256u * 1024u) /* bytes of packets for Python above which receiving stops */
+#define MAX_RECORDS (4u * 1024u * 1024u) /* bytes of records that Python has not taken above which the thread waits */
 #define MAX_BOUNDS 32u
 #define SECOND 1000000000ull
 #define NO_INDEX (-1)
@@ -132,7 +135,7 @@ struct gauge {
     void *object; /* a struct wire or struct channel; only the engine uses it */
 };
 
-enum source_kind { SOURCE_TIMER, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_FREED };
+enum source_kind { SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_FREED };
 
 /* What an epoll event refers to: the first member of a wire and of a channel. */
 struct source {
@@ -157,8 +160,17 @@ struct wire;
 
 struct engine {
     int epoll, timer;
+    int wake;   /* eventfd: the thread must run commands, or stop */
+    int report; /* eventfd: Python must take records */
+    pthread_t thread;
+    bool has_thread;
+    pthread_mutex_t turn; /* held while events are handled, not while the thread waits for them */
     pthread_mutex_t lock; /* protects the fields up to `first_free` */
+    pthread_cond_t taken; /* Python has taken records, or the thread must stop */
     struct bytes commands, records;
+    bool wake_pending, report_pending; /* whether the eventfd was written and not handled yet */
+    bool stopping;
+    int failed;        /* the error that has ended the thread; 0: none */
     bool records_lost; /* memory was exhausted */
     struct gauge **slabs;
     _Atomic uint32_t slab_count;
@@ -243,6 +255,7 @@ bool queue_command(struct engine *, const struct message_header *, const void *p
 void emit(struct engine *, enum record, uint64_t token, const int64_t arguments[4], const void *payload, size_t size);
 uint64_t slot_allocate(struct engine *);
 void slot_release(struct engine *, uint64_t token);
+struct bytes take_records(struct engine *, int *failed);
 struct gauge *slot_find(struct engine *, uint64_t token);
 static inline void gauge_set(_Atomic uint64_t *field, uint64_t value)
 {
@@ -254,9 +267,17 @@ void run_commands(struct engine *);
 
 /* loop.c */
 bool engine_init(struct engine *, const uint64_t *bounds, uint32_t bound_count);
-bool engine_turn(struct engine *, int timeout_ms);
+int engine_turn(struct engine *, int timeout_ms);
 void engine_clear(struct engine *);
 void free_later(struct engine *, struct source *);
+
+/* thread.c */
+int thread_start(struct engine *);
+void thread_stop(struct engine *);
+void thread_wake(struct engine *);
+void thread_woken(struct engine *);
+void thread_report(struct engine *, int error);
+void thread_reported(struct engine *);
 
 /* latency.c: histograms, and TCP_USER_TIMEOUT of stalled clients. Both use the timer. */
 bool histogram_ensure(struct engine *, uint32_t index);

@@ -22,7 +22,10 @@ ATTACH_UNIX: Final[int]
 OPENSSL_VERSION: Final[str]
 
 class Engine:
-    """One epoll loop. Tokens name connections and channels; sockets that are passed belong to the engine.
+    """One epoll loop, and its thread.
+
+    Tokens name connections and channels. Sockets that are passed belong to the engine. Commands are asynchronous: the
+    thread runs them in order.
 
     Args:
         bounds: Upper bounds of the buckets of histograms, in seconds, ascending.
@@ -34,24 +37,31 @@ class Engine:
     """
 
     def __new__(cls, bounds: tuple[float, ...], growth_bytes: int, user_timeout: int, /) -> Self: ...
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            OSError: The thread cannot be created, or it runs already.
+        """
+
     def close(self) -> None:
-        """Reset all clients, and close all sockets. Other methods then raise ValueError."""
+        """Stop the thread, reset all clients, and close all sockets. Other methods then raise ValueError."""
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when `turn` has work."""
+        """Return a descriptor that is readable when `take` has records; before `start`, when `turn` has work."""
 
-    def turn(self, timeout: int, /) -> bool:
-        """Run the queued commands, wait up to `timeout` milliseconds for events, and handle them.
+    def turn(self) -> None:
+        """Run the queued commands, and handle the events that have occurred. For tests without the thread.
 
-        Returns:
-            Whether records wait for `take`.
+        Raises:
+            OSError: The thread runs.
         """
 
     def take(self) -> list[tuple[int, int, tuple[int, int, int, int], bytes]]:
         """Remove and return the records, in order: kind, token, four arguments, payload.
 
         Raises:
-            MemoryError: Records were lost. The engine must be closed.
+            OSError: Records were lost, or the thread has ended. The engine must be closed.
         """
 
     def token(self) -> int:
@@ -71,7 +81,10 @@ class Engine:
         """
 
     def inspect(self, token: int, /) -> dict[str, int] | None:
-        """Return the internal state of a connection or channel, for tests; None if it has ended."""
+        """Return the internal state of a connection or channel, for tests; None if it has ended.
+
+        The queued commands are not part of this state.
+        """
 
     def growth(self) -> int:
         """Return the bytes that are left of the budget for the growth of windows."""

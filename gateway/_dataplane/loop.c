@@ -1,6 +1,7 @@
 /* The epoll loop. */
 #include <errno.h>
 #include <stdint.h>
+#include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -10,7 +11,7 @@
 
 #define MAX_EVENTS 256
 
-static struct source timer_source = {.kind = SOURCE_TIMER};
+static struct source timer_source = {.kind = SOURCE_TIMER}, wake_source = {.kind = SOURCE_WAKE};
 
 uint64_t clock_ns(void)
 {
@@ -22,14 +23,21 @@ uint64_t clock_ns(void)
 
 bool engine_init(struct engine *e, const uint64_t *bounds, uint32_t bound_count)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &timer_source};
+    struct epoll_event timer = {.events = EPOLLIN, .data.ptr = &timer_source};
+    struct epoll_event wake = {.events = EPOLLIN, .data.ptr = &wake_source};
 
+    pthread_mutex_init(&e->turn, NULL);
     pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->taken, NULL);
     e->epoll = epoll_create1(EPOLL_CLOEXEC);
     e->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    e->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    e->report = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     e->bound_count = bound_count;
     memcpy(e->bounds, bounds, bound_count * sizeof *bounds);
-    return e->epoll >= 0 && e->timer >= 0 && epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->timer, &event) == 0 &&
+    return e->epoll >= 0 && e->timer >= 0 && e->wake >= 0 && e->report >= 0 &&
+           epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->timer, &timer) == 0 &&
+           epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->wake, &wake) == 0 &&
            getrandom(e->padding, sizeof e->padding, 0) == sizeof e->padding;
 }
 
@@ -58,6 +66,9 @@ static void dispatch(struct engine *e, const struct epoll_event *event)
     switch (source->kind) {
     case SOURCE_TIMER:
         timer_expired(e);
+        break;
+    case SOURCE_WAKE: /* the commands are run after all events */
+        thread_woken(e);
         break;
     case SOURCE_WIRE:
         wire_event((struct wire *)source, event->events);
@@ -100,29 +111,27 @@ static void finish_turn(struct engine *e)
     free_now(e);
 }
 
-/* Run the commands that wait, then wait for events and handle them.
- *
- * Return whether records wait for Python. Errors of epoll_wait(2) other than EINTR do not happen with a valid epoll.
- */
-bool engine_turn(struct engine *e, int timeout_ms)
+/* Run the commands that wait, then wait for events and handle them. Return 0, or the error of epoll_wait(2). */
+int engine_turn(struct engine *e, int timeout_ms)
 {
     struct epoll_event events[MAX_EVENTS];
-    int count;
-    bool report;
+    int count, error;
 
+    pthread_mutex_lock(&e->turn);
     run_commands(e);
     finish_turn(e);
+    pthread_mutex_unlock(&e->turn);
     count = epoll_wait(e->epoll, events, MAX_EVENTS, timeout_ms);
-    for (int at = 0; at < count; at++)
-        dispatch(e, &events[at]);
+    error = count < 0 && errno != EINTR ? errno : 0;
     if (count > 0) {
+        pthread_mutex_lock(&e->turn);
+        for (int at = 0; at < count; at++)
+            dispatch(e, &events[at]);
         run_commands(e);
         finish_turn(e);
+        pthread_mutex_unlock(&e->turn);
     }
-    pthread_mutex_lock(&e->lock);
-    report = e->records.size > 0 || e->records_lost;
-    pthread_mutex_unlock(&e->lock);
-    return report;
+    return error;
 }
 
 /* Close the descriptors of clients in records that Python has not taken. */
@@ -137,9 +146,10 @@ static void close_reported(struct engine *e)
     }
 }
 
-/* Reset every client, close every descriptor, and free all memory. No other thread may use the engine. */
+/* Stop the thread, reset every client, close every descriptor, and free all memory. */
 void engine_clear(struct engine *e)
 {
+    thread_stop(e);
     while (e->wires)
         wire_free(e->wires);
     while (e->channels) {
@@ -153,7 +163,7 @@ void engine_clear(struct engine *e)
     }
     free_now(e);
     close_reported(e);
-    const int descriptors[] = {e->epoll, e->timer};
+    const int descriptors[] = {e->epoll, e->timer, e->wake, e->report};
 
     for (size_t at = 0; at < sizeof descriptors / sizeof *descriptors; at++)
         if (descriptors[at] >= 0)
@@ -166,5 +176,7 @@ void engine_clear(struct engine *e)
     bytes_free(&e->commands);
     bytes_free(&e->running);
     bytes_free(&e->records);
+    pthread_cond_destroy(&e->taken);
     pthread_mutex_destroy(&e->lock);
+    pthread_mutex_destroy(&e->turn);
 }

@@ -1,6 +1,7 @@
-/* The Python type `Engine`. Its methods append commands and take records; `turn` runs the loop without the GIL. */
+/* The Python type `Engine`. Its methods append commands and take records. */
 #include "module.h"
 
+#include <errno.h>
 #include <openssl/crypto.h>
 
 struct engine *engine_of(PyObject *self)
@@ -64,10 +65,14 @@ static void close_engine(PyObject *self)
 {
     struct object *o = (struct object *)(void *)self;
 
-    if (o->engine) {
-        engine_clear(o->engine);
-        free(o->engine);
-        o->engine = NULL;
+    struct engine *e = o->engine;
+
+    o->engine = NULL;
+    if (e) {
+        Py_BEGIN_ALLOW_THREADS
+        engine_clear(e);
+        Py_END_ALLOW_THREADS
+        free(e);
     }
 }
 
@@ -92,26 +97,41 @@ static PyObject *method_fileno(PyObject *self, PyObject *unused)
     struct engine *e = engine_of(self);
 
     (void)unused;
-    return e ? PyLong_FromLong(e->epoll) : NULL;
+    return e ? PyLong_FromLong(e->has_thread ? e->report : e->epoll) : NULL;
 }
 
-static PyObject *method_turn(PyObject *self, PyObject *timeout)
+static PyObject *none_or_error(int error)
+{
+    if (!error)
+        Py_RETURN_NONE;
+    errno = error;
+    return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *method_start(PyObject *self, PyObject *unused)
 {
     struct engine *e = engine_of(self);
-    long milliseconds = e ? PyLong_AsLong(timeout) : 0;
-    bool records;
 
-    if (!e || PyErr_Occurred())
+    (void)unused;
+    if (!e)
         return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    records = engine_turn(e, (int)milliseconds);
-    Py_END_ALLOW_THREADS
-    return PyBool_FromLong(records);
+    return none_or_error(e->has_thread ? EALREADY : thread_start(e));
+}
+
+static PyObject *method_turn(PyObject *self, PyObject *unused)
+{
+    struct engine *e = engine_of(self);
+
+    (void)unused;
+    if (!e)
+        return NULL;
+    return none_or_error(e->has_thread ? EBUSY : engine_turn(e, 0));
 }
 
 static PyMethodDef methods[] = {
     {"close", method_close, METH_NOARGS, NULL},     {"fileno", method_fileno, METH_NOARGS, NULL},
-    {"turn", method_turn, METH_O, NULL},            {"take", method_take, METH_NOARGS, NULL},
+    {"start", method_start, METH_NOARGS, NULL},     {"turn", method_turn, METH_NOARGS, NULL},
+    {"take", method_take, METH_NOARGS, NULL},
     {"token", method_token, METH_NOARGS, NULL},     {"release", method_release, METH_O, NULL},
     {"gauge", method_gauge, METH_O, NULL},          {"wire", method_wire, METH_VARARGS, NULL},
     {"key", method_key, METH_VARARGS, NULL},        {"send", method_send, METH_VARARGS, NULL},

@@ -1,4 +1,6 @@
 /* Methods of `Engine` that take records and read states. */
+#include <errno.h>
+
 #include "module.h"
 
 static PyObject *record_tuple(const struct message_header *header, const uint8_t *payload)
@@ -14,16 +16,12 @@ PyObject *method_take(PyObject *self, PyObject *unused)
     PyObject *list = e ? PyList_New(0) : NULL;
     struct message_header header;
     struct bytes taken;
-    bool lost;
+    int failed;
 
     (void)unused;
     if (!list)
         return NULL;
-    pthread_mutex_lock(&e->lock);
-    taken = e->records;
-    e->records = (struct bytes){0};
-    lost = e->records_lost;
-    pthread_mutex_unlock(&e->lock);
+    taken = take_records(e, &failed);
     for (size_t at = 0; at < taken.size && list; at += header.size) {
         PyObject *tuple;
 
@@ -34,9 +32,10 @@ PyObject *method_take(PyObject *self, PyObject *unused)
         Py_XDECREF(tuple);
     }
     bytes_free(&taken);
-    if (lost && list) {
+    if (failed && list) {
         Py_CLEAR(list);
-        PyErr_NoMemory();
+        errno = failed;
+        PyErr_SetFromErrno(PyExc_OSError);
     }
     return list;
 }
@@ -86,15 +85,8 @@ PyObject *method_gauge(PyObject *self, PyObject *token)
                          (double)gauge_get(&g->request_time) / (double)SECOND, gauge_get(&g->held));
 }
 
-/* Return the state of a wire or channel as a dict. For tests: the loop must not run in another thread. */
-PyObject *method_inspect(PyObject *self, PyObject *token)
+static PyObject *state_of(struct gauge *g)
 {
-    struct engine *e = engine_of(self);
-    unsigned long long number = e ? PyLong_AsUnsignedLongLong(token) : 0;
-    struct gauge *g = e && !PyErr_Occurred() ? slot_find(e, number) : NULL;
-
-    if (!e || PyErr_Occurred())
-        return NULL;
     if (!g || !g->object)
         Py_RETURN_NONE;
     if (((struct source *)g->object)->kind == SOURCE_WIRE) {
@@ -115,10 +107,31 @@ PyObject *method_inspect(PyObject *self, PyObject *token)
                          "backend_eof", PyBool_FromLong(c->backend_eof), "closed", PyBool_FromLong(c->channel_closed));
 }
 
+/* Return the state of a wire or channel as a dict, for tests. Waits for the end of a turn of the thread. */
+PyObject *method_inspect(PyObject *self, PyObject *token)
+{
+    struct engine *e = engine_of(self);
+    unsigned long long number = e ? PyLong_AsUnsignedLongLong(token) : 0;
+    PyObject *state;
+
+    if (!e || PyErr_Occurred())
+        return NULL;
+    pthread_mutex_lock(&e->turn);
+    state = state_of(slot_find(e, number));
+    pthread_mutex_unlock(&e->turn);
+    return state;
+}
+
 PyObject *method_growth(PyObject *self, PyObject *unused)
 {
     struct engine *e = engine_of(self);
+    unsigned long long available;
 
     (void)unused;
-    return e ? PyLong_FromUnsignedLongLong(e->growth_available) : NULL;
+    if (!e)
+        return NULL;
+    pthread_mutex_lock(&e->turn);
+    available = e->growth_available;
+    pthread_mutex_unlock(&e->turn);
+    return PyLong_FromUnsignedLongLong(available);
 }

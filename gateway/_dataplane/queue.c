@@ -1,4 +1,5 @@
 /* Commands, records and slots: everything that Python and the engine share. */
+#include <errno.h>
 #include <stdint.h>
 
 #include "engine.h"
@@ -15,6 +16,7 @@ bool queue_command(struct engine *e, const struct message_header *header, const 
                    size_t more_size)
 {
     size_t size = sizeof *header + aligned(header->payload);
+    bool wake = false;
     uint8_t *at;
 
     if (header->payload > UINT32_MAX / 2)
@@ -30,11 +32,17 @@ bool queue_command(struct engine *e, const struct message_header *header, const 
             memcpy(at + sizeof *header, payload, first);
         if (more_size)
             memcpy(at + sizeof *header + first, more, more_size);
+        wake = !e->wake_pending;
+        e->wake_pending = true;
     }
     pthread_mutex_unlock(&e->lock);
+    if (wake)
+        thread_wake(e);
     return at != NULL;
 }
 
+/* Append a record. Python is notified at the end of the turn, but of bytes for a tap immediately: it must have seen them
+ * when it handles what the client does next. */
 void emit(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
           size_t size)
 {
@@ -60,6 +68,24 @@ void emit(struct engine *e, enum record kind, uint64_t token, const int64_t argu
         e->records_lost = true;
     }
     pthread_mutex_unlock(&e->lock);
+    if (kind == RECORD_TAP)
+        thread_report(e, 0);
+}
+
+/* Remove and return the records. `failed` is ENOMEM if some were lost, or the error that has ended the thread. */
+struct bytes take_records(struct engine *e, int *failed)
+{
+    struct bytes taken;
+
+    thread_reported(e);
+    pthread_mutex_lock(&e->lock);
+    taken = e->records;
+    e->records = (struct bytes){0};
+    e->report_pending = false;
+    *failed = e->records_lost ? ENOMEM : e->failed;
+    pthread_cond_signal(&e->taken);
+    pthread_mutex_unlock(&e->lock);
+    return taken;
 }
 
 static struct gauge *slot_at(struct engine *e, uint32_t index)

@@ -1,1 +1,1 @@
-"""Composition root: creates the units from a configuration, and runs the service from start to stop."""
+"""Composition root: creates the components from a configuration, and runs the service from start to stop."""

@@ -1,24 +1,23 @@
 """Builds the admission rules of a backend from its configuration. Does no I/O."""
 
 from gateway.config import BackendSpec
-from gateway.forwarding.admission import Admission, Identity, SocketConsumer, SocketRule
+from gateway.forwarding.admission import AdmissionRules, ConsumerResolver, SocketConsumer, UnixSocketRule
 
 _DEFAULT_CONSUMER_SHARE = 0.8
-"""Fraction of a backend's connections that one consumer is allowed to use if `max_connections_per_consumer` is
-absent."""
+"""Fraction of a backend's `max_connections` that one consumer may use by default."""
 
 
-def build_admission(spec: BackendSpec, identity: Identity | None) -> Admission:
+def build_admission(spec: BackendSpec, identity: ConsumerResolver | None) -> AdmissionRules:
     """Return the admission rules of a backend.
 
     Args:
         spec: The configuration of the backend.
-        identity: Maps source addresses to containers; None if Docker is not configured.
+        identity: Finds the container behind a source address; None if Docker is not configured.
     """
     per_consumer = spec.max_connections_per_consumer
     if per_consumer is None and identity is not None:
         per_consumer = max(1, int(spec.max_connections * _DEFAULT_CONSUMER_SHARE))
-    return Admission(
+    return AdmissionRules(
         backend=spec.name,
         allow=spec.allow.networks,
         label=spec.allow.label,
@@ -27,7 +26,7 @@ def build_admission(spec: BackendSpec, identity: Identity | None) -> Admission:
         privileged_only=spec.kind.privileged_only(spec.options),
         identity=identity,
         sockets={
-            str(each.unix): SocketRule(
+            str(each.unix): UnixSocketRule(
                 SocketConsumer(each.consumer) if each.consumer else None, frozenset(each.uid), frozenset(each.gid)
             )
             for each in spec.sockets

@@ -1,4 +1,4 @@
-"""Lists the names of the keys in which two configurations differ, without their values. Does no I/O."""
+"""Lists the keys in which two configurations differ, without their values. Does no I/O."""
 
 import dataclasses
 from collections.abc import Iterator

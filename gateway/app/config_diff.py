@@ -12,7 +12,7 @@ _FIXED = ("gateway", "ops", "traces")
 
 @dataclass(frozen=True)
 class ConfigDiff:
-    """The names of the tunnels, backends and sections that differ between two configurations.
+    """What a reload must start, change and stop: the names of tunnels, backends and sections.
 
     Args:
         tunnels_closed: Tunnels to close after their clients have drained.
@@ -47,7 +47,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
     """Return the difference between the configurations `old` and `new`.
 
     Raises:
-        UsageError: A key differs whose change requires a restart.
+        UsageError: A key that requires a restart differs.
     """
     fixed = [key for key in changed_keys(old, new)["changed"] if key.partition(".")[0] in _FIXED]
     if fixed:

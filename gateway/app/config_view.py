@@ -21,7 +21,7 @@ _OF_SPEC = {"options": "", "check_options": "check"}
 _OMITTED = ("name", "place", "sockets")
 """Fields of a tunnel or backend that are not keys."""
 _SENSITIVE = ("password_command", "command", "proxy_command", "send", "expect", "expect_pattern", "headers")
-"""Keys whose values are no secrets by type, but can contain one."""
+"""Keys whose type is not that of a secret, but whose values can contain a secret."""
 _HIDDEN = "(hidden)"
 _QUERY = re.compile(r"((?:[a-z][a-z0-9+.-]*:/)?/[^?]*\?).+", re.IGNORECASE | re.DOTALL)
 """A path or URL with a query, which can contain a secret. The group ends before the query."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gateway.app.running_backend import RunningBackend
-from gateway.certificates import ca_credentials, file_validities
+from gateway.certificate_validity import ca_credentials, file_validities
 from gateway.config import Config
-from gateway.contracts.security import Credential
+from gateway.contracts.security import MonitoredCertificate
 from gateway.ops.status_json import iso
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ _POLL_INTERVAL = 5.0
 _READ_TIMEOUT = 30.0
 """Seconds after which a warning is logged if the files are still being read."""
 
-NamedCredential = tuple[str, Credential]
+NamedCredential = tuple[str, MonitoredCertificate]
 """The name of a tunnel, backend or section, and a certificate that it depends on."""
 
 
@@ -45,7 +45,7 @@ def read_credentials(config: Config) -> list[NamedCredential]:
 
 
 def _tls_credentials(name: str, ca_file: Path | None, cert_file: Path | None) -> list[NamedCredential]:
-    own = [Credential("tls", str(cert_file), each) for each in file_validities(cert_file)]
+    own = [MonitoredCertificate("tls", str(cert_file), each) for each in file_validities(cert_file)]
     return [(name, credential) for credential in (*ca_credentials(ca_file), *own)]
 
 
@@ -55,7 +55,7 @@ def server_credentials(backends: list[RunningBackend]) -> Iterator[NamedCredenti
         for each in backend.targets:
             certificate = each.record.probe_result.certificate
             if certificate is not None:
-                yield backend.spec.name, Credential("tls", str(each.target), certificate)
+                yield backend.spec.name, MonitoredCertificate("tls", str(each.target), certificate)
 
 
 def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:
@@ -75,7 +75,7 @@ def expiry_warnings(found: list[NamedCredential], now: float) -> list[str]:
 
 
 class ExpiryMonitor:
-    """Reads the certificates periodically, and logs warnings; implements `gateway.contracts.unit.Unit`.
+    """Reads the certificates periodically, and logs warnings; implements `gateway.contracts.component.Component`.
 
     Args:
         config: Returns the current configuration.

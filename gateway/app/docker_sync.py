@@ -1,4 +1,4 @@
-"""Connects the Docker reconciler to the rest of the service."""
+"""Runs the Docker reconciler, and gives the rest of the service access to its results."""
 
 import asyncio
 import itertools
@@ -6,24 +6,24 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gateway.app.site import Site
-from gateway.audit_log.recorder import Recorder
+from gateway.app.runtime import Runtime
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config
+from gateway.contracts.component import Component
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState
-from gateway.contracts.unit import Unit
 from gateway.docker.consumers import Consumer
 from gateway.docker.options import DockerOptions, PeerOptions
 from gateway.supervision.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from gateway.docker.peers.unit import PeerUnit
+    from gateway.docker.peers.peer_sync import PeerSync
     from gateway.docker.plan import DesiredState
     from gateway.docker.reconciler import Reconciler
 
 
 class DockerSync:
-    """Runs the reconciler while Docker is configured; implements `gateway.forwarding.admission.Identity`.
+    """Runs the reconciler if Docker is configured; implements `gateway.forwarding.admission.ConsumerResolver`.
 
     Args:
         supervisor: Runs the reconciler.
@@ -31,30 +31,30 @@ class DockerSync:
         recorder: Records changes in Docker.
     """
 
-    def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup, recorder: Recorder) -> None:
+    def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup, recorder: AuditRecorder) -> None:
         self._recorder = recorder
         self.reconciler: Reconciler | None = None
-        self.peers: PeerUnit | None = None
+        self.peers: PeerSync | None = None
         self._supervisor = supervisor
         self._group = group
-        self._site: Site | None = None
+        self._runtime: Runtime | None = None
         self._config: Config | None = None
-        self._units: list[str] = []
+        self._components: list[str] = []
         self._numbers = itertools.count(1)
 
-    def apply(self, config: Config, site: Site) -> None:
+    def apply(self, config: Config, runtime: Runtime) -> None:
         """Reconcile Docker with `config`. If the section `docker` has changed, start a new reconciler."""
-        site.on_state_change = self._reconcile_soon
+        runtime.on_state_change = self._reconcile_soon
         unchanged = self._config is not None and self._config.docker == config.docker
-        self._config, self._site = config, site
-        for unit in site.workers.units:
-            unit.on_unknown_source = self._reconcile_soon
+        self._config, self._runtime = config, runtime
+        for worker in runtime.workers.supervisors:
+            worker.on_unknown_source = self._reconcile_soon
         if unchanged:
             self._reconcile_soon()  # the backends can differ even if the section docker does not
             return
-        for name in self._units:
+        for name in self._components:
             self._group.create_task(self._supervisor.stop(name))
-        self._units, self.reconciler, self.peers = [], None, None
+        self._components, self.reconciler, self.peers = [], None, None
         if config.docker is not None:
             from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - imports aiodocker only where it is used
 
@@ -69,9 +69,9 @@ class DockerSync:
     def _start_peers(
         self, docker: DockerOptions, options: PeerOptions, instance: str, reconciler: "Reconciler"
     ) -> None:
-        from gateway.docker.peers.unit import PeerUnit  # noqa: PLC0415 - as above
+        from gateway.docker.peers.peer_sync import PeerSync  # noqa: PLC0415 - as above
 
-        self.peers = PeerUnit(
+        self.peers = PeerSync(
             options,
             instance,
             docker.grants,
@@ -81,9 +81,9 @@ class DockerSync:
         )
         self._start(f"docker peers #{next(self._numbers)}", self.peers)
 
-    def _start(self, name: str, unit: Unit) -> None:
-        self._units.append(name)
-        self._supervisor.start(name, unit)
+    def _start(self, name: str, component: Component) -> None:
+        self._components.append(name)
+        self._supervisor.start(name, component)
 
     async def settled(self) -> None:
         """Wait until the gateway's own container is attached to its networks, or one attempt has failed."""
@@ -91,15 +91,15 @@ class DockerSync:
             await self.reconciler.settled.wait()
 
     def lookup(self, address: str) -> Consumer | None:
-        """See `gateway.forwarding.admission.Identity`."""
+        """Return the consumer with this address; None if it is unknown."""
         return self.reconciler.directory.lookup(address) if self.reconciler else None
 
     def recently_unknown(self, address: str) -> bool:
-        """See `gateway.forwarding.admission.Identity`."""
+        """Return whether a recent lookup found no consumer with this address."""
         return self.reconciler is None or self.reconciler.directory.recently_unknown(address)
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:
-        """See `gateway.forwarding.admission.Identity`."""
+        """Return the consumer with this address; wait up to `within` seconds for a container that is starting."""
         return await self.reconciler.directory.wait_for(address, within) if self.reconciler else None
 
     def explain(self, name: str) -> list[dict[str, Any]] | None:
@@ -108,29 +108,31 @@ class DockerSync:
         Args:
             name: The name of a container, or the beginning of its ID.
         """
-        if self.reconciler is None or self._site is None:
+        if self.reconciler is None or self._runtime is None:
             return None
-        from gateway.app.docker_explain import explain_containers  # noqa: PLC0415 - as above
+        from gateway.app.container_explanation import explain_containers  # noqa: PLC0415 - as above
 
-        return explain_containers(self.reconciler, self._site.backends.values(), name)
+        return explain_containers(self.reconciler, self._runtime.backends.values(), name)
 
     def desired(self) -> "DesiredState":
         """Return the desired state of Docker for the current configuration and connections."""
-        from gateway.app.docker_desired import desired  # noqa: PLC0415 - as above
+        from gateway.app.docker_desired_state import desired  # noqa: PLC0415 - as above
 
         assert self._config is not None  # noqa: S101 - `apply` has set it before it created the reconciler
-        serving = any(running.forward.active for running in self._site.backends.values()) if self._site else False
+        serving = (
+            any(running.forward.active for running in self._runtime.backends.values()) if self._runtime else False
+        )
         wanted = desired(self._config, frozenset(self._busy_consumers()))
         return replace(wanted, serving=serving, usable=frozenset(self._usable_backends()))
 
     def _usable_backends(self) -> Iterator[str]:
         """Yield the backends that can serve clients, including those whose checks are paused."""
-        for name, running in self._site.backends.items() if self._site else ():
+        for name, running in self._runtime.backends.items() if self._runtime else ():
             if running.evaluate()[0] in (HealthState.UP, HealthState.DEGRADED, HealthState.PAUSED):
                 yield name
 
     def _busy_consumers(self) -> Iterator[str]:
-        for running in self._site.backends.values() if self._site else ():
+        for running in self._runtime.backends.values() if self._runtime else ():
             usages = running.forward.consumers.values()
             yield from (usage.id for usage in usages if usage.active and usage.id)
 
@@ -139,9 +141,9 @@ class DockerSync:
             self.reconciler.trigger()
 
     def _send_to_workers(self, consumers: dict[str, Consumer]) -> None:
-        for unit in self._site.workers.units if self._site else ():
-            unit.set_consumers(consumers)
+        for worker in self._runtime.workers.supervisors if self._runtime else ():
+            worker.set_consumers(consumers)
 
     def _link(self, tunnel: str) -> Link | None:
-        uplinks = self._site.uplinks.of_tunnel(tunnel) if self._site else []
+        uplinks = self._runtime.uplinks.of_tunnel(tunnel) if self._runtime else []
         return next((uplink.link for uplink in uplinks if uplink.link is not None), None)

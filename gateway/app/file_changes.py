@@ -1,13 +1,13 @@
-"""Watches files, and reloads the configuration, keys or certificates that a changed file contains."""
+"""Reloads the configuration, keys or certificates after their file has changed."""
 
 import asyncio
 import logging
 from pathlib import Path
 
-from gateway.app.reload import Reloader
-from gateway.app.site import Site
+from gateway.app.reloader import Reloader
+from gateway.app.runtime import Runtime
 from gateway.config import TunnelSpec
-from gateway.config.files import files_of
+from gateway.config.file_checks import files_of
 from gateway.errors import GatewayError
 from gateway.ops.server import OpsServer
 
@@ -21,14 +21,14 @@ class FileChanges:
         file: The configuration file; None if there is none.
         reloader: Reloads the configuration file.
         ops: The ops server. It reads its token and certificate files again.
-        site: The site. Its tunnels start to use renewed keys and certificates.
+        runtime: The runtime, whose tunnels use the renewed keys and certificates.
     """
 
-    def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, site: Site) -> None:
+    def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, runtime: Runtime) -> None:
         self._file = file
         self._reloader = reloader
         self._ops = ops
-        self._site = site
+        self._runtime = runtime
 
     def watched(self) -> set[Path]:
         """Return the files to watch. Blocks, because it reads files that contain the names of other files."""
@@ -56,9 +56,9 @@ class FileChanges:
             renewed = spec.kind.renewed(spec.options)
             files = await asyncio.to_thread(_files_of, spec)
             if (files - renewed) & changed:
-                self._site.renew(name)
+                self._runtime.renew(name)
             elif renewed & changed:
-                self._site.retry(name)
+                self._runtime.retry(name)
 
 
 def _files_of(spec: TunnelSpec) -> set[Path]:

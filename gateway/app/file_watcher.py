@@ -1,4 +1,4 @@
-"""Detects changed files by polling, which works on every file system and for symbolic links that are replaced."""
+"""Detects changed files by polling, which works on every file system and for replaced symbolic links."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ FileStamps = dict[Path, FileStamp]
 
 
 class FileWatcher:
-    """Polls files once per second; implements `gateway.contracts.unit.Unit`.
+    """Polls files once per second; implements `gateway.contracts.component.Component`.
 
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.

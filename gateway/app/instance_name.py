@@ -1,7 +1,7 @@
 """Chooses the name of this gateway if the configuration has no `gateway.instance`.
 
-The gateway writes its name into the labels of the Docker objects that it creates, and recognizes them by it.
-Therefore the name must stay the same when the gateway's container is recreated.
+The gateway writes its name into the labels of the Docker objects that it creates, and recognizes the objects by this
+name. Therefore, the name must stay the same when the gateway's container is recreated.
 """
 
 import logging
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gateway.atomic_file import replace_file
 from gateway.config import Config
-from gateway.docker import own_id
+from gateway.docker import own_container_id
 from gateway.errors import ConfigError, GatewayError, Problem
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def _is_container_id(name: str) -> bool:
     """Return whether `name` is the short ID of the container in which this process runs."""
     if not _SHORT_ID.fullmatch(name):
         return False
-    found = own_id.mounted_id()
+    found = own_container_id.mounted_id()
     return any(each.startswith(name) for each in found) or (
         not found and any(each.exists() for each in _CONTAINER_MARKERS)
     )
@@ -87,7 +87,7 @@ def _write(path: Path, name: str) -> None:
     try:
         replace_file(path, f"{name}\n")
     except OSError as error:
-        # If the file cannot be written, the gateway keeps its name until the hostname changes.
+        # If the file cannot be written, the name stays the same until the hostname changes.
         log.warning(
             "cannot record the name of this gateway", extra={"detail": f"{path}: {error.strerror}: set {_KEY}"}
         )

@@ -1,73 +1,44 @@
-"""Runs the checks of backends in this process, and owns the handshake budgets that checks and clients share."""
+"""Runs the checks of backends in this process."""
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from gateway.app.component_manager import ComponentManager
+from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
-from gateway.app.units import Units
-from gateway.config import BackendSpec
 from gateway.contracts.backend import Backend
-from gateway.contracts.values import Endpoint
-from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import RoutedTarget
-from gateway.health.monitor import Check, MonitoredUplink, Schedule
+from gateway.health.check import Check, CheckSchedule, MonitoredUplink
 from gateway.health.target_record import TargetRecord
-from gateway.health.ways import WayChoice
+from gateway.health.way_choice import WayChoice
 
 _FIRST_RESULT_POLL = 0.5
 
 
-class HandshakeBudgets:
-    """The handshake budgets of all targets. Backends with the same target and a common tunnel share one budget."""
-
-    def __init__(self) -> None:
-        self._budgets: dict[tuple[str | None, Endpoint], HandshakeBudget] = {}
-
-    def of(self, spec: BackendSpec) -> dict[Endpoint, HandshakeBudget]:
-        """Return the budgets of a backend's targets; empty if its servers do not count aborted handshakes."""
-        limit = spec.kind.abort_limit
-        if limit is None:
-            return {}
-        found = {}
-        for target in spec.targets:
-            keys = [(way, target) for way in spec.ways(target) or (None,)]
-            shared = next((self._budgets[key] for key in keys if key in self._budgets), HandshakeBudget(limit))
-            self._budgets |= dict.fromkeys(keys, shared)
-            found[target] = shared
-        return found
-
-    def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
-        """Record that a check's dial timed out. If it connects later, the server counts an aborted handshake."""
-        budget = self._budgets.get((tunnel, target))
-        if budget is not None:
-            budget.record_abandoned(time.time())
-
-
 class LocalChecks:
-    """Checks targets in this process; implements `gateway.app.site.TargetHealth`.
+    """Checks targets in this process; implements `gateway.app.runtime.TargetHealth`.
 
     Args:
-        units: Runs the checks.
-        budgets: The handshake budgets of the targets.
+        components: Runs the checks.
+        budgets: The handshake budgets of the ways to the targets.
     """
 
-    def __init__(self, units: Units, budgets: HandshakeBudgets) -> None:
-        self._units = units
+    def __init__(self, components: ComponentManager, budgets: HandshakeBudgets) -> None:
+        self._components = components
         self._budgets = budgets
 
     def update(
         self, running: RunningBackend, uplinks: Mapping[str | None, MonitoredUplink], *, keep_results: bool
     ) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """Start checks of the targets of `running.spec`, and stop the backend's previous checks."""
         spec = running.spec
         previous = {each.target: each for each in running.targets} if keep_results else {}
         self.remove(running)
         backend: Backend = spec.kind.create(spec.options, spec.check_options)
-        schedule = Schedule(**vars(spec.check))
+        schedule = CheckSchedule(**vars(spec.check))
         running.targets = []
         for target in spec.targets:
             choice = WayChoice(spec.ways(target) or (None,), spec.prefer_way)
@@ -86,6 +57,7 @@ class LocalChecks:
                     partial(self._budgets.record_abandoned_dial, way, target),
                     record,
                     way,
+                    budget.logins if (budget := self._budgets.of(spec, target, way)) is not None else None,
                 )
                 for way in choice.names
             ]
@@ -94,28 +66,28 @@ class LocalChecks:
                 monitored.inherit(before)
             running.targets.append(monitored)
         for check in running.checks:
-            self._units.start(f"check {spec.name} {check.target}", check)
+            self._components.start(f"check {spec.name} {check.target}", check)
         running.on_check_result()
 
     def remove(self, running: RunningBackend) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """Stop checking the targets. See `gateway.app.runtime.TargetHealth`."""
         for check in running.checks:
-            self._units.stop_soon(check)
+            self._components.stop_soon(check)
 
     def routes(self, running: RunningBackend) -> list[RoutedTarget]:
-        """See `gateway.app.site.TargetHealth`."""
+        """Return the ways to the targets to try for a new client, best first."""
         return running.ordered_routes()
 
     def on_failure(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """Handle a failure of real traffic to a target. See `gateway.app.runtime.TargetHealth`."""
         running.on_failure(routed.target)
 
     def on_stall(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """Handle a response of a target that takes too long. See `gateway.app.runtime.TargetHealth`."""
         running.on_stall(routed.target, routed.uplink.tunnel_name)
 
     def on_detour(self, running: RunningBackend, routed: RoutedTarget) -> None:
-        """See `gateway.app.site.TargetHealth`."""
+        """Handle a failed dial, after a dial through another way to the same target has succeeded."""
         running.on_detour(routed.target, routed.uplink.tunnel_name)
 
 

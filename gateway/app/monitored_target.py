@@ -1,4 +1,4 @@
-"""One target of a running backend: its checks, one for each way, and the choice of the way for new clients."""
+"""Combines the checks of one target through all its ways, and chooses the way for new clients."""
 
 import logging
 import time
@@ -6,20 +6,20 @@ import time
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
-from gateway.health.monitor import Check
+from gateway.health.check import Check
 from gateway.health.target_record import TargetRecord
-from gateway.health.target_selection import Candidate
-from gateway.health.ways import WayChoice, WayHealth, order_ways
+from gateway.health.target_selection import TargetCandidate
+from gateway.health.way_choice import WayChoice, WayHealth, order_ways
 from gateway.supervision.uplink import describe_all
 
 log = logging.getLogger(__name__)
 
 _DOUBT_EXPIRES = 60.0
-"""Seconds after which new clients use a doubted way again, if checks can neither confirm nor refute the doubt."""
+"""Seconds after which new clients use a suspect way again, if no check has shown whether the way works."""
 
 
 class MonitoredTarget:
-    """A target with at least one way.
+    """A target of a running backend, with a check for each way.
 
     Args:
         checks: The check through each way, in the order of the configuration. All have the same `record`.
@@ -31,8 +31,8 @@ class MonitoredTarget:
         self.checks = checks
         self.choice = choice
         self._routes = routes
-        self._doubted_at: dict[int, float] = {}
-        """For each way that a client had to leave during its dial, when this happened, in epoch seconds."""
+        self._dial_failed_at: dict[int, float] = {}
+        """For each way: when a dial through it last failed while another way worked, in epoch seconds."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
         """Continue the results of the ways that existed before a reload."""
@@ -76,22 +76,22 @@ class MonitoredTarget:
     def health(self) -> list[WayHealth]:
         """Return what is known about each way."""
         return [
-            WayHealth(check.uplink.link is not None, check.verdict.state, check.latency, self._is_doubted(at))
+            WayHealth(check.uplink.link is not None, check.verdict.state, check.latency, self._has_failed_dial(at))
             for at, check in enumerate(self.checks)
         ]
 
-    def _is_doubted(self, way: int) -> bool:
-        since = self._doubted_at.get(way)
+    def _has_failed_dial(self, way: int) -> bool:
+        since = self._dial_failed_at.get(way)
         if since is None:
             return False
         return (self.checks[way].last_success or 0.0) < since and time.time() - since < _DOUBT_EXPIRES
 
-    def candidate(self) -> Candidate:
-        """Return the state of the target through the chosen way, and what probes through any way found last."""
+    def candidate(self) -> TargetCandidate:
+        """Return the state of the target through the chosen way, and the last results of probes through any way."""
         check, record = self.checks[self.choose()], self.record
         verdict = check.verdict
         blocked = verdict.state is HealthState.BLOCKED
-        return Candidate(
+        return TargetCandidate(
             target=self.target,
             state=verdict.state,
             reason=verdict.reason,
@@ -132,9 +132,9 @@ class MonitoredTarget:
             if check.tunnel == tunnel or len(self.checks) == 1:
                 check.report_stall()
 
-    def doubt(self, tunnel: str | None) -> None:
+    def report_failed_dial(self, tunnel: str | None) -> None:
         """Record that a dial through `tunnel` failed, and that a dial through another way succeeded after it."""
         for at, check in enumerate(self.checks):
             if check.tunnel == tunnel:
-                self._doubted_at[at] = time.time()
+                self._dial_failed_at[at] = time.time()
                 check.check_soon()

@@ -1,4 +1,4 @@
-"""Runs checks or the Docker reconciler once, without a running service."""
+"""Runs checks, the Docker reconciler or an audit once, without a running service."""
 
 import asyncio
 import contextlib
@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from gateway.app.auditing import recording
-from gateway.app.docker_desired import desired
+from gateway.app.docker_desired_state import desired
+from gateway.app.service_audit_log import recording
 from gateway.audit.hazards import decide
-from gateway.audit.report import Report
+from gateway.audit.report import AuditReport
 from gateway.audit.snapshot import AuditScope, take_snapshot
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState, TunnelState
@@ -104,7 +104,7 @@ async def _apply_and_record(config: Config) -> tuple[Plan, list[str]]:
         return await _with_reconciler(config, Reconciler.apply_once, recorder)
 
 
-def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list[str]]:
+def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport, list[str]]:
     """Return the hazards to data and secrets, and one line of text for each way to forge a consumer's identity.
 
     Args:
@@ -135,7 +135,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[Report, list
         mounts=mounts,
     )
 
-    async def inspect(reconciler: Reconciler, engine: Engine) -> tuple[Report, list[str]]:
+    async def inspect(reconciler: Reconciler, engine: Engine) -> tuple[AuditReport, list[str]]:
         lines, own = await reconciler.exposures(engine)
         return decide(await take_snapshot(engine, replace(scope, own=own))), lines
 
@@ -151,7 +151,7 @@ def _with_engine(config: Config, job: Callable[[Reconciler, Engine], Awaitable[_
 
 
 async def _with_reconciler(
-    config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]], recorder: Recorder | None = None
+    config: Config, job: Callable[[Reconciler, Engine], Awaitable[_T]], recorder: AuditRecorder | None = None
 ) -> _T:
     options = config.docker
     if options is None:

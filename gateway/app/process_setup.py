@@ -18,8 +18,8 @@ _GC_THRESHOLDS = (50_000, 20, 100)
 loop for tens of milliseconds."""
 
 
-class _UnwaitedExecutor(ThreadPoolExecutor):
-    """An executor that does not wait for its threads when the event loop closes: a file system can hang forever."""
+class _NoWaitExecutor(ThreadPoolExecutor):
+    """A thread pool that does not wait for its threads at shutdown, because a file system can hang forever."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more work, and return without waiting for the threads."""
@@ -55,5 +55,5 @@ def prepare_process() -> None:
 
 def prepare_loop() -> None:
     """Set the default executor of the running event loop. Call this function once per event loop."""
-    executor = _UnwaitedExecutor(_FILE_THREADS, thread_name_prefix="files")
+    executor = _NoWaitExecutor(_FILE_THREADS, thread_name_prefix="files")
     asyncio.get_running_loop().set_default_executor(executor)

@@ -4,53 +4,54 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.worker.messages import CheckLogin, TargetAssignment
-from gateway.app.worker.remote import RemoteForward
-from gateway.app.worker.unit import WorkerSupervisor
+from gateway.app.worker.stubs import ForwardStub
+from gateway.app.worker.worker_supervisor import WorkerSupervisor
 from gateway.config import BackendSpec
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.handshake_budget import HandshakeBudget
+from gateway.forwarding.handshake_budget import HandshakeBudget, set_limit
 from gateway.forwarding.routed_target import RoutedTarget
-from gateway.health.monitor import Check
-from gateway.health.state_clock import StateClock
+from gateway.health.check import Check
 from gateway.health.target_selection import (
     BackendHealth,
-    Candidate,
+    TargetCandidate,
     backend_state,
     lacks_primary,
     order_targets,
     superseded_primaries,
     wrong_role_targets,
 )
+from gateway.health.timed_state import TimedState
 
 
 @dataclass
 class RunningBackend:
-    """A running backend.
+    """A backend that runs: its configuration, its forward, and the checks of its targets.
 
     Args:
         spec: The configuration of the backend.
         forward: Serves the clients of the backend.
+        budgets: The handshake budgets of this process.
         worker: The worker process that serves the clients; None if this process serves them.
         local: The same object as `forward` if this process serves the clients; None if a worker serves them.
         targets: The targets with their checks; empty in a worker.
         routes: The ways to each target, as clients use them; empty if a worker serves the clients.
-        budgets: The handshake budgets of the targets whose servers count aborted handshakes.
         clock: The backend's state when it was last computed, and since when.
         on_state_change: Called when the state changes.
         on_result: Called after each check.
     """
 
     spec: BackendSpec
-    forward: Forward | RemoteForward
+    forward: Forward | ForwardStub
+    budgets: HandshakeBudgets
     worker: WorkerSupervisor | None = None
     local: Forward | None = None
     targets: list[MonitoredTarget] = field(default_factory=list)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
-    budgets: dict[Endpoint, HandshakeBudget] = field(default_factory=dict)
-    clock: StateClock = field(default_factory=lambda: StateClock(time.time()))
+    clock: TimedState = field(default_factory=lambda: TimedState(time.time()))
     on_state_change: Callable[[], None] = lambda: None
     on_result: Callable[[], None] = lambda: None
 
@@ -59,7 +60,7 @@ class RunningBackend:
         """The checks of all targets, one for each way."""
         return [check for target in self.targets for check in target.checks]
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[TargetCandidate]:
         """Return the targets with the results of their last checks."""
         return [target.candidate() for target in self.targets]
 
@@ -78,8 +79,8 @@ class RunningBackend:
         """
         self.evaluate()
         logins = self._logins()
-        for target, at, limit in logins:
-            self.record_login(target, at, limit)
+        for login in logins:
+            self.record_login(*login)
         candidates, prefer = self.candidates(), self.spec.prefer
         wrong_role = wrong_role_targets(candidates, prefer)
         left = superseded_primaries(candidates, prefer, confirmed=True)
@@ -91,8 +92,8 @@ class RunningBackend:
         self._set_urgent(candidates)
         self.on_result()
 
-    def _set_urgent(self, candidates: list[Candidate]) -> None:
-        """Check often the targets that can become the primary, and a superseded primary that is possibly demoted."""
+    def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
+        """Check the targets that can become the primary more often, and superseded primaries too."""
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)
         unconfirmed = superseded_primaries(candidates, prefer) - superseded_primaries(
@@ -103,23 +104,33 @@ class RunningBackend:
 
     def _logins(self) -> tuple[CheckLogin, ...]:
         return tuple(
-            (each.target, each.last_success, each.record.probe_result.abort_limit)
-            for each in self.targets
-            if each.target in self.budgets and each.last_success is not None
+            CheckLogin(check.target, check.tunnel, check.last_success, check.record.probe_result.abort_limit)
+            for check in self.checks
+            if self.budget(check.target, check.tunnel) is not None and check.last_success is not None
         )
 
-    def record_login(self, target: Endpoint, at: float, limit: int | None) -> None:
-        """Record a successful login of a check in the target's handshake budget.
+    def budget(self, target: Endpoint, tunnel: str | None) -> HandshakeBudget | None:
+        """Return the handshake budget of a way; None if its server does not count aborted handshakes.
 
         Args:
             target: The target.
+            tunnel: The tunnel of the way; None if the way has no tunnel.
+        """
+        return self.budgets.of(self.spec, target, tunnel)
+
+    def record_login(self, target: Endpoint, tunnel: str | None, at: float, limit: int | None) -> None:
+        """Record a successful login of a check in the handshake budget of its way.
+
+        Args:
+            target: The target.
+            tunnel: The tunnel of the way; None if the way has no tunnel.
             at: When the login succeeded, in epoch seconds.
             limit: How many aborted handshakes the target's server tolerates; None if this is not known.
         """
-        budget = self.budgets.get(target)
+        budget = self.budget(target, tunnel)
         if budget is not None:
             budget.record_login(at)
-            budget.limit = limit or budget.limit
+            set_limit(budget.peers, limit or budget.limit)
 
     def ordered_targets(self) -> list[Endpoint]:
         """Return the targets to try for a new client, best first."""
@@ -148,7 +159,7 @@ class RunningBackend:
         self._set_urgent(self.candidates())
 
     def on_detour(self, target: Endpoint, tunnel: str | None) -> None:
-        """Prefer other ways to `target`: a dial through `tunnel` failed, and a dial through another way succeeded."""
+        """Prefer other ways to `target`: a dial through `tunnel` failed, and then another way succeeded."""
         for each in self.targets:
             if each.target == target:
-                each.doubt(tunnel)
+                each.report_failed_dial(tunnel)

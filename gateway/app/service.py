@@ -8,31 +8,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway import __version__
-from gateway.app.auditing import AuditLog
+from gateway import _dataplane as data_plane
+from gateway.app.component_manager import ComponentManager
 from gateway.app.docker_sync import DockerSync
 from gateway.app.file_changes import FileChanges
 from gateway.app.file_watcher import FileStamps, FileWatcher
+from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.listeners import bind_listeners
-from gateway.app.local_checks import HandshakeBudgets, LocalChecks, wait_first_results
+from gateway.app.local_checks import LocalChecks, wait_first_results
 from gateway.app.ops_settings import ops_settings
 from gateway.app.process_setup import prepare_loop, prepare_process
-from gateway.app.reload import Loader, Reloader
+from gateway.app.reloader import Loader, Reloader
+from gateway.app.runtime import Runtime
+from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.service_control import ServiceControl
 from gateway.app.shutdown import shut_down
-from gateway.app.site import Site
 from gateway.app.socket_activation import passed_sockets
-from gateway.app.tracing import exporting
-from gateway.app.transitions import Transitions
-from gateway.app.units import Units
-from gateway.app.uplinks import Uplinks
-from gateway.app.worker.owner import Workers
+from gateway.app.trace_exporter import exporting
+from gateway.app.transition_observer import TransitionObserver
+from gateway.app.uplink_manager import UplinkManager
+from gateway.app.worker.worker_pool import WorkerPool
 from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
 from gateway.ops.events import EventLog, EventSubject, EventType
 from gateway.ops.events_file import EventsFile
-from gateway.ops.sd_notify import Notifier
+from gateway.ops.sd_notify import SdNotifier
 from gateway.ops.server import OpsServer
 from gateway.relay.poller import RelayLoop
 from gateway.supervision.supervisor import Supervisor, supervise
@@ -47,7 +49,7 @@ The gateway already serves clients during this wait."""
 
 
 class GatewayService:
-    """A gateway from start to stop.
+    """The service, from start to stop.
 
     Args:
         config: The configuration to run.
@@ -62,9 +64,9 @@ class GatewayService:
         self._file = file
         self._stamps = stamps
         self._stop = asyncio.Event()
-        self._notifier = Notifier()
+        self._notifier = SdNotifier()
         self._passed = passed_sockets()
-        self._auditing = AuditLog(config.gateway.instance)
+        self._auditing = ServiceAuditLog(config.gateway.instance)
         self._events = EventLog()
         self._reloader = Reloader(
             config, loader, file, self._auditing, self._notifier, self._stop, self._passed, self._events
@@ -105,17 +107,17 @@ class GatewayService:
             supervise() as supervisor,
         ):
             docker = DockerSync(supervisor, group, self._auditing.recorder)
-            site = self._create_site(supervisor, group, docker, exporter)
-            transitions = Transitions(site, self._events)
-            self._reloader.start(site, docker, self._ops, listeners)
+            runtime = self._create_runtime(supervisor, group, docker, exporter)
+            transitions = TransitionObserver(runtime, self._events)
+            self._reloader.start(runtime, docker, self._ops, listeners)
             supervisor.start("certificates", self._control.expiry)
             supervisor.start("fleet", self._control.fleet_poller)
             supervisor.start("events file", events_file)
-            changes = FileChanges(self._file, self._reloader, self._ops, site)
+            changes = FileChanges(self._file, self._reloader, self._ops, runtime)
             supervisor.start("file watch", FileWatcher(changes.watched, changes.on_change, self._stamps))
             background = {
                 group.create_task(self._measure_lag()),
-                group.create_task(self._await_startup(site, docker)),
+                group.create_task(self._await_startup(runtime, docker)),
                 group.create_task(self._reloader.open_sockets_later()),
             }
             self._handle_signals(group, background)
@@ -126,7 +128,7 @@ class GatewayService:
             await self._stop.wait()
             self._control.set_draining(draining=True)
             self._notifier.stopping()
-            await shut_down(site, self._reloader.config.shutdown, self._control.stop_immediately)
+            await shut_down(runtime, self._reloader.config.shutdown, self._control.stop_immediately)
             transitions.close()
             await events_file.write()
             for task in background:
@@ -134,26 +136,37 @@ class GatewayService:
         events_file.close()
         await asyncio.sleep(0)  # let the event loop record that the last clients have disconnected
 
-    def _create_site(
+    def _create_runtime(
         self,
         supervisor: Supervisor,
         group: asyncio.TaskGroup,
         docker: DockerSync,
         exporter: TraceExporter | None,
-    ) -> Site:
+    ) -> Runtime:
         config, recorder = self._reloader.config, self._auditing.recorder
-        units, budgets = Units(supervisor, group), HandshakeBudgets()
+        components, budgets = ComponentManager(supervisor, group), HandshakeBudgets()
 
         def on_worker_failure(backend: str, target: Endpoint, stalled: bool) -> None:
-            running = site.backends.get(backend)
+            running = runtime.backends.get(backend)
             if running is not None:
                 (running.on_stall if stalled else running.on_failure)(target)  # a worker has one way to each target
 
-        workers = Workers(config.gateway.workers, on_worker_failure, recorder)
+        data_plane.settings.threads = data_plane.thread_count(config.gateway.threads)
+        workers = WorkerPool(config.gateway.workers, on_worker_failure, recorder)
         workers.start(supervisor)
-        uplinks = Uplinks(units, separate_bulk=True)
-        site = Site(units, uplinks, config, docker, LocalChecks(units, budgets), budgets, workers, recorder, exporter)
-        return site
+        uplinks = UplinkManager(components, separate_bulk=True)
+        runtime = Runtime(
+            components,
+            uplinks,
+            config,
+            docker,
+            LocalChecks(components, budgets),
+            budgets,
+            workers,
+            recorder,
+            exporter,
+        )
+        return runtime
 
     def _handle_signals(self, group: asyncio.TaskGroup, background: set[asyncio.Task[None]]) -> None:
         def reload() -> None:
@@ -180,8 +193,8 @@ class GatewayService:
             self._control.lag.observe(max(0.0, loop.time() - due))
             self._notifier.watchdog()
 
-    async def _await_startup(self, site: Site, docker: DockerSync) -> None:
-        await wait_first_results(site.backends.values)
+    async def _await_startup(self, runtime: Runtime, docker: DockerSync) -> None:
+        await wait_first_results(runtime.backends.values)
         try:
             async with asyncio.timeout(_DOCKER_TIMEOUT):
                 await docker.settled()

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway.app import status_view
-from gateway.app.auditing import AuditLog
 from gateway.app.config_view import config_text
 from gateway.app.credential_expiry import ExpiryMonitor, expiry_warnings
-from gateway.app.reload import Reloader
+from gateway.app.reloader import Reloader
 from gateway.app.running_backend import RunningBackend
+from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.config import Config
 from gateway.config.advice import advice
 from gateway.fleet.poller import FleetPoller
@@ -31,13 +31,13 @@ class ServiceControl:
     """The status and the commands of a running gateway; implements `gateway.ops.service_interface.ControlledService`.
 
     Args:
-        reloader: Holds the current configuration and the site.
+        reloader: Holds the current configuration and the runtime.
         auditing: Records commands.
         stop: Set by the first call of `shutdown`.
         events: The log of transitions.
     """
 
-    def __init__(self, reloader: Reloader, auditing: AuditLog, stop: asyncio.Event, events: EventLog) -> None:
+    def __init__(self, reloader: Reloader, auditing: ServiceAuditLog, stop: asyncio.Event, events: EventLog) -> None:
         self.started_at = time.time()
         """Epoch seconds."""
         self.startup_done = False
@@ -56,23 +56,23 @@ class ServiceControl:
         """The configuration and its text, which is computed once."""
 
     def _running(self) -> Iterable[RunningBackend]:
-        site = self._reloader.site
-        return site.backends.values() if site else ()
+        runtime = self._reloader.runtime
+        return runtime.backends.values() if runtime else ()
 
     def _find(self, backend: str) -> RunningBackend | None:
-        site = self._reloader.site
-        return site.backends.get(backend) if site else None
+        runtime = self._reloader.runtime
+        return runtime.backends.get(backend) if runtime else None
 
     def phase(self) -> str:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return `starting`, `ready` or `draining`. See `gateway.ops.service_interface.ControlledService`."""
         return phase(started=self.startup_done, draining=self.draining)
 
     def backend_statuses(self) -> list[BackendStatus]:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return the status of each backend. See `gateway.ops.service_interface.ControlledService`."""
         return [status_view.backend_status(each) for each in self._running()]
 
     async def view(self) -> ServiceView:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return the state of the service, from memory. Yields to the event loop between its parts."""
         views = []
         for number, each in enumerate(list(self._running())):
             views.append(self._backend(each))
@@ -85,7 +85,7 @@ class ServiceControl:
 
     def _view(self, backends: list[BackendView]) -> ServiceView:
         reloader, certificates = self._reloader, self.expiry.found
-        site, docker = reloader.site, reloader.docker
+        runtime, docker = reloader.runtime, reloader.docker
         return ServiceView(
             version=status_view.VERSION,
             python_version=status_view.PYTHON_VERSION,
@@ -93,11 +93,11 @@ class ServiceControl:
             started_at=self.started_at,
             startup_done=self.startup_done,
             draining=self.draining,
-            accepting=site is not None and site.accepting,
+            accepting=runtime is not None and runtime.accepting,
             reload_successful=reloader.successful,
             reload_success_at=reloader.applied_at,
             reload_error=reloader.error,
-            tunnels=status_view.tunnel_views(site) if site else [],
+            tunnels=status_view.tunnel_views(runtime) if runtime else [],
             backends=backends,
             loop_lag=self.lag.copy(),
             tasks=len(asyncio.all_tasks()),
@@ -111,46 +111,48 @@ class ServiceControl:
             ],
             credentials=status_view.credential_views(certificates),
             audit_dropped=self._auditing.dropped,
-            workers={unit.number: unit.pid if unit.running else None for unit in site.workers.units} if site else {},
+            workers={worker.number: worker.pid if worker.running else None for worker in runtime.workers.supervisors}
+            if runtime
+            else {},
         )
 
     def configuration(self) -> ConfigText:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return the configuration without secrets: for each part, such as `backends.orders`, its keys and values."""
         config = self._reloader.config
         if self._described is None or self._described[0] is not config:
             self._described = config, config_text(config)
         return self._described[1]
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
         running = self._find(backend)
         return status_view.history(running) if running else None
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Explain which backends each matching container reaches, and why; None if Docker is not configured."""
         docker = self._reloader.docker
         return docker.explain(name) if docker else None
 
     def fleet(self) -> FleetView:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Return the members of the fleet and their last answers, from memory."""
         return self.fleet_poller.view()
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Write an admin command to the audit log. See `gateway.ops.service_interface.ControlledService`."""
         self._auditing.command(command, peer, result)
 
     async def reload(self) -> str:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Read the configuration again, apply it, and return what changed."""
         return await self._reloader.reload("admin")
 
     def drain(self) -> None:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Report not ready from now on. See `gateway.ops.service_interface.ControlledService`."""
         if not self.draining:
             log.info("draining: not ready, still serving")
         self.set_draining(draining=True)
 
     def undrain(self) -> None:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Report ready again. See `gateway.ops.service_interface.ControlledService`."""
         self._reloader.check_running()
         if self.draining:
             log.info("ready again")
@@ -163,20 +165,20 @@ class ServiceControl:
             self.events.record(EventSubject(EventType.DRAIN), self.phase())
 
     def shutdown(self) -> None:
-        """See `gateway.ops.service_interface.ControlledService`. The second call ends the drain immediately."""
+        """Drain and stop. A second call ends the drain immediately."""
         if self._stop.is_set():
             log.warning("stopping immediately")
             self.stop_immediately.set()
         self._stop.set()
 
     def pause(self, backend: str, *, paused: bool) -> bool:
-        """See `gateway.ops.service_interface.ControlledService`."""
-        site, running = self._reloader.site, self._find(backend)
-        if site is None or running is None:
+        """Pause or resume the checks of a backend. See `gateway.ops.service_interface.ControlledService`."""
+        runtime, running = self._reloader.runtime, self._find(backend)
+        if runtime is None or running is None:
             return False
         if not paused and not any(check.paused for check in running.checks):
             self._reloader.check_running()
-            site.restart_checks(running)
+            runtime.restart_checks(running)
         for check in running.checks:
             if paused:
                 check.pause()
@@ -185,16 +187,16 @@ class ServiceControl:
         return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """See `gateway.ops.service_interface.ControlledService`."""
+        """Set whether to reset the clients of a backend while its path is down, or to hold them."""
         running = self._find(backend)
         if running is not None:
             running.forward.set_fail_fast(enabled=failing)
         return running is not None
 
     def reconnect(self, tunnel: str) -> bool:
-        """See `gateway.ops.service_interface.ControlledService`."""
-        site = self._reloader.site
-        if site is None or tunnel not in site.config.tunnels:
+        """Close and reopen a tunnel, or retry it immediately if it is down."""
+        runtime = self._reloader.runtime
+        if runtime is None or tunnel not in runtime.config.tunnels:
             return False
-        site.reconnect(tunnel)
+        runtime.reconnect(tunnel)
         return True

@@ -1,9 +1,9 @@
-"""Shuts a site down. Gives clients time to finish before it resets their connections."""
+"""Shuts the service down. Gives clients time to finish before it resets their connections."""
 
 import asyncio
 import logging
 
-from gateway.app.site import Site
+from gateway.app.runtime import Runtime
 from gateway.config.model import ShutdownSection
 
 log = logging.getLogger(__name__)
@@ -13,30 +13,30 @@ _MIN_IDLE = 0.05
 _WORKER_REPORT_WAIT = 0.3
 
 
-async def shut_down(site: Site, options: ShutdownSection, immediately: asyncio.Event) -> None:
+async def shut_down(runtime: Runtime, options: ShutdownSection, immediately: asyncio.Event) -> None:
     """Serve clients for `delay`, then accept no new clients, and drain the open connections for up to `drain`.
 
     Connections that are still open after that time are reset. Tunnels stay open.
 
     Args:
-        site: The running site.
+        runtime: The running runtime.
         options: How long each step of the shutdown is allowed to take, in seconds.
         immediately: When this event is set, every wait ends immediately.
     """
-    log.info("stopping", extra={"delay": options.delay, "drain": options.drain, "clients": site.active})
+    log.info("stopping", extra={"delay": options.delay, "drain": options.drain, "clients": runtime.active})
     await _wait(options.delay, immediately)
-    site.stop_accepting()
-    if site.workers.units:
+    runtime.stop_accepting()
+    if runtime.workers.supervisors:
         # The next reports include the clients that the workers accepted last.
         await _wait(_WORKER_REPORT_WAIT, immediately)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + options.drain
-    while site.active and (left := deadline - loop.time()) > 0 and not immediately.is_set():
-        site.abort_idle(idle_threshold(left, options.drain))
+    while runtime.active and (left := deadline - loop.time()) > 0 and not immediately.is_set():
+        runtime.abort_idle(idle_threshold(left, options.drain))
         await _wait(_POLL, immediately)
-    if site.active:
-        log.warning("resetting the remaining clients", extra={"clients": site.active})
-    site.abort_all()
+    if runtime.active:
+        log.warning("resetting the remaining clients", extra={"clients": runtime.active})
+    runtime.abort_all()
 
 
 async def _wait(seconds: float, immediately: asyncio.Event) -> None:

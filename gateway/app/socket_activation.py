@@ -18,7 +18,7 @@ _FIRST = 3
 
 
 class PassedSockets:
-    """Sockets that systemd bound. They stay open while the service restarts, and clients wait in their queues.
+    """The sockets that systemd bound. They stay open during a restart, and clients wait in their queues.
 
     Args:
         sockets: The passed sockets; this object owns them. A listener gets duplicates. Therefore it can be closed

@@ -1,4 +1,4 @@
-"""Builds the views of `gateway.ops.status_views` from the running units."""
+"""Builds the data for the status page, JSON and metrics from the running components."""
 
 import platform
 from collections import Counter
@@ -11,17 +11,16 @@ from gateway.app.credential_expiry import NamedCredential
 from gateway.app.docker_sync import DockerSync
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
-from gateway.app.site import Site
+from gateway.app.runtime import Runtime
 from gateway.app.way_view import way_views
 from gateway.app.worker.messages import NO_UPLINK, UplinkReport, consumer_view, uplink_report
-from gateway.app.worker.remote import RemoteForward
+from gateway.app.worker.stubs import ForwardStub
 from gateway.backends import target_remedy
 from gateway.config import TunnelSpec
 from gateway.contracts.states import TunnelState
 from gateway.facts import Fact
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.handshake_budget import HandshakeBudget
-from gateway.health.monitor import Check
+from gateway.health.check import Check
 from gateway.measure import Histogram
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
@@ -29,13 +28,13 @@ from gateway.ops.status_views import (
     AttachmentView,
     BackendStatus,
     BackendView,
+    CertificateView,
     ConsumerView,
-    CredentialView,
     DeadContainerView,
     DockerView,
     KnownConsumer,
+    NameConflictView,
     PeerView,
-    ShadowView,
     TargetView,
     TunnelView,
     VolumeView,
@@ -45,14 +44,16 @@ VERSION = __version__
 PYTHON_VERSION = platform.python_version()
 
 
-def tunnel_views(site: Site) -> list[TunnelView]:
+def tunnel_views(runtime: Runtime) -> list[TunnelView]:
     """Return the configured tunnels, and the removed tunnels that still drain."""
     configured = [
-        _tunnel(spec, [*map(uplink_report, site.uplinks.of_tunnel(spec.name)), *site.workers.reports(spec.name)])
-        for spec in site.config.tunnels.values()
+        _tunnel(
+            spec, [*map(uplink_report, runtime.uplinks.of_tunnel(spec.name)), *runtime.workers.reports(spec.name)]
+        )
+        for spec in runtime.config.tunnels.values()
     ]
     draining: dict[str, tuple[TunnelSpec, list[UplinkReport]]] = {}
-    for spec, uplink in site.uplinks.draining():
+    for spec, uplink in runtime.uplinks.draining():
         draining.setdefault(spec.name, (spec, []))[1].append(uplink_report(uplink))
     return configured + [_tunnel(spec, reports) for spec, reports in draining.values()]
 
@@ -78,9 +79,9 @@ def _tunnel(spec: TunnelSpec, reports: list[UplinkReport]) -> TunnelView:
     )
 
 
-def worst_report(site: Site, tunnel: str) -> UplinkReport | None:
+def worst_report(runtime: Runtime, tunnel: str) -> UplinkReport | None:
     """Return the report of the lane that determines the state of a tunnel; None if the tunnel has no lane."""
-    reports = [*map(uplink_report, site.uplinks.of_tunnel(tunnel)), *site.workers.reports(tunnel)]
+    reports = [*map(uplink_report, runtime.uplinks.of_tunnel(tunnel)), *runtime.workers.reports(tunnel)]
     return _worst(reports) if reports else None
 
 
@@ -97,9 +98,9 @@ def _details(all_details: list[dict[str, Any]], facts: tuple[Fact, ...]) -> dict
     return combined
 
 
-def credential_views(found: list[NamedCredential]) -> list[CredentialView]:
+def credential_views(found: list[NamedCredential]) -> list[CertificateView]:
     """Return the views of certificates, ordered by their expiry."""
-    views = [CredentialView(each.kind, name, each.name, *each.validity) for name, each in found]
+    views = [CertificateView(each.kind, name, each.name, *each.validity) for name, each in found]
     return sorted(views, key=lambda each: each.expires)
 
 
@@ -131,7 +132,7 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
         remedy=found.remedy or target_remedy(spec.kind.name, found.reason),
         since=running.clock.since,
         facts=spec.kind.facts,
-        targets=[_target(each, spec.kind.name, running.budgets.get(each.target)) for each in running.targets],
+        targets=[_target(running, each) for each in running.targets],
         ways=way_views(running),
         connections=forward.active,
         waiting=forward.waiting,
@@ -151,7 +152,7 @@ def backend_view(running: RunningBackend, *, knows_containers: bool) -> BackendV
     )
 
 
-def _consumers(forward: Forward | RemoteForward) -> dict[str, ConsumerView]:
+def _consumers(forward: Forward | ForwardStub) -> dict[str, ConsumerView]:
     return {name: consumer_view(usage) for name, usage in forward.consumers.items()}
 
 
@@ -177,12 +178,15 @@ def docker_view(docker: DockerSync) -> DockerView | None:
             ActionView(each.verb, each.network, each.container, list(each.aliases), each.why) for each in plan.actions
         ],
         shadows=[
-            ShadowView(each.container, each.network, each.name, each.ours, each.other) for each in plan.name_conflicts
+            NameConflictView(each.container, each.network, each.name, each.ours, each.other)
+            for each in plan.name_conflicts
         ],
         warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
         postponed=plan.postponed,
         dead=[
-            DeadContainerView(each.container, each.cause, each.detail, each.state, each.message, each.command)
+            DeadContainerView(
+                each.container, each.cause, each.detail, each.state, each.message, each.command, each.is_excluded
+            )
             for each in plan.dead
         ],
         revived=dict(reconciler.revivals.revived),
@@ -202,18 +206,19 @@ def docker_view(docker: DockerSync) -> DockerView | None:
     )
 
 
-def _target(monitored: MonitoredTarget, kind: str, budget: HandshakeBudget | None) -> TargetView:
+def _target(running: RunningBackend, monitored: MonitoredTarget) -> TargetView:
     """Return the view of a target: its state through the way that new clients use, and counters of all ways."""
     chosen, candidate, probe_result = monitored.choose(), monitored.candidate(), monitored.record.probe_result
     check, checks = monitored.checks[chosen], monitored.checks
     last = check.last
+    budgets = [running.budget(each.target, each.tunnel) for each in checks]
     return TargetView(
         target=str(monitored.target),
         way=check.tunnel,
         state=candidate.state,
         reason=candidate.reason,
         detail=candidate.detail,
-        remedy=candidate.remedy or target_remedy(kind, candidate.reason),
+        remedy=candidate.remedy or target_remedy(running.spec.kind.name, candidate.reason),
         since=check.clock.since,
         flapping=check.verdict.flapping,
         role=probe_result.role,
@@ -224,7 +229,7 @@ def _target(monitored: MonitoredTarget, kind: str, budget: HandshakeBudget | Non
         last_phases=last.phases if last else {},
         attempts=sum(each.attempts for each in checks),
         failures=dict(sum((Counter(each.failures) for each in checks), Counter())),
-        broken_handshakes=budget.aborted if budget else None,
+        broken_handshakes=max((each.aborted for each in budgets if each is not None), default=None),
         duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
         phases=_phases(checks),
         history=check.history.latest(),

@@ -1,10 +1,10 @@
-"""Builds the views of the ways to a backend's targets."""
+"""Builds the data about the ways to a backend's targets, for the status."""
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.contracts.states import HealthState
 from gateway.errors import Reason
-from gateway.health.ways import working_ways
+from gateway.health.way_choice import working_ways
 from gateway.ops.status_views import WayView
 
 

@@ -11,33 +11,33 @@ import sys
 from typing import Any
 
 from gateway.app.assigned_targets import AssignedTargets
-from gateway.app.local_checks import HandshakeBudgets
+from gateway.app.component_manager import ComponentManager
+from gateway.app.handshake_budgets import HandshakeBudgets
 from gateway.app.process_setup import prepare_loop, prepare_process, set_io_flusher
-from gateway.app.site import Site
-from gateway.app.tracing import create_exporter
-from gateway.app.units import Units
-from gateway.app.uplinks import Uplinks
+from gateway.app.runtime import Runtime
+from gateway.app.trace_exporter import create_exporter
+from gateway.app.uplink_manager import UplinkManager
+from gateway.app.worker.audit_event_sender import AuditEventSender
 from gateway.app.worker.messages import (
-    Applied,
-    Apply,
-    Command,
+    ApplyConfig,
+    ConfigApplied,
     ConsumerSnapshot,
-    Dial,
+    DescriptorsLost,
+    DialRequest,
     DialResult,
     ForwardReport,
-    Incomplete,
-    Sockets,
+    ListeningSockets,
     TargetAssignment,
     UnknownSource,
     WorkerAction,
+    WorkerCommand,
     WorkerReport,
     consumer_view,
     uplink_report,
 )
 from gateway.app.worker.messenger import Messenger
-from gateway.app.worker.outbound import AuditEventSender
-from gateway.app.worker.owner import Workers
-from gateway.audit_log.recorder import Recorder
+from gateway.app.worker.worker_pool import WorkerPool
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config
 from gateway.contracts.link import Stream
 from gateway.contracts.tracing import TraceExporter
@@ -48,8 +48,8 @@ from gateway.forwarding.listener import ListenAddress, Listener
 from gateway.forwarding.pending_client import PendingClient
 from gateway.measure import Histogram
 from gateway.ops import logs
+from gateway.relay.dial_retry import retry_dial
 from gateway.relay.poller import RelayLoop
-from gateway.relay.redial import retry_dial
 from gateway.relay.sockets import tune
 from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.supervision.supervisor import supervise
@@ -62,8 +62,8 @@ _LAST_EVENTS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
-class Worker:
-    """Runs the forwards of some backends, with its own tunnels.
+class WorkerProcess:
+    """The main object of a worker process, which runs the forwards and tunnels of some backends.
 
     Args:
         sock: The connection to the owner.
@@ -72,23 +72,23 @@ class Worker:
     def __init__(self, sock: socket.socket) -> None:
         self._stop = asyncio.Event()
         self._owner = Messenger(sock, self._on_message, self._stop.set)
-        self._site: Site | None = None
+        self._runtime: Runtime | None = None
         self._group: asyncio.TaskGroup | None = None
-        self._units: Units | None = None
+        self._components: ComponentManager | None = None
         self._targets = AssignedTargets(self._owner)
         self._budgets = HandshakeBudgets()
         self._sockets: dict[ListenAddress, list[socket.socket]] = {}
         self._incomplete = False
         """Whether some of the listeners' descriptors were lost between the owner and this process."""
         self._directory = ConsumerDirectory(lambda: self._owner.send(UnknownSource()))
-        self._recorder = Recorder()
+        self._recorder = AuditRecorder()
         self._audit = AuditEventSender(self._owner, self._recorder)
         self._exporter: TraceExporter | None = None
 
     async def run(self) -> None:
         """Run until the owner sends `stop` or closes the connection."""
         async with asyncio.TaskGroup() as group, supervise() as supervisor:
-            self._group, self._units = group, Units(supervisor, group)
+            self._group, self._components = group, ComponentManager(supervisor, group)
             reporting = group.create_task(self._report_periodically())
             await self._stop.wait()
             reporting.cancel()
@@ -99,27 +99,27 @@ class Worker:
 
     def _on_message(self, message: Any, fds: list[int]) -> None:
         match message:
-            case Sockets(address, count):
+            case ListeningSockets(address, count):
                 self._incomplete |= len(fds) < count
                 self._sockets[address] = [socket.socket(fileno=fd) for fd in fds]
-            case Apply():
+            case ApplyConfig():
                 self._on_apply(message)
             case TargetAssignment():
                 self._on_assignment(message)
             case ConsumerSnapshot(consumers):
                 self._directory.replace(consumers)
-            case Dial(number) if not fds:
-                self._owner.send(DialResult(number, Reason.TUNNEL, "the worker has no descriptor left", lost=True))
-            case Dial() if self._group is not None:
+            case DialRequest(number) if not fds:
+                self._owner.send(DialResult(number, Reason.TUNNEL, "the worker has no free descriptor", lost=True))
+            case DialRequest() if self._group is not None:
                 self._group.create_task(self._dial(message, socket.socket(fileno=fds[0])))
-            case Command():
+            case WorkerCommand():
                 self._on_command(message)
 
-    def _on_apply(self, message: Apply) -> None:
+    def _on_apply(self, message: ApplyConfig) -> None:
         if self._incomplete:
             self._incomplete = False
             self._close_sockets()
-            self._owner.send(Incomplete())
+            self._owner.send(DescriptorsLost())
             return
         try:
             self._apply(message)
@@ -127,46 +127,48 @@ class Worker:
             log.exception("cannot apply a configuration: the worker restarts")
             self._stop.set()
         else:
-            self._owner.send(Applied(message.number))
+            self._owner.send(ConfigApplied(message.number))
 
     def _on_assignment(self, assignment: TargetAssignment) -> None:
         self._targets.assigned[assignment.backend] = assignment.targets
-        running = self._site.backends.get(assignment.backend) if self._site else None
+        running = self._runtime.backends.get(assignment.backend) if self._runtime else None
         if running is not None and running.local is not None:
             running.local.move_clients(assignment.wrong_role, assignment.left)
             for login in assignment.logins:
                 running.record_login(*login)
 
-    def _apply(self, message: Apply) -> None:
-        if self._units is None:
+    def _apply(self, message: ApplyConfig) -> None:
+        if self._components is None:
             return
         logs.configure(message.config.log.level, message.config.log.format)
-        if self._site is None:
-            self._site = self._create_site(self._units, message.config)
+        if self._runtime is None:
+            self._runtime = self._create_runtime(self._components, message.config)
         self._audit.apply(message.config.audit)
         self._targets.assigned = {}  # the owner sends the new assignments later
         listeners: dict[ListenAddress, Listener] = {}
         for spec in message.config.backends.values():
             for address in spec.listen:
-                known, sent = self._site.listeners.get(address), self._sockets.pop(address, None)
+                known, sent = self._runtime.listeners.get(address), self._sockets.pop(address, None)
                 if known is not None:
                     listeners[address] = known
                     _close(sent or [])
                 elif sent is not None:
                     listeners[address] = Listener(address, sent)
         self._close_sockets()
-        self._site.apply(message.config, listeners)
-        for uplink in self._site.uplinks.by_lane.values():
+        self._runtime.apply(message.config, listeners)
+        for uplink in self._runtime.uplinks.by_lane.values():
             if self._send_report not in uplink.watchers:
                 uplink.watchers.append(self._send_report)
 
-    def _create_site(self, units: Units, config: Config) -> Site:
+    def _create_runtime(self, components: ComponentManager, config: Config) -> Runtime:
         # Each tunnel has one lane, because a worker carries one traffic class only.
-        uplinks = Uplinks(units, separate_bulk=False)
-        no_workers = Workers(0, lambda *_: None, self._recorder)
+        uplinks = UplinkManager(components, separate_bulk=False)
+        no_workers = WorkerPool(0, lambda *_: None, self._recorder)
         self._exporter = create_exporter(config)
         records = self._recorder, self._exporter
-        return Site(units, uplinks, config, self._directory, self._targets, self._budgets, no_workers, *records)
+        return Runtime(
+            components, uplinks, config, self._directory, self._targets, self._budgets, no_workers, *records
+        )
 
     def _close_sockets(self) -> None:
         """Close the sockets that no listener uses."""
@@ -174,34 +176,34 @@ class Worker:
             _close(sockets)
         self._sockets = {}
 
-    def _on_command(self, command: Command) -> None:
-        site = self._site
+    def _on_command(self, command: WorkerCommand) -> None:
+        runtime = self._runtime
         if command.action is WorkerAction.STOP:
             self._stop.set()
-        elif site is not None:  # if there is none, the owner sends all settings later
-            self._run_command(site, command)
+        elif runtime is not None:  # if there is none, the owner sends all settings later
+            self._run_command(runtime, command)
 
-    def _run_command(self, site: Site, command: Command) -> None:
+    def _run_command(self, runtime: Runtime, command: WorkerCommand) -> None:
         match command.action:
             case WorkerAction.STOP_ACCEPTING:
-                site.stop_accepting()
+                runtime.stop_accepting()
                 self._send_report()
             case WorkerAction.RECONNECT:
-                site.reconnect(command.argument)
+                runtime.reconnect(command.argument)
             case WorkerAction.SET_FAIL_FAST:
                 name, enabled = command.argument
-                if name in site.backends:
-                    site.backends[name].forward.set_fail_fast(enabled=enabled)
+                if name in runtime.backends:
+                    runtime.backends[name].forward.set_fail_fast(enabled=enabled)
             case WorkerAction.ABORT_ALL:
-                site.abort_all()
+                runtime.abort_all()
             case WorkerAction.ABORT_IDLE:
-                site.abort_idle(command.argument)
+                runtime.abort_idle(command.argument)
             case WorkerAction.RENEW:
-                site.renew(command.argument)
+                runtime.renew(command.argument)
             case WorkerAction.RETRY:
-                site.retry(command.argument)
+                runtime.retry(command.argument)
 
-    async def _dial(self, message: Dial, sock: Stream) -> None:
+    async def _dial(self, message: DialRequest, sock: Stream) -> None:
         tune(sock)
         client = PendingClient(sock)
         try:
@@ -209,13 +211,13 @@ class Worker:
         finally:
             client.reset()
 
-    async def _join(self, message: Dial, client: PendingClient) -> DialResult:
-        site = self._site
+    async def _join(self, message: DialRequest, client: PendingClient) -> DialResult:
+        runtime = self._runtime
         uplink = None
-        if site is not None:
-            uplinks = site.uplinks.of_tunnel(message.tunnel) if message.tunnel else [site.uplinks.direct]
+        if runtime is not None:
+            uplinks = runtime.uplinks.of_tunnel(message.tunnel) if message.tunnel else [runtime.uplinks.direct]
             uplink = next(iter(uplinks), None)
-        if site is None or uplink is None or uplink.link is None:
+        if runtime is None or uplink is None or uplink.link is None:
             return DialResult(message.number, Reason.TUNNEL, "the worker's tunnel is down", lost=True)
         link = uplink.link
         try:
@@ -232,8 +234,8 @@ class Worker:
         return DialResult(message.number)
 
     def _send_report(self) -> None:
-        if self._site is not None and not self._owner.backlogged:  # the next report includes the current values
-            self._owner.send(report(self._site))
+        if self._runtime is not None and not self._owner.backlogged:  # the next report includes the current values
+            self._owner.send(report(self._runtime))
 
     async def _report_periodically(self) -> None:
         while True:
@@ -243,14 +245,14 @@ class Worker:
             await asyncio.sleep(REPORT_EVERY)
 
 
-def report(site: Site) -> WorkerReport:
+def report(runtime: Runtime) -> WorkerReport:
     """Return the current states and counters of a worker."""
-    uplinks = {"": site.uplinks.direct, **{lane.tunnel: each for lane, each in site.uplinks.by_lane.items()}}
-    forwards = [running.local for running in site.backends.values() if running.local is not None]
+    uplinks = {"": runtime.uplinks.direct, **{lane.tunnel: each for lane, each in runtime.uplinks.by_lane.items()}}
+    forwards = [running.local for running in runtime.backends.values() if running.local is not None]
     return WorkerReport(
         {name: uplink_report(uplink) for name, uplink in uplinks.items()},
         {forward.name: _forward(forward) for forward in forwards},
-        draining=sum(forward.active for forward in site.forwards()) - sum(forward.active for forward in forwards),
+        draining=sum(forward.active for forward in runtime.forwards()) - sum(forward.active for forward in forwards),
     )
 
 
@@ -291,7 +293,7 @@ def main() -> None:
 async def _work(sock: socket.socket) -> None:
     prepare_loop()
     handshake_limiter().per_server = 1  # the owner and its workers share the limit per server
-    await Worker(sock).run()
+    await WorkerProcess(sock).run()
 
 
 if __name__ == "__main__":

@@ -4,45 +4,82 @@ import posixpath
 import shlex
 from collections.abc import Iterable
 
-from gateway.audit.model import AuditedContainer
-from gateway.audit.mount_options import MountOptionChange, short_mounts, unmounted_paths
-from gateway.audit.shell import command, copy, script
+from gateway.audit.data_copy import END, frozen, is_live
+from gateway.audit.model import AuditedContainer, AuditSnapshot
+from gateway.audit.mount_options import (
+    MountOptionChange,
+    from_files,
+    needs_long_syntax,
+    short_mounts,
+    tmpfs_options,
+    unmounted_paths,
+)
+from gateway.audit.run_options import UnsupportedOptionError
+from gateway.audit.shell_commands import command, script
+from gateway.docker.compose_command import FILES, compose_command
+from gateway.docker.grants import SERVICE
 
-PROJECT, SERVICE = "com.docker.compose.project", "com.docker.compose.service"
-FILES = "com.docker.compose.project.config_files"
 
-
-def override(container: AuditedContainer, change: MountOptionChange, client: str) -> str:
+def override(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
     """Return commands that write an override file and recreate the container with the changed mounts.
 
+    Compose removes the old container, so the commands first save its layer as an image.
+
     Args:
+        snapshot: The snapshot.
         container: A container that has the labels of Compose.
         change: How the mounts change.
-        client: The engine's command line client.
+
+    Raises:
+        UnsupportedOptionError: The override file cannot contain the options of a mount, or the service has several
+            containers, which Compose would all replace.
     """
-    labels = container.labels
-    project, service, files = labels[PROJECT], labels[SERVICE], labels[FILES].split(",")
-    path = posixpath.join(posixpath.dirname(files[0]), f"{service}.audit.yaml")
-    write = "\n".join((f"cat > {shlex.quote(path)} <<'YAML'", *_lines(container, change, service), "YAML"))
-    arguments = [argument for file in (*files, path) for argument in ("-f", file)]
-    created = [command(client, "volume", "create", each) for each in _new_volumes(change)]
-    up = command(client, "compose", "-p", project, *arguments, "up", "-d", "--no-deps", service)
-    return "\n".join((
-        script(*created, *_copies(container, change, client), write, up),
-        f"# then move the lines of {path} to {files[0]}",
-    ))  # fmt: skip
+    replicas = [each for each in snapshot.containers if container.service and each.service == container.service]
+    if len(replicas) > 1:
+        raise UnsupportedOptionError(f"Compose would replace all {len(replicas)} containers of {container.service}")
+    if needs_long_syntax(container):
+        raise UnsupportedOptionError("options of a mount")
+    labels, name, client = container.labels, container.name, snapshot.client
+    service, first = labels[SERVICE], labels[FILES].partition(",")[0]
+    path = posixpath.join(posixpath.dirname(first), f"{service}.audit.yaml")
+    overridden = path in labels[FILES].split(",")
+    content = _lines(container, change, service, overridden=overridden)
+    write = "\n".join((f"cat > {shlex.quote(path)} <<'YAML'", *content, "YAML"))
+    compose = compose_command(labels, client=client, overrides=() if overridden else (path,))
+    lines = [
+        write,
+        command(*compose, "config", "--quiet"),
+        *(command(client, "volume", "create", each) for each in _new_volumes(change)),
+    ]
+    helper = f"{name}-copy" if change.copied else ""
+    if helper:
+        mounts = [argument for each in change.copied for argument in ("-v", f"{change.mounts[each]}:{each}")]
+        lines += [command(client, "create", "--name", helper, *mounts, container.image, "none")]
+    lines += frozen(client, container, change, helper)
+    lines += [command(client, "rm", helper)] if helper else []
+    lines += [END, command(client, "kill", name)] if is_live(container, change) else []
+    saved = f"before-audit:{name}" if container.layer or container.changes is None else ""
+    lines += [command(client, "commit", name, saved)] if saved else []
+    start = "--detach" if container.running else "--no-start"
+    lines += [command(*compose, "up", start, "--no-deps", service), END]
+    remove = f"\n# when {name} works: {command(client, 'rmi', saved)}" if saved else ""
+    return f"{script(*lines)}{remove}\n# then move the lines of {path} to {first}"
 
 
 def _new_volumes(change: MountOptionChange) -> list[str]:
     return sorted({each for each in change.mounts.values() if not each.startswith("/")})
 
 
-def _lines(container: AuditedContainer, change: MountOptionChange, service: str) -> list[str]:
+def _lines(container: AuditedContainer, change: MountOptionChange, service: str, *, overridden: bool) -> list[str]:
     left = {each.path for each in container.mounts} - unmounted_paths(change)
     tmpfs = [each.path for each in container.mounts if each.kind == "tmpfs"]
     lines = ["services:", f"  {_quote(service)}:", *_list("volumes", short_mounts(container, change))]
     if tmpfs:
-        lines += _list("tmpfs", (each for each in tmpfs if each in left))
+        given = tmpfs_options(container)
+        lines += _list("tmpfs", (f"{each}{given.get(each, '')}" for each in tmpfs if each in left))
+    if from_files(container, overridden=overridden) & unmounted_paths(change):
+        # A mount of `secrets` or `configs` is not in `volumes`. The list above has those that stay.
+        lines += [*_list("secrets", ()), *_list("configs", ())]
     used = {each.volume for each in container.mounts if each.volume and each.path in left}
     named = sorted({*_new_volumes(change), *used})
     return [*lines, *(["volumes:", *(f"  {_quote(each)}: {{external: true}}" for each in named)] if named else [])]
@@ -51,21 +88,6 @@ def _lines(container: AuditedContainer, change: MountOptionChange, service: str)
 def _list(key: str, values: Iterable[str]) -> list[str]:
     items = [f"      - {_quote(each)}" for each in values]
     return [f"    {key}: !override", *items] if items else [f"    {key}: !override []"]
-
-
-def _copies(container: AuditedContainer, change: MountOptionChange, client: str) -> list[str]:
-    if not change.copied:
-        return []
-    helper = f"{container.name}-copy"
-    mounts = [argument for path in change.copied for argument in ("-v", f"{change.mounts[path]}:{path}")]
-    # Compose removes the container and its data in memory. The commands pause the container while they copy the data.
-    return [
-        *([command(client, "pause", container.name)] if container.running else []),
-        command(client, "create", "--name", helper, *mounts, container.image, "none"),
-        *(copy(client, container, helper, path) for path in change.copied),
-        command(client, "rm", helper),
-        *([command(client, "unpause", container.name)] if container.running else []),
-    ]
 
 
 def _quote(text: str) -> str:

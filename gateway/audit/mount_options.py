@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from gateway.audit.model import AuditedContainer, AuditedMount
 
@@ -32,13 +33,11 @@ def unmounted_paths(change: MountOptionChange) -> set[str]:
 
 def volume_options(container: AuditedContainer, change: MountOptionChange) -> list[str]:
     """Return the options of `docker create` for a container's mounts."""
-    host = container.inspection.get("HostConfig") or {}
-    tmpfs: Mapping[str, str] = host.get("Tmpfs") or {}
+    given = tmpfs_options(container)
     found: list[str] = []
     for mount in container.mounts:
         if mount.kind == "tmpfs" and mount.path not in unmounted_paths(change):
-            more = tmpfs.get(mount.path, "")
-            found += ["--tmpfs", f"{mount.path}:{more}" if more else mount.path]
+            found += ["--tmpfs", f"{mount.path}{given.get(mount.path, '')}"]
     return [*found, *(argument for each in short_mounts(container, change) for argument in ("-v", each))]
 
 
@@ -59,11 +58,55 @@ def _short(source: str, mount: AuditedMount, given: Iterable[str], change: Mount
     return ":".join((source, mount.path, *([",".join(more)] if more else [])))
 
 
+def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
+    """Return the options of each tmpfs by path, with a leading colon; empty if the tmpfs has no options."""
+    host = container.inspection.get("HostConfig") or {}
+    found = {str(path): str(options) for path, options in (host.get("Tmpfs") or {}).items()}
+    for mount in _given_mounts(container, "tmpfs"):
+        options = mount.get("TmpfsOptions") or {}
+        size, mode = options.get("SizeBytes"), options.get("Mode")
+        words = ([f"size={size}"] if size else []) + ([f"mode={mode:o}"] if mode else [])
+        found[str(mount.get("Target"))] = ",".join(words)
+    return {path: f":{options}" if options else "" for path, options in found.items()}
+
+
+def from_files(container: AuditedContainer, *, overridden: bool) -> set[str]:
+    """Return the paths of mounts that possibly come from `secrets` or `configs` of a Compose file.
+
+    The inspection does not show whether Compose has created such a mount from `secrets`, `configs` or `volumes`.
+
+    Args:
+        container: The container.
+        overridden: Whether an override file lists all mounts as `volumes`, also those of `secrets` and `configs`.
+    """
+    if overridden:
+        return {each.path for each in container.mounts if each.kind == "bind" and not each.writable}
+    return {str(each.get("Target")) for each in _given_mounts(container, "bind") if each.get("ReadOnly")}
+
+
+def needs_long_syntax(container: AuditedContainer) -> bool:
+    """Return whether a mount has options that the short syntax of `-v` and Compose does not have."""
+    return any(
+        (each.get("VolumeOptions") or {}).get("Subpath") or (each.get("BindOptions") or {}).get("NonRecursive")
+        for each in _given_mounts(container, "bind", "volume")
+    )
+
+
 def _given_options(container: AuditedContainer) -> dict[str, list[str]]:
-    """Return the options that follow the path in each `-v` value of a container, by path."""
+    """Return the options of each mount for the third part of a `-v` value, by path."""
     found = {}
     for bind in (container.inspection.get("HostConfig") or {}).get("Binds") or ():
         parts = str(bind).split(":")
         if len(parts) == 3:
             found[parts[1]] = parts[2].split(",")
+    for mount in _given_mounts(container, "bind", "volume"):
+        propagation = (mount.get("BindOptions") or {}).get("Propagation")
+        no_copy = (mount.get("VolumeOptions") or {}).get("NoCopy")
+        options = [*([str(propagation)] if propagation else []), *(["nocopy"] if no_copy else [])]
+        found[str(mount.get("Target"))] = options
     return found
+
+
+def _given_mounts(container: AuditedContainer, *kinds: str) -> Iterator[Mapping[str, Any]]:
+    mounts = (container.inspection.get("HostConfig") or {}).get("Mounts") or ()
+    return (each for each in mounts if each.get("Type") in kinds)

@@ -39,7 +39,7 @@ class StorageLocation:
 
 
 @dataclass(frozen=True)
-class Rule:
+class HazardRule:
     """A kind of hazard.
 
     Args:
@@ -67,7 +67,7 @@ class Finding:
         source: The Compose file that defines the subject; empty if there is no such file.
     """
 
-    rule: Rule
+    rule: HazardRule
     severity: Severity
     subject: str
     path: str
@@ -77,7 +77,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class AuditReport:
     """The result of an audit.
 
     Args:

@@ -1,122 +1,122 @@
 """Defines the kinds of hazards. docs/audit.md has a section for each kind."""
 
-from gateway.audit.report import Rule
+from gateway.audit.report import HazardRule
 
-LAYER_DATABASE = Rule(
+LAYER_DATABASE = HazardRule(
     "database-in-layer",
     "a database's files in a writable layer",
     "The writable layer belongs to the container: docker rm, a new image and compose up remove it with the data.",
 )
-LAYER_DATA = Rule(
+LAYER_DATA = HazardRule(
     "data-in-layer",
     "data in a writable layer",
     "The writable layer belongs to the container: docker rm, a new image and compose up remove it with the data.",
 )
-ANONYMOUS = Rule(
+ANONYMOUS = HazardRule(
     "anonymous-volume",
     "data in an anonymous volume",
     "docker rm and docker run mount a new, empty volume; the old one stays without a name, until docker rm -v or "
     "docker volume prune removes it.",
 )
-REMOVED = Rule(
+REMOVED = HazardRule(
     "removed-with-container",
     "--rm removes a volume with data",
     "With --rm, the engine removes the anonymous volumes of the container together with it, when it stops.",
 )
-MEMORY = Rule(
+MEMORY = HazardRule(
     "data-in-memory",
     "data in memory",
     "A tmpfs exists while the container runs, and a directory of the host in memory until the next boot.",
 )
-REMOTE_DATABASE = Rule(
+REMOTE_DATABASE = HazardRule(
     "database-on-remote-mount",
     "a database's files on a network or FUSE mount",
     "Databases need locks, atomic renames and synchronous writes. SMB and FUSE mounts lack some of them; on NFS, "
     "locks of SQLite fail between clients, and a mount that is soft, without locks or of version 3 corrupts files.",
 )
-UNUSED = Rule(
+UNUSED = HazardRule(
     "unused-volume",
     "a volume that no container uses",
     "Nothing shows to whom it belongs. docker volume prune -a removes it, and docker run with another name does not "
     "find it.",
 )
-WRITERS = Rule(
+WRITERS = HazardRule(
     "several-writers",
     "several containers write to one place",
     "Without locks that all of them use, they overwrite each other's files. Database files are corrupted.",
 )
-WRITABLE_HOST = Rule(
+WRITABLE_HOST = HazardRule(
     "writable-host-directory",
     "a system directory of the host, writable",
     "The container can change programs, accounts and configuration of the host, and become root there.",
 )
-PRIVATE_KEY = Rule(
+PRIVATE_KEY = HazardRule(
     "private-key",
     "a private key in an application's container",
     "Whoever controls the application can log in with the key from anywhere. The gateway can hold the key instead, "
     "and the application only connects to it.",
 )
-ENGINE_SOCKET = Rule(
+ENGINE_SOCKET = HazardRule(
     "engine-socket",
     "the engine's socket in a container",
     "The socket gives root on the host, also when it is mounted read-only: read-only protects the file, not the API.",
 )
-NETWORK_BIND = Rule(
+NETWORK_BIND = HazardRule(
     "network-bind",
     "a bind of a network mount",
     "If the host has not mounted it when the container starts, the container writes to the empty directory on the "
     "host's disk, and does not see the mount that comes later.",
 )
-HIDES = Rule(
+HIDES = HazardRule(
     "hides-image-files",
     "a mount hides files of the image",
     "The program does not find the files that its image has at this path. After an update of the image, a volume "
     "still has the files of the first image.",
 )
-SINGLE_FILE = Rule(
+SINGLE_FILE = HazardRule(
     "single-file",
     "a single file is mounted",
     "The mount follows the file, not its name. Editors, sed -i and most tools write a new file and rename it: the "
     "container then still sees the old one, until it is restarted.",
 )
-SOFT = Rule(
+SOFT = HazardRule(
     "soft-mount",
     "a soft network mount",
     "After a timeout the kernel gives the program an error, and discards data that were not written yet. Programs "
     "that do not check every write lose data silently (nfs(5), soft).",
 )
-NO_LOCKS = Rule(
+NO_LOCKS = HazardRule(
     "no-locks",
     "a network mount without locks",
     "Locks stay on this client. Programs on other clients do not see them, and write at the same time.",
 )
-OLD_VERSION = Rule(
+OLD_VERSION = HazardRule(
     "nfs-version",
     "an NFS version that hangs or loses locks",
     "Without a version, mount(2) uses NFS 3. Its locks and its mount protocol use other ports, which tunnels do not "
-    "forward, and after a restart of the server locks are lost. NFS 4.0 does not recognize repeated "
-    "requests reliably; 4.1 and later do (RFC 8881, section 2.10.6).",
+    "forward, and after a restart of the server locks are lost. With nfsvers=4, mount(2) uses NFS 4.0, which does "
+    "not recognize repeated requests reliably; 4.1 and later do (RFC 8881, section 2.10.6).",
 )
-UDP = Rule(
+UDP = HazardRule(
     "nfs-udp",
     "NFS over UDP",
     "IP reassembles fragments by a 16-bit number that repeats within seconds on fast networks, which corrupts data "
     "silently (nfs(5), NFS over UDP).",
 )
-SMB_VERSION = Rule(
+SMB_VERSION = HazardRule(
     "smb-version",
     "SMB 1",
     "SMB 1 is not encrypted, its signatures are weak, and current servers refuse it.",
 )
-PASSWORD = Rule(
+PASSWORD = HazardRule(
     "password-in-options",
     "a password in the options of a volume",
     "Every user of the engine can read the options with docker volume inspect.",
 )
-NOT_WRITABLE = Rule(
+NOT_WRITABLE = HazardRule(
     "not-writable",
     "the container's user cannot write to a mount",
     "Writes fail with EACCES, often only when the program first saves something.",
 )
 
-RULES = tuple(each for each in list(globals().values()) if isinstance(each, Rule))
+RULES = tuple(each for each in list(globals().values()) if isinstance(each, HazardRule))

@@ -5,14 +5,14 @@ import posixpath
 from typing import Any
 from urllib.parse import quote
 
-from gateway.audit.report import Finding, Report, Severity
+from gateway.audit.report import AuditReport, Finding, Severity
 from gateway.audit.rules import RULES
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS = {Severity.HIGH: "error", Severity.MEDIUM: "warning", Severity.LOW: "note"}
 
 
-def sarif(report: Report, version: str) -> dict[str, Any]:
+def sarif(report: AuditReport, version: str) -> dict[str, Any]:
     """Return a report as a SARIF log.
 
     Args:

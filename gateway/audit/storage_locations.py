@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below, store_of
 from gateway.audit.report import StorageLocation
-from gateway.audit.stores import Medium, Store, is_below, store_of
 from gateway.text import format_bytes
 
 EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - compared with the sources of mounts
@@ -33,19 +33,19 @@ def _place(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedM
 
 
 def _kind_and_loss(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
 ) -> tuple[str, str]:
     if mount.kind == "tmpfs":
         return "tmpfs", "its next stop"
     if store.medium.is_network:
-        server = "the program or server behind it" if store.medium is Medium.FUSE else "the server's disk"
+        server = "the program or server behind it" if store.medium is StorageMedium.FUSE else "the server's disk"
         return f"network {mount.kind}", f"{server}; not by Docker"
     volume = snapshot.volumes.get(mount.volume)
     if mount.kind == "bind" or volume is None:
-        if store.medium is Medium.MEMORY or any(is_below(mount.source, each) for each in EMPTIED_AT_BOOT):
+        if store.medium is StorageMedium.MEMORY or any(is_below(mount.source, each) for each in EMPTIED_AT_BOOT):
             return "bind", "the host's next boot"
         return "bind", "rm on the host, the host's disk"
-    if store.medium is Medium.MEMORY:
+    if store.medium is StorageMedium.MEMORY:
         return "volume", "the stop of the last container that uses it"
     if volume.anonymous:
         if container.removed:

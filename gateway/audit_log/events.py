@@ -16,7 +16,7 @@ def _date(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
-class Event(NamedTuple):
+class AuditEvent(NamedTuple):
     """One event of the audit log.
 
     Args:
@@ -30,7 +30,7 @@ class Event(NamedTuple):
     fields: dict[str, Any]
 
 
-def encode_line(event: Event, instance: str) -> bytes:
+def encode_line(event: AuditEvent, instance: str) -> bytes:
     """Encode `event` as one line of printable ASCII, so that its content cannot forge lines or control a terminal.
 
     Args:

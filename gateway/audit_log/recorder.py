@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gateway.audit_log.events import Event
+from gateway.audit_log.events import AuditEvent
 from gateway.audit_log.refusal_limiter import WINDOW, RefusalKey, RefusalLogLimiter
 
 
-class Sink(Protocol):
+class EventSink(Protocol):
     """Receives events. Its methods never block."""
 
-    def put(self, event: Event) -> None:
+    def put(self, event: AuditEvent) -> None:
         """Queue an event, or count it as dropped."""
 
     def count_lost(self, count: int, why: str) -> None:
@@ -24,11 +24,11 @@ class Sink(Protocol):
         """
 
 
-class Recorder:
+class AuditRecorder:
     """Records events of one process. Use it only in the event loop."""
 
     def __init__(self) -> None:
-        self.sink: Sink | None = None
+        self.sink: EventSink | None = None
         """The receiver of the events. None: the audit log is disabled."""
         self.open_clients = 0
         """Number of clients whose disconnection is not recorded yet."""
@@ -50,7 +50,7 @@ class Recorder:
             fields: Further fields, with values that JSON can represent. They must not contain secrets.
         """
         if self.sink is not None:
-            self.sink.put(Event(time.time(), event, fields))
+            self.sink.put(AuditEvent(time.time(), event, fields))
 
     def record_refusal(self, key: RefusalKey) -> None:
         """Record that a client was refused. Repetitions within a second are recorded later as one event."""

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.audit_log.destination import Destination
-from gateway.audit_log.events import Event, encode_line
+from gateway.audit_log.events import AuditEvent, encode_line
+from gateway.audit_log.log_destination import LogDestination
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ MISCONFIGURED = frozenset(
 
 
 class AuditWriter:
-    """Queues events from the event loop, and writes them in a thread. Implements `gateway.audit_log.recorder.Sink`.
+    """Queues events from the event loop, and writes them in a thread; a `gateway.audit_log.recorder.EventSink`.
 
     Args:
         target: The path of a file or FIFO, or `stdout` or `stderr`.
@@ -45,11 +45,11 @@ class AuditWriter:
         self.error: OSError | None = None
         """Error of the last attempt to open or write; None if it succeeded."""
         self._target = target
-        self._destination = Destination(target)
+        self._destination = LogDestination(target)
         self._instance = instance
         self._max_queued = max_queued
         self._lock = threading.Lock()
-        self._queue: list[Event] = []
+        self._queue: list[AuditEvent] = []
         self._unreported = 0
         """Number of events that were dropped after the last `dropped` event."""
         self._writing: deque[bytes] = deque()
@@ -63,8 +63,8 @@ class AuditWriter:
         self._thread = threading.Thread(target=self._run, name="audit log", daemon=True)
         self._thread.start()
 
-    def put(self, event: Event) -> None:
-        """See `gateway.audit_log.recorder.Sink`."""
+    def put(self, event: AuditEvent) -> None:
+        """Queue an event, or count it as dropped. See `gateway.audit_log.recorder.EventSink`."""
         with self._lock:
             full = len(self._queue) >= self._max_queued
             if full:
@@ -80,13 +80,13 @@ class AuditWriter:
             self._wake.set()
 
     def count_lost(self, count: int, why: str) -> None:
-        """See `gateway.audit_log.recorder.Sink`."""
+        """Count events that were lost before they reached the sink, and record the loss in the log."""
         with self._lock:
             self.dropped += count
             if len(self._queue) >= self._max_queued:
                 self._unreported += count
             else:
-                self._queue.append(Event(time.time(), "dropped", {"count": count, "reason": why}))
+                self._queue.append(AuditEvent(time.time(), "dropped", {"count": count, "reason": why}))
         self._wake.set()
 
     def reopen(self) -> None:
@@ -164,7 +164,7 @@ class AuditWriter:
             events, self._queue = self._queue, []
             unreported, self._unreported = self._unreported, 0
         if unreported:  # these events were dropped after the queued events
-            events.append(Event(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
+            events.append(AuditEvent(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
         self._progress = time.monotonic()
         for each in events:
             try:

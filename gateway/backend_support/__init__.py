@@ -1,1 +1,1 @@
-"""Contains code that several kinds of backend use."""
+"""Contains code that several kinds of backend share, such as logins, TLS and volumes."""

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from gateway.backend_support import tls
 from gateway.backend_support.tls import TlsOptions
-from gateway.certificates import der_validity
+from gateway.certificate_validity import der_validity
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import Validity
+from gateway.contracts.security import ValidityPeriod
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 
 _CHUNK = 16 * 1024
 """Maximum number of bytes of one line, and of one read."""
@@ -23,7 +23,7 @@ _CLOSE_TIMEOUT = 0.5
 
 
 class CheckStream:
-    """A connection of a check. All methods raise `OSError` if the connection fails.
+    """The connection that a check reads and writes. All methods raise `OSError` if the connection fails.
 
     Args:
         reader: The stream from the server.
@@ -33,7 +33,11 @@ class CheckStream:
     """
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int, certificate: Validity | None
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        limit: int,
+        certificate: ValidityPeriod | None,
     ) -> None:
         self.certificate = certificate
         self._reader = reader
@@ -50,7 +54,7 @@ class CheckStream:
         """Return the next bytes; empty at the end of the stream.
 
         Raises:
-            ProbeError: The server sends more than the limit.
+            UnusableTargetError: The server sends more than the limit.
         """
         return self._count(await self._reader.read(_CHUNK))
 
@@ -58,7 +62,7 @@ class CheckStream:
         """Return the next `count` bytes.
 
         Raises:
-            ProbeError: The server sends more than the limit, or closes the connection before.
+            UnusableTargetError: The server sends more than the limit, or closes the connection before.
         """
         if count > self._left:
             raise self._too_much()
@@ -71,12 +75,14 @@ class CheckStream:
         r"""Return the next line without its end (`\r\n`).
 
         Raises:
-            ProbeError: The line is too long, or the server closes the connection before its end.
+            UnusableTargetError: The line is too long, or the server closes the connection before its end.
         """
         try:
             return self._count(await self._reader.readuntil(b"\r\n"))[:-2]
         except asyncio.LimitOverrunError as error:
-            raise ProbeError(Reason.PROTOCOL, f"the server sends a line of more than {_CHUNK >> 10} KiB") from error
+            raise UnusableTargetError(
+                Reason.PROTOCOL, f"the server sends a line of more than {_CHUNK >> 10} KiB"
+            ) from error
         except asyncio.IncompleteReadError as error:
             raise _closed() from error
 
@@ -86,8 +92,10 @@ class CheckStream:
             raise self._too_much()
         return data
 
-    def _too_much(self) -> ProbeError:
-        return ProbeError(Reason.PROTOCOL, f"the server sends more than {self._limit >> 10} KiB for one check")
+    def _too_much(self) -> UnusableTargetError:
+        return UnusableTargetError(
+            Reason.PROTOCOL, f"the server sends more than {self._limit >> 10} KiB for one check"
+        )
 
 
 class CheckDialer:
@@ -136,7 +144,7 @@ class CheckDialer:
                 phases.timeout_hint = hint
         except ssl.SSLError as error:
             sock.close()
-            raise ProbeError(Reason.TLS, tls.describe_tls_error(error, self._key)) from error
+            raise UnusableTargetError(Reason.TLS, tls.describe_tls_error(error, self._key)) from error
         except BaseException:
             sock.close()
             raise
@@ -147,15 +155,15 @@ class CheckDialer:
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await writer.wait_closed()
         except ssl.SSLError as error:
-            raise ProbeError(Reason.TLS, tls.describe_tls_error(error, self._key)) from error
+            raise UnusableTargetError(Reason.TLS, tls.describe_tls_error(error, self._key)) from error
         finally:
             writer.transport.abort()
 
 
-def _certificate(writer: asyncio.StreamWriter) -> Validity | None:
+def _certificate(writer: asyncio.StreamWriter) -> ValidityPeriod | None:
     tls_object = writer.get_extra_info("ssl_object")
     return der_validity(tls_object.getpeercert(binary_form=True) or b"") if tls_object is not None else None
 
 
-def _closed() -> ProbeError:
-    return ProbeError(Reason.RESET, "the server closed the connection")
+def _closed() -> UnusableTargetError:
+    return UnusableTargetError(Reason.RESET, "the server closed the connection")

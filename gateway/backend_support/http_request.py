@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from gateway.backend_support.check_stream import CheckStream
 from gateway.backend_support.http_response_end import ReceivedBytes, ResponseEnd
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 
 MAX_RESPONSE = 64 * 1024
 """Maximum size of a response in bytes, header included."""
 
 
 class HttpResponse(NamedTuple):
-    """A response.
+    """The response to an HTTP request.
 
     Args:
         status: The status code.
@@ -43,7 +43,7 @@ async def get(stream: CheckStream, path: str, host: str, authorization: str | No
         authorization: The value of the Authorization header; None to send none.
 
     Raises:
-        ProbeError: The response is not valid, or too long.
+        UnusableTargetError: The response is not valid, or too long.
         OSError: The connection failed.
     """
     fields = [
@@ -72,4 +72,4 @@ def _parse(data: bytes) -> HttpResponse:
         return HttpResponse(response.status, response.headers, response.read())
     except (http.client.HTTPException, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise ProbeError(Reason.PROTOCOL, f"the response is not valid HTTP ({what})") from error
+        raise UnusableTargetError(Reason.PROTOCOL, f"the response is not valid HTTP ({what})") from error

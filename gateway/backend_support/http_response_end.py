@@ -4,11 +4,11 @@ import http.client
 import io
 
 _MAX_LINE = 1024
-"""Length of a line of a chunked body, in bytes, from which the body counts as not valid."""
+"""Maximum length of a line of a chunked body, in bytes. A body with a longer line is invalid."""
 
 
 class ReceivedBytes:
-    """A socket for `http.client.HTTPResponse` whose data was already received.
+    """Replaces the socket of `http.client.HTTPResponse` with data that was already received.
 
     Args:
         data: The data.
@@ -31,7 +31,7 @@ class ResponseEnd:
 
     def __init__(self) -> None:
         self._scanned = 0
-        """Number of bytes that need no second look."""
+        """Number of bytes that are already parsed."""
         self._in_header = True
         self._is_chunked = False
         self._in_trailer = False

@@ -5,7 +5,7 @@ import ssl
 import pymysql
 
 from gateway.backend_support.tls import describe_tls_error
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 
 _REASONS = {
     1040: Reason.TOO_MANY_CONNECTIONS,
@@ -55,7 +55,7 @@ _REMEDIES = {
 }
 
 
-def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> ProbeError:
+def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTargetError:
     """Convert an error of PyMySQL.
 
     Args:
@@ -64,7 +64,7 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> ProbeError:
     """
     original = getattr(error, "original_exception", None)
     if isinstance(original, ssl.SSLError):
-        return ProbeError(Reason.TLS, describe_tls_error(original))
+        return UnusableTargetError(Reason.TLS, describe_tls_error(original))
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
     if not number:  # PyMySQL itself has raised the error, because the server sent invalid data
@@ -72,10 +72,10 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> ProbeError:
     remedy = _REMEDIES.get(number, "")
     if remedy is _LOGIN and not uses_tls:
         remedy += _TLS
-    return ProbeError(_REASONS.get(number, Reason.QUERY), f"{text} (error {number})", remedy)
+    return UnusableTargetError(_REASONS.get(number, Reason.QUERY), f"{text} (error {number})", remedy)
 
 
-def protocol_error(error: Exception) -> ProbeError:
+def protocol_error(error: Exception) -> UnusableTargetError:
     """Return the error for a response that does not follow the protocol."""
     detail = f"the response violates the MySQL protocol ({error}): check that the target is a MySQL server"
-    return ProbeError(Reason.PROTOCOL, detail)
+    return UnusableTargetError(Reason.PROTOCOL, detail)

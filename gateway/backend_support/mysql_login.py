@@ -16,10 +16,10 @@ from pymysql import _auth
 from pymysql.cursors import DictCursor
 from pymysql.protocol import MysqlPacket
 
-from gateway.certificates import der_validity
+from gateway.certificate_validity import der_validity
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import Validity
-from gateway.errors import ProbeError, Reason
+from gateway.contracts.security import ValidityPeriod
+from gateway.errors import Reason, UnusableTargetError
 
 MAX_BYTES = 1 << 20
 """Maximum number of bytes to accept from a server for one login and its queries. A usual check receives less than 16
@@ -58,9 +58,8 @@ class MysqlLogin(pymysql.connections.Connection):
     def __init__(self, phases: Phases, *, verified: bool, server_public_key: bytes | None, **arguments: Any) -> None:
         plugins: dict[str, Any] = {_CACHING: _CachingSha2, _SHA256: _Sha256}
         self.logged_in = False
-        """Whether the handshake is complete. The server counts connections that are closed before the handshake is
-        complete."""
-        self.certificate: Validity | None = None
+        """Whether the handshake is complete. The server counts each connection that is closed earlier."""
+        self.certificate: ValidityPeriod | None = None
         """The validity of the server's certificate. None: the server has presented no certificate."""
         self._phases = phases
         self._verified = verified
@@ -93,8 +92,8 @@ class MysqlLogin(pymysql.connections.Connection):
             transmits_password: Whether the next packet would contain the password.
 
         Raises:
-            ProbeError: The plugin is not supported, or the next packet would send the password to an unverified
-                server.
+            UnusableTargetError: The plugin is not supported, or the next packet would send the password to an
+                unverified server.
         """
         verified = self._verified and self._secure  # type: ignore[attr-defined]
         if not transmits_password or (verified and plugin in (*_WITH_PUBLIC_KEY, *_PLAINTEXT)):
@@ -121,7 +120,7 @@ class MysqlLogin(pymysql.connections.Connection):
             plugin: The authentication plugin that the server requests.
 
         Raises:
-            ProbeError: The server is not verified.
+            UnusableTargetError: The server is not verified.
             MySQLError: The server refuses the password, or the connection failed.
         """
         self.check_plugin(plugin)
@@ -135,13 +134,13 @@ class MysqlLogin(pymysql.connections.Connection):
 
         Args:
             why: The text for `detail` of the error.
-            remedy: As for `ProbeError`.
+            remedy: As for `UnusableTargetError`.
             response: A valid response of the plugin that does not contain the password.
 
         Raises:
-            ProbeError: Always.
+            UnusableTargetError: Always.
         """
-        error = ProbeError(Reason.AUTH, why, remedy)
+        error = UnusableTargetError(Reason.AUTH, why, remedy)
         self._phases.timeout_hint = error.detail  # some servers delay the error, so that the check can time out
         with contextlib.suppress(pymysql.err.MySQLError):  # the expected error
             self.exchange(response)
@@ -205,7 +204,7 @@ class MysqlLogin(pymysql.connections.Connection):
 
     def _abort(self, what: str) -> NoReturn:
         self._force_close()  # type: ignore[attr-defined]
-        raise ProbeError(Reason.PROTOCOL, f"the server sends {what} for one check")
+        raise UnusableTargetError(Reason.PROTOCOL, f"the server sends {what} for one check")
 
 
 class _CachingSha2:
@@ -229,7 +228,7 @@ class _CachingSha2:
             return login._read_packet()  # noqa: SLF001 - the OK packet
         if data == _FULL_AUTHENTICATION:
             return self._login.send_password(_CACHING)
-        raise ProbeError(Reason.PROTOCOL, f"the server sends an invalid packet during {_CACHING}")
+        raise UnusableTargetError(Reason.PROTOCOL, f"the server sends an invalid packet during {_CACHING}")
 
 
 class _Sha256:
@@ -243,7 +242,7 @@ class _Sha256:
 
     def authenticate(self, packet: Any) -> Any:
         if not packet.is_auth_switch_request():
-            raise ProbeError(Reason.PROTOCOL, "the server sends a public key that was not requested")
+            raise UnusableTargetError(Reason.PROTOCOL, "the server sends a public key that was not requested")
         login: Any = self._login
         login.salt = packet.read_all().removesuffix(b"\0")
         return self._login.send_password(_SHA256)
@@ -256,7 +255,7 @@ class _TimedContext:
         self._context = context
         self._phases = phases
         self.seconds = 0.0
-        self.certificate: Validity | None = None
+        self.certificate: ValidityPeriod | None = None
 
     def wrap_socket(self, sock: Any, server_hostname: str) -> ssl.SSLSocket:
         started = time.perf_counter()

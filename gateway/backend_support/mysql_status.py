@@ -6,7 +6,7 @@ from typing import Any
 import pymysql
 from pymysql.cursors import DictCursor
 
-from gateway.backend_support.database import parse_lag
+from gateway.backend_support.database_check import parse_lag
 from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.contracts.backend import ProbeResult
 from gateway.errors import Reason

@@ -30,7 +30,7 @@ _MAX_LOGIN = 1 << 20
 
 
 class PostgresLoginTap:
-    """A tap that finds the cancel key in a session's login; see `gateway.cancel_protocol.LoginTap`.
+    """Finds the cancel key in a session's login; implements `gateway.cancel_protocol.LoginTap`.
 
     The tap stores at most a part of one message header or of one key.
     """
@@ -61,11 +61,11 @@ class PostgresLoginTap:
         """The process ID and the secret key, as a cancel request contains them."""
 
     def matches(self, request: CancelRequest) -> bool:
-        """See `gateway.cancel_protocol.LoginTap`."""
+        """Return whether `request` cancels a query of this session. See `gateway.cancel_protocol.LoginTap`."""
         return self._key is not None and compare_digest(self._key, request.data[_PACKET.size :])
 
     def on_request(self, data: memoryview, now: float) -> None:
-        """See `gateway.measure.Tap`. The tap reads no data after StartupMessage, and therefore no password."""
+        """Observe `data` from the client. Reads nothing after StartupMessage, and therefore no password."""
         del now
         position = 0
         while position < len(data) and not (self._started or self.finished):
@@ -85,7 +85,7 @@ class PostgresLoginTap:
             self._finish(key_hidden=code != _CANCEL)
 
     def on_response(self, data: memoryview, now: float) -> None:
-        """See `gateway.measure.Tap`."""
+        """Observe `data` from the backend, received at the monotonic time `now`. See `gateway.measure.Tap`."""
         del now
         self._remaining -= len(data)
         position = 0
@@ -132,17 +132,17 @@ class PostgresLoginTap:
         self._packet = self._message = b""
 
 
-class PostgresCancels:
-    """See `gateway.cancel_protocol.CancelProtocol`."""
+class PostgresCancelProtocol:
+    """Recognizes PostgreSQL's cancel requests; implements `gateway.cancel_protocol.CancelProtocol`."""
 
     max_bytes = _PACKET.size + _PID_SIZE + _KEY_SIZES[-1]
 
     def login_tap(self) -> PostgresLoginTap:
-        """See `gateway.cancel_protocol.CancelProtocol`."""
+        """Return a tap for one new connection. See `gateway.cancel_protocol.CancelProtocol`."""
         return PostgresLoginTap()
 
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
-        """See `gateway.cancel_protocol.CancelProtocol`."""
+        """Classify a connection by its first bytes. See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
             # The client uses direct TLS or another protocol, because valid packets are shorter than 16 MiB.
             return Classification.SESSION

@@ -6,9 +6,9 @@ import ssl
 import struct
 import time
 
-from gateway.certificates import der_validity
+from gateway.certificate_validity import der_validity
 from gateway.contracts.link import Connector
-from gateway.contracts.security import Validity
+from gateway.contracts.security import ValidityPeriod
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 
@@ -18,7 +18,7 @@ _TIMEOUT = 1.0
 """Time limit of one connection, in seconds. The limit is short, because the check waits for the connection."""
 _INTERVAL = 600.0
 _INTERVAL_BEFORE_EXPIRY = 60.0
-"""Minimum seconds between two connections: usually, and if the certificate expires soon."""
+"""Minimum seconds between two connections: the first value normally, the second if the certificate expires soon."""
 
 
 class ServerCertificates:
@@ -29,10 +29,10 @@ class ServerCertificates:
     """
 
     def __init__(self) -> None:
-        self._cache: dict[Endpoint, tuple[float, Validity | None]] = {}
+        self._cache: dict[Endpoint, tuple[float, ValidityPeriod | None]] = {}
         """Time at which each certificate was fetched, in seconds since the epoch, and the certificate's validity."""
 
-    async def validity(self, link: Connector, target: Endpoint) -> Validity | None:
+    async def validity(self, link: Connector, target: Endpoint) -> ValidityPeriod | None:
         """Return the validity of a server's certificate.
 
         Args:
@@ -55,7 +55,7 @@ class ServerCertificates:
         return validity
 
 
-async def _fetch(link: Connector, target: Endpoint) -> Validity | None:
+async def _fetch(link: Connector, target: Endpoint) -> ValidityPeriod | None:
     """Perform a TLS handshake with the server, and return the validity of its certificate."""
     loop = asyncio.get_running_loop()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # does not verify the server

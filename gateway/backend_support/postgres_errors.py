@@ -1,6 +1,6 @@
 """Derives the reasons of failed PostgreSQL logins from libpq's messages, because libpq provides no SQLSTATE."""
 
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 
 NO_PASSWORD = "the server requests no password: write scram-sha-256 in pg_hba.conf"  # noqa: S105 - a message
 _REASONS = {
@@ -56,7 +56,7 @@ _REMEDIES = {
 """Maps a phrase in a message of libpq to the remedy for the error. The first match applies."""
 
 
-def login_error(text: str) -> ProbeError:
+def login_error(text: str) -> UnusableTargetError:
     """Return the error for a failed login, with a remedy if one is known.
 
     Args:
@@ -65,4 +65,4 @@ def login_error(text: str) -> ProbeError:
     lowered = text.lower()
     reason = next((reason for phrase, reason in _REASONS.items() if phrase in lowered), Reason.PROTOCOL)
     remedy = next((remedy for phrase, remedy in _REMEDIES.items() if phrase in lowered), "")
-    return ProbeError(reason, text, remedy)
+    return UnusableTargetError(reason, text, remedy)

@@ -32,8 +32,8 @@ def _connect_poll(conn: PGconn) -> int:
     return int(connect_poll(conn.pgconn_ptr))  # type: ignore[attr-defined] # the protocol leaves it out
 
 
-class Login:
-    """A libpq connection during its login.
+class PostgresLogin:
+    """Logs in on one libpq connection.
 
     Args:
         conn: The connection from `connect_start`. `finish` closes the connection.

@@ -6,7 +6,7 @@ from gateway.backend_support.resp import Reply, RespError
 from gateway.backend_support.role_facts import LAG, READ_ONLY
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION, Fact
 from gateway.text import format_bytes
 
@@ -44,7 +44,7 @@ _REMEDIES = {
 }
 
 
-def reply_error(error: RespError) -> ProbeError:
+def reply_error(error: RespError) -> UnusableTargetError:
     """Convert an error reply, with a remedy if one is known.
 
     Args:
@@ -52,7 +52,7 @@ def reply_error(error: RespError) -> ProbeError:
     """
     reason = next((reason for words, reason in _REASONS.items() if error.startswith(words)), Reason.QUERY)
     remedy = next((remedy for words, remedy in _REMEDIES.items() if error.startswith(words)), "")
-    return ProbeError(reason, str(error), remedy)
+    return UnusableTargetError(reason, str(error), remedy)
 
 
 def read_info(replies: list[Reply]) -> dict[str, str]:
@@ -75,7 +75,7 @@ def evaluate(role_reply: Reply, info: Mapping[str, str], max_lag: float | None) 
         max_lag: Largest lag of a usable replica, in seconds. None: no limit.
 
     Raises:
-        ProbeError: The server is a Sentinel, or neither reply contains the role.
+        UnusableTargetError: The server is a Sentinel, or neither reply contains the role.
         ValueError: A field of INFO is not valid.
     """
     role = _role(role_reply, info)
@@ -100,14 +100,16 @@ def evaluate(role_reply: Reply, info: Mapping[str, str], max_lag: float | None) 
 def _role(role_reply: Reply, info: Mapping[str, str]) -> DatabaseRole:
     word = role_reply[0] if isinstance(role_reply, list) and role_reply else info.get("role", "").encode()
     if word == b"sentinel" or info.get("redis_mode") == "sentinel":
-        raise ProbeError(Reason.PROTOCOL, "this is a Sentinel, not a Redis server", "set the server's port (6379)")
+        raise UnusableTargetError(
+            Reason.PROTOCOL, "this is a Sentinel, not a Redis server", "set the server's port (6379)"
+        )
     if word == b"master":
         return "primary"
     if word == b"slave":
         return "replica"
     if isinstance(role_reply, RespError):
         raise reply_error(role_reply)
-    raise ProbeError(Reason.PROTOCOL, "not a Redis server: neither ROLE nor INFO contains a role")
+    raise UnusableTargetError(Reason.PROTOCOL, "not a Redis server: neither ROLE nor INFO contains a role")
 
 
 def _version(info: Mapping[str, str]) -> str | None:
@@ -125,7 +127,7 @@ def _lag(info: Mapping[str, str]) -> float | None:
 
 
 def _number(info: Mapping[str, str], field: str, least: int) -> int:
-    """Return a field of INFO as a number of 64 bits.
+    """Return a field of INFO as an unsigned 64-bit number.
 
     Raises:
         ValueError: The field is not a number from `least` to 2^64 - 1.

@@ -5,7 +5,7 @@ their bytes.
 """
 
 from gateway.backend_support.check_stream import CheckStream
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 
 _MAX_DEPTH = 4
 _MAX_ITEMS = 1024
@@ -13,7 +13,7 @@ _MAX_ITEMS = 1024
 
 
 class RespError(str):
-    """An error reply. The text begins with an upper-case code, such as NOAUTH."""
+    """An error reply of the server. The text begins with an upper-case code, such as NOAUTH."""
 
     __slots__ = ()
 
@@ -39,7 +39,7 @@ class RespClient:
             commands: The commands, each with its arguments.
 
         Raises:
-            ProbeError: A reply is not valid, or too long.
+            UnusableTargetError: A reply is not valid, or too long.
             OSError: The connection failed.
         """
         await self._stream.send(b"".join(map(_encode, commands)))
@@ -86,5 +86,5 @@ def _integer(text: bytes) -> int:
     return int(text)
 
 
-def _invalid(why: str) -> ProbeError:
-    return ProbeError(Reason.PROTOCOL, f"not a Redis server: {why}")
+def _invalid(why: str) -> UnusableTargetError:
+    return UnusableTargetError(Reason.PROTOCOL, f"not a Redis server: {why}")

@@ -1,11 +1,11 @@
-"""TLS settings of checks."""
+"""Defines the TLS settings of checks, and creates TLS contexts from them."""
 
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.errors import GatewayError, ProbeError, Reason
+from gateway.errors import GatewayError, Reason, UnusableTargetError
 from gateway.tls_client import ClientTls
 
 
@@ -33,14 +33,14 @@ def context(tls: TlsOptions, key: str = "check.tls") -> ssl.SSLContext | None:
         key: The configuration key of the settings, for messages.
 
     Raises:
-        ProbeError: The CA file cannot be used.
+        UnusableTargetError: The CA file cannot be used.
     """
     if tls.mode == "off":
         return None
     try:
         return ClientTls(tls.ca_file).context(verified=tls.mode == "verify")
     except GatewayError as error:
-        raise ProbeError(Reason.TLS, f"{key}.{error}") from error
+        raise UnusableTargetError(Reason.TLS, f"{key}.{error}") from error
 
 
 def describe_tls_error(error: ssl.SSLError, key: str = "check.tls") -> str:
@@ -71,7 +71,7 @@ def verify(options: object, check: Any) -> None:
         check: A check with `tls`.
 
     Raises:
-        ProbeError: The CA file cannot be used.
+        UnusableTargetError: The CA file cannot be used.
     """
     del options
     context(check.tls)

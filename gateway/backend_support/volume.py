@@ -1,4 +1,4 @@
-"""Docker volumes for exports and shares, which containers mount through the gateway's listener."""
+"""Defines Docker volumes for exports and shares, which containers mount through the gateway's listener."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from gateway.contracts.values import Endpoint
 
 @dataclass(frozen=True)
 class VolumeOptions:
-    """A Docker volume for the export or share.
+    """The key `volume`: a Docker volume for the export or share.
 
     Args:
         name: Name of the volume.
@@ -61,8 +61,8 @@ ImportedVolume = tuple[dict[str, Any], list[str]]
 
 
 @dataclass(frozen=True)
-class MountKind:
-    """How kernels mount backends of one kind. The options of the kind have a field `volume: VolumeOptions | None`.
+class KernelMountRules:
+    """How kernels mount the backends of one kind. The options of such a kind have a field `volume`.
 
     Args:
         file_systems: Types of file systems, as arguments of `mount -t`. A longer type with the same

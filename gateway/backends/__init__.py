@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.backend_support.volume import MountKind, VolumeOptions, VolumeSpec
+from gateway.backend_support.volume import KernelMountRules, VolumeOptions, VolumeSpec
 from gateway.cancel_protocol import CancelProtocol
 from gateway.contracts.backend import Backend
-from gateway.contracts.security import Credential, InsecureSetting
+from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import Fact
@@ -18,11 +18,15 @@ from gateway.remedies import TARGET_REMEDIES
 
 
 class ConfiguredBackend(Protocol):
-    """The parts of a backend's configuration that `BackendKind.advice` reads."""
+    """A configured backend, with the parts of its configuration that `BackendKind.advice` reads."""
 
     @property
     def name(self) -> str:
         """The backend's name."""
+
+    @property
+    def hold(self) -> float:
+        """How long a new client waits while the path is down, in seconds."""
 
     def ways(self, target: Endpoint) -> tuple[str, ...]:
         """Return the tunnels to a target. Empty: the gateway connects to the target directly."""
@@ -34,7 +38,7 @@ class ConfiguredBackend(Protocol):
 
 @dataclass(frozen=True)
 class ImportRules:
-    """How `gateway import` writes a backend of one kind.
+    """What `gateway import` writes for a backend of one kind, in addition to its target.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
@@ -95,7 +99,7 @@ class BackendKind:
         advice: Receives all configured backends of this kind, and yields warnings. Each warning names the backend
             and the remedy.
         insecure_settings: Receives the options, the check, and whether the path to a target is unencrypted and leaves
-            this host. Yields the insecure settings.
+            this host. Yields the insecure settings. Reads no files except the modes of programs.
         credentials: Reads the certificate files from the options and the check. Skips unreadable files. Can block.
         init_keys: The keys of `check` that `gateway init` asks for. A secret is asked for as a file.
         verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if they cannot
@@ -115,7 +119,7 @@ class BackendKind:
     endpoints: Callable[[Any, Endpoint], tuple[Endpoint, ...]] = lambda _check, target: (target,)
     has_roles: Callable[[Any], bool] = lambda _: False
     traffic_class: TrafficClass = TrafficClass.INTERACTIVE
-    mount: MountKind | None = None
+    mount: KernelMountRules | None = None
     facts: tuple[Fact, ...] = ()
     privileged_only: Callable[[Any], bool] = lambda _: False
     abort_limit: int | None = None
@@ -125,7 +129,7 @@ class BackendKind:
     imports: ImportRules = field(default_factory=ImportRules)
     advice: Callable[[Sequence[ConfiguredBackend]], Iterator[str]] = lambda _: iter(())
     insecure_settings: Callable[[Any, Any, bool], Iterator[InsecureSetting]] = lambda *_: iter(())
-    credentials: Callable[[Any, Any], list[Credential]] = lambda _options, _check: []
+    credentials: Callable[[Any, Any], list[MonitoredCertificate]] = lambda _options, _check: []
     init_keys: tuple[str, ...] = ()
     verify: Callable[[Any, Any], None] = lambda _options, _check: None
     remedies: Mapping[str, str] = field(default_factory=dict)
@@ -164,11 +168,11 @@ KINDS: KindRegistry[BackendKind] = KindRegistry(__name__, __path__)
 
 
 def target_remedy(kind: str, reason: str | None) -> str:
-    """Return what to do about the failure of a target; empty if there is no remedy.
+    """Return what the operator can do about a failed target; empty if there is no remedy.
 
     Args:
         kind: The name of the kind.
-        reason: The reason of the failure.
+        reason: Why the target failed.
     """
     remedies = {**TARGET_REMEDIES, **(KINDS[kind].remedies if kind in KINDS else {})}
     return remedies.get(reason or "", "")

@@ -3,17 +3,17 @@
 from dataclasses import dataclass, replace
 
 from gateway.backend_support import http_request
+from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.check_stream import CheckDialer
-from gateway.backend_support.http_role import HttpExpectation, check_status, role_result
-from gateway.backend_support.login import LoginCheckOptions, credentials, insecure_settings, verify
+from gateway.backend_support.http_expectation import HttpExpectation, check_status, role_result
+from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
 from gateway.backend_support.role_facts import READ_ONLY
-from gateway.backend_support.secrets import PasswordSource
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION
 
 _NO_LOGIN = "the server requires a login: set check.user and check.password_file"
@@ -22,7 +22,7 @@ _WRONG_LOGIN = "the server refuses the login: correct check.user and check.passw
 
 @dataclass(frozen=True)
 class HttpCheck(HttpExpectation, LoginCheckOptions):
-    """The check of an HTTP backend.
+    """The `check:` keys of an HTTP backend.
 
     Args:
         user: The user for HTTP Basic authentication. Absent: the check does not log in.
@@ -32,13 +32,13 @@ class HttpCheck(HttpExpectation, LoginCheckOptions):
         HttpExpectation.__post_init__(self)
         LoginCheckOptions.__post_init__(self)
         if self.user is None and self.has_password:
-            raise ValueError("needs user, because HTTP Basic authentication sends a user and a password")
+            raise ValueError("needs user, because HTTP Basic authentication sends a user and a password: set user")
         if self.user is not None and ":" in self.user:
             raise ValueError("user: contains a colon, which HTTP Basic authentication does not support")
 
 
 class HttpBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks an HTTP backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
@@ -52,7 +52,7 @@ class HttpBackend:
         self._dialer = CheckDialer(check.tls, http_request.MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: request the path, and check status and role."""
+        """Request the path, and check status and role; see `gateway.contracts.backend.Backend`."""
         check = self.check
         login = None
         if check.user is not None:
@@ -62,7 +62,7 @@ class HttpBackend:
                 response = await http_request.get(stream, check.path, check.host or str(target), login)
         try:
             check_status(check, response, _NO_LOGIN if login is None else _WRONG_LOGIN)
-        except ProbeError as error:
+        except UnusableTargetError as error:
             self._passwords.report(check, target, error)
             raise
         result = role_result(check.role, response) if check.role is not None else ProbeResult()

@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from gateway.backend_support import tls
 from gateway.backend_support.aborted_logins import AbortedLogins
-from gateway.backend_support.database import (
+from gateway.backend_support.check_passwords import PasswordSource
+from gateway.backend_support.database_check import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     DatabaseCheck,
@@ -30,18 +31,18 @@ from gateway.backend_support.database import (
     verify,
     without_database,
 )
-from gateway.backend_support.login import insecure_settings
+from gateway.backend_support.http_role_server import with_http_role
+from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
 from gateway.backend_support.mysql_login import MysqlLogin
 from gateway.backend_support.mysql_status import query_status
-from gateway.backend_support.secrets import PasswordSource
-from gateway.backend_support.via_http import with_http_role
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
+from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, ReachError, Reason
+from gateway.errors import ReachError, Reason, UnusableTargetError
 
 _IO_TIMEOUT = 3600.0
 """Time limit of one blocking operation of PyMySQL, in seconds. The check closes the socket earlier."""
@@ -81,7 +82,6 @@ class MysqlBackend:
     def __init__(self, options: EmptyOptions, check: MysqlCheck) -> None:
         self.options = options
         self.check = check
-        self._aborted: dict[Endpoint, AbortedLogins] = {}
         self._passwords = PasswordSource()
         self._file_thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-files")
         """Executor with one thread, which reads the files that logins need. If the file system hangs, it blocks only
@@ -90,22 +90,21 @@ class MysqlBackend:
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.backend.Backend`: log in, and query role, version and replication lag.
 
-        The server and this method both count each login that is aborted at the deadline. After several consecutive
-        aborted logins, this method pauses between logins.
+        The server and `phases.logins` both count each login that is aborted at the deadline. After several aborted
+        logins, a probe that starts during a pause fails without a login.
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
-        aborted = self._aborted.setdefault(target, AbortedLogins(_ABORT_LIMIT))
-        # While the server does not answer, the checks through several ways must not all cause an aborted login.
-        async with aborted.turn if aborted.is_excessive else contextlib.nullcontext():
-            return await self._log_in(link, target, phases, aborted)
+        logins = phases.logins or AbortedLogins(_ABORT_LIMIT)
+        async with logins.attempt():
+            return await self._log_in(link, target, phases, logins)
 
-    async def _log_in(self, link: Connector, target: Endpoint, phases: Phases, aborted: AbortedLogins) -> ProbeResult:
-        pause = aborted.pause(time.monotonic())
+    async def _log_in(self, link: Connector, target: Endpoint, phases: Phases, logins: LoginLimiter) -> ProbeResult:
+        pause = logins.pause(time.monotonic())
         if pause:
             raise ReachError(
                 Reason.TIMEOUT,
-                f"the last {aborted.count} logins timed out, and the server counts them (max_connect_errors): the"
+                f"the last {logins.aborted} logins timed out, and the server counts them (max_connect_errors): the"
                 f" next login follows in {pause:.0f} s",
             )
         # Get the password before connecting, because the server counts every failure after the connection is open.
@@ -123,20 +122,18 @@ class MysqlBackend:
             lambda done: self._passwords.report(self.check, target, None if done.cancelled() else done.exception())
         )
         try:
-            finding = await asyncio.shield(query)
+            return await asyncio.shield(query)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):  # the socket is possibly closed already
                 handle.shutdown(socket.SHUT_RDWR)  # unblocks the thread
             if not login.logged_in:
                 phases.on_abandoned()
-                aborted.record_abort(time.monotonic())
+                logins.record_abort(time.monotonic())
             await asyncio.wait({query}, timeout=_THREAD_TIMEOUT)
             raise
         finally:
             if login.logged_in:
-                aborted.record_success()
-        aborted.limit = finding.abort_limit or aborted.limit
-        return finding
+                logins.record_success(time.monotonic())
 
     def _create_login(self, target: Endpoint, phases: Phases, password: str) -> MysqlLogin:
         """Return a login that is not connected yet. Reads files, and can block."""
@@ -167,7 +164,7 @@ class MysqlBackend:
                 found = query_status(login, self.check.max_lag, has_password=self.check.has_password)
             return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
-            raise ProbeError(Reason.TLS, tls.describe_tls_error(error)) from error
+            raise UnusableTargetError(Reason.TLS, tls.describe_tls_error(error)) from error
         except pymysql.err.MySQLError as error:
             raise mysql_error(error, uses_tls=self.check.tls.mode != "off") from error
         except _PROTOCOL_ERRORS as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.backend_support.volume import (
     ImportedVolume,
-    MountKind,
+    KernelMountRules,
     VolumeOptions,
     VolumeSpec,
     build_volume,
@@ -21,12 +21,12 @@ from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import IDENTITY, Fact, hidden
 from gateway.nfs import nfs4
 from gateway.nfs.export_probe import ExportProbe
+from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.nfs.rpc import RpcClient, RpcError
-from gateway.nfs.tap import RpcTap
 from gateway.nfs.xdr import XdrError
 from gateway.text import error_text, format_bytes
 
@@ -77,7 +77,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class NfsOptions:
-    """The options of an NFS backend.
+    """The configuration keys that only NFS backends have.
 
     Args:
         export: Path of the exported directory in the server's pseudo file system.
@@ -92,7 +92,7 @@ class NfsOptions:
 
 @dataclass(frozen=True)
 class NfsCheck:
-    """The check of an NFS backend.
+    """The `check:` keys of an NFS backend.
 
     Args:
         write: Create and remove a directory at each check, to detect full, read-only and over-quota exports.
@@ -102,7 +102,7 @@ class NfsCheck:
 
 
 class NfsBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks an NFS backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
@@ -114,10 +114,10 @@ class NfsBackend:
         self.check = check
         self._export_probe = ExportProbe(options.export, write=check.write)
         self._first_seen: dict[Endpoint, nfs4.NfsExport] = {}
-        """The export of each target at the first probe."""
+        """The export that each target had at its first probe."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`.
+        """Check whether clients can use `target`, over the same link as their traffic.
 
         Query the export; with `check.write`, create and remove a directory.
         """
@@ -129,20 +129,20 @@ class NfsBackend:
                 export = await self._export_probe.query(client, target, phases)
             except RpcError as error:
                 versions = f" (it supports {error.versions[0]} to {error.versions[1]})" if error.versions else ""
-                raise ProbeError(
+                raise UnusableTargetError(
                     Reason.PERMISSION if error.denied else Reason.PROTOCOL, f"{error}{versions}"
                 ) from error
             except nfs4.NfsError as error:
-                raise ProbeError(
+                raise UnusableTargetError(
                     _REASONS.get(error.status, Reason.PROTOCOL), f"{self.options.export}: {error}"
                 ) from error
             except XdrError as error:
-                raise ProbeError(
+                raise UnusableTargetError(
                     Reason.PROTOCOL,
                     f"the response is not valid for NFS ({error}): check that the target is an NFS server",
                 ) from error
             except OSError as error:
-                raise ProbeError(Reason.RESET, error_text(error)) from error
+                raise UnusableTargetError(Reason.RESET, error_text(error)) from error
         changed = _describe_change(self._first_seen.setdefault(target, export), export)
         return ProbeResult(
             facts={
@@ -192,7 +192,7 @@ def _retrans(hold: float) -> int:
 
 
 def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
-    """See `MountKind.problems`."""
+    """See `KernelMountRules.problems`."""
     if not options.export.startswith("/") or ".." in options.export.split("/"):
         yield "export", f"{options.export!r} must begin with / and have no .. for a volume"
     volume = options.volume
@@ -201,13 +201,13 @@ def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
 
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """See `MountKind.persistent_volume`."""
+    """See `KernelMountRules.persistent_volume`."""
     source = {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}
     return {"nfs": source, "mountOptions": kubernetes_options(volume)}
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
-    """See `MountKind.import_volume`."""
+    """See `KernelMountRules.import_volume`."""
     mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
     server, _, export = driver_options.get("device", "").rpartition(":")
     named, server = server, (mount.pop("addr", "") or server).strip("[]")
@@ -240,7 +240,7 @@ def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
 
 
 def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
-    """See `MountKind.render_export`: a line of exports(5).
+    """See `KernelMountRules.render_export`: a line of exports(5).
 
     The line contains the option `insecure`, because sshd and the gateway connect from ports above 1023.
     """
@@ -256,9 +256,18 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 
 
 def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
-    """Warn if backends share an NFS server: kernels treat all its ports as one server (RFC 8881, section 2.10.5)."""
+    """Warn about `hold` beyond the kernel's limit, and about backends that share an NFS server.
+
+    Kernels treat all ports of a server as one server (RFC 8881, section 2.10.5).
+    """
     first: dict[object, str] = {}
+    longest = _TIMEO * (1 + _MAX_RETRANS)
     for backend in backends:
+        if backend.hold > longest:
+            yield (
+                f"backend {backend.name}: hold is {backend.hold:g} s, but the kernel waits for a mount for at most"
+                f" {longest} s: set hold to {longest}s or less"
+            )
         for target in backend.targets:
             servers = [(way, target) for way in backend.ways(target) or (None,)]
             other = next((first[each] for each in servers if each in first), backend.name)
@@ -281,7 +290,7 @@ KIND = BackendKind(
     read_url=_read_url,
     hold=Duration(300.0),
     traffic_class=TrafficClass.BULK,
-    mount=MountKind(
+    mount=KernelMountRules(
         file_systems=("nfs",),
         build=_volume,
         versions=_VERSIONS,
@@ -292,7 +301,7 @@ KIND = BackendKind(
         render_export=_render_export,
     ),
     facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
-    tap=RpcTap,
+    tap=RpcLatencyTap,
     prompt=1.5,
     imports=ImportRules(keys={"export": "/"}, note="set export to the path that is mounted"),
     advice=_advice,

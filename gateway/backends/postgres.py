@@ -23,7 +23,8 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 from psycopg.pq.abc import PGconn
 
-from gateway.backend_support.database import (
+from gateway.backend_support.check_passwords import PasswordSource
+from gateway.backend_support.database_check import (
     DATABASE_FACTS,
     IMPORT_NOTE,
     DatabaseCheck,
@@ -33,21 +34,20 @@ from gateway.backend_support.database import (
     verify,
     without_database,
 )
-from gateway.backend_support.login import insecure_settings
-from gateway.backend_support.loopback import loopback_port
-from gateway.backend_support.postgres_cancel import PostgresCancels
+from gateway.backend_support.http_role_server import with_http_role
+from gateway.backend_support.login_options import insecure_settings
+from gateway.backend_support.loopback_port import loopback_port
+from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
 from gateway.backend_support.postgres_certificate import ServerCertificates
 from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
-from gateway.backend_support.postgres_login import Login
+from gateway.backend_support.postgres_login import PostgresLogin
 from gateway.backend_support.role_facts import LAG, READ_ONLY
-from gateway.backend_support.secrets import PasswordSource
-from gateway.backend_support.via_http import with_http_role
 from gateway.backends import BackendKind, EmptyOptions, ImportRules
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION
 
 _QUERY = b"""
@@ -91,7 +91,7 @@ _STATUS_PHASE = {
 
 
 class PostgresBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks a PostgreSQL backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
@@ -105,24 +105,26 @@ class PostgresBackend:
         """For each standby: the monotonic time at which it last had all data of its primary."""
         self._passwords = PasswordSource()
         self._certificates = ServerCertificates()
-        self._abandoned: dict[Endpoint, Login] = {}
-        """The last login to each target that a check has abandoned during a computation in libpq."""
+        self._abandoned: dict[Endpoint, PostgresLogin] = {}
+        """For each target: the last login that a check abandoned while libpq was computing."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: log in, and query role, version and replication lag."""
+        """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`."""
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set")
         if target in self._abandoned and self._abandoned[target].is_computing:
-            raise ProbeError(Reason.PROTOCOL, _STILL_COMPUTING)
+            raise UnusableTargetError(Reason.PROTOCOL, _STILL_COMPUTING)
         password = await self._passwords.get(self.check, target, phases)
         try:
             row, password_was_used = await self._query(link, target, phases, password)
             finding = self._evaluate(row, target, time.monotonic())
-        except ProbeError as error:
+        except UnusableTargetError as error:
             self._passwords.report(self.check, target, error)
             raise
         except ValueError as error:
-            raise ProbeError(Reason.PROTOCOL, f"the response is not valid for PostgreSQL: {error}") from error
+            raise UnusableTargetError(
+                Reason.PROTOCOL, f"the response is not valid for PostgreSQL: {error}"
+            ) from error
         if password and not password_was_used:
             finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
         if self.check.tls.mode == "off":
@@ -135,10 +137,10 @@ class PostgresBackend:
         """Log in and run `_QUERY`. Return the selected row, and whether the server has requested the password."""
         async with loopback_port(link, target, phases) as local:
             conn = pq.PGconn.connect_start(self._conninfo(target, local.port, password))
-            login = Login(conn)
+            login = PostgresLogin(conn)
             try:
                 if conn.status == pq.ConnStatus.BAD:
-                    raise ProbeError(Reason.PROTOCOL, _error_message(conn))
+                    raise UnusableTargetError(Reason.PROTOCOL, _error_message(conn))
                 with socket.socket(fileno=socket.dup(conn.socket)) as sock:
                     await local.join(sock.getsockname())
                     await _connect(login, sock, phases)
@@ -206,12 +208,12 @@ async def _wait_ready(sock: socket.socket, *, write: bool) -> None:
         write: Whether to wait until the socket is writable. False: wait until it is readable.
 
     Raises:
-        ProbeError: The server has sent more than a check needs.
+        UnusableTargetError: The server has sent more than a check needs.
     """
     await _wait_event(sock.fileno(), write=write)
     (received,) = _RECEIVED.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED.size))
     if received > _MAX_BYTES:
-        raise ProbeError(Reason.PROTOCOL, f"the server sends more than {_MAX_BYTES >> 10} KiB for one check")
+        raise UnusableTargetError(Reason.PROTOCOL, f"the server sends more than {_MAX_BYTES >> 10} KiB for one check")
 
 
 async def _wait_event(fd: int, *, write: bool) -> None:
@@ -235,7 +237,7 @@ async def _wait_event(fd: int, *, write: bool) -> None:
             loop.remove_reader(fd)
 
 
-async def _connect(login: Login, sock: socket.socket, phases: Phases) -> None:
+async def _connect(login: PostgresLogin, sock: socket.socket, phases: Phases) -> None:
     """Log in, and record the duration of each phase of the login."""
     # libpq requires that its caller first waits for writability, then for what the last poll returned (section 34.1).
     conn, write = login.conn, True
@@ -267,7 +269,7 @@ async def _run_query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str 
         if result.status != pq.ExecStatus.TUPLES_OK:
             state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
             text = result.error_message.decode(errors="replace").strip()
-            raise ProbeError(_SQLSTATES.get(state, Reason.QUERY), text)
+            raise UnusableTargetError(_SQLSTATES.get(state, Reason.QUERY), text)
         values = [result.get_value(0, column) for column in range(result.nfields)]
         row = [value.decode() if value is not None else None for value in values]
 
@@ -292,7 +294,7 @@ KIND = BackendKind(
     facts=DATABASE_FACTS,
     imports=ImportRules(note=IMPORT_NOTE),
     insecure_settings=insecure_settings,
-    cancels=PostgresCancels(),
+    cancels=PostgresCancelProtocol(),
     verify=verify,
     credentials=credentials,
     init_keys=("user", "password", "database"),

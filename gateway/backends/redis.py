@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass, replace
 
+from gateway.backend_support.check_passwords import PasswordSource
 from gateway.backend_support.check_stream import CheckDialer
-from gateway.backend_support.login import LoginCheckOptions, credentials, insecure_settings, verify
+from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
 from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
 from gateway.backend_support.resp import RespClient, RespError
-from gateway.backend_support.secrets import PasswordSource
 from gateway.backends import BackendKind, EmptyOptions, ImportRules, without_path
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Duration, Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 
 _MAX_BYTES = 64 * 1024
 """Maximum number of bytes to accept from a server in one check. A usual check receives less than 8 KiB."""
@@ -26,7 +26,7 @@ _UNAUTHENTICATED = "the server accepts commands without a login: set requirepass
 
 @dataclass(frozen=True)
 class RedisCheck(LoginCheckOptions):
-    """The check of a Redis backend.
+    """The `check:` keys of a Redis backend.
 
     Args:
         user: The ACL user to log in as. Absent: the user `default`.
@@ -39,7 +39,7 @@ class RedisCheck(LoginCheckOptions):
 
 
 class RedisBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks a Redis or Valkey backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
@@ -53,7 +53,7 @@ class RedisBackend:
         self._dialer = CheckDialer(check.tls, _MAX_BYTES)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: log in, and query role, replication, memory and version."""
+        """Log in, and query role, replication, memory and version; see `gateway.contracts.backend.Backend`."""
         password = await self._passwords.get(self.check, target, phases)
         async with self._dialer.open(link, target, phases) as stream:
             client = RespClient(stream)
@@ -65,7 +65,7 @@ class RedisBackend:
                     raise reply_error(RespError("NOAUTH Authentication required"))
                 with phases("query"):
                     found = await self._query(client)
-            except ProbeError as error:
+            except UnusableTargetError as error:
                 self._passwords.report(self.check, target, error)
                 raise
         if is_open and password:
@@ -88,14 +88,14 @@ class RedisBackend:
         try:
             return evaluate(role, read_info(infos), self.check.max_lag)
         except ValueError as error:
-            raise ProbeError(Reason.PROTOCOL, f"the response is not valid for Redis: {error}") from error
+            raise UnusableTargetError(Reason.PROTOCOL, f"the response is not valid for Redis: {error}") from error
 
 
 async def _greet(client: RespClient, phases: Phases) -> bool:
     """Send PING. Return whether the server answers without a login.
 
     Raises:
-        ProbeError: The server serves no clients, for example because it still loads its data.
+        UnusableTargetError: The server serves no clients, for example because it still loads its data.
     """
     with phases("greeting"):
         (reply,) = await client.run(("PING",))

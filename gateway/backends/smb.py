@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.backend_support.volume import (
     ImportedVolume,
-    MountKind,
+    KernelMountRules,
     VolumeOptions,
     VolumeSpec,
     build_volume,
@@ -23,9 +23,9 @@ from gateway.contracts.link import Connector, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import IDENTITY, VERSION
-from gateway.relay.receive import receive_exactly
+from gateway.relay.receive_exactly import receive_exactly
 
 _HEADER = struct.Struct("<4sHHIHHIIQIIQ16s")
 """The SMB2 header ([MS-SMB2] 2.2.1.2)."""
@@ -46,7 +46,7 @@ _MAX_RESPONSE = 64 * 1024
 
 @dataclass(frozen=True)
 class SmbOptions:
-    """The options of an SMB backend.
+    """The configuration keys that only SMB backends have.
 
     Args:
         share: Name of the share.
@@ -59,7 +59,7 @@ class SmbOptions:
 
 
 class SmbBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks an SMB backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
@@ -71,7 +71,7 @@ class SmbBackend:
         self.check = check
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`.
+        """Check whether clients can use `target`, over the same link as their traffic.
 
         Negotiate a dialect. This does not check the permissions of the share.
         """
@@ -82,10 +82,12 @@ class SmbBackend:
             except _UnsupportedDialectError:
                 return ProbeResult(facts={VERSION: "SMB newer than 3.0.2"})
             except OSError as error:
-                raise ProbeError(Reason.RESET, str(error)) from error
+                raise UnusableTargetError(Reason.RESET, str(error)) from error
         _, mode, dialect, _, guid = _RESPONSE.unpack_from(response, _HEADER.size)
         if dialect not in _DIALECTS:
-            raise ProbeError(Reason.PROTOCOL, f"the server chose dialect {dialect:#06x}, which was not offered")
+            raise UnusableTargetError(
+                Reason.PROTOCOL, f"the server chose dialect {dialect:#06x}, which was not offered"
+            )
         signing = ", signing required" if mode & _SIGNING_REQUIRED else ""
         return ProbeResult(facts={VERSION: f"SMB {_DIALECTS[dialect]}{signing}", IDENTITY: guid.hex()})
 
@@ -98,7 +100,7 @@ async def _negotiate(sock: Stream) -> bytes:
     """Send a NEGOTIATE request, and return the response, including the SMB2 header.
 
     Raises:
-        ProbeError: The response is not valid, or the server refuses to negotiate.
+        UnusableTargetError: The response is not valid, or the server refuses to negotiate.
         _UnsupportedDialectError: The server supports none of the offered dialects.
         OSError: The connection has failed.
     """
@@ -112,17 +114,17 @@ async def _negotiate(sock: Stream) -> bytes:
     await loop.sock_sendall(sock, struct.pack(">I", len(header) + len(body)) + header + body)
     length = int.from_bytes(await receive_exactly(sock, 4), "big")
     if not _HEADER.size <= length <= _MAX_RESPONSE:
-        raise ProbeError(Reason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
+        raise UnusableTargetError(Reason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
     response = await receive_exactly(sock, length)
     magic, size, _, status, command = _HEADER.unpack_from(response)[:5]
     if magic != _MAGIC or size != _HEADER.size or command != _NEGOTIATE:
-        raise ProbeError(Reason.PROTOCOL, "not an SMB 2 server")
+        raise UnusableTargetError(Reason.PROTOCOL, "not an SMB 2 server")
     if status == _NOT_SUPPORTED:
         raise _UnsupportedDialectError
     if status != 0:
-        raise ProbeError(Reason.PROTOCOL, f"the server refuses to negotiate (NTSTATUS {status:#010x})")
+        raise UnusableTargetError(Reason.PROTOCOL, f"the server refuses to negotiate (NTSTATUS {status:#010x})")
     if length < _HEADER.size + _RESPONSE.size:
-        raise ProbeError(Reason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
+        raise UnusableTargetError(Reason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
     return response
 
 
@@ -136,7 +138,7 @@ def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec 
 
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """See `MountKind.persistent_volume`. The source is the CSI driver for SMB, because Kubernetes itself has none."""
+    """See `KernelMountRules.persistent_volume`. Uses the CSI driver for SMB, because Kubernetes has none."""
     attributes = {"source": f"//{volume.address}/{volume.export}"}
     csi = {
         "driver": "smb.csi.k8s.io",
@@ -148,7 +150,7 @@ def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
 
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
-    """See `MountKind.import_volume`."""
+    """See `KernelMountRules.import_volume`."""
     mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
     match = re.fullmatch(r"//([^/]+)/+([^/]+)(/.*)?", driver_options.get("device", ""))
     if match is None:
@@ -194,7 +196,7 @@ KIND = BackendKind(
     read_url=_read_url,
     hold=Duration(60.0),
     traffic_class=TrafficClass.BULK,
-    mount=MountKind(
+    mount=KernelMountRules(
         file_systems=("cifs", "smb"),
         build=_volume,
         versions=_VERSIONS,

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from gateway.backend_support import tls
 from gateway.backend_support.byte_pattern import compile_pattern
 from gateway.backend_support.check_stream import CheckDialer, CheckStream
-from gateway.backend_support.login import credentials
+from gateway.backend_support.login_options import credentials
 from gateway.backend_support.tls import TlsOptions
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 
 _MAX_RESPONSE = 16 * 1024
-"""Maximum number of bytes to read until the expected ones arrive."""
+"""Maximum number of bytes to read while waiting for the expected response."""
 _MAX_PIECES = 100
 """Maximum number of reads, because the whole response is compared after each of them."""
 _MAX_SHOWN = 80
@@ -28,7 +28,7 @@ _ESCAPED = {"r": b"\r", "n": b"\n", "t": b"\t", "0": b"\0", "\\": b"\\"}
 
 @dataclass(frozen=True)
 class TcpCheck:
-    r"""The check of a TCP backend. Without `send`, `expect` and TLS, it connects and disconnects.
+    r"""The `check:` keys of a TCP backend. Without `send`, `expect` and TLS, a check only connects.
 
     Args:
         send: Text to send after connecting, with the escapes `\r`, `\n`, `\t`, `\0`, `\\` and `\xHH`.
@@ -59,7 +59,7 @@ class TcpCheck:
 
 
 class TcpBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """Checks a TCP backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.
@@ -75,7 +75,7 @@ class TcpBackend:
         self._dialer = CheckDialer(check.tls, _MAX_RESPONSE)
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: connect, send the text, and wait for the expected response."""
+        """Connect, send the text, and wait for the expected response; see `gateway.contracts.backend.Backend`."""
         async with self._dialer.open(link, target, phases) as stream:
             if self._send or self._expect or self._pattern is not None:
                 with phases("query"):
@@ -90,7 +90,9 @@ class TcpBackend:
             received, pieces = received + piece, pieces + 1
             if not piece or len(received) >= _MAX_RESPONSE or pieces == _MAX_PIECES:
                 expected = "contain check.expect" if self._pattern is None else "match check.expect_pattern"
-                raise ProbeError(Reason.PROTOCOL, f"the response {received[:_MAX_SHOWN]!r} does not {expected}")
+                raise UnusableTargetError(
+                    Reason.PROTOCOL, f"the response {received[:_MAX_SHOWN]!r} does not {expected}"
+                )
 
     def _is_expected(self, received: bytes) -> bool:
         if self._pattern is None:

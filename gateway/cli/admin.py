@@ -8,12 +8,12 @@ from gateway.cli.client_options import admin_socket_option
 from gateway.cli.completion import complete_backends, complete_tunnels
 from gateway.cli.output import print_text
 from gateway.errors import GatewayError, UsageError
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 
 
 def _post(admin_socket: str | None, path: str) -> None:
     """Send a command to the service, and print the result."""
-    code, body = Client(None, admin_socket).post(path)
+    code, body = ServiceClient(None, admin_socket).post(path)
     if code == 422:
         raise UsageError(f"nothing was changed:\n{body['detail']}")
     if code != 200:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -22,7 +22,7 @@ def admin_socket_option(command: _Command) -> _Command:
 
 
 def client_options(command: _Command) -> _Command:
-    """Add options for the admin socket or a URL, for commands that only read. The command gets a `Client`."""
+    """Add options for the admin socket or a URL, for commands that only read. The command gets a `ServiceClient`."""
 
     @functools.wraps(command)
     def with_client(
@@ -33,7 +33,7 @@ def client_options(command: _Command) -> _Command:
         ca_file: str | None,
         **more: Any,
     ) -> Any:
-        return command(*args, client=Client(url, admin_socket, token_file, ca_file), **more)
+        return command(*args, client=ServiceClient(url, admin_socket, token_file, ca_file), **more)
 
     found: Any = with_client
     for name, variable, text in (

@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from gateway.errors import GatewayError, UsageError
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 
 _TIMEOUT = 1.0
 """Seconds to wait for a running service."""
@@ -54,7 +54,7 @@ def _names(parameters: dict[str, Any], section: str) -> list[str]:
     """Return the names of a section; an empty list if they are not known, because a completion prints no errors."""
     if parameters.get("file") is not None:
         return _configured(parameters["file"], section)
-    client = Client(
+    client = ServiceClient(
         parameters.get("url"),
         parameters.get("admin_socket"),
         parameters.get("token_file"),

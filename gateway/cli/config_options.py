@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from gateway.config import Sources
+    from gateway.config import ConfigSources
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -15,6 +15,7 @@ SETTINGS = {
     "instance": ("NAME", "Name of this gateway in logs and status."),
     "state-dir": ("DIR", "Folder for state that survives a restart."),
     "workers": ("COUNT", "Processes that move the bytes of bulk backends."),
+    "threads": ("COUNT", "Threads of the data plane in C, or auto."),
     "reload-on-change": ("BOOL", "Reload when the file changes: true or false."),
     "strict": (None, "Refuse insecure settings."),
     "ops-listen": ("ADDRESS", "HTTP server for health, metrics and status."),
@@ -87,7 +88,7 @@ def config_options(command: _Command) -> _Command:
 
 def config_sources(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], settings: dict[str, str | None]
-) -> "Sources":
+) -> "ConfigSources":
     """Return the sources of the configuration that the options of a command select.
 
     Args:
@@ -96,7 +97,7 @@ def config_sources(
         backends: The values of `--backend`.
         settings: The values of the other flags; None for flags that are absent.
     """
-    from gateway.config import Sources  # noqa: PLC0415 - slow to import
+    from gateway.config import ConfigSources  # noqa: PLC0415 - slow to import
 
     given = {name.replace("_", "-"): value for name, value in settings.items() if value is not None}
-    return Sources(file=file, tunnels=tunnels, backends=backends, settings=given)
+    return ConfigSources(file=file, tunnels=tunnels, backends=backends, settings=given)

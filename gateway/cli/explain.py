@@ -15,19 +15,18 @@ from gateway.cli.output import (
     format_clock,
     output_option,
     print_table,
-    print_text,
     print_wrapped,
     terminal_width,
 )
 from gateway.errors import UsageError
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 
 
 @click.command()
 @click.argument("name", shell_complete=complete_backends)
 @client_options
 @output_option("table", "json")
-def explain(name: str, client: Client, output: str) -> None:
+def explain(name: str, client: ServiceClient, output: str) -> None:
     """Explain the state of a backend or a container.
 
     For a backend: each part of the path from its listeners to the phases of the last checks, the root cause of a
@@ -63,7 +62,7 @@ def _print(status: dict[str, Any], name: str) -> None:
         click.echo("nothing to do")
 
 
-def _explain_container(client: Client, name: str, status: dict[str, Any], output: str) -> None:
+def _explain_container(client: ServiceClient, name: str, status: dict[str, Any], output: str) -> None:
     code, container = client.get(f"/api/v1/containers/{quote(name, safe='')}")
     if code == 409:
         raise UsageError(container["detail"])
@@ -75,14 +74,15 @@ def _explain_container(client: Client, name: str, status: dict[str, Any], output
         click.echo(json.dumps(container, indent=1))
         return
     if container["trouble"]:
-        print_text(f"docker: {container['trouble']} (last snapshot: {container['looked_at']})", fg="red")
-    rows = [[each["part"], each["name"], each["state"], each["why"]] for each in container["facts"]]
-    print_table(["PART", "NAME", "STATE", "WHY"], rows)
+        print_wrapped(f"docker: {container['trouble']} (last snapshot: {container['looked_at']})", fg="red")
+    facts, backends, width = container["facts"], container["backends"], terminal_width()
+    rows = [[each["part"], each["name"], each["state"]] for each in facts]
+    print_table(["PART", "NAME", "STATE"], rows, [each["why"] for each in facts], width)
     click.echo()
-    rows = [[each["backend"], each["reached"], each["network"] or "-", each["why"]] for each in container["backends"]]
-    print_table(["BACKEND", "REACHED", "NETWORK", "WHY"], rows)
+    rows = [[each["backend"], each["reached"], each["network"] or "-"] for each in backends]
+    print_table(["BACKEND", "REACHED", "NETWORK"], rows, [each["why"] for each in backends], width)
     click.echo()
     for remedy in container["remedies"]:
-        print_text(f"to do: {remedy}")
+        print_wrapped(f"to do: {remedy}")
     if not container["remedies"]:
         click.echo("nothing to do")

@@ -111,7 +111,7 @@ def _admission(backend: dict[str, Any]) -> PathPart:
 
 
 def _phases(target: dict[str, Any]) -> Iterator[PathPart]:
-    """Yield the phases of the last check. If the check failed, it ended in the last one."""
+    """Yield the phases of the last check, in order. A failed check has failed in the phase that is yielded last."""
     phases = list(target["last_phases_seconds"].items())
     failed = target["state"] not in _USABLE and target["reason"] not in (None, "tunnel")
     for at, (phase, seconds) in enumerate(phases):

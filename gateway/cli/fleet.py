@@ -20,8 +20,8 @@ from gateway.cli.output import (
 )
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
-from gateway.ops.client import Client
-from gateway.ops.reasons import state_name
+from gateway.ops.reason_texts import state_name
+from gateway.ops.service_client import ServiceClient
 
 _WATCH_INTERVAL = 2.0
 _HEADS = ["INSTANCE", "STATE", "TUNNELS", "BACKENDS", "CLIENTS", "AGE", "ADDRESS"]
@@ -47,7 +47,7 @@ _WIDE_HEADS = ["ANSWER", "UP", "VERSION", "WARNINGS"]
 @output_option("table", "wide", "json")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
 def fleet(
-    members: tuple[str, ...], file: Path | None, timeout: float, client: Client, output: str, watch: bool
+    members: tuple[str, ...], file: Path | None, timeout: float, client: ServiceClient, output: str, watch: bool
 ) -> None:
     """Show many gateways in one table.
 
@@ -71,7 +71,7 @@ def fleet(
         show()
 
 
-def _fetch_from_service(client: Client) -> Callable[[], dict[str, Any]]:
+def _fetch_from_service(client: ServiceClient) -> Callable[[], dict[str, Any]]:
     def fetch() -> dict[str, Any]:
         found = client.get_json("/api/v1/fleet")[1]
         if not found["members"] and not found["problems"]:
@@ -82,13 +82,13 @@ def _fetch_from_service(client: Client) -> Callable[[], dict[str, Any]]:
 
 
 def _fetch_from_members(
-    members: tuple[str, ...], file: Path | None, timeout: float, client: Client
+    members: tuple[str, ...], file: Path | None, timeout: float, client: ServiceClient
 ) -> Callable[[], dict[str, Any]]:
     # These imports are slow.
     import asyncio  # noqa: PLC0415
 
     from gateway.contracts.values import Duration  # noqa: PLC0415
-    from gateway.fleet.discovery import Discovery  # noqa: PLC0415
+    from gateway.fleet.member_discovery import MemberDiscovery  # noqa: PLC0415
     from gateway.fleet.members import parse_member  # noqa: PLC0415
     from gateway.fleet.options import FleetOptions  # noqa: PLC0415
     from gateway.fleet.poller import ask_once  # noqa: PLC0415
@@ -107,7 +107,7 @@ def _fetch_from_members(
         tls=ClientTls(ca_file=Path(client.ca_file) if client.ca_file else None),
         timeout=Duration(timeout),
     )
-    runner, discovery, view = asyncio.Runner(), Discovery(), FleetView()
+    runner, discovery, view = asyncio.Runner(), MemberDiscovery(), FleetView()
     click.get_current_context().call_on_close(runner.close)
 
     def fetch() -> dict[str, Any]:

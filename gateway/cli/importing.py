@@ -12,8 +12,8 @@ from gateway.cli.output import print_text
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
-    from gateway.importing.recognition import ImportSource
-    from gateway.importing.result import ImportResult
+    from gateway.importing.import_result import ImportResult
+    from gateway.importing.source_format import ImportSource
 
 _FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 
@@ -35,7 +35,7 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
 
     The form is recognized. To set it, write it before the source: ssh, ssh-config, compose, docker-run, env or fstab.
     """
-    from gateway.importing.sources import convert, note_rest  # noqa: PLC0415 - slow to import
+    from gateway.importing.conversion import convert, note_rest  # noqa: PLC0415 - slow to import
 
     given = _read(sources)
     result = convert(given)
@@ -58,7 +58,7 @@ def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
         UsageError: There is not exactly one Compose file with a name.
     """
     from gateway.importing.compose_diff import compose_diff  # noqa: PLC0415 - slow to import
-    from gateway.importing.recognition import recognize  # noqa: PLC0415 - slow to import
+    from gateway.importing.source_format import recognize  # noqa: PLC0415 - slow to import
 
     files = [source for source in given if source.name and (source.form or recognize(source)) == "compose"]
     if len(files) != 1:
@@ -72,7 +72,7 @@ def _read(words: tuple[str, ...]) -> "list[ImportSource]":
     Raises:
         UsageError: A file cannot be read, or a form has no source.
     """
-    from gateway.importing.recognition import ImportSource  # noqa: PLC0415 - slow to import
+    from gateway.importing.source_format import ImportSource  # noqa: PLC0415 - slow to import
 
     found: list[ImportSource] = []
     form = ""
@@ -92,8 +92,8 @@ def _read(words: tuple[str, ...]) -> "list[ImportSource]":
 
 
 def _source(word: str, form: str) -> "ImportSource":
-    from gateway.importing.recognition import ImportSource  # noqa: PLC0415 - slow to import
-    from gateway.importing.redaction import hide_secrets  # noqa: PLC0415 - slow to import
+    from gateway.importing.secret_redaction import hide_secrets  # noqa: PLC0415 - slow to import
+    from gateway.importing.source_format import ImportSource  # noqa: PLC0415 - slow to import
     from gateway.input_limits import read_limited, read_stream  # noqa: PLC0415 - slow to import
 
     try:

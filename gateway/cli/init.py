@@ -22,7 +22,7 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     Otherwise, it asks for a tunnel and for the backends behind it, and asks again after an invalid answer.
     """
     from gateway.cli.questions import ask_config  # noqa: PLC0415 - slow to import
-    from gateway.config.first import from_urls, permits_keys, problems_of, to_yaml  # noqa: PLC0415 - slow to import
+    from gateway.config.initial_config import from_urls, permits_keys, problems_of, to_yaml  # noqa: PLC0415 - slow to import
 
     if file.exists():
         raise UsageError(f"{file} exists: edit it, or name another file (gateway init FILE)")

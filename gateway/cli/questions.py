@@ -16,9 +16,9 @@ import click
 from gateway import backends, tunnels
 from gateway.cli.output import print_text, print_wrapped
 from gateway.config import values
-from gateway.config.expansion import expand
-from gateway.config.first import from_urls, problems_of
-from gateway.config.scalars import SCALARS, broken_rule, one_of
+from gateway.config.initial_config import from_urls, problems_of
+from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of
+from gateway.config.variable_expansion import expand
 from gateway.contracts.security import Secret
 
 _NONE = "none"

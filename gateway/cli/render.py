@@ -71,8 +71,13 @@ def exports(
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.rendering.exports import exports as lines  # noqa: PLC0415 - slow to import
+    from gateway.rendering.exports import open_origins  # noqa: PLC0415 - slow to import
 
-    click.echo("\n".join(lines(load(config_sources(file, tunnels, backends, settings)), origins)))
+    text = "\n".join(lines(load(config_sources(file, tunnels, backends, settings)), origins))
+    for origin in open_origins(origins):
+        warning = f"--from {origin}: every host that reaches the server can mount these exports"
+        click.secho(f"# {warning}", err=True, fg="yellow")
+    click.echo(text)
 
 
 def _application_command(name: str, text: str) -> click.Command:
@@ -90,7 +95,7 @@ def _application_command(name: str, text: str) -> click.Command:
         host: str | None,
         **settings: str | None,
     ) -> None:
-        from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
+        from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
         from gateway.config import load  # noqa: PLC0415 - slow to import
         from gateway.rendering import application  # noqa: PLC0415 - slow to import
 
@@ -139,7 +144,7 @@ def kubernetes(
 
     They expect the files of secrets in a Secret with the same name. The Helm chart has more options.
     """
-    from gateway.config import Sources, load  # noqa: PLC0415 - slow to import
+    from gateway.config import ConfigSources, load  # noqa: PLC0415 - slow to import
     from gateway.rendering import workload  # noqa: PLC0415 - slow to import
 
     if file is None:
@@ -147,7 +152,7 @@ def kubernetes(
     if tunnels or backends or any(settings.values()):
         raise UsageError("the ConfigMap contains only the configuration file: move the other options into it")
     # Do not use environment variables of this process, because the pod does not have them.
-    config = load(Sources(file=file, environment={}))
+    config = load(ConfigSources(file=file, environment={}))
     documents = workload.kubernetes(config, file.read_text(), name, image, podman=podman)
     hint = f"create the Secret first: kubectl create secret generic {name} --from-file=DIRECTORY"
     if podman:

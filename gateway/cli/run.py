@@ -35,7 +35,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     from gateway.app import service  # noqa: PLC0415 - slow to import
     from gateway.app.file_watcher import stat_files  # noqa: PLC0415 - slow to import
     from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
-    from gateway.app.ports import with_ports  # noqa: PLC0415 - slow to import
+    from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logs  # noqa: PLC0415 - slow to import
 
@@ -69,10 +69,10 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
     """
     from gateway.app import credential_expiry  # noqa: PLC0415 - slow to import
     from gateway.app.ops_settings import file_problems  # noqa: PLC0415 - slow to import
-    from gateway.app.tracing import trace_problems  # noqa: PLC0415 - slow to import
+    from gateway.app.trace_exporter import trace_problems  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config.advice import advice  # noqa: PLC0415 - slow to import
-    from gateway.config.files import check_files, exposed_fleet_token  # noqa: PLC0415 - slow to import
+    from gateway.config.file_checks import check_files, exposed_fleet_token  # noqa: PLC0415 - slow to import
 
     config = load(config_sources(file, tunnels, backends, settings))
     problems = file_problems(config) + trace_problems(config) + check_files(config)

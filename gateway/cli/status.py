@@ -19,7 +19,7 @@ from gateway.cli.output import (
 )
 from gateway.cli.severity import backends_by_severity, outer_tunnels, tunnels_by_severity, way_rows
 from gateway.cli.watch import watching
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 from gateway.text import format_bytes
 
 _WATCH_INTERVAL = 2.0
@@ -31,7 +31,7 @@ _WIDE_HEADS = ["KIND", "LISTEN", "TOTAL", "SENT", "RECEIVED", "FACTS"]
 @client_options
 @output_option("table", "wide", "json")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
-def status(client: Client, output: str, watch: bool) -> None:
+def status(client: ServiceClient, output: str, watch: bool) -> None:
     """Show tunnels, backends and their checks, worst first.
 
     The first lines say what does not work, since when, what depends on it, and what to do, as on the status page.
@@ -107,7 +107,7 @@ def _print_docker(docker: dict[str, Any] | None, *, wide: bool) -> None:
     ]  # fmt: skip
     if rows:
         click.echo()
-        print_table(["NOT RUNNING", "STATE", "WHY", "TO DO"], rows)
+        print_table(["UNAVAILABLE", "STATE", "WHY", "TO DO"], rows)
     rows = [[each["name"], each["state"], each["message"]] for each in docker["volumes"]]
     if rows and (wide or any(row[1] != "kept" for row in rows)):
         click.echo()

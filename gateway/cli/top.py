@@ -11,7 +11,7 @@ from gateway.cli.output import print_table, print_wrapped, terminal_width
 from gateway.cli.severity import backend_rank
 from gateway.cli.watch import watching
 from gateway.errors import GatewayError
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 _HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", "RECEIVED/S"]
@@ -28,7 +28,7 @@ _HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", 
     help="Time between two tables.",
 )
 @click.option("--count", type=click.IntRange(min=1), metavar="COUNT", help="Exit after this number of tables.")
-def top(client: Client, interval: float, count: int | None) -> None:
+def top(client: ServiceClient, interval: float, count: int | None) -> None:
     """Show the current traffic by backend and consumer.
 
     The first lines say what does not work. Backends are in the order of `gateway status`, and those with the same
@@ -50,7 +50,7 @@ def top(client: Client, interval: float, count: int | None) -> None:
 class _Meter:
     """Computes rates from two readings of the counters. A restart of the service starts with a new reading."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: ServiceClient) -> None:
         self._client = client
         self._before: dict[tuple[str, str], dict[str, float]] = {}
         self._read_at = 0.0
@@ -79,7 +79,7 @@ class _Meter:
         return status, [row[3] for row in rows]
 
 
-def _counters(client: Client) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
+def _counters(client: ServiceClient) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
     """Return the counters of each backend (with an empty consumer name) and of each of the backend's consumers."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     _, status = client.get_json("/api/v1/status")

@@ -9,7 +9,7 @@ import click
 from gateway.cli.client_options import client_options
 from gateway.cli.completion import complete_backends
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 
 _POLL_INTERVAL = 0.2
 _MAX_QUOTED = 60
@@ -22,7 +22,7 @@ _MAX_QUOTED = 60
 @click.option(
     "--max", "longest", default="30s", show_default=True, metavar="DURATION", help="Time after which to fail."
 )
-def wait(names: tuple[str, ...], client: Client, longest: str) -> None:
+def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
     """Wait until the service and backends are ready.
 
     With names, also wait until these backends are up or degraded.
@@ -57,7 +57,7 @@ def wait(names: tuple[str, ...], client: Client, longest: str) -> None:
 @click.option(
     "--started", is_flag=True, help="Also require that the first checks are done and the Docker networks joined."
 )
-def healthcheck(client: Client, started: bool) -> None:
+def healthcheck(client: ServiceClient, started: bool) -> None:
     """Exit with 0 if the service is alive.
 
     For health checks in images that have no shell.

@@ -21,10 +21,10 @@ from gateway.contracts.tunnel import Progress
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
-from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import fill_placeholders
-from gateway.relay.redial import retry_dial
+from gateway.processes.tunnel_processes import TunnelProcesses
+from gateway.relay.dial_retry import retry_dial
 from gateway.relay.stream_bridge import StreamBridge
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class CommandStatus(LinkStatus):
 
 
 class CommandLink:
-    """See `gateway.contracts.link.Link`. The link is lost when no target has a process that works.
+    """A link through a program. It is lost when no target has a process that works. Implements `Link`.
 
     Args:
         options: The options of the tunnel.
@@ -57,7 +57,9 @@ class CommandLink:
         progress: Called when no process answers, and when one answers again.
     """
 
-    def __init__(self, options: CommandOptions, network: NetworkId, children: Children, progress: Progress) -> None:
+    def __init__(
+        self, options: CommandOptions, network: NetworkId, children: TunnelProcesses, progress: Progress
+    ) -> None:
         self._options = options
         self._children = children
         self._progress = progress
@@ -103,7 +105,7 @@ class CommandLink:
             await asyncio.gather(*(target.close() for target in self._targets.values()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.link.Link`. Measures the phase `channel`."""
+        """Connect a non-blocking socket to `to`. Measure the phase `channel`. See `gateway.contracts.link.Link`."""
         timed = phases or Phases()
         with timed("channel"):
             bridge = await retry_dial(
@@ -114,7 +116,7 @@ class CommandLink:
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """See `gateway.contracts.link.Link`."""
+        """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         bridge = await self._dial(to, min(self._options.start_timeout, within), short=False)
         relay = bridge.join(client, latency, tap)
         self._relays.add(relay)
@@ -122,7 +124,7 @@ class CommandLink:
         return relay
 
     async def lost(self) -> TunnelError:
-        """See `gateway.contracts.link.Link`."""
+        """Wait until the link is lost, and return the cause, which is not fatal."""
         return await asyncio.shield(self._lost)
 
     def status(self) -> CommandStatus:

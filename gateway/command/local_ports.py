@@ -16,12 +16,14 @@ class LocalPort:
 
     Args:
         owners: The user IDs that own the listening sockets.
+        listeners: The inodes of the listening sockets.
         backlog: Number of connections that were not accepted.
         unread: Number of bytes that were received and not read, for the client port of each accepted connection.
         pending: The ports of the clients whose connections were not accepted.
     """
 
     owners: set[int] = field(default_factory=set)
+    listeners: set[int] = field(default_factory=set)
     backlog: int = 0
     unread: dict[int, int] = field(default_factory=dict)
     pending: set[int] = field(default_factory=set)
@@ -68,6 +70,7 @@ def read_local_ports(ports: Collection[int]) -> dict[int, LocalPort]:
             port = found[int(local, 16)]
             if int(state, 16) == _LISTEN:
                 port.owners.add(int(owner))
+                port.listeners.add(int(inode))
                 port.backlog += int(queue, 16)
             elif inode != "0":
                 port.unread[int(remote, 16)] = int(queue, 16)

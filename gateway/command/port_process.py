@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import socket
 import time
 from collections.abc import Sequence
 from math import inf
@@ -17,8 +16,10 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.processes.child_process import ChildProcess, exit_error
-from gateway.relay.dial import dial
+from gateway.processes.session_sockets import session_sockets
+from gateway.processes.stdio_stream import EXIT_DELAY
 from gateway.relay.sockets import reset
+from gateway.relay.tcp_dial import dial
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,8 @@ class PortProcess:
         self._command = command
         self._options = options
         self._first: Stream | None = None
-        """The connection that showed that the process listens. It is the next connection to the target: without data,
-        it would count as an aborted login there."""
+        """The connection that showed that the process listens or accepts. It is the next connection to the target:
+        without data, it would count as an aborted login there."""
 
     @property
     def name(self) -> str:
@@ -76,7 +77,7 @@ class PortProcess:
         """Connect to the local port until the process accepts a connection.
 
         Raises:
-            TunnelError: The process has exited, does not listen within `start_timeout`, or another user listens.
+            TunnelError: The process has exited, does not listen within `start_timeout`, or another process listens.
         """
         limit = self._options.start_timeout
         try:
@@ -93,7 +94,7 @@ class PortProcess:
             output = f": {self.child.last_line}" if self.child.last_line else ""
             detail = f"{self.name} does not listen on port {self.port} within {limit:g} s (start_timeout){output}"
             raise TunnelError(Reason.TIMEOUT, detail) from error
-        await self._read_sockets()
+        await self._check_listeners()
 
     async def connect(self) -> Stream:
         """Return a new connection to the target. The caller owns it.
@@ -110,11 +111,36 @@ class PortProcess:
         self.last_dial = now
         if sock is None:
             sock = await self._dial()
-            await self._wait_accepted(sock)
+            await self._wait_accepted(sock, leave=True)
         return sock
 
+    async def accepts(self, seconds: float) -> bool:
+        """Return whether the process accepts a new connection, although it is suspect.
+
+        The connection is then the next one to the target.
+
+        Args:
+            seconds: Time limit.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                sock = await self._dial()
+                await self._wait_accepted(sock, leave=False)
+        except (TimeoutError, DialError, TunnelError):
+            return False
+        self.close_unused()
+        self._first = sock
+        self.last_dial = self._last_read = time.monotonic()
+        self.suspect = False
+        return True
+
+    @property
+    def has_unused(self) -> bool:
+        """Whether an open connection waits for the next client."""
+        return self._first is not None
+
     def close_unused(self, now: float = inf) -> None:
-        """Close the connection of `wait_ready` if no client has used it within five seconds.
+        """Close the connection of `wait_ready` or `accepts` if no client has used it within five seconds.
 
         Args:
             now: Monotonic time in seconds.
@@ -141,13 +167,19 @@ class PortProcess:
         except DialError:
             return await dial(Endpoint(_LOOPBACK[1], self.port), Phases(), _CONNECT_TIMEOUT)
 
-    async def _wait_accepted(self, sock: Stream) -> None:
-        """Wait until the process has accepted a connection, because the kernel connects even if the process hangs."""
+    async def _wait_accepted(self, sock: Stream, *, leave: bool) -> None:
+        """Wait until the process has accepted a connection, because the kernel connects even if the process hangs.
+
+        Args:
+            sock: The connection; it is reset after an error.
+            leave: Whether to raise `NotAcceptedError` when the process is suspect.
+        """
         pause = _MIN_ACCEPT_POLL
         try:
             while sock.getsockname()[1] in (await self._read_sockets()).pending:
                 await self._check_running()
-                self._check_answering()
+                if leave:
+                    self._check_answering()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_ACCEPT_POLL)
         except BaseException:
@@ -171,6 +203,21 @@ class PortProcess:
             raise TunnelError(Reason.PERMISSION, detail)
         return sockets
 
+    async def _check_listeners(self) -> None:
+        """Raise `TunnelError` if a process outside the session of the program listens on the port.
+
+        Another program of the same user can take the port before this program listens, and leads to another target.
+        """
+        before = await self._read_sockets()
+        own = await asyncio.to_thread(session_sockets, self.child.pid)
+        if own is None or before.listeners <= own:
+            return
+        after = await self._read_sockets()  # the program can have closed its socket after it accepted a connection
+        if (before.listeners - own) & after.listeners:
+            await self.child.exits_within(EXIT_DELAY)  # its error explains more
+            await self._check_running()
+            raise TunnelError(Reason.PERMISSION, f"port {self.port} of this host belongs to another program")
+
     def _check_answering(self) -> None:
         if self.suspect:
             raise NotAcceptedError
@@ -179,9 +226,3 @@ class PortProcess:
         if self.child.exit_code is not None:
             await self.child.wait()
             raise exit_error(self._command, self.child, self._options.login_exit_codes)
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that no socket uses."""
-    with socket.create_server((_LOOPBACK[0], 0)) as listener:
-        return int(listener.getsockname()[1])

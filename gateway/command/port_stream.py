@@ -9,7 +9,7 @@ import time
 
 from gateway.command.port_process import PortProcess
 from gateway.contracts.link import Stream
-from gateway.relay.linger import lingering_closer
+from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.sockets import reset
 
 _CHUNK = 64 * 1024

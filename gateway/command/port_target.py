@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 
 from gateway.command.local_ports import LocalPort
-from gateway.command.port_process import NotAcceptedError, PortProcess, free_port
+from gateway.command.port_process import NotAcceptedError, PortProcess
+from gateway.command.port_reservations import release_port, reserve_port
 from gateway.command.port_stream import PortStream
 from gateway.command.target import CommandContext, OwnedTasks, RetryPause
 from gateway.contracts.values import Endpoint
@@ -32,6 +34,8 @@ class PortTarget:
         self._processes: list[PortProcess] = []
         """The processes that have listened and have not exited, newest last."""
         self._starting: asyncio.Task[PortProcess] | None = None
+        self._trials: set[PortProcess] = set()
+        """The silent processes that are about to be killed, unless they accept a connection."""
         self._retry = RetryPause()
         self._tasks = OwnedTasks()
 
@@ -62,7 +66,7 @@ class PortTarget:
     async def connect(self) -> PortStream:
         """See `CommandTarget`."""
         while True:
-            process = await self._process()
+            process = next((each for each in self._processes if each.has_unused), None) or await self._process()
             try:
                 return PortStream(await process.connect(), process)
             except NotAcceptedError:
@@ -80,12 +84,10 @@ class PortTarget:
             process.close_unused(now)
             silence = process.update_silence(ports.get(process.port) or LocalPort(), now)
             process.suspect = silence >= options.suspect
-            if silence >= options.lost:
-                log.warning(
-                    "program does not answer and is killed",
-                    extra={"program": process.name, "target": str(self._to), "seconds": round(silence)},
-                )
-                process.child.kill()
+            is_silent = silence >= max(options.suspect, options.lost - options.suspect)
+            if is_silent and process not in self._trials:
+                self._trials.add(process)
+                self._tasks.start(self._try(process))
         usable = self._usable()
         if usable is None and self._processes and self._starting is None and self._retry.is_over:
             self._start()
@@ -101,6 +103,21 @@ class PortTarget:
             process.close_unused()
             if not process.connections:
                 self._context.children.end_later(process.child)
+
+    async def _try(self, process: PortProcess) -> None:
+        """Kill a silent process, unless it accepts a connection: then its target can be what does not read."""
+        try:
+            accepts = await process.accepts(self._context.options.suspect)
+        finally:
+            self._trials.discard(process)
+        if process not in self._processes:
+            process.close_unused()
+        elif not accepts:
+            log.warning(
+                "program does not answer and is killed",
+                extra={"program": process.name, "target": str(self._to), "seconds": self._context.options.lost},
+            )
+            process.child.kill()
 
     def _usable(self) -> PortProcess | None:
         for each in reversed(self._processes):
@@ -129,14 +146,16 @@ class PortTarget:
     async def _start_process(self) -> PortProcess:
         context = self._context
         process: PortProcess | None = None
+        port = 0
         try:
             with starting(context.options.command):
-                port = free_port()
+                port = reserve_port()
             command = context.command(self._to, port)
             child = await context.children.start(command, context.environment, context.output.on_line)
             process = PortProcess(child, command, port, context.options)
             await process.wait_ready()
         except BaseException as error:
+            release_port(port)
             if process is not None:
                 process.close_unused()
                 process.child.kill()
@@ -145,7 +164,7 @@ class PortTarget:
                 context.on_change()
             raise
         else:
-            self._retry.succeeded()
+            self._retry.started()
             self._processes.append(process)
             self._tasks.start(self._wait(process, command))
             return process
@@ -154,7 +173,12 @@ class PortTarget:
 
     async def _wait(self, process: PortProcess, command: tuple[str, ...]) -> None:
         """Wait for the exit of a process, which always is a failure."""
-        await process.child.wait()
+        started = time.monotonic()
+        try:
+            await process.child.wait()
+        finally:
+            release_port(process.port)
+        self._retry.ended(time.monotonic() - started)
         process.close_unused()
         self._processes.remove(process)
         if not self._processes:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from math import inf
 
 from gateway.command.local_ports import LocalPort
 from gateway.command.silence import SilenceTimer
@@ -76,9 +77,7 @@ class StdioTarget:
             await self._try_once(_TRIAL)
         self._close_unused(time.monotonic())
         spare, self._spare = self._spare, None
-        if spare is not None and spare[0].child.exit_code is None:
-            return spare[0]
-        return await self._open()
+        return spare[0] if spare is not None else await self._open()
 
     def local_ports(self, now: float) -> list[int]:
         """See `CommandTarget`. There are none."""
@@ -103,9 +102,17 @@ class StdioTarget:
         await self._tasks.close()
         self._close_unused()
 
-    def _close_unused(self, now: float | None = None) -> None:
-        if self._spare is not None and (now is None or now - self._spare[1] > _SPARE_TIMEOUT):
-            self._spare[0].abort()
+    def _close_unused(self, now: float = inf) -> None:
+        """Close the connection of a trial if its process has exited, or if no client has used it for five seconds.
+
+        Args:
+            now: Monotonic time in seconds.
+        """
+        if self._spare is None:
+            return
+        stream, since = self._spare
+        if stream.child.exit_code is not None or now - since > _SPARE_TIMEOUT:
+            stream.abort()
             self._spare = None
 
     async def _try_once(self, seconds: float) -> None:
@@ -124,7 +131,9 @@ class StdioTarget:
             except BaseException:
                 stream.abort()
                 raise
-            self._on_success()
+            self._has_worked = True
+            self._retry.started()
+            self._close_unused()
             self._spare = stream, time.monotonic()
         finally:
             self._trial = None
@@ -164,15 +173,14 @@ class StdioTarget:
             return
         login_exit_codes = self._context.options.login_exit_codes
         if stream.received or stream.has_output:
-            self._on_success()
-        elif code > 0 and (stream.accepts_input or code in login_exit_codes):
+            self._has_worked = True
+            self._retry.delivered()
+        elif code == 0 or stream.child.was_stopped:
+            return
+        elif stream.accepts_input or code in login_exit_codes:
             self._on_failure(exit_error(stream.command, stream.child, login_exit_codes))
-        elif code > 0:
+        else:
             self._has_worked = False
-
-    def _on_success(self) -> None:
-        self._has_worked = True
-        self._retry.succeeded()
 
     def _on_failure(self, error: TunnelError) -> None:
         self._has_worked = False

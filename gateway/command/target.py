@@ -1,25 +1,22 @@
 """What the connections to a target have in common, for both modes: its command, and the pause after a failure."""
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from gateway.backoff import RECONNECT, Backoff
 from gateway.command.local_ports import LocalPort
 from gateway.command.options import CommandOptions
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import environment_of_user, fill_placeholders, resolve_program
+from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.stream_bridge import FarStream
 
-_MIN_RETRY, _MAX_RETRY = 0.25, 10.0
-"""Lower and upper bound, in seconds, of the maximum pause after a failure. The pause is random, between 0 seconds and
-the maximum."""
 _FATAL_RETRY = 60.0
 """Seconds between a failed login and the next attempt."""
 
@@ -36,7 +33,7 @@ class CommandContext:
     """
 
     options: CommandOptions
-    children: Children
+    children: TunnelProcesses
     output: OutputLog
     on_change: Callable[[], None]
 
@@ -109,18 +106,25 @@ class RetryPause:
 
     def __init__(self) -> None:
         self.failure: TunnelError | None = None
-        self._delay = _MIN_RETRY
+        self._backoff = Backoff(RECONNECT)
         self._retry_at = 0.0
 
-    def succeeded(self) -> None:
-        """Allow the next attempt immediately."""
-        self.failure, self._delay = None, _MIN_RETRY
+    def started(self) -> None:
+        """Allow the next attempt immediately. The backoff keeps its count of failures."""
+        self.failure = None
+
+    def delivered(self) -> None:
+        """Allow the next attempt immediately, and reset the backoff, because the target has sent data."""
+        self.failure, self._backoff = None, Backoff(RECONNECT)
+
+    def ended(self, lasted: float) -> None:
+        """Reduce the count of failures after the end of a process that worked for `lasted` seconds."""
+        self._backoff.succeeded(lasted)
 
     def failed(self, error: TunnelError) -> None:
         """Store a failure, and start the pause."""
-        pause = _FATAL_RETRY if error.fatal else random.uniform(0, self._delay)  # noqa: S311 - jitter
-        self.failure, self._retry_at = error, time.monotonic() + pause
-        self._delay = min(self._delay * 2, _MAX_RETRY)
+        pause = self._backoff.next()
+        self.failure, self._retry_at = error, time.monotonic() + (_FATAL_RETRY if error.fatal else pause)
 
     @property
     def is_over(self) -> bool:

@@ -18,14 +18,14 @@ from gateway.config.model import (
     TunnelSpec,
     UnixListener,
 )
+from gateway.config.parsed_tree import ParsedMapping, ParsedScalar
 from gateway.config.schema import known_keys
 from gateway.config.suggestions import suggest
-from gateway.config.tree import Scalar, Table
 from gateway.contracts.values import Endpoint
 from gateway.docker.options import DockerOptions
 
 
-def build(root: Table, decoder: Decoder) -> Config:
+def build(root: ParsedMapping, decoder: Decoder) -> Config:
     """Return the configuration without its invalid parts. Add a problem for each invalid part to the decoder."""
     decoder.check_keys(root, "", [*SECTIONS, "tunnels", "backends", "docker"])
     sections = {
@@ -53,7 +53,7 @@ def build(root: Table, decoder: Decoder) -> Config:
     )
 
 
-def _named(root: Table, section: str, decoder: Decoder) -> list[tuple[str, Table]]:
+def _named(root: ParsedMapping, section: str, decoder: Decoder) -> list[tuple[str, ParsedMapping]]:
     if section not in root.entries:
         return []
     table = decoder.table(root.entries[section][1], section)
@@ -64,21 +64,21 @@ def _named(root: Table, section: str, decoder: Decoder) -> list[tuple[str, Table
         except ValueError as error:
             decoder.problem(place, f"{section}.{name}", str(error))
             continue
-        if isinstance(tree, Scalar) and tree.broken:
+        if isinstance(tree, ParsedScalar) and tree.broken:
             continue
         inner = decoder.table(tree, f"{section}.{name}")
         if inner is not None:
-            found.append((name, Table(place, inner.entries)))
+            found.append((name, ParsedMapping(place, inner.entries)))
     return found
 
 
-def _kind(table: Table, key: str, kinds: Mapping[str, Any], decoder: Decoder) -> Any:
+def _kind(table: ParsedMapping, key: str, kinds: Mapping[str, Any], decoder: Decoder) -> Any:
     if "kind" not in table.entries:
         decoder.problem(table.place, f"{key}.kind", f"is missing: add one of {', '.join(sorted(kinds))}")
         return None
     tree = table.entries["kind"][1]
-    name = tree.text if isinstance(tree, Scalar) else None
-    if isinstance(tree, Scalar) and tree.broken:
+    name = tree.text if isinstance(tree, ParsedScalar) else None
+    if isinstance(tree, ParsedScalar) and tree.broken:
         return None
     if name not in kinds:
         canonical = next((kind.name for kind in kinds.values() if name in kind.aliases), None)
@@ -88,7 +88,7 @@ def _kind(table: Table, key: str, kinds: Mapping[str, Any], decoder: Decoder) ->
     return kinds[name or ""]
 
 
-def _tunnel(name: str, table: Table, decoder: Decoder) -> TunnelSpec | None:
+def _tunnel(name: str, table: ParsedMapping, decoder: Decoder) -> TunnelSpec | None:
     key = f"tunnels.{name}"
     kind = _kind(table, key, tunnels.KINDS, decoder)
     if kind is None:
@@ -101,7 +101,7 @@ def _tunnel(name: str, table: Table, decoder: Decoder) -> TunnelSpec | None:
     return TunnelSpec(name, kind, common.via or (), options, table.place)
 
 
-def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
+def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec | None:
     key = f"backends.{name}"
     kind = _kind(table, key, backends.KINDS, decoder)
     if kind is None:
@@ -109,7 +109,7 @@ def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
     decoder.check_keys(table, key, [*known_keys(CommonBackendOptions, kind.options), "check"])
     common = decoder.fields(table, CommonBackendOptions, key)
     options = decoder.fields(table, kind.options, key)
-    check_table = Table(table.place)
+    check_table = ParsedMapping(table.place)
     if "check" in table.entries:
         check_table = decoder.table(table.entries["check"][1], f"{key}.check") or check_table
     decoder.check_keys(check_table, f"{key}.check", known_keys(CommonCheckOptions, kind.check))
@@ -143,7 +143,7 @@ def _backend(name: str, table: Table, decoder: Decoder) -> BackendSpec | None:
 
 
 def _targets(
-    table: Table, items: tuple[str | ConfiguredTarget, ...], kind: BackendKind, key: str, decoder: Decoder
+    table: ParsedMapping, items: tuple[str | ConfiguredTarget, ...], kind: BackendKind, key: str, decoder: Decoder
 ) -> dict[Endpoint, tuple[str, ...] | None] | None:
     """Return the targets, each with its own tunnels if it has some; None after adding a problem."""
     place = table.entries["targets"][1].place

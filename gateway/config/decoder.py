@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from gateway.config import values
-from gateway.config.scalars import SCALARS, broken_rule, one_of, read_scalar
+from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
+from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of, read_scalar
 from gateway.config.schema import is_secret, known_keys
 from gateway.config.suggestions import suggest
-from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.contracts.security import Secret
 from gateway.errors import Problem
 
 
 class InvalidValue:
-    """Type of `INVALID`, the result for a value that cannot be decoded and whose problem is already recorded."""
+    """The type of `INVALID`, which stands for a value whose problem is already recorded."""
 
 
 INVALID = InvalidValue()
@@ -64,12 +64,12 @@ class Decoder:
             TypeError: The hint is not supported.
         """
         self.places[key] = tree.place
-        if isinstance(tree, Scalar) and tree.broken:
+        if isinstance(tree, ParsedScalar) and tree.broken:
             return INVALID
         if hint in SCALARS:
             return self._scalar(tree, SCALARS[hint], key)
         if dataclasses.is_dataclass(hint):
-            if shorthand is not None and not isinstance(tree, Table):
+            if shorthand is not None and not isinstance(tree, ParsedMapping):
                 inner = self.value(tree, typing.get_type_hints(hint)[shorthand], key)
                 return INVALID if inner is INVALID else typing.cast("type", hint)(**{shorthand: inner})
             return self.record(tree, typing.cast("type", hint), key)
@@ -81,7 +81,7 @@ class Decoder:
         if origin is dict:
             return self._mapping(tree, arguments[1], key)
         if origin in (types.UnionType, typing.Union):
-            if isinstance(tree, Scalar) and tree.text is None:
+            if isinstance(tree, ParsedScalar) and tree.text is None:
                 return None
             return self.value(tree, _alternative(tree, arguments), key)
         raise TypeError(f"{key}: no decoder for {hint}")
@@ -94,7 +94,7 @@ class Decoder:
         self.check_keys(table, key, known_keys(cls))
         return self.fields(table, cls, key)
 
-    def fields(self, table: Table, cls: type, key: str) -> Any:
+    def fields(self, table: ParsedMapping, cls: type, key: str) -> Any:
         """Decode the keys of `table` that are fields of `cls`; return `INVALID` after adding a problem."""
         hints = typing.get_type_hints(cls)
         found: dict[str, Any] = {}
@@ -128,16 +128,16 @@ class Decoder:
             self.problems.append(at_key(self.places, table.place, key, str(error)))
             return INVALID
 
-    def table(self, tree: Tree, key: str) -> Table | None:
+    def table(self, tree: Tree, key: str) -> ParsedMapping | None:
         """Return the tree as a mapping; an absent value is an empty mapping. Return None after adding a problem."""
-        if isinstance(tree, Table):
+        if isinstance(tree, ParsedMapping):
             return tree
-        if isinstance(tree, Scalar) and tree.text is None:
-            return Table(tree.place)
+        if isinstance(tree, ParsedScalar) and tree.text is None:
+            return ParsedMapping(tree.place)
         self.problem(tree.place, key, "must be a mapping: write KEY: VALUE on indented lines, or {KEY: VALUE}")
         return None
 
-    def check_keys(self, table: Table, key: str, known: Iterable[str]) -> None:
+    def check_keys(self, table: ParsedMapping, key: str, known: Iterable[str]) -> None:
         """Add a problem for each key that is not in `known`, with the most similar known key."""
         names = list(known)
         for name, (place, _) in table.entries.items():
@@ -146,7 +146,7 @@ class Decoder:
                 self.problem(place, path, f"unknown key{suggest(name, names) or ': remove it'}")
 
     def _scalar(self, tree: Tree, read: Callable[[str], Any], key: str) -> Any:
-        if not isinstance(tree, Scalar):
+        if not isinstance(tree, ParsedScalar):
             self.problem(tree.place, key, "must be a single value: remove the list or mapping around it")
             return INVALID
         if tree.text is None or tree.text == "":
@@ -161,11 +161,13 @@ class Decoder:
             return INVALID
 
     def _list(self, tree: Tree, hint: Any, key: str) -> Any:
-        if isinstance(tree, Sequence):
+        if isinstance(tree, ParsedSequence):
             items = [self.value(item, hint, f"{key}[{at}]") for at, item in enumerate(tree.items)]
-        elif isinstance(tree, Scalar) and tree.text is not None:
+        elif isinstance(tree, ParsedScalar) and tree.text is not None:
             items = [self.value(tree, hint, key)]  # a single value is allowed instead of a list of one value
-        elif isinstance(tree, Table) and dataclasses.is_dataclass(_alternative(tree, get_args(hint) or (hint,))):
+        elif isinstance(tree, ParsedMapping) and dataclasses.is_dataclass(
+            _alternative(tree, get_args(hint) or (hint,))
+        ):
             # A single mapping is allowed instead of a list of one mapping.
             items = [self.value(tree, hint, f"{key}[0]")]
         else:
@@ -187,7 +189,7 @@ class Decoder:
             found[name] = self.value(inner, hint, f"{key}.{name}")
         return INVALID if any(each is INVALID for each in found.values()) else found
 
-    def _secret(self, table: Table, name: str, key: str) -> Any:
+    def _secret(self, table: ParsedMapping, name: str, key: str) -> Any:
         by_file = table.entries.get(f"{name}_file")
         if by_file is None:
             return None
@@ -200,7 +202,7 @@ class Decoder:
         return (
             path
             if path is INVALID
-            else Secret(path=path, unexpanded_path=tree.written if isinstance(tree, Scalar) else None)
+            else Secret(path=path, unexpanded_path=tree.written if isinstance(tree, ParsedScalar) else None)
         )
 
 
@@ -224,7 +226,7 @@ def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
     rest = [each for each in arguments if each is not type(None)]
     records = [each for each in rest if dataclasses.is_dataclass(each)]
     if len(records) not in (0, len(rest)):
-        rest = records if isinstance(tree, Table) else [each for each in rest if each not in records]
+        rest = records if isinstance(tree, ParsedMapping) else [each for each in rest if each not in records]
     return functools.reduce(operator.or_, rest)
 
 

@@ -10,7 +10,7 @@ from gateway.docker.options import DockerOptions, Grant, NetworkOptions, PeerOpt
 from gateway.docker.project_networks import PROJECT_BITS
 
 Violation = tuple[tuple[str, ...], str]
-"""A violation of a rule: the path of a key below `docker`, and a message."""
+"""A violation of a rule: the key, as its path below `docker`, and a message."""
 
 
 def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
@@ -85,7 +85,7 @@ def _grant(config: Config, grant: Grant, key: str) -> Iterator[Violation]:
             "is a service of a Compose project: add project (or use swarm_service for a swarm service)",
         )
     if not grant.backends:
-        yield (key, "backends"), "a grant needs at least one backend"
+        yield (key, "backends"), "a grant needs at least one backend: add one, or remove the grant"
     yield from _unknown(grant.backends, config.backends, "backend", key, "backends")
     for alias in grant.aliases:
         if not ALIAS.fullmatch(alias):

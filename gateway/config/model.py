@@ -1,4 +1,4 @@
-"""The model of a valid configuration: frozen dataclasses, which a reload compares by value."""
+"""Defines a valid configuration as frozen dataclasses, which a reload compares by value."""
 
 import re
 import socket
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gateway import default_paths
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
-from gateway.config.values import LogTarget, unix_path
+from gateway.config.values import LogTarget, ThreadCount, unix_path
 from gateway.contracts.states import Preference, WayPreference
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork
 from gateway.docker.options import DockerOptions
@@ -30,6 +30,8 @@ class GatewaySection:
             /var/lib/gateway is `$XDG_STATE_HOME/gateway` (~/.local/state/gateway).
         workers: Number of additional processes that carry the traffic of bulk backends; 0: one process does
             everything.
+        threads: Number of threads of the data plane in C, which carries tunnels with `data_plane: native`; `auto`:
+            one for each processor, up to 4. A change needs a restart.
         reload_on_change: Reload when the configuration file changes, and log in again when the key of a tunnel
             changes.
         strict: Refuse insecure settings, and let Docker containers use only `docker.grants`; see docs/secrets.md.
@@ -38,6 +40,7 @@ class GatewaySection:
     instance: str = field(default_factory=socket.gethostname)
     state_dir: Path = field(default_factory=default_paths.state_dir)
     workers: int = 0
+    threads: ThreadCount = "auto"
     reload_on_change: bool = True
     strict: bool = False
 
@@ -188,7 +191,7 @@ class CommonCheckOptions:
 
 
 @dataclass(frozen=True)
-class Allow:
+class AllowRules:
     """The clients that may connect. A list stands for `networks`.
 
     Args:
@@ -268,7 +271,7 @@ class CommonBackendOptions:
     hold: Duration | None = None
     max_connections: int = field(default=1000, metadata=AT_LEAST_ONE)
     max_connections_per_consumer: int | None = field(default=None, metadata=AT_LEAST_ONE)
-    allow: Allow = field(default_factory=Allow, metadata={"shorthand": "networks"})
+    allow: AllowRules = field(default_factory=AllowRules, metadata={"shorthand": "networks"})
     worker: bool | None = None
 
 
@@ -297,7 +300,7 @@ class BackendSpec:
     hold: float
     max_connections: int
     max_connections_per_consumer: int | None
-    allow: Allow
+    allow: AllowRules
     worker: bool | None
     check: CommonCheckOptions
     options: Any
@@ -345,6 +348,8 @@ class Config:
     """Redacts values from the environment in errors."""
     direct: tuple[str, ...] = field(default=(), compare=False)
     """The IP addresses that the gateway dials without a tunnel; empty without a section `docker`."""
+    servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
+    """The servers of each tunnel with several outer tunnels, by the name of the tunnel."""
 
 
 SECTIONS: dict[str, type] = {

@@ -15,7 +15,7 @@ _COMMON = {"true", "false", "yes", "off", "null", "none"}
 
 @dataclass(frozen=True)
 class Redactor:
-    """Redacts the values of one configuration.
+    """Replaces the values that come from the environment in error messages about one configuration.
 
     Args:
         references: References such as `${NAME}`, by the value of each. These values are redacted in all errors.

@@ -20,11 +20,13 @@ _MAX_UNIX_PATH = 107
 
 LogTarget = Literal["stdout", "stderr"] | Path
 """The destination of a log: a standard stream or a file."""
+ThreadCount = Literal["auto"] | int
+"""A number of threads, or `auto` for a number that depends on the machine."""
 _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
-class UnquotedError(ValueError):
-    """An error about a value. The message contains no part of the value."""
+class ValueOmittedError(ValueError):
+    """An invalid value that might be a secret. The message contains no part of the value."""
 
 
 def duration(text: str) -> Duration:
@@ -34,7 +36,7 @@ def duration(text: str) -> Duration:
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         hint = f"; did you mean {text}s?" if re.fullmatch(r"\d+(\.\d+)?", text) else ""
-        raise ValueError(f"{text!r} is not a duration such as 500ms, 10s or 5m{hint}")
+        raise ValueError(f"{text!r} is not a duration: write one such as 500ms, 10s or 5m{hint}")
     return Duration(sum(float(number) * _UNITS[unit] for number, unit in parts))
 
 
@@ -42,7 +44,7 @@ def size(text: str) -> Size:
     """Parse `64KiB`, `15MiB` or `1GB` to bytes."""
     match = _SIZE.fullmatch(text)
     if not match or match[2] not in _SIZES:
-        raise ValueError(f"{text!r} is not a size such as 64KiB, 15MiB or 1GB")
+        raise ValueError(f"{text!r} is not a size: write one such as 64KiB, 15MiB or 1GB")
     return Size(int(float(match[1]) * _SIZES[match[2]]))
 
 
@@ -123,10 +125,19 @@ def log_target(text: str) -> LogTarget:
     return Path(text)
 
 
+def thread_count(text: str) -> ThreadCount:
+    """Parse `auto` or a whole number of at least 1."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise ValueError(f"{text!r} is not a number of threads: write auto, or a whole number such as 2")
+    return int(text)
+
+
 def path(text: str) -> Path:
     """Parse the path of a file. Errors do not contain `text`, which can be a pasted private key."""
     if "\n" in text or "-----BEGIN" in text:
-        raise UnquotedError("contains the content of a file: save it to a file, and set the path of the file")
+        raise ValueOmittedError("contains the content of a file: save it to a file, and set the path of the file")
     return Path(text)
 
 
@@ -153,5 +164,5 @@ def network(text: str) -> IpNetwork:
         try:
             wider = ipaddress.ip_network(text, strict=False)
         except ValueError:
-            raise ValueError(f"{text!r} is not a network such as 10.0.0.0/8") from error
+            raise ValueError(f"{text!r} is not a network: write one such as 10.0.0.0/8") from error
         raise ValueError(f"{text!r} has bits set beyond its prefix; did you mean {wider}?") from error

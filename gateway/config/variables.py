@@ -27,7 +27,7 @@ _SIMILAR = 0.7
 def setting_names() -> dict[str, tuple[str, ...]]:
     """Return the settings that are also flags, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
 
-    The names do not include the section `gateway`.
+    Settings of the section `gateway` have no prefix: `state-dir`, not `gateway-state-dir`.
     """
     paths = [
         (section, *key.split("."))

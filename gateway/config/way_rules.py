@@ -3,19 +3,19 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree, tables
 from gateway.config.suggestions import suggest
-from gateway.config.tree import Scalar, Sequence, Table, Tree, tables
 from gateway.errors import Problem
 
 
-class _WrittenWay(NamedTuple):
-    """One tunnel in a `via`, and its place."""
+class _ViaEntry(NamedTuple):
+    """An entry of a `via` list: the name of a tunnel, and its place."""
 
     tunnel: str
     place: str
 
 
-def way_problems(root: Table) -> Iterator[Problem]:
+def way_problems(root: ParsedMapping) -> Iterator[Problem]:
     """Yield a problem for each violation. Reads the tree, and so also checks parts that have other problems."""
     known = [name for name, _ in tables(root, "tunnels")]
     for section in ("tunnels", "backends"):
@@ -25,29 +25,29 @@ def way_problems(root: Table) -> Iterator[Problem]:
     yield from _loops({name: list(_written(table)) for name, table in tables(root, "tunnels")})
 
 
-def _vias(table: Table, key: str) -> Iterator[tuple[str, Tree]]:
+def _vias(table: ParsedMapping, key: str) -> Iterator[tuple[str, Tree]]:
     """Yield the key and the value of each `via` in a tunnel or backend, including those of its targets."""
     if "via" in table.entries:
         yield f"{key}.via", table.entries["via"][1]
     targets = table.entries.get("targets", ("", None))[1]
-    for at, item in enumerate(targets.items if isinstance(targets, Sequence) else [targets]):
-        if isinstance(item, Table) and "via" in item.entries:
+    for at, item in enumerate(targets.items if isinstance(targets, ParsedSequence) else [targets]):
+        if isinstance(item, ParsedMapping) and "via" in item.entries:
             yield f"{key}.targets[{at}].via", item.entries["via"][1]
 
 
-def _items(tree: Tree) -> Iterator[_WrittenWay]:
-    for each in tree.items if isinstance(tree, Sequence) else [tree]:
-        if isinstance(each, Scalar) and each.text:  # the decoder reports an empty text
-            yield _WrittenWay(each.text, each.place)
+def _items(tree: Tree) -> Iterator[_ViaEntry]:
+    for each in tree.items if isinstance(tree, ParsedSequence) else [tree]:
+        if isinstance(each, ParsedScalar) and each.text:  # the decoder reports an empty text
+            yield _ViaEntry(each.text, each.place)
 
 
-def _written(tunnel: Table) -> Iterator[_WrittenWay]:
+def _written(tunnel: ParsedMapping) -> Iterator[_ViaEntry]:
     if "via" in tunnel.entries:
         yield from _items(tunnel.entries["via"][1])
 
 
 def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[Problem]:
-    if isinstance(tree, Sequence) and not tree.items:
+    if isinstance(tree, ParsedSequence) and not tree.items:
         yield Problem(tree.place, key, "is an empty list: name a tunnel, or remove the key to connect directly")
     seen: set[str] = set()
     for tunnel, place in _items(tree):
@@ -60,12 +60,12 @@ def _of_via(key: str, tree: Tree, known: list[str]) -> Iterator[Problem]:
         seen.add(tunnel)
 
 
-def _loops(ways: dict[str, list[_WrittenWay]]) -> Iterator[Problem]:
+def _loops(ways: dict[str, list[_ViaEntry]]) -> Iterator[Problem]:
     """Yield a problem for each group of tunnels that are inside each other."""
     finished: set[str] = set()
     reported: set[str] = set()
     for first, outer in ways.items():
-        path: list[tuple[str, Iterator[_WrittenWay]]] = [(first, iter(outer))]
+        path: list[tuple[str, Iterator[_ViaEntry]]] = [(first, iter(outer))]
         while path:
             names = [name for name, _ in path]
             way = next(path[-1][1], None)
@@ -80,7 +80,7 @@ def _loops(ways: dict[str, list[_WrittenWay]]) -> Iterator[Problem]:
                 path.append((way.tunnel, iter(ways[way.tunnel])))
 
 
-def _loop(loop: list[str], ways: dict[str, list[_WrittenWay]]) -> Problem:
-    """Return the problem at the tunnel in the list of the loop's first tunnel that leads into the loop."""
+def _loop(loop: list[str], ways: dict[str, list[_ViaEntry]]) -> Problem:
+    """Return the problem, placed at the entry of the first tunnel's `via` that continues the loop."""
     place = next(way.place for way in ways[loop[0]] if way.tunnel == loop[1])
     return Problem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from gateway.config.expansion import expand
-from gateway.config.tree import Scalar, Sequence, Table, Tree
+from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
+from gateway.config.variable_expansion import expand
 from gateway.config.yaml_errors import yaml_error
 from gateway.errors import Problem
 from gateway.input_limits import MAX_VALUES, LimitedLoader, TooLargeError, read_limited
@@ -48,7 +48,7 @@ def _unreadable(path: Path, error: OSError | UnicodeDecodeError) -> str:
 
 def parse_yaml(
     path: Path, text: str, problems: list[Problem], environment: Mapping[str, str], used: dict[str, str]
-) -> Table:
+) -> ParsedMapping:
     """Parse the text of a YAML file.
 
     Args:
@@ -58,7 +58,7 @@ def parse_yaml(
         environment: The environment variables.
         used: As for `expand`.
     """
-    empty = Table(str(path))
+    empty = ParsedMapping(str(path))
     try:
         root = yaml.compose(text, Loader=LimitedLoader)
     except RecursionError:
@@ -81,7 +81,7 @@ def parse_yaml(
     except TooLargeError as error:
         problems.append(Problem(str(path), "", str(error)))
         return empty
-    if not isinstance(tree, Table):
+    if not isinstance(tree, ParsedMapping):
         problems.append(Problem(tree.place, "", "the document must be a mapping of sections, such as `tunnels:`"))
         return empty
     return tree
@@ -105,7 +105,7 @@ class _Reader:
         place = self._place(node)
         if node in self._within:
             self._problems.append(Problem(place, key, "refers to itself: remove the alias"))
-            return Scalar(place, None, broken=True)
+            return ParsedScalar(place, None, broken=True)
         self._within.append(node)
         try:
             return self._tree(node, key, place)
@@ -116,13 +116,13 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, key, place)
         if isinstance(node, yaml.SequenceNode):
-            return Sequence(place, [self.tree(item, f"{key}[{at}]") for at, item in enumerate(node.value)])
+            return ParsedSequence(place, [self.tree(item, f"{key}[{at}]") for at, item in enumerate(node.value)])
         if isinstance(node, yaml.MappingNode):
             return self._table(node, key, place)
         raise AssertionError(node)
 
-    def _table(self, node: yaml.MappingNode, key: str, place: str) -> Table:
-        table = Table(place)
+    def _table(self, node: yaml.MappingNode, key: str, place: str) -> ParsedMapping:
+        table = ParsedMapping(place)
         merged: list[yaml.Node] = []
         for key_node, value_node in node.value:
             name = str(key_node.value)
@@ -148,13 +148,13 @@ class _Reader:
             table.entries[name] = (self._place(key_node), self.tree(value_node, path))
         for other in merged:
             inner = self.tree(other, key)
-            for name, entry in inner.entries.items() if isinstance(inner, Table) else ():
+            for name, entry in inner.entries.items() if isinstance(inner, ParsedMapping) else ():
                 table.entries.setdefault(name, entry)
         return table
 
-    def _scalar(self, node: yaml.ScalarNode, key: str, place: str) -> Scalar:
+    def _scalar(self, node: yaml.ScalarNode, key: str, place: str) -> ParsedScalar:
         if node.tag == "tag:yaml.org,2002:null" and node.style is None:
-            return Scalar(place, None)
+            return ParsedScalar(place, None)
         written = str(node.value)
         used: dict[str, str] = {}
         try:
@@ -168,12 +168,12 @@ class _Reader:
                     f"the environment variable {name} is not set: set it, or write ${{{name}:-default}}",
                 )
             )
-            return Scalar(place, None, broken=True)
+            return ParsedScalar(place, None, broken=True)
         if not used:
-            return Scalar(place, text)
+            return ParsedScalar(place, text)
         self._used.update(used)
         self._used[text] = written
-        return Scalar(place, text, written=written)
+        return ParsedScalar(place, text, written=written)
 
     def _place(self, node: yaml.Node) -> str:
         return f"{self._name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"

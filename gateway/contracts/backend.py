@@ -6,7 +6,7 @@ from typing import Protocol
 
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import Validity
+from gateway.contracts.security import ValidityPeriod
 from gateway.contracts.states import DatabaseRole
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
@@ -38,7 +38,7 @@ class ProbeResult:
     unusable: tuple[Reason, str] | None = None
     unprobed: str | None = None
     abort_limit: int | None = None
-    certificate: Validity | None = None
+    certificate: ValidityPeriod | None = None
 
     def __post_init__(self) -> None:
         safe = {
@@ -48,7 +48,7 @@ class ProbeResult:
 
 
 class Backend(Protocol):
-    """A service that containers use, and the options of the service. `probe` checks one target."""
+    """The options of one backend, and the probe that checks one of its targets."""
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """Check whether clients can use `target`, over the same link as their traffic.

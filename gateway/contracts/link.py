@@ -75,10 +75,10 @@ class Relay(Protocol):
         """Number of bytes read from the backend."""
 
     def abort(self, close_reason: CloseReason) -> None:
-        """Reset both sides immediately, except after `LINK_LOST` with a complete response.
+        """Reset both sides immediately, unless the client must still get the rest of a complete response.
 
-        If the whole response was received before the link was lost, the client first gets the rest of the response.
-        The result of `ended` is set after that.
+        If the gateway received the whole response before the link was lost, it first delivers the response to the
+        client. It then sets the result of `ended`.
         """
 
 
@@ -128,7 +128,7 @@ class Link(Connector, Protocol):
         Raises:
             DialError: The target cannot be reached.
             LinkLostError: The link failed during the dial.
-            RedialError: Only the connection that carried the dial failed; see `gateway.relay.redial`.
+            RedialError: Only the connection that carried the dial failed; see `gateway.relay.dial_retry`.
         """
 
     async def lost(self) -> TunnelError:

@@ -61,7 +61,7 @@ class Secret:
         return hash((self._value, self.path))
 
 
-class Validity(NamedTuple):
+class ValidityPeriod(NamedTuple):
     """Validity period of a certificate, in seconds since the epoch (`time.time()`)."""
 
     begins: float
@@ -77,7 +77,7 @@ class Validity(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Credential:
+class MonitoredCertificate:
     """A certificate whose expiry the gateway monitors: one that the gateway uses, or one that a server presented.
 
     Args:
@@ -88,7 +88,7 @@ class Credential:
 
     kind: str
     name: str
-    validity: Validity
+    validity: ValidityPeriod
 
 
 class InsecureSetting(NamedTuple):

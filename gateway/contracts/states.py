@@ -49,7 +49,7 @@ class TrafficClass(StrEnum):
 
 
 class CloseReason(StrEnum):
-    """Reason for which a joined connection ended."""
+    """Why a joined connection ended."""
 
     FINISHED = "finished"
     CLIENT_RESET = "client_reset"

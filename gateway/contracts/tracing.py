@@ -98,7 +98,7 @@ class TraceExporter(Protocol):
     """Sends spans."""
 
     def export(self, connection: TracedConnection) -> None:
-        """Queue the span of a connection, or drop it if the receiver is too slow. Returns immediately."""
+        """Queue the span of a connection, or drop it if the receiver is too slow. Return immediately."""
 
     async def close(self) -> None:
         """Send the queued spans within a deadline, and stop."""

@@ -119,10 +119,10 @@ def _configuration(servers: DemoServers) -> Path:
 
 
 def _all_ready(servers: DemoServers) -> bool:
-    from gateway.ops.client import Client  # noqa: PLC0415 - slow to import
+    from gateway.ops.service_client import ServiceClient  # noqa: PLC0415 - slow to import
 
     require = ",".join(servers.backends)
-    code, _ = Client(None, str(servers.folder / "admin.sock")).get(f"/readyz?require={require}")
+    code, _ = ServiceClient(None, str(servers.folder / "admin.sock")).get(f"/readyz?require={require}")
     return code == 200
 
 

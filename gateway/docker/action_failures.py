@@ -3,16 +3,16 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from gateway.backoff import Backoff, BackoffPolicy
 from gateway.docker.errors import BlockedReason, EngineError
 from gateway.docker.options import NetworkOptions
-from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, Verb
-from gateway.supervision.backoff import Backoff, BackoffPolicy
+from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, PlannedAction
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3
 """Number of failures after which the gateway gives up its previous address. One timeout of a slow swarm manager must
 not change the address."""
-PREREQUISITES = (Verb.CREATE_NETWORK, Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME)
+PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME)
 """Actions that other actions depend on."""
 
 
@@ -27,7 +27,9 @@ class ActionFailures:
         self.refused: dict[str, frozenset[str]] = {}
         """Addresses that the engine refused to the gateway, by network."""
 
-    def failed(self, action: Action, error: EngineError, now: float, previous: Mapping[str, tuple[str, ...]]) -> bool:
+    def failed(
+        self, action: PlannedAction, error: EngineError, now: float, previous: Mapping[str, tuple[str, ...]]
+    ) -> bool:
         """Record a failure, and return whether its message differs from the previous failure's.
 
         Args:
@@ -43,22 +45,22 @@ class ActionFailures:
         self._failed[action.key] = backoff, now + backoff.next(), error
         return before is None or str(error) != str(before[2])
 
-    def succeeded(self, action: Action) -> None:
+    def succeeded(self, action: PlannedAction) -> None:
         """Remove the failures of an action, and of the actions that depend on it."""
         self._failed.pop(action.key, None)
         if action.verb in PREREQUISITES:
             self._failed = {key: each for key, each in self._failed.items() if key[0] != action.key[0]}
 
-    def retain(self, actions: Iterable[Action]) -> None:
+    def retain(self, actions: Iterable[PlannedAction]) -> None:
         """Remove the failures of all actions except these."""
         keys = {action.key for action in actions}
         self._failed = {key: failure for key, failure in self._failed.items() if key in keys}
 
-    def __contains__(self, action: Action) -> bool:
+    def __contains__(self, action: PlannedAction) -> bool:
         """Return whether the last attempt failed."""
         return action.key in self._failed
 
-    def not_before(self, action: Action) -> float:
+    def not_before(self, action: PlannedAction) -> float:
         """Return the time of the next attempt, or 0 if it is due now."""
         return self._failed[action.key][1] if action in self else 0.0
 
@@ -66,7 +68,7 @@ class ActionFailures:
         """Return a line for each failure."""
         return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
 
-    def is_final(self, action: Action) -> bool:
+    def is_final(self, action: PlannedAction) -> bool:
         """Return whether an action failed for a reason that another address cannot fix."""
         error = self._last_error(action.network, action.container_id)
         return error is not None and error.blocked is not BlockedReason.ADDRESS_REFUSED
@@ -94,7 +96,7 @@ class ActionFailures:
         return failure[2] if failure is not None else None
 
     def _count_address_failure(
-        self, action: Action, previous: Mapping[str, tuple[str, ...]], *, certain: bool
+        self, action: PlannedAction, previous: Mapping[str, tuple[str, ...]], *, certain: bool
     ) -> None:
         """Exclude an address after one failure, but the previous address only after several uncertain failures."""
         wanted = (action.network, action.addresses)

@@ -29,6 +29,7 @@ class DeadContainer:
         state: Whether the gateway starts the container.
         message: Why the gateway does not start the container now; empty if the gateway starts it.
         command: The command that starts the container again; empty if no command is needed or known.
+        is_excluded: Whether the container's label `revive` is false. Metrics do not count such a container.
     """
 
     container: str
@@ -38,6 +39,7 @@ class DeadContainer:
     state: DeadContainerState
     message: str = ""
     command: str = ""
+    is_excluded: bool = False
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.detail, self.message, self.command)))

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from gateway.docker.plan import Action
+from gateway.docker.plan import PlannedAction
 
 
 class DetachLimiter:
@@ -28,14 +28,14 @@ class DetachLimiter:
         """Count detached endpoints."""
         self._taken.extend([now] * count)
 
-    def admit(self, actions: Sequence[Action], now: float) -> tuple[list[Action], list[Action]]:
+    def admit(self, actions: Sequence[PlannedAction], now: float) -> tuple[list[PlannedAction], list[PlannedAction]]:
         """Split actions into those that the limit allows now and those that must wait.
 
         An action that detaches more endpoints than the limit is admitted if nothing else was detached in the window.
         """
         left = self.remaining(now)
-        may: list[Action] = []
-        held: list[Action] = []
+        may: list[PlannedAction] = []
+        held: list[PlannedAction] = []
         for action in actions:
             if not action.detaches or action.detaches <= left or left == self._most:
                 may.append(action)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import aiodocker
@@ -13,8 +13,8 @@ from aiohttp.client_reqrep import ClientRequest
 
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
+from gateway.docker.engine_flavor import DOCKER, flavor
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
-from gateway.docker.flavor import DOCKER, flavor
 from gateway.docker.options import DockerOptions
 from gateway.errors import GatewayError, ReachError
 
@@ -22,7 +22,10 @@ NEWEST = (1, 48)
 """The newest API version that the gateway supports. `Flavor.oldest` is the oldest supported version."""
 _CONNECT_TIMEOUT = 5.0
 PING_EVERY = 10.0
-"""Seconds without an event after which the gateway pings the engine."""
+"""Seconds without an event, or without the response to a start, after which the gateway pings the engine."""
+_START_TIMEOUT = 3600.0
+"""The maximum time of a start in seconds. The engine mounts the volumes of a container one after another. Each mount
+can wait for `hold`, and then up to 600 s in the kernel. An engine whose client disconnects cancels the start."""
 
 
 class LinkConnector(aiohttp.BaseConnector):
@@ -56,10 +59,19 @@ class Engine:
 
     Args:
         docker: The aiodocker client; the caller closes it.
+        timeout: The timeout of one request, in seconds.
+        connect_again: See `separate`.
     """
 
-    def __init__(self, docker: aiodocker.Docker) -> None:
+    def __init__(
+        self,
+        docker: aiodocker.Docker,
+        timeout: float,
+        connect_again: Callable[[], AbstractAsyncContextManager["Engine"]],
+    ) -> None:
         self._docker = docker
+        self._timeout = timeout
+        self._connect_again = connect_again
         self.api_version = ""
         self.flavor = DOCKER
 
@@ -115,6 +127,25 @@ class Engine:
         """
         return await self._request(path, "POST", body=body, params=params)
 
+    async def post_start(self, path: str) -> None:
+        """Send a POST that starts a container, and wait for the response as long as the engine answers pings.
+
+        Raises:
+            EngineError: The request failed, the engine did not answer a ping, or the start took an hour.
+        """
+        request = asyncio.ensure_future(self._request(path, "POST", total=_START_TIMEOUT))
+        try:
+            while not (await asyncio.wait({request}, timeout=PING_EVERY))[0]:
+                await self.ping()
+            await request
+        finally:
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
+
+    def separate(self) -> AbstractAsyncContextManager["Engine"]:
+        """Return another connection to this engine, which stays open when this one closes."""
+        return self._connect_again()
+
     async def delete(self, path: str, **params: Any) -> Any:
         """Return the response to a DELETE.
 
@@ -139,9 +170,9 @@ class Engine:
         params = {"since": f"{since:.9f}", "filters": json.dumps({"type": list(kinds)})}
         if until is not None:
             params["until"] = f"{until:.9f}"
-        forever = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
         try:
-            async with self._docker._query("events", params=params, timeout=forever) as response:  # noqa: SLF001
+            query = self._docker._query("events", params=params, timeout=_timeout(None))  # noqa: SLF001
+            async with query as response, response:
                 async for line in self._lines(response.content):
                     yield json.loads(line)
         except REQUEST_ERRORS as error:
@@ -167,16 +198,26 @@ class Engine:
                     yield line
 
     async def _request(
-        self, path: str, method: str = "GET", *, body: Any = None, params: Any = None, versioned: bool = True
+        self,
+        path: str,
+        method: str = "GET",
+        *,
+        body: Any = None,
+        params: Any = None,
+        versioned: bool = True,
+        total: float | None = None,
     ) -> Any:
+        """Send a request, and return the response. `total` replaces the configured timeout, in seconds."""
         try:
-            async with self._docker._query(  # noqa: SLF001 - aiodocker's classes omit parts of the responses
+            query = self._docker._query(  # noqa: SLF001 - aiodocker's classes omit parts of the responses
                 path,
                 method,
                 params=params or None,
                 data=json.dumps(body) if body is not None else None,
                 versioned_api=versioned,
-            ) as response:
+                timeout=_timeout(total or self._timeout),
+            )
+            async with query as response, response:  # aiodocker does not release the response after an error
                 text = await response.text()
                 # Reading raises an error if a proxy or a stopping engine has truncated the response.
                 is_json = "json" in response.headers.get("Content-Type", "")
@@ -216,11 +257,10 @@ async def connected(options: DockerOptions, link_of: Callable[[str], Link | None
     Raises:
         EngineError: The engine cannot be reached, or its version is not supported.
     """
-    timeout = aiohttp.ClientTimeout(total=options.timeout, sock_connect=_CONNECT_TIMEOUT)
     connector, url = _connector(options, link_of)
-    docker = aiodocker.Docker(url=url, connector=connector, timeout=timeout, api_version="v1.44")
+    docker = aiodocker.Docker(url=url, connector=connector, api_version="v1.44")
     try:
-        engine = Engine(docker)
+        engine = Engine(docker, options.timeout, lambda: connected(options, link_of))
         try:
             await engine.negotiate()
         except EngineError as error:
@@ -231,6 +271,10 @@ async def connected(options: DockerOptions, link_of: Callable[[str], Link | None
     finally:
         await docker.close()
         await connector.close()
+
+
+def _timeout(total: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total, sock_connect=_CONNECT_TIMEOUT)
 
 
 def _connector(options: DockerOptions, link_of: Callable[[str], Link | None]) -> tuple[aiohttp.BaseConnector, str]:

@@ -5,41 +5,41 @@ from collections.abc import Awaitable
 from gateway.docker.engine import Engine, has_gateway_priority
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.failed_starts import read_error
-from gateway.docker.plan import Action, Verb
+from gateway.docker.plan import ActionKind, PlannedAction
 
 
-async def execute(engine: Engine, action: Action) -> None:
+async def execute(engine: Engine, action: PlannedAction) -> None:
     """Execute an action.
 
     Raises:
         EngineError: The request failed. After a timeout, it is unknown whether the engine executed the action.
     """
     match action.verb:
-        case Verb.CREATE_NETWORK:
+        case ActionKind.CREATE_NETWORK:
             await engine.post("networks/create", dict(action.body))
-        case Verb.REMOVE_NETWORK:
+        case ActionKind.REMOVE_NETWORK:
             await _unless(ErrorKind.NOT_FOUND, engine.delete(f"networks/{action.network_id}"))
-        case Verb.CONNECT:
+        case ActionKind.CONNECT:
             await _connect(engine, action)
-        case Verb.DISCONNECT:
+        case ActionKind.DISCONNECT:
             await _disconnect(engine, action.network_id, action.container_id)
-        case Verb.REATTACH:
+        case ActionKind.REATTACH:
             await _reattach(engine, action)
-        case Verb.CREATE_VOLUME:
+        case ActionKind.CREATE_VOLUME:
             await engine.post("volumes/create", dict(action.body))
-        case Verb.RECREATE_VOLUME:
+        case ActionKind.RECREATE_VOLUME:
             # Without the option force, the engine does not remove a volume that a container uses.
             await _unless(ErrorKind.NOT_FOUND, engine.delete(f"volumes/{action.network_id}"))
             await engine.post("volumes/create", dict(action.body))
-        case Verb.START | Verb.RESTART:
+        case ActionKind.START | ActionKind.RESTART:
             await _start(engine, action)
-        case Verb.UPDATE_SERVICE:
+        case ActionKind.UPDATE_SERVICE:
             await engine.post(f"services/{action.container_id}/update", dict(action.body), version=action.version)
 
 
-async def _start(engine: Engine, action: Action) -> None:
+async def _start(engine: Engine, action: PlannedAction) -> None:
     try:
-        await engine.post(f"containers/{action.container_id}/{action.verb}")
+        await engine.post_start(f"containers/{action.container_id}/{action.verb}")
     except EngineError as error:
         # The message of a failed mount contains the mount options, which can include passwords.
         if failed := read_error(error.message):
@@ -47,7 +47,7 @@ async def _start(engine: Engine, action: Action) -> None:
         raise
 
 
-async def _reattach(engine: Engine, action: Action) -> None:
+async def _reattach(engine: Engine, action: PlannedAction) -> None:
     try:
         # Disconnecting by name also works if the container is on an earlier network of that name.
         await _disconnect(engine, action.network, action.container_id)
@@ -57,7 +57,7 @@ async def _reattach(engine: Engine, action: Action) -> None:
     await _connect(engine, action)
 
 
-async def _connect(engine: Engine, action: Action) -> None:
+async def _connect(engine: Engine, action: PlannedAction) -> None:
     settings: dict[str, object] = {"Aliases": list(action.aliases)}
     if has_gateway_priority(engine.api_version):
         settings["GwPriority"] = -1  # the container's other networks provide its default route
@@ -73,7 +73,7 @@ async def _connect(engine: Engine, action: Action) -> None:
         raise
 
 
-async def _clear(engine: Engine, action: Action) -> None:
+async def _clear(engine: Engine, action: PlannedAction) -> None:
     """Disconnect a container after a failed connect request. Otherwise, Podman can no longer list containers."""
     try:
         await _disconnect(engine, action.network_id, action.container_id)

@@ -7,13 +7,21 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-_MOUNT = re.compile(r"failed to mount local volume: mount .+?, data: (.*)", re.DOTALL)
+_MOUNT = re.compile(r"failed to mount local volume: mount (.+?), data: (.*)", re.DOTALL)
+_SHARE = re.compile(r"//([^/]+)/")
+"""Matches the device of an SMB mount; the device of an NFS mount is a path, or a path after a host and a colon."""
+_NFS_PORT, _SMB_PORT = 2049, 445
+"""The ports that the kernel uses without the mount option `port`."""
 _ERRNO = re.compile(r"[a-z][a-z /-]*")
 """Matches the text of an error number at the end of a message. A truncated message can end within the mount options
 instead, which can include passwords."""
 _NETWORK = re.compile(r"network ([0-9a-zA-Z][0-9a-zA-Z_.-]*) not found|Could not find network: (\S+)")
 _ATTACHMENT = re.compile(r"Could not attach to network (\S+?):|attaching to network failed")
 _OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No such container: ([0-9a-f]{64})")
+
+
+CANCELED = "context canceled"
+"""The end of the error of a start whose client disconnected."""
 
 
 class StartFailureCause(StrEnum):
@@ -34,8 +42,8 @@ class FailedStart:
             if the message does not contain it.
         exists: Whether the network possibly exists, because only the attachment to it failed.
         owner: The ID of the other container whose network namespace this container uses.
-        address: The server of the mount, from the mount option `addr`.
-        port: The server's port, from the mount option `port`; 0 if it is not known.
+        address: The server of the mount, from the mount option `addr` or the SMB share.
+        port: The server's port, from the mount option `port` or the default of NFS or SMB; 0 if it is not known.
         detail: The engine's message; for a volume, only the text of the error number.
     """
 
@@ -55,12 +63,14 @@ def read_error(error: str) -> FailedStart | None:
         error: `State.Error` of an inspection.
     """
     if found := _MOUNT.search(error):
-        data, _, reason = found[1].rpartition(": ")
+        data, _, reason = found[2].rpartition(": ")
         options = dict(part.partition("=")[::2] for part in data.split(","))
-        port = options.get("port", "")
+        share = _SHARE.match(found[1])
+        port = options.get("port", str(_SMB_PORT if share else _NFS_PORT))
         number = int(port) if port.isascii() and port.isdecimal() and len(port) <= 5 else 0
+        address = options.get("addr") or (share[1] if share else "")
         detail = reason if _ERRNO.fullmatch(reason) else "the mount failed"
-        return FailedStart(StartFailureCause.VOLUME, address=options.get("addr", ""), port=number, detail=detail)
+        return FailedStart(StartFailureCause.VOLUME, address=address, port=number, detail=detail)
     if found := _OWNER.search(error):
         return FailedStart(StartFailureCause.NAMESPACE, owner=found[1] or found[2], detail=error)
     if found := _ATTACHMENT.search(error):

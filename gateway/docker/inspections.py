@@ -1,5 +1,10 @@
-"""Caches container inspections. The values that the gateway uses never change, except those of the last start."""
+"""Caches container inspections. The values that the gateway uses never change, except those of the last start.
 
+While the engine starts a container, it holds the container's lock, and does not answer an inspection of it. A start
+takes minutes if a mount waits. A snapshot therefore waits only briefly for a container that does not run.
+"""
+
+import asyncio
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -9,8 +14,16 @@ from typing import Any
 from gateway.docker.dns_names import hostname_of, hosts_of
 from gateway.docker.engine import Engine, get_required
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.exposure import can_spoof
 from gateway.docker.model import LastStart
+from gateway.docker.spoofing_warnings import can_spoof
+
+_MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
+"""The time in seconds that the inspections of one snapshot wait for locked containers, in total, and the minimum for
+each inspection."""
+_RETRY = 10.0
+"""Seconds after which a locked container is inspected again."""
+_STOP_TIMEOUT = 10.0
+"""The engine's default of `StopTimeout`, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,26 @@ class InspectionCache:
         self._aliases: dict[str, frozenset[str]] = {}
         self._starts: dict[str, tuple[float, LastStart]] = {}
         """The last start at the last inspection, and the monotonic time of that inspection, by container ID."""
+        self._locked: dict[str, float] = {}
+        """The monotonic time at which an inspection of the container was not answered, by container ID."""
+        self._idle: frozenset[str] = frozenset()
+        self._starting: frozenset[str] = frozenset()
+        self._left = 0.0
+        """How long the inspections of this snapshot can still wait for locked containers, in seconds."""
+
+    def begin(self, idle: Collection[str], starting: Collection[str]) -> None:
+        """Begin a snapshot.
+
+        Args:
+            idle: The containers that do not run and that the engine possibly starts.
+            starting: The containers that the gateway starts now. They are not inspected.
+        """
+        self._idle, self._starting, self._left = frozenset(idle), frozenset(starting), _MAX_LOCKED
+
+    def is_locked(self, container: str) -> bool:
+        """Return whether the engine is starting the container, so that the cached values can be old."""
+        locked_at = self._locked.get(container)
+        return container in self._starting or (locked_at is not None and locked_at + _RETRY > time.monotonic())
 
     def cached(self, container: str) -> Inspection | None:
         """Return the cached inspection of a container; None if there is none."""
@@ -60,15 +93,17 @@ class InspectionCache:
     def forget_start(self, container: str) -> None:
         """Remove the last start of a container from the cache, because the container was started again."""
         self._starts.pop(container, None)
+        self._locked.pop(container, None)
 
     def retain(self, containers: Collection[str], endpoints: Collection[str]) -> None:
         """Remove all containers and endpoints except these from the cache."""
         self._found = {key: each for key, each in self._found.items() if key in containers}
         self._starts = {key: each for key, each in self._starts.items() if key in containers}
+        self._locked = {key: each for key, each in self._locked.items() if key in containers}
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in endpoints}
 
     async def get(self, engine: Engine, container: str) -> Inspection | None:
-        """Return the inspection of a container, from the cache if possible; None if the container was removed.
+        """Return the inspection of a container, from the cache if possible; None if it was removed or is locked.
 
         Raises:
             EngineError: See `inspect`.
@@ -78,18 +113,26 @@ class InspectionCache:
         return self._found.get(container)
 
     async def inspect(self, engine: Engine, container: str) -> Mapping[str, Any] | None:
-        """Inspect a container, and return its endpoints by network; None if it was removed after it was listed.
+        """Inspect a container, and return its endpoints by network; None if it was removed or is locked.
 
         Raises:
             EngineError: The engine did not answer, or a proxy in front of the engine refuses the request.
         """
-        path = f"{engine.flavor.inspection}containers/{container}/json"
+        if self.is_locked(container):
+            return None
+        path, began = f"{engine.flavor.inspection}containers/{container}/json", time.monotonic()
         try:
-            found = await get_required(engine, path)
+            async with asyncio.timeout(max(_MIN_WAIT, self._left) if container in self._idle else None):
+                found = await get_required(engine, path)
+        except TimeoutError:
+            self._locked[container] = time.monotonic()
+            self._left -= self._locked[container] - began
+            return None
         except EngineError as error:
             if error.kind is ErrorKind.NOT_FOUND:
                 return None
             raise
+        self._locked.pop(container, None)
         self._starts[container] = time.monotonic(), last_start(found)
         host: Mapping[str, Any] = found.get("HostConfig") or {}
         self._found[container] = Inspection(
@@ -111,8 +154,14 @@ def last_start(inspection: Mapping[str, Any]) -> LastStart:
     """Return what an inspection reports about the container's last start."""
     state = inspection.get("State") or {}
     policy = (inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
-    restarts = policy.get("Name") not in (None, "", "no")
-    return LastStart(str(state.get("Error") or ""), restarts, _epoch(str(state.get("StartedAt"))))
+    stop_timeout = (inspection.get("Config") or {}).get("StopTimeout")
+    return LastStart(
+        error=str(state.get("Error") or ""),
+        restarts=policy.get("Name") not in (None, "", "no"),
+        at=_epoch(str(state.get("StartedAt"))),
+        running=bool(state.get("Running")),
+        stop_timeout=_STOP_TIMEOUT if stop_timeout is None else float(stop_timeout),
+    )
 
 
 def _epoch(text: str) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.docker.engine import Engine
-from gateway.docker.flavor import DOCKER
+from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.inspections import InspectionCache
 from gateway.docker.model import RUNNING, Container
 

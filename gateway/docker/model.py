@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from gateway.docker.flavor import DOCKER, Flavor
+from gateway.docker.engine_flavor import DOCKER, EngineFlavor
 from gateway.docker.volumes import VolumeInfo
 
 TASK_LABEL = "com.docker.swarm.task.id"
@@ -48,11 +48,16 @@ class LastStart:
         error: Why the start failed (`State.Error`); empty if it succeeded, or if the container was stopped afterward.
         restarts: Whether the container has a restart policy other than `no`.
         at: The time of the last successful start, in seconds since the epoch; 0 if no start succeeded.
+        running: Whether the container ran at the time of the inspection.
+        stop_timeout: The time in seconds that the engine waits for the container to stop before it kills the
+            container; negative if the engine waits forever.
     """
 
     error: str = ""
     restarts: bool = False
     at: float = 0.0
+    running: bool = False
+    stop_timeout: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Container:
         has_volumes: Whether the container mounts volumes.
         exit_success: Whether the container exited with code 0.
         last_start: The last start of the container; None if it is not known.
+        is_locked: Whether the engine does not answer requests about the container, because it is starting it.
     """
 
     id: str
@@ -90,6 +96,7 @@ class Container:
     has_volumes: bool = False
     exit_success: bool = False
     last_start: LastStart | None = None
+    is_locked: bool = False
 
     @property
     def joins(self) -> str:
@@ -175,7 +182,7 @@ class EngineSnapshot:
     """The ID of the gateway's own container."""
     gateway_priority: bool = False
     """Whether the engine supports `GwPriority`, which keeps a network from becoming the default route."""
-    flavor: Flavor = DOCKER
+    flavor: EngineFlavor = DOCKER
 
     @property
     def own_container(self) -> Container | None:

@@ -1,12 +1,16 @@
-"""The ownership record: a file with the endpoints that the gateway created, written before each attachment."""
+"""The ownership record: a file with what the gateway must know about containers after its own restart or recreation.
+
+The gateway writes the record before it attaches or starts a container.
+"""
 
 import contextlib
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gateway.atomic_file import replace_file
+from gateway.docker.failed_starts import StartFailureCause
 
 FILE = "docker.json"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -24,12 +28,14 @@ class OwnershipRecord:
         self._path = folder / FILE
         self._endpoints: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
+        self._starts: dict[str, StartFailureCause] = {}
+        self._namespaces: frozenset[str] = frozenset()
         self.adopting = True
         """Whether no record existed. If so, endpoints with the gateway's owner alias count as the gateway's."""
         self.problem: str | None = None
         """Why the file cannot be used. The gateway then detaches nothing that an earlier process attached."""
         try:
-            self._endpoints, self._addresses = self._read()
+            self._endpoints, self._addresses, self._starts, self._namespaces = self._read()
             self.adopting = False
         except FileNotFoundError:
             pass
@@ -39,19 +45,24 @@ class OwnershipRecord:
             with contextlib.suppress(OSError):  # an operator can repair the renamed file
                 self._path.rename(self._path.with_suffix(".broken"))
 
-    def _read(self) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]]]:
+    def _read(
+        self,
+    ) -> tuple[set[tuple[str, str]], dict[str, tuple[str, ...]], dict[str, StartFailureCause], frozenset[str]]:
         written = json.loads(self._path.read_text())
         endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
-        addresses = written.get("addresses", {})  # absent in files of earlier versions
-        return endpoints, {
+        addresses = {
             str(name): tuple(str(ipaddress.ip_address(address)) for address in each)
-            for name, each in addresses.items()
+            for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
+        starts = {str(container): StartFailureCause(cause) for container, cause in written.get("starts", {}).items()}
+        return endpoints, addresses, starts, frozenset(map(str, written.get("namespaces", ())))
 
     def _merge(self) -> None:
-        """Add the endpoints that other processes, such as `gateway apply`, have added to the file."""
+        """Add what other processes, such as `gateway apply`, have added to the file."""
         with contextlib.suppress(OSError, *_UNREADABLE):
-            self._endpoints |= self._read()[0]
+            endpoints, _, starts, _ = self._read()
+            self._endpoints |= endpoints
+            self._starts = starts | self._starts
 
     @property
     def endpoints(self) -> frozenset[tuple[str, str]]:
@@ -62,6 +73,36 @@ class OwnershipRecord:
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """The gateway's last addresses, by network."""
         return dict(self._addresses)
+
+    @property
+    def starts(self) -> dict[str, StartFailureCause]:
+        """The causes of the starts that the engine has not answered, by the container's ID."""
+        return dict(self._starts)
+
+    @property
+    def namespaces(self) -> frozenset[str]:
+        """IDs of the containers whose namespace others use, see `gateway.docker.plan.Plan.namespaces`."""
+        return self._namespaces
+
+    def record_namespaces(self, containers: frozenset[str]) -> None:
+        """Record the containers whose namespace others use."""
+        if containers != self._namespaces:
+            self._merge()
+            self._namespaces = containers
+            self._write()
+
+    def begin_start(self, container: str, cause: StartFailureCause) -> None:
+        """Record that the gateway is about to start a container."""
+        self._merge()
+        self._starts[container] = cause
+        self._write()
+
+    def end_starts(self, containers: Collection[str]) -> None:
+        """Remove the starts of these containers, because the engine has answered or because they run."""
+        if any(each in self._starts for each in containers):
+            self._merge()
+            self._starts = {key: cause for key, cause in self._starts.items() if key not in containers}
+            self._write()
 
     def record_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
         """Record the gateway's addresses on some networks, and keep the recorded addresses on other networks."""
@@ -94,6 +135,10 @@ class OwnershipRecord:
 
     def _write(self) -> None:
         try:
-            replace_file(self._path, json.dumps({"endpoints": sorted(self._endpoints), "addresses": self._addresses}))
+            written = {
+                "endpoints": sorted(self._endpoints), "addresses": self._addresses, "starts": self._starts,
+                "namespaces": sorted(self._namespaces),
+            }  # fmt: skip
+            replace_file(self._path, json.dumps(written))
         except OSError as error:
             self.problem = f"{self._path}: {error.strerror}"

@@ -9,7 +9,8 @@ from typing import Any
 from gateway.backend_support.volume import VolumeSpec
 from gateway.docker.dead_containers import DeadContainer, MountListener
 from gateway.docker.errors import BlockedReason
-from gateway.docker.model import Container, EngineSnapshot
+from gateway.docker.failed_starts import StartFailureCause
+from gateway.docker.model import Container, EngineSnapshot, LastStart
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.project_networks import configured_as
 from gateway.docker.volumes import VolumeStatus
@@ -19,7 +20,7 @@ _NO_HOST_NAME = re.compile(r"[^a-z0-9-]")
 _MARK_LENGTH = 50
 
 
-class Verb(StrEnum):
+class ActionKind(StrEnum):
     """The operation of an action. Metrics use this fixed set of values."""
 
     CREATE_NETWORK = "create_network"
@@ -34,12 +35,12 @@ class Verb(StrEnum):
     RESTART = "restart"
 
 
-REVIVALS = (Verb.START, Verb.RESTART)
+REVIVALS = (ActionKind.START, ActionKind.RESTART)
 """The actions that start containers."""
 
 
 @dataclass(frozen=True)
-class Action:
+class PlannedAction:
     """One change.
 
     Args:
@@ -53,7 +54,7 @@ class Action:
         version: The version of the service's specification that the action updates.
     """
 
-    verb: Verb
+    verb: ActionKind
     network: str
     network_id: str = ""
     container: str = ""
@@ -68,6 +69,8 @@ class Action:
     """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
     """The missing object that made the container's last start fail."""
+    last_start: LastStart | None = field(default=None, compare=False)
+    """The container's last start in the snapshot. If it changes, the gateway does not execute the action."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -79,7 +82,7 @@ class Action:
         """The type and name of the object that the action changes."""
         if self.verb in REVIVALS:
             return f"container {self.container}"
-        kind = "volume" if self.verb in (Verb.CREATE_VOLUME, Verb.RECREATE_VOLUME) else "network"
+        kind = "volume" if self.verb in (ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME) else "network"
         return f"{kind} {self.network}"
 
 
@@ -129,6 +132,9 @@ class DesiredState:
         mount_listeners: The listeners that the engine's host mounts.
         usable: The backends that serve clients now; None if they are not known.
         given_up: IDs of the containers that failed too many times and are not started again.
+        interrupted: The causes of the starts that this gateway requested and the engine did not answer, by the
+            container's ID.
+        namespaces: The containers whose namespace others used at the last snapshot, see `Plan.namespaces`.
     """
 
     instance: str
@@ -146,6 +152,8 @@ class DesiredState:
     mount_listeners: tuple[MountListener, ...] = ()
     usable: frozenset[str] | None = None
     given_up: frozenset[str] = frozenset()
+    interrupted: Mapping[str, StartFailureCause] = field(default_factory=dict)
+    namespaces: frozenset[str] = frozenset()
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:
@@ -200,7 +208,7 @@ class NameConflict:
 class Plan:
     """A plan: actions, the status of attachments and volumes, and warnings."""
 
-    actions: tuple[Action, ...] = ()
+    actions: tuple[PlannedAction, ...] = ()
     attachments: tuple[AttachmentStatus, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
@@ -214,6 +222,8 @@ class Plan:
     exposures: tuple[str, ...] = ()
     """Warnings about containers that can spoof addresses. They change whenever containers start or stop."""
     dead: tuple[DeadContainer, ...] = ()
+    namespaces: frozenset[str] = frozenset()
+    """IDs of the containers, possibly removed, whose namespace others use and which concern the gateway."""
 
 
 def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:

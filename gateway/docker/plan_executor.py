@@ -6,23 +6,25 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.audit_log.events import MAX_TEXT
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.docker.action_failures import PREREQUISITES, ActionFailures
 from gateway.docker.consumers import ConsumerDirectory
+from gateway.docker.container_starter import ContainerStarter
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import REVIVALS, Action, Verb
+from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
 from gateway.docker.start_attempts import StartAttempts
 from gateway.measure import Tally
 
 log = logging.getLogger(__name__)
 
 _PARALLEL = 4
-_DEPENDENT = (Verb.CONNECT, Verb.DISCONNECT, Verb.REATTACH, Verb.UPDATE_SERVICE)
+_DEPENDENT = (ActionKind.CONNECT, ActionKind.DISCONNECT, ActionKind.REATTACH, ActionKind.UPDATE_SERVICE)
 _UNCERTAIN = (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE, ErrorKind.FAILED)
 """The kinds of errors after which the gateway does not know whether the engine has executed the action."""
 
@@ -46,7 +48,7 @@ class PlanExecutor:
         detach_limiter: DetachLimiter,
         directory: ConsumerDirectory,
         log_limiter: LogLimiter,
-        recorder: Recorder,
+        recorder: AuditRecorder,
         changed: Callable[[], None],
         on_start: Callable[[str], None],
     ) -> None:
@@ -57,9 +59,7 @@ class PlanExecutor:
         self._recorder = recorder
         self._changed = changed
         self._on_start = on_start
-        self._starts: dict[str, asyncio.Task[bool]] = {}
-        """The tasks that start containers, by container ID. A start can be slow: the engine mounts volumes."""
-        self._start_gate = asyncio.Semaphore(_PARALLEL)
+        self.starter = ContainerStarter(self._execute, self._start_failed, self._start_ended)
         self.failures = ActionFailures()
         self.revivals = StartAttempts()
         self.writes: Tally = Tally()
@@ -68,8 +68,8 @@ class PlanExecutor:
         """Endpoints of this gateway that a snapshot has contained and that this gateway did not detach."""
 
     async def run(
-        self, engine: Engine, planned: Sequence[Action], due: Sequence[Action], *, wait: bool
-    ) -> list[Action]:
+        self, engine: Engine, planned: Sequence[PlannedAction], due: Sequence[PlannedAction], *, wait: bool
+    ) -> list[PlannedAction]:
         """Execute the actions that are due, and return those that succeeded.
 
         Args:
@@ -78,21 +78,22 @@ class PlanExecutor:
             due: The actions to execute now.
             wait: Whether to wait until the containers have started. If not, the starts continue in the background.
         """
-        for key in [key for key, task in self._starts.items() if task.done()]:
-            self._starts.pop(key).result()  # raises unexpected exceptions
+        self.starter.reap()
         gate = asyncio.Semaphore(_PARALLEL)
-        done: list[Action] = []
+        done: list[PlannedAction] = []
 
-        async def one(action: Action) -> None:
+        async def one(action: PlannedAction) -> None:
             async with gate:
                 if await self._execute(engine, action):
                     done.append(action)
 
         # Actions that others depend on come first. The actions of one group run concurrently.
-        for verbs in (PREREQUISITES, _DEPENDENT, (Verb.REMOVE_NETWORK,)):
+        for verbs in (PREREQUISITES, _DEPENDENT, (ActionKind.REMOVE_NETWORK,)):
             # Do not attach to a network that could not be created.
             missing = {
-                action.network for action in planned if action.verb is Verb.CREATE_NETWORK and action in self.failures
+                action.network
+                for action in planned
+                if action.verb is ActionKind.CREATE_NETWORK and action in self.failures
             }
             jobs: list[Awaitable[None]] = [
                 one(action)
@@ -102,58 +103,45 @@ class PlanExecutor:
             if jobs:
                 await asyncio.gather(*jobs)
                 self._changed()
-        started = {action: self._start(engine, action) for action in due if action.verb in REVIVALS}
+        started = {action: self.starter.start(engine, action) for action in due if action.verb in REVIVALS}
         if wait and started:
             await asyncio.gather(*started.values())
             done += [action for action, task in started.items() if task.result()]
         return done
 
-    def is_starting(self, action: Action) -> bool:
-        """Return whether an attempt to start the action's container is in progress."""
-        task = self._starts.get(action.container_id) if action.verb in REVIVALS else None
-        return task is not None and not task.done()
+    def _start_ended(self, container: str) -> None:
+        self._on_start(container)
+        self._changed()
 
-    async def cancel_starts(self) -> None:
-        """Stop waiting for containers to start. The engine continues the starts that it has begun."""
-        tasks = list(self._starts.values())
-        self._starts = {}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def _start_failed(self, action: PlannedAction, error: EngineError) -> None:
+        self.count(action.verb, error)
+        self.failures.failed(action, error, time.monotonic(), {})
 
-    def _start(self, engine: Engine, action: Action) -> "asyncio.Task[bool]":
-        async def start() -> bool:
-            try:
-                async with self._start_gate:
-                    return await self._execute(engine, action)
-            finally:
-                self._on_start(action.container_id)
-                self._changed()
-
-        task = self._starts[action.container_id] = asyncio.ensure_future(start())
-        return task
-
-    async def _execute(self, engine: Engine, action: Action) -> bool:
+    async def _execute(self, engine: Engine, action: PlannedAction) -> bool:
         """Execute one action, and return whether it succeeded. Only this method writes to the engine."""
-        if action.verb in (Verb.CONNECT, Verb.REATTACH):
+        if action.verb in (ActionKind.CONNECT, ActionKind.REATTACH):
             self._ownership.add(action.container_id, action.network)
-        if action.verb in (Verb.DISCONNECT, Verb.REATTACH):
+        if action.verb in (ActionKind.DISCONNECT, ActionKind.REATTACH):
             self.seen.discard((action.container_id, action.network))
             self._directory.forget(action.container_id)
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
+        if action.verb in REVIVALS:
+            self._ownership.begin_start(action.container_id, StartFailureCause(action.cause))
+            if self._log_limiter.admit(time.monotonic()):
+                log.info("docker start requested", extra=extra)
         try:
             await execute(engine, action)
         except asyncio.CancelledError:
             self._record(action, "unknown")  # it is unknown whether the engine executed the action
+            self._attempted(action, answered=False)
             raise
         except EngineError as error:
             self._record(action, "unknown" if error.kind in _UNCERTAIN else "error", error)
             if error.kind in _UNCERTAIN:
                 self._detach_limiter.record(action.detaches, time.monotonic())
             self.count(action.verb, error)
-            if action.verb in REVIVALS:
-                self.revivals.attempted(action, time.monotonic(), started=False)
+            self._attempted(action, answered=error.kind not in (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE))
             is_new = self.failures.failed(action, error, time.monotonic(), self._ownership.addresses)
             if is_new and self._log_limiter.admit(time.monotonic()):
                 log.warning("docker action failed", extra={**extra, "reason": error.kind, "detail": str(error)})
@@ -161,13 +149,19 @@ class PlanExecutor:
         self._record(action, "ok")
         self._detach_limiter.record(action.detaches, time.monotonic())
         self.failures.succeeded(action)
-        if action.verb in REVIVALS:
-            self.revivals.attempted(action, time.monotonic(), started=True)
+        self._attempted(action, started=True)
         if self._log_limiter.admit(time.monotonic()):
             log.info("docker action completed", extra=extra)
         return True
 
-    def _record(self, action: Action, result: str, error: EngineError | None = None) -> None:
+    def _attempted(self, action: PlannedAction, *, started: bool = False, answered: bool = True) -> None:
+        if action.verb not in REVIVALS:
+            return
+        if answered:
+            self._ownership.end_starts({action.container_id})
+        self.revivals.attempted(action, time.monotonic(), started=started, answered=answered)
+
+    def _record(self, action: PlannedAction, result: str, error: EngineError | None = None) -> None:
         self._recorder.record(
             "docker",
             action=str(action.verb),

@@ -9,23 +9,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
+from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.docker.consumers import ConsumerDirectory, client_networks
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine import Engine, connected
 from gateway.docker.errors import EngineError
-from gateway.docker.exposure import image_labels, is_gateway, spoofing
 from gateway.docker.log_limiter import LogLimiter
-from gateway.docker.model import EngineSnapshot
+from gateway.docker.model import RUNNING, EngineSnapshot
 from gateway.docker.options import DockerOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import REVIVALS, Action, AttachmentState, DesiredState, Plan, marked_endpoints
+from gateway.docker.plan import REVIVALS, AttachmentState, DesiredState, Plan, PlannedAction, marked_endpoints
 from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.docker.snapshot_reader import SnapshotReader
-from gateway.supervision.backoff import Backoff, BackoffPolicy
+from gateway.docker.spoofing_warnings import image_labels, is_gateway, spoofing
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export"
 
 
 class Reconciler:
-    """Reconciles one engine; a `gateway.contracts.unit.Unit`.
+    """Reconciles one engine; a `gateway.contracts.component.Component`.
 
     Args:
         options: The configuration.
@@ -59,7 +59,7 @@ class Reconciler:
         desired: Callable[[], DesiredState],
         link_of: Callable[[str], Link | None],
         state_dir: Path,
-        recorder: Recorder | None = None,
+        recorder: AuditRecorder | None = None,
     ) -> None:
         self._options = options
         self._wanted = desired
@@ -70,6 +70,7 @@ class Reconciler:
             known=lambda: {network for _, network in self._ownership.endpoints},
             volumes=lambda: bool(desired().volumes),
             consumers=lambda: frozenset(desired().by_label.values()),
+            starting=lambda: self._executor.starter.requested,
         )
         self._dirty = asyncio.Event()
         self._detach_limiter = DetachLimiter(options.max_detaches, options.resync)
@@ -86,7 +87,7 @@ class Reconciler:
             self._detach_limiter,
             self.directory,
             self._log_limiter,
-            recorder or Recorder(),
+            recorder or AuditRecorder(),
             self.trigger,
             self._observer.forget_start,
         )
@@ -102,6 +103,8 @@ class Reconciler:
             claimed=self._ownership.addresses,
             refused=self._failures.refused,
             given_up=self.revivals.given_up,
+            interrupted=self._ownership.starts,
+            namespaces=self._ownership.namespaces,
         )
 
     def trigger(self) -> None:
@@ -114,6 +117,7 @@ class Reconciler:
             await self._run(ready)
         finally:
             self.settled.set()
+            await self._executor.starter.cancel()
 
     async def _run(self, ready: Callable[[], None]) -> None:
         backoff = Backoff(_RECONNECT)
@@ -147,11 +151,10 @@ class Reconciler:
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-            await self._executor.cancel_starts()
 
     async def _watch(self, engine: Engine, since: float) -> None:
         async for event in engine.events(since, ("container", "network", "service", "volume")):
-            action = str(event.get("Action", ""))
+            action = str(event.get("PlannedAction", ""))
             if event.get("Type") == "container":
                 if action.startswith(_IGNORED_EVENTS):
                     continue
@@ -196,7 +199,7 @@ class Reconciler:
         Raises:
             EngineError: A request failed.
         """
-        done: list[Action] = []
+        done: list[PlannedAction] = []
         for _ in range(_MAX_ROUNDS):
             before = sum(self.writes.values())
             _, made = await self.reconcile(engine, once=True)
@@ -205,7 +208,7 @@ class Reconciler:
                 break
         return replace(self.plan, actions=tuple(done)), self._failures.lines()
 
-    async def reconcile(self, engine: Engine, *, once: bool = False) -> tuple[float, list[Action]]:
+    async def reconcile(self, engine: Engine, *, once: bool = False) -> tuple[float, list[PlannedAction]]:
         """Take a snapshot, then execute a plan. Return the seconds until the next attempt, and the executed actions.
 
         Args:
@@ -233,7 +236,11 @@ class Reconciler:
         now = time.monotonic()
         # The limit of detached endpoints counts only the actions that are due.
         self.revivals.observed(planned.dead, now)
-        due_for_retry = [each for each in planned.actions if self._not_before(each) <= now]
+        self._ownership.record_namespaces(planned.namespaces)
+        self._ownership.end_starts(self._started(observed, now))
+        locked = {each.id for each in observed.containers if each.is_locked}
+        possible = [each for each in planned.actions if each.container_id not in locked]
+        due_for_retry = [each for each in possible if self._not_before(each) <= now]
         due, held = self._detach_limiter.admit(due_for_retry, now)
         self._log_changes(planned, now)
         self.plan = self._with_failures(_without(planned, held))
@@ -245,14 +252,23 @@ class Reconciler:
         if not due:
             self._ownership.retain({container.id for container in observed.containers})
         self._failures.retain(planned.actions)
-        waits = [at - now for each in planned.actions if 0 < (at := self._not_before(each)) < math.inf]
+        waits = [at - now for each in possible if 0 < (at := self._not_before(each)) < math.inf]
         if held:
             waits.append(self._detach_limiter.wait_time(now))
         return max(0.05, min(waits, default=self._options.resync)), done
 
-    def _not_before(self, action: Action) -> float:
+    def _started(self, observed: EngineSnapshot, now: float) -> set[str]:
+        """Return the containers that run or do not exist, although the engine did not answer their start."""
+        states = {each.id: each.state for each in observed.containers}
+        return {
+            key
+            for key in self._ownership.starts.keys() - self._executor.starter.requested
+            if states.get(key, "running") in RUNNING and self.revivals.not_before(key) <= now
+        }
+
+    def _not_before(self, action: PlannedAction) -> float:
         """Return the monotonic time of an action's next attempt; 0 before the first, `inf` during an attempt."""
-        if self._executor.is_starting(action):
+        if self._executor.starter.is_starting(action):
             return math.inf
         again = self.revivals.not_before(action.container_id) if action.verb in REVIVALS else 0.0
         return max(again, self._failures.not_before(action))
@@ -268,7 +284,7 @@ class Reconciler:
         new = set(self._log_limiter.select(dead, now))
         for container, cause, detail, why, command in filter(new.__contains__, dead):
             extra = {"container": container, "cause": cause, "detail": detail, "why": why, "command": command}
-            log.warning("docker: container not running", extra=extra)
+            log.warning("docker: container unavailable", extra=extra)
         if count := self._log_limiter.take_suppressed(now):
             log.info("docker: log lines suppressed", extra={"count": count})
         for each in self._log_limiter.select((*planned.warnings, *refused), now):
@@ -304,7 +320,7 @@ class Reconciler:
         return replace(planned, attachments=attachments, warnings=warnings)
 
 
-def _without(planned: Plan, held: list[Action]) -> Plan:
+def _without(planned: Plan, held: list[PlannedAction]) -> Plan:
     """Return the plan without the actions that the limit postpones, and with their count as `postponed`."""
     actions = tuple(action for action in planned.actions if action not in held)
     return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

@@ -8,8 +8,8 @@ from typing import Any
 from gateway.docker import responses
 from gateway.docker.dns_names import WITHOUT_NAMES
 from gateway.docker.engine import Engine, get_required, has_gateway_priority
+from gateway.docker.engine_flavor import DOCKER, lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
-from gateway.docker.flavor import lease_ranges
 from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabels
 from gateway.docker.inspections import InspectionCache
@@ -26,7 +26,7 @@ from gateway.docker.model import (
     Swarm,
 )
 from gateway.docker.options import DockerOptions
-from gateway.docker.own_id import own_id
+from gateway.docker.own_container_id import own_id
 from gateway.docker.project_networks import configured_as
 from gateway.docker.volumes import VolumeInfo
 from gateway.text import one_line
@@ -40,6 +40,7 @@ class SnapshotReader:
         known: Returns the networks in the ownership record, including those that are not configured.
         volumes: Returns whether volumes are configured.
         consumers: Returns the labels by which backends admit consumers. If empty, snapshots omit capabilities.
+        starting: Returns the IDs of the containers that the gateway starts now.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class SnapshotReader:
         known: Callable[[], set[str]],
         volumes: Callable[[], bool] = lambda: False,
         consumers: Callable[[], Collection[str]] = frozenset,
+        starting: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._volumes = volumes
         self._consumers = consumers
+        self._starting = starting
         self._options = options
         self._known = known
         self._compared: set[str] = set()
@@ -76,6 +79,8 @@ class SnapshotReader:
             self._compared = {*self._options.networks, *self._known(), *ours}
             listed = await engine.get("containers/json", all="true")
             own = own_id(self._options.container, listed)
+            idle = [each["Id"] for each in listed if each.get("State") not in RUNNING]
+            self._inspections.begin(idle if engine.flavor is DOCKER else (), self._starting())
             containers = tuple([await self._container(engine, each) for each in listed])
             if self._options.networks:
                 containers = await self._with_names(engine, containers, own)
@@ -91,6 +96,7 @@ class SnapshotReader:
             raise
         except REQUEST_ERRORS as error:  # a response in an unknown format
             raise as_engine_error(error) from error
+        containers = tuple(replace(each, is_locked=self._inspections.is_locked(each.id)) for each in containers)
         endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
         self._inspections.retain({each.id for each in containers}, endpoints)
         self._images.retain({str(each.get("ImageID", "")) for each in listed})
@@ -124,13 +130,14 @@ class SnapshotReader:
             networks = {} if mode.startswith("container:") else networks
         else:
             networks = await self._with_aliases(engine, listed["Id"], networks)
+        is_locked = self._inspections.is_locked(listed["Id"])
         endpoints = {
             name: EndpointInfo(
                 network_id=str(each.get("NetworkID", "")),
                 endpoint_id=str(each.get("EndpointID", "")),
                 addresses=tuple(filter(None, (each.get("IPAddress"), each.get("GlobalIPv6Address")))),
                 # The engine does not report the aliases of a task. The specification of the task's service has them.
-                aliases=None if TASK_LABEL in labels else self._aliases_of(name, each),
+                aliases=None if TASK_LABEL in labels or is_locked else self._aliases_of(name, each),
             )
             for name, each in networks.items()
         }

@@ -3,14 +3,16 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from gateway.backoff import Backoff, BackoffPolicy
 from gateway.docker.dead_containers import DeadContainer
-from gateway.docker.plan import Action
+from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.measure import Tally
-from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20
 """The maximum number of attempts to start a container. With the delays in between, they take about ten minutes."""
+_STOP_MARGIN = 30.0
+"""The time in seconds, in addition to the container's stop timeout, in which the engine completes a restart."""
 STABLE = 600.0
 """The number of seconds without a failure after which the count of attempts restarts at 0."""
 
@@ -44,17 +46,22 @@ class StartAttempts:
                 self._attempts[each.container_id].dead_at = now
         self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
 
-    def attempted(self, action: Action, now: float, *, started: bool) -> None:
+    def attempted(self, action: PlannedAction, now: float, *, started: bool = False, answered: bool = True) -> None:
         """Record an attempt.
 
         Args:
             action: The start or restart.
             now: The time.
             started: Whether the engine started the container.
+            answered: Whether the engine answered. If it did not, it possibly continues a restart.
         """
         found = self._attempts.setdefault(action.container_id, _Attempts())
         found.count += 1
         found.not_before = now + found.backoff.next()
+        if not answered and action.verb is ActionKind.RESTART and action.last_start is not None:
+            stop_timeout = action.last_start.stop_timeout
+            wait = stop_timeout + _STOP_MARGIN if stop_timeout >= 0 else STABLE
+            found.not_before = max(found.not_before, now + wait)
         found.dead_at = now
         if started:
             self.revived[action.cause] += 1

@@ -11,8 +11,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.errors import GatewayError, TunnelError
-from gateway.fleet.lookup import lookup
 from gateway.fleet.members import Member
+from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
 from gateway.fleet.summary import MAX_BYTES, MemberSummary, decode_summary
 from gateway.secret_files import read_private_key

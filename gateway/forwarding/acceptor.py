@@ -10,14 +10,14 @@ from typing import NamedTuple
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, Reason
-from gateway.forwarding.admission import Admission, ClientConsumer, Refusal, Source
+from gateway.forwarding.admission import AdmissionRules, ClientConsumer, ClientSource, RefusalReason
 from gateway.forwarding.cancel_reserve import CancelReserve
 from gateway.forwarding.connection_audit import NOT_CONNECTED, ConnectionAudit
-from gateway.forwarding.connections import JoinedConnections
+from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
 from gateway.forwarding.dialer import Dialer
+from gateway.forwarding.joined_connections import JoinedConnections
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.refusal_log import RefusalLog
-from gateway.forwarding.usage import UNKNOWN, ConsumerUsage, Usage
 from gateway.measure import Tally
 
 log = logging.getLogger(__name__)
@@ -26,17 +26,17 @@ _IDENTIFY_TIMEOUT = 3.0
 """Maximum seconds that a client waits until its container is known, if admission depends on the container."""
 _SHORT_IDENTIFY_TIMEOUT = 0.5
 """Maximum seconds that a client waits until its container is known, if only counters depend on the container."""
-_ANY_SOURCE = Source()
+_ANY_SOURCE = ClientSource()
 """Placeholder for the source of a client, if no rule depends on the source."""
-_LIMITS = (Refusal.MAX_CONNECTIONS, Refusal.CONSUMER_QUOTA)
+_LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
 class _OverLimit(NamedTuple):
-    """A client that exceeds a limit: the refusal that applies if it sends no cancel request, and its counters."""
+    """The refusal of a client that exceeds a limit, unless it sends a cancel request, and its counters."""
 
-    refusal: Refusal
+    refusal: RefusalReason
     address: str | None
-    usage: Usage | None
+    usage: UsageCounters | None
 
 
 class Acceptor:
@@ -54,7 +54,7 @@ class Acceptor:
     def __init__(
         self,
         backend: str,
-        admission: Admission,
+        admission: AdmissionRules,
         dialer: Dialer,
         connections: JoinedConnections,
         audit: ConnectionAudit,
@@ -97,7 +97,7 @@ class Acceptor:
     def accept(self, sock: Stream) -> None:
         """Admit or refuse a client. The acceptor owns the client's socket until the client is joined or reset."""
         client, admission, group = PendingClient(sock), self.admission, self.group
-        source = Source.of(sock) if admission.needs_source or self._audit.enabled else _ANY_SOURCE
+        source = ClientSource.of(sock) if admission.needs_source or self._audit.enabled else _ANY_SOURCE
         client.record = self._audit.accepted(source)
         refusal = admission.refusal(source, self.active - len(self.reserve))
         if refusal is not None:
@@ -124,8 +124,10 @@ class Acceptor:
         else:
             self._refuse_or_reserve(client, *refused)
 
-    def _refuse_or_reserve(self, client: PendingClient, refusal: Refusal, usage: Usage | None = None) -> None:
-        """Refuse a client. If it only exceeds a limit, first check whether it sends a cancel request."""
+    def _refuse_or_reserve(
+        self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None = None
+    ) -> None:
+        """Refuse a client. If the only reason is a limit, first check whether the client sends a cancel request."""
         over_limit = self._over_limit(client, refusal, usage)
         if over_limit is None or self.group is None:
             self._refuse(client, refusal, usage)
@@ -133,9 +135,11 @@ class Acceptor:
         task = self._start_task(self.group, client, lambda client: self._connect_cancel_request(client, over_limit))
         self.reserve.add(task, over_limit.address)
 
-    def _over_limit(self, client: PendingClient, refusal: Refusal, usage: Usage | None) -> "_OverLimit | None":
+    def _over_limit(
+        self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
+    ) -> "_OverLimit | None":
         """Return the refusal of a client that might send a cancel request; None to refuse the client immediately."""
-        source = Source.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
+        source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
             return None
@@ -178,7 +182,7 @@ class Acceptor:
         task.add_done_callback(on_cancelled_before_start)
         return task
 
-    def _refuse(self, client: PendingClient, refusal: Refusal, usage: Usage | None = None) -> None:
+    def _refuse(self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None = None) -> None:
         self.rejected[refusal] += 1
         if usage is not None:
             usage.rejected[refusal] += 1
@@ -187,7 +191,7 @@ class Acceptor:
         client.reset()
 
     async def _identify_and_connect(self, client: PendingClient, address: str) -> None:
-        """Wait until the client's container, which might be starting, is known. Then admit and join the client."""
+        """Identify the client's container, which might still be starting. Then admit and join the client."""
         identity = self.admission.identity
         within = _IDENTIFY_TIMEOUT if self.admission.label is not None else _SHORT_IDENTIFY_TIMEOUT
         consumer = await identity.wait_for(address, within) if identity else None
@@ -202,8 +206,8 @@ class Acceptor:
 
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ClientConsumer | None
-    ) -> tuple[Refusal, Usage] | None:
-        """Give the client a slot of its consumer. If it is refused, return the refusal and the counters for it."""
+    ) -> tuple[RefusalReason, UsageCounters] | None:
+        """Reserve a slot of the client's consumer. If the client is refused, return the refusal and its counters."""
         if client.record is not None:
             client.record.consumer = consumer
         # If containers are not known, the address identifies the consumer. The status omits such consumers.
@@ -224,7 +228,7 @@ class Acceptor:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
         # Clients that exceed other limits were counted when they were accepted.
-        if over_limit.refusal is Refusal.MAX_CONNECTIONS:
+        if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)
 

@@ -13,7 +13,7 @@ from gateway.relay.sockets import PeerCredentials, peer_of
 _FIRST_UNPRIVILEGED_PORT = 1024
 
 
-class Refusal(StrEnum):
+class RefusalReason(StrEnum):
     """Why a client was refused before a target was dialed."""
 
     NOT_ALLOWED = "not_allowed"
@@ -38,8 +38,8 @@ class ClientConsumer(Protocol):
         """Return whether the consumer is allowed to use `backend`, by its label `label` or by a grant."""
 
 
-class Identity(Protocol):
-    """Maps source addresses to consumers."""
+class ConsumerResolver(Protocol):
+    """Finds the consumer behind a source address."""
 
     def lookup(self, address: str) -> ClientConsumer | None:
         """Return the consumer with this address; None if it is unknown."""
@@ -52,8 +52,8 @@ class Identity(Protocol):
 
 
 @dataclass(frozen=True)
-class Source:
-    """The source of a client: IP address and port, or the path of its unix socket and the credentials of the peer."""
+class ClientSource:
+    """Where a client connects from: IP address and port, or the unix socket and the credentials of the peer."""
 
     address: str | None = None
     port: int = 0
@@ -66,7 +66,7 @@ class Source:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     @classmethod
-    def of(cls, client: socket.socket) -> "Source | None":
+    def of(cls, client: socket.socket) -> "ClientSource | None":
         """Return the source of `client`; None if the client has disconnected."""
         try:
             if client.family == socket.AF_UNIX:
@@ -80,7 +80,7 @@ class Source:
 
 @dataclass(frozen=True)
 class SocketConsumer:
-    """A `ClientConsumer` that the gateway identifies by the unix socket to which the client connects."""
+    """A consumer that is identified by the unix socket to which the client connects; implements `ClientConsumer`."""
 
     name: str
     id: str = ""
@@ -92,8 +92,8 @@ class SocketConsumer:
 
 
 @dataclass(frozen=True)
-class SocketRule:
-    """Access rule of one unix socket.
+class UnixSocketRule:
+    """Which users may connect to one unix socket.
 
     Args:
         consumer: The consumer to which the socket's connections are counted; None if they are not counted separately.
@@ -105,7 +105,7 @@ class SocketRule:
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
 
-    def admits(self, source: Source) -> bool:
+    def admits(self, source: ClientSource) -> bool:
         """Return whether the peer's user and group are allowed to connect."""
         peer = source.peer
         if peer is None:
@@ -114,8 +114,8 @@ class SocketRule:
 
 
 @dataclass(frozen=True)
-class Admission:
-    """Admission rules of one backend.
+class AdmissionRules:
+    """The rules that decide which clients one backend admits.
 
     Args:
         backend: The backend's name.
@@ -134,8 +134,8 @@ class Admission:
     max_connections: int = 1000
     per_consumer: int | None = None
     privileged_only: bool = False
-    identity: Identity | None = None
-    sockets: Mapping[str, SocketRule] = field(default_factory=dict)
+    identity: ConsumerResolver | None = None
+    sockets: Mapping[str, UnixSocketRule] = field(default_factory=dict)
 
     @property
     def needs_source(self) -> bool:
@@ -143,12 +143,12 @@ class Admission:
         rules = (self.allow, self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
         return any(rules)
 
-    def socket_consumer(self, source: Source | None) -> SocketConsumer | None:
+    def socket_consumer(self, source: ClientSource | None) -> SocketConsumer | None:
         """Return the consumer that is assigned to the client's unix socket; None if there is none."""
         rule = self.sockets.get(source.path) if source is not None else None
         return rule.consumer if rule is not None else None
 
-    def refusal(self, source: Source | None, open_connections: int) -> Refusal | None:
+    def refusal(self, source: ClientSource | None, open_connections: int) -> RefusalReason | None:
         """Check the rules that do not depend on the consumer.
 
         Args:
@@ -159,21 +159,21 @@ class Admission:
             Why to refuse the client; None if these rules admit it.
         """
         if open_connections >= self.max_connections:
-            return Refusal.MAX_CONNECTIONS
+            return RefusalReason.MAX_CONNECTIONS
         if source is None:
-            return Refusal.NOT_ALLOWED if self.needs_source else None
+            return RefusalReason.NOT_ALLOWED if self.needs_source else None
         if source.address is None:
             rule = self.sockets.get(source.path)
-            return None if rule is None or rule.admits(source) else Refusal.NOT_ALLOWED
+            return None if rule is None or rule.admits(source) else RefusalReason.NOT_ALLOWED
         if self.allow:
             address = ipaddress.ip_address(source.address)
             if not any(address in network for network in self.allow):
-                return Refusal.NOT_ALLOWED
+                return RefusalReason.NOT_ALLOWED
         if self.privileged_only and source.port >= _FIRST_UNPRIVILEGED_PORT:
-            return Refusal.UNPRIVILEGED_PORT
+            return RefusalReason.UNPRIVILEGED_PORT
         return None
 
-    def consumer_refusal(self, consumer: ClientConsumer | None, open_connections: int) -> Refusal | None:
+    def consumer_refusal(self, consumer: ClientConsumer | None, open_connections: int) -> RefusalReason | None:
         """Check the rules that depend on the consumer.
 
         Args:
@@ -185,9 +185,9 @@ class Admission:
         """
         if self.label is not None:
             if consumer is None:
-                return Refusal.UNKNOWN_CONSUMER
+                return RefusalReason.UNKNOWN_CONSUMER
             if not consumer.has(self.label, self.backend):
-                return Refusal.NOT_ALLOWED
+                return RefusalReason.NOT_ALLOWED
         if self.per_consumer is not None and open_connections >= self.per_consumer:
-            return Refusal.CONSUMER_QUOTA
+            return RefusalReason.CONSUMER_QUOTA
         return None

@@ -25,7 +25,7 @@ _COPY_TIMEOUT = 2.0
 
 
 class _CachedReply:
-    """A target's last reply to an encryption request, and the time of the event loop's clock when it arrived."""
+    """A target's last reply to an encryption request, and when it arrived (monotonic time, in seconds)."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -105,8 +105,13 @@ class CancelRouter:
         """
         for _ in range(_MAX_ENCRYPTION_REQUESTS + 1):
             first = await self._classify(client, watcher)
+            if isinstance(first, CancelRequest):
+                await asyncio.sleep(
+                    0
+                )  # a data plane in a thread has reported the session's key by the next iteration
+                return first
             if not isinstance(first, EncryptionRequest):
-                return first if isinstance(first, CancelRequest) else None
+                return None
             if target is None or await self._reply_to(first, target) != first.refusal:
                 return None
             try:

@@ -8,7 +8,7 @@ _MAX_PER_ADDRESS = _MAX_CLIENTS // 2
 
 
 class CancelReserve:
-    """The clients that exceed the limits of one backend, from accept to close.
+    """Counts the clients that exceed the limits of one backend, from accept to close.
 
     A hashable key identifies each client. At first, the key is the client's task. After the client is joined, the key
     is the `ended` future of its relay.

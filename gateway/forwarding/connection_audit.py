@@ -3,13 +3,13 @@
 import time
 from dataclasses import dataclass
 
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.refusal_limiter import RefusalKey
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import ConnectionTrace, TracedConnection, TraceExporter
 from gateway.errors import Reason
-from gateway.forwarding.admission import ClientConsumer, Refusal, Source
+from gateway.forwarding.admission import ClientConsumer, ClientSource, RefusalReason
 from gateway.forwarding.routed_target import RoutedTarget
 
 NOT_CONNECTED = "not_connected"
@@ -20,7 +20,7 @@ _REFUSED = "refused"
 
 @dataclass
 class ConnectionRecord:
-    """Data about one open connection that the audit log and the trace need.
+    """The data that the audit log and the trace need about one open connection.
 
     Args:
         source: The client's source; None if the client disconnected before the source could be read.
@@ -32,7 +32,7 @@ class ConnectionRecord:
     """
 
     __slots__ = ("accepted_at", "audited", "consumer", "pending", "source", "trace")
-    source: Source | None
+    source: ClientSource | None
     accepted_at: float
     consumer: ClientConsumer | None
     audited: bool
@@ -49,7 +49,7 @@ class ConnectionAudit:
         exporter: Receives the spans; None if there are no traces.
     """
 
-    def __init__(self, backend: str, recorder: Recorder, exporter: TraceExporter | None = None) -> None:
+    def __init__(self, backend: str, recorder: AuditRecorder, exporter: TraceExporter | None = None) -> None:
         self._backend = backend
         self._recorder = recorder
         self._exporter = exporter
@@ -59,7 +59,7 @@ class ConnectionAudit:
         """Whether clients are recorded."""
         return self._recorder.enabled or self._exporter is not None
 
-    def accepted(self, source: Source | None) -> ConnectionRecord | None:
+    def accepted(self, source: ClientSource | None) -> ConnectionRecord | None:
         """Return a record for a client that was accepted; None while audit log and traces are disabled."""
         audited = self._recorder.enabled
         trace = ConnectionTrace() if self._exporter is not None else None
@@ -70,7 +70,7 @@ class ConnectionAudit:
             return None
         return ConnectionRecord(source, time.monotonic(), None, audited=audited, trace=trace, pending=True)
 
-    def refused(self, record: ConnectionRecord | None, refusal: Refusal) -> None:
+    def refused(self, record: ConnectionRecord | None, refusal: RefusalReason) -> None:
         """Record that a client was refused."""
         if record is not None and self._end(record):
             source, consumer = record.source, record.consumer
@@ -100,7 +100,7 @@ class ConnectionAudit:
             self._write(record, None, None, ending, reason)
 
     def joined(self, record: ConnectionRecord | None) -> ConnectionRecord | None:
-        """Record that a client was joined. Return the record, which `ended` takes when the connection has ended."""
+        """Record that a client was joined. Return the record that the caller passes to `ended` later."""
         if record is not None:
             record.pending = False
             if record.trace is not None:

@@ -24,7 +24,7 @@ _RETRY_FACTOR = 2.0
 _NEXT_AFTER = 2.0
 """Time limit, in seconds, for a dial if another target or another way to the target can be tried after it."""
 _RECHECK_INTERVAL = 1.0
-"""Seconds after which a client that waits for some of several uplinks gets the ways to the targets again."""
+"""Seconds after which a waiting client gets the current ways to the targets, if the route has several uplinks."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {Reason.CHANNEL_PROHIBITED}
 """Reasons for which a retry does not help."""
@@ -35,7 +35,7 @@ class _PermanentDialError(DialError):
 
 
 class JoinedClient(NamedTuple):
-    """A client that was joined to a target."""
+    """The result of joining a client to a target."""
 
     routed: RoutedTarget
     relay: Relay
@@ -64,7 +64,7 @@ class Dialer:
 
     @property
     def knows_cancel_requests(self) -> bool:
-        """Whether the kind sends cancel requests on separate connections."""
+        """Whether clients of this kind send cancel requests on separate connections."""
         return self._cancels is not None
 
     def set_fail_fast(self, *, enabled: bool) -> None:
@@ -185,7 +185,7 @@ class Dialer:
         return JoinedClient(routed, relay, login)
 
     async def _cancel_request(self, client: PendingClient, routed: RoutedTarget | None) -> CancelRequest | None:
-        """Return the client's cancel request. Read it only if its session might not be on the target of `routed`."""
+        """Return the client's cancel request. Read it only if another target than that of `routed` has sessions."""
         cancels = self._cancels
         target = routed.identity if routed is not None else None
         if (
@@ -223,7 +223,7 @@ class Dialer:
 
 
 def _failure(errors: list[ReachError]) -> DialError:
-    """Return the error of a client that was not joined, from the errors of the ways in the order of the dials."""
+    """Return the error for the client from the errors of all failed dials, which are in order."""
     if not errors:
         return DialError(Reason.TUNNEL, "the link was lost")
     last = errors[-1]

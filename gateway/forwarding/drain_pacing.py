@@ -7,7 +7,7 @@ SHARE_PER_SECOND = 0.1
 
 
 class DrainPace:
-    """Calculates how many connections are due to be closed.
+    """Computes how many connections to close at a given time.
 
     Args:
         clients: Number of connections at the start.

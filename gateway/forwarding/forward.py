@@ -5,23 +5,23 @@ import time
 from collections.abc import Callable
 from functools import reduce
 
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.cancel_protocol import CancelProtocol
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
-from gateway.forwarding.admission import Admission
+from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.cancel_requests import CancelRouter
 from gateway.forwarding.connection_audit import ConnectionAudit
-from gateway.forwarding.connections import Connection, JoinedConnections
+from gateway.forwarding.consumer_usage import ConsumerUsage
 from gateway.forwarding.dialer import Dialer
+from gateway.forwarding.joined_connections import JoinedConnection, JoinedConnections
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
-from gateway.forwarding.usage import ConsumerUsage
 from gateway.measure import Histogram, Tally, TapFactory
 
 _STALL_SCAN_INTERVAL = 0.5
@@ -33,7 +33,7 @@ side."""
 
 
 class Forward:
-    """Serves the connections of one backend. Implements `gateway.contracts.unit.Unit`.
+    """Serves the connections of one backend. Implements `gateway.contracts.component.Component`.
 
     Args:
         name: The backend's name.
@@ -51,12 +51,12 @@ class Forward:
         self,
         name: str,
         listeners: list[Listener],
-        admission: Admission,
+        admission: AdmissionRules,
         route: Route,
         tap: TapFactory | None = None,
         prompt: float | None = None,
         cancels: CancelProtocol | None = None,
-        recorder: Recorder | None = None,
+        recorder: AuditRecorder | None = None,
         exporter: TraceExporter | None = None,
     ) -> None:
         self.name = name
@@ -68,7 +68,7 @@ class Forward:
         self._cancels = CancelRouter(cancels) if cancels is not None else None
         self._dialer = Dialer(route, tap, self._cancels)
         self._prompt = prompt
-        self._audit = ConnectionAudit(name, recorder or Recorder(), exporter)
+        self._audit = ConnectionAudit(name, recorder or AuditRecorder(), exporter)
         self._acceptor = Acceptor(name, admission, self._dialer, self._connections, self._audit, self._connect)
 
     @property
@@ -138,7 +138,7 @@ class Forward:
                     reported[routed] = now
                     self._dialer.target_dialer.route.on_stall(routed)
 
-    def update(self, listeners: list[Listener], admission: Admission, route: Route) -> None:
+    def update(self, listeners: list[Listener], admission: AdmissionRules, route: Route) -> None:
         """Replace listeners, admission rules and route for new clients. Joined clients are not affected.
 
         Listeners that are no longer in the list are not closed, because another backend might use them now.
@@ -166,7 +166,7 @@ class Forward:
         return self._dialer.fail_fast
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """See `gateway.forwarding.dialer.Dialer.set_fail_fast`."""
+        """Set whether to reset clients while all uplinks are down. Also applies to clients that already wait."""
         self._dialer.set_fail_fast(enabled=enabled)
 
     def move_clients(self, drained: frozenset[Endpoint], left: frozenset[Endpoint] = frozenset()) -> None:
@@ -207,7 +207,7 @@ class Forward:
         if client.slot is not None:
             client.slot.join(relay)
         record = self._audit.joined(client.record)
-        self._connections.add(Connection(relay, routed, client.slot, time.time(), login, record))
+        self._connections.add(JoinedConnection(relay, routed, client.slot, time.time(), login, record))
         if login is not None and self._cancels is not None:
             self._cancels.add_session(routed.identity, login)
         if self._acceptor.reserve.rekey(task, relay.ended):

@@ -1,4 +1,4 @@
-"""Listening sockets. They are bound at startup, before tunnels open, and stay bound while tunnels open and close."""
+"""Binds listening sockets at startup, and keeps them bound while tunnels open and close."""
 
 import asyncio
 import errno
@@ -12,6 +12,7 @@ from pathlib import Path
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError
 from gateway.relay.bind_errors import describe_bind_error
+from gateway.relay.listening import listen_tcp
 from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import bind_unix, reset, reset_on_process_exit, tune
 
@@ -162,7 +163,8 @@ def _bind(address: ListenAddress) -> list[socket.socket]:
     for host in hosts:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            bound.append(_listening(socket.socket(family), (host, address.port)))
+            bound.append(listen_tcp(family, (host, address.port), BACKLOG))
+            prepare(bound[-1])
         except OSError as error:
             if bound and error.errno in _NO_IPV6_ERRNOS:
                 continue  # the host has no IPv6, so listen only on 127.0.0.1
@@ -172,20 +174,6 @@ def _bind(address: ListenAddress) -> list[socket.socket]:
                 raise BindError(f"cannot listen on [{host}]:{address.port}: {describe_bind_error(error)}") from error
             raise BindError(f"cannot listen on {address}: {describe_bind_error(error)}") from error
     return bound
-
-
-def _listening(sock: socket.socket, address: tuple[str, int]) -> socket.socket:
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if sock.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-        prepare(sock)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _bind_unix(path: Path) -> socket.socket:

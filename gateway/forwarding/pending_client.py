@@ -1,4 +1,4 @@
-"""An accepted client that has no relay yet. The only owner of the client's socket until then."""
+"""Owns an accepted client's socket until a relay takes it over, or the client is reset."""
 
 from math import inf
 
@@ -6,14 +6,14 @@ from gateway.cancel_protocol import CancelRequest
 from gateway.contracts.link import Link, Relay, Stream
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.connection_audit import ConnectionRecord
+from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
-from gateway.forwarding.usage import ConnectionSlot
 from gateway.measure import Histogram, Tap
 from gateway.relay.sockets import reset
 
 
 class PendingClient:
-    """A client that has no relay yet. Owns the client's socket until `join` returns or `reset` is called.
+    """A client that is not joined to a target yet. Owns the socket until `join` returns or `reset` is called.
 
     Args:
         sock: The accepted socket.
@@ -29,7 +29,7 @@ class PendingClient:
         self.request: CancelRequest | None = None
         """The client's cancel request; None if none was read."""
         self.classified = False
-        """Whether no check of the client's first bytes for a cancel request is needed any more."""
+        """Whether the client's first bytes have been checked for a cancel request."""
         self._owned = True
 
     @property

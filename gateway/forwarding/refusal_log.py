@@ -4,7 +4,7 @@ import logging
 
 from gateway.contracts.link import Stream
 from gateway.errors import Reason
-from gateway.forwarding.admission import Refusal, Source
+from gateway.forwarding.admission import ClientSource, RefusalReason
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ line."""
 
 
 class RefusalLog:
-    """Logs each combination of source and reason once in ten minutes. Times are monotonic, in seconds.
+    """Logs each combination of source and reason at most once in ten minutes. Times are monotonic, in seconds.
 
     Args:
         backend: The backend's name.
@@ -25,16 +25,16 @@ class RefusalLog:
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
-        self._logged: dict[tuple[str, Refusal | Reason], float] = {}
+        self._logged: dict[tuple[str, RefusalReason | Reason], float] = {}
         self._window_ends = 0.0
         self._lines = self._omitted = 0
 
-    def refused(self, client: Stream, reason: Refusal | Reason, now: float, detail: str = "") -> None:
+    def refused(self, client: Stream, reason: RefusalReason | Reason, now: float, detail: str = "") -> None:
         """Log a client that is reset. Do nothing if its source and reason were logged before.
 
         Args:
             client: The client's socket, which is not closed yet.
-            reason: Why the client was not admitted (a `Refusal`), or why no target could be reached.
+            reason: Why the client was not admitted (a `RefusalReason`), or why no target could be reached.
             now: The current monotonic time, in seconds.
             detail: One line of text about the reason.
         """
@@ -43,13 +43,13 @@ class RefusalLog:
         if self._lines >= _MAX_LINES:
             self._omitted += 1
             return
-        source = Source.of(client)
+        source = ClientSource.of(client)
         key = ((source.address or source.path) if source is not None else "disconnected", reason)
         if key not in self._logged:
             self._logged[key] = now
             self._lines += 1
             extra = {"backend": self._backend, "source": key[0], "reason": str(reason)}
-            text = "client refused" if isinstance(reason, Refusal) else "client not connected"
+            text = "client refused" if isinstance(reason, RefusalReason) else "client not connected"
             log.info(text, extra=extra | ({"detail": detail} if detail else {}))
 
     def _start_window(self, now: float) -> None:

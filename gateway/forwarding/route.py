@@ -1,31 +1,30 @@
-"""How the clients of a backend reach its targets."""
+"""Defines how the clients of a backend reach its targets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.contracts.values import Endpoint
 from gateway.forwarding.handshake_budget import HandshakeBudget
 from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 
 
 @dataclass(frozen=True)
 class Route:
-    """How the clients of a backend reach its targets.
+    """The uplinks, targets and time limits of one backend, and the callbacks for failed dials.
 
     Args:
         uplinks: All uplinks that lead to the targets.
         routes: Returns the ways to the targets to try now, in order of preference.
         on_failure: Called with each way to a target that cannot be dialed or that resets a connection.
         hold: Maximum seconds that a client waits while all uplinks are down.
-        budget: Returns the handshake budget of a target; None if its server does not count aborted handshakes.
+        budget: Returns the handshake budget of a way; None if its server does not count aborted handshakes.
         on_stall: Called with each way to a target that has not answered a request within the time limit.
-        on_detour: Called with each way whose dial failed before another way reached the same target.
+        on_detour: Called with each way that failed, if another way to the same target then succeeded.
     """
 
     uplinks: tuple[LinkSource, ...]
     routes: Callable[[], list[RoutedTarget]]
     on_failure: Callable[[RoutedTarget], None]
     hold: float
-    budget: Callable[[Endpoint], HandshakeBudget | None] = lambda _: None
+    budget: Callable[[RoutedTarget], HandshakeBudget | None] = lambda _: None
     on_stall: Callable[[RoutedTarget], None] = lambda _: None
     on_detour: Callable[[RoutedTarget], None] = lambda _: None

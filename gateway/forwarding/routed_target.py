@@ -1,4 +1,4 @@
-"""A target together with the uplinks through which it is reached."""
+"""Combines a target with the uplinks through which clients reach it."""
 
 from typing import NamedTuple, Protocol
 
@@ -8,7 +8,7 @@ from gateway.measure import Histogram
 
 
 class LinkSource(Protocol):
-    """The interface through which a forward gets links. An uplink implements it."""
+    """Provides the current link of a tunnel to forwards. An uplink implements this interface."""
 
     tunnel_name: str | None
     """Name of the tunnel; None if the link is the direct link."""
@@ -39,7 +39,7 @@ class TargetIdentity(NamedTuple):
         return uplink.link if uplink is not None else None
 
     def routes(self) -> tuple["RoutedTarget", ...]:
-        """Return one route to the target for each uplink."""
+        """Return one way to the target for each uplink."""
         return tuple(RoutedTarget(self, uplink) for uplink in self.uplinks)
 
 

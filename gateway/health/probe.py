@@ -1,4 +1,4 @@
-"""Checks a target once, and converts the outcome to a result."""
+"""Probes a target once within a time limit, and converts every outcome to a result."""
 
 import asyncio
 import logging
@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Connector
+from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
-from gateway.errors import LinkLostError, ProbeError, ReachError, Reason
+from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetError
 from gateway.health.verdict import CheckResult
 from gateway.text import error_text, one_line
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 _NOT_PROBED = "set check.user and check.password_file, so that the gateway can check the server"
 """What to do if a target is not probed."""
 _LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
-"""Reasons for which the check's login fails although logins of clients possibly succeed."""
+"""Reasons for a failed login of the check that need not affect the logins of clients."""
 
 
 async def probe_once(
@@ -28,6 +29,7 @@ async def probe_once(
     target: Endpoint,
     timeout: float,  # noqa: ASYNC109 - expiry is a result, not an exception
     on_abandoned: Callable[[], None] = lambda: None,
+    logins: LoginLimiter | None = None,
 ) -> CheckResult:
     """Check a target once.
 
@@ -37,11 +39,12 @@ async def probe_once(
         target: The target.
         timeout: Time limit of the check, in seconds.
         on_abandoned: See `gateway.contracts.phases.Phases`.
+        logins: See `gateway.contracts.phases.Phases`.
 
     Raises:
         LinkLostError: The link was lost, so that the state of the target is unknown.
     """
-    phases = Phases(on_abandoned=on_abandoned)
+    phases = Phases(on_abandoned=on_abandoned, logins=logins)
     started = time.perf_counter()
     probe_result: ProbeResult | None = None
     state, reason, detail, remedy = HealthState.UP, None, "", ""
@@ -63,9 +66,9 @@ async def probe_once(
     except LinkLostError:
         raise
     except ReachError as error:
-        usable = isinstance(error, ProbeError) and error.reason in _LOGIN_REASONS
+        usable = isinstance(error, UnusableTargetError) and error.reason in _LOGIN_REASONS
         state, reason, detail = HealthState.DEGRADED if usable else HealthState.DOWN, error.reason, error.detail
-        remedy = error.remedy if isinstance(error, ProbeError) else ""
+        remedy = error.remedy if isinstance(error, UnusableTargetError) else ""
     except OSError as error:
         state, reason, detail = HealthState.DOWN, Reason.RESET, error_text(error)
     except Exception as error:

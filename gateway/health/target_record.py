@@ -1,4 +1,4 @@
-"""Records what probes find out about one target, independently of the way. Does no I/O."""
+"""Stores what the probes through all ways found about one target. Does no I/O."""
 
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
@@ -6,7 +6,7 @@ from gateway.health.verdict import CheckResult
 
 
 class TargetRecord:
-    """The part of a target's state that the checks through all ways share."""
+    """The last results of the probes of one target. The checks through all ways share this object."""
 
     def __init__(self) -> None:
         self.probe_result = ProbeResult()
@@ -14,7 +14,7 @@ class TargetRecord:
         self.probed = 0.0
         """Monotonic time at which the last probe that the target answered started."""
         self.promoted = 0.0
-        """Monotonic time at which a probe found that the target, which was a replica, had become the primary; 0 if no
+        """Monotonic time at which a probe found that the target had been promoted from replica to primary; 0 if no
         probe has."""
         self._role: DatabaseRole | None = None
 

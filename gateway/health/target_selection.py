@@ -19,11 +19,11 @@ _USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A target and the result of its checks.
+class TargetCandidate:
+    """A target that can serve new clients, with the results of its checks.
 
     Args:
-        remedy: What to do about exactly this failure, as in `gateway.errors.ProbeError`.
+        remedy: What to do about exactly this failure, as in `gateway.errors.UnusableTargetError`.
         promoted: Monotonic time at which a check found that the target had been promoted from replica to primary; 0
             if no check has.
         probed: Monotonic time at which the last probe that the target answered started.
@@ -56,7 +56,7 @@ class BackendHealth(NamedTuple):
 
 
 def superseded_primaries(
-    candidates: list[Candidate], prefer: Preference, *, confirmed: bool = False
+    candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
 ) -> frozenset[Endpoint]:
     """Return the primaries that another target has replaced, but that are not known to be demoted.
 
@@ -75,7 +75,7 @@ def superseded_primaries(
     return frozenset(each.target for each in superseded if not confirmed or each.failing or each.probed > latest)
 
 
-def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candidate]:
+def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list[TargetCandidate]:
     """Return the targets to try for a new client, best first.
 
     The list also contains targets that are down, at the end: sometimes only the check fails, for example if its
@@ -90,7 +90,7 @@ def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candi
     wrong = wrong_role_targets(candidates, prefer) if prefer == "primary" else frozenset()
     usable = [each for each in candidates if each.target not in wrong]
 
-    def rank(candidate: Candidate) -> tuple[int, int]:
+    def rank(candidate: TargetCandidate) -> tuple[int, int]:
         wrong_role = prefer == "replica" and candidate.role == "primary"
         unchecked = candidate.state is HealthState.UNKNOWN and prefer in ("order", "any")
         return (0 if unchecked else _RANK[candidate.state], int(wrong_role))
@@ -98,7 +98,7 @@ def order_targets(candidates: list[Candidate], prefer: Preference) -> list[Candi
     return sorted(usable, key=rank)
 
 
-def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> frozenset[Endpoint]:
+def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) -> frozenset[Endpoint]:
     """Return the targets with the wrong role, from which clients must move. The result can contain down targets.
 
     Args:
@@ -115,7 +115,7 @@ def wrong_role_targets(candidates: list[Candidate], prefer: Preference) -> froze
     return frozenset()
 
 
-def lacks_primary(candidates: list[Candidate], prefer: Preference) -> bool:
+def lacks_primary(candidates: list[TargetCandidate], prefer: Preference) -> bool:
     """Return whether clients need a primary, and none serves them now. False if no role is known.
 
     Args:
@@ -127,7 +127,7 @@ def lacks_primary(candidates: list[Candidate], prefer: Preference) -> bool:
     return not any(each.state in _USABLE and not each.failing for each in order_targets(candidates, prefer))
 
 
-def backend_state(candidates: list[Candidate], prefer: Preference) -> BackendHealth:
+def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> BackendHealth:
     """Return the state of a backend.
 
     Args:
@@ -148,7 +148,7 @@ def backend_state(candidates: list[Candidate], prefer: Preference) -> BackendHea
     return BackendHealth(HealthState.UNKNOWN, None, unknown.detail, unknown.remedy)
 
 
-def _usable_state(candidates: list[Candidate], first: Candidate, prefer: Preference) -> BackendHealth:
+def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, prefer: Preference) -> BackendHealth:
     """Return the state of a backend whose new clients use the target `first`."""
     if first.state is HealthState.DEGRADED:
         return BackendHealth(first.state, first.reason, first.detail, first.remedy)

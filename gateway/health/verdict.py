@@ -31,7 +31,7 @@ class CheckResult:
         detail: One line of text.
         phases: Duration of each phase in seconds.
         probe_result: The probe's result; None if the target did not answer.
-        remedy: What to do about exactly this failure, as in `ProbeError`.
+        remedy: What to do about exactly this failure, as in `UnusableTargetError`.
     """
 
     at: float
@@ -54,7 +54,7 @@ class CheckResult:
         return self.passed and self.reason is not Reason.AUTH
 
 
-class History:
+class CheckHistory:
     """The latest results, and the latest failures, which are kept longer.
 
     Args:
@@ -89,7 +89,7 @@ class History:
 
 
 class Verdict:
-    """The state of one target, derived from its check results.
+    """Derives the state of one target from its check results.
 
     Args:
         rise: Consecutive successes that take the target up.

@@ -2,49 +2,48 @@
 
 import posixpath
 import re
-import shlex
 from dataclasses import replace
 from typing import Any
 
 import yaml
 
 from gateway.errors import UsageError
+from gateway.importing.compose_values import list_of, mapping, words_of
 from gateway.importing.docker_options import read_bind
-from gateway.importing.docker_run import Volumes, published
+from gateway.importing.docker_run import published
 from gateway.importing.env_file import EnvFiles
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer, ImportedMount
-from gateway.importing.result import ImportResult
+from gateway.importing.volumes import import_volume
 from gateway.input_limits import TooLargeError, load_yaml
 
 _VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)(?:(:?[-?+])([^}]*))?\})")
 
 
-def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult, folder: str = "") -> Volumes:
+def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult, folder: str = "") -> None:
     """Read a Compose file.
 
     Args:
         text: The content of the file.
         source: The prefix that names the file in notes. It ends with a colon and a space, or is empty.
         files: The env files that were passed as sources.
-        result: Receives the containers and notes.
+        result: Receives the containers, volumes and notes.
         folder: The directory of the file. Relative paths in the file are relative to this directory.
-
-    Returns:
-        The driver options of the volumes.
 
     Raises:
         UsageError: The text is not a Compose file.
     """
     document = load_compose(text, source)
-    document = _interpolate(document, files)
+    document = _interpolate(document, files, folder)
     secrets = {
         f"/run/secrets/{name}": _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
         for name, value in mapping(document.get("secrets"), f"{source}secrets").items()
     }
     for name, value in mapping(document.get("services"), f"{source}services").items():
-        container = _service(name, mapping(value, f"{source}services.{name}"), source, files)
+        service = mapping(value, f"{source}services.{name}")
+        container = _service(name, service, source, files, folder)
         container.mounts = [replace(each, source=_resolved(each.source, folder)) for each in container.mounts]
-        for target in (f"/run/secrets/{name}" for name in _secret_names(value)):
+        for target in (f"/run/secrets/{each}" for each in _secret_names(container, service)):
             if secrets.get(target):
                 container.mounts.append(ImportedMount(secrets[target], target, read_only=True))
         container.parts |= {
@@ -52,19 +51,22 @@ def import_compose(text: str, source: str, files: EnvFiles, result: ImportResult
             for each in container.mounts
         }
         result.containers.append(container)
-    volumes: Volumes = {}
     for name, value in mapping(document.get("volumes"), f"{source}volumes").items():
         volume = mapping(value, f"{source}volumes.{name}")
         options = mapping(volume.get("driver_opts"), f"{source}volumes.{name}.driver_opts")
-        if options:
-            volumes[str(volume.get("name") or name)] = {key: str(each) for key, each in options.items()}
+        import_volume(
+            str(volume.get("name") or name),
+            {key: str(each) for key, each in options.items()},
+            f"{source}volumes.{name}",
+            result,
+            key=name,
+        )
         rest = [key for key in volume if key not in ("driver", "driver_opts", "name")]
         if options and rest:
             result.add_note(f"{source}volumes.{name}: unchanged: {', '.join(rest)}")
     rest = [key for key in document if key not in ("services", "volumes", "version", "name") and document[key]]
     if rest:
         result.add_note(f"{source.removesuffix(': ') or 'the file'}: unchanged: {', '.join(rest)}")
-    return volumes
 
 
 def load_compose(text: str, source: str) -> dict[str, Any]:
@@ -94,33 +96,26 @@ def _resolved(path: str, folder: str) -> str:
     return posixpath.normpath(posixpath.join(folder, path)) if re.match(r"\.\.?(/|$)", path) else path
 
 
-def _secret_names(service: Any) -> list[str]:
-    found = service.get("secrets") if isinstance(service, dict) else None
-    return [str(each.get("source") if isinstance(each, dict) else each) for each in found or []]
+def _secret_names(container: ImportedContainer, service: dict[str, Any]) -> list[str]:
+    found = list_of(service.get("secrets"), f"{container.where}.secrets")
+    return [str(each.get("source") if isinstance(each, dict) else each) for each in found]
 
 
-def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles) -> ImportedContainer:
+def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, folder: str) -> ImportedContainer:
     where = f"{source}services.{name}"
     container = ImportedContainer(where, name, source, image=str(service.get("image") or ""))
     for key, value in service.items():
         container.parts[key] = key
         match key:
             case "entrypoint" | "command":
-                words = _words(value, f"{where}.{key}")
+                words = words_of(value, f"{where}.{key}")
                 container.command = words + container.command if key == "entrypoint" else container.command + words
             case "environment":
                 container.environment |= environment(value, where)
             case "volumes":
-                container.mounts += [_mount(each) for each in _list(value, f"{where}.volumes")]
+                container.mounts += [_mount(each) for each in list_of(value, f"{where}.volumes")]
     _read_networks(container, service)
-    for path in _list(service.get("env_file"), f"{where}.env_file"):
-        found = str(path.get("path") if isinstance(path, dict) else path)
-        variables = files.read(found)
-        if variables is not None:
-            container.environment = variables | container.environment
-            container.use("env_file")
-        else:
-            container.parts["env_file"] = f"env_file {found} (not read: pass it as another source)"
+    _read_env_files(container, list_of(service.get("env_file"), f"{where}.env_file"), files, folder)
     container.use("environment", "volumes", "image")
     if container.image:
         container.parts["image"] = "image"
@@ -128,14 +123,30 @@ def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles) -
     return container
 
 
+def _read_env_files(container: ImportedContainer, paths: list[Any], files: EnvFiles, folder: str) -> None:
+    """Read the env files of a service. A later file overrides earlier ones, and `environment` overrides all files."""
+    variables: dict[str, str] = {}
+    container.use("env_file")
+    for path in paths:
+        name = str(path.get("path") if isinstance(path, dict) else path)
+        found = files.read(name, [folder])
+        if found is None:
+            container.parts[f"env_file.{name}"] = f"env_file {name} (not read: pass it as another source)"
+        else:
+            variables |= found
+    container.environment = variables | container.environment
+
+
 def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
     """Read the networks and ports of a service. They determine which containers can reach each other."""
     container.network = str(service.get("network_mode") or "")
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
     networks = service.get("networks")
-    for network in networks.values() if isinstance(networks, dict) else ():
-        container.aliases += [str(each) for each in (network or {}).get("aliases", [])]
-    for port in _list(service.get("ports"), f"{container.where}.ports"):
+    for name, value in networks.items() if isinstance(networks, dict) else ():
+        where = f"{container.where}.networks.{name}"
+        aliases = mapping(value, where).get("aliases")
+        container.aliases += [str(each) for each in list_of(aliases, f"{where}.aliases")]
+    for port in list_of(service.get("ports"), f"{container.where}.ports"):
         text = f"{port.get('published')}:{port.get('target')}" if isinstance(port, dict) else str(port)
         container.published += list(published(text))
 
@@ -161,12 +172,12 @@ def _mount(value: Any) -> ImportedMount:
     return read_bind(str(value))
 
 
-def _interpolate(value: Any, variables: EnvFiles) -> Any:
+def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
     """Replace references to variables that are set or have a default. Leave other references as `${NAME}`."""
     if isinstance(value, dict):
-        return {key: _interpolate(each, variables) for key, each in value.items()}
+        return {key: _interpolate(each, files, folder) for key, each in value.items()}
     if isinstance(value, list):
-        return [_interpolate(each, variables) for each in value]
+        return [_interpolate(each, files, folder) for each in value]
     if not isinstance(value, str):
         return value
 
@@ -174,40 +185,8 @@ def _interpolate(value: Any, variables: EnvFiles) -> Any:
         name = match[2] or match[3]
         if match[1]:
             return "$"
-        if found := variables.value(name):
+        if found := files.value(name, folder):
             return found
         return match[5] if match[4] in ("-", ":-") else f"${{{name}}}"
 
     return _VARIABLE.sub(replaced, value)
-
-
-def mapping(value: Any, where: str) -> dict[str, Any]:
-    """Return a mapping with keys converted to strings; an empty mapping if the value is absent.
-
-    Raises:
-        UsageError: The value is not a mapping.
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise UsageError(f"{where} must be a mapping of keys and values")
-    return {str(key): inner for key, inner in value.items()}
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list):
-        raise UsageError(f"{where} must be a list")
-    return value
-
-
-def _words(value: Any, where: str) -> list[str]:
-    if isinstance(value, str):
-        try:
-            return shlex.split(value)
-        except ValueError as error:
-            raise UsageError(f"{where}: {error}") from error
-    return [str(each) for each in value] if isinstance(value, list) else []

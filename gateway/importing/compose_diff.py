@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
-from gateway.importing.deployment import BRIDGE, Deployment, deploy, service
-from gateway.importing.model import HERE
-from gateway.importing.result import ImportResult, split_target
+from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, deploy, service
+from gateway.importing.compose_values import list_of
+from gateway.importing.import_result import ImportResult, split_target
+from gateway.importing.model import HERE, ImportedContainer
 from gateway.importing.service_changes import change_address, change_service, change_volume
 from gateway.importing.yaml_edit import YamlEdit
 
@@ -39,10 +40,11 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
         if client.container is not None and client.container.is_service and client.backend:
             change_address(edit, client, found, result)
         elif client.volume and client.backend:
-            change_volume(edit, client, found)
+            change_volume(edit, client, found, result)
     for container in containers.values():
         if not container.replaced:
             change_service(edit, container, replaced, result)
+            _note_internal_networks(edit, container, found, result)
     for each in replaced:
         edit.remove(("services", each))
     _note_requirements(found, ports, result)
@@ -66,7 +68,7 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
     return "".join(_diff(*change) for change in changes)
 
 
-def _note_requirements(found: Deployment, ports: list[str], result: ImportResult) -> None:
+def _note_requirements(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
     if ports and not found.on_host:
         result.add_note(f"services.gateway: publishes ports only on this host's loopback: {', '.join(ports)}")
     if found.has_vpn:
@@ -88,6 +90,27 @@ def _note_requirements(found: Deployment, ports: list[str], result: ImportResult
         result.add_note(text)
 
 
+def _note_internal_networks(
+    edit: YamlEdit, container: ImportedContainer, found: ComposeGatewayConfig, result: ImportResult
+) -> None:
+    """Add a note if a client of a backend has no route to the host, and the gateway listens there."""
+    if not found.on_host or container.network:
+        return
+    names = _network_names(edit, container)
+    internal = all(edit.get("networks", name, "internal") for name in names)
+    if internal and any(each.container is container and each.backend for each in result.clients):
+        result.add_note(
+            f"{container.where}: internal networks ({', '.join(names)}) have no route to the host, where the gateway"
+            " listens: add a network without `internal`"
+        )
+
+
+def _network_names(edit: YamlEdit, container: ImportedContainer) -> list[str]:
+    keys = edit.get("services", container.name, "networks")
+    names = keys if isinstance(keys, dict) else list_of(keys, f"{container.where}.networks")
+    return [str(each) for each in names] or ["default"]
+
+
 def _diff(name: str, old: str, new: str) -> str:
     lines = difflib.unified_diff(
         old.splitlines(keepends=True), new.splitlines(keepends=True), name if old else "/dev/null", name
@@ -95,7 +118,7 @@ def _diff(name: str, old: str, new: str) -> str:
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
-def _configuration(found: Deployment, result: ImportResult) -> str:
+def _configuration(found: ComposeGatewayConfig, result: ImportResult) -> str:
     sections = {**result.sections, "tunnels": found.tunnels, "backends": found.backends}
     return yaml.safe_dump({key: each for key, each in sections.items() if each}, sort_keys=False, width=100)
 
@@ -111,16 +134,15 @@ def _put(edit: YamlEdit, section: str, entries: dict[str, Any]) -> None:
             edit.put((section, name), entry)
 
 
-def _networks(edit: YamlEdit, result: ImportResult, found: Deployment) -> dict[str, Any]:
+def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig) -> dict[str, Any]:
     """Return the networks of the gateway's service: the networks of its clients and of replaced services."""
     used: dict[str, None] = {}
     for container in result.containers:
         if container.is_service and (container.replaced or any(c.container is container for c in result.clients)):
-            keys = edit.get("services", container.name, "networks")
-            used |= dict.fromkeys(keys if isinstance(keys, dict | list) else ["default"])
+            used |= dict.fromkeys(_network_names(edit, container))
     aliases = [*found.backends, *(n for each in result.containers if each.replaced for n in sorted(each.names))]
     found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
-    if "default" not in found_ and all((edit.get("networks", name) or {}).get("internal") for name in found_):
+    if "default" not in found_ and all(edit.get("networks", name, "internal") for name in found_):
         found_["default"] = {}  # the gateway reaches the tunnels' servers through the default network
     return found_
 

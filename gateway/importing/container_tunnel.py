@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer
-from gateway.importing.redaction import is_private_key
-from gateway.importing.result import ImportResult
+from gateway.importing.secret_redaction import is_private_key
 from gateway.importing.ssh_forward import port_number
 from gateway.importing.tunnel_images import container_context, mounted_key
 
@@ -67,7 +67,10 @@ def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]
         result.add_note(f"{container.where}: write the value of {password} to {keys['password_file']}")
     else:
         keys["agent"] = "${SSH_AUTH_SOCK}"
-        result.add_note(f"{container.where}: names no key: the configuration uses the SSH agent")
+        result.add_note(
+            f"{container.where}: names no key: the configuration uses the SSH agent; without an agent, write"
+            ' identity_files: ["${HOME}/.ssh/KEY"] instead of agent'
+        )
     passphrase = next((name for name in ("SSH_PASSPHRASE", "SSH_KEY_PASSPHRASE") if variable(name)), "")
     if passphrase:
         keys["passphrase_file"] = f"/run/secrets/{container.name or 'ssh'}_passphrase"

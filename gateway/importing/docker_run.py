@@ -7,22 +7,22 @@ from itertools import pairwise
 
 from gateway.errors import UsageError
 from gateway.importing.docker_options import read_bind, read_mount, read_options
-from gateway.importing.env_file import EnvFiles
+from gateway.importing.env_file import EnvFileReader
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer, ImportedMount
-from gateway.importing.redaction import redacted
-from gateway.importing.result import ImportResult
+from gateway.importing.secret_redaction import redacted
 
 Volumes = dict[str, dict[str, str]]
 """The driver options of each volume, by volume name."""
 
 
-def import_docker(words: list[str], source: str, files: EnvFiles, result: ImportResult) -> Volumes:
+def import_docker(words: list[str], source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
     """Convert a docker command.
 
     Args:
         words: The words of the command. The first word is `docker` or `podman`.
         source: The prefix that names the source in notes.
-        files: The env files that were passed as sources.
+        read_env_file: Reads an env file of the container.
         result: Receives the container and notes.
 
     Returns:
@@ -36,16 +36,16 @@ def import_docker(words: list[str], source: str, files: EnvFiles, result: Import
         rest = rest[1:]
     match rest[:2]:
         case ["run" | "create", *_]:
-            return _run(rest[1:], source, f"{program} {rest[0]}", files, result)
+            return _run(rest[1:], source, f"{program} {rest[0]}", read_env_file, result)
         case ["service", "create"]:
-            return _run(rest[2:], source, f"{program} service create", files, result)
+            return _run(rest[2:], source, f"{program} service create", read_env_file, result)
         case ["volume", "create"]:
             return _volume(rest[2:], f"{source}{program} volume create", result)
     result.add_note(f"{source}`{redacted(words)}`: not imported: it does not change a path to a backend")
     return {}
 
 
-def _run(words: list[str], source: str, command: str, files: EnvFiles, result: ImportResult) -> Volumes:
+def _run(words: list[str], source: str, command: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
     notes: list[str] = []
     options, rest = read_options(words, notes, f"{source}{command}")
     named = next((value for name, value in options if name == "name"), "")
@@ -67,22 +67,25 @@ def _run(words: list[str], source: str, command: str, files: EnvFiles, result: I
         options += [("env", word) for flag, word in pairwise(rest) if flag in ("-e", "--env") and "=" in word]
     volumes: Volumes = {}
     driver: dict[str, str] = {}
-    for name, value in options:
+    # A later env file overrides earlier ones, and the options --env override all files.
+    for name, value in sorted(options, key=lambda option: option[0] != "env-file"):
         if name in ("opt", "o"):
             driver.update([value.partition("=")[::2]])
         else:
-            volumes |= _apply(container, name, value, files, result)
+            volumes |= _apply(container, name, value, read_env_file, result)
     if driver:
         volumes |= _correct(container, driver, result)
     result.containers.append(container)
     return volumes
 
 
-def _apply(container: ImportedContainer, name: str, value: str, files: EnvFiles, result: ImportResult) -> Volumes:
+def _apply(
+    container: ImportedContainer, name: str, value: str, read_env_file: EnvFileReader, result: ImportResult
+) -> Volumes:
     """Apply one option to a container. If the option creates a volume, return the driver options by volume name."""
     match name:
         case "env" | "env-file":
-            _apply_variables(container, name, value, files)
+            _apply_variables(container, name, value, read_env_file)
         case "volume":
             mount = read_bind(value)
             container.mounts.append(mount)
@@ -109,18 +112,18 @@ def _apply(container: ImportedContainer, name: str, value: str, files: EnvFiles,
     return {}
 
 
-def _apply_variables(container: ImportedContainer, name: str, value: str, files: EnvFiles) -> None:
+def _apply_variables(container: ImportedContainer, name: str, value: str, read_env_file: EnvFileReader) -> None:
     if name == "env":
         key, equals, text = value.partition("=")
         container.environment[key] = text if equals else f"${{{key}}}"
         container.parts[f"environment.{key}"] = f"-e {key}"
         return
-    variables = files.read(value)
+    variables = read_env_file(value)
     for key, setting in (variables or {}).items():
-        container.environment.setdefault(key, setting)
+        container.environment[key] = setting
         container.parts[f"environment.{key}"] = f"{value}: {key}"
     if variables is None:
-        container.parts["env-file"] = f"--env-file {value} (not read: pass it as another source)"
+        container.parts[f"env-file.{value}"] = f"--env-file {value} (not read: pass it as another source)"
 
 
 def _apply_network(container: ImportedContainer, name: str, value: str) -> None:

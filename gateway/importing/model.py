@@ -166,7 +166,7 @@ class ImportedClient:
         login: The names of the variables that contain the address and the check's login.
         variables: The names of the variables that contain host and port. The Compose diff changes these.
         volume: The name of the volume; empty if the client is not a volume.
-        compose_volume: Whether the client is a volume of a Compose file.
+        volume_key: The key of the volume in its Compose file; empty if the client is not a volume of a Compose file.
         folder: The directory on which this host mounts the file system; empty if this host does not mount it.
         mount_options: The options with which this host mounts the file system.
         optional: Whether to import the client only if the client uses a forward.
@@ -185,7 +185,7 @@ class ImportedClient:
     login: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
     volume: str = ""
-    compose_volume: bool = False
+    volume_key: str = ""
     folder: str = ""
     mount_options: str = ""
     optional: bool = False
@@ -196,4 +196,4 @@ class ImportedClient:
     @property
     def in_compose_file(self) -> bool:
         """Whether the client is a service or a volume of a Compose file."""
-        return self.container.is_service if self.container is not None else self.compose_volume
+        return self.container.is_service if self.container is not None else bool(self.volume_key)

@@ -4,15 +4,16 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.importing.compose import environment, mapping
-from gateway.importing.deployment import Deployment, volume_of
+from gateway.importing.compose import environment
+from gateway.importing.compose_gateway import ComposeGatewayConfig, volume_of
+from gateway.importing.compose_values import list_of, mapping
 from gateway.importing.docker_options import read_bind
+from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.model import ImportedClient, ImportedContainer
-from gateway.importing.result import ImportResult, split_target
 from gateway.importing.yaml_edit import YamlEdit
 
 
-def change_address(edit: YamlEdit, client: ImportedClient, found: Deployment, result: ImportResult) -> None:
+def change_address(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
     """Change the variables of a service to the address of the client's backend.
 
     Args:
@@ -77,13 +78,14 @@ def _set_variable(edit: YamlEdit, name: str, variable: str, value: str) -> None:
         edit.put(path, [*existing, f"{variable}={value}"])
 
 
-def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment) -> None:
+def change_volume(edit: YamlEdit, client: ImportedClient, found: ComposeGatewayConfig, result: ImportResult) -> None:
     """Change the driver options of a volume to mount the backend.
 
     Args:
         edit: The edit of the Compose file.
         client: The client that is the volume.
         found: The configuration of the gateway's service.
+        result: The imported configuration. Receives a note.
 
     Raises:
         UsageError: The file cannot be edited in place.
@@ -94,13 +96,18 @@ def change_volume(edit: YamlEdit, client: ImportedClient, found: Deployment) -> 
         backend, volume=volume, **{key: client.keys[key] for key in ("export", "share") if key in client.keys}
     )
     volumes = mapping(edit.get("volumes"), "volumes")
-    key = next((each for each, keys in volumes.items() if (keys or {}).get("name", each) == client.volume), None)
-    if spec is None or key is None or "volume" not in client.keys:
+    key = client.volume_key
+    if spec is None or key not in volumes or "volume" not in client.keys:
         return
     options = {option: value.replace("$", "$$") for option, value in spec.driver_options.items()}
     for option, value in options.items():
         if edit.get("volumes", key, "driver_opts", option) != value:
             edit.put(("volumes", key, "driver_opts", option), value)
+    name = edit.get("volumes", key, "name") or f"{edit.get('name') or 'PROJECT'}_{key}"
+    result.add_note(
+        f"{client.where}: if the volume exists, it keeps its old options: before the first start, run `docker compose"
+        f" down` and `docker volume rm {name}`"
+    )
 
 
 def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[str], result: ImportResult) -> None:
@@ -125,25 +132,32 @@ def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[s
     if container.network.partition(":")[2] in replaced:
         edit.remove(("services", name, "network_mode"))
         container.use("network_mode")
-    needs = edit.get("services", name, "depends_on")
-    old = set(needs or ()) & replaced
-    container.use(*["depends_on"] if old else [])
-    if old and isinstance(needs, dict):
-        rest = {each: keys for each, keys in needs.items() if each not in old}
-        edit.put(("services", name, "depends_on"), {"gateway": {"condition": "service_healthy"}, **rest})
+    _change_dependencies(edit, container, replaced, needs_gateway=bool(clients) or _mounts(container, result))
+
+
+def _change_dependencies(
+    edit: YamlEdit, container: ImportedContainer, replaced: set[str], *, needs_gateway: bool
+) -> None:
+    """Replace dependencies on replaced services by one on the gateway, or add it if the service needs the gateway."""
+    path = ("services", container.name, "depends_on")
+    needs = edit.get(*path)
+    names = list(needs) if isinstance(needs, dict) else list_of(needs, f"{container.where}.depends_on")
+    old = [each for each in names if str(each) in replaced]
+    if not old and not needs_gateway:
+        return
+    container.use("depends_on")
+    if isinstance(needs, dict) or not names:
+        rest = {each: keys for each, keys in (needs or {}).items() if each not in old}
+        edit.put(path, {"gateway": {"condition": "service_healthy"}, **rest})
     elif old:
-        first = next(each for each in needs if each in old)
-        edit.change_items(
-            ("services", name, "depends_on"),
-            lambda each: "gateway" if each == first else None if each in old else each,
-        )
-    elif (clients or _mounts(container, result)) and not needs:
-        edit.put(("services", name, "depends_on"), {"gateway": {"condition": "service_healthy"}})
+        edit.change_items(path, lambda each: "gateway" if each == old[0] else None if each in old else each)
+    else:
+        edit.put(path, [*names, "gateway"])
 
 
 def _mounts(container: ImportedContainer, result: ImportResult) -> bool:
     """Return whether a container mounts a volume that the import converts to a backend."""
-    volumes = {client.volume for client in result.clients if client.volume and client.backend}
+    volumes = {client.volume_key or client.volume for client in result.clients if client.volume and client.backend}
     return any(mount.source in volumes for mount in container.mounts)
 
 

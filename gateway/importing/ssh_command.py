@@ -3,11 +3,11 @@
 import re
 
 from gateway.errors import UsageError
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportContext
-from gateway.importing.redaction import redacted
-from gateway.importing.result import ImportResult
-from gateway.importing.ssh import add_host, note_unused
-from gateway.importing.ssh_server import HostConfig
+from gateway.importing.secret_redaction import redacted
+from gateway.importing.ssh_server import SshHostConfig
+from gateway.importing.ssh_tunnels import add_host, note_unused
 
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
 """Options of ssh that take a value (ssh(1), "SYNOPSIS")."""
@@ -34,7 +34,7 @@ def import_command(
     Raises:
         UsageError: The command is not valid, or has no local forward although `need_forward` is set.
     """
-    config, where = HostConfig(), context.where
+    config, where = SshHostConfig(), context.where
     skipped: list[str] = []
     words = _without_prefix(words, config, skipped, result, where)
     while words:
@@ -62,7 +62,7 @@ def import_command(
 
 
 def _without_prefix(
-    words: list[str], config: HostConfig, skipped: list[str], result: ImportResult, where: str
+    words: list[str], config: SshHostConfig, skipped: list[str], result: ImportResult, where: str
 ) -> list[str]:
     """Read the options of autossh and sshpass, and return the words that follow the program name `ssh`."""
     words = list(words)
@@ -85,7 +85,7 @@ def _without_prefix(
     return rest
 
 
-def _option(word: str, words: list[str], config: HostConfig, skipped: list[str]) -> list[str]:
+def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[str]) -> list[str]:
     """Parse a word that contains one or more options, and return the remaining words."""
     letter, rest = word[1], word[2:]
     if letter not in _WITH_VALUE:

@@ -4,10 +4,10 @@ import fnmatch
 import re
 
 from gateway.errors import UsageError
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportContext
-from gateway.importing.result import ImportResult
-from gateway.importing.ssh import add_host
-from gateway.importing.ssh_server import HostConfig
+from gateway.importing.ssh_server import SshHostConfig
+from gateway.importing.ssh_tunnels import add_host
 
 _Block = tuple[list[str], list[tuple[str, str]]]
 """The patterns of a `Host` line, and the keywords below the line."""
@@ -28,7 +28,7 @@ def import_config(text: str, where: str, result: ImportResult) -> None:
     jumps: set[str] = set()
     imported: set[str] = set()
 
-    def look_up(jump: str) -> HostConfig:
+    def look_up(jump: str) -> SshHostConfig:
         name = jump.rpartition("@")[2].partition(":")[0]
         jumps.add(name)
         config = _host_config(name, blocks)
@@ -74,9 +74,9 @@ def _blocks(text: str, where: str, result: ImportResult) -> list[_Block]:
     return blocks
 
 
-def _host_config(name: str, blocks: list[_Block]) -> HostConfig:
+def _host_config(name: str, blocks: list[_Block]) -> SshHostConfig:
     """Collect the settings of one host from all blocks whose patterns match the host (ssh_config(5))."""
-    config = HostConfig(name)
+    config = SshHostConfig(name)
     for patterns, lines in blocks:
         refused = any(fnmatch.fnmatchcase(name, each[1:]) for each in patterns if each.startswith("!"))
         if not refused and any(fnmatch.fnmatchcase(name, each) for each in patterns):

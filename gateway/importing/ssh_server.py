@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportContext, home
-from gateway.importing.result import ImportResult
 from gateway.importing.ssh_forward import port_number
 
 _KNOWN_HOSTS = "~/.ssh/known_hosts"
@@ -13,7 +13,7 @@ _USER = "${USER}"
 
 
 @dataclass
-class HostConfig:
+class SshHostConfig:
     """The settings of one ssh command, or of one host in an ssh_config file.
 
     Args:
@@ -42,7 +42,7 @@ class HostConfig:
 
 
 def server_keys(
-    config: HostConfig, via: str | None, context: ImportContext, result: ImportResult, command: HostConfig
+    config: SshHostConfig, via: str | None, context: ImportContext, result: ImportResult, command: SshHostConfig
 ) -> dict[str, Any]:
     """Return the configuration keys of a tunnel to a server.
 
@@ -82,7 +82,9 @@ def server_keys(
     return keys
 
 
-def _login(config: HostConfig, context: ImportContext, result: ImportResult, command: HostConfig) -> dict[str, Any]:
+def _login(
+    config: SshHostConfig, context: ImportContext, result: ImportResult, command: SshHostConfig
+) -> dict[str, Any]:
     """Return the configuration keys that log in to a tunnel's server. The arguments are those of `server_keys`."""
     keys: dict[str, Any] = {}
     identities = config.all("identityfile") or command.all("identityfile")
@@ -99,6 +101,7 @@ def _login(config: HostConfig, context: ImportContext, result: ImportResult, com
     elif not identities:
         keys["agent"] = "${SSH_AUTH_SOCK}"
         result.add_note(
-            f"{context.where}: names no key: the configuration uses the SSH agent; a service needs its own key"
+            f"{context.where}: names no key: the configuration uses the SSH agent; without an agent, write"
+            ' identity_files: ["${HOME}/.ssh/KEY"] instead of agent'
         )
     return keys

@@ -2,13 +2,13 @@
 
 import re
 
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import HERE, ImportContext, ImportedContainer
-from gateway.importing.redaction import is_private_key, is_secret, redacted
-from gateway.importing.result import ImportResult
-from gateway.importing.shell import read_script
-from gateway.importing.ssh import add_host
+from gateway.importing.secret_redaction import is_private_key, is_secret, redacted
+from gateway.importing.shell_parser import read_script
 from gateway.importing.ssh_command import import_command
-from gateway.importing.ssh_server import HostConfig
+from gateway.importing.ssh_server import SshHostConfig
+from gateway.importing.ssh_tunnels import add_host
 
 _IMAGE = re.compile(r"(?i)ssh|tunnel|bastion|forward")
 _NOT_A_TUNNEL = re.compile(r"(?i)openssh-server|sshd|cloudflared|ngrok|vpn|wireguard|gluetun")
@@ -84,7 +84,7 @@ def _by_command(container: ImportedContainer, context: ImportContext, result: Im
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
     if line is not None:
-        commands = read_script(line).commands
+        commands = [each.words for each in read_script(line).commands]
         command = next(
             (each for each in commands if any(re.search(r"(^|/)(auto)?ssh$", word) for word in each)), None
         )
@@ -124,7 +124,7 @@ def _is_tunnel_image(container: ImportedContainer) -> bool:
 def _by_variables(container: ImportedContainer, context: ImportContext, result: ImportResult) -> bool:
     arguments = [(name, container.environment[name]) for name in _ARGUMENTS if container.environment.get(name)]
     for name, text in arguments:
-        words = next(iter(read_script(text).commands), [])
+        words = next((each.words for each in read_script(text).commands), [])
         if any(re.match(r"-\w*[LRD]", word) for word in words):
             container.use(f"environment.{name}")
             _convert(words, container, context, result)
@@ -134,7 +134,7 @@ def _by_variables(container: ImportedContainer, context: ImportContext, result: 
     forward = _forward(container, result)
     if not forward:
         return False
-    config = HostConfig(container.variable(*_SERVER))
+    config = SshHostConfig(container.variable(*_SERVER))
     config.add("LocalForward", forward)
     for keyword, names in (("User", _USER), ("Port", _PORT), ("UserKnownHostsFile", _KNOWN_HOSTS)):
         if value := container.variable(*names):
@@ -147,7 +147,7 @@ def _by_variables(container: ImportedContainer, context: ImportContext, result: 
     return True
 
 
-def _add_login(config: HostConfig, container: ImportedContainer, result: ImportResult) -> None:
+def _add_login(config: SshHostConfig, container: ImportedContainer, result: ImportResult) -> None:
     """Add the key, passphrase and password from variables or mounts to a tunnel's settings."""
     keys = ("IdentityFile", "PassphraseFile", "PasswordFile")
     for name, value in container.environment.items():

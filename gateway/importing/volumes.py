@@ -5,14 +5,13 @@ from collections.abc import Mapping
 
 from gateway.backends import BackendKind, kind_of_file_system
 from gateway.errors import UsageError
+from gateway.importing.import_result import ImportResult, is_host, split_target
 from gateway.importing.model import ImportedClient
-from gateway.importing.redaction import redacted
-from gateway.importing.result import ImportResult, is_host, split_target
+from gateway.importing.secret_redaction import redacted
+from gateway.nfs.mount_options import REPLACED
 
 
-def import_volume(
-    name: str, options: Mapping[str, str], where: str, result: ImportResult, *, compose: bool = False
-) -> None:
+def import_volume(name: str, options: Mapping[str, str], where: str, result: ImportResult, key: str = "") -> None:
     """Convert a Docker volume.
 
     Args:
@@ -20,7 +19,7 @@ def import_volume(
         options: The options of the volume's driver.
         where: The name of the volume in notes.
         result: Receives the client.
-        compose: Whether a Compose file defines the volume.
+        key: The key of the volume in its Compose file; empty if no Compose file defines the volume.
 
     Raises:
         UsageError: The options are not valid.
@@ -31,8 +30,27 @@ def import_volume(
             shown = redacted([f"{key}={value}" for key, value in options.items()])
             result.add_note(f"{where}: not a network file system that the gateway forwards: unchanged ({shown})")
         return
-    _add_client(name, kind, options, where, result, volume=name)
-    result.clients[-1].compose_volume = compose
+    _add_client(name, kind, options, where, result, volume=_valid_name(name, where, result, in_compose=bool(key)))
+    result.clients[-1].volume_key = key
+
+
+def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool) -> str:
+    """Return a valid name for a Docker volume. If the name changes, add a note.
+
+    Compose puts the name of the project before a volume's key, and a script can contain variables. Other names that
+    are not valid cannot exist in Docker.
+
+    Raises:
+        UsageError: The name is not valid, and comes from a command without variables.
+    """
+    if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name):
+        return name
+    if not in_compose and "${" not in name:
+        raise UsageError(f"{where}: {name!r} is not a name of a volume: letters, digits and _.-, at least two")
+    new = re.sub(r"[^a-zA-Z0-9_.-]", "-", re.sub(r"\$\{(\w+)\}", r"\1", name)).strip("_.-")
+    new = new if len(new) > 1 else f"{new}-volume".lstrip("-")
+    result.add_note(f"{where}: {name} is not a name of a Docker volume: the configuration names it {new}")
+    return new
 
 
 def _add_client(
@@ -51,8 +69,6 @@ def _add_client(
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
     host, port = _split_server(keys.pop("targets")[0], kind)
-    if volume and not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", volume):
-        raise UsageError(f"{where}: {volume!r} is not a name of a volume: letters, digits and _.-, at least two")
     inner = keys.pop("volume", None)
     if volume and inner is not None:
         keys["volume"] = {"name": volume, **inner}
@@ -61,10 +77,19 @@ def _add_client(
             notes.append(f"{key}={options[key]}: not imported")
     client = ImportedClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
     if folder:
-        client.mount_options = options.get("o", "")  # the replacement line for fstab repeats these mount options
+        client.mount_options = options.get("o", "")  # the replacement line for fstab repeats most of these options
+        if kind.name == "nfs" and (replaced := _replaced_options(client.mount_options)):
+            client.notes = (f"the new line does not keep {','.join(replaced)}: the gateway forwards NFSv4 over TCP",)
     else:
         client.notes = tuple(notes)
     result.clients.append(client)
+
+
+def _replaced_options(options: str) -> list[str]:
+    """Return the mount options of NFS that a mount through the gateway does not keep."""
+    names = {*REPLACED, "intr", "nointr"}
+    same = re.compile(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d")
+    return [each for each in options.split(",") if each.partition("=")[0] in names and not same.fullmatch(each)]
 
 
 def _split_server(server: str, kind: BackendKind) -> tuple[str, int]:
@@ -161,7 +186,7 @@ def replacement(client: ImportedClient, listen: str, keys: Mapping[str, object])
     kept = [each for each in client.mount_options.split(",") if not re.match(r"(addr|ip|port)=|defaults$|$", each)]
     if client.kind == "nfs":
         version = next((each for each in kept if re.match(r"(nfs)?vers=4\.", each)), "nfsvers=4.2")
-        kept = [each for each in kept if not re.match(r"(nfs)?vers=|proto=|(no)?intr$", each)]
+        kept = [each for each in kept if each not in _replaced_options(client.mount_options)]
         options = ",".join(dict.fromkeys([*kept, f"port={port}", version, "hard", "_netdev"]))
         return f"{address}:{client.keys['export']} {client.folder} nfs4 {options} 0 0"
     options = redacted([",".join(dict.fromkeys([*kept, f"port={port}", "_netdev"]))])

@@ -3,9 +3,9 @@
 import re
 from typing import Any
 
+from gateway.importing.import_result import ImportResult
 from gateway.importing.model import ImportedContainer
-from gateway.importing.redaction import redacted
-from gateway.importing.result import ImportResult
+from gateway.importing.secret_redaction import redacted
 
 _SERVERS = re.compile(r"kylemanna/openvpn|wg-easy|openvpn-as|wg-access-server")
 _CHOICE = ("VPN_SERVICE_PROVIDER", "VPNSP", "SERVER_COUNTRIES", "SERVER_REGIONS", "SERVER_CITIES", "SERVER_HOSTNAMES",

@@ -29,7 +29,9 @@ class YamlEdit:
         self._flows: dict[tuple[int, int], KeyPath] = {}
         """Ranges of changed collections in flow style. Each of these collections is rewritten as a whole."""
         self._added: dict[KeyPath, None] = {}
-        """The paths that do not exist in the old text."""
+        """The paths that do not exist in the old text, outside of collections in flow style."""
+        self._created: set[KeyPath] = set()
+        """The paths of all values that the old text does not contain."""
 
     def get(self, *path: str) -> Any:
         """Return the value at a path; None if the path does not exist."""
@@ -49,7 +51,10 @@ class YamlEdit:
             self.put(tuple(outer), {key: value})
             return
         exists = key in self.get(*outer)
+        self._refuse_anchors(path if exists else tuple(outer))
         self.get(*outer)[key] = value
+        if not exists or isinstance(value, dict):
+            self._created.add(path)
         if any(path[:length] in self._added for length in range(1, len(path) + 1)) or self._in_flow(path):
             return
         mapping = self._node(tuple(outer))
@@ -74,6 +79,7 @@ class YamlEdit:
         if len(mapping) == 1 and len(outer) > 1:
             self.remove(tuple(outer))
             return
+        self._refuse_anchors(path)
         del mapping[key]
         if not self._in_flow(path):
             self._edits[self._lines(*self._entry(self._node(tuple(outer)), path))] = ""
@@ -88,6 +94,7 @@ class YamlEdit:
         Raises:
             UsageError: The mapping comes from a YAML alias or merge key. See `put`.
         """
+        self._refuse_anchors(path)
         old = self.get(*path)
         new = [change(item) for item in old]
         kept = [item for item in new if item is not None]
@@ -155,6 +162,14 @@ class YamlEdit:
             if key.value == path[-1] and value.start_mark.index >= key.end_mark.index:
                 return key, value
         raise UsageError(f"{'.'.join(path)} comes from an anchor: a change would affect others; change it by hand")
+
+    def _refuse_anchors(self, path: KeyPath) -> None:
+        """Raise an error if a value comes from an alias or a merge key."""
+        node = self._root
+        for length in range(1, len(path) + 1):
+            if path[:length] in self._created:
+                return
+            node = self._entry(node, path[:length])[1]
 
     def _in_flow(self, path: KeyPath) -> bool:
         """Return whether a value is inside a flow-style collection. If so, mark the outermost one to be rewritten."""

@@ -7,7 +7,7 @@ from itertools import count
 
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.nfs import nfs4
 from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient
@@ -16,7 +16,7 @@ CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdig
 """Name of the directory that the write check creates. The name depends on the host, so that several gateways can
 check the same export."""
 _Slot = tuple[Endpoint, int]
-"""A target, and a number that differs between simultaneous queries of the target."""
+"""A target, and a number that distinguishes simultaneous queries of the target."""
 _INSTANCE_ID = secrets.token_hex(4)
 """Part of the client owner in NFSv4.1 sessions. It distinguishes this process from other clients."""
 
@@ -39,7 +39,7 @@ class ExportProbe:
         """The slots of the queries in progress. Simultaneous queries need separate sessions."""
 
     async def query(self, client: RpcClient, target: Endpoint, phases: Phases) -> nfs4.NfsExport:
-        """Query the export with NFSv4.0; with an NFSv4.1 session if the server does not support NFSv4.0.
+        """Query the export with NFSv4.0, or with an NFSv4.1 session if the server does not support NFSv4.0.
 
         Args:
             client: The RPC client, connected to the target.
@@ -47,7 +47,7 @@ class ExportProbe:
             phases: Receives the durations of the phases: `rpc`, and `query` if `write` is true.
 
         Raises:
-            ProbeError: The server denies permission to read the export.
+            UnusableTargetError: The server denies permission to read the export.
             NfsError: The server refuses a call.
             RpcError, XdrError: The server does not understand a call, or its reply is invalid.
             OSError: The connection has failed.
@@ -81,7 +81,7 @@ class ExportProbe:
     async def _query_with(
         self, session: Nfs41Session | None, client: RpcClient, slot: _Slot, phases: Phases
     ) -> nfs4.NfsExport:
-        """Query the export with an NFSv4.1 session, or with NFSv4.0 if there is no session.
+        """Query the export with the NFSv4.1 session of the target, or with NFSv4.0 if there is no session.
 
         Keep the session only if the server has replied and has not discarded the session. In all other cases the
         state of the session is unknown.
@@ -97,7 +97,7 @@ class ExportProbe:
             if error.status not in SESSION_LOST:
                 self._keep(session, slot)
             raise
-        except ProbeError:
+        except UnusableTargetError:
             self._keep(session, slot)
             raise
         self._keep(session, slot)
@@ -105,7 +105,7 @@ class ExportProbe:
 
     def _check_readable(self, export: nfs4.NfsExport) -> None:
         if not export.readable:
-            raise ProbeError(Reason.PERMISSION, f"{self._path}: permission to read is denied")
+            raise UnusableTargetError(Reason.PERMISSION, f"{self._path}: permission to read is denied")
 
     def _keep(self, session: Nfs41Session | None, slot: _Slot) -> None:
         if session is not None:

@@ -30,7 +30,7 @@ NFS4ERR_MINOR_VERS_MISMATCH = 10021
 
 
 class NfsError(Exception):
-    """A failed operation of a COMPOUND request.
+    """The server refused an operation of a COMPOUND request.
 
     Args:
         status: The `nfsstat4` value (RFC 7530, section 13).

@@ -1,4 +1,4 @@
-"""An NFSv4.1 session (RFC 8881) with one slot and no open files, for servers that do not support NFSv4.0."""
+"""Implements an NFSv4.1 session (RFC 8881) without open files, for servers that do not support NFSv4.0."""
 
 import secrets
 

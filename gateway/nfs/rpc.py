@@ -6,7 +6,7 @@ import socket
 import struct
 
 from gateway.nfs.xdr import XdrError, XdrReader, opaque, uint
-from gateway.relay.receive import receive_exactly
+from gateway.relay.receive_exactly import receive_exactly
 
 _CALL, _REPLY = 0, 1
 _AUTH_NONE, _AUTH_SYS = 0, 1
@@ -25,7 +25,7 @@ _ACCEPT_ERRORS = {
 
 
 class RpcError(Exception):
-    """An RPC error in the server's reply.
+    """The server refused an RPC call or could not execute it.
 
     Args:
         message: One line for the operator.
@@ -86,11 +86,11 @@ class RpcClient:
             mark = struct.unpack(">I", await receive_exactly(self._sock, 4))[0]
             length = mark & ~_LAST_FRAGMENT
             if len(record) + length > _MAX_REPLY:
-                raise XdrError(f"a reply has {length} bytes: this is not RPC")
+                raise XdrError(f"a reply has more than {_MAX_REPLY} bytes: the server does not speak RPC")
             record += await receive_exactly(self._sock, length)
             if mark & _LAST_FRAGMENT:
                 return bytes(record)
-        raise XdrError(f"a reply has more than {_MAX_FRAGMENTS} fragments: this is not RPC")
+        raise XdrError(f"a reply has more than {_MAX_FRAGMENTS} fragments: the server does not speak RPC")
 
     def _read_header(self, reply: XdrReader) -> XdrReader:
         """Read the header of a reply, and return the reader at the start of the results."""

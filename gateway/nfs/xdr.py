@@ -8,7 +8,7 @@ attribute numbers."""
 
 
 class XdrError(ValueError):
-    """The received data does not conform to the protocol."""
+    """The received data is not valid XDR, RPC or NFS."""
 
 
 def uint(value: int) -> bytes:

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable, Container, Mapping
 
 from aiohttp import web
 
-from gateway.ops.authorization import AccessRules, Role, Tokens, granted_role, is_accepted_host
+from gateway.ops.authorization import AccessRole, AccessRules, BearerTokens, granted_role, is_accepted_host
 from gateway.ops.rate_limiter import RateLimiter
 
-_ROLE = web.RequestKey("role", Role)
-_CURRENT_ROLE = web.RequestKey[Callable[[web.Request], Role]]("current_role")
+_ROLE = web.RequestKey("role", AccessRole)
+_CURRENT_ROLE = web.RequestKey[Callable[[web.Request], AccessRole]]("current_role")
 _PROBES_PER_SECOND, _PROBE_BURST = 200, 40
 _READS_PER_SECOND, _READ_BURST = 25, 10
 """Rate limits of clients that read data, in requests per second and in requests. With these limits, a client that
@@ -35,15 +35,15 @@ class AccessMiddleware:
     Args:
         rules: What the listener requires of its clients.
         tokens: Returns the tokens that are currently accepted.
-        roles: The role that each path requires. All other paths require `Role.EVERYTHING`.
+        roles: The role that each path requires. All other paths require `AccessRole.EVERYTHING`.
         probes: The paths with the higher request rate of probes.
     """
 
     def __init__(
         self,
         rules: AccessRules,
-        tokens: Callable[[], Tokens],
-        roles: Mapping[str, Role],
+        tokens: Callable[[], BearerTokens],
+        roles: Mapping[str, AccessRole],
         probes: Container[str],
     ) -> None:
         self._rules = rules
@@ -59,7 +59,7 @@ class AccessMiddleware:
     ) -> web.StreamResponse:
         """Pass a request to its handler, or refuse it."""
         resource = request.match_info.route.resource
-        required = self._roles.get(resource.canonical, Role.EVERYTHING) if resource else Role.PROBES
+        required = self._roles.get(resource.canonical, AccessRole.EVERYTHING) if resource else AccessRole.PROBES
         response = self._refusal(request, required)
         is_read = response is None and resource is not None and resource.canonical not in self._probes
         await _wait_for_turn(self._read_limiter if is_read else self._probe_limiter)
@@ -68,7 +68,7 @@ class AccessMiddleware:
         response.headers.update(HEADERS)
         return response
 
-    def _refusal(self, request: web.Request, required: Role) -> web.StreamResponse | None:
+    def _refusal(self, request: web.Request, required: AccessRole) -> web.StreamResponse | None:
         """Return the error response if the request is refused; None if it is accepted."""
         if not is_accepted_host(self._rules, request.headers.getall("Host", [])):
             return web.Response(status=421, text=_UNKNOWN_HOST)
@@ -76,14 +76,14 @@ class AccessMiddleware:
         request[_ROLE], request[_CURRENT_ROLE] = role, self._current_role
         if role >= required:
             return None
-        if role is Role.METRICS:
+        if role is AccessRole.METRICS:
             return web.Response(status=403, text=_METRICS_ONLY)
         text = _UNAUTHENTICATED if tokens.everything is not None else _NEEDS_CERTIFICATE
-        if required is Role.METRICS and tokens.metrics is not None:
+        if required is AccessRole.METRICS and tokens.metrics is not None:
             text += _METRICS_ALTERNATIVE
         return web.Response(status=401, text=text, headers={"WWW-Authenticate": 'Bearer realm="gateway"'})
 
-    def _current_role(self, request: web.Request) -> Role:
+    def _current_role(self, request: web.Request) -> AccessRole:
         """Return the role that the current tokens grant to the client."""
         transport = request.transport
         certified = bool(transport and transport.get_extra_info("peercert"))
@@ -105,7 +105,7 @@ async def _wait_for_turn(limiter: RateLimiter) -> None:
 
 def may_see_details(request: web.Request) -> bool:
     """Return whether errors can show hosts, users and paths to the client. Clients of the admin socket see them."""
-    return bool(request.get(_ROLE, Role.EVERYTHING) is Role.EVERYTHING)
+    return bool(request.get(_ROLE, AccessRole.EVERYTHING) is AccessRole.EVERYTHING)
 
 
 def is_still_authorized(request: web.Request) -> bool:

@@ -14,7 +14,7 @@ _MIN_TOKEN_LENGTH = 16
 _BEARER = "bearer "
 
 
-class Role(IntEnum):
+class AccessRole(IntEnum):
     """What a client is allowed to read. Each role includes the permissions of all roles with a lower value."""
 
     PROBES = 0
@@ -23,12 +23,12 @@ class Role(IntEnum):
 
 
 @dataclass(frozen=True)
-class Tokens:
+class BearerTokens:
     """The accepted bearer tokens (RFC 6750), by the role that they grant.
 
     Args:
-        everything: The token that grants `Role.EVERYTHING`; None if there is no such token.
-        metrics: The token that grants `Role.METRICS`; None if there is no such token.
+        everything: The token that grants `AccessRole.EVERYTHING`; None if there is no such token.
+        metrics: The token that grants `AccessRole.METRICS`; None if there is no such token.
     """
 
     everything: str | None = field(default=None, repr=False)
@@ -70,7 +70,9 @@ def is_accepted_host(rules: AccessRules, headers: list[str]) -> bool:
     return host == "localhost" or host in rules.hosts or _is_address(host)
 
 
-def granted_role(rules: AccessRules, tokens: Tokens, authorization: str | None, *, certified: bool) -> Role:
+def granted_role(
+    rules: AccessRules, tokens: BearerTokens, authorization: str | None, *, certified: bool
+) -> AccessRole:
     """Return the role of a client.
 
     Args:
@@ -80,11 +82,11 @@ def granted_role(rules: AccessRules, tokens: Tokens, authorization: str | None, 
         certified: Whether TLS has verified a certificate of the client.
     """
     if certified or not rules.authenticate:
-        return Role.EVERYTHING
+        return AccessRole.EVERYTHING
     header = authorization or ""
     bearer = header[len(_BEARER) :].strip() if header.lower().startswith(_BEARER) else ""
-    granted = Role.PROBES
-    for token, role in ((tokens.metrics, Role.METRICS), (tokens.everything, Role.EVERYTHING)):
+    granted = AccessRole.PROBES
+    for token, role in ((tokens.metrics, AccessRole.METRICS), (tokens.everything, AccessRole.EVERYTHING)):
         if token is not None and hmac.compare_digest(token.encode(), bearer.encode(errors="surrogateescape")):
             granted = role
     return granted

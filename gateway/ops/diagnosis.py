@@ -11,7 +11,7 @@ from enum import Enum, StrEnum, auto
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
-from gateway.ops.reasons import cause, remedy, state_name
+from gateway.ops.reason_texts import cause, remedy, state_name
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CAUSES = 5

@@ -24,7 +24,7 @@ _WRITE_TIMEOUT = 2.0
 
 
 class EventsFile:
-    """Writes the events of a log to a file; implements `gateway.contracts.unit.Unit`.
+    """Writes the events of a log to a file; implements `gateway.contracts.component.Component`.
 
     The file has one JSON object per line. A file that cannot be read or written is logged once, and changes nothing
     else. Damaged lines are skipped. If another process uses the file, the events stay in memory. A file is replaced

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from gateway.ops import health_responses, metrics
 from gateway.ops.access_middleware import may_see_details
-from gateway.ops.authorization import Role
+from gateway.ops.authorization import AccessRole
 from gateway.ops.event_streams import EventStreams
 from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
 from gateway.ops.page_handlers import PageHandlers
@@ -200,32 +200,32 @@ class GetHandlers:
         found: _Rendered = await (self._cache.get(key, max_age, compute) if self._cached else compute())
         return web.Response(status=found.status, body=found.body, headers={"Content-Type": found.content_type})
 
-    PATHS: ClassVar[dict[str, tuple[Any, Role]]] = {
-        "/livez": (_live, Role.PROBES),
-        "/healthz": (_live, Role.PROBES),
-        "/startupz": (_startup, Role.PROBES),
-        "/readyz": (_ready, Role.PROBES),
-        "/readyz/{backend}": (_backend_ready, Role.PROBES),
-        "/health": (_health, Role.EVERYTHING),
-        "/metrics": (_metrics, Role.METRICS),
-        "/api/v1/status": (_status, Role.EVERYTHING),
-        "/api/v1/checks/{name}/history": (_history, Role.EVERYTHING),
-        "/api/v1/plan": (_plan, Role.EVERYTHING),
-        "/api/v1/containers/{container}": (_container, Role.EVERYTHING),
-        "/api/v1/consumers": (_consumers, Role.EVERYTHING),
-        "/api/v1/summary": (_summary, Role.EVERYTHING),
-        "/api/v1/fleet": (_fleet, Role.EVERYTHING),
-        "/api/v1/sd": (_discovery, Role.METRICS),
-        "/api/v1/events": (_events, Role.EVERYTHING),
-        "/openapi.yaml": (_openapi, Role.PROBES),
-        "/": (_index, Role.PROBES),
-        "/fleet": (_fleet_page, Role.PROBES),
-        "/backends/{name}": (_backend_page, Role.PROBES),
+    PATHS: ClassVar[dict[str, tuple[Any, AccessRole]]] = {
+        "/livez": (_live, AccessRole.PROBES),
+        "/healthz": (_live, AccessRole.PROBES),
+        "/startupz": (_startup, AccessRole.PROBES),
+        "/readyz": (_ready, AccessRole.PROBES),
+        "/readyz/{backend}": (_backend_ready, AccessRole.PROBES),
+        "/health": (_health, AccessRole.EVERYTHING),
+        "/metrics": (_metrics, AccessRole.METRICS),
+        "/api/v1/status": (_status, AccessRole.EVERYTHING),
+        "/api/v1/checks/{name}/history": (_history, AccessRole.EVERYTHING),
+        "/api/v1/plan": (_plan, AccessRole.EVERYTHING),
+        "/api/v1/containers/{container}": (_container, AccessRole.EVERYTHING),
+        "/api/v1/consumers": (_consumers, AccessRole.EVERYTHING),
+        "/api/v1/summary": (_summary, AccessRole.EVERYTHING),
+        "/api/v1/fleet": (_fleet, AccessRole.EVERYTHING),
+        "/api/v1/sd": (_discovery, AccessRole.METRICS),
+        "/api/v1/events": (_events, AccessRole.EVERYTHING),
+        "/openapi.yaml": (_openapi, AccessRole.PROBES),
+        "/": (_index, AccessRole.PROBES),
+        "/fleet": (_fleet_page, AccessRole.PROBES),
+        "/backends/{name}": (_backend_page, AccessRole.PROBES),
     }
 
 
 ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
-"""The role that each path requires. Without `Role.EVERYTHING`, pages contain no data and prompt for a token."""
+"""The role that each path requires. Without `AccessRole.EVERYTHING`, pages contain no data and prompt for a token."""
 PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 """The paths of `ops.probe_listen`."""
 

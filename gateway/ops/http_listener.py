@@ -13,7 +13,8 @@ from aiohttp import web
 
 from gateway.contracts.values import Endpoint
 from gateway.ops.connection_limits import ConnectionLimits, ConnectionTable
-from gateway.ops.http_connection import HttpConnection
+from gateway.ops.limited_connection import LimitedConnection
+from gateway.relay.listening import listen_tcp
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ _ACCEPT_RETRY_DELAY = 0.1
 _TLS_SHUTDOWN_TIMEOUT = 1.0
 _RESERVED_DESCRIPTORS = 4
 _NO_IPV6_ERRNOS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-_CONNECTION = web.RequestKey("connection", HttpConnection)
+_CONNECTION = web.RequestKey("connection", LimitedConnection)
 
 
 class HttpListener:
@@ -48,8 +49,8 @@ class HttpListener:
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
-        self._connections: ConnectionTable[HttpConnection] = ConnectionTable(limits)
-        self._by_handler: dict[object, HttpConnection] = {}
+        self._connections: ConnectionTable[LimitedConnection] = ConnectionTable(limits)
+        self._by_handler: dict[object, LimitedConnection] = {}
         self._opening: set[asyncio.Task[None]] = set()
         self._reserve: list[int] = []
 
@@ -162,7 +163,7 @@ class HttpListener:
 
     def _admit(self, client: socket.socket, peer: object) -> None:
         client.setblocking(False)
-        connection = HttpConnection(self, self._limits, client)
+        connection = LimitedConnection(self, self._limits, client)
         evicted = self._connections.add(connection, str(peer[0]) if isinstance(peer, tuple) else None)
         if evicted is not None:
             evicted.abort()
@@ -171,7 +172,7 @@ class HttpListener:
         self._opening.add(task)
         task.add_done_callback(lambda done: self._opened(done, connection))
 
-    async def _open(self, connection: HttpConnection) -> None:
+    async def _open(self, connection: LimitedConnection) -> None:
         connection.adopted = True
         tls = self._tls() if self._tls is not None else None
         await self._loop.connect_accepted_socket(
@@ -182,7 +183,7 @@ class HttpListener:
             ssl_shutdown_timeout=_TLS_SHUTDOWN_TIMEOUT if tls else None,
         )
 
-    def _opened(self, task: "asyncio.Task[None]", connection: HttpConnection) -> None:
+    def _opened(self, task: "asyncio.Task[None]", connection: LimitedConnection) -> None:
         self._opening.discard(task)
         failed = task.cancelled() or task.exception() is not None
         if not connection.adopted:
@@ -190,13 +191,13 @@ class HttpListener:
         if failed and connection.transport is None:  # the TLS handshake failed
             self.connection_closed(connection)
 
-    def handler_for(self, connection: HttpConnection) -> web.RequestHandler:
+    def handler_for(self, connection: LimitedConnection) -> web.RequestHandler:
         """See `ConnectionOwner`."""
         handler = self._server()
         self._by_handler[handler] = connection
         return handler
 
-    def connection_closed(self, connection: HttpConnection) -> None:
+    def connection_closed(self, connection: LimitedConnection) -> None:
         """See `ConnectionOwner`."""
         connection.stop_timer()
         self._connections.remove(connection)
@@ -204,11 +205,11 @@ class HttpListener:
         self._keep_descriptor(connection.client)
         self._loop.call_soon(self._fill_reserve)  # asyncio closes the socket before the next turn of the loop
 
-    def request_received(self, connection: HttpConnection) -> None:
+    def request_received(self, connection: LimitedConnection) -> None:
         """See `ConnectionOwner`."""
         self._connections.request_received(connection)
 
-    def response_sent(self, connection: HttpConnection) -> None:
+    def response_sent(self, connection: LimitedConnection) -> None:
         """See `ConnectionOwner`."""
         self._connections.response_sent(connection)
 
@@ -230,7 +231,7 @@ async def bind(listen: Endpoint) -> list[socket.socket]:
     try:
         for family, *_, address in dict.fromkeys(found):
             try:
-                bound.append(socket.create_server(address, family=family, backlog=BACKLOG))
+                bound.append(listen_tcp(family, address, BACKLOG))
             except OSError as error:
                 if not bound or error.errno not in _NO_IPV6_ERRNOS:  # if the host lacks IPv6, 127.0.0.1 is enough
                     raise

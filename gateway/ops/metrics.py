@@ -21,7 +21,7 @@ from gateway.ops.fact_metrics import target_fact_metrics, tunnel_fact_metrics
 from gateway.ops.status_views import (
     ATTACHMENT_STATES,
     DEAD_CAUSES,
-    CredentialView,
+    CertificateView,
     DockerView,
     ServiceView,
     TunnelView,
@@ -166,7 +166,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
     )
     dead = GaugeMetricFamily(
         "gateway_containers_dead",
-        "Containers that do not run because a volume, a network or a network namespace was missing.",
+        "Containers that are unavailable because a volume, a network or a network namespace was missing.",
         labels=["reason"],
     )
     revived = CounterMetricFamily(
@@ -174,7 +174,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
     )
     if view is not None:
         for cause in DEAD_CAUSES:
-            dead.add_metric([cause], sum(each.cause == cause for each in view.dead))
+            dead.add_metric([cause], sum(each.cause == cause and not each.is_excluded for each in view.dead))
             revived.add_metric([cause], view.revived.get(cause, 0))
         up.add_metric([], float(view.trouble is None and view.looked_at is not None))
         for each in view.attachments:
@@ -187,7 +187,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
     yield from (up, attachment, writes, errors, dead, revived)
 
 
-def _credentials(credentials: list[CredentialView]) -> Iterator[Metric]:
+def _credentials(credentials: list[CertificateView]) -> Iterator[Metric]:
     expiry = GaugeMetricFamily(
         "gateway_credential_expiry_timestamp_seconds",
         "Earliest expiry of the certificates of a tunnel, a backend or a section (docker, fleet, ops, traces).",

@@ -11,7 +11,7 @@ _SEND_TIMEOUT = 0.2
 """Maximum number of seconds for which a service manager that does not read can block the event loop."""
 
 
-class Notifier:
+class SdNotifier:
     """Sends states to the socket in `$NOTIFY_SOCKET`. Does nothing if the variable is not set."""
 
     def __init__(self) -> None:

@@ -16,14 +16,14 @@ from gateway.contracts.values import Endpoint
 from gateway.default_paths import make_folder
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.ops.access_middleware import AccessMiddleware
-from gateway.ops.authorization import Tokens
+from gateway.ops.authorization import BearerTokens
 from gateway.ops.command_audit import audited
 from gateway.ops.connection_limits import limits_for
 from gateway.ops.get_handlers import PROBES, ROLES, GetHandlers, RequestHandler, not_found
 from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
 from gateway.ops.service_interface import ControlledService
-from gateway.ops.settings import HttpSettings, Secrets, read_secrets
+from gateway.ops.settings import HttpSettings, OpsSecrets, read_secrets
 from gateway.relay.bind_errors import describe_bind_error
 from gateway.relay.sockets import bind_unix
 
@@ -51,7 +51,7 @@ class OpsServer:
     def __init__(self, service: ControlledService, settings: HttpSettings) -> None:
         self._service = service
         self._settings = settings
-        self._secrets = Secrets()
+        self._secrets = OpsSecrets()
         self._tls_listeners: list[HttpListener] = []
         # Rendering many metrics takes tens of milliseconds, too long for the event loop.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
@@ -102,7 +102,7 @@ class OpsServer:
         if use_tls:
             self._tls_listeners.append(listener)
         probes = key == "ops.probe_listen"
-        tokens = Tokens if probes else (lambda: self._secrets.tokens)
+        tokens = BearerTokens if probes else (lambda: self._secrets.tokens)
         access = AccessMiddleware(self._settings.rules(probes=probes), tokens, ROLES, PROBES)
         app = web.Application(middlewares=[listener.complete_response, access.handle])
         app.add_routes([web.get(path, handler) for path, handler in handlers.items()])

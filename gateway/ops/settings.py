@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError
-from gateway.ops.authorization import AccessRules, Tokens, normalize_hosts, read_token
+from gateway.ops.authorization import AccessRules, BearerTokens, normalize_hosts, read_token
 from gateway.ops.tls import TlsFiles, server_context
 
 
@@ -55,22 +55,22 @@ class HttpSettings:
 
 
 @dataclass(frozen=True)
-class Secrets:
+class OpsSecrets:
     """The contents of the files when they were last read."""
 
-    tokens: Tokens = field(default_factory=Tokens)
+    tokens: BearerTokens = field(default_factory=BearerTokens)
     tls: ssl.SSLContext | None = None
 
 
-def read_secrets(settings: HttpSettings) -> Secrets:
+def read_secrets(settings: HttpSettings) -> OpsSecrets:
     """Read all files. Can block.
 
     Raises:
         GatewayError: A file cannot be read or is not valid.
     """
     try:
-        return Secrets(
-            tokens=Tokens(
+        return OpsSecrets(
+            tokens=BearerTokens(
                 everything=read_token(settings.token_file, "ops.token_file"),
                 metrics=read_token(settings.metrics_token_file, "ops.metrics_token_file"),
             ),

@@ -163,7 +163,7 @@ class ActionView:
 
 
 @dataclass(frozen=True)
-class ShadowView:
+class NameConflictView:
     """A name that resolves to different addresses on two networks of a container."""
 
     container: str
@@ -183,6 +183,7 @@ class DeadContainerView:
     state: str
     message: str
     command: str
+    is_excluded: bool
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class DockerView:
     writes: dict[str, int]
     errors: dict[tuple[str, str], int]
     consumers: dict[str, KnownConsumer]
-    shadows: list[ShadowView] = field(default_factory=list)
+    shadows: list[NameConflictView] = field(default_factory=list)
     peers: list[PeerView] = field(default_factory=list)
     dead: list[DeadContainerView] = field(default_factory=list)
     revived: dict[str, int] = field(default_factory=dict)
@@ -228,7 +229,7 @@ class DockerView:
 
 
 @dataclass(frozen=True)
-class CredentialView:
+class CertificateView:
     """One certificate that the configuration uses."""
 
     kind: str
@@ -304,7 +305,7 @@ class ServiceView:
     workers: dict[int, int | None] = field(default_factory=dict)
     """The process ID of each worker; None while the worker starts."""
     docker: DockerView | None = None
-    credentials: list[CredentialView] = field(default_factory=list)
+    credentials: list[CertificateView] = field(default_factory=list)
     """Certificates in the order of their expiry."""
     tasks: int = 0
     """Number of asyncio tasks in this process."""

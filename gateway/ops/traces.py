@@ -26,7 +26,7 @@ _SUCCESSFUL = (CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.MOVED
 
 
 class OtlpExporter:
-    """Implements `gateway.contracts.tracing.TraceExporter`.
+    """Exports spans over OTLP; implements `gateway.contracts.tracing.TraceExporter`.
 
     A thread of the SDK sends the spans in batches (OTLP over HTTP). While the collector does not answer, the queue
     fills, and further spans are dropped. The environment variables of the OpenTelemetry specification for headers,
@@ -59,7 +59,7 @@ class OtlpExporter:
         self._tracer = self._provider.get_tracer("gateway")
 
     def export(self, connection: TracedConnection) -> None:
-        """See `gateway.contracts.tracing.TraceExporter`."""
+        """Queue the span of a connection, or drop it if the receiver is too slow. Return immediately."""
         attributes: dict[str, str | int | None] = {
             "gateway.backend": connection.backend,
             "gateway.tunnel": connection.tunnel,
@@ -86,7 +86,7 @@ class OtlpExporter:
         span.end(connection.ended)
 
     async def close(self) -> None:
-        """See `gateway.contracts.tracing.TraceExporter`."""
+        """Send the queued spans within a deadline, and stop. See `gateway.contracts.tracing.TraceExporter`."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def shut_down() -> None:

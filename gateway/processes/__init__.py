@@ -1,1 +1,1 @@
-"""Child processes: how they start, what they inherit, how they stop, and their standard streams."""
+"""Starts and stops child processes, and reads and writes their standard streams."""

@@ -1,4 +1,4 @@
-"""Waits for the exit of a child process, and leaves the process in the process table."""
+"""Waits for the exit of a child process without reaping it, so that its process ID stays reserved."""
 
 import asyncio
 import os

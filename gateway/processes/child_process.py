@@ -1,4 +1,4 @@
-"""Child processes that exit when the gateway exits. A callback receives their output."""
+"""Starts child processes that exit when the gateway exits, and passes their output to a callback."""
 
 import asyncio
 import contextlib
@@ -27,14 +27,15 @@ _MAX_PENDING = 4 * _MAX_LINE
 _PF_EXITING = 0x4
 """A flag of a process that exits (linux/sched.h), in the field `flags` of proc_pid_stat(5)."""
 _MAX_LINES = 200
-"""Maximum number of lines in one chunk of output that the callback receives: the last ones. Cleaning lines is slow: a
-program that prints megabytes would delay the event loop."""
+"""Maximum number of lines of each chunk of output that the callback receives; earlier lines of the chunk are dropped.
+Without this limit, a program that prints megabytes would delay the event loop."""
 
 
 class ChildProcess:
     """A running child process, the leader of its own process group.
 
-    Its ID stays reserved until `kill` or `stop` has ended the group: a signal could reach another process otherwise.
+    The process ID stays reserved until `kill` or `stop` has ended the group. Otherwise, a signal could reach another
+    process.
 
     Args:
         process: The process. The owner of the `ChildProcess` calls `stop` or `kill`, also after the exit.
@@ -47,9 +48,11 @@ class ChildProcess:
         """The last line of output that is not empty."""
         self.exit_code: int | None = None
         """The exit code, or the negative number of the signal that killed the process; None if it still runs."""
+        self.was_stopped = False
+        """Whether `kill` or `stop` was called before the exit was noticed."""
         self._process = process
         self._was_killed = False
-        """Whether each process of the group has got SIGKILL."""
+        """Whether SIGKILL was sent to each process of the group."""
         self._on_line = on_line
         self._exit = asyncio.create_task(self._wait_exit())
         self._reader = asyncio.create_task(self._read_output(output))
@@ -137,7 +140,7 @@ class ChildProcess:
         return code
 
     async def exits_within(self, seconds: float) -> bool:
-        """Wait for a number of seconds until the process has exited; return whether it has exited or exits now."""
+        """Wait at most this number of seconds for the exit; return whether the process has exited or is exiting."""
         await asyncio.wait({self._exit}, timeout=seconds)
         if self.exit_code is None and not self._is_exiting():
             return False
@@ -145,7 +148,7 @@ class ChildProcess:
         return True
 
     def _is_exiting(self) -> bool:
-        """Return whether the kernel ends the process, so that the exit is noticed even if this machine is slow."""
+        """Return whether the process is exiting. On a slow machine, this is visible before the exit is reported."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         except OSError:
@@ -154,6 +157,7 @@ class ChildProcess:
 
     def kill(self) -> None:
         """Send SIGKILL to each process of the group. Do not wait."""
+        self.was_stopped |= self.exit_code is None
         self._signal(signal.SIGKILL)
         self._was_killed = True
         self._reap()
@@ -161,6 +165,7 @@ class ChildProcess:
     async def stop(self) -> None:
         """Send SIGTERM to each process of the group, and SIGKILL to those that are left after at most 3 seconds."""
         if self.exit_code is None:
+            self.was_stopped = True
             self._signal(signal.SIGTERM)
             await self.exits_within(_TERMINATE_TIMEOUT)
         # The group can contain processes that the program has started and that run longer than the program.

@@ -44,7 +44,8 @@ def main(parent: int, privileges: str, command: list[str]) -> None:
         _drop_privileges(privileges.partition(":")[2])
     # Request the signal after the change of the user ID, because the change cancels an earlier request.
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Python ignores these signals, and a program would inherit that: it would not end when its reader ends.
+    # Python ignores these signals, and the program would inherit this setting. It would then continue after its
+    # reader has exited.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     if os.getppid() == parent:

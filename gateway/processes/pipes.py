@@ -1,7 +1,7 @@
 """Reads and writes pipes with the event loop.
 
-asyncio has pipes for child processes, too, but then it reports the exit of a process only after each process that
-inherited its pipes has exited.
+asyncio also supports pipes of child processes. However, asyncio reports the exit of a process only after all
+processes that inherited its pipes have exited.
 """
 
 import asyncio

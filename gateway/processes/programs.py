@@ -3,11 +3,12 @@
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from gateway.contracts.security import InsecureSetting
 from gateway.errors import GatewayError
-from gateway.secret_files import world_writable_problem
+from gateway.processes.program_permissions import program_writers
 
 _PLACEHOLDER = re.compile(r"(?<!\$)\{(\w+)\}")
 _MINIMAL = ("LANG", "LC_ALL", "TZ")
@@ -28,15 +29,31 @@ def resolve_program(command: Sequence[str]) -> str:
         command: The program and its arguments.
 
     Raises:
-        GatewayError: The program does not exist or cannot be executed, or every user can change it.
+        GatewayError: The program does not exist or cannot be executed, or others can change it; see
+            `gateway.processes.program_permissions`.
     """
     found = find_program(command[0])
     if found is None:
         raise GatewayError(_why_not_found(command))
     path = Path(found).absolute()
-    if problem := world_writable_problem(path):
-        raise GatewayError(problem)
+    for writer in program_writers(path):
+        if writer.refused:
+            raise GatewayError(writer.problem)
     return str(path)
+
+
+def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
+    """Yield an insecure setting if a group or another user can change a program that is not refused.
+
+    Args:
+        key: The configuration key of the command.
+        command: The program and its arguments; empty if there is none.
+    """
+    found = find_program(command[0]) if command else None
+    if found is not None:
+        writers = list(program_writers(Path(found).absolute()))
+        if writers and not any(each.refused for each in writers):
+            yield InsecureSetting(key, f"runs {writers[0].problem}", advised=False)
 
 
 def minimal_environment() -> dict[str, str]:
@@ -104,7 +121,10 @@ def check_environment(key: str, names: Sequence[str]) -> None:
     for number, name in enumerate(names):
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             place = f"{key}[{number}]" if len(names) > 1 else key
-            raise ValueError(f"{place}: {name.partition('=')[0]!r} is not the name of an environment variable")
+            raise ValueError(
+                f"{place}: {name.partition('=')[0]!r} is not the name of an environment variable:"
+                " write only the name, in letters, digits and _"
+            )
 
 
 def _existing(names: Sequence[str]) -> dict[str, str]:

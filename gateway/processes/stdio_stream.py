@@ -1,6 +1,6 @@
-"""The standard input and output of a child process, as one stream that supports half-close.
+"""Combines the standard input and output of a child process into one stream that supports half-close.
 
-The child process gets two pipes, as OpenSSH gives to a ProxyCommand (sshconnect.c, ssh_proxy_connect). With a single
+The child process gets two pipes, as a ProxyCommand of OpenSSH does (sshconnect.c, ssh_proxy_connect). With a single
 socket for both directions, the program could not end its output while it still reads its input.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from gateway.processes.child_process import ChildProcess, starting
-from gateway.processes.children import Children
 from gateway.processes.pipes import open_pipe, read_pipe, wait_readable, write_pipe
+from gateway.processes.tunnel_processes import TunnelProcesses
 
 _CHUNK = 64 * 1024
 _WRITE_CHUNK = 16 * 1024
@@ -26,11 +26,11 @@ _OUTPUT_END_DELAY = 2.0
 complete. The client waits for the end meanwhile. A program that still runs after this time has only ended its
 output."""
 _BOTH_ENDS_DELAY = 5.0
-"""The same if the input has ended, too. The program then has no more reason to run."""
+"""The same limit if the input has ended too, so that the program has no reason to continue."""
 
 
 class StdioStream:
-    """The stream. One task can read while another task writes.
+    """A stream to a child process. One task can read while another task writes.
 
     Args:
         child: The child process.
@@ -67,7 +67,7 @@ class StdioStream:
     @classmethod
     async def start(
         cls,
-        children: Children,
+        children: TunnelProcesses,
         command: Sequence[str],
         environment: Mapping[str, str],
         on_line: Callable[[str], None],
@@ -114,7 +114,7 @@ class StdioStream:
         return _buffered(self._input) or int(self._writing)
 
     def last_progress(self, now: float) -> float:
-        """Return the time at which the process has last printed data, or was last noticed to have read data.
+        """Return when the process last printed data, or was last observed to have read data.
 
         Args:
             now: Monotonic time in seconds.

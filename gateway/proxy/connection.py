@@ -1,4 +1,4 @@
-"""Connections from this host to a proxy, through another link."""
+"""Opens connections from this host to a proxy, through another link."""
 
 import asyncio
 import contextlib
@@ -9,13 +9,13 @@ from gateway.contracts.link import Link, Stream
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.streams import ProxyStream, TlsProxyStream
-from gateway.proxy.tls import TlsSocket
+from gateway.proxy.tls_socket import TlsSocket
 from gateway.tls_client import ClientTls
 
 
 @contextlib.asynccontextmanager
 async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[ProxyStream]:
-    """Connect to the proxy. If the `with` block raises, close the connection; otherwise the block must close it.
+    """Connect to the proxy. If the `with` block raises, close the connection; otherwise, the caller must close it.
 
     Args:
         options: The options of the tunnel.

@@ -1,4 +1,4 @@
-"""The client side of HTTP CONNECT (RFC 9110, section 9.3.6), with Basic authentication (RFC 7617)."""
+"""Implements the client side of HTTP CONNECT (RFC 9110, section 9.3.6), with Basic authentication (RFC 7617)."""
 
 import base64
 import ipaddress
@@ -7,7 +7,7 @@ import re
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.proxy.login import ProxyLogin
-from gateway.proxy.reply import ProxyReplyError
+from gateway.proxy.reply_error import ProxyReplyError
 from gateway.proxy.streams import ProxyStream
 
 _REASONS = {

@@ -1,4 +1,4 @@
-"""A link through a proxy. Each connection to a target uses a new connection to the proxy."""
+"""Implements a link through a proxy. Each connection to a target uses a new connection to the proxy."""
 
 import asyncio
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from gateway.proxy import http_connect, socks5
 from gateway.proxy.connection import proxy_connection
 from gateway.proxy.login import read_login
 from gateway.proxy.options import ProxyOptions
-from gateway.proxy.reply import ProxyReplyError
+from gateway.proxy.reply_error import ProxyReplyError
 from gateway.proxy.streams import TlsProxyStream
-from gateway.relay.redial import retry_dial
+from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.text import error_text
@@ -23,7 +23,7 @@ from gateway.text import error_text
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyStatus(LinkStatus):
-    """Status of a proxy.
+    """The status of a proxy tunnel.
 
     Args:
         encrypted: Whether connections to the proxy use TLS.
@@ -33,7 +33,7 @@ class ProxyStatus(LinkStatus):
 
 
 class ProxyLink:
-    """See `gateway.contracts.link.Link`.
+    """A link whose connections are opened by a proxy; implements `gateway.contracts.link.Link`.
 
     Args:
         options: The options of the tunnel.
@@ -47,7 +47,7 @@ class ProxyLink:
         self.network = via.network.behind(options.url)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.link.Link`. Measures the phase `channel`."""
+        """Connect a non-blocking socket to `to`. Measure the phase `channel`. See `gateway.contracts.link.Link`."""
         timed = phases or Phases()
         with timed("channel"):
             sock, _ = await retry_dial(
@@ -58,7 +58,7 @@ class ProxyLink:
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """See `gateway.contracts.link.Link`."""
+        """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         sock, bridge = await self._dial(to, min(self._options.dial_timeout, within), short=False)
         return SocketRelay(client, sock, latency, tap) if bridge is None else bridge.join(client, latency, tap)
 
@@ -139,7 +139,7 @@ class ProxyLink:
             self._lost.set_result(TunnelError(error.reason, error.detail))
 
     async def lost(self) -> TunnelError:
-        """See `gateway.contracts.link.Link`.
+        """Wait until the link is lost, and return the cause, which is not fatal. See `gateway.contracts.link.Link`.
 
         Open connections are not closed, because they might still work after a probe has failed.
         """

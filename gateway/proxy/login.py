@@ -1,4 +1,4 @@
-"""The login at a proxy."""
+"""Reads and checks the user name and password for a proxy."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The configuration of proxy tunnels."""
+"""Defines the configuration keys of proxy tunnels."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

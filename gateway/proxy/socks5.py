@@ -1,11 +1,11 @@
-"""The client side of SOCKS5 (RFC 1928), with user name and password (RFC 1929)."""
+"""Implements the client side of SOCKS5 (RFC 1928), with user name and password (RFC 1929)."""
 
 import ipaddress
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.proxy.login import ProxyLogin
-from gateway.proxy.reply import ProxyReplyError
+from gateway.proxy.reply_error import ProxyReplyError
 from gateway.proxy.streams import ProxyStream
 
 _VERSION = 5

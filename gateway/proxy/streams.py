@@ -1,13 +1,13 @@
-"""Streams to a proxy during a dial, with and without TLS. A stream reads only the bytes that the caller requests."""
+"""Reads and writes the connection to a proxy during a dial, with or without TLS, and never reads ahead."""
 
 import asyncio
 import socket
 
-from gateway.proxy.tls import TlsSocket
+from gateway.proxy.tls_socket import TlsSocket
 
 
 class ProxyStream:
-    """A connection without TLS.
+    """A connection to a proxy without TLS.
 
     Args:
         sock: A connected, non-blocking socket. The stream owns it until the dial is complete.
@@ -48,7 +48,7 @@ class ProxyStream:
 
 
 class TlsProxyStream(ProxyStream):
-    """A connection with TLS.
+    """A connection to a proxy with TLS.
 
     Args:
         sock: The socket below TLS.

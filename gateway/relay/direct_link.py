@@ -1,4 +1,4 @@
-"""The direct link, which dials from this host without a tunnel. Every chain of tunnels starts with this link."""
+"""A link that dials from this host without a tunnel. The outermost tunnel of each chain uses this link."""
 
 import asyncio
 import contextlib
@@ -12,8 +12,8 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
-from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.socket_relay import SocketRelay
+from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 
 
 class DirectLink:
@@ -29,13 +29,13 @@ class DirectLink:
         self._timeout = timeout
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.link.Link`. Measures the phases `dns` and `tcp`."""
+        """Connect a non-blocking socket to `to`. Measure the phases `dns` and `tcp`."""
         return await dial(to, phases or Phases(), self._timeout)
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """See `gateway.contracts.link.Link`."""
+        """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         return SocketRelay(client, await dial(to, Phases(), min(self._timeout, within)), latency, tap)
 
     async def lost(self) -> NoReturn:
@@ -51,7 +51,7 @@ class DirectTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`."""
+        """Open the tunnel through `via`. The tunnel closes when the context exits."""
         del via
         progress(TunnelState.CONNECTING)
         yield OpenTunnel(DirectLink())

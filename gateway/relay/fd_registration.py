@@ -1,4 +1,4 @@
-"""Registration of one socket with the poller. The event mask can change, and can be empty."""
+"""Registers one socket with the poller. The event mask can change, and can be empty."""
 
 import socket
 
@@ -7,7 +7,7 @@ from gateway.relay.stalled_peers import StalledPeers, stalled_peers
 
 
 class FdRegistration:
-    """Registration of one socket with the running loop's poller, from creation until `close`.
+    """Keeps one socket registered with the running loop's poller, from creation until `close`.
 
     A new registration replaces the handler that was registered for the same descriptor before.
 

@@ -1,4 +1,4 @@
-"""Detects whether a failed TCP socket received the peer's FIN before it failed, and so the peer's whole stream.
+"""Detects whether a TCP socket had received the peer's FIN, and thus the whole stream, before the socket failed.
 
 If the socket fails after `splice` has written some data to it, `splice` returns the number of bytes, and the kernel
 drops the error (ECONNRESET). Later writes report EPIPE, and reads report end-of-file, as after a FIN. The kernel

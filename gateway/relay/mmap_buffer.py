@@ -1,4 +1,4 @@
-"""Large buffers whose memory is allocated page by page."""
+"""Creates large buffers. The kernel allocates their memory page by page, on the first write."""
 
 import mmap
 

@@ -1,4 +1,4 @@
-"""Creates a socket pair. One end of the pair represents a connection through a tunnel."""
+"""Creates socket pairs, so that code that needs a socket can use a connection through a tunnel."""
 
 import socket
 from collections.abc import Callable

@@ -7,10 +7,10 @@ import time
 
 from gateway.contracts.states import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
-from gateway.relay.direction import Direction, SocketError
 from gateway.relay.fd_registration import FdRegistration
-from gateway.relay.linger import lingering_closer
+from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import HANGUP, READ, WRITE
+from gateway.relay.relay_direction import RelayDirection, SocketError
 from gateway.relay.sockets import close_gracefully, reset, was_reset
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class SocketRelay:
         self.responses = 0
         self._client = client
         self._backend = backend
-        self._upload = Direction(client, backend)
-        self._download = Direction(backend, client)
+        self._upload = RelayDirection(client, backend)
+        self._download = RelayDirection(backend, client)
         self._upload.reverse, self._download.reverse = self._download, self._upload
         self._latency = latency
         self._tap = tap
@@ -64,12 +64,12 @@ class SocketRelay:
 
     @property
     def awaiting_response(self) -> bool:
-        """See `gateway.contracts.link.Relay`."""
+        """Whether the client was the last side to send data, and so probably waits for a response."""
         return self._request_at > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """See `gateway.contracts.link.Relay`."""
+        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
         return waiting_since(self._tap, self._request_at)
 
     def abort(self, close_reason: CloseReason) -> None:
@@ -112,7 +112,9 @@ class SocketRelay:
                 self._latency.observe(now - self._request_at)
             self._request_at = 0.0
 
-    def _on_event(self, event: int, registration: FdRegistration, reads: Direction, writes: Direction) -> None:
+    def _on_event(
+        self, event: int, registration: FdRegistration, reads: RelayDirection, writes: RelayDirection
+    ) -> None:
         """Handle an event of the socket that is the source of `reads` and the sink of `writes`."""
         mask = registration.mask
         try:
@@ -186,5 +188,5 @@ class SocketRelay:
             del each.reverse  # break the reference cycle between the two directions
 
 
-def _mask(reads: Direction, writes: Direction) -> int:
+def _mask(reads: RelayDirection, writes: RelayDirection) -> int:
     return (0 if reads.source_eof or reads.blocked else READ) | (WRITE if writes.blocked else 0)

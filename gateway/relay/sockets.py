@@ -100,7 +100,7 @@ def close_gracefully(sock: socket.socket) -> None:
 
 
 def was_reset(sock: socket.socket, error: OSError | None) -> bool:
-    """Return whether the peer reset the connection of a failed socket before it ended its stream.
+    """Return whether the peer of a failed socket reset the connection before the end of its stream.
 
     EPIPE means that the peer had already ended its stream.
 

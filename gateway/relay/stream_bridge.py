@@ -1,4 +1,4 @@
-"""A bridge between a socket and another stream, such as a TLS connection, for code that requires a socket."""
+"""Copies bytes between a socket pair and another stream, such as TLS, for code that requires a socket."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from typing import Protocol
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
 from gateway.measure import Histogram, Tap
-from gateway.relay.linger import LINGER_TIMEOUT
+from gateway.relay.lingering_close import LINGER_TIMEOUT
 from gateway.relay.socket_pair import socket_pair
 from gateway.relay.socket_relay import SocketRelay
 
@@ -28,8 +28,8 @@ Applies only to streams that do not support half-close."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
-class _Download(enum.Enum):
-    """How the direction from the far side to the user ended."""
+class _DownloadEnd(enum.Enum):
+    """How the download (the direction from the far side to the user) ended."""
 
     COMPLETE = enum.auto()
     BROKEN = enum.auto()
@@ -42,7 +42,7 @@ class FarStream(Protocol):
 
     @property
     def supports_half_close(self) -> bool:
-        """Whether the far side can send after it has received the end of the stream."""
+        """Whether the stream supports half-close: the far side can still send after it has received end-of-file."""
 
     @property
     def was_reset(self) -> bool:
@@ -137,13 +137,13 @@ class StreamBridge:
             if isinstance(failure, Exception):
                 raise failure
 
-    async def _wait_for_both(self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_Download]") -> None:
+    async def _wait_for_both(self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_DownloadEnd]") -> None:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
-        if not upload.done() and download.result() is _Download.COMPLETE:
+        if not upload.done() and download.result() is _DownloadEnd.COMPLETE:
             while not (upload.done() or self._far.was_reset):  # poll: a reset causes no event without a read
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
-        elif not upload.done() and download.result() is _Download.UNREAD:
+        elif not upload.done() and download.result() is _DownloadEnd.UNREAD:
             await self._wait_for_upload(upload)
         if not self._far.supports_half_close:
             await self._wait_for_download(download, _SILENCE_TIMEOUT)
@@ -160,7 +160,7 @@ class StreamBridge:
             before = self._uploaded
             await asyncio.wait({upload}, timeout=LINGER_TIMEOUT)
 
-    async def _wait_for_download(self, download: "asyncio.Task[_Download]", silence_timeout: float) -> None:
+    async def _wait_for_download(self, download: "asyncio.Task[_DownloadEnd]", silence_timeout: float) -> None:
         """Wait for the rest of the download. Return early if the user closes its socket.
 
         Args:
@@ -200,7 +200,7 @@ class StreamBridge:
         except OSError:  # the user closed its socket with unread data, but all data from the user has arrived
             return b""
 
-    async def _download(self) -> _Download:
+    async def _download(self) -> _DownloadEnd:
         """Copy data from the far side to the user, and return how the direction ended."""
         loop = asyncio.get_running_loop()
         while True:
@@ -208,30 +208,30 @@ class StreamBridge:
             try:
                 data = await self._far.read()
             except OSError:
-                return _Download.BROKEN
+                return _DownloadEnd.BROKEN
             self._reading_since = None
             try:
                 if not data:
                     self._inner.shutdown(socket.SHUT_WR)
-                    return _Download.COMPLETE
+                    return _DownloadEnd.COMPLETE
                 await loop.sock_sendall(self._inner, data)
             except OSError:
-                return _Download.UNREAD
+                return _DownloadEnd.UNREAD
 
     def _close(self, *, uploaded: bool, downloaded: object) -> None:
-        if downloaded is _Download.BROKEN or downloaded is None:
+        if downloaded is _DownloadEnd.BROKEN or downloaded is None:
             self._broken = True
         discarded = _discard_unread(self._inner)
-        if downloaded is _Download.COMPLETE and (discarded or not uploaded):
+        if downloaded is _DownloadEnd.COMPLETE and (discarded or not uploaded):
             self.on_upload_lost()
         self._inner.close()
-        if uploaded and downloaded is not _Download.BROKEN:
+        if uploaded and downloaded is not _DownloadEnd.BROKEN:
             self._far.close()
         else:
             self._far.abort()
 
 
-def _result(task: "asyncio.Task[bool] | asyncio.Task[_Download]") -> object:
+def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadEnd]") -> object:
     """Return the result or the exception of a task; None if the task was cancelled or is still running."""
     return None if not task.done() or task.cancelled() else task.exception() or task.result()
 

@@ -1,5 +1,7 @@
 """Renders the configuration lines with which file servers export directories to the gateway. Does no I/O."""
 
+import ipaddress
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +12,8 @@ from gateway.errors import UsageError
 from gateway.relay.resolver import is_address
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_CLIENT = re.compile(r"@[\w.-]+|(?!-)[\w.*?-]+(\[[\w-]+\][\w.*?-]*)*|[\da-fA-F.:]+(/[\d.]+)?")
+"""Matches a client in exports(5): a netgroup, a name with wildcards, an address or a network."""
 
 
 def exports(config: Config, origins: Sequence[str]) -> list[str]:
@@ -21,8 +25,15 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
             tunnel, servers see the addresses of the bastion. Empty to derive the addresses from the configuration.
 
     Raises:
-        UsageError: No backend needs such a line, or the gateway's source address at a server is not known.
+        UsageError: No backend needs such a line, the gateway's source address at a server is not known, or an origin
+            is not valid.
     """
+    for origin in origins:
+        if not _CLIENT.fullmatch(origin) or ("/" in origin and _network(origin) is None):
+            raise UsageError(
+                f"--from {origin!r} is not an address, a network or a name: the options, such as rw, come"
+                " from the configuration"
+            )
     lines: dict[str, list[str]] = {}
     for name, spec in config.backends.items():
         render = spec.kind.mount.render_export if spec.kind.mount is not None else None
@@ -37,13 +48,29 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
     return [line for host, found in lines.items() for line in _for_server(host, found)]
 
 
+def open_origins(origins: Sequence[str]) -> list[str]:
+    """Return the origins that match every host."""
+    networks = {origin: _network(origin) for origin in origins}
+    return [origin for origin, network in networks.items() if origin == "*" or (network and network.prefixlen == 0)]
+
+
+def _network(origin: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(origin, strict=False)
+    except ValueError:
+        return None
+
+
 def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
     yield f"# {host}: add to /etc/exports, then run: exportfs -ra"
     yield from dict.fromkeys(lines)
 
 
 def _clients(config: Config, name: str, ways: Sequence[str], target: Endpoint) -> list[str]:
-    """Return the source addresses of the connections to a target, as the server sees them: one for each way."""
+    """Return the source addresses of the connections to a target, as the server sees them: one for each way.
+
+    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard.
+    """
     if target.host in _LOOPBACK:
         return ["localhost"]
     tunnels = [config.tunnels[way] for way in ways]
@@ -53,4 +80,4 @@ def _clients(config: Config, name: str, ways: Sequence[str], target: Endpoint) -
             " give it with --from"
         )
     servers = [next(iter(tunnel.kind.servers(tunnel.options))).host for tunnel in tunnels]
-    return [f"[{host}]" if is_address(host) and ":" in host else shlex.quote(host) for host in dict.fromkeys(servers)]
+    return [host if is_address(host) else shlex.quote(host) for host in dict.fromkeys(servers)]

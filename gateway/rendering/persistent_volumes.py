@@ -1,10 +1,10 @@
-"""Renders Kubernetes PersistentVolumes and PersistentVolumeClaims for the volumes of a configuration."""
+"""Renders Kubernetes PersistentVolumes and PersistentVolumeClaims for a configuration's volumes."""
 
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.backend_support.volume import MountKind, VolumeSpec
+from gateway.backend_support.volume import KernelMountRules, VolumeSpec
 from gateway.config import Config
 from gateway.errors import UsageError
 
@@ -31,7 +31,7 @@ def persistent_volumes(config: Config) -> list[dict[str, Any]]:
     return documents
 
 
-def _documents(mount: MountKind, volume: VolumeSpec) -> Iterator[dict[str, Any]]:
+def _documents(mount: KernelMountRules, volume: VolumeSpec) -> Iterator[dict[str, Any]]:
     if not re.fullmatch("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", volume.name):
         raise UsageError(
             f"volume {volume.name}: a Kubernetes name consists of lowercase letters, digits, '-' and '.': rename it"

@@ -16,7 +16,8 @@ from gateway.rendering.workload_rules import SECRETS, WRITABLE, needs_secret, pr
 USER = 10001
 """The user ID and group ID of the process in the image."""
 _GRACE = 15
-"""Seconds to add to `shutdown.delay` and `shutdown.drain`. After the sum, Kubernetes kills a stopping pod."""
+"""Seconds to add to `shutdown.delay` and `shutdown.drain`. Kubernetes kills a pod that is still stopping after the
+sum of all three."""
 _LOW_PORTS = {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,

@@ -1,4 +1,4 @@
-"""AES-GCM for SSH (RFC 5647) with one cipher object per direction and an integer nonce counter. Copies no packets."""
+"""Encrypts and decrypts SSH packets with AES-GCM (RFC 5647), without copying them."""
 
 import struct
 
@@ -18,7 +18,7 @@ put_counter = struct.Struct(">Q").pack_into
 
 
 class AesGcm(Encryption):
-    """Replaces asyncssh's `GCMEncryption`, and can also encrypt and decrypt into buffers.
+    """The AES-GCM cipher of one direction. Replaces asyncssh's `GCMEncryption`, and can also work on buffers.
 
     Packets of asyncssh and of the native data plane share one nonce, which advances with each packet.
 

@@ -1,4 +1,4 @@
-"""SSH algorithms: the defaults, the algorithms that asyncssh supports on this machine, and the negotiation."""
+"""Defines the default SSH algorithms, lists those that asyncssh supports here, and negotiates with servers."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -106,7 +106,7 @@ def validate(key: str, names: Sequence[str]) -> None:
         names: The list.
 
     Raises:
-        ValueError: asyncssh does not implement an algorithm in the list, or supports none of them on this machine.
+        ValueError: asyncssh does not know one of the algorithms, or supports none of them on this machine.
     """
     available = supported(key)
     # A default algorithm that this machine's OpenSSL lacks is not an error, because several machines can share one

@@ -13,10 +13,10 @@ from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh.asyncssh_internals import disable_auto_adjust, send_window, send_window_adjust, take_unread_data
 from gateway.ssh.channel_relay import ChannelRelay
-from gateway.ssh.flow_control import INITIAL_BUDGET, Budget, Window
+from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 from gateway.ssh.packet_writer import MAX_SEND_PACKET, PacketWriter
 
-_NO_GROWTH = Budget(0)
+_NO_GROWTH = ByteBudget(0)
 MAX_PACKET = 32 * 1024
 """Maximum packet size that the gateway offers, in bytes."""
 _Opened = tuple["asyncssh.SSHTCPChannel[bytes]", "asyncssh.SSHTCPSession[bytes]"]
@@ -24,7 +24,7 @@ _READ_SIZE = 64 * 1024
 
 
 class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
-    """Relays between a client socket and an asyncssh channel; see `gateway.contracts.link.Relay`.
+    """Relays between a client socket and an asyncssh channel; implements `gateway.contracts.link.Relay`.
 
     asyncssh uses this object as the channel's session. The methods that asyncssh calls must not raise, because an
     exception would close the whole SSH connection. The relay owns the client's socket after `attach`.
@@ -36,7 +36,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
     """
 
     def __init__(self, latency: Histogram, writer: PacketWriter | None, tap: Tap | None = None) -> None:
-        super().__init__(latency, Window(_NO_GROWTH, INITIAL_BUDGET), tap)
+        super().__init__(latency, ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET), tap)
         self._writer = writer
         self._channel: asyncssh.SSHTCPChannel[bytes] | None = None
         self._window_full = False
@@ -175,7 +175,7 @@ class AsyncsshChannel(ChannelRelay, asyncssh.SSHTCPSession[bytes]):
 
 
 class AsyncsshChannelOpener:
-    """Opens asyncssh channels; see `gateway.ssh.pooled_connection.ChannelOpener`.
+    """Opens asyncssh channels; implements `gateway.ssh.pooled_connection.ChannelOpener`.
 
     Args:
         conn: The SSH connection.
@@ -201,7 +201,7 @@ class AsyncsshChannelOpener:
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> AsyncsshChannel:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """Open a channel to `to`. A channel that opens after this method has raised is closed immediately."""
         relay = AsyncsshChannel(latency, self._writer, tap)
         # asyncssh leaks the channel if the opening task is cancelled (asyncssh #823). So a separate task opens the
         # channel. If the caller stops waiting, the channel is aborted as soon as it is open.
@@ -225,7 +225,7 @@ class AsyncsshChannelOpener:
         raise TimeoutError
 
     def fail_opens(self, error: Exception) -> None:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """Make every pending `open` raise `error`. See `gateway.ssh.pooled_connection.ChannelOpener`."""
         failure, self._failure = self._failure, asyncio.get_running_loop().create_future()
         failure.set_exception(error)
         failure.exception()  # asyncio logs an exception that no caller retrieves

@@ -1,4 +1,4 @@
-"""asyncssh internals on which the SSH channels depend. `client_connection` uses the internals of the connection."""
+"""Accesses asyncssh's private attributes of channels. `client_connection` accesses those of the connection."""
 
 from collections.abc import Callable
 from functools import partial

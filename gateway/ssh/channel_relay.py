@@ -1,4 +1,4 @@
-"""The client side of a channel relay: delivers data to the client and closes the client's connection.
+"""Implements the client side of a channel relay: delivers data, and closes the client's connection.
 
 The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. A
 backend that stops reading can still have sent data, and the relay delivers this data. CHANNEL_CLOSE ends the
@@ -13,17 +13,17 @@ import time
 from gateway.contracts.states import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
 from gateway.relay.fd_registration import FdRegistration
-from gateway.relay.linger import lingering_closer
+from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import HANGUP, READ, WRITE
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import close_gracefully, reset, shutdown_write, was_reset
-from gateway.ssh.flow_control import Window
+from gateway.ssh.flow_control import ReceiveWindow
 
 log = logging.getLogger(__name__)
 
 
 class ChannelRelay:
-    """Relays between a client and one channel; see `gateway.contracts.link.Relay`. Subclasses own the channel.
+    """Relays between a client and one channel, which a subclass owns; implements `gateway.contracts.link.Relay`.
 
     Args:
         latency: The histogram for response latency.
@@ -55,7 +55,7 @@ class ChannelRelay:
         "window",
     )  # fmt: skip
 
-    def __init__(self, latency: Histogram, window: Window, tap: Tap | None = None) -> None:
+    def __init__(self, latency: Histogram, window: ReceiveWindow, tap: Tap | None = None) -> None:
         self.ended: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
         self.last_active = time.monotonic()
         self.responses = 0
@@ -90,12 +90,12 @@ class ChannelRelay:
 
     @property
     def awaiting_response(self) -> bool:
-        """See `gateway.contracts.link.Relay`."""
+        """Whether the client was the last side to send data, and so probably waits for a response."""
         return self._request_time > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """See `gateway.contracts.link.Relay`."""
+        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
         return waiting_since(self._tap, self._request_time)
 
     @property
@@ -120,9 +120,10 @@ class ChannelRelay:
         self._propagate_end()
 
     def abort(self, close_reason: CloseReason) -> None:
-        """Reset the client and close the channel now, except after `LINK_LOST` with a complete response.
+        """Reset the client and close the channel now, unless the client must still get a complete response.
 
-        If the whole response was received before the link was lost, the client first gets the rest of the response.
+        If the gateway received the whole response before the link was lost, it first delivers the response to the
+            client.
         """
         if self.ended.done():
             return

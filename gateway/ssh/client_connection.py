@@ -17,7 +17,7 @@ from asyncssh.packet import SSHPacket, String, UInt32
 from gateway.ssh import algorithms
 from gateway.ssh.aes_gcm import AesGcm
 from gateway.ssh.asyncssh_internals import MSG_CHANNEL_OPEN, MSG_IGNORE, MSG_KEXINIT
-from gateway.ssh.engine_cipher import CipherKey, PassThrough, cipher_key
+from gateway.ssh.engine_cipher import CipherKey, PassThroughCipher, cipher_key
 
 _ORIGIN = String("127.0.0.1") + UInt32(0)
 _STREAMLOCAL_RESERVED = String("") + UInt32(0)
@@ -27,8 +27,8 @@ OpenSSH adds the length of the next packet in bytes to a count of blocks (packet
 small RekeyLimit, every long packet therefore starts a key exchange."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
-"""Maximum number of packets that asyncssh can delay during a key exchange. Replies to the peer's requests are
-delayed, too. Above this number, the connection is closed."""
+"""Maximum number of packets, including replies to the peer's requests, that asyncssh delays during a key exchange.
+Above this number, the connection is closed."""
 
 
 class ControlWriter(Protocol):
@@ -141,7 +141,7 @@ class ClientConnection(SSHClientConnection):
                     "the server changed to a cipher that the data plane does not support"
                 )
             self.engine.set_key(key, sealing=sealing)
-            return PassThrough()
+            return PassThroughCipher()
         return AesGcm(cipher) if self._native and isinstance(cipher, GCMEncryption) else cipher
 
     def cipher_keys(self) -> tuple[CipherKey, CipherKey] | None:
@@ -151,7 +151,7 @@ class ClientConnection(SSHClientConnection):
 
     def use_engine(self, transport: Any) -> None:
         """Use `transport`, an `EngineTransport`, from now on. The engine has the keys of this connection."""
-        self._send_encryption_object = self._recv_encryption_object = PassThrough()
+        self._send_encryption_object = self._recv_encryption_object = PassThroughCipher()
         self.send_cipher = self.receive_cipher = None
         self.engine = self._transport = self.packet_transport = transport
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncssh
 
-from gateway.contracts.security import Credential, Validity
+from gateway.contracts.security import MonitoredCertificate, ValidityPeriod
 from gateway.errors import Reason, TunnelError
 from gateway.secret_files import read_private_key
 from gateway.ssh.options import SshOptions
@@ -24,7 +24,7 @@ _MAX_TIME = 253402300799
 
 @contextlib.asynccontextmanager
 async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
-    """Yield the authentication arguments for `asyncssh.connect`; they are valid until the context ends.
+    """Yield the arguments with which `asyncssh.connect` authenticates. They are valid until the context ends.
 
     Raises:
         TunnelError: A file or the agent cannot be used; fatal.
@@ -122,7 +122,7 @@ def certificate_files(options: SshOptions) -> set[Path]:
     return {*options.certificate_files, *map(_certificate_path, options.identity_files)}
 
 
-def certificates(options: SshOptions) -> list[Credential]:
+def certificates(options: SshOptions) -> list[MonitoredCertificate]:
     """Return the certificates that have an expiry date. Files that cannot be read are skipped. Blocks."""
     credentials = []
     for path in sorted(certificate_files(options)):
@@ -131,16 +131,16 @@ def certificates(options: SshOptions) -> list[Credential]:
         except TunnelError:
             continue
         credentials += [
-            Credential("ssh_certificate", str(path), _validity(each))
+            MonitoredCertificate("ssh_certificate", str(path), _validity(each))
             for each in certificates_in_file
             if getattr(each, "_valid_before", _FOREVER) != _FOREVER
         ]
     return credentials
 
 
-def _validity(certificate: Any) -> Validity:
+def _validity(certificate: Any) -> ValidityPeriod:
     begins, expires = certificate._valid_after, certificate._valid_before  # noqa: SLF001 - asyncssh has no public API
-    return Validity(min(begins, _MAX_TIME), min(expires, _MAX_TIME))
+    return ValidityPeriod(min(begins, _MAX_TIME), min(expires, _MAX_TIME))
 
 
 def _certificate_path(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""A channel that the engine joins to a client. The engine moves the bytes; this object reports what it does."""
+"""Represents a channel whose bytes the engine moves: opens it, closes it, and reports its counters."""
 
 import asyncio
 import socket
@@ -18,13 +18,13 @@ from gateway._dataplane.engine import (
 )
 from gateway.contracts.states import CloseReason
 from gateway.measure import Histogram, Tap, waiting_since
-from gateway.relay.linger import lingering_closer
+from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import poller
 from gateway.relay.sockets import reset
 from gateway.ssh.engine_host import Arguments, EngineHost
-from gateway.ssh.flow_control import INITIAL_BUDGET, Budget, Window
+from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
-_NO_GROWTH = Budget(0)
+_NO_GROWTH = ByteBudget(0)
 """The engine has its own budgets for the growth of windows."""
 _REASONS = (
     CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.LINK_LOST, CloseReason.ABORTED, CloseReason.MOVED,
@@ -37,7 +37,7 @@ _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0)
 
 
 class EngineChannel:
-    """A channel of the engine; see `gateway.contracts.link.Relay`.
+    """Controls a relay that runs in the engine; implements `gateway.contracts.link.Relay`.
 
     Args:
         host: The host of the engine.
@@ -60,7 +60,7 @@ class EngineChannel:
         self.ended: asyncio.Future[CloseReason] = loop.create_future()
         self.cut_short = False
         """Whether the relay ended before it passed the end of the backend's stream on to the client."""
-        self.window = Window(_NO_GROWTH, INITIAL_BUDGET)
+        self.window = ReceiveWindow(_NO_GROWTH, INITIAL_BUDGET)
         self._host = host
         self._latency = latency
         self._tap = tap
@@ -77,32 +77,32 @@ class EngineChannel:
 
     @property
     def to_backend(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """Number of bytes read from the client. See `gateway.contracts.link.Relay`."""
         return self._gauge()[0]
 
     @property
     def from_backend(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """Number of bytes read from the backend. See `gateway.contracts.link.Relay`."""
         return self._gauge()[1]
 
     @property
     def responses(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """Number of times that the backend responded after the client had sent data."""
         return self._gauge()[2]
 
     @property
     def last_active(self) -> float:
-        """See `gateway.contracts.link.Relay`."""
+        """Monotonic time of the last activity on either side, in seconds. See `gateway.contracts.link.Relay`."""
         return self._gauge()[3]
 
     @property
     def awaiting_response(self) -> bool:
-        """See `gateway.contracts.link.Relay`."""
+        """Whether the client was the last side to send data, and so probably waits for a response."""
         return self._gauge()[4] > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """See `gateway.contracts.link.Relay`."""
+        """Monotonic time since which the client has waited for a response; None if it does not wait or if unknown."""
         return waiting_since(self._tap, self._gauge()[4])
 
     @property
@@ -127,7 +127,6 @@ class EngineChannel:
         """
         tapped = self._tap is not None
         self._host.engine.channel(self._token, wire, self.window.size, max_packet, tapped, head, rest)
-        self._host.schedule()
 
     def fail_open(self, error: Exception) -> None:
         """Make the pending channel open fail with `error`. If the channel opens later, it is closed immediately."""
@@ -146,7 +145,6 @@ class EngineChannel:
         self._histogram = self._host.histograms.acquire(self._latency)
         poller().remove(client.fileno())  # another object can still watch it
         self._host.engine.attach(self._token, client.detach(), self._histogram, flags)
-        self._host.schedule()
 
     def abort(self, close_reason: CloseReason) -> None:
         """See `gateway.contracts.link.Relay`. If the channel is not open yet, it is closed when it opens."""

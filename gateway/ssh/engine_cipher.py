@@ -1,4 +1,4 @@
-"""Ciphers of an SSH connection whose packets the engine encrypts and decrypts."""
+"""Replaces asyncssh's ciphers for connections whose packets the engine encrypts and decrypts."""
 
 from typing import NamedTuple
 
@@ -37,8 +37,8 @@ def cipher_key(encryption: Encryption | None) -> CipherKey | None:
     return None
 
 
-class PassThrough(Encryption):
-    """Replaces asyncssh's cipher: asyncssh sends and receives plain text, and the engine encrypts and decrypts it."""
+class PassThroughCipher(Encryption):
+    """A cipher that changes nothing: asyncssh handles plain text, and the engine encrypts and decrypts it."""
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
         """Return the packet unchanged, and no tag."""

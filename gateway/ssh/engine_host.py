@@ -1,9 +1,10 @@
-"""Runs the engine inside the event loop, and passes its records to the objects that they concern."""
+"""Starts the engine, and passes its records to the objects that they concern."""
 
 import asyncio
 import logging
 from typing import Protocol
 
+from gateway._dataplane import settings
 from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
 from gateway.measure import LATENCY_BUCKETS
 from gateway.relay.per_loop import per_loop
@@ -19,35 +20,51 @@ Arguments = tuple[int, int, int, int]
 
 
 class EngineObject(Protocol):
-    """An SSH connection or a channel, as seen by the host of the engine."""
+    """An SSH connection or a channel of the engine, which receives the records about it."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """Handle a record. The object calls `EngineHost.forget` at the last one."""
+        """Handle a record. After the last record, the object calls `EngineHost.forget`."""
 
     def on_engine_failed(self) -> None:
         """Handle the loss of the engine. The token of the object is invalid."""
 
 
 class EngineHost:
-    """The engine of one event loop. It runs when its descriptors are ready, and after commands.
+    """One engine of an event loop.
 
     Args:
         loop: The event loop.
+        growth_bytes: Limit on the growth of all receive windows of the engine together.
+        thread: Whether the engine runs in its own thread. If not, it runs inside the event loop, which makes tests
+            deterministic.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, growth_bytes: int, *, thread: bool = True) -> None:
+        self._growth_bytes = growth_bytes
+        self._thread = thread
         self._objects: dict[int, EngineObject] = {}
-        self._scheduled = False
         self._poller = poller()
         self._start()
         if isinstance(loop, RelayLoop):
             loop.on_close.append(self.close)
 
     def _start(self) -> None:
-        self.engine = Engine(LATENCY_BUCKETS, flow_control.GROWTH_BUDGET_BYTES, USER_TIMEOUT_MS)
+        self.engine = Engine(LATENCY_BUCKETS, self._growth_bytes, USER_TIMEOUT_MS)
         self.histograms = LatencyHistograms(self.engine)
+        if self._thread:
+            self.engine.start()
         self._fd = self.engine.fileno()
-        self._poller.add(self._fd, lambda _: self._turn(), READ)
+        self._poller.add(self._fd, lambda _: self.handle_records(), READ)
+
+    @property
+    def load(self) -> int:
+        """Number of SSH connections and channels."""
+        return len(self._objects)
+
+    @property
+    def grown_bytes(self) -> int:
+        """Bytes by which receive windows have grown."""
+        return self._growth_bytes - self.engine.growth()
 
     def add(self, thing: EngineObject) -> int:
         """Return a new token for `thing`, which gets the token's records until `forget`."""
@@ -61,15 +78,8 @@ class EngineHost:
         self.engine.release(token)
 
     def command(self, command: int, token: int, argument: int = 0) -> None:
-        """Queue a command, and run the engine at the end of this iteration of the event loop."""
+        """Queue a command with one argument."""
         self.engine.command(command, token, argument)
-        self.schedule()
-
-    def schedule(self) -> None:
-        """Run the engine at the end of this iteration of the event loop, because a command is queued."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._poller.at_iteration_end(self._run_scheduled)
 
     def close(self) -> None:
         """Reset all clients, and close all connections. Further calls have no effect."""
@@ -77,17 +87,14 @@ class EngineHost:
         self.engine.close()
         self._objects.clear()
 
-    def _run_scheduled(self) -> None:
-        self._scheduled = False
-        self._turn()
-
-    def _turn(self) -> None:
-        if not self.engine.turn(0):
-            return
+    def handle_records(self) -> None:
+        """Pass the engine's records to their objects. If the engine has failed, replace it."""
         try:
+            if not self._thread:
+                self.engine.turn()
             records = self.engine.take()
-        except MemoryError:
-            log.exception("the data plane has lost records; its connections are closed")
+        except OSError:
+            log.exception("the data plane has failed; its connections are closed")
             self._restart()
             return
         for kind, token, arguments, payload in records:
@@ -113,7 +120,38 @@ class EngineHost:
             self._objects[token].on_record(kind, arguments, payload)
 
 
+class EnginePool:
+    """The engines of one event loop. Each has a thread.
+
+    Args:
+        loop: The event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._threads = settings.threads
+        self.hosts: list[EngineHost] = []
+        """The hosts that have been started."""
+        self._loop = loop
+
+    def host(self) -> EngineHost:
+        """Return the host for a new SSH connection: a new one, or at the limit the one with the lowest load."""
+        if len(self.hosts) < self._threads:
+            self.hosts.append(EngineHost(self._loop, flow_control.GROWTH_BUDGET_BYTES // self._threads))
+            return self.hosts[-1]
+        return min(self.hosts, key=lambda host: host.load)
+
+    def handle_records(self) -> None:
+        """See `EngineHost.handle_records`."""
+        for host in self.hosts:
+            host.handle_records()
+
+    @property
+    def grown_bytes(self) -> int:
+        """Bytes by which receive windows have grown."""
+        return sum(host.grown_bytes for host in self.hosts)
+
+
 @per_loop
-def engine_host(loop: asyncio.AbstractEventLoop) -> EngineHost:
-    """Return the engine of the running loop."""
-    return EngineHost(loop)
+def engine_pool(loop: asyncio.AbstractEventLoop) -> EnginePool:
+    """Return the engines of the running loop."""
+    return EnginePool(loop)

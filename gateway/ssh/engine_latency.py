@@ -1,4 +1,4 @@
-"""Histograms of the engine, which add their observations to the gateway's histograms."""
+"""Adds the latencies that the engine has measured to the gateway's histograms."""
 
 import struct
 
@@ -10,8 +10,8 @@ _MAX_UNUSED = 64
 _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 
-class _Shared:
-    """One histogram of the engine.
+class _SharedHistogram:
+    """A histogram that several channels of the engine share.
 
     Args:
         latency: The gateway's histogram.
@@ -26,7 +26,7 @@ class _Shared:
 
 
 class LatencyHistograms:
-    """Numbers the histograms of one engine.
+    """Assigns the histograms of one engine to channels, and reuses them.
 
     Args:
         engine: The engine.
@@ -34,11 +34,11 @@ class LatencyHistograms:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._by_latency: dict[int, _Shared] = {}
+        self._by_latency: dict[int, _SharedHistogram] = {}
         """Open histograms, by the identity of the gateway's histogram."""
-        self._by_number: dict[int, _Shared] = {}
+        self._by_number: dict[int, _SharedHistogram] = {}
         """Histograms for which records can arrive."""
-        self._unused: dict[int, _Shared] = {}
+        self._unused: dict[int, _SharedHistogram] = {}
         """Open histograms without channels, oldest first."""
         self._free: list[int] = []
 
@@ -46,7 +46,7 @@ class LatencyHistograms:
         """Return the number of the engine's histogram for `latency`. The caller must release it."""
         shared = self._by_latency.get(id(latency))
         if shared is None:
-            shared = _Shared(latency, self._free.pop() if self._free else len(self._by_number))
+            shared = _SharedHistogram(latency, self._free.pop() if self._free else len(self._by_number))
             self._by_latency[id(latency)] = self._by_number[shared.number] = shared
         self._unused.pop(shared.number, None)
         shared.channels += 1

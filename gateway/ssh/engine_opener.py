@@ -1,4 +1,4 @@
-"""Opens channels of the engine."""
+"""Opens SSH channels whose bytes the engine moves."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from gateway.ssh.packet_writer import MAX_SEND_PACKET
 
 
 class EngineChannelOpener:
-    """Opens channels of the engine; see `gateway.ssh.pooled_connection.ChannelOpener`.
+    """Opens channels of the engine; implements `gateway.ssh.pooled_connection.ChannelOpener`.
 
     Args:
         conn: The SSH connection.
@@ -41,7 +41,7 @@ class EngineChannelOpener:
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> EngineChannel:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """Open a channel to `to`. A channel that opens after this method has raised is closed immediately."""
         if self._conn.transport_closed:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, "SSH connection closed")
         relay = EngineChannel(self._host, latency, tap, self._opening.discard)
@@ -59,6 +59,6 @@ class EngineChannelOpener:
         return relay
 
     def fail_opens(self, error: Exception) -> None:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """Make every pending `open` raise `error`. See `gateway.ssh.pooled_connection.ChannelOpener`."""
         for relay in list(self._opening):
             relay.fail_open(error)

@@ -1,4 +1,4 @@
-"""The transport of an SSH connection that the engine carries after the login."""
+"""Provides asyncssh with a transport for an SSH connection that the engine carries after the login."""
 
 import asyncio
 import errno
@@ -21,7 +21,7 @@ from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import has_strict_kex
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.engine_cipher import CipherKey, with_tag
-from gateway.ssh.engine_host import Arguments, EngineHost, engine_host
+from gateway.ssh.engine_host import Arguments, EngineHost, engine_pool
 from gateway.ssh.engine_opener import EngineChannelOpener
 from gateway.ssh.packet_transport import transport_of
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
 """Bytes of packets that asyncssh has processed before the engine is informed. The engine permits 256 KiB."""
 _RETRY_SECONDS = 0.005
-"""Seconds between two checks whether a connection can be handed over."""
+"""Seconds between two checks of whether the connection is ready to be passed to the engine."""
 
 
 class EngineTransport(asyncio.Transport):
@@ -67,7 +67,6 @@ class EngineTransport(asyncio.Transport):
         """Send a packet of asyncssh, which is not encrypted."""
         if not self._closed:
             self.host.engine.send(self.token, data)
-            self.host.schedule()
 
     def abort(self) -> None:
         """Try once to send what is queued, then close the socket."""
@@ -105,7 +104,6 @@ class EngineTransport(asyncio.Transport):
         """
         if not self._closed:
             self.host.engine.key(self.token, sealing, *key)
-            self.host.schedule()
 
     @property
     def received_bytes(self) -> int:
@@ -215,7 +213,7 @@ async def hand_over(conn: ClientConnection) -> None:
         return
     seal, open_ = keys
     names = {name: transport.get_extra_info(name) for name in ("sockname", "peername")}
-    engine_transport = EngineTransport(conn, engine_host(), names)
+    engine_transport = EngineTransport(conn, engine_pool().host(), names)
     sock, received = transport.release()
     engine_transport.host.engine.wire(
         engine_transport.token,
@@ -230,5 +228,4 @@ async def hand_over(conn: ClientConnection) -> None:
         flow_control.ADJUST_BYTES,
         received,
     )
-    engine_transport.host.schedule()
     conn.use_engine(engine_transport)

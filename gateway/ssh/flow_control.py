@@ -1,4 +1,4 @@
-"""Receive windows of SSH channels: initial sizes, growth from measured throughput, and memory budgets. Does no I/O.
+"""Computes the receive windows of SSH channels: initial sizes, growth, and memory budgets. Does no I/O.
 
 A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). A window occupies memory only
 when the client reads slowly. A window grows only if the channel uses more than half of it within one round trip,
@@ -28,15 +28,15 @@ CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
 """Limit, in bytes, on the window growth of one SSH connection. It keeps one long path from using the whole budget."""
 
 
-class Budget:
-    """A budget of bytes. Windows take bytes from it, and return them.
+class ByteBudget:
+    """A limit on the bytes of many windows together. Windows take bytes from the budget, and return them.
 
     Args:
         size: Bytes that are available at the start.
         parent: A larger budget. Bytes that are taken from this budget are also taken from the parent.
     """
 
-    def __init__(self, size: int, parent: "Budget | None" = None) -> None:
+    def __init__(self, size: int, parent: "ByteBudget | None" = None) -> None:
         self.available = size
         self._parent = parent
 
@@ -59,13 +59,13 @@ class Budget:
             self._parent.release(size)
 
 
-INITIAL_BUDGET = Budget(INITIAL_BUDGET_BYTES)
+INITIAL_BUDGET = ByteBudget(INITIAL_BUDGET_BYTES)
 """The budget for initial windows, shared by all channels of this process."""
-GROWTH_BUDGET = Budget(GROWTH_BUDGET_BYTES)
+GROWTH_BUDGET = ByteBudget(GROWTH_BUDGET_BYTES)
 """The budget for window growth, shared by all channels of this process."""
 
 
-class Window:
+class ReceiveWindow:
     """The receive window of one channel. The relay that owns it must call `close`.
 
     Args:
@@ -78,7 +78,7 @@ class Window:
         "consumed", "remaining", "size",
     )  # fmt: skip
 
-    def __init__(self, growth_budget: Budget, initial_budget: Budget) -> None:
+    def __init__(self, growth_budget: ByteBudget, initial_budget: ByteBudget) -> None:
         extra = initial_budget.take(INITIAL_WINDOW - MIN_WINDOW)
         if extra < INITIAL_WINDOW - MIN_WINDOW:
             initial_budget.release(extra)

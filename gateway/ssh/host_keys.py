@@ -53,7 +53,7 @@ class TrustedHostKeys:
 
 
 def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
-    """Collect the trusted host keys from the options and the known_hosts files. Blocks; call it in a thread.
+    """Collect the trusted host keys from the options and the known_hosts files. Blocks: call this in a thread.
 
     Args:
         options: The tunnel's options.
@@ -102,12 +102,12 @@ class HostKeyHistory:
 
 
 class HostKeyVerifier(asyncssh.SSHClient):
-    """Decides on host keys that are not in asyncssh's trusted list, and records what the server offered.
+    """Accepts or refuses host keys that are not in asyncssh's trusted list, and records what the server offered.
 
     Args:
         trust: The trusted host keys.
         options: The tunnel's options.
-        memory: The tunnel's host key memory.
+        memory: The tunnel's host key history.
         before: The verifiers of earlier connections on which this server presented an untrusted key.
     """
 

@@ -28,7 +28,7 @@ _Stamp = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class KnownHostEntries:
-    """The known_hosts entries that match one server."""
+    """The trusted and revoked keys that known_hosts files list for one server."""
 
     keys: tuple[Any, ...] = ()
     authorities: tuple[Any, ...] = ()

@@ -1,4 +1,6 @@
-"""Converts the errors of an SSH login to tunnel errors, which name what was tried and what to do."""
+"""Converts the errors of an SSH login to tunnel errors that name the credentials tried and the fix."""
+
+import shlex
 
 import asyncssh
 
@@ -13,7 +15,7 @@ _LOGIN_REFUSED = {
     asyncssh.DISC_ILLEGAL_USER_NAME,
 }
 _OPENSSH_REFUSALS = ("Not allowed at this time", "Exceeded MaxStartups")
-"""Texts that OpenSSH sends instead of its version to a client with a penalty, or when too many clients log in."""
+"""Texts that OpenSSH sends instead of its version if the client has a penalty, or if too many clients log in."""
 
 
 class TryOtherKeyTypeError(TunnelError):
@@ -70,9 +72,10 @@ def _host_key_error(
         files = ", ".join(map(str, options.known_hosts))
         name = options.host_key_alias or endpoint.host
         entry = name if endpoint.port == 22 else f"[{name}]:{endpoint.port}"
+        removal = "; ".join(f"ssh-keygen -R '{entry}' -f {shlex.quote(str(path))}" for path in options.known_hosts)
         detail = (
             f"{endpoint}: the host key has CHANGED: the server offers {offered}, and {files} lists another key: if"
-            f" the server was reinstalled, remove the old key (ssh-keygen -R '{entry}' -f FILE) and add the new one;"
+            f" the server was reinstalled, remove the old key ({removal}) and add the new one;"
             " otherwise, another server possibly intercepts the connection"
         )
     else:

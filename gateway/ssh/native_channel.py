@@ -1,4 +1,4 @@
-"""Native data plane: relays between a client and an SSH channel without tasks, queues or unnecessary copies."""
+"""Relays between a client and an SSH channel without tasks, queues or unnecessary copies."""
 
 import asyncio
 import socket
@@ -16,8 +16,8 @@ from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.flow_control import (
     INITIAL_BUDGET,
     MAX_RECEIVE_PACKET,
-    Budget,
-    Window,
+    ByteBudget,
+    ReceiveWindow,
 )
 from gateway.ssh.packet_transport import PacketTransport
 from gateway.ssh.packet_writer import MAX_SEND_PACKET, SLOT_VIEWS, SLOTS
@@ -33,7 +33,7 @@ RoundTrip = Callable[[], float | None]
 
 
 class NativeChannel(ChannelRelay):
-    """A channel of the native data plane; see `gateway.contracts.link.Relay`.
+    """Relays between a client and a channel of the native data plane; implements `gateway.contracts.link.Relay`.
 
     asyncssh uses this object as the handler of the channel.
 
@@ -57,10 +57,10 @@ class NativeChannel(ChannelRelay):
         transport: PacketTransport,
         latency: Histogram,
         round_trip: RoundTrip,
-        growth_budget: Budget,
+        growth_budget: ByteBudget,
         tap: Tap | None = None,
     ) -> None:
-        super().__init__(latency, Window(growth_budget, INITIAL_BUDGET), tap)
+        super().__init__(latency, ReceiveWindow(growth_budget, INITIAL_BUDGET), tap)
         self.opened: asyncio.Future[None] | None = asyncio.get_running_loop().create_future()
         """Result of the channel open; None after `attach`."""
         self._conn = conn

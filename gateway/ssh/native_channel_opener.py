@@ -1,4 +1,4 @@
-"""Opens channels of the native data plane."""
+"""Opens SSH channels of the native data plane."""
 
 import asyncio
 
@@ -6,13 +6,13 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.flow_control import CONNECTION_GROWTH_BYTES, GROWTH_BUDGET, Budget
+from gateway.ssh.flow_control import CONNECTION_GROWTH_BYTES, GROWTH_BUDGET, ByteBudget
 from gateway.ssh.native_channel import NativeChannel, RoundTrip
 from gateway.ssh.packet_transport import PacketTransport
 
 
 class NativeChannelOpener:
-    """Opens channels of the native data plane; see `gateway.ssh.pooled_connection.ChannelOpener`.
+    """Opens channels of the native data plane; implements `gateway.ssh.pooled_connection.ChannelOpener`.
 
     Args:
         conn: The SSH connection.
@@ -24,7 +24,7 @@ class NativeChannelOpener:
         self._conn = conn
         self._transport = transport
         self._round_trip = round_trip
-        self._growth_budget = Budget(CONNECTION_GROWTH_BYTES, GROWTH_BUDGET)
+        self._growth_budget = ByteBudget(CONNECTION_GROWTH_BYTES, GROWTH_BUDGET)
 
     @property
     def opening_count(self) -> int:
@@ -38,7 +38,7 @@ class NativeChannelOpener:
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
     ) -> NativeChannel:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """Open a channel to `to`. A channel that opens after this method has raised is closed immediately."""
         relay = NativeChannel(self._conn, self._transport, latency, self._round_trip, self._growth_budget, tap)
         try:
             relay.request(to.host, to.port)
@@ -57,6 +57,6 @@ class NativeChannelOpener:
         return relay
 
     def fail_opens(self, error: Exception) -> None:
-        """See `gateway.ssh.pooled_connection.ChannelOpener`."""
+        """Make every pending `open` raise `error`. See `gateway.ssh.pooled_connection.ChannelOpener`."""
         for relay in list(self._transport.reader.opening.values()):
             relay.fail_open(error)

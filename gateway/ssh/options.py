@@ -1,4 +1,4 @@
-"""Options of SSH tunnels."""
+"""Defines the configuration keys of SSH tunnels."""
 
 import re
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ def _check_host(text: str) -> None:
 
 @dataclass(frozen=True)
 class KeepaliveOptions:
-    """How an SSH connection that falls silent is detected and replaced.
+    """When the gateway sends keepalives, and when it replaces a silent SSH connection.
 
     Args:
         interval: Between two keepalives.
@@ -60,7 +60,7 @@ class KeepaliveOptions:
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """How many SSH connections a tunnel keeps for each traffic class.
+    """The minimum and maximum number of SSH connections of a tunnel, for each traffic class.
 
     Args:
         min: Connections to keep open. With two, losing one does not delay new clients.

@@ -23,7 +23,7 @@ from gateway.ssh.asyncssh_internals import (
     MSG_CHANNEL_WINDOW_ADJUST,
 )
 from gateway.ssh.client_connection import ClientConnection
-from gateway.ssh.flow_control import Window
+from gateway.ssh.flow_control import ReceiveWindow
 
 _BUFFER_SIZE = 512 * 1024
 _PLAIN_SIZE = _BUFFER_SIZE + 64 * 1024
@@ -42,10 +42,10 @@ _ADJUST_LENGTH, _END_LENGTH, _CONFIRMATION_LENGTH = 10, 6, 18
 _END_TYPES = (MSG_CHANNEL_EOF, MSG_CHANNEL_CLOSE)
 
 
-class Receiver(Protocol):
-    """The interface of a channel that receives packets from `PacketReader`."""
+class PacketReceiver(Protocol):
+    """A channel to which `PacketReader` passes packets."""
 
-    window: Window
+    window: ReceiveWindow
     """The receive window."""
     incoming: list[memoryview]
     """Channel data received in this iteration of the event loop; valid until `deliver` returns."""
@@ -78,9 +78,9 @@ class PacketReader:
     def __init__(
         self, sock: socket.socket, conn: ClientConnection, on_end: Callable[[Exception | None], None]
     ) -> None:
-        self.channels: dict[int, Receiver] = {}
+        self.channels: dict[int, PacketReceiver] = {}
         """Open channels, by their local channel number."""
-        self.opening: dict[int, Receiver] = {}
+        self.opening: dict[int, PacketReceiver] = {}
         """Channels for which CHANNEL_OPEN has no reply yet, by their local channel number."""
         self.last_received = time.monotonic()
         """The monotonic time of the last received data, in seconds."""
@@ -172,7 +172,7 @@ class PacketReader:
     def _parse(self) -> None:
         """Decrypt and dispatch complete packets. Stop at a packet that asyncssh must process before the next one."""
         conn, channels, buffer, view = self._conn, self.channels, self._buffer, self._view
-        with_data: list[Receiver] = []
+        with_data: list[PacketReceiver] = []
         packets = used = 0
         while True:
             start, end = self._start, self._end
@@ -266,12 +266,12 @@ class PacketReader:
         if self._start == self._end:
             self._start = self._end = 0
 
-    def _finish_batch(self, with_data: list[Receiver], packets: int) -> None:
+    def _finish_batch(self, with_data: list[PacketReceiver], packets: int) -> None:
         """Deliver pending data, and add `packets` that bypassed asyncssh to the sequence number."""
         self._deliver(with_data)
         self._conn.count_received(packets)
 
-    def _deliver(self, with_data: list[Receiver]) -> None:
+    def _deliver(self, with_data: list[PacketReceiver]) -> None:
         """Let channels deliver their incoming data, and clear the list."""
         for channel in with_data:
             if channel.incoming:

@@ -1,4 +1,4 @@
-"""The asyncio transport of one SSH connection, with a packet reader and a packet writer for the native data plane."""
+"""Implements the asyncio transport of an SSH connection, with the packet reader and writer of the data plane."""
 
 import asyncio
 import logging

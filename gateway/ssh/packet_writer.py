@@ -63,7 +63,7 @@ _PADDING = os.urandom(2 * BLOCK)
 _pack_data_header = struct.Struct(">IBBII").pack_into
 
 
-class Sender(Protocol):
+class ChannelSender(Protocol):
     """A relay that waits to send channel data."""
 
     def resume_sending(self) -> None:
@@ -90,7 +90,7 @@ class PacketWriter:
         on_blocked_changed: Callable[[], None],
         on_error: Callable[[Exception], None],
     ) -> None:
-        self._queue: dict[Sender, None] = {}
+        self._queue: dict[ChannelSender, None] = {}
         """Relays that wait to send, in order of arrival."""
         self.may_send = False
         """Whether channel data can be sent now; see `update_may_send`."""
@@ -128,15 +128,15 @@ class PacketWriter:
         """Whether the backlog is so large that receiving must stop, because replies would make it larger."""
         return self.blocked and len(self._backlog) > MAX_CONTROL_BACKLOG
 
-    def enqueue(self, sender: Sender) -> None:
+    def enqueue(self, sender: ChannelSender) -> None:
         """Queue `sender` for its next turn. A sender that is already queued keeps its position."""
         self._queue.setdefault(sender)
 
-    def is_queued(self, sender: Sender) -> bool:
+    def is_queued(self, sender: ChannelSender) -> bool:
         """Return whether `sender` is in the queue."""
         return sender in self._queue
 
-    def dequeue(self, sender: Sender) -> None:
+    def dequeue(self, sender: ChannelSender) -> None:
         """Remove `sender` from the queue. Do nothing if `sender` is not queued."""
         self._queue.pop(sender, None)
 

@@ -1,4 +1,4 @@
-"""The link of an SSH tunnel: a pool of SSH connections to one server; each new channel uses the least loaded one."""
+"""Implements the link of an SSH tunnel: a pool of SSH connections, of which the least loaded gets new channels."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ from gateway.contracts.tunnel import Progress
 from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
-from gateway.relay.redial import retry_dial
+from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_dialer import DialConnection, PoolDialer
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
-from gateway.ssh.pooled_connection import Channel, PooledConnection
-from gateway.ssh.slow_opens import SlowOpens
+from gateway.ssh.pooled_connection import PooledChannel, PooledConnection
+from gateway.ssh.slow_open_detector import SlowOpenDetector
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class SshLink:
         self._all_silent = False
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._slow_opens = SlowOpens(self._loop, _SLOW_OPEN, self._check_alive)
+        self._slow_opens = SlowOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshLink"]:
@@ -88,8 +88,8 @@ class SshLink:
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
-    ) -> Channel:
-        """See `gateway.contracts.link.Link`."""
+    ) -> PooledChannel:
+        """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         usable = [connection for connection in self._usable if connection.alive]
         if not usable:
             raise LinkLostError
@@ -110,7 +110,7 @@ class SshLink:
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.link.Link`. Records the phase `channel`."""
+        """Connect a non-blocking socket to `to`. Record the phase `channel`. See `gateway.contracts.link.Link`."""
         caller_end, relay_end = socket_pair()
         timed = phases or Phases()
         timed.timeout_hint = (
@@ -132,7 +132,7 @@ class SshLink:
         return caller_end
 
     async def lost(self) -> TunnelError:
-        """See `gateway.contracts.link.Link`."""
+        """Wait until the link is lost, and return the cause, which is not fatal."""
         return await asyncio.shield(self._lost)
 
     def renew(self) -> None:

@@ -22,7 +22,7 @@ SLOW_KEEPALIVE = 0.8
 
 @dataclass
 class ConnectionHealth:
-    """The state of one connection.
+    """The measured state of one connection, on which the policy bases its decisions.
 
     Args:
         silence: Seconds since the last data from the peer arrived.
@@ -44,7 +44,7 @@ class ConnectionHealth:
 
 @dataclass(frozen=True)
 class PoolActions:
-    """Actions on a pool. Each list contains indexes of connections in the pool.
+    """What to do with the connections of a pool. Each list contains indexes of connections in the pool.
 
     Args:
         usable: Connections that can get new channels.

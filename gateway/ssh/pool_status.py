@@ -1,4 +1,4 @@
-"""The status of a pool of SSH connections."""
+"""Collects the status of a pool of SSH connections."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from gateway.ssh.pooled_connection import PooledConnection
 
 @dataclass(frozen=True, kw_only=True)
 class SshStatus(LinkStatus):
-    """Status of a pool of SSH connections.
+    """The status of an SSH tunnel: its connections, cipher and data plane.
 
     Args:
         connections: Open connections.

@@ -1,4 +1,4 @@
-"""One SSH connection of a pool: opens channels, and measures how long the peer has been silent."""
+"""Opens channels on one SSH connection of a pool, and measures how long the peer has been silent."""
 
 import asyncio
 import logging
@@ -28,8 +28,8 @@ _RECENTLY_HEARD = 0.3
 """Maximum silence, in seconds, after which a connection still needs no extra keepalive."""
 
 
-class Channel(Relay, Protocol):
-    """A relay between a client and one channel."""
+class PooledChannel(Relay, Protocol):
+    """A relay between a client and one channel of a pooled connection."""
 
     @property
     def cut_short(self) -> bool:
@@ -56,7 +56,7 @@ class ChannelOpener(Protocol):
         latency: Histogram,
         timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,
-    ) -> Channel:
+    ) -> PooledChannel:
         """Open a channel to `to`. A channel that opens after this method has raised is closed immediately.
 
         Args:
@@ -78,7 +78,7 @@ class ChannelOpener(Protocol):
 
 
 class PooledConnection:
-    """Opens channels on one SSH connection, and tracks whether the peer answers.
+    """An SSH connection of a pool. Opens channels, and tracks whether the peer answers.
 
     Args:
         conn: An authenticated connection. This object owns it, and closes it.
@@ -89,7 +89,7 @@ class PooledConnection:
         self._conn = conn
         self._options = options
         self._verifier: HostKeyVerifier = conn.get_extra_info("verifier")
-        self._relays: dict[asyncio.Future[CloseReason], Channel] = {}
+        self._relays: dict[asyncio.Future[CloseReason], PooledChannel] = {}
         self._on_relay_ended = self._remove_relay  # one bound method that all relays share saves memory
         self.round_trip: float | None = None
         """The round trip of the last keepalive, in seconds."""
@@ -133,7 +133,7 @@ class PooledConnection:
 
     async def join(
         self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
-    ) -> Channel:
+    ) -> PooledChannel:
         """Open a channel to `to` and join `client` to it; see `gateway.contracts.link.Link.join`.
 
         The connection must be alive.

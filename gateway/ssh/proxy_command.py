@@ -7,19 +7,19 @@ import asyncssh
 from gateway.contracts.tunnel import Progress
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.processes.child_process import exit_error
-from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import environment_of_user, fill_placeholders, resolve_program
 from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
+from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.stream_bridge import StreamBridge
-from gateway.ssh.connect import connect
+from gateway.ssh.connector import connect
 from gateway.ssh.host_keys import HostKeyHistory
 from gateway.ssh.options import SshOptions
 
 
 async def connect_through_program(
     options: SshOptions,
-    children: Children,
+    children: TunnelProcesses,
     output: OutputLog,
     progress: Progress,
     memory: HostKeyHistory,
@@ -51,7 +51,7 @@ async def connect_through_program(
     try:
         return await connect(options, dial, progress, memory, engine=engine)
     except TunnelError as error:
-        # The exit code of the program explains the end of the connection.
+        # The exit code of the program is the cause of the lost connection.
         if error.reason is Reason.RESET and streams and await streams[-1].child.exits_within(EXIT_DELAY):
             raise exit_error(command, streams[-1].child, options.login_exit_codes) from error
         raise

@@ -1,4 +1,4 @@
-"""Keeps one tunnel open: the state machine that turns a configured tunnel into a link that others use.
+"""Keeps one tunnel open: connects, reconnects with backoff, and provides the current link.
 
 ::
 
@@ -17,28 +17,28 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
+from gateway.backoff import QUARANTINE, RECONNECT, Backoff
 from gateway.cancellation import is_being_cancelled
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Tunnel
 from gateway.errors import ReachError, Reason, TunnelError
 from gateway.measure import Histogram, Tally
-from gateway.supervision.backoff import QUARANTINE, RECONNECT, Backoff
-from gateway.supervision.ways_link import WaysLink
+from gateway.supervision.failover_link import FailoverLink
 from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
 
-class Described(Protocol):
-    """The part of an uplink that reports the cause of its state."""
+class StateDescriber(Protocol):
+    """Describes the state of an uplink in one line, with its cause."""
 
     def describe(self) -> str:
         """Return one line with the state and the cause of the state."""
 
 
 class Uplink:
-    """Keeps one tunnel open; implements `gateway.contracts.unit.Unit`.
+    """Keeps one tunnel open; implements `gateway.contracts.component.Component`.
 
     Args:
         name: The tunnel's name in the configuration.
@@ -46,7 +46,7 @@ class Uplink:
         vias: The uplinks inside one of which the tunnel runs, in order of preference; empty for the direct tunnel.
         quiet: True: do not log state changes.
         traffic: The traffic class, for the log, if the tunnel is opened once per class.
-        after: Waits until the tunnels that must not be open at the same time as this one are closed. None: there
+        after: Waits until all tunnels that must not be open at the same time as this one have closed; None if there
             are no such tunnels.
     """
 
@@ -173,7 +173,7 @@ class Uplink:
             for each in opened:
                 each.cancel()
         link = next(iter(done)).result()
-        return link if len(self.vias) == 1 else WaysLink(self.vias, link.network)
+        return link if len(self.vias) == 1 else FailoverLink(self.vias, link.network)
 
     async def _wait_vias_settled(self) -> None:
         for each in self.vias:
@@ -182,7 +182,7 @@ class Uplink:
     async def _keep_open(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
         """Open the tunnel and wait for its loss; return the seconds that it was open, and the cause of the loss."""
         async with AsyncExitStack() as stack:
-            # Only the direct tunnel has no outer tunnel, and it ignores the argument.
+            # Only the direct tunnel has no outer tunnel, and the direct tunnel ignores this argument.
             opened = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
             began = time.monotonic()
             self._retry_now.clear()
@@ -265,7 +265,7 @@ class Uplink:
             log.warning("tunnel down", extra={**extra, "reason": str(self.reason), "detail": self.detail})
 
 
-def describe_all(uplinks: Iterable[Described]) -> str:
+def describe_all(uplinks: Iterable[StateDescriber]) -> str:
     """Return one line with the states of several tunnels, without repeating a cause that they share."""
     return "; ".join(dict.fromkeys(uplink.describe() for uplink in uplinks))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.contracts.security import Credential, InsecureSetting
+from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.tunnel import Tunnel
 from gateway.contracts.values import Endpoint
 from gateway.facts import Fact
@@ -55,7 +55,7 @@ class TunnelKind:
         render_authorized_keys: Renders the output of `gateway render authorized-keys`. None: servers of this kind
             have no such file.
         insecure_settings: Receives the options, and whether the path to the tunnel's server is unencrypted. Yields
-            the insecure settings.
+            the insecure settings. Reads no files except the modes of programs.
         verify: Checks the options and the files that they name. Raises `GatewayError` if they cannot work
             without a change by the operator.
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the
@@ -90,7 +90,7 @@ class TunnelKind:
     verify: Callable[[Any], None] = lambda _: None
     read_url: Callable[[str, str], dict[str, str]] | None = None
     identity: Callable[[Any], Hashable] | None = None
-    credentials: Callable[[Any], list[Credential]] = lambda _: []
+    credentials: Callable[[Any], list[MonitoredCertificate]] = lambda _: []
     renewed: Callable[[Any], set[Path]] = lambda _: set()
     init_keys: tuple[str | tuple[str, ...], ...] = ()
     files: Callable[[Any], Iterable[Path]] = lambda _: ()
@@ -109,11 +109,11 @@ KINDS: KindRegistry[TunnelKind] = KindRegistry(__name__, __path__)
 
 
 def tunnel_remedy(kind: str, reason: str | None) -> str:
-    """Return what to do about the failure of a tunnel; empty if there is no remedy.
+    """Return what the operator can do about a failed tunnel; empty if there is no remedy.
 
     Args:
         kind: The name of the kind.
-        reason: The reason of the failure.
+        reason: Why the tunnel failed.
     """
     remedies = {**TUNNEL_REMEDIES, **(KINDS[kind].remedies if kind in KINDS else {})}
     return remedies.get(reason or "", "")

@@ -12,8 +12,8 @@ from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
-from gateway.processes.children import Children
-from gateway.processes.programs import resolve_program
+from gateway.processes.programs import insecure_program, resolve_program
+from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.tunnels import TunnelKind
 
 PROCESSES = Fact("processes", "Running processes of a command tunnel.", describe=hidden, additive=True)
@@ -21,7 +21,7 @@ _VIA = "a program opens its own connections, which no tunnel can carry: remove v
 
 
 class CommandTunnel:
-    """See `gateway.contracts.tunnel.Tunnel`.
+    """A tunnel through a program; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -30,7 +30,8 @@ class CommandTunnel:
     def __init__(self, options: CommandOptions) -> None:
         self._options = options
         self._targets: list[Endpoint] = []
-        """The targets that the last link has dialed. When the tunnel opens again, one of them must work."""
+        """The targets that clients dialed through the previous link. When the tunnel reopens, at least one of them
+        must work."""
 
     @property
     def far_side(self) -> str:
@@ -43,7 +44,7 @@ class CommandTunnel:
         if not via.network.is_local:
             raise TunnelError(Reason.PROTOCOL, _VIA, fatal=True)
         progress(TunnelState.CONNECTING)
-        async with Children() as children:
+        async with TunnelProcesses() as children:
             link = CommandLink(self._options, via.network, children, progress)
             async with link.running(self._targets):
                 try:
@@ -75,6 +76,7 @@ KIND = TunnelKind(
     schemes=("command",),
     servers=lambda _: (),
     facts=(PROCESSES,),
+    insecure_settings=lambda options, _: insecure_program("command", options.command),
     verify=_verify,
     read_url=_read_url,
     refuses_via=lambda _: _VIA,
@@ -82,7 +84,7 @@ KIND = TunnelKind(
         Reason.TIMEOUT: "read the output of the program in the gateway's log, or raise start_timeout",
         Reason.RESET: "read the output of the program in the gateway's log; the gateway starts it again",
         Reason.AUTH: "renew the login of the program on this host",
-        Reason.PERMISSION: "close the process of the other user that listens on the port",
+        Reason.PERMISSION: "close the other process that listens on the port",
         Reason.PROTOCOL: "remove via",
     },
 )

@@ -1,4 +1,4 @@
-"""Defines `kind: openvpn`: runs the OpenVPN client as a child process, with its device in a network context."""
+"""Defines `kind: openvpn`: runs the OpenVPN client as a child process, and monitors the connection."""
 
 import asyncio
 import contextlib
@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
-from gateway.certificates import pem_validities
+from gateway.certificate_validity import pem_validities
 from gateway.contracts.link import Link, NetworkId
-from gateway.contracts.security import Credential
+from gateway.contracts.security import MonitoredCertificate
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.contracts.values import Endpoint
@@ -19,9 +19,9 @@ from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.local_forward import LocalForward
 from gateway.vpn.network_context import NetworkContext, create_context, new_device_name
-from gateway.vpn.openvpn import OpenVpn
-from gateway.vpn.openvpn_file import ClientFile
+from gateway.vpn.openvpn_file import GeneratedClientFile
 from gateway.vpn.openvpn_loader import load_client_file, named_files
+from gateway.vpn.openvpn_process import OpenVpnProcess
 from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
 from gateway.vpn.options import OpenVpnOptions, read_path
 from gateway.vpn.task_scope import background_tasks
@@ -40,7 +40,7 @@ _TUNNEL_STATES = {
 
 
 class OpenVpnTunnel:
-    """See `gateway.contracts.tunnel.Tunnel`.
+    """An OpenVPN tunnel; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -56,11 +56,11 @@ class OpenVpnTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`: start the child, wait until it is connected, and monitor it."""
+        """Start the child, wait until it is connected, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:
-            client = await _Client.start(options, via, stack)
+            client = await _OpenVpnClient.start(options, via, stack)
             await client.connect(progress)
             link = VpnLink(client.context, via.network.behind(self.far_side), options.silence.thresholds)
             stack.callback(link.close)
@@ -70,11 +70,11 @@ class OpenVpnTunnel:
                 yield OpenTunnel(link, link.status, client.renew)
 
 
-class _Client:
-    """An OpenVPN client, from the start to the exit of its process."""
+class _OpenVpnClient:
+    """Controls one OpenVPN client, from the start to the exit of its process."""
 
     def __init__(
-        self, options: OpenVpnOptions, file: ClientFile, forward: LocalForward | None, via: NetworkId
+        self, options: OpenVpnOptions, file: GeneratedClientFile, forward: LocalForward | None, via: NetworkId
     ) -> None:
         self._options = options
         self._forward = forward
@@ -82,13 +82,13 @@ class _Client:
         self._device = new_device_name("o")
         self._states: asyncio.Queue[str] = asyncio.Queue()
         self._file = file
-        self._vpn = OpenVpn(options, file, self._device, self._redirect, self._states.put_nowait)
+        self._vpn = OpenVpnProcess(options, file, self._device, self._redirect, self._states.put_nowait)
         self._link: VpnLink | None = None
         self._ended: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         self.context: NetworkContext = create_context(options.isolation, self._device)
 
     @classmethod
-    async def start(cls, options: OpenVpnOptions, via: Link, stack: AsyncExitStack) -> "_Client":
+    async def start(cls, options: OpenVpnOptions, via: Link, stack: AsyncExitStack) -> "_OpenVpnClient":
         """Start the child process.
 
         Args:
@@ -115,7 +115,7 @@ class _Client:
         return client
 
     def _redirect(self, server: Endpoint, protocol: str) -> Endpoint | None:
-        """See `OpenVpn`: redirect connections to the local forward, if there is one."""
+        """See `OpenVpnProcess`: redirect connections to the local forward, if there is one."""
         if self._forward is None:
             return None
         if not protocol.startswith("tcp"):
@@ -225,13 +225,13 @@ def _verify(options: OpenVpnOptions) -> None:
         raise GatewayError(f"config: {options.config} has auth-user-pass without a file: set user and password_file")
 
 
-def _credentials(options: OpenVpnOptions) -> list[Credential]:
+def _credentials(options: OpenVpnOptions) -> list[MonitoredCertificate]:
     try:
         file = load_client_file(options)
     except TunnelError:
         return []
     return [
-        Credential("vpn", f"{options.config}: {each.name}", validity)
+        MonitoredCertificate("vpn", f"{options.config}: {each.name}", validity)
         for each in file.directives
         if each.name in _CERTIFICATES and each.block is not None
         for validity in pem_validities("\n".join(each.block).encode())

@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import unquote
 
-from gateway.certificates import ca_credentials
+from gateway.certificate_validity import ca_credentials
 from gateway.contracts.link import Link
-from gateway.contracts.security import Credential, InsecureSetting
+from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.proxy.link import ProxyLink
@@ -18,7 +18,7 @@ from gateway.tunnels import TunnelKind
 
 
 class ProxyTunnel:
-    """See `gateway.contracts.tunnel.Tunnel`.
+    """A tunnel through a SOCKS5 or HTTP proxy; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -34,7 +34,7 @@ class ProxyTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`: connect to the proxy once, then probe the proxy periodically."""
+        """Connect to the proxy once, then probe the proxy periodically; see `gateway.contracts.tunnel.Tunnel`."""
         progress(TunnelState.CONNECTING)
         link = ProxyLink(self._options, via)
         await link.probe()
@@ -67,7 +67,7 @@ def _insecure_settings(options: ProxyOptions, plain: bool) -> Iterator[InsecureS
     yield InsecureSetting("url", message, login)
 
 
-def _credentials(options: ProxyOptions) -> list[Credential]:
+def _credentials(options: ProxyOptions) -> list[MonitoredCertificate]:
     return ca_credentials(options.ca_file)
 
 

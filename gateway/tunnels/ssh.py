@@ -13,13 +13,13 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.facts import Fact, hidden
-from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
-from gateway.processes.programs import resolve_program
+from gateway.processes.programs import insecure_program, resolve_program
+from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.sockets import cap_retransmit_interval
 from gateway.ssh import algorithms, credentials, host_keys
 from gateway.ssh.authorized_keys import render_authorized_keys
-from gateway.ssh.connect import connect
+from gateway.ssh.connector import connect
 from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool import SshLink
@@ -40,7 +40,7 @@ _VIA_AND_PROGRAM = "proxy_command opens its own connection, which no tunnel can 
 
 
 class SshTunnel:
-    """A tunnel of kind `ssh`; see `gateway.contracts.tunnel.Tunnel`.
+    """A tunnel through an SSH server; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The tunnel's options.
@@ -61,7 +61,9 @@ class SshTunnel:
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
         """See `gateway.contracts.tunnel.Tunnel`. Keeps a pool of connections until the context manager exits."""
-        async with Children() if self._options.proxy_command is not None else contextlib.nullcontext() as children:
+        async with (
+            TunnelProcesses() if self._options.proxy_command is not None else contextlib.nullcontext() as children
+        ):
             if children is not None and not via.network.is_local:
                 raise TunnelError(Reason.PROTOCOL, _VIA_AND_PROGRAM, fatal=True)
             first = await self._connect(via, children, progress)
@@ -74,7 +76,7 @@ class SshTunnel:
             async with link.running(first):
                 yield OpenTunnel(link, link.status, link.renew)
 
-    async def _connect(self, via: Link, children: Children | None, progress: Progress) -> PooledConnection:
+    async def _connect(self, via: Link, children: TunnelProcesses | None, progress: Progress) -> PooledConnection:
         options = self._options
         progress(TunnelState.CONNECTING)
         async with handshake_limiter().slot(options.endpoint, via.network):
@@ -108,7 +110,7 @@ def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: s
 
 
 def _verify(options: SshOptions) -> None:
-    """Load credentials and trusted host keys, and find the program and the data plane, to report errors early."""
+    """Load the credentials and the trusted host keys, and check that `proxy_command` and the data plane exist."""
     if options.data_plane == "native" and not is_built():
         raise GatewayError(
             "data_plane: the data plane in C is not built: install gcc, libssl-dev and python3-dev and install the"
@@ -132,6 +134,7 @@ def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSet
             " known_hosts or host_keys"
         )
         yield InsecureSetting("insecure_host_key", message, advised=True)
+    yield from insecure_program("proxy_command", options.proxy_command or ())
     for key, defaults in algorithms.DEFAULTS.items():
         weak = [each for each in getattr(options, key) if each not in defaults]
         if weak:

@@ -1,4 +1,4 @@
-"""Defines `kind: wireguard`, with a WireGuard device of the kernel or of wireguard-go in a network context."""
+"""Defines `kind: wireguard`: creates a WireGuard device, in the kernel or with wireguard-go, and monitors it."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.network_context import create_context, new_device_name
 from gateway.vpn.options import WireGuardOptions, read_path
 from gateway.vpn.task_scope import background_tasks
-from gateway.vpn.wireguard import WireGuard
+from gateway.vpn.wireguard_device import WireGuardDevice
 from gateway.vpn.wireguard_loader import load_wireguard_file
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ possibly have changed."""
 
 @dataclass(frozen=True, kw_only=True)
 class WireGuardStatus(VpnStatus):
-    """Status of a WireGuard device.
+    """The status of a WireGuard tunnel.
 
     Args:
         device: The provider of the device: `kernel` or `wireguard-go`.
@@ -50,7 +50,7 @@ class WireGuardStatus(VpnStatus):
 
 
 class WireGuardTunnel:
-    """See `gateway.contracts.tunnel.Tunnel`.
+    """A WireGuard tunnel; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -66,7 +66,7 @@ class WireGuardTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: Progress) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`: create the device, wait for a handshake, and monitor it."""
+        """Create the device, wait for a handshake, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         if not via.network.is_local:
             detail = f"WireGuard uses UDP, which the tunnel to {via.network} cannot carry: remove via"
@@ -77,7 +77,7 @@ class WireGuardTunnel:
             context = create_context(options.isolation, device)
             stack.callback(context.close)
             stack.push_async_callback(context.release_device)
-            wireguard = WireGuard(options, device, context)
+            wireguard = WireGuardDevice(options, device, context)
             stack.push_async_callback(wireguard.stop)
             addressing = await wireguard.start()
             await self._wait_for_handshake(wireguard, progress)
@@ -91,7 +91,7 @@ class WireGuardTunnel:
             async with background_tasks(link, monitor.run(), active.wait_for_child()):
                 yield OpenTunnel(link, lambda: active.status(link), active.renew)
 
-    async def _wait_for_handshake(self, wireguard: WireGuard, progress: Progress) -> None:
+    async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: Progress) -> None:
         """Wait for the first handshake.
 
         Raises:
@@ -115,9 +115,9 @@ class WireGuardTunnel:
 
 
 class _ActiveDevice:
-    """A WireGuard device after the first handshake. Updates the status of its link."""
+    """Keeps an open WireGuard tunnel up to date: endpoints, renewed keys, and the status of the link."""
 
-    def __init__(self, wireguard: WireGuard) -> None:
+    def __init__(self, wireguard: WireGuardDevice) -> None:
         self._wireguard = wireguard
         self._renewal: asyncio.Task[None] | None = None
         self._handshake_age: float | None = None

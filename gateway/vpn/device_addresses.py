@@ -1,4 +1,4 @@
-"""The network settings of a VPN device: addresses, name servers and MTU."""
+"""Defines the network settings of a VPN device: addresses, name servers and MTU."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address

@@ -1,7 +1,8 @@
-"""Locks on device names. While a device name is locked, the gateway that created the device is running.
+"""Locks the names of VPN devices, so that a gateway removes only the devices of gateways that have exited.
 
-A lock is an abstract unix socket (unix(7)). The kernel releases the lock when the process exits. Unlike a
-lock file, the lock is visible only in the network namespace of the device. There, every container sees it.
+A lock is an abstract unix socket (unix(7)), which the kernel releases when the process exits. Abstract sockets and
+    devices belong to a network namespace. Every container in the same namespace therefore sees both the device and
+    its lock, which is not true of a lock file.
 """
 
 import errno
@@ -9,7 +10,7 @@ import socket
 
 
 class DeviceLock:
-    """A lock on a device name, held until `close` or the exit of the process.
+    """Locks the name of one VPN device until `close` or the exit of the process.
 
     Args:
         device: Name of the device.

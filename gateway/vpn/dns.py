@@ -1,4 +1,4 @@
-"""Name resolution through the VPN, with the VPN's name servers (dnspython)."""
+"""Resolves names through the VPN, with the VPN's name servers (dnspython)."""
 
 import asyncio
 import socket

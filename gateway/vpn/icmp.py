@@ -1,4 +1,4 @@
-"""ICMP echo requests (RFC 792, RFC 4443), which check hosts behind the VPN without TCP connections."""
+"""Pings hosts behind the VPN with ICMP echo requests (RFC 792, RFC 4443), to check that the VPN works."""
 
 import asyncio
 import contextlib

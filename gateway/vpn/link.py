@@ -1,4 +1,4 @@
-"""A VPN as a link: the packets of its sockets leave through the VPN device."""
+"""Implements the link of a VPN: the packets of its sockets leave through the VPN device."""
 
 import asyncio
 import contextlib
@@ -14,17 +14,17 @@ from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.measure import Histogram, Tap
-from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.socket_relay import SocketRelay
+from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_addresses import DeviceAddresses
 from gateway.vpn.dns import VpnResolver
 from gateway.vpn.icmp import EchoMonitor
-from gateway.vpn.liveness import Liveness, Thresholds
+from gateway.vpn.liveness import Liveness, SilenceThresholds
 from gateway.vpn.network_context import NetworkContext
 
 _ERRORS_FROM_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
-"""Socket errors that only a packet from the far side causes. If a route is missing, the local kernel reports other
-errors."""
+"""Socket errors that show that a packet has arrived from the far side. The local kernel reports other errors, for
+example if a route is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class VpnStatus(LinkStatus):
 
 
 class VpnLink:
-    """See `gateway.contracts.link.Link`.
+    """A link whose sockets use only the VPN device; implements `gateway.contracts.link.Link`.
 
     Args:
         context: The network context that creates the sockets. The caller closes it.
@@ -55,7 +55,7 @@ class VpnLink:
         thresholds: Seconds without an expected reply after which the VPN counts as unresponsive.
     """
 
-    def __init__(self, context: NetworkContext, network: NetworkId, thresholds: Thresholds) -> None:
+    def __init__(self, context: NetworkContext, network: NetworkId, thresholds: SilenceThresholds) -> None:
         self.network = network
         self.liveness = Liveness(thresholds, time.monotonic())
         self.server: str | None = None
@@ -82,13 +82,13 @@ class VpnLink:
             self._echo.add_host(peer)
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """See `gateway.contracts.link.Link`; records the durations of the phases `dns` and `tcp`."""
+        """Connect a non-blocking socket to `to`. Records the durations of the phases `dns` and `tcp`."""
         return await self._dial(to, phases or Phases(), DIAL_TIMEOUT)
 
     async def join(
         self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """See `gateway.contracts.link.Link`."""
+        """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         relay = SocketRelay(client, await self._dial(to, Phases(), min(DIAL_TIMEOUT, within)), latency, tap)
         self._relays.add(relay)
         relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
@@ -113,7 +113,7 @@ class VpnLink:
             self.liveness.record_echo_request(time.monotonic())
 
     def ignore_unresponsive_hosts(self) -> None:
-        """See `gateway.vpn.icmp.EchoMonitor`."""
+        """Expect no more replies from hosts that do not answer while other traffic arrives, as if they are down."""
         self._echo.ignore_unresponsive_hosts()
 
     def _on_echo_reply(self, seconds: float) -> None:
@@ -136,7 +136,7 @@ class VpnLink:
             relay.abort(CloseReason.LINK_LOST)
 
     async def lost(self) -> TunnelError:
-        """See `gateway.contracts.link.Link`."""
+        """Wait until the link is lost, and return the cause, which is not fatal."""
         return await asyncio.shield(self._lost)
 
     def status(self) -> VpnStatus:

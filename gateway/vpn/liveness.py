@@ -1,11 +1,11 @@
-"""Liveness of a VPN: measures how long expected replies have been missing. Does no I/O."""
+"""Decides whether a VPN is alive: measures how long expected replies have been missing. Does no I/O."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class SilenceThresholds:
     """Seconds without an expected reply after which each stage begins.
 
     Args:
@@ -24,14 +24,14 @@ class Thresholds:
 
 
 DIAL_GRACE = 4.0
-"""Seconds to add to each threshold if only a connection attempt expects a reply. In this case it is possible that the
-target is down and not the VPN. A VPN peer sends a packet at least every ten seconds."""
+"""Seconds to add to each threshold if the only missing reply is that to a connection attempt, because the target
+might be down instead of the VPN. A VPN peer sends a packet at least every ten seconds."""
 RECONNECT_INTERVAL = 6.0
 """Seconds between two attempts to reconnect in place."""
 
 
-class Stage(StrEnum):
-    """The reactions to missing replies, in order of increasing severity."""
+class SilenceStage(StrEnum):
+    """How severe the silence of a VPN is; each stage has its own reaction, from waiting to a restart."""
 
     FINE = "fine"
     SUSPECT = "suspect"
@@ -49,7 +49,7 @@ class Liveness:
         now: The current monotonic time.
     """
 
-    def __init__(self, thresholds: Thresholds, now: float) -> None:
+    def __init__(self, thresholds: SilenceThresholds, now: float) -> None:
         self._thresholds = thresholds
         self.last_reply = now
         self._echo_sent: float | None = None
@@ -95,19 +95,19 @@ class Liveness:
         dial = now - self._dialed - DIAL_GRACE if self._dialed is not None else 0.0
         return max(0.0, echo, dial)
 
-    def stage(self, now: float) -> Stage:
+    def stage(self, now: float) -> SilenceStage:
         """Return the current stage."""
         overdue, thresholds = self.overdue(now), self._thresholds
         for threshold, stage in (
-            (thresholds.restart, Stage.RESTART),
-            (thresholds.lost, Stage.LOST),
-            (thresholds.down, Stage.DOWN),
-            (thresholds.reconnect, Stage.RECONNECT),
-            (thresholds.suspect, Stage.SUSPECT),
+            (thresholds.restart, SilenceStage.RESTART),
+            (thresholds.lost, SilenceStage.LOST),
+            (thresholds.down, SilenceStage.DOWN),
+            (thresholds.reconnect, SilenceStage.RECONNECT),
+            (thresholds.suspect, SilenceStage.SUSPECT),
         ):
             if overdue >= threshold:
                 return stage
-        return Stage.FINE
+        return SilenceStage.FINE
 
     def start_reconnect(self, now: float) -> bool:
         """Return whether to reconnect in place now. If the result is true, record the time of this attempt."""

@@ -1,4 +1,4 @@
-"""Monitors an open VPN: sends echo requests, reports the state, reconnects in place, and at last reports the loss."""
+"""Monitors an open VPN: sends echo requests, reports the state, reconnects, and finally reports the loss."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import Progress
 from gateway.errors import Reason
 from gateway.vpn.link import VpnLink
-from gateway.vpn.liveness import Stage
+from gateway.vpn.liveness import SilenceStage
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,14 @@ class LivenessMonitor:
         self._progress = progress
         self._received = received
         self._reconnect = reconnect
-        self._stage = Stage.FINE
+        self._stage = SilenceStage.FINE
         self._connected = True
 
     def on_connected(self) -> None:
         """Handle the VPN client's report that it is connected."""
         self._connected = True
         self._link.liveness.record_reply(time.monotonic())
-        self._stage = Stage.FINE
+        self._stage = SilenceStage.FINE
         self._progress(TunnelState.UP)
 
     def on_reconnecting(self, why: str) -> None:
@@ -62,7 +62,7 @@ class LivenessMonitor:
 
     async def run(self) -> None:
         """Monitor the link until cancelled."""
-        # Send the first requests immediately, to find out which hosts answer.
+        # Send the first requests immediately, to determine which hosts answer.
         self._link.send_echo_requests()
         last_request = time.monotonic()
         while True:
@@ -87,22 +87,25 @@ class LivenessMonitor:
                 log.info("%s: no replies arrive; reconnecting in place", self._link.network)
                 await self._reconnect()
 
-    def _enter(self, stage: Stage) -> None:
+    def _enter(self, stage: SilenceStage) -> None:
         """Change the stage, report the tunnel's new state, and take the action of the stage."""
         before, self._stage = self._stage, stage
         if stage is before:
             return
-        if stage is Stage.FINE:
+        if stage is SilenceStage.FINE:
             # During a reconnect, only the client's report makes the tunnel `up`, even after this process was
             # suspended.
             if self._connected:
                 self._progress(TunnelState.UP)
-        elif before is Stage.FINE and self._connected:
+        elif before is SilenceStage.FINE and self._connected:
             self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, "no replies arrive through the VPN")
-        if stage in (Stage.DOWN, Stage.LOST, Stage.RESTART) and before not in (Stage.DOWN, Stage.LOST):
+        if stage in (SilenceStage.DOWN, SilenceStage.LOST, SilenceStage.RESTART) and before not in (
+            SilenceStage.DOWN,
+            SilenceStage.LOST,
+        ):
             detail = "no replies have arrived through the VPN for some time; still trying"
             self._progress(TunnelState.BACKOFF, Reason.TIMEOUT, detail)
-        if stage is Stage.LOST:
+        if stage is SilenceStage.LOST:
             self._link.reset_all()
-        elif stage is Stage.RESTART:
+        elif stage is SilenceStage.RESTART:
             self._link.mark_lost("no replies arrived through the VPN, and reconnecting in place did not help")

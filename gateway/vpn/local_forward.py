@@ -1,4 +1,4 @@
-"""A local forward: a port on 127.0.0.1 through which a child process reaches a target behind a link."""
+"""Forwards a port on 127.0.0.1 to a target behind a link, for child processes."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from gateway.contracts.link import Link, Relay
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 from gateway.measure import Histogram
-from gateway.relay.redial import retry_dial
+from gateway.relay.dial_retry import retry_dial
 from gateway.relay.sockets import reset, tune
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Network contexts: where a VPN device is, and how to create sockets that use only this device.
+"""Places a VPN device in a network namespace, and creates sockets that use only this device.
 
 The device is either in a separate network namespace or in the host's namespace. In the host's namespace, the sockets
 are bound to the device.
@@ -15,9 +15,9 @@ from typing import Protocol, TypeVar
 
 from gateway.cancellation import is_being_cancelled
 from gateway.errors import TunnelError
-from gateway.vpn import devices, policy_routing
+from gateway.vpn import network_devices, policy_routing
 from gateway.vpn.device_addresses import DeviceAddresses
-from gateway.vpn.namespace import Namespace
+from gateway.vpn.network_namespace import NetworkNamespace
 from gateway.vpn.options import Isolation
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def create_context(isolation: Isolation, device: str) -> "NetworkContext":
 
 
 class NetworkContext(Protocol):
-    """Creates sockets that use only the VPN device."""
+    """The place of a VPN device: configures the device, and creates sockets that use only the device."""
 
     async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
         """Move the device to this context if necessary, and configure it. Call this again when the settings change.
@@ -98,22 +98,22 @@ class NetworkContext(Protocol):
 
 
 class NetnsContext:
-    """A network namespace for the device, so that the host's routes and name resolution stay unchanged."""
+    """A context with its own network namespace, so that the host's routes and name resolution stay unchanged."""
 
     def __init__(self) -> None:
-        self._namespace = Namespace()
+        self._namespace = NetworkNamespace()
         self._prepared = False
         self._device: str | None = None
 
     async def configure_device(self, device: str, addressing: DeviceAddresses) -> None:
         """See `NetworkContext`."""
         if not self._prepared:
-            await self.run_blocking(devices.prepare_namespace)
+            await self.run_blocking(network_devices.prepare_namespace)
             self._prepared = True
         if self._device != device:
-            await asyncio.to_thread(devices.move, device, self._namespace.fd)
+            await asyncio.to_thread(network_devices.move, device, self._namespace.fd)
             self._device = device
-        await self.run_blocking(lambda: devices.configure_in_namespace(device, addressing))
+        await self.run_blocking(lambda: network_devices.configure_in_namespace(device, addressing))
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """See `NetworkContext`."""
@@ -125,7 +125,7 @@ class NetnsContext:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            # `Namespace.close` cancels each job that has not started.
+            # `NetworkNamespace.close` cancels each job that has not started.
             if future.cancelled() and not is_being_cancelled():
                 raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
             raise
@@ -140,7 +140,7 @@ class NetnsContext:
 
 
 class BoundDeviceContext:
-    """The host's network namespace, with sockets bound to the device and a routing table that only these sockets use.
+    """A context in the host's network namespace: its sockets are bound to the device and use their own routing table.
 
     Args:
         device: Name of the device.

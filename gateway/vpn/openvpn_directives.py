@@ -1,8 +1,8 @@
-"""Classifies the directives of an OpenVPN client's file as kept, ignored or refused. Does no I/O."""
+"""Decides which directives of an OpenVPN client file are kept, ignored or refused. Does no I/O."""
 
 from gateway.errors import GatewayError
 from gateway.vpn.openvpn_grammar import BLOCK_DIRECTIVES, IGNORED_VARIABLES, check_values, is_allowed
-from gateway.vpn.openvpn_syntax import Directive, printable_name
+from gateway.vpn.openvpn_syntax import OpenVpnDirective, printable_name
 
 _IGNORED = {
     # The process and its output.
@@ -65,10 +65,10 @@ _REFUSED = {
         "mtu-dynamic", "use-prediction-resistance",
     },
 }  # fmt: skip
-"""Refused directives, grouped by the reason. Directives that are in no table are refused too."""
+"""Refused directives, grouped by the reason. A directive that none of the tables contains is refused too."""
 
 
-def is_ignored(directive: Directive) -> bool:
+def is_ignored(directive: OpenVpnDirective) -> bool:
     """Return whether the gateway ignores a directive, instead of keeping or refusing it."""
     if directive.name == "setenv":
         return not IGNORED_VARIABLES.isdisjoint(directive.values[:1])
@@ -80,8 +80,8 @@ def is_known(name: str) -> bool:
     return is_allowed(name) or name in _IGNORED or _refusal(name) is not None
 
 
-def check_allowed(directive: Directive, *, connection: bool = False) -> None:
-    """Check that a directive is allowed in a client's file. Does not check the content of blocks.
+def check_allowed(directive: OpenVpnDirective, *, connection: bool = False) -> None:
+    """Check that a directive is allowed in an OpenVPN client file. Does not check the content of blocks.
 
     Args:
         directive: A directive that is not ignored.
@@ -98,8 +98,8 @@ def check_allowed(directive: Directive, *, connection: bool = False) -> None:
             raise GatewayError("setenv opt hides a directive: write the directive without it, or remove the line")
         check_values(directive, connection=connection)
     elif name not in BLOCK_DIRECTIVES or connection:
-        where = "in a <connection> block" if connection else "in a client's file"
-        raise GatewayError(f"<{printable_name(name)}> is not an allowed block {where}: remove it")
+        where = "in a <connection> block" if connection else "in an OpenVPN client file"
+        raise GatewayError(f"<{printable_name(name)}> is not allowed {where}: remove it")
 
 
 def _refusal(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Reduces the configuration file of an OpenVPN client to its safe directives.
+"""Converts the configuration file of an OpenVPN client to a file that contains only safe directives.
 
 OpenVPN never reads the original text. The gateway parses each directive (`openvpn_syntax.py`), checks it
 (`openvpn_directives.py`), and writes it in a form that OpenVPN parses in the same way. It also parses the content of
@@ -14,7 +14,7 @@ from gateway.vpn.openvpn_blocks import decode_file, normalize_block
 from gateway.vpn.openvpn_directives import REPORTED, check_allowed, is_ignored, is_known
 from gateway.vpn.openvpn_grammar import FILE_DIRECTIVES, SECRET_DIRECTIVES
 from gateway.vpn.openvpn_syntax import (
-    Directive,
+    OpenVpnDirective,
     connection_directives,
     located,
     parse_directives,
@@ -28,8 +28,8 @@ _PROXIES = {"http-proxy", "socks-proxy"}
 
 
 @dataclass(frozen=True)
-class ClientFile:
-    """The generated configuration file that OpenVPN receives.
+class GeneratedClientFile:
+    """The configuration file that the gateway generates for OpenVPN.
 
     Args:
         directives: The directives of the file. Blocks replace the names of files.
@@ -41,7 +41,7 @@ class ClientFile:
         ignored: Directives that were removed although they have an effect, in the order of the file.
     """
 
-    directives: tuple[Directive, ...]
+    directives: tuple[OpenVpnDirective, ...]
     layer: str
     has_secrets: bool
     secret_files: tuple[str, ...]
@@ -66,17 +66,17 @@ class ClientFile:
                 return each.line
         return 0
 
-    def with_login_query(self) -> "ClientFile":
+    def with_login_query(self) -> "GeneratedClientFile":
         """Return a copy of the file in which OpenVPN requests the login from the management interface."""
         others = tuple(each for each in self.directives if each.name != _LOGIN)
-        return replace(self, directives=(*others, Directive(0, _LOGIN)), requires_login=True)
+        return replace(self, directives=(*others, OpenVpnDirective(0, _LOGIN)), requires_login=True)
 
 
 def _refuse_files(name: str) -> bytes:
     raise GatewayError(f"{name} cannot be read here: put its content into a block")
 
 
-def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_files) -> ClientFile:
+def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_files) -> GeneratedClientFile:
     """Parse the configuration file of a client.
 
     Args:
@@ -87,19 +87,19 @@ def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_fil
     Raises:
         GatewayError: The file contains something that is not allowed. The message names the line.
     """
-    parser = _Parser(read_file)
+    parser = _ClientFileBuilder(read_file)
     for each in parse_directives(text):
         with located(each.line):
             parser.add(each)
     return parser.result()
 
 
-class _Parser:
-    """Builds a `ClientFile` from directives in the order of the file."""
+class _ClientFileBuilder:
+    """Builds a `GeneratedClientFile` from directives in the order of the file."""
 
     def __init__(self, read_file: Callable[[str], bytes]) -> None:
         self._read_file = read_file
-        self._directives: list[Directive] = []
+        self._directives: list[OpenVpnDirective] = []
         self._ignored: list[str] = []
         self._file_count = 0
         self._secret_files: list[str] = []
@@ -108,7 +108,7 @@ class _Parser:
         self._device = self._device_type = ""
         self._requires_login = self._uses_proxy = self._has_secrets = False
 
-    def add(self, directive: Directive) -> None:
+    def add(self, directive: OpenVpnDirective) -> None:
         """Check and add the next directive.
 
         Raises:
@@ -121,7 +121,7 @@ class _Parser:
                 to_lines(each)  # raises if the quotes make the line too long
                 self._directives.append(each)
 
-    def _ignore(self, directive: Directive) -> bool:
+    def _ignore(self, directive: OpenVpnDirective) -> bool:
         """Return whether to ignore the directive. Record its effect on the conversion of other directives."""
         name, values = directive.name, directive.values
         if directive.block is not None:
@@ -139,7 +139,7 @@ class _Parser:
             self._ignored.append(name)
         return is_ignored(directive)
 
-    def _convert(self, directive: Directive) -> list[Directive]:
+    def _convert(self, directive: OpenVpnDirective) -> list[OpenVpnDirective]:
         """Return the directives that replace a directive in the generated file."""
         name, values = directive.name, directive.values
         if name == "connection":
@@ -153,10 +153,10 @@ class _Parser:
             return [directive]
         # OpenVPN parses the 1 in `tls-auth FILE 1` as `key-direction 1`, and before 2.5 also in
         # `tls-auth [inline] 1`.
-        direction = [Directive(directive.line, "key-direction", values[1:])] if values[1:] else []
+        direction = [OpenVpnDirective(directive.line, "key-direction", values[1:])] if values[1:] else []
         return direction if values[0] == "[inline]" else [*direction, self._inline_file(directive)]
 
-    def _inline_file(self, directive: Directive) -> Directive:
+    def _inline_file(self, directive: OpenVpnDirective) -> OpenVpnDirective:
         """Return a block with the content of the file that a directive names."""
         name, path = directive.name, directive.values[0]
         self._file_count += 1
@@ -167,9 +167,9 @@ class _Parser:
             block = normalize_block(name, decode_file(name, self._read_file(path)))
         except GatewayError as error:
             raise GatewayError(f"{name}: {error}") from None
-        return Directive(directive.line, name, block=block)
+        return OpenVpnDirective(directive.line, name, block=block)
 
-    def _convert_connection(self, block: Directive) -> Directive:
+    def _convert_connection(self, block: OpenVpnDirective) -> OpenVpnDirective:
         lines: list[str] = []
         names: list[str] = []
         for each in connection_directives(block):
@@ -183,9 +183,9 @@ class _Parser:
         self._uses_proxy |= not _PROXIES.isdisjoint(names)
         return replace(block, block=tuple(lines))
 
-    def result(self) -> ClientFile:
+    def result(self) -> GeneratedClientFile:
         """Return the generated file."""
-        return ClientFile(
+        return GeneratedClientFile(
             directives=tuple(self._directives),
             layer="tap" if (self._device_type or self._device).startswith("tap") else "tun",
             has_secrets=self._has_secrets,

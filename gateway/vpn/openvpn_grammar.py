@@ -1,9 +1,9 @@
-"""Defines the allowed directives of an OpenVPN client's file, and their values (openvpn(8) of 2.6). Does no I/O."""
+"""Defines the allowed directives of an OpenVPN client file, and their values (openvpn(8), 2.6). Does no I/O."""
 
 import re
 
 from gateway.errors import GatewayError
-from gateway.vpn.openvpn_syntax import Directive, printable_name
+from gateway.vpn.openvpn_syntax import OpenVpnDirective, printable_name
 
 FILE_DIRECTIVES = {
     "ca": "FILE", "cert": "FILE", "key": "FILE", "extra-certs": "FILE", "crl-verify": "FILE", "pkcs12": "FILE",
@@ -90,11 +90,11 @@ _EXPLANATIONS = {
 
 
 def is_allowed(name: str) -> bool:
-    """Return whether a directive or a block with this name is allowed in a client's file."""
+    """Return whether a directive or a block with this name is allowed in an OpenVPN client file."""
     return name in _ALLOWED or name in BLOCK_DIRECTIVES
 
 
-def check_values(directive: Directive, *, connection: bool) -> None:
+def check_values(directive: OpenVpnDirective, *, connection: bool) -> None:
     """Check that a directive is allowed and has allowed values.
 
     Args:
@@ -107,8 +107,8 @@ def check_values(directive: Directive, *, connection: bool) -> None:
     name = directive.name
     syntax = (_CONNECTION_DIRECTIVES if connection else _ALLOWED).get(name)
     if syntax is None:
-        where = "in a <connection> block" if connection else "in a client's file"
-        raise GatewayError(f"{printable_name(name)} is not an allowed directive {where}: correct or remove it")
+        where = "in a <connection> block" if connection else "in an OpenVPN client file"
+        raise GatewayError(f"{printable_name(name)} is not allowed {where}: correct or remove it")
     if not _matches(directive.values, syntax):
         why = f" ({_EXPLANATIONS[name]})" if name in _EXPLANATIONS else ""
         raise GatewayError(f"{name} is not of the form `{f'{name} {syntax}'.strip()}`{why}: correct or remove it")

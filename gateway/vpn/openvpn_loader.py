@@ -1,7 +1,7 @@
-"""Loads an OpenVPN client's file, and the files that its directives name, if they are below its directory.
+"""Loads an OpenVPN client file, and the files below its directory that its directives name.
 
-The loader opens each file only once. Therefore it reads the file that it has checked, even if another process
-replaces the file meanwhile.
+The loader opens each file only once. Therefore, the file that it reads is the file that it has checked, even if
+    another process replaces the file meanwhile.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.secret_files import check_owner_only
-from gateway.vpn.openvpn_file import ClientFile, parse_client_file
+from gateway.vpn.openvpn_file import GeneratedClientFile, parse_client_file
 from gateway.vpn.openvpn_grammar import FILE_DIRECTIVES
 from gateway.vpn.openvpn_syntax import parse_directives
 from gateway.vpn.options import OpenVpnOptions
@@ -23,7 +23,7 @@ _MAX_NAMED_SIZE = 1 << 20
 
 
 @dataclass(frozen=True)
-class _File:
+class _LoadedFile:
     """The content of a file, with its path and status.
 
     Args:
@@ -37,7 +37,7 @@ class _File:
     status: os.stat_result
 
 
-def load_client_file(options: OpenVpnOptions) -> ClientFile:
+def load_client_file(options: OpenVpnOptions) -> GeneratedClientFile:
     """Load the configuration file. Can block.
 
     Args:
@@ -46,7 +46,7 @@ def load_client_file(options: OpenVpnOptions) -> ClientFile:
     Raises:
         TunnelError: The file cannot be read, or contains something that is not allowed; fatal.
     """
-    named: dict[str, _File] = {}
+    named: dict[str, _LoadedFile] = {}
     try:
         config = _read(options.config, _MAX_CONFIG_SIZE)
 
@@ -93,7 +93,7 @@ def _decode(data: bytes) -> str:
         raise GatewayError(f"line {line}: is not UTF-8 text: convert the file") from None
 
 
-def _read_below(directory: Path, name: str) -> _File:
+def _read_below(directory: Path, name: str) -> _LoadedFile:
     """Read a file below a directory.
 
     Args:
@@ -109,7 +109,7 @@ def _read_below(directory: Path, name: str) -> _File:
         raise GatewayError(f"{name}: {error.strerror}") from None
 
 
-def _read(path: Path, max_size: int, directory: Path | None = None) -> _File:
+def _read(path: Path, max_size: int, directory: Path | None = None) -> _LoadedFile:
     """Read a regular file.
 
     The function opens the path with O_PATH (open(2)) and checks its type before it opens the file for reading.
@@ -135,7 +135,7 @@ def _read(path: Path, max_size: int, directory: Path | None = None) -> _File:
             with link.open("rb") as file:
                 data = file.read(max_size + 1)
             if len(data) <= max_size:
-                return _File(target, data, status)
+                return _LoadedFile(target, data, status)
         raise GatewayError(f"{target} is not a regular file of at most {max_size >> 10} KiB")
     finally:
         os.close(handle)

@@ -8,7 +8,7 @@ from gateway.errors import Reason
 
 @dataclass(frozen=True)
 class OpenVpnFailure:
-    """A failure that OpenVPN reports.
+    """A failure that a log message of OpenVPN reports.
 
     Args:
         reason: The reason that status and metrics show.

@@ -1,4 +1,4 @@
-"""The server side of OpenVPN's management interface, on a unix socket (management-notes.txt).
+"""Implements the server side of OpenVPN's management interface, on a unix socket (management-notes.txt).
 
 OpenVPN is the client of this socket, and exits when the connection closes. Therefore OpenVPN exits when the gateway
 exits.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
-from gateway.vpn.privileges import grant_access, unprivileged_user
+from gateway.vpn.openvpn_privileges import grant_access, unprivileged_user
 from gateway.vpn.stale_cleanup import RuntimeDirectory
 
 _PREFIX = "gateway-vpn-"
@@ -18,7 +18,7 @@ _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
 class ManagementInterface:
-    """The management interface of one child process.
+    """The management interface of one `openvpn` process.
 
     Args:
         on_notification: Called with the kind and the text of each line `>KIND:TEXT`.

@@ -1,15 +1,15 @@
-"""Finds the servers in an OpenVPN client's configuration file. Does no I/O."""
+"""Lists the servers in the configuration file of an OpenVPN client. Does no I/O."""
 
 from collections.abc import Iterable, Iterator
 
 from gateway.contracts.values import Endpoint
-from gateway.vpn.openvpn_file import ClientFile
-from gateway.vpn.openvpn_syntax import Directive, connection_directives
+from gateway.vpn.openvpn_file import GeneratedClientFile
+from gateway.vpn.openvpn_syntax import OpenVpnDirective, connection_directives
 
 _DEFAULT_PORT = "1194"
 
 
-def tcp_remotes(file: ClientFile) -> list[Endpoint]:
+def tcp_remotes(file: GeneratedClientFile) -> list[Endpoint]:
     """Return the servers that the client dials over TCP. Another tunnel can carry such connections.
 
     Args:
@@ -18,7 +18,7 @@ def tcp_remotes(file: ClientFile) -> list[Endpoint]:
     return [endpoint for endpoint, protocol in _file_remotes(file) if protocol.startswith("tcp")]
 
 
-def udp_remotes(file: ClientFile) -> list[Endpoint]:
+def udp_remotes(file: GeneratedClientFile) -> list[Endpoint]:
     """Return the servers that the client dials over UDP.
 
     Args:
@@ -27,7 +27,7 @@ def udp_remotes(file: ClientFile) -> list[Endpoint]:
     return [endpoint for endpoint, protocol in _file_remotes(file) if not protocol.startswith("tcp")]
 
 
-def _file_remotes(file: ClientFile) -> list[tuple[Endpoint, str]]:
+def _file_remotes(file: GeneratedClientFile) -> list[tuple[Endpoint, str]]:
     """Return each server and its protocol, without duplicates."""
     blocks = [each for each in file.directives if each.name == "connection"]
     common = [each for each in file.directives if each.block is None]
@@ -40,7 +40,7 @@ def _file_remotes(file: ClientFile) -> list[tuple[Endpoint, str]]:
     )
 
 
-def _remotes(directives: Iterable[Directive]) -> Iterator[tuple[Endpoint, str]]:
+def _remotes(directives: Iterable[OpenVpnDirective]) -> Iterator[tuple[Endpoint, str]]:
     remotes: list[tuple[str, ...]] = []
     port, protocol = _DEFAULT_PORT, "udp"
     for each in directives:

@@ -15,7 +15,7 @@ _MAX_LINE = 254
 """Maximum length of a line, in bytes. OpenVPN reads 255 bytes (OPTION_LINE_SIZE) and parses the rest of the line
 as a new line."""
 _MAX_WORDS = 16
-"""Maximum number of words in a line. OpenVPN ignores all words after these (MAX_PARMS)."""
+"""Maximum number of words in a line. OpenVPN ignores further words (MAX_PARMS)."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
@@ -25,8 +25,8 @@ _UNQUOTED = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
 
 
 @dataclass(frozen=True)
-class Directive:
-    """A directive or a block.
+class OpenVpnDirective:
+    """A directive or a block of an OpenVPN configuration file.
 
     Args:
         line: Number of the first line of the directive, from 1.
@@ -41,7 +41,7 @@ class Directive:
     block: tuple[str, ...] | None = None
 
 
-def parse_directives(text: str) -> Iterator[Directive]:
+def parse_directives(text: str) -> Iterator[OpenVpnDirective]:
     """Parse a configuration file.
 
     Args:
@@ -55,7 +55,7 @@ def parse_directives(text: str) -> Iterator[Directive]:
     return _parse_lines(enumerate(lines, 1))
 
 
-def connection_directives(block: Directive) -> Iterator[Directive]:
+def connection_directives(block: OpenVpnDirective) -> Iterator[OpenVpnDirective]:
     """Parse the directives in a `<connection>` block.
 
     Args:
@@ -67,7 +67,7 @@ def connection_directives(block: Directive) -> Iterator[Directive]:
     return _parse_lines(enumerate(block.block or (), block.line + 1))
 
 
-def _parse_lines(lines: Iterable[tuple[int, str]]) -> Iterator[Directive]:
+def _parse_lines(lines: Iterable[tuple[int, str]]) -> Iterator[OpenVpnDirective]:
     numbered = iter(lines)
     for number, line in numbered:
         with located(number):
@@ -83,7 +83,7 @@ def _parse_lines(lines: Iterable[tuple[int, str]]) -> Iterator[Directive]:
             if not _NAME.fullmatch(name):
                 raise GatewayError("does not begin with a directive: correct or remove it")
         block = tuple(_block_lines(f"</{name}>", number, numbered)) if is_block else None
-        yield Directive(number, name, tuple(words[1:]), block)
+        yield OpenVpnDirective(number, name, tuple(words[1:]), block)
 
 
 def _block_lines(end: str, first: int, lines: Iterable[tuple[int, str]]) -> Iterator[str]:
@@ -177,7 +177,7 @@ def _read_word(line: str, position: int, quote: str) -> tuple[str, int]:
     return word, position
 
 
-def to_lines(directive: Directive) -> list[str]:
+def to_lines(directive: OpenVpnDirective) -> list[str]:
     """Convert a directive to lines of a configuration file.
 
     Args:

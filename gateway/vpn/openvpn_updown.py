@@ -1,4 +1,4 @@
-"""Derives the device settings that an OpenVPN server pushes from the environment of `up`. Does no I/O."""
+"""Converts the environment of OpenVPN's `up` script to the device settings that the server pushed. Does no I/O."""
 
 import ipaddress
 import re

@@ -1,4 +1,4 @@
-"""The configuration of OpenVPN and WireGuard tunnels."""
+"""Defines the configuration keys of OpenVPN and WireGuard tunnels."""
 
 import ipaddress
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from typing import Literal
 
 from gateway.contracts.security import Secret
 from gateway.contracts.values import POSITIVE, Duration
-from gateway.vpn.liveness import Thresholds
+from gateway.vpn.liveness import SilenceThresholds
 
 Isolation = Literal["namespace", "device"]
 
 
 @dataclass(frozen=True)
 class SilenceTimeouts:
-    """When and how the gateway reacts if expected replies through the VPN are missing.
+    """After how many seconds without an expected reply the gateway takes each action.
 
     Args:
         suspect: New clients wait. Two seconds later the VPN starts to reconnect in place.
@@ -33,9 +33,9 @@ class SilenceTimeouts:
             raise ValueError("needs suspect < down <= lost <= restart: change one of them")
 
     @property
-    def thresholds(self) -> Thresholds:
+    def thresholds(self) -> SilenceThresholds:
         """The durations in the form that the liveness monitor uses."""
-        return Thresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
+        return SilenceThresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 
 @dataclass(frozen=True)

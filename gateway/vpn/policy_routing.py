@@ -1,4 +1,4 @@
-"""Policy routing in the host's network namespace: a routing table and rules for the sockets of one VPN device.
+"""Configures policy routing in the host's network namespace, for the sockets of one VPN device.
 
 All functions block.
 """
@@ -13,8 +13,8 @@ from typing import Any
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 
 from gateway.vpn.device_addresses import DeviceAddresses
-from gateway.vpn.devices import bring_up, default_routes
 from gateway.vpn.netlink import device_index, ignore_missing, netlink_socket
+from gateway.vpn.network_devices import bring_up, default_routes
 
 _NO_PREFIX_ROUTE = 0x200
 """IFA_F_NOPREFIXROUTE: the kernel adds no route for the prefix of the address."""

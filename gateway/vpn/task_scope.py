@@ -1,4 +1,4 @@
-"""Runs background tasks of an open link. The link is lost if a task fails; the tasks are cancelled with the link."""
+"""Runs the background tasks of an open link. If a task fails, the link is lost. The tasks end with the link."""
 
 import asyncio
 import contextlib

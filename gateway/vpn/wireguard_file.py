@@ -39,7 +39,7 @@ class WireGuardPeer:
 
 @dataclass(frozen=True)
 class WireGuardFile:
-    """A parsed configuration file.
+    """A parsed WireGuard configuration file.
 
     Args:
         private_key: The private key of the device. None: the key is in another file, named in the configuration.
@@ -210,8 +210,8 @@ def to_setconf(file: WireGuardFile, endpoints: dict[str, str]) -> str:
 
 
 @dataclass(frozen=True)
-class DeviceStatus:
-    """The status of a WireGuard device.
+class WireGuardDeviceStatus:
+    """The status of a WireGuard device, as `wg show` reports it.
 
     Args:
         last_handshake: Time of the last handshake with any peer, in seconds since the epoch. 0: none yet.
@@ -224,10 +224,10 @@ class DeviceStatus:
     endpoints: tuple[str, ...] = ()
 
 
-def parse_dump(text: str) -> DeviceStatus:
+def parse_dump(text: str) -> WireGuardDeviceStatus:
     """Parse the output of `wg show DEVICE dump`. Skip the first line, because it contains the private key."""
     rows = [line.split("\t") for line in text.splitlines()[1:]]
-    return DeviceStatus(
+    return WireGuardDeviceStatus(
         last_handshake=max((int(row[4]) for row in rows), default=0),
         received=sum(int(row[5]) for row in rows),
         endpoints=tuple(row[2] for row in rows if row[2] != "(none)"),

@@ -20,7 +20,7 @@ _START_TIMEOUT = 5.0
 _POLL_INTERVAL = 0.05
 
 
-class WireGuardGo:
+class WireGuardGoProcess:
     """A wireguard-go process and its device.
 
     Args:

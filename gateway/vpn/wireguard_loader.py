@@ -1,4 +1,4 @@
-"""Loads WireGuard files, and the key files that the options of the tunnel name."""
+"""Loads WireGuard files, and the key files that the tunnel's options name."""
 
 import os
 from dataclasses import replace

@@ -10,7 +10,7 @@ from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.link import Link
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError
+from gateway.errors import UnusableTargetError
 from gateway.relay.poller import RelayLoop
 
 _TARGET = Endpoint("server", 1)
@@ -33,21 +33,21 @@ class _Near:
         return self._sock
 
 
-def probe(backend: Backend, answer: Answer, times: int = 1) -> list[ProbeResult | ProbeError]:
+def probe(backend: Backend, answer: Answer, times: int = 1) -> list[ProbeResult | UnusableTargetError]:
     """Probe a server `times` times; return the result of each probe.
 
     Raises:
-        Exception: A probe raised an error other than `ProbeError`.
+        Exception: A probe raised an error other than `UnusableTargetError`.
     """
 
-    async def run() -> list[ProbeResult | ProbeError]:
+    async def run() -> list[ProbeResult | UnusableTargetError]:
         return [await _once(backend, answer) for _ in range(times)]
 
     with asyncio.Runner(loop_factory=RelayLoop) as runner:
         return runner.run(run())
 
 
-async def _once(backend: Backend, answer: Answer) -> ProbeResult | ProbeError:
+async def _once(backend: Backend, answer: Answer) -> ProbeResult | UnusableTargetError:
     near, far = socket.socketpair()
     with near, far:
         for sock in (near, far):
@@ -56,7 +56,7 @@ async def _once(backend: Backend, answer: Answer) -> ProbeResult | ProbeError:
         try:
             async with asyncio.timeout(_PATIENCE):
                 return await backend.probe(cast("Link", _Near(near)), _TARGET, Phases())
-        except ProbeError as error:
+        except UnusableTargetError as error:
             assert error.detail, "an error without a detail"
             return error
         finally:

@@ -11,7 +11,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from gateway.config import Sources, load
+from gateway.config import ConfigSources, load
 from gateway.demo.process import find
 from tests.support.gateway_process import command
 from tests.support.helm import CHART, VPN_CAPABILITIES, helm
@@ -101,7 +101,7 @@ def test_the_gateway_reads_the_configuration_that_is_rendered(tmp_path: Path, ca
     ]
     path = tmp_path / "gateway.yaml"
     path.write_text(found[0]["data"]["gateway.yaml"])
-    config = load(Sources(file=path, environment={}))
+    config = load(ConfigSources(file=path, environment={}))
     wanted = yaml.safe_load((CHART / "ci" / f"{case}-values.yaml").read_text())["config"]
     assert config.backends.keys() == wanted["backends"].keys()
     services = {each["metadata"]["name"] for each in objects((GOLDEN / f"{case}.yaml").read_text())

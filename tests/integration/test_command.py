@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import ssl
@@ -57,12 +58,13 @@ class Rig:
             f"#!/bin/sh\ncd {self._folder}\n"
             f"[ ! -e login ] || exit {LOGIN_FAILED}\n"
             "[ ! -e broken ] || { echo 'no route to the cloud' >&2; exit 3; }\n"
+            "[ ! -e killed ] || kill -9 $$\n"
             "[ ! -e noisy ] || { yes 'the cloud is not reachable' | head -c 100000000 >&2; touch quiet; } &\n"
             "sleep 1000 > grandchild 2>&1 < /dev/null &\n"
             'echo $$ >> pids\nexec "$@"\n'
         )
         program.chmod(stat.S_IRWXU)
-        keys = MODES[mode].format(program=program) + f", login_exit_codes: [{LOGIN_FAILED}]"
+        keys = MODES[mode].format(program=program) + f", login_exit_codes: [{LOGIN_FAILED}], environment: [TOKEN]"
         tunnel = ssh_tunnel(bastion, more=f", {keys}") if mode == "proxy_command" else f"{{{keys}}}"
         gateway.write(f"""
             tunnels:
@@ -72,7 +74,7 @@ class Rig:
         """)
 
     def switch(self, name: str, *, on: bool) -> None:
-        """Switch a fault of the program on or off: `login`, `broken` or `noisy`."""
+        """Switch a fault of the program on or off: `login`, `broken`, `killed` or `noisy`."""
         file = self._folder / name
         if on:
             file.touch()
@@ -84,6 +86,17 @@ class Rig:
         file = self._folder / "pids"
         found = [int(line) for line in file.read_text().split()] if file.exists() else []
         return [group for group in found if members(group)]
+
+    def exposed(self, groups: list[int]) -> tuple[str, str]:
+        """Return the environment of the processes of some groups, and the arguments of all processes of this host."""
+        environment, arguments = "", ""
+        for process in [each for group in groups for each in members(group)]:
+            with contextlib.suppress(OSError):
+                environment += Path(f"/proc/{process}/environ").read_text()
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                arguments += file.read_text(errors="replace")
+        return environment, arguments
 
     def signal(self, number: signal.Signals) -> None:
         for group in self.groups():
@@ -159,6 +172,15 @@ def test_a_program_that_exits_at_once_is_a_tunnel_that_is_down(rig: Rig) -> None
         rig.switch("broken", on=False)
         assert held.recv(5) == b"hello"
     gateway.wait_up("a")
+    rig.switch("killed", on=True)
+    rig.signal(signal.SIGKILL)
+    gateway.wait(lambda: gateway.tunnel("cloud")["state"] == "backoff")
+    gateway.wait(lambda: gateway.tunnel("cloud")["detail"] == "program ended with signal 9")
+    with connect(rig.listen) as held:
+        held.sendall(b"hello")
+        rig.switch("killed", on=False)
+        assert held.recv(5) == b"hello"
+    gateway.wait_up("a")
     rig.switch("login", on=True)
     rig.signal(signal.SIGKILL)
     gateway.wait(lambda: gateway.tunnel("cloud")["state"] == "quarantined")
@@ -168,12 +190,18 @@ def test_a_program_that_exits_at_once_is_a_tunnel_that_is_down(rig: Rig) -> None
     gateway.wait_up("a")
 
 
-def test_all_processes_of_a_program_end_with_the_gateway(rig: Rig) -> None:
-    rig.gateway.start().wait_up("a")
+def test_all_processes_of_a_program_end_with_the_gateway_and_get_only_the_named_variables(rig: Rig) -> None:
+    passed, other = secrets.token_hex(8), secrets.token_hex(8)
+    rig.gateway.start(environment={"TOKEN": passed, "OTHER_TOKEN": other}).wait_up("a")
     with connect(rig.listen) as held:
         assert echo(held) == b"hello"
         groups = rig.groups()
         assert groups
+        environment, arguments = rig.exposed(groups)
+        assert f"TOKEN={passed}" in environment
+        assert other not in environment
+        assert "socat" in arguments
+        assert passed not in arguments
         os.kill(rig.gateway.pid, signal.SIGKILL)
         rig.gateway.wait(lambda: not any(map(members, groups)))
 

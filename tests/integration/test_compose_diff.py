@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from gateway.cli import cli
-from gateway.config import Sources, load
+from gateway.config import ConfigSources, load
 from tests.support.files import REPOSITORY
 from tests.support.import_cases import CORPUS, DIFFS, compose_diff
 from tests.support.requirements import need
@@ -41,7 +41,7 @@ def test_a_diff_gives_a_configuration_and_a_compose_file(
     file = Path(name).parent / "gateway.yaml"
     text = file.read_text()
     environment = {each: each for each in re.findall(r"\$\{(\w+)\}", text)}
-    config = load(Sources(file=file, environment=environment))
+    config = load(ConfigSources(file=file, environment=environment))
     document = yaml.safe_load(Path(name).read_text())
     gateway = document["services"]["gateway"]
     assert {f"/run/secrets/{each}" for each in gateway.get("secrets", [])} >= set(

@@ -16,8 +16,8 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measure import Histogram, Tap
-from gateway.relay.dial import DIAL_TIMEOUT, dial
 from gateway.relay.sockets import close_gracefully, reset, tune
+from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from tests.support import relay_contract as contract
 from tests.support.far_sides import Straight
 from tests.support.plans import Setup, Step

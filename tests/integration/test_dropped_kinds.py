@@ -169,7 +169,7 @@ def test_docker_networks_do_not_contain_the_server_of_an_added_tunnel(kinds: Pat
     )
     program = (
         "import pathlib, sys; from gateway.config import Sources, load;"
-        "from gateway.app.docker_desired import desired;"
+        "from gateway.app.docker_desired_state import desired;"
         "print(desired(load(Sources(pathlib.Path(sys.argv[1]), environment={}))).direct)"
     )
     done = subprocess.run(

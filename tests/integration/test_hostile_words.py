@@ -15,7 +15,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from gateway.backend_support.database import DatabaseCheck
+from gateway.backend_support.database_check import DatabaseCheck
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend

@@ -27,7 +27,7 @@ from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.vpn import privileges
+from gateway.vpn import openvpn_privileges
 from tests.support import kube
 from tests.support.certificates import Authority
 from tests.support.engines import Engine, need_engine
@@ -212,8 +212,10 @@ def test_the_image_is_small_and_has_no_shell(yard: Yard, record_property: Record
     config = json.loads(yard.engine.docker("image", "inspect", "gateway", "-f", "{{json .Config}}").stdout)
     assert config["User"] == "10001:10001"
     assert config["Labels"]["org.opencontainers.image.title"] == "gateway"
-    for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip"):
+    for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip", "/usr/bin/gcc"):
         assert yard.engine.docker("run", "--rm", "--entrypoint", program, "gateway", check=False).returncode == 127
+    version = yard.engine.docker("run", "--rm", "gateway", "--version").stdout
+    assert re.search(r"OpenSSL 3\.", version), version  # of the data plane in C
 
 
 def sbom(yard: Yard, image: str) -> dict[str, dict[str, Any]]:
@@ -416,7 +418,7 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
             ask = ("exec", "-e", f"DB_PORT={port}", "ways", "/opt/gateway/bin/python3", "-c", QUERY)
             assert yard.engine.docker(*ask).stdout.startswith("rows ")
         running = yard.engine.docker("top", "ways", "-eo", "pid,uid,comm").stdout
-        assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(privileges.USER)], running
+        assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(openvpn_privileges.USER)], running
 
 
 @pytest.fixture
@@ -656,8 +658,11 @@ def test_the_vpn_example(yard: Yard) -> None:
         assert asked.stdout.startswith("rows "), asked.stderr
 
 
-def test_the_legacy_example_after_its_import(yard: Yard) -> None:
-    """Import the example's file with the addresses and keys of the test's servers, without an NFS mount."""
+def test_the_legacy_example_before_and_after_its_import(yard: Yard, tmp_path: Path) -> None:
+    """Use the example's files with the addresses and keys of the test's servers.
+
+    This kernel can lack an NFS client, so the volumes are created but not mounted, and a program reads the file.
+    """
     need(shutil.which("patch") is not None, "patch (package patch)")
     yard.prepare("legacy")
     folder = yard.folder / "legacy"
@@ -666,6 +671,9 @@ def test_the_legacy_example_after_its_import(yard: Yard) -> None:
         "SSH_HOST": "127.0.0.1", "SSH_PORT": yard.bastion.port, "SSH_USER": yard.bastion.user,
         "DB_HOST": "127.0.0.1", "DB_PORT": yard.mariadb.port, "DB_USER": yard.mariadb.check_user, "DB_NAME": "shop",
     }  # fmt: skip
+    server = NfsServer(tmp_path / "nfs")
+    (server.export / "hello.txt").write_text("hello over NFS\n")
+    document["volumes"]["nfs-volume"]["driver_opts"]["device"] = f":{server.pseudo}"
     secrets = folder / "secrets"
     (secrets / "orders_check").rename(secrets / "db_password")
     (folder / "compose.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
@@ -676,22 +684,50 @@ def test_the_legacy_example_after_its_import(yard: Yard) -> None:
     shutil.copy(yard.bastion.client_key, home / ".ssh" / "tunnel_key")
     for path in (home / ".ssh").iterdir():
         os.chown(path, yard.user("legacy"), -1)
-    ssh = "ssh -i ~/.ssh/tunnel_key -N -f -L 2049:NFS_SERVER:2049 user@NFS_SERVER"
-    imported = subprocess.run(
-        [sys.executable, "-m", "gateway", "import", "--diff", ssh, "compose.yaml"], cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
-    subprocess.run(["patch", "-p0"], input=imported.stdout, cwd=folder, text=True, timeout=10, check=True)
-    environment = {"HOME": str(home)}
-    try:
-        done = yard.compose(
-            "legacy", "up", "-d", "--wait", "--wait-timeout", "60", "app", "gateway", environment=environment
-        )
+    environment = {"HOME": str(home), "FILES_IMAGE": "gateway"}
+
+    def compose(*arguments: str) -> str:
+        done = yard.compose("legacy", *arguments, environment=environment)
         assert done.returncode == 0, done.stderr + yard.compose("legacy", "logs", environment=environment).stdout
-        asked = yard.compose("legacy", "exec", "-T", "app", "python3", "-c", QUERY, environment=environment)
-        assert asked.stdout.startswith("rows "), asked.stderr
-    finally:
-        yard.compose("legacy", "down", "-v", "-t", "5", environment=environment)
+        return done.stdout
+
+    def volume() -> dict[str, str]:
+        return dict(yard.engine.inspect("gwlegacy_nfs-volume")["Options"])
+
+    ssh = (
+        f"ssh -i ~/.ssh/tunnel_key -N -f -p {yard.bastion.port} -L 2049:127.0.0.1:{server.port}"
+        f" {yard.bastion.user}@127.0.0.1"
+    )
+    removal = re.search(r"docker compose -f before.yaml down\ndocker volume rm legacy_nfs-volume\n",
+                        (folder / "README.md").read_text())  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        stack.callback(yard.compose, "legacy", "down", "-v", "-t", "5", environment=environment)
+        stack.callback(server.stop)
+        with inside(yard.engine.namespace):
+            server.start()
+        compose("up", "-d", "--wait", "--wait-timeout", "60", "app")
+        compose("create", "files")
+        assert volume()["o"] == "addr=localhost,port=2049,rw"
+        alone = yard.compose("legacy", "exec", "-T", "app", "python3", "-c", QUERY, environment=environment)
+        assert alone.returncode != 0
+        assert removal is not None
+        compose("down", "-t", "5")
+        yard.engine.docker("volume", "rm", "gwlegacy_nfs-volume")
+
+        imported = subprocess.run(
+            [sys.executable, "-m", "gateway", "import", "--diff", ssh, "compose.yaml"], cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+        subprocess.run(["patch", "-p0"], input=imported.stdout, cwd=folder, text=True, timeout=10, check=True)
+        compose("up", "-d", "--wait", "--wait-timeout", "60", "app", "gateway")
+        assert compose("exec", "-T", "app", "python3", "-c", QUERY).startswith("rows ")
+        compose("create", "files")
+        options = dict(each.partition("=")[::2] for each in volume()["o"].split(","))
+        assert (volume()["device"], options["nfsvers"]) == (f"127.0.0.1:{server.pseudo}", "4.2")
+        yard.engine.load_host()
+        url = f"nfs://{options['addr']}{server.pseudo}/hello.txt?version=4&nfsport={options['port']}"
+        run_read = ("run", "--rm", "--network", "host", "-v", "/usr:/usr:ro", "host", "nfs-cat", url)
+        assert yard.engine.docker(*run_read).stdout == "hello over NFS\n"
 
 
 @pytest.mark.timeout(600)

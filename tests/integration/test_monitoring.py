@@ -1,5 +1,6 @@
 """Tests rules and dashboards with Prometheus: they are valid, have runbooks, and return data of a real gateway."""
 
+import itertools
 import re
 import textwrap
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ WITHOUT_DATA = {
     "consumer/Rejected clients/0": "a consumer of a unix socket has no quota here",
 }
 """Queries that return no data on the site of this module, and the reason."""
+HOURS = 5
+"""Length of the series that repeat."""
 BLOCKED = 50
 """Number of backends behind the tunnel that is down."""
 
@@ -120,6 +123,16 @@ def tunnel(name: str, *, up: int, waiting: int = 0, rtt: float = 0.01) -> dict[s
     }
 
 
+def repeated(values: str) -> str:
+    """Return five hours of a gauge that repeats the values, one each minute."""
+    return " ".join(itertools.islice(itertools.cycle(values.split()), HOURS * 60))
+
+
+def repeated_counter(steps: str) -> str:
+    """Return five hours of a counter that grows by the steps, one each minute, and repeats them."""
+    return " ".join(map(str, itertools.accumulate(map(int, repeated(steps).split()))))
+
+
 SOON, LATER = 13 * 86400 + 40 * 60, 15 * 86400 + 40 * 60
 CASES: dict[str, tuple[Series, Series]] = {
     "GatewayGone": (GONE, {**GATEWAY, series("up", instance="b", job="node"): "0x60"}),
@@ -136,6 +149,19 @@ CASES: dict[str, tuple[Series, Series]] = {
          **one("gateway_tunnel_up", "0x60", tunnel="unused"),
          **one("gateway_tunnel_state", "1x60", tunnel="unused", state="idle")},
     ),
+    "GatewayTunnelFlapping": (
+        # The outer tunnel is down every second minute, and the inner one waits. Half of the clients are rejected.
+        {**one("gateway_tunnel_up", repeated("1 0"), tunnel="edge"),
+         **one("gateway_tunnel_connects_total", repeated_counter("0 1"), tunnel="edge"),
+         **one("gateway_tunnel_up", repeated("1 0"), tunnel="bastion"),
+         **one("gateway_tunnel_state", repeated("0 1"), tunnel="bastion", state="waiting"),
+         **one("gateway_tunnel_connects_total", repeated_counter("0 1"), tunnel="bastion"),
+         **one("gateway_backend_up", repeated("1 0"), **ORDERS), **BIG,
+         **one("gateway_connections_rejected_total", repeated_counter("0 100"), reason="tunnel", **ORDERS)},
+        # A tunnel with four lanes is lost once, and another tunnel is lost every half an hour.
+        {**one("gateway_tunnel_connects_total", "4x36 8x60", tunnel="edge"),
+         **one("gateway_tunnel_connects_total", "1x10 2x30 3x60", tunnel="bastion")},
+    ),
     "GatewayTunnelSlow": (tunnel("edge", up=1, rtt=0.7), tunnel("edge", up=1, rtt=0.3)),
     "GatewayBackendDown": (
         {**NOT_UP, **state("down"), **failing("refused"), **rejected("refused", 50), **BIG},
@@ -149,8 +175,8 @@ CASES: dict[str, tuple[Series, Series]] = {
     "GatewayHostBlocked": ({**NOT_UP, **state("down"), **failing("host_blocked")}, {**UP, **failing("timeout", 1)}),
     "GatewayCheckCannotLogIn": ({**UP, **state("degraded"), **failing("auth")}, {**UP, **failing("auth", 0)}),
     "GatewayReplicationLag": (
-        {**UP, **one("gateway_database_replication_lag_seconds", "40x60", **TARGET), **failing("lag"),
-         **state("degraded")},
+        # Without `check.max_lag`, a replica that has stopped is degraded, and no check fails.
+        {**UP, **one("gateway_database_replication_lag_seconds", "40x60", **TARGET), **state("degraded")},
         {**UP, **one("gateway_database_replication_lag_seconds", "20x60", **TARGET)},
     ),
     "GatewayNfsSpaceLow": (space(99), space(101)),
@@ -207,6 +233,35 @@ CASES: dict[str, tuple[Series, Series]] = {
     ),
 }  # fmt: skip
 """For each alert, the series with which exactly this alert fires, and the series with which no alert fires."""
+
+
+def repeated_failures() -> dict[str, tuple[Series, int, list[str]]]:
+    """Return tests of failures that are repeated, and of one that has ended, at several times."""
+    present = {**GATEWAY, **one("up", f"1x{HOURS * 60}"), **one("gateway_build_info", f"1x{HOURS * 60}", version="1")}
+    clients = one("gateway_connections_total", f"0+100x{HOURS * 60}", **ORDERS)
+    # The backend is down in one of six minutes, and 30 % of the clients fail.
+    restarts = {
+        **one("gateway_backend_up", repeated("1 1 1 1 1 0"), **ORDERS),
+        **one(
+            "gateway_connections_rejected_total", repeated_counter("16 16 16 16 16 100"), reason="refused", **ORDERS
+        ),
+    }
+    # The backend is down for twenty minutes, in which all clients fail, and works again.
+    outage = {
+        **one("gateway_backend_up", f"1x39 0x19 1x{HOURS * 60}", **ORDERS),
+        **one("gateway_backend_state", f"0x39 1x19 0x{HOURS * 60}", state="down", **ORDERS),
+        **one("gateway_connections_rejected_total", f"0x40 100+100x18 2000x{HOURS * 60}", reason="refused", **ORDERS),
+    }
+    burn, down = ["GatewayBackendAvailabilityBurn"], ["GatewayBackendDown"]
+    flapping = CASES["GatewayTunnelFlapping"][0]
+    late = {**UP, **failing("lag"), **state("degraded")}  # with `check.max_lag`, and a lag that is not known
+    return {
+        "lag above max_lag": ({**GATEWAY, **late}, 40, ["GatewayReplicationLag"]),
+        **{f"restarts at {at}": ({**present, **clients, **restarts}, at, burn) for at in (60, 121, 182, 243, 295)},
+        **{f"outage at {at}": ({**present, **clients, **outage}, at, down) for at in (45, 59)},
+        **{f"after the outage at {at}": ({**present, **clients, **outage}, at, []) for at in (62, 75, 89, 95, 200)},
+        **{f"flaps at {at}": ({**present, **flapping}, at, ["GatewayTunnelFlapping"]) for at in (30, 151, 290)},
+    }
 
 
 @dataclass
@@ -330,11 +385,12 @@ def test_the_chart_has_the_same_rules_and_dashboards() -> None:
 def test_each_alert_fires_alone_and_stays_quiet(tmp_path: Path) -> None:
     need(find("promtool") is not None, "promtool (package prometheus)")
     assert CASES.keys() == {rule["alert"] for rule in rules() if "alert" in rule}
-    tests = {}
+    tests: dict[str, tuple[Series, int, list[str]]] = {}
     for alert, (firing, quiet) in CASES.items():
         present = {} if alert in ("GatewayGone", "GatewayMissing") else GATEWAY
         tests[f"{alert} fires"] = ({**present, **firing}, 40, [alert])
         tests[f"{alert} does not fire"] = ({**GATEWAY, **quiet}, 40, [])
+    tests |= repeated_failures()
     assert run_rule_tests(tmp_path, tests) == ""
 
 

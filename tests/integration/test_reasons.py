@@ -14,7 +14,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from gateway.backend_support.database import DatabaseCheck
+from gateway.backend_support.database_check import DatabaseCheck
 from gateway.backend_support.role_facts import LAG
 from gateway.backend_support.tls import TlsOptions
 from gateway.backends import EmptyOptions

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import Phase, given, settings
 
-from gateway.relay import linger, stream_bridge
+from gateway.relay import lingering_close, stream_bridge
 from gateway.relay.poller import RelayLoop
 from tests.support import relay_contract as contract
 from tests.support.far_sides import Socks, Straight, Tls, Tls12
@@ -78,7 +78,7 @@ def benches(
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
         # The default interval would delay each lingering connection by 0.25 s.
-        patch.setattr(linger, "_SCAN_INTERVAL", 0.01)
+        patch.setattr(lingering_close, "_SCAN_INTERVAL", 0.01)
         patch.setattr(stream_bridge, "_POLL_INTERVAL", 0.01)
         patch.setattr(stream_bridge, "_SILENCE_TIMEOUT", 0.1)  # seconds of silence for which a TLS 1.2 relay waits
 

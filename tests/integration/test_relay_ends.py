@@ -20,7 +20,7 @@ from gateway.demo.sshd import Bastion
 from gateway.measure import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
-from gateway.proxy.tls import TlsSocket
+from gateway.proxy.tls_socket import TlsSocket
 from gateway.relay import sockets, stalled_peers, stream_bridge
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.socket_relay import SocketRelay

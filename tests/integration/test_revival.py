@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,17 +13,20 @@ from typing import Any
 
 import pytest
 
+from gateway.backoff import BackoffPolicy
+from gateway.contracts.values import Duration
 from gateway.docker import start_attempts as revivals_module
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine import connected
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import DesiredState, Verb
+from gateway.docker.plan import ActionKind, DesiredState
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.start_attempts import StartAttempts
-from gateway.supervision.backoff import BackoffPolicy
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, running_engine
+from tests.support.files import REPOSITORY
 from tests.support.gateway_process import command
+from tests.support.volume_plugin import volume_plugin
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -55,8 +59,10 @@ class Host:
         folder: The directory for the gateway's state.
     """
 
-    def __init__(self, engine: Engine, folder: Path, *, revive: bool = True) -> None:
-        options = DockerOptions(host=engine.url, networks={"apps": NetworkOptions()}, revive=revive)
+    def __init__(self, engine: Engine, folder: Path, *, revive: bool = True, timeout: float = 30.0) -> None:
+        options = DockerOptions(
+            host=engine.url, networks={"apps": NetworkOptions()}, revive=revive, timeout=Duration(timeout)
+        )
         self.usable = frozenset({"media"})
         self._options = options
         self._reconciler = Reconciler(options, self._desired, lambda _: None, folder)
@@ -81,13 +87,29 @@ class Host:
             async with connected(self._options, lambda _: None) as client:
                 while True:
                     wake, done = await self._reconciler.reconcile(client, once=True)
-                    started += sum(each.verb in (Verb.START, Verb.RESTART) for each in done)
+                    started += sum(each.verb in (ActionKind.START, ActionKind.RESTART) for each in done)
                     if until():
                         return started
                     assert time.monotonic() < deadline, self._reconciler.plan
                     await asyncio.sleep(min(wake, 0.5))
 
         return asyncio.run(cycles())
+
+    def run(self, until: Callable[[], bool], within: float = 30.0) -> None:
+        """Run the reconciler as the gateway does, and stop it when a condition is true."""
+
+        async def running() -> None:
+            task = asyncio.ensure_future(self._reconciler.run(lambda: None))
+            try:
+                async with asyncio.timeout(within):
+                    while not await asyncio.to_thread(until):
+                        assert not task.done()
+                        await asyncio.sleep(0.1)
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(running())
 
     def reconcile_for(self, seconds: float) -> int:
         """Reconcile for some time; return the number of containers that the reconciler started."""
@@ -147,6 +169,69 @@ def test_a_container_that_the_gateway_did_not_attach_starts_after_the_command_in
         engine.docker(*shlex.split(line)[1:])
     assert state(engine, "web") == "running"
     host.reconcile(lambda: not host.dead())
+
+
+def test_a_start_that_takes_longer_than_the_timeout_of_requests_completes(engine: Engine, tmp_path: Path) -> None:
+    """The engine cancels the start of a container if its client disconnects while a volume is mounted."""
+    folder = tmp_path / "volume"
+    folder.mkdir()
+    with volume_plugin(folder) as plugin:
+        engine.docker("volume", "create", "--driver", plugin.name, "slow")
+        host = Host(engine, tmp_path, timeout=2.0)
+        engine.run("web", *OPT_IN, RESTARTS, "-v", "slow:/media")
+        engine.run("other", *OPT_IN)
+        host.reconcile(lambda: engine.attached("web", "apps"))
+
+        def fail_without_network() -> None:
+            engine.docker("kill", "web")
+            engine.docker("network", "disconnect", "apps", "other", check=False)
+            engine.docker("network", "rm", "apps")
+            assert "not found" in engine.docker("start", "web", check=False).stderr
+            plugin.mount_requested.clear()
+            plugin.proceed.clear()
+
+        fail_without_network()
+
+        def is_running() -> bool:
+            # An inspection would wait for the lock of the container.
+            return "web" in engine.docker("ps", "--format", "{{.Names}}").stdout.split()
+
+        mounting_since = 0.0
+
+        def waited() -> bool:
+            nonlocal mounting_since
+            if plugin.mount_requested.is_set():
+                mounting_since = mounting_since or time.monotonic()
+                if time.monotonic() - mounting_since > 6:
+                    plugin.proceed.set()
+            return is_running()
+
+        host.run(waited)
+        assert host.revivals.revived == {"network": 1}
+        assert engine.attached("other", "apps"), "the mount must not delay other actions"
+        # The gateway stops during the mount, so the engine cancels the start. The next process starts the container.
+        fail_without_network()
+        host.run(plugin.mount_requested.is_set)
+        plugin.proceed.set()
+        again = Host(engine, tmp_path, timeout=2.0)
+        again.run(is_running)
+        assert again.revivals.revived == {"network": 1}
+        engine.remove_all()
+        engine.docker("volume", "rm", "slow")
+
+
+def test_a_dependant_that_stops_slowly_is_restarted_once(engine: Engine, tmp_path: Path) -> None:
+    host = Host(engine, tmp_path, timeout=2.0)
+    engine.run("owner", *OPT_IN)
+    engine.run("web", "--network", "container:owner", "--stop-timeout=6", RESTARTS)
+    host.reconcile(lambda: engine.attached("owner", "apps"))
+    before = engine.inspect("web")["State"]["StartedAt"]
+    engine.docker("restart", "owner")
+    host.run(lambda: engine.inspect("web")["State"]["StartedAt"] != before)
+    restarted = engine.inspect("web")["State"]["StartedAt"]
+    host.reconcile_for(3)
+    assert engine.inspect("web")["State"]["StartedAt"] == restarted
+    assert host.revivals.revived == {"namespace": 1}
 
 
 def test_dependants_of_a_stopped_container_are_started_with_it(engine: Engine, tmp_path: Path) -> None:
@@ -248,32 +333,95 @@ def test_dependants_of_the_gateways_container_serve_again_after_its_restart(site
     assert _metric(site, 'gateway_containers_dead{reason="namespace"}') == 0
 
 
+def test_containers_serve_again_after_the_engine_of_a_gateway_in_a_container_boots(site: Site) -> None:
+    """The engine starts its containers in any order. `test_reboot.py` has a gateway outside of the machine."""
+    engine = site.engine
+    site.write(docker="revive: true")
+    engine.run_gateway("gateway", site.folder, "--network", "far", "--restart=always")
+    engine.docker("update", "--restart=always", "db")
+    for name, options in (("web", ("--network", "container:gateway")), ("app", OPT_IN), ("stopped", OPT_IN)):
+        site.engine.run(name, "--restart=unless-stopped", *options)
+    site.wait(lambda: site.says("web", "127.0.0.1") == site.says("app") == site.says("stopped") == "orders-here", 60)
+    engine.docker("stop", "stopped")
+    engine.shut_down()
+    engine.boot()
+    engine.wait_ready()
+    site.wait(lambda: site.says("web", "127.0.0.1") == site.says("app") == "orders-here", 60)
+    site.wait(lambda: not _dead(site))
+    assert state(engine, "stopped") == "exited"
+
+
 def test_the_status_shows_the_command_that_recreates_dependants_of_a_recreated_gateway(
     site: Site, tmp_path: Path
 ) -> None:
-    site.start(docker="revive: true")
-    compose = tmp_path / "compose.yaml"
-    compose.write_text(
-        'services: {web: {image: busybox, network_mode: "container:gateway", restart: always, '
-        'command: [sleep, "9999"], stop_grace_period: 1s}}\n'
-    )
-    subprocess.run(
-        ["docker", "compose", "-f", str(compose), "-p", "shop", "up", "-d"],
-        env={"DOCKER_HOST": site.engine.url, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}, check=True, timeout=60,
-    )  # fmt: skip
+    """The Compose file and the environment file are in other directories than the project."""
+    engine, files = site.engine, tmp_path / "files"
+    files.mkdir()
+    (files / "shop.env").write_text("GREETING=hello\n")
+    volumes = [f"{path}:{path}" for path in (site.folder, engine.folder)]
+    volumes += [f"{path}:{path}:ro" for path in engine.python()]
+    gateway = {
+        "image": "host", "container_name": "gateway", "networks": ["far"], "volumes": volumes,
+        "environment": {"PYTHONPATH": str(REPOSITORY)}, "stop_grace_period": "5s",
+        "command": [sys.executable, "-m", "gateway", "run", "-c", str(site.folder / "gateway.yaml")],
+    }  # fmt: skip
+    web = {
+        "image": "busybox", "network_mode": "service:gateway", "restart": "always", "command": ["sleep", "9999"],
+        "environment": {"GREETING": "${GREETING}"}, "stop_grace_period": "1s", "volumes": ["./data:/data"],
+    }  # fmt: skip
+    document = {"services": {"gateway": gateway, "web": web}, "networks": {"far": {"external": True}}}
+    (files / "compose.yaml").write_text(json.dumps(document))  # JSON is a subset of YAML
+    compose = [
+        "docker",
+        "compose",
+        "-p",
+        "shop",
+        "--project-directory",
+        str(tmp_path),
+        "--env-file",
+        "files/shop.env",
+    ]
+    compose += ["-f", "files/compose.yaml", "up", "-d"]
+
+    def call(command: list[str], folder: Path) -> None:
+        environment = {"DOCKER_HOST": engine.url, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
+        done = subprocess.run(
+            command, cwd=folder, env=environment, check=False, timeout=60, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+    def options_of_web() -> tuple[Any, Any]:
+        inspected = engine.inspect("shop-web-1")
+        return inspected["HostConfig"]["Binds"], sorted(inspected["Config"]["Env"])
+
+    site.write(docker="revive: true")
+    call(compose, tmp_path)
     site.wait(lambda: site.says("shop-web-1", "127.0.0.1") == "orders-here")
-    site.engine.docker("rm", "-f", "gateway")
-    site.start(docker="revive: true")
+    before = options_of_web()
+    call([*compose, "--no-deps", "--force-recreate", "gateway"], tmp_path)
     site.wait(lambda: "shop-web-1" in _dead(site))
     found = _dead(site)["shop-web-1"]
     assert (found["state"], found["cause"]) == ("recreate", "namespace")
     assert found["command"].endswith("--force-recreate web")
-    subprocess.run(
-        shlex.split(found["command"]), check=True, timeout=60,
-        env={"DOCKER_HOST": site.engine.url, "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
-    )  # fmt: skip
+    call(shlex.split(found["command"]), Path("/"))
     site.wait(lambda: site.says("shop-web-1", "127.0.0.1") == "orders-here")
     site.wait(lambda: not _dead(site))
+    assert options_of_web() == before
+
+
+def test_the_dependant_of_a_recreated_gateway_is_listed_without_compose(site: Site) -> None:
+    site.start(docker="revive: true")
+    site.engine.run("web", "--network", "container:gateway", RESTARTS)
+    site.engine.run("debug", "--network", "container:gateway")
+    site.engine.run("other")
+    site.engine.run("foreign", "--network", "container:other", RESTARTS)
+    site.wait(lambda: site.says("web", "127.0.0.1") == "orders-here")
+    site.wait(lambda: site.engine.inspect("gateway")["Id"] in (site.folder / "state/docker.json").read_text())
+    site.engine.docker("rm", "-f", "gateway", "other")
+    site.start(docker="revive: true")
+    site.wait(lambda: "web" in _dead(site))
+    assert set(_dead(site)) == {"web"}
+    assert _dead(site)["web"]["message"].endswith("with the options that `docker inspect web` shows")
 
 
 def test_plan_and_audit_show_what_would_be_started(engine: Engine, tmp_path: Path) -> None:
@@ -296,6 +444,7 @@ def test_plan_and_audit_show_what_would_be_started(engine: Engine, tmp_path: Pat
     assert [(each["container"], each["state"]) for each in planned["dead_containers"]] == [("web", "starting")]
     table = show("plan", revive=False)
     assert "nothing to change" in table
-    assert re.search(r"web +off +its volume on backend media was not mounted: .* docker start web", table)
+    assert re.search(r"^web +off\n +its volume on backend media was not mounted: ", table, re.MULTILINE)
+    assert "to do: docker start web" in table
     assert "container web: its volume on backend media was not mounted" in show("audit", revive=False)
     assert state(engine, "web") == "created"

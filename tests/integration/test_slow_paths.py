@@ -18,7 +18,7 @@ from gateway.contracts.values import Duration
 from gateway.demo.sshd import Bastion
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.options import KeepaliveOptions, PoolOptions, SshOptions
-from gateway.ssh.packet_writer import _BATCH_SIZE, MAX_SEND_PACKET, PacketWriter, Sender
+from gateway.ssh.packet_writer import _BATCH_SIZE, MAX_SEND_PACKET, ChannelSender, PacketWriter
 from tests.soak import instrumentation
 from tests.support.files import REPOSITORY
 from tests.support.front import fronting
@@ -62,7 +62,7 @@ async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
 ) -> None:
     """Before it sends, a relay waits for at most one packet of each other relay, not for the data of a whole read."""
     uploads = 6
-    waiting: dict[Sender, int] = {}
+    waiting: dict[ChannelSender, int] = {}
     between: list[int] = []
     """The bytes that the other relays sent during each wait of a relay."""
     enqueue, serve = PacketWriter.enqueue, PacketWriter._serve_queue
@@ -71,7 +71,7 @@ async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
     def total() -> int:
         return sum(each.to_backend for each in relays)
 
-    def noted(writer: PacketWriter, sender: Sender) -> None:
+    def noted(writer: PacketWriter, sender: ChannelSender) -> None:
         assert isinstance(sender, ChannelRelay)
         relays.add(sender)
         if writer._batch_limit < _BATCH_SIZE and not writer.is_queued(sender):

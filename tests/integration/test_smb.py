@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.docker_desired import volumes
-from gateway.config import Sources, load
+from gateway.app.docker_desired_state import volumes
+from gateway.config import ConfigSources, load
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import read_smb
@@ -66,7 +66,7 @@ def test_a_kernel_can_mount_the_smb_volume(
           media: {{kind: smb, via: bastion, targets: ["127.0.0.1:{samba}"], share: media,
                    listen: 127.0.0.1:{listen}, volume: {{name: media, address: {HOST}}}}}
     """)
-    (spec,) = volumes(load(Sources(file=gateway.config, environment={})))
+    (spec,) = volumes(load(ConfigSources(file=gateway.config, environment={})))
     gateway.start().wait_up("media")
     script = f"""
 mount -i -t {spec.kind} -o {",".join(spec.options)} {spec.device} /mnt && cat /mnt/hello.txt

@@ -1,5 +1,6 @@
 """Tests listeners that systemd binds; `systemd-socket-activate` passes sockets in the same way as a socket unit."""
 
+import os
 import socket
 import subprocess
 import time
@@ -8,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from gateway.contracts.values import Endpoint
 from gateway.demo.process import find, free_port
+from gateway.forwarding.listener import Listener
 from tests.support.files import REPOSITORY
 from tests.support.gateway_process import Gateway
+from tests.support.netns import inside, run
 from tests.support.requirements import need
 from tests.support.servers import echoing, serving
 
@@ -67,6 +71,21 @@ def test_a_client_that_connects_before_the_gateway_starts_waits_and_is_served(
         configure(tcp, unix)
         assert gateway.command("reload").returncode == 0
         assert waiting.result(60) == b"hello"
+
+
+def test_a_listener_on_a_bridge_serves_clients_after_the_bridge_is_created() -> None:
+    need(os.geteuid() == 0 and find("ip") is not None, "root and ip (package iproute2)")
+    name = f"gw-bridge-{os.getpid()}"
+    run(f"ip netns add {name}")
+    try:
+        with inside(name):
+            listener = Listener(Endpoint("172.17.0.1", 3306))
+            run("ip link add docker0 type bridge; ip addr add 172.17.0.1/16 dev docker0; ip link set docker0 up")
+            run("ip link set lo up")
+            socket.create_connection(("172.17.0.1", 3306), 10).close()
+            listener.close()
+    finally:
+        run(f"ip netns del {name}")
 
 
 @pytest.mark.parametrize("unit", ["gateway.service", "gateway.socket"])

@@ -14,7 +14,7 @@ from tests.support.guest import HOST, Guest, need_guest
 from tests.support.requirements import download, need
 from tests.support.servers import echoing, serving
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 _PACKAGES = "systemd,systemd-sysv,iproute2,kmod,python3"
 _SITE = "usr/local/lib/python3.13/dist-packages"
@@ -24,15 +24,22 @@ from gateway.__main__ import main
 sys.exit(main())
 """
 _CLIENT = """import socket
-client = socket.create_connection(("127.0.0.1", {port}), 200)
+client = socket.create_connection(("{host}", {port}), 200)
 client.sendall(b"hello")
 print("{word}", client.recv(16).decode())
 """
 _SCRIPT = """
 systemctl start gateway.socket; echo "BEFORE $(systemctl show -p ActiveState --value gateway)"
-timeout 200 python3 /early.py || journalctl -u gateway -u gateway.socket -o cat --no-pager
+timeout 200 python3 /early.py &
+i=0
+until [ "$(systemctl show -p ActiveState --value gateway)" != inactive ] || [ $i = 60 ]; do sleep 1; i=$((i+1)); done
+systemctl start docker
+wait $! || journalctl -u gateway -u gateway.socket -o cat --no-pager
+ready=$(systemctl show -p ActiveEnterTimestampMonotonic --value gateway)
+[ "$ready" -le "$(systemctl show -p ExecMainStartTimestampMonotonic --value docker)" ] && echo "ORDER gateway, docker"
 systemctl start gateway && echo "STARTED $(systemctl show -p ActiveState --value gateway)"
 gateway wait --max 60s echo --url http://127.0.0.1:9090 && echo UP
+ip addr add 172.17.0.1/32 dev lo; timeout 60 python3 /bridge.py
 [ "$(stat -c %u /proc/$(systemctl show -p MainPID --value gateway))" = 0 ] && echo "IT IS ROOT"
 echo "CORE $(grep core /proc/$(systemctl show -p MainPID --value gateway)/limits)"
 echo "MEMORY $(systemctl show -p MemoryMax --value gateway)"
@@ -52,6 +59,11 @@ timeout 120 python3 /late.py
 systemctl stop gateway.socket gateway
 echo "STOPPED $(systemctl show -p ActiveState --value gateway) $(systemctl show -p Result --value gateway)"
 journalctl -u gateway -o cat --no-pager | grep reload
+"""
+_DOCKER = """[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
 """
 
 
@@ -77,12 +89,17 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_systemd_units_start_reload_are_watched_and_stop(root: Path, tmp_path: Path) -> None:
-    """The first client connects to the socket of systemd, which then starts the gateway."""
+    """The first client connects to the socket of systemd, which then starts the gateway.
+
+    The address of Docker's bridge does not exist when the socket unit and the gateway start.
+    """
     listen = free_port()
     unit = root / "etc/systemd/system/gateway.socket"
-    unit.write_text(unit.read_text().replace("127.0.0.1:20490", f"127.0.0.1:{listen}"))
-    for word in ("early", "late"):
-        (root / f"{word}.py").write_text(_CLIENT.format(port=listen, word=word.upper()))
+    streams = f"127.0.0.1:{listen}\nListenStream=172.17.0.1:{listen}"
+    unit.write_text(unit.read_text().replace("127.0.0.1:20490", streams))
+    (root / "etc/systemd/system/docker.service").write_text(_DOCKER)
+    for word, host in (("early", "127.0.0.1"), ("late", "127.0.0.1"), ("bridge", "172.17.0.1")):
+        (root / f"{word}.py").write_text(_CLIENT.format(host=host, port=listen, word=word.upper()))
     bastion = Bastion(tmp_path / "bastion").start()
     try:
         with serving(echoing) as port:
@@ -97,22 +114,24 @@ def test_the_systemd_units_start_reload_are_watched_and_stop(root: Path, tmp_pat
                 f"tunnels: {{bastion: {{kind: ssh, host: {HOST}, port: {bastion.port}, user: {bastion.user}, "
                 "identity_files: ['${CREDENTIALS_DIRECTORY}/tunnel_key'], known_hosts: [/etc/gateway/known_hosts]}}\n"
                 f"backends: {{echo: {{kind: tcp, via: bastion, targets: ['127.0.0.1:{port}'], "
-                f"listen: '127.0.0.1:{listen}', hold: 60s}}}}\n"
+                f"listen: ['127.0.0.1:{listen}', '172.17.0.1:{listen}'], hold: 60s}}}}\n"
             )
             with Guest(tmp_path / "guest", _SCRIPT, memory=2048, root=root) as guest:
                 guest.wait_for("STARTED active", 300)
                 guest.wait_for("UP", 90)
-                guest.wait_for("GUEST-DONE", 200)
-                words = ("BEFORE", "EARLY", "CAPS", "STILL", "WATCHDOG", "LATE", "STOPPED")
+                guest.wait_for("GUEST-DONE", 400)
+                words = ("BEFORE", "EARLY", "BRIDGE", "CAPS", "STILL", "WATCHDOG", "LATE", "STOPPED", "ORDER")
                 said = {word: guest.said(rf"^{word} (.*)") for word in words}
                 assert said == {
                     "BEFORE": ["inactive"],
                     "EARLY": ["hello"],
+                    "BRIDGE": ["hello"],
                     "LATE": ["hello"],
                     "CAPS": ["0000000000000000"],
                     "STILL": ["active"],
                     "WATCHDOG": ["1"],
                     "STOPPED": ["inactive success"],
+                    "ORDER": ["gateway, docker"],
                 }, guest.lines
                 assert "IT IS ROOT" not in guest.lines
                 assert guest.said(r"^CORE Max core file size +(0) +0 "), guest.lines

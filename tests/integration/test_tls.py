@@ -14,7 +14,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.demo import mariadb, postgres
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.health.verdict import CheckResult
 from gateway.relay.direct_link import DirectLink
 from tests.support import certificates
@@ -123,7 +123,7 @@ async def test_mysql_without_tls_is_refused_when_tls_is_required(server_folder: 
 
 def test_an_invalid_ca_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("not a certificate")
-    with pytest.raises(ProbeError, match=r"tls\.ca_file"):
+    with pytest.raises(UnusableTargetError, match=r"tls\.ca_file"):
         verify(None, mysql_backend_check(tmp_path / "ca.pem"))
 
 

@@ -161,7 +161,7 @@ def test_nothing_is_imported_without_the_section() -> None:
     done = subprocess.run(
         [sys.executable, "-c", modules], capture_output=True, text=True, timeout=30, check=True, cwd=REPOSITORY
     )
-    assert "gateway.app.tracing" in done.stdout.split()
+    assert "gateway.app.trace_exporter" in done.stdout.split()
     assert "opentelemetry" not in done.stdout
 
 

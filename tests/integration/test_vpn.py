@@ -23,10 +23,10 @@ import pytest
 from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import Process, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.vpn import devices, policy_routing, privileges
+from gateway.vpn import network_devices, openvpn_privileges, policy_routing
 from gateway.vpn.device_addresses import DeviceAddresses
 from gateway.vpn.device_lock import DeviceLock, is_locked
-from gateway.vpn.namespace import Namespace
+from gateway.vpn.network_namespace import NetworkNamespace
 from tests.support.certificates import Authority
 from tests.support.clients import mysql, query_mysql, query_postgres, read_nfs, read_smb
 from tests.support.configs import database_check
@@ -497,7 +497,7 @@ def _of_one_table() -> tuple[str, str]:
 
 def test_the_device_of_a_gateway_that_was_killed_is_removed_and_no_other() -> None:
     """The kernel can lack WireGuard, so the test uses devices of another type."""
-    place = Namespace()
+    place = NetworkNamespace()
     try:
 
         def prepare() -> list[DeviceLock]:
@@ -507,7 +507,7 @@ def test_the_device_of_a_gateway_that_was_killed_is_removed_and_no_other() -> No
             return [DeviceLock("gww-alive")]
 
         def there() -> set[str]:
-            devices.remove_stale("veth", "gww-", is_locked)
+            network_devices.remove_stale("veth", "gww-", is_locked)
             return {line.split()[0].partition("@")[0] for line in run("ip -br link").splitlines()}
 
         (lock,) = place.submit(prepare).result(20)
@@ -788,7 +788,7 @@ def test_openvpn_has_one_capability_and_its_own_user_if_possible(far: World, gat
     gateway.start(environment=environment).wait_up("orders", timeout=UP)
     (child,) = (line.split()[0] for line in vpn_children(gateway))
     found = process_status(child)
-    user = str(privileges.USER) if case == "alone" else "0"
+    user = str(openvpn_privileges.USER) if case == "alone" else "0"
     assert found["Uid"].split() == found["Gid"].split() == [user] * 4
     assert [int(found[f"Cap{each}"], 16) for each in ("Eff", "Prm", "Inh", "Amb", "Bnd")] == [NET_ADMIN] * 5
     assert (found["NoNewPrivs"], found["Groups"]) == (
@@ -806,7 +806,7 @@ def test_openvpn_has_one_capability_and_its_own_user_if_possible(far: World, gat
 
 def test_a_user_outside_the_user_namespace_is_not_used() -> None:
     script = (
-        "from pathlib import Path; from gateway.vpn.privileges import unprivileged_user; "
+        "from pathlib import Path; from gateway.vpn.openvpn_privileges import unprivileged_user; "
         "unprivileged_user(Path('/tmp'))"
     )
     done = subprocess.run(
@@ -837,7 +837,7 @@ def test_openvpn_as_another_user_reconnects_recreates_its_device_and_ends_with_t
         until_a_query_succeeds(far, listen, 25)
         assert vpn_children(gateway) == child, "the reconnect must not start a new process"
         pid = int(child[0].split()[0])
-        assert process_status(str(pid))["Uid"].split()[0] == str(privileges.USER)
+        assert process_status(str(pid))["Uid"].split()[0] == str(openvpn_privileges.USER)
         os.kill(pid, signal.SIGSTOP)  # a stopped client cannot detect that the gateway has exited
         assert gateway.process is not None
         gateway.process.send(signal.SIGKILL)

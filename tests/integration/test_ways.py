@@ -80,7 +80,7 @@ def test_one_way_is_enough_and_each_way_is_shown(gateway: Gateway, pair: Pair) -
 
         pair[0].freeze()
         gateway.wait(lambda: gateway.tunnel("a")["state"] == "suspect")
-        assert way(gateway, "both", "b") == (True, True)
+        gateway.wait(lambda: way(gateway, "both", "b") == (True, True))
         for each in listen.values():
             served(each)
         assert gateway.tunnel("inner")["connects"] == 1  # new connections use the other bastion
@@ -128,14 +128,15 @@ def test_reload_quarantine_and_reconnect_concern_one_way(gateway: Gateway, pair:
         """
         gateway.write(body % "[a, b]", shutdown="{delay: 0s, drain: 2s}")
         gateway.start("--reload-on-change", "false").wait_up("both")
-        gateway.wait(lambda: way(gateway, "both", "b")[0])
+        # Until the first check through `a` succeeds, clients use `b` if `b` is up first.
+        gateway.wait(lambda: way(gateway, "both", "a") == (True, True) and way(gateway, "both", "b") == (True, False))
         with connect(listen) as first:
             assert echo(first) == b"hello"
             (pair[0].folder / "authorized_keys").write_text("")
             assert gateway.command("reconnect", "a").returncode == 0
             assert is_reset(first)
         gateway.wait(lambda: gateway.tunnel("a")["state"] == "quarantined")
-        assert way(gateway, "both", "b") == (True, True)
+        gateway.wait(lambda: way(gateway, "both", "b") == (True, True))
         with connect(listen) as second:
             assert echo(second) == b"hello"
             pair[0].authorize()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.app.worker.unit import WorkerLostError, WorkerSupervisor
-from gateway.config import Sources, load
+from gateway.app.worker.worker_supervisor import WorkerLostError, WorkerSupervisor
+from gateway.config import ConfigSources, load
 from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
@@ -157,7 +157,7 @@ async def test_lost_listeners_are_sent_to_the_worker_again(monkeypatch: pytest.M
         return int(real(fd))
 
     with serving(echoing) as port:
-        given = Sources(backends=(f"one=tcp://127.0.0.1:{port}?listen={address}&worker=true",), environment={})
+        given = ConfigSources(backends=(f"one=tcp://127.0.0.1:{port}?listen={address}&worker=true",), environment={})
         listener = Listener(address)
         unit = WorkerSupervisor(1, lambda *_: None)
         unit.apply(load(given), {address: listener})
@@ -186,7 +186,7 @@ class OfAnotherVersion:
 
 async def test_a_worker_that_cannot_read_a_message_is_replaced() -> None:
     address = Endpoint("127.0.0.1", free_port())
-    given = Sources(backends=(f"one=tcp://127.0.0.1:1?listen={address}&worker=true",), environment={})
+    given = ConfigSources(backends=(f"one=tcp://127.0.0.1:1?listen={address}&worker=true",), environment={})
     listener = Listener(address)
     unit = WorkerSupervisor(1, lambda *_: None)
     unit.apply(load(given), {address: listener})

@@ -7,14 +7,14 @@ from typing import Any, Literal, Self
 import pytest
 
 from gateway._dataplane import is_built
-from gateway.relay.linger import lingering_closer
+from gateway.relay.lingering_close import lingering_closer
 from gateway.ssh import client_connection, flow_control, packet_transport
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
 from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.packet_writer import MAX_SEND_PACKET
 from gateway.ssh.pool import SshLink
-from gateway.ssh.pooled_connection import Channel, PooledConnection
+from gateway.ssh.pooled_connection import PooledChannel, PooledConnection
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 """A cipher for the native data plane, and a cipher for asyncssh's channels."""
@@ -47,7 +47,7 @@ class Seen:
         ended: Whether the backend has half-closed the stream. If so, the relay grants no more bytes.
     """
 
-    relay: Channel
+    relay: PooledChannel
     fd: int
     size: int
     granted: int
@@ -149,9 +149,9 @@ def engine_growth() -> int:
     """Return the bytes by which the engine of the running loop has grown windows."""
     if not is_built():
         return 0
-    from gateway.ssh.engine_host import engine_host  # noqa: PLC0415 - the engine is optional
+    from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
 
-    return flow_control.GROWTH_BUDGET_BYTES - engine_host().engine.growth()
+    return engine_pool().grown_bytes
 
 
 class Budgets:

@@ -2,11 +2,13 @@
 
 import itertools
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.flavor import DOCKER
 
 
 @dataclass
@@ -121,6 +123,13 @@ class FakeEngine:
         self._maybe_fail(0.5)
         self._write(path, body)
         self._maybe_fail(0.5)
+
+    async def post_start(self, path: str) -> None:
+        await self.post(path)
+
+    @asynccontextmanager
+    async def separate(self) -> AsyncIterator["FakeEngine"]:
+        yield self
 
     async def delete(self, path: str, **params: Any) -> Any:
         del params

@@ -17,7 +17,7 @@ from gateway.measure import Histogram, Tap
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct_link import DirectLink
-from gateway.relay.linger import lingering_closer
+from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import RelayLoop
 from tests.support.certificates import Authority
 from tests.support.ends import BACK, FORTH, End
@@ -61,6 +61,9 @@ class Straight:
     async def close(self) -> None:
         self._near.close()
         self._far.close()
+
+    def refresh(self) -> None:
+        """Do nothing: the relay runs in the event loop."""
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
         self._watched, self._lingering = _watched(), set(map(id, lingering_closer()._sockets.values()))

@@ -10,7 +10,7 @@ from gateway.contracts.link import Link, Relay
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 from gateway.measure import Histogram
-from gateway.relay.redial import retry_dial
+from gateway.relay.dial_retry import retry_dial
 from gateway.relay.sockets import reset, tune
 
 DIAL_WITHIN = 60.0

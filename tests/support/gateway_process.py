@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.demo.process import Process, free_port
-from gateway.ops.client import Client
+from gateway.ops.service_client import ServiceClient
 from tests.support.files import REPOSITORY
 
 
@@ -43,12 +43,12 @@ class Gateway:
         return self.folder / "admin.sock"
 
     @property
-    def client(self) -> Client:
-        return Client(None, str(self.admin_socket))
+    def client(self) -> ServiceClient:
+        return ServiceClient(None, str(self.admin_socket))
 
     @property
-    def http(self) -> Client:
-        return Client(f"http://127.0.0.1:{self.ops_port}", "")
+    def http(self) -> ServiceClient:
+        return ServiceClient(f"http://127.0.0.1:{self.ops_port}", "")
 
     @property
     def log(self) -> str:

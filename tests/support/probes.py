@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from gateway.backend_support.database import DatabaseCheck
+from gateway.backend_support.database_check import DatabaseCheck
 from gateway.backends import EmptyOptions
 from gateway.backends.http import HttpBackend, HttpCheck
 from gateway.backends.mysql import MysqlBackend, MysqlCheck

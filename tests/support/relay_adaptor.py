@@ -43,6 +43,9 @@ class Adaptor(Verbs, Protocol):
     def order(self, step: Step) -> bool:
         """Apply an event to the link; return False if the link does not support it in its present state."""
 
+    def refresh(self) -> None:
+        """Handle what the relay's data plane has reported and the event loop has not handled yet."""
+
     async def restore(self, *, reconnect: bool) -> None:
         """Prepare the adaptor for the next connection.
 

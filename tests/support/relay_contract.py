@@ -194,6 +194,7 @@ class Trial:
 
     def _check(self) -> None:
         """Check the rules that the relay must follow at any time."""
+        self._adaptor.refresh()
         for receiver, sender in self._ways:
             self._hold(not receiver.complaint, f"1: {receiver.complaint}")
             count = f"{receiver.name} has {receiver.received} of {sender.sent} bytes"

@@ -20,7 +20,7 @@ from gateway.relay.direct_link import DirectLink
 from gateway.ssh import flow_control
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshLink
-from gateway.ssh.pooled_connection import Channel
+from gateway.ssh.pooled_connection import PooledChannel
 from tests.support.channel_end import ChannelEnd
 from tests.support.ends import End
 from tests.support.far_sides import Straight
@@ -97,6 +97,12 @@ class OpenSsh(Straight):
         assert type(joined.relay).__name__ == self._relay
         return joined
 
+    def refresh(self) -> None:
+        if self._engine:
+            from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
+
+            engine_pool().handle_records()
+
     def order(self, step: Step) -> bool:
         if step.verb == "kill":
             return self._bastion.kill_sessions() > 0
@@ -125,7 +131,7 @@ class OpenSsh(Straight):
                 left += ["a channel"] if self._conn._channels or opening else []
                 left += ["a relay that waits for its turn"] if transport.writer.contended else []
             left += ["a relay in the session"] if self._ssh_link._connections[0]._relays else []
-        left += ["held bytes"] if cast("Channel", relay).buffered else []
+        left += ["held bytes"] if cast("PooledChannel", relay).buffered else []
         budgets = (flow_control.INITIAL_BUDGET.available, flow_control.GROWTH_BUDGET.available)
         return left + ([f"budgets of {budgets}, not {self._budgets}"] if budgets != self._budgets else [])
 

@@ -11,9 +11,9 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.demo.process import find
 from gateway.measure import Histogram, Tap
-from gateway.processes.children import Children
 from gateway.processes.programs import environment_of_user
 from gateway.processes.stdio_stream import StdioStream
+from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.stream_bridge import StreamBridge
 from tests.support.far_sides import Straight
 from tests.support.plans import Setup
@@ -32,7 +32,7 @@ class Stdio(Straight):
     def __init__(self, folder: Path, *arguments: str) -> None:
         super().__init__(folder, *arguments)
         self._stack = contextlib.AsyncExitStack()
-        self._children = Children()
+        self._children = TunnelProcesses()
 
     async def open(self) -> None:
         need(find("socat") is not None, "socat (package socat)")
@@ -51,7 +51,7 @@ class _ProgramLink:
 
     network = NetworkId()
 
-    def __init__(self, children: Children) -> None:
+    def __init__(self, children: TunnelProcesses) -> None:
         self._children = children
 
     async def join(

@@ -11,11 +11,19 @@ import yaml
 
 from gateway.cli import cli
 from gateway.contracts.states import CloseReason, HealthState, TunnelState
+from gateway.docker.plan import ActionKind
 from gateway.errors import Reason
-from gateway.forwarding.admission import Refusal
+from gateway.forwarding.admission import RefusalReason
+from gateway.ops.status_views import DEAD_CAUSES
+from gateway.remedies import TUNNEL_REMEDIES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DIAL_REASONS = {
+    Reason.TIMEOUT, Reason.REFUSED, Reason.RESET, Reason.DNS, Reason.CHANNEL_PROHIBITED, Reason.CHANNEL_FAILED,
+    Reason.ROLE, Reason.HOST_BLOCKED, Reason.PROTOCOL,
+}  # fmt: skip
+"""Reasons for which a client is not connected to a target, except those that a tunnel or a limit causes."""
 EXAMPLES = sorted(path for name in ("compose", "stack") for path in (ROOT / "configs").rglob(f"{name}.yaml"))
 
 
@@ -47,7 +55,33 @@ def test_the_page_about_troubleshooting_has_every_state_and_reason() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
     assert re.findall(r"^### `(\w+)`$", text, re.MULTILINE) == list(Reason)
     rows = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))))
-    assert rows >= {*HealthState, *TunnelState, *Refusal, *CloseReason} - {CloseReason.FINISHED}
+    assert rows >= {*HealthState, *TunnelState, *RefusalReason, *CloseReason} - {CloseReason.FINISHED}
+
+
+def _row_words(name: str) -> set[str]:
+    """Return the words in backquotes in the first column of the table of a runbook."""
+    text = (ROOT / "docs" / "runbooks" / f"{name}.md").read_text()
+    return set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", text, re.MULTILINE))))
+
+
+@pytest.mark.parametrize(
+    ("alert", "shown"),
+    [
+        ("GatewayTunnelDown", set(TUNNEL_REMEDIES)),
+        ("GatewayBackendDown", set(Reason) - {Reason.TUNNEL, Reason.UNAUTHENTICATED, Reason.HOST_BLOCKED}),
+        ("GatewayBackendDegraded", {Reason.ROLE, Reason.LAG, Reason.NO_SPACE, Reason.UNAUTHENTICATED}),
+        ("GatewayBackendAvailabilityBurn", DIAL_REASONS),
+        ("GatewayWayDown", DIAL_REASONS - {Reason.ROLE, Reason.HOST_BLOCKED, Reason.PROTOCOL} | {Reason.TUNNEL}),
+        ("GatewayClientsRejected", set(RefusalReason)),
+        ("GatewayContainersDead", set(DEAD_CAUSES)),
+        ("GatewayDockerErrors", set(ActionKind)),
+    ],
+)
+def test_a_runbook_has_a_row_for_each_reason_that_its_alert_can_show(alert: str, shown: set[str]) -> None:
+    words = _row_words(alert)
+    assert {str(each) for each in shown} <= words
+    # No row names a reason that the alert cannot show.
+    assert words & {*Reason, *RefusalReason} <= {str(each) for each in shown}
 
 
 def test_the_packages_of_the_architecture_page_are_those_of_the_code() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.relay.send_buffer import SendBuffer
 from gateway.ssh.asyncssh_channel import AsyncsshChannel
-from gateway.ssh.flow_control import Window
+from gateway.ssh.flow_control import ReceiveWindow
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.packet_reader import PacketReader
 from gateway.ssh.packet_writer import PacketWriter
@@ -47,8 +47,8 @@ def one_less(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_grant_too_much(patch: pytest.MonkeyPatch) -> None:
-    grant = Window.grant
-    patch.setattr(Window, "grant", lambda self, *rest: grant(self, *rest) + 1)
+    grant = ReceiveWindow.grant
+    patch.setattr(ReceiveWindow, "grant", lambda self, *rest: grant(self, *rest) + 1)
 
 
 def no_grant(patch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from gateway.backends import kind_of_file_system, kind_of_port
 from gateway.cli import cli
 from gateway.contracts.backend import ProbeResult
 from gateway.facts import Fact
-from gateway.importing.recognition import ImportSource
-from gateway.importing.sources import convert
+from gateway.importing.conversion import convert
+from gateway.importing.source_format import ImportSource
 from gateway.kinds import KindRegistry
 
 

@@ -11,8 +11,8 @@ import asyncssh
 import pytest
 
 from gateway import secret_files
-from gateway.config.files import check_files
-from gateway.config.load import Sources, load
+from gateway.config.file_checks import check_files
+from gateway.config.loader import ConfigSources, load
 from gateway.contracts.security import Secret
 from gateway.demo.sshd import make_key
 from gateway.errors import Reason, TunnelError
@@ -115,7 +115,7 @@ def test_an_unreadable_key_is_reported_with_the_user_and_advice() -> None:
         with as_nobody():
             url = f"bastion=ssh://u@h?identity_files={path}&known_hosts={path}"
             problems = check_files(
-                load(Sources(tunnels=(url,), backends=("a=tcp://h:1?via=bastion",), environment={}))
+                load(ConfigSources(tunnels=(url,), backends=("a=tcp://h:1?via=bastion",), environment={}))
             )
             with pytest.raises(OSError, match=f"the gateway runs as uid {uid}") as refused:
                 Secret(path=path).reveal()

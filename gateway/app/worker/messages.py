@@ -2,25 +2,25 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
-from gateway.audit_log.events import Event
+from gateway.audit_log.events import AuditEvent
 from gateway.config import Config
 from gateway.contracts.link import LinkStatus
 from gateway.contracts.states import TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.docker.consumers import Consumer
 from gateway.errors import Reason
+from gateway.forwarding.consumer_usage import UsageCounters
 from gateway.forwarding.listener import ListenAddress
-from gateway.forwarding.usage import Usage
 from gateway.measure import Histogram
 from gateway.ops.status_views import ConsumerView
 from gateway.supervision.uplink import Uplink
 
 
 @dataclass(frozen=True)
-class Sockets:
-    """The descriptors sent with this message listen on `address`. The next `Apply` message uses these listeners."""
+class ListeningSockets:
+    """Carries descriptors of sockets that listen on `address`, for the next `ApplyConfig` message."""
 
     address: ListenAddress
     count: int
@@ -29,33 +29,42 @@ class Sockets:
 
 
 @dataclass(frozen=True)
-class Apply:
-    """Apply this configuration with the listeners sent before it. The worker responds `Applied` or `Incomplete`."""
+class ApplyConfig:
+    """Apply this configuration with the listeners sent before it.
+
+    The worker responds `ConfigApplied` or `DescriptorsLost`.
+    """
 
     config: Config
     number: int
 
 
 @dataclass(frozen=True)
-class Applied:
-    """The worker has applied the configuration with this number. The removed listeners no longer accept clients."""
+class ConfigApplied:
+    """The worker has applied the configuration with this number. Removed listeners no longer accept clients."""
 
     number: int
 
 
 @dataclass(frozen=True)
-class Incomplete:
+class DescriptorsLost:
     """The worker lost descriptors and did not apply the configuration. The owner sends the configuration again."""
 
 
-CheckLogin = tuple[Endpoint, float, int | None]
-"""A target, the time of a check's last login there in epoch seconds, and how many aborted handshakes the server
-tolerates."""
+class CheckLogin(NamedTuple):
+    """The last login of a check to `target` through `tunnel` (None: directly)."""
+
+    target: Endpoint
+    tunnel: str | None
+    at: float
+    """When the login succeeded, in epoch seconds."""
+    limit: int | None
+    """How many aborted handshakes the server tolerates; None if this is not known."""
 
 
 @dataclass(frozen=True)
 class TargetAssignment:
-    """The targets for new clients of a backend, best first, and those that clients must leave: slowly, or at once."""
+    """The targets for new clients of a backend, best first, and the targets whose clients must reconnect."""
 
     backend: str
     targets: tuple[Endpoint, ...]
@@ -66,18 +75,18 @@ class TargetAssignment:
 
 @dataclass(frozen=True)
 class ConsumerSnapshot:
-    """All consumers, by address. They replace all consumers of the previous message."""
+    """All consumers, by address. Replaces the consumers of the previous message."""
 
     consumers: dict[str, Consumer]
 
 
 @dataclass(frozen=True)
 class UnknownSource:
-    """A client has an unknown source address. The owner immediately reconciles Docker to find its container."""
+    """A client has an unknown source address. The owner then reconciles Docker to find the container."""
 
 
 @dataclass(frozen=True)
-class Dial:
+class DialRequest:
     """Connect the descriptor sent with this message to the target `to`, through a tunnel (None: directly)."""
 
     number: int
@@ -102,7 +111,7 @@ class WorkerAction(Enum):
 
 
 @dataclass(frozen=True)
-class Command:
+class WorkerCommand:
     """A command to a worker."""
 
     action: WorkerAction
@@ -111,7 +120,7 @@ class Command:
 
 @dataclass(frozen=True)
 class DialResult:
-    """The result of a `Dial`: success, or a reason, a line of detail, and whether the link was lost."""
+    """The result of a `DialRequest`: success, or a reason, a line of detail, and whether the link was lost."""
 
     number: int
     reason: Reason | None = None
@@ -120,7 +129,7 @@ class DialResult:
 
 
 @dataclass(frozen=True)
-class Failed:
+class TrafficFailure:
     """Traffic to a target failed, or, if `stalled` is true, a response from the target takes too long."""
 
     backend: str
@@ -129,10 +138,10 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """Events for the audit log."""
+class AuditEvents:
+    """Audit events of a worker."""
 
-    events: list[Event]
+    events: list[AuditEvent]
     lost: int
     """Number of events that the worker dropped because the owner did not read them."""
     open: int
@@ -177,8 +186,8 @@ def uplink_report(uplink: Uplink) -> UplinkReport:
     )
 
 
-def consumer_view(usage: Usage | ConsumerView) -> ConsumerView:
-    """Return what a consumer uses now; for a consumer of a worker, return the worker's last report."""
+def consumer_view(usage: UsageCounters | ConsumerView) -> ConsumerView:
+    """Return the current usage of a consumer. For a consumer of a worker, this is the worker's last report."""
     return ConsumerView(
         usage.id, usage.active, usage.total, dict(usage.rejected), usage.to_backend, usage.from_backend,
         usage.latency.copy(), usage.waiting,

@@ -17,7 +17,7 @@ _READ = 1 << 16
 
 
 class Messenger:
-    """One end of the transport.
+    """One end of the connection between the owner and a worker.
 
     Args:
         sock: A connected, non-blocking stream socket. The messenger takes ownership of it.

@@ -2,13 +2,13 @@
 
 from gateway.audit.hazards import access, network, sharing, storage, visibility
 from gateway.audit.model import AuditSnapshot
-from gateway.audit.report import Finding, Report, Severity
+from gateway.audit.report import AuditReport, Finding, Severity
 from gateway.audit.storage_locations import places
 
 _MODULES = (storage, network, sharing, access, visibility)
 
 
-def decide(snapshot: AuditSnapshot) -> Report:
+def decide(snapshot: AuditSnapshot) -> AuditReport:
     """Return the report on a snapshot: where containers store data, and all hazards, most severe first."""
     found = [each for module in _MODULES for each in module.find(snapshot)]
     order = tuple(Severity)
@@ -16,4 +16,4 @@ def decide(snapshot: AuditSnapshot) -> Report:
     def rank(each: Finding) -> tuple[int, str, str, str]:
         return order.index(each.severity), each.subject, each.path, each.rule.id
 
-    return Report(tuple(sorted(found, key=rank)), tuple(places(snapshot)), snapshot.unchecked)
+    return AuditReport(tuple(sorted(found, key=rank)), tuple(places(snapshot)), snapshot.unchecked)

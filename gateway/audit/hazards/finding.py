@@ -2,33 +2,35 @@
 
 from collections.abc import Iterator
 
-from gateway.audit import databases
-from gateway.audit.compose_override import FILES
+from gateway.audit import database_files
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
-from gateway.audit.recreate import recreate
-from gateway.audit.report import Finding, Rule, Severity
-from gateway.audit.stores import Store, store_of
+from gateway.audit.mount_storage import MountStorage, store_of
+from gateway.audit.recreate_commands import recreate
+from gateway.audit.report import Finding, HazardRule, Severity
+from gateway.docker.compose_command import FILES
 from gateway.text import one_line
 
 
-def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, Store]]:
+def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, MountStorage]]:
     """Yield each mount of each container, with the storage that holds the mount's data."""
     for container in snapshot.containers:
         for mount in container.mounts:
             yield container, mount, store_of(snapshot, mount)
 
 
-def database_in(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
+def database_in(
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
+) -> str:
     """Return the kind of database whose files are on a mount; empty if no kind is known."""
     listed = snapshot.paths.get(store.host_path)
     found = listed.database if listed is not None else ""
-    return found or databases.at(mount.path, container.image, container.environment.get("PGDATA", ""))
+    return found or database_files.at(mount.path, container.image, container.environment.get("PGDATA", ""))
 
 
 def on_container(
     snapshot: AuditSnapshot,
-    rule: Rule,
+    rule: HazardRule,
     severity: Severity,
     container: AuditedContainer,
     path: str,

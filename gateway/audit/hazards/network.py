@@ -7,12 +7,12 @@ from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.hazards.network_fixes import after_mount, host_mount, safe_replacement, safe_volume
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
-from gateway.audit.recreate import volume_for
-from gateway.audit.report import Finding, Rule, Severity
-from gateway.audit.stores import SECRETS, Medium, Store, nfs_version, of_volume
+from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version, of_volume
+from gateway.audit.recreate_commands import volume_for
+from gateway.audit.report import Finding, HazardRule, Severity
 from gateway.text import one_line
 
-Issue = tuple[Rule, Severity, str]
+Issue = tuple[HazardRule, Severity, str]
 """A kind of hazard, its severity, and a description of what was found."""
 
 
@@ -34,7 +34,7 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 
 
 def _issues(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
 ) -> Iterator[Issue]:
     database = database_in(snapshot, container, mount, store)
     yield from options(store, writable=mount.writable, database=database)
@@ -45,18 +45,18 @@ def _issues(
 
 
 def _fix(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store, rule: Rule
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage, rule: HazardRule
 ) -> str | MountOptionChange:
     if rule is rules.REMOTE_DATABASE:
         return MountOptionChange({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
     if store.host_mount is None and SECRETS & store.options.keys():
         return host_mount(snapshot, container, mount, store)
-    if store.host_mount is not None and store.medium is not Medium.NFS:
+    if store.host_mount is not None and store.medium is not StorageMedium.NFS:
         return after_mount(store.host_mount)
     return safe_volume(snapshot, container, mount, store)
 
 
-def options(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
+def options(store: MountStorage, *, writable: bool, database: str) -> Iterator[Issue]:
     """Yield the hazards in the options of a network mount.
 
     Args:
@@ -65,9 +65,9 @@ def options(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
         database: The kind of database whose files are on the mount; empty if there is no database.
     """
     found = store.options
-    if store.medium is Medium.NFS:
+    if store.medium is StorageMedium.NFS:
         yield from _nfs(store, writable=writable, database=database)
-    elif store.medium is Medium.SMB:
+    elif store.medium is StorageMedium.SMB:
         if found.get("vers", "").startswith("1"):
             yield rules.SMB_VERSION, Severity.MEDIUM, f"vers={found['vers']} on {store.title}"
         if "nobrl" in found:
@@ -76,7 +76,7 @@ def options(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
             yield rules.PASSWORD, Severity.MEDIUM, f"the password of {store.title}"
 
 
-def _nfs(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
+def _nfs(store: MountStorage, *, writable: bool, database: str) -> Iterator[Issue]:
     found = store.options
     soft = next((each for each in ("soft", "softerr") if each in found), None)
     if soft is not None:
@@ -85,7 +85,7 @@ def _nfs(store: Store, *, writable: bool, database: str) -> Iterator[Issue]:
     if "nolock" in found or found.get("local_lock", "none") != "none":
         option = "nolock" if "nolock" in found else f"local_lock={found['local_lock']}"
         yield rules.NO_LOCKS, _severity(database), f"{option} on {store.title}"
-    version = nfs_version(found, store.file_system)
+    version = nfs_version(store)
     if not version:
         yield rules.OLD_VERSION, Severity.MEDIUM, f"no version on {store.title}, so that it is 3"
     elif version[0] in "23":
@@ -100,11 +100,11 @@ def _severity(database: str) -> Severity:
     return Severity.HIGH if database else Severity.MEDIUM
 
 
-def _database(store: Store, database: str) -> Iterator[Issue]:
+def _database(store: MountStorage, database: str) -> Iterator[Issue]:
     if not database:
         return
     what = f"{database} files on {store.title}"
-    if store.medium is not Medium.NFS:
+    if store.medium is not StorageMedium.NFS:
         yield rules.REMOTE_DATABASE, Severity.HIGH, f"{what} ({store.medium})"
     elif database == "SQLite":
         yield rules.REMOTE_DATABASE, Severity.HIGH, f"{what} (NFS)"

@@ -2,21 +2,21 @@
 
 import re
 
-from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, HostMount
+from gateway.audit.host_model import HostMount
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
-from gateway.audit.recreate import recreate, volume_for
-from gateway.audit.shell import command
-from gateway.audit.stores import SECRETS, Medium, Store, nfs_version
+from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version
+from gateway.audit.recreate_commands import recreate, volume_for
+from gateway.audit.shell_commands import command
+from gateway.nfs.mount_options import REPLACED
 
-_REPLACED = {
-    "soft", "softerr", "hard", "nolock", "lock", "local_lock", "udp", "tcp", "proto", "vers", "nfsvers",
-    "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "mountport", "mountproto", "mountvers", "mountaddr",
-}  # fmt: skip
 _KEPT_OF_HOST = {"addr", "port", "sec"}
 """Options in the mount table that a new volume needs too. All others are defaults or concern only the old mount."""
 
 
-def safe_volume(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
+def safe_volume(
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
+) -> str:
     """Return commands that create a volume with safe options for the same share, and a container that uses it."""
     volume = snapshot.volumes.get(mount.volume)
     name = f"{mount.volume}-2" if mount.volume else volume_for(snapshot, container, mount.path)
@@ -25,7 +25,7 @@ def safe_volume(snapshot: AuditSnapshot, container: AuditedContainer, mount: Aud
     return f"{made}\n{recreate(snapshot, container, MountOptionChange({mount.path: name}, read_only=read_only))}"
 
 
-def safe_replacement(snapshot: AuditSnapshot, volume: AuditedVolume, store: Store) -> str:
+def safe_replacement(snapshot: AuditSnapshot, volume: AuditedVolume, store: MountStorage) -> str:
     """Return commands that recreate an unused volume with safe options."""
     labels = [word for key, value in volume.labels.items() for word in ("--label", f"{key}={value}")]
     remove = command(snapshot.client, "volume", "rm", volume.name)
@@ -35,23 +35,23 @@ def safe_replacement(snapshot: AuditSnapshot, volume: AuditedVolume, store: Stor
     return f"{remove} &&\n{command(snapshot.client, 'volume', 'create', *labels, *options, volume.name)}"
 
 
-def _driver_options(volume: AuditedVolume | None, store: Store) -> tuple[str, ...]:
+def _driver_options(volume: AuditedVolume | None, store: MountStorage) -> tuple[str, ...]:
     device, kind, chosen = safe_options(volume, store)
     return ("-o", f"type={kind}", "-o", f"device={device}", "-o", f"o={chosen}")
 
 
-def safe_options(volume: AuditedVolume | None, store: Store) -> tuple[str, str, str]:
+def safe_options(volume: AuditedVolume | None, store: MountStorage) -> tuple[str, str, str]:
     """Return the device, type and options of a volume that mounts the same export or share with safe options."""
     found = dict(store.options)
     if store.host_mount is not None:
-        device, kind = store.identity.partition(" ")[2], store.file_system
+        device, kind = store.device, store.file_system
         found = {key: value for key, value in found.items() if key in _KEPT_OF_HOST}
     else:
         device, kind = (volume.options.get("device", ""), volume.options.get("type", "")) if volume else ("", "")
-    if store.medium is Medium.NFS:
-        version = nfs_version(store.options, store.file_system)
+    if store.medium is StorageMedium.NFS:
+        version = nfs_version(store)
         proto = "tcp6" if ":" in found.get("addr", "") else "tcp"
-        found = {key: value for key, value in found.items() if key not in _REPLACED}
+        found = {key: value for key, value in found.items() if key not in REPLACED}
         found |= {"nfsvers": version if version in ("4.1", "4.2") else "4.2", "proto": proto, "hard": ""}
         kind = "nfs"
     else:
@@ -72,7 +72,7 @@ def after_mount(mount: HostMount) -> str:
     return f"mkdir -p {folder} && {write} >> {folder}/audit-mounts.conf\nsystemctl daemon-reload"
 
 
-def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store) -> str:
+def host_mount(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage) -> str:
     """Return commands that mount a share on the host with a credentials file, which a volume cannot use."""
     point, credentials = f"/mnt/{container.name}", f"/etc/{container.name}.credentials"
     # A space separates the fields of a line (fstab(5)).

@@ -6,9 +6,9 @@ from gateway.audit import rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_storage import MountStorage, StorageMedium, of_volume
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell import command, script
-from gateway.audit.stores import Medium, Store, of_volume
+from gateway.audit.shell_commands import command, script
 from gateway.text import format_bytes, one_line
 
 
@@ -23,15 +23,17 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 
 
 def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    groups: dict[str, list[tuple[AuditedContainer, AuditedMount, Store]]] = {}
+    groups: dict[str, list[tuple[AuditedContainer, AuditedMount, MountStorage]]] = {}
     for container, mount, store in mounts(snapshot):
         if mount.writable and mount.kind != "tmpfs" and _holds_data(snapshot, mount, store):
             groups.setdefault(store.identity, []).append((container, mount, store))
     for group in groups.values():
         names = sorted({container.name for container, _, _ in group})
-        if len(names) < 2:
-            continue
+        services = {container.service or container.name for container, _, _ in group}
         database = next(filter(None, (database_in(snapshot, *each) for each in group)), "")
+        # Containers of one service run the same program, which is designed to share its files, except for a database.
+        if len(names) < 2 or (len(services) < 2 and not database):
+            continue
         running = len({container.name for container, _, _ in group if container.running})
         severity = Severity.LOW if running < 2 else (Severity.HIGH if database else Severity.MEDIUM)
         store = group[0][2]
@@ -39,12 +41,14 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         # The fix changes the container that was created last, because it was probably added to an existing setup.
         container, mount, _ = max(group, key=lambda each: str(each[0].inspection.get("Created", "")))
         what = f"{', '.join(names)} write to {store.title}{content}"
-        fix = MountOptionChange(read_only=frozenset({mount.path}))
+        fix: str | MountOptionChange = MountOptionChange(read_only=frozenset({mount.path}))
+        if len(services) < 2:
+            fix = f"# {one_line(container.service)} must have one container, or a volume for each container"
         yield on_container(snapshot, rules.WRITERS, severity, container, mount.path, what, fix)
 
 
-def _holds_data(snapshot: AuditSnapshot, mount: AuditedMount, store: Store) -> bool:
-    if store.medium is Medium.MEMORY:
+def _holds_data(snapshot: AuditSnapshot, mount: AuditedMount, store: MountStorage) -> bool:
+    if store.medium is StorageMedium.MEMORY:
         return False
     found = snapshot.paths.get(mount.source)
     system = mount.source.startswith(("/dev", "/proc", "/sys", "/run/", "/var/run/", "/etc/localtime"))

@@ -3,15 +3,15 @@
 import posixpath
 from collections.abc import Iterator, Mapping
 
-from gateway.audit import databases, rules
+from gateway.audit import database_files, rules
 from gateway.audit.hazards.finding import database_in, mounts, on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.mount_options import MountOptionChange
-from gateway.audit.recreate import volume_for
+from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below
+from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell import command
+from gateway.audit.shell_commands import command
 from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
-from gateway.audit.stores import Medium, Store, is_below
 from gateway.text import format_bytes
 
 _SMALL = 1 << 20
@@ -29,7 +29,7 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
         yield from _shared_memory(snapshot, container)
     for container, mount, store in mounts(snapshot):
         volume = snapshot.volumes.get(mount.volume)
-        if store.medium is Medium.MEMORY:
+        if store.medium is StorageMedium.MEMORY:
             yield from _memory(snapshot, container, mount, store)
         elif volume is not None and volume.anonymous and not store.medium.is_network:
             yield from _anonymous(snapshot, container, mount, store)
@@ -44,7 +44,7 @@ def _layer(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Fin
         for name, size in (container.changes or {}).items()
         if not any(is_below(name, path) for path in (*mounted, *VOLATILE, *_SET_BY_ENGINE))
     }
-    database, directory = databases.in_files(written)
+    database, directory = database_files.in_files(written)
     if database:
         what = f"{database} files in {directory}, {format_bytes(container.layer)} in the layer"
         fix = _move(snapshot, container, directory)
@@ -84,7 +84,7 @@ def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) 
 
 
 def _anonymous(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
 ) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     size = snapshot.volumes[mount.volume].size
@@ -101,7 +101,7 @@ def _anonymous(
 
 
 def _memory(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: Store
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
 ) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     if not mount.writable or (not database and any(is_below(mount.path, each) for each in VOLATILE)):
@@ -111,7 +111,7 @@ def _memory(
     where = "a tmpfs" if mount.kind == "tmpfs" else store.title
     what = f"{f'{database} files' if database else 'data'} in {where}"
     fix = MountOptionChange(
-        {mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,), vanishes=True
+        {mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,), vanishes=mount.kind != "bind"
     )
     severity = Severity.HIGH if database else Severity.MEDIUM
     yield on_container(snapshot, rules.MEMORY, severity, container, mount.path, what, fix)

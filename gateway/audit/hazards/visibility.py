@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from gateway.audit import rules
 from gateway.audit.hazards.finding import on_container
 from gateway.audit.model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.mount_storage import is_below, store_of
 from gateway.audit.report import Finding, Severity
-from gateway.audit.shell import command, script
-from gateway.audit.stores import is_below, store_of
+from gateway.audit.shell_commands import command, script
 from gateway.text import one_line
 
 _HARMLESS = {"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
+from gateway.docker.explaining.explained_container import ExplainedContainer
 from gateway.docker.explaining.model import BackendFact, Explanation
-from gateway.docker.explaining.parts import parts
-from gateway.docker.explaining.reach import reachability
-from gateway.docker.explaining.subject import Subject
+from gateway.docker.explaining.reachability import reachability
+from gateway.docker.explaining.setup_parts import parts
 from gateway.docker.model import Container, EngineSnapshot
 from gateway.docker.plan import DesiredState, Plan
 
@@ -28,6 +28,6 @@ def explain(
         container: The container, from `observed`.
         facts: The properties of the backends.
     """
-    subject = Subject(desired, observed, planned, container)
+    subject = ExplainedContainer(desired, observed, planned, container)
     found = [reachability(subject, each) for each in facts]
     return Explanation(container.name, container.id, list(parts(subject)), found)

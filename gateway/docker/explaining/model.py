@@ -28,7 +28,7 @@ class BackendFact:
 
 
 @dataclass(frozen=True)
-class Part:
+class SetupPart:
     """The state of one part of the container's setup.
 
     Args:
@@ -69,7 +69,7 @@ class Explanation:
 
     container: str
     id: str
-    parts: list[Part] = field(default_factory=list)
+    parts: list[SetupPart] = field(default_factory=list)
     backends: list[Reachability] = field(default_factory=list)
 
     @property

@@ -6,8 +6,8 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gateway.backoff import Backoff, BackoffPolicy
 from gateway.docker.peers.reports import AddressReport, SharedNetwork, decode
-from gateway.supervision.backoff import Backoff, BackoffPolicy
 
 log = logging.getLogger(__name__)
 

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator
 
-from gateway.docker.exposure import image_labels, spoofing
 from gateway.docker.model import EngineSnapshot
-from gateway.docker.plan import Action, DesiredState, Plan, Verb, backends_on
+from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction, backends_on
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.container_starts import revive
 from gateway.docker.planning.external_route import external_route_warnings
 from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
+from gateway.docker.planning.lost_namespaces import shared_namespaces
 from gateway.docker.planning.networks import create_networks, remove_networks
 from gateway.docker.planning.project_networks import expand_projects
 from gateway.docker.planning.services import update_services
+from gateway.docker.spoofing_warnings import image_labels, spoofing
 from gateway.docker.volumes import VolumeStatus, create_body, mount_problems, volume_status
 
 
@@ -65,6 +66,7 @@ def plan(
         networks={name: backends_on(builder.desired, name) for name in builder.options.networks},
         exposures=exposures,
         dead=dead,
+        namespaces=shared_namespaces(builder),
     )
 
 
@@ -78,6 +80,6 @@ def _volumes(builder: PlanBuilder) -> Iterator[VolumeStatus]:
         status = volume_status(spec, there.get(spec.name), prefix, instance)
         yield status
         if status.change is not None:
-            verb = Verb.CREATE_VOLUME if status.change == "create" else Verb.RECREATE_VOLUME
+            verb = ActionKind.CREATE_VOLUME if status.change == "create" else ActionKind.RECREATE_VOLUME
             made = create_body(spec, prefix, instance)
-            builder.actions.append(Action(verb, spec.name, spec.name, why=status.message, body=made))
+            builder.actions.append(PlannedAction(verb, spec.name, spec.name, why=status.message, body=made))

@@ -2,7 +2,7 @@
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import LIVE, RUNNING, Container
-from gateway.docker.plan import Action, AttachmentState, Verb
+from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import age, conflicting_holder, remedy, reserve
 from gateway.docker.planning.attach_blockers import block_reason
 from gateway.docker.planning.builder import PlanBuilder
@@ -38,8 +38,8 @@ def detach(builder: PlanBuilder) -> None:
                 and not _may_be_gateway(builder, container)
             ):
                 builder.actions.append(
-                    Action(
-                        Verb.DISCONNECT, name, endpoint.network_id, container.name, container.id,
+                    PlannedAction(
+                        ActionKind.DISCONNECT, name, endpoint.network_id, container.name, container.id,
                         why="no longer requested", detaches=1,
                     )
                 )  # fmt: skip
@@ -99,8 +99,8 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
     there = builder.known.get(name)
     own = container.id == builder.observed.own
     builder.actions.append(
-        Action(
-            Verb.CONNECT,
+        PlannedAction(
+            ActionKind.CONNECT,
             name,
             there.id if there else name,
             container.name,

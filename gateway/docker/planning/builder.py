@@ -10,7 +10,14 @@ from gateway.docker.grants import GrantedAccess, granted, owner
 from gateway.docker.labels import LabelRequest
 from gateway.docker.model import Container, EngineSnapshot, NetworkInfo
 from gateway.docker.options import NetworkOptions
-from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, DesiredState, NameConflict, backends_on
+from gateway.docker.plan import (
+    AttachmentState,
+    AttachmentStatus,
+    DesiredState,
+    NameConflict,
+    PlannedAction,
+    backends_on,
+)
 from gateway.docker.project_networks import network_of
 from gateway.text import one_line
 
@@ -69,7 +76,7 @@ class PlanBuilder:
         """The networks that this plan creates, by name. They have no ID yet."""
         self.no_free_range: dict[str, str] = {}
         """The reason and remedy for each missing network for which no subnet is free, by the network's name."""
-        self.actions: list[Action] = []
+        self.actions: list[PlannedAction] = []
         self.attachments: list[AttachmentStatus] = []
         self.warnings: list[str] = []
         self.label_errors: list[str] = []

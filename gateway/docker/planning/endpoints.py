@@ -2,7 +2,7 @@
 
 from gateway.docker.errors import BlockedReason
 from gateway.docker.model import RUNNING, Container, EndpointInfo
-from gateway.docker.plan import Action, AttachmentState, Verb
+from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import reserve
 from gateway.docker.planning.builder import PlanBuilder
 from gateway.docker.planning.gateway_container import (
@@ -91,8 +91,8 @@ def refuse(builder: PlanBuilder, container: Container, name: str, reason: Blocke
         return
     builder.report_container(container, name, AttachmentState.BLOCKED, reason, message)
     builder.actions.append(
-        Action(
-            Verb.DISCONNECT, name, endpoint.network_id, container.name, container.id,
+        PlannedAction(
+            ActionKind.DISCONNECT, name, endpoint.network_id, container.name, container.id,
             why="name conflict", detaches=1,
         )
     )  # fmt: skip
@@ -125,7 +125,9 @@ def _stale(builder: PlanBuilder, container: Container, name: str, aliases: tuple
         addresses = own_addresses(builder, name) if container.id == builder.observed.own else ()
         why = "its network was removed"
         builder.actions.append(
-            Action(Verb.REATTACH, name, there, container.name, container.id, again, why, addresses=addresses)
+            PlannedAction(
+                ActionKind.REATTACH, name, there, container.name, container.id, again, why, addresses=addresses
+            )
         )
 
 
@@ -145,8 +147,8 @@ def _repair(
     if container.id == builder.observed.own:
         addresses = own_addresses(builder, name) or addresses
     builder.actions.append(
-        Action(
-            Verb.REATTACH, name, endpoint.network_id, container.name, container.id, marked_aliases, why,
+        PlannedAction(
+            ActionKind.REATTACH, name, endpoint.network_id, container.name, container.id, marked_aliases, why,
             addresses=addresses,
         )
     )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gateway.docker.addresses import choose, is_reserved
 from gateway.docker.model import RUNNING, Container, EndpointInfo, EngineSnapshot, NetworkInfo
-from gateway.docker.plan import OWNER_ALIAS_PREFIX, Action, AttachmentState, DesiredState, Verb
+from gateway.docker.plan import OWNER_ALIAS_PREFIX, ActionKind, AttachmentState, DesiredState, PlannedAction
 from gateway.docker.planning.builder import PlanBuilder
 
 _NETWORK_ID = re.compile("[0-9a-f]{64}")
@@ -114,8 +114,9 @@ def reattach_stopped_gateway(builder: PlanBuilder) -> None:
             if there is not None:
                 again = (*builder.gateway_aliases(name), builder.desired.owner_alias)
                 builder.actions.append(
-                    Action(
-                        Verb.REATTACH, name, there.id, container.name, container.id, again, "its network was removed",
+                    PlannedAction(
+                        ActionKind.REATTACH, name, there.id, container.name, container.id, again,
+                        "its network was removed",
                         addresses=own_addresses(builder, name),
                     )
                 )  # fmt: skip

@@ -9,9 +9,9 @@ from gateway.docker import labels
 from gateway.docker.addresses import range_for_others
 from gateway.docker.model import ENCRYPTED, MTU, NetworkInfo
 from gateway.docker.options import NetworkOptions
-from gateway.docker.plan import Action, Verb
+from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning.builder import PlanBuilder
-from gateway.docker.planning.differences import differing
+from gateway.docker.planning.network_differences import differing
 from gateway.docker.project_networks import PROJECT_BITS
 
 _POOL = ipaddress.ip_network("10.201.0.0/16")
@@ -35,7 +35,9 @@ def remove_networks(builder: PlanBuilder) -> None:
         wanted = network.name in builder.options.networks
         here = network.scope == "local" or builder.observed.swarm.leader
         if builder.is_ours(network.labels) and not wanted and here and not used & {network.id, network.name}:
-            builder.actions.append(Action(Verb.REMOVE_NETWORK, network.name, network.id, why="no longer configured"))
+            builder.actions.append(
+                PlannedAction(ActionKind.REMOVE_NETWORK, network.name, network.id, why="no longer configured")
+            )
 
 
 def choose_subnet(subnets: Iterable[str], pool: IpNetwork = _POOL, bits: int = _SUBNET_BITS) -> str | None:
@@ -99,7 +101,9 @@ def _network(builder: PlanBuilder, name: str, options: NetworkOptions) -> None:
         ip_ranges=tuple(each["IPRange"] for each in pools if "IPRange" in each),
     )  # fmt: skip
     builder.actions.append(
-        Action(Verb.CREATE_NETWORK, name, why="it is missing", body=_spec(builder, name, options, driver, pools))
+        PlannedAction(
+            ActionKind.CREATE_NETWORK, name, why="it is missing", body=_spec(builder, name, options, driver, pools)
+        )
     )
 
 

@@ -7,7 +7,7 @@ from gateway.docker.errors import BlockedReason
 from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import LabelRequest
 from gateway.docker.model import NetworkInfo, Service
-from gateway.docker.plan import Action, AttachmentState, Verb
+from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.builder import AliasHolder, PlanBuilder
 from gateway.docker.planning.name_conflicts import service_conflicts
 
@@ -166,8 +166,8 @@ def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, froze
         name = next((each.name for each in builder.observed.networks if each.id == changed[0]), changed[0])
         body = _with_networks(service.spec, networks, _kept(builder, service, networks))
         builder.actions.append(
-            Action(
-                Verb.UPDATE_SERVICE, name, changed[0], f"service {service.name}", service.id,
+            PlannedAction(
+                ActionKind.UPDATE_SERVICE, name, changed[0], f"service {service.name}", service.id,
                 why="its networks change", body=body, version=service.version,
                 detaches=len(service.networks.keys() - networks.keys()),
             )

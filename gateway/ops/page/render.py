@@ -24,8 +24,8 @@ from gateway.ops.diagnosis import (
 from gateway.ops.events import Transition
 from gateway.ops.page import model
 from gateway.ops.page.charts import PHASES, history_chart, milliseconds, phases_chart
-from gateway.ops.page.clock import clock_time
-from gateway.ops.reasons import state_name
+from gateway.ops.page.time_format import clock_time
+from gateway.ops.reason_texts import state_name
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView
 from gateway.text import format_bytes

@@ -29,13 +29,13 @@ from gateway.ssh.channel_relay import ChannelRelay
 from gateway.ssh.client_connection import ClientConnection
 from gateway.ssh.options import SshOptions
 from gateway.ssh.packet_transport import PacketTransport
-from gateway.ssh.pooled_connection import Channel, PooledConnection
+from gateway.ssh.pooled_connection import PooledChannel, PooledConnection
 from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
 from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
 
 if is_built():
-    from gateway.ssh.engine_host import engine_host
+    from gateway.ssh.engine_host import EngineHost, engine_pool
     from gateway.ssh.engine_transport import hand_over
 
 NAMES = ("native", *(("engine",) if is_built() else ()), "asyncssh")
@@ -88,12 +88,18 @@ def budget_taken() -> int:
 
 
 def _growth_of_engine() -> int:
-    return flow_control.GROWTH_BUDGET_BYTES - engine_host().engine.growth() if is_built() else 0
+    return engine_pool().grown_bytes if is_built() else 0
+
+
+def run_engine_inside(loop: RelayLoop) -> None:
+    """Run the engine inside `loop` instead of a thread, so that an execution is deterministic."""
+    if is_built():
+        engine_pool().hosts.append(EngineHost(loop, flow_control.GROWTH_BUDGET_BYTES, thread=False))
 
 
 def registered(loop: RelayLoop) -> int:
     """Return the number of descriptors that relays and connections have registered with the loop."""
-    return len(loop.relays._handlers) - (engine_host().engine.fileno() in loop.relays._handlers if is_built() else 0)
+    return len(loop.relays._handlers) - (len(engine_pool().hosts) if is_built() else 0)
 
 
 def least() -> int:
@@ -274,12 +280,12 @@ def _waiting(relay: object) -> list[Any]:
     return [] if channel is None else [data for data, _ in channel._recv_buf]
 
 
-def holds(relay: Channel) -> int:
+def holds(relay: PooledChannel) -> int:
     """Return how many bytes a relay and the relay's asyncssh channel hold for a client that does not read."""
     return relay.buffered + sum(map(len, _waiting(relay)))
 
 
-def costs(relay: Channel) -> int:
+def costs(relay: PooledChannel) -> int:
     """Return the memory size of a relay's chunks, except the first chunk, which can be partly sent already."""
     if not isinstance(relay, ChannelRelay):
         state: dict[str, int] = relay.inspect()  # type: ignore[attr-defined]

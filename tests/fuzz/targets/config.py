@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 from gateway import backends, tunnels
-from gateway.config import Sources, load
+from gateway.config import ConfigSources, load
 from gateway.config.advice import advice
-from gateway.config.files import check_files
+from gateway.config.file_checks import check_files
 from gateway.errors import ConfigError
 from tests.fuzz.files import as_file
 
@@ -36,7 +36,7 @@ def check(data: bytes) -> None:
         AssertionError: An error has no position, or loading the same file twice gives different configurations.
     """
     with as_file(data) as path:
-        sources = Sources(file=path, environment=_ENVIRONMENT)
+        sources = ConfigSources(file=path, environment=_ENVIRONMENT)
         try:
             made = load(sources)
         except ConfigError as error:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from gateway.backends.nfs import NfsBackend, NfsCheck, NfsOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.facts import IDENTITY
-from gateway.nfs.tap import RecordScanner, RpcTap
+from gateway.nfs.latency_tap import RpcLatencyTap, RpcRecordScanner
 from gateway.nfs.xdr import uint
 from tests.fuzz.peers import probe
 
@@ -67,12 +67,12 @@ def check(data: bytes) -> None:
         if isinstance(found, ProbeResult):
             assert found.facts[IDENTITY] is not None
     stream = b"".join(passed)
-    whole = list(RecordScanner().records(memoryview(stream)))
+    whole = list(RpcRecordScanner().records(memoryview(stream)))
     cuts = sorted({0, len(stream), *(byte * len(stream) // 256 for byte in data[:64])})
-    scanner = RecordScanner()
+    scanner = RpcRecordScanner()
     assert [each for a, b in pairwise(cuts) for each in scanner.records(memoryview(stream)[a:b])] == whole
     seen: list[float] = []
-    tap = RpcTap(seen.append)
+    tap = RpcLatencyTap(seen.append)
     tap.on_request(memoryview(b"".join(calls)), 1.0)
     tap.on_response(memoryview(stream), 3.0)
     tap.on_request(memoryview(stream), 5.0)

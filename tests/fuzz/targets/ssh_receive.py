@@ -47,6 +47,7 @@ def check(data: bytes) -> None:
 async def _run(chosen: script.Script, problems: list[str]) -> None:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, RelayLoop)
+    adapter.run_engine_inside(loop)
     watcher = select.poll()
     watcher.register(loop.relays.fileno(), select.POLLIN)
     drive = Drive(chosen, lambda: not loop._ready and not watcher.poll(0))  # type: ignore[attr-defined]

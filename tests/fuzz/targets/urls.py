@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable
 
 from gateway import backends, tunnels
-from gateway.config import Config, Sources, load, urls
+from gateway.config import Config, ConfigSources, load, url_parser
+from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.redaction import Redactor
-from gateway.config.tree import Scalar, Sequence, Table, Tree
 from gateway.errors import ConfigError, Problem
 from tests.fuzz.files import as_file
 
@@ -41,12 +41,12 @@ def check(data: bytes) -> None:
     section, url = _read(data)
     one = section.removesuffix("s")
     variable = f"GATEWAY_{one.upper()}_X"
-    by_variable = _load(Sources(environment={variable: url.replace("$", "$$")} | _OTHER))
+    by_variable = _load(ConfigSources(environment={variable: url.replace("$", "$$")} | _OTHER))
     flags = (f"x={url}",)
     by_flag = _load(
-        Sources(tunnels=flags, environment=_OTHER)
+        ConfigSources(tunnels=flags, environment=_OTHER)
         if section == "tunnels"
-        else Sources(backends=flags, environment=_OTHER)
+        else ConfigSources(backends=flags, environment=_OTHER)
     )
     for problem in (*_problems(by_variable), *_problems(by_flag)):
         assert problem.message, f"an error without a message\n{problem}"
@@ -59,22 +59,22 @@ def check(data: bytes) -> None:
     if re.search(r'"[^"]{1000,}":', text):
         return  # YAML does not accept keys of this length, so no file corresponds to the URL.
     redactor = Redactor()
-    redactor.add(variable, *urls.values_in(url))
+    redactor.add(variable, *url_parser.values_in(url))
     _compare(by_variable, text, lambda message: redactor.redact(message, variable))
 
 
-def _tree(section: str, url: str) -> Table | None:
+def _tree(section: str, url: str) -> ParsedMapping | None:
     problems: list[Problem] = []
     if section == "tunnels":
-        found = urls.tunnel_tree(url, "here", tunnels.KINDS, problems)
+        found = url_parser.tunnel_tree(url, "here", tunnels.KINDS, problems)
     else:
-        found = urls.backend_tree(url, "here", backends.KINDS, problems)
+        found = url_parser.backend_tree(url, "here", backends.KINDS, problems)
     return None if problems else found
 
 
 def _compare(by_url: Config | ConfigError, text: str, shown: Callable[[str], str]) -> None:
     with as_file(text.encode()) as path:
-        by_file = _load(Sources(file=path, environment=_OTHER))
+        by_file = _load(ConfigSources(file=path, environment=_OTHER))
     if isinstance(by_url, ConfigError) or isinstance(by_file, ConfigError):
         messages = [
             sorted((each.key, each.message) for each in _problems(by_url)),
@@ -85,7 +85,7 @@ def _compare(by_url: Config | ConfigError, text: str, shown: Callable[[str], str
         assert by_url == by_file, "a URL and a file have different meanings"
 
 
-def _load(sources: Sources) -> Config | ConfigError:
+def _load(sources: ConfigSources) -> Config | ConfigError:
     try:
         return load(sources)
     except ConfigError as error:
@@ -97,8 +97,8 @@ def _problems(made: Config | ConfigError) -> list[Problem]:
 
 
 def _plain(tree: Tree) -> object:
-    if isinstance(tree, Scalar):
+    if isinstance(tree, ParsedScalar):
         return None if tree.text is None else tree.text.replace("$", "$$")
-    if isinstance(tree, Sequence):
+    if isinstance(tree, ParsedSequence):
         return [_plain(item) for item in tree.items]
     return {name: _plain(value) for name, (_, value) in tree.entries.items()}

@@ -1,9 +1,12 @@
 """The engine, without asyncssh and without an event loop: the test is the SSH server, and calls `turn` itself."""
 
 import contextlib
+import os
+import select
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -69,8 +72,8 @@ class Rig:
         self.records: list[tuple[int, int, tuple[int, int, int, int], bytes]] = []
 
     def turn(self) -> None:
-        if self.engine.turn(0):
-            self.records += self.engine.take()
+        self.engine.turn()
+        self.records += self.engine.take()
 
     def say(self, payload: bytes, times: int = 1) -> None:
         self.peer.sendall(b"".join(self._theirs.seal(payload) for _ in range(times)))
@@ -260,4 +263,53 @@ def test_wrong_arguments_are_refused(rig: Rig) -> None:
     rig.turn()
     rig.engine.close()
     with pytest.raises(ValueError, match="closed"):
-        rig.engine.turn(0)
+        rig.engine.turn()
+
+
+def test_the_thread_carries_a_channel_while_python_is_busy(rig: Rig) -> None:
+    _, number, client = rig.join()
+    rig.engine.start()
+    with pytest.raises(OSError, match="busy"):
+        rig.engine.turn()
+    client.setblocking(True)
+    client.settimeout(10)
+    for _ in range(100):
+        client.send(b"query")
+        select.select([rig.peer], [], [], 10)
+        assert rig.hear() == [bytes([DATA]) + numbers(1000 + number, 5) + b"query"]
+        rig.peer.sendall(rig._theirs.seal(bytes([DATA]) + numbers(number, 5) + b"reply"))
+        assert client.recv(5) == b"reply"
+    assert rig.engine.inspect(rig.wire) is not None
+
+
+def test_the_thread_reports_records_and_stops_with_the_engine(rig: Rig) -> None:
+    token, _, client = rig.join()
+    rig.engine.start()
+    client.close()
+    rig.engine.command(rig.module.COMMAND_ABORT, token, 3)
+    ready, _, _ = select.select([rig.engine.fileno()], [], [], 10)
+    assert ready
+    assert rig.module.RECORD_ENDED in {kind for kind, of, _, _ in rig.engine.take() if of == token}
+    ready, _, _ = select.select([rig.engine.fileno()], [], [], 0)
+    assert not ready
+    before = threads()
+    rig.engine.close()
+    assert threads() == before - 1
+
+
+def test_a_thread_that_fails_is_reported(rig: Rig) -> None:
+    epoll = rig.engine.fileno()  # before `start`, it is the descriptor of the loop
+    rig.engine.start()
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, epoll)
+    os.close(null)
+    rig.engine.command(rig.module.COMMAND_ROUND_TRIP, rig.wire, 1)
+    ready, _, _ = select.select([rig.engine.fileno()], [], [], 10)
+    assert ready
+    with pytest.raises(OSError, match="Invalid argument"):
+        rig.engine.take()
+
+
+def threads() -> int:
+    """Return the number of threads of this process."""
+    return len(list(Path("/proc/self/task").iterdir()))

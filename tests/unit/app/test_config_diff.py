@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.app.config_diff import diff_configs
-from gateway.config import Config, Sources, load
+from gateway.config import Config, ConfigSources, load
 from gateway.errors import UsageError
 
 TUNNELS = ("edge=ssh://u@edge", "bastion=ssh://u@bastion?via=edge", "other=ssh://u@other")
@@ -15,7 +15,7 @@ def config(
     tunnels: tuple[str, ...] = TUNNELS,
     backends: tuple[str, ...] = BACKENDS,
 ) -> Config:
-    return load(Sources(tunnels=tunnels, backends=backends, settings=settings or {}, environment={}))
+    return load(ConfigSources(tunnels=tunnels, backends=backends, settings=settings or {}, environment={}))
 
 
 def test_an_equal_configuration_changes_nothing() -> None:

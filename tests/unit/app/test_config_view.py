@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gateway.app.config_view import config_text
-from gateway.config.load import Sources, load
+from gateway.config.loader import ConfigSources, load
 
 SECRET = "hunter2-not-shown"
 
@@ -35,7 +35,7 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path) -> None:
           media: {{kind: nfs, targets: [nfs], export: /srv, volume: {{name: media-volume}}}}
     """)
     file.chmod(0o600)
-    found = config_text(load(Sources(file=file, environment={"CHECK_USER": "checker"})))
+    found = config_text(load(ConfigSources(file=file, environment={"CHECK_USER": "checker"})))
     assert SECRET not in str(found)
     orders = dict(found["backends.orders"])
     assert orders["kind"] == "mysql"

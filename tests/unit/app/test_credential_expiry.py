@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from gateway.app import credential_expiry
-from gateway.certificates import ca_credentials, der_validity, pem_validities
-from gateway.config import Config, Sources, load
-from gateway.contracts.security import Credential, Validity
+from gateway.certificate_validity import ca_credentials, der_validity, pem_validities
+from gateway.config import Config, ConfigSources, load
+from gateway.contracts.security import MonitoredCertificate, ValidityPeriod
 from gateway.demo.sshd import make_key
 from gateway.measure import Histogram
 from gateway.ops.metrics import families
-from gateway.ops.status_views import CredentialView, ServiceView
+from gateway.ops.status_views import CertificateView, ServiceView
 from gateway.ssh.credentials import certificates
 from gateway.ssh.options import SshOptions
 
@@ -50,7 +50,7 @@ def pem(begins: float, expires: float) -> bytes:
 def read(text: str, folder: Path) -> Config:
     file = folder / "gateway.yaml"
     file.write_text(text)
-    return load(Sources(file, environment={}))
+    return load(ConfigSources(file, environment={}))
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def read(text: str, folder: Path) -> Config:
 def test_the_warning_starts_in_the_last_third_but_at_most_a_week_before(
     lifetime: float, left: float, *, soon: bool
 ) -> None:
-    validity = Validity(NOW + left - lifetime, NOW + left)
+    validity = ValidityPeriod(NOW + left - lifetime, NOW + left)
     assert validity.expires_soon(NOW) is soon
     reported = credential_expiry.expiry_warnings(
-        [("bastion", Credential("ssh_certificate", "/k-cert.pub", validity))], NOW
+        [("bastion", MonitoredCertificate("ssh_certificate", "/k-cert.pub", validity))], NOW
     )
     assert len(reported) == soon
     if soon:
@@ -92,8 +92,8 @@ def test_certificates_of_ssh_keys_are_found_beside_them_and_where_they_are_named
         made.write_certificate(to)
     options = SshOptions(host="h", user="u", identity_files=(key, other), certificate_files=(elsewhere,))
     assert certificates(options) == [
-        Credential("ssh_certificate", str(elsewhere), Validity(now - 60, now + 3600)),
-        Credential("ssh_certificate", f"{key}-cert.pub", Validity(now - 60, now + 60)),
+        MonitoredCertificate("ssh_certificate", str(elsewhere), ValidityPeriod(now - 60, now + 3600)),
+        MonitoredCertificate("ssh_certificate", f"{key}-cert.pub", ValidityPeriod(now - 60, now + 60)),
     ]
     forever = ca.generate_user_certificate(asyncssh.read_private_key(key), "id")
     forever.write_certificate(elsewhere)
@@ -106,7 +106,7 @@ def test_a_file_of_authorities_is_valid_until_the_last_expires(tmp_path: Path) -
     path.write_bytes(
         pem(NOW, NOW + 10) + b"words\n" + pem(NOW, NOW + 20) + b"-----BEGIN CERTIFICATE-----\n!\n-----END"
     )
-    assert ca_credentials(path) == [Credential("tls", str(path), Validity(NOW, NOW + 20))]
+    assert ca_credentials(path) == [MonitoredCertificate("tls", str(path), ValidityPeriod(NOW, NOW + 20))]
     assert ca_credentials(tmp_path / "none") == []
     assert ca_credentials(None) == []
     fifo, large = tmp_path / "fifo", tmp_path / "large"
@@ -162,7 +162,7 @@ async def test_files_that_hang_are_reported_once_and_block_one_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config, goes_on, calls = read("backends: {a: {kind: tcp, targets: 'h:1'}}\n", tmp_path), threading.Event(), []
-    found = [("a", Credential("tls", "/ca.pem", Validity(0, time.time() + 99 * DAY)))]
+    found = [("a", MonitoredCertificate("tls", "/ca.pem", ValidityPeriod(0, time.time() + 99 * DAY)))]
 
     def hang(_: Config) -> list[credential_expiry.NamedCredential]:
         calls.append(threading.current_thread())
@@ -193,9 +193,9 @@ async def test_files_that_hang_are_reported_once_and_block_one_thread(
 
 def test_the_metric_has_the_first_to_expire_of_each_name() -> None:
     seen = [
-        CredentialView("tls", "orders", "a", 0, 3),
-        CredentialView("tls", "orders", "b", 0, 2),
-        CredentialView("vpn", "orders", "c", 0, 9),
+        CertificateView("tls", "orders", "a", 0, 3),
+        CertificateView("tls", "orders", "b", 0, 2),
+        CertificateView("vpn", "orders", "c", 0, 9),
     ]
     view = ServiceView(
         version="", python_version="", instance="", started_at=0, startup_done=True, draining=False,

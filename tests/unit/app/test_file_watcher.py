@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from gateway.app import file_watcher
 from gateway.app.file_watcher import FileWatcher, stat_files
 from gateway.cli import cli
-from gateway.config import Config, Sources, load
+from gateway.config import Config, ConfigSources, load
 
 
 @pytest.fixture(autouse=True)
@@ -87,12 +87,12 @@ def test_run_records_the_state_of_the_file_before_it_loads_it(
     before = stat_files([path])
     seen: list[object] = []
 
-    def load_while_it_changes(given: Sources) -> Config:
+    def load_while_it_changes(given: ConfigSources) -> Config:
         config = load(given)
         path.write_text("backends: {}")
         return config
 
-    monkeypatch.setattr("gateway.config.load", load_while_it_changes)
+    monkeypatch.setattr("gateway.config.loader", load_while_it_changes)
     monkeypatch.setattr("gateway.app.service.run", lambda *_, **options: seen.append(options["stamps"]))
     monkeypatch.setattr("gateway.ops.logs.configure", lambda *_: None)
     monkeypatch.setattr("gateway.cli.run._exit", lambda _: None)

@@ -10,8 +10,8 @@ import pytest
 from gateway.app import instance_name
 from gateway.app.instance_name import with_instance
 from gateway.config import Config, load
-from gateway.config.load import Sources
-from gateway.docker import own_id
+from gateway.config.loader import ConfigSources
+from gateway.docker import own_container_id
 from gateway.errors import ConfigError, GatewayError
 
 ID = "0123456789ab"
@@ -22,7 +22,7 @@ DOCKER = "docker: {networks: {apps: {}}}\n"
 def inside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulate a container that was started without the option `--hostname`."""
     monkeypatch.setattr(socket, "gethostname", lambda: ID)
-    monkeypatch.setattr(own_id, "mounted_id", lambda: [ID + "0" * 52])
+    monkeypatch.setattr(own_container_id, "mounted_id", lambda: [ID + "0" * 52])
 
 
 def configured(
@@ -33,7 +33,7 @@ def configured(
         f"gateway: {{state_dir: {folder}/state{gateway}}}\n"
         f"backends: {{a: {{kind: tcp, targets: [h:1], listen: 0.0.0.0:1}}}}\n{more}"
     )
-    config = load(Sources(file, environment=environment or {}))
+    config = load(ConfigSources(file, environment=environment or {}))
     if "gateway.instance" in config.places:
         return config
     return replace(config, gateway=replace(config.gateway, instance=socket.gethostname()))  # the default name
@@ -56,7 +56,7 @@ def test_a_container_id_is_refused_also_if_configured(inside: None, tmp_path: Pa
 
 
 def test_a_configured_name_needs_no_file(inside: None, tmp_path: Path) -> None:
-    assert with_instance(configured(tmp_path, gateway=", instance: site-a")).gateway.instance == "site-a"
+    assert with_instance(configured(tmp_path, gateway=", instance: runtime-a")).gateway.instance == "runtime-a"
     assert not (tmp_path / "state").exists()
 
 
@@ -72,13 +72,13 @@ def test_a_hostname_is_kept_and_outlives_a_change(monkeypatch: pytest.MonkeyPatc
     assert with_instance(configured(tmp_path)).gateway.instance == "docker-1"
     assert (tmp_path / "state/instance").read_text() == "docker-1\n"
     monkeypatch.setattr(socket, "gethostname", lambda: ID)
-    monkeypatch.setattr(own_id, "mounted_id", lambda: [ID + "0" * 52])
+    monkeypatch.setattr(own_container_id, "mounted_id", lambda: [ID + "0" * 52])
     assert with_instance(configured(tmp_path)).gateway.instance == "docker-1"
 
 
 def test_another_hexadecimal_name_is_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "cafecafecafe")
-    monkeypatch.setattr(own_id, "mounted_id", lambda: [ID + "0" * 52])
+    monkeypatch.setattr(own_container_id, "mounted_id", lambda: [ID + "0" * 52])
     assert with_instance(configured(tmp_path)).gateway.instance == "cafecafecafe"
 
 
@@ -90,7 +90,7 @@ def test_without_a_known_id_the_check_applies_only_in_a_container(
     if in_container:
         marker.touch()
     monkeypatch.setattr(socket, "gethostname", lambda: ID)
-    monkeypatch.setattr(own_id, "mounted_id", list)
+    monkeypatch.setattr(own_container_id, "mounted_id", list)
     monkeypatch.setattr(instance_name, "_CONTAINER_MARKERS", (marker,))
     if refused:
         with pytest.raises(ConfigError):

@@ -15,14 +15,14 @@ from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.forwarding.routed_target import LinkSource, TargetIdentity
-from gateway.health.monitor import Check, Schedule
+from gateway.health.check import Check, CheckSchedule
 from gateway.health.target_record import TargetRecord
 from gateway.health.verdict import CheckResult
-from gateway.health.ways import WayChoice
+from gateway.health.way_choice import WayChoice
 from gateway.relay.direct_link import DirectLink
 
 TARGET = Endpoint("db", 3306)
-SCHEDULE = Schedule(interval=10, fast_interval=1, down_interval=5, timeout=3, rise=1, fall=1)
+SCHEDULE = CheckSchedule(interval=10, fast_interval=1, down_interval=5, timeout=3, rise=1, fall=1)
 
 
 class Uplink:
@@ -161,9 +161,9 @@ async def test_clients_avoid_a_way_until_its_next_successful_check() -> None:
     for at in (0, 1):
         ways.probed(at, HealthState.UP)
     assert ways.target.choose() == 0
-    ways.target.doubt("a")
+    ways.target.report_failed_dial("a")
     assert ways.target.choose() == 1
-    assert [way.doubted for way in ways.target.health()] == [True, False]
+    assert [way.dial_failed for way in ways.target.health()] == [True, False]
     ways.probed(0, HealthState.UP)
-    assert [way.doubted for way in ways.target.health()] == [False, False]
+    assert [way.dial_failed for way in ways.target.health()] == [False, False]
     assert ways.target.choose() == 1

@@ -14,15 +14,15 @@ from unittest.mock import Mock
 
 import pytest
 
-from gateway.app import auditing
+from gateway.app import service_audit_log
 from gateway.app.changed_keys import changed_keys
 from gateway.app.service import GatewayService
-from gateway.audit_log.destination import Destination
-from gateway.audit_log.events import Event, encode_line
-from gateway.audit_log.recorder import Recorder
+from gateway.audit_log.events import AuditEvent, encode_line
+from gateway.audit_log.log_destination import LogDestination
+from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.refusal_limiter import OTHERS, WINDOW, RefusalKey, RefusalLogLimiter
 from gateway.audit_log.writer import AuditWriter
-from gateway.config import Config, Sources, load
+from gateway.config import Config, ConfigSources, load
 from gateway.config.model import AuditSection
 from gateway.errors import ConfigError
 
@@ -33,7 +33,7 @@ def refused(source: str = "10.0.0.1") -> RefusalKey:
 
 def test_a_line_is_always_plain_ascii() -> None:
     hostile = 'web\x1b[2J\n{"event":"admin"}\x7f\x9b\u202e\ud800é"\\'
-    written = encode_line(Event(0.0015, "connection", {"consumer": hostile, "seconds": 1.5}), "site-a")
+    written = encode_line(AuditEvent(0.0015, "connection", {"consumer": hostile, "seconds": 1.5}), "site-a")
     assert written.endswith(b"\n")
     assert all(0x20 <= byte < 0x7F for byte in written[:-1])
     assert json.loads(written) == {
@@ -67,14 +67,14 @@ def test_refusals_from_too_many_sources_are_counted_as_others() -> None:
 
 
 async def test_flush_records_counted_refusals() -> None:
-    class Kept(list[Event]):
-        def put(self, event: Event) -> None:
+    class Kept(list[AuditEvent]):
+        def put(self, event: AuditEvent) -> None:
             self.append(event)
 
         def count_lost(self, count: int, why: str) -> None:
             raise AssertionError
 
-    recorder, kept = Recorder(), Kept()
+    recorder, kept = AuditRecorder(), Kept()
     recorder.record_refusal(refused())
     recorder.record("start")
     assert not recorder.enabled
@@ -87,20 +87,20 @@ async def test_flush_records_counted_refusals() -> None:
 
 def test_a_file_is_private_appended_to_and_reopened_after_rotation(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    destination = Destination(path)
+    destination = LogDestination(path)
     destination.write(deque([b"one\n", b"two\n"]))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.rename(tmp_path / "audit.jsonl.1")
     destination.write(deque([b"three\n"]))
     destination.close()
-    Destination(path).write(deque([b"four\n"]))
+    LogDestination(path).write(deque([b"four\n"]))
     assert (tmp_path / "audit.jsonl.1").read_bytes() == b"one\ntwo\n"
     assert path.read_bytes() == b"three\nfour\n"
 
 
 def test_an_incomplete_line_is_completed_or_terminated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "audit.jsonl"
-    destination, lines = Destination(path), deque([b"one\n", b"two\n", b"three\n"])
+    destination, lines = LogDestination(path), deque([b"one\n", b"two\n", b"three\n"])
     real = os.write
     room = [6]
 
@@ -121,7 +121,7 @@ def test_an_incomplete_line_is_completed_or_terminated(tmp_path: Path, monkeypat
     assert (path.read_bytes(), list(lines)) == (b"one\ntwo\nt", [b"three\n"])
     # Another process can do the next write, or the file can be new, so the next write repeats the whole line.
     room[0] = 100
-    Destination(path).write(deque([b"four\n"]))
+    LogDestination(path).write(deque([b"four\n"]))
     assert path.read_bytes() == b"one\ntwo\nt\nfour\n"
     path.rename(tmp_path / "rotated")
     destination.write(lines)
@@ -133,7 +133,7 @@ def test_an_incomplete_line_is_terminated_when_the_disk_has_space_again(
 ) -> None:
     path = tmp_path / "audit.jsonl"
     path.write_bytes(b'{"torn":')
-    destination, lines = Destination(path), deque([b"{}\n"])
+    destination, lines = LogDestination(path), deque([b"{}\n"])
 
     def write(fd: int, data: bytes) -> int:
         del fd, data
@@ -153,7 +153,7 @@ def test_events_beyond_the_queue_are_counted_and_reported(tmp_path: Path) -> Non
     os.mkfifo(path)
     writer = AuditWriter(path, "site-a", max_queued=3)
     for number in range(5):
-        writer.put(Event(0.0, "connection", {"number": number}))
+        writer.put(AuditEvent(0.0, "connection", {"number": number}))
     writer.count_lost(7, "worker 1 ended")
     assert writer.dropped == 9
     assert writer.fault is not None
@@ -182,7 +182,7 @@ def soon(holds: Callable[[], bool]) -> None:
 def test_an_event_that_cannot_be_encoded_is_dropped_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
     writer = AuditWriter(path, "site-a", max_queued=10)
-    for each in (Event(0.0, "one", {}), Event(float("nan"), "two", {}), Event(0.0, "three", {})):
+    for each in (AuditEvent(0.0, "one", {}), AuditEvent(float("nan"), "two", {}), AuditEvent(0.0, "three", {})):
         writer.put(each)
     soon(lambda: path.exists() and path.read_bytes().count(b"\n") == 3)
     written = [json.loads(each) for each in path.read_text().splitlines()]
@@ -196,14 +196,14 @@ def test_an_event_that_cannot_be_encoded_is_dropped_and_counted(tmp_path: Path) 
 def test_a_failed_thread_is_reported_and_its_events_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Destination, lines: deque[bytes]) -> None:
+    def fail(_: LogDestination, lines: deque[bytes]) -> None:
         raise RuntimeError(len(lines))
 
-    monkeypatch.setattr(Destination, "write", fail)
+    monkeypatch.setattr(LogDestination, "write", fail)
     writer = AuditWriter(tmp_path / "audit.jsonl", "site-a", max_queued=10)
-    writer.put(Event(0.0, "one", {}))
+    writer.put(AuditEvent(0.0, "one", {}))
     soon(lambda: not writer.alive)
-    writer.put(Event(0.0, "two", {}))
+    writer.put(AuditEvent(0.0, "two", {}))
     assert writer.dropped == 2
     assert "its thread has ended" in (writer.fault or "")
 
@@ -214,7 +214,7 @@ def test_a_directory_created_later_is_used(tmp_path: Path, monkeypatch: pytest.M
     writer = AuditWriter(path, "site-a", max_queued=10)
     assert writer.opened.wait(20)
     assert "No such file" in (writer.fault or "")
-    writer.put(Event(0.0, "one", {}))
+    writer.put(AuditEvent(0.0, "one", {}))
     path.parent.mkdir()
     soon(lambda: path.exists() and b"one" in path.read_bytes())
     writer.begin_close()
@@ -222,11 +222,11 @@ def test_a_directory_created_later_is_used(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auditing, "_OPEN_TIMEOUT", 0.01)
-    monkeypatch.setattr(auditing, "_CLOSE_TIMEOUT", 0.1)
+    monkeypatch.setattr(service_audit_log, "_OPEN_TIMEOUT", 0.01)
+    monkeypatch.setattr(service_audit_log, "_CLOSE_TIMEOUT", 0.1)
     path = tmp_path / "fifo"
     os.mkfifo(path)  # The FIFO has no reader, so opening it for writing does not succeed.
-    ours = auditing.AuditLog("site-a")
+    ours = service_audit_log.ServiceAuditLog("site-a")
     await ours.open(AuditSection(log=path, queue=1))
     for _ in range(5):
         ours.recorder.record("event")
@@ -250,7 +250,7 @@ async def test_a_reload_that_fails_late_leaves_no_writer(tmp_path: Path) -> None
 
 
 def configuration(*backends: str, environment: dict[str, str] | None = None, **settings: str) -> Config:
-    return load(Sources(backends=backends, settings=settings, environment=environment or {}))
+    return load(ConfigSources(backends=backends, settings=settings, environment=environment or {}))
 
 
 ONE = "one=mysql://db:3306?listen=127.0.0.1:1"
@@ -283,14 +283,14 @@ def test_the_origin_of_a_configuration_is_named_without_values(tmp_path: Path) -
     path = tmp_path / "gateway.yaml"
     path.write_text("backends: {one: {kind: tcp, targets: ['${HOST}:1']}}\n")
     environment = {"HOST": "db", "GATEWAY_LOG_LEVEL": "info", "OTHER": "x", "GATEWAY_BACKEND_TWO": "tcp://${PEER}:1"}
-    given = Sources(path, (), ("three=tcp://db:1",), {"instance": "a"}, {**environment, "PEER": "p"})
+    given = ConfigSources(path, (), ("three=tcp://db:1",), {"instance": "a"}, {**environment, "PEER": "p"})
     origin = load(given).origin
     assert origin.environment == ("GATEWAY_BACKEND_TWO", "GATEWAY_LOG_LEVEL", "HOST", "PEER")
     assert origin.flags == ("--instance", "--backend three")
     assert origin.sha256 is not None
     path.write_text("backends: {}\n")
     with pytest.raises(ConfigError) as caught:
-        load(Sources(path, environment={}))
+        load(ConfigSources(path, environment={}))
     assert caught.value.origin is not None
     assert caught.value.origin.sha256 not in (None, origin.sha256)
 
@@ -300,7 +300,9 @@ def test_the_origin_of_a_configuration_is_named_without_values(tmp_path: Path) -
 )
 def test_the_log_is_a_stream_or_an_absolute_path(text: str, good: bool) -> None:
     if good:
-        assert str(load(Sources(backends=(ONE,), settings={"audit-log": text}, environment={})).audit.log) == text
+        assert (
+            str(load(ConfigSources(backends=(ONE,), settings={"audit-log": text}, environment={})).audit.log) == text
+        )
         return
     with pytest.raises(ConfigError, match="must be stdout, stderr or the absolute path"):
-        load(Sources(backends=(ONE,), settings={"audit-log": text}, environment={}))
+        load(ConfigSources(backends=(ONE,), settings={"audit-log": text}, environment={}))

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.database import DatabaseCheck, verify
+from gateway.backend_support.check_passwords import PasswordSource
+from gateway.backend_support.database_check import DatabaseCheck, verify
 from gateway.backend_support.password_command import run_password_command
-from gateway.backend_support.secrets import PasswordSource
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheck
 from gateway.backends.postgres import PostgresBackend
-from gateway.config import Sources, load
-from gateway.config.files import check_files
+from gateway.config import ConfigSources, load
+from gateway.config.file_checks import check_files
 from gateway.contracts.backend import Backend
 from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Duration, Endpoint
-from gateway.errors import ConfigError, GatewayError, ProbeError, ReachError, Reason
+from gateway.errors import ConfigError, GatewayError, ReachError, Reason, UnusableTargetError
 from gateway.health.probe import probe_once
 from gateway.relay.direct_link import DirectLink
 
@@ -141,10 +141,10 @@ async def test_the_password_is_cached_and_requested_again_after_a_refused_login(
     assert await passwords.get(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
     assert await passwords.get(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
     assert await passwords.get(check, Endpoint("other", 1), Phases()) == "2 other:1 --user=u"
-    passwords.report(check, TARGET, ProbeError(Reason.TIMEOUT, "no"))
+    passwords.report(check, TARGET, UnusableTargetError(Reason.TIMEOUT, "no"))
     passwords.report(check, TARGET, None)
     assert (await passwords.get(check, TARGET, Phases())).startswith("1 ")
-    passwords.report(check, TARGET, ProbeError(Reason.AUTH, "no"))
+    passwords.report(check, TARGET, UnusableTargetError(Reason.AUTH, "no"))
     assert (await passwords.get(check, TARGET, Phases())).startswith("3 ")
     assert (await passwords.get(check, Endpoint("other", 1), Phases())).startswith("2 ")
 
@@ -242,7 +242,7 @@ def test_validate_names_the_key_and_what_to_do(tmp_path: Path, check: str, repor
     file.write_text(f"backends:\n  a: {{kind: postgres, targets: db,\n  check: {{{check}}}}}\n")
     file.chmod(0o600)
     try:
-        problems = check_files(load(Sources(file, environment={})))
+        problems = check_files(load(ConfigSources(file, environment={})))
     except ConfigError as error:
         problems = error.problems
     (line,) = (str(each).removeprefix(f"{file}:") for each in problems)

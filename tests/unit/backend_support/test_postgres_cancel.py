@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.backend_support.postgres_cancel import PostgresCancels, PostgresLoginTap
+from gateway.backend_support.postgres_cancel import PostgresCancelProtocol, PostgresLoginTap
 from gateway.cancel_protocol import CancelRequest, Classification, EncryptionRequest
 
 SSL, GSS = struct.pack("!II", 8, 80877103), struct.pack("!II", 8, 80877104)
@@ -63,7 +63,7 @@ def feed(tap: PostgresLoginTap, forth: bytes, back: bytes, cuts: list[int]) -> N
 def test_the_key_is_found_wherever_the_bytes_are_split(
     questions: list[bytes], protocol: int, before: list[bytes], pid: int, key: bytes, cuts: list[int], bytewise: bool
 ) -> None:
-    tap = PostgresCancels().login_tap()
+    tap = PostgresCancelProtocol().login_tap()
     forth = b"".join(questions) + startup(protocol) + PASSWORD
     back = b"N" * len(questions) + b"".join(before) + message(b"K", struct.pack("!I", pid) + key) + READY
     feed(tap, forth, back, list(range(len(back))) if bytewise else cuts)
@@ -132,7 +132,7 @@ def test_the_tap_never_raises(forth: bytes, back: bytes, cuts: list[int]) -> Non
     feed(PostgresLoginTap(), startup() + forth, back, cuts)
     feed(PostgresLoginTap(), SSL + startup() + forth, b"N" + back, cuts)
     if forth:
-        PostgresCancels().classify(forth)
+        PostgresCancelProtocol().classify(forth)
 
 
 def test_a_stream_without_a_key_uses_no_memory() -> None:
@@ -157,7 +157,7 @@ def test_a_stream_without_a_key_uses_no_memory() -> None:
 
 @given(st.integers(0, 2**32 - 1), KEYS, st.binary(max_size=20))
 def test_a_cancel_request_is_reported_when_it_is_complete(pid: int, key: bytes, more: bytes) -> None:
-    cancels = PostgresCancels()
+    cancels = PostgresCancelProtocol()
     whole = cancel(pid, key)
     for cut in range(1, len(whole)):
         assert cancels.classify(whole[:cut]) is Classification.INCOMPLETE
@@ -166,7 +166,7 @@ def test_a_cancel_request_is_reported_when_it_is_complete(pid: int, key: bytes, 
 
 
 def test_the_first_bytes_of_other_connections_are_classified() -> None:
-    read = PostgresCancels().classify
+    read = PostgresCancelProtocol().classify
     assert read(SSL) == EncryptionRequest(SSL, b"N")
     assert read(GSS) == EncryptionRequest(GSS, b"N")
     for cut in range(1, 8):

@@ -3,7 +3,7 @@ import pytest
 from gateway.backend_support.redis_status import MEMORY, evaluate, read_info, reply_error
 from gateway.backend_support.resp import Reply, RespError
 from gateway.backend_support.role_facts import LAG, READ_ONLY
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION
 
 MASTER: Reply = [b"master", 10, []]
@@ -57,7 +57,7 @@ def test_either_role_or_info_is_enough() -> None:
     assert evaluate(refused, {"role": "master"}, None).role == "primary"
     assert evaluate(refused, REPLICATING, None).role == "replica"
     assert evaluate(SLAVE, {}, None).role == "replica"
-    with pytest.raises(ProbeError, match="permit the user of the check") as caught:
+    with pytest.raises(UnusableTargetError, match="permit the user of the check") as caught:
         evaluate(refused, {}, None)
     assert caught.value.reason is Reason.AUTH
 
@@ -81,7 +81,7 @@ def test_a_number_out_of_range_is_refused(reply: Reply, field: str, number: str)
 
 @pytest.mark.parametrize("reply", [[], [b"king"], None, 1, b"master", [[b"master"]], [None]])
 def test_a_reply_without_a_role_is_a_protocol_error(reply: Reply) -> None:
-    with pytest.raises(ProbeError) as caught:
+    with pytest.raises(UnusableTargetError) as caught:
         evaluate(reply, {}, None)
     assert caught.value.reason is Reason.PROTOCOL
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.database import DatabaseCheck, credentials
+from gateway.backend_support.database_check import DatabaseCheck, credentials
+from gateway.backend_support.http_expectation import HttpRole
 from gateway.backend_support.http_response_end import ResponseEnd
-from gateway.backend_support.http_role import HttpRole
+from gateway.backend_support.http_role_server import HttpRoleServer, with_http_role
 from gateway.backend_support.tls import TlsOptions
-from gateway.backend_support.via_http import ViaHttp, with_http_role
 from gateway.backends import EmptyOptions
 from gateway.backends.http import KIND, HttpBackend, HttpCheck
 from gateway.contracts.backend import ProbeResult
@@ -25,7 +25,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.security import Secret
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from tests.support import certificates
 from tests.support.probes import probe
 from tests.support.servers import resetting, serving, silent
@@ -186,11 +186,11 @@ async def test_a_check_does_not_wait_for_the_end_of_the_connection(response: byt
 class Database:
     """A database with a fixed result."""
 
-    def __init__(self, found: ProbeResult | ProbeError) -> None:
+    def __init__(self, found: ProbeResult | UnusableTargetError) -> None:
         self.found = found
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
-        if isinstance(self.found, ProbeError):
+        if isinstance(self.found, UnusableTargetError):
             raise self.found
         return self.found
 
@@ -207,17 +207,17 @@ PRIMARY = ProbeResult(role="primary", read_only=False)
         # During a promotion, the database is still read-only.
         ("/", None, ProbeResult(role="replica", read_only=True), (HealthState.UP, None, "primary", True)),
         ("/", None, ProbeResult(unprobed="no user"), (HealthState.UP, None, "primary", False)),
-        ("/", None, ProbeError(Reason.AUTH, "no"), (HealthState.DEGRADED, Reason.AUTH, "primary", False)),
-        ("/", None, ProbeError(Reason.STARTING, "soon"), (HealthState.DOWN, Reason.STARTING, None, None)),
+        ("/", None, UnusableTargetError(Reason.AUTH, "no"), (HealthState.DEGRADED, Reason.AUTH, "primary", False)),
+        ("/", None, UnusableTargetError(Reason.STARTING, "soon"), (HealthState.DOWN, Reason.STARTING, None, None)),
         ("/strange", HttpRole(header="X-Role"), PRIMARY, (HealthState.DOWN, Reason.ROLE, None, True)),
         ("/login", HttpRole(header="X-Role"), PRIMARY, (HealthState.DOWN, Reason.QUERY, None, None)),
     ],
 )
 async def test_the_role_of_a_database_comes_from_http(
-    path: str, role: HttpRole | None, database: ProbeResult | ProbeError, expected: tuple[object, ...]
+    path: str, role: HttpRole | None, database: ProbeResult | UnusableTargetError, expected: tuple[object, ...]
 ) -> None:
     with http_server() as port:
-        wrapped = with_http_role(Database(database), ViaHttp(path=path, role=role, port=port))
+        wrapped = with_http_role(Database(database), HttpRoleServer(path=path, role=role, port=port))
         result = await probe(wrapped, 1)
     found = result.probe_result or ProbeResult()
     assert (result.state, result.reason, found.role, found.read_only) == expected, result.detail
@@ -225,7 +225,7 @@ async def test_the_role_of_a_database_comes_from_http(
 
 def test_the_authority_of_the_http_server_is_monitored(tmp_path: Path) -> None:
     issued, other = certificates.issue(tmp_path / "one"), certificates.issue(tmp_path / "other")
-    via_http = ViaHttp(port=1, tls=TlsOptions("verify", other.ca))
+    via_http = HttpRoleServer(port=1, tls=TlsOptions("verify", other.ca))
     check = DatabaseCheck(tls=TlsOptions("verify", issued.ca), via_http=via_http)
     assert [each.name for each in credentials(EmptyOptions(), check)] == [str(issued.ca), str(other.ca)]
 
@@ -233,12 +233,12 @@ def test_the_authority_of_the_http_server_is_monitored(tmp_path: Path) -> None:
 async def test_a_failed_request_names_the_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    result = await probe(with_http_role(Database(PRIMARY), ViaHttp(port=port)), 1)
+    result = await probe(with_http_role(Database(PRIMARY), HttpRoleServer(port=port)), 1)
     assert (result.state, result.reason) == (HealthState.DOWN, Reason.REFUSED)
     assert result.detail.startswith(f"via_http, port {port}: ")
     for behavior, reason in ((silent, Reason.TIMEOUT), (resetting, Reason.RESET)):
         with serving(behavior) as port:
-            result = await probe(with_http_role(Database(PRIMARY), ViaHttp(port=port)), 1, timeout=0.5)
+            result = await probe(with_http_role(Database(PRIMARY), HttpRoleServer(port=port)), 1, timeout=0.5)
         assert (result.reason, f"via_http, port {port}" in result.detail) == (reason, True), result.detail
 
 

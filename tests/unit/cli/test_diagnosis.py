@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.ops.client import Client
 from gateway.ops.diagnosis import diagnose
 from gateway.ops.page.render import render_backend, render_index
+from gateway.ops.service_client import ServiceClient
 from gateway.ops.status_json import consumers_json, iter_json, service_json
 from gateway.ops.status_views import ServiceView
 from tests.support.status_views import NOW, backend, consumer, docker, service, tunnel
@@ -54,7 +54,7 @@ def shown_by(monkeypatch: pytest.MonkeyPatch, view: ServiceView, *arguments: str
         "/api/v1/status": json.loads("".join(iter_json(service_json(view)))),
         "/api/v1/consumers": consumers_json(view),
     }
-    monkeypatch.setattr(Client, "get_json", lambda _, path: (200, bodies[path]))
+    monkeypatch.setattr(ServiceClient, "get_json", lambda _, path: (200, bodies[path]))
     monkeypatch.setenv("COLUMNS", "500")
     done = CliRunner().invoke(cli, arguments)
     assert done.exception is None, done.output

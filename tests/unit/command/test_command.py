@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from gateway.cli import cli
 from gateway.command.local_ports import LocalPort, read_local_ports
 from gateway.command.options import CommandOptions
+from gateway.command.port_reservations import release_port, reserve_port
 from gateway.command.silence import SilenceTimer
-from gateway.config import Sources, load
+from gateway.config import ConfigSources, load
 from tests.support.files import REPOSITORY, scratch
 
 PAGE = REPOSITORY / "docs/commands.md"
@@ -52,7 +53,7 @@ def test_each_recipe_is_a_configuration(recipe: str, tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
     backends = "" if "backends:" in recipe else "backends: {a: {kind: tcp, targets: ['h:1']}}\n"
     file.write_text(recipe + backends)
-    assert load(Sources(file, environment={})).tunnels
+    assert load(ConfigSources(file, environment={})).tunnels
 
 
 def test_json_and_shell_variables_are_not_placeholders() -> None:
@@ -93,7 +94,8 @@ def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily
             accepted, _ = listener.accept()
             with accepted:
                 peer = client.getsockname()[1]
-                assert read_local_ports([port])[port] == LocalPort({os.geteuid()}, unread={peer: 0})
+                listeners = {os.fstat(listener.fileno()).st_ino}
+                assert read_local_ports([port])[port] == LocalPort({os.geteuid()}, listeners, unread={peer: 0})
                 client.sendall(b"12345")
                 stalled = read_local_ports([port])[port]
                 assert stalled.unread == {peer: 5}
@@ -105,3 +107,17 @@ def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily
                 accepted.recv(4)
                 assert not read_local_ports([port])[port].waits
     assert read_local_ports([port])[port].owners == set()
+
+
+def test_a_reserved_port_is_not_returned_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel can return a port again until the program listens."""
+    first = reserve_port()
+    create_server, addresses = socket.create_server, [("127.0.0.1", first), ("127.0.0.1", 0)]
+    monkeypatch.setattr(socket, "create_server", lambda _: create_server(addresses.pop(0)))
+    other = reserve_port()
+    assert (other != first, addresses) == (True, [])
+    for port in (first, other):
+        release_port(port)
+    addresses.append(("127.0.0.1", first))
+    assert reserve_port() == first
+    release_port(first)

@@ -1,4 +1,6 @@
 import asyncio
+import os
+import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -7,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from gateway.backoff import BackoffPolicy
+from gateway.command import port_process, port_target, stdio_target, target
 from gateway.command.link import CommandLink
 from gateway.command.options import CommandOptions
 from gateway.contracts.link import NetworkId
 from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
-from gateway.processes.children import Children
+from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.sockets import tune
 from tests.support import kubectl
 
@@ -30,7 +34,7 @@ GOOD, BROKEN, LOGIN = Endpoint("h", 3), Endpoint("h", 1), Endpoint("h", 2)
 
 @asynccontextmanager
 async def opened(options: CommandOptions, targets: Sequence[Endpoint] = ()) -> AsyncIterator[CommandLink]:
-    async with asyncio.timeout(50), Children() as children:
+    async with asyncio.timeout(50), TunnelProcesses() as children:
         link = CommandLink(options, NetworkId(), children, lambda *_: None)
         async with link.running(targets):
             yield link
@@ -91,6 +95,91 @@ async def test_the_link_is_not_lost_while_a_client_uploads(tmp_path: Path) -> No
             assert await loop.sock_recv(client, 100) == b"done\n"
 
 
+@pytest.mark.parametrize(("end", "detail"), [("exit 3", "exit code 3"), ("kill -9 $$", "signal 9")])
+async def test_the_link_is_lost_if_the_program_ends_before_output_after_a_success(
+    tmp_path: Path, end: str, detail: str
+) -> None:
+    script = f"[ ! -e {tmp_path}/broken ] || {end}; echo hello; cat"
+    async with opened(CommandOptions(("sh", "-c", script), "stdio")) as link:
+        assert await greeting(link, GOOD) == b"hello\n"
+        (tmp_path / "broken").touch()
+        assert await greeting(link, GOOD) == b""
+        assert (await link.lost()).detail == f"sh ended with {detail}"
+
+
+async def test_a_process_that_the_gateway_kills_is_not_a_failure_of_the_target() -> None:
+    options = CommandOptions(("sleep", "1000"), "stdio", suspect=Duration(0.2), lost=Duration(0.3))
+    loop = asyncio.get_running_loop()
+    async with opened(options) as link:
+        with await link.socket(GOOD) as client:
+            await loop.sock_sendall(client, b"x")
+            assert await loop.sock_recv(client, 1) == b""
+        assert link._target(GOOD).failure is None
+
+
+async def test_the_pipes_of_a_process_that_exits_before_its_first_client_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stdio_target, "_TRIAL_AFTER_LOSS", 0.05)
+    async with opened(CommandOptions(("sleep", "0.5"), "stdio"), [GOOD]) as link:
+        started = link._target(GOOD)
+        assert isinstance(started, stdio_target.StdioTarget)
+        assert started._spare is not None
+        stream, _ = started._spare
+        await stream.child.wait()
+        (await link.socket(GOOD)).close()
+        assert (stream._input, stream._output) == (-1, -1)
+
+
+async def test_the_backoff_grows_if_a_program_listens_and_exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a slow machine, a process runs for longer.
+    monkeypatch.setattr(target, "RECONNECT", BackoffPolicy(first=0.2, floor=0.2, cap=1.6, forgive_every=60))
+    script = (
+        "import socket, sys\nserver = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
+        "while server.accept() and sys.argv[2] != '1': pass\nsys.exit(3)"
+    )
+    options = CommandOptions((sys.executable, "-I", "-S", "-c", script, "{local_port}", "{port}"), "port")
+    async with opened(options) as link:
+        (await link.socket(GOOD)).close()
+        flapping = link._target(BROKEN)
+        assert isinstance(flapping, port_target.PortTarget)
+        for failures in (1, 2, 3):
+            with pytest.raises(DialError, match="exit code 3"):
+                while True:
+                    (await link.socket(BROKEN)).close()
+                    await asyncio.sleep(0.01)
+            while flapping.failure is None:
+                await asyncio.sleep(0.01)
+            assert flapping._retry._backoff.attempts == failures
+            while not flapping._retry.is_over:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_port_of_another_program_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setattr(port_target, "reserve_port", lambda: other.getsockname()[1])
+        async with opened(CommandOptions(("sleep", "1000", "{local_port}"), "port")) as link:
+            with pytest.raises(ReachError, match=r"port \d+ of this host belongs to another program"):
+                await link.socket(GOOD)
+            assert (await link.lost()).reason is Reason.PERMISSION
+
+
+async def test_targets_that_start_at_the_same_time_have_their_own_programs() -> None:
+    loop = asyncio.get_running_loop()
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(6)]
+    async with opened(CommandOptions(FORWARD, "port")) as link:
+        targets = [Endpoint(*server.getsockname()) for server in servers]
+        clients = await asyncio.gather(*(link.socket(each) for each in targets))
+        for server, client in zip(servers, clients, strict=True):
+            with server, client:
+                tune(server)
+                accepted, _ = await loop.sock_accept(server)
+                with accepted:
+                    await loop.sock_sendall(accepted, str(server.getsockname()[1]).encode())
+                    assert await loop.sock_recv(client, 100) == str(server.getsockname()[1]).encode()
+        assert link.status().processes == len(servers)
+
+
 async def test_a_lost_link_opens_again_if_one_target_works() -> None:
     async with opened(stdio(), [BROKEN, GOOD]) as link:
         assert await greeting(link, GOOD) == b"hello\n"
@@ -124,8 +213,11 @@ async def test_the_first_connection_is_the_one_that_showed_that_the_program_list
             assert link.status().processes == 1
 
 
-async def test_a_process_is_killed_only_if_each_connection_stalls() -> None:
-    options = CommandOptions(FORWARD, "port", suspect=Duration(0.2), lost=Duration(1.0))
+async def test_a_process_is_killed_only_if_each_connection_stalls_and_it_accepts_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(port_process, "_FIRST_TIMEOUT", 1.0)
+    options = CommandOptions(FORWARD, "port", suspect=Duration(1.0), lost=Duration(2.0))
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:
         tune(server)
@@ -142,6 +234,13 @@ async def test_a_process_is_killed_only_if_each_connection_stalls() -> None:
                 assert link.status().processes == 1
                 assert not upload.done()
                 more = asyncio.create_task(loop.sock_sendall(idle, bytes(50_000_000)))
+                of_target = link._target(target)
+                assert isinstance(of_target, port_target.PortTarget)
+                process = of_target._processes[0]
+                while not process.has_unused:
+                    await asyncio.sleep(0.01)
+                assert not any(each.done() for each in (upload, more))
+                os.killpg(process.child.pid, signal.SIGSTOP)
                 await asyncio.wait({upload, more})
                 assert all(isinstance(each.exception(), OSError) for each in (upload, more))
                 for end in ends:
@@ -162,8 +261,8 @@ async def test_a_program_that_reads_slowly_gets_the_whole_upload() -> None:
 
 async def test_the_process_of_a_target_that_is_not_in_use_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.command.link._RECENT", 0.5)
-    monkeypatch.setattr("gateway.processes.children._MAX_SLOW", 0)
-    monkeypatch.setattr("gateway.processes.children._END_TIMEOUT", 0.1)
+    monkeypatch.setattr("gateway.processes.tunnel_processes._MAX_SLOW", 0)
+    monkeypatch.setattr("gateway.processes.tunnel_processes._END_TIMEOUT", 0.1)
     options = CommandOptions(FORWARD, "port", suspect=Duration(0.3))
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -8,7 +8,7 @@ import pytest
 
 from gateway import backends, tunnels
 from gateway.cli.config_options import SETTINGS
-from gateway.config import Config, Sources, load
+from gateway.config import Config, ConfigSources, load
 from gateway.config.advice import advice
 from gateway.config.model import SECTIONS, CommonBackendOptions, CommonCheckOptions, CommonTunnelOptions, OpsTls
 from gateway.config.schema import hints_by_key
@@ -25,12 +25,12 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 def read(text: str, tmp_path: Path, **environment: str) -> Config:
     file = tmp_path / "gateway.yaml"
     file.write_text(text)
-    return load(Sources(file, environment=environment))
+    return load(ConfigSources(file, environment=environment))
 
 
 @pytest.mark.parametrize("name", ["small.yaml", "full.yaml"])
 def test_the_shipped_configurations_are_valid(name: str) -> None:
-    assert load(Sources(CONFIGS / name, environment={})).backends
+    assert load(ConfigSources(CONFIGS / name, environment={})).backends
 
 
 def test_the_full_configuration_has_every_key() -> None:
@@ -54,7 +54,11 @@ def test_the_full_configuration_has_every_key() -> None:
 def test_the_demo_configuration_is_valid() -> None:
     names = set(re.findall(r"\$\{(DEMO_\w+)\}", (CONFIGS / "demo.yaml").read_text()))
     values = {name: str(at) if name.endswith("PORT") else "/x" for at, name in enumerate(sorted(names), 1000)}
-    assert set(load(Sources(CONFIGS / "demo.yaml", environment=values)).backends) == {"orders", "reports", "media"}
+    assert set(load(ConfigSources(CONFIGS / "demo.yaml", environment=values)).backends) == {
+        "orders",
+        "reports",
+        "media",
+    }
 
 
 def test_the_defaults_of_a_configuration(tmp_path: Path) -> None:
@@ -124,7 +128,7 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
     with file.open("wb") as opened:
         opened.truncate(1 << 32)
     with pytest.raises(ConfigError, match="is larger than 4 MiB"):
-        load(Sources(file, environment={}))
+        load(ConfigSources(file, environment={}))
 
 
 def test_thousands_of_problems_are_reported_in_part(tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_thousands_of_problems_are_reported_in_part(tmp_path: Path) -> None:
 
 def test_urls_carry_every_key() -> None:
     config = load(
-        Sources(
+        ConfigSources(
             tunnels=(
                 "bastion=ssh://tunnel@b.example.com:2222?identity_files=/k1,/k2&known_hosts=/kh&keepalive.lost=5s",
             ),
@@ -167,7 +171,7 @@ def test_urls_carry_every_key() -> None:
 def test_urls_carry_lists_and_signs_as_they_are() -> None:
     pin = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
     config = load(
-        Sources(
+        ConfigSources(
             tunnels=(
                 f"b=ssh://me%40here@[fd00::1]:2222?host_keys={pin}&host_keys=ssh-ed25519 AAAA&known_hosts=/a%2Cb,/c",
                 "v=openvpn:///etc/v.ovpn?dns=10.8.0.1,10.8.0.2&dns=10.8.0.3",
@@ -231,7 +235,7 @@ def test_urls_carry_lists_and_signs_as_they_are() -> None:
 )
 def test_urls_that_would_be_misread_are_refused(tunnel: str, backend: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        load(Sources(tunnels=(tunnel,), backends=(backend,), environment={}))
+        load(ConfigSources(tunnels=(tunnel,), backends=(backend,), environment={}))
 
 
 def test_flags_override_the_environment_which_overrides_the_file(tmp_path: Path) -> None:
@@ -245,7 +249,7 @@ def test_flags_override_the_environment_which_overrides_the_file(tmp_path: Path)
         "GATEWAY_BACKEND_A": "tcp://b:2",
         "GATEWAY_BACKEND_MY_DB": "postgres://pg",
     }
-    config = load(Sources(file, settings={"ops-listen": "127.0.0.1:3"}, environment=environment))
+    config = load(ConfigSources(file, settings={"ops-listen": "127.0.0.1:3"}, environment=environment))
     assert config.ops.listen.port == 3
     assert config.gateway.instance == "environment"
     assert config.backends["a"].targets == (Endpoint("b", 2),)
@@ -254,34 +258,37 @@ def test_flags_override_the_environment_which_overrides_the_file(tmp_path: Path)
 
 def test_variables_of_a_kubernetes_service_named_gateway_are_ignored() -> None:
     environment = {"GATEWAY_SERVICE_HOST": "10.0.0.1", "GATEWAY_PORT": "tcp://10.0.0.1:9090"}
-    assert load(Sources(backends=("a=tcp://a:1",), environment=environment)).backends
+    assert load(ConfigSources(backends=("a=tcp://a:1",), environment=environment)).backends
 
 
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        (Sources(tunnels=("b=ssh://u:secret@h",), environment={}), "process lists"),
-        (Sources(backends=("a=mysql://h?check.password=x&check.user=u",), environment={}), "check.password_file"),
-        (Sources(backends=("mysql://h",), environment={}), "must be NAME=URL"),
-        (Sources(backends=("a=mysq://h",), environment={}), "did you mean 'mysql'"),
-        (Sources(backends=("a=mysql://h?lissten=127.0.0.1:1",), environment={}), "did you mean 'listen'"),
-        (Sources(backends=("a=tcp://h:1?hold=1s&hold=2s",), environment={}), "is given twice"),
-        (Sources(backends=("a=tcp://u@h:1",), environment={}), "cannot contain a user"),
-        (Sources(settings={"shutdown-delay": "5"}, environment={}), "--shutdown-delay: shutdown.delay"),
+        (ConfigSources(tunnels=("b=ssh://u:secret@h",), environment={}), "process lists"),
         (
-            Sources(environment={"GATEWAY_BACKEND_A": "tcp://${NOPE}:1"}),
+            ConfigSources(backends=("a=mysql://h?check.password=x&check.user=u",), environment={}),
+            "check.password_file",
+        ),
+        (ConfigSources(backends=("mysql://h",), environment={}), "must be NAME=URL"),
+        (ConfigSources(backends=("a=mysq://h",), environment={}), "did you mean 'mysql'"),
+        (ConfigSources(backends=("a=mysql://h?lissten=127.0.0.1:1",), environment={}), "did you mean 'listen'"),
+        (ConfigSources(backends=("a=tcp://h:1?hold=1s&hold=2s",), environment={}), "is given twice"),
+        (ConfigSources(backends=("a=tcp://u@h:1",), environment={}), "cannot contain a user"),
+        (ConfigSources(settings={"shutdown-delay": "5"}, environment={}), "--shutdown-delay: shutdown.delay"),
+        (
+            ConfigSources(environment={"GATEWAY_BACKEND_A": "tcp://${NOPE}:1"}),
             "GATEWAY_BACKEND_A: the environment variable NOPE",
         ),
-        (Sources(Path("/nonexistent/gateway.yaml"), environment={}), "cannot be read: No such file"),
+        (ConfigSources(Path("/nonexistent/gateway.yaml"), environment={}), "cannot be read: No such file"),
     ],
 )
-def test_errors_name_the_invalid_flag_and_the_fix(sources: Sources, message: str) -> None:
+def test_errors_name_the_invalid_flag_and_the_fix(sources: ConfigSources, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         load(sources)
 
 
 def test_a_url_may_contain_a_password_from_the_environment() -> None:
-    config = load(Sources(environment={"GATEWAY_BACKEND_A": "mysql://h?check.user=u&check.password=x"}))
+    config = load(ConfigSources(environment={"GATEWAY_BACKEND_A": "mysql://h?check.user=u&check.password=x"}))
     assert config.backends["a"].check_options.password == Secret("x")
 
 
@@ -294,25 +301,26 @@ def test_valid_but_unwise_settings_give_advice(tmp_path: Path) -> None:
         "tunnels: {b: {kind: ssh, host: h, user: u, insecure_host_key: true}, c: {kind: ssh, host: h, user: u}}\n"
         "backends:\n"
         "  one: {kind: nfs, via: b, targets: nas, export: /one}\n"
-        "  two: {kind: nfs, via: b, targets: [other, nas], export: /two}\n"
+        "  two: {kind: nfs, via: b, targets: [other, nas], export: /two, hold: 11m}\n"
         "  elsewhere: {kind: nfs, via: c, targets: nas, export: /one}\n"
         "  same: {kind: tcp, via: b, targets: 'nas:2049'}\n",
         tmp_path,
     )
-    first, second = advice(config)
+    first, second, third = advice(config)
     assert first.startswith("tunnels.b.insecure_host_key: disables host key verification")
-    assert second.startswith("backend two: nas:2049 is also the server of backend one,")
+    assert second.startswith("backend two: hold is 660 s, but the kernel waits for a mount for at most 600 s")
+    assert third.startswith("backend two: nas:2049 is also the server of backend one,")
 
 
 def test_inner_keys_and_lists_of_a_section_are_settings_too(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text("ops: {tls: {cert_file: /c, key_file: /k}}\nbackends: {a: {kind: tcp, targets: ['a:1']}}\n")
     given = {"GATEWAY_OPS_TLS_KEY_FILE": "/of/the/environment", "GATEWAY_OPS_HOSTS": "a.example, b.example,"}
-    ops = load(Sources(path, settings={"ops-tls-client-ca-file": "/ca"}, environment=given)).ops
+    ops = load(ConfigSources(path, settings={"ops-tls-client-ca-file": "/ca"}, environment=given)).ops
     assert ops.tls == OpsTls(Path("/c"), Path("/of/the/environment"), Path("/ca"))
     assert ops.hosts == ("a.example", "b.example")
     with pytest.raises(ConfigError, match=r"GATEWAY_OPS_TLS_KEY_FILE: ops\.tls\.cert_file: is missing"):
-        load(Sources(environment={**given, "GATEWAY_BACKEND_A": "tcp://a:1"}))
+        load(ConfigSources(environment={**given, "GATEWAY_BACKEND_A": "tcp://a:1"}))
 
 
 @pytest.mark.parametrize(

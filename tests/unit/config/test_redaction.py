@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from gateway.app.ops_settings import file_problems, ops_settings
-from gateway.config import Sources, load
-from gateway.config.files import check_files
+from gateway.config import ConfigSources, load
+from gateway.config.file_checks import check_files
 from gateway.config.redaction import redact
 from gateway.contracts.security import Secret
 from gateway.errors import ConfigError, GatewayError
@@ -20,7 +20,7 @@ def errors(text: str, folder: Path, **environment: str) -> list[str]:
     file.write_text(text)
     file.chmod(0o600)
     with pytest.raises(ConfigError) as caught:
-        load(Sources(file, environment=environment))
+        load(ConfigSources(file, environment=environment))
     return [str(each) for each in caught.value.problems]
 
 
@@ -57,7 +57,7 @@ def test_a_value_from_the_environment_does_not_appear_in_errors(tmp_path: Path, 
 def test_a_value_within_a_url_of_the_environment_does_not_appear_in_errors() -> None:
     url = "mysql://db?check.interval=${DBPW}&prefer=${DBPW}"
     with pytest.raises(ConfigError) as caught:
-        load(Sources(environment={"GATEWAY_BACKEND_A": url, "DBPW": "hunter2%2Fx"}))
+        load(ConfigSources(environment={"GATEWAY_BACKEND_A": url, "DBPW": "hunter2%2Fx"}))
     assert len(caught.value.problems) == 2
     assert "hunter2" not in str(caught.value)
 
@@ -76,7 +76,7 @@ def test_a_value_within_a_url_of_the_environment_does_not_appear_in_errors() -> 
 def test_a_value_of_a_gateway_variable_does_not_appear_in_errors(variable: str, value: str) -> None:
     environment = {"GATEWAY_BACKEND_A": "tcp://a:1", variable: value}
     with pytest.raises(ConfigError) as caught:
-        load(Sources(environment=environment))
+        load(ConfigSources(environment=environment))
     assert "hunter2" not in str(caught.value)
     assert f"${{{variable}}}" in str(caught.value)
 
@@ -86,7 +86,7 @@ def test_a_name_in_a_gateway_variable_still_appears_in_other_errors(tmp_path: Pa
     file.write_text("backends: {b: {kind: tcp, targets: 'b:1', via: bastoin}}")
     environment = {"GATEWAY_BACKEND_A": "tcp://a:1?via=bastion", "GATEWAY_TUNNEL_BASTION": "ssh://u@h"}
     with pytest.raises(ConfigError, match="there is no tunnel 'bastoin'; did you mean 'bastion'"):
-        load(Sources(file, environment=environment))
+        load(ConfigSources(file, environment=environment))
 
 
 @pytest.mark.parametrize("key", ["token_file", "metrics_token_file", "tls.cert_file"])
@@ -101,7 +101,7 @@ def test_a_secret_instead_of_a_file_of_ops_does_not_appear_in_errors(tmp_path: P
     text = ", ".join(f"{name}: '{value}'" for name, value in written.items() if "tls." not in name)
     file = tmp_path / "gateway.yaml"
     file.write_text(f"ops: {{{text}{tls}}}\nbackends: {{a: {{kind: tcp, targets: 'a:1'}}}}")
-    config = load(Sources(file, environment={"TOKEN": "hunter2hunter2hunter2"}))
+    config = load(ConfigSources(file, environment={"TOKEN": "hunter2hunter2hunter2"}))
     (problem,) = file_problems(config)
     assert "${TOKEN}" in problem.message
     assert "hunter2" not in str(problem)
@@ -112,7 +112,7 @@ def test_a_secret_instead_of_a_file_of_ops_does_not_appear_in_errors(tmp_path: P
 
 def test_a_secret_of_ops_in_a_gateway_variable_does_not_appear_in_errors() -> None:
     environment = {"GATEWAY_BACKEND_A": "tcp://a:1", "GATEWAY_OPS_TOKEN_FILE": "hunter2hunter2hunter2"}
-    (problem,) = file_problems(load(Sources(environment=environment)))
+    (problem,) = file_problems(load(ConfigSources(environment=environment)))
     assert (problem.place, "hunter2" in problem.message) == ("GATEWAY_OPS_TOKEN_FILE", False)
 
 
@@ -139,7 +139,7 @@ def test_errors_show_paths_from_the_environment(tmp_path: Path) -> None:
         "backends: {a: {kind: mysql, targets: db, check: {user: u, password_file: '${HOME}/secret'}}}"
     )
     environment = {"HOME": "/absent/home", "SSH_AUTH_SOCK": "/absent/agent", "NAME": "hosts"}
-    problems = check_files(load(Sources(file, environment=environment)))
+    problems = check_files(load(ConfigSources(file, environment=environment)))
     assert [each.message.partition(":")[0] for each in problems] == [
         "/absent/agent", "${HOME}/${NAME}", "/absent/home/secret"
     ]  # fmt: skip
@@ -150,7 +150,7 @@ def test_a_password_instead_of_its_file_does_not_appear_in_errors(tmp_path: Path
     file = tmp_path / "gateway.yaml"
     file.write_text(text)
     for password in ("hunter2", "/hunter2"):
-        config = load(Sources(file, environment={"DBPW": password}))
+        config = load(ConfigSources(file, environment={"DBPW": password}))
         (problem,) = check_files(config)
         assert (problem.key, problem.message) == (
             "backends.a.check.password_file",

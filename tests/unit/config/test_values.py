@@ -67,3 +67,14 @@ def test_listener_takes_addresses_and_paths_only() -> None:
 def test_an_invalid_network_suggests_the_probable_one() -> None:
     with pytest.raises(ValueError, match=r"did you mean 10\.0\.0\.0/8"):
         values.network("10.0.0.1/8")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("auto", "auto"), ("1", 1), ("16", 16)])
+def test_a_number_of_threads_is_parsed(text: str, expected: object) -> None:
+    assert values.thread_count(text) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
+def test_a_wrong_number_of_threads_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a number of threads: write auto, or a whole number such as 2"):
+        values.thread_count(text)

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from gateway.app.docker_desired import desired as wanted_of
+from gateway.app.docker_desired_state import desired as wanted_of
 from gateway.config import load
-from gateway.config.load import Sources
+from gateway.config.loader import ConfigSources
 from gateway.contracts.security import Secret
 from gateway.docker.action_failures import ActionFailures
 from gateway.docker.addresses import choose, is_reserved, range_for_others
+from gateway.docker.engine_flavor import PODMAN
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
-from gateway.docker.flavor import PODMAN
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import Action, AttachmentState, AttachmentStatus, DesiredState, Plan, Verb
+from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, DesiredState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from gateway.errors import ConfigError
@@ -49,7 +49,7 @@ def planned(own: Container, network: NetworkInfo = NET, **more: Any) -> Plan:
     return plan(desired(**more), EngineSnapshot((own,), (network,), own=own.id), OURS)
 
 
-def verbs(found: Plan) -> list[Verb]:
+def verbs(found: Plan) -> list[ActionKind]:
     return [each.verb for each in found.actions]
 
 
@@ -124,7 +124,7 @@ def test_other_containers_get_their_address_from_the_engine() -> None:
 def test_an_address_in_the_range_of_containers_is_replaced() -> None:
     found = planned(gateway("10.9.0.130"))
     (moved,) = found.actions
-    assert (moved.verb, moved.addresses) == (Verb.REATTACH, choose(NET, "site-a"))
+    assert (moved.verb, moved.addresses) == (ActionKind.REATTACH, choose(NET, "site-a"))
     assert found.attachments[0].message == "the engine may assign its address 10.9.0.130 to another container"
     assert verbs(planned(gateway("10.9.0.77"))) == []  # This address is outside the range, so the gateway keeps it.
     busy = replace(desired(), serving=True)
@@ -241,7 +241,7 @@ def test_invalid_addresses_are_refused(tmp_path: Path, network: str, place: str,
         f"docker: {{networks: {{n: {{{network}}}}}}}\n"
     )
     with pytest.raises(ConfigError) as caught:
-        load(Sources(file, environment={}))
+        load(ConfigSources(file, environment={}))
     (problem,) = caught.value.problems
     assert problem.key == f"docker.networks.n.{place}"
     assert words in problem.message
@@ -256,13 +256,13 @@ STOPPED = Container(
 def test_a_stopped_gateway_with_a_pruned_network_is_reported_and_repaired() -> None:
     ours = frozenset({("id-old", "apps")})
     before = plan(desired(), EngineSnapshot((STOPPED,)), ours)
-    assert [(each.verb, each.container) for each in before.actions] == [(Verb.CREATE_NETWORK, "")]
+    assert [(each.verb, each.container) for each in before.actions] == [(ActionKind.CREATE_NETWORK, "")]
     (condition,) = before.attachments
     assert (condition.container, condition.state) == ("gateway-1", AttachmentState.DRIFTED)
     assert "docker network disconnect apps gateway-1" in condition.message
     after = plan(desired(), EngineSnapshot((STOPPED,), (NET,)), ours)
-    expected = Action(
-        Verb.REATTACH, "apps", "n1", "gateway-1", "id-old", ("orders", MARK), "its network was removed",
+    expected = PlannedAction(
+        ActionKind.REATTACH, "apps", "n1", "gateway-1", "id-old", ("orders", MARK), "its network was removed",
         addresses=choose(NET, "site-a"),
     )  # fmt: skip
     assert after.actions == (expected,)
@@ -339,7 +339,7 @@ def test_a_network_must_not_contain_addresses_that_the_gateway_dials_directly(tm
         docker: {networks: {apps: {}}}
         """
     )
-    wanted = wanted_of(load(Sources(file, environment={})))
+    wanted = wanted_of(load(ConfigSources(file, environment={})))
     assert wanted.direct == ("10.201.0.5", "10.201.8.1", "10.201.12.1", "10.201.16.1", "10.201.4.9")
     (action,) = plan(wanted, EngineSnapshot(), frozenset()).actions
     assert action.body["IPAM"]["Config"][0]["Subnet"] == "10.201.20.0/22"
@@ -350,7 +350,7 @@ def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> Non
         ActionFailures(),
         AttachmentStatus("apps", "gateway", AttachmentState.PENDING, container_id="id-gateway"),
     )
-    action = Action(Verb.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))
+    action = PlannedAction(ActionKind.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))
     failures.failed(action, EngineError(ErrorKind.FORBIDDEN, "Address already in use"), 0.0, {})
     fixed = NetworkOptions(address=ipaddress.ip_address("10.9.0.9"))
     assert "change docker.networks.apps.address" in failures.with_failure(pending, {"apps": fixed}).message

@@ -16,7 +16,7 @@ from gateway.docker.grants import SERVICE
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import AttachmentState, DesiredState, Plan, Verb
+from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway
 from gateway.docker.reconciler import Reconciler
@@ -82,7 +82,7 @@ def test_a_service_of_the_project_with_the_name_of_a_backend_is_reported(more: d
     (warning,) = found.warnings
     assert warning.startswith(f"web: 'orders' is a backend on network apps, and {other}: it reaches only one of them")
     assert standing(found, "web") == (AttachmentState.PENDING, None)
-    assert [each.verb for each in found.actions] == [Verb.CONNECT]
+    assert [each.verb for each in found.actions] == [ActionKind.CONNECT]
 
 
 def test_a_container_with_the_name_of_a_backend_or_an_entry_in_its_hosts_file_is_reported() -> None:
@@ -108,7 +108,7 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     found = planned(there, ours=("gateway", "web"))
     assert standing(found, "web") == (AttachmentState.BLOCKED, BlockedReason.ALIAS_CONFLICT)
-    assert [(each.verb, each.container) for each in found.actions] == [(Verb.DISCONNECT, "web")]
+    assert [(each.verb, each.container) for each in found.actions] == [(ActionKind.DISCONNECT, "web")]
     found = planned(there, ours=("gateway", "web"), wanted=replace(desired(), busy=frozenset({WEB.id})))
     assert (standing(found, "web"), found.actions) == ((AttachmentState.DRIFTED, BlockedReason.ALIAS_CONFLICT), ())
     guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
@@ -171,15 +171,15 @@ def test_refuse_does_not_attach_containers_with_ambiguous_names() -> None:
 @pytest.mark.parametrize(
     ("ours", "more", "busy", "expected"),
     [
-        (("web",), {}, False, (AttachmentState.BLOCKED, [Verb.DISCONNECT])),
+        (("web",), {}, False, (AttachmentState.BLOCKED, [ActionKind.DISCONNECT])),
         (("web",), {}, True, (AttachmentState.DRIFTED, [])),
         (("web",), {"repair": "never"}, False, (AttachmentState.DRIFTED, [])),
-        (("web",), {"repair": "disruptive"}, True, (AttachmentState.BLOCKED, [Verb.DISCONNECT])),
+        (("web",), {"repair": "disruptive"}, True, (AttachmentState.BLOCKED, [ActionKind.DISCONNECT])),
         ((), {}, False, (AttachmentState.DRIFTED, [])),
     ],
 )
 def test_refuse_detaches_only_own_attachments_as_repair_permits(
-    ours: tuple[str, ...], more: dict[str, Any], busy: bool, expected: tuple[AttachmentState, list[Verb]]
+    ours: tuple[str, ...], more: dict[str, Any], busy: bool, expected: tuple[AttachmentState, list[ActionKind]]
 ) -> None:
     there = replace(WEB, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     wanted = desired(on_name_conflict="refuse", **more)
@@ -199,7 +199,7 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
     found = plan(desired(services=True, on_name_conflict=policy), observed, frozenset())
     assert [each.other for each in found.name_conflicts] == ["service shop on network shop_default"]
     if policy == "warn":
-        assert [each.verb for each in found.actions] == [Verb.UPDATE_SERVICE]
+        assert [each.verb for each in found.actions] == [ActionKind.UPDATE_SERVICE]
     else:
         assert (standing(found, "service app"), found.actions) == (
             (AttachmentState.BLOCKED, BlockedReason.NAME_CONFLICT),

@@ -8,14 +8,14 @@ import pytest
 
 from gateway.docker.consumers import consumer
 from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
-from gateway.docker.exposure import can_spoof
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.image_labels import split
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import AttachmentState, DesiredState, Plan, Verb
+from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.spoofing_warnings import can_spoof
 from tests.support.fake_engine import FakeEndpoint, FakeEngine
 
 ORDERS = NetworkInfo("n-orders", "orders-net", "bridge", "local", attachable=False)
@@ -46,7 +46,7 @@ def planned(*there: Container, strict: bool = False, services: tuple[Service, ..
 
 
 def joins(found: Plan) -> dict[str, tuple[str, ...]]:
-    return {each.network: each.aliases[:-1] for each in found.actions if each.verb is Verb.CONNECT}
+    return {each.network: each.aliases[:-1] for each in found.actions if each.verb is ActionKind.CONNECT}
 
 
 def blocked(found: Plan) -> list[tuple[str, BlockedReason | None]]:
@@ -122,7 +122,7 @@ def test_in_strict_mode_labels_select_among_granted_backends() -> None:
     assert joins(more)["orders-net"] == ("back",)
     assert "web: alias else is not granted to it (docker.grants)" in more.warnings
     stopped = container(labels={"gateway.on-stop": "detach"}, state="exited", endpoints=attached("front", "back"))
-    assert [each.verb for each in planned(stopped, grants=grants, strict=True).actions] == [Verb.DISCONNECT]
+    assert [each.verb for each in planned(stopped, grants=grants, strict=True).actions] == [ActionKind.DISCONNECT]
 
 
 def test_strict_mode_refuses_a_network_without_granted_backends() -> None:
@@ -137,7 +137,7 @@ def test_strict_mode_refuses_a_network_without_granted_backends() -> None:
     assert joins(some) == {"orders-net": ()}
     assert "web: network media-net carries no backend that is granted to it (docker.grants)" in some.warnings
     there = {"media-net": EndpointInfo("n-media", "e1", ("10.0.0.2",), frozenset({"gw-owner-site-a"}))}
-    assert [each.verb for each in asking("media-net", endpoints=there).actions] == [Verb.DISCONNECT]
+    assert [each.verb for each in asking("media-net", endpoints=there).actions] == [ActionKind.DISCONNECT]
     unknown = asking("nowhere,orders-net")
     assert joins(unknown) == {"orders-net": ()}
     assert "web: network 'nowhere' is not configured" in unknown.warnings
@@ -146,7 +146,7 @@ def test_strict_mode_refuses_a_network_without_granted_backends() -> None:
 def test_a_container_that_loses_its_grant_is_detached() -> None:
     there = container(labels=ENABLE, endpoints=attached())
     assert [each.verb for each in planned(there).actions if each.network == "orders-net"] == []
-    assert [each.verb for each in planned(there, strict=True).actions] == [Verb.DISCONNECT]
+    assert [each.verb for each in planned(there, strict=True).actions] == [ActionKind.DISCONNECT]
 
 
 def test_a_service_is_granted_by_its_name() -> None:
@@ -159,7 +159,7 @@ def test_a_service_is_granted_by_its_name() -> None:
     network = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
     leader = Swarm(active=True, manager=True, leader=True)
     found = plan(desired, EngineSnapshot((), (network,), (service,), swarm=leader), frozenset())
-    assert [(each.verb, each.container) for each in found.actions] == [(Verb.UPDATE_SERVICE, "service jobs")]
+    assert [(each.verb, each.container) for each in found.actions] == [(ActionKind.UPDATE_SERVICE, "service jobs")]
     labeled = Service("s2", "other", 7, ENABLE, {}, {"TaskTemplate": {"Networks": []}})
     found = plan(desired, EngineSnapshot((), (network,), (labeled,), swarm=leader), frozenset())
     assert (found.actions, blocked(found)) == ((), [("service other", BlockedReason.NOT_GRANTED)])
@@ -181,7 +181,7 @@ def test_an_alias_belongs_to_one_project_or_service() -> None:
 
 def test_the_older_of_two_containers_gets_the_alias() -> None:
     found = planned(named("young", "front", created=9), named("old", "front", created=5))
-    assert [each.container for each in found.actions if each.verb is Verb.CONNECT] == ["old"]
+    assert [each.container for each in found.actions if each.verb is ActionKind.CONNECT] == ["old"]
     assert blocked(found) == [("young", BlockedReason.ALIAS_CONFLICT)]
 
 
@@ -190,7 +190,7 @@ def test_a_second_container_with_an_alias_loses_it() -> None:
     young = named("young", "front", created=9, endpoints=attached("front"))
     found = planned(young, old)
     assert [(each.verb, each.container, each.aliases) for each in found.actions] == [
-        (Verb.REATTACH, "young", ("gw-owner-site-a",))
+        (ActionKind.REATTACH, "young", ("gw-owner-site-a",))
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gateway.backoff import BackoffPolicy
 from gateway.contracts.security import Secret
 from gateway.demo.process import free_port
 from gateway.docker.consumers import Consumer, ConsumerDirectory
@@ -19,6 +20,7 @@ from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, Networ
 from gateway.docker.options import Grant, PeerOptions
 from gateway.docker.peers import peer_connection
 from gateway.docker.peers.keys import SUPPORTED, contexts
+from gateway.docker.peers.peer_sync import PeerSync
 from gateway.docker.peers.reports import (
     AddressEntry,
     AddressReport,
@@ -30,9 +32,7 @@ from gateway.docker.peers.reports import (
     merge_consumers,
     shared_networks,
 )
-from gateway.docker.peers.unit import PeerUnit
 from gateway.errors import GatewayError
-from gateway.supervision.backoff import BackoffPolicy
 
 MESH = NetworkInfo("n-mesh", "mesh", "overlay", "swarm", attachable=True, subnets=("127.0.0.0/24",))
 BRIDGE = NetworkInfo("n-bridge", "bridge", "bridge", "local", attachable=False, subnets=("172.17.0.0/16",))
@@ -149,7 +149,7 @@ class Node:
         self.strict = False
         self.seen = observed(address=self.address)
         options = PeerOptions(Secret(secret), port)
-        self.peers = PeerUnit(options, f"node-{number}", (), lambda: self.strict, lambda: self.seen, self.directory)
+        self.peers = PeerSync(options, f"node-{number}", (), lambda: self.strict, lambda: self.seen, self.directory)
 
     def runs(self, *there: Container) -> None:
         self.seen = observed(*there, address=self.address)

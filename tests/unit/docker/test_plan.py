@@ -25,7 +25,7 @@ from gateway.docker.grants import PROJECT
 from gateway.docker.model import ENCRYPTED, MTU, Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import Action, AttachmentState, DesiredState, Plan, Verb
+from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.project_networks import network_of
@@ -50,7 +50,7 @@ def endpoint(*aliases: str) -> EndpointInfo:
     return EndpointInfo("n1", "e1", ("10.0.0.2",), frozenset(aliases))
 
 
-def made(plan_: Plan) -> list[tuple[Verb, str, str]]:
+def made(plan_: Plan) -> list[tuple[ActionKind, str, str]]:
     return [(action.verb, action.network, action.container) for action in plan_.actions]
 
 
@@ -83,7 +83,7 @@ def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContai
 def test_a_missing_network_is_created_and_containers_that_opted_in_are_attached_by_id() -> None:
     labels = {**OPT_IN, "gateway.aliases": "web,www"}
     found = plan(desired(), EngineSnapshot((container(labels=labels), container("other", labels={}))), NOTHING)
-    assert made(found) == [(Verb.CREATE_NETWORK, "apps", ""), (Verb.CONNECT, "apps", "web")]
+    assert made(found) == [(ActionKind.CREATE_NETWORK, "apps", ""), (ActionKind.CONNECT, "apps", "web")]
     assert found.actions[0].body["IPAM"] == {"Config": [{"Subnet": "10.201.0.0/22", "IPRange": "10.201.2.0/23"}]}
     assert found.actions[1].aliases == ("web", "www", "gw-owner-site-a")
     assert standing(found) == [("web", AttachmentState.PENDING, None)]
@@ -107,7 +107,7 @@ def test_only_own_attachments_are_detached() -> None:
     only_recorded = container("recorded", labels={}, endpoints={"apps": endpoint()})
     ownership = frozenset({(ours.id, "apps"), (only_recorded.id, "apps")})
     found = plan(desired(), EngineSnapshot((ours, only_mark, only_recorded), (BRIDGE,)), ownership)
-    assert made(found) == [(Verb.DISCONNECT, "apps", "ours")]
+    assert made(found) == [(ActionKind.DISCONNECT, "apps", "ours")]
 
 
 async def test_a_mistake_detaches_a_limited_number_of_containers(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_networks_that_cannot_be_joined_have_a_reason() -> None:
 
 def test_a_worker_connects_to_an_overlay_that_it_does_not_see_by_its_name() -> None:
     found = plan(desired(), EngineSnapshot((container(),), swarm=Swarm(active=True)), NOTHING)
-    assert made(found) == [(Verb.CONNECT, "apps", "web")]
+    assert made(found) == [(ActionKind.CONNECT, "apps", "web")]
     assert found.actions[0].network_id == "apps"
 
 
@@ -162,13 +162,15 @@ def test_a_foreign_container_keeps_the_name_of_a_backend() -> None:
     named = {**OPT_IN, "gateway.aliases": "www", PROJECT: "shop"}
     twin = container("web-2", labels=named, endpoints={"apps": endpoint("www", "gw-owner-site-a")})
     wish = container(labels=named)
-    assert made(plan(desired(), EngineSnapshot((wish, twin), (BRIDGE,)), NOTHING)) == [(Verb.CONNECT, "apps", "web")]
+    assert made(plan(desired(), EngineSnapshot((wish, twin), (BRIDGE,)), NOTHING)) == [
+        (ActionKind.CONNECT, "apps", "web")
+    ]
 
 
 def test_wrong_aliases_are_repaired_if_no_client_is_affected() -> None:
     there = container(labels={**OPT_IN, "gateway.aliases": "www"}, endpoints={"apps": endpoint("gw-owner-site-a")})
     seen, ownership = EngineSnapshot((there,), (BRIDGE,)), frozenset({(there.id, "apps")})
-    assert made(plan(desired(), seen, ownership)) == [(Verb.REATTACH, "apps", "web")]
+    assert made(plan(desired(), seen, ownership)) == [(ActionKind.REATTACH, "apps", "web")]
     busy = DesiredState("site-a", desired().options, ("orders",), frozenset({there.id}))
     assert standing(plan(busy, seen, ownership)) == [("web", AttachmentState.DRIFTED, None)]
     assert made(plan(busy, seen, ownership)) == []
@@ -206,7 +208,7 @@ def test_rules_of_the_configuration_need_no_labels() -> None:
         (BRIDGE,),
     )
     found = plan(desired(attach=rules), seen, NOTHING)
-    assert made(found) == [(Verb.CONNECT, "apps", "web-1")]
+    assert made(found) == [(ActionKind.CONNECT, "apps", "web-1")]
     assert found.actions[0].aliases == ("front", "gw-owner-site-a")
 
 
@@ -218,7 +220,7 @@ def test_an_own_network_is_removed_when_it_is_unused() -> None:
         "o", "others", "bridge", "local", attachable=False, labels={**labels, "gateway.instance": "b"}
     )
     found = plan(desired(), EngineSnapshot((), (BRIDGE, old, foreign, others)), NOTHING)
-    assert made(found) == [(Verb.REMOVE_NETWORK, "old", "")]
+    assert made(found) == [(ActionKind.REMOVE_NETWORK, "old", "")]
     on_it = container(labels={}, endpoints={"old": EndpointInfo("old", "e")})
     assert made(plan(desired(), EngineSnapshot((on_it,), (BRIDGE, old)), NOTHING)) == []
 
@@ -250,7 +252,7 @@ def test_the_gateway_never_detaches_itself_and_keeps_its_address() -> None:
     for backends in (("orders", "media", "more"), ("orders",)):
         wanted = DesiredState("site-a", desired().options, backends)
         assert made(plan(wanted, EngineSnapshot((there,), (BRIDGE,), own=there.id), ownership)) == [
-            (Verb.REATTACH, "apps", "gateway-1")
+            (ActionKind.REATTACH, "apps", "gateway-1")
         ]
         serving = DesiredState("site-a", desired().options, backends, serving=True)
         assert made(plan(serving, EngineSnapshot((there,), (BRIDGE,), own=there.id), ownership)) == []
@@ -267,7 +269,7 @@ def test_the_gateway_never_detaches_itself_and_keeps_its_address() -> None:
 def test_an_endpoint_on_a_removed_network_is_recreated() -> None:
     stale = container(endpoints={"apps": EndpointInfo("gone", "e1", (), frozenset({"gw-owner-site-a"}))})
     found = plan(desired(), EngineSnapshot((stale,), (BRIDGE,)), frozenset({(stale.id, "apps")}))
-    assert made(found) == [(Verb.REATTACH, "apps", "web")]
+    assert made(found) == [(ActionKind.REATTACH, "apps", "web")]
     assert found.actions[0].network_id == "n1"
     assert made(plan(desired(), EngineSnapshot((stale,), (BRIDGE,)), NOTHING)) == []
 
@@ -297,7 +299,7 @@ def services(found: Service, *, swarm: Swarm = LEADER) -> Plan:
 def test_the_leader_attaches_services_and_detaches_only_its_own_attachments() -> None:
     mark = frozenset({"gw-owner-site-a"})
     found = services(service({}, enable="true"))
-    assert made(found) == [(Verb.UPDATE_SERVICE, "mesh", "service jobs")]
+    assert made(found) == [(ActionKind.UPDATE_SERVICE, "mesh", "service jobs")]
     assert found.actions[0].version == 7
     assert found.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "m1", "Aliases": ["gw-owner-site-a"]}]
     assert made(services(service({}, enable="true"), swarm=Swarm(active=True, manager=True))) == []
@@ -387,8 +389,12 @@ def test_only_addresses_that_can_be_a_client_source_belong_to_consumers(
 
 
 def test_a_volume_and_a_network_of_the_same_name_are_retried_independently() -> None:
-    assert Action(Verb.CREATE_VOLUME, "media").key == Action(Verb.RECREATE_VOLUME, "media").key
-    assert Action(Verb.CREATE_VOLUME, "media").key != Action(Verb.CREATE_NETWORK, "media").key
+    assert (
+        PlannedAction(ActionKind.CREATE_VOLUME, "media").key == PlannedAction(ActionKind.RECREATE_VOLUME, "media").key
+    )
+    assert (
+        PlannedAction(ActionKind.CREATE_VOLUME, "media").key != PlannedAction(ActionKind.CREATE_NETWORK, "media").key
+    )
 
 
 def test_a_free_range_is_chosen() -> None:
@@ -411,8 +417,8 @@ async def test_the_limit_of_changes_applies_over_many_rounds(tmp_path: Path, now
 
 
 def test_actions_on_several_containers_are_held_together_and_oversized_ones_run_alone() -> None:
-    def service(name: str, count: int) -> Action:
-        return Action(Verb.UPDATE_SERVICE, "apps", container=name, container_id=name, detaches=count)
+    def service(name: str, count: int) -> PlannedAction:
+        return PlannedAction(ActionKind.UPDATE_SERVICE, "apps", container=name, container_id=name, detaches=count)
 
     limiter = DetachLimiter(3, 10.0)
     one, two, five = service("one", 1), service("two", 2), service("five", 5)
@@ -420,7 +426,7 @@ def test_actions_on_several_containers_are_held_together_and_oversized_ones_run_
     limiter.record(2, 0)
     assert limiter.admit([two, one], 1) == ([one], [two])
     assert (limiter.remaining(1), limiter.wait_time(1)) == (1, 9)
-    join = Action(Verb.CONNECT, "apps", container="web", container_id="web")
+    join = PlannedAction(ActionKind.CONNECT, "apps", container="web", container_id="web")
     assert limiter.admit([five, one, join], 10) == ([five, join], [one])
 
 
@@ -672,7 +678,7 @@ def test_the_cost_of_aliases_is_not_quadratic_in_containers() -> None:
         CountedEndpoints.asked = 0
         labels = {**OPT_IN, "gateway.aliases": ",".join(f"n{at}" for at in range(count))}
         found = plan(desired(), EngineSnapshot((*there, container(labels=labels)), (BRIDGE,)), NOTHING)
-        assert (Verb.CONNECT, "apps", "web") in made(found)
+        assert (ActionKind.CONNECT, "apps", "web") in made(found)
         asked.append(CountedEndpoints.asked)
     assert asked[0] == asked[1]
 
@@ -701,7 +707,7 @@ def test_another_running_gateway_of_the_same_name_is_reported_and_never_detached
     assert any("container second is a gateway of the same name" in each for each in found.warnings)
     stopped = replace(other, state="exited")
     found = plan(desired(), EngineSnapshot((own, stopped), (BRIDGE,), own=own.id), ownership)
-    assert made(found) == [(Verb.DISCONNECT, "apps", "second")]
+    assert made(found) == [(ActionKind.DISCONNECT, "apps", "second")]
     assert not any("same name" in each for each in found.warnings)
 
 
@@ -722,7 +728,7 @@ def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, tex
     found = plan(
         replace(desired(), claimed=ownership.addresses), EngineSnapshot((own,), (network,), own=own.id), NOTHING
     )
-    assert made(found) == [(Verb.CONNECT, "apps", "gateway")]
+    assert made(found) == [(ActionKind.CONNECT, "apps", "gateway")]
 
 
 def test_the_names_of_an_endpoint_are_computed_once() -> None:

@@ -5,10 +5,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from gateway.app.docker_desired import volumes
-from gateway.app.ports import with_ports
+from gateway.app.docker_desired_state import volumes
+from gateway.app.volume_ports import with_ports
 from gateway.cli import cli
-from gateway.config import Config, Sources, load
+from gateway.config import Config, ConfigSources, load
 from gateway.docker.volumes import VolumeInfo, create_body, mount_problems, volume_status
 from gateway.errors import GatewayError
 from gateway.rendering.application import compose, docker_run, env
@@ -19,7 +19,7 @@ ORDERS = "orders=mysql://db:3306?listen=0.0.0.0:3306"
 
 
 def config(tmp_path: Path, *backends: str) -> Config:
-    given = Sources(backends=backends, settings={"state-dir": str(tmp_path)}, environment={})
+    given = ConfigSources(backends=backends, settings={"state-dir": str(tmp_path)}, environment={})
     return with_ports(load(given))
 
 
@@ -64,8 +64,8 @@ def test_a_read_only_command_saves_no_port(tmp_path: Path, monkeypatch: pytest.M
         done = CliRunner().invoke(cli, [command, "-c", str(file)])
         assert isinstance(done.exception, GatewayError), done.output
     assert not (tmp_path / "state").exists()
-    looked = with_ports(load(Sources(file, environment={})), record=False)
-    assert looked.backends == with_ports(load(Sources(file, environment={}))).backends
+    looked = with_ports(load(ConfigSources(file, environment={})), record=False)
+    assert looked.backends == with_ports(load(ConfigSources(file, environment={}))).backends
     assert (tmp_path / "state" / "ports.json").exists()
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from gateway.backend_support.postgres_cancel import PostgresCancels
+from gateway.backend_support.postgres_cancel import PostgresCancelProtocol
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
 from gateway.forwarding import cancel_requests, forward
-from gateway.forwarding.admission import Admission
+from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
@@ -113,8 +113,8 @@ class Gate:
         bound.setblocking(False)
         self.port = bound.getsockname()[1]
         self.listeners = [Listener(Endpoint("127.0.0.1", self.port), [bound])]
-        self.admission = Admission("b", **rules)
-        self.forward = Forward("b", self.listeners, self.admission, route, cancels=PostgresCancels())
+        self.admission = AdmissionRules("b", **rules)
+        self.forward = Forward("b", self.listeners, self.admission, route, cancels=PostgresCancelProtocol())
         self.clients: list[socket.socket] = []
 
     def routes(self) -> list[RoutedTarget]:
@@ -271,7 +271,9 @@ async def test_a_client_that_is_not_admitted_may_not_cancel() -> None:
         seen = len(server.seen)
         async with gate([server], max_connections=1) as at:
             await at.session()
-            at.forward._acceptor.admission = Admission("b", max_connections=1, label="uses", identity=Directory())
+            at.forward._acceptor.admission = AdmissionRules(
+                "b", max_connections=1, label="uses", identity=Directory()
+            )
             for source in ("127.0.0.1", "127.0.0.3"):
                 assert await is_reset(at.connect(request(server.name), source=source))
             assert at.rejected == {"max_connections": 2}

@@ -34,6 +34,19 @@ def test_localhost_binds_both_addresses_or_none() -> None:
     listener.close()
 
 
+@pytest.mark.parametrize("host", ["192.0.2.77", "2001:db8::77"])
+def test_an_address_that_the_host_does_not_have_yet_is_bound(host: str, caplog: pytest.LogCaptureFixture) -> None:
+    listener = Listener(Endpoint(host, 0))
+    try:
+        (descriptor,) = listener.descriptors
+        with socket.socket(fileno=socket.dup(descriptor)) as sock:
+            assert sock.getsockname()[0] == host
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+    finally:
+        listener.close()
+    assert "this host does not have the address of a listener yet" in caplog.text
+
+
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 

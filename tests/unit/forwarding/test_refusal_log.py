@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from gateway.forwarding.admission import Refusal
+from gateway.forwarding.admission import RefusalReason
 from gateway.forwarding.refusal_log import RefusalLog
 
 
@@ -23,8 +23,8 @@ def test_a_source_is_logged_again_after_ten_minutes(caplog: pytest.LogCaptureFix
         accepted, _ = server.accept()
         with accepted:
             for now in (0.0, 1.0, 599.0, 661.0):
-                log.refused(accepted, Refusal.NOT_ALLOWED, now)
-            log.refused(accepted, Refusal.MAX_CONNECTIONS, 662.0)
+                log.refused(accepted, RefusalReason.NOT_ALLOWED, now)
+            log.refused(accepted, RefusalReason.MAX_CONNECTIONS, 662.0)
         assert client.fileno() >= 0
     assert lines(caplog) == [
         ("client refused", "127.0.0.1", "not_allowed"),
@@ -38,12 +38,14 @@ def test_many_sources_are_summarized_in_few_lines(
 ) -> None:
     caplog.set_level(logging.INFO)
     sources = iter(range(1000))
-    monkeypatch.setattr("gateway.forwarding.refusal_log.Source.of", lambda _: _Source(f"10.0.0.{next(sources)}"))
+    monkeypatch.setattr(
+        "gateway.forwarding.refusal_log.ClientSource.of", lambda _: _Source(f"10.0.0.{next(sources)}")
+    )
     log = RefusalLog("orders")
     with socket.socket() as client:
         for at in range(100):
-            log.refused(client, Refusal.NOT_ALLOWED, at / 100)
-        log.refused(client, Refusal.NOT_ALLOWED, 61.0)
+            log.refused(client, RefusalReason.NOT_ALLOWED, at / 100)
+        log.refused(client, RefusalReason.NOT_ALLOWED, 61.0)
     assert [message for message, _, _ in lines(caplog)] == ["client refused"] * 10 + [
         "more clients refused", "client refused",
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.health.probe import probe_once
 from gateway.health.verdict import Verdict
 from gateway.relay.direct_link import DirectLink
@@ -48,12 +48,12 @@ async def test_the_detail_of_a_timeout_separates_the_unfinished_phase(phases: tu
 class Answers:
     """A backend whose probe returns a result, or raises an error."""
 
-    def __init__(self, answer: ProbeResult | ProbeError) -> None:
+    def __init__(self, answer: ProbeResult | UnusableTargetError) -> None:
         self._answer = answer
 
     async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
         """See `gateway.contracts.backend.Backend`."""
-        if isinstance(self._answer, ProbeError):
+        if isinstance(self._answer, UnusableTargetError):
             raise self._answer
         return self._answer
 
@@ -62,11 +62,13 @@ class Answers:
     ("answer", "remedy"),
     [
         (ProbeResult(unprobed="check.user is not set"), "set check.user"),
-        (ProbeError(Reason.HOST_BLOCKED, "no account", "create the account"), "create the account"),
+        (UnusableTargetError(Reason.HOST_BLOCKED, "no account", "create the account"), "create the account"),
         (ProbeResult(), ""),
     ],
 )
-async def test_a_result_has_the_remedy_of_its_own_failure(answer: ProbeResult | ProbeError, remedy: str) -> None:
+async def test_a_result_has_the_remedy_of_its_own_failure(
+    answer: ProbeResult | UnusableTargetError, remedy: str
+) -> None:
     result = await probe_once(Answers(answer), DirectLink(), Endpoint("db", 1), 10)
     verdict = Verdict(rise=1, fall=1)
     verdict.add(result)

@@ -8,7 +8,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.health.target_selection import (
     BackendHealth,
-    Candidate,
+    TargetCandidate,
     backend_state,
     lacks_primary,
     order_targets,
@@ -26,12 +26,12 @@ def candidate(
     role: DatabaseRole | None = None,
     *,
     read_only: bool | None = None,
-) -> Candidate:
+) -> TargetCandidate:
     reason = None if state is HealthState.UP else Reason.REFUSED
-    return Candidate(target, state, reason, "why", role=role, read_only=read_only)
+    return TargetCandidate(target, state, reason, "why", role=role, read_only=read_only)
 
 
-def targets(candidates: list[Candidate]) -> list[Endpoint]:
+def targets(candidates: list[TargetCandidate]) -> list[Endpoint]:
     return [each.target for each in candidates]
 
 
@@ -68,8 +68,8 @@ def test_clients_leave_a_demoted_target_that_is_down() -> None:
 
 
 def test_a_primary_that_was_replaced_gets_no_clients() -> None:
-    old = Candidate(ONE, HealthState.UP, role="primary", probed=20.0)
-    new = Candidate(TWO, HealthState.UP, role="primary", promoted=10.0, probed=20.0)
+    old = TargetCandidate(ONE, HealthState.UP, role="primary", probed=20.0)
+    new = TargetCandidate(TWO, HealthState.UP, role="primary", promoted=10.0, probed=20.0)
     both = [old, new]
     assert targets(order_targets(both, "primary")) == [TWO]
     assert superseded_primaries(both, "primary") == superseded_primaries(both, "primary", confirmed=True) == {ONE}
@@ -144,7 +144,7 @@ CANDIDATES = st.lists(
 
 
 @given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
-def test_primary_excludes_replicas_only(candidates: list[Candidate], prefer: Preference) -> None:
+def test_primary_excludes_replicas_only(candidates: list[TargetCandidate], prefer: Preference) -> None:
     chosen = order_targets(candidates, prefer)
     if prefer == "primary":
         assert not any(each.read_only or each.role == "replica" for each in chosen)
@@ -174,7 +174,9 @@ def test_clients_leave_a_target_that_lost_its_role() -> None:
 
 
 @given(CANDIDATES, st.sampled_from(["primary", "replica", "any", "order"]))
-def test_clients_never_leave_the_target_that_new_clients_use(candidates: list[Candidate], prefer: Preference) -> None:
+def test_clients_never_leave_the_target_that_new_clients_use(
+    candidates: list[TargetCandidate], prefer: Preference
+) -> None:
     unwanted = wrong_role_targets(candidates, prefer)
     chosen = order_targets(candidates, prefer)
     assert not (

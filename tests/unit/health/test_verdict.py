@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from gateway.contracts.states import HealthState
 from gateway.errors import Reason
-from gateway.health.verdict import CheckResult, History, Verdict
+from gateway.health.verdict import CheckHistory, CheckResult, Verdict
 
 
 def result(state: HealthState, at: float = 0.0) -> CheckResult:
@@ -65,7 +65,7 @@ def test_a_flapping_target_is_reported_until_it_is_stable() -> None:
 
 
 def test_the_history_shows_the_latest_results_and_keeps_older_failures_apart() -> None:
-    history = History(size=10)
+    history = CheckHistory(size=10)
     for at in range(5):
         history.add(result(HealthState.DOWN, at))
     for at in range(5, 98):

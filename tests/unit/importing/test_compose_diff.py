@@ -54,6 +54,11 @@ def edited(text: str, *changes: tuple[str, tuple[str, ...], Any]) -> str:
         ),
         ("a: [x, y]\n", [("items", ("a",), lambda each: None if each == "x" else each)], "a: [y]\n"),
         ("a:\nb: 1\n", [("put", ("a", "c"), 1)], "a:\n  c: 1\nb: 1\n"),
+        (
+            "a: {b: {c: 1}}\n",
+            [("put", ("a", "d", "e"), 1), ("put", ("a", "d", "f"), 2)],
+            "a: {b: {c: 1}, d: {e: 1, f: 2}}\n",
+        ),
         ("a: [1]\nb:\n- 2\nc: 3\n", [("put", ("b",), ["x"]), ("put", ("c",), "y")], "a: [1]\nb:\n- x\nc: y\n"),
     ],
 )
@@ -63,11 +68,17 @@ def test_an_edit_changes_only_its_key(text: str, changes: list[Any], expected: s
 
 @pytest.mark.parametrize(
     "text",
-    ["x: &e {b: 1}\na: *e\n", "x: &e\n  b: 1\na:\n  <<: *e\n  c: 1\n"],
+    [
+        "x: &e {b: 1}\na: *e\n",
+        "x: &e\n  b: 1\na:\n  <<: *e\n  c: 1\n",
+        "x: &e {b: 1}\na: {<<: *e, c: 1}\n",
+        "{x: &e {b: 1}, a: *e}\n",
+    ],
 )
 def test_an_edit_does_not_change_what_an_anchor_shares(text: str) -> None:
-    with pytest.raises(UsageError, match="anchor"):
-        edited(text, ("put", ("a", "b"), 2))
+    for change in (("put", ("a", "b"), 2), ("remove", ("a", "b"), None)):
+        with pytest.raises(UsageError, match=r"^a(\.b)? comes from an anchor: .* by hand$"):
+            edited(text, change)
 
 
 @pytest.mark.parametrize("arguments", [["ssh -L 1:a:2 u@h"], ["a.yaml", "b.yaml"]])

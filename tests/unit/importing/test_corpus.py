@@ -12,10 +12,10 @@ import yaml
 from click.testing import CliRunner
 
 from gateway.cli import cli
-from gateway.config import Sources, load
+from gateway.config import ConfigSources, load
 from gateway.errors import UsageError
-from gateway.importing.recognition import FORMS, ImportSource
-from gateway.importing.sources import convert
+from gateway.importing.conversion import convert
+from gateway.importing.source_format import FORMS, ImportSource
 from tests.support.import_cases import CORPUS, sections
 
 PATHS = ("HOME", "SSH_AUTH_SOCK")
@@ -30,7 +30,7 @@ WORDS = frozenset({
 OPTIONS = frozenset({
     "name", "env", "cap-add", "opt", "mount", "config", "target", "HostName", "IdentityFile", "LocalForward", "addr",
     "SSH_KEY_PATH", "SSH_PRIVATE_KEY_PATH", "OPENVPN_CUSTOM_CONFIG", "!other", "ProxyJump", "ProxyCommand",
-    "env-file", "MYSQL_SSL_MODE", "./app.env",
+    "env-file", "MYSQL_SSL_MODE", "./app.env", "base.env", "override.env",
 })  # fmt: skip
 """Options and keywords for which only the value must be in the output."""
 UNNAMED = frozenset({"environment", "volumes", "driver_opts", "command"})
@@ -60,6 +60,7 @@ def run(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str
         if head == "argument":
             arguments.append(body.rstrip("\n"))
         elif head.startswith("file "):
+            Path(head[5:]).parent.mkdir(exist_ok=True)
             Path(head[5:]).write_text(body)
             arguments.append(head[5:])
     done = CliRunner().invoke(cli, ["import", *options, *arguments])
@@ -93,7 +94,7 @@ def test_the_output_is_a_configuration(path: Path, tmp_path: Path, monkeypatch: 
         name: f"/{name}" if name in ("HOME", "SSH_AUTH_SOCK") else name
         for name in re.findall(r"\$\{(\w+)\}", configuration)
     }
-    config = load(Sources(file=file, environment=environment))
+    config = load(ConfigSources(file=file, environment=environment))
     assert config.backends.keys() == yaml.safe_load(configuration)["backends"].keys()
 
 
@@ -191,5 +192,9 @@ def test_a_damaged_source_gives_a_configuration_or_an_error(path: Path, tmp_path
             converted += 1
             file.write_text(text)
             names = re.findall(r"\$\{(\w+)\}", text)
-            load(Sources(file=file, environment={each: f"/{each}" if each in PATHS else "example" for each in names}))
+            load(
+                ConfigSources(
+                    file=file, environment={each: f"/{each}" if each in PATHS else "example" for each in names}
+                )
+            )
     assert converted

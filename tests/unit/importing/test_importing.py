@@ -1,5 +1,8 @@
+import contextlib
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -7,11 +10,20 @@ from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.errors import UsageError
+from gateway.importing.compose_diff import compose_diff
+from gateway.importing.conversion import convert, note_rest
+from gateway.importing.import_result import ImportResult
 from gateway.importing.proxy_command import jump_or_proxy
-from gateway.importing.recognition import ImportSource, recognize
-from gateway.importing.result import ImportResult
-from gateway.importing.shell import read_script
-from gateway.importing.sources import convert, note_rest
+from gateway.importing.shell_parser import read_script
+from gateway.importing.source_format import FORMS, ImportSource, recognize
+from tests.support.import_cases import CORPUS, DIFFS, sections
+
+PLACES = frozenset({
+    "services", "volumes", "networks", "secrets", "environment", "command", "entrypoint", "depends_on", "env_file",
+    "driver_opts", "aliases", "ports", "image", "network_mode", "container_name", "name", "source", "target", "type",
+    "o", "device",
+})  # fmt: skip
+"""The keys of Compose files that the import reads."""
 
 
 def imported(*texts: str, form: str = "") -> ImportResult:
@@ -60,6 +72,10 @@ def test_each_form_can_be_set(tmp_path: Path) -> None:
             "volumes.n: port=x is not a port number",
         ),
         ("volumes: {n: {driver_opts: {type: nfs, o: rw, device: ':/m'}}}", "volumes.n: the server"),
+        ("services: {a: {networks: {n: x}}}", "services.a.networks.n must be a mapping"),
+        ("services: {a: {networks: {n: {aliases: {}}}}}", "services.a.networks.n.aliases must be a list"),
+        ("services: {a: {secrets: 5}}", "services.a.secrets must be a list"),
+        ("services: {a: {command: {}}}", "services.a.command must be a list"),
         ("- a", "not a compose file"),
         ("{", "not valid YAML"),
     ],
@@ -67,6 +83,50 @@ def test_each_form_can_be_set(tmp_path: Path) -> None:
 def test_an_invalid_compose_file_is_reported_with_the_position(document: str, words: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)):
         imported(document, form="compose")
+
+
+def test_a_network_without_aliases_is_accepted() -> None:
+    result = imported(
+        "services: {a: {networks: {inner: {aliases: }, outer: }, environment: {DB_HOST: h.example.com, DB_PORT: 1}}}"
+    )
+    assert result.backends["h"]["targets"] == ["h.example.com:1"]
+
+
+def damaged(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield, for each value in a Compose file, copies in which another type replaces it, with the value's place.
+
+    The place of a value has `*` in place of the names of services, variables, volumes and so on.
+    """
+    others: tuple[Any, ...] = (None, 5, "x", [], {})
+    for other in others:
+        yield f" {other!r}", other
+    keys: Iterable[Any] = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    for key in keys:
+        for place, inner in damaged(value[key]):
+            name = key if key in PLACES else "*"
+            if isinstance(value, dict):
+                yield f"{name}.{place}", {**value, key: inner}
+            else:
+                yield f"{name}.{place}", [*value[:key], inner, *value[key + 1 :]]
+
+
+def test_a_value_of_another_type_in_a_compose_file_gives_a_configuration_or_an_error() -> None:
+    seen: set[str] = set()
+    for path in (*CORPUS, *DIFFS):
+        given = [ImportSource(head.partition(" ")[2], body) for head, body in sections(path)
+                 if head.startswith("file ") or (head == "argument" and body.strip() not in FORMS)]  # fmt: skip
+        for index, source in enumerate(given):
+            if not source.name.endswith((".yaml", ".yml")):
+                continue
+            for place, document in damaged(yaml.safe_load(source.text)):
+                if place in seen:
+                    continue
+                seen.add(place)
+                text = yaml.safe_dump(document)
+                with contextlib.suppress(UsageError):
+                    result = convert([*given[:index], ImportSource(source.name, text), *given[index + 1 :]])
+                    compose_diff(text, source.name, result)
+    assert len(seen) > 250
 
 
 def test_empty_sections_and_other_mounts_of_a_compose_file_are_accepted() -> None:
@@ -187,7 +247,7 @@ def test_a_source_without_backends_is_an_error_with_the_notes() -> None:
     ],
 )
 def test_a_script_is_split_like_a_shell_does(text: str, commands: list[list[str]]) -> None:
-    assert read_script(text).commands == commands
+    assert [command.words for command in read_script(text).commands] == commands
 
 
 @pytest.mark.parametrize(

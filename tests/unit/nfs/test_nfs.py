@@ -80,7 +80,7 @@ async def test_an_endless_record_is_refused() -> None:
     with ours, theirs:
         ours.setblocking(False)
         theirs.sendall(struct.pack(">I", 0x7FFFFFFF))
-        with pytest.raises(XdrError, match="this is not RPC"):
+        with pytest.raises(XdrError, match="does not speak RPC"):
             await RpcClient(ours, nfs4.PROGRAM, nfs4.VERSION).call(0)
 
 

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from gateway.contracts.values import Endpoint
 from gateway.ops import access_middleware
 from gateway.ops.access_middleware import AccessMiddleware
-from gateway.ops.authorization import AccessRules, Role, Tokens
+from gateway.ops.authorization import AccessRole, AccessRules, BearerTokens
 from gateway.ops.server import OpsServer
 from gateway.ops.settings import HttpSettings
 
@@ -49,7 +49,7 @@ async def test_clients_that_disconnect_delay_no_request_and_leave_no_task(
 
 async def test_a_path_without_a_role_requires_the_highest_role() -> None:
     rules = AccessRules(frozenset(), authenticate=True)
-    middleware = AccessMiddleware(rules, Tokens, {"/livez": Role.PROBES}, ["/livez"]).handle
+    middleware = AccessMiddleware(rules, BearerTokens, {"/livez": AccessRole.PROBES}, ["/livez"]).handle
 
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.Response(text="fine")

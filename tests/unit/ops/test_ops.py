@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
 from gateway.ops.authorization import (
+    AccessRole,
     AccessRules,
-    Role,
-    Tokens,
+    BearerTokens,
     granted_role,
     is_accepted_host,
     normalize_hosts,
@@ -116,13 +116,13 @@ def test_a_request_may_omit_the_host_header_but_not_repeat_it() -> None:
 
 
 def test_roles() -> None:
-    tokens = Tokens(TOKEN, METRICS)
+    tokens = BearerTokens(TOKEN, METRICS)
 
-    def of(authorization: str | None, *, certified: bool = False) -> Role:
+    def of(authorization: str | None, *, certified: bool = False) -> AccessRole:
         return granted_role(RULES, tokens, authorization, certified=certified)
 
-    assert of(f"Bearer {TOKEN}") is of(f"bearer  {TOKEN} ") is Role.EVERYTHING
-    assert of(f"Bearer {METRICS}") is Role.METRICS
+    assert of(f"Bearer {TOKEN}") is of(f"bearer  {TOKEN} ") is AccessRole.EVERYTHING
+    assert of(f"Bearer {METRICS}") is AccessRole.METRICS
     for wrong in (
         None,
         "",
@@ -134,12 +134,13 @@ def test_roles() -> None:
         f"Bearer {TOKEN[:-1]}",
         "Bearer \udce9",
     ):
-        assert of(wrong) is Role.PROBES
-    assert of(None, certified=True) is Role.EVERYTHING
+        assert of(wrong) is AccessRole.PROBES
+    assert of(None, certified=True) is AccessRole.EVERYTHING
     assert (
-        granted_role(AccessRules(frozenset(), authenticate=False), Tokens(), None, certified=False) is Role.EVERYTHING
+        granted_role(AccessRules(frozenset(), authenticate=False), BearerTokens(), None, certified=False)
+        is AccessRole.EVERYTHING
     )
-    assert granted_role(RULES, Tokens(), "Bearer ", certified=False) is Role.PROBES
+    assert granted_role(RULES, BearerTokens(), "Bearer ", certified=False) is AccessRole.PROBES
     assert TOKEN not in repr(tokens)
 
 

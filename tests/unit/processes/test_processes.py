@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 
 from gateway.processes.child_process import ChildProcess, exit_error
-from gateway.processes.children import Children
 from gateway.processes.output_log import OutputLog
 from gateway.processes.programs import environment_of_user, fill_placeholders
 from gateway.processes.stdio_stream import StdioStream
+from gateway.processes.tunnel_processes import TunnelProcesses
 
 
 @pytest.fixture
-async def children() -> AsyncIterator[Children]:
-    async with asyncio.timeout(50), Children() as made:
+async def children() -> AsyncIterator[TunnelProcesses]:
+    async with asyncio.timeout(50), TunnelProcesses() as made:
         yield made
 
 
-async def shell(children: Children, script: str) -> StdioStream:
+async def shell(children: TunnelProcesses, script: str) -> StdioStream:
     return await StdioStream.start(children, ["/bin/sh", "-c", script], environment_of_user(()), lambda _: None)
 
 
@@ -37,7 +37,7 @@ async def everything(stream: StdioStream) -> bytes:
 
 
 async def test_a_program_gets_only_the_permitted_variables(
-    children: Children, monkeypatch: pytest.MonkeyPatch
+    children: TunnelProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_PROFILE", "GATEWAY_BACKEND_ORDERS", "HOME"):
         monkeypatch.setenv(name, "x")
@@ -49,7 +49,7 @@ async def test_a_program_gets_only_the_permitted_variables(
     assert names <= {"AWS_PROFILE", "HOME", "PATH", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ"}
 
 
-async def test_a_program_does_not_ignore_the_end_of_its_reader(children: Children) -> None:
+async def test_a_program_does_not_ignore_the_end_of_its_reader(children: TunnelProcesses) -> None:
     stream = await StdioStream.start(
         children, ["/bin/grep", "SigIgn", "/proc/self/status"], environment_of_user(()), lambda _: None
     )
@@ -58,7 +58,7 @@ async def test_a_program_does_not_ignore_the_end_of_its_reader(children: Childre
     stream.close()
 
 
-async def test_the_output_continues_after_the_end_of_the_input(children: Children) -> None:
+async def test_the_output_continues_after_the_end_of_the_input(children: TunnelProcesses) -> None:
     stream = await shell(children, "cat > /dev/null; head -c 300000 /dev/zero")
     await stream.write(b"x" * 300_000)
     await stream.end()
@@ -66,7 +66,7 @@ async def test_the_output_continues_after_the_end_of_the_input(children: Childre
     stream.close()
 
 
-async def test_the_input_continues_after_the_end_of_the_output(children: Children, tmp_path: Path) -> None:
+async def test_the_input_continues_after_the_end_of_the_output(children: TunnelProcesses, tmp_path: Path) -> None:
     stream = await shell(children, f"exec >&-; cat > {tmp_path}/received")
     assert await everything(stream) == b""
     await stream.write(b"x" * 300_000)
@@ -76,8 +76,16 @@ async def test_the_input_continues_after_the_end_of_the_output(children: Childre
     stream.close()
 
 
-@pytest.mark.parametrize("script", ["echo x; exit 3", "echo x; kill $$", "echo x; exec >&-; sleep 0.8; exit 3"])
-async def test_the_output_of_a_program_that_fails_is_not_complete(children: Children, script: str) -> None:
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo x; exit 3",
+        "echo x; kill $$",
+        "echo x; exec >&-; sleep 0.8; exit 3",
+        "sleep 1000 & echo x; sleep 3; exit 3",  # another process holds the output open
+    ],
+)
+async def test_the_output_of_a_program_that_fails_is_not_complete(children: TunnelProcesses, script: str) -> None:
     stream = await shell(children, script)
     assert await stream.read() == b"x\n"
     with pytest.raises(ConnectionResetError):
@@ -85,7 +93,7 @@ async def test_the_output_of_a_program_that_fails_is_not_complete(children: Chil
     stream.abort()
 
 
-async def test_data_that_the_program_has_not_read_is_counted(children: Children) -> None:
+async def test_data_that_the_program_has_not_read_is_counted(children: TunnelProcesses) -> None:
     stream = await shell(children, "read line; echo $line; sleep 1000")
     await stream.write(b"a\nbc")
     assert await stream.read() == b"a\n"
@@ -99,7 +107,7 @@ async def test_data_that_the_program_has_not_read_is_counted(children: Children)
     await stream.child.wait()
 
 
-async def test_the_last_line_explains_an_exit(children: Children) -> None:
+async def test_the_last_line_explains_an_exit(children: TunnelProcesses) -> None:
     stream = await shell(children, "echo first >&2; printf '\\033[1mno route\\n\\n' >&2; exit 7")
     await stream.child.wait()
     error = exit_error(["/x/cloud"], stream.child, [7, 8])
@@ -108,14 +116,14 @@ async def test_the_last_line_explains_an_exit(children: Children) -> None:
     stream.close()
 
 
-async def test_an_exit_is_noticed_while_another_process_holds_the_output_open(children: Children) -> None:
+async def test_an_exit_is_noticed_while_another_process_holds_the_output_open(children: TunnelProcesses) -> None:
     stream = await shell(children, "sleep 1000 & echo why >&2; exit 5")
     assert await stream.child.exits_within(20)
     assert str(exit_error(["/x/cloud"], stream.child, [])) == "cloud ended with exit code 5: why"
     stream.abort()
 
 
-async def test_a_process_that_has_exited_is_noticed_at_once(children: Children) -> None:
+async def test_a_process_that_has_exited_is_noticed_at_once(children: TunnelProcesses) -> None:
     stream = await shell(children, "exit 5")
     while is_running(stream.child.pid):  # without a turn of the event loop
         time.sleep(0.01)  # noqa: ASYNC251
@@ -123,7 +131,7 @@ async def test_a_process_that_has_exited_is_noticed_at_once(children: Children) 
     stream.abort()
 
 
-async def test_processes_that_a_program_has_started_end_with_it(children: Children) -> None:
+async def test_processes_that_a_program_has_started_end_with_it(children: TunnelProcesses) -> None:
     stream = await shell(children, "sleep 1000 < /dev/null > /dev/null 2>&1 & echo $!")
     started = int(await stream.read())
     stream.close()
@@ -132,7 +140,7 @@ async def test_processes_that_a_program_has_started_end_with_it(children: Childr
 
 
 async def test_no_signal_is_sent_after_the_process_id_is_released(
-    children: Children, monkeypatch: pytest.MonkeyPatch
+    children: TunnelProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = await shell(children, "echo x")
     while len(children):
@@ -146,7 +154,7 @@ async def test_no_signal_is_sent_after_the_process_id_is_released(
     assert signals == []
 
 
-async def test_a_watchdog_that_is_killed_is_replaced(children: Children) -> None:
+async def test_a_watchdog_that_is_killed_is_replaced(children: TunnelProcesses) -> None:
     stream = await shell(children, "echo; sleep 1000")
     await stream.read()
     watchdogs = watchdogs_of(os.getpid())
@@ -178,10 +186,10 @@ async def test_much_output_does_not_block_the_event_loop() -> None:
 
 
 async def test_few_programs_may_ignore_the_end_of_their_connection(
-    children: Children, monkeypatch: pytest.MonkeyPatch
+    children: TunnelProcesses, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.processes.children._END_TIMEOUT", 0.2)
-    monkeypatch.setattr("gateway.processes.children._MAX_SLOW", 1)
+    monkeypatch.setattr("gateway.processes.tunnel_processes._END_TIMEOUT", 0.2)
+    monkeypatch.setattr("gateway.processes.tunnel_processes._MAX_SLOW", 1)
     for _ in range(3):
         (await shell(children, "exec sleep 1000")).close()
     while len(children) > 1:

@@ -1,12 +1,12 @@
 import pytest
 
-from gateway.config import Config, Sources, load
+from gateway.config import Config, ConfigSources, load
 from gateway.contracts.values import Endpoint
 from gateway.errors import ConfigError
 
 
 def config(tunnel: str) -> Config:
-    return load(Sources(tunnels=(f"egress={tunnel}",), backends=("a=tcp://db:1?via=egress",), environment={}))
+    return load(ConfigSources(tunnels=(f"egress={tunnel}",), backends=("a=tcp://db:1?via=egress",), environment={}))
 
 
 @pytest.mark.parametrize(

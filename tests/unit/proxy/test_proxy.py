@@ -11,7 +11,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.proxy import http_connect, socks5
 from gateway.proxy.login import ProxyLogin
-from gateway.proxy.reply import ProxyReplyError
+from gateway.proxy.reply_error import ProxyReplyError
 from gateway.proxy.streams import ProxyStream
 
 DB = Endpoint("db.internal", 3306)

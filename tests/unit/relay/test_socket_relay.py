@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.contracts.states import CloseReason
 from gateway.measure import Histogram
-from gateway.nfs.tap import RpcTap
+from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.relay import sockets, stalled_peers
 from gateway.relay.poller import RelayLoop
 from gateway.relay.socket_relay import SocketRelay
@@ -202,7 +202,7 @@ async def test_the_relay_does_not_measure_latency_if_the_tap_does() -> None:
     client, inner = await pair()
     outer, backend = await pair()
     latency, found = Histogram(), Histogram()
-    relay = SocketRelay(inner, outer, latency, RpcTap(found.observe))
+    relay = SocketRelay(inner, outer, latency, RpcLatencyTap(found.observe))
     loop = asyncio.get_running_loop()
     with client, backend:
         async with asyncio.timeout(20):

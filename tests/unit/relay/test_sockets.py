@@ -6,7 +6,7 @@ import struct
 from typing import cast
 from unittest.mock import Mock
 
-from gateway.forwarding.admission import Source
+from gateway.forwarding.admission import ClientSource
 from gateway.relay.sockets import PeerCredentials, peer_of
 
 
@@ -15,7 +15,7 @@ def test_peer_credentials() -> None:
     with ours, theirs:
         me = PeerCredentials(os.getpid(), os.getuid(), os.getgid())
         assert peer_of(ours) == me
-        assert Source.of(ours) == Source(path="", peer=me)
+        assert ClientSource.of(ours) == ClientSource(path="", peer=me)
 
 
 def test_large_user_ids_are_not_negative() -> None:

@@ -35,7 +35,7 @@ def test_an_export_permits_the_client_of_the_server(backend: str, line: str) -> 
 
 @pytest.mark.parametrize(
     ("tunnel", "client"),
-    [("socks5://proxy.example.com:1080", "proxy.example.com"), ("http://[fd00::1]:3128", "[fd00::1]")],
+    [("socks5://proxy.example.com:1080", "proxy.example.com"), ("http://[fd00::1]:3128", "fd00::1")],
 )
 def test_a_proxy_is_the_client_of_the_server(tunnel: str, client: str) -> None:
     text = rendered("m=nfs://nas/media?via=web", arguments=("--tunnel", f"web={tunnel}"))
@@ -66,6 +66,30 @@ def test_a_client_that_is_not_in_the_configuration_must_be_named() -> None:
     assert text.splitlines()[1] == (
         "/m 10.8.0.0/24(rw,sync,no_subtree_check,insecure) host.example.com(rw,sync,no_subtree_check,insecure)"
     )
+
+
+@pytest.mark.parametrize(
+    "client", ["10.0.0.5", "10.0.0.0/255.255.0.0", "fd00::/64", "fd00::1", "*.example.com", "@clients", "host-[ab]"]
+)
+def test_a_client_of_each_form_is_accepted(client: str) -> None:
+    text = rendered("m=nfs://nas/m", arguments=("--from", client))
+    assert text.splitlines()[1] == f"/m {client}(rw,sync,no_subtree_check,insecure)"
+
+
+@pytest.mark.parametrize(
+    "client", ["10.0.0.5(rw)", "a b", "", "-rw", "10.0.0.0/99", "a,b", "a/24", "[fd00::1]", "a\n/ *", "#a"]
+)
+def test_an_invalid_client_is_an_error(client: str) -> None:
+    with pytest.raises(UsageError, match=r"--from .* is not an address, a network or a name"):
+        rendered("m=nfs://nas/m", arguments=("--from", client))
+
+
+@pytest.mark.parametrize(("client", "warned"), [("*", True), ("0.0.0.0/0", True), ("::/0", True), ("*.a", False)])
+def test_a_client_that_matches_every_host_is_reported(client: str, warned: bool) -> None:
+    arguments = ["render", "exports", "--backend", "m=nfs://nas/m", "--from", client]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, repr(done.exception)
+    assert (f"# --from {client}: every host" in done.stderr) is warned
 
 
 def test_a_configuration_without_exports_is_an_error(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gateway.backends import KINDS
-from gateway.config import Config, Sources, load
+from gateway.config import Config, ConfigSources, load
 from gateway.demo.sshd import make_key
 from gateway.errors import GatewayError, UsageError
 from gateway.rendering.application import compose, docker_run, env, reachability_warnings
@@ -19,7 +19,7 @@ from gateway.rendering.workload import kubernetes
 def config(text: str, folder: Path) -> Config:
     file = folder / "gateway.yaml"
     file.write_text(text)
-    return load(Sources(file=file, environment={}))
+    return load(ConfigSources(file=file, environment={}))
 
 
 def test_authorized_keys_permit_the_servers_of_inner_tunnels_of_any_kind(tmp_path: Path) -> None:
@@ -91,6 +91,11 @@ def test_a_listener_on_loopback_gets_a_warning(tmp_path: Path) -> None:
     text = "backends: {a: {kind: tcp, targets: ['b:1'], listen: ['127.0.0.1:7000', '0.0.0.0:7001']}}"
     (warning,) = reachability_warnings(config(text, tmp_path))
     assert warning.startswith("backends.a.listen: only containers with the host's network reach 127.0.0.1:7000")
+
+
+def test_a_name_that_starts_with_a_digit_gives_a_name_of_a_variable(tmp_path: Path) -> None:
+    text = "backends: {10-0-0-5: {kind: tcp, targets: ['a:1'], listen: '0.0.0.0:7000'}}"
+    assert env(config(text, tmp_path), None) == ["_10_0_0_5_HOST=10-0-0-5", "_10_0_0_5_PORT=7000"]
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -1,10 +1,15 @@
-"""The host of the engine replaces an engine that has lost records."""
+"""The hosts of the engines: replacement of an engine that has failed, and the distribution of connections."""
 
+import asyncio
+import errno
+import os
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from gateway import _dataplane
+from gateway.ssh import flow_control
 from tests.support.requirements import need_data_plane
 
 
@@ -21,21 +26,49 @@ class Thing:
         self.calls.append("failed")
 
 
-async def test_lost_records_end_every_object_and_replace_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_ends_every_object_and_replaces_the_engine(caplog: pytest.LogCaptureFixture) -> None:
     need_data_plane()
-    from gateway.ssh.engine_host import engine_host  # noqa: PLC0415 - the engine is optional
+    from gateway.ssh.engine_host import engine_pool  # noqa: PLC0415 - the engine is optional
 
-    host, thing = engine_host(), Thing()
+    host, thing = engine_pool().host(), Thing()
     token = host.add(thing)
 
     def lose() -> list[Any]:
-        raise MemoryError
+        raise OSError(errno.ENOMEM, "records were lost")
 
     real = host.engine
-    host.engine = cast("Any", SimpleNamespace(turn=lambda _: True, take=lose, fileno=real.fileno, close=real.close))
-    host._turn()
+    host.engine = cast("Any", SimpleNamespace(take=lose, close=real.close))
+    host.handle_records()
     assert thing.calls == ["failed"]
-    assert "has lost records" in caplog.text
-    assert host.engine.turn(0) is False
+    assert "has failed" in caplog.text
+    assert host.engine is not real
+    assert host.engine.take() == []
     with pytest.raises(KeyError):
         host.forget(token)
+
+
+async def test_new_connections_go_to_the_engine_with_the_lowest_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    need_data_plane()
+    from gateway.ssh.engine_host import EnginePool  # noqa: PLC0415 - the engine is optional
+
+    monkeypatch.setattr(_dataplane.settings, "threads", 2)
+    pool = EnginePool(asyncio.get_running_loop())
+    first, second = pool.host(), pool.host()
+    assert first is not second
+    tokens = [first.add(Thing()), first.add(Thing()), second.add(Thing())]
+    assert pool.host() is second
+    assert len(pool.hosts) == 2
+    assert first.engine.growth() == flow_control.GROWTH_BUDGET_BYTES // 2
+    assert pool.grown_bytes == 0
+    for token in tokens[:2]:
+        first.forget(token)
+    assert pool.host() is first
+    for host in pool.hosts:
+        host.close()
+
+
+def test_auto_is_one_thread_for_each_processor_up_to_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _dataplane.thread_count(7) == 7
+    for processors, threads in ((1, 1), (3, 3), (64, 4)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, found=processors: set(range(found)))
+        assert _dataplane.thread_count("auto") == threads

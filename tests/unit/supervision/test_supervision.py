@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from gateway.backoff import BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, Progress
@@ -11,10 +12,9 @@ from gateway.errors import Reason, TunnelError
 from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
-from gateway.supervision.backoff import BackoffPolicy
+from gateway.supervision.failover_link import FailoverLink
 from gateway.supervision.supervisor import supervise
 from gateway.supervision.uplink import Uplink
-from gateway.supervision.ways_link import WaysLink
 
 QUICK = BackoffPolicy(first=0.001, cap=0.002)
 
@@ -65,9 +65,9 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
     first, second = Losing(), Losing()
     uplink = Uplink("t", Flaky(TunnelError(Reason.REFUSED, "no"), first, second), [Uplink("d", DirectTunnel())])
-    async with supervise() as units:
-        units.start("direct", uplink.vias[0])
-        units.start("t", uplink)
+    async with supervise() as components:
+        components.start("direct", uplink.vias[0])
+        components.start("t", uplink)
         await until(lambda: uplink.link is first)
         assert (uplink.state, uplink.reason) == (TunnelState.UP, None)
         assert uplink.failures == {Reason.REFUSED: 1}
@@ -83,8 +83,8 @@ async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> Non
     failures = TunnelError(Reason.REFUSED, "no"), TunnelError(Reason.HOST_KEY, "changed", fatal=True)
     uplink = Uplink("t", Flaky(*failures, link))
     began = uplink.since
-    async with supervise() as units:
-        units.start("t", uplink)
+    async with supervise() as components:
+        components.start("t", uplink)
         await until(lambda: uplink.state is TunnelState.QUARANTINED)
         assert uplink.since == began  # the tunnel was down before, too
         assert (uplink.reason, uplink.detail) == (Reason.HOST_KEY, "changed")
@@ -97,9 +97,9 @@ async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> Non
 async def test_an_inner_tunnel_waits_for_its_outer_tunnel_and_reports_it() -> None:
     outer = Uplink("outer", Flaky(TunnelError(Reason.AUTH, "refused", fatal=True)))
     inner = Uplink("inner", Flaky(Losing()), [outer])
-    async with supervise() as units:
-        units.start("outer", outer)
-        units.start("inner", inner)
+    async with supervise() as components:
+        components.start("outer", outer)
+        components.start("inner", inner)
         await until(lambda: inner.state is TunnelState.WAITING)
         assert inner.reason is Reason.TUNNEL
         assert "outer is quarantined: refused" in inner.detail
@@ -110,17 +110,17 @@ async def test_an_inner_tunnel_waits_for_any_of_its_outer_tunnels_and_names_a_co
     one, two = (Uplink(name, Flaky(Losing()), [edge]) for name in ("one", "two"))
     tunnel = Flaky(Losing())
     inner = Uplink("inner", tunnel, [one, two])
-    async with supervise() as units:
+    async with supervise() as components:
         for each in (edge, one, two, inner):
-            units.start(each.name, each)
+            components.start(each.name, each)
         await until(lambda: inner.state is TunnelState.WAITING)
         assert inner.describe() == "tunnel edge is quarantined: refused"
         two.vias = [Uplink("direct", DirectTunnel())]
-        units.start("direct", two.vias[0])
-        await units.stop("two")
-        units.start("two", two)
+        components.start("direct", two.vias[0])
+        await components.stop("two")
+        components.start("two", two)
         await until(lambda: inner.state is TunnelState.UP)
-        assert isinstance(tunnel.opened_via[0], WaysLink)
+        assert isinstance(tunnel.opened_via[0], FailoverLink)
 
 
 async def test_a_crashed_unit_is_restarted_without_affecting_others() -> None:
@@ -147,9 +147,9 @@ async def test_a_crashed_unit_is_restarted_without_affecting_others() -> None:
                 raise
 
     steady = Steady()
-    async with supervise() as units:
-        units.start("steady", steady)
-        await units.start("crashing", Crashing()).wait()
+    async with supervise() as components:
+        components.start("steady", steady)
+        await components.start("crashing", Crashing()).wait()
         await until(lambda: runs == 3)
         assert not steady.cancelled
     assert steady.cancelled
@@ -168,7 +168,7 @@ async def test_a_unit_that_is_cancelled_from_inside_is_restarted() -> None:
             ready()
             await asyncio.Event().wait()
 
-    unit = Waiting()
-    async with supervise() as units:
-        await asyncio.wait_for(units.start("waiting", unit).wait(), 2)
-    assert unit.runs == 2
+    component = Waiting()
+    async with supervise() as components:
+        await asyncio.wait_for(components.start("waiting", component).wait(), 2)
+    assert component.runs == 2

@@ -12,7 +12,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.vpn.device_addresses import DeviceAddresses
 from gateway.vpn.link import VpnLink
-from gateway.vpn.liveness import DIAL_GRACE, Thresholds
+from gateway.vpn.liveness import DIAL_GRACE, SilenceThresholds
 
 _T = TypeVar("_T")
 
@@ -52,7 +52,7 @@ class Failing:
     ],
 )
 async def test_only_replies_of_the_far_side_are_a_sign_of_life(number: int, lives: bool) -> None:
-    link = VpnLink(Failing(number), NetworkId(("far",)), Thresholds())
+    link = VpnLink(Failing(number), NetworkId(("far",)), SilenceThresholds())
     with pytest.raises(DialError):
         await link.socket(Endpoint("10.0.0.1", 80))
     later = link.liveness.last_reply + DIAL_GRACE + 3600

@@ -10,7 +10,7 @@ import pytest
 from gateway.contracts.link import NetworkId
 from gateway.contracts.states import TunnelState
 from gateway.vpn import liveness_monitor
-from gateway.vpn.liveness import Liveness, Thresholds
+from gateway.vpn.liveness import Liveness, SilenceThresholds
 from gateway.vpn.liveness_monitor import LivenessMonitor
 
 
@@ -19,7 +19,7 @@ class Link:
 
     network = NetworkId(("far",))
 
-    def __init__(self, thresholds: Thresholds) -> None:
+    def __init__(self, thresholds: SilenceThresholds) -> None:
         self.liveness = Liveness(thresholds, time.monotonic())
         self.acts: list[str] = []
 
@@ -58,7 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_reconnecting_vpn_is_not_up_after_a_pause_of_the_gateway() -> None:
     reported: list[TunnelState] = []
-    link = Link(Thresholds(suspect=0.3, reconnect=60, down=80, lost=90, restart=100))
+    link = Link(SilenceThresholds(suspect=0.3, reconnect=60, down=80, lost=90, restart=100))
     async with watched(link, reported) as monitor:
         await asyncio.sleep(0.1)
         monitor.on_reconnecting("server said so")
@@ -73,7 +73,7 @@ async def test_a_reconnecting_vpn_is_not_up_after_a_pause_of_the_gateway() -> No
 @pytest.mark.parametrize("slept_after", [0.1, 0.6])
 async def test_a_reconnecting_vpn_is_closed_also_after_a_pause_of_the_gateway(slept_after: float) -> None:
     reported: list[TunnelState] = []
-    link = Link(Thresholds(suspect=0.3, reconnect=60, down=0.9, lost=1.2, restart=1.5))
+    link = Link(SilenceThresholds(suspect=0.3, reconnect=60, down=0.9, lost=1.2, restart=1.5))
     async with watched(link, reported) as monitor:
         monitor.on_reconnecting("server said so")
         await asyncio.sleep(slept_after)

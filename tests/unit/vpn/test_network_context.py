@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gateway.vpn import network_context
-from gateway.vpn.namespace import Namespace
 from gateway.vpn.network_context import NetnsContext
+from gateway.vpn.network_namespace import NetworkNamespace
 
 
-class Here(Namespace):
+class Here(NetworkNamespace):
     """Threads that stay in the network namespace of the process, so they do not need privileges."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Here(Namespace):
 
 @pytest.fixture
 def context(monkeypatch: pytest.MonkeyPatch) -> NetnsContext:
-    monkeypatch.setattr(network_context, "Namespace", Here)
+    monkeypatch.setattr(network_context, "NetworkNamespace", Here)
     return NetnsContext()
 
 

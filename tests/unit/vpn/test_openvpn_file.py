@@ -59,11 +59,11 @@ EVIL = "plugin /tmp/evil.so"
         (f"client\r{EVIL}", "line 1: has a control character"),
         (f"cipher\xa0{EVIL}", "line 1: has a character that is not printable"),
         (f"<connection>\nremote a 1\n{EVIL}\n</connection>", "line 3: plugin loads code"),
-        ("<connection>\nremote a 1\n<ca>\n</ca>\n</connection>", "line 3: <ca> is not an allowed block"),
-        ("<connection>\nremote a 1\nca x\n</connection>", "line 3: ca is not an allowed directive"),
+        ("<connection>\nremote a 1\n<ca>\n</ca>\n</connection>", "line 3: <ca> is not allowed"),
+        ("<connection>\nremote a 1\nca x\n</connection>", "line 3: ca is not allowed"),
         ("<connection>\nfloat\n</connection>", "line 1: <connection> needs exactly one remote"),
         (f"</ca>\n{EVIL}\n<//ca>", "line 1: closes a block that is not open"),
-        ("<foo>\n</foo>", "line 1: <foo> is not an allowed block in a client's file: remove it"),
+        ("<foo>\n</foo>", "line 1: <foo> is not allowed in an OpenVPN client file: remove it"),
         ("<ca>\nclient", "line 1: <ca> is not closed: add </ca>"),
         ("tls-verify /x", "line 1: tls-verify verifies the server with a script; use verify-x509-name"),
         ("config more.ovpn", "line 1: config includes another file"),
@@ -98,7 +98,7 @@ EVIL = "plugin /tmp/evil.so"
         ("remote a 1 tcp-server", "line 1: remote is not"),
         ("remote a,b 1", "line 1: remote is not"),
         ("verb 3\nping \u0663", "line 2: ping is not"),
-        ("ciphre AES-256-GCM", "line 1: ciphre is not an allowed directive in a client's file: c"),
+        ("ciphre AES-256-GCM", "line 1: ciphre is not allowed in an OpenVPN client file: c"),
         ('""', "line 1: does not begin with a directive"),
         ("verify-x509-name 'open", "line 1: ' is not closed"),
     ],
@@ -373,7 +373,7 @@ def folder(tmp_path: Path) -> Path:
     return inside
 
 
-def from_disk(folder: Path, text: str | bytes) -> openvpn_file.ClientFile:
+def from_disk(folder: Path, text: str | bytes) -> openvpn_file.GeneratedClientFile:
     config = folder / "office.ovpn"
     config.write_bytes(text if isinstance(text, bytes) else text.encode())
     config.chmod(0o600)
@@ -422,7 +422,7 @@ def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
     planted.chmod(0o600)
     swapped: list[Path] = []
 
-    def swapping(*args: Any) -> openvpn_file.ClientFile:
+    def swapping(*args: Any) -> openvpn_file.GeneratedClientFile:
         made = openvpn_file.parse_client_file(*args)
         swapped.append(planted.replace(open_to_all))
         return made

@@ -155,8 +155,8 @@ def test_the_last_handshake_of_all_peers() -> None:
         f"{OTHER}\t(none)\t192.0.2.1:5\t10.0.0.0/8\t{handshake}\t{received}\t9\t25\n"
         for handshake, received in ((100, 7), (300, 5), (0, 0))
     )
-    assert wireguard_file.parse_dump(text) == wireguard_file.DeviceStatus(300, 12, ("192.0.2.1:5",) * 3)
-    assert wireguard_file.parse_dump("") == wireguard_file.DeviceStatus(0, 0)
+    assert wireguard_file.parse_dump(text) == wireguard_file.WireGuardDeviceStatus(300, 12, ("192.0.2.1:5",) * 3)
+    assert wireguard_file.parse_dump("") == wireguard_file.WireGuardDeviceStatus(0, 0)
 
 
 def test_compatible_peers_and_addresses_are_accepted() -> None:

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.volume import ImportedVolume, MountKind, VolumeOptions, VolumeSpec, build_volume
+from gateway.backend_support.volume import ImportedVolume, KernelMountRules, VolumeOptions, VolumeSpec, build_volume
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
-from gateway.relay.receive import receive_exactly
+from gateway.errors import Reason, UnusableTargetError
+from gateway.relay.receive_exactly import receive_exactly
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class NinepBackend:
         with await link.socket(target, phases) as sock:
             sock.send(struct.pack("<IBHIH", 21, 100, 0xFFFF, 8192, 8) + b"9P2000.L")
             if (await receive_exactly(sock, 5))[4] != 101:
-                raise ProbeError(Reason.PROTOCOL, "not a 9P server")
+                raise UnusableTargetError(Reason.PROTOCOL, "not a 9P server")
         return ProbeResult()
 
 
@@ -83,7 +83,7 @@ KIND = BackendKind(
     default_port=564,
     read_url=lambda _scheme, path: {"tree": path} if path else {},
     traffic_class=TrafficClass.BULK,
-    mount=MountKind(
+    mount=KernelMountRules(
         file_systems=("9p",),
         build=_build,
         persistent_volume=_persistent_volume,

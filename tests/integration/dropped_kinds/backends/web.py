@@ -13,7 +13,7 @@ from gateway.contracts.phases import Phases
 from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Endpoint
-from gateway.errors import ProbeError, Reason
+from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION, Fact
 
 FILE_SIZE = Fact(
@@ -72,9 +72,9 @@ class WebBackend:
         head = response.partition(b"\r\n\r\n")[0].decode("latin-1")
         status = re.match(r"HTTP/1\.[01] (\d{3})", head)
         if status is None:
-            raise ProbeError(Reason.PROTOCOL, "not an HTTP server")
+            raise UnusableTargetError(Reason.PROTOCOL, "not an HTTP server")
         if status[1] != "200":
-            raise ProbeError(Reason.QUERY, f"{self.options.file}: status {status[1]}")
+            raise UnusableTargetError(Reason.QUERY, f"{self.options.file}: status {status[1]}")
         headers = dict(re.findall(r"^([\w-]+): *(.*)$", head.replace("\r", ""), re.MULTILINE))
         size = int(headers["Content-Length"])
         return ProbeResult(facts={VERSION: headers["Server"], FILE_SIZE: size, HEADERS: dict.fromkeys(headers, 1)})

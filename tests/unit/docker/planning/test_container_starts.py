@@ -1,13 +1,11 @@
 """Which containers the gateway starts again. The values of `State.Error` are those of Docker Engine 26.1.5."""
 
-import asyncio
-import random
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.docker.compose_command import FILES
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState, MountListener
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
@@ -17,11 +15,9 @@ from gateway.docker.inspections import last_start
 from gateway.docker.labels import read as read_labels
 from gateway.docker.model import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, Swarm
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import Action, DesiredState, Plan, Verb
+from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction
 from gateway.docker.planning import plan
-from gateway.docker.reconciler import Reconciler
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
-from tests.support.fake_engine import FakeEngine
 
 OWNER_ID = "767378fd8e62591fb24091c49e04ffa2a1752d34a2d610bd9eb01763fbc0ae52"
 GONE_ID = "eb4b82462a4f0df39337ec3bbebb06271e2fce22774c100cff059b855c2fbec6"
@@ -29,6 +25,10 @@ VOLUME = (
     "error while mounting volume '/var/lib/docker/volumes/media/_data': failed to mount local volume: mount "
     ":/media:/var/lib/docker/volumes/media/_data, data: addr=127.0.0.1,port=20490,nfsvers=4.2,proto=tcp,hard,"
     "timeo=600,retrans=2: {}"
+)
+SHARE = (
+    "error while mounting volume '/var/lib/docker/volumes/share/_data': failed to mount local volume: mount "
+    "//nas/share:/var/lib/docker/volumes/share/_data, data: addr=127.0.0.1,vers=3.0: operation now in progress"
 )
 REFUSED, TIMED_OUT = VOLUME.format("connection refused"), VOLUME.format("input/output error")
 NETWORK = f"network {GONE_ID} not found"
@@ -40,7 +40,7 @@ OWN_FAULT = (
 )
 ALWAYS = LastStart(restarts=True, at=100.0)
 APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
-START = Action(Verb.START, "", container="web", container_id="id-web", cause=StartFailureCause.NETWORK)
+START = PlannedAction(ActionKind.START, "", container="web", container_id="id-web", cause=StartFailureCause.NETWORK)
 MEDIA = MountListener("media", "127.0.0.1", 20490)
 
 
@@ -78,7 +78,7 @@ def only_dead(made: Plan) -> DeadContainer:
     return found
 
 
-def starts(made: Plan) -> list[tuple[Verb, str]]:
+def starts(made: Plan) -> list[tuple[ActionKind, str]]:
     return [(each.verb, each.container) for each in made.actions if not each.network]
 
 
@@ -89,6 +89,12 @@ def starts(made: Plan) -> list[tuple[Verb, str]]:
             StartFailureCause.VOLUME, address="127.0.0.1", port=20490, detail="connection refused")),
         (TIMED_OUT, FailedStart(
             StartFailureCause.VOLUME, address="127.0.0.1", port=20490, detail="input/output error")),
+        (REFUSED.replace("port=20490,", ""), FailedStart(
+            StartFailureCause.VOLUME, address="127.0.0.1", port=2049, detail="connection refused")),
+        (SHARE, FailedStart(
+            StartFailureCause.VOLUME, address="127.0.0.1", port=445, detail="operation now in progress")),
+        (SHARE.replace("addr=127.0.0.1,", ""), FailedStart(
+            StartFailureCause.VOLUME, address="nas", port=445, detail="operation now in progress")),
         (NETWORK, FailedStart(StartFailureCause.NETWORK, network=GONE_ID, detail=NETWORK)),
         (STOPPED_OWNER, FailedStart(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=STOPPED_OWNER)),
         (REMOVED_OWNER, FailedStart(StartFailureCause.NAMESPACE, owner=OWNER_ID, detail=REMOVED_OWNER)),
@@ -106,7 +112,7 @@ def test_the_cause_is_parsed_from_the_error_of_the_engine(error: str, found: Fai
 @pytest.mark.parametrize("state", ["exited", "created"])
 def test_a_container_whose_volume_was_not_mounted_is_started(error: str, state: str) -> None:
     made = planned(failed(error, state=state))
-    assert starts(made) == [(Verb.START, "web")]
+    assert starts(made) == [(ActionKind.START, "web")]
     assert (only_dead(made).cause, only_dead(made).state) == (StartFailureCause.VOLUME, DeadContainerState.STARTING)
     assert "backend media" in only_dead(made).detail
 
@@ -116,7 +122,7 @@ def test_it_is_started_only_when_the_backend_is_up() -> None:
     assert starts(made) == []
     assert (only_dead(made).state, only_dead(made).message) == (DeadContainerState.WAITING, "backend media is not up")
     # `gateway plan` cannot read the states of backends, so it assumes that all backends are up.
-    assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(Verb.START, "web")]
+    assert starts(planned(failed(REFUSED), wanted=desired(usable=None))) == [(ActionKind.START, "web")]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,7 @@ def test_a_volume_of_another_server_is_ignored(mount_listener: MountListener) ->
 
 def test_a_volume_at_another_loopback_address_reaches_the_same_listener() -> None:
     error = REFUSED.replace("addr=127.0.0.1", "addr=127.0.0.2")
-    assert starts(planned(failed(error))) == [(Verb.START, "web")]
+    assert starts(planned(failed(error))) == [(ActionKind.START, "web")]
 
 
 @pytest.mark.parametrize(
@@ -167,14 +173,24 @@ def test_the_configuration_and_the_label_decide(
 ) -> None:
     labels = {"gateway.revive": label} if label else {}
     made = planned(failed(REFUSED, labels=labels), wanted=desired(revive=revive, strict=strict))
-    assert starts(made) == ([(Verb.START, "web")] if expected else [])
+    assert starts(made) == ([(ActionKind.START, "web")] if expected else [])
     if not expected:
         assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.OFF, "docker start web")
+        assert only_dead(made).is_excluded == (label == "false"), "metrics count it unless its label excludes it"
 
 
 def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
     _, problems = read_labels({"gateway.revive": "flase"}, "gateway", "site-a", ())
     assert problems == ["gateway.revive: 'flase' is neither true nor false"]
+
+
+def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
+    interrupted = desired(interrupted={"id-web": StartFailureCause.NETWORK})
+    made = planned(failed("context canceled"), wanted=interrupted)
+    assert starts(made) == [(ActionKind.START, "web")]
+    assert only_dead(made).cause is StartFailureCause.NETWORK
+    assert planned(failed("context canceled")).dead == (), "another client possibly canceled the start on purpose"
+    assert planned(failed(""), wanted=interrupted).dead == (), "the container was stopped on purpose"
 
 
 def test_after_too_many_attempts_the_status_shows_the_command() -> None:
@@ -185,7 +201,7 @@ def test_after_too_many_attempts_the_status_shows_the_command() -> None:
 
 def test_dependants_of_a_restarted_container_are_restarted() -> None:
     made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID)
-    assert starts(made) == [(Verb.RESTART, "web")]
+    assert starts(made) == [(ActionKind.RESTART, "web")]
     assert only_dead(made).cause is StartFailureCause.NAMESPACE
 
 
@@ -197,41 +213,65 @@ def test_dependants_of_a_stopped_container_wait_for_it() -> None:
     made = planned(gateway(state="exited"), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
     made = planned(gateway(), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
-    assert starts(made) == [(Verb.START, "web")]
+    assert starts(made) == [(ActionKind.START, "web")]
 
 
 def test_the_namespace_of_another_container_is_ignored_without_the_label() -> None:
     other = replace(gateway(at=200.0), name="vpn")
     assert planned(other, joining()).dead == ()
-    assert starts(planned(other, joining(labels={"gateway.revive": "true"}))) == [(Verb.RESTART, "web")]
+    assert starts(planned(other, joining(labels={"gateway.revive": "true"}))) == [(ActionKind.RESTART, "web")]
     there = replace(other, endpoints={"apps": EndpointInfo("n1", "e1")})
-    assert starts(planned(there, joining())) == [(Verb.RESTART, "web")]
+    assert starts(planned(there, joining())) == [(ActionKind.RESTART, "web")]
 
 
 @pytest.mark.parametrize("state", ["running", "exited"])
 def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: str) -> None:
     container = joining(REMOVED_OWNER if state == "exited" else "", state)
-    made = planned(gateway(number="another"), container, own="another")
+    known = desired(namespaces=frozenset({OWNER_ID}))
+    made = planned(gateway(number="another"), container, own="another", wanted=known)
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.RECREATE)
     assert only_dead(made).command == "", "the container's options are unknown, and a removal would lose its files"
-    labels = {PROJECT: "shop", SERVICE: "web", "com.docker.compose.project.config_files": "/srv/my shop/compose.yaml"}
-    made = planned(gateway(number="another"), replace(container, labels=labels), own="another")
+    assert only_dead(made).message.endswith("recreate container web with the options that `docker inspect web` shows")
+    labels = {PROJECT: "shop", SERVICE: "web", FILES: "/srv/my shop/compose.yaml"}
+    made = planned(gateway(number="another"), replace(container, labels=labels), own="another", wanted=known)
     assert only_dead(made).command == (
         "docker compose -p shop -f '/srv/my shop/compose.yaml' up -d --no-deps --force-recreate web"
     )
+    for each in ("/srv/a\nb.yaml", "/srv/" + 5000 * "x"):
+        made = planned(replace(container, labels={**labels, FILES: each}), wanted=known)
+        assert only_dead(made).command == "", "a command that is cut or has control characters must not be shown"
+
+
+def test_the_namespace_of_a_removed_container_that_did_not_concern_the_gateway_is_ignored() -> None:
+    container = joining()
+    assert planned(container).dead == ()
+    mine = replace(gateway(number="another"), labels={PROJECT: "shop"})
+    assert planned(mine, joining(labels={PROJECT: "shop"}), own="another").dead
+    assert planned(mine, joining(labels={PROJECT: "other"}), own="another").dead == ()
+    assert planned(joining(labels={"gateway.revive": "true"})).dead
+    known = desired(namespaces=frozenset({OWNER_ID}))
+    assert planned(replace(container, last_start=LastStart(at=100.0)), wanted=known).dead == (), "a debug container"
+
+
+def test_namespaces_that_concern_the_gateway_are_remembered_until_the_last_container_leaves() -> None:
+    assert planned(gateway(), joining(), own=OWNER_ID).namespaces == {OWNER_ID}
+    assert planned(gateway(), joining(), own="another").namespaces == frozenset()
+    known = desired(namespaces=frozenset({OWNER_ID}))
+    assert planned(joining(), wanted=known).namespaces == {OWNER_ID}
+    assert planned(wanted=known).namespaces == frozenset()
 
 
 def test_a_container_on_a_network_that_exists_again_is_started() -> None:
     there = {"apps": EndpointInfo("n1", "", aliases=frozenset())}
     for error in ("network apps not found", NETWORK):
-        assert starts(planned(failed(error, endpoints=there))) == [(Verb.START, "web")]
+        assert starts(planned(failed(error, endpoints=there))) == [(ActionKind.START, "web")]
 
 
 def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
     there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset({"gw-owner-site-a"}))}
     container = failed(NETWORK, endpoints=there, labels={"gateway.enable": "true"})
     made = plan(desired(), EngineSnapshot((container,), (APPS,)), frozenset({("id-web", "apps")}))
-    assert [each.verb for each in made.actions] == [Verb.REATTACH]
+    assert [each.verb for each in made.actions] == [ActionKind.REATTACH]
     assert (only_dead(made).state, only_dead(made).message) == (
         DeadContainerState.WAITING,
         "it is attached to network apps first",
@@ -259,7 +299,7 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
     assert (only_dead(waiting).state, waiting.actions) == (DeadContainerState.WAITING, ()), (
         "the gateway must not create a bridge network of that name"
     )
-    assert starts(planned(container, swarm=Swarm(active=True))) == [(Verb.START, "web")]
+    assert starts(planned(container, swarm=Swarm(active=True))) == [(ActionKind.START, "web")]
 
 
 def test_attempts_back_off_and_end_at_a_limit() -> None:
@@ -277,6 +317,18 @@ def test_attempts_back_off_and_end_at_a_limit() -> None:
     revivals.observed([], now + 11 * STABLE)
     assert revivals.given_up == frozenset()
     assert revivals.revived == {}
+
+
+@pytest.mark.parametrize(("stop_timeout", "expected"), [(90.0, 120.0), (-1.0, STABLE)])
+def test_a_restart_without_an_answer_is_repeated_only_after_the_stop_timeout(
+    stop_timeout: float, expected: float
+) -> None:
+    revivals = StartAttempts()
+    restart = replace(START, verb=ActionKind.RESTART, last_start=LastStart(stop_timeout=stop_timeout))
+    revivals.attempted(restart, 1000.0, answered=False)
+    assert revivals.not_before("id-web") == 1000.0 + expected
+    revivals.attempted(restart, 2000.0)
+    assert revivals.not_before("id-web") < 2000.0 + 60.0
 
 
 def test_starts_are_counted_by_cause() -> None:
@@ -306,42 +358,8 @@ def test_the_last_start_is_parsed_from_an_inspection() -> None:
 )
 async def test_the_error_of_a_failed_start_contains_no_mount_options(message: str, shown: str) -> None:
     class Refusing:
-        async def post(self, path: str) -> None:
+        async def post_start(self, path: str) -> None:
             raise EngineError(ErrorKind.FAILED, f"{path}: {message}")
 
     with pytest.raises(EngineError, match=rf"^{shown}$"):
-        await execute(Refusing(), Action(Verb.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]
-
-
-async def test_a_slow_start_delays_no_other_action(tmp_path: Path) -> None:
-    class Slow(FakeEngine):
-        started = 0
-
-        async def get(self, path: str, **params: Any) -> Any:
-            found = await super().get(path, **params)
-            if path == "containers/json":
-                for each in found:
-                    each["Mounts"] = [{"Type": "volume", "Name": "media"}]
-            elif path.startswith("containers/"):
-                found["State"]["Error"] = REFUSED
-                found["HostConfig"]["RestartPolicy"] = {"Name": "always"}
-            return found
-
-        async def post(self, path: str, body: Any = None, **params: Any) -> Any:
-            if path.endswith("/start"):
-                self.started += 1
-                await asyncio.sleep(3600)
-            return await super().post(path, body, **params)
-
-    engine = Slow(random.Random(1))
-    engine.add_container("web", {}).state = "exited"
-    wanted = desired()
-    reconciler = Reconciler(wanted.options, lambda: wanted, lambda _: None, tmp_path)
-    async with asyncio.timeout(10):
-        for _ in range(5):
-            await reconciler.reconcile(engine)  # type: ignore[arg-type]
-            await asyncio.sleep(0)
-        assert [network.name for network in engine.networks.values()] == ["apps"]
-        assert engine.started == 1, "the start is not requested again while the first request is in progress"
-        await reconciler._executor.cancel_starts()
-    assert reconciler.revivals.revived == {}
+        await execute(Refusing(), PlannedAction(ActionKind.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]

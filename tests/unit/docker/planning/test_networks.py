@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config import Sources, load
+from gateway.config import ConfigSources, load
 from gateway.docker.engine_actions import execute
+from gateway.docker.engine_flavor import PODMAN
 from gateway.docker.errors import BlockedReason
-from gateway.docker.flavor import PODMAN
 from gateway.docker.grants import PROJECT, SWARM_SERVICE
 from gateway.docker.model import ENCRYPTED, Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import Action, AttachmentState, DesiredState, Plan, Verb
+from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.project_networks import STACK
@@ -92,7 +92,7 @@ async def test_engines_with_gateway_priority_keep_the_default_route(version: str
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             sent.append(body["EndpointConfig"])
 
-    await execute(Recording(random.Random(1)), Action(Verb.CONNECT, "apps", "n1", "web", "c1"))  # type: ignore[arg-type]
+    await execute(Recording(random.Random(1)), PlannedAction(ActionKind.CONNECT, "apps", "n1", "web", "c1"))  # type: ignore[arg-type]
     assert [each.get("GwPriority") for each in sent] == [priority]
 
 
@@ -180,7 +180,9 @@ def test_each_project_gets_a_network_and_the_gateway_joins_all() -> None:
     ]
     ranges = [each.body["IPAM"]["Config"][0]["Subnet"] for each in found.actions if each.body]
     assert ranges == ["10.201.0.0/24", "10.201.1.0/24", "10.201.2.0/24"]
-    joins = {(each.container, each.network): each.aliases for each in found.actions if each.verb is Verb.CONNECT}
+    joins = {
+        (each.container, each.network): each.aliases for each in found.actions if each.verb is ActionKind.CONNECT
+    }
     assert joins.keys() == {
         ("web", "apps--container-web"), ("shop-1", "apps-shop"), ("shop-2", "apps-shop"), ("blog-1", "apps-blog"),
         ("gateway", "apps-blog"), ("gateway", "apps--container-web"), ("gateway", "apps-shop"),
@@ -269,7 +271,7 @@ def test_stacks_and_services_get_their_own_overlays() -> None:
     assert ("connect", "apps--service-jobs", "gateway") in made(on_worker)
     # Without services, bridge networks suffice, because an agent can ignore the containers of other nodes.
     alone = planned(container("web", "shop"), swarm=Swarm(active=True))
-    assert [each.body["Driver"] for each in alone.actions if each.verb is Verb.CREATE_NETWORK] == ["bridge"]
+    assert [each.body["Driver"] for each in alone.actions if each.verb is ActionKind.CREATE_NETWORK] == ["bridge"]
 
 
 def test_a_service_keeps_its_default_route() -> None:
@@ -284,7 +286,7 @@ def test_a_service_keeps_its_default_route() -> None:
         spec = {"TaskTemplate": {"Networks": [{"Target": key, "Aliases": sorted(on[key])} for key in on]}}
         jobs = replace(service("jobs"), networks=on, spec=spec)
         found = planned(services=(jobs,), swarm=LEADER, there=there, networks={"inner": NetworkOptions()})
-        (update,) = [each for each in found.actions if each.verb is Verb.UPDATE_SERVICE]
+        (update,) = [each for each in found.actions if each.verb is ActionKind.UPDATE_SERVICE]
         return [each["Target"] for each in update.body["TaskTemplate"]["Networks"]]
 
     assert targets() == ["bridge", "id-inner"]
@@ -353,8 +355,8 @@ def test_names_and_ranges_of_projects_are_validated(tmp_path: Path, networks: st
         f"backends: {{a: {{kind: tcp, targets: ['h:1'], listen: 0.0.0.0:1}}}}\ndocker: {{networks: {networks}}}\n"
     )
     if not words:
-        assert load(Sources(file, environment={})).docker is not None
+        assert load(ConfigSources(file, environment={})).docker is not None
         return
     with pytest.raises(ConfigError, match=r"gateway\.yaml:2:") as raised:
-        load(Sources(file, environment={}))
+        load(ConfigSources(file, environment={}))
     assert words in str(raised.value)

@@ -11,7 +11,7 @@ from gateway.docker.errors import BlockedReason, EngineError, ErrorKind
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.model import TASK_LABEL, Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, Swarm
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
-from gateway.docker.plan import AttachmentState, DesiredState, Plan, Verb
+from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.snapshot_reader import SnapshotReader
@@ -44,7 +44,7 @@ def standing(found: Plan) -> list[tuple[str, str, AttachmentState, BlockedReason
 
 def test_an_impossible_network_does_not_block_the_other_networks_of_a_service() -> None:
     found = planned(service(enable="true"), LOCAL, MESH, NODE_LOCAL, services=True)
-    (action,) = [each for each in found.actions if each.verb is Verb.UPDATE_SERVICE]
+    (action,) = [each for each in found.actions if each.verb is ActionKind.UPDATE_SERVICE]
     assert [each["Target"] for each in action.body["TaskTemplate"]["Networks"]] == ["m1", "c1"]
     assert standing(found) == [
         ("service jobs", "local", AttachmentState.BLOCKED, BlockedReason.LOCAL_NETWORK),

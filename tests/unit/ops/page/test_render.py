@@ -37,7 +37,8 @@ def test_text_from_outside_is_escaped() -> None:
     view = service(
         [tunnel(EVIL, TunnelState.BACKOFF, kind=EVIL, far_side=EVIL, **evil)], [shown], instance=EVIL, version=EVIL,
         warnings=[EVIL], reload_successful=False, reload_error=EVIL,
-        docker=docker(trouble=EVIL, warnings=[EVIL], dead=[DeadContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL)]),
+        docker=docker(trouble=EVIL, warnings=[EVIL],
+            dead=[DeadContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, is_excluded=False)]),
     )  # fmt: skip
     configuration = {EVIL: [(EVIL, EVIL)], f"backends.{EVIL}": [(EVIL, EVIL)]}
     pages = [

@@ -1,0 +1,103 @@
+"""Starts, stops and retires components: uplinks, forwards and checks."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection
+
+from gateway.forwarding.forward import Forward
+from gateway.health.check import Check
+from gateway.supervision.supervisor import Supervisor
+from gateway.supervision.uplink import Uplink
+
+_REPLACE_POLL = 0.05
+_DRAIN_POLL = 0.2
+
+
+class ComponentManager:
+    """Starts uplinks, forwards and checks, and stops them, immediately or after their clients have left.
+
+    Args:
+        supervisor: Runs the components.
+        group: Owns the tasks that wait until components have drained.
+    """
+
+    def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup) -> None:
+        self._supervisor = supervisor
+        self._group = group
+        self._names: dict[object, str] = {}
+        self._started = 0
+        self._retiring_forwards: set[Forward] = set()
+        self._retiring_uplinks: set[Uplink] = set()
+        self._stop_early: set[Uplink] = set()
+        """The retiring uplinks that must stop before the uplinks that replace them can start."""
+
+    def start(self, name: str, component: Uplink | Forward | Check) -> None:
+        """Run `component`. A number in the component's name distinguishes it from a predecessor that still drains."""
+        self._started += 1
+        self._names[component] = f"{name} #{self._started}"
+        self._supervisor.start(self._names[component], component)
+
+    def stop_soon(self, component: Check) -> None:
+        """Stop `component`, without waiting until it has stopped."""
+        self._group.create_task(self._stop(component))
+
+    def retire_forward(self, forward: Forward, drain: float) -> None:
+        """Stop a forward when it has no clients, or after `drain` seconds."""
+        self._retiring_forwards.add(forward)
+        self._group.create_task(self._retire_forward(forward, drain))
+
+    def retire_uplinks(self, uplinks: Collection[Uplink], drain: float, busy: Callable[[Uplink], bool]) -> None:
+        """Stop each uplink when it is not busy, or after `drain` seconds.
+
+        Args:
+            uplinks: The uplinks.
+            drain: Seconds.
+            busy: Returns whether an uplink is in use.
+        """
+        # All uplinks are recorded before the first task runs, because one uplink can run inside another.
+        self._retiring_uplinks.update(uplinks)
+        for uplink in uplinks:
+            self._group.create_task(self._retire_uplink(uplink, drain, busy))
+
+    def retiring_forwards(self) -> list[Forward]:
+        """Return the forwards that are being drained."""
+        return list(self._retiring_forwards)
+
+    def retiring_uplinks(self) -> list[Uplink]:
+        """Return the uplinks that drain."""
+        return list(self._retiring_uplinks)
+
+    def stop_early(self, uplinks: Collection[Uplink]) -> Callable[[], Awaitable[None]]:
+        """Stop retiring uplinks even if they are busy; return a function that waits until they have stopped."""
+        self._stop_early.update(uplinks)
+
+        async def wait_stopped() -> None:
+            while any(each in self._retiring_uplinks for each in uplinks):  # noqa: ASYNC110 - see _wait_unused
+                await asyncio.sleep(_REPLACE_POLL)
+
+        return wait_stopped
+
+    async def _stop(self, component: Uplink | Forward | Check) -> None:
+        name = self._names.pop(component, None)
+        if name is not None:
+            await self._supervisor.stop(name)
+
+    async def _retire_forward(self, forward: Forward, drain: float) -> None:
+        await _wait_unused(lambda: forward.active > 0, drain)
+        await self._stop(forward)
+        self._retiring_forwards.discard(forward)
+
+    async def _retire_uplink(self, uplink: Uplink, drain: float, busy: Callable[[Uplink], bool]) -> None:
+        await _wait_unused(lambda: uplink not in self._stop_early and busy(uplink), drain)
+        await self._stop(uplink)
+        self._retiring_uplinks.discard(uplink)
+        self._stop_early.discard(uplink)
+
+
+async def _wait_unused(busy: Callable[[], bool], within: float) -> None:
+    """Wait until `busy` returns False, or `within` seconds have passed."""
+    deadline = time.monotonic() + within
+    # Polling is the simplest way to wait: client connections end at many places in the code, and this loop runs only
+    # during a drain.
+    while time.monotonic() < deadline and busy():  # noqa: ASYNC110 - see above
+        await asyncio.sleep(min(_DRAIN_POLL, within))

@@ -1,0 +1,61 @@
+"""Computes the desired state of Docker (networks, attachments, volumes) from a configuration."""
+
+from gateway.backend_support.volume import VolumeOptions, VolumeSpec, mount_address
+from gateway.config import Config
+from gateway.contracts.values import Endpoint
+from gateway.docker.dead_containers import MountListener
+from gateway.docker.plan import DesiredState
+
+
+def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
+    """Return the desired state of Docker for a configuration.
+
+    Args:
+        config: A configuration with a section `docker`.
+        busy: IDs of the containers that have connections through this gateway.
+
+    Raises:
+        ValueError: The configuration has no section `docker`.
+    """
+    if config.docker is None:
+        raise ValueError("the configuration has no section docker")
+    reached = tuple(
+        name
+        for name, spec in config.backends.items()
+        if any(isinstance(address, Endpoint) and not is_loopback_only(address) for address in spec.listen)
+    )
+    by_label = {name: spec.allow.label for name, spec in config.backends.items() if spec.allow.label is not None}
+    return DesiredState(
+        config.gateway.instance,
+        config.docker,
+        reached,
+        busy,
+        volumes(config),
+        by_label=by_label,
+        strict=config.gateway.strict,
+        direct=config.direct,
+        mount_listeners=mount_listeners(config),
+    )
+
+
+def mount_listeners(config: Config) -> tuple[MountListener, ...]:
+    """Return the listeners whose addresses NFS volumes on the engine's host can use."""
+    found = []
+    for name, spec in config.backends.items():
+        if spec.kind.mount is None:
+            continue
+        volume = spec.kind.volume_options(spec.options) or VolumeOptions("")
+        addresses = [each for each in spec.listen if isinstance(each, Endpoint)]
+        found += [MountListener(name, mount_address(volume, each), each.port) for each in addresses]
+    return tuple(found)
+
+
+def volumes(config: Config) -> tuple[VolumeSpec, ...]:
+    """Return the volumes that the configuration requires."""
+    found = (spec.kind.volume(spec.options, spec.listen, spec.hold) for spec in config.backends.values())
+    return tuple(volume for volume in found if volume is not None)
+
+
+def is_loopback_only(address: Endpoint) -> bool:
+    """Return whether a listener at this address cannot be reached from other pods or containers."""
+    return address.host in ("localhost", "::1") or address.host.startswith("127.")

@@ -1,0 +1,246 @@
+"""Loads the configuration and applies it to the running service, at the start and on reloads."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.app.config_diff import ConfigDiff, diff_configs
+from gateway.app.docker_sync import DockerSync
+from gateway.app.listeners import bind_listeners, open_sockets, restrict_sockets
+from gateway.app.process_setup import set_io_flusher
+from gateway.app.runtime import Runtime
+from gateway.app.service_audit_log import ServiceAuditLog
+from gateway.app.socket_activation import PassedSockets
+from gateway.app.stale_bind_mounts import find_stale_files
+from gateway.config import Config
+from gateway.config.advice import advice
+from gateway.config.file_checks import named_files
+from gateway.errors import ConfigError, GatewayError
+from gateway.forwarding.listener import ListenAddress, Listener
+from gateway.ops import logs
+from gateway.ops.events import EventLog, EventSubject, EventType
+from gateway.ops.sd_notify import SdNotifier
+from gateway.ops.server import OpsServer
+
+log = logging.getLogger(__name__)
+
+_LOAD_TIMEOUT = 30.0
+"""Timeout, in seconds, for reading the configuration. Without a timeout, a file system that hangs would block the
+read forever."""
+
+Loader = Callable[[], Config]
+
+
+class Reloader:
+    """Applies the first configuration, and each later version of the configuration.
+
+    Args:
+        config: The first configuration.
+        loader: Reads the configuration; called in a thread.
+        file: The configuration file; None if there is none.
+        auditing: Records the changes. At each reload, it reopens the file of the audit log.
+        notifier: Reports reloads to systemd.
+        stop: Set when the service stops.
+        passed: The sockets that systemd bound.
+        events: The log of transitions.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        loader: Loader,
+        file: Path | None,
+        auditing: ServiceAuditLog,
+        notifier: SdNotifier,
+        stop: asyncio.Event,
+        passed: PassedSockets,
+        events: EventLog,
+    ) -> None:
+        self.config = config
+        """The configuration that was applied last."""
+        self.runtime: Runtime | None = None
+        """The runtime; None before `start`."""
+        self.docker: DockerSync | None = None
+        """Applies the section `docker`; None before `start`."""
+        self.successful = True
+        """Whether the last reload was successful."""
+        self.applied_at = time.time()
+        """When the last successful reload ended, in epoch seconds; before the first reload, when the service
+        started."""
+        self.error = ""
+        """The error of the last reload; empty if it was successful."""
+        self.stale_files: list[str] = []
+        """The last reload's warnings about files that were replaced on the host."""
+        self.io_flusher = False
+        """Whether this process is marked as an I/O flusher."""
+        self._loader = loader
+        self._file = file
+        self._auditing = auditing
+        self._notifier = notifier
+        self._stop = stop
+        self._passed = passed
+        self._events = events
+        self._ops: OpsServer | None = None
+        self._last_digest = config.origin.sha256
+        """SHA-256 of the configuration file when it was last read, even if the configuration was refused."""
+        self._lock = asyncio.Lock()
+        self._loading: asyncio.Future[Config] | None = None
+        self._workers_behind = asyncio.Event()
+        """Set while a worker possibly still uses the admission rules of the previous configuration."""
+
+    def start(
+        self, runtime: Runtime, docker: DockerSync, ops: OpsServer, listeners: dict[ListenAddress, Listener]
+    ) -> None:
+        """Apply the first configuration.
+
+        Args:
+            runtime: The runtime, to which no configuration has been applied yet.
+            docker: Applies the section `docker`.
+            ops: The ops server. At each reload, it reads its token and certificate files again.
+            listeners: The bound listeners of the configuration. The runtime takes ownership of them.
+        """
+        self.runtime, self.docker, self._ops = runtime, docker, ops
+        self._apply_to(runtime, docker, self.config, listeners)
+        open_sockets(self.config, listeners)
+        self._auditing.configured(Config(), self.config, "start")
+
+    def _apply_to(
+        self, runtime: Runtime, docker: DockerSync, config: Config, listeners: dict[ListenAddress, Listener]
+    ) -> ConfigDiff:
+        diff = runtime.apply(config, listeners)
+        docker.apply(config, runtime)
+        if not self.io_flusher and any(spec.kind.kernel_mounts for spec in config.backends.values()):
+            self.io_flusher = set_io_flusher()
+        return diff
+
+    def check_running(self) -> None:
+        """Raise an error if the service is stopping.
+
+        Raises:
+            GatewayError: The service is stopping.
+        """
+        if self._stop.is_set():
+            raise GatewayError("the service is stopping")
+
+    async def reload(self, trigger: str) -> str:
+        """Load the configuration and apply it.
+
+        Args:
+            trigger: What requested the reload, for the audit log: `admin`, `signal` or `file`.
+
+        Returns:
+            What has changed, and warnings.
+
+        Raises:
+            GatewayError: The configuration was not applied; nothing was changed.
+        """
+        async with self._lock:
+            if self.runtime is None or self.docker is None or self._ops is None:
+                raise GatewayError("the service is not running")
+            self.check_running()
+            self._notifier.reloading()
+            self._auditing.reopen()
+            origin, last_digest = None, self._last_digest
+            try:
+                await self._ops.renew()
+                config = await self._load()
+                origin = config.origin
+                if trigger == "file" and origin.sha256 == last_digest:  # another reload has already read this content
+                    return "no change"
+                diff = await self._apply(self.runtime, self.docker, config, trigger)
+                return "; ".join((diff, *await self._check_stale_files(config)))
+            except Exception as error:
+                origin = error.origin if isinstance(error, ConfigError) else origin
+                if trigger == "file" and origin and origin.sha256 == last_digest:
+                    raise
+                # A bind mount still shows the old file after the file was replaced. This can be the cause of the
+                # error.
+                await self._check_stale_files(self.config)
+                self._auditing.refused(error, trigger, origin)
+                self.successful, self.error = False, str(error)
+                self._events.record(EventSubject(EventType.RELOAD), "failed", detail=self.error)
+                if not isinstance(error, GatewayError):
+                    log.exception("reload failed")
+                    raise GatewayError(f"{type(error).__name__}: {error}") from error
+                log.error("reload refused: nothing has changed", extra={"detail": str(error)})
+                raise
+            finally:
+                self._last_digest = origin.sha256 if origin else None
+                self._notifier.ready()
+
+    async def reload_quietly(self, trigger: str) -> None:
+        """Load the configuration and apply it. Errors are logged, and not raised."""
+        try:
+            await self.reload(trigger)
+        except GatewayError:
+            return  # `reload` has logged the error
+
+    async def _apply(self, runtime: Runtime, docker: DockerSync, config: Config, trigger: str) -> str:
+        self.check_running()
+        diff_configs(runtime.config, config)  # refuse a change that needs a restart before opening the audit log
+        writer = await self._auditing.prepare(config.audit)
+        try:
+            self.check_running()
+            listeners = bind_listeners(config, runtime.listeners, self._passed)
+            restrict_sockets(config, listeners)
+            self._workers_behind.set()
+            diff = self._apply_to(runtime, docker, config, listeners)
+            if config.log != self.config.log:
+                logs.configure(config.log.level, config.log.format)
+            previous_advice = advice(self.config)
+            for warning in advice(config):
+                if warning not in previous_advice:
+                    log.warning(warning)
+            previous, self.config = self.config, config
+            self.successful, self.error, self.applied_at = True, "", time.time()
+            self._events.record(EventSubject(EventType.RELOAD), "successful", detail=str(diff))
+            self._auditing.configured(previous, config, trigger)
+            if config.audit != previous.audit:
+                await self._auditing.switch(config.audit, writer)
+                self._auditing.configured(previous, config, trigger)  # the audit log also records the error
+        except BaseException:
+            self._auditing.discard(writer)
+            raise
+        if await runtime.workers.settled():
+            self._workers_behind.clear()
+            open_sockets(config, listeners)
+        else:
+            log.warning("a worker has not applied the configuration in time")
+        log.info("reloaded", extra={"changes": str(diff)})
+        return str(diff)
+
+    async def open_sockets_later(self) -> None:
+        """Open the sockets to all processes after slow workers have applied a configuration. Runs until cancelled."""
+        while True:
+            await self._workers_behind.wait()
+            assert self.runtime is not None  # noqa: S101 - the event is set only after `start`
+            config, listeners = self.runtime.config, self.runtime.listeners
+            if await self.runtime.workers.settled() and self.runtime.config is config:
+                self._workers_behind.clear()
+                open_sockets(config, listeners)
+
+    async def _check_stale_files(self, config: Config) -> list[str]:
+        """Log and return warnings about files that were replaced on the host."""
+        files = {*named_files(config), *([self._file] if self._file else [])}
+        self.stale_files = await asyncio.to_thread(find_stale_files, files)
+        for warning in self.stale_files:
+            log.warning(warning)
+        return self.stale_files
+
+    async def _load(self) -> Config:
+        """Read the configuration in a thread, at most one at a time, because a file system can hang."""
+        if self._loading is not None and not self._loading.done():
+            raise GatewayError(
+                "a previous reload still reads the configuration files: check whether their file system hangs"
+            )
+        self._loading = asyncio.get_running_loop().run_in_executor(None, self._loader)
+        self._loading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            async with asyncio.timeout(_LOAD_TIMEOUT):
+                return await asyncio.shield(self._loading)
+        except TimeoutError as error:
+            raise GatewayError(
+                f"reading the configuration took longer than {_LOAD_TIMEOUT:g} s: check whether a file system hangs"
+            ) from error

@@ -1,0 +1,212 @@
+"""Opens the audit log, and records starts, stops, commands and configuration changes of the service."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from gateway import __version__
+from gateway.app.changed_keys import changed_keys
+from gateway.audit_log.events import MAX_TEXT
+from gateway.audit_log.recorder import AuditRecorder
+from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
+from gateway.config import Config
+from gateway.config.model import AuditSection
+from gateway.errors import ConfigError, GatewayError, Origin
+from gateway.relay.sockets import PeerCredentials
+
+_OPEN_TIMEOUT = 2.0
+"""Seconds to wait until the thread has opened the file. After this time, the gateway starts without an open file."""
+_CLOSE_TIMEOUT = 2.0
+"""Seconds to wait until the thread has written the queued events. After this time, the remaining events are
+dropped."""
+_POLL = 0.005
+
+
+class ServiceAuditLog:
+    """The audit log of the service. Owns its writer.
+
+    Args:
+        instance: This gateway's name.
+    """
+
+    def __init__(self, instance: str) -> None:
+        self.recorder = AuditRecorder()
+        self._instance = instance
+        self._section = AuditSection()
+        self._writer: AuditWriter | None = None
+        self._closing: list[AuditWriter] = []
+        self._dropped = 0
+        """Number of events that were dropped by writers that are now closed."""
+
+    @property
+    def dropped(self) -> int:
+        """Number of events since the start that were not written."""
+        return self._dropped + sum(each.dropped for each in (*self._closing, self._writer) if each is not None)
+
+    @property
+    def trouble(self) -> list[str]:
+        """The reason why no events are written; empty if events are written or the audit log is disabled."""
+        trouble = self._writer.fault if self._writer else None
+        return [trouble] if trouble else []
+
+    async def prepare(self, section: AuditSection) -> AuditWriter | None:
+        """Open the writer for `section`; return the current writer if `section` has not changed.
+
+        Returns:
+            The writer; None if the audit log is disabled. Pass it to `switch` or `discard`.
+
+        Raises:
+            GatewayError: The file cannot be opened.
+        """
+        return self._writer if section == self._section else await _open(section, self._instance)
+
+    def discard(self, writer: AuditWriter | None) -> None:
+        """Close a writer that `prepare` returned and that is not needed. The current writer stays open."""
+        if writer is not None and writer is not self._writer:
+            writer.begin_close()
+
+    async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
+        """Use `writer`, and close the current writer, after waiting up to two seconds until its events are written.
+
+        Args:
+            section: The configuration of `writer`.
+            writer: The result of `prepare` for `section`. This object takes ownership of it.
+        """
+        if writer is self._writer:
+            return
+        self.recorder.flush()
+        before, self._writer, self._section = self._writer, writer, section
+        self.recorder.sink = writer
+        if before is not None:
+            self._closing.append(before)
+            try:
+                await _close(before)
+            finally:
+                self._closing.remove(before)
+                self._dropped += before.dropped
+
+    async def open(self, section: AuditSection) -> None:
+        """Start writing the audit log.
+
+        Raises:
+            GatewayError: The file cannot be opened.
+        """
+        await self.switch(section, await self.prepare(section))
+
+    async def close(self) -> None:
+        """Stop writing the audit log. Waits up to two seconds until the queued events are written."""
+        await self.switch(AuditSection(), None)
+
+    def reopen(self) -> None:
+        """Reopen the file before the next write, because the file was possibly rotated."""
+        if self._writer is not None:
+            self._writer.reopen()
+
+    def started(self) -> None:
+        """Record the start of the service."""
+        self.recorder.record("start", version=__version__, pid=os.getpid())
+
+    def stopped(self, seconds: float) -> None:
+        """Record the stop of the service.
+
+        Args:
+            seconds: Seconds since the start of the service.
+        """
+        self.recorder.flush()
+        self.recorder.record("stop", pid=os.getpid(), seconds=round(seconds, 3), dropped=self.dropped)
+
+    def command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
+        """Record an admin command or a signal.
+
+        Args:
+            command: The path of the command, or the name of the signal.
+            peer: The process that sent the command; None for a signal, whose sender is not known.
+            result: The result of the command.
+        """
+        who = peer._asdict() if peer else {"pid": None, "uid": None, "gid": None}
+        self.recorder.record("admin", command=command[:MAX_TEXT], **who, result=result)
+
+    def configured(self, old: Config, new: Config, trigger: str) -> None:
+        """Record a change of the configuration.
+
+        Args:
+            old: The previous configuration.
+            new: The configuration that is now in effect.
+            trigger: What started the reload.
+        """
+        if self.recorder.enabled:
+            origin = new.origin
+            self.recorder.record(
+                "configuration",
+                trigger=trigger,
+                result="ok",
+                file=origin.file,
+                sha256=origin.sha256,
+                environment=list(origin.environment),
+                flags=list(origin.flags),
+                **changed_keys(old, new),
+            )
+
+    def refused(self, error: Exception, trigger: str, origin: Origin | None) -> None:
+        """Record that a configuration was rejected, and where its errors are. Records no values, which can be secret.
+
+        Args:
+            error: Why the configuration was rejected.
+            trigger: What started the reload.
+            origin: The sources of the configuration; None if they are not known.
+        """
+        problems = error.problems if isinstance(error, ConfigError) else []
+        places = [": ".join(part for part in (each.place, each.key) if part) for each in problems]
+        self.recorder.record(
+            "configuration",
+            trigger=trigger,
+            result="error",
+            file=origin.file if origin else None,
+            sha256=origin.sha256 if origin else None,
+            detail="the configuration has errors" if places else str(error)[:MAX_TEXT],
+            problems=places,
+        )
+
+
+@asynccontextmanager
+async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
+    """Open the audit log for one command, and yield a recorder, which ignores events if the log is a standard stream.
+
+    Raises:
+        GatewayError: The file cannot be opened.
+    """
+    auditing = ServiceAuditLog(config.gateway.instance)
+    if isinstance(config.audit.log, Path):
+        await auditing.open(config.audit)
+    try:
+        yield auditing.recorder
+    finally:
+        await auditing.close()
+
+
+async def _open(section: AuditSection, instance: str) -> AuditWriter | None:
+    """Return a writer for `section` after its first attempt to open the file; None if the audit log is disabled."""
+    if section.log is None:
+        return None
+    writer = AuditWriter(section.log, instance, section.queue)
+    deadline = asyncio.get_running_loop().time() + _OPEN_TIMEOUT
+    # Opening the file can block the thread forever. Polling is the simplest way to limit the wait.
+    while not writer.opened.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(_POLL)
+    error = writer.error
+    if error is not None and error.errno in MISCONFIGURED:
+        writer.begin_close()
+        raise GatewayError(f"audit.log: {section.log}: {error.strerror}")
+    return writer
+
+
+async def _close(writer: AuditWriter) -> None:
+    """Write the queued events within two seconds; drop the rest."""
+    writer.begin_close()
+    deadline = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT
+    while writer.alive and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(_POLL)
+    if writer.alive:
+        writer.abandon()

@@ -1,0 +1,57 @@
+"""Reports state changes of backends, targets and tunnels to the event log."""
+
+from gateway.app.running_backend import RunningBackend
+from gateway.app.runtime import Runtime
+from gateway.app.status_view import worst_report
+from gateway.contracts.states import HealthState, TunnelState
+from gateway.ops.events import EventLog, EventSubject, EventType
+
+_IGNORED = (
+    TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING, TunnelState.STOPPED,
+)  # fmt: skip
+"""During an attempt to open a tunnel, the previous state and its cause still apply. A configured tunnel
+is stopped only when the service stops."""
+
+
+class TransitionObserver:
+    """Observes the backends and tunnels of a runtime, and reports their state changes.
+
+    Args:
+        runtime: The runtime. It calls this object after each check, and after each change of a tunnel.
+        events: The log.
+    """
+
+    def __init__(self, runtime: Runtime, events: EventLog) -> None:
+        self._runtime = runtime
+        self._events = events
+        runtime.on_check_result = self._observe_backend
+        runtime.uplinks.on_change = self._observe_tunnel
+        for worker in runtime.workers.supervisors:
+            worker.on_report = self._observe_tunnels
+
+    def close(self) -> None:
+        """Stop observing, because the tunnels are about to be closed."""
+        self._runtime.on_check_result = lambda _: None
+        self._runtime.uplinks.on_change = lambda _: None
+        for worker in self._runtime.workers.supervisors:
+            worker.on_report = lambda: None
+
+    def _observe_backend(self, running: RunningBackend) -> None:
+        name = running.spec.name
+        states = [(each, each.candidate()) for each in running.targets]
+        checked = [state for target, state in states if target.is_checked or state.state is not HealthState.UNKNOWN]
+        for state in checked:
+            subject = EventSubject(EventType.TARGET, name, str(state.target))
+            self._events.observe(subject, state.state, state.reason, state.detail)
+        if len(checked) == len(states):  # otherwise, the state of the backend is not the result of checks yet
+            found = running.evaluate()
+            self._events.observe(EventSubject(EventType.BACKEND, name), found.state, found.reason, found.detail)
+
+    def _observe_tunnels(self) -> None:
+        for name in self._runtime.config.tunnels:
+            self._observe_tunnel(name)
+
+    def _observe_tunnel(self, name: str) -> None:
+        report = worst_report(self._runtime, name)
+        if report is not None and report.state not in _IGNORED:
+            self._events.observe(EventSubject(EventType.TUNNEL, name), report.state, report.reason, report.detail)

@@ -1,0 +1,101 @@
+"""Opens, replaces and retires the uplinks of a process when the configuration changes."""
+
+from collections.abc import Callable, Collection
+from weakref import WeakKeyDictionary
+
+from gateway.app.component_manager import ComponentManager
+from gateway.app.tunnel_lanes import TunnelLane, backend_lanes, outer_lanes, required_lanes
+from gateway.config import Config, TunnelSpec
+from gateway.contracts.states import TunnelState
+from gateway.relay.direct_link import DirectTunnel
+from gateway.supervision.uplink import Uplink
+
+
+class UplinkManager:
+    """Owns the uplinks of this process: one per lane, and the direct uplink.
+
+    Args:
+        components: Runs the uplinks.
+        separate_bulk: Whether bulk traffic uses separate lanes.
+    """
+
+    def __init__(self, components: ComponentManager, *, separate_bulk: bool) -> None:
+        self.direct = Uplink("direct", DirectTunnel(), quiet=True)
+        self.by_lane: dict[TunnelLane, Uplink] = {}
+        self.on_change: Callable[[str], None] = lambda _: None
+        """Called with the name of a tunnel when its state has possibly changed."""
+        self._components = components
+        self._separate_bulk = separate_bulk
+        self._config = Config()
+        self._specs: WeakKeyDictionary[Uplink, TunnelSpec] = WeakKeyDictionary()
+        components.start("tunnel direct", self.direct)
+
+    def apply(self, config: Config, backends: Collection[str], closed: Collection[str]) -> list[Uplink]:
+        """Open the uplinks that are missing.
+
+        Args:
+            config: The new configuration.
+            backends: The names of the backends that this process serves or checks.
+            closed: The names of the tunnels to close.
+
+        Returns:
+            The uplinks that are replaced or no longer required. Pass them to `retire` after clients and inner
+            uplinks use the new ones.
+        """
+        self._config = config
+        required = required_lanes(config, backends, separate_bulk=self._separate_bulk)
+        obsolete = [lane for lane in self.by_lane if lane.tunnel in closed or lane not in required]
+        retired = [self.by_lane.pop(lane) for lane in obsolete]
+        for lane in required:
+            if lane not in self.by_lane:
+                self._open(lane, retired)
+        return retired
+
+    def _open(self, lane: TunnelLane, retired: list[Uplink]) -> None:
+        spec = self._config.tunnels[lane.tunnel]
+        closing = (*retired, *self._components.retiring_uplinks())
+        same = [each for each in closing if _peer_identity(self._specs[each]) == _peer_identity(spec) is not None]
+        after = self._components.stop_early(same) if same else None
+        vias = [self.by_lane[outer] for outer in outer_lanes(self._config, lane)] or [self.direct]
+        traffic = "bulk" if lane.bulk else ""
+        uplink = Uplink(spec.name, spec.kind.create(spec.options), vias, traffic=traffic, after=after)
+        uplink.watchers.append(lambda: self.on_change(spec.name))
+        self.by_lane[lane] = uplink
+        self._specs[uplink] = spec
+        self._components.start(f"tunnel {spec.name}", uplink)
+
+    def retire(self, retired: list[Uplink], drain: float, has_clients: Callable[[Uplink], bool]) -> None:
+        """Close each uplink when neither clients nor other uplinks use it, or after `drain` seconds.
+
+        Args:
+            retired: The result of `apply`.
+            drain: Seconds.
+            has_clients: Returns whether clients use an uplink.
+        """
+        for uplink in retired:
+            uplink.drain()
+        self._components.retire_uplinks(retired, drain, lambda uplink: has_clients(uplink) or self._has_inner(uplink))
+
+    def _has_inner(self, uplink: Uplink) -> bool:
+        others = (*self.by_lane.values(), *self._components.retiring_uplinks())
+        return any(uplink in each.vias and each.state is not TunnelState.STOPPED for each in others)
+
+    def of_backend(self, name: str) -> dict[str | None, Uplink]:
+        """Return the uplinks that lead to the targets of a backend, by tunnel; None: the direct uplink."""
+        lanes = backend_lanes(self._config, name, separate_bulk=self._separate_bulk)
+        return {None: self.direct, **{tunnel: self.by_lane[lane] for tunnel, lane in lanes.items()}}
+
+    def of_tunnel(self, name: str) -> list[Uplink]:
+        """Return the uplinks of a tunnel, one per lane."""
+        return [uplink for lane, uplink in self.by_lane.items() if lane.tunnel == name]
+
+    def draining(self) -> list[tuple[TunnelSpec, Uplink]]:
+        """Return the uplinks of removed tunnels that still drain."""
+        retiring = self._components.retiring_uplinks()
+        return [(self._specs[each], each) for each in retiring if each.name not in self._config.tunnels]
+
+
+def _peer_identity(spec: TunnelSpec) -> object:
+    """Return the identity that only one open tunnel is allowed to use; None if the tunnel has no such identity."""
+    kind = spec.kind
+    return (kind.name, kind.identity(spec.options)) if kind.identity else None

@@ -1,0 +1,182 @@
+"""Determines which storage holds the data of a mount: local disk, memory, or a server. Does no I/O."""
+
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+
+from gateway.audit.host_model import HostMount
+from gateway.audit.model import AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.backends import kind_of_file_system
+
+
+class StorageMedium(StrEnum):
+    """A kind of storage."""
+
+    LOCAL = "local"
+    MEMORY = "memory"
+    NFS = "NFS"
+    SMB = "SMB"
+    FUSE = "FUSE"
+    NETWORK = "another network file system"
+    DRIVER = "a volume driver"
+
+    @property
+    def is_network(self) -> bool:
+        """Whether a server, or a program in user space, holds the data."""
+        return self in (StorageMedium.NFS, StorageMedium.SMB, StorageMedium.FUSE, StorageMedium.NETWORK)
+
+
+@dataclass(frozen=True)
+class MountStorage:
+    """The storage that holds the data of a mount.
+
+    Args:
+        medium: The kind of storage.
+        title: The name of the storage, for messages.
+        identity: A text that identifies the data. Two mounts of the same data have the same identity.
+        options: The mount options of a network file system; empty for other storage.
+        host_path: The path on the engine's host; empty if there is no such path.
+        host_mount: The host's network or memory mount that contains `host_path`; None if there is no such mount.
+        file_system: The type of a network file system, such as `nfs4`.
+        device: The source of a network mount, such as `server:/export`; empty for other storage.
+    """
+
+    medium: StorageMedium
+    title: str
+    identity: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    host_path: str = ""
+    host_mount: HostMount | None = None
+    file_system: str = ""
+    device: str = ""
+
+
+_MEMORY = ("tmpfs", "ramfs")
+_OTHER_NETWORK = {"ceph", "9p", "afs", "lustre", "beegfs", "glusterfs", "gpfs", "coda", "autofs"}
+_LOCAL_FUSE = {"fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.ntfs-3g", "fuse.mergerfs", "fusectl"}
+"""File systems in user space that store data on local disks."""
+_FUSE_DRIVERS = re.compile(r"rclone|s3|sshfs|fuse|gcs|azureblob")
+SECRETS = frozenset({"password", "pass", "passwd", "password2"})
+"""Mount options that hold a password (mount.cifs(8))."""
+_KINDS = {"nfs": StorageMedium.NFS, "smb": StorageMedium.SMB}
+_PORTS = {StorageMedium.NFS: "2049", StorageMedium.SMB: "445"}
+"""The default ports of network file systems. Messages omit them."""
+
+
+@cache
+def medium_of(file_system: str) -> StorageMedium:
+    """Return the kind of storage that a file system type uses. The type is named as in `mount -t`."""
+    if file_system in _MEMORY:
+        return StorageMedium.MEMORY
+    kind = kind_of_file_system(file_system)
+    if kind is not None:
+        return _KINDS.get(kind.name, StorageMedium.NETWORK)
+    if (file_system == "fuse" or file_system.startswith("fuse.")) and file_system not in _LOCAL_FUSE:
+        return StorageMedium.FUSE
+    return StorageMedium.NETWORK if file_system in _OTHER_NETWORK else StorageMedium.LOCAL
+
+
+def split_options(text: str) -> dict[str, str]:
+    """Return mount options by name. The value of an option without a value is empty."""
+    return dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
+
+
+def nfs_version(store: MountStorage) -> str:
+    """Return the version of an NFS mount, such as `4.2`; empty if the options do not contain a version.
+
+    mount.nfs(8) negotiates the minor version of `nfsvers=4`. For a volume, the engine calls mount(2) without
+    mount.nfs, and the kernel uses version 4.0.
+    """
+    options = store.options
+    short = (each.removeprefix("v") for each in ("v2", "v3", "v4", "v4.0", "v4.1", "v4.2") if each in options)
+    default = "4" if store.file_system == "nfs4" else ""
+    version = options.get("nfsvers") or options.get("vers") or next(short, default)
+    if version != "4":
+        return version
+    minor = options.get("minorversion", "" if store.host_mount is not None else "0")
+    return f"4.{minor}" if minor else version
+
+
+def mount_above(mounts_by_point: Mapping[str, HostMount], path: str) -> HostMount | None:
+    """Return the mount of the host that contains a path; None if it is not known.
+
+    Args:
+        mounts_by_point: The mount table by mount point.
+        path: An absolute path without symbolic links.
+    """
+    while path not in mounts_by_point:
+        if path == (parent := posixpath.dirname(path)):
+            return None
+        path = parent
+    return mounts_by_point[path]
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Return whether a path is equal to a directory's path or below the directory."""
+    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
+
+
+def store_of(snapshot: AuditSnapshot, mount: AuditedMount) -> MountStorage:
+    """Return the storage that holds the data of a container's mount."""
+    if mount.kind == "tmpfs":
+        return MountStorage(StorageMedium.MEMORY, "memory", "")
+    volume = snapshot.volumes.get(mount.volume) if mount.kind == "volume" else None
+    return of_volume(snapshot, volume) if volume is not None else _of_path(snapshot, mount.source, mount.source)
+
+
+def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> MountStorage:
+    """Return the storage that holds the data of a volume."""
+    if volume.driver != "local":
+        medium = StorageMedium.FUSE if _FUSE_DRIVERS.search(volume.driver) else StorageMedium.DRIVER
+        return MountStorage(medium, f"{volume.name} ({volume.driver})", f"volume {volume.name}")
+    kind, options = volume.options.get("type", ""), split_options(volume.options.get("o", ""))
+    device = volume.options.get("device", "")
+    if "bind" in options or "rbind" in options:
+        return _of_path(snapshot, device, device)
+    medium = medium_of(kind)
+    if medium is StorageMedium.MEMORY:
+        return MountStorage(medium, f"{volume.name} (memory)", f"volume {volume.name}")
+    if medium.is_network:
+        title = _server(device, options, medium, snapshot.forwards)
+        return MountStorage(medium, title, f"{medium} {title}", options, file_system=kind, device=device)
+    if device:
+        return MountStorage(StorageMedium.LOCAL, f"{volume.name} ({device})", f"device {device}")
+    title = volume.name[:12] if volume.anonymous else volume.name
+    return _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
+
+
+def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "") -> MountStorage:
+    path = posixpath.normpath(path) if path else ""
+    above = mount_above(snapshot.mounts_by_point, path) if path else None
+    medium = medium_of(above.file_system) if above is not None else StorageMedium.LOCAL
+    identity = identity or f"path {path}"
+    if above is None or medium is StorageMedium.LOCAL:
+        return MountStorage(StorageMedium.LOCAL, title, identity, host_path=path)
+    if medium is StorageMedium.MEMORY:
+        return MountStorage(medium, f"{title} (memory)", identity, host_path=path, host_mount=above)
+    device = above.source + path[len(above.point.rstrip("/")) :]
+    server = f"{device}{_port(above.options, medium)}"
+    return MountStorage(
+        medium, f"{title} ({server}, {above.file_system})", f"{medium} {server}", above.options, path, above,
+        above.file_system, device,
+    )  # fmt: skip
+
+
+def _port(options: Mapping[str, str], medium: StorageMedium) -> str:
+    """Return the port of a server as part of a title. Two ports of one address can lead to two servers."""
+    port = options.get("port", "0")
+    return "" if port in ("0", _PORTS.get(medium)) else f", port {port}"
+
+
+def _server(device: str, options: Mapping[str, str], medium: StorageMedium, forwards: Mapping[int, str]) -> str:
+    """Return `server:/export` or `//server/share`, or the backend's name if the mount goes through the gateway."""
+    address, port = options.get("addr", ""), options.get("port", _PORTS.get(medium, ""))
+    backend = next((name for number, name in forwards.items() if str(number) == port), "")
+    if backend and address.startswith(("127.", "::1", "localhost")):
+        return f"{backend} of this gateway, {device}"
+    export = f"{address}:/{device.rpartition(':/')[2].lstrip('/')}"
+    title = export if medium is StorageMedium.NFS and address else device
+    return f"{title}{_port(options, medium)}"

@@ -1,0 +1,133 @@
+"""Writes commands that replace a container, change the mounts, and move the data to the new mounts. Does no I/O.
+
+For a container that Compose created, the commands use an override file. For a task of a swarm service, they use
+`docker service update`. For other containers, they use `docker create` with the container's current options.
+"""
+
+import posixpath
+import re
+import shlex
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from gateway.audit.compose_override import override
+from gateway.audit.create_options import networks, options, variables
+from gateway.audit.data_copy import END, frozen, is_live, saved
+from gateway.audit.model import ONE_OFF, AuditedContainer, AuditSnapshot
+from gateway.audit.mount_options import MountOptionChange, volume_options
+from gateway.audit.run_options import UnsupportedOptionError
+from gateway.audit.service_update import NODE_LABEL, service_update
+from gateway.audit.shell_commands import command, script
+from gateway.docker.compose_command import COMPOSE_LABELS, FILES, compose_command
+from gateway.docker.grants import SWARM_SERVICE
+from gateway.text import one_line
+
+_INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
+
+
+def volume_for(snapshot: AuditSnapshot, container: AuditedContainer, path: str) -> str:
+    """Return the name of a new volume for a path of a container."""
+    name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"{container.name}-{posixpath.basename(path) or 'data'}")
+    return _free(name, snapshot.volumes)
+
+
+def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
+    """Return shell commands that replace a container.
+
+    Args:
+        snapshot: The snapshot. It lists the container and volume names that are in use.
+        container: The container.
+        change: How the mounts change.
+    """
+    words = (container.name, *change.mounts, *change.mounts.values(), *change.copied, *_known(container))
+    if not all(each.isprintable() for each in words):
+        return f"# {one_line(container.name)}: a path has control characters: no command is safe to print"
+    binds = (each.source for each in container.mounts if each.kind == "bind")
+    if any(":" in each for each in (*change.mounts, *change.mounts.values(), *_paths(container), *binds)):
+        return f"# {container.name}: a path has a colon, which separates the parts of -v: change its mounts by hand"
+    labels, client = container.labels, snapshot.client
+    if labels.get(SWARM_SERVICE):
+        return service_update(labels[SWARM_SERVICE], container, change, client)
+    try:
+        if compose_command(labels) and labels[FILES].startswith("/") and labels.get(ONE_OFF) != "True":
+            return override(snapshot, container, change)
+        return _run(snapshot, container, change)
+    except UnsupportedOptionError as error:
+        return _manual_steps(container, change, str(error), client)
+
+
+def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange) -> str:
+    client, name = snapshot.client, container.name
+    taken = [each.name for each in snapshot.containers]
+    old, new = _free(f"{name}-old", taken), _free(f"{name}-new", taken)
+    connects = [
+        command(client, "network", "connect", *extra, network, new)
+        for network, extra in networks(container)
+        if network != _first_network(container)
+    ]
+    lines = [_create(snapshot, container, change, new), *connects, *frozen(client, container, change, new), END]
+    if container.removed and container.running:
+        return script(
+            *lines, *(command(client, *each) for each in (("rm", "-f", name), ("rename", new, name), ("start", name)))
+        )
+    lines += [command(client, "kill", name)] if is_live(container, change) else []
+    lines += [command(client, "update", "--restart", "no", name)] if _restarts(container) else []
+    lines += [command(client, "rename", name, old), command(client, "rename", new, name)]
+    lines += [command(client, "start", name)] if container.running else []
+    return f"{script(*lines)}\n# when {name} works: {command(client, 'rm', '-v', old)}"
+
+
+def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountOptionChange, new: str) -> str:
+    client = snapshot.client
+    own, arguments = options(container, snapshot.cgroup_mode)
+    for network, extra in networks(container):
+        if network == _first_network(container):
+            own += [each.replace("--alias", "--network-alias") for each in extra]
+    names = variables(container)
+    from_stdin = ("--env-file", "/dev/stdin") if names else ()
+    mounts = volume_options(container, change)
+    create = command(client, "create", *from_stdin, "--name", new, *own, *mounts, container.image, *arguments)
+    if not names:
+        return create
+    # The values can be secrets, so the command does not print them, but pipes them to `docker create`.
+    pattern = "|".join(re.escape(each) for each in names)
+    listed = command(client, "inspect", "-f", _INSPECT_ENV, container.name)
+    return f"{listed} | grep -E {shlex.quote(f'^({pattern})=')} | {create}"
+
+
+def _first_network(container: AuditedContainer) -> str:
+    """Return the name of the network that the container was created with, also if the network was given by its ID."""
+    mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
+    found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
+    return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)
+
+
+def _restarts(container: AuditedContainer) -> bool:
+    policy = (container.inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
+    return policy.get("Name", "no") not in ("", "no")
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    number, free = 2, name
+    while free in taken:
+        number, free = number + 1, f"{name}-{number}"
+    return free
+
+
+def _manual_steps(container: AuditedContainer, change: MountOptionChange, left_out: str, client: str) -> str:
+    copies = [saved(client, container, change.copied)] if change.copied else []
+    mounts = command(*volume_options(container, change)) or "no -v"
+    return "\n".join((
+        *copies, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
+        f"# (not printed here: {left_out})",
+    ))  # fmt: skip
+
+
+def _paths(container: AuditedContainer) -> Iterator[str]:
+    return (each.path for each in container.mounts)
+
+
+def _known(container: AuditedContainer) -> tuple[str, ...]:
+    mounts = (text for each in container.mounts for text in (each.path, each.source, each.volume))
+    labels = (container.labels.get(each, "") for each in (*COMPOSE_LABELS, SWARM_SERVICE, NODE_LABEL))
+    return (container.image, *mounts, *labels)

@@ -1,0 +1,48 @@
+"""Writes commands that change the mounts of a swarm service. Does no I/O."""
+
+from gateway.audit.data_copy import saved
+from gateway.audit.model import AuditedContainer
+from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.shell_commands import command
+
+NODE_LABEL = "com.docker.swarm.node.id"
+
+
+def service_update(service: str, container: AuditedContainer, change: MountOptionChange, client: str) -> str:
+    """Return commands that change the mounts of a service.
+
+    If the change copies data, the commands only save the data of this task: an update starts new tasks, possibly on
+    other nodes, with empty volumes. Comments then contain the steps that remain.
+
+    Args:
+        service: The name of the service.
+        container: A task of the service.
+        change: How the mounts change.
+        client: The engine's command line client.
+    """
+    pin = [f"node.id=={container.labels[NODE_LABEL]}"] if change.copied and container.labels.get(NODE_LABEL) else []
+    words = [client, "service", "update", *(word for each in pin for word in ("--constraint-add", each))]
+    for path in sorted({*change.mounts, *change.dropped, *change.read_only}):
+        words += ["--mount-rm", path]
+    for path in sorted({*change.mounts, *change.read_only}):
+        old = next((each for each in container.mounts if each.path == path), None)
+        source = change.mounts.get(path) or (old.volume or old.source if old else "")
+        kind = "bind" if source.startswith("/") else "volume"
+        read_only = ["readonly"] if path in change.read_only else []
+        words += ["--mount-add", _csv(f"type={kind}", f"source={source}", f"target={path}", *read_only)]
+    update = command(*words, service)
+    if not change.copied:
+        return update
+    volumes = ", ".join(sorted(change.mounts.values()))
+    return "\n".join((
+        saved(client, container, change.copied),
+        f"# This saves the data of one task, and changes nothing. Stop the clients of {service} first: later writes",
+        "# are not in the copy. Each task has its own data.",
+        f"# Then create the volume {volumes} on this node, copy the saved files into it, and run:",
+        f"# {update}",
+    ))  # fmt: skip
+
+
+def _csv(*fields: str) -> str:
+    """Return the fields of a `--mount` value as CSV (RFC 4180)."""
+    return ",".join('"' + each.replace('"', '""') + '"' if "," in each or '"' in each else each for each in fields)

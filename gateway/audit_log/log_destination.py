@@ -1,0 +1,117 @@
+"""Writes to the destination of the audit log: a file, a FIFO, standard output or standard error."""
+
+import os
+import select
+import stat
+from collections import deque
+from pathlib import Path
+
+_STANDARD = {"stdout": 1, "stderr": 2}
+_MODE = 0o600
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+_MAX_WRITE = 64 * 1024
+"""Maximum number of bytes per write to a file. For a pipe the limit is PIPE_BUF: writes up to this size are
+atomic, even if several processes write to the pipe."""
+_POLL_TIMEOUT = 1000
+"""Milliseconds to wait until a pipe is writable, if another process has made the pipe non-blocking."""
+
+
+class LogDestination:
+    """One destination of the log. All methods can block. Call them from one thread only.
+
+    Args:
+        target: The path of a file or FIFO, or `stdout` or `stderr`.
+    """
+
+    def __init__(self, target: Path | str) -> None:
+        self._target = target
+        self._fd: int | None = None
+        self._file: tuple[int, int] | None = None
+        """Device number and inode number of the open regular file; None for other destinations."""
+        self._first_line_written = 0
+        """Number of bytes of the first line that have already been written."""
+
+    def open(self) -> None:
+        """Open or reopen the destination.
+
+        Raises:
+            OSError: The destination cannot be opened.
+        """
+        self.close()
+        if isinstance(self._target, str):
+            self._fd = _STANDARD[self._target]
+            return
+        fd = os.open(self._target, _FLAGS, _MODE)
+        status = os.fstat(fd)
+        file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+        if file is None or file != self._file:
+            self._first_line_written = 0  # the new file does not have the first part of the line
+        self._fd, self._file = fd, file
+        if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
+            try:
+                os.write(fd, b"\n")  # complete the line that an earlier process left incomplete
+            except OSError:
+                self.close()  # the next write opens the file and repeats this step
+                raise
+
+    def close(self) -> None:
+        """Close the file or FIFO. Do not close a standard stream."""
+        if self._fd is not None and not isinstance(self._target, str):
+            os.close(self._fd)
+        self._fd = None
+
+    def write(self, lines: deque[bytes]) -> None:
+        """Write `lines`. Remove each line from `lines` when the line is written completely.
+
+        Raises:
+            OSError: The lines that remain in `lines` are not written. It is possible that a part of the first line
+                is written. The next call writes the rest of this line.
+        """
+        if self._fd is None or self._rotated():
+            self.open()
+        try:
+            while lines:
+                self._write_some(lines)
+        except OSError:
+            self.close()
+            raise
+
+    def _rotated(self) -> bool:
+        """Return whether the path refers to a file other than the open one, or to no file."""
+        if self._file is None or isinstance(self._target, str):
+            return False
+        try:
+            status = os.stat(self._target)  # noqa: PTH116 - the same as Path.stat
+        except FileNotFoundError:
+            return True
+        return (status.st_dev, status.st_ino) != self._file
+
+    def _write_some(self, lines: deque[bytes]) -> None:
+        limit = _MAX_WRITE if self._file is not None else select.PIPE_BUF
+        batch = bytearray()
+        for each in lines:
+            if batch and len(batch) + len(each) > limit:
+                break
+            batch += each
+        fd = self._fd if self._fd is not None else -1
+        try:
+            written = os.write(fd, memoryview(batch)[self._first_line_written :])
+        except BlockingIOError:
+            poller = select.poll()
+            poller.register(fd, select.POLLOUT)
+            poller.poll(_POLL_TIMEOUT)
+            return
+        written += self._first_line_written
+        while lines and written >= len(lines[0]):
+            written -= len(lines.popleft())
+        self._first_line_written = written
+
+
+def _ends_mid_line(path: Path) -> bool:
+    """Return whether a file does not end with a newline; False if this process has no permission to read it."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:
+        return False

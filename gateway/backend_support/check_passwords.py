@@ -1,0 +1,94 @@
+"""Reads the passwords of checks from files, or runs the programs that print them."""
+
+import asyncio
+import time
+from functools import partial
+
+from gateway.backend_support.login_options import LoginCheckOptions
+from gateway.backend_support.password_command import run_password_command
+from gateway.contracts.phases import Phases
+from gateway.contracts.security import Secret
+from gateway.contracts.values import Endpoint
+from gateway.errors import ReachError, Reason, UnusableTargetError
+from gateway.processes.programs import fill_placeholders
+
+
+def reveal(password: Secret | None) -> str:
+    """Return a password; empty if there is none.
+
+    Args:
+        password: The `password` of a check.
+
+    Raises:
+        ReachError: The password file cannot be read.
+    """
+    if password is None:
+        return ""
+    try:
+        return password.reveal()
+    except OSError as error:
+        raise ReachError(Reason.AUTH, f"check.password_file: {password.display_path}: {error.strerror}") from error
+
+
+class PasswordSource:
+    """Gets the passwords for one backend's targets, and caches the output of `password_command`.
+
+    If a check times out before the program exits, the program continues until `password_timeout`. A later check then
+    uses the output.
+    """
+
+    def __init__(self) -> None:
+        self._cache: dict[tuple[str, ...], tuple[float, str]] = {}
+        """Monotonic start time of each command, and the password that the command printed."""
+        self._running: dict[tuple[str, ...], asyncio.Task[str]] = {}
+
+    async def get(self, check: LoginCheckOptions, target: Endpoint, phases: Phases) -> str:
+        """Return the password for a target.
+
+        Args:
+            check: The check of the backend.
+            target: The target.
+            phases: Receives a hint for the message of a timeout.
+
+        Raises:
+            ReachError: The file cannot be read, or the program fails.
+        """
+        if not check.password_command:
+            return reveal(check.password)
+        command = _command(check, target)
+        started, password = self._cache.get(command, (0.0, ""))
+        if password and time.monotonic() - started < check.password_cache:
+            return password
+        task = self._running.get(command)
+        if task is None:
+            task = asyncio.create_task(
+                run_password_command(command, check.password_environment, check.password_timeout)
+            )
+            self._running[command] = task
+            task.add_done_callback(partial(self._on_done, command, time.monotonic()))
+        hint, phases.timeout_hint = phases.timeout_hint, "password_command is still running"
+        password = await asyncio.shield(task)
+        phases.timeout_hint = hint
+        return password
+
+    def _on_done(self, command: tuple[str, ...], started: float, task: asyncio.Task[str]) -> None:
+        del self._running[command]
+        if not task.cancelled() and task.exception() is None:
+            self._cache[command] = (started, task.result())
+
+    def report(self, check: LoginCheckOptions, target: Endpoint, error: BaseException | None) -> None:
+        """Report the outcome of a login; after an authentication error, the next login does not use the cache.
+
+        Args:
+            check: The check of the backend.
+            target: The target.
+            error: The error of the login, if it failed.
+        """
+        if isinstance(error, UnusableTargetError) and error.reason is Reason.AUTH and check.password_command:
+            self._cache.pop(_command(check, target), None)
+
+
+def _command(check: LoginCheckOptions, target: Endpoint) -> tuple[str, ...]:
+    """Return the command with the placeholders replaced."""
+    values = {"host": target.host, "port": str(target.port), "user": check.user or ""}
+    return fill_placeholders(check.password_command, values)

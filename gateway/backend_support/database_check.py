@@ -1,0 +1,99 @@
+"""Defines the `check:` keys and the facts that all kinds of SQL database share."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.backend_support import login_options, tls
+from gateway.backend_support.http_role_server import HttpRoleServer
+from gateway.backend_support.login_options import LoginCheckOptions
+from gateway.backend_support.role_facts import LAG, READ_ONLY
+from gateway.contracts.security import MonitoredCertificate
+from gateway.contracts.values import Duration, Endpoint
+from gateway.facts import IDENTITY, VERSION
+
+DATABASE_FACTS = (READ_ONLY, LAG, VERSION, IDENTITY)
+IMPORT_NOTE = "add check: {user: …, password_file: …} with an account that can only log in"
+
+
+@dataclass(frozen=True)
+class DatabaseCheck(LoginCheckOptions):
+    """The `check:` keys that all SQL databases have.
+
+    Args:
+        user: The user to log in as. Without it, the check does not log in, and the state is `unknown`, except with
+            `via_http`.
+        database: The database to connect to. Default: none for MySQL, `postgres` for PostgreSQL.
+        max_lag: Largest replication lag. A replica with a larger lag is `down`.
+        via_http: An HTTP server on the target's host that reports the role of the database, such as Patroni's REST
+            API.
+    """
+
+    database: str | None = None
+    max_lag: Duration | None = None
+    via_http: HttpRoleServer | None = None
+
+
+def verify(options: object, check: Any) -> None:
+    """Check the files and the program that a check names; see `BackendKind.verify`.
+
+    Args:
+        options: Not used.
+        check: A `DatabaseCheck`.
+
+    Raises:
+        GatewayError: The program or one of the files cannot be used.
+    """
+    login_options.verify(options, check)
+    if check.via_http is not None:
+        tls.context(check.via_http.tls, "check.via_http.tls")
+
+
+def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
+    """Return the certificate authorities that the check trusts; see `BackendKind.credentials`."""
+    via_http = check.via_http
+    of_http = login_options.credentials(options, via_http) if via_http is not None else []
+    return [*login_options.credentials(options, check), *of_http]
+
+
+def endpoints(check: DatabaseCheck, target: Endpoint) -> tuple[Endpoint, ...]:
+    """Return the target, and its HTTP server if there is one; see `BackendKind.endpoints`."""
+    via_http = check.via_http
+    return (target, via_http.server(target)) if via_http is not None else (target,)
+
+
+def without_database(scheme: str, path: str) -> dict[str, str]:
+    """Refuse a path in a URL; return no keys. This is the `read_url` of databases.
+
+    Args:
+        scheme: The scheme of the URL.
+        path: The path of the URL.
+
+    Raises:
+        ValueError: The URL contains a path.
+    """
+    name = path.strip("/")
+    if name:
+        raise ValueError(
+            f"a {scheme} URL has no path: remove {path!r}; if the check needs this database, write"
+            f" check.database={name}"
+        )
+    return {}
+
+
+def parse_lag(value: Any) -> float:
+    """Convert the replication lag that a server reports to seconds.
+
+    Args:
+        value: The lag in seconds, as a number or as text.
+
+    Raises:
+        ValueError: The value is not a finite number.
+    """
+    try:
+        lag = float(value)
+    except OverflowError as error:
+        raise ValueError("the replication lag is not a finite number") from error
+    if not math.isfinite(lag):
+        raise ValueError(f"the replication lag is {lag}")
+    return lag

@@ -1,0 +1,146 @@
+"""Defines and checks what a check expects of an HTTP response: the status, and the role of the target."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.backend_support.http_request import HttpResponse
+from gateway.backend_support.role_facts import READ_ONLY
+from gateway.contracts.backend import ProbeResult
+from gateway.contracts.states import DatabaseRole
+from gateway.errors import Reason, UnusableTargetError
+
+_PRIMARY = ("primary", "master", "leader", "writer")
+_REPLICA = ("replica", "standby", "standby_leader", "secondary", "slave", "follower", "reader")
+
+
+@dataclass(frozen=True)
+class HttpRole:
+    """Where a response contains the role of the target. Set either `json` or `header`.
+
+    Args:
+        json: The path of a field in the JSON body, with dots between names; a number selects an item of a list.
+        header: The name of a header field.
+        primary: The values that mean primary, without regard to case.
+        replica: The values that mean replica, without regard to case.
+    """
+
+    json: str | None = None
+    header: str | None = None
+    primary: tuple[str, ...] = _PRIMARY
+    replica: tuple[str, ...] = _REPLICA
+
+    def __post_init__(self) -> None:
+        if (self.json is None) == (self.header is None):
+            raise ValueError("needs either json or header: set one of them")
+        if self.json is not None and not all(self.json.split(".")):
+            raise ValueError("json: has an empty name: write it like node.role")
+        if self.header is not None and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", self.header):
+            raise ValueError("header: is not the name of a header field: use letters, digits and -, as in X-Role")
+        both = {each.lower() for each in self.primary} & {each.lower() for each in self.replica}
+        if both:
+            raise ValueError(f"replica: {min(both)} means primary, too: remove one of them")
+
+
+@dataclass(frozen=True)
+class HttpExpectation:
+    """The request of a check over HTTP, and the expected response. Redirects are not followed.
+
+    Args:
+        path: The path to request, optionally with a query.
+        status: The status codes that mean success.
+        role: Where the response contains the role of the target.
+        host: The Host header; absent: host and port of the target.
+    """
+
+    path: str = "/"
+    status: tuple[int, ...] = (200,)
+    role: HttpRole | None = None
+    host: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"/[!-~]*", self.path) or "#" in self.path:
+            raise ValueError("path: must begin with / and contain no spaces: percent-encode other characters")
+        for each in self.status:
+            if not 200 <= each <= 599:
+                raise ValueError(f"status: {each} is not a final status code: use 200 to 599")
+        if not self.status:
+            raise ValueError("status: needs at least one status code")
+        if self.host is not None and not re.fullmatch(r"[!-~]+", self.host):
+            raise ValueError("host: must be a host name, optionally with a port")
+
+
+def check_status(expected: HttpExpectation, response: HttpResponse, refused: str) -> None:
+    """Check the status of a response.
+
+    Args:
+        expected: The expected response.
+        response: The response.
+        refused: What a refusal means (status 401 and 403), and what to do.
+
+    Raises:
+        UnusableTargetError: The status is not expected.
+    """
+    if response.status in expected.status:
+        return
+    path = expected.path.partition("?")[0]  # a query can contain a secret
+    detail = f"{path}: status {response.status}, expected {', '.join(map(str, expected.status))}"
+    if response.status in (401, 403):
+        raise UnusableTargetError(Reason.AUTH, f"{detail}: {refused}")
+    if 300 <= response.status < 400:
+        location = response.headers.get("Location", "an unknown place").partition("?")[0]
+        detail += f": redirects are not followed (to {location})"
+    raise UnusableTargetError(Reason.QUERY, detail)
+
+
+def role_result(role: HttpRole, response: HttpResponse) -> ProbeResult:
+    """Return the role that a response contains. With a value that is not a known role, the target is unusable.
+
+    Args:
+        role: Where the response contains the role.
+        response: The response.
+
+    Raises:
+        UnusableTargetError: The response does not contain the field.
+    """
+    where = role.json or role.header
+    value = (
+        _json_value(role.json, response.body) if role.json is not None else response.headers.get(role.header or "")
+    )
+    if value is None:
+        raise UnusableTargetError(
+            Reason.PROTOCOL, f"the response does not contain {where}: correct the key role of the check"
+        )
+    text = value.strip().lower()
+    if text in map(str.lower, role.primary):
+        return of_role("primary")
+    if text in map(str.lower, role.replica):
+        return of_role("replica")
+    detail = f"{where} is {value[:80]!r}: if this is a role, add it to primary or replica of the key role"
+    return ProbeResult(read_only=True, facts={READ_ONLY: True}, unusable=(Reason.ROLE, detail))
+
+
+def of_role(role: DatabaseRole) -> ProbeResult:
+    """Return the result for a target with this role."""
+    read_only = role == "replica"
+    return ProbeResult(role=role, read_only=read_only, facts={READ_ONLY: read_only})
+
+
+def _json_value(path: str, body: bytes) -> str | None:
+    """Return the text of a field of a JSON document; None if it is absent, a list or an object."""
+    try:
+        value: Any = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UnusableTargetError(Reason.PROTOCOL, "the body is not valid JSON") from error
+    for name in path.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(name)
+        elif isinstance(value, list) and name.isdecimal() and len(name) < 7 and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, str | int) else None

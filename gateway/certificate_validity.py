@@ -1,0 +1,70 @@
+"""Reads the validity periods of X.509 certificates (RFC 5280, section 4.1.2.5)."""
+
+import base64
+import os
+import re
+import stat
+from pathlib import Path
+
+from gateway.contracts.security import MonitoredCertificate, ValidityPeriod
+
+_PEM = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.*?)-----END", re.DOTALL)
+
+_LARGEST = 4 << 20
+"""Maximum size of a certificate file, in bytes. The CA bundle of a system has about 256 KiB."""
+
+
+def der_validity(data: bytes) -> ValidityPeriod | None:
+    """Return the validity of a DER certificate; None if `data` is not a certificate."""
+    from cryptography import x509  # noqa: PLC0415 - import only if there are certificates
+
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+        return ValidityPeriod(
+            certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+        )
+    except ValueError:
+        return None
+
+
+def pem_validities(data: bytes) -> list[ValidityPeriod]:
+    """Return the validity of each PEM certificate in `data`; skip those that cannot be parsed."""
+    validities = []
+    for body in _PEM.findall(data):
+        try:
+            validities.append(der_validity(base64.b64decode(body)))
+        except ValueError:
+            continue
+    return [each for each in validities if each is not None]
+
+
+def file_validities(path: Path | None) -> list[ValidityPeriod]:
+    """Return the validity of each PEM certificate in a file.
+
+    The result is empty for None and for a file that is unreadable, too large or not a regular file. The code that
+    uses the file reports such errors.
+    """
+    try:
+        return pem_validities(_content(path)) if path is not None else []
+    except OSError:
+        return []
+
+
+def _content(path: Path) -> bytes:
+    """Read a regular file. For other files, such as a FIFO, return an empty value, and do not block."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        usable = stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST
+        return file.read(_LARGEST) if usable else b""
+
+
+def ca_credentials(path: Path | None) -> list[MonitoredCertificate]:
+    """Return a CA file as one credential; return an empty list if the file contains no certificate.
+
+    The credential expires with the last certificate in the file, because any CA in the file can be the one that has
+    signed the peer's certificate.
+    """
+    validities = file_validities(path)
+    return (
+        [MonitoredCertificate("tls", str(path), max(validities, key=lambda each: each.expires))] if validities else []
+    )

@@ -1,0 +1,179 @@
+"""Checks that the files that a configuration names exist and are readable, and that secret files are private."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gateway.config.decoder import at_key
+from gateway.config.model import SECTIONS, Config
+from gateway.contracts.security import Secret
+from gateway.errors import GatewayError, Problem
+from gateway.fleet.member_file import read_members
+from gateway.fleet.members import exposed_token
+from gateway.secret_files import ExposedError, check_not_exposed, unreadable
+
+
+def files_of(options: Any) -> set[Path]:
+    """Return the files whose paths are in the options of a tunnel or backend."""
+    return {path for _, path, _ in _paths(options, "")}
+
+
+def named_files(config: Config) -> set[Path]:
+    """Return the files whose paths are in a configuration."""
+    parts = [config.ops, config.docker.tls if config.docker else None]
+    parts += [spec.options for spec in config.tunnels.values()]
+    parts += [part for spec in config.backends.values() for part in (spec.options, spec.check_options)]
+    return set().union(*map(files_of, parts))
+
+
+def check_files(config: Config) -> list[Problem]:
+    """Check the files whose paths are in a configuration, and return the problems. Blocks while it reads the files.
+
+    A running service reports each such problem as an error of one tunnel or backend, and continues to run the other
+    tunnels and backends.
+    """
+    problems = [
+        Problem(_place(config, where, where), where, message)
+        for where, path, shown in (*_paths(config.docker, "docker"), *_paths(config.fleet, "fleet"))
+        if (message := _unreadable(path, shown))
+    ]
+    if isinstance(config.audit.log, Path) and (message := _unwritable(config.audit.log)):
+        problems.append(Problem(_place(config, "audit.log", "audit"), "audit.log", message))
+    for section, specs in (("tunnels", config.tunnels), ("backends", config.backends)):
+        for name, spec in specs.items():
+            key = f"{section}.{name}"
+            parts = {key: spec.options, f"{key}.check": getattr(spec, "check_options", None)}
+            found = [
+                Problem(_place(config, where, spec.place), where, message)
+                for prefix, part in parts.items()
+                for where, path, shown in _paths(part, prefix)
+                if (message := _unreadable(path, shown))
+            ]
+            if not found:
+                try:
+                    spec.kind.verify(*[part for part in parts.values() if part is not None])
+                except GatewayError as error:
+                    found.append(at_key(config.places, spec.place, key, str(error)))
+            problems += found
+    return [replace(each, message=config.redactor.redact(each.message, each.place)) for each in problems]
+
+
+def exposed_fleet_token(config: Config) -> list[Problem]:
+    """Return the problem of a `fleet.file` with members to which the token is sent without encryption. Blocks."""
+    path = config.fleet.file
+    if path is None or config.fleet.token_file is None or not path.is_file():
+        return []
+    try:
+        message = exposed_token(read_members(path)[0])
+    except (OSError, GatewayError):  # the poller reports it
+        return []
+    return [Problem(place_of(config, "fleet.file"), "fleet.file", f"{path}: {message}")] if message else []
+
+
+def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str, str]]) -> list[Problem]:
+    """Return the problems of files with secrets that every user can read, including the configuration file itself.
+
+    Args:
+        config: The configuration.
+        file: The configuration file; None if there is none.
+        literals: The places and keys of secrets that are literals in the configuration.
+    """
+    problems = []
+    for where, secret in all_secrets(config):
+        message = _exposed(secret.path)
+        if message:
+            problems.append(Problem(place_of(config, f"{where}_file"), f"{where}_file", message))
+    in_file = [(place, key) for place, key in literals if file and place.startswith(f"{file}:")]
+    message = _exposed(file) if in_file else None
+    if message:
+        place, key = in_file[0]
+        name = key.rpartition(".")[2]
+        problems.append(Problem(place, key, f"the secret is in this file, and {message} (or use {name}_file)"))
+    return problems
+
+
+def all_secrets(config: Config) -> Iterator[tuple[str, Secret]]:
+    """Yield the secrets of a configuration with their dotted keys."""
+    for section in SECTIONS:
+        yield from _secrets(getattr(config, section), section)
+    yield from _secrets(config.docker, "docker")
+    for name, tunnel in config.tunnels.items():
+        yield from _secrets(tunnel.options, f"tunnels.{name}")
+    for name, backend in config.backends.items():
+        yield from _secrets(backend.options, f"backends.{name}")
+        yield from _secrets(backend.check_options, f"backends.{name}.check")
+
+
+def _secrets(value: Any, key: str) -> Iterator[tuple[str, Secret]]:
+    if isinstance(value, Secret):
+        yield key, value
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _secrets(getattr(value, field.name), f"{key}.{field.name}")
+
+
+def _exposed(path: Path | None) -> str | None:
+    try:
+        if path is not None:
+            check_not_exposed(path)
+    except ExposedError as error:
+        return error.strerror
+    except OSError:  # the module that reads the file reports a missing file
+        return None
+    return None
+
+
+def _place(config: Config, key: str, otherwise: str) -> str:
+    return config.places.get(key) or config.places.get(f"{key}[0]") or otherwise
+
+
+def place_of(config: Config, key: str) -> str:
+    """Return the place of a dotted key; if the key is absent, return the place of its innermost present parent."""
+    while key:
+        if key in config.places:
+            return config.places[key]
+        section, _, name = key.partition(".")
+        if section == "tunnels" and name in config.tunnels:
+            return config.tunnels[name].place
+        if section == "backends" and name in config.backends:
+            return config.backends[name].place
+        key = key.rpartition(".")[0]
+    return "configuration"
+
+
+def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
+    """Yield each file, its key, and its path in the form that messages use."""
+    if isinstance(value, Path):
+        yield key, value, str(value)
+    elif isinstance(value, Secret) and value.path is not None:
+        yield f"{key}_file", value.path, value.display_path
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            yield from _paths(item, f"{key}[{number}]" if len(value) > 1 else key)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _paths(getattr(value, field.name), f"{key}.{field.name}")
+
+
+def _unwritable(path: Path) -> str | None:
+    if path.is_dir():
+        return f"{path}: is a folder: set the path of a file"
+    if not path.exists() and not path.parent.is_dir():
+        return f"{path.parent}: no such folder: create it"
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return f"{path}: this user has no write permission"
+    return None
+
+
+def _unreadable(path: Path, shown: str) -> str | None:
+    try:
+        if path.is_socket():
+            return None
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        return f"{shown}: {unreadable(path, error, shown)}"
+    return None

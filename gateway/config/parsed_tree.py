@@ -1,0 +1,51 @@
+"""Defines the parsed, unchecked configuration: scalars, lists and mappings, each with its place in the source."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ParsedScalar:
+    """A single value of the parsed configuration.
+
+    Args:
+        place: The file, line and column of the value, or the environment variable or flag that contains it.
+        text: The text of the value; None if the value is empty.
+        broken: Whether the value is invalid and its problem has been added.
+        written: The text before the expansion of environment variables; None if it contains no references to values
+            that errors hide.
+    """
+
+    place: str
+    text: str | None
+    broken: bool = False
+    written: str | None = None
+
+
+@dataclass(frozen=True)
+class ParsedSequence:
+    """A list of values of the parsed configuration."""
+
+    place: str
+    items: "list[Tree]"
+
+
+@dataclass(frozen=True)
+class ParsedMapping:
+    """A mapping from keys to values. Each entry also contains the place of the key."""
+
+    place: str
+    entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)
+
+    def put(self, key: str, value: "Tree") -> None:
+        """Add or replace an entry. The place of the value is used as the place of the key."""
+        self.entries[key] = (value.place, value)
+
+
+Tree = ParsedScalar | ParsedSequence | ParsedMapping
+
+
+def tables(root: ParsedMapping, section: str) -> list[tuple[str, ParsedMapping]]:
+    """Return the tunnels or backends that are mappings, by name."""
+    held = root.entries[section][1] if section in root.entries else None
+    entries = held.entries if isinstance(held, ParsedMapping) else {}
+    return [(name, tree) for name, (_, tree) in entries.items() if isinstance(tree, ParsedMapping)]

@@ -1,0 +1,149 @@
+"""Checks references between the parts of a configuration, and conflicts between listeners."""
+
+import contextlib
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+
+from gateway.config import values
+from gateway.config.docker_rules import docker_problems
+from gateway.config.model import Config
+from gateway.config.ops_rules import ops_problems
+from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, tables
+from gateway.config.schema import known_keys
+from gateway.config.volume_rules import volume_problems
+from gateway.config.way_rules import way_problems
+from gateway.contracts.values import Endpoint
+from gateway.errors import Problem
+
+
+def check_rules(config: Config, root: ParsedMapping, problems: list[Problem]) -> None:
+    """Add a problem for each violation of a rule to `problems`.
+
+    The function reads references and listeners from the tree, so that it also checks parts that have other problems.
+
+    Args:
+        config: The valid parts of the configuration.
+        root: The whole tree.
+        problems: The list to which problems are added.
+    """
+    problems.extend(way_problems(root))
+    _check_listeners(config, root, problems)
+    try:
+        values.unix_path(config.ops.admin_socket)
+    except ValueError as error:
+        problems.append(Problem(_place(root, "ops", "admin_socket"), "ops.admin_socket", str(error)))
+    for key, message in ops_problems(config.ops):
+        problems.append(Problem(_place(root, "ops", *key.split(".")), f"ops.{key}", message))
+    _check_tunnels(config, root, problems)
+    _check_backends(config, root, problems)
+    for name, key, message in volume_problems(config):
+        place = _place(root, "backends", name, *key.split("."))
+        problems.append(Problem(place, f"backends.{name}.{key}", message))
+    if config.docker is not None:
+        for path, message in docker_problems(config, config.docker, {name for name, _ in tables(root, "tunnels")}):
+            key = ".".join(("docker", *path))
+            written = config.places.get(key) if "[" in path[0] else None
+            problems.append(Problem(written or _place(root, "docker", *path), key, message))
+
+
+def _check_listeners(config: Config, root: ParsedMapping, problems: list[Problem]) -> None:
+    taken: list[tuple[str, Endpoint | Path]] = [
+        ("ops.listen", config.ops.listen),
+        ("ops.admin_socket", config.ops.admin_socket),
+    ]
+    if config.ops.probe_listen is not None:
+        if _conflict(config.ops.probe_listen, config.ops.listen):
+            message = f"{config.ops.probe_listen} is already used by ops.listen: choose another port"
+            problems.append(Problem(_place(root, "ops", "probe_listen"), "ops.probe_listen", message))
+        taken.append(("ops.probe_listen", config.ops.probe_listen))
+    for name, table in tables(root, "backends"):
+        key = f"backends.{name}.listen"
+        for place, listener in _listeners(table):
+            other = next((other for other, address in taken if _conflict(listener, address)), None)
+            if other is not None:
+                problems.append(Problem(place, key, f"{listener} is already used by {other}: choose another address"))
+            taken.append((key, listener))
+
+
+def _listeners(table: ParsedMapping) -> Iterator[tuple[str, Endpoint | Path]]:
+    tree = table.entries.get("listen", ("", ParsedScalar("", None)))[1]
+    for each in tree.items if isinstance(tree, ParsedSequence) else [tree]:
+        item = each.entries["unix"][1] if isinstance(each, ParsedMapping) and "unix" in each.entries else each
+        if isinstance(item, ParsedScalar) and item.text:
+            with contextlib.suppress(ValueError):  # the decoder has added a problem
+                yield item.place, values.listener(item.text)
+
+
+def _check_tunnels(config: Config, root: ParsedMapping, problems: list[Problem]) -> None:
+    for name, tunnel in config.tunnels.items():
+        if tunnel.via and (why := tunnel.kind.refuses_via(tunnel.options)):
+            problems.append(Problem(_place(root, "tunnels", name, "via"), f"tunnels.{name}.via", why))
+
+
+def _check_backends(config: Config, root: ParsedMapping, problems: list[Problem]) -> None:
+    for name, spec in config.backends.items():
+        if not spec.kind.has_roles(spec.check_options) and spec.prefer not in ("any", "order"):
+            remedy = "set check.role" if "role" in known_keys(spec.kind.check) else "use any or order"
+            message = f"{spec.prefer} needs roles, which {spec.kind.name} does not have: {remedy}"
+            problems.append(Problem(_place(root, "backends", name, "prefer"), f"backends.{name}.prefer", message))
+        if spec.worker and spec.has_several_ways:
+            message = "cannot be true, because a worker supports only one tunnel for a backend: remove worker"
+            problems.append(Problem(_place(root, "backends", name, "worker"), f"backends.{name}.worker", message))
+        if spec.allow.label is not None and "docker" not in root.entries:
+            place = _place(root, "backends", name, "allow")
+            message = "needs the section docker, which maps addresses to containers: add it"
+            problems.append(Problem(place, f"backends.{name}.allow.label", message))
+        if spec.allow.label is not None and config.docker is not None:
+            known = f"{config.docker.label_prefix}.backends"
+            if spec.allow.label.startswith(f"{config.docker.label_prefix}.") and spec.allow.label != known:
+                place = config.places.get(f"backends.{name}.allow.label", spec.place)
+                message = f"the label {spec.allow.label} does not list backends: use {known} or your own label"
+                problems.append(Problem(place, f"backends.{name}.allow.label", message))
+        for target in spec.targets:
+            if not spec.ways(target) and any(_is_own_listener(target, listener) for listener in spec.listen):
+                place = _place(root, "backends", name, "targets")
+                message = f"{target} is the listener of this backend: set the address of the server"
+                problems.append(Problem(place, f"backends.{name}.targets", message))
+
+
+def _is_own_listener(target: Endpoint, listener: Endpoint | Path) -> bool:
+    """Return whether a target is the address of the listener. A wildcard listener matches loopback addresses, too."""
+    if isinstance(listener, Path) or not _conflict(target, listener):
+        return False
+    address = _address(target.host)
+    return target.host == listener.host or (
+        address is not None and (address.is_loopback or address == _address(listener.host))
+    )
+
+
+def _conflict(one: Endpoint | Path, other: Endpoint | Path) -> bool:
+    if isinstance(one, Path) or isinstance(other, Path):
+        return one == other
+    if one.port != other.port:
+        return False
+    hosts = {_address(one.host), _address(other.host)} - {None}
+    if one.host == other.host or len(hosts) < 2:
+        return one.host == other.host or _address(one.host) == _address(other.host) is not None
+    # The gateway binds the IPv6 wildcard for IPv6 only, so it conflicts only with IPv6 addresses.
+    versions = {host.version for host in hosts if host}
+    return len(versions) == 1 and any(host.is_unspecified for host in hosts if host)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    with contextlib.suppress(ValueError):  # a host name is not resolved here
+        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.partition("%")[0])
+    return None
+
+
+def _place(root: ParsedMapping, *path: str) -> str:
+    """Return the place of the value at `path`; if it is absent, return the place of its innermost present parent."""
+    place, table = root.place, root
+    for name in path:
+        if name not in table.entries:
+            return place
+        place, found = table.entries[name]
+        if not isinstance(found, ParsedMapping):
+            return found.place
+        table = found
+    return place

@@ -1,0 +1,116 @@
+"""Decodes single values to the type of their key, and writes the error messages."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gateway.config import values
+from gateway.config.parsed_tree import ParsedScalar
+from gateway.config.suggestions import similar
+from gateway.contracts.security import Secret
+from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, Size
+from gateway.fleet.members import MemberAddress, parse_member
+
+SCALARS: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    int: values.integer,
+    bool: values.boolean,
+    Duration: values.duration,
+    Size: values.size,
+    Path: values.path,
+    Secret: Secret,
+    Endpoint: values.endpoint,
+    Endpoint | Path: values.listener,
+    IpNetwork: values.network,
+    IpAddress: values.address,
+    values.LogTarget: values.log_target,
+    values.ThreadCount: values.thread_count,
+    MemberAddress: parse_member,
+}
+"""The parser of each type of a single value."""
+
+
+def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> Any:
+    """Parse a single value.
+
+    Args:
+        tree: The value in the tree.
+        text: The text of the value, after the expansion of environment variables.
+        read: The parser.
+
+    Raises:
+        ValueError: The value is not valid. The message is for the operator. It does not contain the place, the key,
+        or a value from the environment.
+    """
+    try:
+        _check_text(text)
+        return read(text)
+    except values.ValueOmittedError:
+        raise
+    except ValueError:
+        if tree.written is None:
+            raise
+        raise ValueError(_error_of_reference(tree.written, read)) from None
+
+
+def _check_text(text: str) -> None:
+    """Refuse characters that no file name, address or password can contain.
+
+    Raises:
+        ValueOmittedError: The text contains a null character or an unpaired surrogate.
+    """
+    try:
+        null = b"\0" in os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise values.ValueOmittedError(
+            "contains an unpaired surrogate, which is not valid text: remove it"
+        ) from error
+    if null:
+        raise values.ValueOmittedError("contains a null character: remove it")
+
+
+def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:
+    """Return an error without the value from the environment, because the value can be a misplaced secret."""
+    try:
+        read(written)
+    except ValueError as error:
+        message = str(error)
+    else:
+        message = f"the value of {written!r} is not valid for this key"
+    return f"{message} (values from the environment are not shown)"
+
+
+def one_of(text: str, choices: tuple[str, ...]) -> str:
+    """Return `text` if it is one of the choices.
+
+    Raises:
+        ValueError: `text` is not one of the choices. The message suggests the most similar choice.
+    """
+    if text not in choices:
+        raise ValueError(f"{text!r} is not one of {', '.join(choices)}{similar(text, choices)}")
+    return text
+
+
+def broken_rule(value: Any, rules: Mapping[str, Any]) -> str | None:
+    """Return the error if a value breaks a rule of its field, or None.
+
+    Args:
+        value: The decoded value.
+        rules: The metadata of the field: limits of a number (`POSITIVE`, `AT_LEAST_ONE`, `PORT`), or `check`, a
+            function that raises `ValueError` for an invalid text.
+    """
+    if isinstance(value, str) and "check" in rules:
+        try:
+            rules["check"](value)
+        except ValueError as error:
+            return str(error)
+    if not isinstance(value, int | float):
+        return None
+    if "above" in rules and value <= rules["above"]:
+        return f"must be more than {rules['above']}: choose a larger value"
+    if "most" in rules and not rules["least"] <= value <= rules["most"]:
+        return f"must be from {rules['least']} to {rules['most']}: choose another value"
+    if "least" in rules and value < rules["least"]:
+        return f"must be at least {rules['least']}: choose a larger value"
+    return None

@@ -1,0 +1,43 @@
+"""Replaces references such as `${NAME}` with the values of environment variables. Does no I/O."""
+
+import re
+from collections.abc import Mapping
+
+_PATHS = ("HOME", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR")
+"""Variables that contain paths. Errors show their values, so that the operator sees the path of a missing file."""
+_REFERENCE = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | None = None) -> str:
+    """Expand `${NAME}` and `${NAME:-default}`. `$$` is a dollar sign.
+
+    Args:
+        text: The text.
+        environment: The environment variables.
+        used: The mapping to which each used value is added: the key is the value of the variable, the value is the
+            reference, such as `${NAME}`. Values that errors may show are not added.
+
+    Raises:
+        KeyError: A variable without a default is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match.groups()
+        if name is None:
+            return "$"
+        if environment.get(name):
+            if used is not None and name not in _PATHS:
+                used[environment[name]] = f"${{{name}}}"
+            return environment[name]
+        if default is not None:
+            return str(default)
+        if name in environment:
+            return ""
+        raise KeyError(name)
+
+    return _REFERENCE.sub(value, text)
+
+
+def references(text: str) -> set[str]:
+    """Return the environment variables that `text` refers to."""
+    return {match[1] for match in _REFERENCE.finditer(text) if match[1]}

@@ -1,0 +1,44 @@
+"""Builds the command line of Compose that addresses an existing container's project, from its labels. Does no I/O."""
+
+from collections.abc import Iterable, Mapping
+
+from gateway.docker.grants import PROJECT, SERVICE
+
+FILES = "com.docker.compose.project.config_files"
+FOLDER = "com.docker.compose.project.working_dir"
+ENVIRONMENT = "com.docker.compose.project.environment_file"
+COMPOSE_LABELS = (PROJECT, SERVICE, FILES, FOLDER, ENVIRONMENT)
+"""The labels that the command line contains. A container controls their values."""
+
+
+def compose_command(
+    labels: Mapping[str, str], *, client: str = "docker", overrides: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """Return the words of `docker compose` with the project's options, without a subcommand.
+
+    Without the project directory and the environment files, Compose would resolve relative paths and variables
+    differently, and create another container. The words are not quoted for a shell.
+
+    Args:
+        labels: The labels of a container.
+        client: The engine's command line client.
+        overrides: Paths of Compose files to merge after the project's own files.
+
+    Returns:
+        The words; empty if Compose did not create the container, or read a file of the project from standard input.
+    """
+    files = _paths(labels, FILES)
+    if PROJECT not in labels or SERVICE not in labels or not files or "-" in files:
+        return ()
+    words = [client, "compose", "-p", labels[PROJECT]]
+    if folder := labels.get(FOLDER):
+        words += ["--project-directory", folder]
+    for each in _paths(labels, ENVIRONMENT):
+        words += ["--env-file", each]
+    for each in (*files, *overrides):
+        words += ["-f", each]
+    return tuple(words)
+
+
+def _paths(labels: Mapping[str, str], label: str) -> list[str]:
+    return [each for each in labels.get(label, "").split(",") if each]

@@ -1,0 +1,98 @@
+"""Starts containers in background tasks, because the engine mounts the volumes of a container before it answers.
+
+The engine cancels a start whose client disconnects. A start therefore outlives failed snapshots and their connection.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from gateway.docker.engine import Engine
+from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.inspections import last_start
+from gateway.docker.plan import REVIVALS, PlannedAction
+
+_PARALLEL = 4
+
+
+class ContainerStarter:
+    """Owns the tasks that start containers.
+
+    Args:
+        execute: Executes an action on a connection, and returns whether it succeeded.
+        failed: Called if the container could not be inspected before its start.
+        ended: Called with the ID of a container after each attempt.
+    """
+
+    def __init__(
+        self,
+        execute: Callable[[Engine, PlannedAction], Awaitable[bool]],
+        failed: Callable[[PlannedAction, EngineError], None],
+        ended: Callable[[str], None],
+    ) -> None:
+        self._execute = execute
+        self._failed = failed
+        self._ended = ended
+        self._tasks: dict[str, asyncio.Task[bool]] = {}
+        """The tasks by container ID."""
+        self._gate = asyncio.Semaphore(_PARALLEL)
+        self.requested: set[str] = set()
+        """IDs of the containers that the engine is starting now at the request of the gateway."""
+
+    def start(self, engine: Engine, action: PlannedAction) -> "asyncio.Task[bool]":
+        """Start or restart a container, on a separate connection. The task returns whether the container started."""
+        task = self._tasks[action.container_id] = asyncio.ensure_future(self._run(engine, action))
+        return task
+
+    def is_starting(self, action: PlannedAction) -> bool:
+        """Return whether an attempt to start the action's container is in progress."""
+        task = self._tasks.get(action.container_id) if action.verb in REVIVALS else None
+        return task is not None and not task.done()
+
+    def reap(self) -> None:
+        """Remove the tasks that have ended. Raise their unexpected exceptions."""
+        for key in [key for key, task in self._tasks.items() if task.done()]:
+            self._tasks.pop(key).result()
+
+    async def cancel(self) -> None:
+        """Cancel all attempts. The engine then cancels the starts that it has not completed."""
+        tasks = list(self._tasks.values())
+        self._tasks = {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, engine: Engine, action: PlannedAction) -> bool:
+        try:
+            async with self._gate:
+                return await self._attempt(engine, action)
+        finally:
+            self._ended(action.container_id)
+
+    async def _attempt(self, engine: Engine, action: PlannedAction) -> bool:
+        try:
+            async with engine.separate() as connection:
+                if not await _is_due(connection, action):
+                    return False
+                self.requested.add(action.container_id)
+                try:
+                    return await self._execute(connection, action)
+                finally:
+                    self.requested.discard(action.container_id)
+        except EngineError as error:
+            self._failed(action, error)
+            return False
+
+
+async def _is_due(engine: Engine, action: PlannedAction) -> bool:
+    """Return whether a container has not changed since the snapshot. Another start can have delayed this one.
+
+    Raises:
+        EngineError: The engine did not answer.
+    """
+    try:
+        found = await engine.get(f"containers/{action.container_id}/json")
+    except EngineError as error:
+        if error.kind is ErrorKind.NOT_FOUND:
+            return False
+        raise
+    return last_start(found) == action.last_start

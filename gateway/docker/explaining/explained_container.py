@@ -1,0 +1,54 @@
+"""Defines the container to explain, with the parts of the state that concern this container."""
+
+from gateway.docker import labels
+from gateway.docker.grants import granted
+from gateway.docker.model import Container, EndpointInfo, EngineSnapshot
+from gateway.docker.plan import AttachmentStatus, DesiredState, Plan
+
+
+class ExplainedContainer:
+    """The container to explain.
+
+    Args:
+        desired: The desired state.
+        observed: The observed state.
+        planned: The plan for these two.
+        container: The container, from `observed`.
+    """
+
+    def __init__(self, desired: DesiredState, observed: EngineSnapshot, planned: Plan, container: Container) -> None:
+        self.desired = desired
+        self.command = observed.flavor.command
+        self.options = desired.options
+        self.container = container
+        self.base = observed.base(container)
+        """The container, possibly the same, whose network namespace this container uses; None if it was removed."""
+        self.gateway = observed.own_container
+        """The gateway's own container; None if the gateway runs in no container of this engine."""
+        self.networks = planned.networks
+        """The backends that are reached by name on each managed network."""
+        self.attachments = {each.network: each for each in planned.attachments if each.container_id == container.id}
+        self.dead = next((each for each in planned.dead if each.container_id == container.id), None)
+        """Why the container is dead, see `gateway.docker.dead_containers`; None if it is not dead."""
+        base = self.base.name if self.base is not None else None
+        self.name_conflicts = [each for each in planned.name_conflicts if each.container == base]
+        prefix = f"{container.name}: "
+        found = sorted(each for each in planned.label_errors if each.startswith(prefix))
+        self.label_errors = [each.removeprefix(prefix) for each in found]
+        """The errors in the container's labels."""
+        self.grant = granted(self.options.grants, container.name, container.labels)
+        rules = () if desired.strict else self.options.attach
+        self.rule = labels.by_rules(container.name, container.labels, rules)
+
+    def endpoint(self, network: str) -> EndpointInfo | None:
+        """Return the container's endpoint on a network; None if the container is not attached."""
+        return self.base.endpoints.get(network) if self.base is not None else None
+
+    def label(self, key: str) -> str:
+        """Return the name of one of the gateway's labels, with its prefix."""
+        return f"{self.options.label_prefix}.{key}"
+
+
+def reason(attachment: AttachmentStatus) -> str:
+    """Return the reason and message of an attachment's status; empty if there is none."""
+    return ": ".join(filter(None, (attachment.reason and str(attachment.reason), attachment.message)))

@@ -1,0 +1,57 @@
+"""The facts that decide which backends a container reaches: its state, labels, grants, networks and names."""
+
+from collections.abc import Iterator
+
+from gateway.docker import labels
+from gateway.docker.explaining.explained_container import ExplainedContainer, reason
+from gateway.docker.explaining.model import SetupPart
+
+
+def parts(subject: ExplainedContainer) -> Iterator[SetupPart]:
+    """Yield each fact, in order of importance."""
+    container, base = subject.container, subject.base
+    yield SetupPart("container", container.name, container.state)
+    if base is None:
+        yield SetupPart("network of", container.joins, "gone", "it uses the network of a container that is gone")
+    elif base is not container:
+        yield SetupPart(
+            "network of",
+            base.name,
+            base.state,
+            "it uses this container's network, and clients see this container's address",
+        )
+    yield from _labels(subject)
+    if subject.grant is not None:
+        given = f"backends {', '.join(subject.grant.backends)}"
+        given += f"; aliases {', '.join(subject.grant.aliases)}" if subject.grant.aliases else ""
+        yield SetupPart("grants", "docker.grants", "given", given)
+    elif subject.desired.strict:
+        yield SetupPart("grants", "docker.grants", "none", "with gateway.strict, nothing but grants counts")
+    relevant = dict.fromkeys((*(name for name in subject.networks if subject.endpoint(name)), *subject.attachments))
+    for name in relevant or subject.options.networks:
+        yield _network(subject, name)
+    for conflict in subject.name_conflicts:
+        yield SetupPart("name", conflict.name, "shadowed", str(conflict))
+
+
+def _labels(subject: ExplainedContainer) -> Iterator[SetupPart]:
+    prefix = f"{subject.options.label_prefix}."
+    asked = set(subject.desired.by_label.values())
+    for source, state, why in (
+        (subject.container.labels, "counts", ""),
+        (subject.container.image_labels, "ignored", "it comes from the image"),
+    ):
+        for key in sorted(source):
+            known = key.removeprefix(prefix) in labels.KEYS or key in asked
+            if key in asked or key.startswith(prefix):
+                yield SetupPart("label", f"{key}={source[key]}", state if known else "unknown", why)
+    for mistake in subject.label_errors:
+        yield SetupPart("label", "", "invalid", mistake)
+
+
+def _network(subject: ExplainedContainer, name: str) -> SetupPart:
+    attachment, endpoint = subject.attachments.get(name), subject.endpoint(name)
+    where = ", ".join(endpoint.addresses) if endpoint is not None else ""
+    if attachment is None:
+        return SetupPart("network", name, "attached" if endpoint else "not attached", where)
+    return SetupPart("network", name, str(attachment.state), ", ".join(filter(None, (where, reason(attachment)))))

@@ -1,0 +1,140 @@
+"""Sends the addresses of this node's containers to peers, and adds the peers' containers as consumers."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+
+from gateway.docker.consumers import Consumer, ConsumerDirectory
+from gateway.docker.model import EngineSnapshot
+from gateway.docker.options import Grant, PeerOptions
+from gateway.docker.peers.exchange import PeerExchange
+from gateway.docker.peers.keys import contexts
+from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, PeerAgent, wait_at_most
+from gateway.docker.peers.reports import (
+    AddressReport,
+    SharedNetwork,
+    build_report,
+    consumers_of,
+    encode,
+    merge_consumers,
+    shared_networks,
+)
+from gateway.errors import GatewayError
+
+log = logging.getLogger(__name__)
+
+_SECRET_RETRY = 10.0
+"""Seconds between attempts to read the secret."""
+
+
+class PeerSync:
+    """Exchanges container addresses with the agents of other nodes; a `gateway.contracts.component.Component`.
+
+    Args:
+        options: The configuration.
+        instance: This agent's name.
+        grants: The configured grants.
+        strict: Returns whether only grants admit containers, and labels do not.
+        observed: Returns the last snapshot of this node's engine.
+        directory: The consumers by address. This unit sends the consumers of this node to peers, and adds the peers'
+            consumers.
+    """
+
+    def __init__(
+        self,
+        options: PeerOptions,
+        instance: str,
+        grants: tuple[Grant, ...],
+        strict: Callable[[], bool],
+        observed: Callable[[], EngineSnapshot | None],
+        directory: ConsumerDirectory,
+    ) -> None:
+        self._options = options
+        self._instance = instance
+        self._grants = grants
+        self._strict = strict
+        self._observed = observed
+        self._directory = directory
+        self._dirty = asyncio.Event()
+        self._exchange: PeerExchange | None = None
+        self._problem = ""
+        self._encoded_from: tuple[EngineSnapshot | None, Mapping[str, Consumer]] = None, {}
+        """The values from which the current reports were encoded."""
+        self._lines: dict[SharedNetwork, bytes] = {}
+        self._reports: list[tuple[AddressReport, dict[str, Consumer]]] = []
+        """The last report of each peer, with its consumers."""
+        self._only_grants = False
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Exchange reports until cancelled."""
+        tls = await self._keys()
+        self._directory.watchers.append(self._wake)
+        try:
+            async with asyncio.TaskGroup() as group:
+                exchange = self._exchange = PeerExchange(self._options, group, tls, self._dirty.set)
+                group.create_task(exchange.discover())
+                while True:
+                    self._dirty.clear()
+                    self._update(exchange)
+                    ready()
+                    await wait_at_most(self._dirty, HEARTBEAT_INTERVAL)
+        finally:
+            self._exchange, self._reports = None, []
+            self._directory.watchers.remove(self._wake)
+            self._directory.update_remote({})
+
+    @property
+    def known(self) -> list[PeerAgent]:
+        """Every discovered peer."""
+        return list(self._exchange.peers.values()) if self._exchange else []
+
+    def warnings(self) -> Iterator[str]:
+        """Yield a line for each problem."""
+        if self._problem:
+            yield self._problem
+        yield from self._exchange.listen_errors.values() if self._exchange else ()
+        for each in self.known:
+            who = f"peer {each.address} on network {each.network.name}"
+            if each.problem:
+                yield f"{who}: {each.problem}"
+            elif each.report is not None and each.report.instance == self._instance:
+                yield f"{who} has the same gateway.instance, {self._instance}: give each agent its own"
+
+    def _wake(self, _: dict[str, Consumer]) -> None:
+        self._dirty.set()
+
+    async def _keys(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """Read the secret, and retry until it is valid. The rest of the gateway works without the secret."""
+        while True:
+            try:
+                found = await asyncio.to_thread(contexts, self._options.secret)
+            except GatewayError as error:
+                if self._problem != str(error):
+                    log.warning("docker: peers are not available", extra={"detail": str(error)})
+                self._problem = str(error)
+                await asyncio.sleep(_SECRET_RETRY)
+            else:
+                self._problem = ""
+                return found
+
+    def _update(self, exchange: PeerExchange) -> None:
+        """Send this node's changed reports to peers, and apply the peers' reports to the directory."""
+        observed, here = self._observed(), self._directory.local
+        if observed is not None and (observed is not self._encoded_from[0] or here is not self._encoded_from[1]):
+            self._encoded_from = observed, here
+            self._lines = {
+                each: encode(build_report(self._instance, each, observed, here)) for each in shared_networks(observed)
+            }
+        exchange.update(self._lines)
+        reports, strict = exchange.reports(), self._strict()
+        if strict is not self._only_grants:
+            self._reports, self._only_grants = [], strict
+        if [id(each) for each in reports] == [id(each) for each, _ in self._reports]:
+            return
+        before = {id(each): found for each, found in self._reports}
+        self._reports = [
+            (each, before[id(each)] if id(each) in before else consumers_of(each, self._grants, strict=strict))
+            for each in reports
+        ]
+        self._directory.update_remote(merge_consumers(found for _, found in self._reports))

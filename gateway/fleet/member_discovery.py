@@ -1,0 +1,86 @@
+"""Finds the members of a fleet: from the configuration, from a file, and from DNS."""
+
+import asyncio
+import itertools
+
+from gateway.errors import GatewayError
+from gateway.fleet.bounded_read import BoundedRead
+from gateway.fleet.member_file import read_members
+from gateway.fleet.members import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
+from gateway.fleet.name_lookup import lookup
+from gateway.fleet.options import FleetOptions
+from gateway.text import one_line
+
+
+class MemberDiscovery:
+    """Finds members. If a file or a name cannot be read, the members that were found there before stay.
+
+    Args:
+        strict: Whether to ignore the members in the file to which the token would be sent without encryption.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
+        self._by_name: dict[MemberAddress, list[Member]] = {}
+        self._in_file: list[MemberAddress] = []
+        self._file_read: BoundedRead[tuple[list[MemberAddress], list[str]]] = BoundedRead()
+        self._file_problems: list[str] = []
+        self._name_problems: dict[MemberAddress, str] = {}
+
+    def problems(self, options: FleetOptions) -> list[str]:
+        """Return messages about the file and the names that could not be read the last time, and excess members."""
+        count = len(self._found(options))
+        excess = f"the fleet has {count} members: only the first {MAX_MEMBERS} are asked, use several fleets"
+        return [*self._file_problems, *self._name_problems.values(), *([excess] if count > MAX_MEMBERS else [])]
+
+    def known(self, options: FleetOptions) -> list[Member]:
+        """Return the members that are known, each once, in the order of the configuration; at most `MAX_MEMBERS`."""
+        return list(itertools.islice(self._found(options), MAX_MEMBERS))
+
+    def _found(self, options: FleetOptions) -> dict[Member, None]:
+        found: dict[Member, None] = {}
+        for each in self._addresses(options):
+            alone = [Member(each.scheme, each.endpoint)]
+            found.update(dict.fromkeys(self._by_name.get(each, []) if each.discover else alone))
+        return found
+
+    def _addresses(self, options: FleetOptions) -> list[MemberAddress]:
+        refuses = self._strict and options.token_file is not None
+        return [*options.members, *(each for each in self._in_file if not (refuses and each.exposes_token))]
+
+    async def read_file(self, options: FleetOptions) -> None:
+        """Read the addresses in the file of the section `fleet`."""
+        path = options.file
+        if path is None:
+            self._in_file, self._file_problems = [], []
+            return
+        try:
+            self._in_file, invalid = await self._file_read.run(lambda: read_members(path), options.timeout)
+        except TimeoutError:
+            self._file_problems = [f"fleet.file: {path}: the file system does not answer"]
+        except (OSError, GatewayError) as error:
+            self._file_problems = [f"fleet.file: {path}: {getattr(error, 'strerror', None) or error}"]
+        else:
+            exposed = exposed_token(self._in_file) if options.token_file is not None else None
+            if exposed and self._strict:
+                exposed += ". Strict mode ignores such members"
+            self._file_problems = [f"fleet.file: {path}: {each}" for each in (*invalid, exposed) if each]
+
+    async def look_up_names(self, options: FleetOptions) -> None:
+        """Look up all names that stand for several members, each within the timeout of the section `fleet`."""
+        names = {each for each in self._addresses(options)[:MAX_MEMBERS] if each.discover}
+        self._by_name = {name: members for name, members in self._by_name.items() if name in names}
+        self._name_problems = {name: text for name, text in self._name_problems.items() if name in names}
+        await asyncio.gather(*(self._look_up(each, options.timeout) for each in names))
+
+    async def _look_up(self, address: MemberAddress, within: float) -> None:
+        try:
+            async with asyncio.timeout(within):
+                found = await lookup(*address.endpoint)
+        except TimeoutError:
+            self._name_problems[address] = f"{address}: the name servers do not answer"
+        except (OSError, UnicodeError) as error:
+            self._name_problems[address] = f"{address}: {one_line(getattr(error, 'strerror', None) or str(error))}"
+        else:
+            self._name_problems.pop(address, None)
+            self._by_name[address] = expand(address, [host for _, (host, _) in found])

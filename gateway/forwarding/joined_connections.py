@@ -1,0 +1,133 @@
+"""Tracks the joined clients of one backend: counts them, finds stalled targets, and resets clients."""
+
+import asyncio
+import random
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from gateway.cancel_protocol import LoginTap
+from gateway.contracts.link import Relay
+from gateway.contracts.states import CloseReason
+from gateway.contracts.values import Endpoint
+from gateway.forwarding.connection_audit import ConnectionRecord
+from gateway.forwarding.consumer_usage import ConnectionSlot
+from gateway.forwarding.drain_pacing import DrainPace, drain_order
+from gateway.forwarding.routed_target import LinkSource, RoutedTarget
+
+_DRAIN_INTERVAL = (0.1, 0.4)
+
+
+@dataclass(frozen=True)
+class JoinedConnection:
+    """A client connection that is joined to a target.
+
+    Args:
+        relay: Carries the bytes.
+        routed: The target.
+        slot: The slot of the client's consumer; None if consumers are not counted.
+        began: When the client was joined, in seconds since the epoch.
+        login: Observes the client's login; None if that is not needed.
+        record: The client's record for the audit log; None if the audit log is disabled.
+    """
+
+    __slots__ = ("began", "login", "record", "relay", "routed", "slot")
+    relay: Relay
+    routed: RoutedTarget
+    slot: ConnectionSlot | None
+    began: float
+    login: LoginTap | None
+    record: ConnectionRecord | None
+
+
+class JoinedConnections:
+    """The joined clients of one backend, from `add` to `remove`."""
+
+    def __init__(self) -> None:
+        self._by_ended: dict[asyncio.Future[CloseReason], JoinedConnection] = {}
+        self._ended_to_backend = 0
+        self._ended_from_backend = 0
+        self._draining = False
+        self.drained_targets: frozenset[Endpoint] = frozenset()
+        """Targets whose clients `drain` resets."""
+        self.left_targets: frozenset[Endpoint] = frozenset()
+        """Targets whose clients `abort_left` resets."""
+
+    def __len__(self) -> int:
+        return len(self._by_ended)
+
+    def __iter__(self) -> Iterator[JoinedConnection]:
+        return iter(self._by_ended.values())
+
+    @property
+    def to_backend(self) -> int:
+        """Number of bytes sent to the backend since the start."""
+        return self._ended_to_backend + sum(each.relay.to_backend for each in self)
+
+    @property
+    def from_backend(self) -> int:
+        """Number of bytes received from the backend since the start."""
+        return self._ended_from_backend + sum(each.relay.from_backend for each in self)
+
+    def add(self, connection: JoinedConnection) -> None:
+        """Add a client that was joined."""
+        self._by_ended[connection.relay.ended] = connection
+
+    def remove(self, ended: asyncio.Future[CloseReason]) -> JoinedConnection:
+        """Remove and return the connection whose relay has ended. Its byte counts remain in the totals."""
+        connection = self._by_ended.pop(ended)
+        self._ended_to_backend += connection.relay.to_backend
+        self._ended_from_backend += connection.relay.from_backend
+        return connection
+
+    def count_on(self, uplink: LinkSource) -> int:
+        """Return the number of clients that are joined through `uplink`."""
+        return sum(each.routed.uplink is uplink for each in self)
+
+    def abort_all(self) -> None:
+        """Reset every client."""
+        for each in list(self):
+            each.relay.abort(CloseReason.ABORTED)
+
+    def abort_idle(self, seconds: float) -> None:
+        """Reset the clients that do not wait for a response and have been silent for `seconds`."""
+        before = time.monotonic() - seconds
+        for relay in [each.relay for each in self]:
+            if relay.last_active < before and not relay.awaiting_response:
+                relay.abort(CloseReason.ABORTED)
+
+    def stalled(self, before: float) -> Iterator[RoutedTarget]:
+        """Yield the way of each client that has waited for a response since before the monotonic time `before`."""
+        for each in self:
+            since = each.relay.waiting_since
+            if since is not None and since < before:
+                yield each.routed
+
+    def abort_left(self) -> None:
+        """Reset all clients of `left_targets`."""
+        for relay in self._on(self.left_targets):
+            relay.abort(CloseReason.MOVED)
+
+    async def drain(self) -> None:
+        """Reset the clients of `drained_targets`, a few at a time, so that they reconnect to the right target.
+
+        Do nothing if another call is still running, because that call also resets these clients.
+        """
+        if self._draining:
+            return
+        self._draining = True
+        pace, relays = None, self._on(self.drained_targets)
+        try:
+            while relays:
+                now = time.monotonic()
+                if pace is None or len(relays) > pace.clients:
+                    pace = DrainPace(len(relays), now)
+                for relay in drain_order(relays, pace.due(now)):
+                    relay.abort(CloseReason.MOVED)
+                await asyncio.sleep(random.uniform(*_DRAIN_INTERVAL))  # noqa: S311 - jitter, not a secret
+                relays = self._on(self.drained_targets)
+        finally:
+            self._draining = False
+
+    def _on(self, targets: Collection[Endpoint]) -> list[Relay]:
+        return [each.relay for each in self if each.routed.target in targets]

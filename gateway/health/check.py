@@ -1,0 +1,290 @@
+"""Runs the scheduled check of one target through one tunnel, over the same link as the traffic."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.contracts.backend import Backend
+from gateway.contracts.link import Connector
+from gateway.contracts.login_limiter import LoginLimiter
+from gateway.contracts.states import HealthState
+from gateway.contracts.values import Endpoint
+from gateway.errors import LinkLostError, Reason
+from gateway.health.probe import probe_once
+from gateway.health.target_record import TargetRecord
+from gateway.health.timed_state import TimedState
+from gateway.health.verdict import CheckHistory, CheckResult, Verdict
+from gateway.measure import Histogram, Summary, Tally
+
+log = logging.getLogger(__name__)
+
+_JITTER = 0.05
+_FIRST_SPREAD = 0.2
+"""Maximum random delay of the first check in seconds, which spreads the first round of checks."""
+
+_LATENCY_SAMPLES = 5
+_MIN_INTERVAL = 1.0
+"""Upper limit, in seconds, of the minimum interval between checks that traffic failures trigger."""
+
+
+@dataclass(frozen=True)
+class CheckSchedule:
+    """When a check runs, and how many results change the state; the keys of `check:`. Times are in seconds."""
+
+    interval: float
+    fast_interval: float
+    down_interval: float
+    timeout: float
+    rise: int
+    fall: int
+
+
+class MonitoredUplink(Protocol):
+    """The uplink through which a check reaches its target. An uplink and an `UplinkStub` implement this interface."""
+
+    name: str
+    settled: asyncio.Event
+    watchers: list[Callable[[], None]]
+
+    @property
+    def link(self) -> Connector | None:
+        """The current link. None while the tunnel has no link."""
+
+    def describe(self) -> str:
+        """Return one line with the tunnel's state and the cause of the state."""
+
+
+class Check:
+    """Checks one target of one backend through one tunnel; implements `gateway.contracts.component.Component`.
+
+    Args:
+        name: The backend's name.
+        backend: The backend, which implements the probe.
+        target: The target.
+        uplink: The uplink that leads to the target.
+        schedule: The intervals and limits of the check.
+        on_change: Called after each check.
+        on_abandoned: Called for each dial that the check has abandoned although the dial can still succeed.
+        record: What the checks of the target through all ways share.
+        tunnel: The tunnel of the way; None if the check uses no tunnel.
+        logins: Limits the logins of the check; None if the server does not count aborted logins.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backend: Backend,
+        target: Endpoint,
+        uplink: MonitoredUplink,
+        schedule: CheckSchedule,
+        on_change: Callable[[], object] = lambda: None,
+        on_abandoned: Callable[[], None] = lambda: None,
+        record: TargetRecord | None = None,
+        tunnel: str | None = None,
+        logins: LoginLimiter | None = None,
+    ) -> None:
+        self.name = name
+        self.target = target
+        self.tunnel = tunnel
+        self.schedule = schedule
+        self.verdict = Verdict(schedule.rise, schedule.fall)
+        self.history = CheckHistory()
+        self.clock = TimedState(time.time())
+        self.last: CheckResult | None = None
+        self.record = record or TargetRecord()
+        self.last_success: float | None = None
+        self.every = 1
+        """The check runs at every n-th interval. A way that clients do not use is checked less often."""
+        self.latency: float | None = None
+        """Median duration of the last successful checks in seconds; None if there were none."""
+        self.durations: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
+        """Durations of the last successful checks in seconds."""
+        self.attempts = 0
+        self.failures: Tally = Tally()
+        self.duration = Histogram()
+        self.phases: dict[str, Summary] = {}
+        self.first_result = asyncio.Event()
+        """Set when the first check has finished, with or without success."""
+        self.paused = False
+        self._backend = backend
+        self.uplink = uplink
+        self._on_change = on_change
+        self._on_abandoned = on_abandoned
+        self._logins = logins
+        self._wake = asyncio.Event()
+        self._immediate = False
+        """Whether the next check can start before the minimum interval has elapsed."""
+        self._probe_started = 0.0
+        self.urgent = False
+        """Whether checks follow each other after `fast_interval`; see `set_urgent`."""
+        self._blocked_at = -math.inf
+        """Monotonic time at which the history last recorded that the target was blocked."""
+        self._lost_links = 0
+        """Number of consecutive probes whose connection was lost while the uplink had other connections."""
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Check the target on schedule until cancelled."""
+        self.uplink.watchers.append(self._check_now)
+        try:
+            await asyncio.sleep(random.uniform(0, _FIRST_SPREAD))  # noqa: S311 - spread, not a secret
+            while True:
+                self._wake.clear()
+                self._immediate = False
+                changed = await self._check_once()
+                self.first_result.set()
+                ready()
+                await self._wait_for_next(changed=changed)
+        finally:
+            self.uplink.watchers.remove(self._check_now)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last probe failed, or a client has waited too long for a response since then."""
+        return self.verdict.pending or (self.last is not None and not self.last.passed)
+
+    def inherit(self, other: "Check") -> None:
+        """Copy the state and the counters from the check of this way before a reload."""
+        self.last, self.last_success = other.last, other.last_success
+        self.latency, self.durations = other.latency, other.durations
+        self.history, self.clock = other.history, other.clock
+        self.attempts, self.failures, self.duration, self.phases = (
+            other.attempts, other.failures, other.duration, other.phases,
+        )  # fmt: skip
+        self.verdict = other.verdict
+        self.verdict.rise, self.verdict.fall = self.schedule.rise, self.schedule.fall
+        self.paused = other.paused
+        if other.first_result.is_set():
+            self.first_result.set()
+
+    def check_soon(self) -> None:
+        """Schedule an early check, because traffic has failed. The minimum interval between checks still applies."""
+        self._wake.set()
+
+    def set_urgent(self, *, urgent: bool) -> None:
+        """Set whether clients depend on the next result, for example because they wait for a primary."""
+        if urgent and not self.urgent:
+            self.check_soon()
+        self.urgent = urgent
+
+    def _check_now(self) -> None:
+        """Start a check immediately, because the uplink has changed or an operator has requested a check."""
+        self._immediate = True
+        self._wake.set()
+
+    def report_stall(self) -> None:
+        """Schedule an early check, because traffic is stalled. Count the stall as one failed check."""
+        self.verdict.record_stall()
+        self.check_soon()
+
+    def pause(self) -> None:
+        """Stop checking until `resume`, and set the state to paused."""
+        self.paused = True
+        self._check_now()
+
+    def resume(self) -> None:
+        """Resume checking after `pause`."""
+        self.paused = False
+        self._check_now()
+
+    async def _check_once(self) -> bool:
+        """Check once, or set the state if a check is not possible; return whether the state has changed."""
+        if self.paused:
+            return self._publish(self.verdict.override(HealthState.PAUSED, None, "paused by an operator"))
+        await self.uplink.settled.wait()
+        link = self.uplink.link
+        if link is None:
+            return self._block()
+        try:
+            self._probe_started = time.monotonic()
+            timeout = self.schedule.timeout
+            result = await probe_once(self._backend, link, self.target, timeout, self._on_abandoned, self._logins)
+        except LinkLostError:  # the loss of the link does not show the state of the target
+            self._lost_links += 1
+            if self.uplink.link is None or self._lost_links >= self.schedule.fall:
+                return self._block()
+            return False  # the next check follows soon, on another connection of the link
+        self._lost_links = 0
+        if result.probe_result is not None and result.probe_result.unprobed:
+            return self._publish(self.verdict.add(result))
+        self._count(result)
+        return self._publish(self.verdict.add(result))
+
+    def _block(self) -> bool:
+        """Set the state to blocked. The history records this once per interval, like the checks that do not run."""
+        detail = self.uplink.describe()
+        changed = self.verdict.override(HealthState.BLOCKED, Reason.TUNNEL, detail)
+        now = time.monotonic()
+        if changed or now - self._blocked_at >= self._interval * (1 - _JITTER):
+            self._blocked_at = now
+            self.history.add(CheckResult(time.time(), 0.0, HealthState.BLOCKED, Reason.TUNNEL, detail))
+        return self._publish(changed)
+
+    @property
+    def _interval(self) -> float:
+        return self.schedule.interval * self.every
+
+    def _count(self, result: CheckResult) -> None:
+        self.attempts += 1
+        self.last = result
+        self.record.add(result, self._probe_started, time.monotonic())
+        self.history.add(result)
+        self.duration.observe(result.duration)
+        for phase, seconds in result.phases.items():
+            self.phases.setdefault(phase, Summary()).observe(seconds)
+        if result.succeeded:
+            self.last_success = result.at
+            self.durations.append(result.duration)
+            self.latency = statistics.median(self.durations)
+        elif result.reason is not None:
+            self.failures[result.reason] += 1
+
+    def _publish(self, changed: bool) -> bool:
+        """Log the state if it has changed, and call `on_change`; return `changed`."""
+        if changed:
+            verdict = self.verdict
+            self.clock.enter(verdict.state, time.time())
+            extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
+            if self.tunnel is not None:
+                extra["tunnel"] = self.tunnel
+            if verdict.reason:
+                extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
+            # Log no warning for a blocked target, because its tunnel has already logged one.
+            quiet = verdict.state in (HealthState.UP, HealthState.UNKNOWN, HealthState.PAUSED, HealthState.BLOCKED)
+            log.log(logging.INFO if quiet else logging.WARNING, "target %s", verdict.state, extra=extra)
+        self._on_change()
+        return changed
+
+    async def _wait_for_next(self, *, changed: bool) -> None:
+        schedule = self.schedule
+        if self.paused:
+            await self._wake.wait()
+            return
+        unsettled = self.verdict.state is HealthState.BLOCKED or self.verdict.pending or self._lost_links > 0
+        if self.uplink.link is None:
+            seconds = self._interval
+        elif changed or unsettled or self.urgent:
+            seconds = schedule.fast_interval
+        elif self.verdict.state is HealthState.DOWN:
+            seconds = min(schedule.down_interval, schedule.interval) * self.every
+        else:
+            seconds = self._interval
+        seconds *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter, not a secret
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        # Wait for the minimum interval, because a burst of traffic failures can wake this check too early.
+        earliest = self._probe_started + min(schedule.fast_interval, _MIN_INTERVAL)
+        while not self._immediate and (left := earliest - time.monotonic()) > 0:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), left)

@@ -1,0 +1,173 @@
+"""Assigns each client to the forward and tunnel that the client uses, and creates the backends."""
+
+import re
+from typing import Any
+
+from gateway.backends import KINDS, kind_of_port
+from gateway.errors import UsageError
+from gateway.importing.client_matching import forward_of, is_remote, join_networks
+from gateway.importing.client_notes import note_client
+from gateway.importing.import_result import (
+    ImportResult,
+    checks_login,
+    has_check_key,
+    short_name,
+    split_target,
+    unused_name,
+)
+from gateway.importing.model import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
+
+_VOLUME_PORT = 20490
+_OPS_PORT = 9090
+
+
+def join(result: ImportResult) -> None:
+    """Create a backend for each forward, and for each client that uses no forward.
+
+    Args:
+        result: Contains tunnels, forwards, clients and containers. Receives the backends.
+    """
+    result.reserved |= {name for each in result.containers if not each.replaced for name in each.names}
+    join_networks(result)
+    matched: dict[int, list[ImportedClient]] = {}
+    for client in result.clients:
+        forward = forward_of(client, result)
+        if forward is not None:
+            matched.setdefault(id(forward), []).append(client)
+    for forward in result.forwards:
+        _add_forward(forward, matched.get(id(forward), []), result)
+    used = {id(client) for clients in matched.values() for client in clients}
+    for client in result.clients:
+        if id(client) not in used and is_remote(client, result):
+            _add_direct(client, result)
+    for client in result.clients:
+        if client.backend:
+            note_client(client, result)
+
+
+def _add_forward(forward: ImportedForward, clients: list[ImportedClient], result: ImportResult) -> None:
+    host, port = split_target(forward.target)
+    kinds = [client.kind for client in clients if client.kind not in ("", "tcp")]
+    kind = KINDS[kinds[0]] if kinds else kind_of_port(port)
+    listen = forward.listen
+    if any(each.where == forward.where and each.network != "host" for each in result.containers):
+        listen = re.sub(r"^(127\.0\.0\.1|\[::1\])(?=:)", ANY_ADDRESS, listen)
+    if listen != forward.listen:
+        result.add_note(f"{forward.where}: {forward.listen} becomes {listen}, in the gateway's own container")
+    listen = _free_listener(listen, forward.where, result)
+    volume = next((client.volume for client in clients if client.volume), "")
+    if clients and (kind.name == clients[0].kind or volume):
+        name = result.new_backend_name(volume or _host_name(host, clients[0], port))
+        keys: dict[str, Any] = {"kind": kind.name}
+        if forward.via is not None:
+            keys["via"] = forward.via
+        result.backends[name] = {**keys, "targets": [forward.target], "listen": listen}
+    else:
+        name = result.add_backend(forward.via, forward.target, listen)
+    forward.backend = name
+    for client in clients:
+        _merge(client, name, result)
+    _note_missing(name, result)
+
+
+def _host_name(host: str, client: ImportedClient, port: int) -> str:
+    short = short_name(host)
+    return (
+        short
+        if short not in ("localhost", "127", "")
+        else client.keys.get("check", {}).get("database") or f"{client.kind}-{port}"
+    )
+
+
+def _add_direct(client: ImportedClient, result: ImportResult) -> None:
+    target = f"[{client.host}]:{client.port}" if ":" in client.host else f"{client.host}:{client.port}"
+    split_target(target)
+    via = client.via
+    for name, keys in result.backends.items():
+        if keys.get("via") == via and keys["targets"] == [target] and keys["kind"] == client.kind:
+            _merge(client, name, result)
+            _note_missing(name, result)
+            return
+    kernel = KINDS[client.kind].kernel_mounts
+    on_host = client.container is None or client.container.network == "host"
+    host = "127.0.0.1" if kernel or on_host else ANY_ADDRESS
+    port = _VOLUME_PORT if kernel else client.port
+    if via is None and client.host in HOST_NAMES and port == client.port:
+        port += 1  # if the listener had the address of the target, the backend would connect to itself
+    listen = _free_listener(f"{host}:{port}", "", result)
+    name = result.new_backend_name(client.volume or client.name)
+    backend: dict[str, Any] = {"kind": client.kind}
+    if via is not None:
+        backend["via"] = via
+    for each in client.more:
+        split_target(each)
+    result.backends[name] = {**backend, "targets": [target, *client.more], "listen": listen}
+    _merge(client, name, result)
+    _note_missing(name, result)
+
+
+def _free_listener(listen: str, where: str, result: ImportResult) -> str:
+    """Return `listen`, with the next unused port if necessary. If the port changes and `where` is set, add a note."""
+    if listen.startswith("/"):
+        if any(each["listen"] == listen for each in result.backends.values()):
+            raise UsageError(f"{where}: another forward listens on {listen}")
+        return listen
+    taken = {
+        split_target(each["listen"])[1] for each in result.backends.values() if not each["listen"].startswith("/")
+    }
+    host, port = split_target(listen)
+    free = next(each for each in range(port, 65536) if each not in taken)
+    if free != port and where:
+        result.add_note(f"{where}: port {port} is taken by another backend: the listener has port {free}")
+    if free == _OPS_PORT:
+        result.sections["ops"] = {"listen": "127.0.0.1:9091"}
+    return f"[{host}]:{free}" if ":" in host else f"{host}:{free}"
+
+
+def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
+    """Add a client's configuration keys to a backend. Keys that the backend has already do not change."""
+    client.backend = name
+    backend = result.backends[name]
+    if "check" in client.keys and not checks_login(backend["kind"]):
+        del client.keys["check"]
+        client.notes = ()
+    keys = dict(client.keys)
+    if "database" in keys.get("check", {}) and not has_check_key(backend["kind"], "database"):
+        keys["check"] = {key: value for key, value in keys["check"].items() if key != "database"}
+    if keys.get("check", {}).get("password_file") == "PASSWORD_FILE":
+        keys["check"] = {**keys["check"], "password_file": f"/run/secrets/{name}_password"}
+    for key in ("export", "share"):
+        if key in keys and backend.get(key, keys[key]) != keys[key] and client.volume:
+            result.add_note(
+                f"{client.where}: backend {name} manages one volume: create this one yourself, with addr=127.0.0.1,"
+                f" port={split_target(backend['listen'])[1]} and {key} {keys[key]}"
+            )
+            keys.pop("volume", None)
+    if "volume" in backend and "volume" in keys and client.volume != backend["volume"]["name"]:
+        result.add_note(f"{client.where}: backend {name} manages one volume: use volume {backend['volume']['name']}")
+    if "volume" in keys and "volume" not in backend:
+        keys["volume"] = _unique_volume(client, keys["volume"], result)
+    for key, value in keys.items():
+        backend.setdefault(key, value)
+
+
+def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
+    """Return the keys of a client's volume. If another backend has a volume of this name, number the name."""
+    taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
+    old, client.volume = client.volume, unused_name(client.volume, taken)
+    if old != client.volume:
+        result.add_note(f"{client.where}: another backend has volume {old}: this volume is {client.volume}")
+    return {**keys, "name": client.volume}
+
+
+def _note_missing(name: str, result: ImportResult) -> None:
+    """Add placeholders for missing required keys, and the note of the backend's kind about these keys."""
+    backend = result.backends[name]
+    imports = KINDS[backend["kind"]].imports
+    missing = {key: value for key, value in imports.keys.items() if key not in backend}
+    note = f"backends.{name}: {imports.note}"
+    if missing or (imports.note and not imports.keys and "check" not in backend):
+        backend.update(missing)
+        result.add_note(note)
+    elif note in result.notes:
+        result.notes.remove(note)

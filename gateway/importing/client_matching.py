@@ -1,0 +1,97 @@
+"""Determines which forward and which tunnel each client uses."""
+
+from gateway.importing.import_result import ImportResult
+from gateway.importing.model import HERE, HOST_NAMES, LOOPBACK, ImportedClient, ImportedContainer, ImportedForward
+
+
+def join_networks(result: ImportResult) -> None:
+    """Route each client and each tunnel in the network of a VPN container through the VPN's tunnel.
+
+    Args:
+        result: Contains the tunnels and clients. The function changes them.
+    """
+    tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
+    for client in result.clients:
+        tunnel = _shared_tunnel(client.container, tunnels)
+        if tunnel and client.via is None:
+            client.via = tunnel
+        elif tunnel and client.via is not None:
+            _set_via(client.via, tunnel, result)
+    for forward in result.forwards:
+        container = next((each for each in result.containers if each.where == forward.where), None)
+        tunnel = _shared_tunnel(container, tunnels)
+        if tunnel and forward.via:
+            _set_via(forward.via, tunnel, result)
+
+
+def _shared_tunnel(container: ImportedContainer | None, tunnels: dict[str, str]) -> str:
+    return tunnels.get(container.network.partition(":")[2], "") if container is not None else ""
+
+
+def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
+    """Route the outermost tunnel of a chain through another tunnel."""
+    while "via" in result.tunnels[inner]:
+        inner = result.tunnels[inner]["via"]
+    if inner != tunnel:
+        keys = result.tunnels[inner]
+        result.tunnels[inner] = {"kind": keys.pop("kind"), "via": tunnel, **keys}
+
+
+def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
+    """Return the forward to which a client connects; None if the client uses no forward.
+
+    Args:
+        client: The client.
+        result: Contains the forwards. Receives notes.
+    """
+    container = client.container
+    hosts = {client.host}
+    if client.host in HOST_NAMES and (
+        container is None or client.host not in LOOPBACK or container.network == "host"
+    ):
+        hosts = {HERE}
+    elif client.host in LOOPBACK and container is not None:
+        hosts = {*container.names, container.network.partition(":")[2]} - {""}
+        hosts |= {name for each in result.containers for name in each.names
+                  if each.network.partition(":")[2] in container.names}  # fmt: skip
+    if client.via is not None and client.host in LOOPBACK:
+        return None  # the container opens its own tunnel and uses no forward
+    return next(
+        (each for each in result.forwards if any((host, client.port) in each.names for host in hosts)), None
+    ) or _forward_of_host(client, result)
+
+
+def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
+    """Return the forward on this host for a container that, by mistake, connects to its own 127.0.0.1."""
+    if client.container is None or client.host not in LOOPBACK:
+        return None
+    forward = next((each for each in result.forwards if (HERE, client.port) in each.names), None)
+    if forward is not None:
+        result.add_note(
+            f"{client.where}: {client.host} in a container is the container itself, so it never reached the forward"
+            f" of {forward.where}"
+        )
+    return forward
+
+
+def is_remote(client: ImportedClient, result: ImportResult) -> bool:
+    """Return whether a client without a forward needs a backend. If it does not, add a note with the reason.
+
+    Args:
+        client: The client.
+        result: Contains the containers. Receives notes.
+    """
+    own = next((each for each in result.containers if client.host in each.names and not each.replaced), None)
+    address = f"{client.host}:{client.port}"
+    if client.optional:
+        return False
+    if own is not None:
+        result.add_note(f"{client.where}: {client.host} is {own.where}: it needs no gateway")
+        return False
+    if client.host not in HOST_NAMES or client.via is not None:
+        return True
+    if client.volume or client.folder:
+        result.add_note(f"{client.where}: no source forwards {address}: pass the ssh command as another source")
+        return True
+    result.add_note(f"{client.where}: {address} is this host, and no source forwards it: not imported")
+    return False

@@ -1,0 +1,48 @@
+"""Checks the types of values in Compose files."""
+
+import shlex
+from typing import Any
+
+from gateway.errors import UsageError
+
+
+def mapping(value: Any, where: str) -> dict[str, Any]:
+    """Return a mapping with keys converted to strings; an empty mapping if the value is absent.
+
+    Raises:
+        UsageError: The value is not a mapping.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UsageError(f"{where} must be a mapping of keys and values")
+    return {str(key): inner for key, inner in value.items()}
+
+
+def list_of(value: Any, where: str) -> list[Any]:
+    """Return a list; a list with one item for a string; an empty list if the value is absent.
+
+    Raises:
+        UsageError: The value is neither a list nor a string.
+    """
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise UsageError(f"{where} must be a list")
+    return value
+
+
+def words_of(value: Any, where: str) -> list[str]:
+    """Return the words of a command, from a list or a command line; an empty list if the value is absent.
+
+    Raises:
+        UsageError: The value is neither a list nor a string, or a quotation mark is not closed.
+    """
+    if isinstance(value, str):
+        try:
+            return shlex.split(value)
+        except ValueError as error:
+            raise UsageError(f"{where}: {error}") from error
+    return [str(each) for each in list_of(value, where)]

@@ -1,0 +1,162 @@
+"""Splits shell scripts into commands. Handles quotes, comments, line continuations and variables (POSIX sh)."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from gateway.errors import UsageError
+
+_OPERATOR = re.compile(r"&&|\|\||;;|[;&|()\n]|\d*[<>]+&?\S*")
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
+_KEYWORDS = frozenset({"do", "then", "else", "!", "{", "exec", "nohup", "sudo", "time", "command", "export"})
+"""Keywords and programs that can precede a command on the same line."""
+
+
+@dataclass(frozen=True)
+class ShellCommand:
+    """A command of a script.
+
+    Args:
+        words: The words. References to variables of the script are replaced by the values.
+        variables: The variables that the script has set before the command.
+        exported: The names of the variables that are in the environment of the command.
+    """
+
+    words: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+    exported: frozenset[str] = frozenset()
+
+
+@dataclass
+class ShellScript:
+    """The commands of a script.
+
+    Args:
+        commands: The commands.
+        notes: Notes on invalid parts, each with a correction, and on skipped parts.
+        variables: The variables that the script sets and to which no command refers.
+    """
+
+    commands: list[ShellCommand] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+def read_script(text: str) -> ShellScript:
+    """Read a script or a command line.
+
+    Args:
+        text: The script or command line.
+
+    Raises:
+        UsageError: A quotation mark is not closed.
+    """
+    script = ShellScript()
+    used: set[str] = set()
+    values: dict[str, str] = {}
+    exported: set[str] = set()
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name in values:
+            used.add(name)
+            return values[name]
+        return match[3] if match[3] is not None else f"${{{name}}}"
+
+    for words in _commands(_joined_lines(text, script.notes)):
+        expanded = [word[1:] if word.startswith("\0") else _VARIABLE.sub(value, word) for word in words]
+        if expanded[:1] == ["export"]:
+            exported |= {word.partition("=")[0] for word in expanded[1:]}
+            expanded = [word for word in expanded if "=" in word]
+        while expanded and expanded[0] in _KEYWORDS - {"sudo", "nohup"}:
+            expanded = expanded[1:]
+        assigned = [_ASSIGNMENT.fullmatch(word) for word in expanded]
+        if expanded and all(assigned):
+            values |= {match[1]: match[2] for match in assigned if match}
+        elif expanded:
+            script.commands.append(ShellCommand(expanded, dict(values), frozenset(exported)))
+    script.variables = {name: text for name, text in values.items() if name not in used}
+    return script
+
+
+def _joined_lines(text: str, notes: list[str]) -> str:
+    """Join continuation lines, and add a note on each line that breaks a continuation."""
+    joined: list[str] = []
+    continued = False
+    for number, line in enumerate(text.splitlines(), 1):
+        if continued and line.lstrip().startswith("#"):
+            notes.append(
+                f"line {number}: a comment between continuation lines ends the command: remove `{line.strip()}`"
+            )
+            continue
+        broken = re.search(r"\\[ \t]+(#.*)?$", line)
+        if broken:
+            found = f"`{broken[1]}`" if broken[1] else "the white space"
+            notes.append(
+                f"line {number}: after a backslash, {found} ends the command in a shell: remove it, so that the"
+                " backslash is the last character"
+            )
+            line = line[: broken.start()] + "\\"  # noqa: PLW2901 - continue with the corrected line
+        continued = line.endswith("\\") and not line.endswith("\\\\")
+        joined.append(line[:-1] + " " if continued else line + "\n")
+    return "".join(joined)
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    words: list[str] = []
+    for token in _tokens(text):
+        if token is None:
+            if words:
+                yield words
+            words = []
+        else:
+            words.append(token)
+    if words:
+        yield words
+
+
+def _tokens(text: str) -> Iterator[str | None]:
+    """Yield words, and None between commands. A null character marks a word that starts with a single quote."""
+    position = 0
+    while position < len(text):
+        if text[position] in " \t":
+            position += 1
+        elif text[position] == "#":
+            end = text.find("\n", position)
+            position = len(text) if end < 0 else end
+        elif match := _OPERATOR.match(text, position):
+            position = match.end()
+            if not re.match(r"\d*[<>]", match[0]):
+                yield None
+        else:
+            word, position = _word(text, position)
+            yield word
+
+
+def _word(text: str, position: int) -> tuple[str, int]:
+    """Return the word at a position, without quotation marks, and the position after the word."""
+    parts: list[str] = []
+    literal = text[position] == "'"
+    while position < len(text) and text[position] not in " \t\n;&|<>()":
+        letter = text[position]
+        if letter == "\\":
+            parts.append(text[position + 1 : position + 2])
+            position += 2
+        elif text.startswith("$(", position):
+            end = text.find(")", position)
+            end = len(text) if end < 0 else end + 1
+            parts.append(text[position:end])
+            position = end
+        elif letter in "'\"":
+            match = re.compile(r"'([^']*)'" if letter == "'" else r'"((?:\\.|[^"\\])*)"', re.DOTALL).match(
+                text, position
+            )
+            if match is None:
+                raise UsageError(f"the quote {letter} in line {text.count(chr(10), 0, position) + 1} is not closed")
+            parts.append(match[1] if letter == "'" else re.sub(r'\\(["\\$`])', r"\1", match[1]))
+            position = match.end()
+        else:
+            parts.append(letter)
+            position += 1
+    return ("\0" if literal else "") + "".join(parts), position

@@ -1,0 +1,183 @@
+"""Converts the settings of an SSH client (ssh(1), ssh_config(5)) to tunnels and forwards."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from gateway.errors import UsageError
+from gateway.importing.import_result import ImportResult, split_target
+from gateway.importing.model import ImportContext, ImportedForward
+from gateway.importing.proxy_command import jump_or_proxy, program
+from gateway.importing.secret_redaction import hide_secrets
+from gateway.importing.ssh_forward import read_forward
+from gateway.importing.ssh_server import SshHostConfig, server_keys
+
+_UNNECESSARY = frozenset({
+    "addkeystoagent", "batchmode", "checkhostip", "compression", "connectionattempts", "controlmaster", "controlpath",
+    "controlpersist", "exitonforwardfailure", "forkafterauthentication", "forwardagent", "forwardx11",
+    "hashknownhosts", "identitiesonly", "ipqos", "kbdinteractiveauthentication", "loglevel", "passwordauthentication",
+    "preferredauthentications", "pubkeyauthentication", "requesttty", "serveralivecountmax", "serveraliveinterval",
+    "sessiontype", "stdinnull", "streamlocalbindunlink", "tcpkeepalive", "updatehostkeys", "visualhostkey",
+})  # fmt: skip
+"""Keywords of ssh_config that need no equivalent in the gateway's configuration."""
+_MAX_JUMPS = 8
+_ALGORITHMS = {
+    "ciphers": "ciphers",
+    "macs": "macs",
+    "kexalgorithms": "kex",
+    "hostkeyalgorithms": "host_key_algorithms",
+}
+"""The configuration key of a tunnel for each ssh_config keyword that lists algorithms."""
+
+
+def add_host(
+    config: SshHostConfig,
+    context: ImportContext,
+    result: ImportResult,
+    look_up: Callable[[str], SshHostConfig] = SshHostConfig,
+) -> str:
+    """Add the tunnels to a server and to its jump hosts, and the local forwards of the ssh command.
+
+    Args:
+        config: The settings of the connection to the server.
+        context: The environment in which ssh runs.
+        result: Receives tunnels, forwards and notes.
+        look_up: Returns the settings of the jump host with the given name.
+
+    Returns:
+        The name of the tunnel to the server.
+
+    Raises:
+        UsageError: A setting is not valid.
+    """
+    where = context.where
+    via, program_keys = _path(config, context, result, look_up, config)
+    keys = server_keys(config, via, context, result, config) | program_keys
+    name = result.add_tunnel(keys, keys["host"])
+    any_address = config.first("gatewayports").lower() in ("yes", "true")
+    for forward in config.all("localforward"):
+        listen, target = read_forward(forward, any_address=any_address)
+        reachable = set() if listen.startswith("/") else context.names(split_target(listen)[1])
+        result.forwards.append(ImportedForward(where, name, listen, target, reachable))
+    unchecked = [
+        f"{key} {value}"
+        for key, value, weak in (
+            ("StrictHostKeyChecking", config.first("stricthostkeychecking"), ("no", "off", "accept-new")),
+            ("UserKnownHostsFile", config.first("userknownhostsfile"), ("/dev/null",)),
+        )
+        if value.lower() in weak
+    ]
+    if unchecked:
+        result.add_note(
+            f"tunnels.{name}: host keys are always checked ({', '.join(unchecked)} is not imported): add the server's"
+            " key to known_hosts (ssh-keyscan)"
+        )
+    note_unused(config, where, name, result)
+    return name
+
+
+def _path(
+    config: SshHostConfig,
+    context: ImportContext,
+    result: ImportResult,
+    look_up: Callable[[str], SshHostConfig],
+    command: SshHostConfig,
+    depth: int = 0,
+) -> tuple[str | None, dict[str, Any]]:
+    """Add the tunnels through which ssh reaches a server.
+
+    Args:
+        config: The settings of the connection to the server.
+        context: The environment in which ssh runs.
+        result: Receives tunnels and notes.
+        look_up: Returns the settings of a jump host.
+        command: The settings of the whole ssh command.
+        depth: The number of servers that use this server as a jump host.
+
+    Returns:
+        The name of the tunnel, or None; and the configuration keys of a program that connects to the server.
+    """
+    names = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand"}
+    key, *ignored = [each for each in config.keywords if each in names] or [""]
+    value = config.first(key)
+    for each in ignored:  # ssh uses only the first one that is set (ssh_config(5))
+        result.add_note(
+            f"{context.where}: {names[each]} {config.first(each)}: not imported; {names[key]} comes first, so ssh"
+            " ignores this one"
+        )
+    if value.lower() in ("", "none"):
+        if value:
+            result.add_note(f"{context.where}: not needed with the gateway: {names[key]} {value}")
+        return None, {}
+    if key == "proxycommand":
+        proxy = jump_or_proxy(value)
+        if proxy.url:
+            keys = {"kind": "proxy", "url": proxy.url}
+            return result.add_tunnel(keys, proxy.url.rpartition("//")[2].split(":")[0]), {}
+        if not proxy.jump:
+            return None, _program_keys(value, config, context, result)
+        value = proxy.jump
+    via: str | None = None
+    for number, jump in enumerate(filter(None, value.split(","))):
+        settings = look_up(jump)
+        program_keys: dict[str, Any] = {}
+        if number == 0 and depth < _MAX_JUMPS:
+            via, program_keys = _path(settings, context, result, look_up, command, depth + 1)
+        keys = server_keys(settings, via, context, result, command) | program_keys
+        via = result.add_tunnel(keys, keys["host"])
+    return via, {}
+
+
+def _program_keys(
+    command: str, config: SshHostConfig, context: ImportContext, result: ImportResult
+) -> dict[str, Any]:
+    """Return the configuration keys of a ProxyCommand that is a program."""
+    where = f"{context.where}: ProxyCommand {command}"
+    if hide_secrets(command) != command:
+        result.add_note(f"{where}: not imported, because the command contains a secret: use a file or a variable")
+        return {}
+    try:
+        found = program(command, _host(config))
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+    if found.unknown:
+        result.add_note(f"{where}: {', '.join(found.unknown)} has no equivalent: replace it in proxy_command")
+    if found.needs_shell:
+        result.add_note(f"{where}: needs a shell: proxy_command runs sh -c; write a list of words if possible")
+    result.add_note(
+        f"{where}: the program gets no environment variables except PATH, HOME, USER, LOGNAME, TZ and the locale: add"
+        " others that it needs to environment"
+    )
+    keys: dict[str, Any] = {"proxy_command": list(found.words)}
+    return keys | ({"environment": list(found.environment)} if found.environment else {})
+
+
+def _host(config: SshHostConfig) -> str:
+    """Return the host of a destination, as it is on the command line."""
+    host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")[2]
+    return re.sub(r":\d+$", "", host).strip("[]")
+
+
+def note_unused(config: SshHostConfig, where: str, name: str, result: ImportResult) -> None:
+    """Add notes on the settings that the import has not read.
+
+    Args:
+        config: The settings.
+        where: The name of the settings in notes.
+        name: The name of the tunnel.
+        result: Receives the notes.
+    """
+    unnecessary: list[str] = []
+    for key, spelling in config.unused.items():
+        values = ", ".join(config.keywords[key])
+        if key in ("remoteforward", "dynamicforward"):
+            result.add_note(f"{where}: {spelling} {values}: not imported; only local forwards are")
+        elif key in _ALGORITHMS:
+            target = f"tunnels.{name}.{_ALGORITHMS[key]}"
+            result.add_note(f"{where}: {spelling} {values}: not imported; set {target} if the server needs it")
+        elif key in _UNNECESSARY:
+            unnecessary.append(f"{spelling} {values}".strip())
+        else:
+            result.add_note(f"{where}: {spelling} {values}: not imported")
+    if unnecessary:
+        result.add_note(f"{where}: not needed with the gateway: {'; '.join(unnecessary)}")

@@ -1,0 +1,110 @@
+"""Measures the latency of NFS traffic: the time from an RPC call to the reply with the same XID (RFC 5531).
+
+The tap reads only the headers of RPC records (sections 8 and 11), and copies no other data. It stops measuring if the
+bytes are not RPC, for example if the connection uses TLS.
+"""
+
+from collections.abc import Callable, Iterator
+
+_LAST_FRAGMENT = 0x80000000
+_FIRST_HEADER = 12
+"""Total size, in bytes, of the fragment header, the XID and the message type at the start of a record."""
+_CALL, _REPLY = 0, 1
+_FRAGMENT_HEADER = 4
+_MAX_PENDING = 1024
+_MAX_FRAGMENT = 64 << 20
+
+
+class RpcRecordScanner:
+    """Finds RPC records in one direction of a connection."""
+
+    __slots__ = ("_first", "_header", "_remaining", "is_rpc")
+
+    def __init__(self) -> None:
+        self._remaining = 0
+        """Number of bytes in the current fragment that have not arrived yet."""
+        self._header = b""
+        self._first = True
+        """Whether the next fragment is the first one of a record."""
+        self.is_rpc = True
+        """Whether all bytes so far conform to RPC."""
+
+    def records(self, data: memoryview) -> Iterator[tuple[int, int]]:
+        """Yield the XID and the message type of each record that begins in `data`.
+
+        Args:
+            data: The next bytes in this direction.
+        """
+        position, end = 0, len(data)
+        while position < end and self.is_rpc:
+            if self._remaining:
+                step = min(self._remaining, end - position)
+                self._remaining -= step
+                position += step
+                continue
+            missing = (_FIRST_HEADER if self._first else _FRAGMENT_HEADER) - len(self._header)
+            piece = bytes(data[position : position + missing])
+            position += len(piece)
+            self._header += piece
+            if len(piece) < missing:
+                return
+            mark = int.from_bytes(self._header[:_FRAGMENT_HEADER], "big")
+            length = mark & ~_LAST_FRAGMENT
+            self._remaining = length - (_FIRST_HEADER - _FRAGMENT_HEADER if self._first else 0)
+            kind = int.from_bytes(self._header[8:], "big")
+            if not 0 <= self._remaining <= _MAX_FRAGMENT or kind not in (_CALL, _REPLY):
+                self.is_rpc = False
+                return
+            if self._first:
+                yield int.from_bytes(self._header[_FRAGMENT_HEADER:8], "big"), kind
+            self._first = bool(mark & _LAST_FRAGMENT)
+            self._header = b""
+
+
+class RpcLatencyTap:
+    """Measures the latency of the RPC calls on one connection; implements `gateway.measure.Tap`.
+
+    Args:
+        observe: Called with each latency in seconds.
+    """
+
+    __slots__ = ("_observe", "_pending", "_requests", "_responses")
+    finished = False
+    """See `gateway.measure.Tap`. This tap measures until the connection is closed."""
+
+    def __init__(self, observe: Callable[[float], None]) -> None:
+        self._observe = observe
+        self._requests = RpcRecordScanner()
+        self._responses = RpcRecordScanner()
+        self._pending: dict[int, float] = {}
+        """For the XID of each unanswered call: the monotonic time at which the call passed the tap."""
+
+    def on_request(self, data: memoryview, now: float) -> None:
+        """Observe `data` from the client, received at the monotonic time `now`. See `gateway.measure.Tap`."""
+        for xid, kind in self._requests.records(data):
+            if kind != _CALL:
+                continue  # the message is a reply to a callback of the server
+            if len(self._pending) >= _MAX_PENDING:
+                self._pending.clear()  # the server does not reply to these calls
+            self._pending.setdefault(xid, now)
+
+    def on_response(self, data: memoryview, now: float) -> None:
+        """Observe `data` from the backend, received at the monotonic time `now`. See `gateway.measure.Tap`."""
+        for xid, kind in self._responses.records(data):
+            called_at = self._pending.pop(xid, None) if kind == _REPLY else None
+            if called_at is not None:
+                self._observe(now - called_at)
+
+    @property
+    def tracker(self) -> "RpcLatencyTap":
+        """Matches requests with responses. None: requests and responses alternate, and need no matching."""
+        return self
+
+    @property
+    def parseable(self) -> bool:
+        """Whether the bytes so far follow the expected protocol. See `gateway.measure.RequestTracker`."""
+        return self._requests.is_rpc and self._responses.is_rpc
+
+    def oldest_pending(self) -> float | None:
+        """Return the monotonic time of the oldest request without a response; None if there is none."""
+        return next(iter(self._pending.values()), None)

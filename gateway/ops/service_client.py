@@ -1,0 +1,190 @@
+"""Client of a running service, over the admin socket or HTTP. Uses only the standard library, to start quickly."""
+
+import http.client
+import json
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway import default_paths
+from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
+from gateway.tls_client import client_context
+
+DEFAULT_LISTEN = "127.0.0.1:9090"
+_PROBES = ("/livez", "/startupz", "/readyz")
+_REFUSED = (401, 403, 421)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("gateway", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+@dataclass(frozen=True)
+class ServiceClient:
+    """Sends requests to one service.
+
+    Args:
+        url: The HTTP address of the service. None: use the admin socket if it exists, otherwise the address from the
+            environment variables.
+        admin_socket: Path of the service's admin socket. None: the default path for the user of this process.
+        token_file: File with the bearer token for the HTTP address. None to send no token.
+        ca_file: Certificate authorities for an https:// URL, in PEM. None to use the system's certificate
+            authorities.
+        timeout: Seconds to wait for each step of a response.
+    """
+
+    url: str | None
+    admin_socket: str | None
+    token_file: str | None = None
+    ca_file: str | None = None
+    timeout: float = 10.0
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """Send a GET request, and return the status and the body, which is decoded if it is JSON.
+
+        Raises:
+            ServiceUnreachableError: The service does not respond.
+            GatewayError: The service refuses the host name or the token, or its response is not valid.
+            UsageError: The URL, the token file or the CA file is not valid.
+        """
+        if self.url is None and _exists(self._socket):
+            return self._request_socket("GET", path)
+        url = self.url or _default_url(path)
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"--url: {url!r} is not an http:// or https:// URL, as in http://127.0.0.1:9090")
+        connection: http.client.HTTPConnection
+        if parts.scheme == "https":
+            connection = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=self.timeout, context=self._context()
+            )
+        else:
+            connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.timeout)
+        code, body = self._request(connection, "GET", parts.path.rstrip("/") + path, url, self._authorization())
+        if code in _REFUSED and isinstance(body, str):
+            raise GatewayError(f"{url}: {body.strip()}")
+        return code, body
+
+    def get_json(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Send a GET request like `get`, for a path whose response contains `backends`, `consumers` or `members`.
+
+        Raises:
+            ServiceUnreachableError: The service does not respond, or the response is not from a gateway.
+        """
+        status, body = self.get(path)
+        if not isinstance(body, dict) or not ({"backends", "consumers", "members"} & body.keys()):
+            raise ServiceUnreachableError(
+                f"the responding server is not a gateway: {path} returned {status} {str(body)[:60]!r}"
+            )
+        return status, body
+
+    def post(self, path: str) -> tuple[int, Any]:
+        """Send a POST request to the admin socket, and return the status and the body.
+
+        Raises:
+            ServiceUnreachableError: The service does not respond.
+            GatewayError: The response is not valid.
+        """
+        return self._request_socket("POST", path)
+
+    @property
+    def _socket(self) -> Path:
+        return Path(self.admin_socket) if self.admin_socket else default_paths.admin_socket()
+
+    def _request_socket(self, method: str, path: str) -> tuple[int, Any]:
+        where = self._socket
+        if not default_paths.is_trusted(where):
+            raise ServiceUnreachableError(
+                f"{where}: another user owns the folder, or can write to it: remove the folder"
+            )
+        return self._request(_UnixConnection(str(where), self.timeout), method, path, str(where))
+
+    def _context(self) -> ssl.SSLContext:
+        try:
+            return client_context(self.ca_file)
+        except OSError as error:  # `OSError` includes `ssl.SSLError`
+            raise UsageError(
+                f"--ca-file {self.ca_file}: {error.strerror or error}: correct the path, or replace the file"
+            ) from error
+
+    def _authorization(self) -> dict[str, str]:
+        if self.token_file is None:
+            return {}
+        try:
+            token = Path(self.token_file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not an ASCII text file"
+            raise UsageError(
+                f"--token-file {self.token_file}: {reason}: correct the path, or replace the file"
+            ) from error
+        if not token.isprintable() or not token:
+            raise UsageError(f"--token-file {self.token_file}: must contain one token, on one line")
+        return {"Authorization": f"Bearer {token}"}
+
+    def _request(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        where: str,
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, Any]:
+        try:
+            connection.request(method, path, headers=headers or {})
+            response = connection.getresponse()
+            body = response.read()
+        except PermissionError as error:
+            raise ServiceUnreachableError(
+                f"{where}: permission denied: run this command as the user of the service, or as root"
+            ) from error
+        except ssl.SSLCertVerificationError as error:
+            message = f"{where}: the certificate is not trusted: {error.verify_message} (see --ca-file)"
+            raise ServiceUnreachableError(message) from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if isinstance(error, ConnectionResetError) and where.startswith("http://"):
+                reason += "; if the port expects TLS, use https://"
+            raise ServiceUnreachableError(
+                f"cannot connect to a gateway at {where}: {reason}: start it with gateway run, or say where it is"
+                " (--admin-socket, --url)"
+            ) from error
+        finally:
+            connection.close()
+        if "json" not in response.headers.get_content_type():
+            return response.status, body.decode(errors="replace")
+        try:
+            return response.status, json.loads(body)
+        except ValueError as error:
+            raise GatewayError(f"{where}: the response is not valid JSON") from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:  # the request reports it
+        return True
+
+
+def _default_url(path: str) -> str:
+    """Return the URL of the service from the environment variables; use `probe_listen` if it serves `path`."""
+    probes = os.environ.get("GATEWAY_OPS_PROBE_LISTEN")
+    if probes and path.startswith(_PROBES):
+        return f"http://{_dialable(probes)}"
+    scheme = "https" if os.environ.get("GATEWAY_OPS_TLS_CERT_FILE") else "http"
+    return f"{scheme}://{_dialable(os.environ.get('GATEWAY_OPS_LISTEN', DEFAULT_LISTEN))}"
+
+
+def _dialable(listen: str) -> str:
+    """Return the address at which a client reaches a listener; for a wildcard address, return a loopback address."""
+    return listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")

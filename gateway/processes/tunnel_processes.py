@@ -1,0 +1,176 @@
+"""Runs the child processes of one tunnel, and ends them with the tunnel, even if the gateway is killed."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from gateway.processes import group_watchdog
+from gateway.processes.child_process import ChildProcess
+
+log = logging.getLogger(__name__)
+
+_END_TIMEOUT = 5.0
+"""Seconds that a program has to exit after its connection has ended. In this time, it can deliver the last data."""
+_SLOW_END_TIMEOUT = 55.0
+"""Additional seconds for programs that are still running, for example because their path is slow; at most `_MAX_SLOW`
+programs get this time at once."""
+_MAX_SLOW = 16
+_RESTART_PAUSE = 1.0
+_WATCHDOG_TIMEOUT = 3.0
+"""Seconds for the exit of the watchdog after the end of its input."""
+
+
+class TunnelProcesses:
+    """Starts child processes, each in its own process group. At the end of the `async with` block, it stops them.
+
+    If the gateway is killed, a watchdog process kills each process of these groups.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[ChildProcess, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._slow = 0
+        """Number of programs that are currently using the additional time."""
+        self._watchdog = _Watchdog()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    async def start(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+        stdin: int = asyncio.subprocess.DEVNULL,
+        stdout: int = asyncio.subprocess.STDOUT,
+    ) -> ChildProcess:
+        """Start a program; see `ChildProcess.start`.
+
+        Args:
+            command: The absolute path of the program, and its arguments.
+            environment: The environment variables of the program.
+            on_line: Called with each line of output.
+            stdin: The file descriptor of the standard input.
+            stdout: The file descriptor of the standard output.
+
+        Raises:
+            TunnelError: The program does not exist.
+        """
+        child = await ChildProcess.start(command, "", on_line, environment, stdin=stdin, stdout=stdout)
+        self._watchdog.add(child.pid)
+        self._running[child] = asyncio.create_task(self._wait(child))
+        return child
+
+    def end_later(self, child: ChildProcess) -> None:
+        """Stop a process if it does not exit by itself within 60 seconds, or 5 seconds if many processes do not."""
+        if child in self._running:
+            task = asyncio.create_task(self._end(child))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def _end(self, child: ChildProcess) -> None:
+        ended = await child.exits_within(_END_TIMEOUT)
+        if not ended and self._slow < _MAX_SLOW:
+            self._slow += 1
+            try:
+                ended = await child.exits_within(_SLOW_END_TIMEOUT)
+            finally:
+                self._slow -= 1
+        if not ended:
+            await child.stop()
+
+    async def _wait(self, child: ChildProcess) -> None:
+        """Wait for the exit of a process, then stop the other processes of its group."""
+        try:
+            await child.wait()
+            await child.stop()
+        finally:
+            child.kill()  # the wait was cancelled
+            self._watchdog.remove(child.pid)
+            del self._running[child]
+
+    async def __aenter__(self) -> Self:
+        self._watchdog.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while self._running or self._ending:
+                await asyncio.gather(*(child.stop() for child in self._running))
+                await asyncio.gather(*self._running.values(), *self._ending)
+        finally:
+            for child in self._running:  # a second cancellation interrupted the stop
+                child.kill()
+            await self._watchdog.stop()
+
+
+class _Watchdog:
+    """Runs `group_watchdog.py`, and restarts it if it exits."""
+
+    def __init__(self) -> None:
+        self._groups: set[int] = set()
+        self._input: asyncio.StreamWriter | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    def add(self, group: int) -> None:
+        self._groups.add(group)
+        self._send(f"+{group}")
+
+    def remove(self, group: int) -> None:
+        self._groups.discard(group)
+        self._send(f"-{group}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def _send(self, line: str) -> None:
+        if self._input is not None:
+            self._input.write(f"{line}\n".encode())
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._run_once()
+            except OSError as error:
+                log.warning("the watchdog of child processes cannot be started: %s", error)
+            await asyncio.sleep(_RESTART_PAUSE)
+
+    async def _run_once(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", group_watchdog.__file__,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            self._input = process.stdin
+            for group in self._groups:
+                self._send(f"+{group}")
+            code = await process.wait()
+            log.warning("the watchdog of child processes ended and is started again", extra={"code": code})
+        finally:
+            await self._end(process)
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """Close the input of the watchdog, which then kills the remaining groups and exits."""
+        if self._input is not None:
+            self._input.close()
+            self._input = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_WATCHDOG_TIMEOUT):
+                await process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,54 @@
+"""Repeats a dial if the SSH connection that carried it was replaced, and reports abandoned dials to the caller."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import TypeVar
+
+from gateway.errors import DialError, LinkLostError, Reason, RedialError
+
+_Connected = TypeVar("_Connected")
+
+
+async def retry_dial(
+    dial: Callable[[float], Awaitable[_Connected]],
+    on_abandoned: Callable[[], None] = lambda: None,
+    within: float = inf,
+) -> _Connected:
+    """Call `dial`, and repeat the call immediately after each `RedialError`.
+
+    Args:
+        dial: Makes one attempt. Its argument is the remaining time, in seconds.
+        on_abandoned: Called for each abandoned attempt that might still connect. Such a connection closes without a
+            login, and some servers count this as an aborted handshake.
+        within: Seconds for all attempts together. In addition, the link limits the duration of each attempt.
+
+    Returns:
+        What `dial` returns.
+
+    Raises:
+        DialError: `dial` raised it.
+        LinkLostError: `dial` raised it, or `dial` raised `RedialError` and no time remains.
+    """
+    deadline = time.monotonic() + within
+    left = within
+    while True:
+        try:
+            return await dial(left)
+        except RedialError:
+            on_abandoned()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+        except LinkLostError as error:
+            if error.dial_in_progress:
+                on_abandoned()
+            raise
+        except DialError as error:
+            if error.reason is Reason.TIMEOUT:
+                on_abandoned()
+            raise
+        except asyncio.CancelledError:
+            on_abandoned()
+            raise

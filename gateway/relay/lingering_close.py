@@ -1,0 +1,169 @@
+"""Lingering close: keeps a client's socket open after the backend has closed, until the response is delivered.
+
+When a socket is closed with unread data, or receives data after the close, the kernel sends a reset, and the reset
+discards data that the client has not received (RFC 1122, section 4.2.2.13). So the socket stays open for a while: the
+client receives the rest of the response and end-of-file, and late data from the client is read and discarded. If data
+from the client was discarded, the socket ends in a reset after the client has acknowledged the whole response.
+"""
+
+import asyncio
+import fcntl
+import socket
+import struct
+import termios
+import time
+from dataclasses import dataclass
+from math import inf
+
+from gateway.relay.per_loop import per_loop
+from gateway.relay.poller import READ, RelayLoop, poller
+from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, shutdown_write
+
+LINGER_TIMEOUT = 60.0
+"""Seconds without progress before a socket is closed: the kernel's default tcp_fin_timeout (tcp(7))."""
+_MAX_SOCKETS = 4096
+"""Maximum number of lingering sockets per event loop. To add a further socket, the closer closes the oldest one."""
+_SCAN_INTERVAL = 0.25
+_DISCARD_SIZE = 256 * 1024
+_TCP_CLOSE = 7
+"""The value of TCP_CLOSE in enum tcp_state (linux/tcp_states.h)."""
+
+
+@dataclass
+class _LingeringSocket:
+    """A socket that stays open until the client sends end-of-file or a deadline passes.
+
+    Args:
+        sock: The socket. Its write side has been shut down.
+        deadline: Monotonic time at which to close the socket, in seconds.
+        reset_after: Whether data from the client did not reach the backend, so that the client must be reset.
+        reading: Whether the poller watches the socket for data from the client.
+        unacknowledged: Number of bytes that the client had not acknowledged when the deadline was last extended.
+    """
+
+    sock: socket.socket
+    deadline: float
+    reset_after: bool
+    reading: bool = True
+    unacknowledged: float = inf
+
+
+class LingeringCloser:
+    """Closes the sockets of clients after the clients have received the whole response.
+
+    Args:
+        loop: The event loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._sockets: dict[int, _LingeringSocket] = {}
+        self._scanning = False
+        self._scratch = bytearray(_DISCARD_SIZE)
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def close_later(self, sock: socket.socket, *, reset_after: bool) -> None:
+        """Take ownership of `sock`, shut its write side, and close it when the client sends end-of-file.
+
+        The socket is also closed after `LINGER_TIMEOUT` without progress. The kernel then still delivers the data in
+        its send buffer, except if `reset_after` is true.
+
+        Args:
+            sock: A non-blocking socket that is not registered with the poller.
+            reset_after: Whether to close the socket with a reset, because data from the client was lost.
+        """
+        shutdown_write(sock)
+        if len(self._sockets) >= _MAX_SOCKETS:
+            self._close(next(iter(self._sockets)))
+        deliver_after_close(sock)
+        fd = sock.fileno()
+        self._sockets[fd] = _LingeringSocket(sock, time.monotonic() + LINGER_TIMEOUT, reset_after)
+        poller().add(fd, lambda _: self._on_readable(fd), READ)
+        if not self._scanning:
+            self._scanning = True
+            self._loop.call_later(_SCAN_INTERVAL, self._scan)
+
+    def close_all(self) -> None:
+        """Close every socket. The kernel still delivers the data in its send buffers."""
+        for each in self._sockets.values():
+            close_gracefully(each.sock)
+        self._sockets.clear()
+
+    def _on_readable(self, fd: int) -> None:
+        each = self._sockets[fd]
+        try:
+            count = each.sock.recv_into(self._scratch)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._close(fd)
+            return
+        if count:
+            each.reset_after = True
+        elif each.reset_after:
+            self._stop_reading(fd, each)
+        else:
+            self._close(fd)
+
+    def _stop_reading(self, fd: int, each: _LingeringSocket) -> None:
+        if each.reading:
+            each.reading = False
+            poller().remove(fd)
+
+    def _close(self, fd: int) -> None:
+        each = self._sockets.pop(fd)
+        self._stop_reading(fd, each)
+        if each.reset_after:
+            reset(each.sock)
+        else:
+            close_gracefully(each.sock)
+
+    def _scan(self) -> None:
+        now = time.monotonic()
+        try:
+            for fd, each in list(self._sockets.items()):
+                if (
+                    now >= each.deadline
+                    or _is_closed(each.sock)
+                    or (each.reset_after and _unacknowledged(each.sock) == 0)
+                ):
+                    self._close_or_extend(fd, each, now)
+        finally:
+            self._scanning = bool(self._sockets)
+            if self._scanning:
+                self._loop.call_later(_SCAN_INTERVAL, self._scan)
+
+    def _close_or_extend(self, fd: int, each: _LingeringSocket, now: float) -> None:
+        """Close a socket. If it must be reset and its client still acknowledges data, extend its deadline instead."""
+        left = _unacknowledged(each.sock)
+        if each.reset_after and 0 < left < each.unacknowledged and not _is_closed(each.sock):
+            each.unacknowledged, each.deadline = left, now + LINGER_TIMEOUT
+        else:
+            self._close(fd)
+
+
+@per_loop
+def lingering_closer(loop: asyncio.AbstractEventLoop) -> LingeringCloser:
+    """Return the lingering closer of the running loop."""
+    closer = LingeringCloser(loop)
+    if isinstance(loop, RelayLoop):
+        loop.on_close.append(closer.close_all)
+    return closer
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    """Return whether the kernel has closed the connection. Unacknowledged data then stays in its buffer (tcp(7))."""
+    if sock.family == socket.AF_UNIX:
+        return False
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """Return the number of sent bytes, including the FIN, that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
+    try:
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int(struct.unpack("i", answer)[0])

@@ -1,0 +1,64 @@
+"""Binds listening TCP sockets, also to addresses that the host does not have yet."""
+
+import errno
+import ipaddress
+import logging
+import socket
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
+
+
+def listen_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: int) -> socket.socket:
+    """Return a listening socket. The caller owns it.
+
+    If the host does not have the address yet, the socket is bound nevertheless (ip(7), IP_FREEBIND), and a warning is
+    logged. Docker, for example, creates its bridge and the address of the bridge after the gateway starts.
+
+    Args:
+        family: AF_INET or AF_INET6. An IPv6 socket accepts no IPv4 clients.
+        address: The socket address, which starts with an IP address and a port.
+        backlog: The length of the kernel's queue of connections.
+
+    Raises:
+        OSError: The address cannot be bound.
+    """
+    host, port = address[:2]
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL or not _can_appear(host):
+                raise
+            _set_free_bind(sock)
+            sock.bind(address)
+            log.warning(
+                "this host does not have the address of a listener yet: no client can connect before it does",
+                extra={"listener": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"},
+            )
+        sock.listen(backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _can_appear(host: str) -> bool:
+    """Return whether an interface can get the address later. A loopback address without loopback has no use."""
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or an address with a zone
+        return False
+
+
+def _set_free_bind(sock: socket.socket) -> None:
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)

@@ -1,0 +1,221 @@
+"""Copies bytes in one direction of a socket relay: reads from one socket and writes to another.
+
+Small messages pass through one shared buffer with `recv_into` and `send`. If two consecutive
+reads return 64 KiB or more, the direction carries bulk data. It then switches to `splice` through a pipe, which does
+not copy the bytes into this process.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable
+
+from gateway.relay.fin_detector import FinDetector
+from gateway.relay.mmap_buffer import mmap_buffer
+from gateway.relay.socket_pair import PairSocket
+from gateway.relay.sockets import shutdown_write
+
+_BUFFER = mmap_buffer(256 * 1024)
+_VIEW = memoryview(_BUFFER)
+_PIPE_SIZE = 1 << 20
+_SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+_BULK_READ = 64 * 1024
+"""Minimum number of bytes that one read must return to count as a bulk read."""
+_BULK_AFTER = 2
+"""Consecutive bulk reads after which a direction switches to `splice`."""
+
+
+class RelayDirection:
+    """Copies bytes in one direction of a relay, from `source` to `sink`."""
+
+    reverse: "RelayDirection"
+    """The opposite direction, which reads from `sink`. The relay sets this attribute, and deletes it at the end."""
+
+    __slots__ = (
+        "bulk_reads", "byte_count", "discarding", "fin_detector", "on_data", "pending", "pipe", "pipe_bytes",
+        "reverse", "sink", "sink_shut", "source", "source_eof", "undelivered",
+    )  # fmt: skip
+
+    def __init__(self, source: socket.socket, sink: socket.socket) -> None:
+        self.source = source
+        self.sink = sink
+        self.pending: memoryview | None = None
+        """Data that was read from the source and that the sink has not accepted."""
+        self.pipe_bytes = 0
+        """Number of bytes in the pipe."""
+        self.pipe: tuple[int, int] | None = None
+        self.fin_detector: FinDetector | None = None
+        """Detects whether the sink received the peer's FIN, because `splice` can drop the error of a reset."""
+        self.bulk_reads = 0
+        """Number of consecutive bulk reads."""
+        self.byte_count = 0
+        """Number of bytes read from the source."""
+        self.on_data: Callable[[memoryview, float], None] | None = None
+        self.source_eof = False
+        self.sink_shut = False
+        self.undelivered = False
+        """Whether the sink did not accept all data from the source."""
+        self.discarding = False
+        """Whether the sink accepts no more data, so that further data from the source is discarded."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether data waits until the sink accepts more."""
+        return self.pending is not None or self.pipe_bytes > 0
+
+    def pump(self) -> None:
+        """Read once from the source, and write as much as the sink accepts.
+
+        Raises:
+            BlockingIOError: The source has no data.
+            SocketError: The source or the sink failed.
+        """
+        # A tap needs the bytes, but `splice` does not return them.
+        if self.bulk_reads >= _BULK_AFTER and self.on_data is None and not self.discarding:
+            self._splice_in()
+            return
+        try:
+            count = self.source.recv_into(_BUFFER)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise SocketError(self.source, error, writing=False) from error
+        if count == 0:
+            self.end()
+            return
+        if self.discarding:
+            return
+        self.byte_count += count
+        self.bulk_reads = self.bulk_reads + 1 if count >= _BULK_READ else 0
+        if self.on_data is not None:
+            self.on_data(_VIEW[:count], time.monotonic())
+        sent = self._send(_VIEW[:count])
+        if sent < count:
+            self.pending = memoryview(bytes(_VIEW[sent:count]))
+
+    def drain(self) -> None:
+        """Write pending data, as much as the sink accepts.
+
+        Raises:
+            SocketError: The sink failed.
+        """
+        if self.pending is not None:
+            sent = self._send(self.pending)
+            self.pending = self.pending[sent:] if sent < len(self.pending) else None
+        while self.pipe_bytes and self.pipe:
+            try:
+                self.pipe_bytes -= os.splice(self.pipe[0], self.sink.fileno(), self.pipe_bytes, flags=_SPLICE_FLAGS)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise SocketError(self.sink, error, writing=True) from error
+        if self.source_eof and not self.blocked:
+            self._shut_sink()
+
+    def end(self) -> None:
+        """Handle end-of-file from the source.
+
+        Raises:
+            SocketError: The stream ended in a reset that the kernel did not report.
+        """
+        if (isinstance(self.source, PairSocket) and self.source.broken()) or self.reverse.sink_was_reset():
+            error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            raise SocketError(self.source, error, writing=False)
+        self.source_eof = True
+        if not self.blocked:
+            self._shut_sink()
+
+    def abandon(self) -> None:
+        """Discard pending data and all later data from the source, because the sink accepts no more data.
+
+        The direction still reads from the source. Otherwise the source's peer might block while it sends, and then
+        never read the data of the other direction.
+        """
+        self.close()
+        self.pending, self.pipe_bytes = None, 0
+        self.discarding = self.sink_shut = self.undelivered = True
+
+    def sink_was_reset(self) -> bool:
+        """Return whether the sink's peer reset the connection before its end-of-file, and `splice` dropped the error.
+
+        Call this only after the sink has failed, or after a read from the sink has returned end-of-file.
+        """
+        return self.fin_detector is not None and not self.fin_detector.has_fin(self.reverse.byte_count)
+
+    def close(self) -> None:
+        """Close the pipe."""
+        if self.pipe:
+            for fd in self.pipe:
+                os.close(fd)
+            self.pipe = None
+
+    def _shut_sink(self) -> None:
+        if not self.sink_shut:
+            self.sink_shut = True
+            shutdown_write(self.sink)
+
+    def _send(self, data: memoryview) -> int:
+        try:
+            return self.sink.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise SocketError(self.sink, error, writing=True) from error
+
+    def _start_splicing(self) -> tuple[int, int] | None:
+        """Open the pipe. Return None if no descriptors are available, or if the sink has already failed."""
+        if self.sink.family != socket.AF_UNIX:
+            self.fin_detector = FinDetector.of(self.sink, self.reverse.byte_count)
+            if self.fin_detector is None:
+                return None
+        self.pipe = _open_pipe()
+        return self.pipe
+
+    def _splice_in(self) -> None:
+        pipe = self.pipe or self._start_splicing()
+        if pipe is None:
+            self.bulk_reads = -(1 << 30)  # never use `splice` for this connection
+            return
+        try:
+            count = os.splice(self.source.fileno(), pipe[1], _PIPE_SIZE, flags=_SPLICE_FLAGS)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise SocketError(self.source, error, writing=False) from error
+        if count == 0:
+            self.end()
+            return
+        self.byte_count += count
+        self.pipe_bytes += count
+        if count < _BULK_READ:
+            self.bulk_reads = 0
+        self.drain()
+
+
+class SocketError(Exception):
+    """A read from a socket or a write to it failed.
+
+    Args:
+        sock: The socket.
+        error: The error.
+        writing: Whether a write to the socket failed. If not, a read from the socket failed.
+    """
+
+    def __init__(self, sock: socket.socket, error: OSError, *, writing: bool) -> None:
+        super().__init__()
+        self.sock = sock
+        self.error = error
+        self.writing = writing
+
+
+def _open_pipe() -> tuple[int, int] | None:
+    try:
+        pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with contextlib.suppress(OSError):  # the user's limit on pipe memory is reached (pipe(7)): use the default size
+        fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    return pipe

@@ -1,0 +1,176 @@
+"""Connects to an SSH server over a socket of another link, and logs in."""
+
+import asyncio
+import getpass
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from gateway._dataplane import is_built
+from gateway.contracts.states import TunnelState
+from gateway.contracts.tunnel import Progress
+from gateway.errors import Reason, TunnelError
+from gateway.ssh import algorithms, asyncssh_internals, credentials
+from gateway.ssh.client_connection import ClientConnection
+from gateway.ssh.host_keys import HostKeyHistory, HostKeyVerifier, read_trust
+from gateway.ssh.login_errors import TryOtherKeyTypeError, login_error
+from gateway.ssh.options import SshOptions
+from gateway.ssh.packet_transport import close_now, log_in
+
+
+async def connect(
+    options: SshOptions,
+    dial: Callable[[], Awaitable[socket.socket]],
+    progress: Progress,
+    memory: HostKeyHistory,
+    *,
+    engine: bool,
+) -> asyncssh.SSHClientConnection:
+    """Connect, verify the host key and log in.
+
+    A pinned fingerprint does not reveal the type of its key, and a server presents one key per connection. If that
+    key is not trusted, this function connects again and proposes the remaining key types.
+
+    Args:
+        options: The tunnel's options.
+        dial: Opens a connected, non-blocking socket to the server. The SSH connection owns it.
+        progress: Called when the login starts.
+        memory: The tunnel's host key history, which a successful login updates.
+        engine: Whether the engine carries the connection after the login, if it was built.
+
+    Returns:
+        An authenticated connection; the caller must close it. Its extra info `verifier` is a `HostKeyVerifier`.
+
+    Raises:
+        TunnelError: The login failed; fatal if a retry cannot help.
+    """
+    refusals: list[HostKeyVerifier] = []
+    while True:
+        try:
+            return await _connect(options, await dial(), progress, memory, refusals, engine=engine)
+        except TryOtherKeyTypeError:
+            continue
+
+
+async def _connect(
+    options: SshOptions,
+    sock: socket.socket,
+    progress: Progress,
+    memory: HostKeyHistory,
+    refusals: list[HostKeyVerifier],
+    *,
+    engine: bool,
+) -> asyncssh.SSHClientConnection:
+    """Connect once. On failure, close the connection and the socket.
+
+    Args:
+        options: The tunnel's options.
+        sock: The socket to the server. This function takes ownership of it.
+        progress: Called when the login starts.
+        memory: The tunnel's host key history.
+        refusals: The host key verifiers of earlier connections. This function adds its own verifier if a key of
+            another type might be trusted.
+        engine: See `connect`.
+    """
+    conn: asyncssh.SSHClientConnection | None = None
+    verifier: HostKeyVerifier | None = None
+    tried = ""
+    deadline = asyncio.timeout(options.login_timeout)
+    try:
+        _ensure_user_environment()
+        progress(TunnelState.AUTHENTICATING)
+        async with deadline:
+            trust = await asyncio.to_thread(read_trust, options, _peer_address(sock))
+            verifier = HostKeyVerifier(trust, options, memory, refusals)
+            async with credentials.login_arguments(options) as login:
+                tried = credentials.describe(options, login)
+                conn = await _log_in(options, sock, verifier, login, engine=engine)
+        verifier.remember_key_type(conn)
+        conn.set_extra_info(verifier=verifier)
+    except BaseException as error:
+        _discard(conn, sock)
+        if isinstance(error, TimeoutError) and deadline.expired():
+            raise TunnelError(
+                Reason.TIMEOUT,
+                f"{options.endpoint}: no login within {options.login_timeout:g} s (login_timeout): check that an SSH"
+                " server listens on this port",
+            ) from error
+        if verifier is not None and isinstance(error, (asyncssh.Error, OSError, ValueError)):
+            translated = login_error(error, options, verifier, tried)
+            if isinstance(translated, TryOtherKeyTypeError):
+                refusals.append(verifier)
+            raise translated from error
+        raise
+    return conn
+
+
+def _ensure_user_environment() -> None:
+    """Set LOGNAME and HOME if they are missing. asyncssh reads both, although it does not need them here."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = "gateway"
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"
+
+
+def _peer_address(sock: socket.socket) -> str:
+    """Return the IP address of the peer; an empty string if the socket is not TCP or not connected."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return ""
+    try:
+        return str(sock.getpeername()[0])
+    except OSError:  # the connection is already lost
+        return ""
+
+
+async def _log_in(
+    options: SshOptions, sock: socket.socket, verifier: HostKeyVerifier, login: dict[str, Any], *, engine: bool
+) -> asyncssh.SSHClientConnection:
+    trust = verifier.trust
+    arguments: dict[str, Any] = {
+        "host": options.host,
+        "port": options.port,
+        "config": None,
+        "client_factory": lambda: verifier,
+        "known_hosts": (trust.keys, trust.listed.authorities, trust.listed.revoked),
+        "host_key_alias": options.host_key_alias,
+        "x509_trusted_certs": None,
+        "server_host_key_algs": verifier.proposal,
+        "kex_algs": algorithms.usable("kex", options.kex),
+        "encryption_algs": algorithms.usable("ciphers", options.ciphers),
+        "mac_algs": algorithms.usable("macs", options.macs),
+        "compression_algs": ["none"],
+        "login_timeout": 0,
+        "keepalive_interval": 0,  # the pool sends its own keepalives
+        **login,
+    }
+    if not asyncssh_internals.is_supported():
+        return await asyncssh.connect(sock=sock, **arguments)
+    native = options.data_plane != "asyncssh"
+    conn = await log_in(sock, native=native, **arguments)
+    if native and (engine or options.data_plane == "native") and is_built():
+        from gateway.ssh.engine_transport import hand_over  # noqa: PLC0415 - the engine is optional
+
+        try:
+            await hand_over(conn)
+        except BaseException:
+            close_now(conn)
+            raise
+    return conn
+
+
+def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
+    """Close the connection and socket of a failed login. Does not await, so a cancellation cannot interrupt it."""
+    if isinstance(conn, ClientConnection):
+        close_now(conn)
+    elif conn is not None:
+        conn.abort()
+        return  # asyncio's transport owns the socket
+    sock.close()

@@ -1,0 +1,63 @@
+"""Detects slow channel opens, with one timer for all opens of a pool."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+_C = TypeVar("_C")
+
+
+class SlowOpenDetector(Generic[_C]):
+    """Calls a function for each channel open that is still pending after a delay.
+
+    One timer serves all opens, because most opens end long before the delay, and a timer for each is a noticeable
+    part of the cost of a new client.
+
+    Args:
+        loop: The event loop.
+        delay: The delay in seconds.
+        on_slow: Called with the connection of the open.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, delay: float, on_slow: Callable[[_C], None]) -> None:
+        self._loop = loop
+        self._delay = delay
+        self._on_slow = on_slow
+        self._pending: dict[int, tuple[float, _C]] = {}
+        """When each open becomes slow, in the loop's time, and its connection; by token, oldest first."""
+        self._next_token = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, connection: _C) -> int:
+        """Record that an open starts on `connection`. Return a token for `end`."""
+        token = self._next_token
+        self._next_token += 1
+        due = self._loop.time() + self._delay
+        self._pending[token] = (due, connection)
+        if self._timer is None:
+            self._timer = self._loop.call_at(due, self._expire)
+        return token
+
+    def end(self, token: int) -> None:
+        """Record that an open has ended, with any result."""
+        self._pending.pop(token, None)
+
+    def close(self) -> None:
+        """Cancel the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._pending.clear()
+
+    def _expire(self) -> None:
+        expired = self._timer.when() if self._timer is not None else self._loop.time()
+        self._timer = None
+        slow: list[_C] = []
+        for token, (due, connection) in list(self._pending.items()):
+            if due > expired:
+                self._timer = self._loop.call_at(due, self._expire)
+                break
+            del self._pending[token]
+            slow.append(connection)
+        for connection in dict.fromkeys(slow):
+            self._on_slow(connection)

@@ -1,0 +1,79 @@
+"""Implements the link of a tunnel with several outer tunnels: dials through the first one that works."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from math import inf
+from typing import NoReturn, Protocol, TypeVar
+
+from gateway.contracts.link import Link, NetworkId, Relay, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
+from gateway.errors import DialError, LinkLostError, ReachError, Reason
+from gateway.measure import Histogram, Tap
+
+_NEXT_WAY_AFTER = 2.0
+"""Time limit, in seconds, for a dial through one tunnel if another tunnel can be tried after it."""
+
+_Connected = TypeVar("_Connected")
+
+
+class OuterTunnel(Protocol):
+    """An outer tunnel, through which a `FailoverLink` dials. An uplink implements this interface."""
+
+    link: Link | None
+    """The open link; None while the tunnel is down or suspect."""
+
+
+class FailoverLink:
+    """Dials through the first of several tunnels that works. It implements `gateway.contracts.link.Link`.
+
+    A tunnel through which the last dial failed is tried after the others.
+
+    Args:
+        ways: The outer tunnels, in order of preference.
+        network: The network on the far side of the tunnels. All of them lead to this network.
+    """
+
+    def __init__(self, ways: Sequence[OuterTunnel], network: NetworkId) -> None:
+        self.network = network
+        self._ways = list(ways)
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+        """Connect a non-blocking socket to `to`. Each tunnel limits the duration of its dial."""
+        return await self._first(lambda link, _: link.socket(to, phases), inf)
+
+    async def join(
+        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+    ) -> Relay:
+        """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
+        return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
+
+    async def lost(self) -> NoReturn:
+        """Wait forever: when one tunnel is lost, the next dial uses another."""
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def _first(self, dial: Callable[[Link, float], Awaitable[_Connected]], within: float) -> _Connected:
+        """Return the result of the first dial that succeeds; otherwise, raise the error of the last dial.
+
+        Args:
+            dial: Dials through a link within a number of seconds.
+            within: Seconds for all dials together.
+        """
+        deadline = time.monotonic() + within
+        failure: ReachError = LinkLostError("none of the tunnels is open")
+        open_ways = [(way, way.link) for way in self._ways if way.link is not None]
+        for way, link in open_ways:
+            is_last = way is open_ways[-1][0]
+            left = deadline - time.monotonic()
+            try:
+                async with asyncio.timeout(None if is_last else _NEXT_WAY_AFTER):
+                    return await dial(link, left if is_last else min(left, _NEXT_WAY_AFTER))
+            except TimeoutError:
+                failure = DialError(Reason.TIMEOUT, f"{link.network}: no connection within {_NEXT_WAY_AFTER:g} s")
+            except (DialError, LinkLostError) as error:
+                failure = error
+            self._ways.remove(way)
+            self._ways.append(way)
+        raise failure

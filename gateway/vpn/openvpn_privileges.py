@@ -1,0 +1,90 @@
+"""Reduces the privileges of the OpenVPN process to CAP_NET_ADMIN and, if possible, an unprivileged user.
+
+OpenVPN parses input from untrusted hosts. OpenVPN needs CAP_NET_ADMIN to create its device: at the start, and later
+if the server assigns another address. It needs no other capability.
+"""
+
+import logging
+import os
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+USER = 65533
+"""User and group ID of the child process. No account has this ID, so that no service runs as the same user."""
+_CAPABILITIES = {"CAP_CHOWN": 0, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
+"""Capabilities that the gateway needs to switch to the user, and later to send signals to the child process
+(capabilities(7))."""
+_OTHERS_READ_WRITE = 0o006
+_OTHERS_ENTER = 0o001
+_TUN = Path("/dev/net/tun")
+
+
+def unprivileged_user(directory: Path) -> int | None:
+    """Return the user ID for the child process, and give that user access to a directory.
+
+    If the gateway runs as root but cannot switch to the user, log a warning with the cause.
+
+    Args:
+        directory: The directory of the child's management socket.
+
+    Returns:
+        The user ID, or None if the child must run as the gateway's user.
+    """
+    if os.geteuid() != 0:
+        return None
+    obstacle = _obstacle(directory)
+    if obstacle is not None:
+        log.warning("openvpn runs as root with only CAP_NET_ADMIN instead of as user %d: %s", USER, obstacle)
+        return None
+    grant_access(directory, 0o770)
+    return USER
+
+
+def grant_access(path: Path, mode: int) -> None:
+    """Set the group of a path to the child's group, and set the permission bits; do not change the owner.
+
+    Args:
+        path: A file, socket or directory.
+        mode: The new permission bits of the path.
+
+    Raises:
+        OSError: The group or the mode cannot be changed.
+    """
+    os.chown(path, -1, USER)
+    path.chmod(mode)
+
+
+def _obstacle(directory: Path) -> str | None:
+    """Return the reason why the child cannot run as the unprivileged user; None if there is no obstacle."""
+    effective = _effective_capabilities()
+    missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    if missing:
+        return f"the gateway lacks {', '.join(missing)}"
+    if not (_is_mapped("uid") and _is_mapped("gid")):
+        return "the user namespace does not map this user"
+    if _TUN.exists() and not _allows(_TUN, _OTHERS_READ_WRITE):
+        return f"other users cannot open {_TUN}: run chmod 666 {_TUN}"
+    closed = [parent for parent in directory.parents if not _allows(parent, _OTHERS_ENTER)]
+    return f"other users cannot enter {closed[0]}: set TMPDIR to another directory" if closed else None
+
+
+def _allows(path: Path, bits: int) -> bool:
+    return path.stat().st_mode & bits == bits
+
+
+def _effective_capabilities() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _is_mapped(kind: str) -> bool:
+    """Return whether the user namespace maps the ID of the unprivileged user (user_namespaces(7)).
+
+    Args:
+        kind: `uid` or `gid`.
+    """
+    rows = (line.split() for line in Path(f"/proc/self/{kind}_map").read_text().splitlines())
+    return any(int(first) <= USER < int(first) + int(count) for first, _, count in rows)

@@ -1,0 +1,219 @@
+"""Runs the `openvpn` program as a child process, and controls it through its management interface."""
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Callable
+
+from gateway.contracts.values import Endpoint
+from gateway.errors import Reason, TunnelError
+from gateway.processes.child_process import ChildProcess
+from gateway.vpn.device_addresses import DeviceAddresses
+from gateway.vpn.openvpn_file import GeneratedClientFile
+from gateway.vpn.openvpn_log import OpenVpnFailure, more_specific, parse_failure
+from gateway.vpn.openvpn_management import ManagementInterface
+from gateway.vpn.openvpn_updown import parse_updown
+from gateway.vpn.options import OpenVpnOptions
+
+log = logging.getLogger(__name__)
+
+_LOG_DELAY = 0.3
+"""Seconds to wait for the last messages on the management interface after the child process has exited."""
+_RETRY_PAUSE = 1.0
+"""Seconds between two connection attempts of the child process."""
+
+
+class OpenVpnProcess:
+    """An `openvpn` child process, and the state that it reports.
+
+    Args:
+        options: The options of the tunnel.
+        file: The client's configuration file.
+        device: The name for the device.
+        redirect: Receives a server and its protocol, and returns the address to connect to instead of the server.
+            None: connect to the server itself. Raises `TunnelError` if a redirect is not possible.
+        on_state: Called with each connection state from `>STATE:` notifications, and with `DOWN` before OpenVPN
+            removes the device.
+    """
+
+    def __init__(
+        self,
+        options: OpenVpnOptions,
+        file: GeneratedClientFile,
+        device: str,
+        redirect: Callable[[Endpoint, str], Endpoint | None],
+        on_state: Callable[[str], None],
+    ) -> None:
+        self.state_detail = ""
+        """The description of the last state, such as the cause of RECONNECTING."""
+        self.received = 0
+        """Bytes received from the server so far."""
+        self.failure: OpenVpnFailure | None = None
+        """The most specific failure since the last successful connection."""
+        self.addressing: DeviceAddresses | None = None
+        """The device settings that the server pushed last; None if the server has pushed no settings."""
+        self.server: Endpoint | None = None
+        self._options = options
+        self._file = file if options.user is None else file.with_login_query()
+        self._device = device
+        self._redirect = redirect
+        self._on_state = on_state
+        self._management = ManagementInterface(self._on_notification)
+        self._child: ChildProcess | None = None
+        self._environment: dict[str, str] = {}
+
+    async def start(self) -> None:
+        """Start the child process.
+
+        Raises:
+            TunnelError: The child process cannot be started.
+        """
+        file = self._file
+        for name in file.ignored:
+            log.warning("%s: %s is ignored (docs/vpn.md)", self._options.config, name)
+        user = await self._management.listen()
+        # Use an in-memory file, because the configuration can contain keys.
+        memory = os.memfd_create("openvpn")
+        try:
+            os.write(memory, file.text.encode())
+            privileges = "net_admin" if user is None else f"net_admin:{user}"
+            command = self._command(memory)
+            self._child = await ChildProcess.start(
+                command, "openvpn", self._on_output, pass_fds=[memory], privileges=privileges
+            )
+        finally:
+            os.close(memory)
+
+    def _command(self, memory: int) -> list[str]:
+        return [
+            # <connection> blocks inherit only options that precede them, so these options precede the file.
+            "openvpn", "--connect-retry", "1", "2", "--server-poll-timeout", "5", "--allow-compression", "no",
+            "--config", f"/dev/fd/{memory}",
+            "--dev", self._device, "--dev-type", self._file.layer, "--ifconfig-noexec", "--route-noexec",
+            "--persist-tun", "--persist-key", "--script-security", "1", "--setenv", "opt", "disable-dco",
+            "--verb", "3", "--suppress-timestamps", "--auth-nocache", "--resolv-retry", "1",
+            "--tmp-dir", str(self._management.path.parent),
+            "--management", str(self._management.path), "unix", "--management-client", "--management-hold",
+            "--management-up-down", "--management-query-remote", "--management-query-passwords",
+        ]  # fmt: skip
+
+    async def wait(self) -> TunnelError:
+        """Wait until the child process exits although `stop` was not called; return the cause."""
+        code = await self._child.wait() if self._child else 0
+        await asyncio.sleep(_LOG_DELAY)
+        return self.error(f"openvpn ended with exit code {code}")
+
+    def error(self, default: str) -> TunnelError:
+        """Return the last failure as an error.
+
+        Args:
+            default: The detail if the child has reported no failure.
+        """
+        failure = self.failure or OpenVpnFailure(Reason.RESET, default)
+        return TunnelError(failure.reason, failure.detail, fatal=failure.fatal)
+
+    def restart_in_place(self) -> None:
+        """Reconnect. The device, its addresses and the connections through the device remain (persist-tun)."""
+        self._management.send("signal SIGUSR1")
+
+    async def stop(self) -> None:
+        """Stop the child process and close its management interface."""
+        self._management.send("signal SIGTERM")
+        if self._child is not None:
+            await self._child.stop()
+        await self._management.close()
+
+    def _on_output(self, line: str) -> None:
+        log.debug("openvpn: %s", line)
+        failure = parse_failure(re.sub(r"/dev/fd/\d+(?::(\d+))?", self._config_location, line))
+        if failure is not None:
+            self.failure = more_specific(self.failure, failure)
+
+    def _config_location(self, found: re.Match[str]) -> str:
+        """Convert a location in the generated file to the file name and line of the operator's file."""
+        line = f":{self._file.source_line(int(found[1]))}" if found[1] else ""
+        return f"{self._options.config}{line}"
+
+    def _on_notification(self, kind: str, text: str) -> None:
+        if kind == "HOLD":
+            self._management.send("state on")
+            self._management.send("bytecount 1")
+            first = text.endswith(":0")
+            pause = 0.0 if first else _RETRY_PAUSE
+            asyncio.get_running_loop().call_later(pause, self._management.send, "hold release")
+        elif kind == "STATE":
+            self._on_state_notification(text.split(","))
+        elif kind == "BYTECOUNT":
+            self.received = int(text.split(",", maxsplit=1)[0])
+        elif kind == "REMOTE":
+            self._on_remote(text)
+        elif kind == "PASSWORD":
+            self._on_password(text)
+        elif kind == "UPDOWN":
+            self._on_updown(text)
+        elif kind == "FATAL":
+            failure = parse_failure(text) or OpenVpnFailure(Reason.PROTOCOL, text, fatal=True, specificity=3)
+            self.failure = more_specific(self.failure, failure)
+
+    def _on_state_notification(self, fields: list[str]) -> None:
+        state = fields[1]
+        self.state_detail = fields[2] if len(fields) > 2 else ""
+        if state == "CONNECTED":
+            self.failure = None
+        self._on_state(state)
+
+    def _on_remote(self, text: str) -> None:
+        """Choose the address to which the child process connects."""
+        host, port, protocol = text.split(",")[:3]
+        self.server = Endpoint(host, int(port))
+        try:
+            address = self._redirect(self.server, protocol)
+        except TunnelError as error:
+            self._give_up(OpenVpnFailure(error.reason, error.detail, error.fatal, specificity=5))
+            return
+        self._management.send(f"remote MOD {address.host} {address.port}" if address else "remote ACCEPT")
+
+    def _on_password(self, text: str) -> None:
+        """Answer a request for a user name and password, or for a passphrase."""
+        request = re.match(r"Need '([^']+)' (username/password|password)", text)
+        if request is None:
+            if text.startswith("Verification Failed"):
+                detail = f"the server refuses the login: {text}"
+                self.failure = OpenVpnFailure(Reason.AUTH, detail, fatal=True, specificity=4)
+            return
+        kind, fields = request[1], request[2]
+        options = self._options
+        # For other kinds of request, such as a login at an HTTP proxy, the gateway has no credentials.
+        secret = {"Private Key": options.key_password, "Auth": options.password}.get(kind)
+        key = {"Private Key": "key_password_file", "Auth": "user and password_file"}.get(kind, "a login in the file")
+        if secret is None or (fields.startswith("username") and options.user is None):
+            detail = f"OpenVPN requests a secret ({kind}): set {key}"
+            self._give_up(OpenVpnFailure(Reason.AUTH, detail, fatal=True, specificity=5))
+            return
+        try:
+            value = secret.reveal()
+        except OSError as error:
+            detail = f"{error.filename}: {error.strerror}"
+            self._give_up(OpenVpnFailure(Reason.AUTH, detail, fatal=True, specificity=5))
+            return
+        if fields.startswith("username"):
+            self._management.send_credential("username", kind, options.user or "")
+        self._management.send_credential("password", kind, value)
+
+    def _give_up(self, failure: OpenVpnFailure) -> None:
+        self.failure = failure
+        self._management.send("signal SIGTERM")
+
+    def _on_updown(self, text: str) -> None:
+        """Collect the environment of an `up` or `down` script, and derive the device settings from it."""
+        if text == "UP":
+            self._environment = {}
+        elif text == "DOWN":
+            self._on_state("DOWN")
+        elif text == "ENV,END":
+            if self._environment.get("script_type") != "down" and "dev" in self._environment:
+                self.addressing = parse_updown(self._environment, self._options.dns, self._options.mtu)
+        elif text.startswith("ENV,"):
+            name, _, value = text.removeprefix("ENV,").partition("=")
+            self._environment[name] = value

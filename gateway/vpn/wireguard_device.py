@@ -1,0 +1,223 @@
+"""Creates a WireGuard device, either in the kernel or with wireguard-go, and configures it with `wg`."""
+
+import asyncio
+import logging
+import re
+import socket
+import subprocess
+
+from gateway.contracts.values import Endpoint
+from gateway.errors import Reason, TunnelError
+from gateway.processes.programs import find_program, minimal_environment
+from gateway.relay.resolver import resolve
+from gateway.vpn import network_devices
+from gateway.vpn.device_addresses import DeviceAddresses, likely_peers, parse_addresses
+from gateway.vpn.device_lock import DeviceLock, is_locked
+from gateway.vpn.network_context import NetworkContext, device_prefix
+from gateway.vpn.options import WireGuardOptions
+from gateway.vpn.wireguard_file import WireGuardDeviceStatus, parse_dump, to_setconf
+from gateway.vpn.wireguard_go import WireGuardGoProcess
+from gateway.vpn.wireguard_loader import load_wireguard_file
+
+log = logging.getLogger(__name__)
+
+_WG_TIMEOUT = 5.0
+_PREFIX = device_prefix("w")
+_POLL_INTERVAL = 0.05
+_RESOLVE_TIMEOUT = 4.0
+_DEFAULT_MTU = 1420
+"""MTU in bytes if the file sets none, as in wg-quick: 80 bytes less than the MTU of Ethernet."""
+
+
+class WireGuardDevice:
+    """A WireGuard device, and the wireguard-go process if the kernel does not support WireGuard.
+
+    Args:
+        options: The options of the tunnel.
+        device: The name for the device.
+        context: The network context for the device. The caller closes it.
+
+    Raises:
+        TunnelError: `load_wireguard_file` cannot load the configuration file.
+    """
+
+    def __init__(self, options: WireGuardOptions, device: str, context: NetworkContext) -> None:
+        self._options = options
+        self._device = device
+        self._context = context
+        self._file = load_wireguard_file(options)
+        self._process = WireGuardGoProcess(device)
+        self._in_context = False
+        self._endpoints: dict[str, str] = {}
+        """The resolved endpoint of each peer, by public key."""
+        self._lock: DeviceLock | None = None
+        self.in_kernel = False
+        """Whether the kernel provides the device."""
+        self.server = ""
+        """The resolved endpoints of all peers as one text, for messages."""
+
+    async def start(self) -> DeviceAddresses:
+        """Create and configure the device, without waiting for the handshake.
+
+        Returns:
+            The settings of the device.
+
+        Raises:
+            TunnelError: The device cannot be created or configured.
+        """
+        if find_program("wg") is None:
+            raise TunnelError(Reason.PROTOCOL, "wg is not installed: install the package wireguard-tools", fatal=True)
+        for key in self._file.ignored:
+            log.warning("%s: %s is ignored: the gateway configures the device itself", self._options.config, key)
+        await self._create_in_kernel()
+        if not self.in_kernel:
+            await self._process.start(_PREFIX)
+        addressing = self._addressing()
+        await self._context.configure_device(self._device, addressing)
+        self._in_context = True
+        await self.configure_peers()
+        return addressing
+
+    async def _create_in_kernel(self) -> None:
+        """Create the device in the kernel, if the kernel supports WireGuard."""
+        self._lock = DeviceLock(self._device)
+        await asyncio.to_thread(network_devices.remove_stale, "wireguard", _PREFIX, is_locked)
+        creation = asyncio.ensure_future(asyncio.to_thread(network_devices.add_wireguard, self._device))
+        try:
+            self.in_kernel = await asyncio.shield(creation)
+        except asyncio.CancelledError:
+            self.in_kernel = await creation  # wait, so that `stop` removes the device if it was created
+            raise
+
+    def _addressing(self) -> DeviceAddresses:
+        file, options = self._file, self._options
+        return DeviceAddresses(
+            addresses=file.addresses,
+            peers=likely_peers(file.addresses),
+            name_servers=parse_addresses(options.dns) if options.dns else file.name_servers,
+            search_domains=file.search_domains,
+            mtu=options.mtu or file.mtu or _DEFAULT_MTU,
+        )
+
+    async def configure_peers(self) -> None:
+        """Resolve the endpoints of the peers, and set the keys and peers of the device. Do not wait for handshakes.
+
+        Raises:
+            TunnelError: An endpoint cannot be resolved, or `wg` fails.
+        """
+        await self._set_peers(await self._resolve_endpoints())
+
+    async def _resolve_endpoints(self) -> dict[str, str]:
+        """Return the address of each peer by public key. If a name does not resolve, use the last known address."""
+        found = {}
+        for peer in self._file.peers:
+            if peer.endpoint is None:
+                continue
+            try:
+                async with asyncio.timeout(_RESOLVE_TIMEOUT):
+                    found[peer.public_key] = await _resolve_endpoint(peer.endpoint)
+            except (TunnelError, TimeoutError) as error:
+                if peer.public_key not in self._endpoints:
+                    if isinstance(error, TunnelError):
+                        raise
+                    raise TunnelError(Reason.DNS, f"Endpoint {peer.endpoint}: name resolution timed out") from error
+                found[peer.public_key] = self._endpoints[peer.public_key]
+        return found
+
+    async def _set_peers(self, endpoints: dict[str, str]) -> None:
+        self._endpoints = endpoints
+        self.server = ", ".join(endpoints.values())
+        await self._wg("setconf", self._device, "/dev/stdin", stdin=to_setconf(self._file, endpoints))
+
+    async def reconnect(self) -> None:
+        """Remove all peers and their sessions, and add the peers again. Keep the device and its addresses.
+
+        Raises:
+            TunnelError: An endpoint cannot be resolved, or `wg` fails.
+        """
+        endpoints = await self._resolve_endpoints()
+        for peer in self._file.peers:
+            await self._wg("set", self._device, "peer", peer.public_key, "remove")
+        await self._set_peers(endpoints)
+
+    def reload_file(self) -> bool:
+        """Load the configuration file again. Can block.
+
+        Returns:
+            Whether the device can remain, because only keys and peers have changed.
+
+        Raises:
+            TunnelError: `load_wireguard_file` cannot load the configuration file.
+        """
+        before, self._file = self._file, load_wireguard_file(self._options)
+        after = self._file
+        return (before.addresses, before.mtu, before.name_servers, before.search_domains) == (
+            after.addresses, after.mtu, after.name_servers, after.search_domains,
+        )  # fmt: skip
+
+    async def status(self) -> WireGuardDeviceStatus:
+        """Return the status that `wg show` reports.
+
+        Raises:
+            TunnelError: `wg` fails.
+        """
+        return parse_dump(await self._wg("show", self._device, "dump"))
+
+    async def wait_for_handshake(self) -> None:
+        """Wait for the first handshake. The caller sets the deadline.
+
+        Raises:
+            TunnelError: `wg` fails.
+        """
+        while not (await self.status()).last_handshake:  # noqa: ASYNC110 - the device sends no notifications
+            await asyncio.sleep(_POLL_INTERVAL)
+
+    async def _wg(self, *arguments: str, stdin: str | None = None) -> str:
+        command = [find_program("wg") or "wg", *arguments]
+
+        def run() -> str:
+            done = subprocess.run(  # noqa: S603 - a system program with the gateway's own arguments
+                command, input=stdin or "", capture_output=True, text=True, timeout=_WG_TIMEOUT, check=False,
+                env=minimal_environment(),
+            )  # fmt: skip
+            if done.returncode:
+                # The quoted value is possibly a key.
+                message = re.sub(r"`[^']*'", "a value", done.stderr.strip().partition("\n")[0])
+                raise TunnelError(Reason.PROTOCOL, f"wg {arguments[0]}: {message}")
+            return done.stdout
+
+        try:
+            return await self._context.run_blocking(run)
+        except subprocess.TimeoutExpired as error:
+            raise TunnelError(Reason.TIMEOUT, f"wg {arguments[0]} did not end within {_WG_TIMEOUT:g} s") from error
+
+    async def wait(self) -> str:
+        """Wait until wireguard-go exits; return the cause. If the kernel has the device, wait until cancelled."""
+        return await self._process.wait()
+
+    async def stop(self) -> None:
+        """Remove the device, and release the lock on its name."""
+        await self._process.stop()
+        if self.in_kernel:
+            try:
+                if self._in_context:
+                    await self._context.run_blocking(lambda: network_devices.remove(self._device))
+                else:
+                    await asyncio.to_thread(network_devices.remove, self._device)
+            except TunnelError as error:
+                log.warning("cannot remove the device %s: %s", self._device, error.detail)
+        if self._lock is not None:
+            self._lock.close()
+
+
+async def _resolve_endpoint(endpoint: str) -> str:
+    """Resolve the host of `host:port` with the host's resolver; return `address:port`."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        found = await resolve(Endpoint(host.strip("[]"), int(port)))
+    except (socket.gaierror, UnicodeError) as error:
+        raise TunnelError(Reason.DNS, f"Endpoint {endpoint}: {error}") from error
+    except ValueError as error:
+        raise TunnelError(Reason.PROTOCOL, f"Endpoint {endpoint}: must be host:port", fatal=True) from error
+    address = found[0][4]
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"

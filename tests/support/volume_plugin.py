@@ -1,0 +1,88 @@
+"""A Docker volume plugin with mounts that wait (https://docs.docker.com/engine/extend/plugins_volume/)."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+from typing import Any
+
+_SOCKETS = Path("/run/docker/plugins")
+"""The directory in which every engine of this host looks for plugins."""
+_MOUNTED = 60.0
+
+
+class VolumePlugin:
+    """The state of a plugin.
+
+    Args:
+        name: The name of the driver, for `docker volume create --driver`.
+        folder: The directory that the plugin mounts.
+    """
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.mount_requested = threading.Event()
+        self.proceed = threading.Event()
+        """Mounts wait until this event is set."""
+        self.proceed.set()
+        self._folder = str(folder)
+        self._volumes: set[str] = set()
+
+    def respond(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the response to a request of the engine."""
+        name = request.get("Name", "")
+        match path:
+            case "/Plugin.Activate":
+                return {"Implements": ["VolumeDriver"]}
+            case "/VolumeDriver.Capabilities":
+                return {"Capabilities": {"Scope": "local"}}
+            case "/VolumeDriver.Create":
+                self._volumes.add(name)
+            case "/VolumeDriver.Get":
+                return {"Volume": {"Name": name}} if name in self._volumes else {"Err": "no such volume"}
+            case "/VolumeDriver.List":
+                return {"Volumes": [{"Name": each} for each in self._volumes]}
+            case "/VolumeDriver.Mount":
+                self.mount_requested.set()
+                self.proceed.wait(_MOUNTED)
+                return {"Mountpoint": self._folder}
+        return {}
+
+
+@contextmanager
+def volume_plugin(folder: Path) -> Iterator[VolumePlugin]:
+    """Serve a plugin until the block ends.
+
+    Args:
+        folder: The directory that the plugin mounts.
+    """
+    plugin = VolumePlugin(f"gw-slow-{os.getpid()}", folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            response = json.dumps(plugin.respond(self.path, json.loads(body or b"{}"))).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(response)))
+            self.end_headers()
+            self.wfile.write(response)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    _SOCKETS.mkdir(parents=True, exist_ok=True)
+    path = _SOCKETS / f"{plugin.name}.sock"
+    with ThreadingUnixStreamServer(str(path), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield plugin
+        finally:
+            plugin.proceed.set()
+            server.shutdown()
+            thread.join(10)
+            path.unlink()

@@ -1,0 +1,372 @@
+"""Tests of the commands that fix hazards."""
+
+import csv
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.audit.hazards import decide
+from gateway.audit.hazards.network_fixes import after_mount, safe_options
+from gateway.audit.host_model import HostMount
+from gateway.audit.model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.audit.mount_options import MountOptionChange
+from gateway.audit.mount_storage import of_volume
+from gateway.audit.recreate_commands import recreate, volume_for
+
+COMPOSE = {
+    "com.docker.compose.project": "shop",
+    "com.docker.compose.service": "db",
+    "com.docker.compose.project.config_files": "/srv/shop/compose.yaml",
+}
+
+
+def container(
+    *mounts: AuditedMount, host: Mapping[str, Any] | None = None, image: Mapping[str, Any] | None = None,
+    networks: Mapping[str, Any] | None = None, running: bool = True, removed: bool = False, **config: Any,
+) -> AuditedContainer:  # fmt: skip
+    inspection = {"HostConfig": host or {}, "Config": config, "NetworkSettings": {"Networks": networks or {}}}
+    return AuditedContainer(
+        "c0ffee" * 10, "db", "mariadb:11", running, removed, mounts, inspection=inspection, image_config=image or {}
+    )
+
+
+def lines(container: AuditedContainer, change: MountOptionChange, *others: AuditedContainer) -> list[str]:
+    return recreate(AuditSnapshot((container, *others)), container, change).splitlines()
+
+
+MOVE = MountOptionChange({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",))
+
+
+def test_a_container_is_created_with_the_options_that_it_has() -> None:
+    host = {
+        "PortBindings": {"80/tcp": [{"HostPort": "8011"}], "53/udp": [{"HostIp": "::1", "HostPort": "53"}]},
+        "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}, "NetworkMode": "apps",
+        "CapDrop": ["NET_RAW"],
+        "Devices": [{"PathOnHost": "/dev/net/tun", "PathInContainer": "/dev/net/tun", "CgroupPermissions": "rwm"}],
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}], "Memory": 1 << 30, "NanoCpus": 1500000000, "Init": True,
+        "ShmSize": 67108864, "IpcMode": "private", "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
+        "Binds": ["/srv/x:/x:ro,rslave"], "Tmpfs": {"/t": "size=1m"}, "Sysctls": {"net.core.somaxconn": "9"},
+        "Runtime": "runsc", "CgroupnsMode": "host", "Annotations": {"a": "b"}, "MaskedPaths": ["/proc/kcore"],
+    }  # fmt: skip
+    address = {"IPv4Address": "10.0.0.9"}
+    app = container(
+        AuditedMount("bind", "/x", "/srv/x", writable=False), AuditedMount("tmpfs", "/t"), host=host,
+        networks={"two": {}, "apps": {"Aliases": ["orders", "c0ffeec0ffee"], "IPAMConfig": address}},
+        image={"Env": ["PATH=/bin"], "Cmd": ["mariadbd"], "User": "mysql"},
+        Hostname="c0ffeec0ffee", User="1000", Env=["PATH=/bin", "DB_PASSWORD=hunter2"], Cmd=["mariadbd", "--a b"],
+        Labels={"team": "shop"}, WorkingDir="/w", ExposedPorts={"80/tcp": {}, "9/tcp": {}},
+    )  # fmt: skip
+    text = lines(app, MOVE)
+    assert "hunter2" not in "\n".join(text)
+    create = (
+        "docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' db | grep -E '^(DB_PASSWORD)=' | "
+        "docker create --env-file /dev/stdin --name db-new --cgroupns host -p 8011:80/tcp -p '[::1]:53:53/udp' "
+        "--restart on-failure:3 --network apps --cap-drop NET_RAW "
+        "--device /dev/net/tun:/dev/net/tun:rwm --init=true --memory 1073741824 "
+        "--cpus 1.5 --ulimit core=0:0 --sysctl net.core.somaxconn=9 --log-opt max-size=1m "
+        "--runtime runsc --annotation a=b -u 1000 -w /w --expose 9/tcp "
+        "--label team=shop --ip 10.0.0.9 --network-alias orders --tmpfs /t:size=1m -v /srv/x:/x:ro,rslave "
+        "-v db-mysql:/var/lib/mysql mariadb:11 mariadbd '--a b'"
+    )
+    assert text == [
+        "bash -euo pipefail <<'FIX'",
+        create,
+        "docker network connect two db-new",
+        "trap 'docker start db; docker rm -f db-new' EXIT",
+        "docker stop db",
+        "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-new:/var/lib/mysql",
+        "trap - EXIT",
+        "docker update --restart no db",
+        "docker rename db db-old",
+        "docker rename db-new db",
+        "docker start db",
+        "FIX",
+        "# when db works: docker rm -v db-old",
+    ]
+
+
+def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
+    app = container(host={"NetworkMode": "f00d"}, networks={"apps": {"NetworkID": "f00d", "Aliases": ["orders"]}})
+    text = lines(app, MountOptionChange())
+    assert text[1] == "docker create --name db-new --network f00d --network-alias orders mariadb:11"
+    assert not [each for each in text if "network connect" in each]
+
+
+def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
+    image: dict[str, Any] = {
+        "Env": ["A=1"],
+        "Cmd": ["x"],
+        "Entrypoint": ["y"],
+        "Labels": {"a": "b"},
+        "WorkingDir": "/w",
+        "User": "u",
+    }
+    app = container(image=image, Hostname="c0ffeec0ffee", **image)
+    assert lines(app, MountOptionChange())[1] == "docker create --name db-new mariadb:11"
+    app = container(image=image, **{**image, "Entrypoint": ["sh", "-c"], "Cmd": ["z"]})
+    assert lines(app, MountOptionChange())[1] == "docker create --name db-new --entrypoint sh mariadb:11 -c z"
+
+
+@pytest.mark.parametrize(
+    ("host", "config"),
+    [
+        ({"DeviceRequests": [{"Driver": "nvidia"}]}, {}),
+        ({"Links": ["/a:/b"]}, {}),
+        ({"MaskedPaths": []}, {}),
+        ({"Mounts": [{"Type": "bind", "BindOptions": {"Propagation": "rshared"}}]}, {}),
+        ({}, {"Cmd": ["redis-server", "--requirepass", "hunter2"]}),
+        ({}, {"Env": ["KEY=a\nb"]}),
+        ({}, {"Healthcheck": {"Test": ["CMD", "x"]}}),
+        ({}, {"Labels": {"proxy": "http://me:hunter2@proxy"}}),
+    ],
+)
+def test_settings_that_cannot_be_printed_are_left_to_the_user(host: dict[str, Any], config: dict[str, Any]) -> None:
+    text = "\n".join(lines(container(host=host, **config), MOVE))
+    assert "\ndocker pause db\ndocker cp -a db:/var/lib/mysql ./db-mysql\nFIX\n# create db again" in text
+    assert "trap 'docker unpause db' EXIT\n" in text
+    assert "-v db-mysql:/var/lib/mysql" in text
+    assert "hunter2" not in text
+
+
+def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
+    assert lines(container(removed=True, host={"AutoRemove": True}), MOVE)[1:-1] == [
+        "docker create --name db-new -v db-mysql:/var/lib/mysql mariadb:11",
+        "trap 'docker unpause db; docker rm -f db-new' EXIT",
+        "docker pause db",
+        "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-new:/var/lib/mysql",
+        "trap - EXIT",
+        "docker rm -f db",
+        "docker rename db-new db",
+        "docker start db",
+    ]
+
+
+def test_data_in_memory_are_copied_while_the_container_exists() -> None:
+    app = container(AuditedMount("tmpfs", "/var/lib/mysql"), host={"Tmpfs": {"/var/lib/mysql": ""}})
+    change = MountOptionChange({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
+    text = lines(app, change)
+    copied = next(at for at, line in enumerate(text) if line.startswith("tar -c -C"))
+    assert text.index("docker pause db") < copied < text.index("docker kill db")
+    assert not [each for each in text if "--tmpfs" in each or each.startswith("docker stop")]
+
+
+@pytest.mark.parametrize(
+    "more", [{"host": {"Links": ["/x:/db/x"]}}, {"Labels": {"com.docker.swarm.service.name": "shop_db"}}]
+)
+def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[str, Any]) -> None:
+    app = container(AuditedMount("tmpfs", "/data"), **more)
+    text = "\n".join(lines(app, MountOptionChange({"/data": "db-data"}, copied=("/data",), vanishes=True)))
+    assert "tar -c -C /proc/self/fd/3 . > ./db-data.tar" in text
+    assert "docker cp" not in text
+
+
+def test_a_stopped_container_stays_stopped() -> None:
+    assert not [each for each in lines(container(running=False), MOVE) if "start" in each or " stop " in each]
+
+
+def test_mounts_are_dropped_and_made_read_only() -> None:
+    app = container(AuditedMount("bind", "/key", "/srv/key"), AuditedMount("volume", "/data", "", "data"))
+    assert lines(app, MountOptionChange(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
+    assert lines(app, MountOptionChange(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
+
+
+def test_names_of_existing_objects_are_not_used() -> None:
+    old = AuditedContainer("1", "db-old")
+    assert "docker rename db db-old-2" in lines(container(), MountOptionChange(), old)
+    snapshot = AuditSnapshot(volumes={"db-mysql": AuditedVolume("db-mysql")})
+    assert volume_for(snapshot, container(), "/var/lib/mysql") == "db-mysql-2"
+
+
+def test_a_container_of_compose_gets_an_override_file() -> None:
+    app = container(
+        AuditedMount("volume", "/cache", "", "shop_cache"),
+        AuditedMount("bind", "/a$b", "/srv/it's"),
+        AuditedMount("tmpfs", "/t"),
+        Labels=COMPOSE,
+    )
+    text = "\n".join(lines(app, MOVE))
+    override = yaml.safe_load(text.partition("<<'YAML'\n")[2].partition("\nYAML")[0].replace("!override", ""))
+    assert override == {
+        "services": {
+            "db": {
+                "volumes": ["shop_cache:/cache", "/srv/it's:/a$$b", "db-mysql:/var/lib/mysql"],
+                "tmpfs": ["/t"],
+            }
+        },
+        "volumes": {"db-mysql": {"external": True}, "shop_cache": {"external": True}},
+    }
+    compose = "docker compose -p shop -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml"
+    assert text[text.index(f"{compose} config") :].splitlines() == [
+        f"{compose} config --quiet",
+        "docker volume create db-mysql",
+        "docker create --name db-copy -v db-mysql:/var/lib/mysql mariadb:11 none",
+        "trap 'docker start db; docker rm -f db-copy' EXIT",
+        "docker stop db",
+        "docker cp -a db:/var/lib/mysql/. - | docker cp -a - db-copy:/var/lib/mysql",
+        "docker rm db-copy",
+        "docker commit db before-audit:db",
+        f"{compose} up --detach --no-deps db",
+        "trap - EXIT",
+        "FIX",
+        "# when db works: docker rmi before-audit:db",
+        "# then move the lines of /srv/shop/db.audit.yaml to /srv/shop/compose.yaml",
+    ]
+
+
+def test_compose_gets_the_project_directory_and_environment_files_of_the_container() -> None:
+    labels = {**COMPOSE, "com.docker.compose.project.working_dir": "/srv/a b",
+              "com.docker.compose.project.environment_file": "/srv/prod.env"}  # fmt: skip
+    text = "\n".join(lines(container(Labels=labels), MOVE))
+    options = "--project-directory '/srv/a b' --env-file /srv/prod.env"
+    assert f"docker compose -p shop {options} -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml up" in text
+
+
+def override_of(app: AuditedContainer, change: MountOptionChange) -> Any:
+    text = "\n".join(lines(app, change))
+    return yaml.safe_load(text.partition("<<'YAML'\n")[2].partition("\nYAML")[0].replace("!override", ""))
+
+
+def test_an_override_file_keeps_the_options_of_mounts() -> None:
+    mounts = (AuditedMount("tmpfs", "/t"), AuditedMount("tmpfs", "/u"), AuditedMount("volume", "/v", "", "v"))
+    long = [
+        {"Type": "tmpfs", "Target": "/u", "TmpfsOptions": {"SizeBytes": 4096, "Mode": 0o700}},
+        {"Type": "volume", "Target": "/v", "VolumeOptions": {"NoCopy": True}},
+    ]
+    app = container(*mounts, host={"Tmpfs": {"/t": "size=64m"}, "Mounts": long}, Labels=COMPOSE)
+    service = override_of(app, MOVE)["services"]["db"]
+    assert service["tmpfs"] == ["/t:size=64m", "/u:size=4096,mode=700"]
+    assert service["volumes"] == ["v:/v:nocopy", "db-mysql:/var/lib/mysql"]
+    part = [{"Type": "volume", "Target": "/v", "VolumeOptions": {"Subpath": "x"}}]
+    text = "\n".join(lines(container(*mounts, host={"Mounts": part}, Labels=COMPOSE), MOVE))
+    assert "compose" not in text
+
+
+def test_an_override_file_removes_a_key_that_comes_from_secrets() -> None:
+    secret = AuditedMount("bind", "/run/secrets/key", "/srv/key", writable=False)
+    other = AuditedMount("bind", "/run/secrets/other", "/srv/other", writable=False)
+    given = [{"Type": "bind", "Target": each.path, "ReadOnly": True} for each in (secret, other)]
+    app = container(secret, other, host={"Mounts": given}, Labels=COMPOSE)
+    change = MountOptionChange(dropped=frozenset({secret.path}))
+    assert override_of(app, change)["services"]["db"] == {
+        "volumes": ["/srv/other:/run/secrets/other:ro"], "secrets": [], "configs": [],
+    }  # fmt: skip
+    short = container(secret, Labels=COMPOSE)
+    assert set(override_of(short, change)["services"]["db"]) == {"volumes"}
+    files = f"{COMPOSE['com.docker.compose.project.config_files']},/srv/shop/db.audit.yaml"
+    again = container(secret, Labels={**COMPOSE, "com.docker.compose.project.config_files": files})
+    assert override_of(again, change)["services"]["db"] == {"volumes": [], "secrets": [], "configs": []}
+    assert " -f /srv/shop/db.audit.yaml up" in "\n".join(lines(again, change))
+
+
+def test_compose_replaces_no_other_container() -> None:
+    first, second = container(Labels=COMPOSE), replace(container(Labels=COMPOSE), name="db-2")
+    text = "\n".join(lines(first, MOVE, second))
+    assert "compose -p" not in text
+    assert "(not printed here: Compose would replace all 2 containers of shop/db)" in text
+    one_off = container(Labels={**COMPOSE, "com.docker.compose.oneoff": "True"})
+    assert "compose -p" not in "\n".join(lines(one_off, MOVE))
+
+
+def test_in_memory_data_of_compose_are_copied_before_the_container_is_killed() -> None:
+    app = container(AuditedMount("tmpfs", "/data"), Labels=COMPOSE)
+    text = lines(app, MountOptionChange({"/data": "db-data"}, copied=("/data",), vanishes=True))
+    order = ["docker pause db", "tar -c -C", "trap - EXIT", "docker kill db", "docker commit", "docker compose"]
+    places = [
+        max(at for at, line in enumerate(text) if line.startswith(each) and line != text[-1]) for each in order[:2]
+    ]
+    places += [
+        next(at for at, line in enumerate(text) if at > places[1] and line.startswith(each)) for each in order[2:]
+    ]
+    assert places == sorted(places)
+    assert not [each for each in text if each.startswith("docker stop")]
+
+
+def test_labels_of_an_image_do_not_change_commands() -> None:
+    labels = {**COMPOSE, "com.docker.swarm.service.name": "shop_db"}
+    for image in ({"Labels": labels}, None):
+        app = replace(container(Labels=labels), image_config=image)
+        assert not [each for each in lines(app, MOVE) if "compose -p" in each or "service update" in each]
+
+
+def test_a_container_of_an_image_that_compose_built_gets_an_override_file() -> None:
+    """Compose sets its project and service on the image, too."""
+    built = {"Labels": {key: COMPOSE[key] for key in COMPOSE if not key.endswith("files")}}
+    app = container(image=built, Labels={**COMPOSE, "com.docker.compose.config-hash": "0"})
+    assert "docker compose -p shop" in "\n".join(lines(app, MOVE))
+
+
+def test_a_task_of_a_service_is_changed_by_its_service() -> None:
+    app = container(AuditedMount("bind", "/key", "/srv/key"), Labels={"com.docker.swarm.service.name": "shop_db"})
+    assert lines(app, MountOptionChange(dropped=frozenset({"/key"}))) == [
+        "docker service update --mount-rm /key shop_db"
+    ]
+    assert lines(app, MountOptionChange(read_only=frozenset({"/key"}))) == [
+        "docker service update --mount-rm /key --mount-add type=bind,source=/srv/key,target=/key,readonly shop_db"
+    ]
+
+
+def test_no_command_gives_a_service_an_empty_volume() -> None:
+    """An update starts tasks that do not have the data."""
+    labels = {"com.docker.swarm.service.name": "shop_db", "com.docker.swarm.node.id": "n1"}
+    text = lines(container(Labels=labels), MOVE)
+    assert text[:5] == [
+        "bash -euo pipefail <<'FIX'", "trap 'docker unpause db' EXIT", "docker pause db",
+        "docker cp -a db:/var/lib/mysql ./db-mysql", "FIX",
+    ]  # fmt: skip
+    assert all(each.startswith("# ") for each in text[5:])
+    mount = "--mount-rm /var/lib/mysql --mount-add type=volume,source=db-mysql,target=/var/lib/mysql"
+    assert text[-1] == f"# docker service update --constraint-add node.id==n1 {mount} shop_db"
+
+
+def test_a_value_of_mount_is_quoted_for_a_task_of_a_service() -> None:
+    app = container(AuditedMount("bind", "/x", '/srv/a,"b'), Labels={"com.docker.swarm.service.name": "shop_db"})
+    (line,) = lines(app, MountOptionChange(read_only=frozenset({"/x"})))
+    assert next(csv.reader([shlex.split(line)[-2]])) == ["type=bind", 'source=/srv/a,"b', "target=/x", "readonly"]
+
+
+@pytest.mark.parametrize("mount", [AuditedMount("bind", "/x", "/srv:/x"), AuditedMount("volume", "/x:ro", "", "v")])
+def test_a_path_with_a_colon_gives_no_command(mount: AuditedMount) -> None:
+    (only,) = lines(container(mount), MOVE)
+    assert only.startswith("# db: a path has a colon")
+
+
+def test_a_path_with_control_characters_gives_no_command() -> None:
+    (only,) = lines(container(), MountOptionChange({"/x\nFIX\nrm -rf ~": "v"}))
+    assert only.startswith("# db: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("addr=192.0.2.1,soft,timeo=10,rw", "addr=192.0.2.1,timeo=10,rw,nfsvers=4.2,proto=tcp,hard"),
+        ("addr=192.0.2.1,port=20490,vers=4.1,nolock", "addr=192.0.2.1,port=20490,nfsvers=4.1,proto=tcp,hard"),
+        ("addr=2001:db8::1,v3,udp", "addr=2001:db8::1,nfsvers=4.2,proto=tcp6,hard"),
+    ],
+)
+def test_a_new_volume_has_safe_options(options: str, expected: str) -> None:
+    volume = AuditedVolume("media", options={"type": "nfs4", "o": options, "device": ":/x"})
+    assert safe_options(volume, of_volume(AuditSnapshot(), volume)) == (":/x", "nfs", expected)
+    again = [each.fix for each in decide(AuditSnapshot(volumes={"media": volume})).findings]
+    assert again[0] == (
+        f"docker volume rm media &&\ndocker volume create -o type=nfs -o device=:/x -o o={expected} media"
+    )
+
+
+def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() -> None:
+    nfs = HostMount(
+        "/mnt/nas", "nfs4", "nas:/x", {"vers": "4.2", "hard": "", "addr": "192.0.2.1", "rsize": "1048576"}
+    )
+    app = container(AuditedMount("bind", "/data", "/mnt/nas/media"))
+    (finding,) = decide(AuditSnapshot((app,), host_mounts=(nfs,))).findings
+    options = "-o type=nfs -o device=nas:/x/media -o o=addr=192.0.2.1,nfsvers=4.2,proto=tcp,hard"
+    made = f"docker volume create {options} db-data"
+    assert finding.fix.splitlines()[0] == made
+    assert "-v db-data:/data" in finding.fix
+    sshfs = HostMount("/mnt/nas", "fuse.sshfs", "me@nas:", {})
+    (finding,) = decide(AuditSnapshot((app,), host_mounts=(sshfs,))).findings
+    assert finding.fix == after_mount(sshfs)
+    assert 'RequiresMountsFor="/mnt/nas"' in finding.fix

@@ -1,0 +1,152 @@
+"""Slow starts of containers, on an engine that locks a container while it starts it."""
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.docker.dead_containers import DeadContainerState, MountListener
+from gateway.docker.failed_starts import StartFailureCause
+from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.ownership import OwnershipRecord
+from gateway.docker.plan import DesiredState
+from gateway.docker.reconciler import Reconciler
+from tests.support.fake_engine import FakeContainer, FakeEngine
+
+pytestmark = pytest.mark.timeout(60)
+
+OPTIONS = DockerOptions(networks={"apps": NetworkOptions()}, revive=True)
+DESIRED = DesiredState("site-a", OPTIONS, ("media",), mount_listeners=(MountListener("media", "127.0.0.1", 20490),))
+OPT_IN = {"gateway.enable": "true"}
+REFUSED = (
+    "failed to mount local volume: mount :/media:/data, data: addr=127.0.0.1,port=20490,hard: connection refused"
+)
+
+
+class LockingEngine(FakeEngine):
+    """Starts containers only when the test permits it, and answers no inspection of a container meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__(random.Random(1))
+        self.errors: dict[str, str] = {}
+        self.locked: set[str] = set()
+        self.requested: list[str] = []
+        self.proceed = asyncio.Event()
+
+    def add_dead(self, name: str, labels: dict[str, str] | None = None) -> FakeContainer:
+        container = self.add_container(name, labels or {})
+        container.state = "exited"
+        self.errors[container.id] = REFUSED
+        return container
+
+    async def get(self, path: str, **params: Any) -> Any:
+        found = await super().get(path, **params)
+        if path == "containers/json":
+            for each in found:
+                each["Mounts"] = [{"Type": "volume", "Name": "media"}]
+        elif path.startswith("containers/"):
+            key = path.split("/")[1]
+            if key in self.locked:
+                await asyncio.sleep(3600)
+            found["State"] |= {"Error": self.errors.get(key, ""), "Running": found["State"]["Status"] == "running"}
+            found["HostConfig"]["RestartPolicy"] = {"Name": "always"}
+        return found
+
+    async def post_start(self, path: str) -> None:
+        key = path.split("/")[1]
+        self.requested.append(self.containers[key].name)
+        self.locked.add(key)
+        try:
+            await self.proceed.wait()
+        except asyncio.CancelledError:
+            self.errors[key] = "context canceled"
+            raise
+        finally:
+            self.locked.discard(key)
+        self.errors[key] = ""
+        self.containers[key].state = "running"
+
+
+@pytest.fixture
+async def engine() -> LockingEngine:
+    return LockingEngine()
+
+
+def reconciler(folder: Path) -> Reconciler:
+    return Reconciler(OPTIONS, lambda: DESIRED, lambda _: None, folder)
+
+
+async def reconcile(made: Reconciler, engine: LockingEngine, times: int = 3) -> None:
+    for _ in range(times):
+        await made.reconcile(engine)  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+
+
+async def test_a_slow_start_delays_no_other_action_and_is_requested_once(
+    engine: LockingEngine, tmp_path: Path
+) -> None:
+    web, other = engine.add_dead("web", OPT_IN), engine.add_container("other", OPT_IN)
+    made = reconciler(tmp_path)
+    async with asyncio.timeout(10):
+        await reconcile(made, engine, 5)
+        assert "apps" in other.endpoints
+        assert engine.requested == ["web"]
+        (dead,) = made.plan.dead
+        assert dead.state is DeadContainerState.STARTING, "the state from before the start is shown"
+        assert OwnershipRecord(tmp_path).starts == {web.id: StartFailureCause.VOLUME}
+        engine.proceed.set()
+        await reconcile(made, engine)
+    assert (web.state, made.plan.dead, made.revivals.revived) == ("running", (), {"volume": 1})
+    assert OwnershipRecord(tmp_path).starts == {}
+
+
+async def test_a_slow_start_by_another_client_delays_no_other_action(engine: LockingEngine, tmp_path: Path) -> None:
+    slow = [engine.add_container(f"slow-{number}", OPT_IN) for number in range(10)]
+    for each in slow:
+        each.state = "created"
+        engine.locked.add(each.id)
+    web = engine.add_container("web", OPT_IN)
+    made = reconciler(tmp_path)
+    async with asyncio.timeout(10):
+        await reconcile(made, engine)
+    assert "apps" in web.endpoints
+    assert all(not each.endpoints for each in slow), "the engine would not answer a request about a locked container"
+    engine.locked.clear()
+    for each in slow:
+        each.state = "running"
+        made._observer.forget_start(each.id)  # the event `start`
+    await reconcile(made, engine)
+    assert all("apps" in each.endpoints for each in slow)
+
+
+async def test_a_start_that_was_canceled_is_counted_and_repeated_by_the_next_process(
+    engine: LockingEngine, tmp_path: Path
+) -> None:
+    web, made = engine.add_dead("web"), reconciler(tmp_path)
+    await reconcile(made, engine)
+    await made._executor.starter.cancel()
+    assert engine.errors[web.id] == "context canceled"
+    assert made.revivals.not_before(web.id) > 0
+    assert made.revivals.revived == {}
+    engine.proceed.set()
+    again = reconciler(tmp_path)
+    await reconcile(again, engine)
+    assert (web.state, again.revivals.revived) == ("running", {"volume": 1})
+
+
+async def test_a_container_that_changed_while_its_start_was_queued_is_not_started(
+    engine: LockingEngine, tmp_path: Path
+) -> None:
+    names = [f"web-{number}" for number in range(5)]
+    containers = [engine.add_dead(name) for name in names]
+    made = reconciler(tmp_path)
+    await reconcile(made, engine)
+    assert engine.requested == names[:4]
+    # A person starts the last container, and stops it again.
+    engine.errors[containers[4].id] = ""
+    engine.proceed.set()
+    await reconcile(made, engine)
+    assert [each.state for each in containers] == [*4 * ["running"], "exited"]
+    assert made.plan.dead == ()

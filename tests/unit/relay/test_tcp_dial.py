@@ -1,0 +1,53 @@
+"""Tests of dialing: sockets that connect to themselves, leaked sockets, and reasons of errors."""
+
+import errno
+import socket
+
+import pytest
+
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
+from gateway.demo.process import free_port
+from gateway.errors import DialError, Reason
+from gateway.relay.tcp_dial import _dial_error, _reject_self_connection, dial
+
+
+async def test_a_connection_to_itself_is_refused() -> None:
+    port = free_port()
+
+    def make(family: int, kind: int, protocol: int) -> socket.socket:
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+        return sock
+
+    with pytest.raises(DialError) as caught:
+        await dial(Endpoint("127.0.0.1", port), Phases(), 5, socket_factory=make)
+    assert caught.value.reason is Reason.REFUSED
+
+
+def test_a_connection_that_fails_immediately_leaves_no_open_socket() -> None:
+    sock = socket.socket()  # An unconnected socket fails in the same way as a socket after a reset.
+    with pytest.raises(OSError, match="not connected"):
+        _reject_self_connection(sock)
+    assert sock.fileno() == -1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ECONNREFUSED, "x"), Reason.REFUSED),
+        (OSError(errno.ETIMEDOUT, "x"), Reason.TIMEOUT),
+        (OSError(errno.ECONNRESET, "x"), Reason.RESET),
+        (
+            OSError("Multiple exceptions: [Errno 113] No route to host, [Errno 111] Connection refused"),
+            Reason.REFUSED,
+        ),
+        (OSError("Multiple exceptions: [Errno 104] Reset, [Errno 111] Connection refused"), Reason.RESET),
+        (OSError("whatever"), Reason.RESET),
+    ],
+)
+def test_the_reason_covers_all_addresses(error: OSError, reason: Reason) -> None:
+    found = _dial_error(Endpoint("db", 1), error)
+    assert found.reason is reason
+    assert "Errno" not in found.detail

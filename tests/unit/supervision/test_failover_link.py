@@ -1,0 +1,77 @@
+"""Tests of the link that dials through one of several tunnels."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from gateway.contracts.link import Link, NetworkId, Stream
+from gateway.contracts.phases import Phases
+from gateway.contracts.values import Endpoint
+from gateway.errors import DialError, LinkLostError, Reason
+from gateway.measure import Histogram
+from gateway.relay.direct_link import DirectLink
+from gateway.supervision import failover_link
+from gateway.supervision.failover_link import FailoverLink
+
+TO = Endpoint("127.0.0.1", 1)
+
+
+class Scripted(DirectLink):
+    """A link whose dials fail with an error, hang, or return a socket."""
+
+    def __init__(self, outcome: Exception | None = None, *, hangs: bool = False) -> None:
+        super().__init__()
+        self.outcome, self.hangs, self.dials = outcome, hangs, 0
+
+    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+        del to, phases
+        self.dials += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.outcome is not None:
+            raise self.outcome
+        return socket.socket()
+
+    async def join(self, *arguments: Any, **keywords: Any) -> Any:
+        del arguments, keywords
+        self.dials += 1
+        raise NotImplementedError
+
+
+class Outer:
+    """A substitute for an outer tunnel."""
+
+    def __init__(self, link: Link | None) -> None:
+        self.link = link
+
+
+async def test_the_next_tunnel_is_used_at_once_and_stays_in_use() -> None:
+    broken, good, closed = Scripted(LinkLostError()), Scripted(), Outer(None)
+    link = FailoverLink([Outer(broken), closed, Outer(good)], NetworkId(("a",)))
+    for _ in range(3):
+        (await link.socket(TO)).close()
+    assert (broken.dials, good.dials) == (1, 3)
+    good.outcome = DialError(Reason.REFUSED, "no")
+    with pytest.raises(LinkLostError):
+        await link.socket(TO)
+    assert (broken.dials, good.dials) == (2, 4)
+    closed.link = joining = Scripted()
+    with socket.socket() as client, pytest.raises(NotImplementedError):
+        await link.join(client, TO, Histogram())
+    assert joining.dials == 1
+
+
+async def test_a_tunnel_that_does_not_answer_does_not_use_up_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failover_link, "_NEXT_WAY_AFTER", 0.05)
+    silent, good = Scripted(hangs=True), Scripted()
+    link = FailoverLink([Outer(silent), Outer(good)], NetworkId(("a",)))
+    async with asyncio.timeout(5):
+        (await link.socket(TO)).close()
+    assert (silent.dials, good.dials) == (1, 1)
+
+
+async def test_without_an_open_tunnel_the_link_is_lost() -> None:
+    with pytest.raises(LinkLostError, match="none of the tunnels is open"):
+        await FailoverLink([Outer(None), Outer(None)], NetworkId(("a",))).socket(TO)
