@@ -36,6 +36,6 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}: choose another file") from error
     print_text(f"wrote {file}")
-    steps = ["check", *(["render authorized-keys"] if permits_keys(config) else []), "run"]
+    steps = [*(["render authorized-keys"] if permits_keys(config) else []), "check", "run"]
     for step in steps:
         print_text(f"next: gateway {step} -c {file}")

@@ -24,6 +24,11 @@ from gateway.contracts.security import Secret
 _NONE = "none"
 _COMMANDS = ("command",)
 """The keys that contain a program and its arguments."""
+_HINTS = {
+    "identity_files": "To create one: ssh-keygen -t ed25519 -f tunnel_key",
+    "known_hosts": "To create one: ssh-keyscan -p {port} {host} > known_hosts",
+}
+"""How to create the files of a key, if this user has no usual ones. The texts can contain earlier answers."""
 _KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -116,15 +121,22 @@ def _ask_keys(
         for key in (group,) if isinstance(group, str) else group:
             if key == "password" and password_needs_user and "user" not in answers:
                 continue
-            name, answer = _ask_key(cls, key, before)
+            name, answer = _ask_key(cls, key, before, answers)
             if answer != "":
                 answers[name] = answer
                 break
     return answers
 
 
-def _ask_key(cls: type, key: str, before: dict[str, Any]) -> tuple[str, Any]:
-    """Ask for one key. Return the key to write (`password_file` for `password`) and its value; `""`: no answer."""
+def _ask_key(cls: type, key: str, before: dict[str, Any], answers: dict[str, Any]) -> tuple[str, Any]:
+    """Ask for one key. Return the key to write (`password_file` for `password`) and its value; `""`: no answer.
+
+    Args:
+        cls: The dataclass.
+        key: The key.
+        before: The answers of the previous round.
+        answers: The previous answers of this round.
+    """
     hint = typing.get_type_hints(cls)[key]
     secret = Secret in (hint, *get_args(hint))
     name = f"{key}_file" if secret else key
@@ -133,6 +145,8 @@ def _ask_key(cls: type, key: str, before: dict[str, Any]) -> tuple[str, Any]:
     quoting = " Quote words that contain spaces." if key in _COMMANDS else ""
     print_wrapped(f"{name}: {note}{text}{quoting}")
     default = before.get(name, _default(cls, key))
+    if key in _HINTS and default is None:
+        print_wrapped(_HINTS[key].format_map({"host": "HOST", "port": 22, **answers}), indent="  ")
     rules = next(each.metadata for each in dataclasses.fields(cls) if each.name == key)
     parse = shlex.split if key in _COMMANDS else _secret_file if secret else _parser(hint, rules)
     answer = click.prompt(

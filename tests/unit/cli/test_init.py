@@ -1,5 +1,6 @@
 """Tests `gateway init` with flags and with answers; what it writes passes `gateway validate`."""
 
+import re
 import socket
 from pathlib import Path
 
@@ -58,6 +59,10 @@ def test_an_invalid_answer_is_asked_again(folder: Path) -> None:
     assert "must be from 1 to 65535" in done.output
     assert "missing is not a file" in done.output
     assert "Answer again" not in done.output
+    assert "  To create one: ssh-keyscan -p 22 bastion.example.com > known_hosts\n" in done.output
+    assert re.findall("^next: gateway ([a-z-]+ ?[a-z-]*) -c first.yaml$", done.output, re.MULTILINE) == [
+        "render authorized-keys", "check", "run",
+    ]  # fmt: skip
     assert "a password" not in done.output
     assert (folder / "secret").read_text() == "a password\n"
     assert (folder / "secret").stat().st_mode & 0o777 == 0o600
