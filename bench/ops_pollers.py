@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -39,12 +39,13 @@ class Site(NamedTuple):
 
 
 @contextmanager
-def site(backends: int, settle: float) -> Iterator[Site]:
+def site(backends: int, settle: float, extra: Sequence[str] = ()) -> Iterator[Site]:
     """Run a gateway with many backends, and an echo server, until the context exits.
 
     Args:
         backends: The number of backends.
         settle: Seconds to wait for the first checks.
+        extra: The lines of further backends.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, port, ops = Path(name), free_port(), free_port()
@@ -56,6 +57,7 @@ def site(backends: int, settle: float) -> Iterator[Site]:
             "backends:",
             f"  b0: {{kind: tcp, targets: ['127.0.0.1:{target}'], listen: '127.0.0.1:{port}'}}",
             *(f"  b{at}: {{kind: tcp, targets: ['127.0.0.1:{target}']}}" for at in range(1, backends)),
+            *extra,
         ]
         (folder / "c.yaml").write_text("\n".join(lines))
         service = Process(

@@ -1,18 +1,23 @@
 """Measure the status page of a site with many backends: size, time to serve, and how much open pages delay traffic.
 
-An open page reads the event stream, and requests the page at each multiple of ten seconds, as its script does.
+The state of one backend changes every second. An open page reads the event stream. It requests the page after each
+event, at most once a second, and at each multiple of ten seconds, as its script does. The exit code is 1 if a result
+exceeds its limit.
 
 Usage: python bench/status_page.py [BACKENDS] [PAGES] [SECONDS]
 """
 
 import asyncio
+import contextlib
 import http.client
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -21,36 +26,85 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from ops_pollers import site, traffic
 
+from gateway.demo.process import free_port
+
 _ROUNDS = 7
-_REFRESH = 10.0
+_REFRESH, _SHORTEST, _AFTER_EVENT = 10.0, 1.0, 0.1
+"""Seconds between two requests of a page without events, at least, and from an event to a request; see `page.js`."""
 _REQUESTS = 20
+_CHANGE = 1.0
+"""Seconds between two changes of the state of a backend."""
+_MAX_SIZE, _MAX_MS, _MAX_RATIO = 300_000, 200.0, 1.2
 
 
-def main(backends: int, pages: int, seconds: float) -> None:
-    """Measure and print the results."""
-    with site(backends, 5) as running:
-        _print_page(running.pid, running.ops, backends)
-        ratios = [_round(running.port, running.ops, pages, seconds) for _ in range(_ROUNDS)]
-        print(f"  median: p99 with {pages} open pages is {statistics.median(ratios):.2f} times that without")
+def main(backends: int, pages: int, seconds: float) -> int:
+    """Measure and print the results; return the exit code."""
+    changing = free_port()
+    check = "{interval: 200ms, down_interval: 200ms, fall: 1, rise: 1}"
+    extra = f"  changing: {{kind: tcp, targets: ['127.0.0.1:{changing}'], check: {check}}}"
+    print(f"{backends} backends, {pages} open pages, a change every {_CHANGE:g} s, {_ROUNDS} rounds of {seconds:g} s")
+    with site(backends - 1, 5, [extra]) as running, _changes(changing):
+        size, taken = _page(running.pid, running.ops)
+        rounds = [_round(running.port, running.ops, pages, seconds) for _ in range(_ROUNDS)]
+    results = (
+        ("size", size / 1000, _MAX_SIZE / 1000, "kB"),
+        ("time to serve, median", statistics.median(taken), _MAX_MS, "ms"),
+        (
+            "p99 of the traffic beside the open pages, median",
+            statistics.median(rounds),
+            _MAX_RATIO,
+            "times that alone",
+        ),
+    )
+    for what, value, limit, unit in results:
+        print(f"{'ok  ' if value <= limit else 'FAIL'} {what}: {value:.3g} {unit} (limit {limit:g})")
+    return int(any(value > limit for _, value, limit, _ in results))
 
 
-def _print_page(pid: int, ops: int, backends: int) -> None:
-    taken = []
+@contextlib.contextmanager
+def _changes(port: int) -> Iterator[None]:
+    """Start and stop listening on a port in turn, until the context exits."""
+    done = threading.Event()
+
+    def change() -> None:
+        while not done.is_set():
+            with socket.create_server(("127.0.0.1", port)):
+                done.wait(_CHANGE)
+            done.wait(_CHANGE)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _page(pid: int, ops: int) -> tuple[int, list[float]]:
+    """Return the size of the page in bytes, and the milliseconds that each request takes."""
+    taken, size = [], 0
     before = _cpu_seconds(pid)
     time.sleep(1.1 * _REQUESTS)
     idle, before = _cpu_seconds(pid) - before, _cpu_seconds(pid)
     for _ in range(_REQUESTS):
         time.sleep(1.1)  # The response is cached for a second.
         started = time.perf_counter()
-        connection = http.client.HTTPConnection("127.0.0.1", ops, timeout=30)
-        connection.request("GET", "/")
-        size = len(connection.getresponse().read())
-        connection.close()
+        size = len(_get(ops))
         taken.append((time.perf_counter() - started) * 1e3)
-    print(f"{backends} backends: the page has {size / 1000:.0f} kB;", end=" ")
     cpu = (_cpu_seconds(pid) - before - idle) / _REQUESTS * 1e3
-    print(f"{cpu:.0f} ms of CPU time;", end=" ")
+    print(f"  the page: {size / 1000:.0f} kB, {cpu:.0f} ms of CPU time,", end=" ")
     print(f"served in {statistics.median(taken):.0f} ms (median), {max(taken):.0f} ms (worst of {_REQUESTS})")
+    return size, taken
+
+
+def _get(ops: int) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", ops, timeout=30)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().read()
+    finally:
+        connection.close()
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -60,6 +114,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _round(port: int, ops: int, pages: int, seconds: float) -> float:
+    """Return the p99 of the traffic beside open pages, divided by the p99 alone."""
     alone = _p99(asyncio.run(traffic(port, seconds)))
     child = subprocess.Popen(
         [sys.executable, __file__, "--pages", str(ops), str(pages)],
@@ -69,46 +124,79 @@ def _round(port: int, ops: int, pages: int, seconds: float) -> float:
     )
     time.sleep(2)  # Until the pages are open.
     beside = _p99(asyncio.run(traffic(port, seconds)))
-    loads = child.communicate(timeout=60)[0].strip()
-    print(f"  p99 {alone:.2f} ms alone, {beside:.2f} ms with {pages} open pages, which loaded {loads} times")
-    return beside / alone
+    loads, events = child.communicate(timeout=60)[0].split()
+    ratio = beside / alone
+    print(f"  p99 {alone:.2f} ms alone, {beside:.2f} ms beside {pages} open pages: {ratio:.2f} times", end="; ")
+    print(f"each page received {int(events) / pages:.0f} events and loaded {int(loads) / pages:.0f} times")
+    return ratio
 
 
 def _p99(taken: list[float]) -> float:
     return sorted(taken)[int(len(taken) * 0.99)] * 1e3
 
 
-def _open_pages(ops: int, count: int) -> None:
-    """Keep pages open until standard input closes, and print how often they were loaded."""
-    done, loads = threading.Event(), [0] * count
+class _OpenPage:
+    """An open page: one thread reads the event stream, and one requests the page."""
 
-    def page(number: int) -> None:
-        stream = http.client.HTTPConnection("127.0.0.1", ops, timeout=60)
-        stream.request("GET", "/api/v1/events")
-        response = stream.getresponse()
-        while not done.is_set():
-            connection = http.client.HTTPConnection("127.0.0.1", ops, timeout=30)
-            connection.request("GET", "/")
-            connection.getresponse().read()
-            connection.close()
-            loads[number] += 1
-            done.wait(_REFRESH - time.time() % _REFRESH)
-        response.close()
-        stream.close()
+    def __init__(self, ops: int) -> None:
+        self.loads = self.events = 0
+        self._ops = ops
+        self._due = threading.Condition()
+        self._next = 0.0
+        """Monotonic time of the next request."""
+        self._done = False
+        self._stream = http.client.HTTPConnection("127.0.0.1", ops, timeout=60)
+        self._threads = [threading.Thread(target=each) for each in (self._read, self._request)]
+        for each in self._threads:
+            each.start()
 
-    threads = [threading.Thread(target=page, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    sys.stdin.read()
-    done.set()
-    for thread in threads:
-        thread.join()
-    print(sum(loads))
+    def close(self) -> None:
+        """Close the page, and wait for its threads."""
+        with self._due:
+            self._done = True
+            self._due.notify()
+        if self._stream.sock is not None:
+            self._stream.sock.shutdown(socket.SHUT_RDWR)
+        for each in self._threads:
+            each.join()
+        self._stream.close()
+
+    def _read(self) -> None:
+        self._stream.request("GET", "/api/v1/events")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            for line in self._stream.getresponse():
+                if line.startswith(b"data:"):
+                    self.events += 1
+                    with self._due:
+                        self._next = min(self._next, time.monotonic() + _AFTER_EVENT)
+                        self._due.notify()
+
+    def _request(self) -> None:
+        earliest = 0.0
+        while True:
+            with self._due:
+                while not self._done and (left := max(self._next, earliest) - time.monotonic()) > 0:
+                    self._due.wait(left)
+                if self._done:
+                    return
+                self._next = time.monotonic() + _REFRESH - time.time() % _REFRESH
+            earliest = time.monotonic() + _SHORTEST
+            _get(self._ops)
+            self.loads += 1
+
+
+def _open_pages(ops: int, count: int, wait: Callable[[], object]) -> None:
+    """Keep pages open until `wait` returns, then print the number of requests and of events."""
+    pages = [_OpenPage(ops) for _ in range(count)]
+    wait()
+    for each in pages:
+        each.close()
+    print(sum(each.loads for each in pages), sum(each.events for each in pages))
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--pages"]:
-        _open_pages(int(sys.argv[2]), int(sys.argv[3]))
+        _open_pages(int(sys.argv[2]), int(sys.argv[3]), sys.stdin.read)
     else:
-        given = [*sys.argv[1:4], *["500", "8", "12"][len(sys.argv) - 1 :]]
-        main(int(given[0]), int(given[1]), float(given[2]))
+        given = [*sys.argv[1:4], *["500", "8", "30"][len(sys.argv) - 1 :]]
+        sys.exit(main(int(given[0]), int(given[1]), float(given[2])))

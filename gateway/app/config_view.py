@@ -1,6 +1,7 @@
 """Describes a configuration as text, without secrets, for the status page. Does no I/O."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ _OF_SPEC = {"options": "", "check_options": "check"}
 """Fields of `TunnelSpec` and `BackendSpec` that hold dataclasses, with the key of each in the configuration."""
 _OMITTED = ("name", "place", "sockets")
 """Fields of a tunnel or backend that are not keys."""
-_SENSITIVE = ("password_command", "command", "proxy_command", "send", "headers")
+_SENSITIVE = ("password_command", "command", "proxy_command", "send", "expect", "expect_pattern", "headers")
 """Keys whose type is not that of a secret, but whose values can contain a secret."""
 _HIDDEN = "(hidden)"
+_QUERY = re.compile(r"((?:[a-z][a-z0-9+.-]*:/)?/[^?]*\?).+", re.IGNORECASE | re.DOTALL)
+"""A path or URL with a query, which can contain a secret. The group ends before the query."""
 _SINGLE = (str, int, float, Path, Endpoint, Secret, BackendKind, TunnelKind)
 """Types of values that are not split into keys."""
 
@@ -78,4 +81,5 @@ def _text(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}s"
-    return str(value)
+    found = _QUERY.fullmatch(str(value))
+    return f"{found[1]}{_HIDDEN}" if found else str(value)

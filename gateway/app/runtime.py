@@ -89,6 +89,8 @@ class Runtime:
         self.backends: dict[str, RunningBackend] = {}
         self.listeners: dict[ListenAddress, Listener] = {}
         self.workers = workers
+        self.accepting = True
+        """Whether the listeners accept clients; False after `stop_accepting`."""
         self.on_state_change: Callable[[], None] = lambda: None
         """Called when the state of a backend changes."""
         self.on_check_result: Callable[[RunningBackend], None] = lambda _: None
@@ -208,6 +210,7 @@ class Runtime:
 
     def stop_accepting(self) -> None:
         """Close all listeners. Connections that are already open continue."""
+        self.accepting = False
         for listener in self.listeners.values():
             listener.close()
         self.listeners = {}

@@ -93,6 +93,7 @@ class ServiceControl:
             started_at=self.started_at,
             startup_done=self.startup_done,
             draining=self.draining,
+            accepting=runtime is not None and runtime.accepting,
             reload_successful=reloader.successful,
             reload_success_at=reloader.applied_at,
             reload_error=reloader.error,

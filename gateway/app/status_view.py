@@ -232,7 +232,8 @@ def _target(monitored: MonitoredTarget, kind: str, budget: HandshakeBudget | Non
         broken_handshakes=budget.aborted if budget else None,
         duration=reduce(Histogram.plus, (each.duration for each in checks), Histogram()),
         phases=_phases(checks),
-        history=check.history.results(),
+        history=check.history.latest(),
+        failed_checks=check.history.failures(),
     )
 
 

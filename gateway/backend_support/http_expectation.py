@@ -85,11 +85,13 @@ def check_status(expected: HttpExpectation, response: HttpResponse, refused: str
     """
     if response.status in expected.status:
         return
-    detail = f"{expected.path}: status {response.status}, expected {', '.join(map(str, expected.status))}"
+    path = expected.path.partition("?")[0]  # a query can contain a secret
+    detail = f"{path}: status {response.status}, expected {', '.join(map(str, expected.status))}"
     if response.status in (401, 403):
         raise UnusableTargetError(Reason.AUTH, f"{detail}: {refused}")
     if 300 <= response.status < 400:
-        detail += f": redirects are not followed (to {response.headers.get('Location', 'an unknown place')})"
+        location = response.headers.get("Location", "an unknown place").partition("?")[0]
+        detail += f": redirects are not followed (to {location})"
     raise UnusableTargetError(Reason.QUERY, detail)
 
 

@@ -89,7 +89,7 @@ class TcpBackend:
             piece = await stream.read_some()
             received, pieces = received + piece, pieces + 1
             if not piece or len(received) >= _MAX_RESPONSE or pieces == _MAX_PIECES:
-                expected = f"contain {self._expect!r}" if self._pattern is None else "match check.expect_pattern"
+                expected = "contain check.expect" if self._pattern is None else "match check.expect_pattern"
                 raise UnusableTargetError(
                     Reason.PROTOCOL, f"the response {received[:_MAX_SHOWN]!r} does not {expected}"
                 )

@@ -8,6 +8,7 @@ import click
 
 from gateway.cli.client_options import client_options
 from gateway.cli.completion import complete_backends
+from gateway.cli.diagnosis import headline, print_cause
 from gateway.cli.explanation import explanation, explanation_json
 from gateway.cli.output import (
     format_age,
@@ -18,7 +19,6 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
-from gateway.cli.severity import headline
 from gateway.errors import UsageError
 from gateway.ops.service_client import ServiceClient
 
@@ -55,11 +55,11 @@ def _print(status: dict[str, Any], name: str) -> None:
     notes = [each.why for each in explained.parts]
     print_table(["PART", "NAME", "STATE", "SINCE"], rows, notes, terminal_width())
     click.echo()
-    if explained.cause:
-        print_wrapped(f"root cause: {explained.cause}", fg="red")
-    for sentence in explained.to_do:
-        print_wrapped(f"to do: {sentence}")
-    if not explained.to_do:
+    for each in explained.root_causes:
+        print_cause(each, "root cause: ")
+    for each in explained.warnings:
+        print_cause(each, "warning: ")
+    if not any(each["remedy"] for each in (*explained.root_causes, *explained.warnings)):
         click.echo("nothing to do")
 
 

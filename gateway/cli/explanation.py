@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gateway.cli.output import format_clock, format_count, format_ms, format_reason, format_state
-from gateway.cli.severity import root_tunnels, way_hops, way_rows
-from gateway.tunnels import tunnel_remedy
+from gateway.cli.diagnosis import causes_of, describe_cause
+from gateway.cli.output import format_clock, format_count, format_ms, format_reason, plain_commands
+from gateway.cli.severity import way_hops, way_rows
 
 _USABLE = {"up", "degraded"}
 
@@ -36,13 +36,13 @@ class BackendExplanation:
 
     Args:
         parts: The path in the order in which a client takes it.
-        cause: The outermost part that has failed, and its reason; None if no part has failed.
-        to_do: What to do, as sentences in the imperative.
+        root_causes: The failed parts because of which the backend has its state, as in `/api/v1/status`.
+        warnings: Other failed parts on the path, such as a tunnel of another way.
     """
 
     parts: list[PathPart]
-    cause: str | None
-    to_do: list[str]
+    root_causes: list[dict[str, Any]]
+    warnings: list[dict[str, Any]]
 
 
 def explanation(status: dict[str, Any], name: str) -> BackendExplanation:
@@ -52,27 +52,32 @@ def explanation(status: dict[str, Any], name: str) -> BackendExplanation:
         status: The body of `/api/v1/status`.
         name: The backend.
     """
-    return BackendExplanation(list(_parts(status, name)), root_cause(status, name), list(_to_do(status, name)))
+    causes, is_up = causes_of(status, name), status["backends"][name]["state"] == "up"
+    roots = [each for each in causes if not is_up and name not in each["rerouted"]]
+    return BackendExplanation(list(_parts(status, name)), roots, [each for each in causes if each not in roots])
 
 
 def explanation_json(status: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the explanation of a backend as a JSON object; see `explanation`."""
     backend, explained = status["backends"][name], explanation(status, name)
+    causes = [*explained.root_causes, *explained.warnings]
     return {
         "backend": name,
         "kind": backend["kind"],
         "state": backend["state"],
         "since": backend["since"],
         "chain": [asdict(part) for part in explained.parts],
-        "root_cause": explained.cause,
-        "to_do": explained.to_do,
+        "root_cause": "; ".join(map(describe_cause, explained.root_causes)) or None,
+        "to_do": [plain_commands(each["remedy"]) for each in causes if each["remedy"]],
+        "causes": causes,
     }
 
 
 def _parts(status: dict[str, Any], name: str) -> Iterator[PathPart]:
     """Yield the path: listeners, admission, tunnels (outermost first), ways, and each target with its phases."""
     backend = status["backends"][name]
-    yield from (PathPart("listener", address, "open") for address in backend["listen"] or [])
+    listening = "open" if status["accepting"] else "closed"
+    yield from (PathPart("listener", address, listening) for address in backend["listen"] or [])
     yield _admission(backend)
     for hop in way_hops(status, backend):
         tunnel = status["tunnels"][hop]
@@ -115,51 +120,3 @@ def _phases(target: dict[str, Any]) -> Iterator[PathPart]:
         if failed and last:
             why = "; ".join(filter(None, (why, "the check ended here")))
         yield PathPart("phase", phase, format_ms(seconds), None, why)
-
-
-def root_cause(status: dict[str, Any], name: str) -> str | None:
-    """Return the outermost failed part of each way to a backend, and the reason; None if no part has failed."""
-    failed = _failed_parts(status, name)
-    causes = [
-        f"{what} is {format_state(part['state'])}: {format_reason(part) or 'no reason is known'}"
-        for what, part in failed
-    ]
-    return "; ".join(causes) or None
-
-
-def _failed_parts(status: dict[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the outermost parts that have failed, with a description of each."""
-    backend = status["backends"][name]
-    roots = dict.fromkeys(root for way in backend["ways"] for root in root_tunnels(status, way["tunnel"]))
-    if roots:
-        return [(f"tunnel {root}", status["tunnels"][root]) for root in roots]
-    for states in (("down", "blocked", "unknown", "paused"), ("degraded",)):
-        for target in backend["targets"]:
-            if target["state"] in states and target["state"] != "up":
-                return [(f"target {target['target']}", target)]
-    return [] if backend["state"] == "up" else [(f"backend {name}", backend)]
-
-
-def _to_do(status: dict[str, Any], name: str) -> Iterator[str]:
-    """Yield what to do, as sentences in the imperative."""
-    backend = status["backends"][name]
-    for what, part in _failed_parts(status, name):
-        yield from _repair(name, what, part)
-    if not backend["holds_clients"]:
-        yield f"run gateway fail {name} --undo to hold clients again while the path is down"
-    if backend["connections"]["active"] >= backend["connections"]["limit"]:
-        yield f"raise backends.{name}.max_connections, or close idle clients"
-
-
-def _repair(name: str, what: str, part: dict[str, Any]) -> Iterator[str]:
-    if part["state"] == "paused":
-        yield f"run gateway resume {name} to check the backend again"
-        return
-    is_tunnel = what.startswith("tunnel ")
-    remedy = tunnel_remedy(part["kind"], part["reason"]) if is_tunnel else part["remedy"]
-    if remedy:
-        yield remedy
-    elif part["detail"]:
-        yield f"see the reason: {part['detail']}"
-    if is_tunnel and part["state"] == "quarantined":
-        yield f"then run gateway reconnect {what.removeprefix('tunnel ')}, because the gateway rarely retries"

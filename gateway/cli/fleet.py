@@ -1,7 +1,6 @@
 """`gateway fleet`: shows many gateways in one table."""
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from gateway.cli.output import (
     fits,
     format_age,
     format_ms,
-    format_state,
     output_option,
     print_table,
     print_wrapped,
@@ -22,6 +20,7 @@ from gateway.cli.output import (
 )
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
+from gateway.ops.reason_texts import state_name
 from gateway.ops.service_client import ServiceClient
 
 _WATCH_INTERVAL = 2.0
@@ -59,19 +58,17 @@ def fleet(
 
     def show() -> None:
         found = fetch()
-        if watch:
-            click.clear()
         if output == "json":
             click.echo(json.dumps(found, indent=1))
         else:
             _print(found, wide=output == "wide")
-            sys.stdout.flush()
         if not watch and all(each["summary"] is None for each in found["members"]):
             raise ServiceUnreachableError("no gateway has answered")
 
-    show()
     if watch:
-        watching(show, _WATCH_INTERVAL)
+        watching(show, _WATCH_INTERVAL, immediately=True)
+    else:
+        show()
 
 
 def _fetch_from_service(client: ServiceClient) -> Callable[[], dict[str, Any]]:
@@ -91,9 +88,11 @@ def _fetch_from_members(
     import asyncio  # noqa: PLC0415
 
     from gateway.contracts.values import Duration  # noqa: PLC0415
+    from gateway.fleet.member_discovery import MemberDiscovery  # noqa: PLC0415
     from gateway.fleet.members import parse_member  # noqa: PLC0415
     from gateway.fleet.options import FleetOptions  # noqa: PLC0415
     from gateway.fleet.poller import ask_once  # noqa: PLC0415
+    from gateway.fleet.view import FleetView  # noqa: PLC0415
     from gateway.ops.fleet_json import fleet_json  # noqa: PLC0415
     from gateway.tls_client import ClientTls  # noqa: PLC0415
 
@@ -108,7 +107,15 @@ def _fetch_from_members(
         tls=ClientTls(ca_file=Path(client.ca_file) if client.ca_file else None),
         timeout=Duration(timeout),
     )
-    return lambda: fleet_json(asyncio.run(ask_once(options)), time.time())
+    runner, discovery, view = asyncio.Runner(), MemberDiscovery(), FleetView()
+    click.get_current_context().call_on_close(runner.close)
+
+    def fetch() -> dict[str, Any]:
+        nonlocal view
+        view = runner.run(ask_once(options, discovery, view))
+        return fleet_json(view, time.time())
+
+    return fetch
 
 
 def _print(found: dict[str, Any], *, wide: bool) -> None:
@@ -148,7 +155,7 @@ def _note(member: dict[str, Any], *, wide: bool) -> str:
     summary = member["summary"] or {}
     reload = "the last reload failed" if summary.get("reload_successful") is False else ""
     problems = [
-        ": ".join(filter(None, (f"{each['name']} is {format_state(each['state'])}", each["reason"], each["detail"])))
+        ": ".join(filter(None, (f"{each['name']} is {state_name(each['state'])}", each["reason"], each["detail"])))
         for each in summary.get("problems", ())
     ]
     shown = problems if wide else [*problems[:1], *([f"and {len(problems) - 1} more"] if len(problems) > 1 else [])]

@@ -16,7 +16,6 @@ _COLORS = {
     "backoff": "red", "unreachable": "red", "waiting": "yellow", "connecting": "yellow", "authenticating": "yellow",
     "suspect": "yellow", "full": "red",
 }  # fmt: skip
-_DOWN = ("backoff", "waiting", "resolving", "connecting", "authenticating")
 _MAX_CELL_LENGTH = 1000
 _MIN_CELL_LENGTH = 8
 _WIDTH = 80
@@ -127,9 +126,9 @@ def format_ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1e3:.1f}ms"
 
 
-def format_state(state: str) -> str:
-    """Return a state for a sentence: a tunnel that retries, or waits for another tunnel, is `down`."""
-    return "down" if state in _DOWN else state
+def plain_commands(text: str) -> str:
+    """Return a text without the backquotes around commands."""
+    return text.replace("`", "")
 
 
 def format_clock(time: str | None) -> str:

@@ -1,19 +1,14 @@
-"""Orders tunnels and backends by their state, worst first, and sums up the state of a service. Does no I/O."""
+"""Orders tunnels and backends by their state, worst first, and lists tunnels and ways. Does no I/O."""
 
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
-from gateway.cli.output import format_age, format_clock, format_count, format_reason, format_state
+from gateway.cli.output import format_reason
 
-_UNUSABLE = ("down", "blocked")
 _BACKENDS = ("down", "blocked", "degraded", "unknown", "paused", "up")
 _TUNNELS = (
     "quarantined", "backoff", "resolving", "connecting", "authenticating", "suspect", "waiting", "idle", "draining",
     "stopped", "up",
 )  # fmt: skip
-_OPEN = ("up", "draining", "stopped")
-"""States of a tunnel that need no action."""
 
 
 def backends_by_severity(status: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -29,53 +24,6 @@ def tunnels_by_severity(status: dict[str, Any]) -> list[tuple[str, dict[str, Any
 def backend_rank(state: str) -> int:
     """Return the position of a state of a backend in the order from worst to best."""
     return _rank(_BACKENDS, state)
-
-
-def headline(status: dict[str, Any]) -> str:
-    """Return one line about the service: its phase, the number of unusable backends, its age and version."""
-    age, began = format_age(status["started_at"]), format_clock(status["started_at"])
-    unusable = sum(each["state"] in _UNUSABLE for each in status["backends"].values())
-    trouble = f", {unusable} of {format_count(len(status['backends']), 'backend')} not usable" if unusable else ""
-    since = f"running since {began} ({age}), version {status['version']}"
-    return f"{status['instance']}: {status['status']}{trouble}; {since}"
-
-
-def verdict(status: dict[str, Any]) -> list[str]:
-    """Return what does not work, one line for each cause, then the number of backends and clients.
-
-    A tunnel that is down is one cause, with the number of the backends that are blocked.
-    """
-    return [*_causes(status), _totals(status)]
-
-
-def _causes(status: dict[str, Any]) -> Iterator[str]:
-    for name, tunnel in tunnels_by_severity(status):
-        if tunnel["state"] in _OPEN or root_tunnels(status, name) != [name]:
-            continue
-        blocked = sum(
-            each["state"] == "blocked" and name in way_hops(status, each) for each in status["backends"].values()
-        )
-        effect = f": {format_count(blocked, 'backend')} blocked" if blocked else ""
-        yield f"tunnel {name} is {_since(tunnel)}{effect}: {format_reason(tunnel)}"
-    for name, backend in backends_by_severity(status):
-        if backend["state"] in ("down", "degraded"):
-            yield f"backend {name} is {_since(backend)}: {format_reason(backend)}"
-        if not backend["holds_clients"]:
-            yield f"backend {name} does not hold clients while its path is down (gateway fail {name} --undo)"
-
-
-def _since(part: dict[str, Any]) -> str:
-    return f"{format_state(part['state'])} since {format_clock(part['since'])}"
-
-
-def _totals(status: dict[str, Any]) -> str:
-    backends = status["backends"].values()
-    counts = Counter(each["state"] for each in backends)
-    states = ", ".join(f"{counts[state]} {state}" for state in _BACKENDS if counts[state])
-    active = sum(each["connections"]["active"] for each in backends)
-    waiting = sum(each["connections"]["waiting"] for each in backends)
-    clients = f"{format_count(active - waiting, 'client')} connected, {waiting} waiting"
-    return f"{format_count(len(status['backends']), 'backend')}: {states or 'none'}; {clients}"
 
 
 def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
@@ -100,15 +48,6 @@ def hops(status: dict[str, Any], name: str) -> list[str]:
 def way_hops(status: dict[str, Any], backend: dict[str, Any]) -> list[str]:
     """Return the tunnels of all ways to a backend, outer tunnels first."""
     return list(dict.fromkeys(hop for way in backend["ways"] for hop in hops(status, way["tunnel"])))
-
-
-def root_tunnels(status: dict[str, Any], name: str) -> list[str]:
-    """Return the outermost tunnels that have failed, and because of which a tunnel is down; empty if it is up."""
-    tunnel = status["tunnels"].get(name)
-    if tunnel is None or tunnel["state"] == "up":
-        return []
-    outer = [root_tunnels(status, via) for via in outer_tunnels(tunnel)]
-    return [root for roots in outer for root in roots] if outer and all(outer) else [name]
 
 
 def way_rows(label: str, backend: dict[str, Any]) -> list[list[str]]:

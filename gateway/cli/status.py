@@ -1,12 +1,12 @@
 """`gateway status`: shows tunnels, backends, attachments and consumers of a running service."""
 
 import json
-import sys
 from typing import Any
 
 import click
 
 from gateway.cli.client_options import client_options
+from gateway.cli.diagnosis import headline, print_diagnosis
 from gateway.cli.output import (
     format_clock,
     format_ms,
@@ -17,7 +17,7 @@ from gateway.cli.output import (
     print_wrapped,
     terminal_width,
 )
-from gateway.cli.severity import backends_by_severity, headline, outer_tunnels, tunnels_by_severity, verdict, way_rows
+from gateway.cli.severity import backends_by_severity, outer_tunnels, tunnels_by_severity, way_rows
 from gateway.cli.watch import watching
 from gateway.ops.service_client import ServiceClient
 from gateway.text import format_bytes
@@ -34,33 +34,28 @@ _WIDE_HEADS = ["KIND", "LISTEN", "TOTAL", "SENT", "RECEIVED", "FACTS"]
 def status(client: ServiceClient, output: str, watch: bool) -> None:
     """Show tunnels, backends and their checks, worst first.
 
-    The first lines say what does not work, and since when.
+    The first lines say what does not work, since when, what depends on it, and what to do, as on the status page.
     """
 
     def show() -> None:
         _, service = client.get_json("/api/v1/status")
         consumers = client.get_json("/api/v1/consumers")[1]["consumers"] if output == "wide" else {}
-        if watch:
-            click.clear()
         if output == "json":
             click.echo(json.dumps(service, indent=1))
             return
         _print_status(service, wide=output == "wide")
         _print_docker(service["docker"], wide=output == "wide")
         _print_consumers(consumers)
-        sys.stdout.flush()
 
-    show()
     if watch:
-        watching(show, _WATCH_INTERVAL)
+        watching(show, _WATCH_INTERVAL, immediately=True)
+    else:
+        show()
 
 
 def _print_status(service: dict[str, Any], *, wide: bool) -> None:
     print_wrapped(headline(service))
-    *causes, totals = verdict(service)
-    for line in causes:
-        print_wrapped(line, fg="red")
-    print_text(totals)
+    print_diagnosis(service)
     for warning in service["warnings"]:
         print_wrapped(f"warning: {warning}", fg="yellow")
     if not service["reload"]["successful"]:

@@ -6,8 +6,9 @@ from typing import Any
 import click
 
 from gateway.cli.client_options import client_options
-from gateway.cli.output import print_table, print_text, print_wrapped, terminal_width
-from gateway.cli.severity import backend_rank, headline, verdict
+from gateway.cli.diagnosis import headline, print_diagnosis
+from gateway.cli.output import print_table, print_wrapped, terminal_width
+from gateway.cli.severity import backend_rank
 from gateway.cli.watch import watching
 from gateway.errors import GatewayError
 from gateway.ops.service_client import ServiceClient
@@ -38,13 +39,9 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
 
     def show() -> None:
         status, rows = meter.rates()
-        if count is None:
-            click.clear()
         print_wrapped(headline(status))
-        *causes, totals = verdict(status)
-        for line in causes:
-            print_wrapped(line, fg="red")
-        print_text(f"{totals}\n")
+        print_diagnosis(status, details=False)
+        click.echo()
         print_table(_HEADS, rows, width=terminal_width())
 
     watching(show, interval, count)

@@ -155,20 +155,22 @@ async def ask(client: MemberClient, member: Member, before: MemberView) -> Membe
     return MemberView(member, summary, answered_at=now, asked_at=now, seconds=time.monotonic() - started)
 
 
-async def ask_once(options: FleetOptions) -> FleetView:
+async def ask_once(options: FleetOptions, discovery: MemberDiscovery, before: FleetView) -> FleetView:
     """Ask all members once, at the same time, and return their answers.
 
     Args:
         options: The members, and how to ask them.
+        discovery: Finds the members. It keeps those that it found before, while a name or the file cannot be read.
+        before: What was known before. If a member does not answer, its last answer stays.
 
     Raises:
         GatewayError: The token or a certificate cannot be used.
     """
-    discovery = MemberDiscovery()
+    known = {each.member: each for each in before.members}
     async with MemberClient(options.timeout) as client:
         client.credentials = await asyncio.to_thread(read_credentials, options)
         await discovery.read_file(options)
         await discovery.look_up_names(options)
         members = discovery.known(options)
-        views = await asyncio.gather(*(ask(client, member, MemberView(member)) for member in members))
+        views = await asyncio.gather(*(ask(client, each, known.get(each, MemberView(each))) for each in members))
     return FleetView(views, discovery.problems(options))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import statistics
 import time
@@ -120,6 +121,8 @@ class Check:
         self._probe_started = 0.0
         self.urgent = False
         """Whether checks follow each other after `fast_interval`; see `set_urgent`."""
+        self._blocked_at = -math.inf
+        """Monotonic time at which the history last recorded that the target was blocked."""
         self._lost_links = 0
         """Number of consecutive probes whose connection was lost while the uplink had other connections."""
 
@@ -211,7 +214,18 @@ class Check:
         return self._publish(self.verdict.add(result))
 
     def _block(self) -> bool:
-        return self._publish(self.verdict.override(HealthState.BLOCKED, Reason.TUNNEL, self.uplink.describe()))
+        """Set the state to blocked. The history records this once per interval, like the checks that do not run."""
+        detail = self.uplink.describe()
+        changed = self.verdict.override(HealthState.BLOCKED, Reason.TUNNEL, detail)
+        now = time.monotonic()
+        if changed or now - self._blocked_at >= self._interval * (1 - _JITTER):
+            self._blocked_at = now
+            self.history.add(CheckResult(time.time(), 0.0, HealthState.BLOCKED, Reason.TUNNEL, detail))
+        return self._publish(changed)
+
+    @property
+    def _interval(self) -> float:
+        return self.schedule.interval * self.every
 
     def _count(self, result: CheckResult) -> None:
         self.attempts += 1
@@ -246,16 +260,18 @@ class Check:
 
     async def _wait_for_next(self, *, changed: bool) -> None:
         schedule = self.schedule
-        if self.paused or self.uplink.link is None:
+        if self.paused:
             await self._wake.wait()
             return
         unsettled = self.verdict.state is HealthState.BLOCKED or self.verdict.pending or self._lost_links > 0
-        if changed or unsettled or self.urgent:
+        if self.uplink.link is None:
+            seconds = self._interval
+        elif changed or unsettled or self.urgent:
             seconds = schedule.fast_interval
         elif self.verdict.state is HealthState.DOWN:
             seconds = min(schedule.down_interval, schedule.interval) * self.every
         else:
-            seconds = schedule.interval * self.every
+            seconds = self._interval
         seconds *= random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - jitter, not a secret
         try:
             async with asyncio.timeout(seconds):

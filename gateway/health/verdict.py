@@ -55,22 +55,37 @@ class CheckResult:
 
 
 class CheckHistory:
-    """The latest check results. If full, drops the oldest success, or the oldest failure if there is no success."""
+    """The latest results, and the latest failures, which are kept longer.
+
+    Args:
+        size: Maximum number of latest results, and of failures.
+    """
 
     def __init__(self, size: int = HISTORY) -> None:
-        self._size = size
-        self._results: list[CheckResult] = []
+        self._latest: deque[CheckResult] = deque(maxlen=size)
+        self._failures: deque[CheckResult] = deque(maxlen=size)
 
     def add(self, result: CheckResult) -> None:
         """Add a result."""
-        if len(self._results) >= self._size:
-            drop = next((at for at, each in enumerate(self._results) if each.succeeded), 0)
-            del self._results[drop]
-        self._results.append(result)
+        self._latest.append(result)
+        if not result.succeeded and result.state is not HealthState.BLOCKED:
+            self._failures.append(result)
+
+    def latest(self) -> list[CheckResult]:
+        """Return the latest results, oldest first."""
+        return list(self._latest)
+
+    def failures(self) -> list[CheckResult]:
+        """Return the latest failures, oldest first, including those that are older than the latest results.
+
+        A check that did not run because its target was blocked is not a failure.
+        """
+        return list(self._failures)
 
     def results(self) -> list[CheckResult]:
-        """Return the results, oldest first."""
-        return self._results.copy()
+        """Return the failures that are older than the latest results, followed by the latest results."""
+        latest = set(map(id, self._latest))
+        return [*(each for each in self._failures if id(each) not in latest), *self._latest]
 
 
 class Verdict:

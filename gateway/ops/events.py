@@ -112,10 +112,23 @@ class EventLog:
         return self._last_id
 
     def load(self, events: Iterable[Transition]) -> None:
-        """Add the events of previous runs, oldest first, before any other event."""
-        for event in events:
-            self._add(event)
-        self._states = {subject: state for subject, state in self._states.items() if subject.type in _KEPT}
+        """Add the events of previous runs to those of this run.
+
+        A part whose state differs from the last one of the previous runs, without an event of this run, gets one.
+
+        Args:
+            events: The events, oldest first. Those that the log already contains are skipped.
+        """
+        current, subjects = self._states, {event.subject for event in self._events}
+        known = {event.id for event in self._events}
+        loaded = [event for event in events if event.id not in known]
+        previous = {event.subject: event.state for event in loaded if event.subject.type in _KEPT}
+        merged = sorted([*self._events, *loaded], key=lambda event: event.id)
+        self._events = deque(merged, self._events.maxlen)
+        self._last_id = merged[-1].id if merged else 0
+        self._states = {**current, **{subject: previous[subject] for subject in previous.keys() - subjects}}
+        for subject, state in current.items():
+            self.observe(subject, state)
 
     def observe(self, subject: EventSubject, state: str, reason: str | None = None, detail: str = "") -> None:
         """Add an event if the state of `subject` differs from the state in its latest event.
@@ -138,7 +151,9 @@ class EventLog:
         # Times as IDs increase even if the file of a previous run is lost.
         number = max(self._last_id + 1, int(now * 1000))
         previous = self._states.get(subject)
-        self._add(Transition(number, now, subject, state, previous, reason, one_line(detail)))
+        self._last_id = number
+        self._states[subject] = state
+        self._events.append(Transition(number, now, subject, state, previous, reason, one_line(detail)))
         for watcher in self.watchers.copy():
             watcher()
 
@@ -152,10 +167,3 @@ class EventLog:
     def latest(self) -> list[Transition]:
         """Return all events in the log, oldest first."""
         return list(self._events)
-
-    def _add(self, event: Transition) -> None:
-        if event.id <= self._last_id:
-            return
-        self._last_id = event.id
-        self._states[event.subject] = event.state
-        self._events.append(event)

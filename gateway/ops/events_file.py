@@ -1,34 +1,23 @@
 """Keeps events in a file of limited size, so that they survive a restart."""
 
 import asyncio
-import json
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from datetime import datetime
+from collections.abc import Callable
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from gateway.atomic_file import replace_file
-from gateway.ops.events import MAX_EVENTS, EventLog, EventSubject, EventType, Transition
+from gateway.ops.event_lines import read_events
+from gateway.ops.events import MAX_EVENTS, EventLog, Transition
 from gateway.ops.file_lock import lock_file
-from gateway.text import one_line
 
 log = logging.getLogger(__name__)
 
 NAME = "events.jsonl"
 LOCK_NAME = "events.lock"
-_MAX_BYTES = 4 << 20
-"""Only this part at the end of a file is read. A complete file is smaller."""
 _INTERVAL = 0.2
 """Minimum number of seconds between two writes."""
-_DAMAGED = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
-_CLOCK_ERROR = 86400.0
-"""Seconds. An ID is a time, and can be later than the present by this much, because a clock can be set back."""
 _READ_TIMEOUT = 2.0
 _WRITE_TIMEOUT = 2.0
 """Seconds to wait for a file system. It can hang; the service does not wait for it longer than this."""
@@ -38,7 +27,8 @@ class EventsFile:
     """Writes the events of a log to a file; implements `gateway.contracts.component.Component`.
 
     The file has one JSON object per line. A file that cannot be read or written is logged once, and changes nothing
-    else. Damaged lines are skipped. If another process uses the file, the events stay in memory.
+    else. Damaged lines are skipped. If another process uses the file, the events stay in memory. A file is replaced
+    only after its events are in the log.
 
     Args:
         folder: `gateway.state_dir`. It is created if necessary.
@@ -49,43 +39,39 @@ class EventsFile:
         self._path = folder / NAME
         self._events = events
         self._changed = asyncio.Event()
+        self._reading: asyncio.Future[tuple[int | None, list[Transition]]] | None = None
+        self._is_read = False
+        """Whether the log contains the events of the file."""
         self._written = 0
         """ID of the last event in the file."""
         self._lines = 0
         """Number of lines in the file. Above the limit, the file is replaced; initially, it always is."""
         self._writing: asyncio.Future[None] | None = None
-        self._failed = False
+        self._reported: set[str] = set()
         self._intact = False
         """Whether lines can be appended to the file."""
         self._is_foreign = False
         """Whether another process uses the file."""
         self._lock: int | None = None
         """The descriptor of the locked file."""
+        self._closed = False
 
     async def load(self) -> None:
         """Lock the file, and add its events to the log. Waits at most two seconds for the file system.
 
-        The caller must call `close` at the end.
+        If the file system is slower, the events are added as soon as they are read. The caller must call `close` at
+        the end.
         """
-        try:
-            async with asyncio.timeout(_READ_TIMEOUT):
-                events = await asyncio.to_thread(self._lock_and_read)
-        except BlockingIOError:
-            self._is_foreign = True
-            log.warning(
-                "another gateway uses the same state_dir: set another gateway.state_dir; events stay in memory",
-                extra={"file": str(self._path)},
-            )
-            return
-        except (OSError, TimeoutError) as error:
-            if not isinstance(error, FileNotFoundError):
-                self._report(error)
-            return
-        self._events.load(events)
-        self._written = self._events.last_id
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(asyncio.to_thread(self._lock_and_read))
+            self._reading.add_done_callback(self._on_read)
+        await asyncio.wait({self._reading}, timeout=_READ_TIMEOUT)
+        if self._reading is not None:
+            self._report("events stay in memory until the file system of gateway.state_dir responds", "timeout")
 
     def close(self) -> None:
         """Unlock the file."""
+        self._closed = True
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -103,9 +89,14 @@ class EventsFile:
             self._events.watchers.remove(self._changed.set)
 
     async def write(self) -> None:
-        """Write the events that are not in the file yet. Waits at most two seconds for each of two writes."""
+        """Write the events that are not in the file yet, after reading it.
+
+        Waits at most two seconds for the read, and for each of two writes.
+        """
         self._changed.clear()
-        if self._is_foreign:
+        if not self._is_read and not self._is_foreign:
+            await self.load()
+        if not self._is_read:
             return
         if self._writing is not None:
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
@@ -114,21 +105,55 @@ class EventsFile:
             self._writing.add_done_callback(self._on_written)
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
 
-    def _lock_and_read(self) -> list[Transition]:
-        """Return the events in the file. Without permission to write, the file is read without a lock.
+    def _lock_and_read(self) -> tuple[int | None, list[Transition]]:
+        """Return the descriptor of the lock, and the events in the file. Runs in a thread.
+
+        Without permission to write, the file is read without a lock.
 
         Raises:
             BlockingIOError: Another process has locked the file.
             OSError: The file cannot be read.
         """
+        lock = None
         try:
             # `_replace` replaces the file with the events, and would leave the new one unlocked.
-            self._lock = lock_file(self._path.with_name(LOCK_NAME))
+            lock = lock_file(self._path.with_name(LOCK_NAME))
         except BlockingIOError:
             raise
         except OSError:  # `write` reports it
             log.debug("cannot lock %s", self._path, exc_info=True)
-        return _read(self._path)
+        try:
+            return lock, read_events(self._path)
+        except FileNotFoundError:
+            return lock, []
+        except BaseException:
+            if lock is not None:
+                os.close(lock)
+            raise
+
+    def _on_read(self, reading: "asyncio.Future[tuple[int | None, list[Transition]]]") -> None:
+        self._reading = None
+        error = None if reading.cancelled() else reading.exception()
+        if reading.cancelled():
+            return
+        if isinstance(error, BlockingIOError):
+            self._is_foreign = True
+            log.warning(
+                "another gateway uses the same state_dir: set another gateway.state_dir; events stay in memory",
+                extra={"file": str(self._path)},
+            )
+        elif error is not None:
+            self._report("events stay in memory: set a readable and writable gateway.state_dir", _detail(error))
+        else:
+            self._lock, events = reading.result()
+            if self._closed:
+                self.close()
+                return
+            had_events = bool(self._events.latest())
+            self._events.load(events)
+            self._is_read = True
+            self._written = 0 if had_events else self._events.last_id
+            self._changed.set()
 
     def _job(self) -> Callable[[], None]:
         """Return a function that writes the events; call it in a thread."""
@@ -148,71 +173,17 @@ class EventsFile:
         error = None if writing.cancelled() else writing.exception()
         self._intact = error is None and not writing.cancelled()
         if error is not None:
-            self._report(error)
+            self._report("events will not survive a restart: set a writable gateway.state_dir", _detail(error))
 
-    def _report(self, error: BaseException) -> None:
-        if not self._failed:
-            self._failed = True
-            detail = getattr(error, "strerror", None) or str(error) or "the file system does not respond"
-            log.info(
-                "events will not survive a restart: set a writable gateway.state_dir",
-                extra={"file": str(self._path), "detail": detail},
-            )
+    def _report(self, message: str, detail: str) -> None:
+        """Log a message, except if it was already logged."""
+        if message not in self._reported:
+            self._reported.add(message)
+            log.info(message, extra={"file": str(self._path), "detail": detail})
 
 
-def parse(text: str, now: float) -> Iterator[Transition]:
-    """Yield the events in the text of a file. Skip damaged lines, and lines that are not in order.
-
-    Args:
-        text: The text.
-        now: The present time in seconds since the epoch. A line with an ID that is over a day later is damaged.
-    """
-    events = []
-    for line in text.splitlines():
-        with suppress(*_DAMAGED):
-            events.append(_event(json.loads(line), int((now + _CLOCK_ERROR) * 1000)))
-    last = 0
-    for event, following in zip_longest(events, events[1:]):
-        # An ID that is too large must not exclude all events after it.
-        if event.id > last and (following is None or event.id < following.id):
-            last = event.id
-            yield event
-
-
-def _event(body: dict[str, Any], largest: int) -> Transition:
-    """Return the event in a JSON object.
-
-    Args:
-        body: The object.
-        largest: The largest ID that an event can have.
-
-    Raises:
-        ValueError, TypeError, KeyError, ArithmeticError: The object is not an event.
-    """
-    if type(body["id"]) is not int or not 0 < body["id"] <= largest:
-        raise ValueError
-
-    def text(key: str) -> str | None:
-        return None if body[key] is None else one_line(body[key])
-
-    return Transition(
-        id=body["id"],
-        at=datetime.fromisoformat(body["time"]).timestamp(),
-        subject=EventSubject(EventType(body["type"]), text("name"), text("target")),
-        state=one_line(body["state"]),
-        previous=text("previous"),
-        reason=text("reason"),
-        detail=one_line(body["detail"]),
-    )
-
-
-def _read(path: Path) -> list[Transition]:
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        file.seek(max(0, status.st_size - _MAX_BYTES))
-        text = file.read(_MAX_BYTES).decode(errors="replace")
-    # After a boot without a real-time clock, the present time can be earlier than that of the file.
-    return list(parse(text, max(time.time(), status.st_mtime)))[-MAX_EVENTS:]
+def _detail(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _append(path: Path, text: str) -> None:

@@ -1,12 +1,11 @@
 """Converts the views of a fleet to JSON: the table of all members, service discovery, and the summary of a member."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from gateway.contracts.states import HealthState, TunnelState
 from gateway.fleet.view import FleetView
+from gateway.ops.diagnosis import diagnose
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import ServiceView
 from gateway.text import one_line
@@ -61,7 +60,6 @@ def discovery_json(view: FleetView) -> list[dict[str, Any]]:
 
 def summary_json(view: ServiceView) -> dict[str, Any]:
     """Return the body of `/api/v1/summary`, which other gateways show about this one. Its size is limited."""
-    problems = list(_problems(view))
     return {
         "instance": view.instance,
         "version": view.version,
@@ -72,19 +70,13 @@ def summary_json(view: ServiceView) -> dict[str, Any]:
         "reload_successful": view.reload_successful,
         "tunnels": dict(Counter(str(each.state) for each in view.tunnels)),
         "backends": dict(Counter(str(each.state) for each in view.backends)),
-        "problems": problems[:_MAX_PROBLEMS],
+        "problems": [
+            {
+                "name": f"{each.part} {each.name}",
+                "state": each.state,
+                "reason": each.reason or "",
+                "detail": one_line(each.detail or each.cause, _MAX_DETAIL),
+            }
+            for each in diagnose(view).causes[:_MAX_PROBLEMS]
+        ],
     }
-
-
-def _problems(view: ServiceView) -> Iterator[dict[str, str]]:
-    """Yield the tunnels and backends that do not work, without those that wait for another tunnel."""
-    for tunnel in view.tunnels:
-        if tunnel.state not in (TunnelState.UP, TunnelState.WAITING, TunnelState.DRAINING):
-            yield _problem(f"tunnel {tunnel.name}", tunnel.state, tunnel.reason, tunnel.detail)
-    for backend in view.backends:
-        if backend.state in (HealthState.DOWN, HealthState.DEGRADED):
-            yield _problem(f"backend {backend.name}", backend.state, backend.reason, backend.detail)
-
-
-def _problem(name: str, state: str, reason: str | None, detail: str) -> dict[str, str]:
-    return {"name": name, "state": str(state), "reason": str(reason or ""), "detail": one_line(detail, _MAX_DETAIL)}

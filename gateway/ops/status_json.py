@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.facts import Fact, FactValue
+from gateway.ops.diagnosis import Diagnosis, diagnose
 from gateway.ops.status_views import BackendView, DockerView, ServiceView, TargetView, TunnelView
 
 
@@ -202,6 +203,15 @@ def _members(pairs: Iterator[tuple[str, Any]]) -> Iterator[str]:
     yield "{}" if before == "{" else "\n }"
 
 
+def diagnosis_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Return the diagnosis in `/api/v1/status`."""
+    return {
+        "level": diagnosis.level,
+        "headline": diagnosis.headline,
+        "causes": [{**asdict(each), "since": iso(each.since), "effects": each.effects} for each in diagnosis.causes],
+    }
+
+
 def service_json(view: ServiceView) -> dict[str, Any]:
     """Return the body of `/api/v1/status`, for `iter_json`."""
     return {
@@ -210,6 +220,8 @@ def service_json(view: ServiceView) -> dict[str, Any]:
         "version": view.version,
         "started_at": iso(view.started_at),
         "draining": view.draining,
+        "accepting": view.accepting,
+        "diagnosis": diagnosis_json(diagnose(view)),
         "reload": {
             "successful": view.reload_successful,
             "last_success": iso(view.reload_success_at),

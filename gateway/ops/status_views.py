@@ -93,7 +93,10 @@ class TargetView:
     remedy: str = ""
     """What to do, in the imperative; empty if there is nothing to do."""
     history: Sequence[PastCheck] = ()
-    """The latest checks, oldest first."""
+    """The latest checks, oldest first. A check that did not run because the target was blocked has the state
+    `blocked`."""
+    failed_checks: Sequence[PastCheck] = ()
+    """The latest failures, oldest first, including those that are older than `history`."""
 
 
 @dataclass(frozen=True)
@@ -296,6 +299,8 @@ class ServiceView:
     tunnels: list[TunnelView]
     backends: list[BackendView]
     loop_lag: Histogram
+    accepting: bool = True
+    """Whether the listeners accept clients. False after the first phase of a shutdown."""
     warnings: list[str] = field(default_factory=list)
     workers: dict[int, int | None] = field(default_factory=dict)
     """The process ID of each worker; None while the worker starts."""

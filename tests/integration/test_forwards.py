@@ -278,8 +278,11 @@ def test_a_removed_backend_drains_even_when_the_service_stops(gateway: Gateway) 
             assert echo(client) == b"hello"
             gateway.write(f"backends:\n  {keep}\n", shutdown="{delay: 0s, drain: 20s}")
             assert gateway.command("reload").returncode == 0
+            assert f"listener   127.0.0.1:{one}  open" in gateway.command("explain", "kept").stdout
             child = gateway.process._child  # type: ignore[union-attr]
             gateway.process.send(signal.SIGTERM)  # type: ignore[union-attr]
+            gateway.wait(lambda: not gateway.status()["accepting"])
+            assert f"listener   127.0.0.1:{one}  closed" in gateway.command("explain", "kept").stdout
             time.sleep(0.5)
             assert echo(client) == b"hello"
             client.close()

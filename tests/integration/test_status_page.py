@@ -135,6 +135,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
               orders: {{{target}, via: bastion, listen: '127.0.0.1:{made.port}', hold: 60s}}
               reports: {{{target}, via: bastion}}
               direct: {{{target}}}
+            fleet: {{members: ["127.0.0.1:{made.gateway.ops_port}", "127.0.0.1:1"], interval: 1s}}
         """)
         try:
             made.gateway.start()
@@ -183,7 +184,14 @@ def test_pages_are_accessible(browser: Browser, shop: Shop, healthy: bool) -> No
     if not healthy:
         shop.bastion.crash()
         shop.gateway.wait_state("orders", "blocked", "tunnel")
+
+    def fleet_is_shown() -> bool:
+        browser.open(shop.gateway, "/fleet")
+        text = browser.text("#members")
+        return "unreachable" in text and ("bastion is down" in text) == (not healthy)
+
     try:
+        browser.wait(fleet_is_shown)
         for path in ("/", "/backends/orders", "/fleet"):
             browser.open(shop.gateway, path)
             browser.run("document.querySelectorAll('details').forEach(each => each.open = true)")

@@ -7,7 +7,15 @@ from typing import Any
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.measure import Histogram
-from gateway.ops.status_views import BackendView, ConsumerView, ServiceView, TargetView, TunnelView, WayView
+from gateway.ops.status_views import (
+    BackendView,
+    ConsumerView,
+    DockerView,
+    ServiceView,
+    TargetView,
+    TunnelView,
+    WayView,
+)
 
 NOW = 1_800_000_000.0
 
@@ -64,6 +72,14 @@ def way(tunnel: str, *, up: bool = True, in_use: bool = True) -> WayView:
 
 def consumer(active: int, waiting: int = 0) -> ConsumerView:
     return ConsumerView("0" * 64, active, active, {}, 0, 0, Histogram(), waiting)
+
+
+def docker(**changes: Any) -> DockerView:
+    view = DockerView(
+        trouble=None, looked_at=NOW, leader=True, container=None, attachments=[], volumes=[], actions=[], warnings=[],
+        postponed=0, writes={}, errors={}, consumers={},
+    )  # fmt: skip
+    return replace(view, **changes)
 
 
 def service(tunnels: Sequence[TunnelView] = (), backends: Sequence[BackendView] = (), **changes: Any) -> ServiceView:

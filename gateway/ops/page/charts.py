@@ -27,7 +27,7 @@ class Chart:
 
 
 def history_chart(checks: Sequence[PastCheck], columns: int = WIDTH) -> Chart:
-    """Return a strip with one column per check, oldest first. Failed checks are taller than successful ones.
+    """Return a strip with one column per check, oldest first. The worse a result, the taller its column.
 
     Args:
         checks: The checks, oldest first, at most `WIDTH`.
@@ -35,7 +35,6 @@ def history_chart(checks: Sequence[PastCheck], columns: int = WIDTH) -> Chart:
     """
     per_column = -(-WIDTH // columns)
     results = bytes(map(_result, checks))
-    failed = len(results) - results.count(0)
     groups = bytes(max(results[at : at + per_column]) for at in range(0, len(results), per_column))
     paths: dict[str, str] = {}
     at = WIDTH - len(groups) * per_column
@@ -44,21 +43,31 @@ def history_chart(checks: Sequence[PastCheck], columns: int = WIDTH) -> Chart:
         name = _CLASSES[result]
         paths[name] = f"{paths.get(name, '')}M{at} 5h{length}"
         at += length
+    return Chart(_label(results), list(paths.items()))
+
+
+_CLASSES = ("ok", "warn", "blocked", "fail")
+_WORDS = ("succeeded", "degraded", "blocked", "failed")
+"""The words for the results in `_CLASSES`."""
+
+
+def _label(results: bytes) -> str:
+    """Return the number of checks with each result, worst first."""
     if not results:
-        label = "not checked yet"
-    elif not failed:
-        label = f"all {len(results)} checks succeeded"
-    else:
-        label = f"{failed} of {len(results)} checks failed"
-    return Chart(label, list(paths.items()))
-
-
-_CLASSES = ("ok", "warn", "fail")
+        return "not checked yet"
+    counts = [(results.count(at), word) for at, word in enumerate(_WORDS)]
+    found = [(count, word) for count, word in reversed(counts) if count]
+    if len(found) == 1:
+        return f"all {len(results)} checks {found[0][1]}"
+    bad = ", ".join(f"{count} {word}" for count, word in found if word != _WORDS[0])
+    return f"of {len(results)} checks: {bad}"
 
 
 def _result(check: PastCheck) -> int:
     """Return the index of a check's class in `_CLASSES`."""
     if check.state is HealthState.DOWN:
+        return 3
+    if check.state is HealthState.BLOCKED:
         return 2
     return 0 if check.succeeded and check.state is not HealthState.DEGRADED else 1
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from gateway.contracts.states import HealthState, TunnelState
+from gateway.ops.diagnosis import SEVERITY, Level, backend_level, chain, tunnel_level, ways
 from gateway.ops.events import EventType, Transition
-from gateway.ops.page.diagnosis import SEVERITY, chain, ways
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 
 MAX_CHANGES = 30
@@ -121,3 +122,13 @@ def consumer_rows(backends: Iterable[BackendView]) -> Iterator[ConsumerRow]:
         for name, use in backend.consumers.items()
     )
     yield from sorted(rows, key=lambda row: (-row.waiting, -row.connected, row.name, row.backend))
+
+
+def event_level(event: Transition) -> Level:
+    """Return the severity of an event's state."""
+    match event.subject.type:
+        case EventType.BACKEND | EventType.TARGET if event.state in list(HealthState):
+            return backend_level(HealthState(event.state))
+        case EventType.TUNNEL if event.state in list(TunnelState):
+            return tunnel_level(TunnelState(event.state))
+    return Level.WARNING if event.state in ("draining", "failed") else Level.GOOD

@@ -12,23 +12,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from gateway.fleet.view import FleetView, MemberView
-from gateway.ops.events import Transition
-from gateway.ops.page import model
-from gateway.ops.page.charts import PHASES, history_chart, milliseconds, phases_chart
-from gateway.ops.page.diagnosis import (
+from gateway.ops.diagnosis import (
+    MAX_CAUSES,
     backend_level,
     chain,
     diagnose,
-    event_level,
     plural,
-    root_causes,
     tunnel_level,
     ways,
 )
-from gateway.ops.page.reason_texts import cause, remedy, state_name
+from gateway.ops.events import Transition
+from gateway.ops.page import model
+from gateway.ops.page.charts import PHASES, history_chart, milliseconds, phases_chart
 from gateway.ops.page.time_format import clock_time
+from gateway.ops.reason_texts import state_name
 from gateway.ops.status_json import iso
-from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView, TunnelView
+from gateway.ops.status_views import BackendView, ConfigText, ServiceView, TargetView
 from gateway.text import format_bytes
 
 _LARGE = 100
@@ -126,11 +125,9 @@ _templates.globals.update(
     plural=plural,
     backend_level=backend_level,
     tunnel_level=tunnel_level,
-    cause=cause,
-    remedy=remedy,
     milliseconds=milliseconds,
     bytes=format_bytes,
-    event_level=event_level,
+    event_level=model.event_level,
     some=model.some,
     state_name=state_name,
     facts=_facts,
@@ -142,6 +139,7 @@ _templates.globals.update(
     counts=_counts,
     notes=_notes,
     member_level=_member_level,
+    max_causes=MAX_CAUSES,
 )
 _INDEX, _BACKEND = _templates.get_template("index.html"), _templates.get_template("backend.html")
 _FLEET = _templates.get_template("fleet.html")
@@ -189,16 +187,13 @@ def render_backend(
     """
     longest = max((target.last_duration or 0.0 for target in backend.targets), default=0.0)
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
-    failed = root_causes(tunnels, backend)
     yield from _BACKEND.generate(
         **_common(view, events, now, "../"),
         backend=backend,
         tunnels=chain(tunnels, ways(backend)),
-        failed=failed,
-        todo=_what_to_do(backend, failed),
+        causes=[each for each in diagnose(view).causes if each.concerns(backend.name)],
         history=_history,
         phase=lambda name, seconds: phases_chart({name: seconds}, max(longest, _SHORTEST_SCALE)),
-        failures=lambda target: [each for each in reversed(target.history) if not each.succeeded],
         consumers=list(model.consumer_rows([backend])),
         changes=[each for each in reversed(events) if each.subject.name == backend.name],
         configuration={f"backends.{backend.name}": configuration.get(f"backends.{backend.name}", [])},
@@ -236,10 +231,6 @@ def render_login(root: str) -> str:
 def render_missing(root: str) -> str:
     """Return the page for a backend that does not exist. The argument is that of `render_login`."""
     return _templates.get_template("missing.html").render(root=root, event=0, title="Not found")
-
-
-def _what_to_do(backend: BackendView, failed: Sequence[TunnelView]) -> str:
-    return "; ".join(map(remedy, failed)) or remedy(backend)
 
 
 def _common(view: ServiceView, events: Sequence[Transition], now: float, root: str) -> dict[str, Any]:

@@ -29,6 +29,9 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path) -> None:
             kind: postgres
             targets: [pg]
             check: {{user: u, password_command: [/bin/echo, {SECRET}]}}
+          search: {{kind: http, targets: ["es:9200"], check: {{path: "/health?token={SECRET}"}}}}
+          raw: {{kind: tcp, targets: ["app:7000"], check: {{send: "{SECRET}", expect: "{SECRET}"}}}}
+          match: {{kind: tcp, targets: ["app:7000"], check: {{expect_pattern: "{SECRET}"}}}}
           media: {{kind: nfs, targets: [nfs], export: /srv, volume: {{name: media-volume}}}}
     """)
     file.chmod(0o600)
@@ -42,6 +45,9 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path) -> None:
     assert orders["check.user"] == "${CHECK_USER}"
     assert orders["check.password"] == f"from {password}"
     assert dict(found["backends.reports"])["check.password_command"] == "(hidden)"
+    assert dict(found["backends.search"])["check.path"] == "/health?(hidden)"
+    assert dict(found["backends.raw"])["check.expect"] == "(hidden)"
+    assert dict(found["backends.match"])["check.expect_pattern"] == "(hidden)"
     assert dict(found["backends.media"])["volume.name"] == "media-volume"
     assert dict(found["tunnels.edge"])["password"] == "(hidden)"
     assert dict(found["gateway"])["instance"] == "test"

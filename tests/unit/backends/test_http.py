@@ -43,12 +43,12 @@ class Answers(BaseHTTPRequestHandler):
         status, fields, body = {
             "/": (200, {}, b"ok"),
             "/primary": (503, {}, b""),
-            "/moved": (302, {"Location": "http://192.0.2.1/"}, b""),
+            "/moved": (302, {"Location": "http://192.0.2.1/?token=secret"}, b""),
             "/login": (200 if self.headers["Authorization"] == LOGIN else 401, {}, b""),
             "/leader": (200, {"X-Role": "Leader"}, b"{}"),
             "/json": (200, {}, json.dumps({"node": {"roles": ["x", "standby"], "ready": True, "n": 1}}).encode()),
             "/strange": (200, {"X-Role": "demoted"}, b"[" * 50_000),
-        }[self.path]
+        }[self.path.partition("?")[0]]
         self.send_response(status)
         for name, value in fields.items():
             self.send_header(name, value)
@@ -88,7 +88,7 @@ async def test_status_role_login_and_host() -> None:
         assert Answers.requests.pop() == ("/", f"127.0.0.1:{port}", None)
         assert (await probe(backend("/primary", status=(503,)), port)).state is HealthState.UP
         for path, reason, words in (
-            ("/primary", Reason.QUERY, "/primary: status 503, expected 200"),
+            ("/primary?token=secret", Reason.QUERY, "/primary: status 503, expected 200"),
             ("/moved", Reason.QUERY, "redirects are not followed (to http://192.0.2.1/)"),
             ("/login", Reason.AUTH, "/login: status 401, expected 200: the server requires a login: set check.user"),
         ):

@@ -1,7 +1,10 @@
 """Tests `gateway fleet` with members that do not answer, and its table."""
 
+import io
 import json
 import socket
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import cli
+from gateway.cli import fleet as fleet_command
 from gateway.errors import ServiceUnreachableError
 from tests.support.servers import serving
 
@@ -47,3 +51,29 @@ def test_the_counts_are_visible_at_80_columns_and_wide_shows_each_problem(monkey
     assert notes[0].startswith("    tunnel t0 is down: refused: no no")
     assert "3 quarantined, 1 up" in wide.output
     assert [f"tunnel t{at} is down" in wide.output for at in range(10)] == [True] * 10
+
+
+def test_the_last_answer_of_a_member_stays_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = json.dumps(SUMMARY).encode()
+    tables: list[str] = []
+
+    def respond(client: socket.socket) -> None:
+        if not tables:
+            client.recv(65536)
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    def watching(show: Callable[[], None], interval: float, **options: bool) -> None:
+        del interval, options
+        for _ in range(2):
+            with redirect_stdout(io.StringIO()) as printed:
+                show()
+            tables.append(printed.getvalue())
+
+    monkeypatch.setattr(fleet_command, "watching", watching)
+    with serving(respond) as port:
+        done = CliRunner().invoke(cli, ["fleet", f"127.0.0.1:{port}", "--watch", "-o", "json"])
+    assert done.exception is None, done.output
+    first, second = (json.loads(table)["members"][0] for table in tables)
+    assert (first["state"], second["state"]) == ("degraded", "unreachable")
+    assert second["summary"] == first["summary"]
+    assert second["answered_at"] == first["answered_at"]

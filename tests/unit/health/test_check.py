@@ -130,6 +130,25 @@ async def test_repeatedly_lost_connections_block_the_target_although_the_tunnel_
         await until(lambda: check.verdict.state is HealthState.BLOCKED)
 
 
+async def test_the_history_shows_that_a_target_was_blocked_once_per_interval() -> None:
+    backend, uplink = Scripted(ProbeResult()), Uplink()
+    async with checking(backend, uplink, interval=0.2) as check:
+        link, uplink.link = uplink.link, None
+        began = time.monotonic()
+        while len(check.history.latest()) < 4:
+            assert time.monotonic() < began + 20
+            uplink.watchers[0]()  # A tunnel that retries often adds no results.
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - began > 0.35
+        uplink.link = link
+        await until(lambda: check.verdict.state is HealthState.UP)  # Without an event of the tunnel.
+        states = [each.state for each in check.history.latest()]
+        assert states[:4] == [HealthState.UP, *[HealthState.BLOCKED] * 3]
+        assert states[-1] is HealthState.UP
+        assert check.history.failures() == []
+        assert (check.failures, check.attempts) == ({}, states.count(HealthState.UP))
+
+
 async def test_failing_traffic_does_not_shorten_the_fast_interval() -> None:
     backend = Scripted(ProbeResult())
     async with checking(backend, Uplink(), fast_interval=0.2) as check:

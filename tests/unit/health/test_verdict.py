@@ -64,16 +64,17 @@ def test_a_flapping_target_is_reported_until_it_is_stable() -> None:
     assert not verdict.flapping
 
 
-def test_history_drops_successes_before_failures() -> None:
+def test_the_history_shows_the_latest_results_and_keeps_older_failures_apart() -> None:
     history = CheckHistory(size=10)
     for at in range(5):
         history.add(result(HealthState.DOWN, at))
-    for at in range(5, 100):
+    for at in range(5, 98):
         history.add(result(HealthState.UP, at))
-    kept = history.results()
-    assert len(kept) == 10
-    assert [each.at for each in kept if not each.passed] == [0, 1, 2, 3, 4]
-    assert kept[-1].at == 99
+    history.add(result(HealthState.BLOCKED, 98))
+    history.add(result(HealthState.DOWN, 99))
+    assert [each.at for each in history.latest()] == list(range(90, 100))
+    assert [each.at for each in history.failures()] == [0, 1, 2, 3, 4, 99]
+    assert [each.at for each in history.results()] == [0, 1, 2, 3, 4, *range(90, 100)]
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 4), st.integers(1, 4))

@@ -57,3 +57,27 @@ def test_states_of_a_previous_run_continue() -> None:
     after.observe(ORDERS, "up")
     after.record(EventSubject(EventType.DRAIN), "draining")
     assert [(each.previous, each.state) for each in after.latest()[-2:]] == [("down", "up"), (None, "draining")]
+
+
+def test_events_of_a_previous_run_are_added_to_those_of_this_run() -> None:
+    clock = iter(range(1, 10))
+    before, after = EventLog(clock=lambda: next(clock)), EventLog(clock=lambda: next(clock))
+    tunnel = EventSubject(EventType.TUNNEL, "bastion")
+    before.observe(ORDERS, "down")
+    before.observe(tunnel, "backoff")
+    after.record(EventSubject(EventType.START), "started")
+    after.observe(ORDERS, "up")
+    after.observe(tunnel, "quarantined")
+    seen = after.last_id
+    after.load(before.latest())
+    after.load(before.latest())
+    assert [(each.subject.type, each.previous, each.state) for each in after.latest()] == [
+        ("backend", None, "down"),
+        ("tunnel", None, "backoff"),
+        ("start", None, "started"),
+        ("tunnel", None, "quarantined"),
+        ("backend", "down", "up"),
+    ]
+    assert after.since(seen) == after.latest()[-1:]
+    after.observe(tunnel, "up")
+    assert after.latest()[-1].previous == "quarantined"

@@ -1,11 +1,14 @@
 """The file of events: what survives a restart, and damage that is tolerated."""
 
 import asyncio
+import fcntl
 import json
 import logging
 import sys
+import threading
 import time
 from asyncio.subprocess import PIPE
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,9 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.ops import events_file
+from gateway.ops import event_lines, events_file
+from gateway.ops.event_lines import parse
 from gateway.ops.events import EventLog, EventSubject, EventType
-from gateway.ops.events_file import LOCK_NAME, NAME, EventsFile, parse
+from gateway.ops.events_file import LOCK_NAME, NAME, EventsFile
+from gateway.ops.file_lock import lock_file
 
 ORDERS = EventSubject(EventType.BACKEND, "orders")
 DB = EventSubject(EventType.TARGET, "orders", "db:3306")
@@ -92,7 +97,8 @@ async def test_events_survive_a_boot_with_an_early_clock(tmp_path: Path, monkeyp
 
 
 async def test_the_file_has_a_limited_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events_file, "MAX_EVENTS", 10)
+    for module in (event_lines, events_file):
+        monkeypatch.setattr(module, "MAX_EVENTS", 10)
     log = EventLog(limit=10)
     file = EventsFile(tmp_path, log)
     for number in range(100):
@@ -161,3 +167,86 @@ async def test_a_folder_that_is_not_writable_is_logged_once(tmp_path: Path, capl
             log.observe(ORDERS, state)
             await file.write()
     assert len([each for each in caplog.records if "state_dir" in each.message]) == 1
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Block the file system until the event is set."""
+    ready = threading.Event()
+
+    def lock(path: Path) -> int:
+        assert ready.wait(WITHIN)
+        return lock_file(path)
+
+    monkeypatch.setattr(events_file, "lock_file", lock)
+    monkeypatch.setattr(events_file, "_READ_TIMEOUT", 0.05)
+    try:
+        yield ready
+    finally:
+        ready.set()
+
+
+async def test_a_slow_disk_at_the_start_costs_no_event(
+    tmp_path: Path, slow_disk: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = EventLog()
+    before.observe(ORDERS, "down")
+    (tmp_path / NAME).write_text("".join(f"{each}\n" for each in lines(before)))
+    log = EventLog()
+    file = EventsFile(tmp_path, log)
+    with caplog.at_level(logging.INFO):
+        await file.load()
+        log.observe(DB, "down")
+        await file.write()
+    assert [each.message for each in caplog.records if "state_dir" in each.message] == [
+        "events stay in memory until the file system of gateway.state_dir responds"
+    ]
+    assert (tmp_path / NAME).read_text().splitlines() == lines(before)
+    slow_disk.set()
+    async with asyncio.timeout(WITHIN):
+        while (tmp_path / NAME).read_text().splitlines() == lines(before):
+            await file.write()
+            await asyncio.sleep(0.01)
+    file.close()
+    assert [(each.subject, each.state) for each in log.latest()] == [(ORDERS, "down"), (DB, "down")]
+    assert lines(await loaded(tmp_path)) == lines(log)
+
+
+async def test_a_slow_disk_does_not_hide_that_another_process_uses_the_file(
+    tmp_path: Path, slow_disk: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / NAME).write_text("theirs")
+    log = EventLog()
+    file = EventsFile(tmp_path, log)
+    await file.load()
+
+    def locked(path: Path, operation: int) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr(fcntl, "lockf", locked)
+    slow_disk.set()
+    for number in range(20):
+        log.record(ORDERS, str(number))
+        await file.write()
+        await asyncio.sleep(0.01)
+    assert (tmp_path / NAME).read_text() == "theirs"
+
+
+async def test_a_file_that_cannot_be_read_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / NAME).write_text("old")
+    log = EventLog()
+    file = EventsFile(tmp_path, log)
+
+    def fails(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(events_file, "read_events", fails)
+        await file.load()
+        log.observe(ORDERS, "down")
+        await file.write()
+        assert (tmp_path / NAME).read_text() == "old"
+    log.observe(ORDERS, "up")
+    await file.write()
+    file.close()
+    assert lines(await loaded(tmp_path)) == lines(log)

@@ -9,11 +9,13 @@ from gateway.contracts.states import HealthState
 from gateway.ops.page.charts import WIDTH, history_chart, phases_chart
 from tests.support.status_views import Checked
 
-CLASSES = {HealthState.UP: "ok", HealthState.DEGRADED: "warn", HealthState.DOWN: "fail"}
+CLASSES = {
+    HealthState.DOWN: "fail", HealthState.BLOCKED: "blocked", HealthState.DEGRADED: "warn", HealthState.UP: "ok",
+}  # fmt: skip
 
 
 @given(
-    st.lists(st.sampled_from([HealthState.UP, HealthState.DEGRADED, HealthState.DOWN]), max_size=WIDTH),
+    st.lists(st.sampled_from(list(CLASSES)), max_size=WIDTH),
     st.sampled_from([100, 20]),
 )
 def test_each_check_has_its_column(states: list[HealthState], columns: int) -> None:
@@ -26,13 +28,19 @@ def test_each_check_has_its_column(states: list[HealthState], columns: int) -> N
     if columns == WIDTH:
         assert [shown[column] for column in sorted(shown)] == [CLASSES[state] for state in states]
     else:  # The worst check of a column is visible.
-        assert [name for name in ("fail", "warn", "ok") if name in shown.values()][:1] == [
-            name for name in ("fail", "warn", "ok") if name in {CLASSES[state] for state in states}
+        assert [name for name in CLASSES.values() if name in shown.values()][:1] == [
+            name for state, name in CLASSES.items() if state in states
         ][:1]
     assert max(shown, default=WIDTH - 1) == WIDTH - 1  # The latest check is at the right edge.
     assert min(shown, default=0) >= 0
-    failed = sum(state is not HealthState.UP for state in states)
-    assert (str(failed) in drawn.label) == bool(failed) or str(failed) in str(len(states))
+
+
+def test_the_label_counts_the_results() -> None:
+    states = [HealthState.UP] * 95 + [HealthState.DOWN] * 2 + [HealthState.BLOCKED] * 3
+    assert history_chart([Checked(state) for state in states]).label == "of 100 checks: 2 failed, 3 blocked"
+    assert history_chart([Checked()] * 7).label == "all 7 checks succeeded"
+    assert history_chart([Checked(HealthState.BLOCKED)] * 7).label == "all 7 checks blocked"
+    assert history_chart([]).label == "not checked yet"
 
 
 def test_phases_share_one_bar() -> None:

@@ -15,18 +15,10 @@ from gateway.ops.page.render import (
     render_login,
     render_missing,
 )
-from gateway.ops.status_views import DeadContainerView, DockerView
-from tests.support.status_views import NOW, Checked, backend, consumer, service, target, tunnel, way
+from gateway.ops.status_views import DeadContainerView
+from tests.support.status_views import NOW, Checked, backend, consumer, docker, service, target, tunnel, way
 
 EVIL = "<script>alert(1)</script>\"'&<img src=x onerror=y>"
-
-
-def docker() -> DockerView:
-    return DockerView(
-        trouble=EVIL, looked_at=NOW, leader=True, container=None, attachments=[], volumes=[], actions=[],
-        warnings=[EVIL], postponed=0, writes={}, errors={}, consumers={},
-        dead=[DeadContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, is_excluded=False)],
-    )  # fmt: skip
 
 
 def test_text_from_outside_is_escaped() -> None:
@@ -35,14 +27,18 @@ def test_text_from_outside_is_escaped() -> None:
     log.record(EventSubject(EventType.BACKEND, EVIL), EVIL, EVIL, EVIL)
     evil = {"reason": EVIL, "detail": EVIL}
     history = [Checked(HealthState.DOWN, detail=EVIL, reason=EVIL)]
-    bad = target(EVIL, HealthState.DOWN, role=EVIL, last_phases={EVIL: 0.1}, history=history, **evil)
+    bad = target(
+        EVIL, HealthState.DOWN, role=EVIL, last_phases={EVIL: 0.1}, history=history, failed_checks=history, **evil
+    )
     shown = backend(
         EVIL, HealthState.DOWN, kind=EVIL, via=[EVIL], listen=[EVIL], targets=[bad], consumers={EVIL: consumer(2, 1)},
         rejected={EVIL: 1}, resets={EVIL: 1}, failing=True, **evil,
     )  # fmt: skip
     view = service(
         [tunnel(EVIL, TunnelState.BACKOFF, kind=EVIL, far_side=EVIL, **evil)], [shown], instance=EVIL, version=EVIL,
-        warnings=[EVIL], reload_successful=False, reload_error=EVIL, docker=docker(),
+        warnings=[EVIL], reload_successful=False, reload_error=EVIL,
+        docker=docker(trouble=EVIL, warnings=[EVIL],
+            dead=[DeadContainerView(EVIL, EVIL, EVIL, EVIL, EVIL, EVIL, is_excluded=False)]),
     )  # fmt: skip
     configuration = {EVIL: [(EVIL, EVIL)], f"backends.{EVIL}": [(EVIL, EVIL)]}
     pages = [

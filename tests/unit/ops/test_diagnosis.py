@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.ops.page.diagnosis import MAX_CAUSES, Level, diagnose
+from gateway.ops.diagnosis import Level, diagnose
 from tests.support.status_views import NOW, backend, consumer, service, tunnel
 
 DOCKER = object()
@@ -26,7 +26,7 @@ def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
     assert found.level is Level.BAD
     assert found.headline == "3 backends: 2 blocked, 1 up"
     [cause] = found.causes
-    assert (cause.name, cause.since, cause.cause, cause.blocked) == ("edge", NOW - 60, "login refused", 2)
+    assert (cause.name, cause.since, cause.cause, cause.blocked) == ("edge", NOW - 60, "login refused", ("a", "b"))
     assert (cause.waiting, cause.waiters) == (3, "client")
     assert "authorized-keys" in cause.remedy
 
@@ -34,7 +34,8 @@ def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
 def test_a_backend_with_a_way_that_works_is_not_blocked() -> None:
     tunnels = [tunnel("a", TunnelState.BACKOFF, reason="timeout"), tunnel("b")]
     [cause] = diagnose(service(tunnels, [backend("x", via=["a", "b"])])).causes
-    assert (cause.name, cause.level, cause.blocked) == ("a", Level.WARNING, 0)
+    assert (cause.name, cause.level, cause.blocked, cause.rerouted) == ("a", Level.WARNING, (), ("x",))
+    assert cause.effects == "1 backend with another way"
 
 
 def test_each_way_of_a_blocked_backend_has_a_cause() -> None:
@@ -44,7 +45,7 @@ def test_each_way_of_a_blocked_backend_has_a_cause() -> None:
         tunnel("inner", TunnelState.WAITING, via=("a", "b"), reason="tunnel"),
     ]
     found = diagnose(service(tunnels, [backend("x", HealthState.BLOCKED, via=["inner"]), backend("y")]))
-    assert [(cause.name, cause.blocked) for cause in found.causes] == [("a", 1), ("b", 1)]
+    assert [(cause.name, cause.blocked) for cause in found.causes] == [("a", ("x",)), ("b", ("x",))]
 
 
 def test_waiting_containers_are_counted_once() -> None:
@@ -64,13 +65,38 @@ def test_a_backend_with_a_failure_behind_its_tunnel_is_a_cause(state: HealthStat
     assert (found.level, [each.name for each in found.causes]) == (level, ["a"])
 
 
-def test_the_worst_causes_come_first_and_the_others_are_counted() -> None:
-    backends = [backend(f"n{at}", HealthState.DEGRADED, since=NOW - at) for at in range(MAX_CAUSES)]
+def test_the_worst_causes_come_first() -> None:
+    backends = [backend(f"n{at}", HealthState.DEGRADED, since=NOW - at) for at in range(3)]
     blocked = [backend(f"x{at}", HealthState.BLOCKED, via=["bastion"]) for at in range(3)]
     down = [backend("down", HealthState.DOWN, since=NOW - 100)]
     found = diagnose(service([tunnel(state=TunnelState.SUSPECT)], [*backends, *blocked, *down]))
-    assert [each.name for each in found.causes] == ["bastion", "down", "n4", "n3", "n2"]
-    assert found.more == 2
+    assert [each.name for each in found.causes] == ["bastion", "down", "n2", "n1", "n0"]
+
+
+def test_a_tunnel_that_degrades_a_backend_is_its_cause() -> None:
+    tunnels = [tunnel("a", TunnelState.BACKOFF, reason="timeout"), tunnel("b")]
+    split = backend("split", HealthState.DEGRADED, via=["a", "b"], reason="tunnel", waiting=1)
+    [cause] = diagnose(service(tunnels, [split])).causes
+    assert (cause.name, cause.level, cause.effects) == ("a", Level.WARNING, "1 backend degraded")
+    assert cause.explains("split")
+
+
+def test_a_retry_of_a_tunnel_is_not_a_recovery_and_a_first_attempt_is_not_a_failure() -> None:
+    retrying = tunnel(state=TunnelState.AUTHENTICATING, reason="timeout")
+    [cause] = diagnose(service([retrying], [backend("a", HealthState.BLOCKED, via=["bastion"])])).causes
+    assert (cause.state, cause.cause) == ("down", "no response in time")
+    assert diagnose(service([tunnel(state=TunnelState.CONNECTING)], [backend()])).causes == []
+    assert diagnose(service([tunnel(state=TunnelState.DRAINING)], [backend(via=["bastion"])])).causes == []
+
+
+def test_a_working_backend_that_refuses_clients_is_a_warning() -> None:
+    full = backend("full", max_connections=2, connections=2)
+    found = diagnose(service(backends=[full, backend("fast", failing=True)])).causes
+    assert {(each.name, each.level, each.state) for each in found} == {
+        ("full", Level.WARNING, "up"),
+        ("fast", Level.WARNING, "up"),
+    }
+    assert "gateway fail fast --undo" in next(each.remedy for each in found if each.name == "fast")
 
 
 def test_phases_and_a_failed_reload_are_warnings() -> None:

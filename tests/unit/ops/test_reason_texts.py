@@ -4,8 +4,8 @@ import pytest
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
-from gateway.ops.page.diagnosis import diagnose
-from gateway.ops.page.reason_texts import cause, remedy
+from gateway.ops.diagnosis import diagnose
+from gateway.ops.reason_texts import cause, remedy
 from tests.support.status_views import backend, service, tunnel
 
 

@@ -1,0 +1,78 @@
+"""Prints the diagnosis in `/api/v1/status`, with the words of the status page."""
+
+from typing import Any
+
+from gateway.cli.output import (
+    format_age,
+    format_clock,
+    format_count,
+    format_reason,
+    plain_commands,
+    print_text,
+    print_wrapped,
+)
+from gateway.ops.diagnosis import MAX_CAUSES
+from gateway.ops.reason_texts import state_name
+
+_COLORS = {"bad": "red", "warning": "yellow"}
+
+
+def headline(status: dict[str, Any]) -> str:
+    """Return one line about the service: its phase, its age and its version."""
+    age, began = format_age(status["started_at"]), format_clock(status["started_at"])
+    return f"{status['instance']}: {status['status']}; running since {began} ({age}), version {status['version']}"
+
+
+def causes_of(status: dict[str, Any], backend: str) -> list[dict[str, Any]]:
+    """Return the causes in a diagnosis that are on the path to a backend.
+
+    Args:
+        status: The body of `/api/v1/status`.
+        backend: The name of the backend.
+    """
+    return [
+        each
+        for each in status["diagnosis"]["causes"]
+        if (each["part"], each["name"]) == ("backend", backend)
+        or any(backend in each[effect] for effect in ("blocked", "degraded", "rerouted"))
+    ]
+
+
+def describe_cause(cause: dict[str, Any]) -> str:
+    """Return a cause in one line, without its detail."""
+    effects = f"; {cause['effects']}" if cause["effects"] else ""
+    since = format_clock(cause["since"])
+    return f"{cause['name']} {state_name(cause['state'])} since {since}: {cause['cause']}{effects}"
+
+
+def print_cause(cause: dict[str, Any], label: str = "", *, details: bool = True) -> None:
+    """Print a cause, its detail, and what to do.
+
+    Args:
+        cause: An item of `causes` of a diagnosis.
+        label: The beginning of the first line.
+        details: Whether to print the detail.
+    """
+    print_wrapped(label + describe_cause(cause), fg=_COLORS.get(cause["level"]))
+    if details and cause["detail"]:
+        print_wrapped(format_reason(cause), indent="  ")
+    if cause["remedy"]:
+        print_wrapped(f"to do: {plain_commands(cause['remedy'])}", indent="  ")
+
+
+def print_diagnosis(status: dict[str, Any], *, details: bool = True) -> None:
+    """Print the worst causes, then the number of the others, of backends in each state, and of clients.
+
+    Args:
+        status: The body of `/api/v1/status`.
+        details: Whether to print the detail of each cause.
+    """
+    causes = status["diagnosis"]["causes"]
+    for each in causes[:MAX_CAUSES]:
+        print_cause(each, details=details)
+    if causes[MAX_CAUSES:]:
+        print_text(f"{format_count(len(causes) - MAX_CAUSES, 'more cause')}: see below")
+    connections = [each["connections"] for each in status["backends"].values()]
+    waiting = sum(each["waiting"] for each in connections)
+    clients = format_count(sum(each["active"] for each in connections) - waiting, "client")
+    print_text(f"{status['diagnosis']['headline']}; {clients} connected, {waiting} waiting")

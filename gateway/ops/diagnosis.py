@@ -1,0 +1,304 @@
+"""Computes the diagnosis: which parts have failed, since when, what depends on them, and what to do.
+
+The status page, `/api/v1/status`, `/api/v1/summary` and the commands show this diagnosis. Does no I/O. Times are in
+seconds since the epoch.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+
+from gateway.contracts.states import HealthState, TunnelState
+from gateway.errors import Reason
+from gateway.ops.reason_texts import cause, remedy, state_name
+from gateway.ops.status_views import BackendView, ServiceView, TunnelView
+
+MAX_CAUSES = 5
+"""Number of causes that the page and the commands show. They count the others."""
+SEVERITY = (
+    HealthState.DOWN,
+    HealthState.BLOCKED,
+    HealthState.DEGRADED,
+    HealthState.UNKNOWN,
+    HealthState.PAUSED,
+    HealthState.UP,
+)
+"""The states of backends, worst first."""
+_OPEN = (TunnelState.UP, TunnelState.DRAINING)
+_ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING)
+"""States during an attempt to open a tunnel. The cause of an earlier failure still applies."""
+
+
+class Level(StrEnum):
+    """How severe a state is. The values are CSS classes."""
+
+    BAD = "bad"
+    WARNING = "warning"
+    GOOD = "good"
+
+
+class _Effect(Enum):
+    """How a failed tunnel affects a backend."""
+
+    BLOCKED = auto()
+    DEGRADED = auto()
+    REROUTED = auto()
+    """The backend uses another way."""
+
+
+@dataclass(frozen=True)
+class FailedPart:
+    """A part that has failed, and its consequences.
+
+    Args:
+        level: The severity.
+        part: `tunnel` or `backend`.
+        name: The name of the part.
+        state: Its state. A tunnel that retries is `down`, also during an attempt.
+        since: When the state began.
+        reason: The reason; None if the state has no reason.
+        cause: Why, in a few words.
+        detail: One line of text.
+        blocked: The backends that the tunnel blocks.
+        degraded: The backends that are degraded because of the tunnel.
+        rerouted: The other backends that could use the tunnel, and use another way.
+        waiting: Number of containers that wait, or of clients if containers are not known.
+        waiters: What `waiting` counts: `container` or `client`.
+        remedy: What to do; empty if there is nothing to do. Commands are in backquotes.
+    """
+
+    level: Level
+    part: str
+    name: str
+    state: str
+    since: float
+    reason: str | None
+    cause: str
+    detail: str
+    remedy: str
+    waiting: int
+    waiters: str
+    blocked: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
+    rerouted: tuple[str, ...] = ()
+
+    @property
+    def effects(self) -> str:
+        """The consequences as text; empty if there are none."""
+        counts = [
+            (len(self.blocked), "backend", "blocked"),
+            (len(self.degraded), "backend", "degraded"),
+            (len(self.rerouted), "backend", "with another way"),
+            (self.waiting, self.waiters, "waiting"),
+        ]
+        return "; ".join(f"{plural(count, noun)} {what}" for count, noun, what in counts if count)
+
+    def explains(self, backend: str) -> bool:
+        """Return whether the part is a cause of the state of a backend."""
+        own = self.part == "backend" and self.name == backend
+        return own or backend in self.blocked or backend in self.degraded
+
+    def concerns(self, backend: str) -> bool:
+        """Return whether the part is on the path to a backend."""
+        return self.explains(backend) or backend in self.rerouted
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The state of the whole service.
+
+    Args:
+        level: The severity.
+        headline: The number of backends in each state.
+        causes: The failed parts, worst first.
+    """
+
+    level: Level
+    headline: str
+    causes: list[FailedPart]
+
+    @property
+    def title(self) -> str:
+        """The diagnosis in a few words, for the title of the page."""
+        first = next(iter(self.causes), None)
+        return f"{first.name} {state_name(first.state)}; {self.headline}" if first else self.headline
+
+
+def diagnose(view: ServiceView) -> Diagnosis:
+    """Return the diagnosis of a service."""
+    tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
+    affected: dict[str, dict[_Effect, list[BackendView]]] = {}
+    explained = set()
+    for backend in view.backends:
+        effect, roots = _effect_of_tunnels(tunnels, backend)
+        for root in roots:
+            affected.setdefault(root, {each: [] for each in _Effect})[effect].append(backend)
+        if roots and effect is not _Effect.REROUTED:
+            explained.add(backend.name)
+    causes = [*_tunnel_causes(view, tunnels, affected), *_backend_causes(view, explained)]
+    causes.sort(key=lambda each: (each.level is not Level.BAD, -len(each.blocked), each.since))
+    if any(each.level is Level.BAD for each in causes):
+        level = Level.BAD
+    else:
+        level = Level.WARNING if causes or view.status != "ready" or not view.reload_successful else Level.GOOD
+    return Diagnosis(level, _headline(view), causes)
+
+
+def ways(backend: BackendView) -> list[str]:
+    """Return the names of the tunnels through which the targets of a backend can be reached."""
+    return [way.tunnel for way in backend.ways]
+
+
+def chain(tunnels: Mapping[str, TunnelView], names: Iterable[str]) -> list[TunnelView]:
+    """Return the tunnels of one or several ways, with all tunnels around them, outermost first.
+
+    Args:
+        tunnels: All tunnels by name.
+        names: The innermost tunnel of each way.
+    """
+    found: dict[str, TunnelView] = {}
+    for name in names:
+        if name in tunnels:
+            found |= {each.name: each for each in chain(tunnels, tunnels[name].via)}
+            found[name] = tunnels[name]
+    return list(found.values())
+
+
+def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelView]:
+    """Return why a tunnel is down: the outermost tunnels that have failed; empty if the tunnel is open.
+
+    Args:
+        tunnels: All tunnels by name.
+        name: The tunnel.
+    """
+    tunnel = tunnels.get(name)
+    if tunnel is None or tunnel.state in _OPEN:
+        return []
+    outer = [failed_tunnels(tunnels, via) for via in tunnel.via]
+    return list(itertools.chain.from_iterable(outer)) if outer and all(outer) else [tunnel]
+
+
+def _effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) -> tuple[_Effect, list[str]]:
+    """Return how failed tunnels affect a backend, and their names; no names if they do not affect it."""
+    failed = [failed_tunnels(tunnels, name) for name in ways(backend)]
+    roots = list({each.name: None for tunnels_of_way in failed for each in tunnels_of_way})
+    if backend.state is HealthState.BLOCKED:
+        return _Effect.BLOCKED, roots
+    if backend.state is HealthState.DEGRADED and backend.reason == Reason.TUNNEL:
+        return _Effect.DEGRADED, roots
+    return _Effect.REROUTED, [] if all(failed) else roots
+
+
+def backend_level(state: HealthState) -> Level:
+    """Return the severity of a backend's state."""
+    if state is HealthState.UP:
+        return Level.GOOD
+    return Level.BAD if state in (HealthState.DOWN, HealthState.BLOCKED) else Level.WARNING
+
+
+def tunnel_level(state: TunnelState) -> Level:
+    """Return the severity of a tunnel's state."""
+    if state in _OPEN:
+        return Level.GOOD
+    return (
+        Level.BAD if state in (TunnelState.BACKOFF, TunnelState.QUARANTINED, TunnelState.WAITING) else Level.WARNING
+    )
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a number and a noun, such as `1 client` or `2 clients`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _headline(view: ServiceView) -> str:
+    total = len(view.backends)
+    counts = {state: sum(each.state is state for each in view.backends) for state in SEVERITY}
+    if not total:
+        found = "no backend is configured"
+    elif counts[HealthState.UP] == total:
+        found = f"{'the backend is' if total == 1 else f'all {total} backends are'} up"
+    else:
+        found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        found = f"{plural(total, 'backend')}: {found}"
+    phases = {"starting": "Starting, the first checks run: ", "draining": "Draining, not ready: "}
+    text = phases.get(view.status, "") + found
+    return text[0].upper() + text[1:]
+
+
+def _tunnel_causes(
+    view: ServiceView, tunnels: Mapping[str, TunnelView], affected: Mapping[str, dict[_Effect, list[BackendView]]]
+) -> Iterator[FailedPart]:
+    for tunnel in view.tunnels:
+        if failed_tunnels(tunnels, tunnel.name) != [tunnel]:
+            continue
+        backends = affected.get(tunnel.name, {each: [] for each in _Effect})
+        blocked = backends[_Effect.BLOCKED]
+        first_attempt = tunnel.state in _ATTEMPTING and tunnel.reason is None
+        if first_attempt and not blocked:
+            continue
+        waiting, waiters = _waiting(view, blocked)
+        yield FailedPart(
+            level=Level.BAD if blocked else Level.WARNING,
+            part="tunnel",
+            name=tunnel.name,
+            state="down" if _retries(tunnel) else tunnel.state,
+            since=tunnel.since,
+            reason=tunnel.reason,
+            cause=cause(tunnel.reason, tunnel.state),
+            detail=tunnel.detail,
+            remedy=remedy(tunnel),
+            waiting=waiting,
+            waiters=waiters,
+            blocked=tuple(each.name for each in blocked),
+            degraded=tuple(each.name for each in backends[_Effect.DEGRADED]),
+            rerouted=tuple(each.name for each in backends[_Effect.REROUTED]),
+        )
+
+
+def _retries(tunnel: TunnelView) -> bool:
+    if tunnel.state in _ATTEMPTING:
+        return tunnel.reason is not None
+    return tunnel.state in (TunnelState.BACKOFF, TunnelState.WAITING)
+
+
+def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[FailedPart]:
+    """Yield the backends that do not work, except those whose cause is a tunnel (`explained`)."""
+    for backend in view.backends:
+        unchecked = backend.state is HealthState.UNKNOWN and not view.startup_done
+        if not (backend.state is HealthState.UP or unchecked or backend.name in explained):
+            why = cause(backend.reason, backend.state)
+            yield _backend_cause(view, backend, backend_level(backend.state), why, backend.detail, remedy(backend))
+        if backend.failing:
+            why, to_do = "clients are reset while the path is down", f"run `gateway fail {backend.name} --undo`"
+            yield _backend_cause(view, backend, Level.WARNING, why, "", to_do)
+        if backend.max_connections and backend.connections >= backend.max_connections:
+            why = f"all {backend.max_connections} connections are in use"
+            to_do = f"raise max_connections of backend {backend.name}, or close idle clients"
+            yield _backend_cause(view, backend, Level.WARNING, why, "", to_do)
+
+
+def _backend_cause(
+    view: ServiceView, backend: BackendView, level: Level, why: str, detail: str, to_do: str
+) -> FailedPart:
+    waiting, waiters = _waiting(view, [backend])
+    return FailedPart(
+        level=level,
+        part="backend",
+        name=backend.name,
+        state=backend.state,
+        since=backend.since,
+        reason=backend.reason,
+        cause=why,
+        detail=detail,
+        remedy=to_do,
+        waiting=waiting,
+        waiters=waiters,
+    )
+
+
+def _waiting(view: ServiceView, backends: Iterable[BackendView]) -> tuple[int, str]:
+    """Return how many containers, or clients if containers are not known, wait, and which of both are counted."""
+    if view.docker is None:
+        return sum(each.waiting for each in backends), "client"
+    return len({name for each in backends for name, use in each.consumers.items() if use.waiting}), "container"
