@@ -55,7 +55,7 @@ def stale_files(text: str) -> set[str]:
 
 
 class HostFiles:
-    """The files of this host.
+    """Reads files and directories of this host, until a deadline.
 
     Args:
         mounts: The host's mount table.

@@ -30,7 +30,7 @@ class HostMount:
 
 @dataclass(frozen=True)
 class HostPath:
-    """A file or directory of the engine's host.
+    """What the audit knows about a file or directory of the engine's host.
 
     Args:
         kind: `directory`, `file`, `socket` or `other`.

@@ -1,4 +1,4 @@
-"""The commands. To keep --help fast, a command's module is imported on use, and slow modules inside functions."""
+"""Defines the command `gateway`. To keep --help fast, commands and slow modules are imported on use."""
 
 import difflib
 import importlib

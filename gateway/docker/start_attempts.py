@@ -26,7 +26,7 @@ class _Attempts:
 
 
 class StartAttempts:
-    """Records the attempts to start each container. Performs no I/O; times are monotonic, in seconds."""
+    """Records the attempts to start each container. Does no I/O; times are monotonic, in seconds."""
 
     def __init__(self) -> None:
         self._attempts: dict[str, _Attempts] = {}

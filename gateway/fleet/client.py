@@ -1,4 +1,4 @@
-"""Asks one member for its summary over HTTP."""
+"""Requests the summary of one member of the fleet over HTTP."""
 
 import asyncio
 import os
