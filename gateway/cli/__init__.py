@@ -32,6 +32,8 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
+    """A group of commands that imports the module of a command on use."""
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
         return sorted(name for names in _COMMANDS.values() for name in names)

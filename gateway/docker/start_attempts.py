@@ -19,6 +19,8 @@ STABLE = 600.0
 
 @dataclass
 class _Attempts:
+    """The attempts to start one container."""
+
     count: int = 0
     not_before: float = 0.0
     dead_at: float = 0.0

@@ -134,6 +134,8 @@ class MemberClient:
 
 
 class _MemberResolver(AbstractResolver):
+    """Resolves the names of members for aiohttp, with the shared lookups."""
+
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:

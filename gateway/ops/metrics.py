@@ -72,6 +72,8 @@ def families(view: ServiceView) -> Iterator[Metric]:
 
 
 class _ViewCollector(Collector):
+    """Passes the metrics of one view of the service to `prometheus_client`."""
+
     def __init__(self, view: ServiceView) -> None:
         self._view = view
 

@@ -12,6 +12,8 @@ _SLICE = 0.0005
 
 @dataclass
 class _Entry:
+    """A cached response, or its pending computation."""
+
     task: "asyncio.Task[Any]"
     started: float
     max_age: float

@@ -20,6 +20,8 @@ _REFUSED = (401, 403, 421)
 
 
 class _UnixConnection(http.client.HTTPConnection):
+    """An HTTP connection over a unix socket."""
+
     def __init__(self, path: str, timeout: float) -> None:
         super().__init__("gateway", timeout=timeout)
         self._path = path
